@@ -1,0 +1,75 @@
+# Every target makes the virtual environment it needs. `make` alone lists them.
+
+DATA    ?= data
+STORE   ?= store
+RUN     ?= runs/first
+WEIGHTS ?= imagenet
+ARGS    ?=
+PYTHON  ?= python3
+
+VENV := .venv
+BIN  := $(VENV)/bin
+READY := $(VENV)/.ready
+HEADSTART := $(BIN)/headstart
+DOWNLOAD := downloads/kagglecatsanddogs_5340.zip
+DOWNLOAD_URL := https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/kagglecatsanddogs_5340.zip
+FEATURE_OPTIONS = --store $(STORE) --weights $(WEIGHTS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo data features head finetune evaluate tensorboard test test-all lint bench clean
+
+help: ## this list
+	@echo "headstart: an image classifier in two phases"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "variables: DATA=$(DATA) STORE=$(STORE) RUN=$(RUN) WEIGHTS=$(WEIGHTS) ARGS=$(ARGS) (further options of the command)"
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: headstart needs Python 3.11 or later, " + sys.executable + " is " + sys.version.split()[0] + "; give another as PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable . --group dev
+	@touch $@
+
+setup: $(READY) ## the virtual environment, in .venv
+
+demo: $(READY) ## both phases on drawn cats and dogs, in demo/; needs no network
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh demo
+
+data: $(READY) ## Microsoft's Dogs vs Cats (787 MB) into DATA
+	$(BIN)/python -m pipeline.download $(DOWNLOAD_URL) $(DOWNLOAD)
+	$(HEADSTART) prepare $(DOWNLOAD) $(DATA) $(ARGS)
+
+features: $(READY) ## features of DATA into STORE
+	$(HEADSTART) features $(DATA) $(FEATURE_OPTIONS) $(ARGS)
+
+head: $(READY) ## phase 1: a head on the features, as RUN
+	$(HEADSTART) head $(DATA) --run $(RUN) $(FEATURE_OPTIONS) $(ARGS)
+
+finetune: $(READY) ## phase 2: fine-tune RUN
+	$(HEADSTART) finetune $(RUN) $(ARGS)
+
+evaluate: $(READY) ## score RUN on the test split
+	$(HEADSTART) evaluate $(RUN) $(ARGS)
+
+tensorboard: $(READY) ## curves of all runs beside RUN
+	$(BIN)/tensorboard --logdir $(dir $(RUN)) $(ARGS)
+
+test: $(READY) ## the quick test suite
+	$(BIN)/pytest $(ARGS)
+
+test-all: $(READY) ## with the slow tests, and those on real photographs where they are
+	$(BIN)/pytest -m 'not network' $(ARGS)
+
+lint: $(READY) ## ruff, mypy, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+
+bench: $(READY) ## measure, writing benchmarks/results.json
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+clean: ## remove the environment, the demo and caches; never data, store or runs
+	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

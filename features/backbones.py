@@ -1,0 +1,205 @@
+"""Pretrained networks without their classifier: what is known of each, and one that is built."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+
+from features.errors import OptionError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """The affine map from pixels in [0, 255] to the range the weights were trained on: `pixel * scale + offset`."""
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB, as in Keras's "torch" mode
+RESCALINGS: dict[str, Rescaling] = {
+    "inception": Rescaling((1 / 127.5,), (-1.0,)),
+    "unit": Rescaling((1 / 255,), (0.0,)),
+    "standardised": Rescaling(
+        tuple(1 / (255 * std) for std in _STD),
+        tuple(-mean / std for mean, std in zip(_MEAN, _STD, strict=True)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What is known of a network.
+
+    Args:
+        builder: its name in `keras.applications`.
+        image_size: side in pixels of the images its ImageNet weights were trained on.
+        rescaling: the key in `RESCALINGS` that its ImageNet weights expect.
+        cuts: where it may be cut, lowest first: the cut's name to the layer's name, or to its index where Keras gives
+            the layer no stable name. The last is the default.
+        finetune_from: the first layer (name or index) that fine-tuning trains by default.
+        arguments: more keyword arguments of the builder.
+    """
+
+    builder: str
+    image_size: int
+    rescaling: str
+    cuts: Mapping[str, str | int]
+    finetune_from: str | int
+    arguments: Mapping[str, Any]
+
+    @property
+    def default_cut(self) -> str:
+        """The last cut."""
+        return list(self.cuts)[-1]
+
+
+def _same(*names: str) -> dict[str, str | int]:
+    return {name: name for name in names}
+
+
+BACKBONES: dict[str, BackboneSpec] = {
+    # Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567
+    "inception_v3": BackboneSpec(
+        builder="InceptionV3",
+        image_size=299,
+        rescaling="inception",
+        cuts=_same(*(f"mixed{block}" for block in range(11))),
+        finetune_from=249,
+        arguments={},
+    ),
+    # Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", arXiv:1610.02357
+    "xception": BackboneSpec(
+        builder="Xception",
+        image_size=299,
+        rescaling="inception",
+        cuts={**{f"block{block}": 10 * block - 5 for block in range(2, 14)}, "block14": "block14_sepconv2_act"},
+        finetune_from=116,
+        arguments={},
+    ),
+    # He et al., "Identity Mappings in Deep Residual Networks", arXiv:1603.05027
+    "resnet50_v2": BackboneSpec(
+        builder="ResNet50V2",
+        image_size=224,
+        rescaling="inception",
+        cuts=_same(
+            *(
+                f"conv{stage}_block{block}_out"
+                for stage, blocks in ((2, 3), (3, 4), (4, 6), (5, 2))
+                for block in range(1, blocks + 1)
+            ),
+            "post_relu",
+        ),
+        finetune_from="conv5_block1_preact_bn",
+        arguments={},
+    ),
+    # Tan and Le, "EfficientNetV2: Smaller Models and Faster Training", arXiv:2104.00298
+    "efficientnet_v2_b0": BackboneSpec(
+        builder="EfficientNetV2B0",
+        image_size=224,
+        rescaling="standardised",
+        cuts=_same(*(f"block{block}_add" for block in ("2b", "3b", "4c", "5e", "6d", "6h")), "top_activation"),
+        finetune_from="block6e_expand_conv",
+        arguments={"include_preprocessing": False},
+    ),
+    # Howard et al., "Searching for MobileNetV3", arXiv:1905.02244
+    "mobilenet_v3_small": BackboneSpec(
+        builder="MobileNetV3Small",
+        image_size=224,
+        rescaling="inception",
+        cuts={**_same(*(f"expanded_conv_{block}_add" for block in (2, 4, 5, 7, 9, 10))), "top_activation": -1},
+        finetune_from="expanded_conv_8_expand",
+        arguments={"include_preprocessing": False},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A built network, its weights loaded.
+
+    Args:
+        name: its key in `BACKBONES`.
+        model: the `keras.applications` model without its top; its `layers` are what `--from-layer` counts.
+        rescaling: what is done to pixels before `model` sees them.
+        image_size: side of the square input in pixels.
+        weights_digest: SHA-256 over the shapes, dtypes and values of its weights.
+    """
+
+    name: str
+    model: keras.Model
+    rescaling: Rescaling
+    image_size: int
+    precision: Precision
+    weights_digest: str
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """What is known of the network."""
+        return BACKBONES[self.name]
+
+    def layer_index(self, layer: str | int) -> int:
+        """The index in `model.layers` of a layer given by name, cut or index.
+
+        Raises:
+            OptionError: there is no such layer.
+        """
+        layers = self.model.layers
+        layer = self.spec.cuts.get(str(layer), layer)
+        if isinstance(layer, str) and not layer.isdecimal():
+            for index, candidate in enumerate(layers):
+                if candidate.name == layer:
+                    return index
+        elif -len(layers) <= int(layer) < len(layers):
+            return int(layer) % len(layers)
+        raise OptionError(f"{self.name} has no layer {layer!r}: give an index from 0 to {len(layers) - 1}, or a name")
+
+    def dimension(self, cut: str) -> int:
+        """D, the length of a feature vector at `cut`."""
+        return int(self.model.layers[self.layer_index(cut)].output.shape[-1])
+
+    def boundary(self, cuts: Sequence[str]) -> int:
+        """The index of the first layer that fine-tuning trains by default under a head on `cuts`.
+
+        Under the last cut that is the network's own boundary; under an inner one, the block that ends in it.
+        """
+        names = list(self.spec.cuts)
+        deepest = max(names.index(cut) for cut in cuts)
+        if deepest == len(names) - 1:
+            return self.layer_index(self.spec.finetune_from)
+        return self.layer_index(names[deepest - 1]) + 1 if deepest else 0
+
+    def features(self, pixels: Any, cuts: Sequence[str], training: bool | None = False) -> list[Any]:
+        """Apply the network to a symbolic uint8 [B, H, W, 3]; one float32 [B, D] (mean over space) a cut."""
+        scale, offset = self.rescaling.scale, self.rescaling.offset
+        x = keras.layers.Rescaling(list(scale), list(offset), name="rescale")(pixels)
+        outputs = [self.model.layers[self.layer_index(cut)].output for cut in cuts]
+        maps = keras.Model(self.model.inputs, outputs, name=self.name)(x, training=training)
+        # The mean is taken in float32 whatever the precision below: 64 values of 8 significant bits add up badly.
+        pool = [keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"pool_{cut}") for cut in cuts]
+        return [layer(tensor) for layer, tensor in zip(pool, maps, strict=True)]  # [B, D] each
+
+
+def known_cuts(cuts: Sequence[str], backbone: str) -> list[str]:
+    """`cuts` if `backbone` has them all; its default cut if there are none.
+
+    Raises:
+        OptionError: an unknown backbone, an unknown cut, or one that is named twice.
+    """
+    spec = backbone_spec(backbone)
+    for name in cuts:
+        if name not in spec.cuts:
+            raise OptionError(f"--cut: {backbone} has no cut {name!r}; choose from {', '.join(spec.cuts)}")
+    if len(set(cuts)) < len(cuts):
+        raise OptionError(f"--cut: names a cut twice. Received: {'+'.join(cuts)}")
+    return list(cuts) or [spec.default_cut]
+
+
+def backbone_spec(name: str) -> BackboneSpec:
+    """`BACKBONES[name]`, or an OptionError that lists them."""
+    if name not in BACKBONES:
+        raise OptionError(f"--backbone: there is no {name!r}; choose from {', '.join(BACKBONES)}")
+    return BACKBONES[name]

@@ -1,0 +1,120 @@
+"""The loop that fills stores: missing digests, pixels, frozen backbone, shards."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from features.frozen import FrozenBackbone
+from features.headers import ImageFile, Reject
+from features.images import ImageConfig, decoded_batches, why_undecodable
+from features.progress import progress
+from features.store import FeatureStore
+
+SHARD_IMAGES = 1024
+SHARD_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What one call did: digests given features, images that could not be, and the time without the warm-up."""
+
+    extracted: int
+    rejects: list[Reject]
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Speed of this call; 0 where nothing was extracted."""
+        return self.extracted / self.seconds if self.seconds else 0.0
+
+
+def missing_images(images: Sequence[ImageFile], stores: Sequence[FeatureStore]) -> list[ImageFile]:
+    """One image for each digest that some store has no features of, in the order of `images`."""
+    by_digest = {image.digest: image for image in reversed(images)}
+    missing = {digest for store in stores for digest in store.missing(by_digest)}
+    return [image for image in dict.fromkeys(by_digest[image.digest] for image in images) if image.digest in missing]
+
+
+def extract_features(
+    images: Sequence[ImageFile], backbone: FrozenBackbone, stores: Sequence[FeatureStore], config: ImageConfig
+) -> Extraction:
+    """Give every image the features it lacks; one forward pass serves all stores.
+
+    Nothing is shared with other processes but the stores' folders, so several may fill one store.
+
+    Args:
+        images: any images; those whose features are there are not read.
+        backbone: yields the cut of each store.
+        stores: one for each of `backbone.cuts`, in that order.
+
+    Raises:
+        StoreError: features that are not finite.
+        OSError: a full disk. Finished shards stay.
+    """
+    missing = missing_images(images, stores)
+    if not missing:
+        return Extraction(0, [], 0.0)
+    digests = [image.digest for image in missing]
+    writers = [
+        _ShardWriter(store, cut, frozenset(store.missing(digests)))
+        for store, cut in zip(stores, backbone.cuts, strict=True)
+    ]
+    decoded = np.zeros(len(missing), bool)
+    rejects: list[Reject] = []
+    extracted = 0
+    warming_up = 0.0
+    start = time.perf_counter()
+    try:
+        with progress("extracting features", len(missing)) as advance:
+            for positions, pixels in decoded_batches(missing, config, backbone.batch_size):
+                if not decoded.any():  # not earlier: where nothing can be decoded, there is nothing to build it for
+                    warming_up = _seconds(backbone.warm_up)
+                decoded[positions] = True
+                vectors = backbone(pixels)
+                unchanged = np.array([missing[position].is_unchanged() for position in positions])
+                kept = [missing[position].digest for position in positions[unchanged]]
+                for writer in writers:
+                    writer.add(kept, vectors[writer.cut][unchanged])
+                extracted += len(kept)
+                rejects += [why_undecodable(missing[position], config) for position in positions[~unchanged]]
+                advance(len(positions))
+    finally:  # also on Ctrl-C: what is computed is kept
+        for writer in writers:
+            writer.flush()
+    seconds = time.perf_counter() - start - warming_up
+    rejects += [why_undecodable(missing[position], config) for position in np.flatnonzero(~decoded)]
+    for store in stores:
+        store.write_view()
+    return Extraction(extracted, rejects, seconds)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@dataclass
+class _ShardWriter:
+    """Gathers vectors until they make a shard: by count, or by time, so that a kill costs little either way."""
+
+    store: FeatureStore
+    cut: str
+    lacking: frozenset[str]
+    digests: list[str] = field(default_factory=list)
+    vectors: list[np.ndarray] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+
+    def add(self, digests: Sequence[str], vectors: np.ndarray) -> None:
+        rows = [row for row, digest in enumerate(digests) if digest in self.lacking]
+        self.digests += [digests[row] for row in rows]
+        self.vectors.append(vectors[rows])
+        if len(self.digests) >= SHARD_IMAGES or time.monotonic() - self.since > SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.digests:
+            self.store.write_shard(self.digests, np.concatenate(self.vectors))
+        self.digests, self.vectors, self.since = [], [], time.monotonic()

@@ -1,0 +1,61 @@
+"""One way to show progress: a bar on a terminal, plain lines elsewhere; always on standard error."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+_QUIET_SECONDS = 2.0
+_LINE_SECONDS = 10.0
+
+
+class _SpeedColumn(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "", style="progress.data.speed")
+
+
+@contextmanager
+def progress(description: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """Yield `advance(count)`; show how far of `total` the work is, in `unit`/s, and the time left.
+
+    Work that ends within two seconds shows nothing where there is no terminal.
+    """
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _SpeedColumn(unit),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda count: bar.advance(task, count)
+    else:
+        yield _plain_lines(description, total, unit)
+
+
+def _plain_lines(description: str, total: int, unit: str) -> Callable[[int], None]:
+    start = time.monotonic()
+    done, next_line = 0, start + _QUIET_SECONDS
+
+    def advance(count: int) -> None:
+        nonlocal done, next_line
+        done += count
+        now = time.monotonic()
+        if now < next_line:
+            return
+        next_line = now + _LINE_SECONDS
+        speed = done / (now - start)
+        left = (total - done) / speed if speed else float("inf")
+        console.print(f"{description}: {done}/{total} {unit}, {speed:.1f} {unit}/s, {left:.0f} s left")
+
+    return advance

@@ -1,0 +1,163 @@
+"""Features by digest in a folder of immutable HDF5 shards. Knows HDF5 and nothing of images.
+
+STORE/<backbone>-<cut>-<fingerprint>/
+    fingerprint.json      everything that decides a feature's value
+    shard-<sha256>.h5     `digest` uint8 [n, 32] and `features` float [n, D]; never changed once it has its name
+    features.h5           one HDF5 virtual dataset over all shards, for people
+"""
+
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from features.errors import StoreError
+from features.files import flush_to_disk, write_json, written_atomically
+
+FORMAT_VERSION = 1
+_DIGEST_BYTES = 32
+
+
+class FeatureStore:
+    """The features of one fingerprint.
+
+    Args:
+        root: the store's folder, shared by all fingerprints; made where it is missing.
+        fingerprint: everything that decides a feature's value; `backbone`, `cut` and `dtype` among it.
+        dimension: D, the length of one feature vector.
+
+    Raises:
+        StoreError: the folder can't be made or read.
+    """
+
+    def __init__(self, root: Path, fingerprint: Mapping[str, Any], dimension: int) -> None:
+        self.fingerprint = {"format_version": FORMAT_VERSION, **fingerprint}
+        self.dimension = dimension
+        self.dtype = np.dtype(self.fingerprint["dtype"])
+        text = json.dumps(self.fingerprint, sort_keys=True)
+        self.key = hashlib.sha256(text.encode()).hexdigest()
+        self.folder = root / f"{self.fingerprint['backbone']}-{self.fingerprint['cut']}-{self.key[:12]}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise StoreError(f"--store {root}: {error.strerror}: {self.folder}") from error
+        if not (self.folder / "fingerprint.json").exists():
+            write_json(self.folder / "fingerprint.json", self.fingerprint)
+
+    def shards(self) -> list[Path]:
+        """The finished shards, by name."""
+        return sorted(self.folder.glob("shard-*.h5"))
+
+    def missing(self, digests: Collection[str]) -> list[str]:
+        """Those of `digests` (hexadecimal SHA-256) that have no features yet, in their order, each once."""
+        self.__dict__.pop("_rows", None)  # other processes write too: look again
+        return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
+
+    def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
+        """Write features [n, D], n >= 1, as one shard, in full or not at all.
+
+        Raises:
+            StoreError: a value is not finite, also after the cast to the stored dtype.
+            ValueError: the shapes don't fit.
+        """
+        if features.shape != (len(digests), self.dimension) or not len(digests):
+            raise ValueError(f"expected features [{len(digests)}, {self.dimension}]. Received: {features.shape}")
+        with np.errstate(over="ignore"):
+            stored = features.astype(self.dtype)
+        finite = np.isfinite(stored).all(axis=1)
+        if not finite.all():
+            raise StoreError(
+                f"features of {(~finite).sum()} images are not finite as {self.dtype}, {digests[int(finite.argmin())]} "
+                "the first: check --weights and --rescale, or use --precision float32"
+            )
+        partial = self.folder / f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.partial"
+        try:
+            self._write(partial, digests, stored)
+            flush_to_disk(partial)
+            target = self.folder / f"shard-{hashlib.sha256(partial.read_bytes()).hexdigest()[:16]}.h5"
+            os.replace(partial, target)
+            flush_to_disk(self.folder)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    def read(self, digests: Sequence[str]) -> np.ndarray:
+        """The features [N, D] of `digests`, in their order, in the stored dtype.
+
+        Raises:
+            StoreError: a digest has no features, or a shard is damaged.
+        """
+        places = [self._rows.get(digest) for digest in digests]
+        if None in places:
+            raise StoreError(f"{self.folder}: no features of {digests[places.index(None)]}; run `headstart features`")
+        shards = np.array([place[0] for place in places if place], np.int64)
+        rows = np.array([place[1] for place in places if place], np.int64)
+        features = np.empty((len(digests), self.dimension), self.dtype)
+        for shard in np.unique(shards):
+            here = shards == shard
+            with _opened(self._paths[shard]) as file:
+                features[here] = file["features"][:][rows[here]]
+        return features
+
+    def write_view(self) -> Path:
+        """Write `features.h5`, a virtual dataset over all shards; NaN shows where a shard went missing."""
+        target = self.folder / "features.h5"
+        shards = self.shards()
+        counts = [len(digests) for digests in map(_read_digests, shards)]
+        layout = h5py.VirtualLayout((sum(counts), self.dimension), self.dtype)
+        start = 0
+        for shard, count in zip(shards, counts, strict=True):
+            layout[start : start + count] = h5py.VirtualSource(shard.name, "features", (count, self.dimension))
+            start += count
+        with written_atomically(target) as partial, h5py.File(partial, "w", libver="latest") as file:
+            file.create_virtual_dataset("features", layout, fillvalue=np.nan)
+            digests = [digest for shard in shards for digest in _read_digests(shard)]
+            file["digest"] = np.array(digests, f"S{2 * _DIGEST_BYTES}")
+            self._describe(file)
+        return target
+
+    @cached_property
+    def _rows(self) -> dict[str, tuple[int, int]]:
+        """Digest to (index of its shard, row in it)."""
+        self._paths = self.shards()
+        return {
+            digest: (shard, row)
+            for shard, path in enumerate(self._paths)
+            for row, digest in enumerate(_read_digests(path))
+        }
+
+    def _write(self, path: Path, digests: Sequence[str], stored: np.ndarray) -> None:
+        # The latest format checksums its metadata, fletcher32 the data, and attributes of fixed length lie within the
+        # former: no flipped byte goes unseen.
+        with h5py.File(path, "w", libver="latest") as file:
+            raw = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, _DIGEST_BYTES)
+            file.create_dataset("digest", data=raw, chunks=raw.shape, fletcher32=True)
+            rows = max(1, min(len(stored), (1 << 20) // stored[0].nbytes))
+            file.create_dataset("features", data=stored, chunks=(rows, self.dimension), fletcher32=True)
+            self._describe(file)
+
+    def _describe(self, file: h5py.File) -> None:
+        for field, value in self.fingerprint.items():
+            file.attrs[field] = np.bytes_(json.dumps(value).encode())
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise StoreError(f"{path}: damaged shard ({error}); delete it, and its images are done again") from error
+
+
+def _read_digests(path: Path) -> list[str]:
+    with _opened(path) as file:
+        text = file["digest"][:].tobytes().hex()
+    width = 2 * _DIGEST_BYTES
+    return [text[start : start + width] for start in range(0, len(text), width)]

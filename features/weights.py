@@ -1,0 +1,123 @@
+"""Building a backbone and filling it with weights: ImageNet's, a file's, or random ones."""
+
+import hashlib
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from features.backbones import RESCALINGS, Backbone, BackboneSpec, Precision, backbone_spec
+from features.errors import OptionError, WeightsError
+
+_DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
+
+
+def build_backbone(
+    name: str,
+    weights: str = "imagenet",
+    rescale: str = "auto",
+    image_size: int | None = None,
+    precision: Precision = "float32",
+    weights_seed: int = 0,
+) -> Backbone:
+    """Build a network of `BACKBONES` and fill it with weights.
+
+    Args:
+        weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
+        rescale: a key of `RESCALINGS`, or `auto` for what the network's ImageNet weights expect.
+        image_size: side of the input in pixels; None for the network's own.
+        precision: of the arithmetic; the weights stay float32.
+        weights_seed: of `random` weights.
+
+    Raises:
+        OptionError: an unknown name or a size that the network can't take.
+        WeightsError: the weights are missing, corrupt or another network's.
+    """
+    spec = backbone_spec(name)
+    size = image_size or spec.image_size
+    with _dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32"):
+        model = _build(spec, size, weights == "imagenet")
+    if weights == "random":
+        _fill_at_random(model, weights_seed)
+    elif weights != "imagenet":
+        _load_weights(model, Path(weights))
+    rescaling = RESCALINGS[spec.rescaling if rescale == "auto" else rescale]
+    return Backbone(name, model, rescaling, size, precision, _digest(model))
+
+
+@contextmanager
+def _dtype_policy(policy: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _digest(model: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        value = np.ascontiguousarray(variable.numpy())
+        digest.update(f"{value.shape} {value.dtype}".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
+
+
+def _fill_at_random(model: keras.Model, seed: int) -> None:
+    """He initialisation (arXiv:1502.01852), which keeps the scale of the activations through any depth of relu.
+
+    Keras's own default halves their variance at each layer, which 94 layers later is nothing.
+    """
+    for index, variable in enumerate(model.weights):
+        if "kernel" in variable.name:
+            rng = np.random.default_rng([seed, index])
+            # A depthwise kernel [h, w, channels, 1] has one input channel a filter.
+            shape = variable.shape
+            fan_in = np.prod(shape[:2] if "depthwise" in variable.name or "depthwise" in variable.path else shape[:-1])
+            variable.assign(rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in)))
+
+
+def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
+    builder = getattr(keras.applications, spec.builder)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
+    try:
+        return builder(
+            include_top=False, weights="imagenet" if imagenet else None, input_shape=(size, size, 3), **spec.arguments
+        )
+    except ValueError as error:
+        raise OptionError(f"--image-size {size}: {spec.builder} can't take it: {error}") from error
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        if not imagenet:
+            raise
+        raise WeightsError(
+            f"--weights imagenet: can't be downloaded ({error}); fetch that file on a machine with a network and give "
+            "it as --weights FILE, or try headstart with --weights random"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _load_weights(model: keras.Model, file: Path) -> None:
+    """Load a weights file, then make sure that it filled every weight."""
+    if not file.is_file():
+        raise WeightsError(f"--weights {file}: no such file; give imagenet, random, or a .weights.h5 or _notop.h5 file")
+    if file.suffix != ".h5":
+        raise WeightsError(f"--weights {file}: not a .weights.h5 or _notop.h5 file by its name")
+    for variable in model.weights:
+        variable.assign(np.full(variable.shape, np.nan, np.float32))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.load_weights(file)
+    except Exception as error:  # Keras and h5py raise a dozen kinds for a file that doesn't fit
+        said = " ".join(str(error).split())[:200]
+        raise WeightsError(f"--weights {file}: not weights of this network, or corrupt ({said})") from error
+    unfilled = [variable.path for variable in model.weights if not np.isfinite(variable.numpy()).all()]
+    if unfilled:
+        raise WeightsError(f"--weights {file}: leaves {len(unfilled)} weights unfilled, {unfilled[0]} the first")

@@ -1,0 +1,1 @@
+"""Labelled vectors and images to a classifier: examples, heads, fine-tuning, evaluation, prediction, runs."""

@@ -1,0 +1,155 @@
+"""Scanning a data folder into examples.
+
+A data folder is `DATA/{train,val,test}/<class>/...` as `headstart prepare` makes it, or `DATA/<class>/...`, which is
+split on the fly by the same hash.
+"""
+
+import csv
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.errors import DataError
+from features.files import write_atomically
+from features.headers import MAX_PIXELS, ImageFile, Reject, inspect_images
+
+SPLITS = ("train", "val", "test")
+REJECTS = "rejects.csv"
+VAL_FRACTION = TEST_FRACTION = 0.1
+_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image, its label (an index into the class names) and its split."""
+
+    image: ImageFile
+    label: int
+    split: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What lies in a data folder.
+
+    Args:
+        ignored: dotfiles, files outside class folders, and those that are no images by name and none by content.
+    """
+
+    examples: list[Example]
+    class_names: list[str]
+    rejects: list[Reject]
+    ignored: int
+
+
+def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TEST_FRACTION) -> str:
+    """The split of an image: it follows from its digest and the seed alone, whatever other images there are."""
+    draw = int(hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()[:13], 16) / 16**13  # in [0, 1)
+    if draw < test:
+        return "test"
+    return "val" if draw < test + val else "train"
+
+
+def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS) -> Scan:
+    """Read the digest and header of every image in `data`.
+
+    Args:
+        seed: of the split, where `data` has no split folders.
+        max_pixels: an image with more is rejected as `too-large`.
+
+    Raises:
+        DataError: no such folder, no class folders or no images.
+    """
+    folders = _class_folders(data)
+    class_names = sorted({folder.name for _, folder in folders})
+    found = [(split, folder.name, path) for split, folder in folders for path in files_below(folder)]
+    seen = inspect_images((path for _, _, path in found), max_pixels)
+    examples, rejects, ignored = [], [], 0
+    for (split, name, _), image in zip(found, seen, strict=True):
+        if image is None:
+            ignored += 1
+        elif isinstance(image, Reject):
+            rejects.append(image)
+        else:
+            examples.append(Example(image, class_names.index(name), split or split_of(image.digest, seed)))
+    if not examples and not rejects:
+        raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
+    elsewhere = sum(path.is_file() for path in data.rglob("*")) - len(found) - (data / REJECTS).is_file()
+    return Scan(examples, class_names, rejects, ignored + elsewhere)
+
+
+def _class_folders(data: Path) -> list[tuple[str, Path]]:
+    """(split, class folder) of each class folder; the split is empty where `data` has no split folders."""
+    if not data.is_dir():
+        raise DataError(f"{data}: no such folder" if not data.exists() else f"{data}: not a folder")
+    splits = [(name, data / name) for name in SPLITS if (data / name).is_dir()]
+    parents = splits or [("", data)]
+    folders = [(split, folder) for split, parent in parents for folder in _visible_folders(parent)]
+    if not folders:
+        parent = "/".join([str(data), *(["train"] if splits else [])])
+        raise DataError(f"{data}: no class folders; expected {parent}/<class>/*.jpg")
+    return folders
+
+
+def _visible_folders(parent: Path) -> list[Path]:
+    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not is_clutter(entry.name))
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of that name is a dotfile, or something that file and archive managers leave behind."""
+    return (name.startswith(".") and name != "..") or name.lower() in _CLUTTER
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below `folder` but dotfiles and what file managers leave behind, sorted."""
+    return sorted(path for path in folder.rglob("*") if not path.is_dir() and not _hidden(path, folder))
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(map(is_clutter, path.relative_to(root).parts))
+
+
+def check_trainable(examples: Sequence[Example], class_names: Sequence[str], data: Path) -> None:
+    """Make sure that a classifier can be trained on `examples`.
+
+    Raises:
+        DataError: fewer than two classes, or a class without training or validation images.
+    """
+    if len(class_names) < 2:
+        raise DataError(f"{data}: one class only, {class_names[0]!r}; expected at least two class folders")
+    counts = Counter((example.split, example.label) for example in examples)
+    for split in ("train", "val"):
+        absent = [name for label, name in enumerate(class_names) if not counts[split, label]]
+        if len(absent) == len(class_names):
+            raise DataError(f"{data}: the {split} split has no usable images; run `headstart prepare`, or add some")
+        if absent:
+            raise DataError(
+                f"{data}: the {split} split has no usable images of class {', '.join(map(repr, absent))}; "
+                "every class needs some in train and val"
+            )
+
+
+def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
+    """Write `rejects.csv` (path, reason, detail) into `folder`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "reason", "detail"))
+    writer.writerows((reject.path, reject.reason, reject.detail) for reject in rejects)
+    write_atomically(folder / REJECTS, text.getvalue())
+
+
+def check_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:
+    """Make sure that no more than the fraction `max_rejects` of the `found` images are rejected.
+
+    Raises:
+        DataError: there are more; it names the first few.
+    """
+    if len(rejects) > max_rejects * found:
+        first = "; ".join(f"{reject.path} ({reject.reason})" for reject in rejects[:3])
+        raise DataError(
+            f"{len(rejects)} of {found} images can't be used, over --max-rejects {max_rejects}: {first}"
+            + ("; ..." if len(rejects) > 3 else "")
+        )

@@ -1,0 +1,221 @@
+"""Phase 2: raw images are streamed, and the top of the backbone is trained on from the head of phase 1."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from features.errors import OptionError, RunError
+from features.files import written_atomically
+from features.progress import console, progress
+from pipeline.cached import CachedExamples, FeatureConfig, cache_features, load_backbone
+from pipeline.resume import FinetuneState
+from pipeline.runs import Run, check_unchanged, versions
+
+if TYPE_CHECKING:  # Keras takes seconds to import, and `--help` needs no more than the settings below
+    import keras
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What is trained, and how. `help` is the command line's."""
+
+    from_layer: str = field(
+        default="", metadata={"help": "First layer trained: index or name. Default: the backbone's boundary."}
+    )
+    learning_rate: float = field(default=1e-4, metadata={"help": "Step size."})
+    momentum: float = field(default=0.9, metadata={"help": "Of sgd and rmsprop."})
+    optimizer: str = field(default="sgd", metadata={"help": "sgd, adam, adamw, rmsprop, nadam, adagrad or lion."})
+    epochs: int = field(default=10, metadata={"help": "Passes over the training images."})
+    batch_size: int = field(default=32, metadata={"help": "Images a step."})
+    augment: Literal["none", "flip", "standard"] = field(
+        default="none", metadata={"help": "Random changes: mirror; or mirror, crop, brightness and contrast."}
+    )
+    thaw_batchnorm: bool = field(default=False, metadata={"help": "Train batch normalisation too."})
+
+    def __post_init__(self) -> None:
+        for name, value, valid in (
+            ("--learning-rate", self.learning_rate, self.learning_rate > 0),
+            ("--momentum", self.momentum, 0 <= self.momentum < 1),
+            ("--epochs", self.epochs, self.epochs >= 1),
+            ("--batch-size", self.batch_size, self.batch_size >= 1),
+        ):
+            if not valid:
+                raise OptionError(f"{name} is out of range. Received: {value}")
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """`before` and `after` have `accuracy` and `loss` on val; `best_epoch` 0 is the head it began with."""
+
+    run: str
+    before: dict[str, float]
+    after: dict[str, float]
+    best_epoch: int
+    epochs: int
+    images_per_second: float
+
+
+def finetune(path: Path, config: FinetuneConfig, overwrite: bool = False, seed: int = 0) -> FinetuneResult:
+    """Fine-tune the run at `path` and write `classifier.keras` into it.
+
+    The state after each finished epoch is kept in the run, and the same call goes on from there. Epoch 0 counts: the
+    result is never worse on val than the head.
+
+    Args:
+        overwrite: begin anew where the run is fine-tuned already, or half.
+        seed: of order, augmentation and dropout.
+
+    Raises:
+        RunError: no run, one that is fine-tuned already, or one whose data or weights changed.
+        OptionError: no such layer or optimizer.
+    """
+    run = Run.open(path)
+    settings = {**asdict(config), "seed": seed}
+    _check_state(run, settings, overwrite)
+    cached = load_examples(run)
+    check_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
+    if overwrite:
+        shutil.rmtree(run.unfinished, ignore_errors=True)
+    state = FinetuneState(run.unfinished)
+    from pipeline.classifier import save_for_inference
+
+    model, from_layer = _build(run, cached, config, seed)
+    result = _fit(run, state, model, cached, config, settings)
+    with written_atomically(run.classifier_file) as partial:
+        save_for_inference(model, partial)
+    head_rows = [row for row in run.history() if row["phase"] == "head"]
+    run.write_history([*head_rows, *({"phase": "finetune", **row} for row in state.history())])
+    run.update(
+        run.metrics_file,
+        finetune={
+            "best_epoch": result.best_epoch,
+            "before": result.before,
+            "val": result.after,
+            "images_per_second": result.images_per_second,
+        },
+    )
+    run.update(run.config_file, finetune={**settings, "from_layer_index": from_layer, "versions": versions()})
+    shutil.rmtree(run.unfinished)
+    return result
+
+
+def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
+    """The examples of a run, or of another folder `data`, scanned anew, with the run's features.
+
+    Raises:
+        RunError: the run's settings no longer yield the features that its head was trained on.
+    """
+    config = run.config()
+    settings = FeatureConfig(**{**config["features"], "store": Path(config["features"]["store"])})
+    cached = cache_features(data or Path(config["data"]), settings, config["seed"])
+    if cached.fingerprints() != config["fingerprints"]:
+        raise RunError(
+            f"{run.path}: its features can't be made again: {settings.weights} holds other weights than it was "
+            "trained with, or another version of headstart made it; run `headstart head` again"
+        )
+    return cached
+
+
+def _check_state(run: Run, settings: dict[str, Any], overwrite: bool) -> None:
+    if overwrite:
+        return
+    if run.classifier_file.exists() and not run.unfinished.exists():
+        raise RunError(f"{run.path}: is fine-tuned already; --overwrite to do it anew")
+    then = FinetuneState(run.unfinished).start().get("settings", settings)
+    changed = [f"{name} {then[name]!r}" for name in settings if then[name] != settings[name]]
+    if changed:
+        raise RunError(
+            f"{run.path}: its fine-tuning was cut off with other settings ({', '.join(changed)}); repeat those to go "
+            "on, or --overwrite to begin anew"
+        )
+
+
+def _build(run: Run, cached: CachedExamples, config: FinetuneConfig, seed: int) -> tuple[keras.Model, int]:
+    import keras
+
+    from pipeline.classifier import build_classifier, unfreeze
+    from pipeline.training import compile_model, make_optimizer
+
+    keras.utils.set_random_seed(seed)
+    backbone = cached.backbone
+    if backbone.precision != "float32":  # small steps are lost in bfloat16
+        backbone, _, _ = load_backbone(replace(cached.config, precision="float32"))
+    from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cached.cuts)
+    top = max(backbone.layer_index(cut) for cut in cached.cuts)
+    if from_layer > top:
+        raise OptionError(f"--from-layer {config.from_layer}: above the cut, layer {top}; nothing would be trained")
+    unfreeze(backbone, from_layer, config.thaw_batchnorm)
+    head = keras.models.load_model(run.head_file)
+    model = build_classifier(backbone, cached.cuts, head, training=None if config.thaw_batchnorm else False)
+    momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
+    optimizer = make_optimizer(config.optimizer, config.learning_rate, **momentum)
+    compile_model(model, len(cached.class_names), optimizer)
+    optimizer.build(model.trainable_variables)
+    return model, from_layer
+
+
+def _fit(
+    run: Run,
+    state: FinetuneState,
+    model: keras.Model,
+    cached: CachedExamples,
+    config: FinetuneConfig,
+    settings: dict[str, Any],
+) -> FinetuneResult:
+    """Train `model` for the epochs that are left, and leave it with the weights of the best one."""
+    import keras
+
+    from pipeline.inputs import eval_dataset, train_dataset
+    from pipeline.training import EpochCounter, KeepState, Progress, curves
+
+    train, val = cached.of("train"), cached.of("val")
+    val_images = eval_dataset(val, cached.image_config, config.batch_size)
+    done = state.resume()
+    if done is None:
+        before = model.evaluate(val_images, verbose=0, return_dict=True)
+        state.begin({"settings": settings, "before": before})
+        model.save_weights(state.best_weights)
+        state.keep(0)
+        done = 0
+    else:
+        console.print(f"going on after epoch {done} of {config.epochs}")
+    before = state.start()["before"]
+    # Curves of both phases lie on one axis, so the epochs of this one count on from the head's.
+    offset = sum(row["phase"] == "head" for row in run.history())
+    epoch = EpochCounter()
+    images = train_dataset(
+        train, cached.image_config, config.batch_size, config.augment, settings["seed"], lambda: epoch.number - offset
+    )
+    best_so_far = min([before["loss"], *(row["val_loss"] for row in state.history())])
+    with progress("fine-tuning", config.epochs * len(train)) as advance:
+        advance(done * len(train))
+        speed = Progress(advance, len(train), config.batch_size)
+        model.fit(
+            images,
+            validation_data=val_images,
+            initial_epoch=offset,
+            epochs=offset + config.epochs,
+            callbacks=[
+                epoch,
+                speed,
+                curves(run.logs, "finetune"),
+                keras.callbacks.CSVLogger(state.csv, append=True),
+                keras.callbacks.ModelCheckpoint(
+                    state.best_weights,
+                    save_best_only=True,
+                    save_weights_only=True,
+                    initial_value_threshold=best_so_far,
+                ),
+                keras.callbacks.BackupAndRestore(state.backup, delete_checkpoint=False),
+                KeepState(lambda number: state.keep(number - offset + 1)),
+            ],
+            verbose=0,
+        )
+    model.load_weights(state.best_weights)
+    rows = [{"val_loss": before["loss"], "val_accuracy": before["accuracy"]}, *state.history()]
+    best_epoch = min(range(len(rows)), key=lambda number: rows[number]["val_loss"])
+    after = {"accuracy": rows[best_epoch]["val_accuracy"], "loss": rows[best_epoch]["val_loss"]}
+    return FinetuneResult(str(run.path), before, after, best_epoch, config.epochs, speed.examples_per_second)

@@ -1,0 +1,149 @@
+"""Phase 1: a dense head on cached features."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from features.errors import DataError, OptionError
+from features.progress import progress
+
+if TYPE_CHECKING:  # Keras takes seconds to import, and `--help` needs no more than the settings below
+    import keras
+
+# A feature that hardly varies over the training set would be blown up by its standard deviation; relative to the mean
+# variance of all features.
+_VARIANCE_FLOOR = 1e-6
+
+
+def parse_units(text: str) -> int:
+    """Units of a hidden layer from the command line; `none` is 0, which alone stands for no hidden layer."""
+    return 0 if text == "none" else int(text)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Layers and training of a head. `help` is the command line's."""
+
+    units: tuple[int, ...] = field(
+        default=(1024,),
+        metadata={"help": "Units of a hidden layer; repeatable. none gives a linear head.", "parser": parse_units},
+    )
+    dropout: float = field(default=0.5, metadata={"help": "After each hidden layer."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Decoupled, as in AdamW."})
+    optimizer: str = field(default="adam", metadata={"help": "adam, adamw, sgd, rmsprop, nadam, adagrad or lion."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Step size."})
+    epochs: int = field(default=10, metadata={"help": "Passes over the training examples."})
+    batch_size: int = field(default=32, metadata={"help": "Examples a step.", "flag": "--head-batch-size"})
+    class_weight: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "balanced weighs classes by their rarity."}
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
+        for name, value, valid in (
+            ("--units", self.units, all(units >= 1 for units in self.units)),
+            ("--dropout", self.dropout, 0 <= self.dropout < 1),
+            ("--weight-decay", self.weight_decay, self.weight_decay >= 0),
+            ("--learning-rate", self.learning_rate, self.learning_rate > 0),
+            ("--epochs", self.epochs, self.epochs >= 1),
+            ("--head-batch-size", self.batch_size, self.batch_size >= 1),
+        ):
+            if not valid:
+                raise OptionError(f"{name} is out of range. Received: {value}")
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A head at its best epoch on val. `history` has a row an epoch; epochs count from 1."""
+
+    model: keras.Model
+    history: list[dict[str, float]]
+    best_epoch: int
+    seconds: float
+
+    @property
+    def val(self) -> dict[str, float]:
+        """Accuracy and loss on val at the best epoch."""
+        best = self.history[self.best_epoch - 1]
+        return {"accuracy": best["val_accuracy"], "loss": best["val_loss"]}
+
+
+def build_head(features: np.ndarray, classes: int, config: HeadConfig) -> keras.Model:
+    """Build a head that standardises its input by the mean and variance of `features`.
+
+    Args:
+        features: float [N, D], of the training examples.
+        classes: how many; two give one logit, more give one a class.
+
+    Returns:
+        A model from float32 [B, D] to logits float32 [B, 1 or classes].
+    """
+    import keras
+
+    from pipeline.training import logit_units
+
+    mean = features.mean(axis=0, dtype=np.float64)
+    variance = features.var(axis=0, dtype=np.float64)
+    variance = np.maximum(variance, _VARIANCE_FLOOR * variance.mean())
+    variance[variance == 0] = 1.0
+    inputs = x = keras.Input((features.shape[1],), name="features")
+    x = keras.layers.Normalization(mean=mean, variance=variance, name="standardise")(x)
+    for units in config.units:
+        x = keras.layers.Dense(units, activation="relu")(x)
+        x = keras.layers.Dropout(config.dropout)(x)
+    logits = keras.layers.Dense(logit_units(classes), name="logits")(x)
+    return keras.Model(inputs, logits, name="head")
+
+
+def train_head(
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+    classes: int,
+    config: HeadConfig,
+    seed: int = 0,
+    logs: Path | None = None,
+) -> TrainedHead:
+    """Train a head and keep its best epoch by loss on val.
+
+    Args:
+        train: features float32 [N, D] and labels int64 [N] in [0, classes).
+        val: the same, of the validation examples.
+        logs: folder for TensorBoard's curves, or None.
+
+    Raises:
+        OptionError: an unknown optimizer.
+        DataError: the loss is not finite in any epoch.
+    """
+    import keras
+
+    from pipeline.training import Progress, class_weights, compile_model, curves, make_optimizer
+
+    keras.utils.set_random_seed(seed)
+    model = build_head(train[0], classes, config)
+    settings = {"weight_decay": config.weight_decay} if config.weight_decay else {}
+    compile_model(model, classes, make_optimizer(config.optimizer, config.learning_rate, **settings))
+    best = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.epochs, restore_best_weights=True)
+    start = time.perf_counter()
+    with progress("training the head", config.epochs * len(train[0]), "examples") as advance:
+        fitted = model.fit(
+            *train,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            validation_data=val,
+            class_weight=class_weights(train[1], classes, config.class_weight),
+            callbacks=[
+                best,
+                Progress(advance, len(train[0]), config.batch_size),
+                *([curves(logs, "head")] if logs else []),
+            ],
+            verbose=0,
+        )
+    history = [dict(zip(fitted.history, values, strict=True)) for values in zip(*fitted.history.values(), strict=True)]
+    if not np.isfinite([row["val_loss"] for row in history]).any():
+        raise DataError(f"training diverged: no finite loss on val; lower --learning-rate {config.learning_rate}")
+    return TrainedHead(model, history, best.best_epoch + 1, time.perf_counter() - start)

@@ -1,0 +1,89 @@
+"""Streams of raw images with labels: one for training, shuffled and augmented, and one for evaluation, ordered."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from features.images import ImageConfig, decoded_dataset, explicit_options, parallelism
+from pipeline.examples import Example
+
+Augment = Literal["none", "flip", "standard"]
+
+
+def train_dataset(
+    examples: Sequence[Example],
+    images: ImageConfig,
+    batch_size: int,
+    augment: Augment,
+    seed: int,
+    next_epoch: Callable[[], int],
+) -> tf.data.Dataset:
+    """Batches of (uint8 [b, H, W, 3], int64 [b]) over all `examples`, in an order of their own each epoch.
+
+    Order and augmentation follow from `seed` and the epoch alone, so that training that was cut off goes on as it
+    would have.
+
+    Args:
+        next_epoch: asked at the start of each pass for the number of the epoch.
+    """
+
+    def visits() -> Iterator[tuple[int, tuple[int, int]]]:
+        rng = np.random.default_rng([seed, next_epoch()])
+        seeds = rng.integers(0, 2**31, size=(len(examples), 2))
+        for position in rng.permutation(len(examples)):
+            yield position, tuple(seeds[position])
+
+    paths, orientations, labels = _columns(examples)
+
+    def columns(position: tf.Tensor, image_seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return tf.gather(paths, position), tf.gather(orientations, position), tf.gather(labels, position), image_seed
+
+    def augmented(pixels: tf.Tensor, label: tf.Tensor, image_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return augment_image(pixels, augment, image_seed), label
+
+    order = tf.data.Dataset.from_generator(
+        visits, output_signature=(tf.TensorSpec((), tf.int64), tf.TensorSpec((2,), tf.int64))
+    ).apply(tf.data.experimental.assert_cardinality(len(examples)))
+    decoded = decoded_dataset(order.map(columns), images)
+    return _batched(decoded.map(augmented, num_parallel_calls=parallelism()), batch_size)
+
+
+def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: int) -> tf.data.Dataset:
+    """Batches of (uint8 [b, H, W, 3], int64 [b]) over all `examples` in their order, the short last one included."""
+    return _batched(decoded_dataset(tf.data.Dataset.from_tensor_slices(_columns(examples)), images), batch_size)
+
+
+def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
+    """Change one image, uint8 [H, W, 3], at random.
+
+    `flip` mirrors half of the images. `standard` also takes a crop of 70 to 100 % of each side, and shifts brightness
+    and contrast by up to 20 %.
+    """
+    if augment == "none":
+        return pixels
+    seeds = tf.random.split(seed, 4)
+    pixels = tf.image.stateless_random_flip_left_right(pixels, seeds[0])
+    if augment == "flip":
+        return pixels
+    size = tf.shape(pixels)[0]
+    share = tf.random.stateless_uniform((), seeds[1], 0.7, 1.0)
+    side = tf.cast(share * tf.cast(size, tf.float32), tf.int32)
+    crop = tf.image.stateless_random_crop(pixels, tf.stack([side, side, 3]), seeds[2])
+    x = tf.ensure_shape(tf.image.resize(crop, (size, size)), pixels.shape)
+    x = tf.image.stateless_random_brightness(x, 0.2 * 255, seeds[3])
+    x = tf.image.stateless_random_contrast(x, 0.8, 1.2, seeds[0])
+    return tf.cast(tf.clip_by_value(tf.round(x), 0, 255), tf.uint8)
+
+
+def _columns(examples: Sequence[Example]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    return (
+        tf.constant([example.image.path for example in examples]),
+        tf.constant([example.image.orientation for example in examples], tf.int32),
+        tf.constant([example.label for example in examples], tf.int64),
+    )
+
+
+def _batched(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    return dataset.batch(batch_size).prefetch(2).with_options(explicit_options())

@@ -1,0 +1,73 @@
+"""Phase 1 as a run: cached features in, a run folder with a trained head out."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from features.files import written_atomically
+from pipeline.cached import CachedExamples, FeatureConfig, cache_features
+from pipeline.examples import check_trainable
+from pipeline.head import HeadConfig, TrainedHead, train_head
+from pipeline.runs import Run, list_digests, new_run, versions
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """What `train_run` did; `val` has `accuracy` and `loss` at the best epoch, which counts from 1."""
+
+    run: str
+    epochs: int
+    best_epoch: int
+    seconds: float
+    val: dict[str, float]
+
+
+def train_run(
+    data: Path, path: Path, features: FeatureConfig, head: HeadConfig, overwrite: bool = False, seed: int = 0
+) -> HeadResult:
+    """Train a head on the train split of `data` and write it to the run folder `path`.
+
+    Features that the store lacks are extracted first.
+
+    Args:
+        seed: of the head's weights, dropout and order, and of the split where `data` has no split folders.
+
+    Raises:
+        DataError: `data` can't be trained on.
+        RunError: `path` exists and `overwrite` is false, or it is not a run.
+    """
+    start = time.perf_counter()
+    with new_run(path, overwrite) as run:
+        cached = cache_features(data, features, seed)
+        check_trainable(cached.examples, cached.class_names, data)
+        train, val = (cached.arrays(cached.of(split)) for split in ("train", "val"))
+        trained = train_head(train, val, len(cached.class_names), head, seed, run.logs)
+        _write(run, data, seed, cached, head, trained)
+    return HeadResult(str(path), head.epochs, trained.best_epoch, time.perf_counter() - start, trained.val)
+
+
+def _write(run: Run, data: Path, seed: int, cached: CachedExamples, head: HeadConfig, trained: TrainedHead) -> None:
+    with written_atomically(run.head_file) as partial:
+        trained.model.save(partial)
+    run.write_examples(cached.examples, cached.class_names)
+    run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
+    settings: dict[str, Any] = asdict(cached.config)
+    settings["store"] = str(cached.config.store.absolute())
+    if settings["weights"] not in ("imagenet", "random"):
+        settings["weights"] = str(Path(settings["weights"]).absolute())
+    run.update(
+        run.metrics_file,
+        head={"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val},
+    )
+    run.update(
+        run.config_file,
+        data=str(data.absolute()),
+        seed=seed,
+        class_names=cached.class_names,
+        features=settings,
+        head=asdict(head),
+        fingerprints=cached.fingerprints(),
+        examples=list_digests(cached.examples, cached.class_names),
+        versions=versions(),
+    )

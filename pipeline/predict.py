@@ -1,0 +1,104 @@
+"""Probabilities for any images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from features.errors import DataError
+from features.headers import ImageFile, Reject, inspect_images
+from features.images import ImageConfig, decoded_batches, why_undecodable
+from features.progress import progress
+from pipeline.cached import FeatureConfig, load_backbone
+from pipeline.classifier import build_classifier
+from pipeline.examples import files_below
+from pipeline.metrics import probabilities
+from pipeline.runs import Run
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest class of an image, its probability, and that of every class by name."""
+
+    path: str
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """Predictions in the order of the paths given, folders sorted within, and the files that could not be used."""
+
+    predictions: list[Prediction]
+    rejects: list[Reject]
+
+
+def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
+    """Classify image files, and those in folders, with the fine-tuned classifier of a run, or else with its head.
+
+    Raises:
+        RunError: no run at `path`.
+        DataError: a source that does not exist, or no file that could be used.
+    """
+    run = Run.open(path)
+    files = _files(sources)
+    seen = inspect_images(files)
+    # A file that was named is meant as an image; among those of a folder others may lie.
+    rejects = [
+        Reject(str(file), "not-an-image", "no image by its content")
+        for file, image in zip(files, seen, strict=True)
+        if image is None and file in sources
+    ]
+    rejects += [image for image in seen if isinstance(image, Reject)]
+    images = [image for image in seen if isinstance(image, ImageFile)]
+    predictions: list[Prediction] = []
+    if images:
+        predictions, undecodable = _predict(run, images)
+        rejects += undecodable
+    if not predictions:
+        first = f": {rejects[0].path} ({rejects[0].reason})" if rejects else ""
+        raise DataError(f"none of {len(files)} files could be used{first}")
+    return PredictResult(predictions, rejects)
+
+
+def _files(sources: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for source in sources:
+        if not source.exists():
+            raise DataError(f"{source}: no such file or folder")
+        files += files_below(source) if source.is_dir() else [source]
+    return files
+
+
+def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], list[Reject]]:
+    class_names: list[str] = run.config()["class_names"]
+    settings = FeatureConfig(**{**run.config()["features"], "precision": "float32"})
+    classifier = _classifier(run, settings)
+    config = ImageConfig(settings.image_size, settings.resize, settings.truncated)
+    chances = np.full((len(images), len(class_names)), np.nan)
+    with progress("predicting", len(images)) as advance:
+        for positions, pixels in decoded_batches(images, config, settings.batch_size):
+            chances[positions] = probabilities(classifier.predict_on_batch(pixels))
+            advance(len(positions))
+    decoded = ~np.isnan(chances).any(axis=1)
+    predictions = [
+        Prediction(
+            image.path,
+            class_names[int(row.argmax())],
+            float(row.max()),
+            dict(zip(class_names, map(float, row), strict=True)),
+        )
+        for image, row in zip(images, chances, strict=True)
+        if not np.isnan(row).any()
+    ]
+    return predictions, [why_undecodable(images[int(position)], config) for position in np.flatnonzero(~decoded)]
+
+
+def _classifier(run: Run, settings: FeatureConfig) -> keras.Model:
+    if run.classifier_file.exists():
+        return keras.models.load_model(run.classifier_file)
+    backbone, cuts, _ = load_backbone(settings)
+    return build_classifier(backbone, cuts, keras.models.load_model(run.head_file))

@@ -1,0 +1,113 @@
+"""What both phases share: loss and metrics, the optimizer, progress and curves."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from features.errors import OptionError
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion")
+
+
+def logit_units(classes: int) -> int:
+    """Units of the last layer: one for two classes, whose logit speaks for the second, else one a class."""
+    return 1 if classes == 2 else classes
+
+
+def make_optimizer(name: str, learning_rate: float, **settings: Any) -> keras.optimizers.Optimizer:
+    """One of `OPTIMIZERS` by name.
+
+    Raises:
+        OptionError: an unknown name.
+    """
+    if name not in OPTIMIZERS:
+        raise OptionError(f"--optimizer: there is no {name!r}; choose from {', '.join(OPTIMIZERS)}")
+    config = {"learning_rate": learning_rate, **settings}
+    return keras.optimizers.get({"class_name": name, "config": config})
+
+
+def compile_model(model: keras.Model, classes: int, optimizer: keras.optimizers.Optimizer) -> None:
+    """Compile `model`, which yields logits, with cross-entropy and accuracy."""
+    if classes == 2:
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+    model.compile(optimizer=optimizer, loss=loss, metrics=[accuracy])
+
+
+def class_weights(labels: np.ndarray, classes: int, mode: str) -> dict[int, float] | None:
+    """Weight of each class in the loss: None, or for `balanced` n / (classes * count), as scikit-learn has it."""
+    if mode == "none":
+        return None
+    counts = np.bincount(labels, minlength=classes)
+    return {label: len(labels) / (classes * count) for label, count in enumerate(counts) if count}
+
+
+def curves(logs: Path, phase: str) -> keras.callbacks.TensorBoard:
+    """TensorBoard curves of one phase; the epochs of the second go on where the first ended."""
+    return keras.callbacks.TensorBoard(logs / phase, write_graph=False)
+
+
+class Progress(keras.callbacks.Callback):
+    """Tells `advance` of the examples of each finished training batch, and measures the speed.
+
+    Args:
+        examples: in one epoch, in batches of `batch_size`, of which the last may be smaller.
+    """
+
+    def __init__(self, advance: Callable[[int], None], examples: int, batch_size: int) -> None:
+        super().__init__()
+        self.advance = advance
+        self.examples = examples
+        self.batch_size = batch_size
+        self._timed_examples = 0
+        self._timed_seconds = 0.0
+        self._since: float | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Start the clock; in the first epoch it starts after the first step, which builds the graph."""
+        if self._timed_examples:
+            self._since = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Advance by the size of batch `batch` of the epoch."""
+        count = min(self.batch_size, self.examples - batch * self.batch_size)
+        self.advance(count)
+        now = time.perf_counter()
+        if self._since is not None:
+            self._timed_examples += count
+            self._timed_seconds += now - self._since
+        self._since = now
+
+    @property
+    def examples_per_second(self) -> float:
+        """Training speed without validation and without the first step; 0 where there was only one."""
+        return self._timed_examples / self._timed_seconds if self._timed_seconds else 0.0
+
+
+class EpochCounter(keras.callbacks.Callback):
+    """Knows the number of the epoch that is running, also where training goes on from a backup."""
+
+    number = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Remember `epoch`."""
+        self.number = epoch
+
+
+class KeepState(keras.callbacks.Callback):
+    """Calls `keep(epoch)` when an epoch is finished; the last of the callbacks, so that all others have written."""
+
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Call `keep`."""
+        self.keep(epoch)
