@@ -177,7 +177,7 @@ class Backbone:
         scale, offset = self.rescaling.scale, self.rescaling.offset
         x = keras.layers.Rescaling(list(scale), list(offset), name="rescale")(pixels)
         outputs = [self.model.layers[self.layer_index(cut)].output for cut in cuts]
-        maps = keras.Model(self.model.inputs, outputs, name=self.name)(x, training=training)
+        maps = keras.Model(self.model.input, outputs, name=self.name)(x, training=training)
         # The mean is taken in float32 whatever the precision below: 64 values of 8 significant bits add up badly.
         pool = [keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"pool_{cut}") for cut in cuts]
         return [layer(tensor) for layer, tensor in zip(pool, maps, strict=True)]  # [B, D] each

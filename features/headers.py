@@ -17,7 +17,13 @@ MAX_PIXELS = 100_000_000
 DECODABLE = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # what the graph of images.py decodes; an MPO begins with a JPEG
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 
-_IDENTIFIABLE = (*DECODABLE, "WEBP", "TIFF", "PPM", "TGA", "ICO", "AVIF", "JPEG2000")
+# Formats whose plugin reads bytes only: none that runs another program. Pillow may be built without some.
+Image.init()
+_IDENTIFIABLE = [
+    name
+    for name in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "TGA", "ICO", "AVIF", "JPEG2000")
+    if name in Image.OPEN
+]
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 _ORIENTATION_TAG = 0x0112
 
@@ -104,9 +110,6 @@ def why_unreadable(error: OSError) -> Fault:
 
 def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:
     """Read the header of an image from `data`; `name` only tells a broken image from a file of another kind."""
-    named_as_image = Path(name).suffix.lower() in IMAGE_SUFFIXES
-    if not data:
-        return Fault("empty", "0 bytes") if named_as_image else None
     try:
         with Image.open(io.BytesIO(data), formats=_IDENTIFIABLE) as image:
             if image.width * image.height > max_pixels:
@@ -115,11 +118,17 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
                 return Fault("unsupported", f"format {image.format}")
             return Header(image.width, image.height, _orientation(image))
     except UnidentifiedImageError:
-        if data.startswith(_MAGIC):
-            return Fault("truncated", f"the header ends within its {len(data)} bytes")
-        return Fault("not-an-image", f"begins with {data[:8]!r}") if named_as_image else None
+        return _unidentified(data, Path(name).suffix.lower() in IMAGE_SUFFIXES)
     except Exception as error:  # Pillow's parsers raise almost anything on hostile headers
         return Fault("corrupt", f"{type(error).__name__}: {error}")
+
+
+def _unidentified(data: bytes, named_as_image: bool) -> Fault | None:
+    if data.startswith(_MAGIC):
+        return Fault("truncated", f"the header ends within its {len(data)} bytes")
+    if not named_as_image:
+        return None
+    return Fault("not-an-image", f"begins with {data[:8]!r}") if data else Fault("empty", "0 bytes")
 
 
 def _orientation(image: Image.Image) -> int:

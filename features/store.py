@@ -11,8 +11,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ class FeatureStore:
 
     def missing(self, digests: Collection[str]) -> list[str]:
         """Those of `digests` (hexadecimal SHA-256) that have no features yet, in their order, each once."""
-        self.__dict__.pop("_rows", None)  # other processes write too: look again
-        return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
+        rows = self._rows()
+        return [digest for digest in dict.fromkeys(digests) if digest not in rows]
 
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
         """Write features [n, D], n >= 1, as one shard, in full or not at all.
@@ -95,16 +95,17 @@ class FeatureStore:
         Raises:
             StoreError: a digest has no features, or a shard is damaged.
         """
-        places = [self._rows.get(digest) for digest in digests]
-        if None in places:
-            raise StoreError(f"{self.folder}: no features of {digests[places.index(None)]}; run `headstart features`")
-        shards = np.array([place[0] for place in places if place], np.int64)
-        rows = np.array([place[1] for place in places if place], np.int64)
+        rows = self._rows()
+        wanted: dict[Path, list[tuple[int, int]]] = {}  # shard to (position in `digests`, row in the shard)
+        for position, digest in enumerate(digests):
+            if digest not in rows:
+                raise StoreError(f"{self.folder}: no features of {digest}; run `headstart features`")
+            shard, row = rows[digest]
+            wanted.setdefault(shard, []).append((position, row))
         features = np.empty((len(digests), self.dimension), self.dtype)
-        for shard in np.unique(shards):
-            here = shards == shard
-            with _opened(self._paths[shard]) as file:
-                features[here] = file["features"][:][rows[here]]
+        for shard, places in wanted.items():
+            with _opened(shard) as file:
+                features[[position for position, _ in places]] = file["features"][:][[row for _, row in places]]
         return features
 
     def write_view(self) -> Path:
@@ -124,15 +125,9 @@ class FeatureStore:
             self._describe(file)
         return target
 
-    @cached_property
-    def _rows(self) -> dict[str, tuple[int, int]]:
-        """Digest to (index of its shard, row in it)."""
-        self._paths = self.shards()
-        return {
-            digest: (shard, row)
-            for shard, path in enumerate(self._paths)
-            for row, digest in enumerate(_read_digests(path))
-        }
+    def _rows(self) -> dict[str, tuple[Path, int]]:
+        """Digest to its shard and the row in it, read anew, since other processes write too."""
+        return {digest: (shard, row) for shard in self.shards() for row, digest in enumerate(_read_digests(shard))}
 
     def _write(self, path: Path, digests: Sequence[str], stored: np.ndarray) -> None:
         # The latest format checksums its metadata, fletcher32 the data, and attributes of fixed length lie within the
@@ -149,10 +144,12 @@ class FeatureStore:
             file.attrs[field] = np.bytes_(json.dumps(value).encode())
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError) as error:
         raise StoreError(f"{path}: damaged shard ({error}); delete it, and its images are done again") from error
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 
 from features.backbones import Backbone
+from features.files import written_atomically
 
 
 def build_classifier(
@@ -35,6 +36,7 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
             layer.rate = 0.0  # with training=None it would drop in the frozen part too
 
 
-def save_for_inference(classifier: keras.Model, path: Path) -> None:
-    """Save `classifier` as a `.keras` file without its optimizer, which would double it."""
-    keras.Model(classifier.inputs, classifier.outputs, name=classifier.name).save(path)
+def save_for_inference(model: keras.Model, path: Path) -> None:
+    """Save `model` as a `.keras` file in one step, without its optimizer, which would double or triple it."""
+    with written_atomically(path) as partial:
+        keras.Model(model.input, model.output, name=model.name).save(partial)

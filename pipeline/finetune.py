@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from features.errors import OptionError, RunError
-from features.files import written_atomically
 from features.progress import console, progress
 from pipeline.cached import CachedExamples, FeatureConfig, cache_features, load_backbone
 from pipeline.resume import FinetuneState
@@ -84,8 +83,7 @@ def finetune(path: Path, config: FinetuneConfig, overwrite: bool = False, seed: 
 
     model, from_layer = _build(run, cached, config, seed)
     result = _fit(run, state, model, cached, config, settings)
-    with written_atomically(run.classifier_file) as partial:
-        save_for_inference(model, partial)
+    save_for_inference(model, run.classifier_file)
     head_rows = [row for row in run.history() if row["phase"] == "head"]
     run.write_history([*head_rows, *({"phase": "finetune", **row} for row in state.history())])
     run.update(
@@ -195,6 +193,7 @@ def _fit(
         speed = Progress(advance, len(train), config.batch_size)
         model.fit(
             images,
+            shuffle=False,  # done by the dataset, as a function of seed and epoch
             validation_data=val_images,
             initial_epoch=offset,
             epochs=offset + config.epochs,

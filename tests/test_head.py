@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from features.errors import DataError, OptionError
+from pipeline.head import HeadConfig, build_head, parse_units, train_head
+from pipeline.metrics import score
+from pipeline.training import class_weights
+
+
+def blobs(classes: int, count: int = 400, dimension: int = 20, noise: float = 1.0, seed: int = 0):
+    """Features with a scale and an offset of their own in each dimension, and labels."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(1).normal(size=(classes, dimension))
+    labels = np.arange(count) % classes
+    scale = np.random.default_rng(2).uniform(0.001, 1000, dimension)
+    features = (centres[labels] + noise * rng.normal(size=(count, dimension))) * scale + 5 * scale
+    return features.astype(np.float32), labels.astype(np.int64)
+
+
+QUICK = HeadConfig(units=(32,), epochs=5, learning_rate=1e-2)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_head_learns_whatever_the_scale_of_its_features(classes: int) -> None:
+    train, val = blobs(classes), blobs(classes, seed=3)
+    trained = train_head(train, val, classes, QUICK)
+    scaler = StandardScaler().fit(train[0])
+    rival = LogisticRegression().fit(scaler.transform(train[0]), train[1]).score(scaler.transform(val[0]), val[1])
+    assert trained.val["accuracy"] > rival - 0.05
+    assert trained.model.output_shape == (None, 1 if classes == 2 else classes)
+
+
+def test_the_best_epoch_on_val_is_kept() -> None:
+    train, val = blobs(2, 60, noise=4.0), blobs(2, 200, noise=4.0, seed=3)
+    config = HeadConfig(units=(64,), epochs=12, learning_rate=3e-2, dropout=0)
+    trained = train_head(train, val, 2, config)
+    losses = [row["val_loss"] for row in trained.history]
+    assert trained.best_epoch == int(np.argmin(losses)) + 1 < 12
+    logits = trained.model.predict(val[0], verbose=0)
+    assert score(logits, val[1], ["a", "b"])["loss"] == pytest.approx(min(losses), rel=1e-4)
+    assert trained.val["loss"] == min(losses)
+
+
+def test_one_seed_gives_one_head_and_another_gives_another() -> None:
+    train, val = blobs(2), blobs(2, seed=3)
+    first, again, other = (train_head(train, val, 2, QUICK, seed).history for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_a_thousand_classes() -> None:
+    train, val = blobs(1000, 4000, 64, noise=0.3), blobs(1000, 2000, 64, noise=0.3, seed=3)
+    trained = train_head(train, val, 1000, HeadConfig(units=(256,), epochs=8, learning_rate=3e-3))
+    metrics = score(trained.model.predict(val[0], verbose=0), val[1], [str(label) for label in range(1000)])
+    assert metrics["accuracy"] > 0.8
+    assert metrics["accuracy"] == pytest.approx(trained.val["accuracy"], abs=1e-6)
+    assert len(metrics["confusion"]) == len(metrics["per_class"]) == 1000
+
+
+@pytest.mark.parametrize(("units", "layers"), [((), 1), ((0,), 1), ((8,), 2), ((8, 4), 3)])
+def test_hidden_layers_are_those_asked_for(units: tuple[int, ...], layers: int) -> None:
+    head = build_head(blobs(2)[0], 2, HeadConfig(units=units))
+    dense = [layer for layer in head.layers if isinstance(layer, keras.layers.Dense)]
+    assert len(dense) == layers
+    assert [layer.units for layer in dense[:-1]] == [number for number in units if number]
+
+
+def test_a_feature_that_is_constant_in_train_does_no_harm() -> None:
+    features, labels = blobs(2)
+    features[:, 0] = 3.0
+    head = build_head(features, 2, QUICK)
+    features[:, 0] = 4.0
+    assert np.isfinite(head.predict(features, verbose=0)).all()
+    standardised = keras.Model(head.input, head.get_layer("standardise").output)
+    assert np.abs(standardised.predict(np.full_like(features, 3.0), verbose=0)[:, 0]).max() < 1e-3
+
+
+def test_a_head_survives_saving(tmp_path: Path) -> None:
+    train, val = blobs(2), blobs(2, seed=3)
+    model = train_head(train, val, 2, QUICK).model
+    model.save(tmp_path / "head.keras")
+    loaded = keras.models.load_model(tmp_path / "head.keras")
+    np.testing.assert_array_equal(loaded.predict(val[0], verbose=0), model.predict(val[0], verbose=0))
+
+
+def test_rare_classes_weigh_more() -> None:
+    labels = np.array([0] * 30 + [1] * 10)
+    assert class_weights(labels, 2, "balanced") == pytest.approx({0: 40 / 60, 1: 40 / 20})
+    assert class_weights(labels, 2, "none") is None
+
+
+def test_weight_decay_shrinks_the_weights() -> None:
+    train, val = blobs(2), blobs(2, seed=3)
+    free, held = (
+        train_head(train, val, 2, HeadConfig(units=(8,), epochs=3, learning_rate=1e-2, weight_decay=decay)).model
+        for decay in (0.0, 5.0)
+    )
+    norms = [np.linalg.norm(model.layers[-1].kernel) for model in (free, held)]
+    assert norms[1] < 0.9 * norms[0]
+
+
+def test_curves_are_written(tmp_path: Path) -> None:
+    train_head(blobs(2), blobs(2, seed=3), 2, QUICK, logs=tmp_path)
+    assert list((tmp_path / "head" / "train").glob("events*"))
+    assert list((tmp_path / "head" / "validation").glob("events*"))
+
+
+def test_divergence_is_an_error() -> None:
+    with pytest.raises(DataError, match="--learning-rate"):
+        train_head(blobs(2), blobs(2), 2, HeadConfig(units=(8, 8, 8), optimizer="sgd", learning_rate=1e30, epochs=2))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"units": (0, 5)}, {"dropout": 1.0}, {"weight_decay": -1}, {"learning_rate": 0}, {"epochs": 0}, {"batch_size": 0}],
+)
+def test_impossible_settings_are_refused(settings: dict) -> None:
+    with pytest.raises(OptionError, match="out of range"):
+        HeadConfig(**settings)
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(OptionError, match="--optimizer"):
+        train_head(blobs(2), blobs(2), 2, HeadConfig(optimizer="magic"))
+
+
+def test_units_on_the_command_line() -> None:
+    assert [parse_units(text) for text in ("none", "0", "12")] == [0, 0, 12]
