@@ -19,11 +19,11 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".
 
 # Formats whose plugin reads bytes only: none that runs another program. Pillow may be built without some.
 Image.init()
-_IDENTIFIABLE = [
+_IDENTIFIABLE = tuple(
     name
     for name in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "TGA", "ICO", "AVIF", "JPEG2000")
     if name in Image.OPEN
-]
+)
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 _ORIENTATION_TAG = 0x0112
 

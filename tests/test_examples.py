@@ -17,7 +17,8 @@ digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 def test_split_is_a_function_of_digest_and_seed(digest: str, seed: int, val: float, test: float) -> None:
     split = split_of(digest, seed, val, test)
     assert split == split_of(digest, seed, val, test)
-    assert (split != "val" or val > 0) and (split != "test" or test > 0)
+    assert split != "val" or val > 0
+    assert split != "test" or test > 0
     if split == "test":  # a larger test split only takes more in
         assert split_of(digest, seed, val, 0.5) == "test"
 

@@ -18,9 +18,11 @@ from pipeline.cached import CachedExamples, FeatureConfig, cache_features
 from pipeline.classifier import build_classifier, unfreeze
 from pipeline.finetune import FinetuneConfig, finetune, load_examples
 from pipeline.head import HeadConfig
+from pipeline.inputs import eval_dataset
 from pipeline.metrics import probabilities
 from pipeline.phase1 import train_run
 from pipeline.runs import Run
+from pipeline.training import compile_model, make_optimizer
 
 QUICK = FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-3)
 
@@ -74,27 +76,34 @@ def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(run: Path)
     backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
     boundary = backbone.boundary(["top_activation"])
     moved = changed(before, after)
-    assert moved
-    for name in before:
-        index, kind = int(name.split()[0]), backbone.model.layers[int(name.split()[0])]
-        is_frozen = index < boundary or isinstance(kind, keras.layers.BatchNormalization)
-        assert (name in moved) != is_frozen or not is_frozen
-    kernels = {name for name in before if int(name.split()[0]) >= boundary and "kernel" in name}
-    assert kernels <= moved
+    frozen = {
+        name
+        for name in before
+        if int(name.split()[0]) < boundary
+        or isinstance(backbone.model.layers[int(name.split()[0])], keras.layers.BatchNormalization)
+    }
+    assert any("moving_mean" in name for name in frozen)
+    assert moved == before.keys() - frozen
 
 
 def test_thawed_batch_normalisation_trains_above_the_boundary_only(run: Path) -> None:
-    before = backbone_weights(joined_before(run))
-    finetune(run, replace(QUICK, thaw_batchnorm=True, learning_rate=1e-4))
-    saved = keras.models.load_model(run / "classifier.keras")
-    metrics = Run.open(run).metrics()["finetune"]
-    moved = changed(before, backbone_weights(saved))
-    backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
-    boundary = backbone.boundary(["top_activation"])
-    if metrics["best_epoch"] == 0:
-        pytest.fail("no epoch was better than the head: the test shows nothing")
-    assert any("moving_mean" in name for name in moved)
-    assert all(int(name.split()[0]) >= boundary for name in moved)
+    cached = load_examples(Run.open(run))
+    boundary = cached.backbone.boundary(cached.cuts)
+    head = keras.models.load_model(run / "head.keras")
+    moved = {}
+    for thaw in (False, True):
+        unfreeze(cached.backbone, boundary, thaw)
+        classifier = build_classifier(cached.backbone, cached.cuts, head, training=None if thaw else False)
+        compile_model(classifier, 2, make_optimizer("sgd", 1e-3))
+        before = backbone_weights(classifier)
+        examples = cached.of("train")[:8]
+        (pixels, labels), *_ = eval_dataset(examples, cached.image_config, 8)
+        classifier.train_on_batch(pixels, labels)
+        moved[thaw] = changed(before, backbone_weights(classifier))
+    kinds = ("gamma", "beta", "moving_mean", "moving_variance")
+    assert all(any(kind in name for name in moved[True]) for kind in kinds)
+    assert not any(kind in name for name in moved[False] for kind in kinds)
+    assert all(int(name.split()[0]) >= boundary for name in moved[True] | moved[False])
 
 
 def test_the_result_is_never_worse_than_the_head(run: Path) -> None:
@@ -154,13 +163,13 @@ def test_what_was_cut_off_goes_on_as_if_it_had_not_been(run: Path, tmp_path: Pat
     assert code == (130 if kind == signal.SIGINT else -signal.SIGKILL)
     assert not (run / "classifier.keras").exists()
     assert "finetune" not in Run.open(run).config()
-    with pytest.raises(RunError, match="other settings.*learning_rate 0.0001"):
+    with pytest.raises(RunError, match=r"other settings.*learning_rate 0\.0001"):
         finetune(run, replace(config, learning_rate=1e-3))
     process = start_headstart("finetune", run, *arguments)
     assert process.wait() == 0
     assert "going on after epoch" in (tmp_path / "output").read_text()
     finetune(tmp_path / "whole", config)
-    resumed, whole = ([row for row in Run(path).history()] for path in (run, tmp_path / "whole"))
+    resumed, whole = (Run(path).history() for path in (run, tmp_path / "whole"))
     assert [row["epoch"] for row in resumed] == [row["epoch"] for row in whole]
     for one, other in zip(resumed, whole, strict=True):
         assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-4)

@@ -71,7 +71,7 @@ def test_hidden_layers_are_those_asked_for(units: tuple[int, ...], layers: int) 
 
 
 def test_a_feature_that_is_constant_in_train_does_no_harm() -> None:
-    features, labels = blobs(2)
+    features, _ = blobs(2)
     features[:, 0] = 3.0
     head = build_head(features, 2, QUICK)
     features[:, 0] = 4.0
