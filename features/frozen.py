@@ -58,17 +58,25 @@ def resolve_precision(precision: Literal["auto", "float32", "bfloat16"]) -> Prec
     """
     if precision != "auto":
         return precision
-    return "bfloat16" if _product_seconds(tf.bfloat16) < 0.75 * _product_seconds(tf.float32) else "float32"
+    full, reduced = _product_seconds(tf.float32, tf.bfloat16)
+    return "bfloat16" if reduced < 0.7 * full else "float32"
 
 
-def _product_seconds(dtype: tf.DType, side: int = 1024, tries: int = 5) -> float:
-    matrix = tf.cast(tf.random.stateless_uniform((side, side), seed=(0, 0)), dtype)
-    seconds = []
-    for _ in range(tries + 1):  # the first is the warm-up
-        start = time.perf_counter()
-        tf.matmul(matrix, matrix).numpy()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+def _product_seconds(*dtypes: tf.DType, side: int = 1024, tries: int = 12) -> list[float]:
+    """The least time of a matrix product in each of `dtypes`.
+
+    They take turns, so that another process slows all alike: a verdict that changed from one command to the next
+    would mean another fingerprint, and all features anew.
+    """
+    uniform = tf.random.stateless_uniform((side, side), seed=(0, 0))
+    matrices = [tf.cast(uniform, dtype) for dtype in dtypes]
+    seconds: list[list[float]] = [[] for _ in dtypes]
+    for _ in range(tries):
+        for matrix, times in zip(matrices, seconds, strict=True):
+            start = time.perf_counter()
+            tf.matmul(matrix, matrix).numpy()
+            times.append(time.perf_counter() - start)
+    return [min(times) for times in seconds]
 
 
 def use_device() -> str:
