@@ -36,7 +36,7 @@ class HeadConfig:
         default=(1024,),
         metadata={"help": "Units of a hidden layer; repeatable. none gives a linear head.", "parser": parse_units},
     )
-    dropout: float = field(default=0.3, metadata={"help": "After each hidden layer."})
+    dropout: float = field(default=0.5, metadata={"help": "After each hidden layer."})
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled, as in AdamW."})
     optimizer: str = field(default="adam", metadata={"help": "adam, adamw, sgd, rmsprop, nadam, adagrad or lion."})
     learning_rate: float = field(default=2e-4, metadata={"help": "Step size."})

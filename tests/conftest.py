@@ -17,8 +17,20 @@ from pipeline.cached import FeatureConfig
 from pipeline.demo import draw_demo
 from pipeline.prepare import PrepareConfig, prepare
 
-SMALL = {"backbone": "mobilenet_v3_small", "weights": "random", "image_size": 64, "batch_size": 8, "precision": "float32"}
-SMALL_FLAGS = ("--backbone=mobilenet_v3_small", "--weights=random", "--image-size=64", "--batch-size=8", "--precision=float32")
+SMALL = {
+    "backbone": "mobilenet_v3_small",
+    "weights": "random",
+    "image_size": 64,
+    "batch_size": 8,
+    "precision": "float32",
+}
+SMALL_FLAGS = (
+    "--backbone=mobilenet_v3_small",
+    "--weights=random",
+    "--image-size=64",
+    "--batch-size=8",
+    "--precision=float32",
+)
 
 
 @pytest.fixture(scope="session")

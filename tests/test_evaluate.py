@@ -107,7 +107,11 @@ def test_prediction_uses_the_fine_tuned_classifier_and_names_what_it_can_not_rea
     assert result.predictions[0].probabilities != head.probabilities
     assert len(result.predictions) == 21
     reasons = {Path(reject.path).name: reject.reason for reject in result.rejects}
-    assert reasons == {"broken.text.jpg": "not-an-image", "broken.header.jpg": "truncated", "broken.tail.jpg": "truncated"}
+    assert reasons == {
+        "broken.text.jpg": "not-an-image",
+        "broken.header.jpg": "truncated",
+        "broken.tail.jpg": "truncated",
+    }
 
 
 def test_prediction_does_not_need_the_store(run: Path, drawn: Path, tmp_path: Path) -> None:

@@ -1,0 +1,212 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.cached import FeatureConfig
+
+from .conftest import SMALL_FLAGS
+
+HEAD_FLAGS = ("--units=16", "--epochs=2")
+
+
+def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
+    drawn, data, store, run = (tmp_path / name for name in ("drawn", "data", "store", "run"))
+    flags = (*SMALL_FLAGS, f"--store={store}")
+    assert headstart("demo", drawn, "--images=40") == {"images": 40, "broken": 6, "path": str(drawn)}
+    counts = headstart("prepare", drawn, data, "--val=0.25", "--test=0.25")
+    assert set(counts) == {"train", "val", "test", "rejected"}
+    assert counts["train"] + counts["val"] + counts["test"] == 42
+    first = headstart("features", data, *flags)
+    assert set(first) == {
+        "examples", "extracted", "cached", "rejected", "ignored", "seconds", "images_per_second", "store",
+        "fingerprint",
+    }  # fmt: skip
+    assert (first["examples"], first["extracted"], first["cached"], first["rejected"]) == (40, 40, 0, 2)
+    again = headstart("features", data, *flags)
+    assert (again["extracted"], again["cached"], again["fingerprint"]) == (0, 40, first["fingerprint"])
+    trained = headstart("head", data, f"--run={run}", *flags, *HEAD_FLAGS)
+    assert set(trained) == {"run", "epochs", "best_epoch", "seconds", "val"}
+    assert set(trained["val"]) == {"accuracy", "loss"}
+    tuned = headstart("finetune", run, "--epochs=1")
+    assert set(tuned) == {"run", "before", "after", "best_epoch", "epochs", "images_per_second"}
+    assert tuned["before"] == pytest.approx(trained["val"], rel=1e-3)
+    scored = headstart("evaluate", run)
+    assert set(scored) == {"split", "n", "head", "finetuned"}
+    assert counts["test"] - 2 <= scored["n"] <= counts["test"]  # of the two broken files that prepare can't tell
+    keys = {"accuracy", "accuracy_interval", "loss", "auc", "confusion", "per_class"}
+    assert set(scored["head"]) == set(scored["finetuned"]) == keys
+    predicted = headstart("predict", run, drawn / "cat" / "cat.0.jpg", drawn / "dog")
+    assert set(predicted) == {"predictions", "rejects"}
+    assert set(predicted["predictions"][0]) == {"path", "label", "probability", "probabilities"}
+    assert {Path(reject["path"]).name for reject in predicted["rejects"]} == {
+        "broken.text.jpg", "broken.header.jpg", "broken.tail.jpg",
+    }  # fmt: skip
+
+
+def test_several_cuts_are_filled_side_by_side(headstart, prepared: Path, tmp_path: Path) -> None:
+    flags = (*SMALL_FLAGS, f"--store={tmp_path / 's'}")
+    both = headstart("features", prepared, *flags, "--cut=top_activation", "--cut=expanded_conv_7_add")
+    one = headstart("features", prepared, *flags)
+    assert both["extracted"] == 40
+    assert (one["extracted"], one["fingerprint"]) == (0, both["fingerprint"][0])
+
+
+def test_head_extracts_what_is_missing_and_says_so(headstart, prepared: Path, tmp_path: Path, capfd) -> None:
+    flags = (*SMALL_FLAGS, f"--store={tmp_path / 's'}", f"--run={tmp_path / 'r'}", *HEAD_FLAGS)
+    from typer.testing import CliRunner
+
+    import cli
+
+    result = CliRunner().invoke(cli.app, ["head", str(prepared), *flags])
+    assert result.exit_code == 0
+    assert "42 of 42 images have no features yet: extracting them" in result.stderr + capfd.readouterr().err
+    assert headstart("features", prepared, *flags[:-3])["extracted"] == 0
+
+
+def test_summaries_for_people(headstart, prepared: Path, run: Path, small: FeatureConfig) -> None:
+    text = headstart.text("features", prepared, *SMALL_FLAGS, f"--store={small.store}")
+    assert "40 examples in 2 classes: 0 extracted" in text
+    assert "2 rejected" in text
+    assert "accuracy" in headstart.text("evaluate", run)
+    assert "cat.0.jpg: " in headstart.text("predict", run, *sorted(prepared.glob("*/cat/cat.0.jpg")))
+
+
+def test_a_linear_head(headstart, prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
+    flags = (*SMALL_FLAGS, f"--store={small.store}", f"--run={tmp_path / 'r'}")
+    headstart("head", prepared, *flags, "--units=none", "--epochs=1")
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["head"]["units"] == []
+
+
+def test_a_run_that_exists_is_kept_unless_it_may_go(headstart, prepared, small, run: Path, tmp_path: Path) -> None:
+    flags = (*SMALL_FLAGS, f"--store={small.store}", *HEAD_FLAGS)
+    before = (run / "head.keras").read_bytes()
+    assert "--overwrite" in headstart.error("head", prepared, f"--run={run}", *flags)
+    assert "--learning-rate" in headstart.error(
+        "head", prepared, f"--run={run}", *flags, "--overwrite", "--optimizer=sgd", "--learning-rate=1e38", "--units=8",
+        "--units=8", "--units=8",
+    )  # fmt: skip
+    assert (run / "head.keras").read_bytes() == before
+    headstart("head", prepared, f"--run={run}", *flags, "--overwrite")
+    assert (run / "head.keras").read_bytes() != before
+    (tmp_path / "mine").mkdir()
+    assert "not a run folder" in headstart.error("head", prepared, f"--run={tmp_path / 'mine'}", *flags, "--overwrite")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run", "store"]
+
+
+def test_bad_data_is_told_in_one_line(headstart, prepared: Path, small, tmp_path: Path) -> None:
+    flags = (*SMALL_FLAGS, f"--store={small.store}", f"--run={tmp_path / 'r'}", *HEAD_FLAGS, "--max-rejects=1")
+
+    def changed(name: str, *removed: str) -> Path:
+        data = tmp_path / name
+        shutil.copytree(prepared, data)
+        for folder in removed:
+            shutil.rmtree(data / folder)
+        return data
+
+    assert "no such folder" in headstart.error("head", tmp_path / "gone", *flags)
+    (tmp_path / "empty").mkdir()
+    assert "no class folders" in headstart.error("head", tmp_path / "empty", *flags)
+    one_class = changed("one", "train/dog", "val/dog", "test/dog")
+    assert "one class only, 'cat'" in headstart.error("head", one_class, *flags)
+    assert "val split has no usable images;" in headstart.error("head", changed("noval", "val"), *flags)
+    assert "val split has no usable images of class 'dog'" in headstart.error("head", changed("v", "val/dog"), *flags)
+    unknown = headstart.error("head", changed("t", "train/dog"), *flags)
+    assert "train split has no usable images of class 'dog'" in unknown
+    headstart("head", changed("notest", "test"), *flags)
+    assert "test split has no usable images" in headstart.error("evaluate", tmp_path / "r")
+
+
+def test_too_many_rejects_are_told_with_the_first(headstart, drawn: Path, tmp_path: Path) -> None:
+    flags = (*SMALL_FLAGS, f"--store={tmp_path / 's'}")
+    line = headstart.error("features", drawn, *flags)
+    assert "4 of 46 images can't be used, over --max-rejects 0.05" in line
+    assert "broken.empty.jpg (empty)" in line
+    counts = headstart("features", drawn, *flags, "--max-rejects=1")
+    assert (counts["examples"], counts["rejected"]) == (40, 6)
+    reasons = [row.split(",")[1] for row in (tmp_path / "s" / "rejects.csv").read_text().splitlines()[1:]]
+    assert sorted(reasons) == ["empty", "not-an-image", "not-an-image", "truncated", "truncated", "truncated"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "code"),
+    [
+        (["--cut=mixed10"], "--cut: mobilenet_v3_small has no cut", 2),
+        (["--backbone=alexnet"], "--backbone: there is no 'alexnet'", 2),
+        (["--weights=gone.h5"], "--weights gone.h5: no such file", 1),
+        (["--batch-size=0"], "--batch-size is out of range", 2),
+        (["--max-rejects=1.5"], "--max-rejects is out of range", 2),
+        (["--image-size=10"], "--image-size is out of range", 2),
+    ],
+)
+def test_bad_options_are_told_in_one_line(headstart, prepared, tmp_path: Path, flags, message: str, code: int) -> None:
+    line = headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}", *flags, code=code)
+    assert message in line
+
+
+def test_wrong_usage_exits_with_2(headstart) -> None:
+    from typer.testing import CliRunner
+
+    import cli
+
+    for arguments in (["head"], ["features", "x", "--precision=int4"], ["nothing"], ["features", "x", "--seed=-1"]):
+        assert CliRunner().invoke(cli.app, arguments).exit_code == 2
+
+
+def test_a_store_that_can_not_be_written_is_told_in_one_line(headstart, prepared, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "--store" in headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 'file'}")
+
+
+def test_a_full_disk_is_told_in_one_line(headstart, prepared, tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("features.store.FeatureStore._write", full)
+    line = headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
+    assert "No space left on device" in line
+    assert not list((tmp_path / "s").glob("*/*.partial"))
+
+
+def test_running_out_of_memory_says_what_to_lower(headstart, prepared, tmp_path: Path, monkeypatch) -> None:
+    def starve(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("features.frozen.FrozenBackbone.warm_up", starve)
+    line = headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
+    assert "lower --batch-size" in line
+
+
+def test_a_bug_keeps_its_traceback(headstart, prepared, tmp_path: Path, monkeypatch) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("features.frozen.FrozenBackbone.warm_up", bug)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        headstart("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
+
+
+def test_ctrl_c_exits_with_130_and_keeps_what_is_finished(start_headstart, drawn: Path, tmp_path: Path) -> None:
+    flags = ("--backbone=resnet50_v2", "--weights=random", "--batch-size=2", "--precision=float32", "--max-rejects=1")
+    process = start_headstart("features", drawn, f"--store={tmp_path / 's'}", *flags)
+    output = tmp_path / "output"
+    end = time.monotonic() + 120
+    while "images/s" not in output.read_text():
+        assert process.poll() is None, output.read_text()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert "interrupted" in output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert list((tmp_path / "s").glob("*/shard-*.h5"))
+
+
+def test_help_does_not_wait_for_tensorflow() -> None:
+    code = "import cli, sys; assert not {'tensorflow', 'keras', 'h5py.tests'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,126 @@
+"""InceptionV3 in full (`slow`), and on real photographs with trained weights (`real`)."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from features.headers import ImageFile, Reject, inspect_images
+from features.images import ImageConfig, decoded_batches
+from features.weights import build_backbone
+from pipeline.cached import FeatureConfig, cache_features
+from pipeline.classifier import build_classifier
+from pipeline.demo import draw_demo
+from pipeline.finetune import FinetuneConfig, finetune, load_examples
+from pipeline.head import HeadConfig
+from pipeline.metrics import probabilities
+from pipeline.phase1 import train_run
+from pipeline.runs import Run
+
+
+def weights_by_place(classifier: keras.Model) -> dict[tuple[int, int, str], np.ndarray]:
+    return {
+        (index, number, variable.name): variable.numpy()
+        for index, layer in enumerate(classifier.get_layer("inception_v3").layers)
+        for number, variable in enumerate(layer.weights)
+    }
+
+
+@pytest.mark.slow
+def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Path) -> None:
+    draw_demo(tmp_path / "drawn", images=60)
+    features = FeatureConfig(store=tmp_path / "s", weights="random", precision="float32", max_rejects=1)
+    data, run = tmp_path / "drawn", tmp_path / "run"
+    train_run(data, run, features, HeadConfig(epochs=2))
+    cached = load_examples(Run.open(run))
+    joined = build_classifier(cached.backbone, cached.cuts, keras.models.load_model(run / "head.keras"))
+    before = weights_by_place(joined)
+    assert cached.backbone.weights_digest == build_backbone("inception_v3", "random").weights_digest
+    finetune(run, FinetuneConfig(epochs=1, learning_rate=1e-3))
+    if Run.open(run).metrics()["finetune"]["best_epoch"] == 0:
+        pytest.fail("the epoch was no better than the head: the test shows nothing")
+    after = weights_by_place(keras.models.load_model(run / "classifier.keras"))
+    for place, value in before.items():
+        index, _, name = place
+        trains = index >= 249 and name == "kernel"
+        assert np.array_equal(value, after[place]) != trains, place
+
+
+@pytest.mark.slow
+def test_the_demo_is_told_apart_by_random_features(tmp_path: Path) -> None:
+    draw_demo(tmp_path / "drawn", images=200)
+    features = FeatureConfig(store=tmp_path / "s", weights="random", precision="float32", max_rejects=1)
+    train_run(tmp_path / "drawn", tmp_path / "run", features, HeadConfig())
+    cached = load_examples(Run.open(tmp_path / "run"))
+    vectors, labels = cached.arrays([example for example in cached.examples if example.split != "train"])
+    logits = keras.models.load_model(tmp_path / "run" / "head.keras").predict(vectors, verbose=0)
+    assert ((logits[:, 0] > 0) == labels).mean() > 0.65
+
+
+@pytest.fixture
+def photographs(shared: Path, tmp_path: Path) -> Path:
+    """100 real photographs of each class, as links."""
+    for name in ("cats", "dogs"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for path in itertools.islice(sorted((shared / "data" / "dogs_vs_cats" / name).iterdir()), 100):
+            (tmp_path / "photos" / name / path.name).symlink_to(path)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def real_features(shared: Path, tmp_path: Path) -> FeatureConfig:
+    weights = str(shared / "weights" / "inception_v3_notop.weights.h5")
+    return FeatureConfig(store=tmp_path / "s", weights=weights, rescale="unit", precision="float32")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("precision", "largest", "median"), [("float32", 0.001, 0.001), ("bfloat16", 0.05, 0.005)])
+def test_head_on_cached_features_equals_the_classifier_on_raw_files(
+    photographs: Path, real_features: FeatureConfig, tmp_path: Path, precision, largest: float, median: float
+) -> None:
+    from dataclasses import replace
+
+    train_run(photographs, tmp_path / "run", replace(real_features, precision=precision), HeadConfig())
+    cached = load_examples(Run.open(tmp_path / "run"))
+    head = keras.models.load_model(tmp_path / "run" / "head.keras")
+    vectors, _ = cached.arrays(cached.examples)
+    expected = probabilities(head.predict(vectors, verbose=0))[:, 1]
+    full = build_backbone("inception_v3", real_features.weights, "unit")
+    classifier = build_classifier(full, cached.cuts, head)
+    found = np.empty_like(expected)
+    for positions, pixels in decoded_batches([example.image for example in cached.examples], cached.image_config, 32):
+        found[positions] = probabilities(classifier.predict_on_batch(pixels))[:, 1]
+    difference = np.abs(found - expected)
+    print(f"{precision}: largest difference {difference.max():.6f}, median {np.median(difference):.6f}")
+    assert difference.max() < largest
+    assert np.median(difference) < median
+
+
+@pytest.mark.real
+def test_every_orientation_gives_the_same_pixels(shared: Path) -> None:
+    folder = shared / "data" / "awkward" / "exif"
+    images = inspect_images(sorted(folder.glob("Landscape_*.jpg")))
+    assert all(isinstance(image, ImageFile) for image in images)
+    ((positions, pixels),) = decoded_batches(
+        [image for image in images if isinstance(image, ImageFile)], ImageConfig(299), 9
+    )
+    assert len(positions) == 9
+    upright = pixels[1].astype(int)
+    for other in pixels:
+        assert np.abs(other - upright).mean() < 3
+
+
+@pytest.mark.real
+def test_awkward_files_end_as_features_or_as_rejects(shared: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(shared / "data" / "awkward", data)
+    features = FeatureConfig(
+        store=tmp_path / "s", backbone="mobilenet_v3_small", weights="random", image_size=64, max_rejects=1
+    )
+    cached = cache_features(data, features)
+    files = [path for path in data.rglob("*") if path.is_file() and path.name != "LICENSE"]
+    assert len(cached.examples) + len(cached.rejects) == len(files)
+    assert all(isinstance(reject, Reject) and reject.detail for reject in cached.rejects)
