@@ -17,6 +17,9 @@ from pipeline.cached import FeatureConfig
 from pipeline.demo import draw_demo
 from pipeline.prepare import PrepareConfig, prepare
 
+# Two test processes on two cores: a thread each. Read by TensorFlow when it starts, and by the processes we start.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
 SMALL = {
     "backbone": "mobilenet_v3_small",
     "weights": "random",
