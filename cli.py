@@ -28,7 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-_ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE}
+_ENVIRONMENT_ERRORS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "EIO", "ESTALE", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "EMFILE")
+}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a summary.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
@@ -98,9 +101,13 @@ def _explain(error: Exception) -> tuple[int, str]:
     line = " ".join(str(error).split())
     if isinstance(error, HeadstartError):
         return (2 if isinstance(error, OptionError) else 1), line
+    if (
+        "No space left" in line or "errno = 28" in line or "quota" in line
+    ):  # TensorFlow and HDF5 have errors of their own
+        return 1, f"the disk is full ({line[:300]}); what was finished is kept: make room and repeat the command"
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
-        return 1, f"out of memory: lower --batch-size or --image-size ({line[:200]})"
-    if isinstance(error, OSError) and (error.errno in _ENVIRONMENT_ERRORS or "No space left" in line):
+        return 1, f"out of memory: lower --batch-size, for a head --head-batch-size ({line[:200]})"
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRORS:
         return 1, f"{line}; what was finished is kept, and the same command goes on from there"
     raise error
 

@@ -11,7 +11,7 @@ step() {
     "$@"
 }
 
-[ -d "$dir/drawn" ] || step headstart demo "$dir/drawn"
+[ -e "$dir/drawn/dog/broken.tail.jpg" ] || step headstart demo "$dir/drawn"
 step headstart prepare "$dir/drawn" "$dir/data"
 step headstart features "$dir/data" --store "$dir/store" --weights "$weights"
 step headstart head "$dir/data" --run "$dir/run" --store "$dir/store" --weights "$weights" --overwrite

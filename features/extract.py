@@ -1,7 +1,7 @@
 """The loop that fills stores: missing digests, pixels, frozen backbone, shards."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,13 +64,12 @@ def extract_features(
     decoded = np.zeros(len(missing), bool)
     rejects: list[Reject] = []
     extracted = 0
-    warming_up = 0.0
+    if next(decoded_batches(missing, config, 1), None):  # where nothing can be decoded, there is nothing to warm up for
+        backbone.warm_up()
     start = time.perf_counter()
     try:
         with progress("extracting features", len(missing)) as advance:
             for positions, pixels in decoded_batches(missing, config, backbone.batch_size):
-                if not decoded.any():  # not earlier: where nothing can be decoded, there is nothing to build it for
-                    warming_up = _seconds(backbone.warm_up)
                 decoded[positions] = True
                 vectors = backbone(pixels)
                 unchanged = np.array([missing[position].is_unchanged() for position in positions])
@@ -83,17 +82,11 @@ def extract_features(
     finally:  # also on Ctrl-C: what is computed is kept
         for writer in writers:
             writer.flush()
-    seconds = time.perf_counter() - start - warming_up
+    seconds = time.perf_counter() - start
     rejects += [why_undecodable(missing[position], config) for position in np.flatnonzero(~decoded)]
     for store in stores:
         store.write_view()
     return Extraction(extracted, rejects, seconds)
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 @dataclass

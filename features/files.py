@@ -1,7 +1,9 @@
 """Writing files so that a reader, or a kill, never meets half of one."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,18 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Make sure that `size` bytes fit where `folder` lies, before a library that crashes on a full disk finds out.
+
+    Raises:
+        OSError: they don't.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        message = f"No space left on device: {size >> 20} MiB are needed, {free >> 20} MiB are free"
+        raise OSError(errno.ENOSPC, message, str(folder))
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

@@ -34,7 +34,8 @@ class FrozenBackbone:
         model = keras.Model(pixels, self.backbone.features(pixels, self.cuts))
         signature = tf.TensorSpec((self.batch_size, size, size, 3), tf.uint8)
         traced = tf.function(lambda batch: model(batch, training=False)).get_concrete_function(signature)
-        return convert_variables_to_constants_v2(traced)
+        frozen: Callable[[tf.Tensor], list[tf.Tensor]] = convert_variables_to_constants_v2(traced)
+        return frozen
 
     def warm_up(self) -> None:
         """Build the graph and run it once on zeros, so that what follows can be timed."""
@@ -80,7 +81,7 @@ def _product_seconds(*dtypes: tf.DType, side: int = 1024, tries: int = 12) -> li
 
 
 def use_device() -> str:
-    """Let the GPU's memory grow with need, make operations deterministic there, and name the device in use."""
+    """Let the GPU's memory grow with need, and name the device in use."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return f"CPU, {os.cpu_count()} cores"
@@ -89,5 +90,14 @@ def use_device() -> str:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:  # already in use by this process, and so already set
             break
-    tf.config.experimental.enable_op_determinism()
     return f"GPU, {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
+
+
+def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
+    """Make operations on a GPU give the same result each time, if all that trains `layers` can.
+
+    Depthwise convolutions have no deterministic gradient on a GPU (TensorFlow 2.21) and would fail instead.
+    """
+    depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+    if tf.config.list_physical_devices("GPU") and not any(isinstance(layer, depthwise) for layer in layers):
+        tf.config.experimental.enable_op_determinism()

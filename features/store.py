@@ -7,6 +7,7 @@ STORE/<backbone>-<cut>-<fingerprint>/
 """
 
 import hashlib
+import io
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ import h5py
 import numpy as np
 
 from features.errors import StoreError
-from features.files import flush_to_disk, write_json, written_atomically
+from features.files import flush_to_disk, write_atomically, write_json
 
 FORMAT_VERSION = 1
 _DIGEST_BYTES = 32
@@ -78,11 +79,12 @@ class FeatureStore:
                 f"features of {(~finite).sum()} images are not finite as {self.dtype}, {digests[int(finite.argmin())]} "
                 "the first: check --weights and --rescale, or use --precision float32"
             )
+        content = self._shard(digests, stored)
+        target = self.folder / f"shard-{hashlib.sha256(content).hexdigest()[:16]}.h5"
         partial = self.folder / f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.partial"
         try:
-            self._write(partial, digests, stored)
+            partial.write_bytes(content)
             flush_to_disk(partial)
-            target = self.folder / f"shard-{hashlib.sha256(partial.read_bytes()).hexdigest()[:16]}.h5"
             os.replace(partial, target)
             flush_to_disk(self.folder)
         finally:
@@ -118,30 +120,40 @@ class FeatureStore:
         for shard, count in zip(shards, counts, strict=True):
             layout[start : start + count] = h5py.VirtualSource(shard.name, "features", (count, self.dimension))
             start += count
-        with written_atomically(target) as partial, h5py.File(partial, "w", libver="latest") as file:
+        with _hdf5_in_memory() as (buffer, file):
             file.create_virtual_dataset("features", layout, fillvalue=np.nan)
             digests = [digest for shard in shards for digest in _read_digests(shard)]
             file["digest"] = np.array(digests, f"S{2 * _DIGEST_BYTES}")
             self._describe(file)
+        write_atomically(target, buffer.getvalue())
         return target
 
     def _rows(self) -> dict[str, tuple[Path, int]]:
         """Digest to its shard and the row in it, read anew, since other processes write too."""
         return {digest: (shard, row) for shard in self.shards() for row, digest in enumerate(_read_digests(shard))}
 
-    def _write(self, path: Path, digests: Sequence[str], stored: np.ndarray) -> None:
+    def _shard(self, digests: Sequence[str], stored: np.ndarray) -> bytes:
         # The latest format checksums its metadata, fletcher32 the data, and attributes of fixed length lie within the
         # former: no flipped byte goes unseen.
-        with h5py.File(path, "w", libver="latest") as file:
+        with _hdf5_in_memory() as (buffer, file):
             raw = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, _DIGEST_BYTES)
             file.create_dataset("digest", data=raw, chunks=raw.shape, fletcher32=True)
             rows = max(1, min(len(stored), (1 << 20) // stored[0].nbytes))
             file.create_dataset("features", data=stored, chunks=(rows, self.dimension), fletcher32=True)
             self._describe(file)
+        return buffer.getvalue()
 
     def _describe(self, file: h5py.File) -> None:
         for field, value in self.fingerprint.items():
             file.attrs[field] = np.bytes_(json.dumps(value).encode())
+
+
+@contextmanager
+def _hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
+    """A new HDF5 file that Python writes to disk afterwards: on a full disk, HDF5 itself can crash the process."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver="latest") as file:
+        yield buffer, file
 
 
 @contextmanager

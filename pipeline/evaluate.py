@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from features.errors import DataError
-from features.progress import console
+from features.progress import console, progress
 from pipeline.cached import CachedExamples
 from pipeline.examples import Example
 from pipeline.finetune import load_examples
-from pipeline.inputs import eval_dataset
+from pipeline.inputs import changes_named, eval_dataset
 from pipeline.metrics import score
 from pipeline.runs import Run, write_csv
+from pipeline.training import EvalProgress
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,13 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     labels = np.array([example.label for example in examples])
     _warn_of_leaks(run, examples, split)
     features, _ = cached.arrays(examples)
-    logits = {"head": keras.models.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}
+    logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}
     if run.classifier_file.exists():
-        classifier = keras.models.load_model(run.classifier_file)
+        classifier = run.load_model(run.classifier_file)
         images = eval_dataset(examples, cached.image_config, cached.config.batch_size)
-        logits["finetuned"] = classifier.predict(images, verbose=0)  # [N, 1 or C]
+        with changes_named(examples), progress("evaluating the classifier", len(examples)) as advance:
+            callback = EvalProgress(advance, len(examples))
+            logits["finetuned"] = classifier.predict(images, verbose=0, callbacks=[callback])  # [N, 1 or C]
     metrics = {model: score(values, labels, class_names) for model, values in logits.items()}
     _write_predictions(run, split, examples, class_names, logits)
     key = split if data is None else f"{split} of {data}"

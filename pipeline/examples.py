@@ -77,8 +77,18 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS) -> Scan:
             examples.append(Example(image, class_names.index(name), split or split_of(image.digest, seed)))
     if not examples and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
-    elsewhere = sum(path.is_file() for path in data.rglob("*")) - len(found) - (data / REJECTS).is_file()
-    return Scan(examples, class_names, rejects, ignored + elsewhere)
+    clutter = _clutter(data, [folder for _, folder in folders])
+    return Scan(examples, class_names, rejects, ignored + clutter)
+
+
+def _clutter(data: Path, class_folders: Sequence[Path]) -> int:
+    """How many files of `data` are hidden, or outside of its class folders."""
+    hidden = sum(_hidden(path, folder) and not path.is_dir() for folder in class_folders for path in folder.rglob("*"))
+    known = {*class_folders, data / REJECTS, *(data / split for split in SPLITS)}
+    parents = {data, *(folder.parent for folder in class_folders)}
+    strays = [entry for parent in parents for entry in parent.iterdir() if entry not in known]
+    outside = sum(sum(not path.is_dir() for path in stray.rglob("*")) if stray.is_dir() else 1 for stray in strays)
+    return hidden + outside
 
 
 def _class_folders(data: Path) -> list[tuple[str, Path]]:

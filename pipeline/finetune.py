@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from features.errors import OptionError, RunError
+from features.files import require_space
 from features.progress import console, progress
 from pipeline.cached import CachedExamples, FeatureConfig, cache_features, load_backbone
 from pipeline.resume import FinetuneState
 from pipeline.runs import Run, check_unchanged, versions
 
+_STATE_COPIES = 6  # best weights, weights and momentum; each in work, kept, and being copied
+
 if TYPE_CHECKING:  # Keras takes seconds to import, and `--help` needs no more than the settings below
     import keras
+    import tensorflow as tf
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,13 @@ def finetune(path: Path, config: FinetuneConfig, overwrite: bool = False, seed: 
         OptionError: no such layer or optimizer.
     """
     run = Run.open(path)
-    settings = {**asdict(config), "seed": seed}
-    _check_state(run, settings, overwrite)
+    settings = {**asdict(config), "seed": seed, "overwrite": overwrite}
+    _check_state(run, settings)
     cached = load_examples(run)
     check_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
-    if overwrite:
-        shutil.rmtree(run.unfinished, ignore_errors=True)
     state = FinetuneState(run.unfinished)
+    if state.start().get("settings") != settings:
+        state.drop()
     from pipeline.classifier import save_for_inference
 
     model, from_layer = _build(run, cached, config, seed)
@@ -86,6 +91,7 @@ def finetune(path: Path, config: FinetuneConfig, overwrite: bool = False, seed: 
     save_for_inference(model, run.classifier_file)
     head_rows = [row for row in run.history() if row["phase"] == "head"]
     run.write_history([*head_rows, *({"phase": "finetune", **row} for row in state.history())])
+    run.forget_evaluations()
     run.update(
         run.metrics_file,
         finetune={
@@ -96,7 +102,7 @@ def finetune(path: Path, config: FinetuneConfig, overwrite: bool = False, seed: 
         },
     )
     run.update(run.config_file, finetune={**settings, "from_layer_index": from_layer, "versions": versions()})
-    shutil.rmtree(run.unfinished)
+    state.drop()
     return result
 
 
@@ -117,13 +123,14 @@ def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
     return cached
 
 
-def _check_state(run: Run, settings: dict[str, Any], overwrite: bool) -> None:
-    if overwrite:
+def _check_state(run: Run, settings: dict[str, Any]) -> None:
+    """Refuse what would redo finished work, or go on with other settings, unless that was asked for."""
+    if settings["overwrite"]:
         return
-    if run.classifier_file.exists() and not run.unfinished.exists():
+    then = FinetuneState(run.unfinished).start().get("settings")
+    if then is None and run.classifier_file.exists():
         raise RunError(f"{run.path}: is fine-tuned already; --overwrite to do it anew")
-    then = FinetuneState(run.unfinished).start().get("settings", settings)
-    changed = [f"{name} {then[name]!r}" for name in settings if then[name] != settings[name]]
+    changed = [f"{name} {then[name]!r}" for name in settings if then and then[name] != settings[name]]
     if changed:
         raise RunError(
             f"{run.path}: its fine-tuning was cut off with other settings ({', '.join(changed)}); repeat those to go "
@@ -134,6 +141,7 @@ def _check_state(run: Run, settings: dict[str, Any], overwrite: bool) -> None:
 def _build(run: Run, cached: CachedExamples, config: FinetuneConfig, seed: int) -> tuple[keras.Model, int]:
     import keras
 
+    from features.frozen import make_deterministic
     from pipeline.classifier import build_classifier, unfreeze
     from pipeline.training import compile_model, make_optimizer
 
@@ -146,13 +154,34 @@ def _build(run: Run, cached: CachedExamples, config: FinetuneConfig, seed: int) 
     if from_layer > top:
         raise OptionError(f"--from-layer {config.from_layer}: above the cut, layer {top}; nothing would be trained")
     unfreeze(backbone, from_layer, config.thaw_batchnorm)
-    head = keras.models.load_model(run.head_file)
+    make_deterministic(backbone.model.layers[from_layer:])
+    head = run.load_model(run.head_file)
     model = build_classifier(backbone, cached.cuts, head, training=None if config.thaw_batchnorm else False)
     momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
     optimizer = make_optimizer(config.optimizer, config.learning_rate, **momentum)
     compile_model(model, len(cached.class_names), optimizer)
     optimizer.build(model.trainable_variables)
     return model, from_layer
+
+
+def _begin_or_resume(
+    state: FinetuneState, model: keras.Model, val: tf.data.Dataset, count: int, start: dict[str, Any], logs: Path
+) -> int:
+    """Put the last state kept back into work, or evaluate epoch 0 and keep that; the number of epochs done."""
+    from pipeline.training import EvalProgress
+
+    done = state.resume()
+    if done is not None:
+        console.print(f"going on after epoch {done}")
+        return done
+    shutil.rmtree(logs, ignore_errors=True)
+    with progress("evaluating the head", count) as advance:
+        before = model.evaluate(val, verbose=0, return_dict=True, callbacks=[EvalProgress(advance, count)])
+    require_space(state.folder.parent, _STATE_COPIES * sum(weight.numpy().nbytes for weight in model.weights))
+    state.begin({**start, "before": before})
+    model.save_weights(state.best_weights)
+    state.keep(0)
+    return 0
 
 
 def _fit(
@@ -164,57 +193,67 @@ def _fit(
     settings: dict[str, Any],
 ) -> FinetuneResult:
     """Train `model` for the epochs that are left, and leave it with the weights of the best one."""
-    import keras
-
-    from pipeline.inputs import eval_dataset, train_dataset
-    from pipeline.training import EpochCounter, KeepState, Progress, curves
+    from pipeline.inputs import changes_named, check_files, eval_dataset, train_dataset
+    from pipeline.training import EpochCounter, Progress, curves
 
     train, val = cached.of("train"), cached.of("val")
     val_images = eval_dataset(val, cached.image_config, config.batch_size)
-    done = state.resume()
-    if done is None:
-        before = model.evaluate(val_images, verbose=0, return_dict=True)
-        state.begin({"settings": settings, "before": before})
-        model.save_weights(state.best_weights)
-        state.keep(0)
-        done = 0
-    else:
-        console.print(f"going on after epoch {done} of {config.epochs}")
-    before = state.start()["before"]
-    # Curves of both phases lie on one axis, so the epochs of this one count on from the head's.
-    offset = sum(row["phase"] == "head" for row in run.history())
-    epoch = EpochCounter()
-    images = train_dataset(
-        train, cached.image_config, config.batch_size, config.augment, settings["seed"], lambda: epoch.number - offset
-    )
-    best_so_far = min([before["loss"], *(row["val_loss"] for row in state.history())])
-    with progress("fine-tuning", config.epochs * len(train)) as advance:
-        advance(done * len(train))
-        speed = Progress(advance, len(train), config.batch_size)
-        model.fit(
-            images,
-            shuffle=False,  # done by the dataset, as a function of seed and epoch
-            validation_data=val_images,
-            initial_epoch=offset,
-            epochs=offset + config.epochs,
-            callbacks=[
-                epoch,
-                speed,
-                curves(run.logs, "finetune"),
-                keras.callbacks.CSVLogger(state.csv, append=True),
-                keras.callbacks.ModelCheckpoint(
-                    state.best_weights,
-                    save_best_only=True,
-                    save_weights_only=True,
-                    initial_value_threshold=best_so_far,
-                ),
-                keras.callbacks.BackupAndRestore(state.backup, delete_checkpoint=False),
-                KeepState(lambda number: state.keep(number - offset + 1)),
-            ],
-            verbose=0,
+    with changes_named([*train, *val]):
+        done = _begin_or_resume(state, model, val_images, len(val), {"settings": settings}, run.logs / "finetune")
+        # Curves of both phases lie on one axis, so the epochs of this one count on from the head's.
+        offset = sum(row["phase"] == "head" for row in run.history())
+        epoch = EpochCounter()
+        images = train_dataset(
+            train,
+            cached.image_config,
+            config.batch_size,
+            config.augment,
+            settings["seed"],
+            lambda: epoch.number - offset,
         )
+
+        def keep(number: int) -> None:
+            check_files([*train, *val])
+            state.keep(number - offset + 1)
+
+        with progress("fine-tuning", config.epochs * len(train)) as advance:
+            advance(done * len(train))
+            speed = Progress(advance, len(train), config.batch_size)
+            model.fit(
+                images,
+                shuffle=False,  # done by the dataset, as a function of seed and epoch
+                validation_data=val_images,
+                initial_epoch=offset,
+                epochs=offset + config.epochs,
+                callbacks=[epoch, speed, curves(run.logs, "finetune"), *_state_callbacks(state, keep)],
+                verbose=0,
+            )
     model.load_weights(state.best_weights)
-    rows = [{"val_loss": before["loss"], "val_accuracy": before["accuracy"]}, *state.history()]
-    best_epoch = min(range(len(rows)), key=lambda number: rows[number]["val_loss"])
-    after = {"accuracy": rows[best_epoch]["val_accuracy"], "loss": rows[best_epoch]["val_loss"]}
-    return FinetuneResult(str(run.path), before, after, best_epoch, config.epochs, speed.examples_per_second)
+    rows = _with_epoch_0(state)
+    best_epoch = min(range(len(rows)), key=lambda number: rows[number]["loss"])
+    return FinetuneResult(
+        str(run.path), rows[0], rows[best_epoch], best_epoch, config.epochs, speed.examples_per_second
+    )
+
+
+def _with_epoch_0(state: FinetuneState) -> list[dict[str, float]]:
+    """Accuracy and loss on val after each epoch, from epoch 0 on."""
+    finished = [{"accuracy": row["val_accuracy"], "loss": row["val_loss"]} for row in state.history()]
+    return [state.start()["before"], *finished]
+
+
+def _state_callbacks(state: FinetuneState, keep: Callable[[int], None]) -> list[keras.callbacks.Callback]:
+    """Write what the next epoch needs, and what is best so far; then `keep` it as one."""
+    import keras
+
+    from pipeline.training import KeepState
+
+    best_so_far = min(row["loss"] for row in _with_epoch_0(state))
+    return [
+        keras.callbacks.CSVLogger(state.csv, append=True),
+        keras.callbacks.ModelCheckpoint(
+            state.best_weights, save_best_only=True, save_weights_only=True, initial_value_threshold=best_so_far
+        ),
+        keras.callbacks.BackupAndRestore(state.backup, delete_checkpoint=False),
+        KeepState(keep),
+    ]

@@ -125,9 +125,11 @@ def train_head(
     """
     import keras
 
+    from features.frozen import make_deterministic
     from pipeline.training import Progress, class_weights, compile_model, curves, make_optimizer
 
     keras.utils.set_random_seed(seed)
+    make_deterministic()
     model = build_head(train[0], classes, config)
     settings = {"weight_decay": config.weight_decay} if config.weight_decay else {}
     compile_model(model, classes, make_optimizer(config.optimizer, config.learning_rate, **settings))

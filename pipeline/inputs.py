@@ -1,11 +1,13 @@
 """Streams of raw images with labels: one for training, shuffled and augmented, and one for evaluation, ordered."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
+from features.errors import DataError
 from features.images import ImageConfig, decoded_dataset, explicit_options, parallelism
 from pipeline.examples import Example
 
@@ -53,6 +55,31 @@ def train_dataset(
 def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: int) -> tf.data.Dataset:
     """Batches of (uint8 [b, H, W, 3], int64 [b]) over all `examples` in their order, the short last one included."""
     return _batched(decoded_dataset(tf.data.Dataset.from_tensor_slices(_columns(examples)), images), batch_size)
+
+
+@contextmanager
+def changes_named(examples: Sequence[Example]) -> Iterator[None]:
+    """Where reading `examples` fails because a file went or changed, say which.
+
+    Raises:
+        DataError: a file is gone, or is not what was scanned.
+    """
+    try:
+        yield
+    except tf.errors.OpError:
+        check_files(examples)
+        raise
+
+
+def check_files(examples: Sequence[Example]) -> None:
+    """Make sure that the files are still those that were scanned.
+
+    Raises:
+        DataError: one is gone, or has changed.
+    """
+    changed = [example.image.path for example in examples if not example.image.is_unchanged()]
+    if changed:
+        raise DataError(f"{changed[0]}: gone or changed while it was in use ({len(changed)} such files)")
 
 
 def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:

@@ -13,7 +13,8 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)  # sigmoid is the softmax of (0, x)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)  # [N, C]
+    shares: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
+    return shares  # [N, C]
 
 
 def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from features.errors import DataError
+from features.errors import DataError, RunError
 from features.headers import ImageFile, Reject, inspect_images
 from features.images import ImageConfig, decoded_batches, why_undecodable
 from features.progress import progress
@@ -99,6 +99,8 @@ def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], l
 
 def _classifier(run: Run, settings: FeatureConfig) -> keras.Model:
     if run.classifier_file.exists():
-        return keras.models.load_model(run.classifier_file)
+        return run.load_model(run.classifier_file)
     backbone, cuts, _ = load_backbone(settings)
-    return build_classifier(backbone, cuts, keras.models.load_model(run.head_file))
+    if backbone.weights_digest != run.config()["weights_digest"]:
+        raise RunError(f"{run.path}: {settings.weights} holds other weights than those it was trained with")
+    return build_classifier(backbone, cuts, run.load_model(run.head_file))

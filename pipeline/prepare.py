@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ def prepare(
     Args:
         source: Kaggle's `train.zip`, the competition's zip around it, or the folder of either (`cat.0.jpg`);
             Microsoft's `PetImages` zip or folder; class folders, or a zip of them.
-        move: rename the files of a source folder instead of linking them.
+        move: remove the files from a source folder once all are in `data`.
 
     Raises:
         DataError: a layout with no classes or one, a split that comes out empty for a class, or images that are in
@@ -79,13 +78,17 @@ def prepare(
     with opened_source(source, data) as members:
         labelled = _labelled(source, members)
         placements, rejects = _plan(labelled, data, config, seed)
-        _check_splits(source, placements, config)
+        _check_splits(source, sorted({label for _, label in labelled}), placements, config)
         _check_present(placements, data)
         with progress("preparing", len(placements)) as advance:
             for placement in placements:
-                _place(placement, move)
+                _place(placement)
                 advance(1)
     write_rejects(data, rejects)
+    if move:  # only now: what is cut off earlier can be repeated
+        for placement in placements:
+            assert placement.member.file is not None
+            placement.member.file.unlink()
     counts = Counter(placement.split for placement in placements)
     return PrepareResult(counts["train"], counts["val"], counts["test"], len(rejects))
 
@@ -189,13 +192,13 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_splits(source: Path, placements: Sequence[_Placement], config: PrepareConfig) -> None:
+def _check_splits(source: Path, labels: Sequence[str], placements: Sequence[_Placement], config: PrepareConfig) -> None:
     present = {(placement.split, placement.label) for placement in placements}
-    for label in sorted({label for _, label in present}):
+    for label in labels:
         for split in config.splits():
             if (split, label) not in present:
                 raise DataError(
-                    f"{source}: no image of class {label!r} falls into {split}; add images, raise --{split}, or try "
+                    f"{source}: no usable image of class {label!r} falls into {split}: add some, raise --{split}, or try "
                     "another --seed"
                 )
 
@@ -213,7 +216,7 @@ def _check_present(placements: Sequence[_Placement], data: Path) -> None:
                 )
 
 
-def _place(placement: _Placement, move: bool) -> None:
+def _place(placement: _Placement) -> None:
     target = placement.target
     if target.exists():
         return
@@ -224,8 +227,6 @@ def _place(placement: _Placement, move: bool) -> None:
         if isinstance(content, Fault):
             raise DataError(f"{placement.member.path}: changed while it was read ({content.detail})")
         write_atomically(target, content)
-    elif move:
-        shutil.move(file, target)
     else:
         try:
             os.link(file.resolve(), target)

@@ -32,7 +32,7 @@ class FinetuneState:
 
     def begin(self, start: dict[str, Any]) -> None:
         """Begin anew, remembering `start`."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.drop()
         self._work.mkdir(parents=True)
         write_json(self._start_file, start)
 
@@ -44,7 +44,7 @@ class FinetuneState:
     def resume(self) -> int | None:
         """Put the last state kept back into work; its epoch, or None where there is none."""
         kept = sorted(self.folder.glob("epoch-*"))
-        if not kept:
+        if not kept or not self._start_file.exists():
             return None
         shutil.rmtree(self._work, ignore_errors=True)
         shutil.copytree(kept[-1], self._work)
@@ -61,6 +61,11 @@ class FinetuneState:
         copy.rename(self.folder / f"epoch-{epoch:04d}")
         for path in before:
             shutil.rmtree(path)
+
+    def drop(self) -> None:
+        """Remove everything; the start first, without which the rest is not gone on from."""
+        self._start_file.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def history(self) -> list[dict[str, float]]:
         """A row for each finished epoch of the state in work; epochs count from 1."""

@@ -23,11 +23,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from features.errors import RunError
 from features.files import write_atomically, write_json
 from pipeline.examples import Example
+
+if TYPE_CHECKING:
+    import keras
 
 HISTORY_COLUMNS = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
 _PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
@@ -70,6 +73,19 @@ class Run:
         """The content of `config.json`."""
         return _read_json(self.config_file)
 
+    def load_model(self, file: Path) -> "keras.Model":
+        """The head or classifier saved in `file`.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        import keras
+
+        try:
+            return keras.models.load_model(file)
+        except Exception as error:  # a damaged zip, HDF5 file or JSON in it: each library has its own
+            raise RunError(f"{file}: can't be loaded ({error}); the run is damaged, train it again") from error
+
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`; empty where there is none."""
         return _read_json(self.metrics_file) if self.metrics_file.exists() else {}
@@ -99,6 +115,12 @@ class Run:
     def update(self, file: Path, **fields: Any) -> None:
         """Set top-level fields of one of the run's JSON files."""
         write_json(file, {**(_read_json(file) if file.exists() else {}), **fields})
+
+    def forget_evaluations(self) -> None:
+        """Remove what was measured on a classifier that is no more."""
+        write_json(self.metrics_file, {key: value for key, value in self.metrics().items() if key != "evaluate"})
+        for file in self.path.glob("predictions-*.csv"):
+            file.unlink()
 
     def predictions_file(self, split: str) -> Path:
         """`predictions-<split>.csv`."""

@@ -1,5 +1,7 @@
 """Reading a folder or a zip of images member by member, without trusting the zip."""
 
+import lzma
+import shutil
 import stat
 import zipfile
 import zlib
@@ -14,6 +16,8 @@ from features.headers import Fault, why_unreadable
 from pipeline.examples import files_below, is_clutter
 
 MAX_MEMBER_BYTES = 1 << 30
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+_UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a method that Python lacks
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ def _read_from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | F
         return Fault("too-large", f"{info.file_size} bytes")
     try:
         return archive.read(info)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except _DAMAGE as error:
         return Fault("corrupt", str(error))
-    except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed by a method Python lacks
+    except _UNSUPPORTED as error:
         return Fault("unsupported", str(error))
 
 
@@ -75,14 +79,20 @@ def opened_source(source: Path, data: Path) -> Iterator[list[Member]]:
         try:
             with TemporaryDirectory(prefix=".", suffix=".partial", dir=data) as folder:
                 unpacked = Path(folder) / "train.zip"
-                with archive.open(inner[0]) as packed, unpacked.open("wb") as file:
-                    while block := packed.read(1 << 20):
-                        file.write(block)
+                _unpack(archive, inner[0], unpacked)
                 with _opened_zip(unpacked) as train:
                     yield _members(train, source / "train.zip")
         finally:
             if made and not any(data.iterdir()):
                 data.rmdir()
+
+
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+    try:
+        with archive.open(info) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
+    except (*_DAMAGE, *_UNSUPPORTED) as error:
+        raise DataError(f"{archive.filename}: its {info.filename} can't be unpacked ({error})") from error
 
 
 def _opened_zip(source: Path) -> zipfile.ZipFile:

@@ -92,6 +92,26 @@ class Progress(keras.callbacks.Callback):
         return self._timed_examples / self._timed_seconds if self._timed_seconds else 0.0
 
 
+class EvalProgress(keras.callbacks.Callback):
+    """Tells `advance` how far `evaluate` or `predict` is, in examples of `examples`."""
+
+    def __init__(self, advance: Callable[[int], None], examples: int) -> None:
+        super().__init__()
+        self.advance = advance
+        self.examples = examples
+        self._done = 0
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Advance to the end of batch `batch`, whose share of all Keras knows."""
+        now = round(self.examples * (batch + 1) / self.params["steps"])
+        self.advance(now - self._done)
+        self._done = now
+
+    def on_predict_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Advance to the end of batch `batch`."""
+        self.on_test_batch_end(batch)
+
+
 class EpochCounter(keras.callbacks.Callback):
     """Knows the number of the epoch that is running, and makes its randomness a function of that number.
 

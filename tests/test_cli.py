@@ -163,14 +163,29 @@ def test_a_store_that_can_not_be_written_is_told_in_one_line(headstart, prepared
     assert "--store" in headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 'file'}")
 
 
-def test_a_full_disk_is_told_in_one_line(headstart, prepared, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("Can't close (errno = 28)")])
+def test_a_full_disk_is_told_in_one_line(headstart, prepared, tmp_path: Path, monkeypatch, error: Exception) -> None:
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
-    monkeypatch.setattr("features.store.FeatureStore._write", full)
+    monkeypatch.setattr("features.store.flush_to_disk", full)
     line = headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
-    assert "No space left on device" in line
+    assert "the disk is full" in line
     assert not list((tmp_path / "s").glob("*/*.partial"))
+
+
+def test_a_path_below_a_file_is_told_in_one_line(headstart, prepared, small, drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    flags = (*SMALL_FLAGS, f"--store={small.store}", *HEAD_FLAGS)
+    assert "Not a directory" in headstart.error("head", prepared, f"--run={tmp_path / 'file' / 'x'}", *flags)
+    assert "Not a directory" in headstart.error("demo", tmp_path / "file" / "x")
+    assert "Not a directory" in headstart.error("prepare", drawn, tmp_path / "file" / "x", "--val=0.25", "--test=0.25")
+
+
+def test_a_damaged_model_is_told_in_one_line(headstart, run: Path, drawn: Path) -> None:
+    (run / "head.keras").write_bytes((run / "head.keras").read_bytes()[:500])
+    for command in (("evaluate", run), ("finetune", run), ("predict", run, drawn / "cat" / "cat.0.jpg")):
+        assert "head.keras: can't be loaded" in headstart.error(*command)
 
 
 def test_running_out_of_memory_says_what_to_lower(headstart, prepared, tmp_path: Path, monkeypatch) -> None:

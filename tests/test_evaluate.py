@@ -122,6 +122,14 @@ def test_prediction_does_not_need_the_store(run: Path, drawn: Path, tmp_path: Pa
     assert not (tmp_path / "gone").exists()
 
 
+def test_prediction_with_other_weights_is_refused(run: Path, drawn: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["features"]["weights_seed"] = 1
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="other weights"):
+        predict(run, [drawn / "cat" / "cat.0.jpg"])
+
+
 def test_nothing_to_predict_is_an_error(run: Path, drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match="no such file or folder"):

@@ -56,6 +56,19 @@ def test_clutter_is_counted_once_as_ignored(drawn: Path, tmp_path: Path) -> None
     assert (after.examples, after.rejects) == (before.examples, before.rejects)
 
 
+def test_linked_class_folders_and_dangling_links(drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).symlink_to(drawn / name)
+    assert scan(tmp_path / "data").ignored == 0
+    assert len(scan(tmp_path / "data").examples) == 42
+    (tmp_path / "data" / "eel").mkdir()
+    (tmp_path / "data" / "eel" / "x.jpg").symlink_to(tmp_path / "gone.jpg")
+    found = scan(tmp_path / "data")
+    assert found.ignored == 0
+    assert [reject.reason for reject in found.rejects if "eel" in reject.path] == ["vanished"]
+
+
 def test_an_image_without_the_right_name_is_an_example(drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn, tmp_path / "data")
     (tmp_path / "data" / "cat" / "picture").write_bytes((drawn / "cat" / "cat.0.jpg").read_bytes())

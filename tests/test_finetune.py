@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from features.errors import OptionError, RunError
+from features.errors import DataError, OptionError, RunError
 from features.headers import ImageFile, inspect_images
 from features.images import decoded_batches
 from features.weights import build_backbone
@@ -21,6 +21,7 @@ from pipeline.head import HeadConfig
 from pipeline.inputs import eval_dataset
 from pipeline.metrics import probabilities
 from pipeline.phase1 import train_run
+from pipeline.resume import FinetuneState
 from pipeline.runs import Run
 from pipeline.training import compile_model, make_optimizer
 
@@ -151,10 +152,13 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_what_was_cut_off_goes_on_as_if_it_had_not_been(run: Path, tmp_path: Path, start_headstart, kind) -> None:
+@pytest.mark.parametrize(("kind", "overwrite"), [(signal.SIGKILL, False), (signal.SIGINT, True)])
+def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
+    run: Path, tmp_path: Path, start_headstart, kind, overwrite
+) -> None:
     shutil.copytree(run, tmp_path / "whole")
-    arguments = ("--epochs=5", "--batch-size=2", "--augment=flip", "--learning-rate=1e-4", "--json")
+    arguments = ["--epochs=5", "--batch-size=2", "--augment=flip", "--learning-rate=1e-4", "--json"]
+    arguments += ["--overwrite"] * overwrite
     config = FinetuneConfig(epochs=5, batch_size=2, augment="flip", learning_rate=1e-4)
     process = start_headstart("finetune", run, *arguments)
     wait_for(run / "finetune.partial" / "epoch-0001")
@@ -176,11 +180,43 @@ def test_what_was_cut_off_goes_on_as_if_it_had_not_been(run: Path, tmp_path: Pat
     assert not (run / "finetune.partial").exists()
 
 
+def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path, tmp_path: Path, monkeypatch) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "data": str(data)}))
+    victim = sorted((data / "train" / "dog").iterdir())[0]
+    keep = FinetuneState.keep
+
+    def keep_and_remove(state: FinetuneState, epoch: int) -> None:
+        keep(state, epoch)
+        if epoch == 1:
+            victim.unlink()
+
+    monkeypatch.setattr(FinetuneState, "keep", keep_and_remove)
+    with pytest.raises(DataError, match=f"{victim}: gone or changed"):
+        finetune(run, QUICK)
+    assert not (run / "classifier.keras").exists()
+    shutil.copy(prepared / "train" / "dog" / victim.name, victim)
+    monkeypatch.undo()
+    assert finetune(run, QUICK).epochs == 2
+
+
+def test_a_disk_without_room_is_told_before_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(OSError, match="No space left on device"):
+        finetune(run, QUICK)
+    assert not (run / "finetune.partial").exists()
+
+
 def test_a_finished_run_is_not_done_again_unless_asked(run: Path) -> None:
     finetune(run, replace(QUICK, epochs=1))
     with pytest.raises(RunError, match="--overwrite"):
         finetune(run, QUICK)
+    Run(run).predictions_file("val").write_text("of the old classifier")
     finetune(run, QUICK, overwrite=True)
+    assert not Run(run).predictions_file("val").exists()
+    assert len(list((run / "logs" / "finetune" / "train").glob("events*"))) == 1
     assert [row["epoch"] for row in Run(run).history() if row["phase"] == "finetune"] == ["1", "2"]
 
 

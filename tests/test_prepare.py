@@ -177,6 +177,37 @@ def test_broken_images_are_listed_and_left_out(tmp_path: Path, drawn: Path) -> N
     assert len(scan(tmp_path / "data").rejects) == 0
 
 
+def test_a_class_without_usable_images_is_an_error(tmp_path: Path) -> None:
+    content = {**LAYOUTS["class folders"], "eel/1.jpg": b"broken", "eel/2.jpg": b""}
+    with pytest.raises(DataError, match="no usable image of class 'eel'"):
+        prepare(write_folder(tmp_path / "s", content), tmp_path / "data", HALVES)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_move_that_is_cut_off_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_folder(tmp_path / "s", LAYOUTS["class folders"])
+    link = os.link
+    with monkeypatch.context() as patch:
+        count = iter(range(30))
+        patch.setattr(os, "link", lambda *names: link(*names) if next(count, None) is not None else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(source, tmp_path / "data", HALVES, move=True)
+    result = prepare(source, tmp_path / "data", HALVES, move=True)
+    assert result.train + result.val + result.test == len(found_in(tmp_path / "data")) == 40
+    assert not list(source.glob("*/*.png"))
+
+
+def test_a_damaged_zip_around_the_images_is_an_error(tmp_path: Path) -> None:
+    inner = write_zip(tmp_path / "train.zip", LAYOUTS["Kaggle's train"]).read_bytes()
+    outer = write_zip(tmp_path / "outer.zip", {"train.zip": inner})
+    data = bytearray(outer.read_bytes())
+    data[data.index(inner) + 100] ^= 1
+    outer.write_bytes(data)
+    with pytest.raises(DataError, match=r"train\.zip can't be unpacked"):
+        prepare(outer, tmp_path / "data", HALVES)
+    assert not (tmp_path / "data").exists()
+
+
 def test_nothing_outside_of_data_is_written(tmp_path: Path) -> None:
     content = {
         **LAYOUTS["class folders"],
