@@ -78,7 +78,8 @@ def prepare(
     with opened_source(source, data) as members:
         labelled = _labelled(source, members)
         placements, rejects = _plan(labelled, data, config, seed)
-        _check_splits(source, sorted({label for _, label in labelled}), placements, config)
+        labels = sorted({label for member, label in labelled if not member.escapes})
+        _check_splits(source, labels, placements, config)
         _check_present(placements, data)
         with progress("preparing", len(placements)) as advance:
             for placement in placements:
@@ -198,8 +199,8 @@ def _check_splits(source: Path, labels: Sequence[str], placements: Sequence[_Pla
         for split in config.splits():
             if (split, label) not in present:
                 raise DataError(
-                    f"{source}: no usable image of class {label!r} falls into {split}: add some, raise --{split}, or try "
-                    "another --seed"
+                    f"{source}: no usable image of class {label!r} falls into {split}: add some, raise --{split}, or "
+                    "try another --seed"
                 )
 
 

@@ -29,8 +29,16 @@ class Member:
     file: Path | None
     archive: zipfile.ZipFile | None = None
 
+    @property
+    def escapes(self) -> bool:
+        """Whether the name leads out of the source; such a member is never read."""
+        path = PurePosixPath(self.name)
+        return path.is_absolute() or ".." in path.parts
+
     def read(self) -> bytes | Fault:
         """The content, or why it can't be had."""
+        if self.escapes:
+            return Fault("unsupported", "a path out of the archive")
         if self.archive is None:
             assert self.file is not None
             try:
@@ -41,9 +49,6 @@ class Member:
 
 
 def _read_from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | Fault:
-    path = PurePosixPath(info.filename)
-    if path.is_absolute() or ".." in path.parts:
-        return Fault("unsupported", "a path out of the archive")
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         return Fault("unsupported", "a link or device")
