@@ -33,9 +33,9 @@ class FinetuneConfig:
     momentum: float = field(default=0.9, metadata={"help": "Of sgd and rmsprop."})
     optimizer: str = field(default="sgd", metadata={"help": "sgd, adam, adamw, rmsprop, nadam, adagrad or lion."})
     epochs: int = field(default=10, metadata={"help": "Passes over the training images."})
-    batch_size: int = field(default=32, metadata={"help": "Images a step."})
+    batch_size: int = field(default=16, metadata={"help": "Images a step."})
     augment: Literal["none", "flip", "standard"] = field(
-        default="none", metadata={"help": "Random changes: mirror; or mirror, crop, brightness and contrast."}
+        default="standard", metadata={"help": "Random changes: mirror; or mirror, crop, brightness and contrast."}
     )
     thaw_batchnorm: bool = field(default=False, metadata={"help": "Train batch normalisation too."})
 

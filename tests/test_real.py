@@ -34,14 +34,13 @@ def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Pat
     draw_demo(tmp_path / "drawn", images=60)
     features = FeatureConfig(store=tmp_path / "s", weights="random", precision="float32", max_rejects=1)
     data, run = tmp_path / "drawn", tmp_path / "run"
-    train_run(data, run, features, HeadConfig(epochs=2))
+    train_run(data, run, features, HeadConfig(epochs=1, learning_rate=1e-6))  # leaves much to gain
     cached = load_examples(Run.open(run))
     joined = build_classifier(cached.backbone, cached.cuts, keras.models.load_model(run / "head.keras"))
     before = weights_by_place(joined)
     assert cached.backbone.weights_digest == build_backbone("inception_v3", "random").weights_digest
-    finetune(run, FinetuneConfig(epochs=1, learning_rate=1e-3))
-    if Run.open(run).metrics()["finetune"]["best_epoch"] == 0:
-        pytest.fail("the epoch was no better than the head: the test shows nothing")
+    result = finetune(run, FinetuneConfig(epochs=1))
+    assert result.best_epoch > 0, "the epoch was no better than the head: the test would show nothing"
     after = weights_by_place(keras.models.load_model(run / "classifier.keras"))
     for place, value in before.items():
         index, _, name = place
