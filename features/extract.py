@@ -9,7 +9,7 @@ import numpy as np
 from features.frozen import FrozenBackbone
 from features.headers import ImageFile, Reject
 from features.images import ImageConfig, decoded_batches, why_undecodable
-from features.progress import progress
+from features.progress import console, progress
 from features.store import FeatureStore
 
 SHARD_IMAGES = 1024
@@ -65,6 +65,7 @@ def extract_features(
     rejects: list[Reject] = []
     extracted = 0
     if next(decoded_batches(missing, config, 1), None):  # where nothing can be decoded, there is nothing to warm up for
+        console.print(f"extracting features of {len(missing)} images that have none yet")
         backbone.warm_up()
     start = time.perf_counter()
     try:

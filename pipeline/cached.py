@@ -11,7 +11,6 @@ import numpy as np
 
 from features.errors import DataError, OptionError
 from features.headers import MAX_PIXELS, ImageFile, Reject
-from features.progress import console
 from features.store import FeatureStore
 from pipeline.examples import Example, check_rejects, scan, write_rejects
 
@@ -184,12 +183,9 @@ def _extract(
     image_config: ImageConfig,
     config: FeatureConfig,
 ) -> tuple[int, float, float, list[Reject]]:
-    from features.extract import extract_features, missing_images
+    from features.extract import extract_features
     from features.frozen import FrozenBackbone
 
-    missing = missing_images(images, stores)
-    if missing:
-        console.print(f"{len(missing)} of {len(images)} images have no features yet: extracting them")
     frozen = FrozenBackbone(backbone, cuts, config.batch_size)
     done = extract_features(images, frozen, stores, image_config)
     return done.extracted, done.seconds, done.images_per_second, done.rejects
