@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from features.errors import DataError, OptionError
+from features.errors import DataError, OptionError, RunError
 from features.headers import MAX_PIXELS, ImageFile, Reject
 from features.store import FeatureStore
 from pipeline.examples import Example, check_rejects, scan, write_rejects
+from pipeline.runs import Run
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `--help` needs no more than the settings below
     from features.backbones import Backbone
@@ -140,6 +141,23 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
         usable, scanned.class_names, rejects, scanned.ignored, backbone, cuts, image_config, stores, config,
         extracted, cached, seconds, speed,
     )  # fmt: skip
+
+
+def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
+    """The examples of a run, or of another folder `data`, scanned anew, with the run's features.
+
+    Raises:
+        RunError: the run's settings no longer yield the features that its head was trained on.
+    """
+    config = run.config()
+    settings = FeatureConfig(**{**config["features"], "store": Path(config["features"]["store"])})
+    cached = cache_features(data or Path(config["data"]), settings, config["seed"])
+    if cached.fingerprints() != config["fingerprints"]:
+        raise RunError(
+            f"{run.path}: its features can't be made again: {settings.weights} holds other weights than it was "
+            "trained with, or another version of headstart made it; run `headstart head` again"
+        )
+    return cached
 
 
 def load_backbone(config: FeatureConfig) -> tuple[Backbone, list[str], FeatureConfig]:

@@ -8,9 +8,8 @@ import numpy as np
 
 from features.errors import DataError
 from features.progress import console, progress
-from pipeline.cached import CachedExamples
+from pipeline.cached import CachedExamples, load_examples
 from pipeline.examples import Example
-from pipeline.finetune import load_examples
 from pipeline.inputs import changes_named, eval_dataset
 from pipeline.metrics import score
 from pipeline.runs import Run, write_csv

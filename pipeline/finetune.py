@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from features.errors import OptionError, RunError
 from features.files import require_space
 from features.progress import console, progress
-from pipeline.cached import CachedExamples, FeatureConfig, cache_features, load_backbone
+from pipeline.cached import CachedExamples, load_backbone, load_examples
 from pipeline.resume import FinetuneState
 from pipeline.runs import Run, check_unchanged, versions
 
@@ -76,17 +76,17 @@ def finetune(path: Path, config: FinetuneConfig, overwrite: bool = False, seed: 
         RunError: no run, one that is fine-tuned already, or one whose data or weights changed.
         OptionError: no such layer or optimizer.
     """
+    from pipeline.classifier import save_for_inference
+
     run = Run.open(path)
     settings = {**asdict(config), "seed": seed, "overwrite": overwrite}
     _check_state(run, settings)
     cached = load_examples(run)
     check_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
+    model, from_layer = _build(run, cached, config, seed)
     state = FinetuneState(run.unfinished)
     if state.start().get("settings") != settings:
         state.drop()
-    from pipeline.classifier import save_for_inference
-
-    model, from_layer = _build(run, cached, config, seed)
     result = _fit(run, state, model, cached, config, settings)
     save_for_inference(model, run.classifier_file)
     head_rows = [row for row in run.history() if row["phase"] == "head"]
@@ -104,23 +104,6 @@ def finetune(path: Path, config: FinetuneConfig, overwrite: bool = False, seed: 
     run.update(run.config_file, finetune={**settings, "from_layer_index": from_layer, "versions": versions()})
     state.drop()
     return result
-
-
-def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
-    """The examples of a run, or of another folder `data`, scanned anew, with the run's features.
-
-    Raises:
-        RunError: the run's settings no longer yield the features that its head was trained on.
-    """
-    config = run.config()
-    settings = FeatureConfig(**{**config["features"], "store": Path(config["features"]["store"])})
-    cached = cache_features(data or Path(config["data"]), settings, config["seed"])
-    if cached.fingerprints() != config["fingerprints"]:
-        raise RunError(
-            f"{run.path}: its features can't be made again: {settings.weights} holds other weights than it was "
-            "trained with, or another version of headstart made it; run `headstart head` again"
-        )
-    return cached
 
 
 def _check_state(run: Run, settings: dict[str, Any]) -> None:

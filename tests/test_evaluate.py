@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from features.errors import DataError, RunError
+from pipeline.cached import load_examples
 from pipeline.evaluate import evaluate
-from pipeline.finetune import FinetuneConfig, finetune, load_examples
+from pipeline.finetune import FinetuneConfig, finetune
 from pipeline.predict import predict
 from pipeline.runs import Run
 

@@ -14,9 +14,9 @@ from features.errors import DataError, OptionError, RunError
 from features.headers import ImageFile, inspect_images
 from features.images import decoded_batches
 from features.weights import build_backbone
-from pipeline.cached import CachedExamples, FeatureConfig, cache_features
+from pipeline.cached import CachedExamples, FeatureConfig, cache_features, load_examples
 from pipeline.classifier import build_classifier, unfreeze
-from pipeline.finetune import FinetuneConfig, finetune, load_examples
+from pipeline.finetune import FinetuneConfig, finetune
 from pipeline.head import HeadConfig
 from pipeline.inputs import eval_dataset
 from pipeline.metrics import probabilities

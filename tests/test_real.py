@@ -11,10 +11,10 @@ import pytest
 from features.headers import ImageFile, Reject, inspect_images
 from features.images import ImageConfig, decoded_batches
 from features.weights import build_backbone
-from pipeline.cached import FeatureConfig, cache_features
+from pipeline.cached import FeatureConfig, cache_features, load_examples
 from pipeline.classifier import build_classifier
 from pipeline.demo import draw_demo
-from pipeline.finetune import FinetuneConfig, finetune, load_examples
+from pipeline.finetune import FinetuneConfig, finetune
 from pipeline.head import HeadConfig
 from pipeline.metrics import probabilities
 from pipeline.phase1 import train_run
