@@ -1,9 +1,9 @@
 # Every target makes the virtual environment it needs. `make` alone lists them.
 
 DATA    ?= data
-STORE   ?= store
+STORE   ?= $(or $(HEADSTART_STORE),store)
 RUN     ?= runs/first
-WEIGHTS ?= imagenet
+WEIGHTS ?= $(or $(HEADSTART_WEIGHTS),imagenet)
 ARGS    ?=
 PYTHON  ?= python3
 

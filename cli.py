@@ -28,6 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+_KEPT = {
+    "demo": "the images drawn so far are kept",
+    "prepare": "what is in DATA already is kept: repeat the command to go on",
+    "features": "the features so far are kept: repeat the command to go on",
+    "head": "features extracted so far are kept, the run was not made",
+    "finetune": "the finished epochs are kept: repeat the command to go on",
+}
 _ENVIRONMENT_ERRORS = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "EROFS", "EIO", "ESTALE", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "EMFILE")
@@ -65,7 +72,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             messages.print(f"error: {message}", style="red", markup=False)
             raise typer.Exit(code) from error
         except KeyboardInterrupt as error:
-            messages.print("interrupted: what was finished is kept; the same command goes on from there")
+            messages.print(f"interrupted; {_KEPT.get(function.__name__, 'nothing was changed')}")
             raise typer.Exit(130) from error
 
     vars(call)["__signature__"] = inspect.Signature(parameters)
@@ -108,7 +115,7 @@ def _explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return 1, f"out of memory: lower --batch-size, for a head --head-batch-size ({line[:200]})"
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRORS:
-        return 1, f"{line}; what was finished is kept, and the same command goes on from there"
+        return 1, line
     raise error
 
 
@@ -173,7 +180,7 @@ def prepare(
     result = prepare(source, data, config, move, seed)
     summary = [f"{data}: {result.train} train, {result.val} val, {result.test} test, {result.rejected} rejected"]
     if result.rejected:
-        summary.append(f"{data}/rejects.csv says which files can't be used, and why")
+        summary.append(f"{data}/rejects.csv says why, by their headers; `headstart features` decodes the rest")
     _show(asdict(result), json, summary)
 
 
@@ -197,10 +204,11 @@ def features(data: Data, config: FeatureConfig, seed: Seed = 0, json: Json = Fal
         "store": str(config.store),
         "fingerprint": keys[0] if len(keys) == 1 else keys,
     }
+    speed = f" ({cached.seconds:.1f} s, {cached.images_per_second:.1f} images/s)" if cached.extracted else ""
     summary = [
-        f"{len(cached.examples)} examples in {len(cached.class_names)} classes: {cached.extracted} extracted "
-        f"({cached.seconds:.1f} s, {cached.images_per_second:.1f} images/s), {cached.cached} cached",
-        f"{len(cached.rejects)} rejected ({config.store}/rejects.csv), {cached.ignored} ignored",
+        f"{len(cached.examples)} examples in {len(cached.class_names)} classes: {cached.extracted} extracted{speed}, "
+        f"{cached.cached} cached",
+        f"{len(cached.rejects)} images rejected ({config.store}/rejects.csv), {cached.ignored} other files ignored",
         f"features are in {', '.join(f'{config.store}/{folder}' for folder in folders)}",
     ]
     _show(counts, json, summary)
@@ -223,7 +231,7 @@ def head(
     result = train_run(data, run, features, config, overwrite, seed)
     summary = [
         f"val accuracy {result.val['accuracy']:.4f}, loss {result.val['loss']:.4f} "
-        f"(epoch {result.best_epoch} of {result.epochs}, {result.seconds:.1f} s)",
+        f"(best epoch {result.best_epoch} of {result.epochs}, {result.seconds:.1f} s)",
         f"the run is in {run}; next: headstart finetune {run}, or headstart evaluate {run}",
     ]
     _show(asdict(result), json, summary)
@@ -231,19 +239,28 @@ def head(
 
 @_command
 def finetune(
-    run: RunArgument, config: FinetuneConfig, overwrite: Overwrite = False, seed: Seed = 0, json: Json = False
+    run: RunArgument,
+    config: FinetuneConfig,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the run's data is now, if moved.", show_default=False)
+    ] = None,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    json: Json = False,
 ) -> None:
     """Phase 2: train the top of the backbone on raw images, from the run's head. Goes on where it was cut off."""
     _announce_device()
     from pipeline.finetune import finetune
 
-    result = finetune(run, config, overwrite, seed)
+    result = finetune(run, config, overwrite, seed, data)
     summary = [
         f"val accuracy {result.before['accuracy']:.4f} -> {result.after['accuracy']:.4f}, "
         f"loss {result.before['loss']:.4f} -> {result.after['loss']:.4f} "
-        f"(epoch {result.best_epoch} of {result.epochs}, {result.images_per_second:.1f} images/s)",
+        f"(best epoch {result.best_epoch} of {result.epochs}; {result.images_per_second:.1f} images/s after the start)",
         f"the classifier is {run}/classifier.keras",
     ]
+    if result.best_epoch == 0:
+        summary.insert(1, "no epoch was better than the head alone: the classifier is backbone and head as they were")
     _show(asdict(result), json, summary)
 
 

@@ -2,7 +2,7 @@
 # The whole of headstart on drawn cats and dogs: sh examples/demo.sh DIR
 set -eu
 dir=$1
-weights=${WEIGHTS:-}
+weights=${WEIGHTS:-${HEADSTART_WEIGHTS:-}}
 case $weights in "" | imagenet) weights=$(python -m pipeline.demo_weights) ;; esac
 
 step() {

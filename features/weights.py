@@ -2,9 +2,10 @@
 
 import hashlib
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import keras
@@ -87,9 +88,13 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
-        return builder(
-            include_top=False, weights="imagenet" if imagenet else None, input_shape=(size, size, 3), **spec.arguments
-        )
+        with redirect_stdout(sys.stderr):  # where Keras tells of a download; standard output is the command's
+            return builder(
+                include_top=False,
+                weights="imagenet" if imagenet else None,
+                input_shape=(size, size, 3),
+                **spec.arguments,
+            )
     except ValueError as error:
         raise OptionError(f"--image-size {size}: {spec.builder} can't take it: {error}") from error
     except Exception as error:  # Keras raises a bare Exception where a download fails
@@ -97,7 +102,7 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
             raise
         raise WeightsError(
             f"--weights imagenet: can't be downloaded ({error}); fetch that file on a machine with a network and give "
-            "it as --weights FILE, or try headstart with --weights random"
+            "it as --weights FILE or HEADSTART_WEIGHTS; --weights random only serves to try the commands"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

@@ -54,14 +54,14 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cut", tuple(cut for cuts in self.cut for cut in cuts.split("+")))
-        for name, value, valid in (
-            ("--image-size", self.image_size, self.image_size == 0 or self.image_size >= 32),
-            ("--batch-size", self.batch_size, self.batch_size >= 1),
-            ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1),
-            ("--max-pixels", self.max_pixels, self.max_pixels >= 1),
+        for name, value, valid, wanted in (
+            ("--image-size", self.image_size, self.image_size == 0 or self.image_size >= 32, "at least 32, or 0"),
+            ("--batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
+            ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),
+            ("--max-pixels", self.max_pixels, self.max_pixels >= 1, "at least 1"),
         ):
             if not valid:
-                raise OptionError(f"{name} is out of range. Received: {value}")
+                raise OptionError(f"{name} must be {wanted}. Received: {value}")
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,17 @@ def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
         RunError: the run's settings no longer yield the features that its head was trained on.
     """
     config = run.config()
-    settings = FeatureConfig(**{**config["features"], "store": Path(config["features"]["store"])})
-    cached = cache_features(data or Path(config["data"]), settings, config["seed"])
+    data = data or Path(config["data"])
+    if not data.exists():
+        raise RunError(f"{run.path}: its data folder {data} is gone; say with --data where it is now")
+    # What may be missing was settled in training; where it matters now, the example list is compared.
+    changes = {"store": Path(config["features"]["store"]), "max_rejects": 1.0}
+    settings = FeatureConfig(**{**config["features"], **changes})
+    cached = cache_features(data, settings, config["seed"])
     if cached.fingerprints() != config["fingerprints"]:
         raise RunError(
             f"{run.path}: its features can't be made again: {settings.weights} holds other weights than it was "
-            "trained with, or another version of headstart made it; run `headstart head` again"
+            "trained with, or another version of headstart made it; run `headstart head` again, with --overwrite"
         )
     return cached
 

@@ -42,6 +42,8 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     cached = load_examples(run, data)
     examples = _labelled(cached, split, class_names, data or Path(run.config()["data"]))
     labels = np.array([example.label for example in examples])
+    if cached.rejects:
+        console.print(f"{len(cached.rejects)} images can't be used: {cached.config.store}/rejects.csv says why")
     _warn_of_leaks(run, examples, split)
     features, _ = cached.arrays(examples)
     logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}

@@ -40,14 +40,14 @@ class FinetuneConfig:
     thaw_batchnorm: bool = field(default=False, metadata={"help": "Train batch normalisation too."})
 
     def __post_init__(self) -> None:
-        for name, value, valid in (
-            ("--learning-rate", self.learning_rate, self.learning_rate > 0),
-            ("--momentum", self.momentum, 0 <= self.momentum < 1),
-            ("--epochs", self.epochs, self.epochs >= 1),
-            ("--batch-size", self.batch_size, self.batch_size >= 1),
+        for name, value, valid, wanted in (
+            ("--learning-rate", self.learning_rate, self.learning_rate > 0, "over 0"),
+            ("--momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and under 1"),
+            ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            ("--batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
         ):
             if not valid:
-                raise OptionError(f"{name} is out of range. Received: {value}")
+                raise OptionError(f"{name} must be {wanted}. Received: {value}")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class FinetuneResult:
     images_per_second: float
 
 
-def finetune(path: Path, config: FinetuneConfig, overwrite: bool = False, seed: int = 0) -> FinetuneResult:
+def finetune(
+    path: Path, config: FinetuneConfig, overwrite: bool = False, seed: int = 0, data: Path | None = None
+) -> FinetuneResult:
     """Fine-tune the run at `path` and write `classifier.keras` into it.
 
     The state after each finished epoch is kept in the run, and the same call goes on from there. Epoch 0 counts: the
@@ -71,6 +73,7 @@ def finetune(path: Path, config: FinetuneConfig, overwrite: bool = False, seed: 
     Args:
         overwrite: begin anew where the run is fine-tuned already, or half.
         seed: of order, augmentation and dropout.
+        data: where the run's data folder is now, if it was moved.
 
     Raises:
         RunError: no run, one that is fine-tuned already, or one whose data or weights changed.
@@ -81,7 +84,7 @@ def finetune(path: Path, config: FinetuneConfig, overwrite: bool = False, seed: 
     run = Run.open(path)
     settings = {**asdict(config), "seed": seed, "overwrite": overwrite}
     _check_state(run, settings)
-    cached = load_examples(run)
+    cached = load_examples(run, data)
     check_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
     model, from_layer = _build(run, cached, config, seed)
     state = FinetuneState(run.unfinished)

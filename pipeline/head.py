@@ -48,16 +48,16 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
-        for name, value, valid in (
-            ("--units", self.units, all(units >= 1 for units in self.units)),
-            ("--dropout", self.dropout, 0 <= self.dropout < 1),
-            ("--weight-decay", self.weight_decay, self.weight_decay >= 0),
-            ("--learning-rate", self.learning_rate, self.learning_rate > 0),
-            ("--epochs", self.epochs, self.epochs >= 1),
-            ("--head-batch-size", self.batch_size, self.batch_size >= 1),
+        for name, value, valid, wanted in (
+            ("--units", self.units, all(units >= 1 for units in self.units), "at least 1, or none alone"),
+            ("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and under 1"),
+            ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
+            ("--learning-rate", self.learning_rate, self.learning_rate > 0, "over 0"),
+            ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            ("--head-batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
         ):
             if not valid:
-                raise OptionError(f"{name} is out of range. Received: {value}")
+                raise OptionError(f"{name} must be {wanted}. Received: {value}")
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
         predictions, undecodable = _predict(run, images)
         rejects += undecodable
     if not predictions:
-        first = f": {rejects[0].path} ({rejects[0].reason})" if rejects else ""
-        raise DataError(f"none of {len(files)} files could be used{first}")
+        first = "; ".join(f"{reject.path} ({reject.reason})" for reject in rejects[:3])
+        raise DataError(f"none of {len(files)} files could be used" + (f": {first}" if first else ""))
     return PredictResult(predictions, rejects)
 
 

@@ -29,7 +29,9 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
-            raise OptionError(f"--val and --test must be fractions that leave some to train. Received: {self}")
+            raise OptionError(
+                f"--val and --test must be fractions that leave some to train. Received: {self.val} and {self.test}"
+            )
 
     def splits(self) -> list[str]:
         """The splits that are asked for."""

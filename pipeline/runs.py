@@ -194,5 +194,5 @@ def check_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence
     if changed:
         raise RunError(
             f"{run.path}: the data changed since its head was trained ({', '.join(changed)}); "
-            "run `headstart head` again"
+            "run `headstart head` again, with --overwrite"
         )

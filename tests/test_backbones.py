@@ -170,6 +170,18 @@ def test_missing_weights_are_refused(tmp_path: Path, name: str) -> None:
         small(weights=str(tmp_path / name))
 
 
+def test_what_keras_tells_of_a_download_leaves_standard_output_alone(monkeypatch, capsys) -> None:
+    build = keras.applications.MobileNetV3Small
+
+    def tells(*arguments, weights, **options):
+        print("Downloading data from https://example.org")
+        return build(*arguments, weights=None, **options)
+
+    monkeypatch.setattr(keras.applications, "MobileNetV3Small", tells)
+    small(weights="imagenet")
+    assert capsys.readouterr().out == ""
+
+
 def test_imagenet_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_, **__):
         raise Exception("URL fetch failure on https://example.org/x_notop.h5: None -- unreachable")  # as Keras does

@@ -72,7 +72,7 @@ def test_head_extracts_what_is_missing_and_says_so(headstart, prepared: Path, tm
 def test_summaries_for_people(headstart, prepared: Path, run: Path, small: FeatureConfig) -> None:
     text = headstart.text("features", prepared, *SMALL_FLAGS, f"--store={small.store}")
     assert "40 examples in 2 classes: 0 extracted" in text
-    assert "2 rejected" in text
+    assert "2 images rejected" in text
     assert "accuracy" in headstart.text("evaluate", run)
     assert "cat.0.jpg: " in headstart.text("predict", run, *sorted(prepared.glob("*/cat/cat.0.jpg")))
 
@@ -139,9 +139,9 @@ def test_too_many_rejects_are_told_with_the_first(headstart, drawn: Path, tmp_pa
         (["--cut=mixed10"], "--cut: mobilenet_v3_small has no cut", 2),
         (["--backbone=alexnet"], "--backbone: there is no 'alexnet'", 2),
         (["--weights=gone.h5"], "--weights gone.h5: no such file", 1),
-        (["--batch-size=0"], "--batch-size is out of range", 2),
-        (["--max-rejects=1.5"], "--max-rejects is out of range", 2),
-        (["--image-size=10"], "--image-size is out of range", 2),
+        (["--batch-size=0"], "--batch-size must be at least 1. Received: 0", 2),
+        (["--max-rejects=1.5"], "--max-rejects must be from 0 to 1. Received: 1.5", 2),
+        (["--image-size=10"], "--image-size must be at least 32, or 0. Received: 10", 2),
     ],
 )
 def test_bad_options_are_told_in_one_line(headstart, prepared, tmp_path: Path, flags, message: str, code: int) -> None:

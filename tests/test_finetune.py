@@ -300,6 +300,14 @@ def test_changed_data_is_refused(run: Path, prepared: Path, tmp_path: Path) -> N
         finetune(run, QUICK, overwrite=True)
 
 
+def test_data_that_was_moved_is_found_where_it_is_said_to_be(run: Path, prepared: Path, tmp_path: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))
+    with pytest.raises(RunError, match="gone is gone; say with --data"):
+        finetune(run, QUICK)
+    assert finetune(run, replace(QUICK, epochs=1), data=prepared).epochs == 1
+
+
 def test_other_weights_are_refused(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     config["features"]["weights_seed"] = 1
