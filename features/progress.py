@@ -23,10 +23,11 @@ class _SpeedColumn(ProgressColumn):
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
     """Yield `advance(count)`; show how far of `total` the work is, in `unit`/s, and the time left.
 
-    Work that ends within two seconds shows nothing where there is no terminal.
+    `done` of `total` were done before, and are no part of the speed. Work that ends within two seconds shows nothing
+    where there is no terminal.
     """
     if console.is_terminal:
         columns = (
@@ -37,15 +38,15 @@ def progress(description: str, total: int, unit: str = "images") -> Iterator[Cal
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(description, total=total)
+            task = bar.add_task(description, total=total, completed=done)
             yield lambda count: bar.advance(task, count)
     else:
-        yield _plain_lines(description, total, unit)
+        yield _plain_lines(description, total, unit, done)
 
 
-def _plain_lines(description: str, total: int, unit: str) -> Callable[[int], None]:
+def _plain_lines(description: str, total: int, unit: str, before: int) -> Callable[[int], None]:
     start = time.monotonic()
-    done, next_line = 0, start + _QUIET_SECONDS
+    done, next_line = before, start + _QUIET_SECONDS
 
     def advance(count: int) -> None:
         nonlocal done, next_line
@@ -54,7 +55,7 @@ def _plain_lines(description: str, total: int, unit: str) -> Callable[[int], Non
         if now < next_line:
             return
         next_line = now + _LINE_SECONDS
-        speed = done / (now - start)
+        speed = (done - before) / (now - start)
         left = (total - done) / speed if speed else float("inf")
         console.print(f"{description}: {done}/{total} {unit}, {speed:.1f} {unit}/s, {left:.0f} s left")
 

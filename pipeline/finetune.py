@@ -202,8 +202,7 @@ def _fit(
             check_files([*train, *val])
             state.keep(number - offset + 1)
 
-        with progress("fine-tuning", config.epochs * len(train)) as advance:
-            advance(done * len(train))
+        with progress("fine-tuning", config.epochs * len(train), done=done * len(train)) as advance:
             speed = Progress(advance, len(train), config.batch_size)
             model.fit(
                 images,

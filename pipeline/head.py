@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,9 @@ _VARIANCE_FLOOR = 1e-6
 # In standard deviations. What comes out of a relu has a long tail, and a few outliers would outweigh the rest: with the
 # limit, heads were right on 0.8 points more of 400 held-out photographs, over five splits.
 _CLIP = 3.0
+# Evaluated and kept is a running average of the weights, over about 20 steps (Polyak & Juditsky 1992,
+# doi:10.1137/0330046): 0.1 to 0.3 points more of the held-out photographs, over forty splits.
+_AVERAGING = 0.95
 
 
 def parse_units(text: str) -> int:
@@ -36,10 +39,10 @@ class HeadConfig:
         default=(1024,),
         metadata={"help": "Units of a hidden layer; repeatable. none gives a linear head.", "parser": parse_units},
     )
-    dropout: float = field(default=0.5, metadata={"help": "After each hidden layer."})
+    dropout: float = field(default=0.3, metadata={"help": "After each hidden layer."})
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled, as in AdamW."})
     optimizer: str = field(default="adam", metadata={"help": "adam, adamw, sgd, rmsprop, nadam, adagrad or lion."})
-    learning_rate: float = field(default=2e-4, metadata={"help": "Step size."})
+    learning_rate: float = field(default=3e-4, metadata={"help": "Step size."})
     epochs: int = field(default=10, metadata={"help": "Passes over the training examples."})
     batch_size: int = field(default=64, metadata={"help": "Examples a step.", "flag": "--head-batch-size"})
     class_weight: Literal["none", "balanced"] = field(
@@ -131,8 +134,12 @@ def train_head(
     keras.utils.set_random_seed(seed)
     make_deterministic()
     model = build_head(train[0], classes, config)
-    settings = {"weight_decay": config.weight_decay} if config.weight_decay else {}
-    compile_model(model, classes, make_optimizer(config.optimizer, config.learning_rate, **settings))
+    settings: dict[str, Any] = {"weight_decay": config.weight_decay} if config.weight_decay else {}
+    optimizer = make_optimizer(
+        config.optimizer, config.learning_rate, use_ema=True, ema_momentum=_AVERAGING, **settings
+    )
+    compile_model(model, classes, optimizer)
+    average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)  # before `best`, which keeps what it finds
     best = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.epochs, restore_best_weights=True)
     start = time.perf_counter()
     with progress("training the head", config.epochs * len(train[0]), "examples") as advance:
@@ -143,6 +150,7 @@ def train_head(
             validation_data=val,
             class_weight=class_weights(train[1], classes, config.class_weight),
             callbacks=[
+                average,
                 best,
                 Progress(advance, len(train[0]), config.batch_size),
                 *([curves(logs, "head")] if logs else []),

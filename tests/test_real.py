@@ -34,9 +34,13 @@ def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Pat
     draw_demo(tmp_path / "drawn", images=60)
     features = FeatureConfig(store=tmp_path / "s", weights="random", precision="float32", max_rejects=1)
     data, run = tmp_path / "drawn", tmp_path / "run"
-    train_run(data, run, features, HeadConfig(epochs=1, learning_rate=1e-6))  # leaves much to gain
+    train_run(data, run, features, HeadConfig())
+    head = keras.models.load_model(run / "head.keras")
+    kernel, bias = head.get_layer("logits").get_weights()
+    head.get_layer("logits").set_weights([kernel, bias - 10])  # says cat to everything: one epoch must gain
+    head.save(run / "head.keras")
     cached = load_examples(Run.open(run))
-    joined = build_classifier(cached.backbone, cached.cuts, keras.models.load_model(run / "head.keras"))
+    joined = build_classifier(cached.backbone, cached.cuts, head)
     before = weights_by_place(joined)
     assert cached.backbone.weights_digest == build_backbone("inception_v3", "random").weights_digest
     result = finetune(run, FinetuneConfig(epochs=1))
