@@ -9,6 +9,8 @@ import keras
 from features.errors import OptionError
 
 Precision = Literal["float32", "bfloat16"]
+MAP = ":map"  # ends the name of a cut that is not averaged over space
+ALL_CUTS = "all"
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Backbone:
             OptionError: there is no such layer.
         """
         layers = self.model.layers
-        layer = self.spec.cuts.get(str(layer), layer)
+        layer = self.spec.cuts.get(block_of(str(layer)), layer)
         if isinstance(layer, str) and not layer.isdecimal():
             for index, candidate in enumerate(layers):
                 if candidate.name == layer:
@@ -157,9 +159,10 @@ class Backbone:
             return int(layer) % len(layers)
         raise OptionError(f"{self.name} has no layer {layer!r}: give an index from 0 to {len(layers) - 1}, or a name")
 
-    def dimension(self, cut: str) -> int:
-        """D, the length of a feature vector at `cut`."""
-        return int(self.model.layers[self.layer_index(cut)].output.shape[-1])
+    def shape(self, cut: str) -> tuple[int, ...]:
+        """Shape of one image's features at `cut`: `(D,)`, or `(H, W, D)` for a map."""
+        height, width, depth = self.model.layers[self.layer_index(cut)].output.shape[1:]
+        return (height, width, depth) if cut.endswith(MAP) else (depth,)
 
     def boundary(self, cuts: Sequence[str]) -> int:
         """The index of the first layer that fine-tuning trains by default under a head on `cuts`.
@@ -167,31 +170,44 @@ class Backbone:
         Under the last cut that is the network's own boundary; under an inner one, the block that ends in it.
         """
         names = list(self.spec.cuts)
-        deepest = max(names.index(cut) for cut in cuts)
+        deepest = max(names.index(block_of(cut)) for cut in cuts)
         if deepest == len(names) - 1:
             return self.layer_index(self.spec.finetune_from)
         return self.layer_index(names[deepest - 1]) + 1 if deepest else 0
 
     def features(self, pixels: Any, cuts: Sequence[str], training: bool | None = False) -> list[Any]:
-        """Apply the network to a symbolic uint8 [B, H, W, 3]; one float32 [B, D] (mean over space) a cut."""
+        """Apply the network to a symbolic uint8 [B, H, W, 3]; one a cut: float32 [B, D], the mean over space, or
+        for a map float32 [B, H, W, D].
+        """
         scale, offset = self.rescaling.scale, self.rescaling.offset
         x = keras.layers.Rescaling(list(scale), list(offset), name="rescale")(pixels)
         outputs = [self.model.layers[self.layer_index(cut)].output for cut in cuts]
         maps = keras.Model(self.model.input, outputs, name=self.name)(x, training=training)
         # The mean is taken in float32 whatever the precision below: 64 values of 8 significant bits add up badly.
-        pool = [keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"pool_{cut}") for cut in cuts]
-        return [layer(tensor) for layer, tensor in zip(pool, maps, strict=True)]  # [B, D] each
+        last: list[keras.Layer] = [
+            keras.layers.Activation("linear", dtype="float32", name=f"map_{block_of(cut)}")
+            if cut.endswith(MAP)
+            else keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"pool_{cut}")
+            for cut in cuts
+        ]
+        return [layer(tensor) for layer, tensor in zip(last, maps, strict=True)]
+
+
+def block_of(cut: str) -> str:
+    """The block at whose end `cut` lies: `mixed8` of `mixed8:map`."""
+    return cut.removesuffix(MAP)
 
 
 def known_cuts(cuts: Sequence[str], backbone: str) -> list[str]:
-    """`cuts` if `backbone` has them all; its default cut if there are none.
+    """`cuts` if `backbone` has them all; its default cut if there are none, and every pooled one for `all`.
 
     Raises:
         OptionError: an unknown backbone, an unknown cut, or one that is named twice.
     """
     spec = backbone_spec(backbone)
+    cuts = [name for cut in cuts for name in (spec.cuts if cut == ALL_CUTS else (cut,))]
     for name in cuts:
-        if name not in spec.cuts:
+        if block_of(name) not in spec.cuts:
             raise OptionError(f"--cut: {backbone} has no cut {name!r}; choose from {', '.join(spec.cuts)}")
     if len(set(cuts)) < len(cuts):
         raise OptionError(f"--cut: names a cut twice. Received: {'+'.join(cuts)}")

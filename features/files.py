@@ -3,11 +3,19 @@
 import errno
 import json
 import os
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+_PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
+_FOREIGN_SECONDS = 24 * 3600
 
 
 @contextmanager
@@ -15,13 +23,49 @@ def written_atomically(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success flush it to disk and rename it to `path`, else remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: Keras and h5py choose the format by it.
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    partial = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{_started(os.getpid())}.partial.{path.name}")
     try:
         yield partial
         flush_to_disk(partial)
         os.replace(partial, path)
+        flush_to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_left_over(folder: Path) -> list[Path]:
+    """Remove from `folder` what processes that were killed left half written; what was removed.
+
+    A file of this host goes if its process is dead, one of another host if it was not written to for a day.
+    """
+    removed = []
+    for path in folder.glob(".*.partial.*"):
+        name = _PARTIAL.fullmatch(path.name)
+        if not name:
+            continue
+        if name["host"] == socket.gethostname():
+            left_over = _started(int(name["pid"])) != int(name["started"])
+        else:
+            left_over = _age(path) > _FOREIGN_SECONDS
+        if left_over:
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _started(pid: int) -> int | None:
+    """When a process of this host started, in ms since 1970, so that one that got a dead one's number is told apart."""
+    try:
+        return int(1000 * psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def flush_to_disk(path: Path) -> None:

@@ -2,18 +2,13 @@
 
 STORE/<backbone>-<cut>-<fingerprint>/
     fingerprint.json      everything that decides a feature's value
-    shard-<sha256>.h5     `digest` uint8 [n, 32] and `features` float [n, D]; never changed once it has its name
+    shard-<sha256>.h5     `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once it has its name
     features.h5           one HDF5 virtual dataset over all shards, for people
 """
 
 import hashlib
-import io
 import json
-import os
-import socket
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +16,22 @@ import h5py
 import numpy as np
 
 from features.errors import StoreError
-from features.files import flush_to_disk, write_atomically, write_json
+from features.files import remove_left_over, write_atomically, write_json
+from features.shards import (
+    DIGEST,
+    DIGEST_BYTES,
+    ShardFormat,
+    describe,
+    hdf5_in_memory,
+    hex_digests,
+    raw_digests,
+    read_digests,
+    read_features,
+    shard_content,
+    shard_name,
+)
 
 FORMAT_VERSION = 1
-_DIGEST_BYTES = 32
 
 
 class FeatureStore:
@@ -33,21 +40,24 @@ class FeatureStore:
     Args:
         root: the store's folder, shared by all fingerprints; made where it is missing.
         fingerprint: everything that decides a feature's value; `backbone`, `cut` and `dtype` among it.
-        dimension: D, the length of one feature vector.
+        shape: of one image's features: `(D,)`, or `(H, W, D)` for a map.
 
     Raises:
         StoreError: the folder can't be made or read.
     """
 
-    def __init__(self, root: Path, fingerprint: Mapping[str, Any], dimension: int) -> None:
+    def __init__(self, root: Path, fingerprint: Mapping[str, Any], shape: tuple[int, ...]) -> None:
         self.fingerprint = {"format_version": FORMAT_VERSION, **fingerprint}
-        self.dimension = dimension
-        self.dtype = np.dtype(self.fingerprint["dtype"])
+        self.form = ShardFormat(self.fingerprint, shape, np.dtype(self.fingerprint["dtype"]))
         text = json.dumps(self.fingerprint, sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()
-        self.folder = root / f"{self.fingerprint['backbone']}-{self.fingerprint['cut']}-{self.key[:12]}"
+        cut = self.fingerprint["cut"].replace(":", "-")
+        self.folder = root / f"{self.fingerprint['backbone']}-{cut}-{self.key[:12]}"
+        self._digests: dict[Path, np.ndarray] = {}  # of each shard seen; shards never change
+        self._index = _Index([], {})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_left_over(self.folder)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise StoreError(f"--store {root}: {error.strerror}: {self.folder}") from error
         if not (self.folder / "fingerprint.json").exists():
@@ -59,114 +69,99 @@ class FeatureStore:
 
     def missing(self, digests: Collection[str]) -> list[str]:
         """Those of `digests` (hexadecimal SHA-256) that have no features yet, in their order, each once."""
-        rows = self._rows()
-        return [digest for digest in dict.fromkeys(digests) if digest not in rows]
+        asked = list(dict.fromkeys(digests))
+        _, _, found = self._refreshed().find(raw_digests(asked))
+        return [asked[position] for position in np.flatnonzero(~found)]
 
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
-        """Write features [n, D], n >= 1, as one shard, in full or not at all.
+        """Write features [n, *shape], n >= 1, as one shard, in full or not at all.
 
         Raises:
             StoreError: a value is not finite, also after the cast to the stored dtype.
             ValueError: the shapes don't fit.
         """
-        if features.shape != (len(digests), self.dimension) or not len(digests):
-            raise ValueError(f"expected features [{len(digests)}, {self.dimension}]. Received: {features.shape}")
+        if features.shape != (len(digests), *self.form.shape) or not len(digests):
+            raise ValueError(f"expected features {[len(digests), *self.form.shape]}. Received: {features.shape}")
         with np.errstate(over="ignore"):
-            stored = features.astype(self.dtype)
-        finite = np.isfinite(stored).all(axis=1)
+            stored = features.astype(self.form.dtype)
+        finite = np.isfinite(stored).all(axis=tuple(range(1, stored.ndim)))
         if not finite.all():
             raise StoreError(
-                f"features of {(~finite).sum()} images are not finite as {self.dtype}, {digests[int(finite.argmin())]} "
-                "the first: check --weights and --rescale, or use --precision float32"
+                f"features of {(~finite).sum()} images are not finite as {self.form.dtype}, "
+                f"{digests[int(finite.argmin())]} the first: check --weights and --rescale, or use --precision float32"
             )
-        content = self._shard(digests, stored)
-        target = self.folder / f"shard-{hashlib.sha256(content).hexdigest()[:16]}.h5"
-        partial = self.folder / f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.partial"
-        try:
-            partial.write_bytes(content)
-            flush_to_disk(partial)
-            os.replace(partial, target)
-            flush_to_disk(self.folder)
-        finally:
-            partial.unlink(missing_ok=True)
+        content = shard_content(self.form, raw_digests(digests), stored)
+        target = self.folder / shard_name(content)
+        write_atomically(target, content)
         return target
 
     def read(self, digests: Sequence[str]) -> np.ndarray:
-        """The features [N, D] of `digests`, in their order, in the stored dtype.
+        """The features [N, *shape] of `digests`, in their order, in the stored dtype.
 
         Raises:
             StoreError: a digest has no features, or a shard is damaged.
         """
-        rows = self._rows()
-        wanted: dict[Path, list[tuple[int, int]]] = {}  # shard to (position in `digests`, row in the shard)
-        for position, digest in enumerate(digests):
-            if digest not in rows:
-                raise StoreError(f"{self.folder}: no features of {digest}; run `headstart features`")
-            shard, row = rows[digest]
-            wanted.setdefault(shard, []).append((position, row))
-        features = np.empty((len(digests), self.dimension), self.dtype)
-        for shard, places in wanted.items():
-            with _opened(shard) as file:
-                features[[position for position, _ in places]] = file["features"][:][[row for _, row in places]]
+        index = self._refreshed()
+        shards, rows, found = index.find(raw_digests(digests))
+        if not found.all():
+            raise StoreError(f"{self.folder}: no features of {digests[int(found.argmin())]}; run `headstart features`")
+        features = np.empty((len(digests), *self.form.shape), self.form.dtype)
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            first, last = rows[here].min(), rows[here].max()
+            slab = read_features(index.shards[shard], self.form, int(first), int(last) + 1)
+            features[here] = slab[rows[here] - first]
         return features
 
     def write_view(self) -> Path:
         """Write `features.h5`, a virtual dataset over all shards; NaN shows where a shard went missing."""
         target = self.folder / "features.h5"
-        shards = self.shards()
-        counts = [len(digests) for digests in map(_read_digests, shards)]
-        layout = h5py.VirtualLayout((sum(counts), self.dimension), self.dtype)
+        index = self._refreshed()
+        counts = [len(self._digests[shard]) for shard in index.shards]
+        layout = h5py.VirtualLayout((sum(counts), *self.form.shape), self.form.dtype)
         start = 0
-        for shard, count in zip(shards, counts, strict=True):
-            layout[start : start + count] = h5py.VirtualSource(shard.name, "features", (count, self.dimension))
+        for shard, count in zip(index.shards, counts, strict=True):
+            layout[start : start + count] = h5py.VirtualSource(shard.name, "features", (count, *self.form.shape))
             start += count
-        with _hdf5_in_memory() as (buffer, file):
+        with hdf5_in_memory() as (buffer, file):
             file.create_virtual_dataset("features", layout, fillvalue=np.nan)
-            digests = [digest for shard in shards for digest in _read_digests(shard)]
-            file["digest"] = np.array(digests, f"S{2 * _DIGEST_BYTES}")
-            self._describe(file)
+            digests = [digest for shard in index.shards for digest in hex_digests(self._digests[shard])]
+            file["digest"] = np.array(digests, f"S{2 * DIGEST_BYTES}")
+            describe(file, self.fingerprint)
         write_atomically(target, buffer.getvalue())
         return target
 
-    def _rows(self) -> dict[str, tuple[Path, int]]:
-        """Digest to its shard and the row in it, read anew, since other processes write too."""
-        return {digest: (shard, row) for shard in self.shards() for row, digest in enumerate(_read_digests(shard))}
-
-    def _shard(self, digests: Sequence[str], stored: np.ndarray) -> bytes:
-        # The latest format checksums its metadata, fletcher32 the data, and attributes of fixed length lie within the
-        # former: no flipped byte goes unseen.
-        with _hdf5_in_memory() as (buffer, file):
-            raw = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, _DIGEST_BYTES)
-            file.create_dataset("digest", data=raw, chunks=raw.shape, fletcher32=True)
-            rows = max(1, min(len(stored), (1 << 20) // stored[0].nbytes))
-            file.create_dataset("features", data=stored, chunks=(rows, self.dimension), fletcher32=True)
-            self._describe(file)
-        return buffer.getvalue()
-
-    def _describe(self, file: h5py.File) -> None:
-        for field, value in self.fingerprint.items():
-            file.attrs[field] = np.bytes_(json.dumps(value).encode())
+    def _refreshed(self) -> "_Index":
+        """Where every digest is. Other processes write too, so the folder is looked at anew each time."""
+        shards = self.shards()
+        if shards != self._index.shards:
+            self._digests = {
+                shard: self._digests[shard] if shard in self._digests else read_digests(shard, self.form)
+                for shard in shards
+            }
+            self._index = _Index(shards, self._digests)
+        return self._index
 
 
-@contextmanager
-def _hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
-    """A new HDF5 file that Python writes to disk afterwards: on a full disk, HDF5 itself can crash the process."""
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver="latest") as file:
-        yield buffer, file
+class _Index:
+    """Sorted digests of all shards, each with its place: 40 bytes an image and a binary search."""
 
+    def __init__(self, shards: list[Path], digests: Mapping[Path, np.ndarray]) -> None:
+        self.shards = shards
+        each = [digests[shard] for shard in shards]
+        every = np.concatenate([np.empty(0, DIGEST), *each])
+        order = np.argsort(every, kind="stable")
+        self._digests = every[order]
+        self._shard = np.repeat(np.arange(len(each)), [len(part) for part in each])[order].astype(np.int32)
+        self._row = np.concatenate([np.empty(0, np.int32), *(np.arange(len(part)) for part in each)])[order]
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError) as error:
-        raise StoreError(f"{path}: damaged shard ({error}); delete it, and its images are done again") from error
-
-
-def _read_digests(path: Path) -> list[str]:
-    with _opened(path) as file:
-        text = file["digest"][:].tobytes().hex()
-    width = 2 * _DIGEST_BYTES
-    return [text[start : start + width] for start in range(0, len(text), width)]
+    def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each of `digests` (`DIGEST` [N]) the number of its shard, its row there, and whether it was found."""
+        if not len(self._digests):
+            return (
+                np.zeros((2, len(digests)), np.int32)[0],
+                np.zeros(len(digests), np.int32),
+                np.zeros(len(digests), bool),
+            )
+        places = np.searchsorted(self._digests, digests).clip(max=len(self._digests) - 1)
+        return self._shard[places], self._row[places], self._digests[places] == digests

@@ -191,11 +191,7 @@ def _stores(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) -> t
         "precision": backbone.precision,
         "dtype": "float32" if backbone.precision == "float32" else "float16",
     }
-    dimensions = [backbone.dimension(cut) for cut in cuts]
-    return images, [
-        FeatureStore(config.store, {**shared, "cut": cut}, dimension)
-        for cut, dimension in zip(cuts, dimensions, strict=True)
-    ]
+    return images, [FeatureStore(config.store, {**shared, "cut": cut}, backbone.shape(cut)) for cut in cuts]
 
 
 def _extract(

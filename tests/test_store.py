@@ -23,7 +23,7 @@ def vectors(numbers: list[int], dimension: int = 5) -> np.ndarray:
 
 
 def store_in(folder: Path, **changes) -> FeatureStore:
-    return FeatureStore(folder, {**FINGERPRINT, **changes}, 5)
+    return FeatureStore(folder, {**FINGERPRINT, **changes}, (5,))
 
 
 def fill(store: FeatureStore, numbers: list[int]) -> Path:
@@ -76,7 +76,7 @@ def test_what_was_not_finished_is_not_seen(tmp_path: Path) -> None:
 
 def test_nothing_is_left_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = store_in(tmp_path)
-    monkeypatch.setattr("features.store.flush_to_disk", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr("features.files.flush_to_disk", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError, match="full"):
         fill(store, [1])
     assert [path.name for path in store.folder.iterdir()] == ["fingerprint.json"]

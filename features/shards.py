@@ -1,0 +1,186 @@
+"""One shard: an immutable HDF5 file of digests and features. Whatever is read may come from anywhere."""
+
+import hashlib
+import io
+import json
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5z
+
+from features.errors import StoreError
+
+DIGEST_BYTES = 32
+DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # raw; NumPy sorts and compares these by their bytes
+_CHUNK_BYTES = 1 << 20
+_LONGEST_ATTRIBUTE = 1 << 16  # bytes
+
+
+@dataclass(frozen=True)
+class ShardFormat:
+    """What the shards of one fingerprint hold.
+
+    Args:
+        fingerprint: every field of it is an attribute of each shard, as JSON.
+        shape: of one image's features: `(D,)`, or `(H, W, D)` for a map.
+        dtype: of the features as stored.
+    """
+
+    fingerprint: Mapping[str, Any]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def raw_digests(digests: Sequence[str]) -> np.ndarray:
+    """Hexadecimal digests as an array of `DIGEST` [N]."""
+    return np.frombuffer(bytes.fromhex("".join(digests)), DIGEST)
+
+
+def hex_digests(raw: np.ndarray) -> list[str]:
+    """An array of `DIGEST` [N] as hexadecimal digests."""
+    text, width = raw.tobytes().hex(), 2 * DIGEST_BYTES
+    return [text[start : start + width] for start in range(0, len(text), width)]
+
+
+def shard_name(content: bytes) -> str:
+    """The name that proves a shard's content."""
+    return f"shard-{hashlib.sha256(content).hexdigest()[:16]}.h5"
+
+
+def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) -> bytes:
+    """A shard's bytes: `digest` uint8 [n, 32] and `features` [n, *shape], n >= 1."""
+    # The latest format checksums its metadata, fletcher32 the data, and attributes of fixed length lie within the
+    # former: no flipped byte goes unseen.
+    with hdf5_in_memory() as (buffer, file):
+        raw = np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES)
+        file.create_dataset("digest", data=raw, chunks=raw.shape, fletcher32=True)
+        rows = max(1, min(len(features), _CHUNK_BYTES // features[0].nbytes))
+        file.create_dataset("features", data=features, chunks=(rows, *form.shape), fletcher32=True)
+        describe(file, form.fingerprint)
+    return buffer.getvalue()
+
+
+def describe(file: h5py.File, fingerprint: Mapping[str, Any]) -> None:
+    """Write each field of `fingerprint` as an attribute of fixed length."""
+    for field, value in fingerprint.items():
+        file.attrs[field] = _attribute(value)
+
+
+@contextmanager
+def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
+    """A new HDF5 file that Python writes to disk afterwards: on a full disk, HDF5 itself can crash the process."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver="latest") as file:
+        yield buffer, file
+
+
+def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
+    """The digests of a shard, `DIGEST` [n].
+
+    Raises:
+        StoreError: damaged, or not what a shard of `form` holds.
+        FileNotFoundError: it is gone.
+    """
+    with _opened(path, form) as file:
+        return np.frombuffer(file["digest"][:].tobytes(), DIGEST)
+
+
+def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.ndarray:
+    """Rows `start` to `stop` of a shard's features; raises as `read_digests`."""
+    with _opened(path, form) as file:
+        rows: np.ndarray = file["features"][start:stop]
+        return rows
+
+
+def fault(path: Path, form: ShardFormat) -> str | None:
+    """What is wrong with a shard, after reading its every byte; None for nothing."""
+    try:
+        if shard_name(path.read_bytes()) != path.name:
+            return "its name does not prove its content"
+        digests = read_digests(path, form)
+        step = max(1, _CHUNK_BYTES * 64 // (form.dtype.itemsize * int(np.prod(form.shape))))
+        finite = all(
+            np.isfinite(read_features(path, form, start, start + step)).all() for start in range(0, len(digests), step)
+        )
+    except (StoreError, OSError) as error:
+        return str(error)
+    if len(np.unique(digests)) < len(digests):
+        return "it names an image twice"
+    return None if finite else "not all of its values are finite"
+
+
+def _attribute(value: Any) -> np.bytes_:
+    return np.bytes_(json.dumps(value).encode())
+
+
+@contextmanager
+def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
+    """A shard that was checked before anything of it was allocated."""
+    status = path.stat()
+    try:
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise _NotAShardError("it is no regular file")
+        with h5py.File(path, "r", locking=False) as file:  # nobody writes to it
+            _check_layout(file, form, status.st_size)
+            yield file
+    except _NotAShardError as error:
+        raise StoreError(f"{path}: refused: {error}; delete it, and its images are done again") from error
+    except FileNotFoundError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise StoreError(f"{path}: damaged shard ({error}); delete it, and its images are done again") from error
+
+
+class _NotAShardError(Exception):
+    """Whole, but not what headstart writes."""
+
+
+def _check_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None:
+    if sorted(file) != ["digest", "features"]:
+        raise _NotAShardError(f"it holds {', '.join(sorted(file)[:5]) or 'nothing'} rather than digest and features")
+    rows = _check_dataset(file, "digest", np.dtype(np.uint8), (DIGEST_BYTES,), file_bytes)
+    if _check_dataset(file, "features", form.dtype, form.shape, file_bytes) != rows:
+        raise _NotAShardError("digest and features differ in length")
+    if sorted(file.attrs) != sorted(form.fingerprint):
+        raise _NotAShardError("its attributes are not the fields of the fingerprint")
+    for field, value in form.fingerprint.items():
+        attribute = file.attrs.get_id(field)
+        if attribute.dtype.kind != "S" or attribute.shape != () or attribute.dtype.itemsize > _LONGEST_ATTRIBUTE:
+            raise _NotAShardError(f"attribute {field} is no text of fixed length")
+        if file.attrs[field] != _attribute(value):
+            raise _NotAShardError(f"its {field} is not that of the fingerprint")
+
+
+def _check_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
+    """Refuse all that could read other files, run a filter's code, or ask for more memory than the file is long.
+
+    Returns:
+        The number of rows.
+    """
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise _NotAShardError(f"{name} is a link to elsewhere")
+    if file.get(name, getclass=True) is not h5py.Dataset:
+        raise _NotAShardError(f"{name} is no dataset")
+    dataset = file[name]
+    plan = dataset.id.get_create_plist()
+    if dataset.is_virtual or plan.get_external_count():
+        raise _NotAShardError(f"{name} is virtual or stored elsewhere")
+    if dataset.dtype != dtype:
+        raise _NotAShardError(f"{name} is {dataset.dtype} rather than {dtype}")
+    filters = [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
+    if plan.get_layout() != h5d.CHUNKED or filters != [h5z.FILTER_FLETCHER32]:
+        raise _NotAShardError(f"{name} is not in chunks with a checksum")
+    if dataset.shape[1:] != shape or not dataset.shape[0]:
+        raise _NotAShardError(f"{name} is {list(dataset.shape)} rather than [n, {', '.join(map(str, shape))}]")
+    chunk_bytes = int(np.prod([float(side) for side in dataset.chunks]) * dtype.itemsize)
+    if max(dataset.nbytes, chunk_bytes) > file_bytes:
+        raise _NotAShardError(f"{name} claims {max(dataset.nbytes, chunk_bytes)} bytes of a file of {file_bytes}")
+    if dataset.chunks[1:] != shape or dataset.id.get_num_chunks() * dataset.chunks[0] < len(dataset):
+        raise _NotAShardError(f"{name} lacks chunks")
+    return len(dataset)
