@@ -176,8 +176,10 @@ class Backbone:
         return self.layer_index(names[deepest - 1]) + 1 if deepest else 0
 
     def features(self, pixels: Any, cuts: Sequence[str], training: bool | None = False) -> list[Any]:
-        """Apply the network to a symbolic uint8 [B, H, W, 3]; one a cut: float32 [B, D], the mean over space, or
-        for a map float32 [B, H, W, D].
+        """Apply the network to a symbolic uint8 [B, H, W, 3].
+
+        Returns:
+            One tensor a cut: float32 [B, D], the mean over space, or for a map float32 [B, H, W, D].
         """
         scale, offset = self.rescaling.scale, self.rescaling.offset
         x = keras.layers.Rescaling(list(scale), list(offset), name="rescale")(pixels)

@@ -4,6 +4,7 @@ STORE/<backbone>-<cut>-<fingerprint>/
     fingerprint.json      everything that decides a feature's value
     shard-<sha256>.h5     `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once it has its name
     features.h5           one HDF5 virtual dataset over all shards, for people
+    retired.json          shards that others replaced: no longer used, and removed a generation later
 """
 
 import hashlib
@@ -39,16 +40,17 @@ class FeatureStore:
 
     Args:
         root: the store's folder, shared by all fingerprints; made where it is missing.
-        fingerprint: everything that decides a feature's value; `backbone`, `cut` and `dtype` among it.
-        shape: of one image's features: `(D,)`, or `(H, W, D)` for a map.
+        fingerprint: everything that decides a feature's value, as JSON knows it. Among it `backbone`, `cut`, `dtype`
+            as stored, and `shape` of one image's features: `[D]`, or `[H, W, D]` for a map.
 
     Raises:
         StoreError: the folder can't be made or read.
     """
 
-    def __init__(self, root: Path, fingerprint: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+    def __init__(self, root: Path, fingerprint: Mapping[str, Any]) -> None:
         self.fingerprint = {"format_version": FORMAT_VERSION, **fingerprint}
-        self.form = ShardFormat(self.fingerprint, shape, np.dtype(self.fingerprint["dtype"]))
+        shape, dtype = tuple(self.fingerprint["shape"]), np.dtype(self.fingerprint["dtype"])
+        self.form = ShardFormat(self.fingerprint, shape, dtype)
         text = json.dumps(self.fingerprint, sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()
         cut = self.fingerprint["cut"].replace(":", "-")
@@ -63,9 +65,30 @@ class FeatureStore:
         if not (self.folder / "fingerprint.json").exists():
             write_json(self.folder / "fingerprint.json", self.fingerprint)
 
+    @classmethod
+    def open(cls, folder: Path) -> "FeatureStore":
+        """The store that lies in `folder`, by its `fingerprint.json`.
+
+        Raises:
+            StoreError: there is none, or another one than the folder's name says.
+        """
+        try:
+            fingerprint = json.loads((folder / "fingerprint.json").read_bytes())
+            store = cls(folder.parent, fingerprint)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{folder}: no features of headstart's: fingerprint.json: {error}") from error
+        if store.folder != folder:
+            raise StoreError(f"{folder}: its fingerprint.json is that of {store.folder.name}")
+        return store
+
     def shards(self) -> list[Path]:
-        """The finished shards, by name."""
-        return sorted(self.folder.glob("shard-*.h5"))
+        """The finished shards in use, by name."""
+        retired = self._retired()
+        return sorted(path for path in self.folder.glob("shard-*.h5") if path.name not in retired)
+
+    def digests(self) -> list[str]:
+        """Every digest that has features."""
+        return hex_digests(self._refreshed().digests)
 
     def missing(self, digests: Collection[str]) -> list[str]:
         """Those of `digests` (hexadecimal SHA-256) that have no features yet, in their order, each once."""
@@ -93,7 +116,30 @@ class FeatureStore:
         content = shard_content(self.form, raw_digests(digests), stored)
         target = self.folder / shard_name(content)
         write_atomically(target, content)
+        if target.name in self._retired():
+            self._write_retired(self._retired() - {target.name})
         return target
+
+    def retire(self, shards: Collection[Path]) -> None:
+        """Take `shards` out of use. Their files stay, for readers that know them, until `remove_retired`."""
+        self._write_retired(self._retired() | {shard.name for shard in shards})
+        self.write_view()
+
+    def remove_retired(self) -> None:
+        """Remove the files of retired shards."""
+        retired = self._retired()
+        if retired:
+            self.write_view()  # a kill may have come between the list and the view
+            for name in retired:
+                (self.folder / name).unlink(missing_ok=True)
+            self._write_retired(set())
+
+    def _retired(self) -> set[str]:
+        path = self.folder / "retired.json"
+        return set(json.loads(path.read_bytes())) if path.exists() else set()
+
+    def _write_retired(self, names: Collection[str]) -> None:
+        write_json(self.folder / "retired.json", sorted(names))
 
     def read(self, digests: Sequence[str]) -> np.ndarray:
         """The features [N, *shape] of `digests`, in their order, in the stored dtype.
@@ -151,17 +197,17 @@ class _Index:
         each = [digests[shard] for shard in shards]
         every = np.concatenate([np.empty(0, DIGEST), *each])
         order = np.argsort(every, kind="stable")
-        self._digests = every[order]
+        self.digests = every[order]
         self._shard = np.repeat(np.arange(len(each)), [len(part) for part in each])[order].astype(np.int32)
         self._row = np.concatenate([np.empty(0, np.int32), *(np.arange(len(part)) for part in each)])[order]
 
     def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each of `digests` (`DIGEST` [N]) the number of its shard, its row there, and whether it was found."""
-        if not len(self._digests):
+        if not len(self.digests):
             return (
                 np.zeros((2, len(digests)), np.int32)[0],
                 np.zeros(len(digests), np.int32),
                 np.zeros(len(digests), bool),
             )
-        places = np.searchsorted(self._digests, digests).clip(max=len(self._digests) - 1)
-        return self._shard[places], self._row[places], self._digests[places] == digests
+        places = np.searchsorted(self.digests, digests).clip(max=len(self.digests) - 1)
+        return self._shard[places], self._row[places], self.digests[places] == digests

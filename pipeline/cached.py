@@ -191,7 +191,8 @@ def _stores(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) -> t
         "precision": backbone.precision,
         "dtype": "float32" if backbone.precision == "float32" else "float16",
     }
-    return images, [FeatureStore(config.store, {**shared, "cut": cut}, backbone.shape(cut)) for cut in cuts]
+    fingerprints = [{**shared, "cut": cut, "shape": list(backbone.shape(cut))} for cut in cuts]
+    return images, [FeatureStore(config.store, fingerprint) for fingerprint in fingerprints]
 
 
 def _extract(

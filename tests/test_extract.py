@@ -42,7 +42,7 @@ class Counting(FrozenBackbone):
 
 def stores_in(folder: Path, backbone: Backbone, cuts=CUTS) -> list[FeatureStore]:
     fingerprint = {"backbone": backbone.name, "weights": backbone.weights_digest, "dtype": "float32"}
-    return [FeatureStore(folder, {**fingerprint, "cut": cut}, backbone.shape(cut)) for cut in cuts]
+    return [FeatureStore(folder, {**fingerprint, "cut": cut, "shape": backbone.shape(cut)}) for cut in cuts]
 
 
 def test_each_image_is_seen_once_and_broken_ones_are_named(tmp_path: Path, backbone, images) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from features.errors import StoreError
 from features.store import FeatureStore
 
-FINGERPRINT = {"backbone": "b", "cut": "c", "weights": "0" * 64, "dtype": "float32"}
+FINGERPRINT = {"backbone": "b", "cut": "c", "weights": "0" * 64, "dtype": "float32", "shape": [5]}
 
 
 def digest(number: int) -> str:
@@ -23,7 +23,7 @@ def vectors(numbers: list[int], dimension: int = 5) -> np.ndarray:
 
 
 def store_in(folder: Path, **changes) -> FeatureStore:
-    return FeatureStore(folder, {**FINGERPRINT, **changes}, (5,))
+    return FeatureStore(folder, {**FINGERPRINT, **changes})
 
 
 def fill(store: FeatureStore, numbers: list[int]) -> Path:
