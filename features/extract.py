@@ -70,7 +70,7 @@ def extract_features(
     start = time.perf_counter()
     try:
         with progress("extracting features", len(missing)) as advance:
-            for positions, pixels in decoded_batches(missing, config, backbone.batch_size):
+            for positions, pixels in decoded_batches(missing, config, backbone.images_per_pass):
                 decoded[positions] = True
                 vectors = backbone(pixels)
                 unchanged = np.array([missing[position].is_unchanged() for position in positions])

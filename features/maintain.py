@@ -125,7 +125,7 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
 
 def _rewrite(store: FeatureStore, shards: Collection[Path], wanted: set[str] | None, large: int) -> None:
-    rows = max(1, large // (store.form.dtype.itemsize * int(np.prod(store.form.shape))))
+    rows = max(1, large // store.form.image_bytes)
     written = {store.write_shard(digests, features) for digests, features in _batches(store, shards, wanted, rows)}
     store.retire([shard for shard in shards if shard not in written])
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ DIGEST_BYTES = 32
 DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # raw; NumPy sorts and compares these by their bytes
 _CHUNK_BYTES = 1 << 20
 _LONGEST_ATTRIBUTE = 1 << 16  # bytes
+_REMEDY = "`headstart store verify STORE --repair` drops it, and its images are done again"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class ShardFormat:
     fingerprint: Mapping[str, Any]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image's features."""
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 def raw_digests(digests: Sequence[str]) -> np.ndarray:
@@ -104,7 +111,7 @@ def fault(path: Path, form: ShardFormat) -> str | None:
         if shard_name(path.read_bytes()) != path.name:
             return "its name does not prove its content"
         digests = read_digests(path, form)
-        step = max(1, _CHUNK_BYTES * 64 // (form.dtype.itemsize * int(np.prod(form.shape))))
+        step = max(1, _CHUNK_BYTES * 64 // form.image_bytes)
         finite = all(
             np.isfinite(read_features(path, form, start, start + step)).all() for start in range(0, len(digests), step)
         )
@@ -122,7 +129,7 @@ def _attribute(value: Any) -> np.bytes_:
 @contextmanager
 def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
     """A shard that was checked before anything of it was allocated."""
-    status = path.stat()
+    status = path.lstat()  # a link could lead anywhere
     try:
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise _NotAShardError("it is no regular file")
@@ -130,11 +137,11 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
             _check_layout(file, form, status.st_size)
             yield file
     except _NotAShardError as error:
-        raise StoreError(f"{path}: refused: {error}; delete it, and its images are done again") from error
+        raise StoreError(f"{path}: refused: {error}; {_REMEDY}") from error
     except FileNotFoundError:
         raise
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise StoreError(f"{path}: damaged shard ({error}); delete it, and its images are done again") from error
+        raise StoreError(f"{path}: damaged shard ({error}); {_REMEDY}") from error
 
 
 class _NotAShardError(Exception):

@@ -9,7 +9,7 @@ STORE/<backbone>-<cut>-<fingerprint>/
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from features.errors import StoreError
 from features.files import remove_left_over, write_atomically, write_json
+from features.index import Index
 from features.shards import (
     DIGEST,
     DIGEST_BYTES,
@@ -33,18 +34,16 @@ from features.shards import (
 )
 
 FORMAT_VERSION = 1
+SLAB_BYTES = 64 << 20
 
 
 class FeatureStore:
     """The features of one fingerprint.
 
     Args:
-        root: the store's folder, shared by all fingerprints; made where it is missing.
+        root: the store's folder, shared by all fingerprints. Nothing is made there before `create`.
         fingerprint: everything that decides a feature's value, as JSON knows it. Among it `backbone`, `cut`, `dtype`
             as stored, and `shape` of one image's features: `[D]`, or `[H, W, D]` for a map.
-
-    Raises:
-        StoreError: the folder can't be made or read.
     """
 
     def __init__(self, root: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -56,14 +55,26 @@ class FeatureStore:
         cut = self.fingerprint["cut"].replace(":", "-")
         self.folder = root / f"{self.fingerprint['backbone']}-{cut}-{self.key[:12]}"
         self._digests: dict[Path, np.ndarray] = {}  # of each shard seen; shards never change
-        self._index = _Index([], {})
+        self._index = Index([], {})
+
+    def create(self) -> "FeatureStore":
+        """Make the folder if it is missing, and clear it of what killed processes left half written.
+
+        Raises:
+            StoreError: it can't be made or read.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_left_over(self.folder)
+            if not self._description.exists():
+                write_json(self._description, self.fingerprint)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise StoreError(f"--store {root}: {error.strerror}: {self.folder}") from error
-        if not (self.folder / "fingerprint.json").exists():
-            write_json(self.folder / "fingerprint.json", self.fingerprint)
+            raise StoreError(f"--store {self.folder.parent}: {error.strerror}: {self.folder}") from error
+        return self
+
+    @property
+    def _description(self) -> Path:
+        return self.folder / "fingerprint.json"
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureStore":
@@ -93,14 +104,14 @@ class FeatureStore:
     def missing(self, digests: Collection[str]) -> list[str]:
         """Those of `digests` (hexadecimal SHA-256) that have no features yet, in their order, each once."""
         asked = list(dict.fromkeys(digests))
-        _, _, found = self._refreshed().find(raw_digests(asked))
+        found = self._refreshed().find(raw_digests(asked))
         return [asked[position] for position in np.flatnonzero(~found)]
 
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
         """Write features [n, *shape], n >= 1, as one shard, in full or not at all.
 
         Raises:
-            StoreError: a value is not finite, also after the cast to the stored dtype.
+            StoreError: a value is not finite, also after the cast to the stored dtype; or the folder is gone.
             ValueError: the shapes don't fit.
         """
         if features.shape != (len(digests), *self.form.shape) or not len(digests):
@@ -114,6 +125,8 @@ class FeatureStore:
                 f"{digests[int(finite.argmin())]} the first: check --weights and --rescale, or use --precision float32"
             )
         content = shard_content(self.form, raw_digests(digests), stored)
+        if not self._description.exists():  # a share that went away; what is written now would lie below its mount
+            raise StoreError(f"{self.folder}: the store is gone")
         target = self.folder / shard_name(content)
         write_atomically(target, content)
         if target.name in self._retired():
@@ -147,17 +160,46 @@ class FeatureStore:
         Raises:
             StoreError: a digest has no features, or a shard is damaged.
         """
-        index = self._refreshed()
-        shards, rows, found = index.find(raw_digests(digests))
-        if not found.all():
-            raise StoreError(f"{self.folder}: no features of {digests[int(found.argmin())]}; run `headstart features`")
         features = np.empty((len(digests), *self.form.shape), self.form.dtype)
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            first, last = rows[here].min(), rows[here].max()
-            slab = read_features(index.shards[shard], self.form, int(first), int(last) + 1)
-            features[here] = slab[rows[here] - first]
+        for positions, rows in self.stream(digests):
+            features[positions] = rows
         return features
+
+    def stream(
+        self, digests: Sequence[str], shuffled: np.random.Generator | None = None, slab_bytes: int = SLAB_BYTES
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The features of `digests` as they lie on disk, a slab of a shard at a time.
+
+        Args:
+            shuffled: draws the order of shards, and of slabs within them; None keeps that of their names.
+            slab_bytes: of features that are in memory at a time.
+
+        Yields:
+            int64 [n] positions in `digests`, and their features [n, *shape] in the stored dtype.
+
+        Raises:
+            StoreError: as `read`.
+        """
+        digests = list(digests)
+        raw, slab = raw_digests(digests), max(1, slab_bytes // self.form.image_bytes)
+        waiting = np.arange(len(digests))
+        while len(waiting):
+            # A shard that was compacted away since the folder was listed is found elsewhere: the list is made anew.
+            index = self._refreshed()
+            found = index.find(raw[waiting])
+            if not found.all():
+                lacking = digests[waiting[int(found.argmin())]]
+                raise StoreError(f"{self.folder}: no features of {lacking}; run `headstart features`")
+            done = np.zeros(len(waiting), bool)
+            for piece in index.slabs(raw[waiting], slab, shuffled):
+                try:
+                    features = read_features(piece.shard, self.form, piece.first, piece.last + 1)
+                except FileNotFoundError:
+                    self._digests, self._index = {}, Index([], {})
+                    break
+                done[piece.positions] = True
+                yield waiting[piece.positions], features[piece.rows - piece.first]
+            waiting = waiting[~done]
 
     def write_view(self) -> Path:
         """Write `features.h5`, a virtual dataset over all shards; NaN shows where a shard went missing."""
@@ -177,37 +219,18 @@ class FeatureStore:
         write_atomically(target, buffer.getvalue())
         return target
 
-    def _refreshed(self) -> "_Index":
+    def _refreshed(self) -> Index:
         """Where every digest is. Other processes write too, so the folder is looked at anew each time."""
         shards = self.shards()
-        if shards != self._index.shards:
-            self._digests = {
-                shard: self._digests[shard] if shard in self._digests else read_digests(shard, self.form)
-                for shard in shards
-            }
-            self._index = _Index(shards, self._digests)
+        while shards != self._index.shards:
+            known = self._digests
+            try:
+                self._digests = {
+                    shard: known[shard] if shard in known else read_digests(shard, self.form) for shard in shards
+                }
+                self._index = Index(shards, self._digests)
+            except FileNotFoundError as error:  # compacted away since it was listed
+                listed, shards = shards, self.shards()
+                if shards == listed:
+                    raise StoreError(f"{error.filename}: a shard that is listed and can't be opened") from error
         return self._index
-
-
-class _Index:
-    """Sorted digests of all shards, each with its place: 40 bytes an image and a binary search."""
-
-    def __init__(self, shards: list[Path], digests: Mapping[Path, np.ndarray]) -> None:
-        self.shards = shards
-        each = [digests[shard] for shard in shards]
-        every = np.concatenate([np.empty(0, DIGEST), *each])
-        order = np.argsort(every, kind="stable")
-        self.digests = every[order]
-        self._shard = np.repeat(np.arange(len(each)), [len(part) for part in each])[order].astype(np.int32)
-        self._row = np.concatenate([np.empty(0, np.int32), *(np.arange(len(part)) for part in each)])[order]
-
-    def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each of `digests` (`DIGEST` [N]) the number of its shard, its row there, and whether it was found."""
-        if not len(self.digests):
-            return (
-                np.zeros((2, len(digests)), np.int32)[0],
-                np.zeros(len(digests), np.int32),
-                np.zeros(len(digests), bool),
-            )
-        places = np.searchsorted(self.digests, digests).clip(max=len(self.digests) - 1)
-        return self._shard[places], self._row[places], self.digests[places] == digests

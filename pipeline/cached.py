@@ -44,7 +44,7 @@ class FeatureConfig:
         default="auto", metadata={"help": "Arithmetic of the frozen backbone; auto takes bfloat16 where it is faster."}
     )
     image_size: int = field(default=0, metadata={"help": "Side of the input in pixels; 0 is the backbone's own."})
-    batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
+    batch_size: int = field(default=48, metadata={"help": "Images a forward pass."})
     max_rejects: float = field(default=0.05, metadata={"help": "Fraction of images that may be unusable."})
     max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})
     truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
@@ -121,7 +121,8 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
     try:
         check_rejects(scanned.rejects, found, config.max_rejects)
         backbone, cuts, config = load_backbone(config)
-        image_config, stores = _stores(backbone, cuts, config)
+        image_config, stores = stores_of(backbone, cuts, config)
+        stores = [store.create() for store in stores]
         extracted, seconds, speed, failed = _extract(images, backbone, cuts, stores, image_config, config)
     except DataError:
         write_rejects(config.store, scanned.rejects)
@@ -179,7 +180,8 @@ def load_backbone(config: FeatureConfig) -> tuple[Backbone, list[str], FeatureCo
     return backbone, cuts, replace(config, cut=tuple(cuts), precision=precision, image_size=backbone.image_size)
 
 
-def _stores(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) -> tuple[ImageConfig, list[FeatureStore]]:
+def stores_of(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) -> tuple[ImageConfig, list[FeatureStore]]:
+    """How pixels are made, and the store of each cut. Nothing is made on disk."""
     from features.images import ImageConfig
 
     images = ImageConfig(backbone.image_size, config.resize, config.truncated)

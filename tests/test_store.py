@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import StoreError
+from features.maintain import compact
 from features.store import FeatureStore
 
 FINGERPRINT = {"backbone": "b", "cut": "c", "weights": "0" * 64, "dtype": "float32", "shape": [5]}
@@ -23,7 +25,7 @@ def vectors(numbers: list[int], dimension: int = 5) -> np.ndarray:
 
 
 def store_in(folder: Path, **changes) -> FeatureStore:
-    return FeatureStore(folder, {**FINGERPRINT, **changes})
+    return FeatureStore(folder, {**FINGERPRINT, **changes}).create()
 
 
 def fill(store: FeatureStore, numbers: list[int]) -> Path:
@@ -138,3 +140,55 @@ def test_a_store_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="--store"):
         store_in(tmp_path / "file")
+
+
+def test_a_stream_yields_each_vector_once_in_another_order_with_bounded_slabs(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    for start in range(0, 60, 20):
+        fill(store, list(range(start, start + 20)))
+    asked = [digest(number) for number in range(60)]
+    orders = []
+    for seed in (0, 0, 1):
+        pieces = list(store.stream(asked, np.random.default_rng(seed), slab_bytes=4 * 5 * 4))
+        assert max(len(positions) for positions, _ in pieces) == 4
+        order = np.concatenate([positions for positions, _ in pieces])
+        np.testing.assert_array_equal(np.concatenate([rows for _, rows in pieces]), vectors(list(order)))
+        assert sorted(order) == list(range(60))
+        shards = order // 20  # one shard after the other
+        assert (np.diff(shards) != 0).sum() == 2
+        orders.append(list(order))
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] != sorted(orders[0])
+
+
+def test_a_reader_finds_what_was_compacted_away_under_it(tmp_path: Path) -> None:
+    store, other = store_in(tmp_path), store_in(tmp_path)
+    for number in range(6):
+        fill(store, [number])
+    asked = [digest(number) for number in range(6)]
+    stream, seen = store.stream(asked), {}
+    (first,), (row,) = next(stream)
+    seen[int(first)] = row
+    compact(other)
+    compact(other)
+    assert len(list(tmp_path.glob("*/shard-*.h5"))) == 1
+    for positions, rows in stream:
+        seen.update(zip(map(int, positions), rows, strict=True))
+    np.testing.assert_array_equal([seen[number] for number in range(6)], vectors(list(range(6))))
+    np.testing.assert_array_equal(store.read(asked), vectors(list(range(6))))
+
+
+def test_a_store_that_went_away_is_not_made_anew(tmp_path: Path) -> None:
+    store = store_in(tmp_path / "share")
+    fill(store, [1])
+    shutil.rmtree(tmp_path / "share")
+    with pytest.raises(StoreError, match="gone"):
+        fill(store, [2])
+    assert not (tmp_path / "share").exists()
+
+
+def test_a_shard_that_can_not_be_opened_is_an_error_and_no_hang(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    (store.folder / "shard-0.h5").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match=r"shard-0.h5.*no regular file"):
+        store.missing([digest(1)])
