@@ -2,18 +2,23 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from features.files import require_space
 from features.frozen import FrozenBackbone
 from features.headers import ImageFile, Reject
 from features.images import ImageConfig, decoded_batches, why_undecodable
 from features.progress import console, progress
+from features.shards import DIGEST_BYTES
 from features.store import FeatureStore
 
 SHARD_IMAGES = 1024
 SHARD_SECONDS = 30.0
+SHARD_BYTES = 256 << 20  # maps are large
+_SHARD_OVERHEAD = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ def extract_features(
         stores: one for each of `backbone.cuts`, in that order.
 
     Raises:
-        StoreError: features that are not finite.
-        OSError: a full disk. Finished shards stay.
+        StoreError: features that are not finite, or a store that went away.
+        OSError: a full disk, or one without room for what is to come. Finished shards stay.
     """
     missing = missing_images(images, stores)
     if not missing:
@@ -61,6 +66,7 @@ def extract_features(
         _ShardWriter(store, cut, frozenset(store.missing(digests)))
         for store, cut in zip(stores, backbone.cuts, strict=True)
     ]
+    require_space(stores[0].folder, sum(writer.bytes_to_come() for writer in writers))
     decoded = np.zeros(len(missing), bool)
     rejects: list[Reject] = []
     extracted = 0
@@ -68,7 +74,9 @@ def extract_features(
         console.print(f"extracting features of {len(missing)} images that have none yet")
         backbone.warm_up()
     start = time.perf_counter()
-    try:
+    with ExitStack() as at_the_end:
+        for writer in writers:  # also on Ctrl-C, or if another can't: what is computed is kept
+            at_the_end.callback(writer.flush)
         with progress("extracting features", len(missing)) as advance:
             for positions, pixels in decoded_batches(missing, config, backbone.images_per_pass):
                 decoded[positions] = True
@@ -80,9 +88,6 @@ def extract_features(
                 extracted += len(kept)
                 rejects += [why_undecodable(missing[position], config) for position in positions[~unchanged]]
                 advance(len(positions))
-    finally:  # also on Ctrl-C: what is computed is kept
-        for writer in writers:
-            writer.flush()
     seconds = time.perf_counter() - start
     rejects += [why_undecodable(missing[position], config) for position in np.flatnonzero(~decoded)]
     for store in stores:
@@ -92,7 +97,7 @@ def extract_features(
 
 @dataclass
 class _ShardWriter:
-    """Gathers vectors until they make a shard: by count, or by time, so that a kill costs little either way."""
+    """Gathers vectors until they make a shard: by count, bytes or time, so that a kill costs little."""
 
     store: FeatureStore
     cut: str
@@ -101,11 +106,16 @@ class _ShardWriter:
     vectors: list[np.ndarray] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
+    def bytes_to_come(self) -> int:
+        """What the shards will take on disk, or a little more."""
+        return len(self.lacking) * (self.store.form.image_bytes + DIGEST_BYTES) + _SHARD_OVERHEAD
+
     def add(self, digests: Sequence[str], vectors: np.ndarray) -> None:
         rows = [row for row, digest in enumerate(digests) if digest in self.lacking]
         self.digests += [digests[row] for row in rows]
         self.vectors.append(vectors[rows])
-        if len(self.digests) >= SHARD_IMAGES or time.monotonic() - self.since > SHARD_SECONDS:
+        full = len(self.digests) >= SHARD_IMAGES or sum(part.nbytes for part in self.vectors) >= SHARD_BYTES
+        if full or time.monotonic() - self.since > SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:

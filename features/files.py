@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from rich.filesize import decimal
 
 _PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
 _FOREIGN_SECONDS = 24 * 3600
@@ -85,7 +86,7 @@ def require_space(folder: Path, size: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < size:
-        message = f"No space left on device: {size >> 20} MiB are needed, {free >> 20} MiB are free"
+        message = f"No space left on device: {decimal(size)} are needed, {decimal(free)} are free"
         raise OSError(errno.ENOSPC, message, str(folder))
 
 

@@ -3,13 +3,15 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
+
+from features.progress import progress
 
 Reason = Literal["empty", "not-an-image", "truncated", "corrupt", "unsupported", "too-large", "unreadable", "vanished"]
 
@@ -26,12 +28,13 @@ _IDENTIFIABLE = tuple(
 )
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 _ORIENTATION_TAG = 0x0112
+_PIECE = 64  # files a thread takes at a time
 
 # The limit is `max_pixels`, checked below from the header alone; Pillow's own would only add a warning.
 Image.MAX_IMAGE_PIXELS = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """One image file as the scan saw it; `orientation` is EXIF's, 1 (upright) to 8; `width` and `height` as stored."""
 
@@ -61,27 +64,51 @@ class Reject:
     detail: str
 
 
-def inspect_images(paths: Iterable[Path], max_pixels: int = MAX_PIXELS) -> list[ImageFile | Reject | None]:
-    """`inspect_image` of each of `paths`, in their order, several at a time."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda path: inspect_image(path, max_pixels), paths))
+def inspect_images(
+    paths: Sequence[str | Path],
+    max_pixels: int = MAX_PIXELS,
+    recall: Callable[[str], ImageFile | None] | None = None,
+) -> list[ImageFile | Reject | None]:
+    """`inspect_image` of each of `paths`, in their order, several at a time, but for those that `recall` knows."""
+
+    def inspect(some: Sequence[str | Path]) -> list[ImageFile | Reject | None]:
+        seen = []
+        for path in some:
+            known = recall(str(path)) if recall else None
+            seen.append(_within(known, max_pixels) if known else inspect_image(path, max_pixels))
+        return seen
+
+    pieces = [paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)]
+    found: list[ImageFile | Reject | None] = []
+    with ThreadPoolExecutor() as pool, progress("looking at files", len(paths), "files") as advance:
+        for seen in pool.map(inspect, pieces):
+            found += seen
+            advance(len(seen))
+    return found
 
 
-def inspect_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile | Reject | None:
+def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile | Reject | None:
     """Read one file's digest and header. None is a file that is no image by name and none by content."""
     try:
         status = os.stat(path)
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         fault = why_unreadable(error)
         return Reject(str(path), fault.reason, fault.detail)
-    header = inspect_bytes(data, path.name, max_pixels)
+    header = inspect_bytes(data, str(path), max_pixels)
     if header is None:
         return None
     if isinstance(header, Fault):
         return Reject(str(path), header.reason, header.detail)
     digest = hashlib.sha256(data).hexdigest()
     return ImageFile(str(path), digest, len(data), status.st_mtime_ns, header.orientation, header.width, header.height)
+
+
+def _within(image: ImageFile, max_pixels: int) -> ImageFile | Reject:
+    if image.width * image.height <= max_pixels:
+        return image
+    fault = _too_large(image.width, image.height, max_pixels)
+    return Reject(image.path, fault.reason, fault.detail)
 
 
 @dataclass(frozen=True)
@@ -113,7 +140,7 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
     try:
         with Image.open(io.BytesIO(data), formats=_IDENTIFIABLE) as image:
             if image.width * image.height > max_pixels:
-                return Fault("too-large", f"{image.width} x {image.height} pixels, over --max-pixels {max_pixels}")
+                return _too_large(image.width, image.height, max_pixels)
             if image.format not in DECODABLE:
                 return Fault("unsupported", f"format {image.format}")
             return Header(image.width, image.height, _orientation(image))
@@ -121,6 +148,10 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
         return _unidentified(data, Path(name).suffix.lower() in IMAGE_SUFFIXES)
     except Exception as error:  # Pillow's parsers raise almost anything on hostile headers
         return Fault("corrupt", f"{type(error).__name__}: {error}")
+
+
+def _too_large(width: int, height: int, max_pixels: int) -> Fault:
+    return Fault("too-large", f"{width} x {height} pixels, over --max-pixels {max_pixels}")
 
 
 def _unidentified(data: bytes, named_as_image: bool) -> Fault | None:

@@ -37,6 +37,19 @@ FORMAT_VERSION = 1
 SLAB_BYTES = 64 << 20
 
 
+def create_folder(folder: Path) -> None:
+    """Make a folder of a store if it is missing, and clear it of what killed processes left half written.
+
+    Raises:
+        StoreError: it can't be made or read.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_left_over(folder)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise StoreError(f"--store {folder}: {error.strerror}") from error
+
+
 class FeatureStore:
     """The features of one fingerprint.
 
@@ -58,18 +71,10 @@ class FeatureStore:
         self._index = Index([], {})
 
     def create(self) -> "FeatureStore":
-        """Make the folder if it is missing, and clear it of what killed processes left half written.
-
-        Raises:
-            StoreError: it can't be made or read.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            remove_left_over(self.folder)
-            if not self._description.exists():
-                write_json(self._description, self.fingerprint)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise StoreError(f"--store {self.folder.parent}: {error.strerror}: {self.folder}") from error
+        """Make the folder as `create_folder` does, and describe it."""
+        create_folder(self.folder)
+        if not self._description.exists():
+            write_json(self._description, self.fingerprint)
         return self
 
     @property

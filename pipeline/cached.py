@@ -11,7 +11,8 @@ import numpy as np
 
 from features.errors import DataError, OptionError, RunError
 from features.headers import MAX_PIXELS, ImageFile, Reject
-from features.store import FeatureStore
+from features.memory import ScanMemory
+from features.store import FeatureStore, create_folder
 from pipeline.examples import Example, check_rejects, scan, write_rejects
 from pipeline.runs import Run
 
@@ -50,6 +51,9 @@ class FeatureConfig:
     truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
     resize: Literal["stretch", "crop"] = field(
         default="stretch", metadata={"help": "stretch to a square, or crop the centre square."}
+    )
+    rehash: bool = field(
+        default=False, metadata={"help": "Read every file again, also one whose size and time did not change."}
     )
 
     def __post_init__(self) -> None:
@@ -115,7 +119,8 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
         DataError: no images, or more rejects than `config.max_rejects`.
         OptionError, WeightsError, StoreError: the settings can't be used.
     """
-    scanned = scan(data, seed, config.max_pixels)
+    create_folder(config.store)
+    scanned = scan(data, seed, config.max_pixels, scan_memory(config.store, data, config.rehash))
     images = [example.image for example in scanned.examples]
     found = len(images) + len(scanned.rejects)
     try:
@@ -144,6 +149,11 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
     )  # fmt: skip
 
 
+def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
+    """What the last scan of `data` learnt, as it lies in the store's folder."""
+    return ScanMemory(store / "scans", data, forget)
+
+
 def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
     """The examples of a run, or of another folder `data`, scanned anew, with the run's features.
 
@@ -155,7 +165,7 @@ def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
     if not data.exists():
         raise RunError(f"{run.path}: its data folder {data} is gone; say with --data where it is now")
     # What may be missing was settled in training; where it matters now, the example list is compared.
-    changes = {"store": Path(config["features"]["store"]), "max_rejects": 1.0}
+    changes = {"store": Path(config["features"]["store"]), "max_rejects": 1.0, "rehash": False}
     settings = FeatureConfig(**{**config["features"], **changes})
     cached = cache_features(data, settings, config["seed"])
     if cached.fingerprints() != config["fingerprints"]:

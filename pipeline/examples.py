@@ -7,6 +7,7 @@ split on the fly by the same hash.
 import csv
 import hashlib
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from features.errors import DataError
 from features.files import write_atomically
 from features.headers import MAX_PIXELS, ImageFile, Reject, inspect_images
+from features.memory import ScanMemory
 
 SPLITS = ("train", "val", "test")
 REJECTS = "rejects.csv"
@@ -22,7 +24,7 @@ VAL_FRACTION = TEST_FRACTION = 0.1
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """An image, its label (an index into the class names) and its split."""
 
@@ -53,42 +55,48 @@ def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TE
     return "val" if draw < test + val else "train"
 
 
-def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS) -> Scan:
+def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMemory | None = None) -> Scan:
     """Read the digest and header of every image in `data`.
 
     Args:
         seed: of the split, where `data` has no split folders.
         max_pixels: an image with more is rejected as `too-large`.
+        memory: of an earlier scan of `data`; it is brought up to date.
 
     Raises:
         DataError: no such folder, no class folders or no images.
     """
     folders = _class_folders(data)
     class_names = sorted({folder.name for _, folder in folders})
-    found = [(split, folder.name, path) for split, folder in folders for path in files_below(folder)]
-    seen = inspect_images((path for _, _, path in found), max_pixels)
-    examples, rejects, ignored = [], [], 0
-    for (split, name, _), image in zip(found, seen, strict=True):
+    label = {name: number for number, name in enumerate(class_names)}
+    examples, rejects = [], []
+    ignored = _strays(data, [folder for _, folder in folders])
+    found: list[tuple[str, int, str]] = []  # split, label and path
+    for split, folder in folders:
+        files, hidden = _walk(folder)
+        found += [(split, label[folder.name], file) for file in files]
+        ignored += hidden
+    seen = inspect_images([file for _, _, file in found], max_pixels, memory.recall if memory else None)
+    for (split, number, _), image in zip(found, seen, strict=True):
         if image is None:
             ignored += 1
         elif isinstance(image, Reject):
             rejects.append(image)
         else:
-            examples.append(Example(image, class_names.index(name), split or split_of(image.digest, seed)))
+            examples.append(Example(image, number, split or split_of(image.digest, seed)))
     if not examples and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
-    clutter = _clutter(data, [folder for _, folder in folders])
-    return Scan(examples, class_names, rejects, ignored + clutter)
+    if memory:
+        memory.save(example.image for example in examples)
+    return Scan(examples, class_names, rejects, ignored)
 
 
-def _clutter(data: Path, class_folders: Sequence[Path]) -> int:
-    """How many files of `data` are hidden, or outside of its class folders."""
-    hidden = sum(_hidden(path, folder) and not path.is_dir() for folder in class_folders for path in folder.rglob("*"))
+def _strays(data: Path, class_folders: Sequence[Path]) -> int:
+    """How many files of `data` are outside of its class folders."""
     known = {*class_folders, data / REJECTS, *(data / split for split in SPLITS)}
     parents = {data, *(folder.parent for folder in class_folders)}
     strays = [entry for parent in parents for entry in parent.iterdir() if entry not in known]
-    outside = sum(sum(not path.is_dir() for path in stray.rglob("*")) if stray.is_dir() else 1 for stray in strays)
-    return hidden + outside
+    return sum(sum(not path.is_dir() for path in stray.rglob("*")) if stray.is_dir() else 1 for stray in strays)
 
 
 def _class_folders(data: Path) -> list[tuple[str, Path]]:
@@ -115,11 +123,23 @@ def is_clutter(name: str) -> bool:
 
 def files_below(folder: Path) -> list[Path]:
     """Every file below `folder` but dotfiles and what file managers leave behind, sorted."""
-    return sorted(path for path in folder.rglob("*") if not path.is_dir() and not _hidden(path, folder))
+    return [Path(path) for path in _walk(folder)[0]]
 
 
-def _hidden(path: Path, root: Path) -> bool:
-    return any(map(is_clutter, path.relative_to(root).parts))
+def _walk(folder: Path) -> tuple[list[str], int]:
+    """The paths that `files_below` gives, and how many files it leaves out. Links to folders are not followed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    files: list[str] = []
+    hidden = 0
+    for parent, _, names in os.walk(folder, onerror=fail):
+        in_clutter = any(map(is_clutter, parent[len(str(folder)) :].split(os.sep)))
+        visible = [] if in_clutter else [name for name in names if not is_clutter(name)]
+        hidden += len(names) - len(visible)
+        files += [os.path.join(parent, name) for name in visible]
+    return sorted(files), hidden
 
 
 def check_trainable(examples: Sequence[Example], class_names: Sequence[str], data: Path) -> None:

@@ -1,0 +1,81 @@
+"""What a scan learnt of files, so that the next one need not read those that did not change."""
+
+import hashlib
+import os
+import time
+import zipfile
+import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from features.files import remove_left_over, written_atomically
+from features.headers import ImageFile
+from features.shards import DIGEST_BYTES, raw_digests
+
+# A file that was written to less than this before it was read may change again within the same tick of its clock.
+_SETTLED_NS = 2_000_000_000
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
+
+
+class ScanMemory:
+    """Digest and header of each file below one data folder, by (path, size, mtime in ns).
+
+    Args:
+        folder: where memories are kept: one `.npz` for each data folder, that whoever saves last has written.
+        data: the data folder. A file is remembered by its path within it.
+        forget: begin with nothing in mind. A memory that is damaged, or of another form, is the same.
+    """
+
+    def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
+        self._root = f"{data}{os.sep}"
+        self._file = folder / f"{hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]}.npz"
+        self._started = time.time_ns()
+        self._rows: dict[str, int] = {}
+        self._loaded: dict[str, np.ndarray] = {}
+        if not forget:
+            with suppress(*_DAMAGE):
+                self._load()
+
+    def recall(self, path: str) -> ImageFile | None:
+        """What is known of the file, if it is as it was."""
+        row = self._rows.get(path.removeprefix(self._root))
+        if row is None:
+            return None
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        size, mtime, orientation, width, height = self._loaded["numbers"][row].tolist()
+        if (status.st_size, status.st_mtime_ns) != (size, mtime):
+            return None
+        return ImageFile(path, self._loaded["digests"][row].tobytes().hex(), size, mtime, orientation, width, height)
+
+    def save(self, images: Iterable[ImageFile]) -> None:
+        """Remember `images` and nothing else, for the next scan."""
+        settled = [image for image in images if image.mtime_ns < self._started - _SETTLED_NS]
+        paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)
+        numbers = [(i.bytes, i.mtime_ns, i.orientation, i.width, i.height) for i in settled]
+        digests = raw_digests([image.digest for image in settled])
+        learnt = {
+            "paths": np.frombuffer(paths, np.uint8),
+            "digests": np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES),
+            "numbers": np.array(numbers, np.int64).reshape(-1, 5),
+        }
+        if self._loaded and all(np.array_equal(learnt[name], array) for name, array in self._loaded.items()):
+            return
+        with written_atomically(self._file) as partial:
+            np.savez(partial, **learnt)
+        remove_left_over(self._file.parent)
+
+    def _load(self) -> None:
+        with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            loaded = {name: arrays[name] for name in ("paths", "digests", "numbers")}
+        names = os.fsdecode(loaded["paths"].tobytes()).split("\0")
+        for name, width in (("digests", DIGEST_BYTES), ("numbers", 5)):
+            if loaded[name].shape != (len(names), width):
+                raise ValueError(f"{name} of {len(names)} files can't be {loaded[name].shape}")
+        self._rows = {name: row for row, name in enumerate(names)}
+        self._loaded = loaded
