@@ -60,6 +60,8 @@ def extract_features(
     """
     missing = missing_images(images, stores)
     if not missing:
+        for store in stores:
+            store.update_view()
         return Extraction(0, [], 0.0)
     digests = [image.digest for image in missing]
     writers = [

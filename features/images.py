@@ -6,7 +6,7 @@ The same graph serves caching, fine-tuning and predicting, so that a feature mea
 import io
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,12 @@ class ImageConfig:
 
     def fingerprint(self) -> dict[str, Any]:
         """The fields that decide what pixels a file yields."""
-        return {"pixels_version": PIXELS_VERSION, **asdict(self)}
+        return {
+            "pixels_version": PIXELS_VERSION,
+            "image_size": self.size,
+            "resize": self.resize,
+            "truncated": self.truncated,
+        }
 
 
 def decode(data: tf.Tensor, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:

@@ -95,9 +95,14 @@ def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verificati
     if repair:
         for store in stores:
             remove_left_over(store.folder)
-            store.retire([shard for shard in shards[store] if shard in bad])
-            store.remove_retired()
+            drop_shards(store, [shard for shard in shards[store] if shard in bad])
     return Verification(count, images, [BadShard(str(shard), reason) for shard, reason in bad.items()])
+
+
+def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
+    """Remove bad shards, and those retired before, so that what they alone held is done again."""
+    store.retire(shards)
+    store.remove_retired()
 
 
 def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:

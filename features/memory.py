@@ -59,7 +59,7 @@ class ScanMemory:
         paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)
         numbers = [(i.bytes, i.mtime_ns, i.orientation, i.width, i.height) for i in settled]
         digests = raw_digests([image.digest for image in settled])
-        learnt = {
+        learnt: dict[str, np.ndarray] = {
             "paths": np.frombuffer(paths, np.uint8),
             "digests": np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES),
             "numbers": np.array(numbers, np.int64).reshape(-1, 5),
@@ -67,7 +67,7 @@ class ScanMemory:
         if self._loaded and all(np.array_equal(learnt[name], array) for name, array in self._loaded.items()):
             return
         with written_atomically(self._file) as partial:
-            np.savez(partial, **learnt)
+            np.savez(partial, allow_pickle=False, **learnt)
         remove_left_over(self._file.parent)
 
     def _load(self) -> None:

@@ -19,6 +19,7 @@ from features.errors import StoreError
 
 DIGEST_BYTES = 32
 DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # raw; NumPy sorts and compares these by their bytes
+_DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
 _CHUNK_BYTES = 1 << 20
 _LONGEST_ATTRIBUTE = 1 << 16  # bytes
 _REMEDY = "`headstart store verify STORE --repair` drops it, and its images are done again"
@@ -31,12 +32,20 @@ class ShardFormat:
     Args:
         fingerprint: every field of it is an attribute of each shard, as JSON.
         shape: of one image's features: `(D,)`, or `(H, W, D)` for a map.
-        dtype: of the features as stored.
+        dtype: of the features as stored, float16 or float32.
+
+    Raises:
+        ValueError: another shape or dtype.
     """
 
     fingerprint: Mapping[str, Any]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        sides = [isinstance(side, int) and side > 0 for side in self.shape]
+        if len(sides) not in (1, 3) or not all(sides) or self.dtype not in _DTYPES:
+            raise ValueError(f"no features of shape {list(self.shape)} and dtype {self.dtype}")
 
     @property
     def image_bytes(self) -> int:
@@ -57,7 +66,16 @@ def hex_digests(raw: np.ndarray) -> list[str]:
 
 def shard_name(content: bytes) -> str:
     """The name that proves a shard's content."""
-    return f"shard-{hashlib.sha256(content).hexdigest()[:16]}.h5"
+    return _name(hashlib.sha256(content).hexdigest())
+
+
+def _name_by_content(path: Path) -> str:
+    with path.open("rb") as file:
+        return _name(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _name(digest: str) -> str:
+    return f"shard-{digest[:16]}.h5"
 
 
 def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) -> bytes:
@@ -108,9 +126,9 @@ def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.nd
 def fault(path: Path, form: ShardFormat) -> str | None:
     """What is wrong with a shard, after reading its every byte; None for nothing."""
     try:
-        if shard_name(path.read_bytes()) != path.name:
-            return "its name does not prove its content"
         digests = read_digests(path, form)
+        if _name_by_content(path) != path.name:
+            return "its name does not prove its content"
         step = max(1, _CHUNK_BYTES * 64 // form.image_bytes)
         finite = all(
             np.isfinite(read_features(path, form, start, start + step)).all() for start in range(0, len(digests), step)

@@ -20,7 +20,6 @@ from features.errors import StoreError
 from features.files import remove_left_over, write_atomically, write_json
 from features.index import Index
 from features.shards import (
-    DIGEST,
     DIGEST_BYTES,
     ShardFormat,
     describe,
@@ -89,7 +88,7 @@ class FeatureStore:
             StoreError: there is none, or another one than the folder's name says.
         """
         try:
-            fingerprint = json.loads((folder / "fingerprint.json").read_bytes())
+            fingerprint = _read_json(folder / "fingerprint.json")
             store = cls(folder.parent, fingerprint)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{folder}: no features of headstart's: fingerprint.json: {error}") from error
@@ -154,7 +153,10 @@ class FeatureStore:
 
     def _retired(self) -> set[str]:
         path = self.folder / "retired.json"
-        return set(json.loads(path.read_bytes())) if path.exists() else set()
+        try:
+            return set(_read_json(path)) if path.exists() else set()
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"{path}: {error}; delete it, and the shards it names are used again") from error
 
     def _write_retired(self, names: Collection[str]) -> None:
         write_json(self.folder / "retired.json", sorted(names))
@@ -206,6 +208,11 @@ class FeatureStore:
                 yield waiting[piece.positions], features[piece.rows - piece.first]
             waiting = waiting[~done]
 
+    def shard_of(self, digest: str) -> Path:
+        """The shard that holds the features of `digest`, which must be there."""
+        (slab,) = self._refreshed().slabs(raw_digests([digest]), 1)
+        return slab.shard
+
     def write_view(self) -> Path:
         """Write `features.h5`, a virtual dataset over all shards; NaN shows where a shard went missing."""
         target = self.folder / "features.h5"
@@ -218,11 +225,18 @@ class FeatureStore:
             start += count
         with hdf5_in_memory() as (buffer, file):
             file.create_virtual_dataset("features", layout, fillvalue=np.nan)
-            digests = [digest for shard in index.shards for digest in hex_digests(self._digests[shard])]
-            file["digest"] = np.array(digests, f"S{2 * DIGEST_BYTES}")
+            digests = b"".join(self._digests[shard].tobytes() for shard in index.shards).hex().encode()
+            file["digest"] = np.frombuffer(digests, f"S{2 * DIGEST_BYTES}")
             describe(file, self.fingerprint)
         write_atomically(target, buffer.getvalue())
         return target
+
+    def update_view(self) -> None:
+        """Write `features.h5` if a shard is newer: a kill may have come before it was written."""
+        view = self.folder / "features.h5"
+        newest = max((shard.stat().st_mtime_ns for shard in self.shards()), default=0)
+        if not view.exists() or view.stat().st_mtime_ns < newest:
+            self.write_view()
 
     def _refreshed(self) -> Index:
         """Where every digest is. Other processes write too, so the folder is looked at anew each time."""
@@ -239,3 +253,9 @@ class FeatureStore:
                 if shards == listed:
                     raise StoreError(f"{error.filename}: a shard that is listed and can't be opened") from error
         return self._index
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError("it is no regular file")
+    return json.loads(path.read_bytes())

@@ -198,7 +198,7 @@ def stores_of(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) ->
     shared = {
         "backbone": backbone.name,
         "weights": backbone.weights_digest,
-        "images": images.fingerprint(),
+        **images.fingerprint(),
         "rescale": {"scale": backbone.rescaling.scale, "offset": backbone.rescaling.offset},
         "precision": backbone.precision,
         "dtype": "float32" if backbone.precision == "float32" else "float16",

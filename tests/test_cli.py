@@ -168,10 +168,10 @@ def test_a_full_disk_is_told_in_one_line(headstart, prepared, tmp_path: Path, mo
     def full(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("features.store.flush_to_disk", full)
+    monkeypatch.setattr("features.files.flush_to_disk", full)
     line = headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
     assert "the disk is full" in line
-    assert not list((tmp_path / "s").glob("*/*.partial"))
+    assert not list((tmp_path / "s").rglob("*.partial*"))
 
 
 def test_a_path_below_a_file_is_told_in_one_line(headstart, prepared, small, drawn: Path, tmp_path: Path) -> None:

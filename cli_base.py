@@ -1,0 +1,151 @@
+"""What every command shares: options made from settings, errors told in one line, one JSON object or a summary."""
+
+import errno
+import functools
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+from rich.console import Console
+
+from features.errors import HeadstartError, OptionError
+from features.progress import console as messages
+
+_ENVIRONMENT_ERRORS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "EIO", "ESTALE", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "EMFILE")
+}
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a summary.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there once the new is finished.")]
+Data = Annotated[Path, typer.Argument(help="DATA/{train,val,test}/<class>/, or DATA/<class>/.", show_default=False)]
+
+
+def command(
+    app: typer.Typer, kept: str = "nothing was changed"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command of `app`. A parameter that is a configuration becomes an option for each of its fields.
+
+    Args:
+        kept: what Ctrl-C leaves, as a person is told.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        parameters, configurations = _parameters(function)
+
+        @functools.wraps(function)
+        def call(**values: Any) -> None:
+            try:
+                for name, configuration in configurations.items():
+                    settings = {field.name: values.pop(f"{name}_{field.name}") for field in fields(configuration)}
+                    values[name] = configuration(**settings)
+                function(**values)
+            except Exception as error:
+                code, message = _explain(error)
+                messages.print(f"error: {message}", style="red", markup=False)
+                raise typer.Exit(code) from error
+            except KeyboardInterrupt as error:
+                messages.print(f"interrupted; {kept}")
+                raise typer.Exit(130) from error
+
+        vars(call)["__signature__"] = inspect.Signature(parameters)
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command()(call)
+        return call
+
+    return register
+
+
+def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
+    """The parameters that Typer is to see, and the configurations that some of them belong to."""
+    parameters: list[inspect.Parameter] = []
+    configurations: dict[str, Any] = {}
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints[parameter.name]
+        if is_dataclass(hint):
+            configurations[parameter.name] = hint
+            parameters += [_option(parameter.name, field, hint, field.name in hints) for field in fields(hint)]
+        else:
+            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+    return parameters, configurations
+
+
+def _option(prefix: str, field: Field[Any], configuration: Any, given: bool) -> inspect.Parameter:
+    """A field as an option; hidden where an argument of the command has its name and is `given` anyway."""
+    hint = get_type_hints(configuration)[field.name]
+    flag = field.metadata.get("flag", f"--{field.name.replace('_', '-')}")
+    metadata = field.metadata
+    option = typer.Option(
+        flag,
+        help=metadata.get("help"),
+        envvar=metadata.get("env"),
+        parser=metadata.get("parser"),
+        metavar=metadata.get("metavar"),
+        hidden=given,
+    )
+    default: Any = field.default
+    if get_origin(hint) is tuple:
+        hint, default = list.__class_getitem__(get_args(hint)[0]), list(default)
+    return inspect.Parameter(
+        f"{prefix}_{field.name}",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[hint, option],
+    )
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit code and line for an error that a person can mend; anything else is a bug and is raised on."""
+    line = " ".join(str(error).split())
+    if isinstance(error, HeadstartError):
+        return (2 if isinstance(error, OptionError) else 1), line
+    if (
+        "No space left" in line or "errno = 28" in line or "quota" in line
+    ):  # TensorFlow and HDF5 have errors of their own
+        return 1, f"the disk is full ({line[:300]}); what was finished is kept: make room and repeat the command"
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return 1, f"out of memory: lower --batch-size, for a head --head-batch-size ({line[:200]})"
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRORS:
+        return 1, line
+    raise error
+
+
+def show(fields: Mapping[str, Any], as_json: bool, lines: Iterable[Any]) -> None:
+    """Print the one JSON object, or else the summary."""
+    if as_json:
+        print(json.dumps(fields, ensure_ascii=False))
+        return
+    out = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        out.print(line, markup=False) if isinstance(line, str) else out.print(line)
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """TensorFlow's C++ code writes to file descriptor 2 while it is imported, whatever its log level says."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def announce_device() -> None:
+    """Import TensorFlow, and say what it runs on."""
+    with _silent_libraries():
+        from features.frozen import use_device
+
+        device = use_device()
+    messages.print(f"device: {device}", style="dim")
