@@ -39,7 +39,10 @@ class FeatureConfig:
     )
     cut: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "Where the backbone is cut; repeatable, also as a+b. Default: mixed10, or its like."},
+        metadata={
+            "help": "Where the backbone is cut; repeatable, also as a+b. all: every cut; mixed8:map: one that is not "
+            "averaged over space. Default: mixed10, or its like."
+        },
     )
     precision: Literal["auto", "float32", "bfloat16"] = field(
         default="auto", metadata={"help": "Arithmetic of the frozen backbone; auto takes bfloat16 where it is faster."}

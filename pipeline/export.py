@@ -1,5 +1,6 @@
 """Features, labels and splits in one plain file, for scikit-learn and whatever else reads HDF5 or NumPy."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ def _write_hdf5(partial: Path, store: FeatureStore, columns: dict[str, np.ndarra
             features[start : start + rows] = store.read(digests[start : start + rows])
         for name, column in columns.items():
             if column.dtype.kind == "U":
-                out.create_dataset(name, data=column.astype(object), dtype=h5py.string_dtype())
+                encoded = np.array([os.fsencode(text) for text in column.tolist()], object)
+                out.create_dataset(name, data=encoded, dtype=h5py.string_dtype())
             else:
                 out[name] = column
         describe(out, store.fingerprint)

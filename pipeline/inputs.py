@@ -1,7 +1,8 @@
-"""Streams of raw images with labels: one for training, shuffled and augmented, and one for evaluation, ordered."""
+"""Streams with labels: raw images for training, shuffled and augmented, or for evaluation, ordered; cached features."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -9,9 +10,11 @@ import tensorflow as tf
 
 from features.errors import DataError
 from features.images import ImageConfig, decoded_dataset, explicit_options, parallelism
+from features.store import FeatureStore
 from pipeline.examples import Example
 
 Augment = Literal["none", "flip", "standard"]
+BUFFER_BYTES = 256 << 20
 
 
 def train_dataset(
@@ -55,6 +58,69 @@ def train_dataset(
 def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: int) -> tf.data.Dataset:
     """Batches of (uint8 [b, H, W, 3], int64 [b]) over all `examples` in their order, the short last one included."""
     return _batched(decoded_dataset(tf.data.Dataset.from_tensor_slices(_columns(examples)), images), batch_size)
+
+
+def features_dataset(
+    store: FeatureStore,
+    examples: Sequence[Example],
+    batch_size: int,
+    seed: int,
+    next_epoch: Callable[[], int],
+    buffer_bytes: int = BUFFER_BYTES,
+) -> tf.data.Dataset:
+    """Batches of (features [b, *shape] in the stored dtype, int64 [b]) of a cut that is too large for memory.
+
+    Shards come in a random order, and examples in a random order within a buffer of `buffer_bytes`, of which two are
+    in memory at a time. Both follow from `seed` and the epoch alone.
+
+    Args:
+        next_epoch: asked at the start of each pass for the number of the epoch.
+
+    Raises:
+        StoreError: as `FeatureStore.read`, in the middle of a pass.
+    """
+    digests = [example.image.digest for example in examples]
+    labels = np.array([example.label for example in examples], np.int64)
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        rng = np.random.default_rng([seed, next_epoch()])
+        positions, features = np.empty(0, np.int64), np.empty((0, *store.form.shape), store.form.dtype)
+        for more_positions, more_features in _buffers(store.stream(digests, rng, buffer_bytes // 8), buffer_bytes):
+            positions = np.concatenate([positions, more_positions])
+            features = np.concatenate([features, more_features])
+            order = rng.permutation(len(positions))
+            whole = len(order) // batch_size * batch_size
+            for start in range(0, whole, batch_size):
+                batch = order[start : start + batch_size]
+                yield features[batch], labels[positions[batch]]
+            positions, features = positions[order[whole:]], features[order[whole:]]
+        if len(positions):
+            yield features, labels[positions]
+
+    signature = (tf.TensorSpec((None, *store.form.shape), store.form.dtype), tf.TensorSpec((None,), tf.int64))
+    count = -(-len(examples) // batch_size)
+    return (
+        tf.data.Dataset.from_generator(batches, output_signature=signature)
+        .apply(tf.data.experimental.assert_cardinality(count))
+        .prefetch(2)
+        .with_options(explicit_options())
+    )
+
+
+def _buffers(
+    pieces: Iterator[tuple[np.ndarray, np.ndarray]], buffer_bytes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Join pieces until they make `buffer_bytes`."""
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+    size = 0
+    for piece in chain(pieces, [None]):
+        if piece is not None:
+            held.append(piece)
+            size += piece[1].nbytes
+        if held and (piece is None or size >= buffer_bytes):
+            positions, rows = zip(*held, strict=True)
+            yield np.concatenate(positions), np.concatenate(rows)
+            held, size = [], 0
 
 
 @contextmanager

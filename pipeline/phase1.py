@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from features.backbones import MAP, block_of
+from features.errors import OptionError
 from pipeline.cached import CachedExamples, FeatureConfig, cache_features
 from pipeline.examples import check_trainable
 from pipeline.head import HeadConfig, TrainedHead, train_head
@@ -33,9 +35,14 @@ def train_run(
         seed: of the head's weights, dropout and order, and of the split where `data` has no split folders.
 
     Raises:
+        OptionError: a cut that is a map.
         DataError: `data` can't be trained on.
         RunError: `path` exists and `overwrite` is false, or it is not a run.
     """
+    maps = [cut for cut in features.cut if cut.endswith(MAP)]
+    if maps:
+        averaged = block_of(maps[0])
+        raise OptionError(f"--cut: a head takes features averaged over space, {averaged!r}. Received: {maps[0]!r}")
     start = time.perf_counter()
     with new_run(path, overwrite) as run:
         cached = cache_features(data, features, seed)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from features.headers import ImageFile
 from features.images import ImageConfig
 from pipeline.examples import Example, scan
-from pipeline.inputs import augment_image, eval_dataset, train_dataset
+from pipeline.inputs import augment_image, eval_dataset, features_dataset, train_dataset
+from tests.test_store import digest, fill, store_in, vectors
 
 CONFIG = ImageConfig(48)
 
@@ -80,3 +82,44 @@ def test_standard_stays_close_to_the_image(examples) -> None:
         assert changed.dtype == np.uint8
         assert abs(changed.mean() - image.mean()) < 90
         assert not np.array_equal(changed, image)
+
+
+def cached_examples(count: int) -> list[Example]:
+    images = [ImageFile(f"{number}.jpg", digest(number), 1, 1, 1, 1, 1) for number in range(count)]
+    return [Example(image, number % 3, "train") for number, image in enumerate(images)]
+
+
+@pytest.mark.parametrize("buffer", [1, 10, 60, 10**6])
+def test_cached_features_are_streamed_each_once_in_another_order_an_epoch(tmp_path: Path, buffer: int) -> None:
+    store, examples = store_in(tmp_path), cached_examples(60)
+    for start in range(0, 60, 15):
+        fill(store, list(range(start, start + 15)))
+    known = {vectors([number])[0].tobytes(): number for number in range(60)}
+    orders = []
+    for epoch in (1, 2, 1):
+        dataset = features_dataset(store, examples, 8, 0, lambda epoch=epoch: epoch, buffer_bytes=20 * buffer)
+        batches = list(dataset.as_numpy_iterator())
+        assert [len(labels) for _, labels in batches] == [8] * 7 + [4]
+        assert dataset.cardinality() == 8
+        features, labels = joined(batches)
+        order = [known[row.tobytes()] for row in features]
+        assert labels.tolist() == [number % 3 for number in order]
+        assert sorted(order) == list(range(60))
+        orders.append(order)
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_a_stream_of_features_needs_little_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    store, examples = store_in(tmp_path, shape=[4096]), cached_examples(800)
+    for start in range(0, 800, 100):
+        numbers = range(start, start + 100)
+        store.write_shard([digest(number) for number in numbers], np.full((100, 4096), start, np.float32))
+    total = 800 * 4096 * 4
+    tracemalloc.start()
+    for _ in features_dataset(store, examples, 16, 0, lambda: 1, buffer_bytes=total // 16):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < total / 2

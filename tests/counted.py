@@ -1,0 +1,37 @@
+"""The command line with small shards and slow forward passes, which it counts: python -m tests.counted COUNTS ARGUMENT...
+
+COUNTS gets a line for each finished forward pass: how many images it was of.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import cli
+import features.extract
+from features.frozen import FrozenBackbone
+
+SHARD_IMAGES = 32
+PASS_SECONDS = 0.05
+
+
+def main() -> None:
+    counts = Path(sys.argv[1])
+    original = FrozenBackbone.__call__
+
+    def counted(self: FrozenBackbone, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        vectors = original(self, pixels)
+        with counts.open("a") as file:
+            file.write(f"{len(pixels)}\n")
+        time.sleep(PASS_SECONDS)
+        return vectors
+
+    FrozenBackbone.__call__ = counted  # type: ignore[method-assign]
+    features.extract.SHARD_IMAGES = SHARD_IMAGES
+    cli.app(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()
