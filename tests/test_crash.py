@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -168,14 +167,14 @@ def test_only_what_changed_is_computed(many: Path, drawn: Path, tmp_path: Path) 
 
 FULL_DISK = """
 set -eu
-mount -t tmpfs -o size=1500k tmpfs "$MOUNT"
+mount -t tmpfs -o size=4m tmpfs "$MOUNT"
 $FEATURES > "$OUT/cut-off" 2>&1 &
-while [ "$(wc -l < "$COUNTS")" -lt 8 ]; do sleep 0.02; done
+while [ "$(wc -l < "$COUNTS")" -lt 8 ]; do kill -0 $!; sleep 0.02; done
 cat /dev/zero > "$MOUNT/ballast" 2>/dev/null || true
 wait $! && exit 1
 $VERIFY > "$OUT/verified"
 rm "$MOUNT/ballast"
-mount -o remount,size=900k "$MOUNT"
+mount -o remount,size=1500k "$MOUNT"
 $FEATURES > "$OUT/refused" 2>&1 && exit 1
 mount -o remount,size=8m "$MOUNT"
 $FEATURES --json > "$OUT/finished" 2> /dev/null
@@ -202,7 +201,7 @@ def test_a_full_disk_is_told_and_what_was_finished_is_kept(
         "VERIFY": " ".join([sys.executable, "-m", "cli", "store", "verify", str(store), "--json"]),
     }
     script = [*namespace, "sh", "-c", FULL_DISK]
-    subprocess.run(script, check=True, cwd=ROOT, env={**os.environ, **environment})
+    subprocess.run(script, check=True, cwd=ROOT, env={**os.environ, **environment}, timeout=300)
     (line,) = [line for line in (tmp_path / "cut-off").read_text().splitlines() if line.startswith("error: ")]
     assert "the disk is full" in line
     kept = json.loads((tmp_path / "verified").read_text())
