@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.table import Table
 
 from cli_base import Data, Json, Seed, announce_device, command, show
 from features.errors import StoreError
@@ -30,13 +29,13 @@ def ls(store: StoreArgument, json: Json = False) -> None:
     from features.maintain import contents, open_stores
 
     found = [contents(one) for one in open_stores(store)]
-    table = Table(title=str(store))
-    for column in ("fingerprint", "images", "shards", "size", "written"):
-        table.add_column(column)
-    for one in found:
-        table.add_row(one.folder.name, str(one.images), str(one.shards), decimal(one.bytes), _time(one.modified))
+    lines = [
+        f"{one.folder.name}: {one.images} images in {one.shards} shards, {decimal(one.bytes)}, "
+        f"written {_time(one.modified)}"
+        for one in found
+    ]
     rows = [{**asdict(one), "folder": one.folder.name} for one in found]
-    show({"fingerprints": rows}, json, [table])
+    show({"fingerprints": rows}, json, lines)
 
 
 @command(store)

@@ -1,0 +1,119 @@
+"""`headstart store` as scripts and people meet it."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import cli
+from pipeline.cached import FeatureConfig
+from tests.conftest import SMALL_FLAGS
+
+
+def shards(store: Path) -> list[Path]:
+    return sorted(store.glob("*/shard-*.h5"))
+
+
+def test_a_store_is_listed(headstart, small: FeatureConfig) -> None:
+    (one,) = headstart("store", "ls", small.store)["fingerprints"]
+    assert (one["backbone"], one["cut"], one["images"], one["shards"]) == (
+        "mobilenet_v3_small",
+        "top_activation",
+        40,
+        len(shards(small.store)),
+    )
+    assert one["bytes"] == sum(shard.stat().st_size for shard in shards(small.store))
+    assert one["folder"] in headstart.text("store", "ls", small.store)
+
+
+def test_a_clean_store_is_verified(headstart, small: FeatureConfig, prepared: Path) -> None:
+    found = headstart("store", "verify", small.store)
+    assert (found["shards"], found["images"], found["bad"]) == (len(shards(small.store)), 40, 0)
+    flags = ("--data", prepared, "--recompute", "5", "--weights=random")
+    assert headstart("store", "verify", small.store, *flags)["recomputed"] == 5
+    assert "5 images recomputed" in headstart.text("store", "verify", small.store, *flags)
+
+
+def test_a_bad_shard_is_told_dropped_and_redone(headstart, small: FeatureConfig, prepared: Path) -> None:
+    shard = shards(small.store)[0]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    result = CliRunner().invoke(cli.app, ["store", "verify", str(small.store), "--json"])
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["bad"] == 1
+    assert found["bad_shards"][0]["path"] == str(shard)
+    assert "--repair" in result.stderr
+    assert headstart("store", "verify", small.store, "--repair")["bad"] == 1
+    assert headstart("store", "verify", small.store)["bad"] == 0
+    done = headstart("features", prepared, *SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1")
+    assert done["extracted"] == 40
+
+
+def test_what_is_missing_is_explained(headstart, small: FeatureConfig, prepared: Path) -> None:
+    flags = (small.store, prepared, *SMALL_FLAGS)
+    (state,) = headstart("store", "explain", *flags, "--rescale=unit", "--store=ignored")["cuts"]
+    assert (state["present"], state["missing"]) == (0, 42)
+    assert set(state["others"][0]["differs"]) == {"rescale"}
+    text = headstart.text("store", "explain", *flags, "--rescale=unit", "--cut=all")
+    assert "rescale" in text
+    assert "top_activation: 0 images have features, 42 have none" in text
+
+
+def test_several_cuts_are_filled_side_by_side_and_a_head_refuses_maps(
+    headstart, small: FeatureConfig, prepared: Path, tmp_path: Path
+) -> None:
+    cuts = ("--cut=all", "--cut=expanded_conv_10_add:map")
+    flags = (*SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1")
+    done = headstart("features", prepared, *flags, *cuts)
+    assert (done["extracted"], len(done["fingerprint"])) == (40, 8)
+    assert headstart("features", prepared, *flags, *cuts)["extracted"] == 0
+    shapes = set()
+    for view in small.store.glob("*/features.h5"):
+        with h5py.File(view) as file:
+            assert np.isfinite(file["features"][:]).all()
+            assert len(file["digest"][0]) == 64
+            assert json.loads(file.attrs["backbone"]) == "mobilenet_v3_small"
+            shapes.add(file["features"].shape)
+    assert (40, 2, 2, 96) in shapes
+    line = headstart.error("head", prepared, *flags, *cuts, f"--run={tmp_path / 'r'}", code=2)
+    assert "averaged over space" in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_small_shards_are_joined_and_unused_features_dropped(
+    headstart, small: FeatureConfig, prepared: Path, drawn: Path
+) -> None:
+    done = headstart("features", drawn, *SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1", "--cut=all")
+    assert done["extracted"] == 40
+    before = headstart("store", "compact", small.store)
+    assert before["shards_after"] <= before["shards_before"]
+    would = headstart("store", "gc", small.store, prepared / "train")
+    assert not would["done"]
+    assert would["dropped"] > 0
+    assert "nothing was changed" in headstart.text("store", "gc", small.store, prepared / "train")
+    assert headstart("store", "gc", small.store, prepared / "train", "--yes")["dropped"] == would["dropped"]
+    assert headstart("store", "gc", small.store, prepared / "train", "--yes")["dropped"] == 0
+    assert headstart("store", "verify", small.store)["bad"] == 0
+
+
+def test_features_are_exported(headstart, small: FeatureConfig, prepared: Path, tmp_path: Path) -> None:
+    result = headstart("store", "export", small.store, prepared, tmp_path / "out.npz")
+    assert (result["examples"], result["missing"]) == (40, 2)
+    assert np.load(tmp_path / "out.npz")["features"].shape == (40, 576)
+    assert "2 images have none" in headstart.text("store", "export", small.store, prepared, tmp_path / "out.h5")
+    assert ".npz" in headstart.error("store", "export", small.store, prepared, tmp_path / "out.txt", code=2)
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "compact"])
+def test_what_is_no_store_is_told_in_one_line(headstart, tmp_path: Path, command: str) -> None:
+    assert "no such folder" in headstart.error("store", command, tmp_path / "nowhere")
+    assert "no features in it" in headstart.error("store", command, tmp_path)
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "fingerprint.json").write_text("{")
+    assert "fingerprint.json" in headstart.error("store", command, tmp_path)
