@@ -16,7 +16,7 @@ DOWNLOAD_URL := https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869
 FEATURE_OPTIONS = --store $(STORE) --weights $(WEIGHTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data features head finetune evaluate tensorboard test test-all lint bench clean
+.PHONY: help setup demo data features head finetune evaluate tensorboard test test-all lint bench bench-scale clean
 
 help: ## this list
 	@echo "headstart: an image classifier in two phases"
@@ -70,6 +70,9 @@ lint: $(READY) ## ruff, mypy, and the direction of imports
 
 bench: $(READY) ## measure, writing benchmarks/results.json
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-scale: $(READY) ## a store and a scan of a million images, writing benchmarks/scale.json (5 GB of disk)
+	$(BIN)/python benchmarks/scale.py $(ARGS)
 
 clean: ## remove the environment, the demo and caches; never data, store or runs
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

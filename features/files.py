@@ -17,6 +17,7 @@ from rich.filesize import decimal
 
 _PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
 _FOREIGN_SECONDS = 24 * 3600
+_CLOCK_STEP_MS = 60_000  # by which the clock may be set while a process lives; its start is reckoned from the boot
 
 
 @contextmanager
@@ -45,7 +46,8 @@ def remove_left_over(folder: Path) -> list[Path]:
         if not name:
             continue
         if name["host"] == socket.gethostname():
-            left_over = _started(int(name["pid"])) != int(name["started"])
+            started = _started(int(name["pid"]))
+            left_over = started is None or abs(started - int(name["started"])) > _CLOCK_STEP_MS
         else:
             left_over = _age(path) > _FOREIGN_SECONDS
         if left_over:

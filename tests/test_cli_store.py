@@ -1,6 +1,7 @@
 """`headstart store` as scripts and people meet it."""
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -117,3 +118,21 @@ def test_what_is_no_store_is_told_in_one_line(headstart, tmp_path: Path, command
     folder.mkdir()
     (folder / "fingerprint.json").write_text("{")
     assert "fingerprint.json" in headstart.error("store", command, tmp_path)
+
+
+def test_a_file_that_was_changed_behind_its_time_is_found_by_rehashing(
+    headstart, small: FeatureConfig, drawn: Path, tmp_path: Path
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for path in sorted((drawn / name).glob(f"{name}*"))[:5]:
+            (tmp_path / "data" / name / path.name).write_bytes(path.read_bytes().ljust(9000, b"x"))
+    for path in tmp_path.glob("data/*/*"):
+        os.utime(path, (1, 1))
+    command = ("features", tmp_path / "data", *SMALL_FLAGS, f"--store={small.store}")
+    assert headstart(*command)["extracted"] == 10
+    path = tmp_path / "data" / "cat" / "cat.0.jpg"
+    path.write_bytes(path.read_bytes()[:-1] + b"y")
+    os.utime(path, (1, 1))
+    assert headstart(*command)["extracted"] == 0
+    assert headstart(*command, "--rehash")["extracted"] == 1
