@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import cli
 from features.maintain import open_stores
 from pipeline.cached import FeatureConfig, cache_features
-from pipeline.demo import draw_demo
 from pipeline.upkeep import explain
 from tests.conftest import SMALL
 from tests.counted import SHARD_IMAGES
@@ -37,11 +37,13 @@ ROOT = Path(cli.__file__).parent
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`{cat,dog}/` with 1,100 good images. Tests only read it."""
+    """`{cat,dog}/` with 1,100 images of noise. Tests only read it."""
     data = tmp_path_factory.mktemp("many") / "data"
-    draw_demo(data, images=IMAGES)
-    for path in data.rglob("broken*"):
-        path.unlink()
+    noise = np.random.default_rng(0)
+    for number in range(IMAGES):
+        path = data / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(path)
     return data
 
 
