@@ -38,7 +38,7 @@ def ls(store: StoreArgument, json: Json = False) -> None:
     show({"fingerprints": rows}, json, lines)
 
 
-@command(store)
+@command(store, kept="bad shards that were dropped by --repair stay dropped")
 def verify(
     store: StoreArgument,
     repair: Annotated[bool, typer.Option("--repair", help="Drop bad shards, so that their images are redone.")] = False,
@@ -57,10 +57,10 @@ def verify(
     """Read every byte of a store; with --data and --recompute, also compare features with fresh ones."""
     if recompute:
         announce_device()
-    from pipeline.upkeep import verify_store
+    from pipeline.recompute import verify_store
 
     found, fresh = verify_store(store, repair, data, recompute, weights, weights_seed, seed)
-    bad = [*found.bad, *fresh.bad]
+    bad = [*found.bad, *fresh.bad, *found.folders]
     fields = {
         "shards": found.shards,
         "images": found.images,
@@ -76,6 +76,8 @@ def verify(
     if bad and repair:
         summary.append("the bad shards are dropped: `headstart features` does their images again")
     show(fields, json, summary)
+    if found.folders:
+        raise StoreError(f"{found.folders[0].path}: {found.folders[0].reason}")
     if bad and not repair:
         raise StoreError(f"{store}: {len(bad)} of {found.shards} shards are bad; --repair drops them")
 
@@ -144,7 +146,9 @@ def export(
     fingerprint: Annotated[
         str, typer.Option(help="Which features: the beginning of a fingerprint, or of its name in `store ls`.")
     ] = "",
-    max_rejects: Annotated[float, typer.Option(help="Fraction of images that may be without features.")] = 0.05,
+    max_rejects: Annotated[
+        float, typer.Option(help="Fraction of images that may be without features.", min=0, max=1)
+    ] = 0.05,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 _PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
 _FOREIGN_SECONDS = 24 * 3600
-_CLOCK_STEP_MS = 60_000  # by which the clock may be set while a process lives; its start is reckoned from the boot
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success flush it to disk and rename it to `path`, else remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: Keras and h5py choose the format by it.
-    partial = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{_started(os.getpid())}.partial.{path.name}")
+    partial = path.with_name(f".{_host()}-{os.getpid()}-{_started(os.getpid())}.partial.{path.name}")
     try:
         yield partial
         flush_to_disk(partial)
@@ -38,29 +38,37 @@ def written_atomically(path: Path) -> Iterator[Path]:
 def remove_left_over(folder: Path) -> list[Path]:
     """Remove from `folder` what processes that were killed left half written; what was removed.
 
-    A file of this host goes if its process is dead, one of another host if it was not written to for a day.
+    A file of this host goes if its process is dead. One of another host goes if it was not written to for a day, and so
+    does one whose process number is now that of a process that started at another time: the clock may have been set.
     """
     removed = []
     for path in folder.glob(".*.partial.*"):
         name = _PARTIAL.fullmatch(path.name)
         if not name:
             continue
-        if name["host"] == socket.gethostname():
-            started = _started(int(name["pid"]))
-            left_over = started is None or abs(started - int(name["started"])) > _CLOCK_STEP_MS
+        pid, here = int(name["pid"]), name["host"] == _host()
+        if here and not psutil.pid_exists(pid):
+            left_over = True
         else:
-            left_over = _age(path) > _FOREIGN_SECONDS
+            alive = here and _started(pid) == int(name["started"])
+            left_over = not alive and _age(path) > _FOREIGN_SECONDS
         if left_over:
             path.unlink(missing_ok=True)
             removed.append(path)
     return removed
 
 
+def _host() -> str:
+    """The name of this host; that of the container too, where process numbers mean something of their own."""
+    name = socket.gethostname()
+    return f"{name}+{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else name
+
+
 def _started(pid: int) -> int | None:
-    """When a process of this host started, in ms since 1970, so that one that got a dead one's number is told apart."""
+    """When a process of this host started, in ms since 1970."""
     try:
         return int(1000 * psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return None
 
 

@@ -1,14 +1,15 @@
 """Looking after a store's folder: what is in it, whether it is whole, and less files or less features of it."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from features.errors import StoreError
 from features.files import remove_left_over
-from features.progress import progress
+from features.progress import console, progress
 from features.shards import fault, hex_digests, read_digests, read_features
 from features.store import FeatureStore
 
@@ -38,71 +39,96 @@ class BadShard:
 
 @dataclass(frozen=True)
 class Verification:
-    """Shards read, images in the good ones, and the bad ones."""
+    """Shards read, images in the good ones, the bad ones, and folders that can't be told what they hold."""
 
     shards: int
     images: int
     bad: list[BadShard]
+    folders: list[BadShard] = field(default_factory=list)
 
 
-def open_stores(root: Path) -> list[FeatureStore]:
-    """One store for each fingerprint in `root`, by name.
+def find_stores(root: Path) -> tuple[list[FeatureStore], list[BadShard]]:
+    """One store for each fingerprint in `root`, by name, and the folders that can't be told what they hold.
 
     Raises:
         StoreError: no such folder, or nothing of headstart's in it.
     """
     if not root.is_dir():
         raise StoreError(f"{root}: no such folder")
-    stores = [FeatureStore.open(path.parent) for path in sorted(root.glob("*/fingerprint.json"))]
-    if not stores:
+    stores, faults = [], []
+    for path in sorted(root.glob("*/fingerprint.json")):
+        try:
+            stores.append(FeatureStore.open(path.parent))
+        except StoreError as error:
+            faults.append(BadShard(str(path.parent), f"{error}; delete the folder, and its images are done again"))
+    if not stores and not faults:
         raise StoreError(f"{root}: no features in it; `headstart features` makes some")
+    return stores, faults
+
+
+def open_stores(root: Path) -> list[FeatureStore]:
+    """The stores of `find_stores`; what is wrong with others is printed.
+
+    Raises:
+        StoreError: there are none.
+    """
+    stores, faults = find_stores(root)
+    if not stores:
+        raise StoreError(faults[0].reason)
+    for folder in faults:
+        console.print(f"left out: {folder.reason}", markup=False)
     return stores
 
 
 def contents(store: FeatureStore) -> Contents:
     """Count what `store` holds."""
-    states = [shard.stat() for shard in store.shards()]
-    return Contents(
-        store.folder,
-        store.fingerprint["backbone"],
-        store.fingerprint["cut"],
-        len(np.unique(store.digests())),
-        len(states),
-        sum(state.st_size for state in states),
-        max((state.st_mtime for state in states), default=store.folder.stat().st_mtime),
-    )
+    sizes, times = [], [store.folder.stat().st_mtime]
+    for shard in store.shards():
+        with suppress(FileNotFoundError):  # compacted away since it was listed
+            state = shard.lstat()
+            sizes.append(state.st_size)
+            times.append(state.st_mtime)
+    fields = store.fingerprint
+    modified = max(times[1:] or times)
+    return Contents(store.folder, fields["backbone"], fields["cut"], store.count(), len(sizes), sum(sizes), modified)
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
     """Read every byte of every shard.
 
     Args:
-        repair: remove bad shards, so that their images are done again.
+        repair: remove bad shards, so that their images are done again, and bring `features.h5` up to date.
+
+    Raises:
+        OSError: a shard can't be read for a reason that is not its own.
     """
     shards = {store: store.shards() for store in stores}
-    count = sum(map(len, shards.values()))
+    good, images = 0, 0
     bad: dict[Path, str] = {}
-    images = 0
-    with progress("verifying", count, "shards") as advance:
+    with progress("verifying", sum(map(len, shards.values())), "shards") as advance:
         for store in stores:
             for shard in shards[store]:
-                reason = fault(shard, store.form)
-                if reason is None:
-                    images += len(read_digests(shard, store.form))
-                else:
-                    bad[shard] = reason
+                with suppress(FileNotFoundError):  # compacted away since it was listed
+                    reason = fault(shard, store.form)
+                    if reason is None:
+                        images += len(read_digests(shard, store.form))
+                        good += 1
+                    else:
+                        bad[shard] = reason
                 advance(1)
     if repair:
         for store in stores:
             remove_left_over(store.folder)
             drop_shards(store, [shard for shard in shards[store] if shard in bad])
-    return Verification(count, images, [BadShard(str(shard), reason) for shard, reason in bad.items()])
+            store.update_view()
+    return Verification(good + len(bad), images, [BadShard(str(shard), reason) for shard, reason in bad.items()])
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
-    """Remove bad shards, and those retired before, so that what they alone held is done again."""
-    store.retire(shards)
-    store.remove_retired()
+    """Remove bad shards, and those retired before, so that what the bad ones alone held is done again."""
+    if shards:
+        store.retire(shards)
+        store.remove_retired()
 
 
 def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
@@ -110,11 +136,11 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 
     The small ones stay on disk, out of use, until the next time.
     """
-    store.remove_retired()
-    small = [shard for shard in store.shards() if shard.stat().st_size <= large // 2]
-    if len(small) < 2:
-        return
-    _rewrite(store, small, None, large)
+    with _others_at_work(store):
+        store.remove_retired()
+        small = [shard for shard in store.shards() if shard.lstat().st_size <= large // 2]
+        if len(small) > 1:
+            _rewrite(store, small, None, large)
 
 
 def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
@@ -122,11 +148,25 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
     The shards that held more stay on disk, out of use, until the next time.
     """
-    store.remove_retired()
     wanted = set(used)
-    mixed = [shard for shard in store.shards() if not wanted.issuperset(hex_digests(read_digests(shard, store.form)))]
-    if mixed:
-        _rewrite(store, mixed, wanted, LARGE_SHARD_BYTES)
+    with _others_at_work(store):
+        store.remove_retired()
+        mixed = [
+            shard for shard in store.shards() if not wanted.issuperset(hex_digests(read_digests(shard, store.form)))
+        ]
+        if mixed:
+            _rewrite(store, mixed, wanted, LARGE_SHARD_BYTES)
+
+
+@contextmanager
+def _others_at_work(store: FeatureStore) -> Iterator[None]:
+    """Shards that vanish meanwhile are another process's work: nothing is lost, and this one's can be done later."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{store.folder}: another process changed the store meanwhile; nothing is lost, repeat the command"
+        ) from error
 
 
 def _rewrite(store: FeatureStore, shards: Collection[Path], wanted: set[str] | None, large: int) -> None:

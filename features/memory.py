@@ -13,11 +13,23 @@ import numpy as np
 
 from features.files import remove_left_over, written_atomically
 from features.headers import ImageFile
+from features.progress import console
 from features.shards import DIGEST_BYTES, raw_digests
 
 # A file that was written to less than this before it was read may change again within the same tick of its clock.
 _SETTLED_NS = 2_000_000_000
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
+# What NumPy and zipfile raise on bytes that are no archive of theirs.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class ScanMemory:
@@ -66,16 +78,19 @@ class ScanMemory:
         }
         if self._loaded and all(np.array_equal(learnt[name], array) for name, array in self._loaded.items()):
             return
-        with written_atomically(self._file) as partial:
-            np.savez(partial, allow_pickle=False, **learnt)
-        remove_left_over(self._file.parent)
+        try:
+            with written_atomically(self._file) as partial:
+                np.savez(partial, allow_pickle=False, **learnt)
+            remove_left_over(self._file.parent)
+        except OSError as error:  # a store that can only be read, or is full
+            console.print(f"the next scan will read all files again: {error}", markup=False)
 
     def _load(self) -> None:
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             loaded = {name: arrays[name] for name in ("paths", "digests", "numbers")}
         names = os.fsdecode(loaded["paths"].tobytes()).split("\0")
-        for name, width in (("digests", DIGEST_BYTES), ("numbers", 5)):
-            if loaded[name].shape != (len(names), width):
-                raise ValueError(f"{name} of {len(names)} files can't be {loaded[name].shape}")
+        for name, width, dtype in (("digests", DIGEST_BYTES, np.uint8), ("numbers", 5, np.int64)):
+            if loaded[name].shape != (len(names), width) or loaded[name].dtype != dtype:
+                raise ValueError(f"{name} of {len(names)} files can't be {loaded[name].dtype} {loaded[name].shape}")
         self._rows = {name: row for row, name in enumerate(names)}
         self._loaded = loaded

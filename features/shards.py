@@ -1,9 +1,12 @@
 """One shard: an immutable HDF5 file of digests and features. Whatever is read may come from anywhere."""
 
+import errno
 import hashlib
 import io
 import json
 import math
+import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,10 +20,15 @@ from h5py import h5d, h5z
 
 from features.errors import StoreError
 
+SHARD_NAME = re.compile(r"shard-.+\.h5", re.DOTALL)
 DIGEST_BYTES = 32
 DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # raw; NumPy sorts and compares these by their bytes
 _DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
 _CHUNK_BYTES = 1 << 20
+_SYSTEM_ERRORS = {
+    getattr(errno, name)
+    for name in ("ENOENT", "EACCES", "EPERM", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ENOTCONN", "ETIMEDOUT")
+}
 _LONGEST_ATTRIBUTE = 1 << 16  # bytes
 _REMEDY = "`headstart store verify STORE --repair` drops it, and its images are done again"
 
@@ -110,7 +118,7 @@ def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
 
     Raises:
         StoreError: damaged, or not what a shard of `form` holds.
-        FileNotFoundError: it is gone.
+        OSError: it is gone, or can't be read.
     """
     with _opened(path, form) as file:
         return np.frombuffer(file["digest"][:].tobytes(), DIGEST)
@@ -124,7 +132,11 @@ def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.nd
 
 
 def fault(path: Path, form: ShardFormat) -> str | None:
-    """What is wrong with a shard, after reading its every byte; None for nothing."""
+    """What is wrong with a shard, after reading its every byte; None for nothing.
+
+    Raises:
+        OSError: it is gone, or can't be read.
+    """
     try:
         digests = read_digests(path, form)
         if _name_by_content(path) != path.name:
@@ -133,7 +145,7 @@ def fault(path: Path, form: ShardFormat) -> str | None:
         finite = all(
             np.isfinite(read_features(path, form, start, start + step)).all() for start in range(0, len(digests), step)
         )
-    except (StoreError, OSError) as error:
+    except StoreError as error:
         return str(error)
     if len(np.unique(digests)) < len(digests):
         return "it names an image twice"
@@ -156,10 +168,20 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
             yield file
     except _NotAShardError as error:
         raise StoreError(f"{path}: refused: {error}; {_REMEDY}") from error
-    except FileNotFoundError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+    except OSError as error:
+        number = _system_error(error)
+        if number:
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise StoreError(f"{path}: damaged shard ({error}); {_REMEDY}") from error
+    except (KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise StoreError(f"{path}: damaged shard ({error}); {_REMEDY}") from error
+
+
+def _system_error(error: OSError) -> int | None:
+    """The number of an error that is the system's rather than the shard's; HDF5 only writes it into its message."""
+    said = re.search(r"errno = (\d+)", str(error))
+    number = error.errno or (int(said[1]) if said else None)
+    return number if number in _SYSTEM_ERRORS else None
 
 
 class _NotAShardError(Exception):

@@ -4,7 +4,7 @@ STORE/<backbone>-<cut>-<fingerprint>/
     fingerprint.json      everything that decides a feature's value
     shard-<sha256>.h5     `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once it has its name
     features.h5           one HDF5 virtual dataset over all shards, for people
-    retired.json          shards that others replaced: no longer used, and removed a generation later
+    shard-<sha256>.h5.retired   says that others replaced that shard: no longer used, and removed a generation later
 """
 
 import hashlib
@@ -13,17 +13,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
+from features import retired
 from features.errors import StoreError
 from features.files import remove_left_over, write_atomically, write_json
 from features.index import Index
 from features.shards import (
-    DIGEST_BYTES,
     ShardFormat,
-    describe,
-    hdf5_in_memory,
     hex_digests,
     raw_digests,
     read_digests,
@@ -31,9 +28,11 @@ from features.shards import (
     shard_content,
     shard_name,
 )
+from features.view import shown_shards, write_view
 
 FORMAT_VERSION = 1
 SLAB_BYTES = 64 << 20
+_LONGEST_DESCRIPTION = 1 << 20  # bytes
 
 
 def create_folder(folder: Path) -> None:
@@ -88,9 +87,9 @@ class FeatureStore:
             StoreError: there is none, or another one than the folder's name says.
         """
         try:
-            fingerprint = _read_json(folder / "fingerprint.json")
+            fingerprint = _read_description(folder / "fingerprint.json")
             store = cls(folder.parent, fingerprint)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SyntaxError) as error:
             raise StoreError(f"{folder}: no features of headstart's: fingerprint.json: {error}") from error
         if store.folder != folder:
             raise StoreError(f"{folder}: its fingerprint.json is that of {store.folder.name}")
@@ -98,8 +97,12 @@ class FeatureStore:
 
     def shards(self) -> list[Path]:
         """The finished shards in use, by name."""
-        retired = self._retired()
-        return sorted(path for path in self.folder.glob("shard-*.h5") if path.name not in retired)
+        return retired.shards_in_use(self.folder)
+
+    def count(self) -> int:
+        """How many digests have features."""
+        digests = self._refreshed().digests
+        return int((digests[1:] != digests[:-1]).sum()) + bool(len(digests))
 
     def digests(self) -> list[str]:
         """Every digest that has features."""
@@ -133,33 +136,20 @@ class FeatureStore:
             raise StoreError(f"{self.folder}: the store is gone")
         target = self.folder / shard_name(content)
         write_atomically(target, content)
-        if target.name in self._retired():
-            self._write_retired(self._retired() - {target.name})
+        while not retired.put_in_use(target):
+            write_atomically(target, content)
         return target
 
     def retire(self, shards: Collection[Path]) -> None:
         """Take `shards` out of use. Their files stay, for readers that know them, until `remove_retired`."""
-        self._write_retired(self._retired() | {shard.name for shard in shards})
+        retired.retire(shards, self.folder)
         self.write_view()
 
     def remove_retired(self) -> None:
         """Remove the files of retired shards."""
-        retired = self._retired()
-        if retired:
-            self.write_view()  # a kill may have come between the list and the view
-            for name in retired:
-                (self.folder / name).unlink(missing_ok=True)
-            self._write_retired(set())
-
-    def _retired(self) -> set[str]:
-        path = self.folder / "retired.json"
-        try:
-            return set(_read_json(path)) if path.exists() else set()
-        except (ValueError, TypeError) as error:
-            raise StoreError(f"{path}: {error}; delete it, and the shards it names are used again") from error
-
-    def _write_retired(self, names: Collection[str]) -> None:
-        write_json(self.folder / "retired.json", sorted(names))
+        if retired.has_retired(self.folder):
+            self.write_view()  # a kill may have come between retiring and the view
+            retired.remove_retired(self.folder)
 
     def read(self, digests: Sequence[str]) -> np.ndarray:
         """The features [N, *shape] of `digests`, in their order, in the stored dtype.
@@ -215,28 +205,21 @@ class FeatureStore:
 
     def write_view(self) -> Path:
         """Write `features.h5`, a virtual dataset over all shards; NaN shows where a shard went missing."""
-        target = self.folder / "features.h5"
-        index = self._refreshed()
-        counts = [len(self._digests[shard]) for shard in index.shards]
-        layout = h5py.VirtualLayout((sum(counts), *self.form.shape), self.form.dtype)
-        start = 0
-        for shard, count in zip(index.shards, counts, strict=True):
-            layout[start : start + count] = h5py.VirtualSource(shard.name, "features", (count, *self.form.shape))
-            start += count
-        with hdf5_in_memory() as (buffer, file):
-            file.create_virtual_dataset("features", layout, fillvalue=np.nan)
-            digests = b"".join(self._digests[shard].tobytes() for shard in index.shards).hex().encode()
-            file["digest"] = np.frombuffer(digests, f"S{2 * DIGEST_BYTES}")
-            describe(file, self.fingerprint)
-        write_atomically(target, buffer.getvalue())
-        return target
+        while True:  # until no one changed the shards meanwhile: the last to write may have been the first to look
+            index = self._refreshed()
+            write_view(self._view, self.form, {shard: self._digests[shard] for shard in index.shards})
+            if self.shards() == index.shards:
+                return self._view
 
     def update_view(self) -> None:
-        """Write `features.h5` if a shard is newer: a kill may have come before it was written."""
-        view = self.folder / "features.h5"
-        newest = max((shard.stat().st_mtime_ns for shard in self.shards()), default=0)
-        if not view.exists() or view.stat().st_mtime_ns < newest:
+        """Write `features.h5` if it does not show the shards in use: a kill may have come before it was written."""
+        shards = [shard.name for shard in self.shards()]
+        if shards and shown_shards(self._view) != shards:
             self.write_view()
+
+    @property
+    def _view(self) -> Path:
+        return self.folder / "features.h5"
 
     def _refreshed(self) -> Index:
         """Where every digest is. Other processes write too, so the folder is looked at anew each time."""
@@ -255,7 +238,8 @@ class FeatureStore:
         return self._index
 
 
-def _read_json(path: Path) -> Any:
+def _read_description(path: Path) -> Any:
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError("it is no regular file")
-    return json.loads(path.read_bytes())
+    with path.open("rb") as file:
+        return json.loads(file.read(_LONGEST_DESCRIPTION))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from features.errors import DataError, OptionError, RunError
 from features.headers import MAX_PIXELS, ImageFile, Reject
 from features.memory import ScanMemory
 from features.store import FeatureStore, create_folder
-from pipeline.examples import Example, check_rejects, scan, write_rejects
+from pipeline.examples import Example, Scan, check_rejects, scan, write_rejects
 from pipeline.runs import Run
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `--help` needs no more than the settings below
@@ -155,6 +156,11 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
 def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
     """What the last scan of `data` learnt, as it lies in the store's folder."""
     return ScanMemory(store / "scans", data, forget)
+
+
+def scan_all(store: Path, data: Path, seed: int = 0) -> Scan:
+    """A scan of images of any size: what has features is of use, whatever the limit was when they were made."""
+    return scan(data, seed, sys.maxsize, scan_memory(store, data))
 
 
 def load_examples(run: Run, data: Path | None = None) -> CachedExamples:

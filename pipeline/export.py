@@ -1,7 +1,7 @@
 """Features, labels and splits in one plain file, for scikit-learn and whatever else reads HDF5 or NumPy."""
 
+import math
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,7 @@ from features.files import require_space, written_atomically
 from features.maintain import open_stores
 from features.shards import describe
 from features.store import FeatureStore
-from pipeline.cached import scan_memory
-from pipeline.examples import scan
+from pipeline.cached import scan_all
 
 _SLAB_BYTES = 1 << 29
 
@@ -51,7 +50,7 @@ def export(
     if file.suffix not in (".npz", ".h5", ".hdf5"):
         raise OptionError(f"{file}: the file's name must end in .npz, .h5 or .hdf5. Received: {file.suffix!r}")
     store = _chosen(open_stores(root), fingerprint)
-    found = scan(data, seed, sys.maxsize, scan_memory(root, data))
+    found = scan_all(root, data, seed)
     lacking = set(store.missing([example.image.digest for example in found.examples]))
     examples = [example for example in found.examples if example.image.digest not in lacking]
     missing = len(found.examples) - len(examples) + len(found.rejects)
@@ -62,7 +61,6 @@ def export(
             f"{max_rejects}; run `headstart features`, or `headstart store explain` to see why"
         )
     file.parent.mkdir(parents=True, exist_ok=True)
-    require_space(file.parent, 4 * len(examples) * int(np.prod(store.form.shape)))
     columns = {
         "labels": np.array([example.label for example in examples], np.int64),
         "splits": np.array([example.split for example in examples]),
@@ -70,9 +68,13 @@ def export(
         "digests": np.array([example.image.digest for example in examples]),
         "class_names": np.array(found.class_names),
     }
+    text_bytes = sum(column.nbytes for column in columns.values())
+    require_space(file.parent, 4 * len(examples) * math.prod(store.form.shape) + text_bytes)
     with written_atomically(file) as partial:
         if file.suffix == ".npz":
-            features = store.read(columns["digests"].tolist()).astype(np.float32)
+            features = np.empty((len(examples), *store.form.shape), np.float32)
+            for positions, rows in store.stream(columns["digests"].tolist()):
+                features[positions] = rows
             np.savez(partial, allow_pickle=False, features=features, **columns)
         else:
             _write_hdf5(partial, store, columns)
@@ -92,7 +94,7 @@ def _chosen(stores: Sequence[FeatureStore], wanted: str) -> FeatureStore:
 
 def _write_hdf5(partial: Path, store: FeatureStore, columns: dict[str, np.ndarray]) -> None:
     digests = columns["digests"].tolist()
-    rows = max(1, _SLAB_BYTES // (4 * int(np.prod(store.form.shape))))
+    rows = max(1, _SLAB_BYTES // (4 * math.prod(store.form.shape)))
     with h5py.File(partial, "w") as out:
         features = out.create_dataset("features", (len(digests), *store.form.shape), np.float32)
         for start in range(0, len(digests), rows):

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from features.errors import DataError
+from features.errors import DataError, StoreError
 from features.images import ImageConfig, decoded_dataset, explicit_options, parallelism
 from features.store import FeatureStore
 from pipeline.examples import Example
@@ -70,16 +70,19 @@ def features_dataset(
 ) -> tf.data.Dataset:
     """Batches of (features [b, *shape] in the stored dtype, int64 [b]) of a cut that is too large for memory.
 
-    Shards come in a random order, and examples in a random order within a buffer of `buffer_bytes`, of which two are
-    in memory at a time. Both follow from `seed` and the epoch alone.
+    Shards come in a random order, and examples in a random order within a buffer of `buffer_bytes`; about three times
+    that is in memory at a time. Both orders follow from `seed`, the epoch and the store's shards.
 
     Args:
         next_epoch: asked at the start of each pass for the number of the epoch.
 
     Raises:
-        StoreError: as `FeatureStore.read`, in the middle of a pass.
+        StoreError: not all have features. A shard that turns out damaged in a pass is an error of TensorFlow's.
     """
     digests = [example.image.digest for example in examples]
+    lacking = store.missing(digests)
+    if lacking:
+        raise StoreError(f"{store.folder}: no features of {lacking[0]}; run `headstart features`")
     labels = np.array([example.label for example in examples], np.int64)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""The command line with small shards and slow forward passes, counted: python -m tests.counted COUNTS ARGUMENT...
+"""The command line with small shards, a slow disk and counted forward passes: -m tests.counted COUNTS ARGUMENT...
 
 COUNTS gets a line for each finished forward pass: how many images it was of.
 """
@@ -11,10 +11,12 @@ import numpy as np
 
 import cli
 import features.extract
+import features.files
 from features.frozen import FrozenBackbone
 
 SHARD_IMAGES = 32
-PASS_SECONDS = 0.05
+PASS_SECONDS = 0.02
+FLUSH_SECONDS = 0.02
 
 
 def main() -> None:
@@ -28,6 +30,13 @@ def main() -> None:
         time.sleep(PASS_SECONDS)
         return vectors
 
+    flush = features.files.flush_to_disk
+
+    def slow_flush(path: Path) -> None:
+        time.sleep(FLUSH_SECONDS)
+        flush(path)
+
+    features.files.flush_to_disk = slow_flush
     FrozenBackbone.__call__ = counted  # type: ignore[method-assign]
     features.extract.SHARD_IMAGES = SHARD_IMAGES
     cli.app(sys.argv[2:])

@@ -1,5 +1,4 @@
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -50,9 +49,14 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
 
 
 def test_a_number_that_another_process_got_is_told_apart(tmp_path: Path) -> None:
-    path = tmp_path / f".{socket.gethostname()}-{os.getpid()}-12345.partial.x"
-    path.touch()
-    assert remove_left_over(tmp_path) == [path]
+    with written_atomically(tmp_path / "x") as mine:
+        other = tmp_path / mine.name.replace(f"-{os.getpid()}-", f"-{os.getpid()}-1")
+        for path in (mine, other):
+            path.touch()
+        assert remove_left_over(tmp_path) == []  # the clock may have been set
+        for path in (mine, other):
+            os.utime(path, (time.time() - 90_000,) * 2)
+        assert remove_left_over(tmp_path) == [other]
 
 
 def test_files_of_another_host_go_after_a_day(tmp_path: Path) -> None:

@@ -88,6 +88,20 @@ def test_a_damaged_memory_is_none(data: Path, reads: list[str]) -> None:
         assert scan(data, memory=memory(data)) == first
 
 
+def test_no_flipped_bit_of_a_memory_is_trusted(data: Path) -> None:
+    for path in [*data.glob("dog/*"), *sorted(data.glob("cat/*"))[2:]]:
+        path.unlink()
+    first = scan(data, memory=memory(data))
+    (file,) = (data.parent / "scans").iterdir()
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        for bit in (0, 3, 6):
+            file.write_bytes(bytes(byte ^ (1 << bit if place == at else 0) for at, byte in enumerate(whole)))
+            remembered = memory(data)
+            for example in first.examples:
+                assert remembered.recall(example.image.path) in (None, example.image)
+
+
 def test_names_of_any_kind_are_remembered(data: Path, reads: list[str]) -> None:
     for number, name in enumerate(("ünï.jpg", "line\nbreak.jpg", os.fsdecode(b"\xff\xfe.jpg"), "a b.jpg")):
         os.rename(data / "cat" / f"cat.{2 * number}.jpg", data / "cat" / name)
