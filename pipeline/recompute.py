@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,10 +147,11 @@ def _errors(
             fresh = frozen(pixels)
             here = [images[position] for position in positions]
             for store in stores:
+                width = math.prod(store.form.shape)
                 lacking = set(store.missing([image.digest for image in here]))
                 rows = [row for row, image in enumerate(here) if image.digest not in lacking and image.is_unchanged()]
-                stored = store.read([here[row].digest for row in rows]).astype(np.float32).reshape(len(rows), -1)
-                expected = fresh[store.fingerprint["cut"]][rows].reshape(len(rows), -1)
+                stored = store.read([here[row].digest for row in rows]).astype(np.float32).reshape(len(rows), width)
+                expected = fresh[store.fingerprint["cut"]][rows].reshape(len(rows), width)
                 norms = np.linalg.norm(expected, axis=1) + np.finfo(np.float32).tiny
                 relative = np.linalg.norm(stored - expected, axis=1) / norms
                 errors += [(store, here[row], float(error)) for row, error in zip(rows, relative, strict=True)]

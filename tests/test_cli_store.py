@@ -117,7 +117,12 @@ def test_what_is_no_store_is_told_in_one_line(headstart, tmp_path: Path, command
     folder = tmp_path / "x"
     folder.mkdir()
     (folder / "fingerprint.json").write_text("{")
-    assert "fingerprint.json" in headstart.error("store", command, tmp_path)
+    if command != "verify":
+        assert "fingerprint.json" in headstart.error("store", command, tmp_path)
+        return
+    result = CliRunner().invoke(cli.app, ["store", "verify", str(tmp_path), "--json"])
+    assert (result.exit_code, json.loads(result.stdout)["bad"]) == (1, 1)
+    assert "delete the folder" in result.stderr
 
 
 def test_a_file_that_was_changed_behind_its_time_is_found_by_rehashing(
