@@ -159,7 +159,9 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("kind", "overwrite"), [(signal.SIGKILL, False), (signal.SIGINT, True)])
+@pytest.mark.parametrize(
+    ("kind", "overwrite"), [(signal.SIGKILL, False), pytest.param(signal.SIGINT, True, marks=pytest.mark.slow)]
+)
 def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
     run: Path, tmp_path: Path, start_headstart, kind, overwrite
 ) -> None:
@@ -264,7 +266,7 @@ def test_cuts_side_by_side_make_one_classifier(prepared: Path, small: FeatureCon
     finetune(tmp_path / "r", replace(QUICK, epochs=1))
 
 
-@pytest.mark.parametrize("layer", ["expanded_conv_10_expand", "140"])
+@pytest.mark.parametrize("layer", ["expanded_conv_10_expand", pytest.param("140", marks=pytest.mark.slow)])
 def test_from_a_layer_by_name_or_index(run: Path, layer: str) -> None:
     finetune(run, replace(QUICK, epochs=1, from_layer=layer))
     backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
