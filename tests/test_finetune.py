@@ -130,6 +130,7 @@ def images_of(cached: CachedExamples) -> list[ImageFile]:
     return [example.image for example in cached.of("val")]
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_what_is_saved(run: Path) -> None:
     result = finetune(run, replace(QUICK, epochs=3))
     rows = [row for row in Run.open(run).history() if row["phase"] == "finetune"]
@@ -191,6 +192,7 @@ def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
 
 # Keras's CSVLogger closes its file at the end of training only, which never comes here.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
 def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path, tmp_path: Path, monkeypatch) -> None:
     data = tmp_path / "data"
     shutil.copytree(prepared, data)
@@ -220,6 +222,7 @@ def test_a_disk_without_room_is_told_before_training(run: Path, monkeypatch: pyt
     assert not (run / "finetune.partial").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_done_again_unless_asked(run: Path) -> None:
     finetune(run, replace(QUICK, epochs=1))
     with pytest.raises(RunError, match="--overwrite"):
@@ -243,6 +246,7 @@ def test_both_phases_lie_on_one_axis(run: Path) -> None:
     assert steps == {"head": [0, 1, 2], "finetune": [3, 4]}
 
 
+@pytest.mark.slow
 def test_a_head_on_an_inner_cut_is_fine_tuned_on_the_block_below(
     prepared: Path, small: FeatureConfig, tmp_path: Path
 ) -> None:
@@ -259,6 +263,7 @@ def test_a_head_on_an_inner_cut_is_fine_tuned_on_the_block_below(
     assert max(int(name.split()[0]) for name in after) <= high  # nothing above the cut is saved
 
 
+@pytest.mark.slow
 def test_cuts_side_by_side_make_one_classifier(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
     features = replace(small, cut=("expanded_conv_5_add+top_activation",))
     train_run(prepared, tmp_path / "r", features, HeadConfig(units=(4,), epochs=1))
