@@ -23,6 +23,8 @@ from features.errors import StoreError
 SHARD_NAME = re.compile(r"shard-.+\.h5", re.DOTALL)
 DIGEST_BYTES = 32
 DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # raw; NumPy sorts and compares these by their bytes
+# The newest format that HDF5 1.10, which distributions still have, reads: its h5dump fails on views of a newer one.
+_LIBVER = ("v110", "v110")
 _DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
 _CHUNK_BYTES = 1 << 20
 _SYSTEM_ERRORS = {
@@ -88,7 +90,7 @@ def _name(digest: str) -> str:
 
 def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) -> bytes:
     """A shard's bytes: `digest` uint8 [n, 32] and `features` [n, *shape], n >= 1."""
-    # The latest format checksums its metadata, fletcher32 the data, and attributes of fixed length lie within the
+    # This format checksums its metadata, fletcher32 the data, and attributes of fixed length lie within the
     # former: no flipped byte goes unseen.
     with hdf5_in_memory() as (buffer, file):
         raw = np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES)
@@ -109,7 +111,7 @@ def describe(file: h5py.File, fingerprint: Mapping[str, Any]) -> None:
 def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
     """A new HDF5 file that Python writes to disk afterwards: on a full disk, HDF5 itself can crash the process."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver="latest") as file:
+    with h5py.File(buffer, "w", libver=_LIBVER) as file:
         yield buffer, file
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -192,3 +193,15 @@ def test_a_shard_that_can_not_be_opened_is_an_error_and_no_hang(tmp_path: Path) 
     (store.folder / "shard-0.h5").symlink_to(tmp_path / "nowhere")
     with pytest.raises(StoreError, match=r"shard-0.h5.*no regular file"):
         store.missing([digest(1)])
+
+
+@pytest.mark.skipif(not shutil.which("h5dump"), reason="no h5dump here")
+def test_h5dump_shows_the_one_file(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    fill(store, [1, 2])
+    view = store.write_view()
+    shown = subprocess.run(["h5dump", view], check=True, capture_output=True, text=True, cwd="/").stdout
+    assert f"{vectors([1])[0][0]:.4g}"[:5] in shown
+    assert digest(2) in shown
+    assert 'ATTRIBUTE "backbone"' in shown
+    assert "nan" not in shown.split("DATA {", 1)[1].lower()
