@@ -60,26 +60,26 @@ def verify(
     from pipeline.recompute import verify_store
 
     found, fresh = verify_store(store, repair, data, recompute, weights, weights_seed, seed)
-    bad = [*found.bad, *fresh.bad, *found.folders]
+    bad = [*found.bad, *fresh.bad, *found.views, *found.folders]
     fields = {
         "shards": found.shards,
         "images": found.images,
         "bad": len(bad),
         "bad_shards": [asdict(shard) for shard in bad],
         "recomputed": fresh.images,
-        "largest_error": fresh.largest_error,
+        "largest_error": fresh.largest_error if fresh.images else None,
     }
-    summary = [f"{shard.path}: {shard.reason}" for shard in bad]
-    summary.append(f"{found.shards} shards, {found.images} images, {len(bad)} bad shards")
+    summary = [one.reason if one.reason.startswith(one.path) else f"{one.path}: {one.reason}" for one in bad]
+    summary.append(f"{found.shards} shards, {found.images} images, {len(bad)} bad")
     if fresh.images:
         summary.append(f"{fresh.images} images recomputed; largest relative error {fresh.largest_error:.2g}")
     if bad and repair:
-        summary.append("the bad shards are dropped: `headstart features` does their images again")
+        summary.append("what was bad is dropped: `headstart features` does those images again")
     show(fields, json, summary)
     if found.folders:
-        raise StoreError(f"{found.folders[0].path}: {found.folders[0].reason}")
+        raise StoreError(found.folders[0].reason)
     if bad and not repair:
-        raise StoreError(f"{store}: {len(bad)} of {found.shards} shards are bad; --repair drops them")
+        raise StoreError(f"{store}: {len(bad)} bad among {found.shards} shards; --repair mends it")
 
 
 @command(store)
@@ -91,7 +91,7 @@ def explain(store: StoreArgument, data: Data, config: FeatureConfig, seed: Seed 
     states = explain(store, data, config, seed)
     lines = []
     for state in states:
-        lines.append(f"{state.cut}: {state.present} images have features, {state.missing} have none")
+        lines.append(f"{state.cut}: {state.present} images have features, {state.missing} have none, or can't be used")
         for other in state.others:
             what = "; ".join(
                 f"{field}: asked for {values['asked']}, there {values['there']}"

@@ -93,7 +93,7 @@ def extract_features(
     seconds = time.perf_counter() - start
     rejects += [why_undecodable(missing[position], config) for position in np.flatnonzero(~decoded)]
     for store in stores:
-        store.write_view()
+        store.update_view()
     return Extraction(extracted, rejects, seconds)
 
 

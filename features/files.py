@@ -31,6 +31,10 @@ def written_atomically(path: Path) -> Iterator[Path]:
         flush_to_disk(partial)
         os.replace(partial, path)
         flush_to_disk(path.parent)
+    except OSError as error:
+        if error.filename == str(partial):  # a name that says nothing to a person
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -31,7 +31,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class BadShard:
-    """A shard that can't be used, and why."""
+    """A shard, or a view of shards, that can't be used, and why."""
 
     path: str
     reason: str
@@ -39,11 +39,12 @@ class BadShard:
 
 @dataclass(frozen=True)
 class Verification:
-    """Shards read, images in the good ones, the bad ones, and folders that can't be told what they hold."""
+    """Shards read, images in the good ones, the bad ones, bad views, and folders that can't be told what they hold."""
 
     shards: int
     images: int
     bad: list[BadShard]
+    views: list[BadShard] = field(default_factory=list)
     folders: list[BadShard] = field(default_factory=list)
 
 
@@ -116,12 +117,18 @@ def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verificati
                     else:
                         bad[shard] = reason
                 advance(1)
+    views = {store.folder / "features.h5": store.view_fault() for store in stores}
     if repair:
         for store in stores:
             remove_left_over(store.folder)
             drop_shards(store, [shard for shard in shards[store] if shard in bad])
             store.update_view()
-    return Verification(good + len(bad), images, [BadShard(str(shard), reason) for shard, reason in bad.items()])
+    return Verification(
+        good + len(bad),
+        images,
+        [BadShard(str(shard), reason) for shard, reason in bad.items()],
+        [BadShard(str(view), reason) for view, reason in views.items() if reason],
+    )
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:

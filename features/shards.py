@@ -142,7 +142,7 @@ def fault(path: Path, form: ShardFormat) -> str | None:
     try:
         digests = read_digests(path, form)
         if _name_by_content(path) != path.name:
-            return "its name does not prove its content"
+            return "its bytes are not those that it was named after"
         step = max(1, _CHUNK_BYTES * 64 // form.image_bytes)
         finite = all(
             np.isfinite(read_features(path, form, start, start + step)).all() for start in range(0, len(digests), step)

@@ -44,7 +44,7 @@ def create_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_left_over(folder)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise StoreError(f"--store {folder}: {error.strerror}") from error
 
 
@@ -214,8 +214,16 @@ class FeatureStore:
     def update_view(self) -> None:
         """Write `features.h5` if it does not show the shards in use: a kill may have come before it was written."""
         shards = [shard.name for shard in self.shards()]
-        if shards and shown_shards(self._view) != shards:
+        if (shards or self._view.exists()) and shown_shards(self._view) != shards:
             self.write_view()
+
+    def view_fault(self) -> str | None:
+        """Why `features.h5` shows something else than features; None for nothing, also where it lacks new shards."""
+        shown = shown_shards(self._view)
+        if not shown and self._view.exists() and self.shards():
+            return "it is no view of the shards"
+        gone = [name for name in shown if not (self.folder / name).exists()]
+        return f"it shows NaN for {len(gone)} shards that are gone, {gone[0]} the first" if gone else None
 
     @property
     def _view(self) -> Path:

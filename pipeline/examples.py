@@ -168,7 +168,9 @@ def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "reason", "detail"))
     writer.writerows((reject.path, reject.reason, reject.detail) for reject in rejects)
-    write_atomically(folder / REJECTS, text.getvalue())
+    path, data = folder / REJECTS, text.getvalue().encode()
+    if not path.is_file() or path.read_bytes() != data:  # a store that can only be read is as good as any
+        write_atomically(path, data)
 
 
 def check_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:

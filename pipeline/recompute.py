@@ -61,7 +61,10 @@ def verify_store(
     stores, folders = find_stores(root)
     verification = verify(stores, repair)
     verification = replace(verification, folders=folders)
-    if data is None or folders or (verification.bad and not repair):
+    if data is None:
+        return verification, Recomputation()
+    if folders or (verification.bad and not repair):
+        console.print("nothing is recomputed before what is bad is mended")
         return verification, Recomputation()
     recomputation = recompute(stores, data, count, weights, weights_seed, seed)
     if repair:

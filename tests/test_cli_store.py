@@ -141,3 +141,34 @@ def test_a_file_that_was_changed_behind_its_time_is_found_by_rehashing(
     os.utime(path, (1, 1))
     assert headstart(*command)["extracted"] == 0
     assert headstart(*command, "--rehash")["extracted"] == 1
+
+
+def test_a_view_of_shards_that_are_gone_is_told_and_mended(headstart, small: FeatureConfig, prepared: Path) -> None:
+    for shard in shards(small.store):
+        shard.unlink()
+    result = CliRunner().invoke(cli.app, ["store", "verify", str(small.store)])
+    assert result.exit_code == 1
+    assert "NaN" in result.stdout
+    headstart("features", prepared, *SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1")
+    assert headstart("store", "verify", small.store)["bad"] == 0
+    (view,) = small.store.glob("*/features.h5")
+    view.write_text("junk")
+    assert CliRunner().invoke(cli.app, ["store", "verify", str(small.store)]).exit_code == 1
+    headstart("store", "verify", small.store, "--repair")
+    assert headstart("store", "verify", small.store)["bad"] == 0
+
+
+def test_a_full_store_is_used_without_writing_to_it(
+    headstart, small: FeatureConfig, prepared: Path, monkeypatch
+) -> None:
+    flags = (prepared, *SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1")
+    for path in prepared.rglob("*.*"):
+        os.utime(path, (1, 1))
+    headstart("features", *flags)
+
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("features.files.flush_to_disk", denied)
+    assert headstart("features", *flags)["cached"] == 40
+    assert "rejects.csv" not in headstart.error("features", *flags, "--rescale=unit")
