@@ -135,10 +135,10 @@ class FeatureStore:
         if not self._description.exists():  # a share that went away; what is written now would lie below its mount
             raise StoreError(f"{self.folder}: the store is gone")
         target = self.folder / shard_name(content)
-        write_atomically(target, content)
-        while not retired.put_in_use(target):
+        while True:
             write_atomically(target, content)
-        return target
+            if retired.put_in_use(target):
+                return target
 
     def retire(self, shards: Collection[Path]) -> None:
         """Take `shards` out of use. Their files stay, for readers that know them, until `remove_retired`."""

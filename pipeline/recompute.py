@@ -59,8 +59,7 @@ def verify_store(
     if (data is None) != (count == 0):
         raise OptionError("--data and --recompute go together: say which images, and how many of them")
     stores, folders = find_stores(root)
-    verification = verify(stores, repair)
-    verification = replace(verification, folders=folders)
+    verification = replace(verify(stores, repair), folders=folders)
     if data is None:
         return verification, Recomputation()
     if folders or (verification.bad and not repair):
@@ -68,8 +67,8 @@ def verify_store(
         return verification, Recomputation()
     recomputation = recompute(stores, data, count, weights, weights_seed, seed)
     if repair:
+        bad = {Path(shard.path) for shard in recomputation.bad}
         for store in stores:
-            bad = {Path(shard.path) for shard in recomputation.bad}
             drop_shards(store, [shard for shard in store.shards() if shard in bad])
     return verification, recomputation
 

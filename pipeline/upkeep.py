@@ -1,21 +1,16 @@
 """What a store holds for the images of a data folder: what is missing and why, and what no one uses."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from features.errors import DataError
 from features.maintain import drop_unused, open_stores
 from features.store import FeatureStore
 from pipeline.cached import FeatureConfig, load_backbone, scan_all, scan_memory, stores_of
 from pipeline.examples import scan
-
-if TYPE_CHECKING:  # TensorFlow takes seconds to import
-    pass
 
 
 @dataclass(frozen=True)
