@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from features.files import write_json
-from features.headers import ImageFile, inspect_images
+from features.image_files import ImageFile, inspect_images
 from features.images import ImageConfig, decoded_batches
 from features.weights import build_backbone
 from pipeline.cached import FeatureConfig, cache_features

@@ -9,7 +9,7 @@ import numpy as np
 
 from features.files import require_space
 from features.frozen import FrozenBackbone
-from features.headers import ImageFile, Reject
+from features.image_files import ImageFile, Reject
 from features.images import ImageConfig, decoded_batches, why_undecodable
 from features.progress import console, progress
 from features.shards import DIGEST_BYTES
@@ -88,10 +88,10 @@ def extract_features(
                 for writer in writers:
                     writer.add(kept, vectors[writer.cut][unchanged])
                 extracted += len(kept)
-                rejects += [why_undecodable(missing[position], config) for position in positions[~unchanged]]
+                rejects += [why_undecodable(missing[position]) for position in positions[~unchanged]]
                 advance(len(positions))
     seconds = time.perf_counter() - start
-    rejects += [why_undecodable(missing[position], config) for position in np.flatnonzero(~decoded)]
+    rejects += [why_undecodable(missing[position]) for position in np.flatnonzero(~decoded)]
     for store in stores:
         store.update_view()
     return Extraction(extracted, rejects, seconds)

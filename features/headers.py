@@ -1,114 +1,40 @@
-"""What is known of an image file before its pixels are decoded: its digest and what its header says."""
+"""What the header of an image says, whatever its name: format, size, orientation, or why it can't be used."""
 
-import hashlib
 import io
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, UnidentifiedImageError
-
-from features.progress import progress
+from PIL import Image
 
 Reason = Literal["empty", "not-an-image", "truncated", "corrupt", "unsupported", "too-large", "unreadable", "vanished"]
 
 MAX_PIXELS = 100_000_000
-DECODABLE = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # what the graph of images.py decodes; an MPO begins with a JPEG
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
+    ".jp2", ".jxl", ".ppm", ".pgm", ".pbm",
+})  # fmt: skip
 
-# Formats whose plugin reads bytes only: none that runs another program. Pillow may be built without some.
+# Formats whose plugin reads bytes only: none that runs another program, and none that can't be told by its first
+# bytes. Pillow may be built without some.
 Image.init()
-_IDENTIFIABLE = tuple(
-    name
-    for name in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "TGA", "ICO", "AVIF", "JPEG2000")
-    if name in Image.OPEN
-)
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
-_ORIENTATION_TAG = 0x0112
-_PIECE = 64  # files a thread takes at a time
+KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = tuple(name for name in KNOWN_FORMATS if name in Image.OPEN)
+_WEAK_MAGIC = ("BMP", "PPM")  # two letters, with which a text may begin
+_FOREIGN = {  # (offset, bytes) of formats that are images, and that Pillow can't read
+    "HEIC": (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")),
+    "JPEG XL": (0, (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")),
+    "PSD": (0, (b"8BPS",)),
+}
+PREFIX_BYTES = 16
+_ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
+_PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 # The limit is `max_pixels`, checked below from the header alone; Pillow's own would only add a warning.
 Image.MAX_IMAGE_PIXELS = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """One image file as the scan saw it; `orientation` is EXIF's, 1 (upright) to 8; `width` and `height` as stored."""
-
-    path: str
-    digest: str
-    bytes: int
-    mtime_ns: int
-    orientation: int
-    width: int
-    height: int
-
-    def is_unchanged(self) -> bool:
-        """Whether the file still has the size and time of the scan, and so, as far as is known, its digest."""
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            return False
-        return (status.st_size, status.st_mtime_ns) == (self.bytes, self.mtime_ns)
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A file that can't be used, and why."""
-
-    path: str
-    reason: Reason
-    detail: str
-
-
-def inspect_images(
-    paths: Sequence[str | Path],
-    max_pixels: int = MAX_PIXELS,
-    recall: Callable[[str], ImageFile | None] | None = None,
-) -> list[ImageFile | Reject | None]:
-    """`inspect_image` of each of `paths`, in their order, several at a time, but for those that `recall` knows."""
-
-    def inspect(some: Sequence[str | Path]) -> list[ImageFile | Reject | None]:
-        seen = []
-        for path in some:
-            known = recall(str(path)) if recall else None
-            seen.append(_within(known, max_pixels) if known else inspect_image(path, max_pixels))
-        return seen
-
-    pieces = [paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)]
-    found: list[ImageFile | Reject | None] = []
-    with ThreadPoolExecutor() as pool, progress("looking at files", len(paths), "files") as advance:
-        for seen in pool.map(inspect, pieces):
-            found += seen
-            advance(len(seen))
-    return found
-
-
-def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile | Reject | None:
-    """Read one file's digest and header. None is a file that is no image by name and none by content."""
-    try:
-        status = os.stat(path)
-        data = Path(path).read_bytes()
-    except OSError as error:
-        fault = why_unreadable(error)
-        return Reject(str(path), fault.reason, fault.detail)
-    header = inspect_bytes(data, str(path), max_pixels)
-    if header is None:
-        return None
-    if isinstance(header, Fault):
-        return Reject(str(path), header.reason, header.detail)
-    digest = hashlib.sha256(data).hexdigest()
-    return ImageFile(str(path), digest, len(data), status.st_mtime_ns, header.orientation, header.width, header.height)
-
-
-def _within(image: ImageFile, max_pixels: int) -> ImageFile | Reject:
-    if image.width * image.height <= max_pixels:
-        return image
-    fault = _too_large(image.width, image.height, max_pixels)
-    return Reject(image.path, fault.reason, fault.detail)
+# What Pillow has to say of metadata that it can read all the same.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 @dataclass(frozen=True)
@@ -118,6 +44,7 @@ class Header:
     width: int
     height: int
     orientation: int
+    format: str
 
 
 @dataclass(frozen=True)
@@ -128,41 +55,101 @@ class Fault:
     detail: str
 
 
-def why_unreadable(error: OSError) -> Fault:
-    """The fault of a file that could not be opened or read."""
-    if isinstance(error, FileNotFoundError):
-        return Fault("vanished", "no such file, or a link to none")
-    return Fault("unreadable", error.strerror or str(error))
-
-
 def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:
     """Read the header of an image from `data`; `name` only tells a broken image from a file of another kind."""
+    named = _is_named_as_image(name)
+    format = _format_of(data)
+    if format is None:
+        return _unidentified(data, named)
     try:
-        with Image.open(io.BytesIO(data), formats=_IDENTIFIABLE) as image:
-            if image.width * image.height > max_pixels:
-                return _too_large(image.width, image.height, max_pixels)
-            if image.format not in DECODABLE:
-                return Fault("unsupported", f"format {image.format}")
-            return Header(image.width, image.height, _orientation(image))
-    except UnidentifiedImageError:
-        return _unidentified(data, Path(name).suffix.lower() in IMAGE_SUFFIXES)
-    except Exception as error:  # Pillow's parsers raise almost anything on hostile headers
-        return Fault("corrupt", f"{type(error).__name__}: {error}")
+        with open_image(data, format) as image:
+            if _pixels_held(image) > max_pixels:
+                return too_large(image.width, image.height, max_pixels)
+            if image.mode in ("I", "F"):
+                return Fault("unsupported", f"{format} with 32 bits a sample")
+            return Header(image.width, image.height, _orientation(image, data), format)
+    except Exception:  # Pillow's parsers raise almost anything on hostile headers
+        return _why_no_header(data, format) if named or format not in _WEAK_MAGIC else None
 
 
-def _too_large(width: int, height: int, max_pixels: int) -> Fault:
+def open_image(data: bytes, format: str | None = None) -> Image.Image:
+    """The image in `data`, its header read, by content: one of `FORMATS` or, if it is known, `format`.
+
+    Raises:
+        Exception: it is none of them, or anything else that Pillow's parsers raise.
+    """
+    return Image.open(io.BytesIO(data), formats=[format] if format else FORMATS)
+
+
+def _is_named_as_image(name: str | Path) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _format_of(data: bytes) -> str | None:
+    """Which of `FORMATS` the first bytes are of."""
+    prefix = data[:PREFIX_BYTES]
+    accepts = ((name, Image.OPEN[name][1]) for name in FORMATS)
+    return next((name for name, accept in accepts if accept and len(prefix) > 1 and accept(prefix) is True), None)
+
+
+def is_image(name: str | Path, prefix: bytes) -> bool:
+    """Whether a file is one by its name, or else by its first `PREFIX_BYTES`."""
+    return _is_named_as_image(name) or bool(_format_of(prefix) or _foreign_format(prefix))
+
+
+def _foreign_format(data: bytes) -> str | None:
+    return next((name for name, (offset, magic) in _FOREIGN.items() if data[offset:].startswith(magic)), None)
+
+
+def _pixels_held(image: Image.Image) -> int:
+    """How many pixels decoding keeps in memory: those of the image or, in TIFF, of a tile that claims more."""
+    tags = getattr(image, "tag_v2", {})
+    tile: int = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)
+    return max(image.width * image.height, tile)
+
+
+def too_large(width: int, height: int, max_pixels: int) -> Fault:
+    """The fault of an image with more than `max_pixels`."""
     return Fault("too-large", f"{width} x {height} pixels, over --max-pixels {max_pixels}")
 
 
-def _unidentified(data: bytes, named_as_image: bool) -> Fault | None:
-    if data.startswith(_MAGIC):
-        return Fault("truncated", f"the header ends within its {len(data)} bytes")
-    if not named_as_image:
+def _unidentified(data: bytes, named: bool) -> Fault | None:
+    foreign = _foreign_format(data)
+    if foreign:
+        return Fault("unsupported", f"format {foreign}; convert it to JPEG or PNG")
+    if not named:
         return None
     return Fault("not-an-image", f"begins with {data[:8]!r}") if data else Fault("empty", "0 bytes")
 
 
-def _orientation(image: Image.Image) -> int:
+class _Watched(io.BytesIO):
+    """Bytes that note whether more of them were asked for than there are."""
+
+    ended = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.ended |= size is not None and size > len(data)
+        return data
+
+
+def _why_no_header(data: bytes, format: str) -> Fault:
+    watched = _Watched(data)
+    said = "can't be read"
+    try:
+        Image.OPEN[format][0](watched, "")
+    except Exception as error:
+        said = str(error) or type(error).__name__
+    if watched.ended or "truncated" in said.lower():
+        return Fault("truncated", f"the header ends within its {len(data)} bytes")
+    return Fault("corrupt", f"{format} header: {said}")
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    if image.format == "TIFF":  # turned by Pillow as it is decoded
+        return 1
+    if image.format == "PNG" and not any(key in data for key in _PNG_ORIENTATION):
+        return 1  # looking for EXIF behind the pixels, Pillow would decode them
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # broken EXIF says nothing of the pixels

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from features.files import remove_left_over, written_atomically
-from features.headers import ImageFile
+from features.headers import KNOWN_FORMATS
+from features.image_files import ImageFile
 from features.progress import console
 from features.shards import DIGEST_BYTES, raw_digests
 
 # A file that was written to less than this before it was read may change again within the same tick of its clock.
 _SETTLED_NS = 2_000_000_000
+_COLUMNS = 6  # bytes, mtime, orientation, width, height, format
 # What NumPy and zipfile raise on bytes that are no archive of theirs.
 _DAMAGE = (
     OSError,
@@ -60,21 +62,23 @@ class ScanMemory:
             status = os.stat(path)
         except OSError:
             return None
-        size, mtime, orientation, width, height = self._loaded["numbers"][row].tolist()
+        size, mtime, orientation, width, height, format = self._loaded["numbers"][row].tolist()
         if (status.st_size, status.st_mtime_ns) != (size, mtime):
             return None
-        return ImageFile(path, self._loaded["digests"][row].tobytes().hex(), size, mtime, orientation, width, height)
+        digest = self._loaded["digests"][row].tobytes().hex()
+        return ImageFile(path, digest, size, mtime, orientation, width, height, KNOWN_FORMATS[format])
 
     def save(self, images: Iterable[ImageFile]) -> None:
         """Remember `images` and nothing else, for the next scan."""
         settled = [image for image in images if image.mtime_ns < self._started - _SETTLED_NS]
         paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)
-        numbers = [(i.bytes, i.mtime_ns, i.orientation, i.width, i.height) for i in settled]
+        formats = {name: number for number, name in enumerate(KNOWN_FORMATS)}
+        numbers = [(i.bytes, i.mtime_ns, i.orientation, i.width, i.height, formats[i.format]) for i in settled]
         digests = raw_digests([image.digest for image in settled])
         learnt: dict[str, np.ndarray] = {
             "paths": np.frombuffer(paths, np.uint8),
             "digests": np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES),
-            "numbers": np.array(numbers, np.int64).reshape(-1, 5),
+            "numbers": np.array(numbers, np.int64).reshape(-1, _COLUMNS),
         }
         if self._loaded and all(np.array_equal(learnt[name], array) for name, array in self._loaded.items()):
             return
@@ -89,7 +93,7 @@ class ScanMemory:
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             loaded = {name: arrays[name] for name in ("paths", "digests", "numbers")}
         names = os.fsdecode(loaded["paths"].tobytes()).split("\0")
-        for name, width, dtype in (("digests", DIGEST_BYTES, np.uint8), ("numbers", 5, np.int64)):
+        for name, width, dtype in (("digests", DIGEST_BYTES, np.uint8), ("numbers", _COLUMNS, np.int64)):
             if loaded[name].shape != (len(names), width) or loaded[name].dtype != dtype:
                 raise ValueError(f"{name} of {len(names)} files can't be {loaded[name].dtype} {loaded[name].shape}")
         self._rows = {name: row for row, name in enumerate(names)}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from features.errors import DataError, OptionError, RunError
-from features.headers import MAX_PIXELS, ImageFile, Reject
+from features.headers import MAX_PIXELS
+from features.image_files import ImageFile, Reject
 from features.memory import ScanMemory
 from features.store import FeatureStore, create_folder
 from pipeline.examples import Example, Scan, check_rejects, scan, write_rejects

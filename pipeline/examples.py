@@ -15,7 +15,8 @@ from pathlib import Path
 
 from features.errors import DataError
 from features.files import write_atomically
-from features.headers import MAX_PIXELS, ImageFile, Reject, inspect_images
+from features.headers import MAX_PIXELS
+from features.image_files import ImageFile, Reject, inspect_images
 from features.memory import ScanMemory
 
 SPLITS = ("train", "val", "test")

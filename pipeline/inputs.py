@@ -1,5 +1,6 @@
 """Streams with labels: raw images for training, shuffled and augmented, or for evaluation, ordered; cached features."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -175,7 +176,7 @@ def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Te
 
 def _columns(examples: Sequence[Example]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return (
-        tf.constant([example.image.path for example in examples]),
+        tf.constant([os.fsencode(example.image.path) for example in examples]),
         tf.constant([example.image.orientation for example in examples], tf.int32),
         tf.constant([example.label for example in examples], tf.int64),
     )

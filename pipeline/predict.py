@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from features.errors import DataError, RunError
-from features.headers import ImageFile, Reject, inspect_images
+from features.image_files import ImageFile, Reject, inspect_images
 from features.images import ImageConfig, decoded_batches, why_undecodable
 from features.progress import progress
 from pipeline.cached import FeatureConfig, load_backbone
@@ -94,7 +94,7 @@ def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], l
         for image, row in zip(images, chances, strict=True)
         if not np.isnan(row).any()
     ]
-    return predictions, [why_undecodable(images[int(position)], config) for position in np.flatnonzero(~decoded)]
+    return predictions, [why_undecodable(images[int(position)]) for position in np.flatnonzero(~decoded)]
 
 
 def _classifier(run: Run, settings: FeatureConfig) -> keras.Model:

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from features.errors import DataError, OptionError
 from features.files import write_atomically
-from features.headers import IMAGE_SUFFIXES, Fault, Reject, inspect_bytes
+from features.headers import IMAGE_SUFFIXES, Fault, inspect_bytes
+from features.image_files import Reject
 from features.progress import console, progress
 from pipeline.examples import SPLITS, TEST_FRACTION, VAL_FRACTION, files_below, split_of, write_rejects
 from pipeline.sources import Member, opened_source

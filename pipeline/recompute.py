@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.errors import OptionError, StoreError, WeightsError
-from features.headers import ImageFile
+from features.image_files import ImageFile
 from features.maintain import BadShard, Verification, drop_shards, find_stores, verify
 from features.progress import console, progress
 from features.store import FeatureStore

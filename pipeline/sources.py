@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from features.errors import DataError
-from features.headers import Fault, why_unreadable
+from features.headers import Fault
+from features.image_files import why_unreadable
 from pipeline.examples import files_below, is_clutter
 
 MAX_MEMBER_BYTES = 1 << 30

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from features.errors import DataError
-from features.headers import ImageFile, inspect_image
+from features.image_files import ImageFile, inspect_image
 from pipeline.demo import draw_demo
 from pipeline.demo_weights import demo_weights
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import DataError
-from features.headers import Reject
+from features.image_files import Reject
 from pipeline.examples import check_rejects, check_trainable, scan, split_of, write_rejects
 
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)

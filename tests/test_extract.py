@@ -6,7 +6,7 @@ import pytest
 from features.backbones import Backbone
 from features.extract import extract_features, missing_images
 from features.frozen import FrozenBackbone, resolve_precision
-from features.headers import ImageFile, inspect_images
+from features.image_files import ImageFile, inspect_images
 from features.images import ImageConfig
 from features.store import FeatureStore
 from features.weights import build_backbone

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from features.errors import DataError, OptionError, RunError
-from features.headers import ImageFile, inspect_images
+from features.image_files import ImageFile, inspect_images
 from features.images import decoded_batches
 from features.weights import build_backbone
 from pipeline.cached import CachedExamples, FeatureConfig, cache_features, load_examples

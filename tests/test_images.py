@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from features.errors import OptionError
-from features.headers import ImageFile, inspect_image
+from features.image_files import ImageFile, inspect_image
 from features.images import ImageConfig, decode, decoded_batches, why_undecodable
 from pipeline.demo import _STORED_AS
 
@@ -87,11 +87,11 @@ def test_undecodable_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:-3000])
     image = inspect_image(tmp_path / "cut.jpg")
     assert isinstance(image, ImageFile)
-    assert why_undecodable(image, ImageConfig(32)).reason == "truncated"
+    assert why_undecodable(image).reason == "truncated"
     assert list(decoded_batches([image], ImageConfig(32), 1)) == []
     assert pixels_of(image, ImageConfig(32, truncated="keep")).shape == (32, 32, 3)
     (tmp_path / "cut.jpg").unlink()
-    assert why_undecodable(image, ImageConfig(32)).reason == "vanished"
+    assert why_undecodable(image).reason == "vanished"
 
 
 def test_a_tiny_size_is_refused() -> None:

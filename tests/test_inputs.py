@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from features.headers import ImageFile
+from features.image_files import ImageFile
 from features.images import ImageConfig
 from pipeline.examples import Example, scan
 from pipeline.inputs import augment_image, eval_dataset, features_dataset, train_dataset
@@ -85,7 +85,7 @@ def test_standard_stays_close_to_the_image(examples) -> None:
 
 
 def cached_examples(count: int) -> list[Example]:
-    images = [ImageFile(f"{number}.jpg", digest(number), 1, 1, 1, 1, 1) for number in range(count)]
+    images = [ImageFile(f"{number}.jpg", digest(number), 1, 1, 1, 1, 1, "JPEG") for number in range(count)]
     return [Example(image, number % 3, "train") for number, image in enumerate(images)]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from features import image_files
 from features.memory import ScanMemory
 from pipeline.examples import scan
 
@@ -24,8 +25,10 @@ def data(drawn: Path, tmp_path: Path) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that were read."""
     seen: list[str] = []
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: seen.append(path.name) or read(path))
+    read = image_files.content_of
+    monkeypatch.setattr(
+        image_files, "content_of", lambda path, status: seen.append(Path(path).name) or read(path, status)
+    )
     return seen
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from features.headers import ImageFile, Reject, inspect_images
+from features.image_files import ImageFile, Reject, inspect_images
 from features.images import ImageConfig, decoded_batches
 from features.weights import build_backbone
 from pipeline.cached import FeatureConfig, cache_features, load_examples

@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 
 from features.errors import RunError
-from features.headers import ImageFile
+from features.image_files import ImageFile
 from pipeline.examples import Example
 from pipeline.resume import FinetuneState
 from pipeline.runs import Run, list_digests, new_run
 
 
 def example(number: int, label: int = 0, split: str = "train") -> Example:
-    return Example(ImageFile(f"{number}.jpg", f"{number:064x}", 1, 1, 1, 1, 1), label, split)
+    return Example(ImageFile(f"{number}.jpg", f"{number:064x}", 1, 1, 1, 1, 1, "JPEG"), label, split)
 
 
 def test_a_run_appears_whole_or_not_at_all(tmp_path: Path) -> None:
