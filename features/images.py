@@ -9,6 +9,7 @@ transparency, and that of BMP knows no compression.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,6 @@ from features.image_files import ImageFile, Reject, why_unreadable
 # Part of every fingerprint: raise it when the same file would yield other pixels than before.
 PIXELS_VERSION = 2
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_RATIOS = (1, 2, 4, 8)  # what libjpeg divides sides by while it decodes
 _PNG_HEAD_BYTES = 1 << 14
 
@@ -56,80 +56,59 @@ class ImageConfig:
         }
 
 
-def decode(data: tf.Tensor, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+def decode(data: tf.Tensor, decoder: tf.Tensor, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     """Decode and resize one image inside a graph.
 
-    Resizing is bilinear, and antialiased where the longer side shrinks by more than 2. A large JPEG is decoded at 1/2,
-    1/4 or 1/8 of its sides if both are at least `config.size` then.
+    Resizing is bilinear, and antialiased where the longer side still shrinks by more than 2.
 
     Args:
         data: scalar string, the bytes of a file in one of `features.headers.FORMATS`.
+        decoder: scalar int32, what `decoder_of` says.
         orientation: scalar int32, EXIF orientation 1 to 8.
 
     Returns:
         uint8 [size, size, 3], RGB, upright; transparency is over white, and of an animation it is the first frame.
 
     Raises:
-        tf.errors.OpError: the bytes can't be decoded.
+        tf.errors.OpError: this decoder can't decode the bytes.
     """
-    pixels = _decode_with_tensorflow(data, config)
-    pixels = tf.cond(tf.size(pixels) > 0, lambda: pixels, lambda: _decode_with_pillow(data))
+    pixels = tf.switch_case(decoder, [partial(read, data, config) for read in _DECODERS])
     pixels.set_shape([None, None, 3])
     if config.resize == "crop":
         pixels = _crop_centre(pixels)
-    size = (config.size, config.size)
     pixels = tf.cond(
         tf.reduce_max(tf.shape(pixels)) > 2 * config.size,
-        lambda: tf.image.resize(pixels, size, method="bilinear", antialias=True),
-        lambda: tf.image.resize(pixels, size, method="bilinear"),
+        lambda: _resize(pixels, config.size, antialias=True),
+        lambda: _resize(pixels, config.size),
     )
-    pixels = tf.cast(tf.round(pixels), tf.uint8)
-    pixels.set_shape([*size, 3])
-    return _turn_upright(pixels, orientation)  # [size, size, 3]
+    pixels = tf.cond(orientation == 1, lambda: pixels, lambda: _turn_upright(pixels, orientation))
+    pixels.set_shape([config.size, config.size, 3])
+    return pixels
 
 
-def _decode_with_tensorflow(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    """Decode a JPEG or PNG to uint8 [H, W, 3]; [0, 0, 3] is anything else, or one that TensorFlow can't decode.
+def decoder_of(image: ImageFile, config: ImageConfig) -> int:
+    """Which decoder reads an image: an index into `_DECODERS`.
 
-    An operation that fails stops the graph that it is in, unless it is in a dataset of its own that ignores errors.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its sides if both are at least `config.size` then.
     """
-    failed = tf.data.Dataset.from_tensors(tf.zeros((0, 0, 3), tf.uint8))
-
-    def decoded() -> tf.Tensor:
-        attempt = tf.data.Dataset.from_tensors(data).map(
-            lambda data: _decode_jpeg_or_png(data, config), synchronous=True
-        )
-        attempt = attempt.ignore_errors().concatenate(failed).take(1)
-        return attempt.with_options(explicit_options()).get_single_element()
-
-    # Colours declared transparent, which TensorFlow does not know of, come before the pixels.
-    head = tf.strings.substr(data, 0, _PNG_HEAD_BYTES)
-    is_png = tf.strings.substr(data, 0, len(_PNG_MAGIC)) == _PNG_MAGIC
-    is_plain_png = is_png & ~tf.strings.regex_full_match(head, rb"\C*tRNS\C*")
-    return tf.cond(tf.io.is_jpeg(data) | is_plain_png, decoded, lambda: tf.zeros((0, 0, 3), tf.uint8))
+    if image.format == "JPEG":
+        shorter = min(image.width, image.height)
+        return max((index for index, ratio in enumerate(_JPEG_RATIOS) if shorter // ratio >= config.size), default=0)
+    return _PNG if image.format == "PNG" else _PILLOW
 
 
-def _decode_jpeg_or_png(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    return tf.cond(tf.io.is_jpeg(data), lambda: _decode_jpeg(data, config), lambda: _decode_png(data))
-
-
-def _decode_jpeg(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+def _decode_jpeg(data: tf.Tensor, config: ImageConfig, ratio: int) -> tf.Tensor:
     keep = config.truncated == "keep"
-    if keep:  # what is cut off within a marker ends with a whole one then
+    if keep:  # what is cut off within a marker then ends with a whole one
         data = tf.strings.join([data, b"\xff\xd9"])
-    shorter = tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2])
-    fitting = tf.reduce_sum(tf.cast(shorter // _JPEG_RATIOS >= config.size, tf.int32))
-
-    def at(ratio: int) -> Callable[[], tf.Tensor]:
-        return lambda: tf.io.decode_jpeg(
-            data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE", try_recover_truncated=keep
-        )
-
-    return tf.switch_case(tf.maximum(fitting - 1, 0), [at(ratio) for ratio in _JPEG_RATIOS])
+    return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE", try_recover_truncated=keep)
 
 
-def _decode_png(data: tf.Tensor) -> tf.Tensor:
-    pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB, the even ones with alpha
+def _decode_png(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+    # A colour that is declared transparent, of which TensorFlow knows nothing, is so before the pixels.
+    declared = tf.strings.regex_full_match(tf.strings.substr(data, 0, _PNG_HEAD_BYTES), rb"\C*tRNS\C*")
+    with tf.control_dependencies([tf.debugging.Assert(~declared, ["transparent colours"])]):
+        pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB, the even ones with alpha
     channels = tf.shape(pixels)[2]
     pixels = tf.cond(channels % 2 == 0, lambda: _over_white(pixels), lambda: pixels)
     return tf.cond(channels < 3, lambda: tf.repeat(pixels, 3, axis=2), lambda: pixels)
@@ -140,10 +119,16 @@ def _over_white(pixels: tf.Tensor) -> tf.Tensor:
     return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
 
 
-def _decode_with_pillow(data: tf.Tensor) -> tf.Tensor:
-    pixels = tf.numpy_function(pillow_pixels, [data], tf.uint8, stateful=False)
-    pixels.set_shape([None, None, 3])
-    return pixels
+def _decode_with_pillow(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+    return tf.numpy_function(pillow_pixels, [data], tf.uint8, stateful=False)
+
+
+_DECODERS: tuple[Callable[[tf.Tensor, ImageConfig], tf.Tensor], ...] = (
+    *(partial(_decode_jpeg, ratio=ratio) for ratio in _JPEG_RATIOS),
+    _decode_png,
+    _decode_with_pillow,
+)
+_PNG, _PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 
 
 def pillow_pixels(data: bytes) -> np.ndarray:
@@ -162,6 +147,10 @@ def pillow_pixels(data: bytes) -> np.ndarray:
         return np.asarray(white.convert("RGB"))
 
 
+def _resize(pixels: tf.Tensor, size: int, antialias: bool = False) -> tf.Tensor:
+    return tf.cast(tf.round(tf.image.resize(pixels, (size, size), "bilinear", antialias=antialias)), tf.uint8)
+
+
 def _crop_centre(pixels: tf.Tensor) -> tf.Tensor:
     height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]
     side = tf.minimum(height, width)
@@ -177,13 +166,49 @@ def _turn_upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.cond(upended, lambda: tf.reverse(pixels, [0]), lambda: pixels)
 
 
-def decoded_dataset(paths: tf.data.Dataset, config: ImageConfig) -> tf.data.Dataset:
-    """Map a dataset of (path, orientation, ...) to (uint8 [size, size, 3], ...), in order, on all cores."""
+def decoded_dataset(
+    files: tf.data.Dataset,
+    config: ImageConfig,
+    batch_size: int,
+    finish: Callable[..., tuple[tf.Tensor, ...]] = lambda *image: image,
+    skip: bool = False,
+) -> tf.data.Dataset:
+    """Map a dataset of (path, decoder, orientation, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
 
-    def load(path: tf.Tensor, orientation: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return decode(tf.io.read_file(path), orientation, config), *rest
+    The order is kept. What its decoder can't read goes to Pillow's, once the rest of its batch is done: an operation
+    that fails ends the dataset it is in, and to catch that for every image would cost a fifth of the speed.
 
-    return paths.map(load, num_parallel_calls=parallelism(), deterministic=True)
+    Args:
+        finish: applied to each decoded image and what came with it.
+        skip: leave images out that Pillow can't read either, rather than fail.
+    """
+
+    def load(number: tf.Tensor, path: tf.Tensor, decoder: tf.Tensor, orientation: tf.Tensor, *rest: tf.Tensor) -> Any:
+        return number, *finish(decode(tf.io.read_file(path), decoder, orientation, config), *rest)
+
+    def loaded(batch: Sequence[tf.Tensor], skip: bool) -> tuple[tf.Tensor, ...]:
+        images = tf.data.Dataset.from_tensor_slices(tuple(batch)).map(load, num_parallel_calls=parallelism())
+        images = (images.ignore_errors() if skip else images).batch(batch_size)
+        none = tf.nest.map_structure(lambda spec: tf.zeros((0, *spec.shape[1:]), spec.dtype), images.element_spec)
+        first = images.concatenate(tf.data.Dataset.from_tensors(none)).take(1)
+        element: tuple[tf.Tensor, ...] = first.with_options(explicit_options()).get_single_element()
+        return element
+
+    def load_batch(path: tf.Tensor, decoder: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        numbers = tf.range(tf.size(path))
+        done = loaded((numbers, path, decoder, *rest), skip=True)
+
+        def with_pillow() -> tuple[tf.Tensor, ...]:
+            left = tf.sets.difference(numbers[tf.newaxis], done[0][tf.newaxis]).values
+            again = (left, *(tf.gather(column, left) for column in (path, tf.fill(tf.shape(path), _PILLOW), *rest)))
+            both = [tf.concat(parts, axis=0) for parts in zip(done, loaded(again, skip), strict=True)]
+            return tuple(tf.gather(column, tf.argsort(both[0])) for column in both)
+
+        _, *columns = tf.cond(tf.size(done[0]) == tf.size(path), lambda: done, with_pillow)
+        return tuple(columns)
+
+    batches = files.batch(batch_size).map(load_batch, num_parallel_calls=2 + parallelism() // batch_size)
+    return batches.prefetch(2).with_options(explicit_options())
 
 
 def parallelism() -> int:
@@ -210,17 +235,19 @@ def decoded_batches(
 
     An image that can't be decoded is left out of its batch and nothing else changes; `why_undecodable` names it.
     """
-    files = tf.data.Dataset.from_tensor_slices(
-        (
-            [os.fsencode(image.path) for image in images],
-            np.array([image.orientation for image in images], np.int32),
-            np.arange(len(images)),
-        )
+    files = tf.data.Dataset.from_tensor_slices((*file_columns(images, config), np.arange(len(images))))
+    for pixels, positions in decoded_dataset(files, config, batch_size, skip=True).as_numpy_iterator():
+        if len(positions):
+            yield positions, pixels
+
+
+def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+    """Path, decoder (int32) and orientation (int32) of each image, as `decoded_dataset` takes them."""
+    return (
+        [os.fsencode(image.path) for image in images],
+        np.array([decoder_of(image, config) for image in images], np.int32),
+        np.array([image.orientation for image in images], np.int32),
     )
-    decoded = decoded_dataset(files, config).ignore_errors()
-    batches = decoded.batch(batch_size).prefetch(2).with_options(explicit_options())
-    for pixels, positions in batches.as_numpy_iterator():
-        yield positions, pixels
 
 
 def why_undecodable(image: ImageFile) -> Reject:

@@ -1,16 +1,15 @@
 """Streams with labels: raw images for training, shuffled and augmented, or for evaluation, ordered; cached features."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from features.errors import DataError, StoreError
-from features.images import ImageConfig, decoded_dataset, explicit_options, parallelism
+from features.images import ImageConfig, decoded_dataset, explicit_options, file_columns
 from features.store import FeatureStore
 from pipeline.examples import Example
 
@@ -41,10 +40,10 @@ def train_dataset(
         for position in rng.permutation(len(examples)):
             yield position, tuple(seeds[position])
 
-    paths, orientations, labels = _columns(examples)
+    table = [tf.constant(column) for column in _columns(examples, images)]
 
     def columns(position: tf.Tensor, image_seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tf.gather(paths, position), tf.gather(orientations, position), tf.gather(labels, position), image_seed
+        return *(tf.gather(column, position) for column in table), image_seed
 
     def augmented(pixels: tf.Tensor, label: tf.Tensor, image_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return augment_image(pixels, augment, image_seed), label
@@ -52,13 +51,12 @@ def train_dataset(
     order = tf.data.Dataset.from_generator(
         visits, output_signature=(tf.TensorSpec((), tf.int64), tf.TensorSpec((2,), tf.int64))
     ).apply(tf.data.experimental.assert_cardinality(len(examples)))
-    decoded = decoded_dataset(order.map(columns), images)
-    return _batched(decoded.map(augmented, num_parallel_calls=parallelism()), batch_size)
+    return decoded_dataset(order.map(columns), images, batch_size, augmented)
 
 
 def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: int) -> tf.data.Dataset:
     """Batches of (uint8 [b, H, W, 3], int64 [b]) over all `examples` in their order, the short last one included."""
-    return _batched(decoded_dataset(tf.data.Dataset.from_tensor_slices(_columns(examples)), images), batch_size)
+    return decoded_dataset(tf.data.Dataset.from_tensor_slices(_columns(examples, images)), images, batch_size)
 
 
 def features_dataset(
@@ -174,13 +172,6 @@ def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Te
     return tf.cast(tf.clip_by_value(tf.round(x), 0, 255), tf.uint8)
 
 
-def _columns(examples: Sequence[Example]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    return (
-        tf.constant([os.fsencode(example.image.path) for example in examples]),
-        tf.constant([example.image.orientation for example in examples], tf.int32),
-        tf.constant([example.label for example in examples], tf.int64),
-    )
-
-
-def _batched(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-    return dataset.batch(batch_size).prefetch(2).with_options(explicit_options())
+def _columns(examples: Sequence[Example], images: ImageConfig) -> tuple[Any, ...]:
+    files = file_columns([example.image for example in examples], images)
+    return *files, np.array([example.label for example in examples], np.int64)
