@@ -3,8 +3,10 @@
 import errno
 import functools
 import inspect
+import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -120,6 +122,8 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 def show(fields: Mapping[str, Any], as_json: bool, lines: Iterable[Any]) -> None:
     """Print the one JSON object, or else the summary."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are not UTF-8; JSON has the same escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:
         print(json.dumps(fields, ensure_ascii=False))
         return

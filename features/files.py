@@ -16,6 +16,7 @@ import psutil
 from rich.filesize import decimal
 
 _PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
+_PARTIAL_NAME_LENGTH = 32
 _FOREIGN_SECONDS = 24 * 3600
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
 
@@ -24,8 +25,9 @@ _PID_NAMESPACE = Path("/proc/self/ns/pid")
 def written_atomically(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success flush it to disk and rename it to `path`, else remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: Keras and h5py choose the format by it.
-    partial = path.with_name(f".{_host()}-{os.getpid()}-{_started(os.getpid())}.partial.{path.name}")
+    # The suffix stays last: Keras and h5py choose the format by it. What was a long name must not become too long.
+    end = path.name[-_PARTIAL_NAME_LENGTH:]
+    partial = path.with_name(f".{_host()}-{os.getpid()}-{_started(os.getpid())}.partial.{end}")
     try:
         yield partial
         flush_to_disk(partial)
@@ -105,9 +107,9 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `data` (text as UTF-8) to `path` in one step."""
+    """Write `data` to `path` in one step; text as UTF-8, but names of files as the bytes that they are."""
     with written_atomically(path) as partial:
-        partial.write_bytes(data.encode() if isinstance(data, str) else data)
+        partial.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
 def write_json(path: Path, value: Any) -> None:

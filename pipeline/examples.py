@@ -128,14 +128,24 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> tuple[list[str], int]:
-    """The paths that `files_below` gives, and how many files it leaves out. Links to folders are not followed."""
+    """The paths that `files_below` gives, and how many files it leaves out.
+
+    Links are followed, but no folder is entered twice, and none that `folder` lies in.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
     files: list[str] = []
     hidden = 0
-    for parent, _, names in os.walk(folder, onerror=fail):
+    top, entered = os.path.realpath(folder), set()
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        here = os.path.realpath(parent)
+        if here in entered or top.startswith(here.rstrip(os.sep) + os.sep):
+            folders.clear()
+            continue
+        entered.add(here)
+        folders.sort()
         in_clutter = any(map(is_clutter, parent[len(str(folder)) :].split(os.sep)))
         visible = [] if in_clutter else [name for name in names if not is_clutter(name)]
         hidden += len(names) - len(visible)
@@ -169,7 +179,7 @@ def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "reason", "detail"))
     writer.writerows((reject.path, reject.reason, reject.detail) for reject in rejects)
-    path, data = folder / REJECTS, text.getvalue().encode()
+    path, data = folder / REJECTS, text.getvalue().encode(errors="surrogateescape")
     if not path.is_file() or path.read_bytes() != data:  # a store that can only be read is as good as any
         write_atomically(path, data)
 

@@ -18,6 +18,7 @@ from pipeline.sources import Member, opened_source
 
 _NUMBERED = re.compile(r"(?P<label>[^.]+)\.\d+\.\w+$")  # Kaggle's names: cat.0.jpg
 _COMPETITION_FOLDERS = frozenset({"train", "test", "test1"})
+_MAX_NAME_BYTES = 240  # 255 with what keeps equal names apart
 _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 
@@ -177,9 +178,17 @@ def _plan(
                 continue
             digest = hashlib.sha256(content).hexdigest()
             split = split_of(digest, seed, config.val, config.test)
-            target = _free_name(data / split / label / PurePosixPath(member.name).name, digest, taken)
+            name = _short_name(PurePosixPath(member.name), digest)
+            target = _free_name(data / split / label / name, digest, taken)
             placements.append(_Placement(member, digest, target, split, label))
     return placements, rejects
+
+
+def _short_name(path: PurePosixPath, digest: str) -> str:
+    """The file's name, or its beginning and the digest if a file could not be called that."""
+    if len(os.fsencode(path.name)) <= _MAX_NAME_BYTES:
+        return path.name
+    return f"{path.name[: _MAX_NAME_BYTES // 8]}-{digest[:12]}{path.suffix[:8]}"
 
 
 def _free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:

@@ -105,7 +105,7 @@ class Run:
 
     def digests(self, split: str) -> set[str]:
         """The digests of the run's examples of `split`."""
-        with self.examples_file.open(newline="") as file:
+        with self.examples_file.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             return {row["digest"] for row in csv.DictReader(file) if row["split"] == split}
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:

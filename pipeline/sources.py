@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
+from rich.filesize import decimal
+
 from features.errors import DataError
+from features.files import require_space
 from features.headers import Fault
-from features.image_files import why_unreadable
+from features.image_files import MAX_FILE_BYTES, content_of, why_unreadable
 from pipeline.examples import files_below, is_clutter
 
-MAX_MEMBER_BYTES = 1 << 30
+# What an archive of photographs never has: JPEG and PNG can't be packed to a hundredth of their size.
+MAX_ENTRIES = 10_000_000
+MAX_TOTAL_BYTES = 1 << 43
+MAX_RATIO = 100
+_SMALL_BYTES = 1 << 26  # a drawing, though, may be: below this, any ratio is right
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a method that Python lacks
 
@@ -43,7 +50,7 @@ class Member:
         if self.archive is None:
             assert self.file is not None
             try:
-                return self.file.read_bytes()
+                return content_of(self.file, self.file.stat())
             except OSError as error:
                 return why_unreadable(error)
         return _read_from_zip(self.archive, self.archive.getinfo(self.name))
@@ -53,8 +60,10 @@ def _read_from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | F
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         return Fault("unsupported", "a link or device")
-    if info.file_size > MAX_MEMBER_BYTES:
-        return Fault("too-large", f"{info.file_size} bytes")
+    if info.file_size > MAX_FILE_BYTES:
+        return Fault("too-large", f"{info.file_size} bytes, over {MAX_FILE_BYTES}")
+    if _is_bomb(info.file_size, info.compress_size):
+        return Fault("too-large", f"{info.file_size} bytes, packed into {info.compress_size}")
     try:
         return archive.read(info)
     except _DAMAGE as error:
@@ -85,6 +94,7 @@ def opened_source(source: Path, data: Path) -> Iterator[list[Member]]:
         try:
             with TemporaryDirectory(prefix=".", suffix=".partial", dir=data) as folder:
                 unpacked = Path(folder) / "train.zip"
+                require_space(data, inner[0].file_size)
                 _unpack(archive, inner[0], unpacked)
                 with _opened_zip(unpacked) as train:
                     yield _members(train, source / "train.zip")
@@ -101,11 +111,29 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> No
         raise DataError(f"{archive.filename}: its {info.filename} can't be unpacked ({error})") from error
 
 
+def _is_bomb(size: int, packed: int) -> bool:
+    return size > max(_SMALL_BYTES, MAX_RATIO * packed)
+
+
 def _opened_zip(source: Path) -> zipfile.ZipFile:
+    """The zip, by its list of contents no bomb.
+
+    Raises:
+        DataError: it can't be read, or lists more than a folder of images could.
+    """
     try:
-        return zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError) as error:
+        archive = zipfile.ZipFile(source)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(f"{source}: neither a folder nor a zip that can be read ({error})") from error
+    entries = archive.infolist()
+    total, packed = sum(info.file_size for info in entries), source.stat().st_size
+    if len(entries) <= MAX_ENTRIES and total <= MAX_TOTAL_BYTES and not _is_bomb(total, packed):
+        return archive
+    archive.close()
+    raise DataError(
+        f"{source}: {len(entries)} files of {decimal(total)} in {decimal(packed)}; no more than {MAX_ENTRIES} files, "
+        f"{decimal(MAX_TOTAL_BYTES)}, or {MAX_RATIO} times the size of the zip are unpacked"
+    )
 
 
 def _members(archive: zipfile.ZipFile, source: Path) -> list[Member]:

@@ -1,14 +1,18 @@
 import csv
+import io
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from features.errors import DataError
 from features.image_files import Reject
 from pipeline.examples import check_rejects, check_trainable, scan, split_of, write_rejects
+from tests.conftest import Cli
 
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 
@@ -126,3 +130,34 @@ def test_rejects_are_written_as_csv(tmp_path: Path) -> None:
     write_rejects(tmp_path, [Reject('a, "b".jpg', "corrupt", "line\nbreak")])
     with (tmp_path / "rejects.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["path", "reason", "detail"], ['a, "b".jpg', "corrupt", "line\nbreak"]]
+
+
+def test_links_to_folders_are_followed_but_never_round_in_circles(drawn: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(drawn, data)
+    shutil.copytree(drawn / "cat", tmp_path / "elsewhere" / "more")
+    (data / "cat" / "out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "more" / "loop").symlink_to(tmp_path / "elsewhere")
+    (data / "cat" / "up").symlink_to(data)
+    (data / "dog" / "self").symlink_to(data / "dog")
+    plain, linked = scan(drawn), scan(data)
+    cats = [example for example in plain.examples if example.label == 0]
+    assert len(linked.examples) == len(plain.examples) + len(cats)
+    assert Counter(example.label for example in linked.examples) == {
+        0: 2 * len(cats),
+        1: len(plain.examples) - len(cats),
+    }
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_files_in_one_folder(tmp_path: Path, headstart: Cli) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    for number in range(100_000):  # what follows the picture makes another image of it
+        (tmp_path / "data" / "cat" / f"{number}.png").write_bytes(buffer.getvalue() + str(number).encode())
+    (tmp_path / "data" / "dog" / "1.png").write_bytes(buffer.getvalue())
+    seen = headstart("check", tmp_path / "data", "--store", tmp_path / "store")
+    assert seen["examples"] == 100_001
+    assert seen["duplicates"] == seen["conflicts"] == []

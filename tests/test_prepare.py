@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from features.errors import DataError, OptionError
+from pipeline import sources
 from pipeline.examples import SPLITS, scan
 from pipeline.prepare import PrepareConfig, prepare
 
@@ -268,3 +269,53 @@ def test_bad_places(tmp_path: Path) -> None:
         prepare(source, source / "data")
     with pytest.raises(OptionError, match="--move"):
         prepare(archive, tmp_path / "data", move=True)
+
+
+def test_a_bomb_among_the_members_is_rejected_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_SMALL_BYTES", 10_000)
+    content = {**LAYOUTS["class folders"], **{f"cat/noise{n}.jpg": os.urandom(3000) for n in range(40)}}
+    source = write_zip(tmp_path / "s.zip", content)
+    with zipfile.ZipFile(source, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/bomb.bmp", b"BM" + bytes(3_000_000))
+    read = zipfile.ZipFile.read
+    opened: list[str] = []
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda self, info: opened.append(info.filename) or read(self, info))
+    prepare(source, tmp_path / "data", HALVES)
+    assert "cat/bomb.bmp,too-large" in (tmp_path / "data" / "rejects.csv").read_text()
+    assert "cat/bomb.bmp" not in opened
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_ENTRIES", 39), ("MAX_TOTAL_BYTES", 1000), ("_SMALL_BYTES", 0)])
+def test_an_archive_that_is_a_bomb_as_a_whole_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    source = write_zip(tmp_path / "s.zip", LAYOUTS["class folders"])
+    monkeypatch.setattr(sources, limit, value)
+    if limit == "_SMALL_BYTES":
+        with zipfile.ZipFile(source, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("cat/bomb.bmp", bytes(9_000_000))
+    with pytest.raises(DataError, match=r"s\.zip: 4[01] files of .* are unpacked"):
+        prepare(source, tmp_path / "data", HALVES)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_names_of_any_kind_and_length(tmp_path: Path, kind: str) -> None:
+    long = "\u732b" * 80  # 240 bytes
+    names = ["ünï cödé.png", "line\nbreak.png", "猫.png", f"{long}.png", f"{'x' * 251}.png", "a,b'\"c.png"]
+    content = {f"{folder}/{name}": picture(10 * number + len(folder)) for folder in ("cat", "hound")
+               for number, name in enumerate(names)}  # fmt: skip
+    config = PrepareConfig(val=0, test=0)
+    source = write_folder(tmp_path / "s", content) if kind == "folder" else write_zip(tmp_path / "s.zip", content)
+    prepare(source, tmp_path / "data", config)
+    prepare(source, tmp_path / "data", config)
+    assert set(found_in(tmp_path / "data")) == set(content.values())
+    assert len(scan(tmp_path / "data").examples) == 12
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    content = {f"{folder}/{os.fsdecode(bytes([200 + n]))}.png": picture(10 * n + len(folder)) for folder in ("a", "bc")
+               for n in range(20)} | {f"a/{os.fsdecode(bytes([255]))}.jpg": b"broken"}  # fmt: skip
+    result = prepare(write_folder(tmp_path / "s", content), tmp_path / "data", HALVES)
+    assert (result.train + result.val + result.test, result.rejected) == (40, 1)
+    assert b"\xff.jpg,not-an-image" in (tmp_path / "data" / "rejects.csv").read_bytes()
