@@ -8,8 +8,11 @@ import typer
 from rich.table import Table
 
 from cli_base import Data, Json, Overwrite, Seed, announce_device, command, show
+from cli_check import check_summary
 from cli_store import store
+from features.errors import DataError
 from pipeline.cached import FeatureConfig
+from pipeline.check import CheckConfig
 from pipeline.finetune import FinetuneConfig
 from pipeline.head import HeadConfig
 from pipeline.prepare import PrepareConfig
@@ -56,6 +59,32 @@ def prepare(
     if result.rejected:
         summary.append(f"{data}/rejects.csv says why, by their headers; `headstart features` decodes the rest")
     show(asdict(result), json, summary)
+
+
+@command(app)
+def check(
+    data: Data,
+    config: CheckConfig,
+    html: Annotated[Path | None, typer.Option(help="Write a page with thumbnails there.", show_default=False)] = None,
+    allow: Annotated[bool, typer.Option("--allow", help="Exit with 0 in spite of leaks or conflicts.")] = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Say what is in DATA before anything is trained on it. Exits with 1 on leaks or conflicting labels."""
+    announce_device()
+    from pipeline.check import check
+    from pipeline.check_page import write_page
+    from pipeline.check_report import as_fields
+
+    result = check(data, config, seed)
+    if html:
+        write_page(result, config, html)
+    show(as_fields(result, config), json, check_summary(result, config, html))
+    if (result.leaks or result.conflicts) and not allow:
+        raise DataError(
+            f"{data}: {len(result.leaks)} images in several splits, {len(result.conflicts)} in several classes; remove "
+            "them, or --allow them"
+        )
 
 
 @command(app, kept="the features so far are kept: repeat the command to go on")

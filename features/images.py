@@ -235,6 +235,8 @@ def decoded_batches(
 
     An image that can't be decoded is left out of its batch and nothing else changes; `why_undecodable` names it.
     """
+    if not images:
+        return
     files = tf.data.Dataset.from_tensor_slices((*file_columns(images, config), np.arange(len(images))))
     for pixels, positions in decoded_dataset(files, config, batch_size, skip=True).as_numpy_iterator():
         if len(positions):

@@ -15,7 +15,7 @@ from features.headers import MAX_PIXELS
 from features.image_files import ImageFile, Reject
 from features.memory import ScanMemory
 from features.store import FeatureStore, create_folder
-from pipeline.examples import Example, Scan, check_rejects, scan, write_rejects
+from pipeline.examples import Example, Scan, check_rejects, scan, without, write_rejects
 from pipeline.runs import Run
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `--help` needs no more than the settings below
@@ -137,20 +137,15 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
     except DataError:
         write_rejects(config.store, scanned.rejects)
         raise
-    undecodable = {reject.path: reject for reject in failed}
-    by_digest = {image.digest: undecodable[image.path] for image in images if image.path in undecodable}
-    rejects = scanned.rejects + [
-        replace(by_digest[image.digest], path=image.path) for image in images if image.digest in by_digest
-    ]
-    write_rejects(config.store, rejects)
-    check_rejects(rejects, found, config.max_rejects)
-    usable = [example for example in scanned.examples if example.image.digest not in by_digest]
-    if not usable:
+    scanned = without(scanned, failed)
+    write_rejects(config.store, scanned.rejects)
+    check_rejects(scanned.rejects, found, config.max_rejects)
+    if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {config.store}/rejects.csv says why")
-    cached = len({example.image.digest for example in usable}) - extracted
+    cached = len({example.image.digest for example in scanned.examples}) - extracted
     return CachedExamples(
-        usable, scanned.class_names, rejects, scanned.ignored, backbone, cuts, image_config, stores, config,
-        extracted, cached, seconds, speed,
+        scanned.examples, scanned.class_names, scanned.rejects, scanned.ignored, backbone, cuts, image_config, stores,
+        config, extracted, cached, seconds, speed,
     )  # fmt: skip
 
 

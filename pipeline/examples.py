@@ -10,7 +10,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from features.errors import DataError
@@ -90,6 +90,16 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMe
     if memory:
         memory.save(example.image for example in examples)
     return Scan(examples, class_names, rejects, ignored)
+
+
+def without(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
+    """`scan` with images that turned out to be undecodable, wherever they lie, among its rejects."""
+    by_path = {reject.path: reject for reject in undecodable}
+    images = [example.image for example in scan.examples]
+    by_digest = {image.digest: by_path[image.path] for image in images if image.path in by_path}
+    more = [replace(by_digest[image.digest], path=image.path) for image in images if image.digest in by_digest]
+    usable = [example for example in scan.examples if example.image.digest not in by_digest]
+    return replace(scan, examples=usable, rejects=scan.rejects + more)
 
 
 def _strays(data: Path, class_folders: Sequence[Path]) -> int:

@@ -12,6 +12,7 @@ from features.errors import OptionError, RunError
 from features.files import require_space
 from features.progress import console, progress
 from pipeline.cached import CachedExamples, load_backbone, load_examples
+from pipeline.duplicates import tell_conflicts
 from pipeline.resume import FinetuneState
 from pipeline.runs import Run, check_unchanged, versions
 
@@ -86,6 +87,7 @@ def finetune(
     _check_state(run, settings)
     cached = load_examples(run, data)
     check_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
+    tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
     model, from_layer = _build(run, cached, config, seed)
     state = FinetuneState(run.unfinished)
     if state.start().get("settings") != settings:

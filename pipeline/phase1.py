@@ -8,6 +8,7 @@ from typing import Any
 from features.backbones import MAP, block_of
 from features.errors import OptionError
 from pipeline.cached import CachedExamples, FeatureConfig, cache_features
+from pipeline.duplicates import tell_conflicts
 from pipeline.examples import check_trainable
 from pipeline.head import HeadConfig, TrainedHead, train_head
 from pipeline.runs import Run, list_digests, new_run, versions
@@ -47,6 +48,7 @@ def train_run(
     with new_run(path, overwrite) as run:
         cached = cache_features(data, features, seed)
         check_trainable(cached.examples, cached.class_names, data)
+        tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
         train, val = (cached.arrays(cached.of(split)) for split in ("train", "val"))
         trained = train_head(train, val, len(cached.class_names), head, seed, run.logs)
         _write(run, data, seed, cached, head, trained)
