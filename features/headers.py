@@ -28,6 +28,7 @@ _FOREIGN = {  # (offset, bytes) of formats that are images, and that Pillow can'
     "PSD": (0, (b"8BPS",)),
 }
 PREFIX_BYTES = 16
+_START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100  # a progressive JPEG has about ten
 _ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
@@ -65,6 +66,9 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
         with open_image(data, format) as image:
             if _pixels_held(image) > max_pixels:
                 return too_large(image.width, image.height, max_pixels)
+            scans = data.count(_START_OF_SCAN) if format == "JPEG" else 1
+            if scans * image.width * image.height > _MOST_SCANS * max_pixels:  # each takes its time
+                return Fault("too-large", f"{image.width} x {image.height} pixels, drawn {scans} times over")
             if image.mode in ("I", "F"):
                 return Fault("unsupported", f"{format} with 32 bits a sample")
             return Header(image.width, image.height, _orientation(image, data), format)

@@ -106,6 +106,11 @@ class Cli:
         assert result.exit_code == 0, result.stderr
         return result.stdout
 
+    def whole(self, *arguments: Any) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of a command with `--json`."""
+        result = CliRunner().invoke(cli.app, [*map(str, arguments), "--json"], catch_exceptions=False)
+        return result.exit_code, result.stdout, result.stderr
+
     def error(self, *arguments: Any, code: int = 1) -> str:
         """The line of a command that must fail with `code`, and print nothing else."""
         result = CliRunner().invoke(cli.app, [*map(str, arguments), "--json"], catch_exceptions=False)

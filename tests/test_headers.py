@@ -74,6 +74,15 @@ def test_orientation_is_read(orientation: int) -> None:
     assert inspect_bytes(encoded(exif=exif), "x.jpg") == Header(40, 30, orientation, "JPEG")
 
 
+def test_a_jpeg_that_is_drawn_thousands_of_times_is_refused() -> None:
+    data = encoded(progressive=True)
+    start = data.rindex(b"\xff\xda")
+    assert isinstance(inspect_bytes(data, "x.jpg", max_pixels=1200), Header)
+    fault = inspect_bytes(data[:start] + data[start:-2] * 200 + b"\xff\xd9", "x.jpg", max_pixels=1200)
+    assert isinstance(fault, Fault)
+    assert fault.reason == "too-large"
+
+
 def test_a_tile_that_claims_more_than_the_image_is_refused() -> None:
     def field(tag: int, value: int) -> bytes:
         return struct.pack("<HHII", tag, 4, 1, value)
