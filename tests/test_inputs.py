@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,28 @@ def test_training_sees_every_example_once_an_epoch(examples) -> None:
     assert sorted(order) == list(range(19))
     assert order != list(range(19))
     assert labels.tolist() == [examples[number].label for number in order]
+
+
+def misread(example: Example) -> Example:
+    """As if its header had promised what TensorFlow then can't decode."""
+    return replace(example, image=replace(example.image, format="PNG"))
+
+
+def test_what_only_pillow_can_read_is_streamed_in_its_place(examples) -> None:
+    plain, labels = joined(eval_dataset(examples, CONFIG, 8).as_numpy_iterator())
+    mixed = [misread(example) if number % 3 == 0 else example for number, example in enumerate(examples)]
+    again, labels_again = joined(eval_dataset(mixed, CONFIG, 8).as_numpy_iterator())
+    assert labels_again.tolist() == labels.tolist()
+    assert np.abs(again.astype(int) - plain).mean(axis=(1, 2, 3)).max() < 6  # Pillow decodes at full size
+    assert [len(labels) for _, labels in train_batches(mixed, 1, "standard")] == [8, 8, 3]
+
+
+def test_a_file_that_went_is_an_error_and_never_a_shorter_stream(examples, tmp_path: Path) -> None:
+    gone = replace(examples[3], image=replace(examples[3].image, path=str(tmp_path / "gone.jpg")))
+    with pytest.raises(tf.errors.OpError):
+        list(eval_dataset([*examples[:3], gone, *examples[4:]], CONFIG, 8).as_numpy_iterator())
+    with pytest.raises(tf.errors.OpError):
+        train_batches([*examples[:3], gone, *examples[4:]], 1)
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "standard"])

@@ -7,17 +7,20 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from features.image_files import ImageFile, Reject, inspect_images
 from features.images import ImageConfig, decoded_batches
 from features.weights import build_backbone
 from pipeline.cached import FeatureConfig, cache_features, load_examples
+from pipeline.check import CheckConfig, check
 from pipeline.classifier import build_classifier
 from pipeline.demo import draw_demo
 from pipeline.finetune import FinetuneConfig, finetune
 from pipeline.head import HeadConfig
 from pipeline.metrics import probabilities
 from pipeline.phase1 import train_run
+from pipeline.prepare import prepare
 from pipeline.runs import Run
 
 
@@ -127,3 +130,28 @@ def test_awkward_files_end_as_features_or_as_rejects(shared: Path, tmp_path: Pat
     files = [path for path in data.rglob("*") if path.is_file() and path.name != "LICENSE"]
     assert len(cached.examples) + len(cached.rejects) == len(files)
     assert all(isinstance(reject, Reject) and reject.detail for reject in cached.rejects)
+    assert {Path(reject.path).name: reject.reason for reject in cached.rejects} == {
+        "broken.png": "corrupt",
+        "broken_data_stream.png": "corrupt",
+        "decompression_bomb.gif": "too-large",
+        "truncated_end_chunk.png": "truncated",
+        "truncated_image.png": "truncated",
+        "truncated_jpeg.jpg": "truncated",
+    }
+
+
+@pytest.mark.real
+def test_copies_in_another_split_are_found(photographs: Path, real_features: FeatureConfig, tmp_path: Path) -> None:
+    prepare(photographs, tmp_path / "data")
+    originals = sorted((tmp_path / "data" / "train").glob("*/*.jpg"))[::8]
+    for number, path in enumerate(originals):
+        target = tmp_path / "data" / ("val", "test")[number % 2] / path.parent.name / f"copy-{path.name}"
+        with Image.open(path) as picture:
+            scale = (0.5, 0.75, 1, 1.5)[number % 4]
+            picture.resize([max(1, int(scale * side)) for side in picture.size]).save(target, quality=70)
+    cache_features(tmp_path / "data", real_features)
+    found = check(tmp_path / "data", CheckConfig(store=real_features.store)).near_duplicates
+    assert found is not None
+    true = [pair for pair in found if Path(pair.image.image.path).name == f"copy-{Path(pair.like.image.path).name}"]
+    assert len(true) >= 0.9 * len(originals)
+    assert len(found) - len(true) <= 1
