@@ -1,6 +1,8 @@
-"""Speed of the real code against plain Keras, as ratios of one run: python benchmarks/bench.py [--images N]
+"""Speed of the real code against plain Keras, as ratios of one run: python benchmarks/bench.py
 
 Draws its own images, uses random weights (speed does not depend on them), and writes benchmarks/results.json.
+With `--photos DIR`, decoding is measured on those too, and on 12-megapixel JPEGs made of some; `--only decoding` does
+nothing else.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -60,23 +63,39 @@ def extraction(images: list[ImageFile], data: Path, folder: Path) -> dict[str, A
     return row("extraction, images/s", ours, "model.predict", baseline)
 
 
-def decoding(images: list[ImageFile]) -> dict[str, Any]:
+def large_jpegs(images: list[ImageFile], folder: Path, noise: float) -> list[ImageFile]:
+    """JPEGs of 4000 x 3000 pixels at quality 90, made of some of `images`, with `noise` as of a sensor."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, image in enumerate(images[:: len(images) // 24][:24]):
+        with Image.open(image.path) as picture:
+            pixels = np.asarray(picture.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC), np.float32)
+        pixels = pixels + rng.normal(0, noise, (3000, 4000, 1)).astype(np.float32)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=90)
+    return [image for image in inspect_images(sorted(folder.iterdir())) if isinstance(image, ImageFile)]
+
+
+def decoding(name: str, images: list[ImageFile]) -> dict[str, Any]:
     """Images/s of the decode path, against plain decode_jpeg and resize, in turns."""
+    times = max(1, 500 // len(images)) if len(images) > 24 else 6
+    images = images * times
+    megabytes = sum(image.bytes for image in images) / len(images) / 1e6
 
     def load(path: tf.Tensor) -> tf.Tensor:
         return tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), (299, 299))
 
     def plain() -> None:
-        files = tf.data.Dataset.from_tensor_slices([image.path for image in images] * 4)
-        for _ in files.map(load, os.cpu_count()).batch(BATCH).prefetch(2):
+        files = tf.data.Dataset.from_tensor_slices([image.path for image in images])
+        for _ in files.map(load, tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE):
             pass
 
     def ours() -> None:
-        for _ in decoded_batches(images * 4, ImageConfig(299), BATCH):
+        for _ in decoded_batches(images, ImageConfig(299), BATCH):
             pass
 
-    pairs = [(4 * len(images) / seconds(ours), 4 * len(images) / seconds(plain)) for _ in range(ROUNDS + 1)][1:]
-    return row("decoding, images/s", [a for a, _ in pairs], "decode_jpeg + resize", [b for _, b in pairs])
+    pairs = [(len(images) / seconds(ours), len(images) / seconds(plain)) for _ in range(ROUNDS + 1)][1:]
+    name = f"decoding {name} of {megabytes:.2f} MB, images/s"
+    return row(name, [a for a, _ in pairs], "decode_jpeg + resize", [b for _, b in pairs])
 
 
 def head_epochs() -> dict[str, Any]:
@@ -108,6 +127,8 @@ def row(name: str, ours: list[float], baseline_name: str, baseline: list[float])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--photos", type=Path, help="a folder of class folders with JPEGs")
+    parser.add_argument("--only", choices=["decoding"])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "drawn"
@@ -115,7 +136,16 @@ def main() -> None:
         for path in data.glob("*/broken*"):
             path.unlink()
         images = [image for image in inspect_images(sorted(data.glob("*/*"))) if isinstance(image, ImageFile)]
-        rows = [extraction(images, data, Path(folder)), decoding(images), head_epochs()]
+        rows = [decoding("drawings", images)]
+        if arguments.photos:
+            paths = sorted(arguments.photos.glob("*/*.jpg"))
+            photos = [image for image in inspect_images(paths) if isinstance(image, ImageFile)]
+            rows.append(decoding(f"{len(photos)} photographs", photos))
+            for name, noise in (("smooth", 0), ("noisy", 6)):
+                large = large_jpegs(photos, Path(folder) / name, noise)
+                rows.append(decoding(f"12-megapixel JPEGs, {name},", large))
+        if not arguments.only:
+            rows += [extraction(images, data, Path(folder)), head_epochs()]
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     machine |= {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
     write_json(Path(__file__).with_name("results.json"), {"machine": machine, "rows": rows})

@@ -56,7 +56,7 @@ class ImageConfig:
         }
 
 
-def decode(data: tf.Tensor, decoder: tf.Tensor, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     """Decode and resize one image inside a graph.
 
     Resizing is bilinear, and antialiased where the longer side still shrinks by more than 2.
@@ -72,7 +72,10 @@ def decode(data: tf.Tensor, decoder: tf.Tensor, orientation: tf.Tensor, config: 
     Raises:
         tf.errors.OpError: this decoder can't decode the bytes.
     """
-    pixels = tf.switch_case(decoder, [partial(read, data, config) for read in _DECODERS])
+    if isinstance(decoder, int):
+        pixels = _DECODERS[decoder](data, config)
+    else:
+        pixels = tf.switch_case(decoder, [partial(read, data, config) for read in _DECODERS])
     pixels.set_shape([None, None, 3])
     if config.resize == "crop":
         pixels = _crop_centre(pixels)
@@ -183,31 +186,40 @@ def decoded_dataset(
         skip: leave images out that Pillow can't read either, rather than fail.
     """
 
-    def load(number: tf.Tensor, path: tf.Tensor, decoder: tf.Tensor, orientation: tf.Tensor, *rest: tf.Tensor) -> Any:
+    def load(
+        number: tf.Tensor, path: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, *rest: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         return number, *finish(decode(tf.io.read_file(path), decoder, orientation, config), *rest)
 
-    def loaded(batch: Sequence[tf.Tensor], skip: bool) -> tuple[tf.Tensor, ...]:
-        images = tf.data.Dataset.from_tensor_slices(tuple(batch)).map(load, num_parallel_calls=parallelism())
+    def load_with_pillow(number: tf.Tensor, path: tf.Tensor, _: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return load(number, path, _PILLOW, *rest)
+
+    def loaded(
+        batch: Sequence[tf.Tensor], load: Callable[..., tuple[tf.Tensor, ...]], skip: bool
+    ) -> tuple[tf.Tensor, ...]:
+        slices = tf.data.Dataset.from_tensor_slices(tuple(batch))
+        images = slices.map(tf.autograph.experimental.do_not_convert(load), num_parallel_calls=parallelism())
         images = (images.ignore_errors() if skip else images).batch(batch_size)
         none = tf.nest.map_structure(lambda spec: tf.zeros((0, *spec.shape[1:]), spec.dtype), images.element_spec)
         first = images.concatenate(tf.data.Dataset.from_tensors(none)).take(1)
         element: tuple[tf.Tensor, ...] = first.with_options(explicit_options()).get_single_element()
         return element
 
-    def load_batch(path: tf.Tensor, decoder: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def load_batch(path: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
         numbers = tf.range(tf.size(path))
-        done = loaded((numbers, path, decoder, *rest), skip=True)
+        done = loaded((numbers, path, *rest), load, skip=True)
 
         def with_pillow() -> tuple[tf.Tensor, ...]:
             left = tf.sets.difference(numbers[tf.newaxis], done[0][tf.newaxis]).values
-            again = (left, *(tf.gather(column, left) for column in (path, tf.fill(tf.shape(path), _PILLOW), *rest)))
-            both = [tf.concat(parts, axis=0) for parts in zip(done, loaded(again, skip), strict=True)]
+            again = [left, *(tf.gather(column, left) for column in (path, *rest))]
+            both = [tf.concat(parts, axis=0) for parts in zip(done, loaded(again, load_with_pillow, skip), strict=True)]
             return tuple(tf.gather(column, tf.argsort(both[0])) for column in both)
 
         _, *columns = tf.cond(tf.size(done[0]) == tf.size(path), lambda: done, with_pillow)
         return tuple(columns)
 
-    batches = files.batch(batch_size).map(load_batch, num_parallel_calls=2 + parallelism() // batch_size)
+    plain = tf.autograph.experimental.do_not_convert(load_batch)
+    batches = files.batch(batch_size).map(plain, num_parallel_calls=2 + parallelism() // batch_size)
     return batches.prefetch(2).with_options(explicit_options())
 
 
