@@ -10,7 +10,7 @@ import numpy as np
 from features.files import require_space
 from features.frozen import FrozenBackbone
 from features.image_files import ImageFile, Reject
-from features.images import ImageConfig, decoded_batches, why_undecodable
+from features.images import ImageConfig, can_decode, decoded_batches, why_undecodable
 from features.progress import console, progress
 from features.shards import DIGEST_BYTES
 from features.store import FeatureStore
@@ -72,7 +72,7 @@ def extract_features(
     decoded = np.zeros(len(missing), bool)
     rejects: list[Reject] = []
     extracted = 0
-    if next(decoded_batches(missing, config, 1), None):  # where nothing can be decoded, there is nothing to warm up for
+    if any(can_decode(image, config) for image in missing):  # else there is nothing to warm up for
         console.print(f"extracting features of {len(missing)} images that have none yet")
         backbone.warm_up()
     start = time.perf_counter()

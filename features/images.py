@@ -18,7 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 from features.errors import OptionError
-from features.headers import open_image
+from features.headers import Fault, open_image
 from features.image_files import ImageFile, Reject, why_unreadable
 
 # Part of every fingerprint: raise it when the same file would yield other pixels than before.
@@ -264,18 +264,29 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
     )
 
 
+def can_decode(image: ImageFile, config: ImageConfig) -> bool:
+    """Whether an image can be read, as far as Pillow knows; a JPEG that ends early and is to be kept, too."""
+    fault = _fault(image)
+    return fault is None or (fault.reason == "truncated" and config.truncated == "keep")
+
+
 def why_undecodable(image: ImageFile) -> Reject:
     """The reject for an image that `decoded_batches` left out."""
     if not image.is_unchanged():
         return Reject(image.path, "vanished", "gone or changed since it was scanned")
+    fault = _fault(image) or Fault("vanished", "could not be read once, and could be afterwards")
+    return Reject(image.path, fault.reason, fault.detail)
+
+
+def _fault(image: ImageFile) -> Fault | None:
+    """What is wrong with an image, as Pillow puts it."""
     try:
         data = Path(image.path).read_bytes()
     except OSError as error:
-        fault = why_unreadable(error)
-        return Reject(image.path, fault.reason, fault.detail)
+        return why_unreadable(error)
     try:
         pillow_pixels(data)
-    except Exception as error:  # whatever Pillow says of it is the detail
+    except Exception as error:  # whatever its parsers raise
         said = " ".join(str(error).split()) or type(error).__name__
-        return Reject(image.path, "truncated" if "truncated" in said.lower() else "corrupt", said)
-    return Reject(image.path, "vanished", "could not be read once, and could be afterwards")
+        return Fault("truncated" if "truncated" in said.lower() else "corrupt", said)
+    return None

@@ -108,6 +108,7 @@ def test_a_killed_run_loses_nothing(
     assert not list(store.rglob("*.partial.*"))
 
 
+@pytest.mark.slow
 def test_several_processes_fill_one_store(
     headstart, start, many: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -160,9 +160,8 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    ("kind", "overwrite"), [(signal.SIGKILL, False), pytest.param(signal.SIGINT, True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "overwrite"), [(signal.SIGKILL, False), (signal.SIGINT, True)])
 def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
     run: Path, tmp_path: Path, start_headstart, kind, overwrite
 ) -> None:
