@@ -145,6 +145,7 @@ def test_the_best_epoch_is_what_is_saved(run: Path) -> None:
     assert -np.log(chances[np.arange(len(labels)), labels]).mean() == pytest.approx(min(losses), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "again")
     config = replace(QUICK, augment="standard")
