@@ -90,3 +90,13 @@ def test_a_file_that_changed_condemns_no_shard(prepared: Path, small: FeatureCon
     monkeypatch.setattr("pipeline.recompute.scan_all", lambda *_: scanned)
     with pytest.raises(StoreError, match="nothing could be recomputed"):
         verify_store(small.store, data=tmp_path / "data", count=40, **RANDOM)
+
+
+def test_features_of_other_pixels_are_never_called_wrong(
+    prepared: Path, small: FeatureConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.images.PIXELS_VERSION", 0)
+    with pytest.raises(StoreError, match="another version of headstart"):
+        verify_store(small.store, repair=True, data=prepared, count=10, **RANDOM)
+    monkeypatch.undo()
+    assert cache_features(prepared, small).extracted == 0
