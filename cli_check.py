@@ -11,7 +11,7 @@ from pipeline.check import CheckConfig, CheckResult
 from pipeline.check_report import facts, findings
 from pipeline.examples import SPLITS, Example
 
-SHOWN = 5  # of each kind of finding
+SHOWN = 5  # of each kind of finding, and files of each
 
 
 def check_summary(result: CheckResult, config: CheckConfig, page: Path | None) -> list[Any]:
@@ -35,7 +35,10 @@ def _counts(result: CheckResult) -> Table:
 
 
 def _listed(title: str, groups: Sequence[Sequence[Example]], class_names: Sequence[str]) -> list[str]:
-    files = [[f"{one.image.path} ({one.split}, {class_names[one.label]})" for one in group] for group in groups[:SHOWN]]
+    files = [
+        [f"{one.image.path} ({one.split}, {class_names[one.label]})" for one in group[:SHOWN]]
+        for group in groups[:SHOWN]
+    ]
     return [f"{title}: {len(groups)}", *(f"  {', '.join(group)}" for group in files), *_more(len(groups))]
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 Reason = Literal["empty", "not-an-image", "truncated", "corrupt", "unsupported", "too-large", "unreadable", "vanished"]
 
 MAX_PIXELS = 100_000_000
+MOST_SIDE = 65_535  # JPEG's own limit; resizing holds all of the longer side
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
     ".jp2", ".jxl", ".ppm", ".pgm", ".pbm",
@@ -23,13 +24,15 @@ KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JP
 FORMATS = tuple(name for name in KNOWN_FORMATS if name in Image.OPEN)
 _WEAK_MAGIC = ("BMP", "PPM")  # two letters, with which a text may begin
 _FOREIGN = {  # (offset, bytes) of formats that are images, and that Pillow can't read
-    "HEIC": (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")),
+    "HEIC": (4, tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm"))),
     "JPEG XL": (0, (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")),
     "PSD": (0, (b"8BPS",)),
 }
 PREFIX_BYTES = 16
 _START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100  # a progressive JPEG has about ten
 _ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
+# How Pillow says that it does not know a sort of an otherwise good file.
+_NOT_KNOWN = ("unsupported", "unknown", "cannot handle", "not supported", "invalid ftyp")
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 # The limit is `max_pixels`, checked below from the header alone; Pillow's own would only add a warning.
@@ -64,16 +67,24 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
         return _unidentified(data, named)
     try:
         with open_image(data, format) as image:
-            if _pixels_held(image) > max_pixels:
-                return too_large(image.width, image.height, max_pixels)
-            scans = data.count(_START_OF_SCAN) if format == "JPEG" else 1
-            if scans * image.width * image.height > _MOST_SCANS * max_pixels:  # each takes its time
-                return Fault("too-large", f"{image.width} x {image.height} pixels, drawn {scans} times over")
-            if image.mode in ("I", "F"):
-                return Fault("unsupported", f"{format} with 32 bits a sample")
-            return Header(image.width, image.height, _orientation(image, data), format)
+            fault = _why_too_much(image, data, max_pixels)
+            return fault or Header(image.width, image.height, _orientation(image, data), format)
     except Exception:  # Pillow's parsers raise almost anything on hostile headers
         return _why_no_header(data, format) if named or format not in _WEAK_MAGIC else None
+
+
+def _why_too_much(image: Image.Image, data: bytes, max_pixels: int) -> Fault | None:
+    """What of an image's header forbids to decode it."""
+    if _pixels_held(image) > max_pixels:
+        return too_large(image.width, image.height, max_pixels)
+    scans = data.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
+    if scans * image.width * image.height > _MOST_SCANS * max_pixels:  # each takes its time
+        return Fault("too-large", f"{image.width} x {image.height} pixels, drawn {scans} times over")
+    if max(image.size) > MOST_SIDE:
+        return Fault("too-large", f"{image.width} x {image.height} pixels, a side over {MOST_SIDE}")
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        return Fault("unsupported", f"{image.format} with 32 bits a sample")
+    return None
 
 
 def open_image(data: bytes, format: str | None = None) -> Image.Image:
@@ -108,7 +119,8 @@ def _foreign_format(data: bytes) -> str | None:
 def _pixels_held(image: Image.Image) -> int:
     """How many pixels decoding keeps in memory: those of the image or, in TIFF, of a tile that claims more."""
     tags = getattr(image, "tag_v2", {})
-    tile: int = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)
+    width, length = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
+    tile = width * length if isinstance(width, int) and isinstance(length, int) else 0
     return max(image.width * image.height, tile)
 
 
@@ -146,6 +158,8 @@ def _why_no_header(data: bytes, format: str) -> Fault:
         said = str(error) or type(error).__name__
     if watched.ended or "truncated" in said.lower():
         return Fault("truncated", f"the header ends within its {len(data)} bytes")
+    if any(word in said.lower() for word in _NOT_KNOWN):
+        return Fault("unsupported", f"{format}: {said}")
     return Fault("corrupt", f"{format} header: {said}")
 
 

@@ -83,10 +83,10 @@ def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile |
     except OSError as error:
         content = why_unreadable(error)
     header = content if isinstance(content, Fault) else inspect_bytes(content, str(path), max_pixels)
+    if header is None or (isinstance(header, Fault) and header is content and not is_image(path, b"")):
+        return None
     if isinstance(header, Fault):
         return Reject(str(path), header.reason, header.detail)
-    if header is None:
-        return None
     assert isinstance(content, bytes)
     digest = hashlib.sha256(content).hexdigest()
     return ImageFile(

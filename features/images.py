@@ -25,7 +25,6 @@ from features.image_files import ImageFile, Reject, why_unreadable
 PIXELS_VERSION = 2
 
 _JPEG_RATIOS = (1, 2, 4, 8)  # what libjpeg divides sides by while it decodes
-_PNG_HEAD_BYTES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,8 @@ def _decode_jpeg(data: tf.Tensor, config: ImageConfig, ratio: int) -> tf.Tensor:
 
 
 def _decode_png(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    # A colour that is declared transparent, of which TensorFlow knows nothing, is so before the pixels.
-    declared = tf.strings.regex_full_match(tf.strings.substr(data, 0, _PNG_HEAD_BYTES), rb"\C*tRNS\C*")
+    # Of a colour that is declared transparent TensorFlow knows nothing.
+    declared = tf.strings.regex_full_match(data, rb"\C*tRNS\C*")
     with tf.control_dependencies([tf.debugging.Assert(~declared, ["transparent colours"])]):
         pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB, the even ones with alpha
     channels = tf.shape(pixels)[2]
@@ -141,7 +140,7 @@ def pillow_pixels(data: bytes) -> np.ndarray:
         Exception: whatever Pillow's parsers raise.
     """
     with open_image(data) as picture:
-        if picture.mode.startswith("I;16"):
+        if picture.mode.startswith("I"):  # 16 bits a sample
             return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=2)
         if not picture.has_transparency_data:
             return np.asarray(picture.convert("RGB"))

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from features.errors import OptionError, StoreError
 from features.headers import MAX_PIXELS
@@ -37,6 +38,7 @@ class CheckConfig:
         default=5.0, metadata={"help": "Classes are imbalanced where one has this many times the images of another."}
     )
     max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})
+    truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
 
     def __post_init__(self) -> None:
         for name, value, valid, wanted in (
@@ -123,7 +125,7 @@ def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> Che
     stores = _stores(config.store)
     memory = scan_memory(config.store, data) if stores else None
     scanned = scan(data, seed, config.max_pixels, memory)
-    scanned = without(scanned, _undecodable([example.image for example in scanned.examples], stores))
+    scanned = without(scanned, _undecodable([example.image for example in scanned.examples], stores, config))
     groups = same_image(scanned.examples)
     chosen = _chosen(stores, config.fingerprint, [example.image.digest for example in scanned.examples])
     counts = Counter((example.label, example.split) for example in scanned.examples)
@@ -170,11 +172,11 @@ def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Sequence[str])
     return best if best and missing[best] < len(set(digests)) else None
 
 
-def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore]) -> list[Reject]:
+def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
     """Decode one image of each digest, but for those that were decoded for the features that there are."""
     from features.images import PIXELS_VERSION, ImageConfig, decoded_batches, why_undecodable
 
-    config = ImageConfig(_DECODED_SIZE)
+    config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     by_digest = {image.digest: image for image in images}
     left = list(by_digest)
     for store in stores:

@@ -14,7 +14,7 @@ from pipeline.check import CheckConfig, CheckResult
 from pipeline.check_report import facts, findings
 from pipeline.examples import SPLITS, Example
 
-SHOWN = 200  # of each kind of finding
+SHOWN = 200  # of each kind of finding, and files of each
 _THUMBNAIL = ImageConfig(128, "crop")
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
@@ -40,7 +40,7 @@ def write_page(result: CheckResult, config: CheckConfig, path: Path) -> None:
     body.append(_more(len(result.rejects)))
     for title, groups in found.items():
         body.append(f"<h2>{len(groups)} {_text(title)}</h2>")
-        body += [_group(group, result.class_names, thumbnails) for group in groups[:SHOWN]]
+        body += [_group(group[:SHOWN], result.class_names, thumbnails) for group in groups[:SHOWN]]
         body.append(_more(len(groups)))
     page = f"<!doctype html><meta charset=utf-8><title>{_text(result.data)}</title><style>{_STYLE}</style>"
     write_atomically(path, page + "\n".join(body) + "\n")

@@ -12,7 +12,8 @@ from pipeline.examples import SPLITS, Example
 CORRELATION = 0.85  # of the pixels of 32 x 32 images; copies of 2,000 photographs had 0.92 and more, others up to 0.71
 SAMPLE = 10_000  # images that say how features are distributed
 MOST_AXES, IMAGES_AN_AXIS = 256, 8
-BLOCK = 8192  # images compared at a time
+CANDIDATES = 8  # nearest neighbours whose pixels are compared
+BLOCK = 4096  # images compared at a time
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,15 @@ def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity
         StoreError: a shard is damaged.
     """
     lacking = set(store.missing([example.image.digest for example in examples]))
-    distinct = {example.image.digest: example for example in examples if example.image.digest not in lacking}
-    by_split = {split: [one for one in distinct.values() if one.split == split] for split in SPLITS}
+    seen = [example for example in examples if example.image.digest not in lacking]
+    by_split = {split: list({one.image.digest: one for one in seen if one.split == split}.values()) for split in SPLITS}
     pairs = [(by_split["val"], by_split["train"]), (by_split["test"], by_split["train"] + by_split["val"])]
     pairs = [(images, others) for images, others in pairs if images and others]
     found: list[Likeness] = []
     if not pairs:
         return found
-    whitening = _Whitening.of(store.read(list(distinct)[:: max(1, len(distinct) // SAMPLE)]))
+    digests = list(dict.fromkeys(example.image.digest for example in seen))
+    whitening = _Whitening.of(store.read(digests[:: max(1, len(digests) // SAMPLE)]))
     with progress("comparing", sum(len(images) for images, _ in pairs)) as advance:
         for images, others in pairs:
             for start in range(0, len(images), BLOCK):
@@ -131,23 +133,24 @@ def _nearest(
     whitening: _Whitening,
     similarity: float,
 ) -> list[tuple[Example, Example, float]]:
-    """Each of `images` with the nearest of `others` and their cosine, if that is at least `similarity`."""
+    """Each of `images` with the nearest of `others` and their cosines, where those are at least `similarity`."""
     directions = whitening.directions(store.read([example.image.digest for example in images]))
-    best, like = np.full(len(images), -np.inf), np.zeros(len(images), np.int64)
+    best = np.full((len(images), CANDIDATES), -np.inf, np.float32)
+    like = np.zeros((len(images), CANDIDATES), np.int64)
     for positions, features in store.stream([example.image.digest for example in others]):
-        cosines = directions @ whitening.directions(features).T  # [images, n]
-        nearest = cosines.argmax(axis=1)
-        highest = cosines[np.arange(len(images)), nearest]
-        better = highest > best
-        best[better], like[better] = highest[better], positions[nearest[better]]
+        cosines = np.hstack([best, directions @ whitening.directions(features).T])  # [images, CANDIDATES + n]
+        numbers = np.hstack([like, np.broadcast_to(positions, (len(images), len(positions)))])
+        highest = np.argpartition(-cosines, CANDIDATES - 1, axis=1)[:, :CANDIDATES]
+        best, like = np.take_along_axis(cosines, highest, axis=1), np.take_along_axis(numbers, highest, axis=1)
     return [
-        (images[index], others[int(like[index])], min(1.0, float(best[index])))
-        for index in np.flatnonzero(best >= similarity).tolist()
+        (images[index], others[like[index, rank]], min(1.0, float(best[index, rank])))
+        for index, rank in np.argwhere(best >= similarity).tolist()
+        if images[index].image.digest != others[like[index, rank]].image.digest
     ]
 
 
 def _agreeing(pairs: Sequence[tuple[Example, Example, float]]) -> list[Likeness]:
-    """The pairs whose pixels, made small, correlate by at least `CORRELATION`."""
+    """Of each image the pair whose pixels, made small, correlate best, if by at least `CORRELATION`."""
     from features.images import ImageConfig, decoded_batches
 
     images = list(dict.fromkeys(example.image for pair in pairs for example in pair[:2]))
@@ -157,9 +160,10 @@ def _agreeing(pairs: Sequence[tuple[Example, Example, float]]) -> list[Likeness]
         pixels[positions] = decoded.reshape(len(positions), -1)
     pixels = _unit(pixels - pixels.mean(axis=1, keepdims=True))
     place = {image: position for position, image in enumerate(images)}
-    found = []
+    found: dict[str, Likeness] = {}
     for image, like, cosine in pairs:
-        correlation = float(pixels[place[image.image]] @ pixels[place[like.image]])
-        if correlation >= CORRELATION:
-            found.append(Likeness(image, like, cosine, min(1.0, correlation)))
-    return found
+        correlation = min(1.0, float(pixels[place[image.image]] @ pixels[place[like.image]]))
+        known = found.get(image.image.path)
+        if correlation >= CORRELATION and (known is None or correlation > known.correlation):
+            found[image.image.path] = Likeness(image, like, cosine, correlation)
+    return list(found.values())

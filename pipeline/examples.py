@@ -97,9 +97,16 @@ def without(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
     by_path = {reject.path: reject for reject in undecodable}
     images = [example.image for example in scan.examples]
     by_digest = {image.digest: by_path[image.path] for image in images if image.path in by_path}
-    more = [replace(by_digest[image.digest], path=image.path) for image in images if image.digest in by_digest]
+    more = [_reject_copy(by_digest[image.digest], image.path) for image in images if image.digest in by_digest]
     usable = [example for example in scan.examples if example.image.digest not in by_digest]
     return replace(scan, examples=usable, rejects=scan.rejects + more)
+
+
+def _reject_copy(reject: Reject, path: str) -> Reject:
+    """The reject of a file that equals one that was rejected, and so was not read itself."""
+    if path == reject.path or reject.reason not in ("vanished", "unreadable"):
+        return replace(reject, path=path)
+    return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")
 
 
 def _strays(data: Path, class_folders: Sequence[Path]) -> int:

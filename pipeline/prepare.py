@@ -82,7 +82,8 @@ def prepare(
     with opened_source(source, data) as members:
         labelled = _labelled(source, members)
         placements, rejects = _plan(labelled, data, config, seed)
-        labels = sorted({label for member, label in labelled if not member.escapes})
+        rejects += _escaping(members)
+        labels = sorted({label for _, label in labelled})
         _check_splits(source, labels, placements, config)
         _check_present(placements, data)
         with progress("preparing", len(placements)) as advance:
@@ -112,9 +113,9 @@ def _check_places(source: Path, data: Path, move: bool) -> None:
 
 def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str]]:
     """Each member that has a class, with it; the rest is told of."""
-    parts = [PurePosixPath(member.name).parts for member in members]
-    root = _common_folders([names for names in parts if Path(names[-1]).suffix.lower() in IMAGE_SUFFIXES])
-    inside = [(member, names[root:]) for member, names in zip(members, parts, strict=True) if len(names) > root]
+    parts = [(member, PurePosixPath(member.name).parts) for member in members if not member.escapes]
+    root = _common_folders([names for _, names in parts if Path(names[-1]).suffix.lower() in IMAGE_SUFFIXES])
+    inside = [(member, names[root:]) for member, names in parts if len(names) > root]
     folders = {names[0] for _, names in inside if len(names) > 1}
     if "train" in folders <= _COMPETITION_FOLDERS and _is_numbered_folder(
         "train", inside
@@ -131,10 +132,15 @@ def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str
             f"{source}: {'one class only, ' + repr(classes[0]) if classes else 'no classes'}; expected "
             "<class>/*.jpg, or names like cat.0.jpg"
         )
-    unlabelled = len(members) - len(found)
+    unlabelled = len(parts) - len(found)
     if unlabelled:
         console.print(f"{unlabelled} files of {source} belong to no class and are left out")
     return found
+
+
+def _escaping(members: Sequence[Member]) -> list[Reject]:
+    faults = ((member, member.read()) for member in members if member.escapes)
+    return [Reject(member.path, fault.reason, fault.detail) for member, fault in faults if isinstance(fault, Fault)]
 
 
 def _common_folders(names: Sequence[tuple[str, ...]]) -> int:

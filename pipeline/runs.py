@@ -129,7 +129,7 @@ class Run:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text("utf-8", "surrogateescape"))
     except ValueError as error:
         raise RunError(f"{file}: not JSON ({error}); the run is damaged, train it again") from error
     if not isinstance(content, dict):
@@ -180,7 +180,10 @@ def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dic
     lines: dict[str, list[str]] = {"classes": list(class_names)}
     for example in sorted(examples, key=lambda example: (example.image.digest, example.label)):
         lines.setdefault(example.split, []).append(f"{example.image.digest} {example.label}")
-    return {name: hashlib.sha256("\n".join(entries).encode()).hexdigest() for name, entries in lines.items()}
+    return {
+        name: hashlib.sha256("\n".join(entries).encode(errors="surrogateescape")).hexdigest()
+        for name, entries in lines.items()
+    }
 
 
 def check_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:

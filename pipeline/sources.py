@@ -65,7 +65,8 @@ def _read_from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | F
     if _is_bomb(info.file_size, info.compress_size):
         return Fault("too-large", f"{info.file_size} bytes, packed into {info.compress_size}")
     try:
-        return archive.read(info)
+        with archive.open(info) as packed:  # unlike `archive.read`, unpacks no more than the list says
+            return packed.read(info.file_size + 1)
     except _DAMAGE as error:
         return Fault("corrupt", str(error))
     except _UNSUPPORTED as error:

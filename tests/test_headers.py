@@ -34,7 +34,7 @@ def test_a_jpeg_with_further_pictures_behind_it_is_a_jpeg() -> None:
         (encoded("BMP")[:20], "truncated"),
         (encoded("GIF")[:11], "truncated"),
         (encoded("PNG").replace(b"IHDR", b"IHDX"), "corrupt"),
-        (encoded().replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x63"), "corrupt"),
+        (encoded().replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), "unsupported"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "unsupported"),
         (b"8BPS\0\1", "unsupported"),
         (encoded("EPS"), "not-an-image"),
@@ -99,3 +99,24 @@ def test_impossible_orientation_counts_as_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert inspect_bytes(encoded(exif=exif), "x.jpg") == Header(40, 30, 1, "JPEG")
+
+
+def test_tags_of_another_type_take_no_memory() -> None:
+    tile = struct.pack("<HHI4s", 322, 7, 4, b"abcd") + struct.pack("<HHII", 323, 4, 1, 0xFFFFFFFF)
+    data = encoded("TIFF").replace(struct.pack("<HHII", 278, 4, 1, 30), tile[:12])
+    data = data.replace(struct.pack("<HHIHH", 284, 3, 1, 1, 0), tile[12:])
+    assert tile in data or (tile[:12] in data and tile[12:] in data)
+    assert inspect_bytes(data, "x.tif") is not None
+
+
+def test_a_side_that_is_very_long_is_refused() -> None:
+    fault = inspect_bytes(b"P4 1000000 1\n" + bytes(125_000), "x.pbm")
+    assert isinstance(fault, Fault)
+    assert fault.reason == "too-large"
+
+
+@pytest.mark.parametrize("brand", [b"mif1", b"heis", b"heic"])
+def test_photos_of_phones_are_unsupported_rather_than_corrupt(brand: bytes) -> None:
+    fault = inspect_bytes(b"\0\0\0\x18ftyp" + brand + bytes(200), "x.heic")
+    assert isinstance(fault, Fault)
+    assert fault.reason == "unsupported"

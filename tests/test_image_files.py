@@ -22,7 +22,10 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path) -> None:
     (tmp_path / "endless.jpg").symlink_to("/dev/zero")
     (tmp_path / "nowhere.jpg").symlink_to("gone")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
-    reasons = {path.stem: reason(path) for path in tmp_path.iterdir()}
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "notes.txt").symlink_to("gone")
+    assert [inspect_image(tmp_path / name) for name in ("pipe", "notes.txt")] == [None, None]
+    reasons = {path.stem: reason(path) for path in tmp_path.glob("*.jpg")}
     assert reasons == {
         "folder": "unreadable",
         "pipe": "unreadable",

@@ -1,6 +1,7 @@
 import io
 import os
 import stat
+import tracemalloc
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -319,3 +320,25 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     result = prepare(write_folder(tmp_path / "s", content), tmp_path / "data", HALVES)
     assert (result.train + result.val + result.test, result.rejected) == (40, 1)
     assert b"\xff.jpg,not-an-image" in (tmp_path / "data" / "rejects.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/abs.png"])
+def test_a_path_out_of_a_zip_does_not_change_what_the_classes_are(tmp_path: Path, name: str) -> None:
+    content = files({"cat": "photos/cat/{}.png", "dog": "photos/dog/{}.png"})
+    result = prepare(write_zip(tmp_path / "s.zip", {**content, name: picture(7000)}), tmp_path / "data", HALVES)
+    assert result.rejected == 1
+    assert {label for _, label in found_in(tmp_path / "data").values()} == {"cat", "dog"}
+
+
+def test_a_member_that_unpacks_to_more_than_the_list_says_is_not_unpacked(tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "s.zip", LAYOUTS["class folders"])
+    with zipfile.ZipFile(source, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/liar.bmp", b"BM" + bytes(200_000_000))
+    data = source.read_bytes()
+    source.write_bytes(data.replace((200_000_002).to_bytes(4, "little"), (1000).to_bytes(4, "little")))
+    tracemalloc.start()
+    prepare(source, tmp_path / "data", HALVES)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
+    assert "cat/liar.bmp,corrupt" in (tmp_path / "data" / "rejects.csv").read_text()

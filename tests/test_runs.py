@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,13 @@ def test_a_kill_while_a_state_is_copied_leaves_the_one_before(tmp_path: Path) ->
     assert FinetuneState(tmp_path / "s").resume() == 0
     state.keep(1)
     assert FinetuneState(tmp_path / "s").resume() == 1
+
+
+def test_class_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    assert set(list_digests([example(1)], [name])) == {"classes", "train"}
+    with new_run(tmp_path / "r", overwrite=False) as run:
+        run.update(run.config_file, class_names=[name])
+        run.write_examples([example(1)], [name])
+    assert Run.open(tmp_path / "r").config()["class_names"] == [name]
+    assert Run.open(tmp_path / "r").digests("train") == {f"{1:064x}"}
