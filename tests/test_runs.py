@@ -95,5 +95,6 @@ def test_class_names_that_are_not_utf_8(tmp_path: Path) -> None:
     with new_run(tmp_path / "r", overwrite=False) as run:
         run.update(run.config_file, class_names=[name])
         run.write_examples([example(1)], [name])
+        run.head_file.touch()
     assert Run.open(tmp_path / "r").config()["class_names"] == [name]
     assert Run.open(tmp_path / "r").digests("train") == {f"{1:064x}"}
