@@ -77,7 +77,7 @@ def large_jpegs(images: list[ImageFile], folder: Path, noise: float) -> list[Ima
 
 def decoding(name: str, images: list[ImageFile]) -> dict[str, Any]:
     """Images/s of the decode path, against plain decode_jpeg and resize, in turns."""
-    times = max(1, 500 // len(images)) if len(images) > 24 else 6
+    times = max(1, 4000 // len(images)) if len(images) > 24 else 6
     images = images * times
     megabytes = sum(image.bytes for image in images) / len(images) / 1e6
 
