@@ -149,6 +149,7 @@ def test_a_damaged_run_is_named(run: Path) -> None:
         evaluate(run)
 
 
+@pytest.mark.slow
 def test_softmax_through_both_phases(tmp_path: Path, small) -> None:
     from PIL import Image, ImageDraw
 

@@ -114,6 +114,7 @@ def test_thawed_batch_normalisation_trains_above_the_boundary_only(run: Path) ->
     assert all(int(name.split()[0]) >= boundary for name in moved[True] | moved[False])
 
 
+@pytest.mark.slow
 def test_the_result_is_never_worse_than_the_head(run: Path) -> None:
     result = finetune(run, replace(QUICK, learning_rate=100.0))
     assert result.best_epoch == 0
