@@ -31,3 +31,17 @@ class StoreError(HeadstartError, OSError):
 
 class RunError(HeadstartError, ValueError):
     """A folder that is not a run, or a run that does not fit what is asked of it."""
+
+
+def check_options(*options: tuple[str, object, bool, str]) -> None:
+    """Make sure that settings are in range.
+
+    Args:
+        options: flag, value, whether that is in range, and the range in words.
+
+    Raises:
+        OptionError: one is not.
+    """
+    for name, value, valid, wanted in options:
+        if not valid:
+            raise OptionError(f"{name} must be {wanted}. Received: {value}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from features.errors import DataError, OptionError, RunError
+from features.errors import DataError, RunError, check_options
 from features.headers import MAX_PIXELS
 from features.image_files import ImageFile, Reject
 from features.memory import ScanMemory
@@ -63,14 +63,12 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cut", tuple(cut for cuts in self.cut for cut in cuts.split("+")))
-        for name, value, valid, wanted in (
+        check_options(
             ("--image-size", self.image_size, self.image_size == 0 or self.image_size >= 32, "at least 32, or 0"),
             ("--batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
             ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),
             ("--max-pixels", self.max_pixels, self.max_pixels >= 1, "at least 1"),
-        ):
-            if not valid:
-                raise OptionError(f"{name} must be {wanted}. Received: {value}")
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from features.errors import OptionError, StoreError
+from features.errors import OptionError, StoreError, check_options
 from features.headers import MAX_PIXELS
 from features.image_files import ImageFile, Reject
 from features.maintain import open_stores
@@ -41,14 +41,12 @@ class CheckConfig:
     truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
 
     def __post_init__(self) -> None:
-        for name, value, valid, wanted in (
+        check_options(
             ("--similarity", self.similarity, 0 < self.similarity <= 1, "over 0 and at most 1"),
             ("--tiny", self.tiny, self.tiny >= 0, "at least 0"),
             ("--imbalance", self.imbalance, self.imbalance >= 1, "at least 1"),
             ("--max-pixels", self.max_pixels, self.max_pixels >= 1, "at least 1"),
-        ):
-            if not valid:
-                raise OptionError(f"{name} must be {wanted}. Received: {value}")
+        )
 
 
 @dataclass(frozen=True)

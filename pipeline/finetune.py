@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from features.errors import OptionError, RunError
+from features.errors import OptionError, RunError, check_options
 from features.files import require_space
 from features.progress import console, progress
 from pipeline.cached import CachedExamples, load_backbone, load_examples
@@ -41,14 +41,12 @@ class FinetuneConfig:
     thaw_batchnorm: bool = field(default=False, metadata={"help": "Train batch normalisation too."})
 
     def __post_init__(self) -> None:
-        for name, value, valid, wanted in (
+        check_options(
             ("--learning-rate", self.learning_rate, self.learning_rate > 0, "over 0"),
             ("--momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and under 1"),
             ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
             ("--batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
-        ):
-            if not valid:
-                raise OptionError(f"{name} must be {wanted}. Received: {value}")
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from features.errors import DataError, OptionError
+from features.errors import DataError, check_options
 from features.progress import progress
 
 if TYPE_CHECKING:  # Keras takes seconds to import, and `--help` needs no more than the settings below
@@ -51,16 +51,14 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
-        for name, value, valid, wanted in (
+        check_options(
             ("--units", self.units, all(units >= 1 for units in self.units), "at least 1, or none alone"),
             ("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and under 1"),
             ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
             ("--learning-rate", self.learning_rate, self.learning_rate > 0, "over 0"),
             ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
             ("--head-batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
-        ):
-            if not valid:
-                raise OptionError(f"{name} must be {wanted}. Received: {value}")
+        )
 
 
 @dataclass(frozen=True)
