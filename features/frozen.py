@@ -1,25 +1,29 @@
-"""The fast form of a frozen backbone: one graph with the weights as constants, one batch shape."""
+"""The fast form of a frozen backbone: batch normalisation folded into the weights, one graph, one batch shape."""
 
 import hashlib
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from features.backbones import Backbone, Precision
+
+FORWARD_VERSION = 2  # of the arithmetic below; part of every fingerprint, so another one means other features
 
 
 class FrozenBackbone:
     """A backbone whose weights can't change: uint8 [b, H, W, 3] to float32 [b, *shape] a cut.
 
-    Folding the variables into constants lets TensorFlow fuse batch normalisation and relu into the convolutions.
+    With batch normalisation folded into the weights, TensorFlow fuses bias and relu into the convolutions. The weights
+    stay variables: as constants in the graph they were copied by each pass of TensorFlow's optimizer, which doubled
+    the memory and the time of the first run, and the passes after it were no faster.
 
     An image's features do not depend on how many others came with it, nor on its place among them: a batch is filled
     up to `batch_size` with zeros, and only slots that compute alike are used.
@@ -34,11 +38,13 @@ class FrozenBackbone:
     def _graph(self) -> Callable[[tf.Tensor], list[tf.Tensor]]:
         size = self.backbone.image_size
         pixels = keras.Input((size, size, 3), dtype="uint8")
-        model = keras.Model(pixels, self.backbone.features(pixels, self.cuts))
+        folded = replace(self.backbone, model=fold_batchnorm(self.backbone.model))
+        model = keras.Model(pixels, folded.features(pixels, self.cuts))
         signature = tf.TensorSpec((self.batch_size, size, size, 3), tf.uint8)
-        traced = tf.function(lambda batch: model(batch, training=False)).get_concrete_function(signature)
-        frozen: Callable[[tf.Tensor], list[tf.Tensor]] = convert_variables_to_constants_v2(traced)
-        return frozen
+        traced: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
+            lambda batch: keras.tree.flatten(model(batch, training=False))
+        ).get_concrete_function(signature)
+        return traced
 
     @cached_property
     def slots(self) -> np.ndarray:
@@ -76,6 +82,72 @@ class FrozenBackbone:
             batch[used] = pixels
         outputs = self._graph(tf.constant(batch))
         return {cut: output.numpy()[used] for cut, output in zip(self.cuts, outputs, strict=True)}
+
+
+def fold_batchnorm(model: keras.Model) -> keras.Model:
+    """A copy of `model` for inference, batch normalisation folded into the convolutions before it.
+
+    Layers keep their names and places; a folded normalisation becomes an identity. Convolutions that took part keep
+    their weights in the precision that they compute in.
+    """
+    folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
+    identities = {batchnorm.name for batchnorm in folded.values()}
+
+    def copy(layer: keras.Layer) -> keras.Layer:
+        if layer.name in identities:
+            return keras.layers.Identity(name=layer.name, dtype=layer.compute_dtype)
+        config = layer.get_config()
+        if layer.name in folded:
+            config |= {"use_bias": True, "dtype": layer.compute_dtype}
+        return type(layer).from_config(config)
+
+    def call(layer: keras.Layer, *inputs: Any, **arguments: Any) -> Any:
+        return layer(*inputs, **({} if layer.name in identities else arguments))
+
+    copied = keras.models.clone_model(model, clone_function=copy, call_function=call)
+    for layer, twin in zip(model.layers, copied.layers, strict=True):
+        if layer.name in folded:
+            twin.set_weights(_folded_weights(layer, folded[layer.name]))
+        elif layer.name not in identities:
+            twin.set_weights(layer.get_weights())
+    return copied
+
+
+def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
+    """Convolutions whose output goes to a batch normalisation and nowhere else, each with that layer."""
+    convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+    layers = {
+        id(layer.output): layer
+        for layer in model.layers
+        if isinstance(layer, convolutions) and layer.activation is keras.activations.linear
+    }
+    uses = Counter(id(tensor) for layer in model.layers for tensor in keras.tree.flatten(layer.input))
+    return [
+        (layers[id(layer.input)], layer)
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and id(layer.input) in layers
+        and uses[id(layer.input)] == 1
+    ]
+
+
+def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
+    """Kernels and bias with which `convolution` alone yields what both do at inference.
+
+    The normalisation is `y * scale + shift` a channel (arXiv:1502.03167, section 3.1); in float64, rounded once.
+    """
+    variance = batchnorm.moving_variance.numpy().astype(np.float64)
+    scale = 1 / np.sqrt(variance + batchnorm.epsilon)  # [channels]
+    if batchnorm.scale:
+        scale *= batchnorm.gamma.numpy()
+    kernels = [weight.numpy() for weight in convolution.weights]
+    bias = kernels.pop() if convolution.use_bias else 0.0
+    shift = (bias - batchnorm.moving_mean.numpy()) * scale
+    if batchnorm.center:
+        shift += batchnorm.beta.numpy()
+    last = kernels.pop()  # of a separable one the pointwise kernel; [h, w, in, channels], or depthwise [h, w, in, m]
+    scale = scale.reshape(last.shape[2:]) if isinstance(convolution, keras.layers.DepthwiseConv2D) else scale
+    return [*kernels, (last * scale).astype(np.float32), shift.astype(np.float32)]
 
 
 def resolve_precision(precision: Literal["auto", "float32", "bfloat16"]) -> Precision:

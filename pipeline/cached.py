@@ -195,6 +195,7 @@ def load_backbone(config: FeatureConfig) -> tuple[Backbone, list[str], FeatureCo
 
 def stores_of(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) -> tuple[ImageConfig, list[FeatureStore]]:
     """How pixels are made, and the store of each cut. Nothing is made on disk."""
+    from features.frozen import FORWARD_VERSION
     from features.images import ImageConfig
 
     images = ImageConfig(backbone.image_size, config.resize, config.truncated)
@@ -204,6 +205,7 @@ def stores_of(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) ->
         **images.fingerprint(),
         "rescale": {"scale": backbone.rescaling.scale, "offset": backbone.rescaling.offset},
         "precision": backbone.precision,
+        "forward_version": FORWARD_VERSION,
         "dtype": "float32" if backbone.precision == "float32" else "float16",
     }
     fingerprints = [{**shared, "cut": cut, "shape": list(backbone.shape(cut))} for cut in cuts]
