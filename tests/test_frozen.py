@@ -1,0 +1,71 @@
+import keras
+import numpy as np
+import pytest
+
+from features.backbones import BACKBONES, Backbone, Precision
+from features.frozen import FrozenBackbone, fold_batchnorm
+from features.weights import build_backbone
+
+SIZE = 96
+
+
+def with_statistics(name: str, precision: Precision = "float32") -> Backbone:
+    """A random backbone whose batch normalisation does something."""
+    backbone = build_backbone(name, weights="random", image_size=SIZE, precision=precision)
+    rng = np.random.default_rng(0)
+    for layer in backbone.model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.weights])
+    return backbone
+
+
+def relative_error(backbone: Backbone) -> float:
+    cuts = [next(iter(backbone.spec.cuts)), backbone.spec.default_cut]
+    pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    plain = keras.Model(pixels, backbone.features(pixels, cuts))
+    images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.uint8)
+    fast = FrozenBackbone(backbone, cuts, batch_size=8)(images)
+    errors = [
+        np.linalg.norm(fast[cut] - expected) / np.linalg.norm(expected)
+        for cut, expected in zip(cuts, plain.predict(images, verbose=0), strict=True)
+    ]
+    return float(max(errors))
+
+
+@pytest.fixture(scope="module", params=list(BACKBONES))
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return with_statistics(request.param)
+
+
+def test_the_fast_form_equals_the_plain_model(backbone: Backbone) -> None:
+    assert relative_error(backbone) < 1e-5
+
+
+def test_the_fast_form_equals_the_plain_model_but_for_rounding_in_bfloat16() -> None:
+    assert relative_error(with_statistics("mobilenet_v3_small", "bfloat16")) < 0.05
+
+
+def test_folding_keeps_layers_and_folds_what_follows_a_convolution(backbone: Backbone) -> None:
+    model = backbone.model
+    weights = [weight.numpy() for weight in model.weights]
+    folded = fold_batchnorm(model)
+    assert [layer.name for layer in folded.layers[1:]] == [layer.name for layer in model.layers[1:]]
+    left = [layer for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if backbone.name == "resnet50_v2":  # its normalisation comes before the convolutions of a block, and after a sum
+        assert all("preact" in layer.name or "post" in layer.name for layer in left)
+    else:
+        assert not left
+    assert all(np.array_equal(before, after.numpy()) for before, after in zip(weights, model.weights, strict=True))
+
+
+def test_a_convolution_that_others_read_too_is_not_folded() -> None:
+    image = keras.Input((8, 8, 3))
+    seen_twice = keras.layers.Conv2D(4, 3)(image)
+    normalised = keras.layers.BatchNormalization()(seen_twice)
+    active = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, activation="relu")(image))
+    model = keras.Model(image, [keras.layers.Add()([seen_twice, normalised]), active])
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in model.weights])
+    images = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    for expected, got in zip(model(images), fold_batchnorm(model)(images), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
