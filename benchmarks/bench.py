@@ -21,9 +21,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from features.batches import decoded_batches
 from features.files import write_json
 from features.image_files import ImageFile, inspect_images
-from features.images import ImageConfig, decoded_batches
+from features.images import ImageConfig
 from features.weights import build_backbone
 from pipeline.cached import FeatureConfig, cache_features
 from pipeline.demo import draw_demo

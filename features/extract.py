@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from features.batches import can_decode, decoded_batches, why_undecodable
 from features.files import require_space
 from features.frozen import FrozenBackbone
 from features.image_files import ImageFile, Reject
-from features.images import ImageConfig, can_decode, decoded_batches, why_undecodable
+from features.images import ImageConfig
 from features.progress import console, progress
 from features.shards import DIGEST_BYTES
 from features.store import FeatureStore

@@ -172,7 +172,8 @@ def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Sequence[str])
 
 def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
     """Decode one image of each digest, but for those that were decoded for the features that there are."""
-    from features.images import PIXELS_VERSION, ImageConfig, decoded_batches, why_undecodable
+    from features.batches import decoded_batches, why_undecodable
+    from features.images import PIXELS_VERSION, ImageConfig
 
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     by_digest = {image.digest: image for image in images}

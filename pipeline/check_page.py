@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from features.batches import decoded_batches
 from features.files import write_atomically
-from features.images import ImageConfig, decoded_batches
+from features.images import ImageConfig
 from pipeline.check import CheckConfig, CheckResult
 from pipeline.check_report import facts, findings
 from pipeline.examples import SPLITS, Example

@@ -151,7 +151,8 @@ def _nearest(
 
 def _agreeing(pairs: Sequence[tuple[Example, Example, float]]) -> list[Likeness]:
     """Of each image the pair whose pixels, made small, correlate best, if by at least `CORRELATION`."""
-    from features.images import ImageConfig, decoded_batches
+    from features.batches import decoded_batches
+    from features.images import ImageConfig
 
     images = list(dict.fromkeys(example.image for pair in pairs for example in pair[:2]))
     size = 32

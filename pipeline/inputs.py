@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from features.batches import decoded_dataset, explicit_options, file_columns
 from features.errors import DataError, StoreError
-from features.images import ImageConfig, decoded_dataset, explicit_options, file_columns
+from features.images import ImageConfig
 from features.store import FeatureStore
 from pipeline.examples import Example
 

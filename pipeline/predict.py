@@ -7,9 +7,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from features.batches import decoded_batches, why_undecodable
 from features.errors import DataError, RunError
 from features.image_files import ImageFile, Reject, inspect_images
-from features.images import ImageConfig, decoded_batches, why_undecodable
+from features.images import ImageConfig
 from features.progress import progress
 from pipeline.cached import FeatureConfig, load_backbone
 from pipeline.classifier import build_classifier

@@ -141,8 +141,9 @@ def _errors(
     stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence[ImageFile]
 ) -> list[tuple[FeatureStore, ImageFile, float]]:
     """How far each stored vector is from a fresh one, relative in norm."""
+    from features.batches import decoded_batches
     from features.frozen import FrozenBackbone
-    from features.images import ImageConfig, decoded_batches
+    from features.images import ImageConfig
 
     fields = stores[0].fingerprint
     config = ImageConfig(fields["image_size"], fields["resize"], fields["truncated"])

@@ -88,7 +88,7 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path, backbon
 def test_features_equal_those_of_the_plain_model(tmp_path: Path, backbone, images) -> None:
     import keras
 
-    from features.images import decoded_batches
+    from features.batches import decoded_batches
 
     good = [image for image in images if "broken" not in image.path]
     stores = stores_in(tmp_path, backbone)
@@ -130,7 +130,7 @@ def test_what_is_computed_is_kept_on_an_interrupt(tmp_path: Path, backbone, imag
 
 
 def test_bfloat16_is_close_to_float32(images) -> None:
-    from features.images import decoded_batches
+    from features.batches import decoded_batches
 
     good = [image for image in images if "broken" not in image.path]
     ((_, batch),) = decoded_batches(good[:4], ImageConfig(64), 4)

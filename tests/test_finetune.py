@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 
+from features.batches import decoded_batches
 from features.errors import DataError, OptionError, RunError
 from features.image_files import ImageFile, inspect_images
-from features.images import decoded_batches
 from features.weights import build_backbone
 from pipeline.cached import CachedExamples, FeatureConfig, cache_features, load_examples
 from pipeline.classifier import build_classifier, unfreeze

@@ -8,10 +8,11 @@ import tensorflow as tf
 from PIL import Image
 
 from features import images
+from features.batches import decoded_batches, why_undecodable
 from features.errors import OptionError
 from features.headers import FORMATS
 from features.image_files import ImageFile, inspect_image
-from features.images import ImageConfig, decode, decoded_batches, decoder_of, pillow_pixels, why_undecodable
+from features.images import ImageConfig, decode, decoder_of, pillow_pixels
 from pipeline.demo import _STORED_AS
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from features.batches import decoded_batches
 from features.image_files import ImageFile, Reject, inspect_images
-from features.images import ImageConfig, decoded_batches
+from features.images import ImageConfig
 from features.weights import build_backbone
 from pipeline.cached import FeatureConfig, cache_features, load_examples
 from pipeline.check import CheckConfig, check
