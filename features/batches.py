@@ -107,10 +107,9 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
     )
 
 
-def can_decode(image: ImageFile, config: ImageConfig) -> bool:
-    """Whether an image can be read, as far as Pillow knows; a JPEG that ends early and is to be kept, too."""
-    fault = _fault(image)
-    return fault is None or (fault.reason == "truncated" and config.truncated == "keep")
+def any_decodes(images: Sequence[ImageFile], config: ImageConfig) -> bool:
+    """Whether at least one image can be decoded; no more are than it takes to find one."""
+    return any(True for _ in decoded_batches(images, config, batch_size=1))
 
 
 def why_undecodable(image: ImageFile) -> Reject:

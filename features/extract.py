@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from features.batches import can_decode, decoded_batches, why_undecodable
+from features.batches import any_decodes, decoded_batches, why_undecodable
 from features.files import require_space
 from features.frozen import FrozenBackbone
 from features.image_files import ImageFile, Reject
@@ -60,10 +60,10 @@ def extract_features(
         OSError: a full disk, or one without room for what is to come. Finished shards stay.
     """
     missing = missing_images(images, stores)
-    if not missing:
+    if not any_decodes(missing, config):  # a network takes seconds to build
         for store in stores:
             store.update_view()
-        return Extraction(0, [], 0.0)
+        return Extraction(0, [why_undecodable(image) for image in missing], 0.0)
     digests = [image.digest for image in missing]
     writers = [
         _ShardWriter(store, cut, frozenset(store.missing(digests)))
@@ -73,9 +73,8 @@ def extract_features(
     decoded = np.zeros(len(missing), bool)
     rejects: list[Reject] = []
     extracted = 0
-    if any(can_decode(image, config) for image in missing):  # else there is nothing to warm up for
-        console.print(f"extracting features of {len(missing)} images that have none yet")
-        backbone.warm_up()
+    console.print(f"extracting features of {len(missing)} images that have none yet")
+    backbone.warm_up()
     start = time.perf_counter()
     with ExitStack() as at_the_end:
         for writer in writers:  # also on Ctrl-C, or if another can't: what is computed is kept

@@ -179,7 +179,7 @@ def test_what_has_features_is_not_decoded_again(
     data: Path, small: FeatureConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache_features(data, small)
-    monkeypatch.setattr("features.images.decoded_batches", lambda images, *_: iter([]) if not images else 1 / 0)
+    monkeypatch.setattr("features.batches.decoded_batches", lambda images, *_: iter([]) if not images else 1 / 0)
     assert len(check(data, CheckConfig(store=small.store, similarity=1)).examples) == 56
 
 
