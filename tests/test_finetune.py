@@ -272,7 +272,8 @@ def test_cuts_side_by_side_make_one_classifier(prepared: Path, small: FeatureCon
     finetune(tmp_path / "r", replace(QUICK, epochs=1))
 
 
-@pytest.mark.parametrize("layer", ["expanded_conv_10_expand", pytest.param("140", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["expanded_conv_10_expand", "140"])
 def test_from_a_layer_by_name_or_index(run: Path, layer: str) -> None:
     finetune(run, replace(QUICK, epochs=1, from_layer=layer))
     backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
