@@ -11,9 +11,9 @@ from cli_base import Data, Json, Overwrite, Seed, announce_device, command, show
 from cli_check import check_summary
 from cli_store import store
 from features.errors import DataError
-from pipeline.cached import FeatureConfig
 from pipeline.check import CheckConfig
-from pipeline.finetune import FinetuneConfig
+from pipeline.feature_config import FeatureConfig
+from pipeline.finetune_config import FinetuneConfig
 from pipeline.head import HeadConfig
 from pipeline.prepare import PrepareConfig
 
@@ -106,6 +106,7 @@ def features(data: Data, config: FeatureConfig, seed: Seed = 0, json: Json = Fal
         "images_per_second": cached.images_per_second,
         "store": str(config.store),
         "fingerprint": keys[0] if len(keys) == 1 else keys,
+        "views_extracted": cached.views_extracted,
     }
     speed = f" ({cached.seconds:.1f} s, {cached.images_per_second:.1f} images/s)" if cached.extracted else ""
     summary = [
@@ -114,6 +115,9 @@ def features(data: Data, config: FeatureConfig, seed: Seed = 0, json: Json = Fal
         f"{len(cached.rejects)} images rejected ({config.store}/rejects.csv), {cached.ignored} other files ignored",
         f"features are in {', '.join(f'{config.store}/{folder}' for folder in folders)}",
     ]
+    if config.views:
+        count = len({example.image.digest for example in cached.of("train")})
+        summary.insert(1, f"{config.views} views of {count} training images: {cached.views_extracted} extracted")
     show(counts, json, summary)
 
 

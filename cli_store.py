@@ -10,7 +10,7 @@ from rich.filesize import decimal
 
 from cli_base import Data, Json, Seed, announce_device, command, show
 from features.errors import StoreError
-from pipeline.cached import FeatureConfig
+from pipeline.feature_config import FeatureConfig
 
 store = typer.Typer(help="Look after a store of features.", no_args_is_help=True)
 

@@ -26,8 +26,9 @@ from features.files import write_json
 from features.image_files import ImageFile, inspect_images
 from features.images import ImageConfig
 from features.weights import build_backbone
-from pipeline.cached import FeatureConfig, cache_features
+from pipeline.cached import cache_features
 from pipeline.demo import draw_demo
+from pipeline.feature_config import FeatureConfig
 from pipeline.head import HeadConfig, train_head
 
 ROUNDS = 3

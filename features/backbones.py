@@ -175,16 +175,49 @@ class Backbone:
             return self.layer_index(self.spec.finetune_from)
         return self.layer_index(names[deepest - 1]) + 1 if deepest else 0
 
-    def features(self, pixels: Any, cuts: Sequence[str], training: bool | None = False) -> list[Any]:
-        """Apply the network to a symbolic uint8 [B, H, W, 3].
+    def crossing(self, from_layer: int, cuts: Sequence[str]) -> list[int]:
+        """Indices of the layers below `from_layer` that `cuts` or the layers between need, lowest first.
+
+        Their outputs are what a frozen part below `from_layer` yields. The input, layer 0, is always below.
+        """
+        layers, from_layer = self.model.layers, max(from_layer, 1)
+        below = {id(layer.output): index for index, layer in enumerate(layers[:from_layer])}
+        outputs = [layers[self.layer_index(cut)].output for cut in cuts]
+        needed = {layer.name for layer in keras.Model(self.model.input, outputs).layers}
+        inputs = [layer.input for layer in layers[from_layer:] if layer.name in needed]
+        return sorted({below[id(tensor)] for tensor in keras.tree.flatten([inputs, outputs]) if id(tensor) in below})
+
+    def features(self, pixels: Any, cuts: Sequence[str]) -> list[Any]:
+        """Apply the network, as for inference, to a symbolic uint8 [B, H, W, 3].
 
         Returns:
             One tensor a cut: float32 [B, D], the mean over space, or for a map float32 [B, H, W, D].
         """
-        scale, offset = self.rescaling.scale, self.rescaling.offset
-        x = keras.layers.Rescaling(list(scale), list(offset), name="rescale")(pixels)
         outputs = [self.model.layers[self.layer_index(cut)].output for cut in cuts]
-        maps = keras.Model(self.model.input, outputs, name=self.name)(x, training=training)
+        maps = keras.Model(self.model.input, outputs, name=self.name)(self.rescale(pixels), training=False)
+        return self._finish(maps, cuts)
+
+    def features_from(
+        self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[str], training: bool | None
+    ) -> list[Any]:
+        """The features that follow from the outputs of the layers `crossing`, symbolic, [B, H, W, D] each.
+
+        Args:
+            training: how the layers from `from_layer` on are called.
+
+        Returns:
+            As `features`.
+        """
+        inputs = [self.model.layers[index].output for index in self.crossing(from_layer, cuts)]
+        outputs = [self.model.layers[self.layer_index(cut)].output for cut in cuts]
+        return self._finish(keras.Model(inputs, outputs, name=self.name)(list(tensors), training=training), cuts)
+
+    def rescale(self, pixels: Any) -> Any:
+        """Pixels in [0, 255] as `model` expects them."""
+        scale, offset = self.rescaling.scale, self.rescaling.offset
+        return keras.layers.Rescaling(list(scale), list(offset), name="rescale")(pixels)
+
+    def _finish(self, maps: Sequence[Any], cuts: Sequence[str]) -> list[Any]:
         # The mean is taken in float32 whatever the precision below: 64 values of 8 significant bits add up badly.
         last: list[keras.Layer] = [
             keras.layers.Activation("linear", dtype="float32", name=f"map_{block_of(cut)}")

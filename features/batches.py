@@ -3,20 +3,27 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from features.augment import View, augment_image
 from features.headers import Fault
 from features.image_files import ImageFile, Reject, why_unreadable
 from features.images import PILLOW, ImageConfig, decode, decoder_of, pillow_pixels
+
+
+def as_decoded(*image: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """An image and what came with it, unchanged."""
+    return image
 
 
 def decoded_dataset(
     files: tf.data.Dataset,
     config: ImageConfig,
     batch_size: int,
-    finish: Callable[..., tuple[tf.Tensor, ...]] = lambda *image: image,
+    finish: Callable[..., tuple[tf.Tensor, ...]] = as_decoded,
     skip: bool = False,
 ) -> tf.data.Dataset:
     """Map a dataset of (path, decoder, orientation, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
@@ -84,16 +91,27 @@ def explicit_options() -> tf.data.Options:
 
 
 def decoded_batches(
-    images: Sequence[ImageFile], config: ImageConfig, batch_size: int
+    images: Sequence[ImageFile], config: ImageConfig, batch_size: int, view: View | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (int64 [b] positions in `images`, uint8 [b, size, size, 3]) with b <= `batch_size`.
 
     An image that can't be decoded is left out of its batch and nothing else changes; `why_undecodable` names it.
+
+    Args:
+        view: how images are augmented; None leaves them as they are.
     """
     if not images:
         return
-    files = tf.data.Dataset.from_tensor_slices((*file_columns(images, config), np.arange(len(images))))
-    for pixels, positions in decoded_dataset(files, config, batch_size, skip=True).as_numpy_iterator():
+    columns: tuple[Any, ...] = (*file_columns(images, config), np.arange(len(images)))
+    finish: Callable[..., tuple[tf.Tensor, ...]] = as_decoded
+    if view is not None:
+        columns += (np.array([view.image_seed(image.digest) for image in images]),)
+
+        def finish(pixels: tf.Tensor, position: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return augment_image(pixels, view.augment, seed), position
+
+    files = tf.data.Dataset.from_tensor_slices(columns)
+    for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
         if len(positions):
             yield positions, pixels
 

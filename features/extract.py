@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from features.augment import View
 from features.batches import any_decodes, decoded_batches, why_undecodable
 from features.files import require_space
 from features.frozen import FrozenBackbone
@@ -44,7 +45,11 @@ def missing_images(images: Sequence[ImageFile], stores: Sequence[FeatureStore]) 
 
 
 def extract_features(
-    images: Sequence[ImageFile], backbone: FrozenBackbone, stores: Sequence[FeatureStore], config: ImageConfig
+    images: Sequence[ImageFile],
+    backbone: FrozenBackbone,
+    stores: Sequence[FeatureStore],
+    config: ImageConfig,
+    view: View | None = None,
 ) -> Extraction:
     """Give every image the features it lacks; one forward pass serves all stores.
 
@@ -54,6 +59,7 @@ def extract_features(
         images: any images; those whose features are there are not read.
         backbone: yields the cut of each store.
         stores: one for each of `backbone.cuts`, in that order.
+        view: how images are augmented; None leaves them as they are.
 
     Raises:
         StoreError: features that are not finite, or a store that went away.
@@ -73,14 +79,15 @@ def extract_features(
     decoded = np.zeros(len(missing), bool)
     rejects: list[Reject] = []
     extracted = 0
-    console.print(f"extracting features of {len(missing)} images that have none yet")
+    which = "" if view is None else f"view {view.number} of "
+    console.print(f"extracting features of {which}{len(missing)} images that have none yet")
     backbone.warm_up()
     start = time.perf_counter()
     with ExitStack() as at_the_end:
         for writer in writers:  # also on Ctrl-C, or if another can't: what is computed is kept
             at_the_end.callback(writer.flush)
-        with progress("extracting features", len(missing)) as advance:
-            for positions, pixels in decoded_batches(missing, config, backbone.images_per_pass):
+        with progress("extracting features" if view is None else f"view {view.number}", len(missing)) as advance:
+            for positions, pixels in decoded_batches(missing, config, backbone.images_per_pass, view):
                 decoded[positions] = True
                 vectors = backbone(pixels)
                 unchanged = np.array([missing[position].is_unchanged() for position in positions])

@@ -84,6 +84,18 @@ class FrozenBackbone:
         return {cut: output.numpy()[used] for cut, output in zip(self.cuts, outputs, strict=True)}
 
 
+def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
+    """The fast form of what lies below some layers: uint8 [B, H, W, 3] to the output of each of `layers`, float32."""
+    pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
+    outputs = [backbone.model.layers[index].output for index in layers]
+    below = fold_batchnorm(keras.Model(backbone.model.input, outputs))
+    tensors = keras.tree.flatten(below(backbone.rescale(pixels), training=False))
+    float32 = [keras.layers.Activation("linear", dtype="float32")(tensor) for tensor in tensors]
+    frozen = keras.Model(pixels, float32, name="frozen")
+    frozen.trainable = False
+    return frozen
+
+
 def fold_batchnorm(model: keras.Model) -> keras.Model:
     """A copy of `model` for inference, batch normalisation folded into the convolutions before it.
 

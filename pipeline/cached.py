@@ -6,69 +6,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.errors import DataError, RunError, check_options
-from features.headers import MAX_PIXELS
+from features.errors import DataError, RunError
 from features.image_files import ImageFile, Reject
 from features.memory import ScanMemory
 from features.store import FeatureStore, create_folder
 from pipeline.examples import Example, Scan, check_rejects, scan, without, write_rejects
+from pipeline.feature_config import FeatureConfig
 from pipeline.runs import Run
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `--help` needs no more than the settings below
+    from features.augment import Augment, View
     from features.backbones import Backbone
+    from features.extract import Extraction
+    from features.frozen import FrozenBackbone
     from features.images import ImageConfig
-
-
-@dataclass(frozen=True)
-class FeatureConfig:
-    """Everything that decides which features an image has, and where they are kept. `help` is the command line's."""
-
-    store: Path = field(
-        default=Path("store"), metadata={"help": "Folder of cached features.", "env": "HEADSTART_STORE"}
-    )
-    backbone: str = field(default="inception_v3", metadata={"help": "The pretrained network."})
-    weights: str = field(
-        default="imagenet", metadata={"help": "imagenet, random, or a weights file.", "env": "HEADSTART_WEIGHTS"}
-    )
-    weights_seed: int = field(default=0, metadata={"help": "Seed of --weights random."})
-    rescale: Literal["auto", "inception", "unit"] = field(
-        default="auto",
-        metadata={"help": "Range the weights expect: inception is [-1, 1], unit [0, 1], auto what ImageNet's expect."},
-    )
-    cut: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Where the backbone is cut; repeatable, also as a+b. all: every cut; mixed8:map: one that is not "
-            "averaged over space. Default: mixed10, or its like."
-        },
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto", metadata={"help": "Arithmetic of the frozen backbone; auto takes bfloat16 where it is faster."}
-    )
-    image_size: int = field(default=0, metadata={"help": "Side of the input in pixels; 0 is the backbone's own."})
-    batch_size: int = field(default=48, metadata={"help": "Images a forward pass."})
-    max_rejects: float = field(default=0.05, metadata={"help": "Fraction of images that may be unusable."})
-    max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})
-    truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
-    resize: Literal["stretch", "crop"] = field(
-        default="stretch", metadata={"help": "stretch to a square, or crop the centre square."}
-    )
-    rehash: bool = field(
-        default=False, metadata={"help": "Read every file again, also one whose size and time did not change."}
-    )
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "cut", tuple(cut for cuts in self.cut for cut in cuts.split("+")))
-        check_options(
-            ("--image-size", self.image_size, self.image_size == 0 or self.image_size >= 32, "at least 32, or 0"),
-            ("--batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
-            ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),
-            ("--max-pixels", self.max_pixels, self.max_pixels >= 1, "at least 1"),
-        )
 
 
 @dataclass(frozen=True)
@@ -79,6 +34,8 @@ class CachedExamples:
         config: the settings with everything that `auto` left open filled in.
         extracted: digests given features now; `cached` had them before.
         seconds: spent extracting.
+        views: for each view of `config`, the stores of the training images' features, one for each cut.
+        views_extracted: features of views made now.
     """
 
     examples: list[Example]
@@ -87,13 +44,19 @@ class CachedExamples:
     ignored: int
     backbone: Backbone
     cuts: list[str]
-    image_config: ImageConfig
     stores: list[FeatureStore]
     config: FeatureConfig
     extracted: int
     cached: int
     seconds: float
     images_per_second: float
+    views: list[list[FeatureStore]] = field(default_factory=list)
+    views_extracted: int = 0
+
+    @property
+    def image_config(self) -> ImageConfig:
+        """How pixels are made."""
+        return _pixels(self.config)
 
     def of(self, split: str) -> list[Example]:
         """The examples of `split`; all of them for `all`."""
@@ -116,7 +79,7 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
     Writes `rejects.csv` into the store's folder.
 
     Args:
-        seed: of the split, where `data` has no split folders.
+        seed: of the views, and of the split, where `data` has no split folders.
 
     Raises:
         DataError: no images, or more rejects than `config.max_rejects`.
@@ -129,22 +92,45 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
     try:
         check_rejects(scanned.rejects, found, config.max_rejects)
         backbone, cuts, config = load_backbone(config)
-        image_config, stores = stores_of(backbone, cuts, config)
-        stores = [store.create() for store in stores]
-        extracted, seconds, speed, failed = _extract(images, backbone, cuts, stores, image_config, config)
+        frozen = _frozen(backbone, cuts, config)
+        stores, done = _fill(images, frozen, config)
     except DataError:
         write_rejects(config.store, scanned.rejects)
         raise
-    scanned = without(scanned, failed)
+    scanned = without(scanned, done.rejects)
     write_rejects(config.store, scanned.rejects)
     check_rejects(scanned.rejects, found, config.max_rejects)
     if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {config.store}/rejects.csv says why")
-    cached = len({example.image.digest for example in scanned.examples}) - extracted
+    train = [example.image for example in scanned.examples if example.split == "train"]
+    views, views_extracted = _fill_views(train, frozen, config, views_of(config.augment, seed, config.views))
     return CachedExamples(
-        scanned.examples, scanned.class_names, scanned.rejects, scanned.ignored, backbone, cuts, image_config, stores,
-        config, extracted, cached, seconds, speed,
+        scanned.examples, scanned.class_names, scanned.rejects, scanned.ignored, backbone, cuts, stores,
+        config, done.extracted, len({example.image.digest for example in scanned.examples}) - done.extracted,
+        done.seconds, done.images_per_second, views, views_extracted,
     )  # fmt: skip
+
+
+def fill_more(
+    cached: CachedExamples, cuts: Sequence[str], examples: Sequence[Example], views: Sequence[View | None]
+) -> list[list[FeatureStore]]:
+    """Give `examples` features at other cuts, and of views of theirs, where they lack them.
+
+    Returns:
+        For each of `views`, the stores of `cuts`.
+
+    Raises:
+        DataError: a file is gone, or is not what was scanned.
+    """
+    frozen = _frozen(cached.backbone, cuts, cached.config)
+    return _fill_views([example.image for example in examples], frozen, cached.config, views)[0]
+
+
+def views_of(augment: Augment, seed: int, count: int) -> list[View]:
+    """The first `count` views of a seed."""
+    from features.augment import View
+
+    return [View(augment, seed, number) for number in range(1, count + 1)]
 
 
 def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
@@ -193,36 +179,58 @@ def load_backbone(config: FeatureConfig) -> tuple[Backbone, list[str], FeatureCo
     return backbone, cuts, replace(config, cut=tuple(cuts), precision=precision, image_size=backbone.image_size)
 
 
-def stores_of(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) -> tuple[ImageConfig, list[FeatureStore]]:
-    """How pixels are made, and the store of each cut. Nothing is made on disk."""
-    from features.frozen import FORWARD_VERSION
+def _pixels(config: FeatureConfig) -> ImageConfig:
+    """How pixels are made."""
     from features.images import ImageConfig
 
-    images = ImageConfig(backbone.image_size, config.resize, config.truncated)
+    return ImageConfig(config.image_size, config.resize, config.truncated)
+
+
+def stores_of(
+    backbone: Backbone, cuts: Sequence[str], config: FeatureConfig, view: View | None = None
+) -> list[FeatureStore]:
+    """The store of each cut, of the images as they are or of a view of them. Nothing is made on disk."""
+    from features.frozen import FORWARD_VERSION
+
     shared = {
         "backbone": backbone.name,
         "weights": backbone.weights_digest,
-        **images.fingerprint(),
+        **_pixels(config).fingerprint(),
+        **(view.fingerprint() if view else {}),
         "rescale": {"scale": backbone.rescaling.scale, "offset": backbone.rescaling.offset},
         "precision": backbone.precision,
         "forward_version": FORWARD_VERSION,
         "dtype": "float32" if backbone.precision == "float32" else "float16",
     }
     fingerprints = [{**shared, "cut": cut, "shape": list(backbone.shape(cut))} for cut in cuts]
-    return images, [FeatureStore(config.store, fingerprint) for fingerprint in fingerprints]
+    return [FeatureStore(config.store, fingerprint) for fingerprint in fingerprints]
 
 
-def _extract(
-    images: Sequence[ImageFile],
-    backbone: Backbone,
-    cuts: Sequence[str],
-    stores: Sequence[FeatureStore],
-    image_config: ImageConfig,
-    config: FeatureConfig,
-) -> tuple[int, float, float, list[Reject]]:
-    from features.extract import extract_features
+def _frozen(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) -> FrozenBackbone:
     from features.frozen import FrozenBackbone
 
-    frozen = FrozenBackbone(backbone, cuts, config.batch_size)
-    done = extract_features(images, frozen, stores, image_config)
-    return done.extracted, done.seconds, done.images_per_second, done.rejects
+    return FrozenBackbone(backbone, cuts, config.batch_size)
+
+
+def _fill(
+    images: Sequence[ImageFile], frozen: FrozenBackbone, config: FeatureConfig, view: View | None = None
+) -> tuple[list[FeatureStore], Extraction]:
+    from features.extract import extract_features
+
+    stores = [store.create() for store in stores_of(frozen.backbone, frozen.cuts, config, view)]
+    return stores, extract_features(images, frozen, stores, _pixels(config), view)
+
+
+def _fill_views(
+    images: Sequence[ImageFile], frozen: FrozenBackbone, config: FeatureConfig, views: Sequence[View | None]
+) -> tuple[list[list[FeatureStore]], int]:
+    """The stores of each of `views` of images that are known to be usable, and how many features were made."""
+    filled, extracted = [], 0
+    for view in views:
+        stores, done = _fill(images, frozen, config, view)
+        if done.rejects:
+            first = done.rejects[0]
+            raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")
+        filled.append(stores)
+        extracted += done.extracted
+    return filled, extracted

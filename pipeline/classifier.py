@@ -2,25 +2,45 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from features.backbones import Backbone
 from features.files import written_atomically
+from features.frozen import frozen_part
 
 
-def build_classifier(
-    backbone: Backbone, cuts: Sequence[str], head: keras.Model, training: bool | None = False
+def build_classifier(backbone: Backbone, cuts: Sequence[str], head: keras.Model) -> keras.Model:
+    """Join a backbone, cut at `cuts`, and a head: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes]."""
+    pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
+    return keras.Model(pixels, head(_joined(backbone.features(pixels, cuts))), name="classifier")
+
+
+def build_top(
+    backbone: Backbone, from_layer: int, cuts: Sequence[str], head: keras.Model, training: bool | None = False
 ) -> keras.Model:
-    """Join a backbone, cut at `cuts`, and a head: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes].
+    """What of a classifier is trained: what crosses into `from_layer`, float32 [B, H, W, D] each, to logits.
+
+    The layers are those of `backbone` and `head` themselves.
 
     Args:
-        training: how the backbone is called: False is inference everywhere; None lets thawed layers train.
+        training: how the layers of the backbone are called: False is inference; None lets thawed ones train.
     """
+    layers = [backbone.model.layers[index] for index in backbone.crossing(from_layer, cuts)]
+    tensors = [keras.Input(layer.output.shape[1:], name=layer.name) for layer in layers]
+    features = backbone.features_from(tensors, from_layer, cuts, training)
+    return keras.Model(tensors, head(_joined(features)), name="top")
+
+
+def build_streamed(backbone: Backbone, from_layer: int, cuts: Sequence[str], top: keras.Model) -> keras.Model:
+    """`top` behind the fast form of what is frozen: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes]."""
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
-    features = backbone.features(pixels, cuts, training)
-    joined = features[0] if len(features) == 1 else keras.layers.Concatenate(name="features")(features)  # [B, D]
-    return keras.Model(pixels, head(joined), name="classifier")
+    return keras.Model(pixels, top(frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)))
+
+
+def _joined(features: Sequence[Any]) -> Any:
+    return features[0] if len(features) == 1 else keras.layers.Concatenate(name="features")(features)  # [B, D]
 
 
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
@@ -32,8 +52,6 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
     for index, layer in enumerate(backbone.model.layers):
         is_batchnorm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = index >= from_layer and (thaw_batchnorm or not is_batchnorm)
-        if thaw_batchnorm and index < from_layer and isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0  # with training=None it would drop in the frozen part too
 
 
 def save_for_inference(model: keras.Model, path: Path) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from features.errors import OptionError, RunError, check_options
+from features.errors import RunError
 from features.files import require_space
 from features.progress import console, progress
-from pipeline.cached import CachedExamples, load_backbone, load_examples
+from pipeline.cached import load_examples
 from pipeline.duplicates import tell_conflicts
+from pipeline.finetune_config import FinetuneConfig
 from pipeline.resume import FinetuneState
 from pipeline.runs import Run, check_unchanged, versions
 
@@ -22,31 +23,7 @@ if TYPE_CHECKING:  # Keras takes seconds to import, and `--help` needs no more t
     import keras
     import tensorflow as tf
 
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """What is trained, and how. `help` is the command line's."""
-
-    from_layer: str = field(
-        default="", metadata={"help": "First layer trained: index or name. Default: the backbone's boundary."}
-    )
-    learning_rate: float = field(default=1e-4, metadata={"help": "Step size."})
-    momentum: float = field(default=0.9, metadata={"help": "Of sgd and rmsprop."})
-    optimizer: str = field(default="sgd", metadata={"help": "sgd, adam, adamw, rmsprop, nadam, adagrad or lion."})
-    epochs: int = field(default=10, metadata={"help": "Passes over the training images."})
-    batch_size: int = field(default=16, metadata={"help": "Images a step."})
-    augment: Literal["none", "flip", "standard"] = field(
-        default="standard", metadata={"help": "Random changes: mirror; or mirror, crop, brightness and contrast."}
-    )
-    thaw_batchnorm: bool = field(default=False, metadata={"help": "Train batch normalisation too."})
-
-    def __post_init__(self) -> None:
-        check_options(
-            ("--learning-rate", self.learning_rate, self.learning_rate > 0, "over 0"),
-            ("--momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and under 1"),
-            ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
-            ("--batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
-        )
+    from pipeline.task import Task
 
 
 @dataclass(frozen=True)
@@ -66,6 +43,9 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune the run at `path` and write `classifier.keras` into it.
 
+    What is frozen runs in its fast form, in the run's precision; only the layers above have gradients. The
+    classifier that is written is float32.
+
     The state after each finished epoch is kept in the run, and the same call goes on from there. Epoch 0 counts: the
     result is never worse on val than the head.
 
@@ -79,6 +59,7 @@ def finetune(
         OptionError: no such layer or optimizer.
     """
     from pipeline.classifier import save_for_inference
+    from pipeline.task import build_task, classifier_of
 
     run = Run.open(path)
     settings = {**asdict(config), "seed": seed, "overwrite": overwrite}
@@ -86,12 +67,12 @@ def finetune(
     cached = load_examples(run, data)
     check_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
-    model, from_layer = _build(run, cached, config, seed)
+    task = build_task(run, cached, config, seed)
     state = FinetuneState(run.unfinished)
     if state.start().get("settings") != settings:
         state.drop()
-    result = _fit(run, state, model, cached, config, settings)
-    save_for_inference(model, run.classifier_file)
+    result = _fit(run, state, task, config, settings)
+    save_for_inference(classifier_of(task), run.classifier_file)
     head_rows = [row for row in run.history() if row["phase"] == "head"]
     run.write_history([*head_rows, *({"phase": "finetune", **row} for row in state.history())])
     run.forget_evaluations()
@@ -104,7 +85,7 @@ def finetune(
             "images_per_second": result.images_per_second,
         },
     )
-    run.update(run.config_file, finetune={**settings, "from_layer_index": from_layer, "versions": versions()})
+    run.update(run.config_file, finetune={**settings, "from_layer_index": task.from_layer, "versions": versions()})
     state.drop()
     return result
 
@@ -122,32 +103,6 @@ def _check_state(run: Run, settings: dict[str, Any]) -> None:
             f"{run.path}: its fine-tuning was cut off with other settings ({', '.join(changed)}); repeat those to go "
             "on, or --overwrite to begin anew"
         )
-
-
-def _build(run: Run, cached: CachedExamples, config: FinetuneConfig, seed: int) -> tuple[keras.Model, int]:
-    import keras
-
-    from features.frozen import make_deterministic
-    from pipeline.classifier import build_classifier, unfreeze
-    from pipeline.training import compile_model, make_optimizer
-
-    keras.utils.set_random_seed(seed)
-    backbone = cached.backbone
-    if backbone.precision != "float32":  # small steps are lost in bfloat16
-        backbone, _, _ = load_backbone(replace(cached.config, precision="float32"))
-    from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cached.cuts)
-    top = max(backbone.layer_index(cut) for cut in cached.cuts)
-    if from_layer > top:
-        raise OptionError(f"--from-layer {config.from_layer}: above the cut, layer {top}; nothing would be trained")
-    unfreeze(backbone, from_layer, config.thaw_batchnorm)
-    make_deterministic(backbone.model.layers[from_layer:])
-    head = run.load_model(run.head_file)
-    model = build_classifier(backbone, cached.cuts, head, training=None if config.thaw_batchnorm else False)
-    momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
-    optimizer = make_optimizer(config.optimizer, config.learning_rate, **momentum)
-    compile_model(model, len(cached.class_names), optimizer)
-    optimizer.build(model.trainable_variables)
-    return model, from_layer
 
 
 def _begin_or_resume(
@@ -173,30 +128,22 @@ def _begin_or_resume(
 def _fit(
     run: Run,
     state: FinetuneState,
-    model: keras.Model,
-    cached: CachedExamples,
+    task: Task,
     config: FinetuneConfig,
     settings: dict[str, Any],
 ) -> FinetuneResult:
-    """Train `model` for the epochs that are left, and leave it with the weights of the best one."""
-    from pipeline.inputs import changes_named, check_files, eval_dataset, train_dataset
+    """Train the model of `task` for the epochs that are left, and leave it with the weights of the best one."""
+    from pipeline.inputs import changes_named, check_files
+    from pipeline.task import datasets_of
     from pipeline.training import EpochCounter, Progress, curves
 
-    train, val = cached.of("train"), cached.of("val")
-    val_images = eval_dataset(val, cached.image_config, config.batch_size)
+    model, train, val = task.model, task.cached.of("train"), task.cached.of("val")
+    # Curves of both phases lie on one axis, so the epochs of this one count on from the head's.
+    offset = sum(row["phase"] == "head" for row in run.history())
+    epoch = EpochCounter()
     with changes_named([*train, *val]):
-        done = _begin_or_resume(state, model, val_images, len(val), {"settings": settings}, run.logs / "finetune")
-        # Curves of both phases lie on one axis, so the epochs of this one count on from the head's.
-        offset = sum(row["phase"] == "head" for row in run.history())
-        epoch = EpochCounter()
-        images = train_dataset(
-            train,
-            cached.image_config,
-            config.batch_size,
-            config.augment,
-            settings["seed"],
-            lambda: epoch.number - offset,
-        )
+        train_batches, val_batches = datasets_of(task, config, settings["seed"], lambda: epoch.number - offset)
+        done = _begin_or_resume(state, model, val_batches, len(val), {"settings": settings}, run.logs / "finetune")
 
         def keep(number: int) -> None:
             check_files([*train, *val])
@@ -205,9 +152,9 @@ def _fit(
         with progress("fine-tuning", config.epochs * len(train), done=done * len(train)) as advance:
             speed = Progress(advance, len(train), config.batch_size)
             model.fit(
-                images,
+                train_batches,
                 shuffle=False,  # done by the dataset, as a function of seed and epoch
-                validation_data=val_images,
+                validation_data=val_batches,
                 initial_epoch=offset,
                 epochs=offset + config.epochs,
                 callbacks=[epoch, speed, curves(run.logs, "finetune"), *_state_callbacks(state, keep)],

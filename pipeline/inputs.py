@@ -3,18 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from features.augment import Augment, augment_image
 from features.batches import decoded_dataset, explicit_options, file_columns
 from features.errors import DataError, StoreError
 from features.images import ImageConfig
 from features.store import FeatureStore
 from pipeline.examples import Example
 
-Augment = Literal["none", "flip", "standard"]
 BUFFER_BYTES = 256 << 20
 
 
@@ -36,9 +36,9 @@ def train_dataset(
     """
 
     def visits() -> Iterator[tuple[int, tuple[int, int]]]:
-        rng = np.random.default_rng([seed, next_epoch()])
-        seeds = rng.integers(0, 2**31, size=(len(examples), 2))
-        for position in rng.permutation(len(examples)):
+        epoch = next_epoch()
+        seeds = np.random.default_rng([seed, epoch, 1]).integers(0, 2**31, size=(len(examples), 2))
+        for position in np.random.default_rng([seed, epoch]).permutation(len(examples)):
             yield position, tuple(seeds[position])
 
     table = [tf.constant(column) for column in _columns(examples, images)]
@@ -61,7 +61,7 @@ def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: i
 
 
 def features_dataset(
-    store: FeatureStore,
+    stores: Sequence[FeatureStore],
     examples: Sequence[Example],
     batch_size: int,
     seed: int,
@@ -71,24 +71,37 @@ def features_dataset(
     """Batches of (features [b, *shape] in the stored dtype, int64 [b]) of a cut that is too large for memory.
 
     Shards come in a random order, and examples in a random order within a buffer of `buffer_bytes`; about three times
-    that is in memory at a time. Both orders follow from `seed`, the epoch and the store's shards.
+    that is in memory at a time. Both orders follow from `seed`, the epoch and the store's shards. What fits into one
+    buffer comes in the order of `train_dataset`.
 
     Args:
+        stores: of one shape; the epochs take turns with them.
         next_epoch: asked at the start of each pass for the number of the epoch.
 
     Raises:
         StoreError: not all have features. A shard that turns out damaged in a pass is an error of TensorFlow's.
     """
     digests = [example.image.digest for example in examples]
-    lacking = store.missing(digests)
-    if lacking:
-        raise StoreError(f"{store.folder}: no features of {lacking[0]}; run `headstart features`")
+    for store in stores:
+        lacking = store.missing(digests)
+        if lacking:
+            raise StoreError(f"{store.folder}: no features of {lacking[0]}; run `headstart features`")
     labels = np.array([example.label for example in examples], np.int64)
+    form = stores[0].form
+
+    def pieces(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        store = stores[epoch % len(stores)]
+        if len(examples) * form.image_bytes <= buffer_bytes:
+            yield np.arange(len(examples)), store.read(digests)
+        else:
+            shuffled = np.random.default_rng([seed, epoch, 1])
+            yield from _buffers(store.stream(digests, shuffled, buffer_bytes // 8), buffer_bytes)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        rng = np.random.default_rng([seed, next_epoch()])
-        positions, features = np.empty(0, np.int64), np.empty((0, *store.form.shape), store.form.dtype)
-        for more_positions, more_features in _buffers(store.stream(digests, rng, buffer_bytes // 8), buffer_bytes):
+        epoch = next_epoch()
+        rng = np.random.default_rng([seed, epoch])
+        positions, features = np.empty(0, np.int64), np.empty((0, *form.shape), form.dtype)
+        for more_positions, more_features in pieces(epoch):
             positions = np.concatenate([positions, more_positions])
             features = np.concatenate([features, more_features])
             order = rng.permutation(len(positions))
@@ -100,7 +113,7 @@ def features_dataset(
         if len(positions):
             yield features, labels[positions]
 
-    signature = (tf.TensorSpec((None, *store.form.shape), store.form.dtype), tf.TensorSpec((None,), tf.int64))
+    signature = (tf.TensorSpec((None, *form.shape), form.dtype), tf.TensorSpec((None,), tf.int64))
     count = -(-len(examples) // batch_size)
     return (
         tf.data.Dataset.from_generator(batches, output_signature=signature)
@@ -149,28 +162,6 @@ def check_files(examples: Sequence[Example]) -> None:
     changed = [example.image.path for example in examples if not example.image.is_unchanged()]
     if changed:
         raise DataError(f"{changed[0]}: gone or changed while it was in use ({len(changed)} such files)")
-
-
-def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
-    """Change one image, uint8 [H, W, 3], at random.
-
-    `flip` mirrors half of the images. `standard` also takes a crop of 70 to 100 % of each side, and shifts brightness
-    and contrast by up to 20 %.
-    """
-    if augment == "none":
-        return pixels
-    seeds = tf.random.split(seed, 4)
-    pixels = tf.image.stateless_random_flip_left_right(pixels, seeds[0])
-    if augment == "flip":
-        return pixels
-    size = tf.shape(pixels)[0]
-    share = tf.random.stateless_uniform((), seeds[1], 0.7, 1.0)
-    side = tf.cast(share * tf.cast(size, tf.float32), tf.int32)
-    crop = tf.image.stateless_random_crop(pixels, tf.stack([side, side, 3]), seeds[2])
-    x = tf.ensure_shape(tf.image.resize(crop, (size, size)), pixels.shape)
-    x = tf.image.stateless_random_brightness(x, 0.2 * 255, seeds[3])
-    x = tf.image.stateless_random_contrast(x, 0.8, 1.2, seeds[0])
-    return tf.cast(tf.clip_by_value(tf.round(x), 0, 255), tf.uint8)
 
 
 def _columns(examples: Sequence[Example], images: ImageConfig) -> tuple[Any, ...]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from features.backbones import MAP, block_of
 from features.errors import OptionError
-from pipeline.cached import CachedExamples, FeatureConfig, cache_features
+from pipeline.cached import CachedExamples, cache_features
 from pipeline.duplicates import tell_conflicts
 from pipeline.examples import check_trainable
+from pipeline.feature_config import FeatureConfig
 from pipeline.head import HeadConfig, TrainedHead, train_head
 from pipeline.runs import Run, list_digests, new_run, versions
 

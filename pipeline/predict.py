@@ -12,9 +12,10 @@ from features.errors import DataError, RunError
 from features.image_files import ImageFile, Reject, inspect_images
 from features.images import ImageConfig
 from features.progress import progress
-from pipeline.cached import FeatureConfig, load_backbone
+from pipeline.cached import load_backbone
 from pipeline.classifier import build_classifier
 from pipeline.examples import files_below
+from pipeline.feature_config import FeatureConfig
 from pipeline.metrics import probabilities
 from pipeline.runs import Run
 

@@ -141,16 +141,18 @@ def _errors(
     stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence[ImageFile]
 ) -> list[tuple[FeatureStore, ImageFile, float]]:
     """How far each stored vector is from a fresh one, relative in norm."""
+    from features.augment import View
     from features.batches import decoded_batches
     from features.frozen import FrozenBackbone
     from features.images import ImageConfig
 
     fields = stores[0].fingerprint
     config = ImageConfig(fields["image_size"], fields["resize"], fields["truncated"])
+    view = View(fields["augment"], fields["seed"], fields["view"]) if "view" in fields else None
     frozen = FrozenBackbone(backbone, [store.fingerprint["cut"] for store in stores])
     errors = []
     with progress("recomputing", len(images)) as advance:
-        for positions, pixels in decoded_batches(images, config, frozen.images_per_pass):
+        for positions, pixels in decoded_batches(images, config, frozen.images_per_pass, view):
             fresh = frozen(pixels)
             here = [images[position] for position in positions]
             for store in stores:

@@ -9,8 +9,9 @@ from typing import Any
 from features.errors import DataError
 from features.maintain import drop_unused, open_stores
 from features.store import FeatureStore
-from pipeline.cached import FeatureConfig, load_backbone, scan_all, scan_memory, stores_of
+from pipeline.cached import load_backbone, scan_all, scan_memory, stores_of
 from pipeline.examples import scan
+from pipeline.feature_config import FeatureConfig
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def explain(root: Path, data: Path, config: FeatureConfig, seed: int = 0) -> lis
     found = scan(data, seed, config.max_pixels, scan_memory(root, data, config.rehash))
     digests = {example.image.digest for example in found.examples}
     backbone, cuts, config = load_backbone(config)
-    _, asked = stores_of(backbone, cuts, config)
+    asked = stores_of(backbone, cuts, config)
     return [_state(store, digests, there) for store in asked]
 
 

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
-from pipeline.cached import FeatureConfig
 from pipeline.demo import draw_demo
+from pipeline.feature_config import FeatureConfig
 from pipeline.prepare import PrepareConfig, prepare
 
 # Two test processes on two cores: a thread each. Read by TensorFlow when it starts, and by the processes we start.

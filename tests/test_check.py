@@ -13,10 +13,11 @@ from features.errors import OptionError
 from features.maintain import open_stores
 from features.store import FeatureStore
 from pipeline import check_page
-from pipeline.cached import FeatureConfig, cache_features
+from pipeline.cached import cache_features
 from pipeline.check import CheckConfig, check
 from pipeline.duplicates import near_duplicates
 from pipeline.examples import scan
+from pipeline.feature_config import FeatureConfig
 from tests.conftest import SMALL_FLAGS, Cli
 
 _STREAM = FeatureStore.stream

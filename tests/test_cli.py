@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cached import FeatureConfig
+from pipeline.feature_config import FeatureConfig
 
 from .conftest import SMALL_FLAGS
 

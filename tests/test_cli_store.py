@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
-from pipeline.cached import FeatureConfig
+from pipeline.feature_config import FeatureConfig
 from tests.conftest import SMALL_FLAGS
 
 

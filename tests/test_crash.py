@@ -17,7 +17,8 @@ from PIL import Image
 
 import cli
 from features.maintain import open_stores
-from pipeline.cached import FeatureConfig, cache_features
+from pipeline.cached import cache_features
+from pipeline.feature_config import FeatureConfig
 from pipeline.upkeep import explain
 from tests.conftest import SMALL
 from tests.counted import SHARD_IMAGES

@@ -10,7 +10,8 @@ import pytest
 from features.errors import DataError, RunError
 from pipeline.cached import load_examples
 from pipeline.evaluate import evaluate
-from pipeline.finetune import FinetuneConfig, finetune
+from pipeline.finetune import finetune
+from pipeline.finetune_config import FinetuneConfig
 from pipeline.predict import predict
 from pipeline.runs import Run
 

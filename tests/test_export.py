@@ -9,8 +9,9 @@ import pytest
 
 from features.errors import DataError, OptionError
 from features.maintain import open_stores
-from pipeline.cached import FeatureConfig, cache_features
+from pipeline.cached import cache_features
 from pipeline.export import export
+from pipeline.feature_config import FeatureConfig
 
 
 def texts(column: h5py.Dataset) -> list[str]:

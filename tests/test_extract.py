@@ -2,8 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from features.augment import View, augment_image
 from features.backbones import Backbone
+from features.batches import decoded_batches
 from features.extract import extract_features, missing_images
 from features.frozen import FrozenBackbone, resolve_precision
 from features.image_files import ImageFile, inspect_images
@@ -85,10 +88,26 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path, backbon
         np.testing.assert_array_equal(broken.read(every), all_.read(every))
 
 
+def test_features_of_a_view_are_those_of_the_augmented_image(tmp_path: Path, backbone, images) -> None:
+    good = [image for image in images if "broken" not in image.path][:5]
+    config, frozen = ImageConfig(64), FrozenBackbone(backbone, CUTS, 8)
+    views = [View("standard", 3, 1), View("standard", 3, 2), View("standard", 4, 1)]
+    found = []
+    for number, view in enumerate(views):
+        stores = stores_in(tmp_path / str(number), backbone)
+        extract_features(good[::-1], frozen, stores, config, view)  # what came with an image does not matter
+        found.append(stores[1].read([image.digest for image in good]))
+        ((_, pixels),) = decoded_batches(good, config, 8)
+        augmented = [
+            augment_image(tf.constant(one), "standard", tf.constant(view.image_seed(image.digest)))
+            for one, image in zip(pixels, good, strict=True)
+        ]
+        np.testing.assert_allclose(found[-1], frozen(np.stack(augmented))["top_activation"], rtol=1e-5, atol=1e-6)
+    assert all(not np.array_equal(found[0], other) for other in found[1:])
+
+
 def test_features_equal_those_of_the_plain_model(tmp_path: Path, backbone, images) -> None:
     import keras
-
-    from features.batches import decoded_batches
 
     good = [image for image in images if "broken" not in image.path]
     stores = stores_in(tmp_path, backbone)
@@ -130,7 +149,6 @@ def test_what_is_computed_is_kept_on_an_interrupt(tmp_path: Path, backbone, imag
 
 
 def test_bfloat16_is_close_to_float32(images) -> None:
-    from features.batches import decoded_batches
 
     good = [image for image in images if "broken" not in image.path]
     ((_, batch),) = decoded_batches(good[:4], ImageConfig(64), 4)

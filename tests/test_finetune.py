@@ -12,11 +12,15 @@ import pytest
 
 from features.batches import decoded_batches
 from features.errors import DataError, OptionError, RunError
+from features.frozen import FrozenBackbone
 from features.image_files import ImageFile, inspect_images
+from features.maintain import open_stores
 from features.weights import build_backbone
-from pipeline.cached import CachedExamples, FeatureConfig, cache_features, load_examples
-from pipeline.classifier import build_classifier, unfreeze
-from pipeline.finetune import FinetuneConfig, finetune
+from pipeline.cached import CachedExamples, cache_features, load_examples
+from pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
+from pipeline.feature_config import FeatureConfig
+from pipeline.finetune import finetune
+from pipeline.finetune_config import FinetuneConfig
 from pipeline.head import HeadConfig
 from pipeline.inputs import eval_dataset
 from pipeline.metrics import probabilities
@@ -30,7 +34,10 @@ QUICK = FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-3, augment="none
 
 def backbone_weights(classifier: keras.Model) -> dict[str, np.ndarray]:
     """Every weight of the backbone inside a classifier, by its place."""
-    backbone = classifier.get_layer("mobilenet_v3_small")
+    return weights_of(classifier.get_layer("mobilenet_v3_small"))
+
+
+def weights_of(backbone: keras.Model) -> dict[str, np.ndarray]:
     return {
         f"{index} {layer.name.split('_')[0]} {number} {variable.name}": variable.numpy()
         for index, layer in enumerate(backbone.layers)
@@ -96,18 +103,21 @@ def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(
 
 def test_thawed_batch_normalisation_trains_above_the_boundary_only(run: Path) -> None:
     cached = load_examples(Run.open(run))
-    boundary = cached.backbone.boundary(cached.cuts)
+    backbone = cached.backbone
+    boundary = backbone.boundary(cached.cuts)
     head = keras.models.load_model(run / "head.keras")
     moved = {}
     for thaw in (False, True):
-        unfreeze(cached.backbone, boundary, thaw)
-        classifier = build_classifier(cached.backbone, cached.cuts, head, training=None if thaw else False)
-        compile_model(classifier, 2, make_optimizer("sgd", 1e-3))
-        before = backbone_weights(classifier)
+        unfreeze(backbone, boundary, thaw)
+        top = build_top(backbone, boundary, cached.cuts, head, training=None if thaw else False)
+        model = build_streamed(backbone, boundary, cached.cuts, top)
+        compile_model(model, 2, make_optimizer("sgd", 1e-3))
+        before, frozen = weights_of(backbone.model), [weight.numpy() for weight in model.get_layer("frozen").weights]
         examples = cached.of("train")[:8]
         (pixels, labels), *_ = eval_dataset(examples, cached.image_config, 8)
-        classifier.train_on_batch(pixels, labels)
-        moved[thaw] = changed(before, backbone_weights(classifier))
+        model.train_on_batch(pixels, labels)
+        moved[thaw] = changed(before, weights_of(backbone.model))
+        assert all(map(np.array_equal, frozen, model.get_layer("frozen").weights))
     kinds = ("gamma", "beta", "moving_mean", "moving_variance")
     assert all(any(kind in name for name in moved[True]) for kind in kinds)
     assert not any(kind in name for name in moved[False] for kind in kinds)
@@ -280,15 +290,35 @@ def test_from_a_layer_by_name_or_index(run: Path, layer: str) -> None:
     assert Run.open(run).config()["finetune"]["from_layer_index"] == backbone.layer_index(layer)
 
 
-def test_frozen_layers_do_not_drop(small: FeatureConfig) -> None:
-    backbone = build_backbone("efficientnet_v2_b0", "random", image_size=64)
-    boundary = backbone.boundary(["top_activation"])
-    unfreeze(backbone, boundary, thaw_batchnorm=True)
-    dropouts = [
-        (index, layer) for index, layer in enumerate(backbone.model.layers) if isinstance(layer, keras.layers.Dropout)
-    ]
-    assert all(layer.rate == 0 for index, layer in dropouts if index < boundary)
-    assert any(layer.rate > 0 for index, layer in dropouts if index >= boundary)
+def test_the_cache_gives_what_streaming_gives(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(run, tmp_path / "cached")
+    streamed = finetune(run, QUICK)
+    cached = finetune(tmp_path / "cached", replace(QUICK, from_cache=True))
+    for one, other in zip(Run(run).history(), Run(tmp_path / "cached").history(), strict=True):
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-3)
+        assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-3)
+    assert cached.before == pytest.approx(streamed.before, rel=1e-3)
+    monkeypatch.setattr(FrozenBackbone, "__call__", None)  # the map is there now
+    again = finetune(tmp_path / "cached", replace(QUICK, from_cache=True), overwrite=True)
+    assert again.after == cached.after
+
+
+@pytest.mark.slow
+def test_each_epoch_takes_a_view_from_the_cache(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "viewed")
+    plain = finetune(run, replace(QUICK, from_cache=True, epochs=3))
+    viewed = finetune(tmp_path / "viewed", replace(QUICK, from_cache=True, epochs=3, augment="flip", views=2))
+    assert viewed.before == plain.before
+    rows = [[row["loss"] for row in Run(path).history()[-3:]] for path in (run, tmp_path / "viewed")]
+    assert all(one != other for one, other in zip(*rows, strict=True))
+    cached = load_examples(Run.open(run))
+    views = [store.fingerprint.get("view") for store in open_stores(cached.config.store)]
+    assert sorted(views, key=str) == [1, 2, None, None]
+
+
+def test_what_crosses_in_several_places_is_not_cached(run: Path) -> None:
+    with pytest.raises(OptionError, match=r"crosses into layer \d+ is the output of .*, .*--from-layer"):
+        finetune(run, replace(QUICK, from_cache=True, from_layer="expanded_conv_10_project"))
 
 
 def test_changed_data_is_refused(run: Path, prepared: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from features.backbones import BACKBONES, Backbone, Precision
-from features.frozen import FrozenBackbone, fold_batchnorm
+from features.frozen import FrozenBackbone, fold_batchnorm, frozen_part
 from features.weights import build_backbone
 
 SIZE = 96
@@ -69,3 +69,29 @@ def test_a_convolution_that_others_read_too_is_not_folded() -> None:
     images = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
     for expected, got in zip(model(images), fold_batchnorm(model)(images), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_the_frozen_part_yields_all_that_crosses(backbone: Backbone) -> None:
+    cuts = [backbone.spec.default_cut]
+    inside = max(
+        range(backbone.boundary(cuts), len(backbone.model.layers)),
+        key=lambda layer: len(backbone.crossing(layer, cuts)),
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
+    for from_layer in (0, backbone.boundary(cuts), inside):
+        crossing = backbone.crossing(from_layer, cuts)
+        frozen = frozen_part(backbone, crossing)
+        tensors = keras.tree.flatten(frozen(pixels, training=True))  # which must not matter
+        image = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+        joined = keras.Model(image, backbone.features_from(frozen(image), from_layer, cuts, training=False))
+        expected = keras.Model(image, backbone.features(image, cuts))(pixels)
+        assert len(tensors) == len(crossing)
+        np.testing.assert_allclose(joined(pixels)[0], expected[0], rtol=1e-3, atol=1e-5)
+    assert len(backbone.crossing(inside, cuts)) > 1
+
+
+def test_one_tensor_crosses_the_boundary_of_inception() -> None:
+    backbone = build_backbone("inception_v3", weights="random", image_size=SIZE)
+    (crossing,) = backbone.crossing(249, ["mixed10"])
+    assert backbone.model.layers[crossing].name == "mixed8"
+    assert backbone.crossing(249, ["mixed7", "mixed10"]) == [backbone.layer_index("mixed7"), crossing]

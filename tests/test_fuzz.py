@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from features.headers import FORMATS
-from pipeline.cached import FeatureConfig, cache_features
+from pipeline.cached import cache_features
+from pipeline.feature_config import FeatureConfig
 from tests.conftest import SMALL
 
 

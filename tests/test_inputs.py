@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from features.augment import augment_image
 from features.image_files import ImageFile
 from features.images import ImageConfig
+from pipeline.cached import cache_features
 from pipeline.examples import Example, scan
-from pipeline.inputs import augment_image, eval_dataset, features_dataset, train_dataset
+from pipeline.feature_config import FeatureConfig
+from pipeline.inputs import eval_dataset, features_dataset, train_dataset
 from tests.test_store import digest, fill, store_in, vectors
 
 CONFIG = ImageConfig(48)
@@ -120,7 +123,7 @@ def test_cached_features_are_streamed_each_once_in_another_order_an_epoch(tmp_pa
     known = {vectors([number])[0].tobytes(): number for number in range(60)}
     orders = []
     for epoch in (1, 2, 1):
-        dataset = features_dataset(store, examples, 8, 0, lambda epoch=epoch: epoch, buffer_bytes=20 * buffer)
+        dataset = features_dataset([store], examples, 8, 0, lambda epoch=epoch: epoch, buffer_bytes=20 * buffer)
         batches = list(dataset.as_numpy_iterator())
         assert [len(labels) for _, labels in batches] == [8] * 7 + [4]
         assert dataset.cardinality() == 8
@@ -141,8 +144,22 @@ def test_a_stream_of_features_needs_little_memory(tmp_path: Path) -> None:
         store.write_shard([digest(number) for number in numbers], np.full((100, 4096), start, np.float32))
     total = 800 * 4096 * 4
     tracemalloc.start()
-    for _ in features_dataset(store, examples, 16, 0, lambda: 1, buffer_bytes=total // 16):
+    for _ in features_dataset([store], examples, 16, 0, lambda: 1, buffer_bytes=total // 16):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < total / 2
+
+
+def test_what_fits_a_buffer_comes_in_the_order_of_images(prepared: Path, small: FeatureConfig) -> None:
+    cached = cache_features(prepared, replace(small, views=2))
+    examples = cached.of("train")
+    stores = [store for (store,) in cached.views]
+    for epoch in range(3):
+        images = train_dataset(examples, cached.image_config, 8, "none", 5, lambda epoch=epoch: epoch)
+        features = features_dataset(stores, examples, 8, 5, lambda epoch=epoch: epoch)
+        for (_, labels), (vectors, same) in zip(images, features, strict=True):
+            np.testing.assert_array_equal(labels, same)
+        order = np.random.default_rng([5, epoch]).permutation(len(examples))
+        last = stores[epoch % 2].read([examples[position].image.digest for position in order])[-len(vectors) :]
+        np.testing.assert_array_equal(vectors, last)

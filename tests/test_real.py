@@ -13,11 +13,13 @@ from features.batches import decoded_batches
 from features.image_files import ImageFile, Reject, inspect_images
 from features.images import ImageConfig
 from features.weights import build_backbone
-from pipeline.cached import FeatureConfig, cache_features, load_examples
+from pipeline.cached import cache_features, load_examples
 from pipeline.check import CheckConfig, check
 from pipeline.classifier import build_classifier
 from pipeline.demo import draw_demo
-from pipeline.finetune import FinetuneConfig, finetune
+from pipeline.feature_config import FeatureConfig
+from pipeline.finetune import finetune
+from pipeline.finetune_config import FinetuneConfig
 from pipeline.head import HeadConfig
 from pipeline.metrics import probabilities
 from pipeline.phase1 import train_run

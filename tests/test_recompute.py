@@ -10,7 +10,8 @@ import pytest
 
 from features.errors import OptionError, StoreError
 from features.maintain import open_stores
-from pipeline.cached import FeatureConfig, cache_features, scan_all
+from pipeline.cached import cache_features, scan_all
+from pipeline.feature_config import FeatureConfig
 from pipeline.recompute import recompute, verify_store
 
 RANDOM = {"weights": "random"}

@@ -8,7 +8,8 @@ import pytest
 
 from features.errors import DataError
 from features.maintain import open_stores
-from pipeline.cached import FeatureConfig, cache_features
+from pipeline.cached import cache_features
+from pipeline.feature_config import FeatureConfig
 from pipeline.upkeep import explain, unused
 
 RANDOM = {"weights": "random"}

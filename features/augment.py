@@ -1,0 +1,55 @@
+"""Random changes of images, each a function of a seed."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+Augment = Literal["none", "flip", "standard"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmented version of every image, of which features are cached as of the image itself.
+
+    Args:
+        augment: as `augment_image` takes it.
+        number: from 1.
+    """
+
+    augment: Augment
+    seed: int
+    number: int
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The fields that decide how an image is changed."""
+        return {"augment": self.augment, "augment_version": 1, "seed": self.seed, "view": self.number}
+
+    def image_seed(self, digest: str) -> np.ndarray:
+        """The seed of one image, int32 [2]."""
+        text = f"{self.seed} {self.number} {digest}"
+        return np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.int32)
+
+
+def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
+    """Change one image, uint8 [H, W, 3], at random.
+
+    `flip` mirrors half of the images. `standard` also takes a crop of 70 to 100 % of each side, and shifts brightness
+    and contrast by up to 20 %.
+    """
+    if augment == "none":
+        return pixels
+    seeds = tf.random.split(seed, 4)
+    pixels = tf.image.stateless_random_flip_left_right(pixels, seeds[0])
+    if augment == "flip":
+        return pixels
+    size = tf.shape(pixels)[0]
+    share = tf.random.stateless_uniform((), seeds[1], 0.7, 1.0)
+    side = tf.cast(share * tf.cast(size, tf.float32), tf.int32)
+    crop = tf.image.stateless_random_crop(pixels, tf.stack([side, side, 3]), seeds[2])
+    x = tf.ensure_shape(tf.image.resize(crop, (size, size)), pixels.shape)
+    x = tf.image.stateless_random_brightness(x, 0.2 * 255, seeds[3])
+    x = tf.image.stateless_random_contrast(x, 0.8, 1.2, seeds[0])
+    return tf.cast(tf.clip_by_value(tf.round(x), 0, 255), tf.uint8)

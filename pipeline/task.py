@@ -1,0 +1,110 @@
+"""What phase 2 trains: a model put together from a run, and the batches it takes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import keras
+import tensorflow as tf
+
+from features.backbones import MAP, Backbone
+from features.errors import OptionError
+from features.frozen import make_deterministic
+from features.progress import console
+from pipeline.cached import CachedExamples, fill_more, load_backbone, views_of
+from pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
+from pipeline.finetune_config import FinetuneConfig
+from pipeline.inputs import eval_dataset, features_dataset, train_dataset
+from pipeline.runs import Run
+from pipeline.training import compile_model, make_optimizer
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model that is compiled, and what it was made of.
+
+    Args:
+        model: from pixels, or from what is cached, to logits.
+        head: trained within `model`, as are the layers of `cached.backbone` from `from_layer` on.
+        map_cut: the cut whose map `model` takes; None for pixels.
+    """
+
+    cached: CachedExamples
+    head: keras.Model
+    from_layer: int
+    model: keras.Model
+    map_cut: str | None
+
+
+def build_task(run: Run, cached: CachedExamples, config: FinetuneConfig, seed: int) -> Task:
+    """Put the model together from the run's head and the backbone of `cached`, and compile it.
+
+    Raises:
+        OptionError: no such layer or optimizer, or one that can't be trained on the cache.
+    """
+    keras.utils.set_random_seed(seed)
+    backbone = cached.backbone
+    from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cached.cuts)
+    top = max(backbone.layer_index(cut) for cut in cached.cuts)
+    if from_layer > top:
+        raise OptionError(f"--from-layer {config.from_layer}: above the cut, layer {top}; nothing would be trained")
+    map_cut = _map_cut(backbone, from_layer, cached.cuts) if config.from_cache else None
+    unfreeze(backbone, from_layer, config.thaw_batchnorm)
+    make_deterministic(backbone.model.layers[from_layer:])
+    head = run.load_model(run.head_file)
+    model = build_top(backbone, from_layer, cached.cuts, head, training=None if config.thaw_batchnorm else False)
+    if map_cut is None:
+        model = build_streamed(backbone, from_layer, cached.cuts, model)
+    momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
+    optimizer = make_optimizer(config.optimizer, config.learning_rate, **momentum)
+    compile_model(model, len(cached.class_names), optimizer)
+    optimizer.build(model.trainable_variables)
+    return Task(cached, head, from_layer, model, map_cut)
+
+
+def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[str]) -> str:
+    """The cut whose map is all that crosses into `from_layer`.
+
+    Raises:
+        OptionError: more than that crosses, or something that is no cut.
+    """
+    crossing = backbone.crossing(from_layer, cuts)
+    by_layer = {backbone.layer_index(cut): cut for cut in backbone.spec.cuts}
+    if len(crossing) == 1 and crossing[0] in by_layer:
+        return by_layer[crossing[0]] + MAP
+    names = ", ".join(backbone.model.layers[index].name for index in crossing)
+    raise OptionError(
+        f"--from-cache: what crosses into layer {from_layer} is the output of {names}, and not that of one cut alone; "
+        f"give as --from-layer the one after a cut ({', '.join(by_layer.values())}), or leave out --from-cache"
+    )
+
+
+def classifier_of(task: Task) -> keras.Model:
+    """The classifier with what was trained, in float32 whatever it was trained in."""
+    backbone = task.cached.backbone
+    if backbone.precision != "float32":
+        trained = backbone.model
+        backbone, _, _ = load_backbone(replace(task.cached.config, precision="float32"))
+        backbone.model.set_weights(trained.get_weights())
+    return build_classifier(backbone, task.cached.cuts, task.head)
+
+
+def datasets_of(
+    task: Task, config: FinetuneConfig, seed: int, next_epoch: Callable[[], int]
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Train, in an order of its own each epoch, and val."""
+    cached, batch_size = task.cached, config.batch_size
+    train, val = cached.of("train"), cached.of("val")
+    if task.map_cut is None:
+        images = cached.image_config
+        return train_dataset(train, images, batch_size, config.augment, seed, next_epoch), eval_dataset(
+            val, images, batch_size
+        )
+    if not config.views:
+        console.print("trained on images as they are; --views K caches K augmented views of each")
+    views = views_of(config.augment, seed, config.views)
+    ((plain,),) = fill_more(cached, [task.map_cut], val if views else [*train, *val], [None])
+    viewed = [store for (store,) in fill_more(cached, [task.map_cut], train, views)]
+    return (
+        features_dataset(viewed or [plain], train, batch_size, seed, next_epoch),
+        features_dataset([plain], val, batch_size, seed, lambda: 0),
+    )
