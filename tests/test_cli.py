@@ -24,7 +24,7 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     assert counts["train"] + counts["val"] + counts["test"] == 42
     first = headstart("features", data, *flags)
     assert set(first) == {
-        "examples", "extracted", "cached", "rejected", "ignored", "seconds", "images_per_second", "store",
+        "examples", "extracted", "cached", "rejected", "ignored", "seconds", "images_per_second", "store", "views_extracted",
         "fingerprint",
     }  # fmt: skip
     assert (first["examples"], first["extracted"], first["cached"], first["rejected"]) == (40, 40, 0, 2)
