@@ -24,8 +24,8 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     assert counts["train"] + counts["val"] + counts["test"] == 42
     first = headstart("features", data, *flags)
     assert set(first) == {
-        "examples", "extracted", "cached", "rejected", "ignored", "seconds", "images_per_second", "store", "views_extracted",
-        "fingerprint",
+        "examples", "extracted", "cached", "rejected", "ignored", "seconds", "images_per_second", "store",
+        "fingerprint", "views_extracted",
     }  # fmt: skip
     assert (first["examples"], first["extracted"], first["cached"], first["rejected"]) == (40, 40, 0, 2)
     again = headstart("features", data, *flags)
