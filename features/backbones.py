@@ -8,7 +8,7 @@ import keras
 
 from features.errors import OptionError
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
 MAP = ":map"  # ends the name of a cut that is not averaged over space
 ALL_CUTS = "all"
 
@@ -129,6 +129,7 @@ class Backbone:
         rescaling: what is done to pixels before `model` sees them.
         image_size: side of the square input in pixels.
         weights_digest: SHA-256 over the shapes, dtypes and values of its weights.
+        calibration: what its 8-bit form was quantised on, as a fingerprint tells it; None for other precisions.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Backbone:
     image_size: int
     precision: Precision
     weights_digest: str
+    calibration: Mapping[str, Any] | None = None
 
     @property
     def spec(self) -> BackboneSpec:

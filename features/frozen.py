@@ -36,11 +36,19 @@ class FrozenBackbone:
 
     @cached_property
     def _graph(self) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+        return self.traced(self.batch_size)
+
+    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
+        """One forward pass of a whole batch."""
+        return [output.numpy() for output in self._graph(tf.constant(batch))]
+
+    def traced(self, batch_size: int | None) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+        """The network as a TensorFlow function of one signature; None leaves the batch size open."""
         size = self.backbone.image_size
         pixels = keras.Input((size, size, 3), dtype="uint8")
         folded = replace(self.backbone, model=fold_batchnorm(self.backbone.model))
         model = keras.Model(pixels, folded.features(pixels, self.cuts))
-        signature = tf.TensorSpec((self.batch_size, size, size, 3), tf.uint8)
+        signature = tf.TensorSpec((batch_size, size, size, 3), tf.uint8)
         traced: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
             lambda batch: keras.tree.flatten(model(batch, training=False))
         ).get_concrete_function(signature)
@@ -56,8 +64,8 @@ class FrozenBackbone:
         """
         size = self.backbone.image_size
         image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-        outputs = self._graph(tf.constant(np.broadcast_to(image, (self.batch_size, *image.shape))))
-        rows = np.concatenate([output.numpy().reshape(self.batch_size, -1) for output in outputs], axis=1)
+        outputs = self._run(np.repeat(image[np.newaxis], self.batch_size, axis=0))
+        rows = np.concatenate([output.reshape(self.batch_size, -1) for output in outputs], axis=1)
         seen = [hashlib.sha256(row.tobytes()).digest() for row in rows]
         commonest, count = Counter(seen).most_common(1)[0]
         if 2 * count < self.batch_size:
@@ -80,8 +88,7 @@ class FrozenBackbone:
         if len(used) < self.batch_size:
             batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8)
             batch[used] = pixels
-        outputs = self._graph(tf.constant(batch))
-        return {cut: output.numpy()[used] for cut, output in zip(self.cuts, outputs, strict=True)}
+        return {cut: output[used] for cut, output in zip(self.cuts, self._run(batch), strict=True)}
 
 
 def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
@@ -162,7 +169,7 @@ def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNorma
     return [*kernels, (last * scale).astype(np.float32), shift.astype(np.float32)]
 
 
-def resolve_precision(precision: Literal["auto", "float32", "bfloat16"]) -> Precision:
+def resolve_precision(precision: Literal["auto", "float32", "bfloat16", "int8"]) -> Precision:
     """What `auto` means on this machine: bfloat16 where a product of two matrices gains by it, else float32.
 
     A small product is timed rather than a processor flag read: some machines have the instructions and lose by them.

@@ -31,7 +31,7 @@ def build_backbone(
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
         rescale: a key of `RESCALINGS`, or `auto` for what the network's ImageNet weights expect.
         image_size: side of the input in pixels; None for the network's own.
-        precision: of the arithmetic; the weights stay float32.
+        precision: of the arithmetic; the weights stay float32, and so does what is built here for int8.
         weights_seed: of `random` weights.
 
     Raises:

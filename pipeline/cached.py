@@ -92,7 +92,7 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
     try:
         check_rejects(scanned.rejects, found, config.max_rejects)
         backbone, cuts, config = load_backbone(config)
-        frozen = _frozen(backbone, cuts, config)
+        frozen = _frozen(backbone, cuts, config, images)
         stores, done = _fill(images, frozen, config)
     except DataError:
         write_rejects(config.store, scanned.rejects)
@@ -105,7 +105,7 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
     train = [example.image for example in scanned.examples if example.split == "train"]
     views, views_extracted = _fill_views(train, frozen, config, views_of(config.augment, seed, config.views))
     return CachedExamples(
-        scanned.examples, scanned.class_names, scanned.rejects, scanned.ignored, backbone, cuts, stores,
+        scanned.examples, scanned.class_names, scanned.rejects, scanned.ignored, frozen.backbone, cuts, stores,
         config, done.extracted, len({example.image.digest for example in scanned.examples}) - done.extracted,
         done.seconds, done.images_per_second, views, views_extracted,
     )  # fmt: skip
@@ -122,7 +122,7 @@ def fill_more(
     Raises:
         DataError: a file is gone, or is not what was scanned.
     """
-    frozen = _frozen(cached.backbone, cuts, cached.config)
+    frozen = _frozen(cached.backbone, cuts, cached.config, [example.image for example in examples])
     return _fill_views([example.image for example in examples], frozen, cached.config, views)[0]
 
 
@@ -176,7 +176,13 @@ def load_backbone(config: FeatureConfig) -> tuple[Backbone, list[str], FeatureCo
     backbone = build_backbone(
         config.backbone, config.weights, config.rescale, config.image_size or None, precision, config.weights_seed
     )
-    return backbone, cuts, replace(config, cut=tuple(cuts), precision=precision, image_size=backbone.image_size)
+    config = replace(config, cut=tuple(cuts), precision=precision, image_size=backbone.image_size)
+    if precision == "int8":
+        from features.int8 import calibration, quantised_folder
+
+        known = calibration(quantised_folder(config.store, backbone, cuts, _pixels(config)))
+        backbone = replace(backbone, calibration=known)
+    return backbone, cuts, config
 
 
 def _pixels(config: FeatureConfig) -> ImageConfig:
@@ -199,6 +205,7 @@ def stores_of(
         **(view.fingerprint() if view else {}),
         "rescale": {"scale": backbone.rescaling.scale, "offset": backbone.rescaling.offset},
         "precision": backbone.precision,
+        **({"calibration": backbone.calibration} if backbone.calibration else {}),
         "forward_version": FORWARD_VERSION,
         "dtype": "float32" if backbone.precision == "float32" else "float16",
     }
@@ -206,10 +213,21 @@ def stores_of(
     return [FeatureStore(config.store, fingerprint) for fingerprint in fingerprints]
 
 
-def _frozen(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) -> FrozenBackbone:
+def _frozen(
+    backbone: Backbone, cuts: Sequence[str], config: FeatureConfig, images: Sequence[ImageFile]
+) -> FrozenBackbone:
+    """The fast form of `backbone`; of an 8-bit one that is not in the store yet, quantised on some of `images`."""
     from features.frozen import FrozenBackbone
 
-    return FrozenBackbone(backbone, cuts, config.batch_size)
+    if backbone.precision != "int8":
+        return FrozenBackbone(backbone, cuts, config.batch_size)
+    from features.int8 import QuantisedBackbone, calibration, quantise, quantised_folder
+
+    folder = quantised_folder(config.store, backbone, cuts, _pixels(config))
+    if calibration(folder) is None:
+        quantise(folder, backbone, cuts, images, _pixels(config))
+    backbone = replace(backbone, calibration=calibration(folder))
+    return QuantisedBackbone(backbone, cuts, config.batch_size, folder)
 
 
 def _fill(

@@ -31,8 +31,12 @@ class FeatureConfig:
             "averaged over space. Default: mixed10, or its like."
         },
     )
-    precision: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto", metadata={"help": "Arithmetic of the frozen backbone; auto takes bfloat16 where it is faster."}
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = field(
+        default="auto",
+        metadata={
+            "help": "Arithmetic of the frozen backbone; auto takes bfloat16 where it is faster. int8 is quantised on "
+            "300 of the images, and needs the extra int8."
+        },
     )
     image_size: int = field(default=0, metadata={"help": "Side of the input in pixels; 0 is the backbone's own."})
     batch_size: int = field(default=48, metadata={"help": "Images a forward pass."})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import
     from features.backbones import Backbone
 
 # How far a fresh forward pass may be off, relative in norm: other machines round otherwise.
-_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 5e-2}
 _OF_THE_CUT = ("cut", "shape")
 
 
@@ -145,11 +145,16 @@ def _errors(
     from features.batches import decoded_batches
     from features.frozen import FrozenBackbone
     from features.images import ImageConfig
+    from features.int8 import quantised
 
     fields = stores[0].fingerprint
     config = ImageConfig(fields["image_size"], fields["resize"], fields["truncated"])
     view = View(fields["augment"], fields["seed"], fields["view"]) if "view" in fields else None
-    frozen = FrozenBackbone(backbone, [store.fingerprint["cut"] for store in stores])
+    frozen = (
+        quantised(stores[0].folder.parent, backbone, fields["calibration"])
+        if backbone.precision == "int8"
+        else FrozenBackbone(backbone, [store.fingerprint["cut"] for store in stores])
+    )
     errors = []
     with progress("recomputing", len(images)) as advance:
         for positions, pixels in decoded_batches(images, config, frozen.images_per_pass, view):

@@ -42,6 +42,9 @@ def build_task(run: Run, cached: CachedExamples, config: FinetuneConfig, seed: i
         OptionError: no such layer or optimizer, or one that can't be trained on the cache.
     """
     keras.utils.set_random_seed(seed)
+    if cached.backbone.precision == "int8":  # which has no gradients
+        backbone, _, settings = load_backbone(replace(cached.config, precision="auto"))
+        cached = replace(cached, backbone=backbone, config=settings)
     backbone = cached.backbone
     from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cached.cuts)
     top = max(backbone.layer_index(cut) for cut in cached.cuts)
