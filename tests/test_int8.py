@@ -31,8 +31,8 @@ def test_eight_bits_are_near_float32_and_their_own_features(
     assert said.out == ""
     features, _ = cached.arrays(cached.examples)
     expected, _ = cache_features(prepared, small).arrays(cached.examples)
-    error = np.linalg.norm(features - expected) / np.linalg.norm(expected)
-    assert 1e-4 < error < 0.5  # random weights take it badly
+    error = np.mean(np.linalg.norm(features - expected, axis=1) / np.linalg.norm(expected, axis=1))
+    assert 1e-3 < error < 0.5  # random weights, and so few images, take it badly
     (store,) = cached.stores
     assert store.form.dtype == np.float16
     assert store.fingerprint["calibration"]["images"] == 30
