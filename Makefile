@@ -69,7 +69,7 @@ lint: $(READY) ## ruff, mypy, and the direction of imports
 	PYTHONPATH=. $(BIN)/lint-imports
 
 bench: $(READY) ## measure, writing benchmarks/results.json
-	$(BIN)/python benchmarks/bench.py $(ARGS)
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 bench-scale: $(READY) ## a store and a scan of a million images, writing benchmarks/scale.json (5 GB of disk)
 	$(BIN)/python benchmarks/scale.py $(ARGS)

@@ -1,162 +1,98 @@
-"""Speed of the real code against plain Keras, as ratios of one run: python benchmarks/bench.py
+"""Speed of the real code, each row against a named baseline in the same run: python -m benchmarks.bench
 
-Draws its own images, uses random weights (speed does not depend on them), and writes benchmarks/results.json.
-With `--photos DIR`, decoding is measured on those too, and on 12-megapixel JPEGs made of some; `--only decoding` does
-nothing else.
+Draws its own images, uses random weights (speed does not depend on them), and writes benchmarks/results.json. With
+`--photos DIR`, decoding is measured on those too, and on 12-megapixel JPEGs made of some. `--only` takes one part.
 """
 
 import argparse
 import os
 import platform
-import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from features.batches import decoded_batches
+from benchmarks.decoding import decoding_row, large_jpegs
+from benchmarks.extraction import extraction_rows
+from benchmarks.finetuning import finetuning_rows
+from benchmarks.heads import head_row, phase1_rows
+from benchmarks.timing import Row, ceilings
 from features.files import write_json
+from features.frozen import use_device
 from features.image_files import ImageFile, inspect_images
-from features.images import ImageConfig
 from features.weights import build_backbone
-from pipeline.cached import cache_features
 from pipeline.demo import draw_demo
-from pipeline.feature_config import FeatureConfig
-from pipeline.head import HeadConfig, train_head
+from pipeline.prepare import PrepareConfig, prepare
 
-ROUNDS = 3
-BATCH = 32
+PARTS = ("decoding", "extraction", "head", "phase1", "finetuning")
 
 
-def seconds(work: Any) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def keras_features(images: list[ImageFile], model: keras.Model) -> None:
-    """The baseline of extraction: `model.predict` on plain tf.data."""
-
-    def load(path: tf.Tensor) -> tf.Tensor:
-        return tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), (299, 299))
-
-    files = tf.data.Dataset.from_tensor_slices([image.path for image in images])
-    model.predict(files.map(load, tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE), verbose=0)
-
-
-def extraction(images: list[ImageFile], data: Path, folder: Path) -> dict[str, Any]:
-    """Images/s from files to shards, against `model.predict`, in turns."""
+def measure(parts: tuple[str, ...], count: int, photos: Path | None, folder: Path) -> list[Row]:
+    draw_demo(folder / "drawn", count)
+    for path in (folder / "drawn").glob("*/broken*"):
+        path.unlink()
+    data = folder / "data"
+    prepare(folder / "drawn", data, PrepareConfig(val=0.1, test=0))
+    images = [image for image in inspect_images(sorted(data.glob("*/*/*.jpg"))) if isinstance(image, ImageFile)]
     backbone = build_backbone("inception_v3", "random")
-    pixels = keras.Input((299, 299, 3))
-    model = keras.Model(pixels, backbone.features(pixels, ["mixed10"]))
-    model.predict(np.zeros((BATCH, 299, 299, 3)), verbose=0)
-    ours, baseline = [], []
-    for number in range(ROUNDS):
-        config = FeatureConfig(store=folder / str(number), weights="random", precision="float32", max_rejects=1)
-        ours.append(cache_features(data, config).images_per_second)
-        baseline.append(len(images) / seconds(lambda: keras_features(images, model)))
-    return row("extraction, images/s", ours, "model.predict", baseline)
+    rows = []
+    if "decoding" in parts:
+        rows.append(decoding_row("drawings", images))
+        if photos:
+            paths = sorted(photos.glob("*/*.jpg"))
+            found = [image for image in inspect_images(paths) if isinstance(image, ImageFile)]
+            rows.append(decoding_row(f"{len(found)} photographs", found))
+            for name, noise in (("smooth", 0), ("noisy", 6)):
+                large = large_jpegs(found, folder / name, noise)
+                rows.append(decoding_row(f"12-megapixel JPEGs, {name},", large))
+    if "extraction" in parts:
+        rows += extraction_rows(images, data, folder, backbone)
+    if "head" in parts:
+        rows.append(head_row())
+    if "phase1" in parts:
+        rows += phase1_rows(images, data, folder, backbone)
+    if "finetuning" in parts:
+        rows += finetuning_rows(images, data, folder)
+    return rows
 
 
-def large_jpegs(images: list[ImageFile], folder: Path, noise: float) -> list[ImageFile]:
-    """JPEGs of 4000 x 3000 pixels at quality 90, made of some of `images`, with `noise` as of a sensor."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number, image in enumerate(images[:: len(images) // 24][:24]):
-        with Image.open(image.path) as picture:
-            pixels = np.asarray(picture.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC), np.float32)
-        pixels = pixels + rng.normal(0, noise, (3000, 4000, 1)).astype(np.float32)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=90)
-    return [image for image in inspect_images(sorted(folder.iterdir())) if isinstance(image, ImageFile)]
-
-
-def decoding(name: str, images: list[ImageFile]) -> dict[str, Any]:
-    """Images/s of the decode path, against plain decode_jpeg and resize, in turns."""
-    times = max(1, 4000 // len(images)) if len(images) > 24 else 6
-    images = images * times
-    megabytes = sum(image.bytes for image in images) / len(images) / 1e6
-
-    def load(path: tf.Tensor) -> tf.Tensor:
-        return tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), (299, 299))
-
-    def plain() -> None:
-        files = tf.data.Dataset.from_tensor_slices([image.path for image in images])
-        for _ in files.map(load, tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE):
-            pass
-
-    def ours() -> None:
-        for _ in decoded_batches(images, ImageConfig(299), BATCH):
-            pass
-
-    pairs = [(len(images) / seconds(ours), len(images) / seconds(plain)) for _ in range(ROUNDS + 1)][1:]
-    name = f"decoding {name} of {megabytes:.2f} MB, images/s"
-    return row(name, [a for a, _ in pairs], "decode_jpeg + resize", [b for _, b in pairs])
-
-
-def head_epochs() -> dict[str, Any]:
-    """Epochs/s of the default head on 2,000 x 2,048 features, against plain `fit` at batch 32."""
-    rng = np.random.default_rng(0)
-    features, labels = rng.normal(size=(2000, 2048)).astype(np.float32), rng.integers(0, 2, 2000)
-    model = keras.Sequential([keras.layers.Dense(1024, "relu"), keras.layers.Dense(1, "sigmoid")])
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    ours, baseline = [], []
-    for _ in range(ROUNDS):
-        small = (features[:32], labels[:32])
-        ours.append(10 / train_head((features, labels), small, 2, HeadConfig()).seconds)
-        baseline.append(3 / seconds(lambda: model.fit(features, labels, batch_size=32, epochs=3, verbose=0)))
-    return row("head, epochs/s", ours, "plain fit, batch 32", baseline)
-
-
-def row(name: str, ours: list[float], baseline_name: str, baseline: list[float]) -> dict[str, Any]:
-    ratios = [a / b for a, b in zip(ours, baseline, strict=True)]
-    return {
-        "name": name,
-        "baseline": baseline_name,
-        "ours": statistics.median(ours),
-        "theirs": statistics.median(baseline),
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-    }
+def table(rows: list[dict[str, Any]]) -> Table:
+    drawn = Table("", "ours", "baseline", "its figure", "ratio", "GFLOP/s", "of the ceiling")
+    for row in rows:
+        share = ", ".join(f"{part:.0%} {dtype}" for dtype, part in row.get("of_ceiling", {}).items())
+        drawn.add_row(
+            f"{row['name']}, {row['unit']}", f"{row['ours']:.4g}", row["baseline"], f"{row['theirs']:.4g}",
+            f"{row['ratio']:.2f}", f"{row['gflops']:.0f}" if "gflops" in row else "", share,
+        )  # fmt: skip
+    return drawn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--photos", type=Path, help="a folder of class folders with JPEGs")
-    parser.add_argument("--only", choices=["decoding"])
+    parser.add_argument("--only", choices=PARTS)
     arguments = parser.parse_args()
+    most = ceilings()
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "drawn"
-        draw_demo(data, arguments.images)
-        for path in data.glob("*/broken*"):
-            path.unlink()
-        images = [image for image in inspect_images(sorted(data.glob("*/*"))) if isinstance(image, ImageFile)]
-        rows = [decoding("drawings", images)]
-        if arguments.photos:
-            paths = sorted(arguments.photos.glob("*/*.jpg"))
-            photos = [image for image in inspect_images(paths) if isinstance(image, ImageFile)]
-            rows.append(decoding(f"{len(photos)} photographs", photos))
-            for name, noise in (("smooth", 0), ("noisy", 6)):
-                large = large_jpegs(photos, Path(folder) / name, noise)
-                rows.append(decoding(f"12-megapixel JPEGs, {name},", large))
-        if not arguments.only:
-            rows += [extraction(images, data, Path(folder)), head_epochs()]
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        parts = (arguments.only,) if arguments.only else PARTS
+        rows = [row.as_fields(most) for row in measure(parts, arguments.images, arguments.photos, Path(folder))]
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "device": use_device()}
     machine |= {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
+    machine["gflops_of_a_4096_product"] = most
     write_json(Path(__file__).with_name("results.json"), {"machine": machine, "rows": rows})
-    table = Table("", "ours", "baseline", "its figure", "ratio")
-    for item in rows:
-        table.add_row(
-            item["name"], f"{item['ours']:.1f}", item["baseline"], f"{item['theirs']:.1f}", f"{item['ratio']:.2f}"
-        )
-    Console().print(table)
+    console = Console()
+    console.print(table(rows))
+    for row in rows:
+        if row["note"]:
+            console.print(f"{row['name']}: {row['note']}")
+        if row["stalled_seconds_of_baseline"] and max(row["stalled_seconds_of_baseline"]) > 1:
+            stalls = ", ".join(f"{stall:.1f}" for stall in row["stalled_seconds_of_baseline"])
+            console.print(f"{row['name']}: the baseline waited for tf.data's autotuner for {stalls} s")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import tensorflow as tf
 from features.backbones import Backbone, Precision
 
 FORWARD_VERSION = 2  # of the arithmetic below; part of every fingerprint, so another one means other features
+BATCH_SIZE = 48
+_LARGEST_BATCH = 1536
 
 
 class FrozenBackbone:
@@ -26,13 +28,33 @@ class FrozenBackbone:
     the memory and the time of the first run, and the passes after it were no faster.
 
     An image's features do not depend on how many others came with it, nor on its place among them: a batch is filled
-    up to `batch_size` with zeros, and only slots that compute alike are used.
+    up to `batch_size` with zeros, and only slots that compute alike are used. On a GPU the graph is compiled by XLA;
+    pixels travel there as uint8.
+
+    Args:
+        batch_size: 0 for 48, or on a GPU what is found fastest by trying.
     """
 
-    def __init__(self, backbone: Backbone, cuts: Sequence[str], batch_size: int = 48) -> None:
+    def __init__(self, backbone: Backbone, cuts: Sequence[str], batch_size: int = 0) -> None:
         self.backbone = backbone
         self.cuts = tuple(cuts)
-        self.batch_size = batch_size
+        self._asked = batch_size
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Images a forward pass takes: what was asked for, or 48, or on a GPU as many as make it fast."""
+        if self._asked:
+            return self._asked
+        return _fastest_batch_size(self._seconds) if on_gpu() else BATCH_SIZE
+
+    def _seconds(self, batch_size: int) -> float:
+        """The time of a forward pass of so many images, without the first."""
+        graph = self.traced(batch_size)
+        pixels = tf.zeros((batch_size, self.backbone.image_size, self.backbone.image_size, 3), tf.uint8)
+        _ = [output.numpy() for output in graph(pixels)]
+        start = time.perf_counter()
+        _ = [output.numpy() for output in graph(pixels)]
+        return time.perf_counter() - start
 
     @cached_property
     def _graph(self) -> Callable[[tf.Tensor], list[tf.Tensor]]:
@@ -50,7 +72,7 @@ class FrozenBackbone:
         model = keras.Model(pixels, folded.features(pixels, self.cuts))
         signature = tf.TensorSpec((batch_size, size, size, 3), tf.uint8)
         traced: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
-            lambda batch: keras.tree.flatten(model(batch, training=False))
+            lambda batch: keras.tree.flatten(model(batch, training=False)), jit_compile=on_gpu()
         ).get_concrete_function(signature)
         return traced
 
@@ -169,6 +191,20 @@ def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNorma
     return [*kernels, (last * scale).astype(np.float32), shift.astype(np.float32)]
 
 
+def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
+    """Double 48 for as long as that makes more than 10 % more images/s, and memory holds them."""
+    best, speed = BATCH_SIZE, BATCH_SIZE / seconds(BATCH_SIZE)
+    while best < _LARGEST_BATCH:
+        try:
+            faster = 2 * best / seconds(2 * best)
+        except tf.errors.ResourceExhaustedError:
+            break
+        if faster < 1.1 * speed:
+            break
+        best, speed = 2 * best, faster
+    return best
+
+
 def resolve_precision(precision: Literal["auto", "float32", "bfloat16", "int8"]) -> Precision:
     """What `auto` means on this machine: bfloat16 where a product of two matrices gains by it, else float32.
 
@@ -197,6 +233,11 @@ def _product_seconds(*dtypes: tf.DType, side: int = 1024, tries: int = 12) -> li
     return [min(times) for times in seconds]
 
 
+def on_gpu() -> bool:
+    """Whether TensorFlow has a GPU."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 def use_device() -> str:
     """Let the GPU's memory grow with need, and name the device in use."""
     gpus = tf.config.list_physical_devices("GPU")
@@ -216,5 +257,5 @@ def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
     Depthwise convolutions have no deterministic gradient on a GPU (TensorFlow 2.21) and would fail instead.
     """
     depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
-    if tf.config.list_physical_devices("GPU") and not any(isinstance(layer, depthwise) for layer in layers):
+    if on_gpu() and not any(isinstance(layer, depthwise) for layer in layers):
         tf.config.experimental.enable_op_determinism()

@@ -56,7 +56,7 @@ class QuantisedBackbone(FrozenBackbone):
         return [np.array(outputs[number]) for number in range(len(self.cuts))]
 
 
-def quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any], batch_size: int = 48) -> QuantisedBackbone:
+def quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any], batch_size: int = 0) -> QuantisedBackbone:
     """The 8-bit form that the store at `root` holds, by its `calibration`.
 
     Raises:

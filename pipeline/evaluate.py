@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import DataError
+from features.frozen import BATCH_SIZE
 from features.progress import console, progress
 from pipeline.cached import CachedExamples, load_examples
 from pipeline.examples import Example
@@ -49,7 +50,7 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}
     if run.classifier_file.exists():
         classifier = run.load_model(run.classifier_file)
-        images = eval_dataset(examples, cached.image_config, cached.config.batch_size)
+        images = eval_dataset(examples, cached.image_config, cached.config.batch_size or BATCH_SIZE)
         with changes_named(examples), progress("evaluating the classifier", len(examples)) as advance:
             callback = EvalProgress(advance, len(examples))
             logits["finetuned"] = classifier.predict(images, verbose=0, callbacks=[callback])  # [N, 1 or C]

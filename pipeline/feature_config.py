@@ -39,7 +39,7 @@ class FeatureConfig:
         },
     )
     image_size: int = field(default=0, metadata={"help": "Side of the input in pixels; 0 is the backbone's own."})
-    batch_size: int = field(default=48, metadata={"help": "Images a forward pass."})
+    batch_size: int = field(default=0, metadata={"help": "Images a forward pass; 0 is 48, or on a GPU what is fast."})
     max_rejects: float = field(default=0.05, metadata={"help": "Fraction of images that may be unusable."})
     max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})
     truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
@@ -58,7 +58,7 @@ class FeatureConfig:
         object.__setattr__(self, "cut", tuple(cut for cuts in self.cut for cut in cuts.split("+")))
         check_options(
             ("--image-size", self.image_size, self.image_size == 0 or self.image_size >= 32, "at least 32, or 0"),
-            ("--batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),
+            ("--batch-size", self.batch_size, self.batch_size >= 0, "at least 0"),
             ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),
             ("--max-pixels", self.max_pixels, self.max_pixels >= 1, "at least 1"),
             ("--views", self.views, self.views >= 0, "at least 0"),

@@ -24,6 +24,7 @@ _CLIP = 3.0
 # Evaluated and kept is a running average of the weights, over about 20 steps (Polyak & Juditsky 1992,
 # doi:10.1137/0330046): 0.1 to 0.3 points more of the held-out photographs, over forty splits.
 _AVERAGING = 0.95
+_STEPS = 50  # in one execution: beyond that nothing is gained
 
 
 def parse_units(text: str) -> int:
@@ -127,6 +128,7 @@ def train_head(
     import keras
 
     from features.frozen import make_deterministic
+    from pipeline.inputs import array_dataset
     from pipeline.training import Progress, class_weights, compile_model, curves, make_optimizer
 
     keras.utils.set_random_seed(seed)
@@ -136,21 +138,24 @@ def train_head(
     optimizer = make_optimizer(
         config.optimizer, config.learning_rate, use_ema=True, ema_momentum=_AVERAGING, **settings
     )
-    compile_model(model, classes, optimizer)
+    batch_size = min(config.batch_size, len(train[0]))
+    compile_model(
+        model, classes, optimizer, jit_compile=True, steps_per_execution=min(len(train[0]) // batch_size, _STEPS)
+    )
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)  # before `best`, which keeps what it finds
     best = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.epochs, restore_best_weights=True)
     start = time.perf_counter()
-    with progress("training the head", config.epochs * len(train[0]), "examples") as advance:
+    examples = len(train[0]) // batch_size * batch_size  # an epoch
+    with progress("training the head", config.epochs * examples, "examples") as advance:
         fitted = model.fit(
-            *train,
-            batch_size=config.batch_size,
+            array_dataset(*train, batch_size, shuffle_seed=seed),
             epochs=config.epochs,
-            validation_data=val,
+            validation_data=array_dataset(*val, 1024),
             class_weight=class_weights(train[1], classes, config.class_weight),
             callbacks=[
                 average,
                 best,
-                Progress(advance, len(train[0]), config.batch_size),
+                Progress(advance, examples, batch_size),
                 *([curves(logs, "head")] if logs else []),
             ],
             verbose=0,

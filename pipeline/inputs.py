@@ -60,6 +60,28 @@ def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: i
     return decoded_dataset(tf.data.Dataset.from_tensor_slices(_columns(examples, images)), images, batch_size)
 
 
+def array_dataset(
+    features: np.ndarray, labels: np.ndarray, batch_size: int, shuffle_seed: int | None = None
+) -> tf.data.Dataset:
+    """Batches of (features [b, D], int64 [b]) that are in memory.
+
+    Args:
+        shuffle_seed: of the order, another one in each pass, in which the short last batch is left out, so that a
+            step is compiled for one shape; None keeps the order and every row.
+    """
+    count = len(features)
+    rows = tf.data.Dataset.range(count)
+    if shuffle_seed is not None:
+        rows = rows.shuffle(count, seed=shuffle_seed)
+    batches = rows.batch(min(batch_size, count), drop_remainder=shuffle_seed is not None)
+    table, classes = tf.constant(features), tf.constant(labels)  # what a batch is gathered from costs no copy
+
+    def gathered(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(table, positions), tf.gather(classes, positions)
+
+    return batches.map(gathered, num_parallel_calls=1).prefetch(4).with_options(explicit_options())
+
+
 def features_dataset(
     stores: Sequence[FeatureStore],
     examples: Sequence[Example],

@@ -9,6 +9,7 @@ import numpy as np
 
 from features.batches import decoded_batches, why_undecodable
 from features.errors import DataError, RunError
+from features.frozen import BATCH_SIZE
 from features.image_files import ImageFile, Reject, inspect_images
 from features.images import ImageConfig
 from features.progress import progress
@@ -82,7 +83,7 @@ def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], l
     config = ImageConfig(settings.image_size, settings.resize, settings.truncated)
     chances = np.full((len(images), len(class_names)), np.nan)
     with progress("predicting", len(images)) as advance:
-        for positions, pixels in decoded_batches(images, config, settings.batch_size):
+        for positions, pixels in decoded_batches(images, config, settings.batch_size or BATCH_SIZE):
             chances[positions] = probabilities(classifier.predict_on_batch(pixels))
             advance(len(positions))
     decoded = ~np.isnan(chances).any(axis=1)

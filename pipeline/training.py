@@ -31,15 +31,15 @@ def make_optimizer(name: str, learning_rate: float, **settings: Any) -> keras.op
     return keras.optimizers.get({"class_name": name, "config": config})
 
 
-def compile_model(model: keras.Model, classes: int, optimizer: keras.optimizers.Optimizer) -> None:
-    """Compile `model`, which yields logits, with cross-entropy and accuracy."""
+def compile_model(model: keras.Model, classes: int, optimizer: keras.optimizers.Optimizer, **settings: Any) -> None:
+    """Compile `model`, which yields logits, with cross-entropy and accuracy; `settings` are Keras's."""
     if classes == 2:
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
-    model.compile(optimizer=optimizer, loss=loss, metrics=[accuracy])
+    model.compile(optimizer=optimizer, loss=loss, metrics=[accuracy], **settings)
 
 
 def class_weights(labels: np.ndarray, classes: int, mode: str) -> dict[int, float] | None:
@@ -67,18 +67,21 @@ class Progress(keras.callbacks.Callback):
         self.advance = advance
         self.examples = examples
         self.batch_size = batch_size
+        self._done = 0  # in this epoch
         self._timed_examples = 0
         self._timed_seconds = 0.0
         self._since: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Start the clock; in the first epoch it starts after the first step, which builds the graph."""
+        self._done = 0
         if self._timed_examples:
             self._since = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Advance by the size of batch `batch` of the epoch."""
-        count = min(self.batch_size, self.examples - batch * self.batch_size)
+        """Advance to the end of batch `batch` of the epoch; several may have been one execution."""
+        count = min((batch + 1) * self.batch_size, self.examples) - self._done
+        self._done += count
         self.advance(count)
         now = time.perf_counter()
         if self._since is not None:

@@ -1,0 +1,128 @@
+"""From JPEG files to features, against what else could do it."""
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.timing import LastBatch, Row, compare, seconds
+from features.backbones import Backbone
+from features.batches import decoded_batches
+from features.frozen import FrozenBackbone
+from features.image_files import ImageFile
+from features.images import ImageConfig
+from pipeline.cached import cache_features
+from pipeline.feature_config import FeatureConfig
+
+MACS = 5.71e9  # of InceptionV3 at 299 x 299
+BATCH = 32
+SIZE = 299
+
+
+def keras_files(images: list[ImageFile]) -> tf.data.Dataset:
+    """What a Keras user writes: decode, resize, batch, all by autotuning."""
+
+    def load(path: tf.Tensor) -> tf.Tensor:
+        return tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), (SIZE, SIZE))
+
+    files = tf.data.Dataset.from_tensor_slices([image.path for image in images])
+    return files.map(load, tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
+
+
+def extraction_rows(images: list[ImageFile], data: Path, folder: Path, backbone: Backbone) -> list[Row]:
+    """`features` in float32, in the machine's precision and in int8, each from an empty store."""
+    pixels = keras.Input((SIZE, SIZE, 3))
+    model = keras.Model(pixels, backbone.features(pixels, ["mixed10"]))
+    model.predict(np.zeros((BATCH, SIZE, SIZE, 3)), verbose=0)
+    numbers = itertools.count()
+
+    def ours(precision: str) -> Callable[[], float]:
+        store = folder / precision
+
+        def run() -> float:
+            config = FeatureConfig(
+                store=store if precision == "int8" else store / str(next(numbers)), weights="random",
+                precision=precision, max_rejects=1, image_size=SIZE,
+            )  # fmt: skip
+            if precision == "int8":  # what was quantised stays, the features go
+                for shard in store.glob("*/shard-*"):
+                    shard.unlink()
+            return cache_features(data, config).images_per_second
+
+        return run
+
+    def predict(row: Row) -> Callable[[], float]:
+        def run() -> float:
+            last = LastBatch()
+            took = seconds(lambda: model.predict(keras_files(images), verbose=0, callbacks=[last]))
+            row.stall.append(time.perf_counter() - last.ended)
+            return len(images) / took
+
+        return run
+
+    def decode_only() -> float:
+        return len(images) / seconds(lambda: [None for _ in decoded_batches(images, ImageConfig(SIZE), BATCH)])
+
+    rows = []
+    precisions = ["float32", "auto", *(["int8"] if installed("openvino") and installed("nncf") else [])]
+    for precision in precisions:
+        row = Row(f"extraction, {precision}", "images/s", "model.predict", MACS)
+        rows.append(compare(row, ours(precision), predict(row)))
+    rows.append(compare(Row("extraction, auto", "images/s", "decoding alone", MACS), ours("auto"), decode_only))
+    for name, rival in rivals(images, backbone).items():
+        rows.append(compare(Row("extraction, auto", "images/s", name, MACS), ours("auto"), rival))
+    return rows
+
+
+def rivals(images: list[ImageFile], backbone: Backbone) -> dict[str, Callable[[], float]]:
+    """Other runtimes that are installed, fed by the same input pipeline, warmed up."""
+    found = {}
+    if installed("openvino"):
+        import openvino
+
+        model = openvino.convert_model(FrozenBackbone(backbone, ["mixed10"]).traced(None))
+        model.reshape([BATCH, SIZE, SIZE, 3])
+        compiled = openvino.Core().compile_model(model, "CPU")  # in bfloat16 where the processor has it
+        found["OpenVINO"] = fed(images, lambda pixels: compiled(padded(pixels)))
+    if installed("torchvision"):
+        import torch
+        import torchvision
+
+        network = torchvision.models.inception_v3(weights=None, init_weights=False, aux_logits=False).eval()
+        network.fc = torch.nn.Identity()
+
+        def forward(pixels: np.ndarray) -> Any:
+            with torch.inference_mode():
+                return network(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+        found["PyTorch, float32"] = fed(images, forward)
+    return found
+
+
+def padded(pixels: np.ndarray) -> np.ndarray:
+    return np.concatenate([pixels, np.zeros((BATCH - len(pixels), *pixels.shape[1:]), np.uint8)])
+
+
+def fed(images: list[ImageFile], forward: Callable[[np.ndarray], Any]) -> Callable[[], float]:
+    forward(np.zeros((BATCH, SIZE, SIZE, 3), np.uint8))
+
+    def run() -> float:
+        start = time.perf_counter()
+        for _, pixels in decoded_batches(images, ImageConfig(SIZE), BATCH):
+            forward(pixels)
+        return len(images) / (time.perf_counter() - start)
+
+    return run
+
+
+def installed(package: str) -> bool:
+    try:
+        __import__(package)
+    except ImportError:
+        return False
+    return True

@@ -1,0 +1,60 @@
+"""Phase 2 both ways, against plain `fit` of the whole model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+
+from benchmarks.timing import LastBatch, Row, compare, seconds
+from features.image_files import ImageFile
+from pipeline.cached import load_examples
+from pipeline.classifier import build_classifier, unfreeze
+from pipeline.feature_config import FeatureConfig
+from pipeline.finetune_config import FinetuneConfig
+from pipeline.head import HeadConfig
+from pipeline.inputs import train_dataset
+from pipeline.phase1 import train_run
+from pipeline.runs import Run
+from pipeline.task import build_task, datasets_of
+from pipeline.training import compile_model
+
+MACS = 7.13e9  # an image: 5.0 below layer 249 forward, 2.13 above forward and backward
+MACS_ABOVE = 2.13e9
+
+
+def finetuning_rows(images: list[ImageFile], data: Path, folder: Path) -> list[Row]:
+    """Images/s of training steps; validation and what the epochs write apart."""
+    config = FeatureConfig(store=folder / "finetune", weights="random", max_rejects=1)
+    train_run(data, folder / "tuned", config, HeadConfig(epochs=1), overwrite=True)
+    run = Run.open(folder / "tuned")
+    settings = FinetuneConfig(augment="none")
+
+    def plain():
+        cached = load_examples(run)
+        backbone = cached.backbone
+        unfreeze(backbone, 249, thaw_batchnorm=False)
+        model = build_classifier(backbone, cached.cuts, run.load_model(run.head_file))
+        compile_model(model, 2, keras.optimizers.SGD(1e-4, momentum=0.9))
+        train = cached.of("train")
+        return model, train_dataset(train, cached.image_config, settings.batch_size, "none", 0, lambda: 0), len(train)
+
+    def steps(model: keras.Model, batches, count: int, row: Row | None = None):
+        model.fit(batches.take(2), verbose=0)
+
+        def run_once() -> float:
+            last = LastBatch()
+            return count / seconds(lambda: model.fit(batches, verbose=0, callbacks=[last]))
+
+        return run_once
+
+    rows = []
+    for name, changed, macs in (
+        ("fine-tuning, streaming", settings, MACS),
+        ("fine-tuning, from the cache", replace(settings, from_cache=True), MACS_ABOVE),
+    ):
+        task = build_task(run, load_examples(run), changed, 0)
+        batches, _ = datasets_of(task, changed, 0, lambda: 0)
+        count = len(task.cached.of("train"))
+        row = Row(name, "images/s", "plain fit of the whole model", macs)
+        rows.append(compare(row, steps(task.model, batches, count), steps(*plain())))
+    return rows

@@ -1,0 +1,89 @@
+"""What every row of the benchmark shares: pairs of timings, and how near the machine's arithmetic each is."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+ROUNDS = 5
+
+
+@dataclass
+class Row:
+    """One comparison.
+
+    Args:
+        ours, theirs: one figure a round, larger is better, measured in turns.
+        macs: multiply-adds behind one unit of the figures; 0 where arithmetic is not what limits.
+        note: what a reader must know, as that the baseline was scaled.
+        stall: seconds that Keras lost at the end of each of its passes, a round.
+    """
+
+    name: str
+    unit: str
+    baseline: str
+    macs: float = 0.0
+    note: str = ""
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    stall: list[float] = field(default_factory=list)
+
+    def as_fields(self, ceilings: dict[str, float]) -> dict[str, Any]:
+        ratios = [one / other for one, other in zip(self.ours, self.theirs, strict=True)]
+        fields = {
+            "name": self.name,
+            "unit": self.unit,
+            "baseline": self.baseline,
+            "ours": statistics.median(self.ours),
+            "theirs": statistics.median(self.theirs),
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+            "note": self.note,
+            "stalled_seconds_of_baseline": self.stall,
+        }
+        if self.macs:
+            reached = 2 * self.macs * fields["ours"] / 1e9
+            fields["gflops"] = reached
+            fields["of_ceiling"] = {dtype: reached / most for dtype, most in ceilings.items()}
+        return fields
+
+
+def compare(row: Row, ours: Callable[[], float], theirs: Callable[[], float], rounds: int = ROUNDS) -> Row:
+    """Fill `row` by calling both in turns, the first to go changing."""
+    for number in range(rounds):
+        sides = [(ours, row.ours), (theirs, row.theirs)]
+        for side, figures in sides if number % 2 == 0 else sides[::-1]:
+            figures.append(side())
+    return row
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+class LastBatch(keras.callbacks.Callback):
+    """When the last batch ended: what comes after it is tf.data's autotuner being waited for."""
+
+    ended = 0.0
+
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.ended = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.ended = time.perf_counter()
+
+
+def ceilings() -> dict[str, float]:
+    """GFLOP/s of a product of two matrices of side 4096, for each dtype: the best of three."""
+    found = {}
+    for dtype in (tf.float32, tf.bfloat16):
+        matrix = tf.cast(tf.random.stateless_uniform((4096, 4096), seed=(0, 0)), dtype)
+        best = min(seconds(lambda matrix=matrix: tf.matmul(matrix, matrix)[0, 0].numpy()) for _ in range(3))
+        found[dtype.name] = 2 * 4096**3 / best / 1e9
+    return found
