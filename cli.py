@@ -10,7 +10,7 @@ from rich.table import Table
 from cli_base import Data, Json, Overwrite, Seed, announce_device, command, show
 from cli_check import check_summary
 from cli_store import store
-from features.errors import DataError
+from features.errors import DataError, OptionError
 from pipeline.check import CheckConfig
 from pipeline.feature_config import FeatureConfig
 from pipeline.finetune_config import FinetuneConfig
@@ -71,6 +71,8 @@ def check(
     json: Json = False,
 ) -> None:
     """Say what is in DATA before anything is trained on it. Exits with 1 on leaks or conflicting labels."""
+    if html and html.is_dir():
+        raise OptionError(f"--html must be a file, and {html} is a folder")
     announce_device()
     from pipeline.check import check
     from pipeline.check_page import write_page

@@ -45,7 +45,8 @@ def create_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         remove_left_over(folder)
     except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise StoreError(f"--store {folder}: {error.strerror}") from error
+        why = "not a folder" if folder.exists() and not folder.is_dir() else error.strerror
+        raise StoreError(f"--store {folder}: {why}") from error
 
 
 class FeatureStore:

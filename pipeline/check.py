@@ -152,9 +152,11 @@ def _together(group: Sequence[Example]) -> list[list[Example]]:
 
 
 def _stores(root: Path) -> list[FeatureStore]:
-    """The features in `root`, but for maps; none where nothing was extracted yet."""
+    """The features of images in `root`, but for maps; none where nothing was extracted yet."""
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"--store {root}: not a folder")
     try:
-        return [store for store in open_stores(root) if len(store.form.shape) == 1]
+        return [store for store in open_stores(root) if len(store.form.shape) == 1 and "view" not in store.fingerprint]
     except StoreError:
         return []
 

@@ -10,7 +10,7 @@ from pipeline.examples import Example
 
 
 def facts(result: CheckResult, config: CheckConfig) -> list[str]:
-    """Formats, sizes, imbalance and rejects, a line each."""
+    """Formats, sizes, imbalance, rejects, and what was not looked for, a line each."""
     lines = []
     if result.examples:
         sizes = (f"{name} {low:g} to {high:g}, median {middle:g}" for name, (low, middle, high) in result.sizes.items())
@@ -21,7 +21,12 @@ def facts(result: CheckResult, config: CheckConfig) -> list[str]:
     elif ratio >= config.imbalance:
         lines.append(f"imbalanced: {largest} images in train of the largest class, {smallest} of the smallest")
     reasons = f" ({_counted(result.reasons)})" if result.reasons else ""
-    return [*lines, f"{len(result.rejects)} rejected{reasons}, {result.ignored} other files ignored"]
+    lines.append(f"{len(result.rejects)} rejected{reasons}, {result.ignored} other files ignored")
+    if result.near_duplicates is None:
+        lines.append(
+            f"copies that were encoded or scaled anew: not looked for, {config.store} has no features of these"
+        )
+    return lines
 
 
 def _counted(counts: dict[str, int]) -> str:
@@ -30,17 +35,17 @@ def _counted(counts: dict[str, int]) -> str:
 
 def findings(result: CheckResult, config: CheckConfig) -> dict[str, list[list[Example]]]:
     """What is there of each kind, by a title that says the limits; the images of a finding together."""
-    if result.near_duplicates is None:
-        near = "near-duplicates across splits, not looked for as these images have no features yet"
-    else:
-        near = (
+    near = {}
+    if result.near_duplicates is not None:
+        title = (
             f"near-duplicates across splits (cosine of whitened features at least {config.similarity:g}, correlation "
             f"of pixels at least {CORRELATION:g}; {result.store})"
         )
+        near = {title: [[pair.image, pair.like] for pair in result.near_duplicates]}
     return {
         "leaks (the same image in several splits)": result.leaks,
         "conflicting labels (the same image in several classes)": result.conflicts,
-        near: [[pair.image, pair.like] for pair in result.near_duplicates or []],
+        **near,
         "duplicates (the same image again in its class and split)": result.duplicates,
         f"tiny (a side under {config.tiny} pixels)": [[example] for example in result.tiny],
     }

@@ -29,6 +29,8 @@ _STEPS = 50  # in one execution: beyond that nothing is gained
 
 def parse_units(text: str) -> int:
     """Units of a hidden layer from the command line; `none` is 0, which alone stands for no hidden layer."""
+    if text != "none" and not text.lstrip("-").isdecimal():
+        raise ValueError(f"must be a number, or none. Received: {text}")
     return 0 if text == "none" else int(text)
 
 
@@ -53,7 +55,12 @@ class HeadConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
         check_options(
-            ("--units", self.units, all(units >= 1 for units in self.units), "at least 1, or none alone"),
+            (
+                "--units",
+                ", ".join(map(str, self.units)),
+                all(units >= 1 for units in self.units),
+                "at least 1, or none alone",
+            ),
             ("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and under 1"),
             ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
             ("--learning-rate", self.learning_rate, self.learning_rate > 0, "over 0"),

@@ -139,7 +139,7 @@ def test_too_many_rejects_are_told_with_the_first(headstart, drawn: Path, tmp_pa
         (["--cut=mixed10"], "--cut: mobilenet_v3_small has no cut", 2),
         (["--backbone=alexnet"], "--backbone: there is no 'alexnet'", 2),
         (["--weights=gone.h5"], "--weights gone.h5: no such file", 1),
-        (["--batch-size=0"], "--batch-size must be at least 1. Received: 0", 2),
+        (["--batch-size=-1"], "--batch-size must be at least 0. Received: -1", 2),
         (["--max-rejects=1.5"], "--max-rejects must be from 0 to 1. Received: 1.5", 2),
         (["--image-size=10"], "--image-size must be at least 32, or 0. Received: 10", 2),
     ],
