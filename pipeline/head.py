@@ -156,6 +156,7 @@ def train_head(
     with progress("training the head", config.epochs * examples, "examples") as advance:
         fitted = model.fit(
             array_dataset(*train, batch_size, shuffle_seed=seed),
+            shuffle=False,  # done by the dataset
             epochs=config.epochs,
             validation_data=array_dataset(*val, 1024),
             class_weight=class_weights(train[1], classes, config.class_weight),
