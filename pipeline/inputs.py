@@ -66,14 +66,13 @@ def array_dataset(
     """Batches of (features [b, D], int64 [b]) that are in memory.
 
     Args:
-        shuffle_seed: of the order, another one in each pass, in which the short last batch is left out, so that a
-            step is compiled for one shape; None keeps the order and every row.
+        shuffle_seed: of the order, another one in each pass; None keeps it.
     """
     count = len(features)
     rows = tf.data.Dataset.range(count)
     if shuffle_seed is not None:
         rows = rows.shuffle(count, seed=shuffle_seed)
-    batches = rows.batch(min(batch_size, count), drop_remainder=shuffle_seed is not None)
+    batches = rows.batch(batch_size)
     table, classes = tf.constant(features), tf.constant(labels)  # what a batch is gathered from costs no copy
 
     def gathered(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
