@@ -51,6 +51,7 @@ def train_run(
         check_trainable(cached.examples, cached.class_names, data)
         tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
         train, val = (cached.arrays(cached.of(split)) for split in ("train", "val"))
+        head = head.for_examples(len(train[1]))
         trained = train_head(train, val, len(cached.class_names), head, seed, run.logs)
         _write(run, data, seed, cached, head, trained)
     return HeadResult(str(path), head.epochs, trained.best_epoch, time.perf_counter() - start, trained.val)
