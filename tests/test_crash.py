@@ -132,6 +132,7 @@ def test_several_processes_fill_one_store(
     assert headstart("store", "verify", tmp_path / "s")["images"] == IMAGES
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_computed(many: Path, drawn: Path, tmp_path: Path) -> None:
     data, config = tmp_path / "data", replace(CONFIG, store=tmp_path / "store")
     images = {name: sorted((many / name).glob("*")) for name in ("cat", "dog")}

@@ -101,6 +101,7 @@ def test_a_missing_split_is_an_error_where_it_is_asked_for(run: Path, prepared: 
         evaluate(run, "test", data)
 
 
+@pytest.mark.slow
 def test_prediction_uses_the_fine_tuned_classifier_and_names_what_it_can_not_read(run: Path, drawn: Path) -> None:
     head = predict(run, [drawn / "cat" / "cat.0.jpg"]).predictions[0]
     finetune(run, FinetuneConfig(epochs=1, batch_size=8, learning_rate=1e-3))

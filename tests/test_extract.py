@@ -61,6 +61,7 @@ def test_each_image_is_seen_once_and_broken_ones_are_named(tmp_path: Path, backb
     frozen = Counting(backbone, CUTS, 8)
     again = extract_features(images, frozen, stores, ImageConfig(64))
     assert (again.extracted, frozen.images, len(again.rejects)) == (0, 0, 2)
+    assert "slots" not in vars(frozen), "a network was built for images that can't be decoded"
 
 
 def test_only_what_is_missing_is_extracted(tmp_path: Path, backbone, images) -> None:
@@ -78,10 +79,11 @@ def test_only_what_is_missing_is_extracted(tmp_path: Path, backbone, images) -> 
 def test_features_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path, backbone, images) -> None:
     good = [image for image in images if "broken" not in image.path]
     alone, together, with_broken = (stores_in(tmp_path / name, backbone) for name in "abc")
+    frozen = FrozenBackbone(backbone, CUTS, 8)
     for image in good[:3]:
-        extract_features([image], FrozenBackbone(backbone, CUTS, 8), alone, ImageConfig(64))
+        extract_features([image], frozen, alone, ImageConfig(64))
     extract_features(good, FrozenBackbone(backbone, CUTS, 8), together, ImageConfig(64))
-    extract_features(images[::-1], FrozenBackbone(backbone, CUTS, 8), with_broken, ImageConfig(64))
+    extract_features(images[::-1], frozen, with_broken, ImageConfig(64))
     for one, all_, broken in zip(alone, together, with_broken, strict=True):
         some, every = [image.digest for image in good[:3]], [image.digest for image in good]
         np.testing.assert_array_equal(one.read(some), all_.read(some))
