@@ -167,13 +167,8 @@ def train_head(
     make_deterministic()
     model = build_head(train[0], classes, config)
     settings: dict[str, Any] = {"weight_decay": config.weight_decay} if config.weight_decay else {}
-    optimizer = make_optimizer(
-        config.optimizer,
-        config.learning_rate,
-        use_ema=True,
-        ema_momentum=_AVERAGING ** (config.batch_size / 64),
-        **settings,
-    )
+    settings["ema_momentum"] = _AVERAGING ** (config.batch_size / _SMALLEST_BATCH)
+    optimizer = make_optimizer(config.optimizer, config.learning_rate, use_ema=True, **settings)
     steps = -(-len(train[0]) // config.batch_size)
     compile_model(model, classes, optimizer, steps_per_execution=min(steps, _STEPS))
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)  # before `best`, which keeps what it finds
