@@ -210,9 +210,13 @@ class Backbone:
         Returns:
             As `features`.
         """
-        inputs = [self.model.layers[index].output for index in self.crossing(from_layer, cuts)]
-        outputs = [self.model.layers[self.layer_index(cut)].output for cut in cuts]
-        return self._finish(keras.Model(inputs, outputs, name=self.name)(list(tensors), training=training), cuts)
+        layers, crossing = self.model.layers, self.crossing(from_layer, cuts)
+        outputs = dict(zip(crossing, tensors, strict=True))
+        at_cuts = [self.layer_index(cut) for cut in cuts]
+        above = [index for index in at_cuts if index not in outputs]  # the others are among what crosses
+        top = keras.Model([layers[i].output for i in crossing], [layers[i].output for i in above], name=self.name)
+        outputs |= dict(zip(above, keras.tree.flatten(top(list(tensors), training=training)), strict=True))
+        return self._finish([outputs[index] for index in at_cuts], cuts)
 
     def rescale(self, pixels: Any) -> Any:
         """Pixels in [0, 255] as `model` expects them."""

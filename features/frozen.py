@@ -64,15 +64,21 @@ class FrozenBackbone:
         """One forward pass of a whole batch."""
         return [output.numpy() for output in self._graph(tf.constant(batch))]
 
-    def traced(self, batch_size: int | None) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-        """The network as a TensorFlow function of one signature; None leaves the batch size open."""
+    def traced(self, batch_size: int | None, compiled: bool | None = None) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+        """The network as a TensorFlow function of one signature; None leaves the batch size open.
+
+        Args:
+            compiled: by XLA; None for what suits the device.
+        """
         size = self.backbone.image_size
         pixels = keras.Input((size, size, 3), dtype="uint8")
         folded = replace(self.backbone, model=fold_batchnorm(self.backbone.model))
         model = keras.Model(pixels, folded.features(pixels, self.cuts))
         signature = tf.TensorSpec((batch_size, size, size, 3), tf.uint8)
+        by_xla = on_gpu() if compiled is None else compiled
         traced: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
-            lambda batch: keras.tree.flatten(model(batch, training=False)), jit_compile=on_gpu()
+            lambda batch: keras.tree.flatten(model(batch, training=False)),
+            jit_compile=by_xla,
         ).get_concrete_function(signature)
         return traced
 
@@ -128,11 +134,13 @@ def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
 def fold_batchnorm(model: keras.Model) -> keras.Model:
     """A copy of `model` for inference, batch normalisation folded into the convolutions before it.
 
-    Layers keep their names and places; a folded normalisation becomes an identity. Convolutions that took part keep
-    their weights in the precision that they compute in.
+    Layers keep their names and places; a folded normalisation becomes an identity, and so does dropout, for Keras calls
+    layers inside of a model that is trained with `training=True` whatever they were built with. Convolutions that took
+    part keep their weights in the precision that they compute in.
     """
     folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
     identities = {batchnorm.name for batchnorm in folded.values()}
+    identities |= {layer.name for layer in model.layers if isinstance(layer, keras.layers.Dropout)}
 
     def copy(layer: keras.Layer) -> keras.Layer:
         if layer.name in identities:

@@ -8,10 +8,11 @@ under `int8/`, and serves as long as it is there, whatever images come and go: o
 import hashlib
 import io
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from features.backbones import Backbone
 from features.batches import decoded_batches
 from features.errors import DataError, OptionError, StoreError
 from features.files import flush_to_disk, write_json
-from features.frozen import FrozenBackbone
+from features.frozen import BATCH_SIZE, FORWARD_VERSION, FrozenBackbone
 from features.image_files import ImageFile
 from features.images import ImageConfig
 from features.progress import console
@@ -44,7 +45,15 @@ class QuantisedBackbone(FrozenBackbone):
         self.folder = folder
 
     @cached_property
+    def batch_size(self) -> int:
+        """Images a forward pass takes, which is the processor's on a machine with a GPU, too."""
+        return self._asked or BATCH_SIZE
+
+    @cached_property
     def _compiled(self) -> Any:
+        known = calibration(self.folder)
+        if known is None or known["model"] != _digest_of(self.folder):
+            raise StoreError(f"{self.folder}: damaged; delete the folder, and the network is quantised anew")
         core = _openvino().Core()
         model = core.read_model(self.folder / "model.xml")
         size = self.backbone.image_size
@@ -60,13 +69,14 @@ def quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any], bat
     """The 8-bit form that the store at `root` holds, by its `calibration`.
 
     Raises:
-        StoreError: it is gone.
+        OptionError: it is gone.
+        StoreError: it is damaged.
     """
     for folder in (root / "int8").glob(f"{backbone.name}-*"):
         if calibration(folder) == calibrated:
-            cuts = json.loads((folder / "calibration.json").read_text())["cuts"]
+            cuts = _description(folder)["cuts"]
             return QuantisedBackbone(replace(backbone, calibration=calibrated), cuts, batch_size, folder)
-    raise StoreError(f"{root}/int8: the quantised network is gone that features were made with")
+    raise OptionError(f"{root}/int8: the quantised network is gone that features were made with")
 
 
 def quantised_folder(root: Path, backbone: Backbone, cuts: Sequence[str], config: ImageConfig) -> Path:
@@ -75,6 +85,7 @@ def quantised_folder(root: Path, backbone: Backbone, cuts: Sequence[str], config
         "weights": backbone.weights_digest,
         "rescale": [backbone.rescaling.scale, backbone.rescaling.offset],
         "cuts": list(cuts),
+        "forward_version": FORWARD_VERSION,
         **config.fingerprint(),
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -83,12 +94,33 @@ def quantised_folder(root: Path, backbone: Backbone, cuts: Sequence[str], config
 
 def calibration(folder: Path) -> dict[str, Any] | None:
     """The fields of a fingerprint that tell which images a network was quantised on; None where there is none yet."""
-    file = folder / "calibration.json"
-    if not file.exists():
+    if not folder.exists():
         return None
-    found: dict[str, Any] = json.loads(file.read_text())
+    found = _description(folder)
     digests = hashlib.sha256("".join(found["digests"]).encode()).hexdigest()
     return {"images": len(found["digests"]), "digests": digests, "model": found["model"]}
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / "calibration.json").read_text())
+        _ = [*found["cuts"], *found["digests"], found["model"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{folder}: damaged ({error}); delete the folder, and the network is quantised anew"
+        ) from error
+    return found
+
+
+def _digest_of(folder: Path) -> str:
+    """SHA-256 of a quantised network."""
+    digest = hashlib.sha256()
+    for name in ("model.xml", "model.bin"):
+        try:
+            digest.update((folder / name).read_bytes())
+        except FileNotFoundError:
+            return "a file is missing"
+    return digest.hexdigest()
 
 
 def quantise(
@@ -113,28 +145,25 @@ def quantise(
     console.print(f"quantising {backbone.name} on {len(chosen)} images")
     plain = FrozenBackbone(backbone, cuts)
     with redirect_stdout(io.StringIO()):  # where NNCF draws bars; standard output is the command's
-        model = openvino.convert_model(plain.traced(None))
+        model = openvino.convert_model(plain.traced(None, compiled=False))
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-", ignore_cleanup_errors=True) as name:
         partial = Path(name)
         openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
-        fidelity = _fidelity(plain, QuantisedBackbone(backbone, cuts, plain.batch_size, partial), others)
-        model_digest = hashlib.sha256((partial / "model.bin").read_bytes()).hexdigest()
-        write_json(
-            partial / "calibration.json",
-            {
-                "cuts": list(cuts),
-                "digests": digests,
-                "model": model_digest,
-                "checked_on": len(others),
-                "fidelity": fidelity,
-            },
-        )
+        description = {"cuts": list(cuts), "digests": digests, "model": _digest_of(partial), "checked_on": len(others)}
+        write_json(partial / "calibration.json", description)
+        fidelity = _fidelity(plain, QuantisedBackbone(backbone, cuts, 0, partial), others)
+        write_json(partial / "calibration.json", {**description, "fidelity": fidelity})
         for file in partial.iterdir():
             flush_to_disk(file)
-        with suppress(FileExistsError, OSError):  # another process was first: its network is taken
+        partial.chmod(folder.parent.stat().st_mode)  # a temporary folder is private, and a store may be shared
+        try:
             os.rename(partial, folder)
+        except OSError:
+            if calibration(folder) is None:
+                raise
+            # Another process was first: its network is taken.
     for cut, figures in fidelity.items():
         console.print(
             f"int8, {cut}: on {len(others)} other images features are off by {figures['relative_error']:.1%} in norm, "
@@ -195,4 +224,5 @@ def _nncf() -> Any:
         import nncf
     except ImportError as error:
         raise OptionError("--precision int8: needs the extra int8, `pip install 'headstart[int8]'`") from error
+    nncf.set_log_level(logging.ERROR)  # it would tell standard output of its progress
     return nncf

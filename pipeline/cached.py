@@ -154,7 +154,7 @@ def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
     if not data.exists():
         raise RunError(f"{run.path}: its data folder {data} is gone; say with --data where it is now")
     # What may be missing was settled in training; where it matters now, the example list is compared.
-    changes = {"store": Path(config["features"]["store"]), "max_rejects": 1.0, "rehash": False}
+    changes = {"store": Path(config["features"]["store"]), "max_rejects": 1.0, "rehash": False, "views": 0}
     settings = FeatureConfig(**{**config["features"], **changes})
     cached = cache_features(data, settings, config["seed"])
     if cached.fingerprints() != config["fingerprints"]:

@@ -49,7 +49,9 @@ def export(
     """
     if file.suffix not in (".npz", ".h5", ".hdf5"):
         raise OptionError(f"{file}: the file's name must end in .npz, .h5 or .hdf5. Received: {file.suffix!r}")
-    store = _chosen(open_stores(root), fingerprint)
+    # Views are of training images alone, and exported where they are asked for.
+    stores = [store for store in open_stores(root) if fingerprint or "view" not in store.fingerprint]
+    store = _chosen(stores, fingerprint)
     found = scan_all(root, data, seed)
     lacking = set(store.missing([example.image.digest for example in found.examples]))
     examples = [example for example in found.examples if example.image.digest not in lacking]

@@ -97,7 +97,7 @@ def _check_state(run: Run, settings: dict[str, Any]) -> None:
     then = FinetuneState(run.unfinished).start().get("settings")
     if then is None and run.classifier_file.exists():
         raise RunError(f"{run.path}: is fine-tuned already; --overwrite to do it anew")
-    changed = [f"{name} {then[name]!r}" for name in settings if then and then[name] != settings[name]]
+    changed = [f"{name} {then.get(name)!r}" for name in settings if then and then.get(name) != settings[name]]
     if changed:
         raise RunError(
             f"{run.path}: its fine-tuning was cut off with other settings ({', '.join(changed)}); repeat those to go "

@@ -1,7 +1,7 @@
 """Phase 1 as a run: cached features in, a run folder with a trained head out."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def train_run(
         raise OptionError(f"--cut: a head takes features averaged over space, {averaged!r}. Received: {maps[0]!r}")
     start = time.perf_counter()
     with new_run(path, overwrite) as run:
-        cached = cache_features(data, features, seed)
+        cached = cache_features(data, replace(features, views=0), seed)
         check_trainable(cached.examples, cached.class_names, data)
         tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
         train, val = (cached.arrays(cached.of(split)) for split in ("train", "val"))
