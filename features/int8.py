@@ -6,6 +6,7 @@ under `int8/`, and serves as long as it is there, whatever images come and go: o
 """
 
 import hashlib
+import importlib
 import io
 import json
 import logging
@@ -54,7 +55,7 @@ class QuantisedBackbone(FrozenBackbone):
         known = calibration(self.folder)
         if known is None or known["model"] != _digest_of(self.folder):
             raise StoreError(f"{self.folder}: damaged; delete the folder, and the network is quantised anew")
-        core = _openvino().Core()
+        core = _extra("openvino").Core()
         model = core.read_model(self.folder / "model.xml")
         size = self.backbone.image_size
         model.reshape([self.batch_size, size, size, 3])
@@ -135,7 +136,8 @@ def quantise(
         OptionError: the extra `int8` is not installed.
         DataError: no image can be decoded.
     """
-    openvino, nncf = _openvino(), _nncf()
+    openvino, nncf = _extra("openvino"), _extra("nncf")
+    nncf.set_log_level(logging.ERROR)  # it would tell standard output of its progress
     by_digest = sorted({image.digest: image for image in images}.values(), key=lambda image: image.digest)
     count = min(CALIBRATION_IMAGES, -(-3 * len(by_digest) // 4))
     chosen, digests = _decoded(by_digest[:count], config)
@@ -211,18 +213,9 @@ def _nearest(features: np.ndarray) -> np.ndarray:
     return nearest
 
 
-def _openvino() -> Any:
+def _extra(package: str) -> Any:
+    """A package of the extra `int8`."""
     try:
-        import openvino
+        return importlib.import_module(package)
     except ImportError as error:
         raise OptionError("--precision int8: needs the extra int8, `pip install 'headstart[int8]'`") from error
-    return openvino
-
-
-def _nncf() -> Any:
-    try:
-        import nncf
-    except ImportError as error:
-        raise OptionError("--precision int8: needs the extra int8, `pip install 'headstart[int8]'`") from error
-    nncf.set_log_level(logging.ERROR)  # it would tell standard output of its progress
-    return nncf
