@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from features.backbones import Backbone, Precision
+from features.folding import fold_batchnorm
 
 FORWARD_VERSION = 2  # of the arithmetic below; part of every fingerprint, so another one means other features
 BATCH_SIZE = 48
@@ -129,74 +130,6 @@ def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
     frozen = keras.Model(pixels, float32, name="frozen")
     frozen.trainable = False
     return frozen
-
-
-def fold_batchnorm(model: keras.Model) -> keras.Model:
-    """A copy of `model` for inference, batch normalisation folded into the convolutions before it.
-
-    Layers keep their names and places; a folded normalisation becomes an identity, and so does dropout, for Keras calls
-    layers inside of a model that is trained with `training=True` whatever they were built with. Convolutions that took
-    part keep their weights in the precision that they compute in.
-    """
-    folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
-    identities = {batchnorm.name for batchnorm in folded.values()}
-    identities |= {layer.name for layer in model.layers if isinstance(layer, keras.layers.Dropout)}
-
-    def copy(layer: keras.Layer) -> keras.Layer:
-        if layer.name in identities:
-            return keras.layers.Identity(name=layer.name, dtype=layer.compute_dtype)
-        config = layer.get_config()
-        if layer.name in folded:
-            config |= {"use_bias": True, "dtype": layer.compute_dtype}
-        return type(layer).from_config(config)
-
-    def call(layer: keras.Layer, *inputs: Any, **arguments: Any) -> Any:
-        return layer(*inputs, **({} if layer.name in identities else arguments))
-
-    copied = keras.models.clone_model(model, clone_function=copy, call_function=call)
-    for layer, twin in zip(model.layers, copied.layers, strict=True):
-        if layer.name in folded:
-            twin.set_weights(_folded_weights(layer, folded[layer.name]))
-        elif layer.name not in identities:
-            twin.set_weights(layer.get_weights())
-    return copied
-
-
-def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
-    """Convolutions whose output goes to a batch normalisation and nowhere else, each with that layer."""
-    convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
-    layers = {
-        id(layer.output): layer
-        for layer in model.layers
-        if isinstance(layer, convolutions) and layer.activation is keras.activations.linear
-    }
-    uses = Counter(id(tensor) for layer in model.layers for tensor in keras.tree.flatten(layer.input))
-    return [
-        (layers[id(layer.input)], layer)
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and id(layer.input) in layers
-        and uses[id(layer.input)] == 1
-    ]
-
-
-def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    """Kernels and bias with which `convolution` alone yields what both do at inference.
-
-    The normalisation is `y * scale + shift` a channel (arXiv:1502.03167, section 3.1); in float64, rounded once.
-    """
-    variance = batchnorm.moving_variance.numpy().astype(np.float64)
-    scale = 1 / np.sqrt(variance + batchnorm.epsilon)  # [channels]
-    if batchnorm.scale:
-        scale *= batchnorm.gamma.numpy()
-    kernels = [weight.numpy() for weight in convolution.weights]
-    bias = kernels.pop() if convolution.use_bias else 0.0
-    shift = (bias - batchnorm.moving_mean.numpy()) * scale
-    if batchnorm.center:
-        shift += batchnorm.beta.numpy()
-    last = kernels.pop()  # of a separable one the pointwise kernel; [h, w, in, channels], or depthwise [h, w, in, m]
-    scale = scale.reshape(last.shape[2:]) if isinstance(convolution, keras.layers.DepthwiseConv2D) else scale
-    return [*kernels, (last * scale).astype(np.float32), shift.astype(np.float32)]
 
 
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:

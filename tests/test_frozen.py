@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from features.backbones import BACKBONES, Backbone, Precision
-from features.frozen import FrozenBackbone, fold_batchnorm, frozen_part
+from features.folding import fold_batchnorm
+from features.frozen import FrozenBackbone, frozen_part
 from features.weights import build_backbone
 
 SIZE = 96
@@ -84,6 +85,8 @@ def test_the_frozen_part_yields_all_that_crosses(backbone: Backbone) -> None:
         joined = keras.Model(image, backbone.features_from(frozen(image), from_layer, cuts, training=False))
         expected = keras.Model(image, backbone.features(image, cuts))(pixels)
         assert len(tensors) == len(crossing)
+        for tensor, as_inference in zip(tensors, keras.tree.flatten(frozen(pixels, training=False)), strict=True):
+            np.testing.assert_array_equal(tensor, as_inference)
         assert np.linalg.norm(joined(pixels)[0] - expected[0]) < 1e-5 * np.linalg.norm(expected[0])
 
 
