@@ -72,7 +72,7 @@ def small(filled_store: Path, tmp_path: Path) -> FeatureConfig:
 
 @pytest.fixture(scope="session")
 def trained_run(prepared: Path, filled_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of phase 1. Tests only read it."""
+    """A run of phase 1. Tests only read it, and its store."""
     from pipeline.head import HeadConfig
     from pipeline.phase1 import train_run
 
@@ -83,10 +83,13 @@ def trained_run(prepared: Path, filled_store: Path, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture
-def run(trained_run: Path, tmp_path: Path) -> Path:
-    """A copy of `trained_run` to change."""
+def run(trained_run: Path, small: FeatureConfig, tmp_path: Path) -> Path:
+    """A copy of `trained_run` to change, with the store of `small`."""
     path = tmp_path / "run"
     shutil.copytree(trained_run, path)
+    config = json.loads((path / "config.json").read_text())
+    config["features"]["store"] = str(small.store)
+    (path / "config.json").write_text(json.dumps(config))
     return path
 
 
