@@ -30,7 +30,8 @@ def ls(store: StoreArgument, json: Json = False) -> None:
 
     found = [contents(one) for one in open_stores(store)]
     lines = [
-        f"{one.folder.name}: {one.images} images in {one.shards} shards, {decimal(one.bytes)}, "
+        f"{one.folder.name}: {f'view {one.view} of ' if one.view else ''}{one.images} images, {one.precision}, in "
+        f"{one.shards} shards, {decimal(one.bytes)}, "
         f"written {_time(one.modified)}"
         for one in found
     ]

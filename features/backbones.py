@@ -199,23 +199,14 @@ class Backbone:
         maps = keras.Model(self.model.input, outputs, name=self.name)(self.rescale(pixels), training=False)
         return self._finish(maps, cuts)
 
-    def features_from(
-        self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[str], training: bool | None
-    ) -> list[Any]:
-        """The features that follow from the outputs of the layers `crossing`, symbolic, [B, H, W, D] each.
-
-        Args:
-            training: how the layers from `from_layer` on are called.
-
-        Returns:
-            As `features`.
-        """
+    def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[str]) -> list[Any]:
+        """The features, as of `features`, that follow from the outputs of the layers `crossing`, [B, H, W, D] each."""
         layers, crossing = self.model.layers, self.crossing(from_layer, cuts)
         outputs = dict(zip(crossing, tensors, strict=True))
         at_cuts = [self.layer_index(cut) for cut in cuts]
         above = [index for index in at_cuts if index not in outputs]  # the others are among what crosses
         top = keras.Model([layers[i].output for i in crossing], [layers[i].output for i in above], name=self.name)
-        outputs |= dict(zip(above, keras.tree.flatten(top(list(tensors), training=training)), strict=True))
+        outputs |= dict(zip(above, keras.tree.flatten(top(list(tensors))), strict=True))
         return self._finish([outputs[index] for index in at_cuts], cuts)
 
     def rescale(self, pixels: Any) -> Any:

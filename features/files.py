@@ -25,9 +25,7 @@ _PID_NAMESPACE = Path("/proc/self/ns/pid")
 def written_atomically(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success flush it to disk and rename it to `path`, else remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: Keras and h5py choose the format by it. What was a long name must not become too long.
-    end = path.name[-_PARTIAL_NAME_LENGTH:]
-    partial = path.with_name(f".{_host()}-{os.getpid()}-{_started(os.getpid())}.partial.{end}")
+    partial = _partial(path)
     try:
         yield partial
         flush_to_disk(partial)
@@ -39,6 +37,37 @@ def written_atomically(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_once(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` to fill with files; on success flush them to disk and rename it to `path`.
+
+    Where another process was first, its folder stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_over(path.parent)
+    partial = _partial(path)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in partial.iterdir():
+            flush_to_disk(file)
+        try:
+            os.rename(partial, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        flush_to_disk(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    """A name beside `path` that tells which process writes there."""
+    # The suffix stays last: Keras and h5py choose the format by it. What was a long name must not become too long.
+    end = path.name[-_PARTIAL_NAME_LENGTH:]
+    return path.with_name(f".{_host()}-{os.getpid()}-{_started(os.getpid())}.partial.{end}")
 
 
 def remove_left_over(folder: Path) -> list[Path]:
@@ -59,7 +88,10 @@ def remove_left_over(folder: Path) -> list[Path]:
             alive = here and _started(pid) == int(name["started"])
             left_over = not alive and _age(path) > _FOREIGN_SECONDS
         if left_over:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed.append(path)
     return removed
 

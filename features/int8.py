@@ -5,13 +5,9 @@ Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). A
 under `int8/`, and serves as long as it is there, whatever images come and go: other images would give other features.
 """
 
-import hashlib
 import importlib
 import io
-import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -23,9 +19,10 @@ import numpy as np
 
 from features.backbones import Backbone
 from features.batches import decoded_batches
-from features.errors import DataError, OptionError, StoreError
-from features.files import flush_to_disk, write_json
-from features.frozen import BATCH_SIZE, FORWARD_VERSION, FrozenBackbone
+from features.calibration import CALIBRATION_FILE, calibrated_cuts, calibration, check_network, network_digest
+from features.errors import DataError, OptionError
+from features.files import folder_written_once, write_json
+from features.frozen import BATCH_SIZE, FrozenBackbone
 from features.image_files import ImageFile
 from features.images import ImageConfig
 from features.progress import console
@@ -38,7 +35,7 @@ class QuantisedBackbone(FrozenBackbone):
     """A backbone in 8-bit integers, as it lies in `folder`; used as `FrozenBackbone` is.
 
     Args:
-        folder: of `quantised_folder`, filled by `quantise`.
+        folder: of `calibration.quantised_folder`, filled by `quantise`.
     """
 
     def __init__(self, backbone: Backbone, cuts: Sequence[str], batch_size: int, folder: Path) -> None:
@@ -52,9 +49,7 @@ class QuantisedBackbone(FrozenBackbone):
 
     @cached_property
     def _compiled(self) -> Any:
-        known = calibration(self.folder)
-        if known is None or known["model"] != _digest_of(self.folder):
-            raise StoreError(f"{self.folder}: damaged; delete the folder, and the network is quantised anew")
+        check_network(self.folder)
         core = _extra("openvino").Core()
         model = core.read_model(self.folder / "model.xml")
         size = self.backbone.image_size
@@ -75,53 +70,9 @@ def quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any], bat
     """
     for folder in (root / "int8").glob(f"{backbone.name}-*"):
         if calibration(folder) == calibrated:
-            cuts = _description(folder)["cuts"]
-            return QuantisedBackbone(replace(backbone, calibration=calibrated), cuts, batch_size, folder)
+            backbone = replace(backbone, calibration=calibrated)
+            return QuantisedBackbone(backbone, calibrated_cuts(folder), batch_size, folder)
     raise OptionError(f"{root}/int8: the quantised network is gone that features were made with")
-
-
-def quantised_folder(root: Path, backbone: Backbone, cuts: Sequence[str], config: ImageConfig) -> Path:
-    """Where in the store at `root` the quantised form of `backbone` lies, or would lie."""
-    identity = {
-        "weights": backbone.weights_digest,
-        "rescale": [backbone.rescaling.scale, backbone.rescaling.offset],
-        "cuts": list(cuts),
-        "forward_version": FORWARD_VERSION,
-        **config.fingerprint(),
-    }
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return root / "int8" / f"{backbone.name}-{key[:12]}"
-
-
-def calibration(folder: Path) -> dict[str, Any] | None:
-    """The fields of a fingerprint that tell which images a network was quantised on; None where there is none yet."""
-    if not folder.exists():
-        return None
-    found = _description(folder)
-    digests = hashlib.sha256("".join(found["digests"]).encode()).hexdigest()
-    return {"images": len(found["digests"]), "digests": digests, "model": found["model"]}
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((folder / "calibration.json").read_text())
-        _ = [*found["cuts"], *found["digests"], found["model"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{folder}: damaged ({error}); delete the folder, and the network is quantised anew"
-        ) from error
-    return found
-
-
-def _digest_of(folder: Path) -> str:
-    """SHA-256 of a quantised network."""
-    digest = hashlib.sha256()
-    for name in ("model.xml", "model.bin"):
-        try:
-            digest.update((folder / name).read_bytes())
-        except FileNotFoundError:
-            return "a file is missing"
-    return digest.hexdigest()
 
 
 def quantise(
@@ -149,23 +100,12 @@ def quantise(
     with redirect_stdout(io.StringIO()):  # where NNCF draws bars; standard output is the command's
         model = openvino.convert_model(plain.traced(None, compiled=False))
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-", ignore_cleanup_errors=True) as name:
-        partial = Path(name)
+    with folder_written_once(folder) as partial:
         openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
-        description = {"cuts": list(cuts), "digests": digests, "model": _digest_of(partial), "checked_on": len(others)}
-        write_json(partial / "calibration.json", description)
+        found = {"cuts": list(cuts), "digests": digests, "model": network_digest(partial), "checked_on": len(others)}
+        write_json(partial / CALIBRATION_FILE, found)
         fidelity = _fidelity(plain, QuantisedBackbone(backbone, cuts, 0, partial), others)
-        write_json(partial / "calibration.json", {**description, "fidelity": fidelity})
-        for file in partial.iterdir():
-            flush_to_disk(file)
-        partial.chmod(folder.parent.stat().st_mode)  # a temporary folder is private, and a store may be shared
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            if calibration(folder) is None:
-                raise
-            # Another process was first: its network is taken.
+        write_json(partial / CALIBRATION_FILE, {**found, "fidelity": fidelity})
     for cut, figures in fidelity.items():
         console.print(
             f"int8, {cut}: on {len(others)} other images features are off by {figures['relative_error']:.1%} in norm, "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from features.calibration import check_network, quantised_folders
 from features.errors import StoreError
 from features.files import remove_left_over
 from features.progress import console, progress
@@ -18,11 +19,18 @@ LARGE_SHARD_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Contents:
-    """What one fingerprint's folder holds; `modified` is the time of its newest shard, in seconds since 1970."""
+    """What one fingerprint's folder holds.
+
+    Args:
+        view: number of the augmented view; 0 for images as they are.
+        modified: the time of its newest shard, in seconds since 1970.
+    """
 
     folder: Path
     backbone: str
     cut: str
+    precision: str
+    view: int
     images: int
     shards: int
     bytes: int
@@ -67,6 +75,17 @@ def find_stores(root: Path) -> tuple[list[FeatureStore], list[BadShard]]:
     return stores, faults
 
 
+def damaged_networks(root: Path) -> list[BadShard]:
+    """The 8-bit networks in `root` that can't be used, every byte of them read."""
+    faults = []
+    for folder in quantised_folders(root):
+        try:
+            check_network(folder)
+        except StoreError as error:
+            faults.append(BadShard(str(folder), str(error)))
+    return faults
+
+
 def open_stores(root: Path) -> list[FeatureStore]:
     """The stores of `find_stores`; what is wrong with others is printed.
 
@@ -91,7 +110,10 @@ def contents(store: FeatureStore) -> Contents:
             times.append(state.st_mtime)
     fields = store.fingerprint
     modified = max(times[1:] or times)
-    return Contents(store.folder, fields["backbone"], fields["cut"], store.count(), len(sizes), sum(sizes), modified)
+    return Contents(
+        store.folder, fields["backbone"], fields["cut"], fields["precision"], fields.get("view", 0), store.count(),
+        len(sizes), sum(sizes), modified,
+    )  # fmt: skip
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:

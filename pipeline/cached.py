@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from features.errors import DataError, RunError
-from features.image_files import ImageFile, Reject
+from features.image_files import Reject
 from features.memory import ScanMemory
 from features.store import FeatureStore, create_folder
 from pipeline.examples import Example, Scan, check_rejects, scan, without, write_rejects
+from pipeline.extraction import fill, fill_views, frozen_backbone, image_config, load_backbone, stores_of
 from pipeline.feature_config import FeatureConfig
 from pipeline.runs import Run
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `--help` needs no more than the settings below
     from features.augment import Augment, View
     from features.backbones import Backbone
-    from features.extract import Extraction
-    from features.frozen import FrozenBackbone
     from features.images import ImageConfig
 
 
@@ -56,7 +55,7 @@ class CachedExamples:
     @property
     def image_config(self) -> ImageConfig:
         """How pixels are made."""
-        return _pixels(self.config)
+        return image_config(self.config)
 
     def of(self, split: str) -> list[Example]:
         """The examples of `split`; all of them for `all`."""
@@ -70,16 +69,23 @@ class CachedExamples:
 
     def fingerprints(self) -> dict[str, str]:
         """Cut to the hash of its fingerprint."""
-        return {cut: store.key for cut, store in zip(self.cuts, self.stores, strict=True)}
+        return _keys(self.cuts, self.stores)
 
 
-def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedExamples:
+def _keys(cuts: Sequence[str], stores: Sequence[FeatureStore]) -> dict[str, str]:
+    return {cut: store.key for cut, store in zip(cuts, stores, strict=True)}
+
+
+def cache_features(
+    data: Path, config: FeatureConfig, seed: int = 0, check: Callable[[dict[str, str]], None] | None = None
+) -> CachedExamples:
     """Scan `data`, extract the features that the store lacks, and say which examples can be used.
 
     Writes `rejects.csv` into the store's folder.
 
     Args:
         seed: of the views, and of the split, where `data` has no split folders.
+        check: called with what `fingerprints` will be, before anything is extracted.
 
     Raises:
         DataError: no images, or more rejects than `config.max_rejects`.
@@ -92,8 +98,10 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
     try:
         check_rejects(scanned.rejects, found, config.max_rejects)
         backbone, cuts, config = load_backbone(config)
-        frozen = _frozen(backbone, cuts, config, images)
-        stores, done = _fill(images, frozen, config)
+        if check:
+            check(_keys(cuts, stores_of(backbone, cuts, config)))
+        frozen = frozen_backbone(backbone, cuts, config, images)
+        stores, done = fill(images, frozen, config)
     except DataError:
         write_rejects(config.store, scanned.rejects)
         raise
@@ -103,7 +111,7 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0) -> CachedEx
     if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {config.store}/rejects.csv says why")
     train = [example.image for example in scanned.examples if example.split == "train"]
-    views, views_extracted = _fill_views(train, frozen, config, views_of(config.augment, seed, config.views))
+    views, views_extracted = fill_views(train, frozen, config, views_of(config.augment, seed, config.views))
     return CachedExamples(
         scanned.examples, scanned.class_names, scanned.rejects, scanned.ignored, frozen.backbone, cuts, stores,
         config, done.extracted, len({example.image.digest for example in scanned.examples}) - done.extracted,
@@ -122,8 +130,8 @@ def fill_more(
     Raises:
         DataError: a file is gone, or is not what was scanned.
     """
-    frozen = _frozen(cached.backbone, cuts, cached.config, [example.image for example in examples])
-    return _fill_views([example.image for example in examples], frozen, cached.config, views)[0]
+    frozen = frozen_backbone(cached.backbone, cuts, cached.config, [example.image for example in examples])
+    return fill_views([example.image for example in examples], frozen, cached.config, views)[0]
 
 
 def views_of(augment: Augment, seed: int, count: int) -> list[View]:
@@ -156,99 +164,13 @@ def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
     # What may be missing was settled in training; where it matters now, the example list is compared.
     changes = {"store": Path(config["features"]["store"]), "max_rejects": 1.0, "rehash": False, "views": 0}
     settings = FeatureConfig(**{**config["features"], **changes})
-    cached = cache_features(data, settings, config["seed"])
-    if cached.fingerprints() != config["fingerprints"]:
-        raise RunError(
-            f"{run.path}: its features can't be made again: {settings.weights} holds other weights than it was "
-            "trained with, or another version of headstart made it; run `headstart head` again, with --overwrite"
-        )
-    return cached
 
+    def check(fingerprints: dict[str, str]) -> None:
+        if fingerprints != config["fingerprints"]:
+            raise RunError(
+                f"{run.path}: its features can't be made again: {settings.weights} holds other weights than it was "
+                "trained with, its int8 network is gone, or another version of headstart made it; run "
+                "`headstart head` again, with --overwrite"
+            )
 
-def load_backbone(config: FeatureConfig) -> tuple[Backbone, list[str], FeatureConfig]:
-    """The backbone of `config`, its cuts, and `config` with what was left open filled in."""
-    from features.backbones import known_cuts
-    from features.frozen import resolve_precision
-    from features.weights import build_backbone
-
-    cuts = known_cuts(config.cut, config.backbone)
-    precision = resolve_precision(config.precision)
-    backbone = build_backbone(
-        config.backbone, config.weights, config.rescale, config.image_size or None, precision, config.weights_seed
-    )
-    config = replace(config, cut=tuple(cuts), precision=precision, image_size=backbone.image_size)
-    if precision == "int8":
-        from features.int8 import calibration, quantised_folder
-
-        known = calibration(quantised_folder(config.store, backbone, cuts, _pixels(config)))
-        backbone = replace(backbone, calibration=known)
-    return backbone, cuts, config
-
-
-def _pixels(config: FeatureConfig) -> ImageConfig:
-    """How pixels are made."""
-    from features.images import ImageConfig
-
-    return ImageConfig(config.image_size, config.resize, config.truncated)
-
-
-def stores_of(
-    backbone: Backbone, cuts: Sequence[str], config: FeatureConfig, view: View | None = None
-) -> list[FeatureStore]:
-    """The store of each cut, of the images as they are or of a view of them. Nothing is made on disk."""
-    from features.frozen import FORWARD_VERSION
-
-    shared = {
-        "backbone": backbone.name,
-        "weights": backbone.weights_digest,
-        **_pixels(config).fingerprint(),
-        **(view.fingerprint() if view else {}),
-        "rescale": {"scale": backbone.rescaling.scale, "offset": backbone.rescaling.offset},
-        "precision": backbone.precision,
-        **({"calibration": backbone.calibration} if backbone.calibration else {}),
-        "forward_version": FORWARD_VERSION,
-        "dtype": "float32" if backbone.precision == "float32" else "float16",
-    }
-    fingerprints = [{**shared, "cut": cut, "shape": list(backbone.shape(cut))} for cut in cuts]
-    return [FeatureStore(config.store, fingerprint) for fingerprint in fingerprints]
-
-
-def _frozen(
-    backbone: Backbone, cuts: Sequence[str], config: FeatureConfig, images: Sequence[ImageFile]
-) -> FrozenBackbone:
-    """The fast form of `backbone`; of an 8-bit one that is not in the store yet, quantised on some of `images`."""
-    from features.frozen import FrozenBackbone
-
-    if backbone.precision != "int8":
-        return FrozenBackbone(backbone, cuts, config.batch_size)
-    from features.int8 import QuantisedBackbone, calibration, quantise, quantised_folder
-
-    folder = quantised_folder(config.store, backbone, cuts, _pixels(config))
-    if calibration(folder) is None:
-        quantise(folder, backbone, cuts, images, _pixels(config))
-    backbone = replace(backbone, calibration=calibration(folder))
-    return QuantisedBackbone(backbone, cuts, config.batch_size, folder)
-
-
-def _fill(
-    images: Sequence[ImageFile], frozen: FrozenBackbone, config: FeatureConfig, view: View | None = None
-) -> tuple[list[FeatureStore], Extraction]:
-    from features.extract import extract_features
-
-    stores = [store.create() for store in stores_of(frozen.backbone, frozen.cuts, config, view)]
-    return stores, extract_features(images, frozen, stores, _pixels(config), view)
-
-
-def _fill_views(
-    images: Sequence[ImageFile], frozen: FrozenBackbone, config: FeatureConfig, views: Sequence[View | None]
-) -> tuple[list[list[FeatureStore]], int]:
-    """The stores of each of `views` of images that are known to be usable, and how many features were made."""
-    filled, extracted = [], 0
-    for view in views:
-        stores, done = _fill(images, frozen, config, view)
-        if done.rejects:
-            first = done.rejects[0]
-            raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")
-        filled.append(stores)
-        extracted += done.extracted
-    return filled, extracted
+    return cache_features(data, settings, config["seed"], check)

@@ -17,19 +17,14 @@ def build_classifier(backbone: Backbone, cuts: Sequence[str], head: keras.Model)
     return keras.Model(pixels, head(_joined(backbone.features(pixels, cuts))), name="classifier")
 
 
-def build_top(
-    backbone: Backbone, from_layer: int, cuts: Sequence[str], head: keras.Model, training: bool | None = False
-) -> keras.Model:
+def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[str], head: keras.Model) -> keras.Model:
     """What of a classifier is trained: what crosses into `from_layer`, float32 [B, H, W, D] each, to logits.
 
     The layers are those of `backbone` and `head` themselves.
-
-    Args:
-        training: how the layers of the backbone are called: False is inference; None lets thawed ones train.
     """
     layers = [backbone.model.layers[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(layer.output.shape[1:], name=layer.name) for layer in layers]
-    features = backbone.features_from(tensors, from_layer, cuts, training)
+    features = backbone.features_from(tensors, from_layer, cuts)
     return keras.Model(tensors, head(_joined(features)), name="top")
 
 
@@ -47,11 +42,15 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
     """Let the layers of `backbone` from index `from_layer` on train; freeze those below.
 
     Batch normalisation stays frozen, scale, shift and moving statistics, unless `thaw_batchnorm`: the statistics of
-    small batches of another domain undo what was learned (keras.io, "Transfer learning & fine-tuning").
+    small batches of another domain undo what was learned (keras.io, "Transfer learning & fine-tuning"). Dropout within
+    the backbone stays off. Both by the layers themselves: Keras hands `training` down through models called within one,
+    whatever those were called with.
     """
     for index, layer in enumerate(backbone.model.layers):
         is_batchnorm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = index >= from_layer and (thaw_batchnorm or not is_batchnorm)
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
 
 
 def save_for_inference(model: keras.Model, path: Path) -> None:

@@ -67,10 +67,10 @@ def finetune(
     cached = load_examples(run, data)
     check_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
-    task = build_task(run, cached, config, seed)
     state = FinetuneState(run.unfinished)
     if state.start().get("settings") != settings:
         state.drop()
+    task = build_task(run, cached, config, seed, state.start().get("precision", "auto"))
     result = _fit(run, state, task, config, settings)
     save_for_inference(classifier_of(task), run.classifier_file)
     head_rows = [row for row in run.history() if row["phase"] == "head"]
@@ -143,7 +143,8 @@ def _fit(
     epoch = EpochCounter()
     with changes_named([*train, *val]):
         train_batches, val_batches = datasets_of(task, config, settings["seed"], lambda: epoch.number - offset)
-        done = _begin_or_resume(state, model, val_batches, len(val), {"settings": settings}, run.logs / "finetune")
+        start = {"settings": settings, "precision": task.cached.backbone.precision}
+        done = _begin_or_resume(state, model, val_batches, len(val), start, run.logs / "finetune")
 
         def keep(number: int) -> None:
             check_files([*train, *val])

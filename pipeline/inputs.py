@@ -1,5 +1,6 @@
 """Streams with labels: raw images for training, shuffled and augmented, or for evaluation, ordered; cached features."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -16,6 +17,7 @@ from features.store import FeatureStore
 from pipeline.examples import Example
 
 BUFFER_BYTES = 256 << 20
+_STORE_ERROR = re.compile(rf"\b{StoreError.__name__}: (?P<message>.+)")
 
 
 def train_dataset(
@@ -100,7 +102,7 @@ def features_dataset(
         next_epoch: asked at the start of each pass for the number of the epoch.
 
     Raises:
-        StoreError: not all have features. A shard that turns out damaged in a pass is an error of TensorFlow's.
+        StoreError: not all have features. A shard that turns out damaged in a pass: see `changes_named`.
     """
     digests = [example.image.digest for example in examples]
     for store in stores:
@@ -162,14 +164,18 @@ def _buffers(
 
 @contextmanager
 def changes_named(examples: Sequence[Example]) -> Iterator[None]:
-    """Where reading `examples` fails because a file went or changed, say which.
+    """Where a pass over `examples` fails because a file went or changed, or a shard is damaged, say which.
 
     Raises:
         DataError: a file is gone, or is not what was scanned.
+        StoreError: of a shard, as the generator of `features_dataset` raised it.
     """
     try:
         yield
-    except tf.errors.OpError:
+    except tf.errors.OpError as error:
+        raised = _STORE_ERROR.search(error.message)  # TensorFlow passes on what a generator raises as text only
+        if raised:
+            raise StoreError(raised["message"]) from error
         check_files(examples)
         raise
 

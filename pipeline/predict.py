@@ -13,9 +13,9 @@ from features.frozen import BATCH_SIZE
 from features.image_files import ImageFile, Reject, inspect_images
 from features.images import ImageConfig
 from features.progress import progress
-from pipeline.cached import load_backbone
 from pipeline.classifier import build_classifier
 from pipeline.examples import files_below
+from pipeline.extraction import load_backbone
 from pipeline.feature_config import FeatureConfig
 from pipeline.metrics import probabilities
 from pipeline.runs import Run

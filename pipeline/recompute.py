@@ -13,7 +13,7 @@ import numpy as np
 
 from features.errors import OptionError, StoreError, WeightsError
 from features.image_files import ImageFile
-from features.maintain import BadShard, Verification, drop_shards, find_stores, verify
+from features.maintain import BadShard, Verification, damaged_networks, drop_shards, find_stores, verify
 from features.progress import console, progress
 from features.store import FeatureStore
 from pipeline.cached import scan_all
@@ -59,10 +59,10 @@ def verify_store(
     if (data is None) != (count == 0):
         raise OptionError("--data and --recompute go together: say which images, and how many of them")
     stores, folders = find_stores(root)
-    verification = replace(verify(stores, repair), folders=folders)
+    verification = replace(verify(stores, repair), folders=[*folders, *damaged_networks(root)])
     if data is None:
         return verification, Recomputation()
-    if folders or (verification.bad and not repair):
+    if verification.folders or (verification.bad and not repair):
         console.print("nothing is recomputed before what is bad is mended")
         return verification, Recomputation()
     recomputation = recompute(stores, data, count, weights, weights_seed, seed)

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import keras
 import tensorflow as tf
 
-from features.backbones import MAP, Backbone
+from features.backbones import MAP, Backbone, Precision
 from features.errors import OptionError
 from features.frozen import make_deterministic
 from features.progress import console
-from pipeline.cached import CachedExamples, fill_more, load_backbone, views_of
+from pipeline.cached import CachedExamples, fill_more, views_of
 from pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
+from pipeline.extraction import load_backbone
 from pipeline.finetune_config import FinetuneConfig
 from pipeline.inputs import eval_dataset, features_dataset, train_dataset
 from pipeline.runs import Run
@@ -35,15 +37,20 @@ class Task:
     map_cut: str | None
 
 
-def build_task(run: Run, cached: CachedExamples, config: FinetuneConfig, seed: int) -> Task:
+def build_task(
+    run: Run, cached: CachedExamples, config: FinetuneConfig, seed: int, precision: Precision | Literal["auto"] = "auto"
+) -> Task:
     """Put the model together from the run's head and the backbone of `cached`, and compile it.
+
+    Args:
+        precision: in place of int8, which has no gradients.
 
     Raises:
         OptionError: no such layer or optimizer, or one that can't be trained on the cache.
     """
     keras.utils.set_random_seed(seed)
-    if cached.backbone.precision == "int8":  # which has no gradients
-        backbone, _, settings = load_backbone(replace(cached.config, precision="auto"))
+    if cached.backbone.precision == "int8":
+        backbone, _, settings = load_backbone(replace(cached.config, precision=precision))
         cached = replace(cached, backbone=backbone, config=settings)
     backbone = cached.backbone
     from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cached.cuts)
@@ -54,7 +61,7 @@ def build_task(run: Run, cached: CachedExamples, config: FinetuneConfig, seed: i
     unfreeze(backbone, from_layer, config.thaw_batchnorm)
     make_deterministic(backbone.model.layers[from_layer:])
     head = run.load_model(run.head_file)
-    model = build_top(backbone, from_layer, cached.cuts, head, training=None if config.thaw_batchnorm else False)
+    model = build_top(backbone, from_layer, cached.cuts, head)
     if map_cut is None:
         model = build_streamed(backbone, from_layer, cached.cuts, model)
     momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}

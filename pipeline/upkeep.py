@@ -9,8 +9,9 @@ from typing import Any
 from features.errors import DataError
 from features.maintain import drop_unused, open_stores
 from features.store import FeatureStore
-from pipeline.cached import load_backbone, scan_all, scan_memory, stores_of
+from pipeline.cached import scan_all, scan_memory
 from pipeline.examples import scan
+from pipeline.extraction import load_backbone, stores_of
 from pipeline.feature_config import FeatureConfig
 
 

@@ -5,6 +5,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -101,6 +102,7 @@ def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(
     assert moved == before.keys() - frozen
 
 
+@pytest.mark.slow
 def test_thawed_batch_normalisation_trains_above_the_boundary_only(run: Path) -> None:
     cached = load_examples(Run.open(run))
     backbone = cached.backbone
@@ -290,7 +292,7 @@ def test_from_a_layer_by_name_or_index(run: Path, layer: str) -> None:
     assert Run.open(run).config()["finetune"]["from_layer_index"] == backbone.layer_index(layer)
 
 
-def test_the_cache_gives_what_streaming_gives(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_gives_what_streaming_gives(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "cached")
     streamed = finetune(run, QUICK)
     cached = finetune(tmp_path / "cached", replace(QUICK, from_cache=True))
@@ -298,9 +300,21 @@ def test_the_cache_gives_what_streaming_gives(run: Path, tmp_path: Path, monkeyp
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-3)
         assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-3)
     assert cached.before == pytest.approx(streamed.before, rel=1e-3)
-    monkeypatch.setattr(FrozenBackbone, "__call__", None)  # the map is there now
-    again = finetune(tmp_path / "cached", replace(QUICK, from_cache=True), overwrite=True)
-    assert again.after == cached.after
+
+
+@pytest.mark.slow
+def test_what_crosses_is_cached_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(QUICK, from_cache=True, epochs=1)
+    cached = finetune(run, config)
+    monkeypatch.setattr(FrozenBackbone, "__call__", None)
+    assert finetune(run, config, overwrite=True).after == cached.after
+
+
+def test_dropout_of_the_backbone_stays_off() -> None:
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.layers.Dropout(0.5)(inputs))
+    unfreeze(SimpleNamespace(model=model), from_layer=0, thaw_batchnorm=True)
+    np.testing.assert_array_equal(model(np.ones((4, 8)), training=True), 1)
 
 
 @pytest.mark.slow
@@ -336,6 +350,7 @@ def test_changed_data_is_refused(run: Path, prepared: Path, tmp_path: Path) -> N
         finetune(run, QUICK)
 
 
+@pytest.mark.slow
 def test_data_that_was_moved_is_found_where_it_is_said_to_be(run: Path, prepared: Path, tmp_path: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))

@@ -6,12 +6,13 @@ import pytest
 import tensorflow as tf
 
 from features.augment import augment_image
+from features.errors import StoreError
 from features.image_files import ImageFile
 from features.images import ImageConfig
 from pipeline.cached import cache_features
 from pipeline.examples import Example, scan
 from pipeline.feature_config import FeatureConfig
-from pipeline.inputs import eval_dataset, features_dataset, train_dataset
+from pipeline.inputs import changes_named, eval_dataset, features_dataset, train_dataset
 from tests.test_store import digest, fill, store_in, vectors
 
 CONFIG = ImageConfig(48)
@@ -133,6 +134,15 @@ def test_cached_features_are_streamed_each_once_in_another_order_an_epoch(tmp_pa
         assert sorted(order) == list(range(60))
         orders.append(order)
     assert orders[0] == orders[2] != orders[1]
+
+
+def test_a_damaged_shard_is_named_by_what_reads_the_stream(tmp_path: Path) -> None:
+    store, examples = store_in(tmp_path), cached_examples(30)
+    shard = fill(store, list(range(30)))
+    dataset = features_dataset([store], examples, 8, 0, lambda: 0)
+    shard.write_bytes(shard.read_bytes()[:-2000])
+    with pytest.raises(StoreError, match=shard.name), changes_named([]):
+        list(dataset)
 
 
 def test_a_stream_of_features_needs_little_memory(tmp_path: Path) -> None:

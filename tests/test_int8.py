@@ -1,34 +1,39 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from features.errors import OptionError
+from features.errors import OptionError, RunError, StoreError
 from features.maintain import open_stores
-from pipeline.cached import cache_features, load_backbone, stores_of
+from pipeline.cached import CachedExamples, cache_features, load_examples
+from pipeline.extraction import load_backbone, stores_of
 from pipeline.feature_config import FeatureConfig
+from pipeline.head import HeadConfig
+from pipeline.phase1 import train_run
 from pipeline.recompute import verify_store
+from pipeline.runs import Run
 from tests.conftest import SMALL
 
 pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
 
-@pytest.fixture
-def int8(tmp_path: Path) -> FeatureConfig:
-    return FeatureConfig(**{**SMALL, "store": tmp_path / "store", "precision": "int8", "max_rejects": 1})
+def int8(store: Path) -> FeatureConfig:
+    return FeatureConfig(**{**SMALL, "store": store, "precision": "int8", "max_rejects": 1})
+
+
+@pytest.fixture(scope="module")
+def cached(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> CachedExamples:
+    """Features in 8 bits. Tests only read their store."""
+    return cache_features(prepared, int8(tmp_path_factory.mktemp("int8") / "store"))
 
 
 def test_eight_bits_are_near_float32_and_their_own_features(
-    prepared: Path, small: FeatureConfig, int8: FeatureConfig, capfd: pytest.CaptureFixture[str]
+    prepared: Path, small: FeatureConfig, cached: CachedExamples
 ) -> None:
-    cached = cache_features(prepared, int8)
-    said = capfd.readouterr()
-    assert "quantising mobilenet_v3_small on 30 images" in said.err
-    assert "on 10 other images features are off by" in said.err
-    assert said.out == ""
     features, _ = cached.arrays(cached.examples)
     expected, _ = cache_features(prepared, small).arrays(cached.examples)
     error = np.mean(np.linalg.norm(features - expected, axis=1) / np.linalg.norm(expected, axis=1))
@@ -36,27 +41,51 @@ def test_eight_bits_are_near_float32_and_their_own_features(
     (store,) = cached.stores
     assert store.form.dtype == np.float16
     assert store.fingerprint["calibration"]["images"] == 30
-    (folder,) = (int8.store / "int8").iterdir()
+    root = cached.config.store
+    (folder,) = (root / "int8").iterdir()
     written = json.loads((folder / "calibration.json").read_text())
     digests = {example.image.digest for example in cached.examples}
     assert set(written["digests"]) < digests
+    assert written["checked_on"] == 10
     assert written["fidelity"]["top_activation"]["relative_error"] == pytest.approx(error, rel=0.5)
 
-    again = cache_features(prepared, replace(int8, cut=("top_activation",)))
+    again = cache_features(prepared, replace(int8(root), cut=("top_activation",)))
     assert (again.extracted, again.fingerprints()) == (0, cached.fingerprints())
-    _, fresh = verify_store(int8.store, data=prepared, count=10, weights="random")
+    _, fresh = verify_store(root, data=prepared, count=10, weights="random")
     assert (fresh.images, fresh.bad) == (10, ())
 
 
-def test_a_quantised_network_serves_whatever_images_come(prepared: Path, drawn: Path, int8: FeatureConfig) -> None:
-    first = cache_features(prepared, int8).fingerprints()
-    backbone, cuts, config = load_backbone(int8)
-    assert [store.key for store in stores_of(backbone, cuts, config)] == list(first.values())
-    assert cache_features(drawn / ".." / "demo", int8).fingerprints() == first
-    assert len(open_stores(int8.store)) == 1
+def test_a_quantised_network_serves_whatever_images_come(cached: CachedExamples, drawn: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(cached.config.store, store)
+    backbone, cuts, config = load_backbone(int8(store))
+    assert [store.key for store in stores_of(backbone, cuts, config)] == list(cached.fingerprints().values())
+    assert cache_features(drawn, int8(store)).fingerprints() == cached.fingerprints()
+    assert len(open_stores(store)) == 1
 
 
-def test_a_missing_extra_is_named(prepared: Path, int8: FeatureConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_made_with_a_network_that_is_gone_or_damaged_is_not_mixed_with_another(
+    prepared: Path, cached: CachedExamples, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(cached.config.store, store)
+    train_run(prepared, tmp_path / "run", int8(store), HeadConfig(epochs=1))
+    (folder,) = (store / "int8").iterdir()
+    network = folder / "model.bin"
+    network.write_bytes(network.read_bytes()[:-1] + b"?")
+    found, _ = verify_store(store)
+    assert [fault.path for fault in found.folders] == [str(folder)]
+    for shard in store.glob("*/shard-*"):
+        shard.unlink()
+    with pytest.raises(StoreError, match="damaged; delete the folder"):
+        load_examples(Run.open(tmp_path / "run"))
+    shutil.rmtree(folder)
+    with pytest.raises(RunError, match="its int8 network is gone"):
+        load_examples(Run.open(tmp_path / "run"))
+    assert not folder.exists()  # nothing was quantised before it was refused
+
+
+def test_a_missing_extra_is_named(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "nncf", None)
     with pytest.raises(OptionError, match=r"headstart\[int8\]"):
-        cache_features(prepared, int8)
+        cache_features(prepared, int8(tmp_path / "store"))
