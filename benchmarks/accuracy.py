@@ -83,13 +83,14 @@ def _head_on(features: np.ndarray, labels: np.ndarray, seed: int) -> float:
 def float32_against_predict(photos: Path, config: FeatureConfig, count: int = 64) -> dict[str, float]:
     """The fast form's features against those of `model.predict` on the same pixels."""
     cached = cache_features(photos, replace(config, precision="float32"))
-    batches = eval_dataset(cached.examples[:count], cached.image_config, 32)
+    network = cached.network
+    batches = eval_dataset(cached.examples[:count], cached.network.images, 32)
     pixels = np.concatenate([batch for batch, _ in batches.as_numpy_iterator()])
     inputs = keras.Input(pixels.shape[1:], dtype="uint8")
-    expected = keras.Model(inputs, cached.backbone.features(inputs, cached.cuts)).predict(pixels, verbose=0)
-    fast = FrozenBackbone(cached.backbone, cached.cuts)
+    expected = keras.Model(inputs, network.backbone.features(inputs, network.cuts)).predict(pixels, verbose=0)
+    fast = FrozenBackbone(network.backbone, network.cuts)
     step = fast.images_per_pass
-    found = np.concatenate([fast(pixels[i : i + step])[cached.cuts[0]] for i in range(0, len(pixels), step)])
+    found = np.concatenate([fast(pixels[i : i + step])[network.cuts[0]] for i in range(0, len(pixels), step)])
     return {"images": count, "largest_relative_error": float(np.abs(found - expected).max() / np.abs(expected).max())}
 
 
@@ -169,15 +170,18 @@ def _plain_finetuning(run: Run, config: FinetuneConfig, seed: int) -> dict[str, 
     """Plain `fit` of the whole model on the same batches."""
     keras.utils.set_random_seed(seed)
     cached = load_examples(run)
-    train, val = cached.of("train"), eval_dataset(cached.of("val"), cached.image_config, config.batch_size)
-    unfreeze(cached.backbone, 249, thaw_batchnorm=False)
-    model = build_classifier(cached.backbone, cached.cuts, run.load_model(run.head_file))
+    network = cached.network
+    train, val = cached.of("train"), eval_dataset(cached.of("val"), cached.network.images, config.batch_size)
+    unfreeze(network.backbone, 249, thaw_batchnorm=False)
+    model = build_classifier(network.backbone, network.cuts, run.load_model(run.head_file))
     compile_model(model, 2, keras.optimizers.SGD(config.learning_rate, momentum=config.momentum))
     scores = [model.evaluate(val, verbose=0, return_dict=True)]
     took = 0.0
     for epoch in range(config.epochs):
         start, last = time.perf_counter(), LastBatch()
-        batches = train_dataset(train, cached.image_config, config.batch_size, "none", seed, lambda epoch=epoch: epoch)
+        batches = train_dataset(
+            train, cached.network.images, config.batch_size, "none", seed, lambda epoch=epoch: epoch
+        )
         model.fit(batches, verbose=0, shuffle=False, callbacks=[last])
         took += last.ended - start if epoch else 0.0  # the first epoch builds the graph
         scores.append(model.evaluate(val, verbose=0, return_dict=True))

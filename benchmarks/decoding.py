@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from benchmarks.extraction import BATCH, SIZE, keras_files
-from benchmarks.timing import Row, compare, seconds
+from benchmarks.timing import Row, in_turns, seconds
 from features.batches import decoded_batches
 from features.image_files import ImageFile, inspect_images
 from features.images import ImageConfig
@@ -40,5 +40,5 @@ def decoding_row(name: str, images: list[ImageFile]) -> Row:
         return len(images) / seconds(lambda: drained(keras_files(images)))
 
     ours(), theirs()
-    row = Row(f"decoding {name} of {megabytes:.2f} MB", "images/s", "decode_jpeg + resize")
-    return compare(row, ours, theirs, rounds=3)
+    found = in_turns({"ours": ours, "theirs": theirs}, rounds=3)
+    return Row(f"decoding {name} of {megabytes:.2f} MB", "images/s", "decode_jpeg + resize", **found)

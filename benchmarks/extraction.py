@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.timing import LastBatch, Row, compare, seconds
+from benchmarks.timing import LastBatch, Row, in_turns, seconds
 from features.backbones import Backbone
 from features.batches import decoded_batches
-from features.frozen import FrozenBackbone
+from features.frozen import FrozenBackbone, resolve_precision
 from features.image_files import ImageFile
 from features.images import ImageConfig
 from pipeline.cached import cache_features
@@ -24,13 +24,14 @@ BATCH = 32
 SIZE = 299
 
 
-def keras_files(images: list[ImageFile]) -> tf.data.Dataset:
+def keras_files(images: list[ImageFile], *labels: np.ndarray) -> tf.data.Dataset:
     """What a Keras user writes: decode, resize, batch, all by autotuning."""
 
-    def load(path: tf.Tensor) -> tf.Tensor:
-        return tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), (SIZE, SIZE))
+    def load(path: tf.Tensor, *label: tf.Tensor) -> Any:
+        pixels = tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), (SIZE, SIZE))
+        return (pixels, *label) if label else pixels
 
-    files = tf.data.Dataset.from_tensor_slices([image.path for image in images])
+    files = tf.data.Dataset.from_tensor_slices(([image.path for image in images], *labels))
     return files.map(load, tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
 
 
@@ -56,27 +57,31 @@ def extraction_rows(images: list[ImageFile], data: Path, folder: Path, backbone:
 
         return run
 
-    def predict(row: Row) -> Callable[[], float]:
-        def run() -> float:
-            last = LastBatch()
-            took = seconds(lambda: model.predict(keras_files(images), verbose=0, callbacks=[last]))
-            row.stall.append(time.perf_counter() - last.ended)
-            return len(images) / took
+    stalls: list[float] = []
 
-        return run
+    def predict() -> float:
+        last = LastBatch()
+        took = seconds(lambda: model.predict(keras_files(images), verbose=0, callbacks=[last]))
+        stalls.append(time.perf_counter() - last.ended)
+        return len(images) / took
 
     def decode_only() -> float:
         return len(images) / seconds(lambda: [None for _ in decoded_batches(images, ImageConfig(SIZE), BATCH)])
 
-    rows = []
-    precisions = ["float32", "auto", *(["int8"] if installed("openvino") and installed("nncf") else [])]
-    for precision in precisions:
-        row = Row(f"extraction, {precision}", "images/s", "model.predict", MACS)
-        rows.append(compare(row, ours(precision), predict(row)))
-    rows.append(compare(Row("extraction, auto", "images/s", "decoding alone", MACS), ours("auto"), decode_only))
-    for name, rival in rivals(images, backbone).items():
-        rows.append(compare(Row("extraction, auto", "images/s", name, MACS), ours("auto"), rival))
-    return rows
+    best = resolve_precision("auto")
+    mine = dict.fromkeys(("float32", best, *(["int8"] if installed("openvino") and installed("nncf") else [])))
+    others = {"model.predict": predict, "decoding alone": decode_only, **rivals(images, backbone)}
+    found = in_turns({**{precision: ours(precision) for precision in mine}, **others})
+
+    def row(precision: str, baseline: str) -> Row:
+        stall = stalls if baseline == "model.predict" else []
+        return Row(
+            f"extraction, {precision}", "images/s", baseline, found[precision], found[baseline], MACS, stall=stall
+        )
+
+    return [row(precision, "model.predict") for precision in mine] + [
+        row(best, baseline) for baseline in others if baseline != "model.predict"
+    ]
 
 
 def rivals(images: list[ImageFile], backbone: Backbone) -> dict[str, Callable[[], float]]:

@@ -1,11 +1,13 @@
 """Phase 2 both ways, against plain `fit` of the whole model."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
-from benchmarks.timing import LastBatch, Row, compare, seconds
+from benchmarks.timing import Row, in_turns, seconds
 from features.image_files import ImageFile
 from pipeline.cached import load_examples
 from pipeline.classifier import build_classifier, unfreeze
@@ -29,32 +31,29 @@ def finetuning_rows(images: list[ImageFile], data: Path, folder: Path) -> list[R
     run = Run.open(folder / "tuned")
     settings = FinetuneConfig(augment="none")
 
-    def plain():
+    def plain() -> tuple[keras.Model, tf.data.Dataset, int]:
         cached = load_examples(run)
-        backbone = cached.backbone
+        backbone = cached.network.backbone
         unfreeze(backbone, 249, thaw_batchnorm=False)
-        model = build_classifier(backbone, cached.cuts, run.load_model(run.head_file))
+        model = build_classifier(backbone, cached.network.cuts, run.load_model(run.head_file))
         compile_model(model, 2, keras.optimizers.SGD(1e-4, momentum=0.9))
         train = cached.of("train")
-        return model, train_dataset(train, cached.image_config, settings.batch_size, "none", 0, lambda: 0), len(train)
+        return model, train_dataset(train, cached.network.images, settings.batch_size, "none", 0, lambda: 0), len(train)
 
-    def steps(model: keras.Model, batches, count: int, row: Row | None = None):
+    def steps(model: keras.Model, batches: tf.data.Dataset, count: int) -> Callable[[], float]:
         model.fit(batches.take(2), verbose=0)
+        return lambda: count / seconds(lambda: model.fit(batches, verbose=0))
 
-        def run_once() -> float:
-            last = LastBatch()
-            return count / seconds(lambda: model.fit(batches, verbose=0, callbacks=[last]))
-
-        return run_once
-
-    rows = []
-    for name, changed, macs in (
-        ("fine-tuning, streaming", settings, MACS),
-        ("fine-tuning, from the cache", replace(settings, from_cache=True), MACS_ABOVE),
-    ):
+    def ours(changed: FinetuneConfig) -> Callable[[], float]:
         task = build_task(run, load_examples(run), changed, 0)
         batches, _ = datasets_of(task, changed, 0, lambda: 0)
-        count = len(task.cached.of("train"))
-        row = Row(name, "images/s", "plain fit of the whole model", macs)
-        rows.append(compare(row, steps(task.model, batches, count), steps(*plain())))
-    return rows
+        return steps(task.model, batches, len(task.cached.of("train")))
+
+    found = in_turns(
+        {"streaming": ours(settings), "cache": ours(replace(settings, from_cache=True)), "plain": steps(*plain())}
+    )
+    against = "plain fit of the whole model"
+    return [
+        Row("fine-tuning, streaming", "images/s", against, found["streaming"], found["plain"], MACS),
+        Row("fine-tuning, from the cache", "images/s", against, found["cache"], found["plain"], MACS_ABOVE),
+    ]

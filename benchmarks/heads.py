@@ -1,12 +1,14 @@
 """Phase 1 on cached features, and from nothing, against plain Keras."""
 
+import itertools
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from benchmarks.extraction import BATCH, MACS, SIZE
-from benchmarks.timing import LastBatch, Row, compare, seconds
+from benchmarks.extraction import BATCH, SIZE, keras_files
+from benchmarks.timing import LastBatch, Row, in_turns, seconds
 from features.backbones import Backbone
 from features.image_files import ImageFile
 from pipeline.feature_config import FeatureConfig
@@ -26,7 +28,6 @@ def head_row() -> Row:
     model = keras.Sequential([keras.layers.Dense(1024, "relu"), keras.layers.Dense(1, "sigmoid")])
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     model.fit(features[:BATCH], labels[:BATCH], verbose=0)
-    row = Row("head, epochs of 20,000", "epochs/s", "plain fit, batch 32", 3 * EXAMPLES * DIMENSION * 1024)
 
     def ours() -> float:
         trained = train_head((features, labels), val, 2, HeadConfig(epochs=3))
@@ -35,8 +36,10 @@ def head_row() -> Row:
     def theirs() -> float:
         return 1 / seconds(lambda: model.fit(features, labels, batch_size=BATCH, verbose=0))
 
-    row.note = "ours with compiling and validation, over three epochs; the baseline without, over one"
-    return compare(row, ours, theirs)
+    found = in_turns({"ours": ours, "theirs": theirs})
+    note = "ours with compiling and validation, over three epochs; the baseline without, over one"
+    macs = 3 * EXAMPLES * DIMENSION * 1024
+    return Row("head, epochs of 20,000", "epochs/s", "plain fit, batch 32", **found, macs=macs, note=note)
 
 
 def phase1_rows(images: list[ImageFile], data: Path, folder: Path, backbone: Backbone) -> list[Row]:
@@ -48,37 +51,29 @@ def phase1_rows(images: list[ImageFile], data: Path, folder: Path, backbone: Bac
     backbone.model.trainable = False
     recipe.compile("rmsprop", "binary_crossentropy", metrics=["accuracy"])
 
-    def load(path, label):
-        import tensorflow as tf
+    recipe.fit(keras_files(images[:BATCH], labels[:BATCH]), verbose=0)
+    numbers = itertools.count()
+    stalls: list[float] = []
 
-        return tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), (SIZE, SIZE)), label
+    def ours(fresh: bool) -> float:
+        store = folder / (f"phase1-{next(numbers)}" if fresh else "phase1")
+        config = FeatureConfig(store=store, weights="random", max_rejects=1)
+        head = HeadConfig(epochs=EPOCHS)
+        return 3600 / seconds(lambda: train_run(data, folder / "run", config, head, overwrite=True))
 
-    def batches(chosen: slice):
-        import tensorflow as tf
+    def theirs() -> float:
+        last = LastBatch()
+        took = seconds(lambda: recipe.fit(keras_files(images, labels), verbose=0, callbacks=[last]))
+        stalls.append(time.perf_counter() - last.ended)
+        return 3600 / (EPOCHS * took)
 
-        files = tf.data.Dataset.from_tensor_slices(([image.path for image in images[chosen]], labels[chosen]))
-        return files.map(load, tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
-
-    recipe.fit(batches(slice(BATCH)), verbose=0)
-    empty = Row("phase 1, ten epochs, empty store", "runs/h", "frozen base in every epoch", MACS * len(images) / 3600)
-    full = Row("phase 1, ten epochs, full store", "runs/h", "frozen base in every epoch")
-    empty.note = full.note = "the baseline is one epoch, times ten"
-    for row, fresh in ((empty, True), (full, False)):
-
-        def ours(row: Row = row, fresh: bool = fresh) -> float:
-            store = folder / (f"phase1-{len(row.ours)}" if fresh else "phase1")
-            config = FeatureConfig(store=store, weights="random", max_rejects=1)
-            return 3600 / seconds(
-                lambda: train_run(data, folder / "run", config, HeadConfig(epochs=EPOCHS), overwrite=True)
-            )
-
-        def theirs(row: Row = row) -> float:
-            last = LastBatch()
-            took = seconds(lambda: recipe.fit(batches(slice(None)), verbose=0, callbacks=[last]))
-            return 3600 / (EPOCHS * took)
-
-        if not fresh:
-            ours()
-        compare(row, ours, theirs, rounds=3)
+    ours(fresh=False)
+    found = in_turns({"empty": lambda: ours(True), "full": lambda: ours(False), "recipe": theirs}, rounds=3)
     backbone.model.trainable = True
-    return [empty, full]
+    return [
+        Row(
+            f"phase 1, ten epochs of {len(images)} images, {store} store", "runs/h", "frozen base in every epoch",
+            found[store], found["recipe"], note="the baseline is one epoch, times ten", stall=stalls,
+        )
+        for store in ("empty", "full")
+    ]  # fmt: skip

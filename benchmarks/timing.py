@@ -17,7 +17,7 @@ class Row:
     """One comparison.
 
     Args:
-        ours, theirs: one figure a round, larger is better, measured in turns.
+        ours, theirs: one figure a round, larger is better, as `in_turns` yields them.
         macs: multiply-adds behind one unit of the figures; 0 where arithmetic is not what limits.
         note: what a reader must know, as that the baseline was scaled.
         stall: seconds that Keras lost at the end of each of its passes, a round.
@@ -26,10 +26,10 @@ class Row:
     name: str
     unit: str
     baseline: str
+    ours: list[float]
+    theirs: list[float]
     macs: float = 0.0
     note: str = ""
-    ours: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
     stall: list[float] = field(default_factory=list)
 
     def as_fields(self, ceilings: dict[str, float]) -> dict[str, Any]:
@@ -52,13 +52,15 @@ class Row:
         return fields
 
 
-def compare(row: Row, ours: Callable[[], float], theirs: Callable[[], float], rounds: int = ROUNDS) -> Row:
-    """Fill `row` by calling both in turns, the first to go changing."""
+def in_turns(sides: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """The figures of each of `sides`, one a round; each round begins with another."""
+    figures: dict[str, list[float]] = {name: [] for name in sides}
+    names = list(sides)
     for number in range(rounds):
-        sides = [(ours, row.ours), (theirs, row.theirs)]
-        for side, figures in sides if number % 2 == 0 else sides[::-1]:
-            figures.append(side())
-    return row
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            figures[name].append(sides[name]())
+    return figures
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -237,13 +237,35 @@ def known_cuts(cuts: Sequence[str], backbone: str) -> list[str]:
         OptionError: an unknown backbone, an unknown cut, or one that is named twice.
     """
     spec = backbone_spec(backbone)
-    cuts = [name for cut in cuts for name in (spec.cuts if cut == ALL_CUTS else (cut,))]
+    cuts = [name for cut in split_cuts(cuts) for name in (spec.cuts if cut == ALL_CUTS else (cut,))]
     for name in cuts:
         if block_of(name) not in spec.cuts:
             raise OptionError(f"--cut: {backbone} has no cut {name!r}; choose from {', '.join(spec.cuts)}")
     if len(set(cuts)) < len(cuts):
         raise OptionError(f"--cut: names a cut twice. Received: {'+'.join(cuts)}")
     return list(cuts) or [spec.default_cut]
+
+
+def split_cuts(cuts: Sequence[str]) -> list[str]:
+    """The cuts of `cuts`, of which some may be several, joined by `+`."""
+    return [name for cut in cuts for name in cut.split("+")]
+
+
+def cuts_among(cuts: Sequence[str], backbones: Sequence[str]) -> dict[str, list[str]]:
+    """Those of `cuts` that each of `backbones` has; as `known_cuts` where there are none, or `all`.
+
+    Raises:
+        OptionError: an unknown backbone, or a cut that none of them has.
+    """
+    specs = {name: backbone_spec(name) for name in backbones}
+    named = split_cuts(cuts)
+    for cut in named:
+        if cut != ALL_CUTS and not any(block_of(cut) in spec.cuts for spec in specs.values()):
+            raise OptionError(f"--cut: none of {', '.join(backbones)} has a cut {cut!r}")
+    return {
+        name: known_cuts([cut for cut in named if cut == ALL_CUTS or block_of(cut) in spec.cuts], name)
+        for name, spec in specs.items()
+    }
 
 
 def backbone_spec(name: str) -> BackboneSpec:

@@ -27,9 +27,14 @@ _SHARD_OVERHEAD = 1 << 16
 class Extraction:
     """What one call did: digests given features, images that could not be, and the time without the warm-up."""
 
-    extracted: int
+    digests: frozenset[str]
     rejects: list[Reject]
     seconds: float
+
+    @property
+    def extracted(self) -> int:
+        """How many digests were given features."""
+        return len(self.digests)
 
     @property
     def images_per_second(self) -> float:
@@ -69,7 +74,7 @@ def extract_features(
     if not any_decodes(missing, config):  # a network takes seconds to build
         for store in stores:
             store.update_view()
-        return Extraction(0, [why_undecodable(image) for image in missing], 0.0)
+        return Extraction(frozenset(), [why_undecodable(image) for image in missing], 0.0)
     digests = [image.digest for image in missing]
     writers = [
         _ShardWriter(store, cut, frozenset(store.missing(digests)))
@@ -78,7 +83,7 @@ def extract_features(
     require_space(stores[0].folder, sum(writer.bytes_to_come() for writer in writers))
     decoded = np.zeros(len(missing), bool)
     rejects: list[Reject] = []
-    extracted = 0
+    extracted: set[str] = set()
     which = "" if view is None else f"view {view.number} of "
     console.print(f"extracting features of {which}{len(missing)} images that have none yet")
     backbone.warm_up()
@@ -94,14 +99,14 @@ def extract_features(
                 kept = [missing[position].digest for position in positions[unchanged]]
                 for writer in writers:
                     writer.add(kept, vectors[writer.cut][unchanged])
-                extracted += len(kept)
+                extracted.update(kept)
                 rejects += [why_undecodable(missing[position]) for position in positions[~unchanged]]
                 advance(len(positions))
     seconds = time.perf_counter() - start
     rejects += [why_undecodable(missing[position]) for position in np.flatnonzero(~decoded)]
     for store in stores:
         store.update_view()
-    return Extraction(extracted, rejects, seconds)
+    return Extraction(frozenset(extracted), rejects, seconds)
 
 
 @dataclass

@@ -4,36 +4,50 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.errors import DataError, RunError
-from features.image_files import Reject
+from features.errors import DataError, OptionError, RunError
+from features.image_files import ImageFile, Reject
 from features.memory import ScanMemory
 from features.store import FeatureStore, create_folder
 from pipeline.examples import Example, Scan, check_rejects, scan, without, write_rejects
-from pipeline.extraction import fill, fill_views, frozen_backbone, image_config, load_backbone, stores_of
+from pipeline.extraction import Network, fill, fill_views, freeze, load_networks, resolved, weights_digest
 from pipeline.feature_config import FeatureConfig
 from pipeline.runs import Run
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `--help` needs no more than the settings below
     from features.augment import Augment, View
-    from features.backbones import Backbone
-    from features.images import ImageConfig
+    from features.extract import Extraction
+    from features.frozen import FrozenBackbone
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """The features of one network.
+
+    Args:
+        stores: one for each cut.
+        views: the same for each view of the training images.
+    """
+
+    network: Network
+    stores: list[FeatureStore]
+    views: list[list[FeatureStore]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class CachedExamples:
-    """Usable examples, and the stores that hold their features, one for each cut.
+    """Usable examples, and the stores that hold their features.
 
     Args:
+        parts: one for each backbone.
         config: the settings with everything that `auto` left open filled in.
         extracted: digests given features now; `cached` had them before.
         seconds: spent extracting.
-        views: for each view of `config`, the stores of the training images' features, one for each cut.
         views_extracted: features of views made now.
     """
 
@@ -41,39 +55,66 @@ class CachedExamples:
     class_names: list[str]
     rejects: list[Reject]
     ignored: int
-    backbone: Backbone
-    cuts: list[str]
-    stores: list[FeatureStore]
+    parts: list[CachedFeatures]
     config: FeatureConfig
     extracted: int
     cached: int
     seconds: float
     images_per_second: float
-    views: list[list[FeatureStore]] = field(default_factory=list)
     views_extracted: int = 0
 
     @property
-    def image_config(self) -> ImageConfig:
-        """How pixels are made."""
-        return image_config(self.config)
+    def network(self) -> Network:
+        """The one network there is.
+
+        Raises:
+            OptionError: there are several.
+        """
+        if len(self.parts) > 1:
+            raise OptionError(f"--backbone {self.config.backbone}: this needs one backbone alone")
+        return self.parts[0].network
+
+    @property
+    def stores(self) -> list[FeatureStore]:
+        """Those of all networks, side by side as the features are."""
+        return [store for part in self.parts for store in part.stores]
 
     def of(self, split: str) -> list[Example]:
         """The examples of `split`; all of them for `all`."""
         return [example for example in self.examples if split in ("all", example.split)]
 
     def arrays(self, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
-        """Features float32 [N, D], cuts side by side, and labels int64 [N]."""
-        digests = [example.image.digest for example in examples]
-        features = np.concatenate([store.read(digests) for store in self.stores], axis=1)
-        return features.astype(np.float32, copy=False), np.array([example.label for example in examples], np.int64)
+        """Features float32 [N, D], backbones and cuts side by side, and labels int64 [N]."""
+        return _read(self.stores, examples), np.array([example.label for example in examples], np.int64)
+
+    def view_arrays(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """For each view, the features float32 [N, D] of training examples, as `arrays`."""
+        by_view = zip(*(part.views for part in self.parts), strict=True)
+        return [_read([store for stores in parts for store in stores], examples) for parts in by_view]
+
+    def columns(self) -> dict[str, slice]:
+        """Where in `arrays` each cut lies, by its name; with several backbones as `backbone/cut`."""
+        ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores)])
+        names = _names([part.network for part in self.parts])
+        return {name: slice(int(start), int(end)) for name, start, end in zip(names, ends[:-1], ends[1:], strict=True)}
 
     def fingerprints(self) -> dict[str, str]:
-        """Cut to the hash of its fingerprint."""
-        return _keys(self.cuts, self.stores)
+        """The hash of the fingerprint of each cut, named as in `columns`."""
+        return dict(zip(_names([part.network for part in self.parts]), (one.key for one in self.stores), strict=True))
+
+    def weights_digest(self) -> str:
+        """As `extraction.weights_digest`."""
+        return weights_digest([part.network for part in self.parts])
 
 
-def _keys(cuts: Sequence[str], stores: Sequence[FeatureStore]) -> dict[str, str]:
-    return {cut: store.key for cut, store in zip(cuts, stores, strict=True)}
+def _names(networks: Sequence[Network]) -> list[str]:
+    alone = len(networks) == 1
+    return [cut if alone else f"{network.backbone.name}/{cut}" for network in networks for cut in network.cuts]
+
+
+def _read(stores: Sequence[FeatureStore], examples: Sequence[Example]) -> np.ndarray:
+    digests = [example.image.digest for example in examples]
+    return np.concatenate([store.read(digests) for store in stores], axis=1).astype(np.float32, copy=False)
 
 
 def cache_features(
@@ -93,36 +134,73 @@ def cache_features(
     """
     create_folder(config.store)
     scanned = scan(data, seed, config.max_pixels, scan_memory(config.store, data, config.rehash))
-    images = [example.image for example in scanned.examples]
-    found = len(images) + len(scanned.rejects)
+    found = len(scanned.examples) + len(scanned.rejects)
     try:
         check_rejects(scanned.rejects, found, config.max_rejects)
-        backbone, cuts, config = load_backbone(config)
+        networks = load_networks(config)
         if check:
-            check(_keys(cuts, stores_of(backbone, cuts, config)))
-        frozen = frozen_backbone(backbone, cuts, config, images)
-        stores, done = fill(images, frozen, config)
+            keys = [store.key for network in networks for store in network.stores()]
+            check(dict(zip(_names(networks), keys, strict=True)))
+        scanned, parts, frozen, done = _fill_all(scanned, networks)
     except DataError:
         write_rejects(config.store, scanned.rejects)
         raise
-    scanned = without(scanned, done.rejects)
     write_rejects(config.store, scanned.rejects)
     check_rejects(scanned.rejects, found, config.max_rejects)
     if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {config.store}/rejects.csv says why")
     train = [example.image for example in scanned.examples if example.split == "train"]
-    views, views_extracted = fill_views(train, frozen, config, views_of(config.augment, seed, config.views))
+    views = views_of(config.augment, seed, config.views)
+    parts, views_extracted = _fill_views(train, parts, frozen, views)
     return CachedExamples(
-        scanned.examples, scanned.class_names, scanned.rejects, scanned.ignored, frozen.backbone, cuts, stores,
-        config, done.extracted, len({example.image.digest for example in scanned.examples}) - done.extracted,
-        done.seconds, done.images_per_second, views, views_extracted,
+        scanned.examples, scanned.class_names, scanned.rejects, scanned.ignored, parts, resolved(config, networks),
+        done.extracted, len({example.image.digest for example in scanned.examples} - done.digests), done.seconds,
+        done.images_per_second, views_extracted,
     )  # fmt: skip
+
+
+def _fill_all(
+    scanned: Scan, networks: Sequence[Network]
+) -> tuple[Scan, list[CachedFeatures], list[FrozenBackbone], Extraction]:
+    """What is left of `scanned`, the features at each network, the networks' fast forms, and what all of it took."""
+    from features.extract import Extraction
+
+    parts, frozen = [], []
+    digests: frozenset[str] = frozenset()
+    rejects: list[Reject] = []
+    seconds = 0.0
+    for network in networks:
+        images = [example.image for example in scanned.examples]
+        filled, fast = freeze(network, images)
+        stores, done = fill(images, filled, fast)
+        scanned = without(scanned, done.rejects)
+        digests |= done.digests
+        rejects += done.rejects
+        seconds += done.seconds
+        parts.append(CachedFeatures(filled, stores))
+        frozen.append(fast)
+    return scanned, parts, frozen, Extraction(digests, rejects, seconds)
+
+
+def _fill_views(
+    images: Sequence[ImageFile],
+    parts: Sequence[CachedFeatures],
+    frozen: Sequence[FrozenBackbone],
+    views: Sequence[View],
+) -> tuple[list[CachedFeatures], int]:
+    """`parts` with their `views`, and how many features were made."""
+    viewed, extracted = [], 0
+    for part, fast in zip(parts, frozen, strict=True):
+        stores, more = fill_views(images, part.network, fast, views)
+        viewed.append(replace(part, views=stores))
+        extracted += more
+    return viewed, extracted
 
 
 def fill_more(
     cached: CachedExamples, cuts: Sequence[str], examples: Sequence[Example], views: Sequence[View | None]
 ) -> list[list[FeatureStore]]:
-    """Give `examples` features at other cuts, and of views of theirs, where they lack them.
+    """Give `examples` features at other cuts of the one network, and of views of theirs, where they lack them.
 
     Returns:
         For each of `views`, the stores of `cuts`.
@@ -130,8 +208,9 @@ def fill_more(
     Raises:
         DataError: a file is gone, or is not what was scanned.
     """
-    frozen = frozen_backbone(cached.backbone, cuts, cached.config, [example.image for example in examples])
-    return fill_views([example.image for example in examples], frozen, cached.config, views)[0]
+    images = [example.image for example in examples]
+    network, frozen = freeze(replace(cached.network, cuts=list(cuts)), images)
+    return fill_views(images, network, frozen, views)[0]
 
 
 def views_of(augment: Augment, seed: int, count: int) -> list[View]:

@@ -50,7 +50,7 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}
     if run.classifier_file.exists():
         classifier = run.load_model(run.classifier_file)
-        images = eval_dataset(examples, cached.image_config, cached.config.batch_size or BATCH_SIZE)
+        images = eval_dataset(examples, cached.network.images, cached.config.batch_size or BATCH_SIZE)
         with changes_named(examples), progress("evaluating the classifier", len(examples)) as advance:
             callback = EvalProgress(advance, len(examples))
             logits["finetuned"] = classifier.predict(images, verbose=0, callbacks=[callback])  # [N, 1 or C]

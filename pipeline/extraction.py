@@ -1,14 +1,14 @@
-"""From settings to the frozen network, the stores of what it yields, and the features in them."""
+"""From settings to frozen networks, the stores of what they yield, and the features in them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.calibration import calibration, quantised_folder
-from features.errors import DataError
+from features.errors import DataError, OptionError
 from features.image_files import ImageFile
 from features.store import FeatureStore
 from pipeline.feature_config import FeatureConfig
@@ -21,8 +21,66 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `--help` needs no m
     from features.images import ImageConfig
 
 
-def load_backbone(config: FeatureConfig) -> tuple[Backbone, list[str], FeatureConfig]:
-    """The backbone of `config`, its cuts, and `config` with what was left open filled in."""
+@dataclass(frozen=True)
+class Network:
+    """A backbone, where it is cut, and its settings with everything that was left open filled in."""
+
+    backbone: Backbone
+    cuts: list[str]
+    config: FeatureConfig
+
+    @property
+    def images(self) -> ImageConfig:
+        """How pixels are made."""
+        from features.images import ImageConfig
+
+        return ImageConfig(self.config.image_size, self.config.resize, self.config.truncated)
+
+    def stores(self, view: View | None = None) -> list[FeatureStore]:
+        """The store of each cut, of the images as they are or of a view of them. Nothing is made on disk."""
+        shared = {
+            **self._arithmetic(),
+            **(view.fingerprint() if view else {}),
+            **({"calibration": self.backbone.calibration} if self.backbone.calibration else {}),
+            "dtype": "float32" if self.backbone.precision == "float32" else "float16",
+        }
+        fingerprints = [{**shared, "cut": cut, "shape": list(self.backbone.shape(cut))} for cut in self.cuts]
+        return [FeatureStore(self.config.store, fingerprint) for fingerprint in fingerprints]
+
+    def quantised_folder(self) -> Path:
+        """Where the 8-bit form of it lies, or would lie."""
+        return quantised_folder(self.config.store, self.backbone.name, self.cuts, self._arithmetic())
+
+    def _arithmetic(self) -> dict[str, Any]:
+        """The fields of a fingerprint that tell what is done to an image before any cut."""
+        from features.frozen import FORWARD_VERSION
+
+        return {
+            "backbone": self.backbone.name,
+            "weights": self.backbone.weights_digest,
+            **self.images.fingerprint(),
+            "rescale": {"scale": self.backbone.rescaling.scale, "offset": self.backbone.rescaling.offset},
+            "precision": self.backbone.precision,
+            "forward_version": FORWARD_VERSION,
+        }
+
+
+def load_networks(config: FeatureConfig) -> list[Network]:
+    """The network of each backbone that `config` names, joined by `+`.
+
+    Raises:
+        OptionError: an unknown backbone, or a cut that none of them has.
+        WeightsError: no such weights, or another network's.
+    """
+    return [load_network(one) for one in _per_backbone(config)]
+
+
+def load_network(config: FeatureConfig) -> Network:
+    """The network of a `config` that names one backbone.
+
+    Raises:
+        OptionError, WeightsError: as `load_networks`.
+    """
     from features.backbones import known_cuts
     from features.frozen import resolve_precision
     from features.weights import build_backbone
@@ -33,84 +91,87 @@ def load_backbone(config: FeatureConfig) -> tuple[Backbone, list[str], FeatureCo
         config.backbone, config.weights, config.rescale, config.image_size or None, precision, config.weights_seed
     )
     config = replace(config, cut=tuple(cuts), precision=precision, image_size=backbone.image_size)
+    network = Network(backbone, cuts, config)
     if precision == "int8":
-        backbone = replace(backbone, calibration=calibration(_quantised_folder(backbone, cuts, config)))
-    return backbone, cuts, config
+        return replace(network, backbone=replace(backbone, calibration=calibration(network.quantised_folder())))
+    return network
 
 
-def image_config(config: FeatureConfig) -> ImageConfig:
-    """How pixels are made."""
-    from features.images import ImageConfig
-
-    return ImageConfig(config.image_size, config.resize, config.truncated)
+def weights_digest(networks: Sequence[Network]) -> str:
+    """The digest of the weights; of several backbones joined by `+`, as their names are."""
+    return "+".join(network.backbone.weights_digest for network in networks)
 
 
-def stores_of(
-    backbone: Backbone, cuts: Sequence[str], config: FeatureConfig, view: View | None = None
-) -> list[FeatureStore]:
-    """The store of each cut, of the images as they are or of a view of them. Nothing is made on disk."""
-    shared = {
-        **_arithmetic(backbone, config),
-        **(view.fingerprint() if view else {}),
-        **({"calibration": backbone.calibration} if backbone.calibration else {}),
-        "dtype": "float32" if backbone.precision == "float32" else "float16",
-    }
-    fingerprints = [{**shared, "cut": cut, "shape": list(backbone.shape(cut))} for cut in cuts]
-    return [FeatureStore(config.store, fingerprint) for fingerprint in fingerprints]
+def resolved(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
+    """`config` with what it left open as it is in `networks`, which it stands for.
+
+    The side of the input stays open where there are several, for each has its own.
+    """
+    cuts = tuple(cut for network in networks for cut in network.cuts)
+    config = replace(config, cut=cuts, precision=networks[0].config.precision)
+    return replace(config, image_size=networks[0].config.image_size) if len(networks) == 1 else config
 
 
-def _arithmetic(backbone: Backbone, config: FeatureConfig) -> dict[str, Any]:
-    """The fields of a fingerprint that tell what is done to an image before any cut."""
-    from features.frozen import FORWARD_VERSION
+def _per_backbone(config: FeatureConfig) -> list[FeatureConfig]:
+    """`config` for each backbone that it names: with the cuts that this one has, or its default where none is its own.
 
-    return {
-        "backbone": backbone.name,
-        "weights": backbone.weights_digest,
-        **image_config(config).fingerprint(),
-        "rescale": {"scale": backbone.rescaling.scale, "offset": backbone.rescaling.offset},
-        "precision": backbone.precision,
-        "forward_version": FORWARD_VERSION,
-    }
+    Weights are the same for all, or as many as there are backbones.
+    """
+    from features.backbones import cuts_among
+
+    names = config.backbone.split("+")
+    if len(names) == 1:
+        return [config]
+    if len(set(names)) < len(names):
+        raise OptionError(f"--backbone: names a backbone twice. Received: {config.backbone}")
+    weights = config.weights.split("+")
+    if len(weights) == 1:
+        weights *= len(names)
+    if len(weights) != len(names):
+        raise OptionError(
+            f"--weights must be one for all, or one for each of {len(names)} backbones, joined by +. "
+            f"Received: {config.weights}"
+        )
+    cuts = cuts_among(config.cut, names)
+    return [
+        replace(config, backbone=name, weights=file, cut=tuple(cuts[name]))
+        for name, file in zip(names, weights, strict=True)
+    ]
 
 
-def _quantised_folder(backbone: Backbone, cuts: Sequence[str], config: FeatureConfig) -> Path:
-    return quantised_folder(config.store, backbone.name, cuts, _arithmetic(backbone, config))
-
-
-def frozen_backbone(
-    backbone: Backbone, cuts: Sequence[str], config: FeatureConfig, images: Sequence[ImageFile]
-) -> FrozenBackbone:
-    """The fast form of `backbone`; of an 8-bit one that is not in the store yet, quantised on some of `images`."""
+def freeze(network: Network, images: Sequence[ImageFile]) -> tuple[Network, FrozenBackbone]:
+    """The fast form of `network`; of an 8-bit one that is not in the store yet, quantised on some of `images`."""
     from features.frozen import FrozenBackbone
 
+    backbone, cuts, config = network.backbone, network.cuts, network.config
     if backbone.precision != "int8":
-        return FrozenBackbone(backbone, cuts, config.batch_size)
+        return network, FrozenBackbone(backbone, cuts, config.batch_size)
     from features.int8 import QuantisedBackbone, quantise
 
-    folder = _quantised_folder(backbone, cuts, config)
+    folder = network.quantised_folder()
     if calibration(folder) is None:
-        quantise(folder, backbone, cuts, images, image_config(config))
+        quantise(folder, backbone, cuts, images, network.images)
     backbone = replace(backbone, calibration=calibration(folder))
-    return QuantisedBackbone(backbone, cuts, config.batch_size, folder)
+    return replace(network, backbone=backbone), QuantisedBackbone(backbone, cuts, config.batch_size, folder)
 
 
 def fill(
-    images: Sequence[ImageFile], frozen: FrozenBackbone, config: FeatureConfig, view: View | None = None
+    images: Sequence[ImageFile], network: Network, frozen: FrozenBackbone, view: View | None = None
 ) -> tuple[list[FeatureStore], Extraction]:
-    """Give `images`, or a view of them, the features that they lack: one store for each cut of `frozen`."""
+    """Give `images`, or a view of them, the features that they lack: one store for each cut of `network`."""
     from features.extract import extract_features
 
-    stores = [store.create() for store in stores_of(frozen.backbone, frozen.cuts, config, view)]
-    return stores, extract_features(images, frozen, stores, image_config(config), view)
+    stores = [store.create() for store in network.stores(view)]
+    return stores, extract_features(images, frozen, stores, network.images, view)
 
 
 def fill_views(
-    images: Sequence[ImageFile], frozen: FrozenBackbone, config: FeatureConfig, views: Sequence[View | None]
+    images: Sequence[ImageFile], network: Network, frozen: FrozenBackbone, views: Sequence[View | None]
 ) -> tuple[list[list[FeatureStore]], int]:
     """The stores of each of `views` of images that are known to be usable, and how many features were made."""
     filled, extracted = [], 0
     for view in views:
-        stores, done = fill(images, frozen, config, view)
+        stores, done = fill(images, network, frozen, view)
         if done.rejects:
             first = done.rejects[0]
             raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")

@@ -15,9 +15,16 @@ class FeatureConfig:
     store: Path = field(
         default=Path("store"), metadata={"help": "Folder of cached features.", "env": "HEADSTART_STORE"}
     )
-    backbone: str = field(default="inception_v3", metadata={"help": "The pretrained network."})
+    backbone: str = field(
+        default="inception_v3", metadata={"help": "The pretrained network; a+b puts features of several side by side."}
+    )
     weights: str = field(
-        default="imagenet", metadata={"help": "imagenet, random, or a weights file.", "env": "HEADSTART_WEIGHTS"}
+        default="imagenet",
+        metadata={
+            "help": "imagenet, random, or a weights file; of several backbones one for each, joined by +, or one for "
+            "all.",
+            "env": "HEADSTART_WEIGHTS",
+        },
     )
     weights_seed: int = field(default=0, metadata={"help": "Seed of --weights random."})
     rescale: Literal["auto", "inception", "unit"] = field(
@@ -55,7 +62,6 @@ class FeatureConfig:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cut", tuple(cut for cuts in self.cut for cut in cuts.split("+")))
         check_options(
             ("--image-size", self.image_size, self.image_size == 0 or self.image_size >= 32, "at least 32, or 0"),
             ("--batch-size", self.batch_size, self.batch_size >= 0, "at least 0"),

@@ -143,7 +143,7 @@ def _fit(
     epoch = EpochCounter()
     with changes_named([*train, *val]):
         train_batches, val_batches = datasets_of(task, config, settings["seed"], lambda: epoch.number - offset)
-        start = {"settings": settings, "precision": task.cached.backbone.precision}
+        start = {"settings": settings, "precision": task.cached.network.backbone.precision}
         done = _begin_or_resume(state, model, val_batches, len(val), start, run.logs / "finetune")
 
         def keep(number: int) -> None:

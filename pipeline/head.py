@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,6 +59,9 @@ class HeadConfig:
         default=0,
         metadata={"help": "Examples a step; 0 is 64 to 256, the more there are.", "flag": "--head-batch-size"},
     )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "Share of an even distribution in what is trained towards."}
+    )
     class_weight: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced weighs classes by their rarity."}
     )
@@ -73,6 +77,7 @@ class HeadConfig:
             ),
             ("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and under 1"),
             ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
+            ("--label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "at least 0 and under 1"),
             ("--learning-rate", self.learning_rate, self.learning_rate >= 0, "over 0, or 0 to choose"),
             ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
             ("--head-batch-size", self.batch_size, self.batch_size >= 0, "at least 1, or 0 to choose"),
@@ -144,6 +149,8 @@ def train_head(
     config: HeadConfig,
     seed: int = 0,
     logs: Path | None = None,
+    views: Sequence[np.ndarray] = (),
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainedHead:
     """Train a head and keep its best epoch by loss on val.
 
@@ -151,6 +158,8 @@ def train_head(
         train: features float32 [N, D] and labels int64 [N] in [0, classes).
         val: the same, of the validation examples.
         logs: folder for TensorBoard's curves, or None.
+        views: other features [N, D] of the training examples; each epoch takes one of them in place of `train`.
+        callbacks: told of each epoch's `val_loss`.
 
     Raises:
         OptionError: an unknown optimizer.
@@ -160,35 +169,50 @@ def train_head(
 
     from features.frozen import make_deterministic
     from pipeline.inputs import array_dataset
-    from pipeline.training import Progress, class_weights, compile_model, curves, make_optimizer
+    from pipeline.training import (
+        EpochCounter,
+        HardLoss,
+        Progress,
+        class_weights,
+        compile_model,
+        curves,
+        make_optimizer,
+    )
 
-    config = config.for_examples(len(train[0]))
+    count = len(train[1])
+    config = config.for_examples(count)
     keras.utils.set_random_seed(seed)
     make_deterministic()
     model = build_head(train[0], classes, config)
     settings: dict[str, Any] = {"weight_decay": config.weight_decay} if config.weight_decay else {}
     settings["ema_momentum"] = _AVERAGING ** (config.batch_size / _SMALLEST_BATCH)
     optimizer = make_optimizer(config.optimizer, config.learning_rate, use_ema=True, **settings)
-    steps = -(-len(train[0]) // config.batch_size)
-    compile_model(model, classes, optimizer, steps_per_execution=min(steps, _STEPS))
+    steps = min(-(-count // config.batch_size), _STEPS)
+    compile_model(model, classes, optimizer, config.label_smoothing, steps_per_execution=steps)
+    epoch = EpochCounter()
+
+    def order() -> np.ndarray:
+        rows = np.random.default_rng([seed, epoch.number]).permutation(count)
+        return rows + count * (epoch.number % len(views)) if views else rows
+
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)  # before `best`, which keeps what it finds
     best = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.epochs, restore_best_weights=True)
     start = time.perf_counter()
-    with progress("training the head", config.epochs * len(train[0]), "examples") as advance:
+    with progress("training the head", config.epochs * count, "examples") as advance:
         fitted = model.fit(
-            array_dataset(*train, config.batch_size, shuffle_seed=seed),
+            array_dataset(np.concatenate(views) if views else train[0], train[1], config.batch_size, order),
             shuffle=False,  # done by the dataset
             epochs=config.epochs,
             validation_data=array_dataset(*val, 1024),
             class_weight=class_weights(train[1], classes, config.class_weight),
             callbacks=[
-                average,
-                best,
-                Progress(advance, len(train[0]), config.batch_size),
+                epoch, average, HardLoss(), best,
+                Progress(advance, count, config.batch_size),
                 *([curves(logs, "head")] if logs else []),
+                *callbacks,
             ],
             verbose=0,
-        )
+        )  # fmt: skip
     history = [dict(zip(fitted.history, values, strict=True)) for values in zip(*fitted.history.values(), strict=True)]
     if not np.isfinite([row["val_loss"] for row in history]).any():
         raise DataError(f"training diverged: no finite loss on val; lower --learning-rate {config.learning_rate}")

@@ -63,24 +63,34 @@ def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: i
 
 
 def array_dataset(
-    features: np.ndarray, labels: np.ndarray, batch_size: int, shuffle_seed: int | None = None
+    features: np.ndarray, labels: np.ndarray, batch_size: int, order: Callable[[], np.ndarray] | None = None
 ) -> tf.data.Dataset:
-    """Batches of (features [b, D], int64 [b]) that are in memory.
+    """Batches of (features [b, D], [b]) that are in memory.
 
     Args:
-        shuffle_seed: of the order, another one in each pass; None keeps it.
+        features: [N, D], or of several views [N * views, D].
+        labels: [N], one for each row of a view.
+        order: asked at the start of each pass for N rows of `features`, int64; None for the first N as they are.
     """
-    count = len(features)
-    rows = tf.data.Dataset.range(count)
-    if shuffle_seed is not None:
-        rows = rows.shuffle(count, seed=shuffle_seed)
-    batches = rows.batch(batch_size)
+    count = len(labels)
+
+    def batches() -> Iterator[np.ndarray]:
+        rows = np.arange(count) if order is None else order()
+        for start in range(0, count, batch_size):
+            yield rows[start : start + batch_size]
+
     table, classes = tf.constant(features), tf.constant(labels)  # what a batch is gathered from costs no copy
 
-    def gathered(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.gather(table, positions), tf.gather(classes, positions)
+    def gathered(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(table, rows), tf.gather(classes, rows % count)
 
-    return batches.map(gathered, num_parallel_calls=1).prefetch(4).with_options(explicit_options())
+    return (
+        tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec((None,), tf.int64))
+        .apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
+        .map(gathered, num_parallel_calls=1)
+        .prefetch(4)
+        .with_options(explicit_options())
+    )
 
 
 def features_dataset(

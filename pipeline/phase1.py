@@ -78,7 +78,7 @@ def _write(run: Run, data: Path, seed: int, cached: CachedExamples, head: HeadCo
         class_names=cached.class_names,
         features=settings,
         head=asdict(head),
-        weights_digest=cached.backbone.weights_digest,
+        weights_digest=cached.weights_digest(),
         fingerprints=cached.fingerprints(),
         examples=list_digests(cached.examples, cached.class_names),
         versions=versions(),

@@ -1,21 +1,20 @@
 """Probabilities for any images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
+import tensorflow as tf
 
 from features.batches import decoded_batches, why_undecodable
 from features.errors import DataError, RunError
-from features.frozen import BATCH_SIZE
+from features.frozen import BATCH_SIZE, FrozenBackbone
 from features.image_files import ImageFile, Reject, inspect_images
 from features.images import ImageConfig
 from features.progress import progress
-from pipeline.classifier import build_classifier
 from pipeline.examples import files_below
-from pipeline.extraction import load_backbone
+from pipeline.extraction import load_networks, weights_digest
 from pipeline.feature_config import FeatureConfig
 from pipeline.metrics import probabilities
 from pipeline.runs import Run
@@ -79,13 +78,9 @@ def _files(sources: Sequence[Path]) -> list[Path]:
 def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], list[Reject]]:
     class_names: list[str] = run.config()["class_names"]
     settings = FeatureConfig(**{**run.config()["features"], "precision": "float32"})
-    classifier = _classifier(run, settings)
-    config = ImageConfig(settings.image_size, settings.resize, settings.truncated)
-    chances = np.full((len(images), len(class_names)), np.nan)
-    with progress("predicting", len(images)) as advance:
-        for positions, pixels in decoded_batches(images, config, settings.batch_size or BATCH_SIZE):
-            chances[positions] = probabilities(classifier.predict_on_batch(pixels))
-            advance(len(positions))
+    chances = (
+        _with_classifier(run, settings, images) if run.classifier_file.exists() else _with_head(run, settings, images)
+    )
     decoded = ~np.isnan(chances).any(axis=1)
     predictions = [
         Prediction(
@@ -100,10 +95,49 @@ def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], l
     return predictions, [why_undecodable(images[int(position)]) for position in np.flatnonzero(~decoded)]
 
 
-def _classifier(run: Run, settings: FeatureConfig) -> keras.Model:
-    if run.classifier_file.exists():
-        return run.load_model(run.classifier_file)
-    backbone, cuts, _ = load_backbone(settings)
-    if backbone.weights_digest != run.config()["weights_digest"]:
+def _with_classifier(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> np.ndarray:
+    """Probabilities float64 [N, classes] of the fine-tuned classifier; NaN where an image can't be decoded."""
+    classifier = run.load_model(run.classifier_file)
+    config = ImageConfig(settings.image_size, settings.resize, settings.truncated)
+
+    def classify(pixels: np.ndarray) -> np.ndarray:
+        return probabilities(classifier.predict_on_batch(pixels))
+
+    with progress("predicting", len(images)) as advance:
+        return _decoded(images, config, settings.batch_size or BATCH_SIZE, classify, advance)
+
+
+def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> np.ndarray:
+    """Probabilities float64 [N, classes] of the head on features; NaN where an image can't be decoded."""
+    networks = load_networks(settings)
+    if weights_digest(networks) != run.config()["weights_digest"]:
         raise RunError(f"{run.path}: {settings.weights} holds other weights than those it was trained with")
-    return build_classifier(backbone, cuts, run.load_model(run.head_file))
+    head = run.load_model(run.head_file)
+    parts = []
+    with progress("predicting", len(networks) * len(images)) as advance:
+        for network in networks:
+            graph = FrozenBackbone(network.backbone, network.cuts).traced(None)  # one image is no batch of 48
+
+            def features(pixels: np.ndarray, graph: Callable[[tf.Tensor], list[tf.Tensor]] = graph) -> np.ndarray:
+                return np.concatenate([output.numpy() for output in graph(tf.constant(pixels))], axis=1)
+
+            parts.append(_decoded(images, network.images, settings.batch_size or BATCH_SIZE, features, advance))
+    return probabilities(head.predict(np.concatenate(parts, axis=1), batch_size=1024, verbose=0))
+
+
+def _decoded(
+    images: Sequence[ImageFile],
+    config: ImageConfig,
+    batch_size: int,
+    function: Callable[[np.ndarray], np.ndarray],
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """`function` of the pixels, [N, D]; NaN where an image can't be decoded."""
+    rows = None
+    for positions, pixels in decoded_batches(images, config, batch_size):
+        values = function(pixels)
+        if rows is None:
+            rows = np.full((len(images), values.shape[1]), np.nan, np.float32)
+        rows[positions] = values
+        advance(len(positions))
+    return np.full((len(images), 1), np.nan) if rows is None else rows

@@ -13,7 +13,7 @@ from features.frozen import make_deterministic
 from features.progress import console
 from pipeline.cached import CachedExamples, fill_more, views_of
 from pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
-from pipeline.extraction import load_backbone
+from pipeline.extraction import load_network
 from pipeline.finetune_config import FinetuneConfig
 from pipeline.inputs import eval_dataset, features_dataset, train_dataset
 from pipeline.runs import Run
@@ -26,7 +26,7 @@ class Task:
 
     Args:
         model: from pixels, or from what is cached, to logits.
-        head: trained within `model`, as are the layers of `cached.backbone` from `from_layer` on.
+        head: trained within `model`, as are the layers of the backbone of `cached` from `from_layer` on.
         map_cut: the cut whose map `model` takes; None for pixels.
     """
 
@@ -49,21 +49,27 @@ def build_task(
         OptionError: no such layer or optimizer, or one that can't be trained on the cache.
     """
     keras.utils.set_random_seed(seed)
-    if cached.backbone.precision == "int8":
-        backbone, _, settings = load_backbone(replace(cached.config, precision=precision))
-        cached = replace(cached, backbone=backbone, config=settings)
-    backbone = cached.backbone
-    from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cached.cuts)
-    top = max(backbone.layer_index(cut) for cut in cached.cuts)
+    if len(cached.parts) > 1:
+        raise OptionError(
+            f"{run.path}: has features of several backbones ({cached.config.backbone}), and fine-tuning is of one; "
+            "train a head on one of them"
+        )
+    network = cached.parts[0].network
+    if network.backbone.precision == "int8":
+        network = load_network(replace(network.config, precision=precision))
+        cached = replace(cached, parts=[replace(cached.parts[0], network=network)])
+    backbone, cuts = network.backbone, network.cuts
+    from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cuts)
+    top = max(backbone.layer_index(cut) for cut in cuts)
     if from_layer > top:
         raise OptionError(f"--from-layer {config.from_layer}: above the cut, layer {top}; nothing would be trained")
-    map_cut = _map_cut(backbone, from_layer, cached.cuts) if config.from_cache else None
+    map_cut = _map_cut(backbone, from_layer, cuts) if config.from_cache else None
     unfreeze(backbone, from_layer, config.thaw_batchnorm)
     make_deterministic(backbone.model.layers[from_layer:])
     head = run.load_model(run.head_file)
-    model = build_top(backbone, from_layer, cached.cuts, head)
+    model = build_top(backbone, from_layer, cuts, head)
     if map_cut is None:
-        model = build_streamed(backbone, from_layer, cached.cuts, model)
+        model = build_streamed(backbone, from_layer, cuts, model)
     momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
     optimizer = make_optimizer(config.optimizer, config.learning_rate, **momentum)
     compile_model(model, len(cached.class_names), optimizer)
@@ -90,12 +96,12 @@ def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[str]) -> str:
 
 def classifier_of(task: Task) -> keras.Model:
     """The classifier with what was trained, in float32 whatever it was trained in."""
-    backbone = task.cached.backbone
-    if backbone.precision != "float32":
-        trained = backbone.model
-        backbone, _, _ = load_backbone(replace(task.cached.config, precision="float32"))
-        backbone.model.set_weights(trained.get_weights())
-    return build_classifier(backbone, task.cached.cuts, task.head)
+    network = task.cached.network
+    if network.backbone.precision != "float32":
+        trained = network.backbone.model
+        network = load_network(replace(network.config, precision="float32"))
+        network.backbone.model.set_weights(trained.get_weights())
+    return build_classifier(network.backbone, network.cuts, task.head)
 
 
 def datasets_of(
@@ -105,7 +111,7 @@ def datasets_of(
     cached, batch_size = task.cached, config.batch_size
     train, val = cached.of("train"), cached.of("val")
     if task.map_cut is None:
-        images = cached.image_config
+        images = cached.network.images
         return train_dataset(train, images, batch_size, config.augment, seed, next_epoch), eval_dataset(
             val, images, batch_size
         )

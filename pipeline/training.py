@@ -10,6 +10,7 @@ import numpy as np
 
 from features.errors import OptionError
 
+HARD_LOSS = "hard_loss"
 _DRAWS_AN_EPOCH = 1_000_000  # no layer draws more often
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion")
 
@@ -31,15 +32,46 @@ def make_optimizer(name: str, learning_rate: float, **settings: Any) -> keras.op
     return keras.optimizers.get({"class_name": name, "config": config})
 
 
-def compile_model(model: keras.Model, classes: int, optimizer: keras.optimizers.Optimizer, **settings: Any) -> None:
-    """Compile `model`, which yields logits, with cross-entropy and accuracy; `settings` are Keras's."""
+def compile_model(
+    model: keras.Model,
+    classes: int,
+    optimizer: keras.optimizers.Optimizer,
+    label_smoothing: float = 0.0,
+    **settings: Any,
+) -> None:
+    """Compile `model`, which yields logits, with accuracy and cross-entropy.
+
+    Args:
+        label_smoothing: trained towards this share of an even distribution over the classes (Szegedy et al. 2015,
+            arXiv:1512.00567). `HARD_LOSS` is then the cross-entropy without it.
+        settings: Keras's.
+    """
     if classes == 2:
-        loss = keras.losses.BinaryCrossentropy(from_logits=True)
-        accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
+        loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+        metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)]
+        hard: keras.metrics.Metric = keras.metrics.MeanMetricWrapper(_binary_crossentropy, HARD_LOSS)
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
-    model.compile(optimizer=optimizer, loss=loss, metrics=[accuracy], **settings)
+        metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
+        hard = keras.metrics.SparseCategoricalCrossentropy(HARD_LOSS, from_logits=True)
+        if label_smoothing:
+            loss = _smoothed(classes, label_smoothing)
+    model.compile(optimizer=optimizer, loss=loss, metrics=metrics + [hard] * (label_smoothing > 0), **settings)
+
+
+def _binary_crossentropy(labels: Any, logits: Any) -> Any:
+    """[B] of labels [B] and logits [B, 1]; Keras's metric takes labels of the logits' shape only."""
+    return keras.losses.binary_crossentropy(keras.ops.reshape(labels, (-1, 1)), logits, from_logits=True)
+
+
+def _smoothed(classes: int, label_smoothing: float) -> Callable[[Any, Any], Any]:
+    """Cross-entropy of labels that are numbers, which Keras smooths only where they are one-hot."""
+    smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+
+    def loss(labels: Any, logits: Any) -> Any:
+        return smoothed(keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), classes), logits)
+
+    return loss
 
 
 def class_weights(labels: np.ndarray, classes: int, mode: str) -> dict[int, float] | None:
@@ -131,6 +163,16 @@ class EpochCounter(keras.callbacks.Callback):
             if variable.name == "seed_generator_state":
                 layer_seed, _ = variable.numpy()
                 variable.assign(np.array([layer_seed, epoch * _DRAWS_AN_EPOCH], np.uint32))
+
+
+class HardLoss(keras.callbacks.Callback):
+    """Calls the loss without label smoothing `loss`, for the history and the callbacks after it: heads compare by it."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Rename in `logs`, which all callbacks share."""
+        for prefix in ("", "val_"):
+            if logs and prefix + HARD_LOSS in logs:
+                logs[f"{prefix}loss"] = logs.pop(prefix + HARD_LOSS)
 
 
 class KeepState(keras.callbacks.Callback):

@@ -11,7 +11,7 @@ from features.maintain import drop_unused, open_stores
 from features.store import FeatureStore
 from pipeline.cached import scan_all, scan_memory
 from pipeline.examples import scan
-from pipeline.extraction import load_backbone, stores_of
+from pipeline.extraction import load_networks
 from pipeline.feature_config import FeatureConfig
 
 
@@ -61,8 +61,7 @@ def explain(root: Path, data: Path, config: FeatureConfig, seed: int = 0) -> lis
     config = replace(config, store=root)
     found = scan(data, seed, config.max_pixels, scan_memory(root, data, config.rehash))
     digests = {example.image.digest for example in found.examples}
-    backbone, cuts, config = load_backbone(config)
-    asked = stores_of(backbone, cuts, config)
+    asked = [store for network in load_networks(config) for store in network.stores()]
     return [_state(store, digests, there) for store in asked]
 
 

@@ -56,7 +56,7 @@ def changed(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[
 def joined_before(run: Path) -> keras.Model:
     """The classifier before fine-tuning."""
     cached = load_examples(Run.open(run))
-    return build_classifier(cached.backbone, cached.cuts, keras.models.load_model(run / "head.keras"))
+    return build_classifier(cached.network.backbone, cached.network.cuts, keras.models.load_model(run / "head.keras"))
 
 
 def test_the_classifier_equals_the_head_on_cached_features(run: Path, prepared: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_classifier_equals_the_head_on_cached_features(run: Path, prepared: 
     expected = probabilities(keras.models.load_model(run / "head.keras").predict(features, verbose=0))
     images = [example.image for example in cached.examples]
     classifier = joined_before(run)
-    for positions, pixels in decoded_batches(images, cached.image_config, 8):
+    for positions, pixels in decoded_batches(images, cached.network.images, 8):
         found = probabilities(classifier.predict_on_batch(pixels))
         np.testing.assert_allclose(found, expected[positions], atol=1e-3)
 
@@ -74,7 +74,7 @@ def test_phase_1_changes_no_backbone_weight(prepared: Path, small: FeatureConfig
     before = build_backbone("mobilenet_v3_small", "random", image_size=64).weights_digest
     train_run(prepared, tmp_path / "r", small, HeadConfig(units=(4,), epochs=1))
     cached = cache_features(prepared, small)
-    assert cached.backbone.weights_digest == before
+    assert cached.network.backbone.weights_digest == before
     assert cached.fingerprints() == Run.open(tmp_path / "r").config()["fingerprints"]
 
 
@@ -105,18 +105,18 @@ def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(
 @pytest.mark.slow
 def test_thawed_batch_normalisation_trains_above_the_boundary_only(run: Path) -> None:
     cached = load_examples(Run.open(run))
-    backbone = cached.backbone
-    boundary = backbone.boundary(cached.cuts)
+    backbone = cached.network.backbone
+    boundary = backbone.boundary(cached.network.cuts)
     head = keras.models.load_model(run / "head.keras")
     moved = {}
     for thaw in (False, True):
         unfreeze(backbone, boundary, thaw)
-        top = build_top(backbone, boundary, cached.cuts, head, training=None if thaw else False)
-        model = build_streamed(backbone, boundary, cached.cuts, top)
+        top = build_top(backbone, boundary, cached.network.cuts, head)
+        model = build_streamed(backbone, boundary, cached.network.cuts, top)
         compile_model(model, 2, make_optimizer("sgd", 1e-3))
         before, frozen = weights_of(backbone.model), [weight.numpy() for weight in model.get_layer("frozen").weights]
         examples = cached.of("train")[:8]
-        (pixels, labels), *_ = eval_dataset(examples, cached.image_config, 8)
+        (pixels, labels), *_ = eval_dataset(examples, cached.network.images, 8)
         model.train_on_batch(pixels, labels)
         moved[thaw] = changed(before, weights_of(backbone.model))
         assert all(map(np.array_equal, frozen, model.get_layer("frozen").weights))
@@ -132,7 +132,7 @@ def test_the_result_is_never_worse_than_the_head(run: Path) -> None:
     assert result.best_epoch == 0
     assert result.after == result.before
     cached = load_examples(Run.open(run))
-    pixels = np.concatenate([batch for _, batch in decoded_batches(images_of(cached), cached.image_config, 8)])
+    pixels = np.concatenate([batch for _, batch in decoded_batches(images_of(cached), cached.network.images, 8)])
     saved = keras.models.load_model(run / "classifier.keras")
     np.testing.assert_allclose(
         saved.predict(pixels, verbose=0), joined_before(run).predict(pixels, verbose=0), rtol=1e-4, atol=1e-5
@@ -152,7 +152,7 @@ def test_the_best_epoch_is_what_is_saved(run: Path) -> None:
     assert result.after["loss"] == min(losses)
     classifier = keras.models.load_model(run / "classifier.keras")
     cached = load_examples(Run.open(run))
-    pixels = np.concatenate([batch for _, batch in decoded_batches(images_of(cached), cached.image_config, 8)])
+    pixels = np.concatenate([batch for _, batch in decoded_batches(images_of(cached), cached.network.images, 8)])
     labels = np.array([example.label for example in cached.of("val")])
     chances = probabilities(classifier.predict(pixels, verbose=0))
     assert -np.log(chances[np.arange(len(labels)), labels]).mean() == pytest.approx(min(losses), rel=1e-3)

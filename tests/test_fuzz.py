@@ -93,5 +93,5 @@ def test_every_mutation_ends_as_features_or_as_a_reject(
     assert {"truncated", "corrupt"} <= set(reasons)
     assert count / 10 < len(cached.rejects) < count * 9 / 10, reasons
     assert cached.stores[0].missing([example.image.digest for example in cached.examples]) == []
-    assert SMALL["image_size"] == cached.image_config.size
+    assert SMALL["image_size"] == cached.network.images.size
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 3 << 20  # KiB

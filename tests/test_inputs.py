@@ -164,9 +164,9 @@ def test_a_stream_of_features_needs_little_memory(tmp_path: Path) -> None:
 def test_what_fits_a_buffer_comes_in_the_order_of_images(prepared: Path, small: FeatureConfig) -> None:
     cached = cache_features(prepared, replace(small, views=2))
     examples = cached.of("train")
-    stores = [store for (store,) in cached.views]
+    stores = [store for (store,) in cached.parts[0].views]
     for epoch in range(3):
-        images = train_dataset(examples, cached.image_config, 8, "none", 5, lambda epoch=epoch: epoch)
+        images = train_dataset(examples, cached.network.images, 8, "none", 5, lambda epoch=epoch: epoch)
         features = features_dataset(stores, examples, 8, 5, lambda epoch=epoch: epoch)
         found, labels = joined(features)
         np.testing.assert_array_equal(labels, joined(images)[1])

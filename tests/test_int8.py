@@ -9,7 +9,7 @@ import pytest
 from features.errors import OptionError, RunError, StoreError
 from features.maintain import open_stores
 from pipeline.cached import CachedExamples, cache_features, load_examples
-from pipeline.extraction import load_backbone, stores_of
+from pipeline.extraction import load_network
 from pipeline.feature_config import FeatureConfig
 from pipeline.head import HeadConfig
 from pipeline.phase1 import train_run
@@ -58,8 +58,7 @@ def test_eight_bits_are_near_float32_and_their_own_features(
 def test_a_quantised_network_serves_whatever_images_come(cached: CachedExamples, drawn: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(cached.config.store, store)
-    backbone, cuts, config = load_backbone(int8(store))
-    assert [store.key for store in stores_of(backbone, cuts, config)] == list(cached.fingerprints().values())
+    assert [one.key for one in load_network(int8(store)).stores()] == list(cached.fingerprints().values())
     assert cache_features(drawn, int8(store)).fingerprints() == cached.fingerprints()
     assert len(open_stores(store)) == 1
 

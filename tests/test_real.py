@@ -46,9 +46,9 @@ def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Pat
     head.get_layer("logits").set_weights([kernel, bias - 10])  # says cat to everything: one epoch must gain
     head.save(run / "head.keras")
     cached = load_examples(Run.open(run))
-    joined = build_classifier(cached.backbone, cached.cuts, head)
+    joined = build_classifier(cached.network.backbone, cached.network.cuts, head)
     before = weights_by_place(joined)
-    assert cached.backbone.weights_digest == build_backbone("inception_v3", "random").weights_digest
+    assert cached.network.backbone.weights_digest == build_backbone("inception_v3", "random").weights_digest
     result = finetune(run, FinetuneConfig(epochs=1))
     assert result.best_epoch > 0, "the epoch was no better than the head: the test would show nothing"
     after = weights_by_place(keras.models.load_model(run / "classifier.keras"))
@@ -98,9 +98,9 @@ def test_head_on_cached_features_equals_the_classifier_on_raw_files(
     vectors, _ = cached.arrays(cached.examples)
     expected = probabilities(head.predict(vectors, verbose=0))[:, 1]
     full = build_backbone("inception_v3", real_features.weights, "unit")
-    classifier = build_classifier(full, cached.cuts, head)
+    classifier = build_classifier(full, cached.network.cuts, head)
     found = np.empty_like(expected)
-    for positions, pixels in decoded_batches([example.image for example in cached.examples], cached.image_config, 32):
+    for positions, pixels in decoded_batches([example.image for example in cached.examples], cached.network.images, 32):
         found[positions] = probabilities(classifier.predict_on_batch(pixels))[:, 1]
     difference = np.abs(found - expected)
     print(f"{precision}: largest difference {difference.max():.6f}, median {np.median(difference):.6f}")
