@@ -1,11 +1,11 @@
 """Phase 1 as a run: cached features in, a run folder with a trained head out."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from features.backbones import MAP, block_of
+from features.backbones import MAP, block_of, split_cuts
 from features.errors import OptionError
 from pipeline.cached import CachedExamples, cache_features
 from pipeline.duplicates import tell_conflicts
@@ -41,18 +41,19 @@ def train_run(
         DataError: `data` can't be trained on.
         RunError: `path` exists and `overwrite` is false, or it is not a run.
     """
-    maps = [cut for cut in features.cut if cut.endswith(MAP)]
+    maps = [cut for cut in split_cuts(features.cut) if cut.endswith(MAP)]
     if maps:
         averaged = block_of(maps[0])
         raise OptionError(f"--cut: a head takes features averaged over space, {averaged!r}. Received: {maps[0]!r}")
     start = time.perf_counter()
     with new_run(path, overwrite) as run:
-        cached = cache_features(data, replace(features, views=0), seed)
+        cached = cache_features(data, features, seed)
         check_trainable(cached.examples, cached.class_names, data)
         tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
         train, val = (cached.arrays(cached.of(split)) for split in ("train", "val"))
         head = head.for_examples(len(train[1]))
-        trained = train_head(train, val, len(cached.class_names), head, seed, run.logs)
+        views = cached.view_arrays(cached.of("train"))
+        trained = train_head(train, val, len(cached.class_names), head, seed, run.logs, views)
         _write(run, data, seed, cached, head, trained)
     return HeadResult(str(path), head.epochs, trained.best_epoch, time.perf_counter() - start, trained.val)
 

@@ -166,7 +166,7 @@ class EpochCounter(keras.callbacks.Callback):
 
 
 class HardLoss(keras.callbacks.Callback):
-    """Calls the loss without label smoothing `loss`, for the history and the callbacks after it: heads compare by it."""
+    """Calls the loss without smoothing `loss`, for the history and the callbacks after it: heads compare by it."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Rename in `logs`, which all callbacks share."""

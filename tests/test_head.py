@@ -146,3 +146,16 @@ def test_an_unknown_optimizer_is_refused() -> None:
 
 def test_units_on_the_command_line() -> None:
     assert [parse_units(text) for text in ("none", "0", "12")] == [0, 0, 12]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_label_smoothing_is_trained_towards_and_not_scored_by(classes: int) -> None:
+    features = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    labels = np.digitize(features[:, 0], [0.0] if classes == 2 else [-0.5, 0.5])
+    train, val = (features[:200], labels[:200]), (features[200:], labels[200:])
+    config = HeadConfig(units=(16,), epochs=6, learning_rate=1e-2, batch_size=32)
+    plain, smoothed = (train_head(train, val, classes, replace(config, label_smoothing=s)) for s in (0.0, 0.5))
+    logits = smoothed.model.predict(val[0], verbose=0)
+    names = [str(number) for number in range(classes)]
+    assert score(logits, val[1], names)["loss"] == pytest.approx(smoothed.val["loss"], rel=1e-4)
+    assert np.abs(logits).mean() < 0.7 * np.abs(plain.model.predict(val[0], verbose=0)).mean()
