@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cli_base import Data, Json, Overwrite, Seed, announce_device, command, show
 from cli_check import check_summary
+from cli_search import search
 from cli_store import store
 from features.errors import DataError, OptionError
 from pipeline.check import CheckConfig
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(search)
 app.add_typer(store, name="store")
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder made by `headstart head`.", show_default=False)]

@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 from rich.filesize import decimal
 
-_PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
+_PARTIAL = re.compile(r"\.(?P<process>.+-\d+-\d+)\.partial\..+", re.DOTALL)
+_PROCESS = re.compile(r"(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)", re.DOTALL)
 _PARTIAL_NAME_LENGTH = 32
 _FOREIGN_SECONDS = 24 * 3600
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
@@ -67,33 +68,45 @@ def _partial(path: Path) -> Path:
     """A name beside `path` that tells which process writes there."""
     # The suffix stays last: Keras and h5py choose the format by it. What was a long name must not become too long.
     end = path.name[-_PARTIAL_NAME_LENGTH:]
-    return path.with_name(f".{_host()}-{os.getpid()}-{_started(os.getpid())}.partial.{end}")
+    return path.with_name(f".{process_name()}.partial.{end}")
 
 
 def remove_left_over(folder: Path) -> list[Path]:
-    """Remove from `folder` what processes that were killed left half written; what was removed.
-
-    A file of this host goes if its process is dead. One of another host goes if it was not written to for a day, and so
-    does one whose process number is now that of a process that started at another time: the clock may have been set.
-    """
+    """Remove from `folder` what processes that have ended left half written; what was removed."""
     removed = []
     for path in folder.glob(".*.partial.*"):
         name = _PARTIAL.fullmatch(path.name)
-        if not name:
-            continue
-        pid, here = int(name["pid"]), name["host"] == _host()
-        if here and not psutil.pid_exists(pid):
-            left_over = True
-        else:
-            alive = here and _started(pid) == int(name["started"])
-            left_over = not alive and _age(path) > _FOREIGN_SECONDS
-        if left_over:
+        if name and process_ended(name["process"], _age(path)):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
             removed.append(path)
     return removed
+
+
+def process_name() -> str:
+    """A name of this process that no other has, here or on another host."""
+    return f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
+
+
+def process_ended(name: str, idle: float) -> bool:
+    """Whether the process of that `process_name` has ended, as far as can be told.
+
+    One of another host counts as ended if it did nothing for a day, and so does one whose number is now that of a
+    process that started at another time: the clock may have been set.
+
+    Args:
+        idle: seconds since it last did something.
+    """
+    parts = _PROCESS.fullmatch(name)
+    if parts is None:
+        return False
+    pid, here = int(parts["pid"]), parts["host"] == _host()
+    if here and not psutil.pid_exists(pid):
+        return True
+    alive = here and _started(pid) == int(parts["started"])
+    return not alive and idle > _FOREIGN_SECONDS
 
 
 def _host() -> str:

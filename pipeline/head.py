@@ -150,6 +150,32 @@ def train_head(
     seed: int = 0,
     logs: Path | None = None,
     views: Sequence[np.ndarray] = (),
+) -> TrainedHead:
+    """Train a head and keep its best epoch by loss on val, showing how far it is.
+
+    Args:
+        train, val, classes, config, seed, views: as of `fit_head`.
+        logs: folder for TensorBoard's curves, or None.
+
+    Raises:
+        OptionError, DataError: as `fit_head`.
+    """
+    from pipeline.training import Progress, curves
+
+    count = len(train[1])
+    config = config.for_examples(count)
+    with progress("training the head", config.epochs * count, "examples") as advance:
+        callbacks = [Progress(advance, count, config.batch_size), *([curves(logs, "head")] if logs else [])]
+        return fit_head(train, val, classes, config, seed, views, callbacks)
+
+
+def fit_head(
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+    classes: int,
+    config: HeadConfig,
+    seed: int = 0,
+    views: Sequence[np.ndarray] = (),
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainedHead:
     """Train a head and keep its best epoch by loss on val.
@@ -157,9 +183,8 @@ def train_head(
     Args:
         train: features float32 [N, D] and labels int64 [N] in [0, classes).
         val: the same, of the validation examples.
-        logs: folder for TensorBoard's curves, or None.
         views: other features [N, D] of the training examples; each epoch takes one of them in place of `train`.
-        callbacks: told of each epoch's `val_loss`.
+        callbacks: told of each epoch's `val_loss`; one of them may end the training.
 
     Raises:
         OptionError: an unknown optimizer.
@@ -169,15 +194,7 @@ def train_head(
 
     from features.frozen import make_deterministic
     from pipeline.inputs import array_dataset
-    from pipeline.training import (
-        EpochCounter,
-        HardLoss,
-        Progress,
-        class_weights,
-        compile_model,
-        curves,
-        make_optimizer,
-    )
+    from pipeline.training import EpochCounter, HardLoss, class_weights, compile_model, make_optimizer
 
     count = len(train[1])
     config = config.for_examples(count)
@@ -189,6 +206,7 @@ def train_head(
     optimizer = make_optimizer(config.optimizer, config.learning_rate, use_ema=True, **settings)
     steps = min(-(-count // config.batch_size), _STEPS)
     compile_model(model, classes, optimizer, config.label_smoothing, steps_per_execution=steps)
+    optimizer.build(model.trainable_variables)  # within the first step, it would have TensorFlow trace that twice
     epoch = EpochCounter()
 
     def order() -> np.ndarray:
@@ -198,21 +216,15 @@ def train_head(
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)  # before `best`, which keeps what it finds
     best = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.epochs, restore_best_weights=True)
     start = time.perf_counter()
-    with progress("training the head", config.epochs * count, "examples") as advance:
-        fitted = model.fit(
-            array_dataset(np.concatenate(views) if views else train[0], train[1], config.batch_size, order),
-            shuffle=False,  # done by the dataset
-            epochs=config.epochs,
-            validation_data=array_dataset(*val, 1024),
-            class_weight=class_weights(train[1], classes, config.class_weight),
-            callbacks=[
-                epoch, average, HardLoss(), best,
-                Progress(advance, count, config.batch_size),
-                *([curves(logs, "head")] if logs else []),
-                *callbacks,
-            ],
-            verbose=0,
-        )  # fmt: skip
+    fitted = model.fit(
+        array_dataset(np.concatenate(views) if views else train[0], train[1], config.batch_size, order),
+        shuffle=False,  # done by the dataset
+        epochs=config.epochs,
+        validation_data=array_dataset(*val, 1024),
+        class_weight=class_weights(train[1], classes, config.class_weight),
+        callbacks=[epoch, average, HardLoss(), best, *callbacks],
+        verbose=0,
+    )
     history = [dict(zip(fitted.history, values, strict=True)) for values in zip(*fitted.history.values(), strict=True)]
     if not np.isfinite([row["val_loss"] for row in history]).any():
         raise DataError(f"training diverged: no finite loss on val; lower --learning-rate {config.learning_rate}")

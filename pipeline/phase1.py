@@ -1,6 +1,7 @@
 """Phase 1 as a run: cached features in, a run folder with a trained head out."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,7 @@ def train_run(
         DataError: `data` can't be trained on.
         RunError: `path` exists and `overwrite` is false, or it is not a run.
     """
-    maps = [cut for cut in split_cuts(features.cut) if cut.endswith(MAP)]
-    if maps:
-        averaged = block_of(maps[0])
-        raise OptionError(f"--cut: a head takes features averaged over space, {averaged!r}. Received: {maps[0]!r}")
+    refuse_maps(features.cut)
     start = time.perf_counter()
     with new_run(path, overwrite) as run:
         cached = cache_features(data, features, seed)
@@ -56,6 +54,18 @@ def train_run(
         trained = train_head(train, val, len(cached.class_names), head, seed, run.logs, views)
         _write(run, data, seed, cached, head, trained)
     return HeadResult(str(path), head.epochs, trained.best_epoch, time.perf_counter() - start, trained.val)
+
+
+def refuse_maps(cuts: Sequence[str]) -> None:
+    """Make sure that a head can take features at `cuts`.
+
+    Raises:
+        OptionError: one is a map.
+    """
+    maps = [cut for cut in split_cuts(cuts) if cut.endswith(MAP)]
+    if maps:
+        averaged = block_of(maps[0])
+        raise OptionError(f"--cut: a head takes features averaged over space, {averaged!r}. Received: {maps[0]!r}")
 
 
 def _write(run: Run, data: Path, seed: int, cached: CachedExamples, head: HeadConfig, trained: TrainedHead) -> None:

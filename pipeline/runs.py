@@ -153,10 +153,7 @@ def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
     Raises:
         RunError: `path` exists, and may not or must not be overwritten.
     """
-    if path.exists():
-        if not overwrite:
-            raise RunError(f"--run {path}: exists; give another name, or --overwrite to replace it")
-        Run.open(path)  # never replace a folder that is not a run
+    check_free(path, overwrite)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -168,6 +165,18 @@ def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Make sure that a run may be written to `path`.
+
+    Raises:
+        RunError: it exists, and may not or must not be overwritten.
+    """
+    if path.exists():
+        if not overwrite:
+            raise RunError(f"--run {path}: exists; give another name, or --overwrite to replace it")
+        Run.open(path)  # never replace a folder that is not a run
 
 
 def versions() -> dict[str, str]:

@@ -82,7 +82,7 @@ def test_the_frozen_part_yields_all_that_crosses(backbone: Backbone) -> None:
         frozen = frozen_part(backbone, crossing)
         tensors = keras.tree.flatten(frozen(pixels, training=True))  # which must not matter
         image = keras.Input((SIZE, SIZE, 3), dtype="uint8")
-        joined = keras.Model(image, backbone.features_from(frozen(image), from_layer, cuts, training=False))
+        joined = keras.Model(image, backbone.features_from(frozen(image), from_layer, cuts))
         expected = keras.Model(image, backbone.features(image, cuts))(pixels)
         assert len(tensors) == len(crossing)
         for tensor, as_inference in zip(tensors, keras.tree.flatten(frozen(pixels, training=False)), strict=True):

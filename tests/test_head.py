@@ -158,4 +158,4 @@ def test_label_smoothing_is_trained_towards_and_not_scored_by(classes: int) -> N
     logits = smoothed.model.predict(val[0], verbose=0)
     names = [str(number) for number in range(classes)]
     assert score(logits, val[1], names)["loss"] == pytest.approx(smoothed.val["loss"], rel=1e-4)
-    assert np.abs(logits).mean() < 0.7 * np.abs(plain.model.predict(val[0], verbose=0)).mean()
+    assert np.abs(logits).mean() < 0.9 * np.abs(plain.model.predict(val[0], verbose=0)).mean()

@@ -161,6 +161,7 @@ def test_a_stream_of_features_needs_little_memory(tmp_path: Path) -> None:
     assert peak < total / 2
 
 
+@pytest.mark.slow
 def test_what_fits_a_buffer_comes_in_the_order_of_images(prepared: Path, small: FeatureConfig) -> None:
     cached = cache_features(prepared, replace(small, views=2))
     examples = cached.of("train")

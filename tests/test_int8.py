@@ -55,6 +55,7 @@ def test_eight_bits_are_near_float32_and_their_own_features(
     assert (fresh.images, fresh.bad) == (10, ())
 
 
+@pytest.mark.slow
 def test_a_quantised_network_serves_whatever_images_come(cached: CachedExamples, drawn: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(cached.config.store, store)
@@ -63,6 +64,7 @@ def test_a_quantised_network_serves_whatever_images_come(cached: CachedExamples,
     assert len(open_stores(store)) == 1
 
 
+@pytest.mark.slow
 def test_what_was_made_with_a_network_that_is_gone_or_damaged_is_not_mixed_with_another(
     prepared: Path, cached: CachedExamples, tmp_path: Path
 ) -> None:

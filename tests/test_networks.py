@@ -55,6 +55,7 @@ def test_several_backbones_are_put_side_by_side(prepared: Path, small: FeatureCo
         finetune(run, FinetuneConfig(epochs=1))
 
 
+@pytest.mark.slow
 def test_several_cuts_of_one_backbone(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
     config = replace(small, cut=("expanded_conv_7_add+top_activation",))
     train_run(prepared, tmp_path / "run", config, HeadConfig(units=(4,), epochs=1))

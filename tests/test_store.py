@@ -14,7 +14,9 @@ from features.errors import StoreError
 from features.maintain import compact
 from features.store import FeatureStore
 
-FINGERPRINT = {"backbone": "b", "cut": "c", "weights": "0" * 64, "dtype": "float32", "shape": [5]}
+FINGERPRINT = {
+    "backbone": "b", "precision": "float32", "cut": "c", "weights": "0" * 64, "dtype": "float32", "shape": [5],
+}  # fmt: skip
 
 
 def digest(number: int) -> str:

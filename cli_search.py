@@ -1,0 +1,80 @@
+"""`headstart sweep` and `headstart compare`: finding the best head, and telling whether it is."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from cli_base import Data, Json, Overwrite, Seed, announce_device, command, show
+from pipeline.feature_config import FeatureConfig
+from pipeline.sweep_config import SweepConfig
+
+search = typer.Typer()
+
+
+@command(search, kept="the finished trials are kept: repeat the command to go on")
+def sweep(
+    data: Data,
+    study: Annotated[Path, typer.Option(help="SQLite file of the search, made or gone on with.", show_default=False)],
+    run: Annotated[Path, typer.Option(help="Run folder that the winner becomes.", show_default=False)],
+    features: FeatureConfig,
+    config: SweepConfig,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Try many heads on cached features, and train the best on val again."""
+    announce_device()
+    from pipeline.leaderboard import board
+    from pipeline.sweep import sweep
+
+    result = sweep(data, study, run, features, config, overwrite, seed)
+    fields = {
+        "trials": result.trials,
+        "pruned": result.pruned,
+        "seconds": result.seconds,
+        "best": result.best,
+        "baselines": [asdict(one) for one in result.baselines],
+        "run": result.run,
+    }
+    best = result.best
+    lines: list[Any] = [
+        board(result.finished, result.baselines),
+        f"{result.trials} trials, {result.pruned} of them given up early, {result.seconds:.1f} s; the lowest loss "
+        f"on val has trial {best['trial']}, {best['loss']:.4f} (accuracy {best['accuracy']:.4f}), "
+        f"on {'+'.join(best['cuts'])}",
+    ]
+    if not best["beats_logistic_regression"]:
+        lines.append("logistic regression on the same features is better on val: no head found is worth its trouble")
+    lines.append(f"the run is in {run}; next: headstart evaluate {run}, or headstart finetune {run}")
+    lines.append(f"every trial: optuna-dashboard sqlite:///{study}, or tensorboard --logdir {study}.logs")
+    show(fields, json, lines)
+
+
+@command(search)
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.", show_default=False)],
+    split: Annotated[Literal["train", "val", "test", "all"], typer.Option(help="Which examples.")] = "test",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Show runs side by side, and test whether the best two differ by more than chance."""
+    from pipeline.compare import compare
+
+    rows, test = compare(runs, split)
+    table = Table("run", "", "accuracy", "95 % interval", "loss", "seconds", "settings that differ")
+    for row in rows:
+        low, high = row.accuracy_interval
+        settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
+        seconds = "-" if row.seconds is None else f"{row.seconds:.1f}"
+        table.add_row(
+            row.run, row.model, f"{row.accuracy:.4f}", f"{low:.4f} - {high:.4f}", f"{row.loss:.4f}", seconds, settings
+        )
+    verdict = "they differ by more than chance" if test.p < 0.05 else "that may be chance"
+    told = (
+        f"of {test.n} images only {test.first} is right on {test.only_first}, only {test.second} on "
+        f"{test.only_second}: p = {test.p:.3g} (McNemar), {verdict}"
+    )
+    show({"runs": [asdict(row) for row in rows], "test": asdict(test)}, json, [table, told])

@@ -1,0 +1,161 @@
+"""What a search chooses from: settings of heads, from a small TOML file, and the cuts whose features they take."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.errors import OptionError
+from pipeline.choices import Asker, Choice, Nearest, every
+from pipeline.head import HeadConfig
+
+DEFAULT_SPACE = """\
+# A list is a choice among its values, a table a range, and anything else is fixed.
+layers = [0, 1, 2]                                        # hidden ones
+units = { low = 64, high = 2048, log = true }             # of each
+dropout = { low = 0.0, high = 0.7 }
+weight_decay = { low = 1e-6, high = 1e-2, log = true }
+learning_rate = { low = 1e-4, high = 1e-2, log = true }
+optimizer = ["adam", "nadam", "rmsprop"]
+batch_size = [64, 128, 256, 512]
+label_smoothing = { low = 0.0, high = 0.2 }
+epochs = 20                                               # at most: trials that do worse end sooner
+"""
+_LARGEST_GRID = 100_000
+_NAMES = tuple(tomllib.loads(DEFAULT_SPACE))
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The features that a head may take.
+
+    Args:
+        alternatives: names of columns side by side, of which one is chosen.
+        free: any of the single columns together, each chosen for itself; the last of `alternatives` where none is.
+    """
+
+    alternatives: tuple[tuple[str, ...], ...]
+    free: bool = False
+
+    def suggest(self, trial: Asker) -> list[str]:
+        """The columns that `trial` takes."""
+        if self.free:
+            names = [name for (name,) in self.alternatives]
+            chosen = [name for name in names if trial.suggest_categorical(f"use {name}", [False, True])]
+            return chosen or names[-1:]
+        joined = ["+".join(names) for names in self.alternatives]
+        choice = Choice(tuple(joined)).suggest(trial, "cut")
+        return list(self.alternatives[joined.index(choice)])
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything a trial chooses. `suggest` asks for the same parameters in the same order, whatever asks."""
+
+    choices: Mapping[str, Choice]
+    cuts: Cuts
+
+    def suggest(self, trial: Asker) -> tuple[HeadConfig, list[str]]:
+        """The head and the columns that `trial` stands for."""
+        cuts = self.cuts.suggest(trial)
+
+        def chosen(setting: str, name: str = "") -> Any:
+            return self.choices[setting].suggest(trial, name or setting)
+
+        layers = chosen("layers")
+        units = tuple(chosen("units", f"units {layer}") for layer in range(1, layers + 1))
+        config = HeadConfig(
+            units=units,
+            dropout=chosen("dropout") if layers else 0.0,
+            weight_decay=chosen("weight_decay"),
+            learning_rate=chosen("learning_rate"),
+            optimizer=chosen("optimizer"),
+            batch_size=chosen("batch_size"),
+            label_smoothing=chosen("label_smoothing"),
+            epochs=chosen("epochs"),
+        )
+        return config, cuts
+
+    def near(self, config: HeadConfig) -> dict[str, Any]:
+        """Parameters of the head that comes nearest to `config`, on the first alternative, or the last cut alone."""
+        wanted = {**vars(config), "layers": len(config.units), f"use {self.cuts.alternatives[-1][0]}": True}
+        wanted |= {f"units {layer}": units for layer, units in enumerate(config.units, 1)}
+        nearest = Nearest(wanted)
+        self.suggest(nearest)
+        return nearest.params
+
+    def grid(self, seed: int) -> list[dict[str, Any]]:
+        """Parameters of every head of the grid, each once, in an order drawn by `seed`.
+
+        Raises:
+            OptionError: there are too many.
+        """
+        grid = every(self.suggest, _LARGEST_GRID)
+        return [grid[index] for index in np.random.default_rng(seed).permutation(len(grid))]
+
+
+def read_choices(file: Path | None) -> dict[str, Choice]:
+    """The choices in a TOML file; those that it leaves out, and all where it is None, are of `DEFAULT_SPACE`.
+
+    Raises:
+        OptionError: no such file, or something in it that can't be used.
+    """
+    table = tomllib.loads(DEFAULT_SPACE)
+    if file is not None:
+        try:
+            table |= tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OptionError(f"--space {file}: can't be read ({error})") from error
+    unknown = sorted(set(table) - set(_NAMES))
+    if unknown:
+        raise OptionError(f"--space {file}: there is no setting {unknown[0]!r}; choose from {', '.join(_NAMES)}")
+    return {name: _choice(f"--space {file}: {name}", name, value) for name, value in table.items()}
+
+
+def _choice(where: str, name: str, value: Any) -> Choice:
+    if isinstance(value, dict):
+        choice = _range(where, value)
+    else:
+        choice = Choice(tuple(value) if isinstance(value, list) else (value,))
+    if not choice.values or len(set(choice.values)) < len(choice.values):
+        raise OptionError(f"{where} must have values that differ. Received: {value}")
+    for one in choice.values:
+        _check(where, name, one)
+    return choice
+
+
+def _range(where: str, value: dict[str, Any]) -> Choice:
+    ends: list[Any] = [value.get("low"), value.get("high")]
+    numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in ends)
+    log = value.get("log", False)
+    if set(value) - {"low", "high", "log"} or not numbers or ends[0] >= ends[1] or not isinstance(log, bool):
+        raise OptionError(f"{where} must be {{ low = A, high = B, log = true or false }}, A under B. Received: {value}")
+    if log and ends[0] <= 0:
+        raise OptionError(f"{where} must be over 0 where log is true. Received: {value}")
+    whole = all(isinstance(end, int) for end in ends)
+    return Choice(tuple(ends) if whole else tuple(map(float, ends)), between=True, log=log)
+
+
+def _check(where: str, name: str, value: Any) -> None:
+    """Make sure that a head can have `value`."""
+    if name in ("layers", "units", "batch_size", "epochs") and (not isinstance(value, int) or isinstance(value, bool)):
+        raise OptionError(f"{where} must be whole numbers. Received: {value!r}")
+    if name == "layers" and not 0 <= value <= 2:
+        raise OptionError(f"{where} must be from 0 to 2. Received: {value}")
+    if name == "optimizer":
+        from pipeline.training import make_optimizer
+
+        make_optimizer(str(value), 0.1)
+    elif not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise OptionError(f"{where} must be numbers. Received: {value!r}")
+    if name != "layers":
+        try:
+            setting: dict[str, Any] = {name: (value,) if name == "units" else value}
+            HeadConfig(**setting)
+        except OptionError as error:
+            raise OptionError(f"{where}: {error}") from error

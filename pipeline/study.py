@@ -1,0 +1,179 @@
+"""A search on disk: an Optuna storage that several processes fill, in which a trial that was cut off is done again."""
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from features.errors import OptionError, StoreError
+from features.files import process_ended, process_name
+from pipeline.space import Space
+
+Sampler = Literal["tpe", "random", "grid"]
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_NAME = "headstart"
+_OWNER = "process"
+_LOCK_SECONDS = 60
+
+
+class Study:
+    """The study in an SQLite file, which `optuna-dashboard` opens too.
+
+    Args:
+        path: the file; made where there is none.
+        space: what trials choose from.
+        sampler, seed: which choose. What a trial is given follows from them, its number and the trials before it.
+    """
+
+    def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.path = path
+        self.space = space
+        self.sampler: Sampler = sampler
+        self.seed = seed
+        self.logs = path.with_name(f"{path.name}.logs")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self.optuna = self._open()
+
+    def _open(self) -> optuna.Study:
+        try:
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{self.path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}}
+            )
+            # Keep a third of the heads after 2 epochs, and a third of those after 6 and 18 (Li et al. 2018, "A System
+            # for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934).
+            pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3)
+            return optuna.create_study(
+                storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize", pruner=pruner
+            )
+        except Exception as error:  # SQLAlchemy's own, of a file that is no database
+            reason = str(error).splitlines()[0]
+            raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
+
+    def check(self, identity: Mapping[str, Any]) -> None:
+        """Remember what the study is about; refuse to go on with something else.
+
+        Raises:
+            OptionError: `identity` differs from what is remembered; it names where.
+        """
+        now = json.loads(json.dumps(identity))
+        with self._locked():
+            then = self.optuna.user_attrs.get("identity")
+            if then is None:
+                self.optuna.set_user_attr("identity", now)
+                return
+        differs = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+        if differs:
+            told = "; ".join(f"{name} was {_short(then.get(name))}, is {_short(now.get(name))}" for name in differs)
+            raise OptionError(
+                f"--study {self.path}: was made with other data or settings: {told}; give another --study"
+            )
+
+    def claim(self, most: int) -> optuna.Trial | None:
+        """A trial for this process to do; None where as many as `most` are finished or under way.
+
+        What a process that has ended left unfinished is given out again first.
+        """
+        with self._locked():
+            trials = self.optuna.get_trials(deepcopy=False)
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+            cut_off = [trial for trial in running if _owner_ended(trial)]
+            for unfinished in cut_off:
+                self._cut_off(unfinished)
+            if count_finished(trials) + len(running) - len(cut_off) >= most:
+                return None
+            if self.sampler == "grid" and not self._enqueue_from_grid(trials):
+                return None
+            self.optuna.sampler = _make_sampler(self.sampler, self.seed, len(trials))
+            trial = self.optuna.ask()
+            trial.set_user_attr(_OWNER, process_name())
+            self.space.suggest(trial)  # within the lock, so that all of it is remembered if this process is killed
+            return trial
+
+    def give_back(self, trial: optuna.Trial) -> None:
+        """Leave a trial of this process unfinished."""
+        with self._locked():
+            self._cut_off(self.optuna.trials[trial.number])
+
+    def _cut_off(self, trial: FrozenTrial) -> None:
+        self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        if trial.params:
+            self.optuna.enqueue_trial(trial.params)
+
+    def _enqueue_from_grid(self, trials: list[FrozenTrial]) -> bool:
+        """Have the next head of the grid in the queue; whether there is one."""
+        if any(trial.state == TrialState.WAITING for trial in self.optuna.get_trials(deepcopy=False)):
+            return True
+        taken = {json.dumps(trial.params, sort_keys=True) for trial in trials if trial.state != TrialState.FAIL}
+        for params in self._grid:
+            if json.dumps(params, sort_keys=True) not in taken:
+                self.optuna.enqueue_trial(params)
+                return True
+        return False
+
+    @cached_property
+    def _grid(self) -> list[dict[str, Any]]:
+        return self.space.grid(self.seed)
+
+    def enqueue_first(self, params: Mapping[str, Any]) -> None:
+        """Have the search begin with a head that is known to be good."""
+        with self._locked():
+            if not self.optuna.get_trials(deepcopy=False) and self.sampler != "grid":
+                self.optuna.enqueue_trial(dict(params))
+
+    def finished(self) -> list[FrozenTrial]:
+        """The trials that are complete or pruned."""
+        return self.optuna.get_trials(deepcopy=False, states=FINISHED)
+
+    def running(self) -> int:
+        """How many trials other processes are at work on."""
+        running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return sum(not _owner_ended(trial) for trial in running)
+
+    def remember(self, **fields: Any) -> None:
+        """Keep fields with the study, such as the baselines."""
+        for name, value in fields.items():
+            self.optuna.set_user_attr(name, value)
+
+    def remembered(self, name: str) -> Any:
+        """What was kept by that name, or None."""
+        return self.optuna.user_attrs.get(name)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def count_finished(trials: Sequence[FrozenTrial]) -> int:
+    """How many of `trials` are complete or pruned."""
+    return sum(trial.state in FINISHED for trial in trials)
+
+
+def _owner_ended(trial: FrozenTrial) -> bool:
+    owner = trial.user_attrs.get(_OWNER)
+    since = time.time() - trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+    return owner is None or process_ended(owner, since)
+
+
+def _make_sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """One for each trial: a sampler's state is not on disk, and one begun anew would draw the same heads again."""
+    drawn = (seed * 1_000_003 + number) % 2**32
+    if name == "tpe":
+        # Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
+        return optuna.samplers.TPESampler(seed=drawn)
+    return optuna.samplers.RandomSampler(seed=drawn)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:12] + "…" if len(text) > 24 else text

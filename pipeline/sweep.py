@@ -1,0 +1,196 @@
+"""Search over heads on cached features: the best on val becomes a run."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+from sklearn.model_selection import StratifiedGroupKFold
+
+from features.backbones import ALL_CUTS, split_cuts
+from features.errors import DataError, OptionError
+from features.progress import console
+from pipeline.baselines import Baseline, Fold, fit_baselines
+from pipeline.cached import CachedExamples, cache_features
+from pipeline.duplicates import tell_conflicts
+from pipeline.examples import Example, check_trainable
+from pipeline.feature_config import FeatureConfig
+from pipeline.head import HeadConfig
+from pipeline.leaderboard import ranked
+from pipeline.phase1 import refuse_maps, train_run
+from pipeline.runs import check_free, list_digests
+from pipeline.space import Cuts, Space, read_choices
+from pipeline.study import Study
+from pipeline.sweep_config import SweepConfig
+from pipeline.trials import Material, search
+
+_EPOCHS_AFTER = 5  # the winner's best epoch, when it is trained again
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a search found.
+
+    Args:
+        trials: the finished ones of all starts; `pruned` of them were given up early.
+        seconds: of this start.
+        best: the winner on val: `trial`, `loss`, `accuracy`, `cuts`, `head`, and whether it beats logistic regression.
+        finished: the trials themselves.
+    """
+
+    trials: int
+    pruned: int
+    seconds: float
+    best: dict[str, Any]
+    baselines: list[Baseline]
+    run: str
+    finished: list[FrozenTrial]
+
+
+def sweep(
+    data: Path,
+    study_path: Path,
+    path: Path,
+    features: FeatureConfig,
+    config: SweepConfig,
+    overwrite: bool = False,
+    seed: int = 0,
+) -> SweepResult:
+    """Try heads on the features of `data`, and train the one of the lowest loss on val again as the run `path`.
+
+    Trials see train and val alone. The study goes on where it was cut off, and other processes may fill it meanwhile.
+
+    Args:
+        study_path: an SQLite file, made where there is none.
+        seed: of the choice, of every head, of folds, and of the split where `data` has no split folders.
+
+    Raises:
+        OptionError: settings that can't be used, or a study of other data or settings.
+        DataError: `data` can't be trained on, or no trial came to an end.
+        RunError: `path` exists and `overwrite` is false, or it is not a run.
+    """
+    start = time.perf_counter()
+    check_free(path, overwrite)
+    refuse_maps(features.cut)
+    if config.folds and features.views:
+        raise OptionError("--views: can't go with --folds, for val has no views")
+    cached = cache_features(data, replace(features, cut=_all_cuts(features.cut)), seed)
+    check_trainable(cached.examples, cached.class_names, data)
+    tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
+    space = Space(read_choices(config.space), _alternatives(features, cached))
+    study = Study(study_path, space, config.sampler, seed)
+    study.check(_identity(cached, space, features, config, seed))
+    material = _material(cached, config.folds, seed)
+    study.enqueue_first(space.near(HeadConfig().for_examples(len(material.folds[0][0]))))
+    search(study, material, config, seed)
+    trials = study.finished()
+    if not ranked(trials):
+        raise DataError(f"{study_path}: no trial came to an end in the time; give more --timeout, or more --trials")
+    winner = ranked(trials)[0]
+    head, cuts = space.suggest(FixedTrial(winner.params))
+    baselines = _baselines(study, material, cuts)
+    head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + _EPOCHS_AFTER))
+    train_run(data, path, _only(features, cuts), head, overwrite, seed)
+    loss = winner.value or 0.0
+    beats = all(loss < one.loss for one in baselines if one.name == "logistic regression")
+    best = {
+        "trial": winner.number,
+        "loss": loss,
+        "accuracy": winner.user_attrs["accuracy"],
+        "cuts": cuts,
+        "head": asdict(head),
+        "beats_logistic_regression": beats,
+    }
+    pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
+    return SweepResult(len(trials), pruned, time.perf_counter() - start, best, baselines, str(path), trials)
+
+
+def _all_cuts(asked: Sequence[str]) -> tuple[str, ...]:
+    """Every cut that some alternative takes, once."""
+    cuts = split_cuts(asked)
+    return (ALL_CUTS,) if ALL_CUTS in cuts else tuple(dict.fromkeys(cuts))
+
+
+def _alternatives(features: FeatureConfig, cached: CachedExamples) -> Cuts:
+    """What heads may take: each `--cut`, which may join several by `+`; all of them freely, with `all`.
+
+    Of several backbones and no cut: each alone at its default, and all together.
+    """
+    columns = list(cached.columns())
+    if ALL_CUTS in split_cuts(features.cut):
+        return Cuts(tuple((name,) for name in columns), free=True)
+    if not features.cut:
+        return Cuts(tuple(dict.fromkeys([*((name,) for name in columns), tuple(columns)])))
+    alternatives = []
+    for cut in features.cut:
+        wanted = set(split_cuts([cut]))
+        alternatives.append(tuple(name for name in columns if name.split("/")[-1] in wanted))
+    return Cuts(tuple(dict.fromkeys(alternatives)))
+
+
+def _only(features: FeatureConfig, columns: Sequence[str]) -> FeatureConfig:
+    """`features` with the backbones and cuts of `columns` alone."""
+    names, weights = features.backbone.split("+"), features.weights.split("+")
+    if len(names) == 1:
+        return replace(features, cut=tuple(columns))
+    used = [name for name in names if any(column.startswith(f"{name}/") for column in columns)]
+    if len(weights) > 1:
+        weights = [file for name, file in zip(names, weights, strict=True) if name in used]
+    cuts = tuple(dict.fromkeys(column.split("/")[-1] for column in columns))
+    return replace(features, backbone="+".join(used), weights="+".join(weights), cut=cuts)
+
+
+def _identity(
+    cached: CachedExamples, space: Space, features: FeatureConfig, config: SweepConfig, seed: int
+) -> dict[str, Any]:
+    """What must not change while a study is filled. The test split may: no trial sees it."""
+    digests = list_digests(cached.examples, cached.class_names)
+    return {
+        **{f"features at {name}": key for name, key in cached.fingerprints().items()},
+        **{f"examples of {name}" if name != "classes" else name: digests[name] for name in ("classes", "train", "val")},
+        "space": hashlib.sha256(repr(space).encode()).hexdigest(),
+        "views": [features.views, features.augment] if features.views else 0,
+        "folds": config.folds,
+        "sampler": config.sampler,
+        "seed": seed,
+    }
+
+
+def _material(cached: CachedExamples, folds: int, seed: int) -> Material:
+    train, val = cached.of("train"), cached.of("val")
+    features, labels = cached.arrays([*train, *val])
+    rows = np.arange(len(labels))
+    parts: list[Fold] = [(rows[: len(train)], rows[len(train) :])]
+    if folds:
+        parts = _folds([*train, *val], labels, folds, seed)
+    views = cached.view_arrays(train)
+    return Material(features, labels, cached.columns(), parts, len(cached.class_names), views)
+
+
+def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
+    """Parts with the classes' shares of the whole, copies of an image together.
+
+    Raises:
+        DataError: a class has too few images.
+    """
+    fewest = min(len({example.image.digest for example in examples if example.label == label}) for label in set(labels))
+    if fewest < count:
+        raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    return list(splitter.split(labels, labels, [example.image.digest for example in examples]))
+
+
+def _baselines(study: Study, material: Material, cuts: Sequence[str]) -> list[Baseline]:
+    """Those on the winner's features; kept with the study, for they take their time."""
+    key = "baselines at " + "+".join(cuts)
+    kept = study.remembered(key)
+    if kept is None:
+        console.print("fitting logistic regression and nearest neighbours to the winner's features")
+        features, _ = material.at(cuts)
+        kept = [asdict(one) for one in fit_baselines(features, material.labels, material.folds, material.classes)]
+        study.remember(**{key: kept})
+    return [Baseline(**fields) for fields in kept]

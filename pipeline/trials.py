@@ -1,0 +1,199 @@
+"""What a process of a search does: claim a trial, train its head on features in memory, tell how it went."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import optuna
+import tensorflow as tf
+from optuna.trial import TrialState
+from tensorboard.plugins.hparams import api as hparams
+
+from features.errors import DataError
+from pipeline.baselines import Fold
+from pipeline.head import fit_head
+from pipeline.leaderboard import live_board
+from pipeline.space import Space
+from pipeline.study import Sampler, Study, count_finished
+from pipeline.sweep_config import SweepConfig
+from pipeline.training import curves
+
+_PATIENCE = 4  # epochs without a better loss on val
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all trials share.
+
+    Args:
+        features: float32 [N, D], of train and then of val.
+        labels: int64 [N] in [0, classes).
+        columns: where in `features` each cut lies.
+        folds: rows to train on and rows to validate on; a trial's loss is the mean over them.
+        views: other features [N of train, D], of which each epoch takes one; with one fold only.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    columns: Mapping[str, slice]
+    folds: Sequence[Fold]
+    classes: int
+    views: Sequence[np.ndarray] = ()
+
+    def at(self, cuts: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Features and views at some cuts, side by side."""
+        whole = [self.features, *self.views]
+        parts = [np.concatenate([rows[:, self.columns[cut]] for cut in cuts], axis=1) for rows in whole]
+        return parts[0], parts[1:]
+
+
+def work(study: Study, material: Material, most: int, until: float, seed: int, tell: Callable[[], None]) -> None:
+    """Do trials until `most` are finished by all processes together, or the time is `until`.
+
+    Args:
+        until: by `time.time()`.
+        tell: called now and then.
+    """
+    while time.time() < until:
+        trial = study.claim(most)
+        if trial is None:
+            tell()
+            if count_finished(study.finished()) >= most or not study.running():
+                return
+            time.sleep(_POLL_SECONDS)  # for what others are at: if they are killed, it is for us
+            continue
+        try:
+            _do(study, trial, material, seed)
+        except BaseException:  # Ctrl-C as well: the trial was not finished
+            study.give_back(trial)
+            raise
+        tell()
+
+
+def _do(study: Study, trial: optuna.Trial, material: Material, seed: int) -> None:
+    """Train and validate the head of `trial`, and write how that went into the study."""
+    config, cuts = study.space.suggest(trial)
+    features, views = material.at(cuts)
+    losses, accuracies, epochs = [], [], []
+    logs = study.logs / f"trial-{trial.number}"
+    start = time.perf_counter()
+    try:
+        for number, (train, val) in enumerate(material.folds, 1):
+            report = _Report(trial if len(material.folds) == 1 else None)
+            trained = fit_head(
+                (features[train], material.labels[train]),
+                (features[val], material.labels[val]),
+                material.classes, config, seed, views, [report, curves(logs, f"fold-{number}")],
+            )  # fmt: skip
+            losses.append(trained.val["loss"])
+            accuracies.append(trained.val["accuracy"])
+            epochs.append(trained.best_epoch)
+            if len(material.folds) > 1:
+                trial.report(float(np.mean(losses)), number)
+            if report.pruned or (number < len(material.folds) and trial.should_prune()):
+                break
+    except DataError:  # diverged: as bad as can be
+        losses.append(float("inf"))
+    trial.set_user_attr("seconds", time.perf_counter() - start)
+    if accuracies:
+        trial.set_user_attr("accuracy", float(np.mean(accuracies)))
+        trial.set_user_attr("best_epoch", max(epochs))
+    done = len(losses) == len(material.folds) and not report.pruned and np.isfinite(losses).all()
+    with tf.summary.create_file_writer(str(logs)).as_default():
+        hparams.hparams(dict(trial.params), trial_id=f"trial-{trial.number}")
+        tf.summary.scalar("val_loss", float(np.mean(losses)), step=0)
+    if done:
+        study.optuna.tell(trial, float(np.mean(losses)))
+    else:
+        study.optuna.tell(trial, state=TrialState.PRUNED)
+
+
+class _Report(keras.callbacks.Callback):
+    """Ends a training that is no use: one that the pruner gives up, or that has found nothing better for long.
+
+    Args:
+        trial: told of the best loss on val so far after each epoch; None where the pruner goes by folds.
+    """
+
+    def __init__(self, trial: optuna.Trial | None) -> None:
+        super().__init__()
+        self.trial = trial
+        self.pruned = False
+        self._best, self._since = float("inf"), 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at `val_loss`."""
+        loss = (logs or {})["val_loss"]
+        self._since = 0 if loss < self._best else self._since + 1
+        self._best = min(loss, self._best)
+        if self.trial is not None and np.isfinite(self._best):
+            self.trial.report(self._best, epoch + 1)
+            self.pruned = self.trial.should_prune()
+        if self.pruned or self._since >= _PATIENCE:
+            self.model.stop_training = True
+
+
+def search(study: Study, material: Material, config: SweepConfig, seed: int) -> None:
+    """Do what is left of `config.trials`, in this process or in `config.jobs` of its own, showing how far it is.
+
+    Raises:
+        RuntimeError: one of the processes failed.
+    """
+    tf.get_logger().setLevel("ERROR")  # each head is a graph of its own, which TensorFlow warns of
+    until = time.time() + (config.timeout or float("inf"))
+    with live_board(study, config.trials) as tell:
+        if config.jobs == 1:
+            work(study, material, config.trials, until, seed, tell)
+            return
+        with tempfile.TemporaryDirectory(dir=study.path.parent, prefix=".features-") as folder:
+            _work_apart(study, material, Path(folder), config, until, tell)
+
+
+def _work_apart(
+    study: Study, material: Material, folder: Path, config: SweepConfig, until: float, tell: Callable[[], None]
+) -> None:
+    """`work` in several processes, which read one copy of the features on disk."""
+    for number, rows in enumerate([material.features, *material.views]):
+        np.save(folder / f"{number}.npy", rows)
+    apart = replace(material, features=np.empty(0), views=())
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(max(1, (os.cpu_count() or 1) // config.jobs))
+    spawn = multiprocessing.get_context("spawn")
+    settings = (study.path, study.space, study.sampler, study.seed)
+    workers = [
+        spawn.Process(target=_serve, args=(settings, apart, folder, config.trials, until)) for _ in range(config.jobs)
+    ]
+    try:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            tell()
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+    failed = [worker for worker in workers if worker.exitcode]
+    if failed and count_finished(study.finished()) < config.trials and time.time() < until:
+        raise RuntimeError(f"{len(failed)} of {config.jobs} processes of the search failed; what they finished is kept")
+
+
+def _serve(
+    settings: tuple[Path, Space, Sampler, int], material: Material, folder: Path, most: int, until: float
+) -> None:
+    """What one process does."""
+    features, *views = (
+        np.load(file, mmap_mode="r") for file in sorted(folder.iterdir(), key=lambda path: int(path.stem))
+    )
+    study = Study(*settings)
+    with suppress(KeyboardInterrupt):  # told by the process that started this one
+        work(study, replace(material, features=features, views=views), most, until, study.seed, lambda: None)

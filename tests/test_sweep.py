@@ -1,0 +1,283 @@
+"""Searching over heads: what is chosen, what is kept, and that nothing is lost or done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from features.errors import OptionError, RunError, StoreError
+from pipeline.baselines import fit_baselines
+from pipeline.choices import Choice
+from pipeline.head import HeadConfig
+from pipeline.space import Cuts, Space, read_choices
+from pipeline.study import Study
+from pipeline.sweep import sweep
+from pipeline.sweep_config import SweepConfig, parse_duration
+from pipeline.trials import Material, search
+
+SMALL_SPACE = """
+layers = [0, 1]
+units = { low = 2, high = 16, log = true }
+dropout = 0.0
+weight_decay = 0.0
+learning_rate = { low = 3e-2, high = 1e-1, log = true }
+optimizer = "adam"
+batch_size = 32
+label_smoothing = [0.0, 0.1]
+epochs = 3
+"""
+
+
+@pytest.fixture
+def space_file(tmp_path: Path) -> Path:
+    file = tmp_path / "space.toml"
+    file.write_text(SMALL_SPACE)
+    return file
+
+
+@pytest.fixture
+def space(space_file: Path) -> Space:
+    return Space(read_choices(space_file), Cuts((("bad",), ("good",)), free=True))
+
+
+def material(count: int = 120) -> Material:
+    """Two cuts: one tells the classes apart, the other is noise."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    features = rng.normal(size=(count, 8)).astype(np.float32)
+    features[:, 4:] += 4 * labels[:, np.newaxis]
+    rows = np.arange(count)
+    return Material(features, labels, {"bad": slice(0, 4), "good": slice(4, 8)}, [(rows[:80], rows[80:])], 2)
+
+
+def params_of(study: Study) -> list[str]:
+    return [json.dumps(trial.params, sort_keys=True) for trial in study.finished()]
+
+
+def test_a_search_finds_what_is_good_and_repeats_itself(space: Space, tmp_path: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        study = Study(tmp_path / name / "study.db", space, "tpe", 0)
+        search(study, material(), SweepConfig(trials=4), 0)
+        trials = study.finished()
+        assert len(trials) == 4
+        found.append([(trial.params, trial.value, trial.state) for trial in trials])
+        best = study.optuna.best_trial
+        assert best.params["use good"]
+        assert best.user_attrs["accuracy"] > 0.65
+        assert (study.logs / "trial-0").is_dir()
+    assert found[0] == found[1]
+    search(study, material(), SweepConfig(trials=4), 0)  # nothing is left to do
+    assert len(study.optuna.trials) == 4
+
+
+def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "random", 0)
+    claimed = study.claim(3)
+    assert study.claim(1) is None  # this process is at it
+    claimed.set_user_attr("process", "nowhere-999999999-1")
+    again = study.claim(3)  # of another host, and just begun
+    assert again.params != claimed.params
+    study.give_back(again)
+    handed_out = study.claim(3)
+    assert handed_out.params == again.params
+    study.optuna.tell(handed_out, 1.0)
+    study.optuna.tell(claimed.number, state=TrialState.FAIL)
+    search(study, material(), SweepConfig(trials=3), 0)
+    assert len(study.finished()) == 3
+    assert len(set(params_of(study))) == 3
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+def test_no_head_is_tried_twice(space: Space, tmp_path: Path, sampler: str) -> None:
+    study = Study(tmp_path / "study.db", space, sampler, 1)
+    for _ in range(12):
+        trial = Study(tmp_path / "study.db", space, sampler, 1).claim(12)  # as a process begun anew would
+        study.optuna.tell(trial.number, 1.0)
+    assert len(set(params_of(study))) == 12
+
+
+def test_a_grid_ends_where_all_is_done(space: Space, tmp_path: Path) -> None:
+    grid = space.grid(0)
+    linear, hidden = 3 * 2, 3 * 3 * 2  # learning rates by smoothings, and units
+    assert len(grid) == 4 * (linear + hidden)
+    few = Space(
+        {**space.choices, "layers": Choice((0,)), "learning_rate": Choice((0.1,)), "label_smoothing": Choice((0,))},
+        space.cuts,
+    )
+    study = Study(tmp_path / "study.db", few, "grid", 0)
+    search(study, material(), SweepConfig(trials=100), 0)
+    assert len(study.finished()) == 4
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from pipeline.study import Study
+from pipeline.sweep_config import SweepConfig
+from pipeline.trials import search
+from pipeline.space import Space, Cuts, read_choices
+from tests.test_sweep import material
+folder = Path(sys.argv[1])
+space = Space(read_choices(folder / "space.toml"), Cuts((("bad",), ("good",)), free=True))
+search(Study(folder / "study.db", space, "tpe", 0), material(), SweepConfig(trials=int(sys.argv[2])), 0)
+"""
+
+
+def start(folder: Path, trials: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", KILLED, str(folder), str(trials)], cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.slow
+def test_a_killed_search_and_two_at_once_end_with_the_number_asked_for(space: Space, tmp_path: Path) -> None:
+    process = start(tmp_path, 12)
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    while len(study.finished()) < 4:
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for other in [start(tmp_path, 12), start(tmp_path, 12)]:
+        assert other.wait() == 0
+    assert len(study.finished()) == 12
+    assert len(set(params_of(study))) == 12
+
+
+@pytest.mark.slow
+def test_jobs_share_a_study(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    search(study, material(), SweepConfig(trials=8, jobs=2), 0)
+    assert len(study.finished()) == 8
+    assert len({trial.user_attrs["process"] for trial in study.finished()}) == 2
+
+
+def test_a_time_limit_ends_the_search(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    search(study, material(), SweepConfig(trials=1000, timeout=0.5), 0)
+    assert 1 <= len(study.finished()) < 100
+
+
+def test_folds_are_averaged(space: Space, tmp_path: Path) -> None:
+    whole = material()
+    rows = np.arange(len(whole.labels))
+    parts = [(rows[rows % 3 != part], rows[rows % 3 == part]) for part in range(3)]
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    search(study, replace(whole, folds=parts), SweepConfig(trials=1), 0)
+    (first,) = study.finished()
+    assert len(first.intermediate_values) == 3
+    assert first.value == pytest.approx(first.intermediate_values[3])
+
+
+def test_other_data_is_refused_by_name(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    study.check({"examples of train": "a", "features at mixed8": "x"})
+    study.check({"examples of train": "a", "features at mixed8": "x"})
+    with pytest.raises(OptionError, match="examples of train was a, is b") as told:
+        study.check({"examples of train": "b", "features at mixed8": "x"})
+    assert "mixed8" not in str(told.value)
+    (tmp_path / "text").write_text("no database, and longer than the header of one" * 100)
+    with pytest.raises(StoreError, match=r"--study .*text"):
+        Study(tmp_path / "text", space, "tpe", 0)
+
+
+def test_baselines_are_those_of_scikit_learn() -> None:
+    whole = material()
+    logistic, nearest = fit_baselines(whole.features, whole.labels, whole.folds, 2)
+    assert (logistic.name, nearest.name) == ("logistic regression", "nearest neighbours")
+    assert logistic.accuracy > 0.9
+    assert nearest.accuracy > 0.8
+    assert logistic.loss < 0.5
+    assert nearest.setting["k"] > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("depth = 3", "no setting 'depth'"),
+        ("layers = [0, 3]", "layers must be from 0 to 2"),
+        ("units = { low = 10, high = 2 }", "units must be { low = A"),
+        ("dropout = 1.5", "--dropout must be at least 0 and under 1"),
+        ('dropout = "much"', "dropout must be numbers"),
+        ("learning_rate = { low = 0.0, high = 1.0, log = true }", "over 0 where log"),
+        ('optimizer = ["adam", "magic"]', "no 'magic'"),
+        ("epochs = 2.5", "epochs must be whole"),
+        ("batch_size = []", "batch_size must have values"),
+        ("layers = [", "can't be read"),
+    ],
+)
+def test_a_bad_space_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text(text)
+    with pytest.raises(OptionError) as told:
+        read_choices(file)
+    assert message in str(told.value)
+
+
+@given(
+    low=st.floats(1e-6, 1.0),
+    factor=st.floats(1.01, 1e4),
+    log=st.booleans(),
+)
+@settings(max_examples=50)
+def test_a_grid_lies_within_its_range(low: float, factor: float, log: bool) -> None:
+    points = Choice((low, low * factor), True, log).grid()
+    assert points[0] == low
+    assert points[-1] == low * factor
+    assert len(points) == 3
+
+
+def test_the_search_begins_near_the_default_head(space: Space) -> None:
+    default = Space(read_choices(None), Cuts((("mixed9",), ("mixed10",)), free=True))
+    params = default.near(HeadConfig().for_examples(2000))
+    config, cuts = default.suggest(optuna.trial.FixedTrial(params))
+    assert (config.units, config.dropout, config.optimizer, cuts) == ((1024,), 0.3, "adam", ["mixed10"])
+    assert space.near(HeadConfig())["use bad"] is False
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("10m", 600), ("2h", 7200)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    with pytest.raises(ValueError, match="must be a time"):
+        parse_duration(f"{text} days")
+
+
+def test_the_winner_becomes_a_run(headstart, prepared: Path, small, space_file: Path, tmp_path: Path) -> None:
+    flags = [
+        *("--backbone=mobilenet_v3_small", "--weights=random", "--image-size=64", "--batch-size=8"),
+        *("--precision=float32", f"--store={small.store}", "--max-rejects=1", f"--space={space_file}"),
+        *(f"--study={tmp_path / 'study.db'}", f"--run={tmp_path / 'run'}", "--trials=3"),
+    ]
+    cuts = ["--cut=expanded_conv_7_add", "--cut=expanded_conv_7_add+top_activation"]
+    result = headstart("sweep", prepared, *flags, *cuts)
+    assert (result["trials"], result["run"]) == (3, str(tmp_path / "run"))
+    assert {one["name"] for one in result["baselines"]} == {"logistic regression", "nearest neighbours"}
+    assert result["best"]["cuts"][0] == "expanded_conv_7_add"
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["features"]["cut"] == result["best"]["cuts"]
+    assert config["head"]["units"] == list(result["best"]["head"]["units"])
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["head"]["val"]["loss"] == pytest.approx(result["best"]["loss"], rel=1e-4)
+    assert "exists" in headstart.error("sweep", prepared, *flags, *cuts)
+    again = headstart("sweep", prepared, *flags, *cuts, "--overwrite")
+    assert (again["trials"], again["best"]) == (3, result["best"])
+    assert "features at" in headstart.error("sweep", prepared, *flags, *cuts[:1], "--overwrite", code=2)
+    text = headstart.text("sweep", prepared, *flags, *cuts, "--overwrite")
+    assert "logistic regression" in text
+    headstart("evaluate", tmp_path / "run")
+
+
+def test_a_run_that_exists_is_told_before_the_search(prepared: Path, small, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="exists"):
+        sweep(prepared, tmp_path / "study.db", run, small, SweepConfig())
+    assert not (tmp_path / "study.db").exists()
