@@ -22,7 +22,9 @@ def make_run(folder: Path, logits: list[float], labels: str, learning_rate: floa
     with (folder / "predictions-test.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "digest", "label", f"{column}:b"])
-        writer.writerows([f"{n}.jpg", f"{n // 2}", label, z] for n, (label, z) in enumerate(zip(labels, logits)))
+        writer.writerows(
+            [f"{n}.jpg", f"{n // 2}", label, z] for n, (label, z) in enumerate(zip(labels, logits, strict=True))
+        )
     return folder
 
 
