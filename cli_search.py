@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cli_base import Data, Json, Overwrite, Seed, announce_device, command, show
@@ -70,7 +71,13 @@ def compare(
         settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
         seconds = "-" if row.seconds is None else f"{row.seconds:.1f}"
         table.add_row(
-            row.run, row.model, f"{row.accuracy:.4f}", f"{low:.4f} - {high:.4f}", f"{row.loss:.4f}", seconds, settings
+            escape(row.run),
+            row.model,
+            f"{row.accuracy:.4f}",
+            f"{low:.4f} - {high:.4f}",
+            f"{row.loss:.4f}",
+            seconds,
+            escape(settings),
         )
     verdict = "they differ by more than chance" if test.p < 0.05 else "that may be chance"
     told = (

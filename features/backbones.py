@@ -254,18 +254,25 @@ def split_cuts(cuts: Sequence[str]) -> list[str]:
 def cuts_among(cuts: Sequence[str], backbones: Sequence[str]) -> dict[str, list[str]]:
     """Those of `cuts` that each of `backbones` has; as `known_cuts` where there are none, or `all`.
 
+    A cut that several have is meant of all of them, unless it is given as `backbone/cut`.
+
     Raises:
         OptionError: an unknown backbone, or a cut that none of them has.
     """
     specs = {name: backbone_spec(name) for name in backbones}
-    named = split_cuts(cuts)
-    for cut in named:
-        if cut != ALL_CUTS and not any(block_of(cut) in spec.cuts for spec in specs.values()):
+    found: dict[str, list[str]] = {name: [] for name in backbones}
+    for cut in split_cuts(cuts):
+        of, _, inner = cut.rpartition("/")
+        having = [
+            name
+            for name, spec in specs.items()
+            if of in ("", name) and (inner == ALL_CUTS or block_of(inner) in spec.cuts)
+        ]
+        if not having:
             raise OptionError(f"--cut: none of {', '.join(backbones)} has a cut {cut!r}")
-    return {
-        name: known_cuts([cut for cut in named if cut == ALL_CUTS or block_of(cut) in spec.cuts], name)
-        for name, spec in specs.items()
-    }
+        for name in having:
+            found[name].append(inner)
+    return {name: known_cuts(inner, name) for name, inner in found.items()}
 
 
 def backbone_spec(name: str) -> BackboneSpec:

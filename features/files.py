@@ -64,6 +64,18 @@ def folder_written_once(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a folder in `parent` for this process alone, and remove it; those that killed processes left go first."""
+    remove_left_over(parent)
+    folder = _partial(parent / "scratch")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _partial(path: Path) -> Path:
     """A name beside `path` that tells which process writes there."""
     # The suffix stays last: Keras and h5py choose the format by it. What was a long name must not become too long.

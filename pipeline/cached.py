@@ -15,7 +15,7 @@ from features.image_files import ImageFile, Reject
 from features.memory import ScanMemory
 from features.store import FeatureStore, create_folder
 from pipeline.examples import Example, Scan, check_rejects, scan, without, write_rejects
-from pipeline.extraction import Network, fill, fill_views, freeze, load_networks, resolved, weights_digest
+from pipeline.extraction import Network, fill, fill_views, freeze, load_networks, names_of, resolved, weights_digest
 from pipeline.feature_config import FeatureConfig
 from pipeline.runs import Run
 
@@ -108,8 +108,7 @@ class CachedExamples:
 
 
 def _names(networks: Sequence[Network]) -> list[str]:
-    alone = len(networks) == 1
-    return [cut if alone else f"{network.backbone.name}/{cut}" for network in networks for cut in network.cuts]
+    return names_of([(network.backbone.name, network.cuts) for network in networks])
 
 
 def _read(stores: Sequence[FeatureStore], examples: Sequence[Example]) -> np.ndarray:
@@ -118,7 +117,7 @@ def _read(stores: Sequence[FeatureStore], examples: Sequence[Example]) -> np.nda
 
 
 def cache_features(
-    data: Path, config: FeatureConfig, seed: int = 0, check: Callable[[dict[str, str]], None] | None = None
+    data: Path, config: FeatureConfig, seed: int = 0, check: Callable[[Scan, dict[str, str]], None] | None = None
 ) -> CachedExamples:
     """Scan `data`, extract the features that the store lacks, and say which examples can be used.
 
@@ -126,7 +125,7 @@ def cache_features(
 
     Args:
         seed: of the views, and of the split, where `data` has no split folders.
-        check: called with what `fingerprints` will be, before anything is extracted.
+        check: called with what was scanned and what `fingerprints` will be, before anything is extracted.
 
     Raises:
         DataError: no images, or more rejects than `config.max_rejects`.
@@ -140,7 +139,7 @@ def cache_features(
         networks = load_networks(config)
         if check:
             keys = [store.key for network in networks for store in network.stores()]
-            check(dict(zip(_names(networks), keys, strict=True)))
+            check(scanned, dict(zip(_names(networks), keys, strict=True)))
         scanned, parts, frozen, done = _fill_all(scanned, networks)
     except DataError:
         write_rejects(config.store, scanned.rejects)
@@ -244,7 +243,7 @@ def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
     changes = {"store": Path(config["features"]["store"]), "max_rejects": 1.0, "rehash": False, "views": 0}
     settings = FeatureConfig(**{**config["features"], **changes})
 
-    def check(fingerprints: dict[str, str]) -> None:
+    def check(_: Scan, fingerprints: dict[str, str]) -> None:
         if fingerprints != config["fingerprints"]:
             raise RunError(
                 f"{run.path}: its features can't be made again: {settings.weights} holds other weights than it was "

@@ -93,11 +93,17 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
     logits = {}
     for run in runs:
         class_names: list[str] = run.config()["class_names"]
-        rows = _read_predictions(run, split)
-        keys = _keys(rows)
+        try:
+            rows = _read_predictions(run, split)
+            keys = _keys(rows)
+            numbers = np.array([class_names.index(label) for _, label, _ in keys])
+            found = _logits(rows, class_names)
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{run.predictions_file(split)}: damaged ({error}); `headstart evaluate` writes it anew"
+            ) from error
         if first is None:
-            first = class_names, {key: place for place, key in enumerate(keys)}
-            labels = np.array([class_names.index(label) for _, label, _ in keys])
+            first, labels = (class_names, {key: place for place, key in enumerate(keys)}), numbers
         if class_names != first[0]:
             raise RunError(f"{run.path}: has other classes than {runs[0].path}")
         if set(keys) != set(first[1]):
@@ -106,7 +112,7 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
                 "both on the same data"
             )
         places = [first[1][key] for key in keys]
-        for model, values in _logits(rows, class_names).items():
+        for model, values in found.items():
             logits[run, model] = np.empty_like(values)
             logits[run, model][places] = values
     return labels, first[0] if first else [], logits

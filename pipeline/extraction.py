@@ -107,9 +107,26 @@ def resolved(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfi
 
     The side of the input stays open where there are several, for each has its own.
     """
-    cuts = tuple(cut for network in networks for cut in network.cuts)
+    cuts = tuple(names_of([(network.backbone.name, network.cuts) for network in networks]))
     config = replace(config, cut=cuts, precision=networks[0].config.precision)
     return replace(config, image_size=networks[0].config.image_size) if len(networks) == 1 else config
+
+
+def cut_names(config: FeatureConfig) -> list[str]:
+    """The names of the cuts that `load_networks` would yield, in order; see `names_of`.
+
+    Raises:
+        OptionError: as `load_networks`.
+    """
+    from features.backbones import known_cuts
+
+    return names_of([(one.backbone, known_cuts(one.cut, one.backbone)) for one in _per_backbone(config)])
+
+
+def names_of(cuts: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """The name of each cut of some backbones: its own, or `backbone/cut` where there are several backbones."""
+    alone = len(cuts) == 1
+    return [cut if alone else f"{name}/{cut}" for name, inner in cuts for cut in inner]
 
 
 def _per_backbone(config: FeatureConfig) -> list[FeatureConfig]:

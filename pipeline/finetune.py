@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.errors import RunError
+from features.errors import OptionError, RunError
 from features.files import require_space
 from features.progress import console, progress
 from pipeline.cached import load_examples
@@ -64,6 +64,12 @@ def finetune(
     run = Run.open(path)
     settings = {**asdict(config), "seed": seed, "overwrite": overwrite}
     _check_state(run, settings)
+    backbone = run.config()["features"]["backbone"]
+    if "+" in backbone:
+        raise OptionError(
+            f"{run.path}: has features of several backbones ({backbone}), and fine-tuning is of one; train a head on "
+            "one of them"
+        )
     cached = load_examples(run, data)
     check_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)

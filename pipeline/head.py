@@ -29,6 +29,7 @@ _AVERAGING = 0.95
 # Adam's traffic is per step, not per example: at 64 an epoch takes twice as long as at 256. But in ten epochs of a few
 # hundred examples, batches of 256 would be too few steps.
 _SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 256, 8
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion")
 _STEPS = 50  # in one execution: beyond that nothing is gained
 
 

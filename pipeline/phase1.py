@@ -28,13 +28,20 @@ class HeadResult:
 
 
 def train_run(
-    data: Path, path: Path, features: FeatureConfig, head: HeadConfig, overwrite: bool = False, seed: int = 0
+    data: Path,
+    path: Path,
+    features: FeatureConfig,
+    head: HeadConfig,
+    overwrite: bool = False,
+    seed: int = 0,
+    **origin: Any,
 ) -> HeadResult:
     """Train a head on the train split of `data` and write it to the run folder `path`.
 
     Features that the store lacks are extracted first.
 
     Args:
+        origin: what else `config.json` is to say.
         seed: of the head's weights, dropout and order, and of the split where `data` has no split folders.
 
     Raises:
@@ -53,6 +60,7 @@ def train_run(
         views = cached.view_arrays(cached.of("train"))
         trained = train_head(train, val, len(cached.class_names), head, seed, run.logs, views)
         _write(run, data, seed, cached, head, trained)
+        run.update(run.config_file, **origin)
     return HeadResult(str(path), head.epochs, trained.best_epoch, time.perf_counter() - start, trained.val)
 
 
@@ -76,8 +84,9 @@ def _write(run: Run, data: Path, seed: int, cached: CachedExamples, head: HeadCo
     run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
     settings: dict[str, Any] = asdict(cached.config)
     settings["store"] = str(cached.config.store.absolute())
-    if settings["weights"] not in ("imagenet", "random"):
-        settings["weights"] = str(Path(settings["weights"]).absolute())
+    known = ("imagenet", "random")
+    weights = [name if name in known else str(Path(name).absolute()) for name in settings["weights"].split("+")]
+    settings["weights"] = "+".join(weights)
     run.update(
         run.metrics_file,
         head={"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val},

@@ -100,11 +100,12 @@ def _with_classifier(run: Run, settings: FeatureConfig, images: Sequence[ImageFi
     classifier = run.load_model(run.classifier_file)
     config = ImageConfig(settings.image_size, settings.resize, settings.truncated)
 
-    def classify(pixels: np.ndarray) -> np.ndarray:
-        return probabilities(classifier.predict_on_batch(pixels))
-
     with progress("predicting", len(images)) as advance:
-        return _decoded(images, config, settings.batch_size or BATCH_SIZE, classify, advance)
+        logits = _decoded(
+            images, config, settings.batch_size or BATCH_SIZE, classifier.output_shape[1], classifier.predict_on_batch,
+            advance,
+        )  # fmt: skip
+    return probabilities(logits)
 
 
 def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> np.ndarray:
@@ -121,7 +122,9 @@ def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -
             def features(pixels: np.ndarray, graph: Callable[[tf.Tensor], list[tf.Tensor]] = graph) -> np.ndarray:
                 return np.concatenate([output.numpy() for output in graph(tf.constant(pixels))], axis=1)
 
-            parts.append(_decoded(images, network.images, settings.batch_size or BATCH_SIZE, features, advance))
+            width = sum(network.backbone.shape(cut)[0] for cut in network.cuts)
+            batch_size = settings.batch_size or BATCH_SIZE
+            parts.append(_decoded(images, network.images, batch_size, width, features, advance))
     return probabilities(head.predict(np.concatenate(parts, axis=1), batch_size=1024, verbose=0))
 
 
@@ -129,15 +132,13 @@ def _decoded(
     images: Sequence[ImageFile],
     config: ImageConfig,
     batch_size: int,
+    width: int,
     function: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
 ) -> np.ndarray:
-    """`function` of the pixels, [N, D]; NaN where an image can't be decoded."""
-    rows = None
+    """`function` of the pixels, float32 [N, width]; NaN where an image can't be decoded."""
+    rows = np.full((len(images), width), np.nan, np.float32)
     for positions, pixels in decoded_batches(images, config, batch_size):
-        values = function(pixels)
-        if rows is None:
-            rows = np.full((len(images), values.shape[1]), np.nan, np.float32)
-        rows[positions] = values
+        rows[positions] = function(pixels)
         advance(len(positions))
-    return np.full((len(images), 1), np.nan) if rows is None else rows
+    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from features.errors import OptionError
 from pipeline.choices import Asker, Choice, Nearest, every
-from pipeline.head import HeadConfig
+from pipeline.head import OPTIMIZERS, HeadConfig
 
 DEFAULT_SPACE = """\
 # A list is a choice among its values, a table a range, and anything else is fixed.
@@ -95,7 +96,10 @@ class Space:
         Raises:
             OptionError: there are too many.
         """
-        grid = every(self.suggest, _LARGEST_GRID)
+        by_head: dict[str, dict[str, Any]] = {}
+        for params in every(self.suggest, _LARGEST_GRID):  # without any cut it is the last one, as with that alone
+            by_head.setdefault(repr(self.suggest(Nearest(params))), params)
+        grid = list(by_head.values())
         return [grid[index] for index in np.random.default_rng(seed).permutation(len(grid))]
 
 
@@ -122,16 +126,16 @@ def _choice(where: str, name: str, value: Any) -> Choice:
         choice = _range(where, value)
     else:
         choice = Choice(tuple(value) if isinstance(value, list) else (value,))
-    if not choice.values or len(set(choice.values)) < len(choice.values):
-        raise OptionError(f"{where} must have values that differ. Received: {value}")
     for one in choice.values:
         _check(where, name, one)
+    if not choice.values or len(set(choice.values)) < len(choice.values):
+        raise OptionError(f"{where} must have values that differ. Received: {value}")
     return choice
 
 
 def _range(where: str, value: dict[str, Any]) -> Choice:
     ends: list[Any] = [value.get("low"), value.get("high")]
-    numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in ends)
+    numbers = all(_is_number(end) for end in ends)
     log = value.get("log", False)
     if set(value) - {"low", "high", "log"} or not numbers or ends[0] >= ends[1] or not isinstance(log, bool):
         raise OptionError(f"{where} must be {{ low = A, high = B, log = true or false }}, A under B. Received: {value}")
@@ -141,18 +145,24 @@ def _range(where: str, value: dict[str, Any]) -> Choice:
     return Choice(tuple(ends) if whole else tuple(map(float, ends)), between=True, log=log)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check(where: str, name: str, value: Any) -> None:
     """Make sure that a head can have `value`."""
-    if name in ("layers", "units", "batch_size", "epochs") and (not isinstance(value, int) or isinstance(value, bool)):
+    if name == "optimizer":
+        if value not in OPTIMIZERS:
+            raise OptionError(f"{where} must be among {', '.join(OPTIMIZERS)}. Received: {value!r}")
+        return
+    if not _is_number(value):
+        raise OptionError(f"{where} must be numbers. Received: {value!r}")
+    if name in ("layers", "units", "batch_size", "epochs") and not isinstance(value, int):
         raise OptionError(f"{where} must be whole numbers. Received: {value!r}")
     if name == "layers" and not 0 <= value <= 2:
         raise OptionError(f"{where} must be from 0 to 2. Received: {value}")
-    if name == "optimizer":
-        from pipeline.training import make_optimizer
-
-        make_optimizer(str(value), 0.1)
-    elif not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise OptionError(f"{where} must be numbers. Received: {value!r}")
+    if name == "units" and value < 1:
+        raise OptionError(f"{where} must be at least 1; a linear head is layers = 0. Received: {value}")
     if name != "layers":
         try:
             setting: dict[str, Any] = {name: (value,) if name == "units" else value}

@@ -2,24 +2,26 @@
 
 import fcntl
 import json
-import time
+import shutil
+import uuid
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from features.errors import OptionError, StoreError
-from features.files import process_ended, process_name
 from pipeline.space import Space
 
 Sampler = Literal["tpe", "random", "grid"]
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _NAME = "headstart"
-_OWNER = "process"
+_OWNER = "worker"
+_REPLACES = "replaces"
 _LOCK_SECONDS = 60
 
 
@@ -33,6 +35,8 @@ class Study:
     """
 
     def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
+        if not path.name or path.is_dir() or "?" in str(path):
+            raise OptionError(f"--study must be a file, with no ? in its name. Received: {path}")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path = path
         self.space = space
@@ -40,8 +44,9 @@ class Study:
         self.seed = seed
         self.logs = path.with_name(f"{path.name}.logs")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with self.locked():
             self.optuna = self._open()
+        self._worker = _Worker(path)
 
     def _open(self) -> optuna.Study:
         try:
@@ -65,9 +70,10 @@ class Study:
             OptionError: `identity` differs from what is remembered; it names where.
         """
         now = json.loads(json.dumps(identity))
-        with self._locked():
+        with self.locked():
             then = self.optuna.user_attrs.get("identity")
             if then is None:
+                shutil.rmtree(self.logs, ignore_errors=True)  # of a study that was deleted
                 self.optuna.set_user_attr("identity", now)
                 return
         differs = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
@@ -78,14 +84,14 @@ class Study:
             )
 
     def claim(self, most: int) -> optuna.Trial | None:
-        """A trial for this process to do; None where as many as `most` are finished or under way.
+        """A trial for this object to do, which has no other in hand; None if `most` are finished or under way.
 
         What a process that has ended left unfinished is given out again first.
         """
-        with self._locked():
+        with self.locked():
             trials = self.optuna.get_trials(deepcopy=False)
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-            cut_off = [trial for trial in running if _owner_ended(trial)]
+            cut_off = [trial for trial in running if self._owner_ended(trial) or self._is_own(trial)]
             for unfinished in cut_off:
                 self._cut_off(unfinished)
             if count_finished(trials) + len(running) - len(cut_off) >= most:
@@ -94,19 +100,24 @@ class Study:
                 return None
             self.optuna.sampler = _make_sampler(self.sampler, self.seed, len(trials))
             trial = self.optuna.ask()
-            trial.set_user_attr(_OWNER, process_name())
+            trial.set_user_attr(_OWNER, self._worker.name)
             self.space.suggest(trial)  # within the lock, so that all of it is remembered if this process is killed
             return trial
 
     def give_back(self, trial: optuna.Trial) -> None:
-        """Leave a trial of this process unfinished."""
-        with self._locked():
+        """Leave a trial of this object unfinished."""
+        with self.locked():
             self._cut_off(self.optuna.trials[trial.number])
 
     def _cut_off(self, trial: FrozenTrial) -> None:
+        """Give a trial up, and have its head done again. In an order that may be cut off anywhere and repeated."""
+        if trial.state != TrialState.RUNNING:
+            return
+        params = trial.system_attrs.get("fixed_params") or trial.params
+        replaced = any(other.user_attrs.get(_REPLACES) == trial.number for other in self.optuna.trials)
+        if params and not replaced and self.sampler != "grid":  # which finds by itself what was not done
+            self.optuna.enqueue_trial(params, user_attrs={_REPLACES: trial.number})
         self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        if trial.params:
-            self.optuna.enqueue_trial(trial.params)
 
     def _enqueue_from_grid(self, trials: list[FrozenTrial]) -> bool:
         """Have the next head of the grid in the queue; whether there is one."""
@@ -125,7 +136,7 @@ class Study:
 
     def enqueue_first(self, params: Mapping[str, Any]) -> None:
         """Have the search begin with a head that is known to be good."""
-        with self._locked():
+        with self.locked():
             if not self.optuna.get_trials(deepcopy=False) and self.sampler != "grid":
                 self.optuna.enqueue_trial(dict(params))
 
@@ -136,7 +147,7 @@ class Study:
     def running(self) -> int:
         """How many trials other processes are at work on."""
         running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return sum(not _owner_ended(trial) for trial in running)
+        return sum(not self._owner_ended(trial) for trial in running)
 
     def remember(self, **fields: Any) -> None:
         """Keep fields with the study, such as the baselines."""
@@ -147,8 +158,15 @@ class Study:
         """What was kept by that name, or None."""
         return self.optuna.user_attrs.get(name)
 
+    def _is_own(self, trial: FrozenTrial) -> bool:
+        return trial.user_attrs.get(_OWNER) == self._worker.name
+
+    def _owner_ended(self, trial: FrozenTrial) -> bool:
+        return not self._is_own(trial) and _Worker.ended(self.path, trial.user_attrs.get(_OWNER))
+
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Keep all other processes from changing the study."""
         with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -159,10 +177,39 @@ def count_finished(trials: Sequence[FrozenTrial]) -> int:
     return sum(trial.state in FINISHED for trial in trials)
 
 
-def _owner_ended(trial: FrozenTrial) -> bool:
-    owner = trial.user_attrs.get(_OWNER)
-    since = time.time() - trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    return owner is None or process_ended(owner, since)
+class _Worker:
+    """Holds a lock for as long as this process lives, by which others see that it does.
+
+    The kernel lets go of it however the process ends, which no number of a process tells after a restart.
+    """
+
+    def __init__(self, study: Path) -> None:
+        self.name = uuid.uuid4().hex
+        file = _worker_file(study, self.name).open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        weakref.finalize(self, _let_go, file)
+
+    @staticmethod
+    def ended(study: Path, name: str | None) -> bool:
+        """Whether the worker of that name is no more."""
+        if name is None or not _worker_file(study, name).exists():
+            return True
+        with _worker_file(study, name).open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            _let_go(file)
+            return True
+
+
+def _worker_file(study: Path, name: str) -> Path:
+    return study.with_name(f".{study.name}.{name}.worker")
+
+
+def _let_go(file: IO[str]) -> None:
+    Path(file.name).unlink(missing_ok=True)
+    file.close()
 
 
 def _make_sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampler:

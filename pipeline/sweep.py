@@ -17,12 +17,13 @@ from features.progress import console
 from pipeline.baselines import Baseline, Fold, fit_baselines
 from pipeline.cached import CachedExamples, cache_features
 from pipeline.duplicates import tell_conflicts
-from pipeline.examples import Example, check_trainable
+from pipeline.examples import Example, Scan, check_trainable
+from pipeline.extraction import cut_names
 from pipeline.feature_config import FeatureConfig
 from pipeline.head import HeadConfig
 from pipeline.leaderboard import ranked
 from pipeline.phase1 import refuse_maps, train_run
-from pipeline.runs import check_free, list_digests
+from pipeline.runs import Run, check_free, list_digests
 from pipeline.space import Cuts, Space, read_choices
 from pipeline.study import Study
 from pipeline.sweep_config import SweepConfig
@@ -76,14 +77,21 @@ def sweep(
     start = time.perf_counter()
     check_free(path, overwrite)
     refuse_maps(features.cut)
-    if config.folds and features.views:
-        raise OptionError("--views: can't go with --folds, for val has no views")
-    cached = cache_features(data, replace(features, cut=_all_cuts(features.cut)), seed)
+    cuts = alternatives(features)
+    wanted = replace(features, cut=tuple(dict.fromkeys(name for names in cuts.alternatives for name in names)))
+    _check_together(wanted, config)
+    space = Space(read_choices(config.space), cuts)
+    if config.sampler == "grid":
+        space.grid(seed)  # which may be too large
+    study = Study(study_path, space, config.sampler, seed)
+
+    def check(scanned: Scan, fingerprints: dict[str, str]) -> None:
+        check_trainable(scanned.examples, scanned.class_names, data)
+        study.check(_identity(scanned, fingerprints, space, features, config, seed))
+
+    cached = cache_features(data, wanted, seed, check)
     check_trainable(cached.examples, cached.class_names, data)
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
-    space = Space(read_choices(config.space), _alternatives(features, cached))
-    study = Study(study_path, space, config.sampler, seed)
-    study.check(_identity(cached, space, features, config, seed))
     material = _material(cached, config.folds, seed)
     study.enqueue_first(space.near(HeadConfig().for_examples(len(material.folds[0][0]))))
     search(study, material, config, seed)
@@ -91,17 +99,18 @@ def sweep(
     if not ranked(trials):
         raise DataError(f"{study_path}: no trial came to an end in the time; give more --timeout, or more --trials")
     winner = ranked(trials)[0]
-    head, cuts = space.suggest(FixedTrial(winner.params))
-    baselines = _baselines(study, material, cuts)
+    head, taken = space.suggest(FixedTrial(winner.params))
+    baselines = _baselines(study, material, taken)
     head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + _EPOCHS_AFTER))
-    train_run(data, path, _only(features, cuts), head, overwrite, seed)
+    chosen = replace(_only(features, taken), precision=cached.config.precision)
+    _write_run(study, data, path, chosen, head, overwrite, seed, winner.number)
     loss = winner.value or 0.0
     beats = all(loss < one.loss for one in baselines if one.name == "logistic regression")
     best = {
         "trial": winner.number,
         "loss": loss,
         "accuracy": winner.user_attrs["accuracy"],
-        "cuts": cuts,
+        "cuts": taken,
         "head": asdict(head),
         "beats_logistic_regression": beats,
     }
@@ -109,27 +118,56 @@ def sweep(
     return SweepResult(len(trials), pruned, time.perf_counter() - start, best, baselines, str(path), trials)
 
 
-def _all_cuts(asked: Sequence[str]) -> tuple[str, ...]:
-    """Every cut that some alternative takes, once."""
-    cuts = split_cuts(asked)
-    return (ALL_CUTS,) if ALL_CUTS in cuts else tuple(dict.fromkeys(cuts))
+def _check_together(features: FeatureConfig, config: SweepConfig) -> None:
+    """Make sure that settings go together.
+
+    Raises:
+        OptionError: they don't.
+    """
+    if config.folds and features.views:
+        raise OptionError("--views: can't go with --folds, for val has no views")
+    if features.precision == "int8" and len(features.cut) > 1:
+        raise OptionError(
+            "--precision int8: a network is quantised for its cuts together, so that the winner's features would be "
+            "others than it was chosen by; search over one --cut, or in another precision"
+        )
 
 
-def _alternatives(features: FeatureConfig, cached: CachedExamples) -> Cuts:
+def _write_run(
+    study: Study,
+    data: Path,
+    path: Path,
+    features: FeatureConfig,
+    head: HeadConfig,
+    overwrite: bool,
+    seed: int,
+    number: int,
+) -> None:
+    """Train the winner as the run `path`, unless another process that fills the study has done so."""
+    origin = {"study": str(study.path.absolute()), "trial": number}
+    with study.locked():
+        if not overwrite and path.exists() and Run.open(path).config().get("sweep") == origin:
+            console.print(f"{path} is there: another process that fills {study.path} wrote it")
+            return
+        train_run(data, path, features, head, overwrite, seed, sweep=origin)
+
+
+def alternatives(features: FeatureConfig) -> Cuts:
     """What heads may take: each `--cut`, which may join several by `+`; all of them freely, with `all`.
 
-    Of several backbones and no cut: each alone at its default, and all together.
+    Of several backbones and no cut: each alone at its default, and all together. A backbone that has none of the cuts
+    of an alternative is in it with its default, as in `head`.
+
+    Raises:
+        OptionError: as `load_networks`.
     """
-    columns = list(cached.columns())
     if ALL_CUTS in split_cuts(features.cut):
-        return Cuts(tuple((name,) for name in columns), free=True)
+        names = cut_names(replace(features, cut=(ALL_CUTS,)))
+        return Cuts(tuple((name,) for name in names), free=True)
     if not features.cut:
-        return Cuts(tuple(dict.fromkeys([*((name,) for name in columns), tuple(columns)])))
-    alternatives = []
-    for cut in features.cut:
-        wanted = set(split_cuts([cut]))
-        alternatives.append(tuple(name for name in columns if name.split("/")[-1] in wanted))
-    return Cuts(tuple(dict.fromkeys(alternatives)))
+        names = cut_names(features)
+        return Cuts(tuple(dict.fromkeys([*((name,) for name in names), tuple(names)])))
+    return Cuts(tuple(dict.fromkeys(tuple(cut_names(replace(features, cut=(cut,)))) for cut in features.cut)))
 
 
 def _only(features: FeatureConfig, columns: Sequence[str]) -> FeatureConfig:
@@ -140,17 +178,22 @@ def _only(features: FeatureConfig, columns: Sequence[str]) -> FeatureConfig:
     used = [name for name in names if any(column.startswith(f"{name}/") for column in columns)]
     if len(weights) > 1:
         weights = [file for name, file in zip(names, weights, strict=True) if name in used]
-    cuts = tuple(dict.fromkeys(column.split("/")[-1] for column in columns))
-    return replace(features, backbone="+".join(used), weights="+".join(weights), cut=cuts)
+    cuts = [column if len(used) > 1 else column.split("/")[-1] for column in columns]
+    return replace(features, backbone="+".join(used), weights="+".join(weights), cut=tuple(cuts))
 
 
 def _identity(
-    cached: CachedExamples, space: Space, features: FeatureConfig, config: SweepConfig, seed: int
+    scanned: Scan,
+    fingerprints: dict[str, str],
+    space: Space,
+    features: FeatureConfig,
+    config: SweepConfig,
+    seed: int,
 ) -> dict[str, Any]:
     """What must not change while a study is filled. The test split may: no trial sees it."""
-    digests = list_digests(cached.examples, cached.class_names)
+    digests = list_digests(scanned.examples, scanned.class_names)
     return {
-        **{f"features at {name}": key for name, key in cached.fingerprints().items()},
+        **{f"features at {name}": key for name, key in fingerprints.items()},
         **{f"examples of {name}" if name != "classes" else name: digests[name] for name in ("classes", "train", "val")},
         "space": hashlib.sha256(repr(space).encode()).hexdigest(),
         "views": [features.views, features.augment] if features.views else 0,

@@ -49,12 +49,7 @@ def build_task(
         OptionError: no such layer or optimizer, or one that can't be trained on the cache.
     """
     keras.utils.set_random_seed(seed)
-    if len(cached.parts) > 1:
-        raise OptionError(
-            f"{run.path}: has features of several backbones ({cached.config.backbone}), and fine-tuning is of one; "
-            "train a head on one of them"
-        )
-    network = cached.parts[0].network
+    network = cached.network
     if network.backbone.precision == "int8":
         network = load_network(replace(network.config, precision=precision))
         cached = replace(cached, parts=[replace(cached.parts[0], network=network)])

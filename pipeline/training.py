@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from features.errors import OptionError
+from pipeline.head import OPTIMIZERS
 
 HARD_LOSS = "hard_loss"
 _DRAWS_AN_EPOCH = 1_000_000  # no layer draws more often
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion")
 
 
 def logit_units(classes: int) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import tempfile
+import shutil
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from optuna.trial import TrialState
 from tensorboard.plugins.hparams import api as hparams
 
 from features.errors import DataError
+from features.files import scratch_folder
+from features.frozen import use_device
 from pipeline.baselines import Fold
 from pipeline.head import fit_head
 from pipeline.leaderboard import live_board
@@ -74,8 +77,11 @@ def work(study: Study, material: Material, most: int, until: float, seed: int, t
             continue
         try:
             _do(study, trial, material, seed)
-        except BaseException:  # Ctrl-C as well: the trial was not finished
+        except (KeyboardInterrupt, SystemExit):
             study.give_back(trial)
+            raise
+        except BaseException:  # not given out again: it would end the next start, too
+            study.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             raise
         tell()
 
@@ -86,10 +92,11 @@ def _do(study: Study, trial: optuna.Trial, material: Material, seed: int) -> Non
     features, views = material.at(cuts)
     losses, accuracies, epochs = [], [], []
     logs = study.logs / f"trial-{trial.number}"
+    shutil.rmtree(logs, ignore_errors=True)
     start = time.perf_counter()
     try:
         for number, (train, val) in enumerate(material.folds, 1):
-            report = _Report(trial if len(material.folds) == 1 else None)
+            report = Report(trial if len(material.folds) == 1 else None)
             trained = fit_head(
                 (features[train], material.labels[train]),
                 (features[val], material.labels[val]),
@@ -118,7 +125,7 @@ def _do(study: Study, trial: optuna.Trial, material: Material, seed: int) -> Non
         study.optuna.tell(trial, state=TrialState.PRUNED)
 
 
-class _Report(keras.callbacks.Callback):
+class Report(keras.callbacks.Callback):
     """Ends a training that is no use: one that the pruner gives up, or that has found nothing better for long.
 
     Args:
@@ -134,8 +141,10 @@ class _Report(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Look at `val_loss`."""
         loss = (logs or {})["val_loss"]
-        self._since = 0 if loss < self._best else self._since + 1
-        self._best = min(loss, self._best)
+        if loss < self._best:
+            self._best, self._since = loss, 0
+        else:
+            self._since += 1
         if self.trial is not None and np.isfinite(self._best):
             self.trial.report(self._best, epoch + 1)
             self.pruned = self.trial.should_prune()
@@ -155,8 +164,8 @@ def search(study: Study, material: Material, config: SweepConfig, seed: int) -> 
         if config.jobs == 1:
             work(study, material, config.trials, until, seed, tell)
             return
-        with tempfile.TemporaryDirectory(dir=study.path.parent, prefix=".features-") as folder:
-            _work_apart(study, material, Path(folder), config, until, tell)
+        with scratch_folder(study.path.parent) as folder:
+            _work_apart(study, material, folder, config, until, tell)
 
 
 def _work_apart(
@@ -166,34 +175,57 @@ def _work_apart(
     for number, rows in enumerate([material.features, *material.views]):
         np.save(folder / f"{number}.npy", rows)
     apart = replace(material, features=np.empty(0), views=())
-    os.environ["TF_NUM_INTRAOP_THREADS"] = str(max(1, (os.cpu_count() or 1) // config.jobs))
     spawn = multiprocessing.get_context("spawn")
     settings = (study.path, study.space, study.sampler, study.seed)
-    workers = [
-        spawn.Process(target=_serve, args=(settings, apart, folder, config.trials, until)) for _ in range(config.jobs)
-    ]
+    arguments = (settings, apart, folder, config.trials, until, os.getpid())
+    workers = [spawn.Process(target=_serve, args=arguments, daemon=True) for _ in range(config.jobs)]
     try:
-        for worker in workers:
-            worker.start()
+        with _surroundings_of_workers(max(1, (os.cpu_count() or 1) // config.jobs)):
+            for worker in workers:
+                worker.start()
         while any(worker.is_alive() for worker in workers):
             tell()
             time.sleep(_POLL_SECONDS)
     finally:
         for worker in workers:
-            worker.terminate()
-            worker.join()
+            if worker.pid:
+                worker.terminate()  # a trial in hand is given out again by the next start
+                worker.join()
     failed = [worker for worker in workers if worker.exitcode]
     if failed and count_finished(study.finished()) < config.trials and time.time() < until:
         raise RuntimeError(f"{len(failed)} of {config.jobs} processes of the search failed; what they finished is kept")
 
 
+@contextmanager
+def _surroundings_of_workers(threads: int) -> Iterator[None]:
+    """What a process that is started within has from its first moment on: no Ctrl-C, few threads, a quiet import."""
+    changed = {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _serve(
-    settings: tuple[Path, Space, Sampler, int], material: Material, folder: Path, most: int, until: float
+    settings: tuple[Path, Space, Sampler, int], material: Material, folder: Path, most: int, until: float, parent: int
 ) -> None:
     """What one process does."""
-    features, *views = (
-        np.load(file, mmap_mode="r") for file in sorted(folder.iterdir(), key=lambda path: int(path.stem))
-    )
+    use_device()
+    tf.get_logger().setLevel("ERROR")
+    files = sorted(folder.iterdir(), key=lambda path: int(path.stem))
+    features, *views = (np.load(file, mmap_mode="r") for file in files)
     study = Study(*settings)
-    with suppress(KeyboardInterrupt):  # told by the process that started this one
-        work(study, replace(material, features=features, views=views), most, until, study.seed, lambda: None)
+
+    def leave_if_alone() -> None:
+        if os.getppid() != parent:
+            raise SystemExit
+
+    work(study, replace(material, features=features, views=views), most, until, study.seed, leave_if_alone)

@@ -77,8 +77,21 @@ def test_what_can_not_be_compared_is_named(headstart, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="names a run twice"):
         compare([one, one])
     assert "nothing to be compared with" in headstart.error("compare", one, code=2)
-    other = make_run(tmp_path / "other", right({1}), LABELS, learning_rate=0.3)
+    damaged = make_run(tmp_path / "damaged", right(set()), LABELS)
+    file = damaged / "predictions-test.csv"
+    for content in (
+        file.read_text().replace(",a,", ",c,"),
+        "path,digest,label,head:b\n",
+        "nothing",
+        file.read_text() + "x,",
+    ):
+        file.write_text(content)
+        with pytest.raises(RunError, match=r"predictions-test\.csv: damaged"):
+            compare([one, damaged])
+    other = make_run(tmp_path / "[x]other", right({1}), LABELS, learning_rate=0.3)
     result = headstart("compare", one, other)
     assert result["test"]["only_first"] == 1
     assert [row["accuracy"] for row in result["runs"]] == [1.0, 39 / 40]
-    assert "may be chance" in headstart.text("compare", one, other)
+    text = headstart.text("compare", one, other)
+    assert "may be chance" in text
+    assert "[x]" in text

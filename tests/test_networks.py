@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from features.errors import OptionError
+from features.errors import DataError, OptionError
 from pipeline.cached import cache_features
 from pipeline.evaluate import evaluate
+from pipeline.extraction import cut_names
 from pipeline.feature_config import FeatureConfig
 from pipeline.finetune import finetune
 from pipeline.finetune_config import FinetuneConfig
@@ -35,7 +36,8 @@ def predicted_is_head_on_features(data: Path, run: Path, config: FeatureConfig) 
 
 @pytest.mark.slow
 def test_several_backbones_are_put_side_by_side(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
-    config = replace(small, backbone=BOTH, cut=("expanded_conv_7_add+conv3_block4_out", "top_activation"))
+    cuts = ("expanded_conv_7_add+conv3_block4_out", "top_activation")
+    config = replace(small, backbone=BOTH, weights="random+random", cut=cuts)
     alone = cache_features(prepared, replace(small, cut=("expanded_conv_7_add", "top_activation")))
     both = cache_features(prepared, config)
     names = ["expanded_conv_7_add", "top_activation"]
@@ -48,9 +50,15 @@ def test_several_backbones_are_put_side_by_side(prepared: Path, small: FeatureCo
 
     run = tmp_path / "run"
     train_run(prepared, run, config, HeadConfig(units=(4,), epochs=1))
-    assert set(Run.open(run).config()["fingerprints"]) == set(both.columns())
+    saved = Run.open(run).config()
+    assert set(saved["fingerprints"]) == set(both.columns())
+    assert saved["features"]["weights"] == "random+random"
     assert evaluate(run).n == len(both.of("test"))
     predicted_is_head_on_features(prepared, run, config)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(Path(both.examples[0].image.path).read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"broken\.jpg \(truncated\)"):
+        predict(run, [broken])
     with pytest.raises(OptionError, match=r"several backbones \(mobilenet_v3_small\+resnet50_v2\)"):
         finetune(run, FinetuneConfig(epochs=1))
 
@@ -60,6 +68,15 @@ def test_several_cuts_of_one_backbone(prepared: Path, small: FeatureConfig, tmp_
     config = replace(small, cut=("expanded_conv_7_add+top_activation",))
     train_run(prepared, tmp_path / "run", config, HeadConfig(units=(4,), epochs=1))
     predicted_is_head_on_features(prepared, tmp_path / "run", config)
+
+
+def test_a_cut_that_two_backbones_have_is_told_apart() -> None:
+    config = FeatureConfig(backbone="efficientnet_v2_b0+mobilenet_v3_small")
+    names = ["efficientnet_v2_b0/top_activation", "mobilenet_v3_small/top_activation"]
+    assert cut_names(config) == cut_names(replace(config, cut=("top_activation",))) == names
+    assert cut_names(replace(config, cut=tuple(names))) == names
+    inner = ["efficientnet_v2_b0/block6h_add", "mobilenet_v3_small/top_activation"]
+    assert cut_names(replace(config, cut=("block6h_add", inner[1]))) == inner
 
 
 @pytest.mark.parametrize(

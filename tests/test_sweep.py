@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -19,12 +20,13 @@ from optuna.trial import TrialState
 from features.errors import OptionError, RunError, StoreError
 from pipeline.baselines import fit_baselines
 from pipeline.choices import Choice
+from pipeline.feature_config import FeatureConfig
 from pipeline.head import HeadConfig
 from pipeline.space import Cuts, Space, read_choices
 from pipeline.study import Study
-from pipeline.sweep import sweep
+from pipeline.sweep import alternatives, sweep
 from pipeline.sweep_config import SweepConfig, parse_duration
-from pipeline.trials import Material, search
+from pipeline.trials import Material, Report, search
 
 SMALL_SPACE = """
 layers = [0, 1]
@@ -85,18 +87,22 @@ def test_a_search_finds_what_is_good_and_repeats_itself(space: Space, tmp_path: 
 def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: Path) -> None:
     study = Study(tmp_path / "study.db", space, "random", 0)
     claimed = study.claim(3)
-    assert study.claim(1) is None  # this process is at it
-    claimed.set_user_attr("process", "nowhere-999999999-1")
-    again = study.claim(3)  # of another host, and just begun
-    assert again.params != claimed.params
-    study.give_back(again)
-    handed_out = study.claim(3)
-    assert handed_out.params == again.params
-    study.optuna.tell(handed_out, 1.0)
-    study.optuna.tell(claimed.number, state=TrialState.FAIL)
+    other = Study(tmp_path / "study.db", space, "random", 0)
+    assert other.claim(1) is None  # somebody is at it
+    second = other.claim(3)
+    assert second.params != claimed.params
+    other.give_back(second)
+    other.give_back(second)  # as where it was cut off before it was through
+    assert other.claim(3).params == second.params
+    del other  # as where it is killed
+    again = study.claim(3)  # which has none in hand, and so that was cut off, too
+    assert again.params == claimed.params
+    study.optuna.tell(again, 1.0)
+    study.give_back(again)  # too late: it is finished
     search(study, material(), SweepConfig(trials=3), 0)
     assert len(study.finished()) == 3
     assert len(set(params_of(study))) == 3
+    assert not [trial for trial in study.optuna.trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid"])
@@ -159,7 +165,7 @@ def test_jobs_share_a_study(space: Space, tmp_path: Path) -> None:
     study = Study(tmp_path / "study.db", space, "tpe", 0)
     search(study, material(), SweepConfig(trials=8, jobs=2), 0)
     assert len(study.finished()) == 8
-    assert len({trial.user_attrs["process"] for trial in study.finished()}) == 2
+    assert len({trial.user_attrs["worker"] for trial in study.finished()}) == 2
 
 
 def test_a_time_limit_ends_the_search(space: Space, tmp_path: Path) -> None:
@@ -210,9 +216,12 @@ def test_baselines_are_those_of_scikit_learn() -> None:
         ("dropout = 1.5", "--dropout must be at least 0 and under 1"),
         ('dropout = "much"', "dropout must be numbers"),
         ("learning_rate = { low = 0.0, high = 1.0, log = true }", "over 0 where log"),
-        ('optimizer = ["adam", "magic"]', "no 'magic'"),
+        ('optimizer = ["adam", "magic"]', "optimizer must be among"),
         ("epochs = 2.5", "epochs must be whole"),
         ("batch_size = []", "batch_size must have values"),
+        ("units = [[512, 256], [1024]]", "units must be numbers"),
+        ("units = [0, 64]", "units must be at least 1"),
+        ("learning_rate = { low = 1e-4, high = inf, log = true }", "learning_rate must be { low"),
         ("layers = [", "can't be read"),
     ],
 )
@@ -237,6 +246,35 @@ def test_a_grid_lies_within_its_range(low: float, factor: float, log: bool) -> N
     assert len(points) == 3
 
 
+def test_a_head_that_stands_twice_in_the_grid_is_tried_once(space: Space) -> None:
+    fixed = Space({name: Choice((choice.values[0],)) for name, choice in space.choices.items()}, space.cuts)
+    assert len(fixed.grid(0)) == 3  # bad, good, both; with none of them it is the last
+
+
+def test_a_loss_that_is_no_number_is_passed_over() -> None:
+    trial = optuna.create_study(pruner=optuna.pruners.NopPruner()).ask()
+    report = Report(trial)
+    report.set_model(SimpleNamespace(stop_training=False))
+    for epoch, loss in enumerate([0.7, float("nan"), 0.5]):
+        report.on_epoch_end(epoch, {"val_loss": loss})
+    assert trial.study.trials[0].intermediate_values == {1: 0.7, 2: 0.7, 3: 0.5}
+
+
+def test_cuts_are_alternatives_and_backbones_too() -> None:
+    both = FeatureConfig(backbone="inception_v3+xception")
+    inception, xception = "inception_v3/mixed10", "xception/block14"
+    assert alternatives(both).alternatives == ((inception,), (xception,), (inception, xception))
+    # As in `head`, a backbone without a cut of its own takes part with its default.
+    assert alternatives(replace(both, cut=("mixed6", "block5+mixed8"))).alternatives == (
+        ("inception_v3/mixed6", xception),
+        ("inception_v3/mixed8", "xception/block5"),
+    )
+    one = alternatives(FeatureConfig(cut=("mixed8", "mixed6+mixed8")))
+    assert (one.alternatives, one.free) == ((("mixed8",), ("mixed6", "mixed8")), False)
+    every = alternatives(FeatureConfig(cut=("all",)))
+    assert (len(every.alternatives), every.free) == (11, True)
+
+
 def test_the_search_begins_near_the_default_head(space: Space) -> None:
     default = Space(read_choices(None), Cuts((("mixed9",), ("mixed10",)), free=True))
     params = default.near(HeadConfig().for_examples(2000))
@@ -252,7 +290,9 @@ def test_durations(text: str, seconds: float) -> None:
         parse_duration(f"{text} days")
 
 
-def test_the_winner_becomes_a_run(headstart, prepared: Path, small, space_file: Path, tmp_path: Path) -> None:
+def test_the_winner_becomes_a_run(
+    headstart, prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch
+) -> None:
     flags = [
         *("--backbone=mobilenet_v3_small", "--weights=random", "--image-size=64", "--batch-size=8"),
         *("--precision=float32", f"--store={small.store}", "--max-rejects=1", f"--space={space_file}"),
@@ -275,6 +315,12 @@ def test_the_winner_becomes_a_run(headstart, prepared: Path, small, space_file: 
     text = headstart.text("sweep", prepared, *flags, *cuts, "--overwrite")
     assert "logistic regression" in text
     headstart("evaluate", tmp_path / "run")
+    written = (tmp_path / "run" / "head.keras").stat().st_mtime_ns
+    monkeypatch.setattr("pipeline.sweep.check_free", lambda *_: None)  # as where another process wrote it meanwhile
+    assert headstart("sweep", prepared, *flags, *cuts)["trials"] == 3
+    assert (tmp_path / "run" / "head.keras").stat().st_mtime_ns == written
+    folder = [flag if "--study" not in flag else f"--study={tmp_path}" for flag in flags]
+    assert "--study must be a file" in headstart.error("sweep", prepared, *folder, code=2)
 
 
 def test_a_run_that_exists_is_told_before_the_search(prepared: Path, small, run: Path, tmp_path: Path) -> None:
