@@ -162,6 +162,7 @@ def test_near_duplicates_are_found_where_there_are_features(data: Path, small: F
     assert headstart("check", data, "--store", small.store, "--similarity", "1")["near_duplicates"] == []
 
 
+@pytest.mark.slow
 def test_likeness_does_not_depend_on_how_many_are_compared_at_a_time(
     data: Path, small: FeatureConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_val_is_scored_as_training_said(run: Path) -> None:
     assert result.head["loss"] == pytest.approx(said["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_all_splits_together(run: Path) -> None:
     counts = [evaluate(run, split).n for split in ("train", "val", "test", "all")]
     assert sum(counts[:3]) == counts[3] == 40

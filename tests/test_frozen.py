@@ -33,7 +33,13 @@ def relative_error(backbone: Backbone) -> float:
     return float(max(errors))
 
 
-@pytest.fixture(scope="module", params=list(BACKBONES))
+QUICK = ("inception_v3", "mobilenet_v3_small")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in BACKBONES],
+)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     return with_statistics(request.param)
 

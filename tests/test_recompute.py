@@ -36,6 +36,7 @@ def test_features_equal_a_fresh_forward_pass(prepared: Path, small: FeatureConfi
     assert fresh.largest_error < 1e-5
 
 
+@pytest.mark.slow
 def test_another_rescaling_and_size_are_recomputed_as_they_were(prepared: Path, small: FeatureConfig, tmp_path) -> None:
     config = replace(small, store=tmp_path / "s", rescale="unit", image_size=48, resize="crop", precision="bfloat16")
     cache_features(prepared, config)

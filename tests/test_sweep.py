@@ -114,6 +114,7 @@ def test_no_head_is_tried_twice(space: Space, tmp_path: Path, sampler: str) -> N
     assert len(set(params_of(study))) == 12
 
 
+@pytest.mark.slow
 def test_a_grid_ends_where_all_is_done(space: Space, tmp_path: Path) -> None:
     grid = space.grid(0)
     linear, hidden = 3 * 2, 3 * 3 * 2  # learning rates by smoothings, and units
