@@ -192,15 +192,17 @@ class _Worker:
     @staticmethod
     def ended(study: Path, name: str | None) -> bool:
         """Whether the worker of that name is no more."""
-        if name is None or not _worker_file(study, name).exists():
+        if name is None:
             return True
-        with _worker_file(study, name).open("r+") as file:
-            try:
+        try:
+            with _worker_file(study, name).open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            _let_go(file)
+                _let_go(file)
+        except BlockingIOError:
+            return False
+        except FileNotFoundError:
             return True
+        return True
 
 
 def _worker_file(study: Path, name: str) -> Path:

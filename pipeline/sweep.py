@@ -126,10 +126,10 @@ def _check_together(features: FeatureConfig, config: SweepConfig) -> None:
     """
     if config.folds and features.views:
         raise OptionError("--views: can't go with --folds, for val has no views")
-    if features.precision == "int8" and len(features.cut) > 1:
+    if features.precision == "int8":
         raise OptionError(
             "--precision int8: a network is quantised for its cuts together, so that the winner's features would be "
-            "others than it was chosen by; search over one --cut, or in another precision"
+            "others than it was chosen by; search in another precision"
         )
 
 

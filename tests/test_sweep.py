@@ -324,6 +324,17 @@ def test_the_winner_becomes_a_run(
     assert "--study must be a file" in headstart.error("sweep", prepared, *folder, code=2)
 
 
+def test_what_does_not_go_together_is_told_before_the_search(prepared: Path, small, tmp_path: Path) -> None:
+    for changed, config, message in (
+        (replace(small, precision="int8"), SweepConfig(), "--precision int8"),
+        (replace(small, views=1), SweepConfig(folds=2), "--views"),
+        (replace(small, cut=("all",)), SweepConfig(sampler="grid"), "--sampler grid: over"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            sweep(prepared, tmp_path / "study.db", tmp_path / "run", changed, config)
+    assert not (tmp_path / "study.db").exists()
+
+
 def test_a_run_that_exists_is_told_before_the_search(prepared: Path, small, run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="exists"):
         sweep(prepared, tmp_path / "study.db", run, small, SweepConfig())
