@@ -27,7 +27,7 @@ batch_size = [64, 128, 256, 512]
 label_smoothing = { low = 0.0, high = 0.2 }
 epochs = 20                                               # at most: trials that do worse end sooner
 """
-_LARGEST_GRID = 100_000
+_LARGEST_GRID = 20_000
 _NAMES = tuple(tomllib.loads(DEFAULT_SPACE))
 
 
