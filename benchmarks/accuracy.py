@@ -192,17 +192,27 @@ def _plain_finetuning(run: Run, config: FinetuneConfig, seed: int) -> dict[str, 
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def photo_arguments(description: str | None, parts: tuple[str, ...]) -> argparse.ArgumentParser:
+    """What every benchmark on photographs is told."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--weights", default="imagenet")
     parser.add_argument("--rescale", default="auto")
-    parser.add_argument("--only", choices=("precisions", "head", "finetuning"))
+    parser.add_argument("--only", choices=parts)
     parser.add_argument("--seeds", type=int, default=5)
+    return parser
+
+
+def features_asked(asked: argparse.Namespace) -> FeatureConfig:
+    return FeatureConfig(store=asked.store, weights=asked.weights, rescale=asked.rescale, max_rejects=1)
+
+
+def main() -> None:
+    parser = photo_arguments(__doc__, ("predict", "precisions", "head", "finetuning"))
     parser.add_argument("--images", type=int, default=400, help="fine-tuned on, val included")
     asked = parser.parse_args()
-    config = FeatureConfig(store=asked.store, weights=asked.weights, rescale=asked.rescale, max_rejects=1)
+    config = features_asked(asked)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "predict": lambda: float32_against_predict(asked.photos, config),
         "precisions": lambda: precisions(asked.photos, config, asked.seeds),

@@ -3,7 +3,6 @@
 PHOTOS is a folder of class folders; the store keeps features from one call to the next. Writes search.json beside it.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -20,7 +19,7 @@ from rich.console import Console
 from scipy.stats import t
 from sklearn.neighbors import KNeighborsClassifier
 
-from benchmarks.accuracy import accuracy, arrays_of
+from benchmarks.accuracy import accuracy, arrays_of, features_asked, photo_arguments
 from features.files import write_json
 from pipeline.baselines import fit_baselines, logistic_regression
 from pipeline.cached import cache_features
@@ -156,15 +155,8 @@ def views(photos: Path, config: FeatureConfig, seeds: int, count: int = 4) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--weights", default="imagenet")
-    parser.add_argument("--rescale", default="auto")
-    parser.add_argument("--only", choices=("speed", "cuts", "views"))
-    parser.add_argument("--seeds", type=int, default=5)
-    asked = parser.parse_args()
-    config = FeatureConfig(store=asked.store, weights=asked.weights, rescale=asked.rescale, max_rejects=1)
+    asked = photo_arguments(__doc__, ("speed", "cuts", "views")).parse_args()
+    config = features_asked(asked)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "speed": lambda: speed(asked.photos, config),
         "cuts": lambda: cuts(asked.photos, config, asked.seeds),

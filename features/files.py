@@ -80,7 +80,7 @@ def _partial(path: Path) -> Path:
     """A name beside `path` that tells which process writes there."""
     # The suffix stays last: Keras and h5py choose the format by it. What was a long name must not become too long.
     end = path.name[-_PARTIAL_NAME_LENGTH:]
-    return path.with_name(f".{process_name()}.partial.{end}")
+    return path.with_name(f".{_process_name()}.partial.{end}")
 
 
 def remove_left_over(folder: Path) -> list[Path]:
@@ -88,7 +88,7 @@ def remove_left_over(folder: Path) -> list[Path]:
     removed = []
     for path in folder.glob(".*.partial.*"):
         name = _PARTIAL.fullmatch(path.name)
-        if name and process_ended(name["process"], _age(path)):
+        if name and _process_ended(name["process"], _age(path)):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -97,13 +97,13 @@ def remove_left_over(folder: Path) -> list[Path]:
     return removed
 
 
-def process_name() -> str:
+def _process_name() -> str:
     """A name of this process that no other has, here or on another host."""
     return f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
 
 
-def process_ended(name: str, idle: float) -> bool:
-    """Whether the process of that `process_name` has ended, as far as can be told.
+def _process_ended(name: str, idle: float) -> bool:
+    """Whether the process of that `_process_name` has ended, as far as can be told.
 
     One of another host counts as ended if it did nothing for a day, and so does one whose number is now that of a
     process that started at another time: the clock may have been set.
