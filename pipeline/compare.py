@@ -93,8 +93,8 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
     logits = {}
     for run in runs:
         class_names: list[str] = run.config()["class_names"]
+        rows = _read_predictions(run, split)
         try:
-            rows = _read_predictions(run, split)
             keys = _keys(rows)
             numbers = np.array([class_names.index(label) for _, label, _ in keys])
             found = _logits(rows, class_names)

@@ -72,7 +72,7 @@ def test_what_can_not_be_compared_is_named(headstart, tmp_path: Path) -> None:
     shorter = make_run(tmp_path / "shorter", right(set())[:8], LABELS[:8])
     with pytest.raises(RunError, match=r"shorter: was evaluated on other examples"):
         compare([one, shorter])
-    with pytest.raises(RunError, match=r"no predictions-val\.csv; `headstart evaluate"):
+    with pytest.raises(RunError, match=r"^\S+one: has no predictions-val\.csv; `headstart evaluate"):
         compare([one, shorter], "val")
     with pytest.raises(OptionError, match="names a run twice"):
         compare([one, one])
