@@ -8,11 +8,10 @@ import typer
 from rich.table import Table
 
 from cli_base import Data, Json, Overwrite, Seed, announce_device, command, show
-from cli_check import check_summary
 from cli_search import search
 from cli_store import store
 from features.errors import DataError, OptionError
-from pipeline.check import CheckConfig
+from pipeline.check_config import CheckConfig
 from pipeline.feature_config import FeatureConfig
 from pipeline.finetune_config import FinetuneConfig
 from pipeline.head import HeadConfig
@@ -76,6 +75,7 @@ def check(
     if html and html.is_dir():
         raise OptionError(f"--html must be a file, and {html} is a folder")
     announce_device()
+    from cli_check import check_summary
     from pipeline.check import check
     from pipeline.check_page import write_page
     from pipeline.check_report import as_fields

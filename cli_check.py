@@ -7,7 +7,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.check import CheckConfig, CheckResult
+from pipeline.check import CheckResult
+from pipeline.check_config import CheckConfig
 from pipeline.check_report import facts, findings
 from pipeline.examples import SPLITS, Example
 

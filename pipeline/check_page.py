@@ -11,7 +11,8 @@ from PIL import Image
 from features.batches import decoded_batches
 from features.files import write_atomically
 from features.images import ImageConfig
-from pipeline.check import CheckConfig, CheckResult
+from pipeline.check import CheckResult
+from pipeline.check_config import CheckConfig
 from pipeline.check_report import facts, findings
 from pipeline.examples import SPLITS, Example
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.check import CheckConfig, CheckResult
+from pipeline.check import CheckResult
+from pipeline.check_config import CheckConfig
 from pipeline.duplicates import CORRELATION
 from pipeline.examples import Example
 

@@ -14,7 +14,8 @@ from features.maintain import open_stores
 from features.store import FeatureStore
 from pipeline import check_page
 from pipeline.cached import cache_features
-from pipeline.check import CheckConfig, check
+from pipeline.check import check
+from pipeline.check_config import CheckConfig
 from pipeline.duplicates import near_duplicates
 from pipeline.examples import scan
 from pipeline.feature_config import FeatureConfig

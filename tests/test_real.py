@@ -14,7 +14,8 @@ from features.image_files import ImageFile, Reject, inspect_images
 from features.images import ImageConfig
 from features.weights import build_backbone
 from pipeline.cached import cache_features, load_examples
-from pipeline.check import CheckConfig, check
+from pipeline.check import check
+from pipeline.check_config import CheckConfig
 from pipeline.classifier import build_classifier
 from pipeline.demo import draw_demo
 from pipeline.feature_config import FeatureConfig
