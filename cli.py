@@ -14,8 +14,8 @@ from features.errors import DataError, OptionError
 from pipeline.check_config import CheckConfig
 from pipeline.feature_config import FeatureConfig
 from pipeline.finetune_config import FinetuneConfig
-from pipeline.head import HeadConfig
-from pipeline.prepare import PrepareConfig
+from pipeline.head_config import HeadConfig
+from pipeline.prepare_config import PrepareConfig
 
 app = typer.Typer(
     help="Train image classifiers in two phases: a head on cached features, then the top of the network.",

@@ -10,7 +10,8 @@ from rich.text import Text
 from pipeline.check import CheckResult
 from pipeline.check_config import CheckConfig
 from pipeline.check_report import facts, findings
-from pipeline.examples import SPLITS, Example
+from pipeline.examples import Example
+from pipeline.splits import SPLITS
 
 SHOWN = 5  # of each kind of finding, and files of each
 

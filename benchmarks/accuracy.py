@@ -25,11 +25,13 @@ from pipeline.classifier import build_classifier, unfreeze
 from pipeline.feature_config import FeatureConfig
 from pipeline.finetune import finetune
 from pipeline.finetune_config import FinetuneConfig
-from pipeline.head import HeadConfig, build_head, train_head
+from pipeline.head import build_head, train_head
+from pipeline.head_config import HeadConfig
 from pipeline.inputs import eval_dataset, train_dataset
 from pipeline.metrics import score
 from pipeline.phase1 import train_run
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.runs import Run
 from pipeline.training import compile_model
 

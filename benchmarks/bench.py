@@ -26,7 +26,8 @@ from features.frozen import use_device
 from features.image_files import ImageFile, inspect_images
 from features.weights import build_backbone
 from pipeline.demo import draw_demo
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 
 PARTS = ("decoding", "extraction", "head", "phase1", "finetuning")
 

@@ -13,7 +13,7 @@ from pipeline.cached import load_examples
 from pipeline.classifier import build_classifier, unfreeze
 from pipeline.feature_config import FeatureConfig
 from pipeline.finetune_config import FinetuneConfig
-from pipeline.head import HeadConfig
+from pipeline.head_config import HeadConfig
 from pipeline.inputs import train_dataset
 from pipeline.phase1 import train_run
 from pipeline.runs import Run

@@ -12,7 +12,8 @@ from benchmarks.timing import LastBatch, Row, in_turns, seconds
 from features.backbones import Backbone
 from features.image_files import ImageFile
 from pipeline.feature_config import FeatureConfig
-from pipeline.head import HeadConfig, train_head
+from pipeline.head import train_head
+from pipeline.head_config import HeadConfig
 from pipeline.phase1 import train_run
 
 EXAMPLES, DIMENSION = 20_000, 2048

@@ -24,7 +24,8 @@ from features.files import write_json
 from pipeline.baselines import fit_baselines, logistic_regression
 from pipeline.cached import cache_features
 from pipeline.feature_config import FeatureConfig
-from pipeline.head import HeadConfig, build_head, fit_head
+from pipeline.head import build_head, fit_head
+from pipeline.head_config import HeadConfig
 from pipeline.leaderboard import ranked
 from pipeline.metrics import wilson_interval
 from pipeline.space import Cuts, Space, read_choices

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from features.augment import View, augment_image
-from features.headers import Fault
+from features.faults import Fault
 from features.image_files import ImageFile, Reject, why_unreadable
 from features.images import PILLOW, ImageConfig, decode, decoder_of, pillow_pixels
 

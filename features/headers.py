@@ -4,13 +4,11 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from PIL import Image
 
-Reason = Literal["empty", "not-an-image", "truncated", "corrupt", "unsupported", "too-large", "unreadable", "vanished"]
+from features.faults import MAX_PIXELS, Fault
 
-MAX_PIXELS = 100_000_000
 MOST_SIDE = 65_535  # JPEG's own limit; resizing holds all of the longer side
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
@@ -49,14 +47,6 @@ class Header:
     height: int
     orientation: int
     format: str
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why bytes can't be used as an image."""
-
-    reason: Reason
-    detail: str
 
 
 def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:

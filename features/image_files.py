@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.headers import MAX_PIXELS, PREFIX_BYTES, Fault, Reason, inspect_bytes, is_image, too_large
+from features.faults import MAX_PIXELS, Fault, Reason
+from features.headers import PREFIX_BYTES, inspect_bytes, is_image, too_large
 from features.progress import progress
 
 MAX_FILE_BYTES = 1 << 30

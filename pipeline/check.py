@@ -14,7 +14,8 @@ from features.store import FeatureStore
 from pipeline.cached import scan_memory
 from pipeline.check_config import CheckConfig
 from pipeline.duplicates import Likeness, conflicting, near_duplicates, same_image
-from pipeline.examples import SPLITS, Example, scan, without
+from pipeline.examples import Example, scan, without
+from pipeline.splits import SPLITS
 
 _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 

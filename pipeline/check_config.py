@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from features.errors import check_options
-from features.headers import MAX_PIXELS
+from features.faults import MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from features.images import ImageConfig
 from pipeline.check import CheckResult
 from pipeline.check_config import CheckConfig
 from pipeline.check_report import facts, findings
-from pipeline.examples import SPLITS, Example
+from pipeline.examples import Example
+from pipeline.splits import SPLITS
 
 SHOWN = 200  # of each kind of finding, and files of each
 _THUMBNAIL = ImageConfig(128, "crop")

@@ -7,7 +7,8 @@ import numpy as np
 
 from features.progress import console, progress
 from features.store import FeatureStore
-from pipeline.examples import SPLITS, Example
+from pipeline.examples import Example
+from pipeline.splits import SPLITS
 
 CORRELATION = 0.85  # of the pixels of 32 x 32 images; copies of 2,000 photographs had 0.92 and more, others up to 0.71
 SAMPLE = 10_000  # images that say how features are distributed

@@ -5,7 +5,6 @@ split on the fly by the same hash.
 """
 
 import csv
-import hashlib
 import io
 import os
 from collections import Counter
@@ -14,14 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from features.errors import DataError
+from features.faults import MAX_PIXELS
 from features.files import write_atomically
-from features.headers import MAX_PIXELS
 from features.image_files import ImageFile, Reject, inspect_images
 from features.memory import ScanMemory
+from pipeline.splits import SPLITS, split_of
 
-SPLITS = ("train", "val", "test")
 REJECTS = "rejects.csv"
-VAL_FRACTION = TEST_FRACTION = 0.1
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
@@ -46,14 +44,6 @@ class Scan:
     class_names: list[str]
     rejects: list[Reject]
     ignored: int
-
-
-def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TEST_FRACTION) -> str:
-    """The split of an image: it follows from its digest and the seed alone, whatever other images there are."""
-    draw = int(hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()[:13], 16) / 16**13  # in [0, 1)
-    if draw < test:
-        return "test"
-    return "val" if draw < test + val else "train"
 
 
 def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMemory | None = None) -> Scan:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.errors import DataError, check_options
+from features.errors import DataError
 from features.progress import progress
+from pipeline.head_config import SMALLEST_BATCH, HeadConfig
 
 if TYPE_CHECKING:  # Keras takes seconds to import, and `--help` needs no more than the settings below
     import keras
@@ -26,77 +26,7 @@ _CLIP = 3.0
 # Evaluated and kept is a running average of the weights, over about 1,300 examples (Polyak & Juditsky 1992,
 # doi:10.1137/0330046): 0.1 to 0.3 points more of the held-out photographs, over forty splits. A step of 64.
 _AVERAGING = 0.95
-# Adam's traffic is per step, not per example: at 64 an epoch takes twice as long as at 256. But in ten epochs of a few
-# hundred examples, batches of 256 would be too few steps.
-_SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 256, 8
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion")
 _STEPS = 50  # in one execution: beyond that nothing is gained
-
-
-def parse_units(text: str) -> int:
-    """Units of a hidden layer from the command line; `none` is 0, which alone stands for no hidden layer."""
-    try:
-        return 0 if text == "none" else int(text)
-    except ValueError:
-        raise ValueError(f"must be a number, or none. Received: {text}") from None
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """Layers and training of a head. `help` is the command line's."""
-
-    units: tuple[int, ...] = field(
-        default=(1024,),
-        metadata={"help": "Units of a hidden layer; repeatable. none gives a linear head.", "parser": parse_units},
-    )
-    dropout: float = field(default=0.3, metadata={"help": "After each hidden layer."})
-    weight_decay: float = field(default=0.0, metadata={"help": "Decoupled, as in AdamW."})
-    optimizer: str = field(default="adam", metadata={"help": "adam, adamw, sgd, rmsprop, nadam, adagrad or lion."})
-    learning_rate: float = field(
-        default=0.0, metadata={"help": "Step size; 0 is 3e-4 for batches of 64, and twice that for 256."}
-    )
-    epochs: int = field(default=10, metadata={"help": "Passes over the training examples."})
-    batch_size: int = field(
-        default=0,
-        metadata={"help": "Examples a step; 0 is 64 to 256, the more there are.", "flag": "--head-batch-size"},
-    )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "Share of an even distribution in what is trained towards."}
-    )
-    class_weight: Literal["none", "balanced"] = field(
-        default="none", metadata={"help": "balanced weighs classes by their rarity."}
-    )
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
-        check_options(
-            (
-                "--units",
-                ", ".join(map(str, self.units)),
-                all(units >= 1 for units in self.units),
-                "at least 1, or none alone",
-            ),
-            ("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and under 1"),
-            ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
-            ("--label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "at least 0 and under 1"),
-            ("--learning-rate", self.learning_rate, self.learning_rate >= 0, "over 0, or 0 to choose"),
-            ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
-            ("--head-batch-size", self.batch_size, self.batch_size >= 0, "at least 1, or 0 to choose"),
-        )
-
-    def for_examples(self, count: int) -> HeadConfig:
-        """These settings with what was left open chosen for `count` training examples.
-
-        The step grows with the root of the batch, as the noise of the gradient falls (Krizhevsky 2014,
-        arXiv:1404.5997).
-        """
-        fitting = 1 << max(count // _STEPS_AN_EPOCH, 1).bit_length() - 1  # the next power of two below
-        batch_size = self.batch_size or min(max(fitting, _SMALLEST_BATCH), _LARGEST_BATCH)
-        return replace(
-            self,
-            batch_size=batch_size,
-            learning_rate=self.learning_rate or 3e-4 * math.sqrt(batch_size / _SMALLEST_BATCH),
-        )
 
 
 @dataclass(frozen=True)
@@ -203,7 +133,7 @@ def fit_head(
     make_deterministic()
     model = build_head(train[0], classes, config)
     settings: dict[str, Any] = {"weight_decay": config.weight_decay} if config.weight_decay else {}
-    settings["ema_momentum"] = _AVERAGING ** (config.batch_size / _SMALLEST_BATCH)
+    settings["ema_momentum"] = _AVERAGING ** (config.batch_size / SMALLEST_BATCH)
     optimizer = make_optimizer(config.optimizer, config.learning_rate, use_ema=True, **settings)
     steps = min(-(-count // config.batch_size), _STEPS)
     compile_model(model, classes, optimizer, config.label_smoothing, steps_per_execution=steps)

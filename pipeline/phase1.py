@@ -12,7 +12,8 @@ from pipeline.cached import CachedExamples, cache_features
 from pipeline.duplicates import tell_conflicts
 from pipeline.examples import check_trainable
 from pipeline.feature_config import FeatureConfig
-from pipeline.head import HeadConfig, TrainedHead, train_head
+from pipeline.head import TrainedHead, train_head
+from pipeline.head_config import HeadConfig
 from pipeline.runs import Run, list_digests, new_run, versions
 
 

@@ -9,35 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from features.errors import DataError, OptionError
+from features.faults import Fault
 from features.files import write_atomically
-from features.headers import IMAGE_SUFFIXES, Fault, inspect_bytes
+from features.headers import IMAGE_SUFFIXES, inspect_bytes
 from features.image_files import Reject
 from features.progress import console, progress
-from pipeline.examples import SPLITS, TEST_FRACTION, VAL_FRACTION, files_below, split_of, write_rejects
+from pipeline.examples import files_below, write_rejects
+from pipeline.prepare_config import PrepareConfig
 from pipeline.sources import Member, opened_source
+from pipeline.splits import SPLITS, split_of
 
 _NUMBERED = re.compile(r"(?P<label>[^.]+)\.\d+\.\w+$")  # Kaggle's names: cat.0.jpg
 _COMPETITION_FOLDERS = frozenset({"train", "test", "test1"})
 _MAX_NAME_BYTES = 240  # 255 with what keeps equal names apart
 _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test"})
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """Fractions of the images that go to val and test; 0 makes no such split."""
-
-    val: float = VAL_FRACTION
-    test: float = TEST_FRACTION
-
-    def __post_init__(self) -> None:
-        if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
-            raise OptionError(
-                f"--val and --test must be fractions that leave some to train. Received: {self.val} and {self.test}"
-            )
-
-    def splits(self) -> list[str]:
-        """The splits that are asked for."""
-        return [split for split in SPLITS if split == "train" or getattr(self, split) > 0]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from rich.filesize import decimal
 
 from features.errors import DataError
+from features.faults import Fault
 from features.files import require_space
-from features.headers import Fault
 from features.image_files import MAX_FILE_BYTES, content_of, why_unreadable
 from pipeline.examples import files_below, is_clutter
 

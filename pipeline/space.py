@@ -13,7 +13,7 @@ import numpy as np
 
 from features.errors import OptionError
 from pipeline.choices import Asker, Choice, Nearest, every
-from pipeline.head import OPTIMIZERS, HeadConfig
+from pipeline.head_config import OPTIMIZERS, HeadConfig
 
 DEFAULT_SPACE = """\
 # A list is a choice among its values, a table a range, and anything else is fixed.

@@ -20,7 +20,7 @@ from pipeline.duplicates import tell_conflicts
 from pipeline.examples import Example, Scan, check_trainable
 from pipeline.extraction import cut_names
 from pipeline.feature_config import FeatureConfig
-from pipeline.head import HeadConfig
+from pipeline.head_config import HeadConfig
 from pipeline.leaderboard import ranked
 from pipeline.phase1 import refuse_maps, train_run
 from pipeline.runs import Run, check_free, list_digests

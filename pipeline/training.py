@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from features.errors import OptionError
-from pipeline.head import OPTIMIZERS
+from pipeline.head_config import OPTIMIZERS
 
 HARD_LOSS = "hard_loss"
 _DRAWS_AN_EPOCH = 1_000_000  # no layer draws more often

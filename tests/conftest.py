@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import cli
 from pipeline.demo import draw_demo
 from pipeline.feature_config import FeatureConfig
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 
 # Two test processes on two cores: a thread each. Read by TensorFlow when it starts, and by the processes we start.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -73,7 +74,7 @@ def small(filled_store: Path, tmp_path: Path) -> FeatureConfig:
 @pytest.fixture(scope="session")
 def trained_run(prepared: Path, filled_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of phase 1. Tests only read it, and its store."""
-    from pipeline.head import HeadConfig
+    from pipeline.head_config import HeadConfig
     from pipeline.phase1 import train_run
 
     path = tmp_path_factory.mktemp("runs") / "run"

@@ -156,7 +156,7 @@ def test_a_damaged_run_is_named(run: Path) -> None:
 def test_softmax_through_both_phases(tmp_path: Path, small) -> None:
     from PIL import Image, ImageDraw
 
-    from pipeline.head import HeadConfig
+    from pipeline.head_config import HeadConfig
     from pipeline.phase1 import train_run
 
     names = ["bar", "cross", "disc", "ring", "square"]

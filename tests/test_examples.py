@@ -11,7 +11,8 @@ from PIL import Image
 
 from features.errors import DataError
 from features.image_files import Reject
-from pipeline.examples import check_rejects, check_trainable, scan, split_of, write_rejects
+from pipeline.examples import check_rejects, check_trainable, scan, write_rejects
+from pipeline.splits import split_of
 from tests.conftest import Cli
 
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)

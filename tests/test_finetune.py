@@ -22,7 +22,7 @@ from pipeline.classifier import build_classifier, build_streamed, build_top, unf
 from pipeline.feature_config import FeatureConfig
 from pipeline.finetune import finetune
 from pipeline.finetune_config import FinetuneConfig
-from pipeline.head import HeadConfig
+from pipeline.head_config import HeadConfig
 from pipeline.inputs import eval_dataset
 from pipeline.metrics import probabilities
 from pipeline.phase1 import train_run

@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from features.errors import DataError, OptionError
-from pipeline.head import HeadConfig, build_head, parse_units, train_head
+from pipeline.head import build_head, train_head
+from pipeline.head_config import HeadConfig, parse_units
 from pipeline.metrics import score
 from pipeline.training import class_weights
 

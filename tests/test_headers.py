@@ -4,7 +4,8 @@ import struct
 import pytest
 from PIL import Image
 
-from features.headers import FORMATS, Fault, Header, inspect_bytes
+from features.faults import Fault
+from features.headers import FORMATS, Header, inspect_bytes
 
 
 def encoded(format: str = "JPEG", size: tuple[int, int] = (40, 30), **options) -> bytes:

@@ -11,7 +11,7 @@ from features.maintain import open_stores
 from pipeline.cached import CachedExamples, cache_features, load_examples
 from pipeline.extraction import load_network
 from pipeline.feature_config import FeatureConfig
-from pipeline.head import HeadConfig
+from pipeline.head_config import HeadConfig
 from pipeline.phase1 import train_run
 from pipeline.recompute import verify_store
 from pipeline.runs import Run

@@ -14,7 +14,7 @@ from pipeline.extraction import cut_names
 from pipeline.feature_config import FeatureConfig
 from pipeline.finetune import finetune
 from pipeline.finetune_config import FinetuneConfig
-from pipeline.head import HeadConfig
+from pipeline.head_config import HeadConfig
 from pipeline.metrics import probabilities
 from pipeline.phase1 import train_run
 from pipeline.predict import predict

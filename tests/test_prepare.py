@@ -11,8 +11,10 @@ from PIL import Image
 
 from features.errors import DataError, OptionError
 from pipeline import sources
-from pipeline.examples import SPLITS, scan
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.examples import scan
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
+from pipeline.splits import SPLITS
 
 HALVES = PrepareConfig(val=0.3, test=0.3)
 

@@ -21,7 +21,7 @@ from features.errors import OptionError, RunError, StoreError
 from pipeline.baselines import fit_baselines
 from pipeline.choices import Choice
 from pipeline.feature_config import FeatureConfig
-from pipeline.head import HeadConfig
+from pipeline.head_config import HeadConfig
 from pipeline.space import Cuts, Space, read_choices
 from pipeline.study import Study
 from pipeline.sweep import alternatives, sweep

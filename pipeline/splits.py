@@ -1,0 +1,14 @@
+"""Which of the splits an image belongs to."""
+
+import hashlib
+
+SPLITS = ("train", "val", "test")
+VAL_FRACTION = TEST_FRACTION = 0.1
+
+
+def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TEST_FRACTION) -> str:
+    """The split of an image: it follows from its digest and the seed alone, whatever other images there are."""
+    draw = int(hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()[:13], 16) / 16**13  # in [0, 1)
+    if draw < test:
+        return "test"
+    return "val" if draw < test + val else "train"
