@@ -16,7 +16,8 @@ import tensorflow as tf
 from features.backbones import Backbone, Precision
 from features.folding import fold_batchnorm
 
-FORWARD_VERSION = 2  # of the arithmetic below; part of every fingerprint, so another one means other features
+# Of the arithmetic below; part of every fingerprint, so another one means other features.
+FORWARD_VERSIONS: dict[Precision, int] = {"float32": 2, "bfloat16": 3, "int8": 2}
 BATCH_SIZE = 48
 _LARGEST_BATCH = 1536
 
@@ -73,7 +74,7 @@ class FrozenBackbone:
         """
         size = self.backbone.image_size
         pixels = keras.Input((size, size, 3), dtype="uint8")
-        folded = replace(self.backbone, model=fold_batchnorm(self.backbone.model))
+        folded = replace(self.backbone, model=_folded(self.backbone, self.backbone.model))
         model = keras.Model(pixels, folded.features(pixels, self.cuts))
         signature = tf.TensorSpec((batch_size, size, size, 3), tf.uint8)
         by_xla = on_gpu() if compiled is None else compiled
@@ -124,12 +125,18 @@ def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
     """The fast form of what lies below some layers: uint8 [B, H, W, 3] to the output of each of `layers`, float32."""
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     outputs = [backbone.model.layers[index].output for index in layers]
-    below = fold_batchnorm(keras.Model(backbone.model.input, outputs))
+    below = _folded(backbone, keras.Model(backbone.model.input, outputs))
     tensors = keras.tree.flatten(below(backbone.rescale(pixels), training=False))
     float32 = [keras.layers.Activation("linear", dtype="float32")(tensor) for tensor in tensors]
     frozen = keras.Model(pixels, float32, name="frozen")
     frozen.trainable = False
     return frozen
+
+
+def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
+    """`model`, the whole of `backbone` or what lies below some layer, without batch normalisation."""
+    grey = np.full((1, backbone.image_size, backbone.image_size, 3), 127, np.uint8)
+    return fold_batchnorm(model, backbone.rescale(grey))
 
 
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:

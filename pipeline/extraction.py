@@ -53,7 +53,7 @@ class Network:
 
     def _arithmetic(self) -> dict[str, Any]:
         """The fields of a fingerprint that tell what is done to an image before any cut."""
-        from features.frozen import FORWARD_VERSION
+        from features.frozen import FORWARD_VERSIONS
 
         return {
             "backbone": self.backbone.name,
@@ -61,7 +61,7 @@ class Network:
             **self.images.fingerprint(),
             "rescale": {"scale": self.backbone.rescaling.scale, "offset": self.backbone.rescaling.offset},
             "precision": self.backbone.precision,
-            "forward_version": FORWARD_VERSION,
+            "forward_version": FORWARD_VERSIONS[self.backbone.precision],
         }
 
 
