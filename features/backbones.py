@@ -1,6 +1,6 @@
 """Pretrained networks without their classifier: what is known of each, and one that is built."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,24 +121,31 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 @dataclass(frozen=True)
 class Backbone:
-    """A built network, its weights loaded.
+    """A network with its weights, built when its `model` is first asked for.
 
     Args:
         name: its key in `BACKBONES`.
-        model: the `keras.applications` model without its top; its `layers` are what `--from-layer` counts.
+        load: yields the same model each time.
         rescaling: what is done to pixels before `model` sees them.
         image_size: side of the square input in pixels.
         weights_digest: SHA-256 over the shapes, dtypes and values of its weights.
+        shapes: height, width and depth of the map at each cut.
         calibration: what its 8-bit form was quantised on, as a fingerprint tells it; None for other precisions.
     """
 
     name: str
-    model: keras.Model
+    load: Callable[[], keras.Model]
     rescaling: Rescaling
     image_size: int
     precision: Precision
     weights_digest: str
+    shapes: Mapping[str, tuple[int, ...]]
     calibration: Mapping[str, Any] | None = None
+
+    @property
+    def model(self) -> keras.Model:
+        """The `keras.applications` model without its top; its `layers` are what `--from-layer` counts."""
+        return self.load()
 
     @property
     def spec(self) -> BackboneSpec:
@@ -163,7 +170,7 @@ class Backbone:
 
     def shape(self, cut: str) -> tuple[int, ...]:
         """Shape of one image's features at `cut`: `(D,)`, or `(H, W, D)` for a map."""
-        height, width, depth = self.model.layers[self.layer_index(cut)].output.shape[1:]
+        height, width, depth = self.shapes[block_of(cut)]
         return (height, width, depth) if cut.endswith(MAP) else (depth,)
 
     def boundary(self, cuts: Sequence[str]) -> int:

@@ -20,6 +20,8 @@ _PROCESS = re.compile(r"(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)", re.DOTALL)
 _PARTIAL_NAME_LENGTH = 32
 _FOREIGN_SECONDS = 24 * 3600
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
+# A file that was written to less than this before it was read may change again within the same tick of its clock.
+SETTLED_NS = 2_000_000_000
 
 
 @contextmanager

@@ -74,8 +74,8 @@ class FrozenBackbone:
         """
         size = self.backbone.image_size
         pixels = keras.Input((size, size, 3), dtype="uint8")
-        folded = replace(self.backbone, model=_folded(self.backbone, self.backbone.model))
-        model = keras.Model(pixels, folded.features(pixels, self.cuts))
+        folded = _folded(self.backbone, self.backbone.model)
+        model = keras.Model(pixels, replace(self.backbone, load=lambda: folded).features(pixels, self.cuts))
         signature = tf.TensorSpec((batch_size, size, size, 3), tf.uint8)
         by_xla = on_gpu() if compiled is None else compiled
         traced: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
@@ -164,7 +164,7 @@ def resolve_precision(precision: Literal["auto", "float32", "bfloat16", "int8"])
     return "bfloat16" if reduced < 0.7 * full else "float32"
 
 
-def _product_seconds(*dtypes: tf.DType, side: int = 1024, tries: int = 12) -> list[float]:
+def _product_seconds(*dtypes: tf.DType, side: int = 768, tries: int = 8) -> list[float]:
     """The least time of a matrix product in each of `dtypes`.
 
     They take turns, so that another process slows all alike: a verdict that changed from one command to the next

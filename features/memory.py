@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from features.files import remove_left_over, written_atomically
+from features.files import SETTLED_NS, remove_left_over, written_atomically
 from features.headers import KNOWN_FORMATS
 from features.image_files import ImageFile
 from features.progress import console
 from features.shards import DIGEST_BYTES, raw_digests
 
-# A file that was written to less than this before it was read may change again within the same tick of its clock.
-_SETTLED_NS = 2_000_000_000
 _COLUMNS = 6  # bytes, mtime, orientation, width, height, format
 # What NumPy and zipfile raise on bytes that are no archive of theirs.
 _DAMAGE = (
@@ -70,7 +68,7 @@ class ScanMemory:
 
     def save(self, images: Iterable[ImageFile]) -> None:
         """Remember `images` and nothing else, for the next scan."""
-        settled = [image for image in images if image.mtime_ns < self._started - _SETTLED_NS]
+        settled = [image for image in images if image.mtime_ns < self._started - SETTLED_NS]
         paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)
         formats = {name: number for number, name in enumerate(KNOWN_FORMATS)}
         numbers = [(i.bytes, i.mtime_ns, i.orientation, i.width, i.height, formats[i.format]) for i in settled]

@@ -1,5 +1,6 @@
 """Building a backbone and filling it with weights: ImageNet's, a file's, or random ones."""
 
+import functools
 import hashlib
 import socket
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from features.backbone_memory import BackboneFacts, BackboneMemory
 from features.backbones import RESCALINGS, Backbone, BackboneSpec, Precision, backbone_spec
 from features.errors import OptionError, WeightsError
 
@@ -24,8 +26,9 @@ def build_backbone(
     image_size: int | None = None,
     precision: Precision = "float32",
     weights_seed: int = 0,
+    memory: BackboneMemory | None = None,
 ) -> Backbone:
-    """Build a network of `BACKBONES` and fill it with weights.
+    """A network of `BACKBONES`, built and filled with weights; or, if `memory` knows it, once its model is asked for.
 
     Args:
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
@@ -33,6 +36,7 @@ def build_backbone(
         image_size: side of the input in pixels; None for the network's own.
         precision: of the arithmetic; the weights stay float32, and so does what is built here for int8.
         weights_seed: of `random` weights.
+        memory: of what was built before.
 
     Raises:
         OptionError: an unknown name or a size that the network can't take.
@@ -40,14 +44,39 @@ def build_backbone(
     """
     spec = backbone_spec(name)
     size = image_size or spec.image_size
+    settings = (name, weights, size, weights_seed)
+    known = memory.recall(*settings) if memory else None
+
+    @functools.cache
+    def load() -> keras.Model:
+        model = _filled(spec, weights, size, precision, weights_seed)
+        if known and _digest(model) != known.weights_digest:
+            raise WeightsError(
+                f"--weights {weights}: changed, but not in size and time, since it was last read; touch it, or remove "
+                "backbones.json from the store"
+            )
+        return model
+
+    facts = known or _facts(spec, load())
+    if memory and not known:
+        memory.save(facts, *settings)
+    rescaling = RESCALINGS[spec.rescaling if rescale == "auto" else rescale]
+    return Backbone(name, load, rescaling, size, precision, facts.weights_digest, facts.shapes)
+
+
+def _filled(spec: BackboneSpec, weights: str, size: int, precision: Precision, weights_seed: int) -> keras.Model:
     with _dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32"):
         model = _build(spec, size, weights == "imagenet")
     if weights == "random":
         _fill_at_random(model, weights_seed)
     elif weights != "imagenet":
         _load_weights(model, Path(weights))
-    rescaling = RESCALINGS[spec.rescaling if rescale == "auto" else rescale]
-    return Backbone(name, model, rescaling, size, precision, _digest(model))
+    return model
+
+
+def _facts(spec: BackboneSpec, model: keras.Model) -> BackboneFacts:
+    layers = {name: model.layers[at] if isinstance(at, int) else model.get_layer(at) for name, at in spec.cuts.items()}
+    return BackboneFacts(_digest(model), {name: tuple(layer.output.shape[1:]) for name, layer in layers.items()})
 
 
 @contextmanager

@@ -81,6 +81,7 @@ def load_network(config: FeatureConfig) -> Network:
     Raises:
         OptionError, WeightsError: as `load_networks`.
     """
+    from features.backbone_memory import BackboneMemory
     from features.backbones import known_cuts
     from features.frozen import resolve_precision
     from features.weights import build_backbone
@@ -88,8 +89,9 @@ def load_network(config: FeatureConfig) -> Network:
     cuts = known_cuts(config.cut, config.backbone)
     precision = resolve_precision(config.precision)
     backbone = build_backbone(
-        config.backbone, config.weights, config.rescale, config.image_size or None, precision, config.weights_seed
-    )
+        config.backbone, config.weights, config.rescale, config.image_size or None, precision, config.weights_seed,
+        BackboneMemory(config.store) if config.store.is_dir() else None,
+    )  # fmt: skip
     config = replace(config, cut=tuple(cuts), precision=precision, image_size=backbone.image_size)
     network = Network(backbone, cuts, config)
     if precision == "int8":
