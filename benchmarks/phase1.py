@@ -1,0 +1,64 @@
+"""Ten epochs of phase 1 as a command, its start included: python -m benchmarks.phase1 PHOTOS [--weights FILE]
+
+Against the original recipe, which runs the frozen network in every epoch: one epoch is measured, and taken times ten.
+PHOTOS is a folder of class folders with JPEGs. Writes phase1.json beside it.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.extraction import BATCH, keras_files
+from benchmarks.heads import EPOCHS, frozen_base
+from benchmarks.timing import seconds
+from features.files import write_json
+from features.weights import build_backbone
+from pipeline.examples import Example, scan
+
+COMMAND = [sys.executable, "-c", "import cli; cli.app()", "head"]
+
+
+def recipe(photos: Path, weights: str, rescale: str) -> dict[str, float]:
+    """Seconds of one epoch and its validation, building the graph left out."""
+    examples = scan(photos).examples
+
+    def batches(chosen: list[Example]):
+        return keras_files([one.image for one in chosen], np.array([one.label for one in chosen]))
+
+    train, val = ([one for one in examples if one.split == split] for split in ("train", "val"))
+    model = frozen_base(build_backbone("inception_v3", weights, rescale))
+    model.fit(batches(train[:BATCH]), validation_data=batches(val[:BATCH]), verbose=0)
+    return {
+        "images": len(train) + len(val),
+        "epoch_seconds": seconds(lambda: model.fit(batches(train), validation_data=batches(val), verbose=0)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--weights", default="imagenet")
+    parser.add_argument("--rescale", default="auto")
+    asked = parser.parse_args()
+    settings = ["--weights", asked.weights, "--rescale", asked.rescale, "--epochs", str(EPOCHS), "--overwrite"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*COMMAND, str(asked.photos), "--run", f"{folder}/run", "--store", f"{folder}/store", *settings]
+        empty, *full = [seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(4)]
+    base = recipe(asked.photos, asked.weights, asked.rescale)
+    scaled = EPOCHS * base["epoch_seconds"]
+    found = {
+        **base, "recipe_seconds_scaled": scaled, "empty_store_seconds": empty, "full_store_seconds": full,
+        "times_as_fast": {"empty": scaled / empty, "full": scaled / statistics.median(full)},
+    }  # fmt: skip
+    write_json(Path(__file__).with_name("phase1.json"), found)
+    Console().print_json(data=found)
+
+
+if __name__ == "__main__":
+    main()
