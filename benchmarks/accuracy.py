@@ -170,9 +170,10 @@ def finetuning(photos: Path, config: FeatureConfig, seeds: int, images: int, fol
 
 def _plain_finetuning(run: Run, config: FinetuneConfig, seed: int) -> dict[str, Any]:
     """Plain `fit` of the whole model on the same batches."""
-    keras.utils.set_random_seed(seed)
     cached = load_examples(run)
     network = cached.network
+    _ = network.backbone.model
+    keras.utils.set_random_seed(seed)
     train, val = cached.of("train"), eval_dataset(cached.of("val"), cached.network.images, config.batch_size)
     unfreeze(network.backbone, 249, thaw_batchnorm=False)
     model = build_classifier(network.backbone, network.cuts, run.load_model(run.head_file))

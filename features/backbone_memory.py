@@ -4,6 +4,7 @@ Building InceptionV3 and reading its weights takes longer than anything else suc
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +17,8 @@ import numpy as np
 
 from features.files import SETTLED_NS, write_json
 from features.progress import console
+
+_VERSION = 1  # of how facts are found from a backbone
 
 
 @dataclass(frozen=True)
@@ -31,53 +34,72 @@ class BackboneFacts:
     shapes: Mapping[str, tuple[int, ...]]
 
 
-class BackboneMemory:
-    """Facts by the settings that a backbone is built from; a weights file is known by its size and time of change.
+@dataclass(frozen=True)
+class BackboneSource:
+    """What a backbone is built from, as it was at some time.
 
     Args:
-        folder: holds `backbones.json`. What can't be read there is as if it were not.
+        settings: all that decides its weights and shapes, but for what the weights file holds.
+        state: tells other weights under the same settings apart; None where there is no such file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    settings: str
+    state: Mapping[str, Any] | None
+
+
+def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
+    """Look at the source of a backbone without reading it."""
+    state: dict[str, Any] = {"version": _VERSION, "keras": keras.__version__, "numpy": np.__version__}
+    seed = weights_seed if weights == "random" else 0
+    if weights not in ("imagenet", "random"):
+        weights = os.path.realpath(weights)
+        try:
+            status = os.stat(weights)
+        except (OSError, ValueError):
+            return BackboneSource(json.dumps([name, weights, image_size, seed]), None)
+        # A weights file has the same size whatever its weights, and a time of change can be set.
+        seen = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        state |= dict(zip(("bytes", "inode", "mtime_ns", "ctime_ns"), seen, strict=True))
+    return BackboneSource(json.dumps([name, weights, image_size, seed]), state)
+
+
+class BackboneMemory:
+    """Facts of backbones, by what they were built from.
+
+    Args:
+        folder: holds `backbones.json`. What can't be read there, or is damaged, is as if it were not.
+        forget: recall nothing.
+    """
+
+    def __init__(self, folder: Path, forget: bool = False) -> None:
         self._file = folder / "backbones.json"
+        self._forget = forget
         self._started = time.time_ns()
 
-    def recall(self, name: str, weights: str, image_size: int, weights_seed: int) -> BackboneFacts | None:
-        """What is known of the backbone, if its weights are as they were."""
-        with suppress(OSError, KeyError, TypeError, ValueError, AttributeError):
-            entry = self._entries()[_key(name, weights, image_size, weights_seed)]
-            if entry["state"] == _state(weights):
-                shapes = {str(cut): tuple(int(side) for side in shape) for cut, shape in entry["shapes"].items()}
+    def recall(self, source: BackboneSource) -> BackboneFacts | None:
+        """What is known of the backbone, if its source is as it was."""
+        if self._forget or source.state is None:
+            return None
+        with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            entry = self._entries()[source.settings]
+            if entry["state"] == source.state:
+                shapes = {cut: (int(h), int(w), int(d)) for cut, (h, w, d) in entry["shapes"].items()}
                 return BackboneFacts(str(entry["weights_digest"]), shapes)
         return None
 
-    def save(self, facts: BackboneFacts, name: str, weights: str, image_size: int, weights_seed: int) -> None:
-        """Remember `facts`, unless the weights file was written to since just before this memory was made."""
-        state = _state(weights)
-        if state["mtime_ns"] > self._started - SETTLED_NS:
+    def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
+        """Remember `facts` of what was just built; not if its file may have changed since shortly before."""
+        state = source.state
+        if state is None or state.get("ctime_ns", 0) > self._started - SETTLED_NS:
             return
-        entry = {"state": state, **asdict(facts)}
         try:
-            write_json(self._file, {**self._entries(), _key(name, weights, image_size, weights_seed): entry})
-        except OSError as error:  # a store that can only be read, or is full
+            write_json(self._file, {**self._entries(), source.settings: {"state": state, **asdict(facts)}})
+        except (OSError, ValueError) as error:  # a store that can only be read, or is full
             console.print(f"the next command will read the weights again: {error}", markup=False)
 
     def _entries(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            entries = json.loads(self._file.read_bytes())
-            return entries if isinstance(entries, dict) else {}
+        with suppress(OSError, ValueError, RecursionError):
+            if self._file.is_file():
+                entries = json.loads(self._file.read_bytes())
+                return entries if isinstance(entries, dict) else {}
         return {}
-
-
-def _key(name: str, weights: str, image_size: int, weights_seed: int) -> str:
-    file = weights if weights in ("imagenet", "random") else str(Path(weights).resolve())
-    return json.dumps([name, file, image_size, weights_seed if weights == "random" else 0])
-
-
-def _state(weights: str) -> dict[str, Any]:
-    """What other weights under the same name would differ in."""
-    versions = {"keras": keras.__version__, "numpy": np.__version__}
-    if weights in ("imagenet", "random"):
-        return {**versions, "bytes": 0, "mtime_ns": 0}
-    status = Path(weights).stat()
-    return {**versions, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

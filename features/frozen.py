@@ -59,6 +59,10 @@ class FrozenBackbone:
         return time.perf_counter() - start
 
     @cached_property
+    def _folded(self) -> keras.Model:
+        return _folded(self.backbone, self.backbone.model)
+
+    @cached_property
     def _graph(self) -> Callable[[tf.Tensor], list[tf.Tensor]]:
         return self.traced(self.batch_size)
 
@@ -74,8 +78,8 @@ class FrozenBackbone:
         """
         size = self.backbone.image_size
         pixels = keras.Input((size, size, 3), dtype="uint8")
-        folded = _folded(self.backbone, self.backbone.model)
-        model = keras.Model(pixels, replace(self.backbone, load=lambda: folded).features(pixels, self.cuts))
+        folded = replace(self.backbone, load=lambda: self._folded)
+        model = keras.Model(pixels, folded.features(pixels, self.cuts))
         signature = tf.TensorSpec((batch_size, size, size, 3), tf.uint8)
         by_xla = on_gpu() if compiled is None else compiled
         traced: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from features.backbone_memory import BackboneFacts, BackboneMemory
+from features.backbone_memory import BackboneFacts, BackboneMemory, backbone_source
 from features.backbones import RESCALINGS, Backbone, BackboneSpec, Precision, backbone_spec
 from features.errors import OptionError, WeightsError
 
@@ -45,21 +45,24 @@ def build_backbone(
     spec = backbone_spec(name)
     size = image_size or spec.image_size
     settings = (name, weights, size, weights_seed)
-    known = memory.recall(*settings) if memory else None
+    source = backbone_source(*settings)
+    known = memory.recall(source) if memory else None
+    if known and set(known.shapes) != set(spec.cuts):
+        known = None
 
     @functools.cache
     def load() -> keras.Model:
         model = _filled(spec, weights, size, precision, weights_seed)
         if known and _digest(model) != known.weights_digest:
             raise WeightsError(
-                f"--weights {weights}: changed, but not in size and time, since it was last read; touch it, or remove "
-                "backbones.json from the store"
+                f"--weights {weights}: not what it was when this command began, or what the store's backbones.json "
+                "says of it; repeat the command, with --rehash"
             )
         return model
 
     facts = known or _facts(spec, load())
-    if memory and not known:
-        memory.save(facts, *settings)
+    if memory and not known and backbone_source(*settings) == source:
+        memory.save(facts, source)
     rescaling = RESCALINGS[spec.rescaling if rescale == "auto" else rescale]
     return Backbone(name, load, rescaling, size, precision, facts.weights_digest, facts.shapes)
 

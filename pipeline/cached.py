@@ -19,7 +19,7 @@ from pipeline.extraction import Network, fill, fill_views, freeze, load_networks
 from pipeline.feature_config import FeatureConfig
 from pipeline.runs import Run
 
-if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `--help` needs no more than the settings below
+if TYPE_CHECKING:  # TensorFlow takes seconds to import, and what finds an error earlier need not wait
     from features.augment import Augment, View
     from features.extract import Extraction
     from features.frozen import FrozenBackbone
@@ -131,12 +131,14 @@ def cache_features(
         DataError: no images, or more rejects than `config.max_rejects`.
         OptionError, WeightsError, StoreError: the settings can't be used.
     """
+    from features.backbone_memory import BackboneMemory
+
     create_folder(config.store)
     scanned = scan(data, seed, config.max_pixels, scan_memory(config.store, data, config.rehash))
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         check_rejects(scanned.rejects, found, config.max_rejects)
-        networks = load_networks(config)
+        networks = load_networks(config, BackboneMemory(config.store, config.rehash))
         if check:
             keys = [store.key for network in networks for store in network.stores()]
             check(scanned, dict(zip(_names(networks), keys, strict=True)))

@@ -13,8 +13,9 @@ from features.image_files import ImageFile
 from features.store import FeatureStore
 from pipeline.feature_config import FeatureConfig
 
-if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `--help` needs no more than the settings above
+if TYPE_CHECKING:  # TensorFlow takes seconds to import, and what finds an error earlier need not wait
     from features.augment import View
+    from features.backbone_memory import BackboneMemory
     from features.backbones import Backbone
     from features.extract import Extraction
     from features.frozen import FrozenBackbone
@@ -65,23 +66,25 @@ class Network:
         }
 
 
-def load_networks(config: FeatureConfig) -> list[Network]:
+def load_networks(config: FeatureConfig, memory: BackboneMemory | None = None) -> list[Network]:
     """The network of each backbone that `config` names, joined by `+`.
+
+    Args:
+        memory: of networks that were built before; with it, one is built only once it is needed.
 
     Raises:
         OptionError: an unknown backbone, or a cut that none of them has.
         WeightsError: no such weights, or another network's.
     """
-    return [load_network(one) for one in _per_backbone(config)]
+    return [load_network(one, memory) for one in _per_backbone(config)]
 
 
-def load_network(config: FeatureConfig) -> Network:
+def load_network(config: FeatureConfig, memory: BackboneMemory | None = None) -> Network:
     """The network of a `config` that names one backbone.
 
     Raises:
         OptionError, WeightsError: as `load_networks`.
     """
-    from features.backbone_memory import BackboneMemory
     from features.backbones import known_cuts
     from features.frozen import resolve_precision
     from features.weights import build_backbone
@@ -90,7 +93,7 @@ def load_network(config: FeatureConfig) -> Network:
     precision = resolve_precision(config.precision)
     backbone = build_backbone(
         config.backbone, config.weights, config.rescale, config.image_size or None, precision, config.weights_seed,
-        BackboneMemory(config.store) if config.store.is_dir() else None,
+        memory,
     )  # fmt: skip
     config = replace(config, cut=tuple(cuts), precision=precision, image_size=backbone.image_size)
     network = Network(backbone, cuts, config)

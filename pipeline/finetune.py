@@ -19,7 +19,7 @@ from pipeline.runs import Run, check_unchanged, versions
 
 _STATE_COPIES = 6  # best weights, weights and momentum; each in work, kept, and being copied
 
-if TYPE_CHECKING:  # Keras takes seconds to import, and `--help` needs no more than the settings below
+if TYPE_CHECKING:  # Keras takes seconds to import, and what finds an error earlier need not wait
     import keras
     import tensorflow as tf
 

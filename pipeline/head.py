@@ -14,7 +14,7 @@ from features.errors import DataError
 from features.progress import progress
 from pipeline.head_config import SMALLEST_BATCH, HeadConfig
 
-if TYPE_CHECKING:  # Keras takes seconds to import, and `--help` needs no more than the settings below
+if TYPE_CHECKING:  # Keras takes seconds to import, and what finds an error earlier need not wait
     import keras
 
 # A feature that hardly varies over the training set would be blown up by its standard deviation; relative to the mean

@@ -48,12 +48,13 @@ def build_task(
     Raises:
         OptionError: no such layer or optimizer, or one that can't be trained on the cache.
     """
-    keras.utils.set_random_seed(seed)
     network = cached.network
     if network.backbone.precision == "int8":
         network = load_network(replace(network.config, precision=precision))
         cached = replace(cached, parts=[replace(cached.parts[0], network=network)])
     backbone, cuts = network.backbone, network.cuts
+    _ = backbone.model  # built here if it was not yet, for that draws from the generator that is seeded next
+    keras.utils.set_random_seed(seed)
     from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cuts)
     top = max(backbone.layer_index(cut) for cut in cuts)
     if from_layer > top:

@@ -57,11 +57,14 @@ def explain(root: Path, data: Path, config: FeatureConfig, seed: int = 0) -> lis
         DataError: no images.
         OptionError, WeightsError: the settings can't be used.
     """
+    from features.backbone_memory import BackboneMemory
+
     there = open_stores(root)
     config = replace(config, store=root)
     found = scan(data, seed, config.max_pixels, scan_memory(root, data, config.rehash))
     digests = {example.image.digest for example in found.examples}
-    asked = [store for network in load_networks(config) for store in network.stores()]
+    networks = load_networks(config, BackboneMemory(root, config.rehash))
+    asked = [store for network in networks for store in network.stores()]
     return [_state(store, digests, there) for store in asked]
 
 

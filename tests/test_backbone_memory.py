@@ -1,13 +1,16 @@
+import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+import features.backbone_memory
 import features.weights
 from features.backbone_memory import BackboneMemory
 from features.errors import WeightsError
+from features.files import SETTLED_NS
 from features.weights import build_backbone
+from tests.conftest import Cli
 
 NAME, SIZE = "mobilenet_v3_small", 64
 LONG_AGO = 10**18
@@ -22,6 +25,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         build_backbone(NAME, "random", image_size=SIZE, weights_seed=seed).model.save_weights(file)
         os.utime(file, ns=(LONG_AGO, LONG_AGO))
     return folder / "0.weights.h5", folder / "1.weights.h5"
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as old from the moment that they are written."""
+    monkeypatch.setattr(features.backbone_memory, "SETTLED_NS", 0)
 
 
 @pytest.fixture
@@ -59,33 +68,63 @@ def test_other_settings_are_not_taken_for_the_same(tmp_path: Path, saved: tuple[
     assert len(digests) == 2  # each file is the random weights of a seed
     assert built("random", size=96) in digests
     assert len(builds) == 5
+    built(str(saved[1]))
+    assert len(builds) == 5
+    build_backbone(NAME, "random", image_size=SIZE, memory=BackboneMemory(tmp_path, forget=True))
+    assert len(builds) == 6
 
 
-def test_a_file_that_changed_is_read_again(tmp_path: Path, saved: tuple[Path, Path], builds: list[str]) -> None:
+def test_another_file_at_the_same_place_is_read_though_size_and_time_are_equal(
+    tmp_path: Path, saved: tuple[Path, Path], builds: list[str]
+) -> None:
+    link = tmp_path / "x.weights.h5"
+    digests = []
+    for file in saved:
+        link.unlink(missing_ok=True)
+        os.link(file, link)
+        backbone = build_backbone(NAME, str(link), image_size=SIZE, memory=BackboneMemory(tmp_path))
+        digests.append(backbone.weights_digest)
+    assert digests[0] != digests[1]
+    assert len(builds) == 2
+
+
+def test_a_file_that_was_written_just_now_is_not_remembered(
+    tmp_path: Path, saved: tuple[Path, Path], builds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features.backbone_memory, "SETTLED_NS", SETTLED_NS)
     file = tmp_path / "x.weights.h5"
     file.write_bytes(saved[0].read_bytes())
-    os.utime(file, ns=(LONG_AGO, LONG_AGO))
-
-    def built() -> str:
-        return build_backbone(NAME, str(file), image_size=SIZE, memory=BackboneMemory(tmp_path)).weights_digest
-
-    first = built()
-    file.write_bytes(saved[1].read_bytes())
-    changed = built()
-    assert changed != first
-    assert built() == changed
-    assert len(builds) == 3  # one that was written just now is not remembered
+    for _ in range(2):
+        build_backbone(NAME, str(file), image_size=SIZE, memory=BackboneMemory(tmp_path))
+    assert len(builds) == 2
 
 
-def test_a_change_that_size_and_time_hide_is_found_before_a_forward_pass(
-    tmp_path: Path, saved: tuple[Path, Path]
+def test_a_file_that_is_replaced_while_it_is_read_is_not_remembered(
+    tmp_path: Path, saved: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "x.weights.h5"
-    for source in saved:
-        file.write_bytes(source.read_bytes())
-        os.utime(file, ns=(LONG_AGO, LONG_AGO))
-        backbone = build_backbone(NAME, str(file), image_size=SIZE, memory=BackboneMemory(tmp_path))
-    with pytest.raises(WeightsError, match="touch it"):
+    link = tmp_path / "x.weights.h5"
+    link.symlink_to(saved[0])
+    original = features.weights._filled
+
+    def slow(*settings):
+        model = original(*settings)
+        link.unlink()
+        link.symlink_to(saved[1])
+        return model
+
+    monkeypatch.setattr(features.weights, "_filled", slow)
+    build_backbone(NAME, str(link), image_size=SIZE, memory=BackboneMemory(tmp_path))
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_weights_that_are_not_what_was_remembered_are_refused(tmp_path: Path) -> None:
+    build_backbone(NAME, "random", image_size=SIZE, memory=BackboneMemory(tmp_path))
+    file = tmp_path / "backbones.json"
+    entries = json.loads(file.read_bytes())
+    next(iter(entries.values()))["weights_digest"] = "0" * 64
+    file.write_text(json.dumps(entries))
+    backbone = build_backbone(NAME, "random", image_size=SIZE, memory=BackboneMemory(tmp_path))
+    with pytest.raises(WeightsError, match="--rehash"):
         _ = backbone.model
 
 
@@ -101,13 +140,32 @@ def test_a_damaged_memory_is_begun_anew(tmp_path: Path, content: bytes, builds: 
     assert len(builds) == 1
 
 
-@pytest.mark.parametrize("entry", ["1", '{"state": 1}', '{"state": null, "shapes": 3}'])
-def test_a_damaged_entry_is_written_again(tmp_path: Path, entry: str, builds: list[str]) -> None:
-    build_backbone(NAME, "random", image_size=SIZE, memory=BackboneMemory(tmp_path))
+@pytest.mark.parametrize("shapes", [3, {}, {"top_activation": [2, 2]}, {"top_activation": [1e999, 1, 1]}, None])
+def test_a_damaged_entry_is_written_again(tmp_path: Path, shapes: object, builds: list[str]) -> None:
     file = tmp_path / "backbones.json"
-    key = next(line for line in file.read_text().splitlines() if NAME in line).rpartition(":")[0]
-    file.write_text("{" + key + ":" + entry + "}")
+    expected = build_backbone(NAME, "random", image_size=SIZE, memory=BackboneMemory(tmp_path))
+    (key,) = json.loads(file.read_bytes())
+    entry = {**json.loads(file.read_bytes())[key], "shapes": shapes}
+    file.write_text(json.dumps({key: entry}))
     for _ in range(2):
         backbone = build_backbone(NAME, "random", image_size=SIZE, memory=BackboneMemory(tmp_path))
-        assert np.array(backbone.shape("top_activation")).tolist() == [576]
+        assert backbone.shapes == expected.shapes
     assert len(builds) == 2
+
+
+def test_a_store_that_is_gone_is_no_error(tmp_path: Path, builds: list[str]) -> None:
+    for _ in range(2):
+        build_backbone(NAME, "random", image_size=SIZE, memory=BackboneMemory(tmp_path / "none" / "store"))
+    assert len(builds) == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_command_with_nothing_to_do_builds_no_network(
+    drawn: Path, tmp_path: Path, headstart: Cli, builds: list[str]
+) -> None:
+    options = ["--store", str(tmp_path / "s"), "--backbone", NAME, "--weights", "random", "--image-size", str(SIZE)]
+    assert headstart("features", drawn, *options)["extracted"]
+    assert len(builds) == 1
+    assert not headstart("features", drawn, *options)["extracted"]
+    headstart("head", drawn, "--run", tmp_path / "r", "--epochs", 1, *options)
+    assert len(builds) == 1
