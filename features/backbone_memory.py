@@ -67,7 +67,7 @@ class BackboneMemory:
     """Facts of backbones, by what they were built from.
 
     Args:
-        folder: holds `backbones.json`. What can't be read there, or is damaged, is as if it were not.
+        folder: holds `backbones.json`, and is not made. What can't be read there, or is damaged, is as if it were not.
         forget: recall nothing.
     """
 
@@ -90,7 +90,7 @@ class BackboneMemory:
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
         """Remember `facts` of what was just built; not if its file may have changed since shortly before."""
         state = source.state
-        if state is None or state.get("ctime_ns", 0) > self._started - SETTLED_NS:
+        if state is None or state.get("ctime_ns", 0) > self._started - SETTLED_NS or not self._file.parent.is_dir():
             return
         try:
             write_json(self._file, {**self._entries(), source.settings: {"state": state, **asdict(facts)}})

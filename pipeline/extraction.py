@@ -54,7 +54,7 @@ class Network:
 
     def _arithmetic(self) -> dict[str, Any]:
         """The fields of a fingerprint that tell what is done to an image before any cut."""
-        from features.frozen import FORWARD_VERSIONS
+        from features.frozen import FORWARD_VERSION
 
         return {
             "backbone": self.backbone.name,
@@ -62,7 +62,7 @@ class Network:
             **self.images.fingerprint(),
             "rescale": {"scale": self.backbone.rescaling.scale, "offset": self.backbone.rescaling.offset},
             "precision": self.backbone.precision,
-            "forward_version": FORWARD_VERSIONS[self.backbone.precision],
+            "forward_version": FORWARD_VERSION,
         }
 
 

@@ -123,12 +123,12 @@ def _by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureStore]]:
 
 def _backbone_of(fingerprint: Mapping[str, Any], weights: str, weights_seed: int) -> Backbone:
     from features.backbones import Rescaling
-    from features.frozen import FORWARD_VERSIONS
+    from features.frozen import FORWARD_VERSION
     from features.images import PIXELS_VERSION
     from features.weights import build_backbone
 
     versions = (fingerprint["pixels_version"], fingerprint.get("forward_version"))
-    if versions != (PIXELS_VERSION, FORWARD_VERSIONS[fingerprint["precision"]]):
+    if versions != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")
     name, precision = fingerprint["backbone"], fingerprint["precision"]
     backbone = build_backbone(name, weights, "auto", fingerprint["image_size"], precision, weights_seed)
