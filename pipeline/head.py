@@ -27,6 +27,10 @@ _CLIP = 3.0
 # doi:10.1137/0330046): 0.1 to 0.3 points more of the held-out photographs, over forty splits. A step of 64.
 _AVERAGING = 0.95
 _STEPS = 50  # in one execution: beyond that nothing is gained
+# XLA makes one loop of all that Adam does to a weight, and a step of the default head takes half the time. To compile
+# takes a second longer, which fewer training examples don't win back. On a GPU operations are deterministic here,
+# which XLA does not support for all.
+_COMPILED_FROM = 4_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ def fit_head(
     """
     import keras
 
-    from features.frozen import make_deterministic
+    from features.frozen import make_deterministic, on_gpu
+    from pipeline.dropout import with_quick_dropout
     from pipeline.inputs import array_dataset
     from pipeline.training import EpochCounter, HardLoss, class_weights, compile_model, make_optimizer
 
@@ -136,8 +141,10 @@ def fit_head(
     settings["ema_momentum"] = _AVERAGING ** (config.batch_size / SMALLEST_BATCH)
     optimizer = make_optimizer(config.optimizer, config.learning_rate, use_ema=True, **settings)
     steps = min(-(-count // config.batch_size), _STEPS)
-    compile_model(model, classes, optimizer, config.label_smoothing, steps_per_execution=steps)
-    optimizer.build(model.trainable_variables)  # within the first step, it would have TensorFlow trace that twice
+    trained = with_quick_dropout(model)
+    compiled = {"steps_per_execution": steps, "jit_compile": count >= _COMPILED_FROM and not on_gpu()}
+    compile_model(trained, classes, optimizer, config.label_smoothing, **compiled)
+    optimizer.build(trained.trainable_variables)  # within the first step, it would have TensorFlow trace that twice
     epoch = EpochCounter()
 
     def order() -> np.ndarray:
@@ -147,7 +154,7 @@ def fit_head(
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)  # before `best`, which keeps what it finds
     best = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.epochs, restore_best_weights=True)
     start = time.perf_counter()
-    fitted = model.fit(
+    fitted = trained.fit(
         array_dataset(np.concatenate(views) if views else train[0], train[1], config.batch_size, order),
         shuffle=False,  # done by the dataset
         epochs=config.epochs,
