@@ -17,7 +17,7 @@ def large_jpegs(images: list[ImageFile], folder: Path, noise: float) -> list[Ima
     """JPEGs of 4000 x 3000 pixels at quality 90, made of some of `images`, with `noise` as of a sensor."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for number, image in enumerate(images[:: len(images) // 24][:24]):
+    for number, image in enumerate(images[:: max(1, len(images) // 24)][:24]):
         with Image.open(image.path) as picture:
             pixels = np.asarray(picture.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC), np.float32)
         pixels = pixels + rng.normal(0, noise, (3000, 4000, 1)).astype(np.float32)

@@ -90,7 +90,7 @@ def rivals(images: list[ImageFile], backbone: Backbone) -> dict[str, Callable[[]
     if installed("openvino"):
         import openvino
 
-        model = openvino.convert_model(FrozenBackbone(backbone, ["mixed10"]).traced(None))
+        model = openvino.convert_model(FrozenBackbone(backbone, ["mixed10"]).traced(None, compiled=False))
         model.reshape([BATCH, SIZE, SIZE, 3])
         compiled = openvino.Core().compile_model(model, "CPU")  # in bfloat16 where the processor has it
         found["OpenVINO"] = fed(images, lambda pixels: compiled(padded(pixels)))

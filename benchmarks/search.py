@@ -36,6 +36,7 @@ from pipeline.trials import Material, search
 
 EXAMPLES = 20_000
 TRIALS = 64
+JOBS = 2
 SAMPLE = 4
 
 
@@ -46,7 +47,7 @@ def searched(material: Material, cuts: Cuts, seed: int) -> tuple[Space, list[Fro
         study = Study(Path(folder) / "study.db", space, "tpe", seed)
         study.enqueue_first(space.near(HeadConfig().for_examples(len(material.folds[0][0]))))
         start = time.perf_counter()
-        search(study, material, SweepConfig(trials=TRIALS), seed)
+        search(study, material, SweepConfig(trials=TRIALS, jobs=JOBS), seed)
         return space, study.finished(), time.perf_counter() - start
 
 

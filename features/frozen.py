@@ -168,19 +168,20 @@ def resolve_precision(precision: Literal["auto", "float32", "bfloat16", "int8"])
     return "bfloat16" if reduced < 0.7 * full else "float32"
 
 
-def _product_seconds(*dtypes: tf.DType, side: int = 768, tries: int = 8) -> list[float]:
-    """The least time of a matrix product in each of `dtypes`.
+def _product_seconds(*dtypes: tf.DType, tries: int = 8) -> list[float]:
+    """The least time of a matrix product in each of `dtypes`, of a size that takes milliseconds.
 
     They take turns, so that another process slows all alike: a verdict that changed from one command to the next
     would mean another fingerprint, and all features anew.
     """
+    side = 6144 if on_gpu() else 768
     uniform = tf.random.stateless_uniform((side, side), seed=(0, 0))
     matrices = [tf.cast(uniform, dtype) for dtype in dtypes]
     seconds: list[list[float]] = [[] for _ in dtypes]
     for _ in range(tries):
         for matrix, times in zip(matrices, seconds, strict=True):
             start = time.perf_counter()
-            tf.matmul(matrix, matrix).numpy()
+            tf.matmul(matrix, matrix)[0, 0].numpy()
             times.append(time.perf_counter() - start)
     return [min(times) for times in seconds]
 

@@ -106,6 +106,8 @@ def quantise(
         write_json(partial / CALIBRATION_FILE, found)
         fidelity = _fidelity(plain, QuantisedBackbone(backbone, cuts, 0, partial), others)
         write_json(partial / CALIBRATION_FILE, {**found, "fidelity": fidelity})
+    if not fidelity:
+        console.print("int8: what it costs was not measured, for too few images are left to compare features on")
     for cut, figures in fidelity.items():
         console.print(
             f"int8, {cut}: on {len(others)} other images features are off by {figures['relative_error']:.1%} in norm, "

@@ -56,7 +56,7 @@ def build_backbone(
         if known and _digest(model) != known.weights_digest:
             raise WeightsError(
                 f"--weights {weights}: not what it was when this command began, or what the store's backbones.json "
-                "says of it; repeat the command, with --rehash"
+                "says of it; repeat the command, after `headstart features DATA --rehash`"
             )
         return model
 

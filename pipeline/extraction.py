@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from features.calibration import calibration, quantised_folder
 from features.errors import DataError, OptionError
 from features.image_files import ImageFile
+from features.progress import console
 from features.store import FeatureStore
 from pipeline.feature_config import FeatureConfig
 
@@ -76,6 +77,9 @@ def load_networks(config: FeatureConfig, memory: BackboneMemory | None = None) -
         OptionError: an unknown backbone, or a cut that none of them has.
         WeightsError: no such weights, or another network's.
     """
+    from features.frozen import resolve_precision
+
+    config = replace(config, precision=resolve_precision(config.precision))  # one for all, as it is found by timing
     return [load_network(one, memory) for one in _per_backbone(config)]
 
 
@@ -168,12 +172,20 @@ def freeze(network: Network, images: Sequence[ImageFile]) -> tuple[Network, Froz
     backbone, cuts, config = network.backbone, network.cuts, network.config
     if backbone.precision != "int8":
         return network, FrozenBackbone(backbone, cuts, config.batch_size)
-    from features.int8 import QuantisedBackbone, quantise
+    from features.int8 import CALIBRATION_IMAGES, QuantisedBackbone, quantise
 
     folder = network.quantised_folder()
-    if calibration(folder) is None:
+    found = calibration(folder)
+    if found is None:
         quantise(folder, backbone, cuts, images, network.images)
-    backbone = replace(backbone, calibration=calibration(folder))
+        found = calibration(folder)
+    elif found["images"] < min(CALIBRATION_IMAGES, len(images) // 2):
+        console.print(
+            f"{folder}: quantised on {found['images']} images only; delete it, and it is done anew on more, for other "
+            "features",
+            markup=False,
+        )
+    backbone = replace(backbone, calibration=found)
     return replace(network, backbone=backbone), QuantisedBackbone(backbone, cuts, config.batch_size, folder)
 
 

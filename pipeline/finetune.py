@@ -153,7 +153,8 @@ def _fit(
         done = _begin_or_resume(state, model, val_batches, len(val), start, run.logs / "finetune")
 
         def keep(number: int) -> None:
-            check_files([*train, *val])
+            if task.map_cut is None:
+                check_files([*train, *val])
             state.keep(number - offset + 1)
 
         with progress("fine-tuning", config.epochs * len(train), done=done * len(train)) as advance:

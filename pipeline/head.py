@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from pipeline.head_config import SMALLEST_BATCH, HeadConfig
 
 if TYPE_CHECKING:  # Keras takes seconds to import, and what finds an error earlier need not wait
     import keras
+
+    from pipeline.training import EpochCounter
 
 # A feature that hardly varies over the training set would be blown up by its standard deviation; relative to the mean
 # variance of all features.
@@ -128,7 +131,7 @@ def fit_head(
     import keras
 
     from features.frozen import make_deterministic, on_gpu
-    from pipeline.dropout import with_quick_dropout
+    from pipeline.backend import release, with_quick_dropout
     from pipeline.inputs import array_dataset
     from pipeline.training import EpochCounter, HardLoss, class_weights, compile_model, make_optimizer
 
@@ -146,16 +149,13 @@ def fit_head(
     compile_model(trained, classes, optimizer, config.label_smoothing, **compiled)
     optimizer.build(trained.trainable_variables)  # within the first step, it would have TensorFlow trace that twice
     epoch = EpochCounter()
-
-    def order() -> np.ndarray:
-        rows = np.random.default_rng([seed, epoch.number]).permutation(count)
-        return rows + count * (epoch.number % len(views)) if views else rows
+    rows_of = _order(count, len(views), seed, weakref.proxy(epoch))
 
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)  # before `best`, which keeps what it finds
     best = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.epochs, restore_best_weights=True)
     start = time.perf_counter()
     fitted = trained.fit(
-        array_dataset(np.concatenate(views) if views else train[0], train[1], config.batch_size, order),
+        array_dataset(np.concatenate(views) if views else train[0], train[1], config.batch_size, rows_of),
         shuffle=False,  # done by the dataset
         epochs=config.epochs,
         validation_data=array_dataset(*val, 1024),
@@ -163,7 +163,24 @@ def fit_head(
         callbacks=[epoch, average, HardLoss(), best, *callbacks],
         verbose=0,
     )
+    release(optimizer.variables)
     history = [dict(zip(fitted.history, values, strict=True)) for values in zip(*fitted.history.values(), strict=True)]
     if not np.isfinite([row["val_loss"] for row in history]).any():
         raise DataError(f"training diverged: no finite loss on val; lower --learning-rate {config.learning_rate}")
     return TrainedHead(model, history, best.best_epoch + 1, time.perf_counter() - start)
+
+
+def _order(
+    count: int, views: int, seed: int, epoch: weakref.CallableProxyType[EpochCounter]
+) -> Callable[[], np.ndarray]:
+    """What `array_dataset` asks for rows: another order of `count` each epoch, of another view where there are some.
+
+    TensorFlow never lets go of what a generator refers to. That must be no model, nor features: a search makes many.
+    """
+
+    def order() -> np.ndarray:
+        number: int = epoch.number
+        rows = np.random.default_rng([seed, number]).permutation(count)
+        return rows + count * (number % views) if views else rows
+
+    return order

@@ -85,9 +85,10 @@ def _write(run: Run, data: Path, seed: int, cached: CachedExamples, head: HeadCo
     run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
     settings: dict[str, Any] = asdict(cached.config)
     settings["store"] = str(cached.config.store.absolute())
+    several = "+" in settings["backbone"]
+    weights = settings["weights"].split("+") if several else [settings["weights"]]
     known = ("imagenet", "random")
-    weights = [name if name in known else str(Path(name).absolute()) for name in settings["weights"].split("+")]
-    settings["weights"] = "+".join(weights)
+    settings["weights"] = "+".join(name if name in known else str(Path(name).absolute()) for name in weights)
     run.update(
         run.metrics_file,
         head={"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val},

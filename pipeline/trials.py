@@ -22,6 +22,7 @@ from tensorboard.plugins.hparams import api as hparams
 from features.errors import DataError
 from features.files import scratch_folder
 from features.frozen import use_device
+from pipeline.backend import release
 from pipeline.baselines import Fold
 from pipeline.head import fit_head
 from pipeline.leaderboard import live_board
@@ -102,6 +103,7 @@ def _do(study: Study, trial: optuna.Trial, material: Material, seed: int) -> Non
                 (features[val], material.labels[val]),
                 material.classes, config, seed, views, [report, curves(logs, f"fold-{number}")],
             )  # fmt: skip
+            release(trained.model.variables)
             losses.append(trained.val["loss"])
             accuracies.append(trained.val["accuracy"])
             epochs.append(trained.best_epoch)

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 
-from pipeline.dropout import QuickDropout, with_quick_dropout
+from pipeline.backend import QuickDropout, with_quick_dropout
 from pipeline.head import build_head, fit_head
 from pipeline.head_config import HeadConfig
 
