@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from cli_base import Data, Json, Overwrite, Seed, announce_device, command, show
+from cli_base import Data, Json, Overwrite, Seed, announce_device, command, next_steps, show
 from cli_search import search
 from cli_store import store
 from features.errors import DataError, OptionError
@@ -143,7 +143,7 @@ def head(
     summary = [
         f"val accuracy {result.val['accuracy']:.4f}, loss {result.val['loss']:.4f} "
         f"(best epoch {result.best_epoch} of {result.epochs}, {result.seconds:.1f} s)",
-        f"the run is in {run}; next: headstart finetune {run}, or headstart evaluate {run}",
+        f"the run is in {run}; next: {next_steps(run, '+' in features.backbone)}",
     ]
     show(asdict(result), json, summary)
 

@@ -132,6 +132,12 @@ def show(fields: Mapping[str, Any], as_json: bool, lines: Iterable[Any]) -> None
         out.print(line, markup=False) if isinstance(line, str) else out.print(line)
 
 
+def next_steps(run: Path, several_backbones: bool) -> str:
+    """What a new run is good for; of several backbones it can't be fine-tuned."""
+    evaluate = f"headstart evaluate {run}"
+    return evaluate if several_backbones else f"headstart finetune {run}, or {evaluate}"
+
+
 @contextmanager
 def _silent_libraries() -> Iterator[None]:
     """TensorFlow's C++ code writes to file descriptor 2 while it is imported, whatever its log level says."""

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli_base import Data, Json, Overwrite, Seed, announce_device, command, show
+from cli_base import Data, Json, Overwrite, Seed, announce_device, command, next_steps, show
 from pipeline.feature_config import FeatureConfig
 from pipeline.sweep_config import SweepConfig
 
@@ -49,7 +49,8 @@ def sweep(
     ]
     if not best["beats_logistic_regression"]:
         lines.append("logistic regression on the same features is better on val: no head found is worth its trouble")
-    lines.append(f"the run is in {run}; next: headstart evaluate {run}, or headstart finetune {run}")
+    several = len({name.rpartition("/")[0] for name in best["cuts"]}) > 1
+    lines.append(f"the run is in {run}; next: {next_steps(run, several)}")
     lines.append(f"every trial: optuna-dashboard sqlite:///{study}, or tensorboard --logdir {study}.logs")
     show(fields, json, lines)
 

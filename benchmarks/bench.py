@@ -1,17 +1,20 @@
 """Speed of the real code, each row against a named baseline in the same run: python -m benchmarks.bench
 
 Draws its own images, uses random weights (speed does not depend on them), and writes benchmarks/results.json. With
-`--photos DIR`, decoding is measured on those too, and on 12-megapixel JPEGs made of some. `--only` takes one part.
+`--photos DIR`, decoding is measured on those too, and on 12-megapixel JPEGs made of some. `--only` takes one part, and
+writes results-PART.json.
 """
 
 import argparse
 import os
 import platform
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import keras
+import psutil
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
@@ -72,6 +75,17 @@ def table(rows: list[dict[str, Any]]) -> Table:
     return drawn
 
 
+def processor() -> str:
+    """Its name, and which of the instructions that matter here it has."""
+    with suppress(OSError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+        facts = {name.strip(): value.strip() for name, value in lines.items()}
+        flags = [flag for flag in facts.get("flags", "").split() if flag.startswith(("avx", "amx"))]
+        model = (facts.get(name, "?") for name in ("model name", "cpu family", "model"))
+        return "{}, family {}, model {}".format(*model) + f" ({' '.join(flags)})"
+    return platform.processor() or platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=96)
@@ -82,10 +96,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         parts = (arguments.only,) if arguments.only else PARTS
         rows = [row.as_fields(most) for row in measure(parts, arguments.images, arguments.photos, Path(folder))]
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "device": use_device()}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "device": use_device()}
+    machine["memory_gib"] = round(psutil.virtual_memory().total / 2**30, 1)
     machine |= {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
     machine["gflops_of_a_4096_product"] = most
-    write_json(Path(__file__).with_name("results.json"), {"machine": machine, "rows": rows})
+    name = f"results-{arguments.only}.json" if arguments.only else "results.json"
+    write_json(Path(__file__).with_name(name), {"machine": machine, "rows": rows})
     console = Console()
     console.print(table(rows))
     for row in rows:

@@ -11,6 +11,7 @@ from benchmarks.timing import Row, in_turns, seconds
 from features.image_files import ImageFile
 from pipeline.cached import load_examples
 from pipeline.classifier import build_classifier, unfreeze
+from pipeline.extraction import load_network
 from pipeline.feature_config import FeatureConfig
 from pipeline.finetune_config import FinetuneConfig
 from pipeline.head_config import HeadConfig
@@ -33,7 +34,7 @@ def finetuning_rows(images: list[ImageFile], data: Path, folder: Path) -> list[R
 
     def plain() -> tuple[keras.Model, tf.data.Dataset, int]:
         cached = load_examples(run)
-        backbone = cached.network.backbone
+        backbone = load_network(replace(cached.network.config, precision="float32")).backbone
         unfreeze(backbone, 249, thaw_batchnorm=False)
         model = build_classifier(backbone, cached.network.cuts, run.load_model(run.head_file))
         compile_model(model, 2, keras.optimizers.SGD(1e-4, momentum=0.9))
@@ -52,7 +53,7 @@ def finetuning_rows(images: list[ImageFile], data: Path, folder: Path) -> list[R
     found = in_turns(
         {"streaming": ours(settings), "cache": ours(replace(settings, from_cache=True)), "plain": steps(*plain())}
     )
-    against = "plain fit of the whole model"
+    against = "plain fit of the whole model, float32"
     return [
         Row("fine-tuning, streaming", "images/s", against, found["streaming"], found["plain"], MACS),
         Row("fine-tuning, from the cache", "images/s", against, found["cache"], found["plain"], MACS_ABOVE),

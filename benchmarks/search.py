@@ -20,7 +20,7 @@ from scipy.stats import t
 from sklearn.neighbors import KNeighborsClassifier
 
 from benchmarks.accuracy import accuracy, arrays_of, features_asked, photo_arguments
-from features.files import write_json
+from benchmarks.timing import write_merged
 from pipeline.baselines import fit_baselines, logistic_regression
 from pipeline.cached import cache_features
 from pipeline.feature_config import FeatureConfig
@@ -165,7 +165,7 @@ def main() -> None:
         "views": lambda: views(asked.photos, config, asked.seeds),
     }
     found = {name: parts[name]() for name in ([asked.only] if asked.only else parts)}
-    write_json(Path(__file__).with_name("search.json"), found)
+    write_merged(Path(__file__).with_name("search.json"), found)
     Console().print_json(data=found)
 
 

@@ -1,13 +1,17 @@
 """What every row of the benchmark shares: pairs of timings, and how near the machine's arithmetic each is."""
 
+import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from features.files import write_json
 
 ROUNDS = 5
 
@@ -61,6 +65,12 @@ def in_turns(sides: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dic
         for name in names[first:] + names[:first]:
             figures[name].append(sides[name]())
     return figures
+
+
+def write_merged(file: Path, found: dict[str, Any]) -> None:
+    """Write parts to a JSON file, and leave its other parts."""
+    before = json.loads(file.read_text()) if file.exists() else {}
+    write_json(file, {**before, **found})
 
 
 def seconds(work: Callable[[], Any]) -> float:

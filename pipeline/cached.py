@@ -116,16 +116,17 @@ def _read(stores: Sequence[FeatureStore], examples: Sequence[Example]) -> np.nda
     return np.concatenate([store.read(digests) for store in stores], axis=1).astype(np.float32, copy=False)
 
 
-def cache_features(
-    data: Path, config: FeatureConfig, seed: int = 0, check: Callable[[Scan, dict[str, str]], None] | None = None
-) -> CachedExamples:
+ScanCheck = Callable[[Scan, dict[str, str]], None]  # raises, given what was scanned, and what `fingerprints` will be
+
+
+def cache_features(data: Path, config: FeatureConfig, seed: int = 0, check: ScanCheck | None = None) -> CachedExamples:
     """Scan `data`, extract the features that the store lacks, and say which examples can be used.
 
     Writes `rejects.csv` into the store's folder.
 
     Args:
         seed: of the views, and of the split, where `data` has no split folders.
-        check: called with what was scanned and what `fingerprints` will be, before anything is extracted.
+        check: called before anything is extracted.
 
     Raises:
         DataError: no images, or more rejects than `config.max_rejects`.

@@ -13,6 +13,7 @@ from features.errors import OptionError, RunError
 from pipeline.metrics import probabilities, score
 from pipeline.runs import Run
 
+_PHASES = {"head": "head", "finetuned": "finetune"}  # which trained a model
 _UNINTERESTING = {"data", "seed", "versions", "store", "rehash", "max_rejects", "overwrite"}
 
 
@@ -22,7 +23,7 @@ class Compared:
 
     Args:
         settings: those in which the runs differ.
-        seconds: of training the head; None where it is not known, or for what was fine-tuned.
+        seconds: of training the head, or of fine-tuning; None where it is not known.
     """
 
     run: str
@@ -67,7 +68,7 @@ def compare(paths: Sequence[Path], split: str = "test") -> tuple[list[Compared],
     rows = []
     for (run, model), values in logits.items():
         scored = score(values, labels, class_names)
-        seconds = run.metrics().get("head", {}).get("seconds") if model == "head" else None
+        seconds = run.metrics().get(_PHASES[model], {}).get("seconds")
         interval = (scored["accuracy_interval"][0], scored["accuracy_interval"][1])
         settings = {name: found[run] for name, found in _differing(runs).items()}
         rows.append(Compared(str(run.path), model, scored["accuracy"], interval, scored["loss"], seconds, settings))
@@ -139,7 +140,7 @@ def _keys(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str, int]]:
 
 def _logits(rows: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> dict[str, np.ndarray]:
     units = class_names[1:] if len(class_names) == 2 else class_names
-    models = [model for model in ("head", "finetuned") if f"{model}:{units[0]}" in rows[0]]
+    models = [model for model in _PHASES if f"{model}:{units[0]}" in rows[0]]
     return {model: np.array([[float(row[f"{model}:{unit}"]) for unit in units] for row in rows]) for model in models}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,10 @@ if TYPE_CHECKING:  # Keras takes seconds to import, and what finds an error earl
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """`before` and `after` have `accuracy` and `loss` on val; `best_epoch` 0 is the head it began with."""
+    """`before` and `after` have `accuracy` and `loss` on val; `best_epoch` 0 is the head it began with.
+
+    `seconds` are those of the epochs, of earlier starts, too.
+    """
 
     run: str
     before: dict[str, float]
@@ -36,6 +40,7 @@ class FinetuneResult:
     best_epoch: int
     epochs: int
     images_per_second: float
+    seconds: float
 
 
 def finetune(
@@ -89,6 +94,7 @@ def finetune(
             "before": result.before,
             "val": result.after,
             "images_per_second": result.images_per_second,
+            "seconds": result.seconds,
         },
     )
     run.update(run.config_file, finetune={**settings, "from_layer_index": task.from_layer, "versions": versions()})
@@ -152,9 +158,15 @@ def _fit(
         start = {"settings": settings, "precision": task.cached.network.backbone.precision}
         done = _begin_or_resume(state, model, val_batches, len(val), start, run.logs / "finetune")
 
+        since = time.perf_counter()
+
         def keep(number: int) -> None:
+            nonlocal since
             if task.map_cut is None:
                 check_files([*train, *val])
+            now = time.perf_counter()
+            state.spend(now - since)
+            since = now
             state.keep(number - offset + 1)
 
         with progress("fine-tuning", config.epochs * len(train), done=done * len(train)) as advance:
@@ -172,7 +184,7 @@ def _fit(
     rows = _with_epoch_0(state)
     best_epoch = min(range(len(rows)), key=lambda number: rows[number]["loss"])
     return FinetuneResult(
-        str(run.path), rows[0], rows[best_epoch], best_epoch, config.epochs, speed.examples_per_second
+        str(run.path), rows[0], rows[best_epoch], best_epoch, config.epochs, speed.examples_per_second, state.seconds()
     )
 
 

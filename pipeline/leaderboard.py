@@ -55,8 +55,8 @@ def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline] = ()) -> 
 
 
 @contextmanager
-def live_board(study: Study, most: int) -> Iterator[Callable[[], None]]:
-    """Yield what to call now and then; show the best trials so far, the speed and the time left.
+def live_board(study: Study, most: int, baselines: Sequence[Baseline] = ()) -> Iterator[Callable[[], None]]:
+    """Yield what to call now and then; show the best trials so far beside `baselines`, the speed and the time left.
 
     Where there is no terminal, a line every ten seconds.
     """
@@ -75,7 +75,7 @@ def live_board(study: Study, most: int) -> Iterator[Callable[[], None]]:
 
             def draw() -> None:
                 trials = study.finished()
-                table = board(trials)
+                table = board(trials, baselines)
                 table.caption = line(trials)
                 live.update(table, refresh=True)
 

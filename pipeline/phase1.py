@@ -8,7 +8,7 @@ from typing import Any
 
 from features.backbones import MAP, block_of, split_cuts
 from features.errors import OptionError
-from pipeline.cached import CachedExamples, cache_features
+from pipeline.cached import CachedExamples, ScanCheck, cache_features
 from pipeline.duplicates import tell_conflicts
 from pipeline.examples import check_trainable
 from pipeline.feature_config import FeatureConfig
@@ -35,6 +35,7 @@ def train_run(
     head: HeadConfig,
     overwrite: bool = False,
     seed: int = 0,
+    check: ScanCheck | None = None,
     **origin: Any,
 ) -> HeadResult:
     """Train a head on the train split of `data` and write it to the run folder `path`.
@@ -42,6 +43,7 @@ def train_run(
     Features that the store lacks are extracted first.
 
     Args:
+        check: as of `cache_features`.
         origin: what else `config.json` is to say.
         seed: of the head's weights, dropout and order, and of the split where `data` has no split folders.
 
@@ -53,7 +55,7 @@ def train_run(
     refuse_maps(features.cut)
     start = time.perf_counter()
     with new_run(path, overwrite) as run:
-        cached = cache_features(data, features, seed)
+        cached = cache_features(data, features, seed, check)
         check_trainable(cached.examples, cached.class_names, data)
         tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
         train, val = (cached.arrays(cached.of(split)) for split in ("train", "val"))

@@ -29,6 +29,7 @@ class FinetuneState:
         self.best_weights = self._work / "best.weights.h5"
         self.csv = self._work / "history.csv"
         self.backup = self._work / "backup"
+        self._seconds_file = self._work / "seconds.json"
 
     def begin(self, start: dict[str, Any]) -> None:
         """Begin anew, remembering `start`."""
@@ -61,6 +62,14 @@ class FinetuneState:
         copy.rename(self.folder / f"epoch-{epoch:04d}")
         for path in before:
             shutil.rmtree(path)
+
+    def spend(self, seconds: float) -> None:
+        """Add to the time spent on the state in work."""
+        write_json(self._seconds_file, self.seconds() + seconds)
+
+    def seconds(self) -> float:
+        """The time spent on the state in work, all starts together."""
+        return float(json.loads(self._seconds_file.read_text())) if self._seconds_file.exists() else 0.0
 
     def drop(self) -> None:
         """Remove everything; the start first, without which the rest is not gone on from."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from features.backbones import ALL_CUTS, split_cuts
 from features.errors import OptionError
 from pipeline.choices import Asker, Choice, Nearest, every
+from pipeline.extraction import cut_names
+from pipeline.feature_config import FeatureConfig
 from pipeline.head_config import OPTIMIZERS, HeadConfig
 
 DEFAULT_SPACE = """\
@@ -169,3 +172,40 @@ def _check(where: str, name: str, value: Any) -> None:
             HeadConfig(**setting)
         except OptionError as error:
             raise OptionError(f"{where}: {error}") from error
+
+
+def alternatives(features: FeatureConfig) -> Cuts:
+    """What heads may take: each `--cut`, which may join several by `+`; all of them freely, with `all`.
+
+    Of several backbones and no cut: each alone at its default, and all together. A backbone that has none of the cuts
+    of an alternative is in it with its default, as in `head`; but not where the cuts are given as `backbone/cut`.
+
+    Raises:
+        OptionError: as `load_networks`.
+    """
+    if ALL_CUTS in (cut.rpartition("/")[2] for cut in split_cuts(features.cut)):
+        single = dict.fromkeys(name for cut in split_cuts(features.cut) for name in _columns(features, cut))
+        return Cuts(tuple((name,) for name in single), free=True)
+    if not features.cut:
+        names = cut_names(features)
+        return Cuts(tuple(dict.fromkeys([*((name,) for name in names), tuple(names)])))
+    return Cuts(tuple(dict.fromkeys(_columns(features, cut) for cut in features.cut)))
+
+
+def _columns(features: FeatureConfig, cut: str) -> tuple[str, ...]:
+    """The names of what `cut` stands for: of several backbones, only those that it names, if it names any."""
+    names = cut_names(replace(features, cut=(cut,)))
+    backbones = {part.rpartition("/")[0] for part in split_cuts((cut,))}
+    return tuple(name for name in names if "" in backbones or name.rpartition("/")[0] in backbones)
+
+
+def only(features: FeatureConfig, columns: Sequence[str]) -> FeatureConfig:
+    """`features` with the backbones and cuts of `columns` alone."""
+    names, weights = features.backbone.split("+"), features.weights.split("+")
+    if len(names) == 1:
+        return replace(features, cut=tuple(columns))
+    used = [name for name in names if any(column.startswith(f"{name}/") for column in columns)]
+    if len(weights) > 1:
+        weights = [file for name, file in zip(names, weights, strict=True) if name in used]
+    cuts = [column if len(used) > 1 else column.split("/")[-1] for column in columns]
+    return replace(features, backbone="+".join(used), weights="+".join(weights), cut=tuple(cuts))

@@ -22,6 +22,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _NAME = "headstart"
 _OWNER = "worker"
 _REPLACES = "replaces"
+_FAULTY = "faulty"
 _LOCK_SECONDS = 60
 
 
@@ -83,31 +84,37 @@ class Study:
                 f"--study {self.path}: was made with other data or settings: {told}; give another --study"
             )
 
-    def claim(self, most: int) -> optuna.Trial | None:
-        """A trial for this object to do, which has no other in hand; None if `most` are finished or under way.
+    def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
+        """A trial for this object to do, which has no other in hand, and how many others have in hand.
 
-        What a process that has ended left unfinished is given out again first.
+        None if `most` are finished or under way. What a process that has ended left unfinished is given out again
+        first, so as long as others have trials in hand there may be more to do later.
         """
         with self.locked():
+            for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if self._owner_ended(unfinished) or self._is_own(unfinished):
+                    self._cut_off(unfinished)
             trials = self.optuna.get_trials(deepcopy=False)
-            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-            cut_off = [trial for trial in running if self._owner_ended(trial) or self._is_own(trial)]
-            for unfinished in cut_off:
-                self._cut_off(unfinished)
-            if count_finished(trials) + len(running) - len(cut_off) >= most:
-                return None
+            running = sum(trial.state == TrialState.RUNNING for trial in trials)
+            if count_finished(trials) + running >= most:
+                return None, running
             if self.sampler == "grid" and not self._enqueue_from_grid(trials):
-                return None
+                return None, running
             self.optuna.sampler = _make_sampler(self.sampler, self.seed, len(trials))
             trial = self.optuna.ask()
             trial.set_user_attr(_OWNER, self._worker.name)
             self.space.suggest(trial)  # within the lock, so that all of it is remembered if this process is killed
-            return trial
+            return trial, running
 
     def give_back(self, trial: optuna.Trial) -> None:
         """Leave a trial of this object unfinished."""
         with self.locked():
             self._cut_off(self.optuna.trials[trial.number])
+
+    def fail(self, trial: optuna.Trial) -> None:
+        """Leave a trial of this object for good: its head would end the next start, too."""
+        trial.set_user_attr(_FAULTY, True)
+        self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def _cut_off(self, trial: FrozenTrial) -> None:
         """Give a trial up, and have its head done again. In an order that may be cut off anywhere and repeated."""
@@ -123,7 +130,11 @@ class Study:
         """Have the next head of the grid in the queue; whether there is one."""
         if any(trial.state == TrialState.WAITING for trial in self.optuna.get_trials(deepcopy=False)):
             return True
-        taken = {json.dumps(trial.params, sort_keys=True) for trial in trials if trial.state != TrialState.FAIL}
+        taken = {
+            json.dumps(trial.params, sort_keys=True)
+            for trial in trials
+            if trial.state != TrialState.FAIL or trial.user_attrs.get(_FAULTY)
+        }
         for params in self._grid:
             if json.dumps(params, sort_keys=True) not in taken:
                 self.optuna.enqueue_trial(params)
@@ -144,11 +155,6 @@ class Study:
         """The trials that are complete or pruned."""
         return self.optuna.get_trials(deepcopy=False, states=FINISHED)
 
-    def running(self) -> int:
-        """How many trials other processes are at work on."""
-        running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return sum(not self._owner_ended(trial) for trial in running)
-
     def remember(self, **fields: Any) -> None:
         """Keep fields with the study, such as the baselines."""
         for name, value in fields.items():
@@ -163,6 +169,20 @@ class Study:
 
     def _owner_ended(self, trial: FrozenTrial) -> bool:
         return not self._is_own(trial) and _Worker.ended(self.path, trial.user_attrs.get(_OWNER))
+
+    @contextmanager
+    def faults_named(self) -> Iterator[None]:
+        """Where the study can't be read or written within, say so.
+
+        Raises:
+            StoreError: a full disk, a database that stayed locked, or a damaged one.
+        """
+        try:
+            yield
+        except optuna.exceptions.StorageInternalError as error:
+            raise StoreError(
+                f"--study {self.path}: can't be read or written ({error.__cause__ or error}); what was finished is kept"
+            ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:

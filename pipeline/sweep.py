@@ -1,6 +1,5 @@
 """Search over heads on cached features: the best on val becomes a run."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,20 +10,19 @@ import numpy as np
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from sklearn.model_selection import StratifiedGroupKFold
 
-from features.backbones import ALL_CUTS, split_cuts
 from features.errors import DataError, OptionError
 from features.progress import console
 from pipeline.baselines import Baseline, Fold, fit_baselines
-from pipeline.cached import CachedExamples, cache_features
+from pipeline.cached import CachedExamples, ScanCheck, cache_features
+from pipeline.choices import Nearest
 from pipeline.duplicates import tell_conflicts
 from pipeline.examples import Example, Scan, check_trainable
-from pipeline.extraction import cut_names
 from pipeline.feature_config import FeatureConfig
 from pipeline.head_config import HeadConfig
 from pipeline.leaderboard import ranked
 from pipeline.phase1 import refuse_maps, train_run
 from pipeline.runs import Run, check_free, list_digests
-from pipeline.space import Cuts, Space, read_choices
+from pipeline.space import Space, alternatives, only, read_choices
 from pipeline.study import Study
 from pipeline.sweep_config import SweepConfig
 from pipeline.trials import Material, search
@@ -74,7 +72,7 @@ def sweep(
         DataError: `data` can't be trained on, or no trial came to an end.
         RunError: `path` exists and `overwrite` is false, or it is not a run.
     """
-    start = time.perf_counter()
+    start, began = time.perf_counter(), time.time()
     check_free(path, overwrite)
     refuse_maps(features.cut)
     cuts = alternatives(features)
@@ -85,25 +83,33 @@ def sweep(
         space.grid(seed)  # which may be too large
     study = Study(study_path, space, config.sampler, seed)
 
+    seen: dict[str, str] = {}
+
     def check(scanned: Scan, fingerprints: dict[str, str]) -> None:
         check_trainable(scanned.examples, scanned.class_names, data)
-        study.check(_identity(scanned, fingerprints, space, features, config, seed))
+        seen.update(list_digests(scanned.examples, scanned.class_names))
+        study.check(_identity(seen, fingerprints, space, features, config, seed))
 
     cached = cache_features(data, wanted, seed, check)
     check_trainable(cached.examples, cached.class_names, data)
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
     material = _material(cached, config.folds, seed)
     study.enqueue_first(space.near(HeadConfig().for_examples(len(material.folds[0][0]))))
-    search(study, material, config, seed)
+    with study.faults_named():
+        first = _baselines(study, material, space.suggest(Nearest({}))[1])
+    search(study, material, config, seed, first)
     trials = study.finished()
     if not ranked(trials):
-        raise DataError(f"{study_path}: no trial came to an end in the time; give more --timeout, or more --trials")
+        raise DataError(
+            f"{study_path}: none of {len(trials)} finished trials came to an end with a finite loss; give more "
+            "--timeout, more --trials, or another --space"
+        )
     winner = ranked(trials)[0]
     head, taken = space.suggest(FixedTrial(winner.params))
     baselines = _baselines(study, material, taken)
     head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + _EPOCHS_AFTER))
-    chosen = replace(_only(features, taken), precision=cached.config.precision)
-    _write_run(study, data, path, chosen, head, overwrite, seed, winner.number)
+    chosen = replace(only(features, taken), precision=cached.config.precision)
+    _write_run(study, winner.number, data, path, chosen, head, seed, overwrite, began, _unchanged(seen, data))
     loss = winner.value or 0.0
     beats = all(loss < one.loss for one in baselines if one.name == "logistic regression")
     best = {
@@ -135,55 +141,49 @@ def _check_together(features: FeatureConfig, config: SweepConfig) -> None:
 
 def _write_run(
     study: Study,
+    number: int,
     data: Path,
     path: Path,
     features: FeatureConfig,
     head: HeadConfig,
-    overwrite: bool,
     seed: int,
-    number: int,
+    overwrite: bool,
+    began: float,
+    check: ScanCheck,
 ) -> None:
-    """Train the winner as the run `path`, unless another process that fills the study has done so."""
+    """Train the winner, trial `number`, as the run `path`, unless another process that fills the study has done so.
+
+    What such a process wrote since this one `began` is replaced where a better head was found meanwhile.
+    """
     origin = {"study": str(study.path.absolute()), "trial": number}
     with study.locked():
-        if not overwrite and path.exists() and Run.open(path).config().get("sweep") == origin:
+        there = Run.open(path) if path.exists() else None
+        written = there.config().get("sweep", {}) if there else {}
+        since = there is not None and there.config_file.stat().st_mtime >= began
+        if written == origin and (since or not overwrite):
             console.print(f"{path} is there: another process that fills {study.path} wrote it")
             return
-        train_run(data, path, features, head, overwrite, seed, sweep=origin)
+        of_this_study = written.get("study") == origin["study"]
+        train_run(data, path, features, head, overwrite or of_this_study, seed, check, sweep=origin)
 
 
-def alternatives(features: FeatureConfig) -> Cuts:
-    """What heads may take: each `--cut`, which may join several by `+`; all of them freely, with `all`.
+def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
+    """Refuses, before the winner is trained, other examples than it was chosen on, whose `list_digests` were `then`."""
 
-    Of several backbones and no cut: each alone at its default, and all together. A backbone that has none of the cuts
-    of an alternative is in it with its default, as in `head`.
+    def check(scanned: Scan, _: dict[str, str]) -> None:
+        now = list_digests(scanned.examples, scanned.class_names)
+        changed = [name for name in ("classes", "train", "val") if now.get(name) != then.get(name)]
+        if changed:
+            raise DataError(
+                f"{data}: changed while heads were searched for ({', '.join(changed)}), so that no run was made; the "
+                "study is of what was there before"
+            )
 
-    Raises:
-        OptionError: as `load_networks`.
-    """
-    if ALL_CUTS in split_cuts(features.cut):
-        names = cut_names(replace(features, cut=(ALL_CUTS,)))
-        return Cuts(tuple((name,) for name in names), free=True)
-    if not features.cut:
-        names = cut_names(features)
-        return Cuts(tuple(dict.fromkeys([*((name,) for name in names), tuple(names)])))
-    return Cuts(tuple(dict.fromkeys(tuple(cut_names(replace(features, cut=(cut,)))) for cut in features.cut)))
-
-
-def _only(features: FeatureConfig, columns: Sequence[str]) -> FeatureConfig:
-    """`features` with the backbones and cuts of `columns` alone."""
-    names, weights = features.backbone.split("+"), features.weights.split("+")
-    if len(names) == 1:
-        return replace(features, cut=tuple(columns))
-    used = [name for name in names if any(column.startswith(f"{name}/") for column in columns)]
-    if len(weights) > 1:
-        weights = [file for name, file in zip(names, weights, strict=True) if name in used]
-    cuts = [column if len(used) > 1 else column.split("/")[-1] for column in columns]
-    return replace(features, backbone="+".join(used), weights="+".join(weights), cut=tuple(cuts))
+    return check
 
 
 def _identity(
-    scanned: Scan,
+    digests: dict[str, str],
     fingerprints: dict[str, str],
     space: Space,
     features: FeatureConfig,
@@ -191,11 +191,11 @@ def _identity(
     seed: int,
 ) -> dict[str, Any]:
     """What must not change while a study is filled. The test split may: no trial sees it."""
-    digests = list_digests(scanned.examples, scanned.class_names)
     return {
         **{f"features at {name}": key for name, key in fingerprints.items()},
         **{f"examples of {name}" if name != "classes" else name: digests[name] for name in ("classes", "train", "val")},
-        "space": hashlib.sha256(repr(space).encode()).hexdigest(),
+        "space of cuts": repr(space.cuts),
+        **{f"space of {name}": repr(choice) for name, choice in space.choices.items()},
         "views": [features.views, features.augment] if features.views else 0,
         "folds": config.folds,
         "sampler": config.sampler,
@@ -228,11 +228,11 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 
 
 def _baselines(study: Study, material: Material, cuts: Sequence[str]) -> list[Baseline]:
-    """Those on the winner's features; kept with the study, for they take their time."""
+    """Those on the features at `cuts`; kept with the study, for they take their time."""
     key = "baselines at " + "+".join(cuts)
     kept = study.remembered(key)
     if kept is None:
-        console.print("fitting logistic regression and nearest neighbours to the winner's features")
+        console.print(f"fitting logistic regression and nearest neighbours to the features at {'+'.join(cuts)}")
         features, _ = material.at(cuts)
         kept = [asdict(one) for one in fit_baselines(features, material.labels, material.folds, material.classes)]
         study.remember(**{key: kept})

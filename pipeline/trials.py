@@ -19,11 +19,11 @@ import tensorflow as tf
 from optuna.trial import TrialState
 from tensorboard.plugins.hparams import api as hparams
 
-from features.errors import DataError
+from features.errors import DataError, HeadstartError
 from features.files import scratch_folder
 from features.frozen import use_device
 from pipeline.backend import release
-from pipeline.baselines import Fold
+from pipeline.baselines import Baseline, Fold
 from pipeline.head import fit_head
 from pipeline.leaderboard import live_board
 from pipeline.space import Space
@@ -69,20 +69,20 @@ def work(study: Study, material: Material, most: int, until: float, seed: int, t
         tell: called now and then.
     """
     while time.time() < until:
-        trial = study.claim(most)
+        trial, others = study.claim(most)
         if trial is None:
             tell()
-            if count_finished(study.finished()) >= most or not study.running():
+            if not others or count_finished(study.finished()) >= most:
                 return
             time.sleep(_POLL_SECONDS)  # for what others are at: if they are killed, it is for us
             continue
         try:
             _do(study, trial, material, seed)
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, OSError):
             study.give_back(trial)
             raise
-        except BaseException:  # not given out again: it would end the next start, too
-            study.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        except Exception:
+            study.fail(trial)
             raise
         tell()
 
@@ -154,15 +154,21 @@ class Report(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def search(study: Study, material: Material, config: SweepConfig, seed: int) -> None:
+def search(
+    study: Study, material: Material, config: SweepConfig, seed: int, baselines: Sequence[Baseline] = ()
+) -> None:
     """Do what is left of `config.trials`, in this process or in `config.jobs` of its own, showing how far it is.
 
+    Args:
+        baselines: shown beside the best trials.
+
     Raises:
-        RuntimeError: one of the processes failed.
+        StoreError: the study can't be read or written.
+        HeadstartError: processes of its own failed.
     """
     tf.get_logger().setLevel("ERROR")  # each head is a graph of its own, which TensorFlow warns of
     until = time.time() + (config.timeout or float("inf"))
-    with live_board(study, config.trials) as tell:
+    with live_board(study, config.trials, baselines) as tell, study.faults_named():
         if config.jobs == 1:
             work(study, material, config.trials, until, seed, tell)
             return
@@ -195,7 +201,11 @@ def _work_apart(
                 worker.join()
     failed = [worker for worker in workers if worker.exitcode]
     if failed and count_finished(study.finished()) < config.trials and time.time() < until:
-        raise RuntimeError(f"{len(failed)} of {config.jobs} processes of the search failed; what they finished is kept")
+        codes = ", ".join(str(worker.exitcode) for worker in failed)
+        raise HeadstartError(
+            f"--jobs {config.jobs}: {len(failed)} processes of the search failed (exit codes {codes}); what was "
+            "finished is kept: repeat the command to go on, with fewer --jobs if memory was short"
+        )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def make_run(folder: Path, logits: list[float], labels: str, learning_rate: floa
         "features": {"cut": ["x"], "store": str(folder)}, "examples": {"train": "0" * 64},
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "metrics.json").write_text(json.dumps({"head": {"seconds": 1.5}}))
+    (folder / "metrics.json").write_text(json.dumps({"head": {"seconds": 1.5}, "finetune": {"seconds": 60.0}}))
     with (folder / "predictions-test.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "digest", "label", f"{column}:b"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import features.frozen
 from features.augment import View, augment_image
 from features.backbones import Backbone
 from features.batches import decoded_batches
@@ -165,6 +166,9 @@ def test_bfloat16_is_close_to_float32(images) -> None:
         assert 0 < difference < 0.1
 
 
-def test_auto_precision_is_one_of_the_two() -> None:
+@pytest.mark.parametrize(("seconds", "precision"), [((1.0, 0.6), "bfloat16"), ((1.0, 0.9), "float32")])
+def test_auto_takes_bfloat16_where_it_is_faster(seconds: tuple[float, float], precision: str, monkeypatch) -> None:
     assert resolve_precision("auto") in ("float32", "bfloat16")
+    monkeypatch.setattr(features.frozen, "_product_seconds", lambda *_: seconds)
+    assert resolve_precision("auto") == precision
     assert resolve_precision("bfloat16") == "bfloat16"

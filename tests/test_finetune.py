@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+import features.weights
 from features.batches import decoded_batches
 from features.errors import DataError, OptionError, RunError
 from features.frozen import FrozenBackbone
@@ -70,11 +71,16 @@ def test_the_classifier_equals_the_head_on_cached_features(run: Path, prepared: 
         np.testing.assert_allclose(found, expected[positions], atol=1e-3)
 
 
-def test_phase_1_changes_no_backbone_weight(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
-    before = build_backbone("mobilenet_v3_small", "random", image_size=64).weights_digest
-    train_run(prepared, tmp_path / "r", small, HeadConfig(units=(4,), epochs=1))
+def test_phase_1_changes_no_backbone_weight(
+    prepared: Path, small: FeatureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights_of(build_backbone("mobilenet_v3_small", "random", image_size=64).model)
+    built, original = [], features.weights._filled
+    monkeypatch.setattr(features.weights, "_filled", lambda *settings: built.append(original(*settings)) or built[-1])
+    train_run(prepared, tmp_path / "r", replace(small, store=tmp_path / "new"), HeadConfig(units=(4,), epochs=1))
+    monkeypatch.undo()
+    assert [changed(before, weights_of(model)) for model in built] == [set()]
     cached = cache_features(prepared, small)
-    assert cached.network.backbone.weights_digest == before
     assert cached.fingerprints() == Run.open(tmp_path / "r").config()["fingerprints"]
 
 
@@ -293,7 +299,13 @@ def test_from_a_layer_by_name_or_index(run: Path, layer: str) -> None:
     assert Run.open(run).config()["finetune"]["from_layer_index"] == backbone.layer_index(layer)
 
 
-def test_the_cache_gives_what_streaming_gives(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_the_cache_gives_what_streaming_gives(
+    run: Path, prepared: Path, small: FeatureConfig, tmp_path: Path, precision: str
+) -> None:
+    if precision != "float32":
+        features = replace(small, precision=precision)
+        train_run(prepared, run, features, HeadConfig(units=(16,), epochs=3, learning_rate=1e-3), overwrite=True)
     shutil.copytree(run, tmp_path / "cached")
     streamed = finetune(run, QUICK)
     cached = finetune(tmp_path / "cached", replace(QUICK, from_cache=True))

@@ -1,10 +1,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from features.backbones import BACKBONES, Backbone, Precision
 from features.folding import fold_batchnorm
-from features.frozen import FrozenBackbone, frozen_part
+from features.frozen import FrozenBackbone, _fastest_batch_size, frozen_part
 from features.weights import build_backbone
 
 SIZE = 96
@@ -124,3 +125,13 @@ def test_one_tensor_crosses_the_boundary_of_inception() -> None:
     (crossing,) = backbone.crossing(249, ["mixed10"])
     assert backbone.model.layers[crossing].name == "mixed8"
     assert backbone.crossing(249, ["mixed7", "mixed10"]) == [backbone.layer_index("mixed7"), crossing]
+
+
+@pytest.mark.parametrize(("most", "found"), [(10_000, 192), (100, 96), (10, 48)])
+def test_a_batch_is_doubled_while_that_is_faster_and_fits(most: int, found: int) -> None:
+    def seconds(batch_size: int) -> float:
+        if batch_size > most:
+            raise tf.errors.ResourceExhaustedError(None, None, "no room")
+        return 1 + max(0, batch_size - 192)  # nothing is gained beyond
+
+    assert _fastest_batch_size(seconds) == found

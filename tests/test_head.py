@@ -3,12 +3,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import psutil
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from features.errors import DataError, OptionError
-from pipeline.head import build_head, train_head
+from pipeline.backend import release
+from pipeline.head import build_head, fit_head, train_head
 from pipeline.head_config import HeadConfig, parse_units
 from pipeline.metrics import score
 from pipeline.training import class_weights
@@ -160,3 +162,28 @@ def test_label_smoothing_is_trained_towards_and_not_scored_by(classes: int) -> N
     names = [str(number) for number in range(classes)]
     assert score(logits, val[1], names)["loss"] == pytest.approx(smoothed.val["loss"], rel=1e-4)
     assert np.abs(logits).mean() < 0.9 * np.abs(plain.model.predict(val[0], verbose=0)).mean()
+
+
+def test_each_epoch_takes_another_view() -> None:
+    rng = np.random.default_rng(0)
+    one, other = (rng.normal(size=(64, 8)).astype(np.float32) for _ in range(2))
+    labels = np.arange(64) % 2
+    config = HeadConfig(units=(4,), epochs=3, dropout=0.0)
+
+    def losses(*views: np.ndarray) -> list[float]:
+        return [row["loss"] for row in fit_head((one, labels), (one, labels), 2, config, 0, views).history]
+
+    same, turns = losses(one, one), losses(one, other)
+    assert same == losses()
+    assert turns[0] == same[0]
+    assert turns[1] != same[1]
+
+
+def test_a_trained_head_leaves_no_memory_behind() -> None:
+    features, labels = np.zeros((64, 4000), np.float32), np.arange(64) % 2
+    config = HeadConfig(units=(1000,), epochs=1)  # 16 MB, and three times as much of the optimizer's
+    used = []
+    for _ in range(6):
+        release(fit_head((features, labels), (features, labels), 2, config).model.variables)
+        used.append(psutil.Process().memory_info().rss)
+    assert used[5] - used[1] < 50e6  # 250e6 of four heads

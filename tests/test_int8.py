@@ -9,8 +9,11 @@ import pytest
 from features.errors import OptionError, RunError, StoreError
 from features.maintain import open_stores
 from pipeline.cached import CachedExamples, cache_features, load_examples
+from pipeline.evaluate import evaluate
 from pipeline.extraction import load_network
 from pipeline.feature_config import FeatureConfig
+from pipeline.finetune import finetune
+from pipeline.finetune_config import FinetuneConfig
 from pipeline.head_config import HeadConfig
 from pipeline.phase1 import train_run
 from pipeline.recompute import verify_store
@@ -84,6 +87,29 @@ def test_what_was_made_with_a_network_that_is_gone_or_damaged_is_not_mixed_with_
     with pytest.raises(RunError, match="its int8 network is gone"):
         load_examples(Run.open(tmp_path / "run"))
     assert not folder.exists()  # nothing was quantised before it was refused
+
+
+@pytest.mark.slow
+def test_a_run_on_eight_bits_is_fine_tuned_in_another_precision(
+    prepared: Path, cached: CachedExamples, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(cached.config.store, store)
+    train_run(prepared, tmp_path / "run", int8(store), HeadConfig(epochs=1))
+    result = finetune(tmp_path / "run", FinetuneConfig(epochs=1, batch_size=8, augment="none"))
+    assert np.isfinite([result.before["loss"], result.after["loss"]]).all()
+    assert set(evaluate(tmp_path / "run").finetuned) == set(evaluate(tmp_path / "run").head)
+
+
+def test_too_few_images_to_quantise_on_are_told(prepared: Path, cached: CachedExamples, tmp_path: Path, capsys) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(cached.config.store, store)
+    (folder,) = (store / "int8").iterdir()
+    file = folder / "calibration.json"
+    found = json.loads(file.read_text())
+    file.write_text(json.dumps({**found, "digests": found["digests"][:5]}))
+    cache_features(prepared, int8(store))
+    assert "quantised on 5 images only" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,15 +18,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from features.errors import OptionError, RunError, StoreError
+from features.errors import DataError, OptionError, RunError, StoreError
 from pipeline.baselines import fit_baselines
 from pipeline.choices import Choice
+from pipeline.evaluate import evaluate
 from pipeline.feature_config import FeatureConfig
 from pipeline.head_config import HeadConfig
-from pipeline.space import Cuts, Space, read_choices
+from pipeline.runs import Run
+from pipeline.space import Cuts, Space, alternatives, read_choices
 from pipeline.study import Study
-from pipeline.sweep import alternatives, sweep
+from pipeline.sweep import SweepResult, sweep
 from pipeline.sweep_config import SweepConfig, parse_duration
 from pipeline.trials import Material, Report, search
 
@@ -86,16 +91,16 @@ def test_a_search_finds_what_is_good_and_repeats_itself(space: Space, tmp_path: 
 
 def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: Path) -> None:
     study = Study(tmp_path / "study.db", space, "random", 0)
-    claimed = study.claim(3)
+    claimed, _ = study.claim(3)
     other = Study(tmp_path / "study.db", space, "random", 0)
-    assert other.claim(1) is None  # somebody is at it
-    second = other.claim(3)
+    assert other.claim(1) == (None, 1)  # somebody is at it
+    second, _ = other.claim(3)
     assert second.params != claimed.params
     other.give_back(second)
     other.give_back(second)  # as where it was cut off before it was through
-    assert other.claim(3).params == second.params
+    assert other.claim(3)[0].params == second.params
     del other  # as where it is killed
-    again = study.claim(3)  # which has none in hand, and so that was cut off, too
+    again, _ = study.claim(3)  # which has none in hand, and so that was cut off, too
     assert again.params == claimed.params
     study.optuna.tell(again, 1.0)
     study.give_back(again)  # too late: it is finished
@@ -109,9 +114,57 @@ def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: 
 def test_no_head_is_tried_twice(space: Space, tmp_path: Path, sampler: str) -> None:
     study = Study(tmp_path / "study.db", space, sampler, 1)
     for _ in range(12):
-        trial = Study(tmp_path / "study.db", space, sampler, 1).claim(12)  # as a process begun anew would
+        trial, _ = Study(tmp_path / "study.db", space, sampler, 1).claim(12)  # as a process begun anew would
         study.optuna.tell(trial.number, 1.0)
     assert len(set(params_of(study))) == 12
+
+
+def test_a_grid_loses_no_head_to_a_kill_and_gives_out_none_that_fails_again(space: Space, tmp_path: Path) -> None:
+    few = Space({**space.choices, "layers": Choice((0,)), "learning_rate": Choice((0.1,))}, space.cuts)
+    grid = few.grid(0)
+
+    def study() -> Study:
+        return Study(tmp_path / "study.db", few, "grid", 0)
+
+    for _ in grid[1:]:
+        trial, _ = study().claim(100)
+        study().optuna.tell(trial.number, 1.0)
+    killed = study()
+    last, _ = killed.claim(100)
+    alive = study()
+    assert alive.claim(100) == (None, 1)  # which may be left to it
+    del killed
+    again, _ = alive.claim(100)
+    assert again.params == last.params
+    alive.fail(again)
+    assert study().claim(100) == (None, 0)
+
+
+def test_a_head_whose_training_fails_is_left_and_one_that_lacked_room_is_done_again(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(tmp_path / "study.db", space, "random", 0)
+    for error in (OSError("no room"), ValueError("a bug")):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("pipeline.trials.fit_head", fail)
+        with pytest.raises(type(error)):
+            search(study, material(), SweepConfig(trials=1), 0)
+    trials = study.optuna.trials
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
+    assert trials[0].params == trials[1].params  # given back, and then done again
+    assert study.claim(1)[0].params != trials[1].params
+
+
+def test_a_study_that_can_not_be_read_is_told(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    connection = sqlite3.connect(tmp_path / "study.db")
+    connection.execute("drop table trials")
+    connection.commit()
+    with pytest.raises(StoreError, match=r"study\.db: can't be read or written .*no such table"), study.faults_named():
+        study.finished()
 
 
 @pytest.mark.slow
@@ -182,6 +235,9 @@ def test_folds_are_averaged(space: Space, tmp_path: Path) -> None:
     study = Study(tmp_path / "study.db", space, "tpe", 0)
     search(study, replace(whole, folds=parts), SweepConfig(trials=1), 0)
     (first,) = study.finished()
+    events = EventAccumulator(str(study.logs / "trial-0"))
+    events.Reload()
+    assert "_hparams_/session_start_info" in events.summary_metadata  # what TensorBoard's HParams tab reads
     assert len(first.intermediate_values) == 3
     assert first.value == pytest.approx(first.intermediate_values[3])
 
@@ -270,6 +326,13 @@ def test_cuts_are_alternatives_and_backbones_too() -> None:
         ("inception_v3/mixed6", xception),
         ("inception_v3/mixed8", "xception/block5"),
     )
+    # Unless it is said of which backbone each is.
+    apart = ("inception_v3/mixed8", "xception/block13", "xception/block13+inception_v3/mixed8")
+    assert alternatives(replace(both, cut=apart)).alternatives == (
+        ("inception_v3/mixed8",), ("xception/block13",), ("inception_v3/mixed8", "xception/block13"),
+    )  # fmt: skip
+    of_one = alternatives(replace(both, cut=("xception/all",)))
+    assert (of_one.free, {name.split("/")[0] for (name,) in of_one.alternatives}) == (True, {"xception"})
     one = alternatives(FeatureConfig(cut=("mixed8", "mixed6+mixed8")))
     assert (one.alternatives, one.free) == ((("mixed8",), ("mixed6", "mixed8")), False)
     every = alternatives(FeatureConfig(cut=("all",)))
@@ -313,6 +376,15 @@ def test_the_winner_becomes_a_run(
     again = headstart("sweep", prepared, *flags, *cuts, "--overwrite")
     assert (again["trials"], again["best"]) == (3, result["best"])
     assert "features at" in headstart.error("sweep", prepared, *flags, *cuts[:1], "--overwrite", code=2)
+    fewer = tmp_path / "fewer"
+    shutil.copytree(prepared, fewer)
+    for split in ("test", "train"):
+        sorted((fewer / split / "cat").iterdir())[0].unlink()
+        if split == "test":  # which no trial sees
+            assert headstart("sweep", fewer, *flags, *cuts, "--overwrite")["best"] == result["best"]
+    refused = headstart.error("sweep", fewer, *flags, *cuts, "--overwrite", code=2)
+    assert "examples of train was" in refused
+    assert "val" not in refused
     text = headstart.text("sweep", prepared, *flags, *cuts, "--overwrite")
     assert "logistic regression" in text
     headstart("evaluate", tmp_path / "run")
@@ -339,3 +411,70 @@ def test_a_run_that_exists_is_told_before_the_search(prepared: Path, small, run:
     with pytest.raises(RunError, match="exists"):
         sweep(prepared, tmp_path / "study.db", run, small, SweepConfig())
     assert not (tmp_path / "study.db").exists()
+
+
+def test_the_winner_is_not_trained_on_data_that_changed_meanwhile(
+    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+
+    def search_and_remove(*arguments: object) -> None:
+        search(*arguments)
+        sorted((data / "val" / "dog").iterdir())[0].unlink()
+
+    monkeypatch.setattr("pipeline.sweep.search", search_and_remove)
+    config = SweepConfig(trials=1, space=space_file)
+    with pytest.raises(DataError, match=r"changed while heads were searched for \(val\)"):
+        sweep(data, tmp_path / "study.db", tmp_path / "run", small, config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanwhile(
+    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tried(trials: int) -> SweepResult:
+        return sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, SweepConfig(trials, space=space_file))
+
+    first = tried(1)
+    monkeypatch.setattr("pipeline.sweep.check_free", lambda *_: None)  # as where another process wrote it meanwhile
+    better = tried(4)
+    assert better.best["trial"] != first.best["trial"], "no better head was found: the test would show nothing"
+    assert Run.open(tmp_path / "run").config()["sweep"]["trial"] == better.best["trial"]
+
+
+@pytest.mark.slow
+def test_folds_views_and_backbones(prepared: Path, small, space_file: Path, tmp_path: Path) -> None:
+    folded = sweep(prepared, tmp_path / "a.db", tmp_path / "a", small, SweepConfig(2, space=space_file, folds=3))
+    assert all(len(trial.intermediate_values) <= 3 for trial in folded.finished)
+    assert folded.best["loss"] > 0
+    viewed = sweep(
+        prepared, tmp_path / "b.db", tmp_path / "b", replace(small, views=2), SweepConfig(1, space=space_file)
+    )
+    assert Run.open(tmp_path / "b").config()["features"]["views"] == 2
+    assert viewed.best["loss"] != folded.best["loss"]
+    both = replace(
+        small, backbone="mobilenet_v3_small+resnet50_v2", weights="random+random", cut=("resnet50_v2/post_relu",)
+    )
+    sweep(prepared, tmp_path / "c.db", tmp_path / "c", both, SweepConfig(1, space=space_file))
+    found = Run.open(tmp_path / "c").config()["features"]
+    assert (found["backbone"], found["weights"], found["cut"]) == ("resnet50_v2", "random", ["post_relu"])
+    assert evaluate(tmp_path / "c").n
+
+
+def test_a_head_that_logistic_regression_beats_is_shown_as_such(
+    headstart, prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space_file.write_text(
+        SMALL_SPACE.replace("epochs = 3", "epochs = 1").replace("3e-2, high = 1e-1", "1e-6, high = 2e-6")
+    )
+    flags = [f"{name}={value}" for name, value in {
+        "--backbone": small.backbone, "--weights": "random", "--image-size": 64, "--batch-size": 8,
+        "--precision": "float32", "--store": small.store, "--max-rejects": 1, "--space": space_file,
+        "--study": tmp_path / "study.db", "--run": tmp_path / "run", "--trials": 1,
+    }.items()]  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "300")
+    text = headstart.text("sweep", prepared, *flags)
+    assert "no head found is worth its trouble" in text
+    assert "(does not beat logistic regression)" in text
+    assert not headstart("sweep", prepared, *flags, "--overwrite")["best"]["beats_logistic_regression"]
