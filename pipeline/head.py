@@ -144,17 +144,16 @@ def fit_head(
     settings["ema_momentum"] = _AVERAGING ** (config.batch_size / SMALLEST_BATCH)
     optimizer = make_optimizer(config.optimizer, config.learning_rate, use_ema=True, **settings)
     steps = min(-(-count // config.batch_size), _STEPS)
-    trained = with_quick_dropout(model)
+    quick = with_quick_dropout(model)
     compiled = {"steps_per_execution": steps, "jit_compile": count >= _COMPILED_FROM and not on_gpu()}
-    compile_model(trained, classes, optimizer, config.label_smoothing, **compiled)
-    optimizer.build(trained.trainable_variables)  # within the first step, it would have TensorFlow trace that twice
+    compile_model(quick, classes, optimizer, config.label_smoothing, **compiled)
+    optimizer.build(quick.trainable_variables)  # within the first step, it would have TensorFlow trace that twice
     epoch = EpochCounter()
     rows_of = _order(count, len(views), seed, weakref.proxy(epoch))
-
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)  # before `best`, which keeps what it finds
     best = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.epochs, restore_best_weights=True)
     start = time.perf_counter()
-    fitted = trained.fit(
+    fitted = quick.fit(
         array_dataset(np.concatenate(views) if views else train[0], train[1], config.batch_size, rows_of),
         shuffle=False,  # done by the dataset
         epochs=config.epochs,
