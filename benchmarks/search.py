@@ -37,7 +37,7 @@ from pipeline.trials import Material, search
 EXAMPLES = 20_000
 TRIALS = 64
 JOBS = 2
-SAMPLE = 4
+SAMPLE = 7
 
 
 def searched(material: Material, cuts: Cuts, seed: int) -> tuple[Space, list[FrozenTrial], float]:
@@ -54,7 +54,7 @@ def searched(material: Material, cuts: Cuts, seed: int) -> tuple[Space, list[Fro
 def speed(photos: Path, config: FeatureConfig) -> dict[str, Any]:
     """64 trials on 20,000 examples against each of those heads run to its full length by plain `fit`.
 
-    The baseline is measured on the winner and three others, and scaled.
+    The baseline is measured on the winner and six others, and scaled.
     """
     features, labels = arrays_of(photos, config)
     order = np.random.default_rng(0).permutation(len(labels))

@@ -31,9 +31,9 @@ _CLIP = 3.0
 _AVERAGING = 0.95
 _STEPS = 50  # in one execution: beyond that nothing is gained
 # XLA makes one loop of all that Adam does to a weight, and a step of the default head takes half the time. To compile
-# takes a second longer, which fewer training examples don't win back. On a GPU operations are deterministic here,
-# which XLA does not support for all.
-_COMPILED_FROM = 4_000
+# takes a second longer, which fewer training examples don't win back, and what XLA makes of small matrices is slower.
+# On a GPU operations are deterministic here, which XLA does not support for all.
+_COMPILED_FROM_EXAMPLES, _COMPILED_FROM_WEIGHTS = 4_000, 600_000
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def fit_head(
     optimizer = make_optimizer(config.optimizer, config.learning_rate, use_ema=True, **settings)
     steps = min(-(-count // config.batch_size), _STEPS)
     quick = with_quick_dropout(model)
-    compiled = {"steps_per_execution": steps, "jit_compile": count >= _COMPILED_FROM and not on_gpu()}
+    gains = count >= _COMPILED_FROM_EXAMPLES and model.count_params() >= _COMPILED_FROM_WEIGHTS
+    compiled = {"steps_per_execution": steps, "jit_compile": gains and not on_gpu()}
     compile_model(quick, classes, optimizer, config.label_smoothing, **compiled)
     optimizer.build(quick.trainable_variables)  # within the first step, it would have TensorFlow trace that twice
     epoch = EpochCounter()

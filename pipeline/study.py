@@ -54,12 +54,7 @@ class Study:
             storage = optuna.storages.RDBStorage(
                 f"sqlite:///{self.path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}}
             )
-            # Keep a third of the heads after 2 epochs, and a third of those after 6 and 18 (Li et al. 2018, "A System
-            # for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934).
-            pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3)
-            return optuna.create_study(
-                storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize", pruner=pruner
-            )
+            return optuna.create_study(storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize")
         except Exception as error:  # SQLAlchemy's own, of a file that is no database
             reason = str(error).splitlines()[0]
             raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
@@ -83,6 +78,13 @@ class Study:
             raise OptionError(
                 f"--study {self.path}: was made with other data or settings: {told}; give another --study"
             )
+
+    def give_up_from(self, step: int) -> None:
+        """Keep a third of the heads after `step` epochs, or folds, and a third of those after 3 and 9 times as many.
+
+        Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
+        """
+        self.optuna.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=step, reduction_factor=3)
 
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
         """A trial for this object to do, which has no other in hand, and how many others have in hand.

@@ -32,6 +32,7 @@ from pipeline.sweep_config import SweepConfig
 from pipeline.training import curves
 
 _PATIENCE = 4  # epochs without a better loss on val
+_EXAMPLES_BEFORE_A_LOOK, _LATEST_FIRST_LOOK = 4_000, 4
 _POLL_SECONDS = 0.5
 
 
@@ -54,6 +55,13 @@ class Material:
     classes: int
     views: Sequence[np.ndarray] = ()
 
+    @property
+    def first_look(self) -> int:
+        """After how many epochs a head may be given up: one, or more where that is few examples. Or how many folds."""
+        if len(self.folds) > 1:
+            return 2
+        return min(-(-_EXAMPLES_BEFORE_A_LOOK // len(self.folds[0][0])), _LATEST_FIRST_LOOK)
+
     def at(self, cuts: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Features and views at some cuts, side by side."""
         whole = [self.features, *self.views]
@@ -68,6 +76,7 @@ def work(study: Study, material: Material, most: int, until: float, seed: int, t
         until: by `time.time()`.
         tell: called now and then.
     """
+    study.give_up_from(material.first_look)
     while time.time() < until:
         trial, others = study.claim(most)
         if trial is None:

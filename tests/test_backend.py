@@ -32,7 +32,7 @@ def test_a_head_of_many_examples_is_compiled_and_plain_when_it_is_done() -> None
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 4_100)
     features = (rng.normal(size=(4_100, 8)) + labels[:, np.newaxis]).astype(np.float32)
-    config = HeadConfig(units=(16,), epochs=2, learning_rate=1e-2)
+    config = HeadConfig(units=(700, 900), epochs=2, learning_rate=1e-3)
     train, val = (features[:4_000], labels[:4_000]), (features[4_000:], labels[4_000:])
     trained, again = (fit_head(train, val, 2, config, seed=1) for _ in range(2))
     assert trained.val["accuracy"] > 0.8
