@@ -30,10 +30,9 @@ _CLIP = 3.0
 # doi:10.1137/0330046): 0.1 to 0.3 points more of the held-out photographs, over forty splits. A step of 64.
 _AVERAGING = 0.95
 _STEPS = 50  # in one execution: beyond that nothing is gained
-# XLA makes one loop of all that Adam does to a weight, and a step of the default head takes half the time. To compile
-# takes a second longer, which fewer training examples don't win back, and what XLA makes of small matrices is slower.
-# On a GPU operations are deterministic here, which XLA does not support for all.
-_COMPILED_FROM_EXAMPLES, _COMPILED_FROM_WEIGHTS = 4_000, 600_000
+# How often a weight is updated in all, from which on compiling is worth its seconds: XLA makes one loop of all that an
+# optimizer does to a weight. On a GPU operations are deterministic here, which XLA does not support for all.
+_COMPILED_FROM = 8e9
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,8 @@ def fit_head(
     optimizer = make_optimizer(config.optimizer, config.learning_rate, use_ema=True, **settings)
     steps = min(-(-count // config.batch_size), _STEPS)
     quick = with_quick_dropout(model)
-    gains = count >= _COMPILED_FROM_EXAMPLES and model.count_params() >= _COMPILED_FROM_WEIGHTS
-    compiled = {"steps_per_execution": steps, "jit_compile": gains and not on_gpu()}
+    updates = model.count_params() * config.epochs * -(-count // config.batch_size)
+    compiled = {"steps_per_execution": steps, "jit_compile": updates >= _COMPILED_FROM and not on_gpu()}
     compile_model(quick, classes, optimizer, config.label_smoothing, **compiled)
     optimizer.build(quick.trainable_variables)  # within the first step, it would have TensorFlow trace that twice
     epoch = EpochCounter()

@@ -1,9 +1,9 @@
 """Streams with labels: raw images for training, shuffled and augmented, or for evaluation, ordered; cached features."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,11 @@ def train_dataset(
         next_epoch: asked at the start of each pass for the number of the epoch.
     """
 
-    def visits() -> Iterator[tuple[int, tuple[int, int]]]:
+    def visits() -> Iterator[tuple[np.int64, np.ndarray]]:
         epoch = next_epoch()
         seeds = np.random.default_rng([seed, epoch, 1]).integers(0, 2**31, size=(len(examples), 2))
         for position in np.random.default_rng([seed, epoch]).permutation(len(examples)):
-            yield position, tuple(seeds[position])
+            yield position, seeds[position]
 
     table = [tf.constant(column) for column in _columns(examples, images)]
 
@@ -51,9 +51,7 @@ def train_dataset(
     def augmented(pixels: tf.Tensor, label: tf.Tensor, image_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return augment_image(pixels, augment, image_seed), label
 
-    order = tf.data.Dataset.from_generator(
-        visits, output_signature=(tf.TensorSpec((), tf.int64), tf.TensorSpec((2,), tf.int64))
-    ).apply(tf.data.experimental.assert_cardinality(len(examples)))
+    order = _generated(visits, len(examples), (tf.TensorSpec((), tf.int64), tf.TensorSpec((2,), tf.int64)))
     return decoded_dataset(order.map(columns), images, batch_size, augmented)
 
 
@@ -74,10 +72,10 @@ def array_dataset(
     """
     count = len(labels)
 
-    def batches() -> Iterator[np.ndarray]:
+    def batches() -> Iterator[tuple[np.ndarray]]:
         rows = np.arange(count) if order is None else order()
         for start in range(0, count, batch_size):
-            yield rows[start : start + batch_size]
+            yield (rows[start : start + batch_size],)
 
     table, classes = tf.constant(features), tf.constant(labels)  # what a batch is gathered from costs no copy
 
@@ -85,8 +83,7 @@ def array_dataset(
         return tf.gather(table, rows), tf.gather(classes, rows % count)
 
     return (
-        tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec((None,), tf.int64))
-        .apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
+        _generated(batches, -(-count // batch_size), (tf.TensorSpec((None,), tf.int64),))
         .map(gathered, num_parallel_calls=1)
         .prefetch(4)
         .with_options(explicit_options())
@@ -148,12 +145,41 @@ def features_dataset(
 
     signature = (tf.TensorSpec((None, *form.shape), form.dtype), tf.TensorSpec((None,), tf.int64))
     count = -(-len(examples) // batch_size)
-    return (
-        tf.data.Dataset.from_generator(batches, output_signature=signature)
-        .apply(tf.data.experimental.assert_cardinality(count))
-        .prefetch(2)
-        .with_options(explicit_options())
-    )
+    return _generated(batches, count, signature).prefetch(2).with_options(explicit_options())
+
+
+def _generated(
+    generate: Callable[[], Iterator[tuple[Any, ...]]], count: int, signature: tuple[tf.TensorSpec, ...]
+) -> tf.data.Dataset:
+    """What `generate` yields, `count` tuples a pass of its own.
+
+    TensorFlow's `from_generator` has malloc give memory back to the kernel at once, for good and for the whole process
+    (TensorFlow 2.21 sets M_TRIM_THRESHOLD), so that each temporary buffer over 128 KiB is mapped and cleared anew: half
+    of the time of a step on a small head.
+    """
+    numbers = itertools.count()
+    passes: dict[int, Iterator[tuple[Any, ...]]] = {}
+
+    def begin() -> np.int64:
+        number = next(numbers)
+        passes[number] = generate()
+        return np.int64(number)
+
+    def element(number: np.int64, step: np.int64) -> tuple[Any, ...]:
+        found = next(passes[int(number)])
+        if step == count - 1:
+            del passes[int(number)]
+        return found
+
+    def load(number: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        found = tf.numpy_function(element, [number, step], [spec.dtype for spec in signature])
+        return tuple(tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(found, signature, strict=True))
+
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.range(count).map(lambda step: load(number, step))
+
+    starts = tf.data.Dataset.from_tensors(0).map(lambda _: tf.numpy_function(begin, [], tf.int64))
+    return starts.flat_map(one_pass).apply(tf.data.experimental.assert_cardinality(count))
 
 
 def _buffers(
@@ -162,7 +188,7 @@ def _buffers(
     """Join pieces until they make `buffer_bytes`."""
     held: list[tuple[np.ndarray, np.ndarray]] = []
     size = 0
-    for piece in chain(pieces, [None]):
+    for piece in itertools.chain(pieces, [None]):
         if piece is not None:
             held.append(piece)
             size += piece[1].nbytes

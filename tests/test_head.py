@@ -186,4 +186,4 @@ def test_a_trained_head_leaves_no_memory_behind() -> None:
     for _ in range(6):
         release(fit_head((features, labels), (features, labels), 2, config).model.variables)
         used.append(psutil.Process().memory_info().rss)
-    assert used[5] - used[1] < 50e6  # 250e6 of four heads
+    assert used[5] - used[1] < 150e6  # it would be 250e6
