@@ -5,10 +5,8 @@ import functools
 import inspect
 import io
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -18,6 +16,7 @@ from rich.console import Console
 
 from features.errors import HeadstartError, OptionError
 from features.progress import console as messages
+from features.progress import silent_libraries
 
 _ENVIRONMENT_ERRORS = {
     getattr(errno, name)
@@ -138,23 +137,9 @@ def next_steps(run: Path, several_backbones: bool) -> str:
     return evaluate if several_backbones else f"headstart finetune {run}, or {evaluate}"
 
 
-@contextmanager
-def _silent_libraries() -> Iterator[None]:
-    """TensorFlow's C++ code writes to file descriptor 2 while it is imported, whatever its log level says."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def announce_device() -> None:
     """Import TensorFlow, and say what it runs on."""
-    with _silent_libraries():
+    with silent_libraries():
         from features.frozen import use_device
 
         device = use_device()

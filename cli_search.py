@@ -43,12 +43,12 @@ def sweep(
     best = result.best
     lines: list[Any] = [
         board(result.finished, result.baselines),
-        f"{result.trials} trials, {result.pruned} of them given up early, {result.seconds:.1f} s; the lowest loss "
-        f"on val has trial {best['trial']}, {best['loss']:.4f} (accuracy {best['accuracy']:.4f}), "
+        f"{result.trials} trials, {result.pruned} of them given up early; {result.seconds:.1f} s since this start",
+        f"trial {best['trial']} has the lowest loss on val, {best['loss']:.4f} (accuracy {best['accuracy']:.4f}), "
         f"on {'+'.join(best['cuts'])}",
     ]
     if not best["beats_logistic_regression"]:
-        lines.append("logistic regression on the same features is better on val: no head found is worth its trouble")
+        lines.append("no head beats logistic regression on the same features, by the loss on val")
     several = len({name.rpartition("/")[0] for name in best["cuts"]}) > 1
     lines.append(f"the run is in {run}; next: {next_steps(run, several)}")
     lines.append(f"every trial: optuna-dashboard sqlite:///{study}, or tensorboard --logdir {study}.logs")

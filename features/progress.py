@@ -1,5 +1,6 @@
-"""One way to show progress: a bar on a terminal, plain lines elsewhere; always on standard error."""
+"""One way to show progress: a bar on a terminal, plain lines elsewhere; always on standard error, which stays clean."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,3 +61,17 @@ def _plain_lines(description: str, total: int, unit: str, before: int) -> Callab
         console.print(f"{description}: {done}/{total} {unit}, {speed:.1f} {unit}/s, {left:.0f} s left")
 
     return advance
+
+
+@contextmanager
+def silent_libraries() -> Iterator[None]:
+    """TensorFlow's C++ code writes to file descriptor 2 while it is imported, whatever its log level says."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

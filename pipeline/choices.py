@@ -34,6 +34,11 @@ class Choice:
     between: bool = False
     log: bool = False
 
+    def __str__(self) -> str:
+        if self.between:
+            return f"{self.values[0]} to {self.values[1]}{' by powers' * self.log}"
+        return " or ".join(map(str, self.values))
+
     def suggest(self, trial: Asker, name: str) -> Any:
         """Let `trial` choose; what is fixed is no parameter of it."""
         if len(self.values) == 1:

@@ -107,10 +107,19 @@ def _strays(data: Path, class_folders: Sequence[Path]) -> int:
     return sum(sum(not path.is_dir() for path in stray.rglob("*")) if stray.is_dir() else 1 for stray in strays)
 
 
-def _class_folders(data: Path) -> list[tuple[str, Path]]:
-    """(split, class folder) of each class folder; the split is empty where `data` has no split folders."""
+def check_folder(data: Path) -> None:
+    """Make sure that `data` is a folder.
+
+    Raises:
+        DataError: it is not.
+    """
     if not data.is_dir():
         raise DataError(f"{data}: no such folder" if not data.exists() else f"{data}: not a folder")
+
+
+def _class_folders(data: Path) -> list[tuple[str, Path]]:
+    """(split, class folder) of each class folder; the split is empty where `data` has no split folders."""
+    check_folder(data)
     splits = [(name, data / name) for name in SPLITS if (data / name).is_dir()]
     parents = splits or [("", data)]
     folders = [(split, folder) for split, parent in parents for folder in _visible_folders(parent)]

@@ -46,7 +46,7 @@ def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline] = ()) -> 
         for one in baselines
     ]
     bar = min((one.loss for one in baselines if one.name == "logistic regression"), default=float("inf"))
-    table = Table("", "val loss", "val accuracy", "")
+    table = Table("tried", "val loss", "val accuracy", "settings")
     for loss, name, accuracy, what in sorted(rows, key=lambda row: row[0] if row[0] is not None else float("inf")):
         beaten = name.startswith("trial") and loss is not None and loss >= bar
         told = f"{what} (does not beat logistic regression)" if beaten else what

@@ -8,6 +8,7 @@ from typing import Any
 
 from features.backbones import MAP, block_of, split_cuts
 from features.errors import OptionError
+from features.progress import console
 from pipeline.cached import CachedExamples, ScanCheck, cache_features
 from pipeline.duplicates import tell_conflicts
 from pipeline.examples import check_trainable
@@ -57,6 +58,8 @@ def train_run(
     with new_run(path, overwrite) as run:
         cached = cache_features(data, features, seed, check)
         check_trainable(cached.examples, cached.class_names, data)
+        if cached.rejects:
+            console.print(f"{len(cached.rejects)} images rejected: {features.store}/rejects.csv says why", markup=False)
         tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
         train, val = (cached.arrays(cached.of(split)) for split in ("train", "val"))
         head = head.for_examples(len(train[1]))

@@ -46,6 +46,9 @@ class Cuts:
     alternatives: tuple[tuple[str, ...], ...]
     free: bool = False
 
+    def __str__(self) -> str:
+        return f"{'any of ' * self.free}{', '.join('+'.join(names) for names in self.alternatives)}"
+
     def suggest(self, trial: Asker) -> list[str]:
         """The columns that `trial` takes."""
         if self.free:

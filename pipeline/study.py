@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import shutil
 import uuid
 import weakref
@@ -246,5 +247,8 @@ def _make_sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.Base
 
 
 def _short(value: Any) -> str:
+    """A value as a person is told it: of a hash the beginning."""
+    if value is None:
+        return "not there"
     text = value if isinstance(value, str) else json.dumps(value)
-    return text[:12] + "…" if len(text) > 24 else text
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text

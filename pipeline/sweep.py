@@ -16,7 +16,7 @@ from pipeline.baselines import Baseline, Fold, fit_baselines
 from pipeline.cached import CachedExamples, ScanCheck, cache_features
 from pipeline.choices import Nearest
 from pipeline.duplicates import tell_conflicts
-from pipeline.examples import Example, Scan, check_trainable
+from pipeline.examples import Example, Scan, check_folder, check_trainable
 from pipeline.feature_config import FeatureConfig
 from pipeline.head_config import HeadConfig
 from pipeline.leaderboard import ranked
@@ -73,6 +73,7 @@ def sweep(
         RunError: `path` exists and `overwrite` is false, or it is not a run.
     """
     start, began = time.perf_counter(), time.time()
+    check_folder(data)
     check_free(path, overwrite)
     refuse_maps(features.cut)
     cuts = alternatives(features)
@@ -194,8 +195,8 @@ def _identity(
     return {
         **{f"features at {name}": key for name, key in fingerprints.items()},
         **{f"examples of {name}" if name != "classes" else name: digests[name] for name in ("classes", "train", "val")},
-        "space of cuts": repr(space.cuts),
-        **{f"space of {name}": repr(choice) for name, choice in space.choices.items()},
+        "cuts to choose from": str(space.cuts),
+        **{f"space of {name}": str(choice) for name, choice in space.choices.items()},
         "views": [features.views, features.augment] if features.views else 0,
         "folds": config.folds,
         "sampler": config.sampler,

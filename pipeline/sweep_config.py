@@ -25,7 +25,11 @@ class SweepConfig:
     trials: int = field(default=64, metadata={"help": "Heads to try, those of earlier starts included."})
     timeout: float = field(
         default=0.0,
-        metadata={"help": "Start none after this time, as 90s, 10m or 2h; 0 is no limit.", "parser": parse_duration},
+        metadata={
+            "help": "Start none after this time, as 90s, 10m or 2h; 0 is no limit.",
+            "parser": parse_duration,
+            "metavar": "TIME",
+        },
     )
     jobs: int = field(default=1, metadata={"help": "Processes that try heads; which are tried depends on their speed."})
     sampler: Literal["tpe", "random", "grid"] = field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import time
@@ -22,6 +23,7 @@ from tensorboard.plugins.hparams import api as hparams
 from features.errors import DataError, HeadstartError
 from features.files import scratch_folder
 from features.frozen import use_device
+from features.progress import silent_libraries
 from pipeline.backend import release
 from pipeline.baselines import Baseline, Fold
 from pipeline.head import fit_head
@@ -30,6 +32,7 @@ from pipeline.space import Space
 from pipeline.study import Sampler, Study, count_finished
 from pipeline.sweep_config import SweepConfig
 from pipeline.training import curves
+from pipeline.worker import begin
 
 _PATIENCE = 4  # epochs without a better loss on val
 _EXAMPLES_BEFORE_A_LOOK, _LATEST_FIRST_LOOK = 4_000, 4
@@ -195,7 +198,8 @@ def _work_apart(
     spawn = multiprocessing.get_context("spawn")
     settings = (study.path, study.space, study.sampler, study.seed)
     arguments = (settings, apart, folder, config.trials, until, os.getpid())
-    workers = [spawn.Process(target=_serve, args=arguments, daemon=True) for _ in range(config.jobs)]
+    pickled = (pickle.dumps(arguments),)
+    workers = [spawn.Process(target=begin, args=pickled, daemon=True) for _ in range(config.jobs)]
     try:
         with _surroundings_of_workers(max(1, (os.cpu_count() or 1) // config.jobs)):
             for worker in workers:
@@ -235,11 +239,12 @@ def _surroundings_of_workers(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serve(
+def serve(
     settings: tuple[Path, Space, Sampler, int], material: Material, folder: Path, most: int, until: float, parent: int
 ) -> None:
-    """What one process does."""
-    use_device()
+    """What a process of `search` does, begun by `worker.begin`."""
+    with silent_libraries():
+        use_device()
     tf.get_logger().setLevel("ERROR")
     files = sorted(folder.iterdir(), key=lambda path: int(path.stem))
     features, *views = (np.load(file, mmap_mode="r") for file in files)

@@ -475,6 +475,6 @@ def test_a_head_that_logistic_regression_beats_is_shown_as_such(
     }.items()]  # fmt: skip
     monkeypatch.setenv("COLUMNS", "300")
     text = headstart.text("sweep", prepared, *flags)
-    assert "no head found is worth its trouble" in text
+    assert "no head beats logistic regression" in text
     assert "(does not beat logistic regression)" in text
     assert not headstart("sweep", prepared, *flags, "--overwrite")["best"]["beats_logistic_regression"]
