@@ -430,6 +430,7 @@ def test_the_winner_is_not_trained_on_data_that_changed_meanwhile(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanwhile(
     prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
