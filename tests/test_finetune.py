@@ -309,9 +309,10 @@ def test_the_cache_gives_what_streaming_gives(
     shutil.copytree(run, tmp_path / "cached")
     streamed = finetune(run, QUICK)
     cached = finetune(tmp_path / "cached", replace(QUICK, from_cache=True))
+    near = {"rel": 1e-3} if precision == "float32" else {"abs": 0.01}  # steps add up what rounding the maps moves
     for one, other in zip(Run(run).history(), Run(tmp_path / "cached").history(), strict=True):
-        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-3)
-        assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-3)
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), **near)
+        assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), **near)
     assert cached.before == pytest.approx(streamed.before, rel=1e-3)
 
 
