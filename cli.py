@@ -1,6 +1,7 @@
 """The command line: parses, calls one function per command, prints. Heavy imports wait until a command needs them."""
 
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,13 +19,28 @@ from pipeline.head_config import HeadConfig
 from pipeline.prepare_config import PrepareConfig
 
 app = typer.Typer(
-    help="Train image classifiers in two phases: a head on cached features, then the top of the network.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 app.add_typer(search)
 app.add_typer(store, name="store")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headstart {version('headstart')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    asked: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train image classifiers in two phases: a head on cached features, then the top of the network."""
+
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder made by `headstart head`.", show_default=False)]
 

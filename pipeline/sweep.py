@@ -71,6 +71,7 @@ def sweep(
         OptionError: settings that can't be used, or a study of other data or settings.
         DataError: `data` can't be trained on, or no trial came to an end.
         RunError: `path` exists and `overwrite` is false, or it is not a run.
+        StoreError: the study can't be read or written.
     """
     start, began = time.perf_counter(), time.time()
     check_folder(data)
@@ -83,46 +84,45 @@ def sweep(
     if config.sampler == "grid":
         space.grid(seed)  # which may be too large
     study = Study(study_path, space, config.sampler, seed)
-
-    seen: dict[str, str] = {}
-
-    def check(scanned: Scan, fingerprints: dict[str, str]) -> None:
-        check_trainable(scanned.examples, scanned.class_names, data)
-        seen.update(list_digests(scanned.examples, scanned.class_names))
-        study.check(_identity(seen, fingerprints, space, features, config, seed))
-
-    cached = cache_features(data, wanted, seed, check)
-    check_trainable(cached.examples, cached.class_names, data)
-    tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
-    material = _material(cached, config.folds, seed)
-    study.enqueue_first(space.near(HeadConfig().for_examples(len(material.folds[0][0]))))
     with study.faults_named():
+        seen: dict[str, str] = {}
+
+        def check(scanned: Scan, fingerprints: dict[str, str]) -> None:
+            check_trainable(scanned.examples, scanned.class_names, data)
+            seen.update(list_digests(scanned.examples, scanned.class_names))
+            study.check(_identity(seen, fingerprints, space, features, config, seed))
+
+        cached = cache_features(data, wanted, seed, check)
+        check_trainable(cached.examples, cached.class_names, data)
+        tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
+        material = _material(cached, config.folds, seed)
+        study.enqueue_first(space.near(HeadConfig().for_examples(len(material.folds[0][0]))))
         first = _baselines(study, material, space.suggest(Nearest({}))[1])
-    search(study, material, config, seed, first)
-    trials = study.finished()
-    if not ranked(trials):
-        raise DataError(
-            f"{study_path}: none of {len(trials)} finished trials came to an end with a finite loss; give more "
-            "--timeout, more --trials, or another --space"
-        )
-    winner = ranked(trials)[0]
-    head, taken = space.suggest(FixedTrial(winner.params))
-    baselines = _baselines(study, material, taken)
-    head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + _EPOCHS_AFTER))
-    chosen = replace(only(features, taken), precision=cached.config.precision)
-    _write_run(study, winner.number, data, path, chosen, head, seed, overwrite, began, _unchanged(seen, data))
-    loss = winner.value or 0.0
-    beats = all(loss < one.loss for one in baselines if one.name == "logistic regression")
-    best = {
-        "trial": winner.number,
-        "loss": loss,
-        "accuracy": winner.user_attrs["accuracy"],
-        "cuts": taken,
-        "head": asdict(head),
-        "beats_logistic_regression": beats,
-    }
-    pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
-    return SweepResult(len(trials), pruned, time.perf_counter() - start, best, baselines, str(path), trials)
+        search(study, material, config, seed, first)
+        trials = study.finished()
+        if not ranked(trials):
+            raise DataError(
+                f"{study_path}: none of {len(trials)} finished trials came to an end with a finite loss; give more "
+                "--timeout, more --trials, or another --space"
+            )
+        winner = ranked(trials)[0]
+        head, taken = space.suggest(FixedTrial(winner.params))
+        baselines = _baselines(study, material, taken)
+        head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + _EPOCHS_AFTER))
+        chosen = replace(only(features, taken), precision=cached.config.precision)
+        _write_run(study, winner.number, data, path, chosen, head, seed, overwrite, began, _unchanged(seen, data))
+        loss = winner.value or 0.0
+        beats = all(loss < one.loss for one in baselines if one.name == "logistic regression")
+        best = {
+            "trial": winner.number,
+            "loss": loss,
+            "accuracy": winner.user_attrs["accuracy"],
+            "cuts": taken,
+            "head": asdict(head),
+            "beats_logistic_regression": beats,
+        }
+        pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
+        return SweepResult(len(trials), pruned, time.perf_counter() - start, best, baselines, str(path), trials)
 
 
 def _check_together(features: FeatureConfig, config: SweepConfig) -> None:

@@ -175,12 +175,11 @@ def search(
         baselines: shown beside the best trials.
 
     Raises:
-        StoreError: the study can't be read or written.
         HeadstartError: processes of its own failed.
     """
     tf.get_logger().setLevel("ERROR")  # each head is a graph of its own, which TensorFlow warns of
     until = time.time() + (config.timeout or float("inf"))
-    with live_board(study, config.trials, baselines) as tell, study.faults_named():
+    with live_board(study, config.trials, baselines) as tell:
         if config.jobs == 1:
             work(study, material, config.trials, until, seed, tell)
             return

@@ -4,15 +4,23 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cli import app
 from pipeline.feature_config import FeatureConfig
 
 from .conftest import SMALL_FLAGS
 
 HEAD_FLAGS = ("--units=16", "--epochs=2")
+
+
+def test_version_is_that_of_the_package() -> None:
+    told = CliRunner().invoke(app, ["--version"])
+    assert (told.exit_code, told.stdout) == (0, f"headstart {version('headstart')}\n")
 
 
 def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:

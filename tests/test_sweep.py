@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,15 +157,6 @@ def test_a_head_whose_training_fails_is_left_and_one_that_lacked_room_is_done_ag
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
     assert trials[0].params == trials[1].params  # given back, and then done again
     assert study.claim(1)[0].params != trials[1].params
-
-
-def test_a_study_that_can_not_be_read_is_told(space: Space, tmp_path: Path) -> None:
-    study = Study(tmp_path / "study.db", space, "tpe", 0)
-    connection = sqlite3.connect(tmp_path / "study.db")
-    connection.execute("drop table trials")
-    connection.commit()
-    with pytest.raises(StoreError, match=r"study\.db: can't be read or written .*no such table"), study.faults_named():
-        study.finished()
 
 
 @pytest.mark.slow
@@ -427,6 +419,20 @@ def test_the_winner_is_not_trained_on_data_that_changed_meanwhile(
     config = SweepConfig(trials=1, space=space_file)
     with pytest.raises(DataError, match=r"changed while heads were searched for \(val\)"):
         sweep(data, tmp_path / "study.db", tmp_path / "run", small, config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_study_that_can_not_be_read_any_more_is_told(
+    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def damage(study: Study, *_) -> None:
+        with closing(sqlite3.connect(study.path)) as connection:
+            connection.execute("drop table trials")
+            connection.commit()
+
+    monkeypatch.setattr("pipeline.sweep.search", damage)
+    with pytest.raises(StoreError, match=r"study\.db: can't be read or written .*no such table"):
+        sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, SweepConfig(1, space=space_file))
     assert not (tmp_path / "run").exists()
 
 
