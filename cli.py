@@ -129,11 +129,12 @@ def features(data: Data, config: FeatureConfig, seed: Seed = 0, json: Json = Fal
         "views_extracted": cached.views_extracted,
     }
     speed = f" ({cached.seconds:.1f} s, {cached.images_per_second:.1f} images/s)" if cached.extracted else ""
+    where = f"{config.store}/{folders[0]}" if len(folders) == 1 else f"{len(folders)} folders of {config.store}"
     summary = [
         f"{len(cached.examples)} examples in {len(cached.class_names)} classes: {cached.extracted} extracted{speed}, "
         f"{cached.cached} cached",
         f"{len(cached.rejects)} images rejected ({config.store}/rejects.csv), {cached.ignored} other files ignored",
-        f"features are in {', '.join(f'{config.store}/{folder}' for folder in folders)}",
+        f"features are in {where}; `headstart store ls {config.store}` lists all",
     ]
     if config.views:
         count = len({example.image.digest for example in cached.of("train")})

@@ -40,6 +40,7 @@ def command(
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         parameters, configurations = _parameters(function)
+        folders = [parameter.name for parameter in parameters if parameter.annotation == Data]
 
         @functools.wraps(function)
         def call(**values: Any) -> None:
@@ -47,6 +48,10 @@ def command(
                 for name, configuration in configurations.items():
                     settings = {field.name: values.pop(f"{name}_{field.name}") for field in fields(configuration)}
                     values[name] = configuration(**settings)
+                for name in folders:
+                    from pipeline.examples import check_folder
+
+                    check_folder(values[name])  # before TensorFlow takes its seconds to start
                 function(**values)
             except Exception as error:
                 code, message = _explain(error)
