@@ -71,7 +71,7 @@ def speed(photos: Path, config: FeatureConfig) -> dict[str, Any]:
     best = ranked(trials)[0]
     others = [trial for trial in trials if trial.number != best.number][:: (TRIALS - 1) // (SAMPLE - 1)]
     sample = [_plain(space.suggest(FixedTrial(trial.params))[0], material) for trial in [best, *others[: SAMPLE - 1]]]
-    baseline = TRIALS * statistics.mean(one["seconds"] for one in sample)
+    baseline = sample[0]["seconds"] + (TRIALS - 1) * statistics.mean(one["seconds"] for one in sample[1:])
     return {
         "seconds": took, "finished": len(trials), "winner_loss": best.value, "sample": sample,
         "baseline_seconds_scaled": baseline, "times_as_fast": baseline / took,

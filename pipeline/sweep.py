@@ -161,10 +161,12 @@ def _write_run(
         there = Run.open(path) if path.exists() else None
         written = there.config().get("sweep", {}) if there else {}
         since = there is not None and there.config_file.stat().st_mtime >= began
-        if written == origin and (since or not overwrite):
+        of_this_study = written.get("study") == origin["study"]
+        better = [trial.number for trial in ranked(study.finished())]
+        better = better[: better.index(number)]  # which finished after this process chose
+        if (written == origin and (since or not overwrite)) or (of_this_study and written["trial"] in better):
             console.print(f"{path} is there: another process that fills {study.path} wrote it")
             return
-        of_this_study = written.get("study") == origin["study"]
         train_run(data, path, features, head, overwrite or of_this_study, seed, check, sweep=origin)
 
 

@@ -23,7 +23,7 @@ from tensorboard.plugins.hparams import api as hparams
 from features.errors import DataError, HeadstartError
 from features.files import scratch_folder
 from features.frozen import use_device
-from features.progress import silent_libraries
+from features.progress import console, silent_libraries
 from pipeline.backend import release
 from pipeline.baselines import Baseline, Fold
 from pipeline.head import fit_head
@@ -37,6 +37,10 @@ from pipeline.worker import begin
 _PATIENCE = 4  # epochs without a better loss on val
 _EXAMPLES_BEFORE_A_LOOK, _LATEST_FIRST_LOOK = 4_000, 4
 _POLL_SECONDS = 0.5
+_NOT_THE_HEADS = (
+    KeyboardInterrupt, SystemExit, OSError, MemoryError, tf.errors.ResourceExhaustedError,
+    optuna.exceptions.StorageInternalError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def work(study: Study, material: Material, most: int, until: float, seed: int, t
             continue
         try:
             _do(study, trial, material, seed)
-        except (KeyboardInterrupt, SystemExit, OSError):
+        except _NOT_THE_HEADS:
             study.give_back(trial)
             raise
         except Exception:
@@ -253,4 +257,10 @@ def serve(
         if os.getppid() != parent:
             raise SystemExit
 
-    work(study, replace(material, features=features, views=views), most, until, study.seed, leave_if_alone)
+    try:
+        with study.faults_named():
+            work(study, replace(material, features=features, views=views), most, until, study.seed, leave_if_alone)
+    except (HeadstartError, OSError, MemoryError, tf.errors.ResourceExhaustedError) as error:
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        console.print(f"a process of the search failed: {told}", style="red", markup=False)
+        raise SystemExit(1) from error

@@ -18,7 +18,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from features.errors import DataError, OptionError, RunError, StoreError
@@ -27,6 +27,7 @@ from pipeline.choices import Choice
 from pipeline.evaluate import evaluate
 from pipeline.feature_config import FeatureConfig
 from pipeline.head_config import HeadConfig
+from pipeline.leaderboard import ranked
 from pipeline.runs import Run
 from pipeline.space import Cuts, Space, alternatives, read_choices
 from pipeline.study import Study
@@ -145,7 +146,7 @@ def test_a_head_whose_training_fails_is_left_and_one_that_lacked_room_is_done_ag
     space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = Study(tmp_path / "study.db", space, "random", 0)
-    for error in (OSError("no room"), ValueError("a bug")):
+    for error in (OSError("no room"), MemoryError(), ValueError("a bug")):
 
         def fail(*_: object, error: Exception = error) -> None:
             raise error
@@ -154,9 +155,9 @@ def test_a_head_whose_training_fails_is_left_and_one_that_lacked_room_is_done_ag
         with pytest.raises(type(error)):
             search(study, material(), SweepConfig(trials=1), 0)
     trials = study.optuna.trials
-    assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
-    assert trials[0].params == trials[1].params  # given back, and then done again
-    assert study.claim(1)[0].params != trials[1].params
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 3
+    assert trials[0].params == trials[1].params == trials[2].params  # given back, and then done again
+    assert study.claim(1)[0].params != trials[2].params
 
 
 @pytest.mark.slow
@@ -254,6 +255,15 @@ def test_baselines_are_those_of_scikit_learn() -> None:
     assert nearest.accuracy > 0.8
     assert logistic.loss < 0.5
     assert nearest.setting["k"] > 1
+
+
+def test_logistic_regression_is_penalised_no_more_than_is_good() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    features = (rng.normal(size=(200, 4)) + 8 * labels[:, np.newaxis]).astype(np.float32)
+    apart, _ = fit_baselines(features, labels, [(np.arange(150), np.arange(150, 200))], 2)
+    assert apart.setting["C"] > 1
+    assert apart.loss < 0.01
 
 
 @pytest.mark.parametrize(
@@ -447,6 +457,17 @@ def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanw
     monkeypatch.setattr("pipeline.sweep.check_free", lambda *_: None)  # as where another process wrote it meanwhile
     better = tried(4)
     assert better.best["trial"] != first.best["trial"], "no better head was found: the test would show nothing"
+    assert Run.open(tmp_path / "run").config()["sweep"]["trial"] == better.best["trial"]
+
+    before = iter([True, True])  # as where this process chose before the better head was finished
+
+    def seen(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        found = ranked(trials)
+        return [trial for trial in found if trial.number == first.best["trial"]] if next(before, False) else found
+
+    monkeypatch.setattr("pipeline.sweep.ranked", seen)
+    tried(4)
+    assert next(before, None) is None
     assert Run.open(tmp_path / "run").config()["sweep"]["trial"] == better.best["trial"]
 
 
