@@ -60,18 +60,22 @@ class Study:
             reason = str(error).splitlines()[0]
             raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
 
-    def check(self, identity: Mapping[str, Any]) -> None:
+    def check(self, identity: Mapping[str, Any], part: str = "identity") -> None:
         """Remember what the study is about; refuse to go on with something else.
+
+        Args:
+            part: under which name `identity` is remembered, where not all of it is known at once.
 
         Raises:
             OptionError: `identity` differs from what is remembered; it names where.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
-            then = self.optuna.user_attrs.get("identity")
+            then = self.optuna.user_attrs.get(part)
             if then is None:
-                shutil.rmtree(self.logs, ignore_errors=True)  # of a study that was deleted
-                self.optuna.set_user_attr("identity", now)
+                if not self.optuna.get_trials(deepcopy=False):
+                    shutil.rmtree(self.logs, ignore_errors=True)  # of a study that was deleted
+                self.optuna.set_user_attr(part, now)
                 return
         differs = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
         if differs:

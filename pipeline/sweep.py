@@ -94,6 +94,7 @@ def sweep(
 
         cached = cache_features(data, wanted, seed, check)
         check_trainable(cached.examples, cached.class_names, data)
+        study.check(_examples_used(cached), "examples used")
         tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
         material = _material(cached, config.folds, seed)
         study.enqueue_first(space.near(HeadConfig().for_examples(len(material.folds[0][0]))))
@@ -204,6 +205,12 @@ def _identity(
         "sampler": config.sampler,
         "seed": seed,
     }
+
+
+def _examples_used(cached: CachedExamples) -> dict[str, str]:
+    """Those that trials see: fewer than were found, where some could not be read for now."""
+    used = list_digests(cached.examples, cached.class_names)
+    return {f"examples of {name} that could be read": used[name] for name in ("train", "val")}
 
 
 def _material(cached: CachedExamples, folds: int, seed: int) -> Material:

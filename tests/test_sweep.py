@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from features.errors import DataError, OptionError, RunError, StoreError
 from pipeline.baselines import fit_baselines
+from pipeline.cached import CachedExamples, cache_features
 from pipeline.choices import Choice
 from pipeline.evaluate import evaluate
 from pipeline.feature_config import FeatureConfig
@@ -430,6 +431,25 @@ def test_the_winner_is_not_trained_on_data_that_changed_meanwhile(
     with pytest.raises(DataError, match=r"changed while heads were searched for \(val\)"):
         sweep(data, tmp_path / "study.db", tmp_path / "run", small, config)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_study_does_not_go_on_with_images_that_could_not_be_read_before(
+    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_but_one(*arguments) -> CachedExamples:
+        cached = cache_features(*arguments)
+        return replace(cached, examples=[one for one in cached.examples if one is not cached.of("val")[0]])
+
+    def tried() -> SweepResult:
+        return sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, SweepConfig(1, space=space_file))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.sweep.cache_features", all_but_one)
+        patched.setattr("pipeline.sweep.search", lambda *_: None)
+        with pytest.raises(DataError, match="none of 0 finished trials"):
+            tried()
+    with pytest.raises(OptionError, match=r"examples of val that could be read was .*, is "):
+        tried()
 
 
 def test_a_study_that_can_not_be_read_any_more_is_told(
