@@ -33,35 +33,44 @@ from pipeline.prepare import prepare
 from pipeline.prepare_config import PrepareConfig
 
 PARTS = ("decoding", "extraction", "head", "phase1", "finetuning")
+_MANY = 4  # times as many images where they only pass once: starting a pipeline takes as long as a dozen of them
 
 
 def measure(parts: tuple[str, ...], count: int, photos: Path | None, folder: Path) -> list[Row]:
-    draw_demo(folder / "drawn", count)
-    for path in (folder / "drawn").glob("*/broken*"):
-        path.unlink()
-    data = folder / "data"
-    prepare(folder / "drawn", data, PrepareConfig(val=0.1, test=0))
-    images = [image for image in inspect_images(sorted(data.glob("*/*/*.jpg"))) if isinstance(image, ImageFile)]
+    few, some = draw_data(folder / "few", count)
+    many, more = draw_data(folder / "many", _MANY * count)
     backbone = build_backbone("inception_v3", "random")
     rows = []
     if "decoding" in parts:
-        rows.append(decoding_row("drawings", images))
+        rows.append(decoding_row("drawings", more))
         if photos:
-            paths = sorted(photos.glob("*/*.jpg"))
-            found = [image for image in inspect_images(paths) if isinstance(image, ImageFile)]
+            found = usable(sorted(photos.glob("*/*.jpg")))
             rows.append(decoding_row(f"{len(found)} photographs", found))
             for name, noise in (("smooth", 0), ("noisy", 6)):
                 large = large_jpegs(found, folder / name, noise)
                 rows.append(decoding_row(f"12-megapixel JPEGs, {name},", large))
     if "extraction" in parts:
-        rows += extraction_rows(images, data, folder, backbone)
+        rows += extraction_rows(more, many, folder, backbone)
     if "head" in parts:
         rows.append(head_row())
     if "phase1" in parts:
-        rows += phase1_rows(images, data, folder, backbone)
+        rows += phase1_rows(some, few, folder, backbone)
     if "finetuning" in parts:
-        rows += finetuning_rows(images, data, folder)
+        rows += finetuning_rows(some, few, folder)
     return rows
+
+
+def draw_data(folder: Path, count: int) -> tuple[Path, list[ImageFile]]:
+    """A data folder of `count` drawn images, split into train and val, and what is in it."""
+    draw_demo(folder / "drawn", count)
+    for path in (folder / "drawn").glob("*/broken*"):
+        path.unlink()
+    prepare(folder / "drawn", folder / "data", PrepareConfig(val=0.1, test=0))
+    return folder / "data", usable(sorted((folder / "data").glob("*/*/*.jpg")))
+
+
+def usable(paths: list[Path]) -> list[ImageFile]:
+    return [image for image in inspect_images(paths) if isinstance(image, ImageFile)]
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -88,7 +97,7 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--images", type=int, default=96, help="four times as many for extraction")
     parser.add_argument("--photos", type=Path, help="a folder of class folders with JPEGs")
     parser.add_argument("--only", choices=PARTS)
     arguments = parser.parse_args()

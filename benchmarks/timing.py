@@ -90,6 +90,9 @@ class LastBatch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.ended = time.perf_counter()
 
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.ended = time.perf_counter()
+
 
 def ceilings() -> dict[str, float]:
     """GFLOP/s of a product of two matrices of side 4096, for each dtype: the best of three."""

@@ -82,10 +82,12 @@ def explicit_options() -> tf.data.Options:
     """Options for every dataset of ours.
 
     Autotuning is off: its thread sleeps in doubling periods up to 60 s, and destroying an iterator sometimes waits
-    that sleep out (TensorFlow 2.21), while all it could tune here is a parallelism that is known.
+    that sleep out (TensorFlow 2.21), while all it could tune here is a parallelism that is known. Rewriting of the
+    graph is off: for that, whatever a dataset refers to is copied into it, twice over, as features in memory.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
     options.deterministic = True
     return options
 
