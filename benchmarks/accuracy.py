@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmarks.curves import finetuning
 from benchmarks.extraction import installed
 from benchmarks.timing import LastBatch, write_merged
-from features.frozen import FrozenBackbone
+from features.frozen import FrozenBackbone, resolve_precision
 from pipeline.cached import cache_features
 from pipeline.feature_config import FeatureConfig
 from pipeline.head import build_head, fit_head, train_head
@@ -148,7 +148,8 @@ class _Epochs(LastBatch):
 
 def _ours(train: Arrays, val: Arrays, test: Arrays, seed: int) -> dict[str, float]:
     epochs = _Epochs()
-    found = fit_head(train, val, 2, HeadConfig(epochs=EPOCHS), seed, callbacks=[epochs])
+    reduced = resolve_precision("auto") == "bfloat16"
+    found = fit_head(train, val, 2, HeadConfig(epochs=EPOCHS), seed, callbacks=[epochs], reduced=reduced)
     figures = epochs.until(found.best_epoch, [0.0] * EPOCHS)  # what follows a last batch is our own work
     return {**figures, "loss": found.val["loss"], "accuracy": accuracy(found.model, test)}
 

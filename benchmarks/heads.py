@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.extraction import BATCH, MACS, SIZE, keras_files
 from benchmarks.timing import LastBatch, Row, in_turns, seconds
 from features.backbones import Backbone
+from features.frozen import resolve_precision
 from features.image_files import ImageFile
 from pipeline.feature_config import FeatureConfig
 from pipeline.head import train_head
@@ -27,12 +28,13 @@ def head_row() -> Row:
     features = rng.normal(size=(EXAMPLES, DIMENSION)).astype(np.float32)
     labels = rng.integers(0, 2, EXAMPLES)
     val = (features[:64], labels[:64])
+    reduced = resolve_precision("auto") == "bfloat16"
     model = keras.Sequential([keras.layers.Dense(1024, "relu"), keras.layers.Dense(1, "sigmoid")])
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     model.fit(features[:BATCH], labels[:BATCH], verbose=0)
 
     def ours() -> float:
-        trained = train_head((features, labels), val, 2, HeadConfig(epochs=3))
+        trained = train_head((features, labels), val, 2, HeadConfig(epochs=3), reduced=reduced)
         return 3 / trained.seconds
 
     stalls: list[float] = []

@@ -64,6 +64,11 @@ class CachedExamples:
     views_extracted: int = 0
 
     @property
+    def reduced(self) -> bool:
+        """Whether heads on these features are trained in bfloat16 as well, because this machine gains by it."""
+        return self.config.precision == "bfloat16"
+
+    @property
     def network(self) -> Network:
         """The one network there is.
 

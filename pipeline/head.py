@@ -87,11 +87,12 @@ def train_head(
     seed: int = 0,
     logs: Path | None = None,
     views: Sequence[np.ndarray] = (),
+    reduced: bool = False,
 ) -> TrainedHead:
     """Train a head and keep its best epoch by loss on val, showing how far it is.
 
     Args:
-        train, val, classes, config, seed, views: as of `fit_head`.
+        train, val, classes, config, seed, views, reduced: as of `fit_head`.
         logs: folder for TensorBoard's curves, or None.
 
     Raises:
@@ -103,7 +104,7 @@ def train_head(
     config = config.for_examples(count)
     with progress("training the head", config.epochs * count, "examples") as advance:
         callbacks = [Progress(advance, count, config.batch_size), *([curves(logs, "head")] if logs else [])]
-        return fit_head(train, val, classes, config, seed, views, callbacks)
+        return fit_head(train, val, classes, config, seed, views, callbacks, reduced)
 
 
 def fit_head(
@@ -114,6 +115,7 @@ def fit_head(
     seed: int = 0,
     views: Sequence[np.ndarray] = (),
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    reduced: bool = False,
 ) -> TrainedHead:
     """Train a head and keep its best epoch by loss on val.
 
@@ -122,6 +124,7 @@ def fit_head(
         val: the same, of the validation examples.
         views: other features [N, D] of the training examples; each epoch takes one of them in place of `train`.
         callbacks: told of each epoch's `val_loss`; one of them may end the training.
+        reduced: compute the products of hidden layers in bfloat16 while it trains.
 
     Raises:
         OptionError: an unknown optimizer.
@@ -130,7 +133,7 @@ def fit_head(
     import keras
 
     from features.frozen import make_deterministic, on_gpu
-    from pipeline.backend import compile_updates, release
+    from pipeline.backend import compile_updates, for_training, release
     from pipeline.inputs import array_dataset
     from pipeline.training import EpochCounter, HardLoss, class_weights, compile_model, make_optimizer
 
@@ -143,9 +146,9 @@ def fit_head(
     settings["ema_momentum"] = _AVERAGING ** (config.batch_size / SMALLEST_BATCH)
     optimizer = make_optimizer(config.optimizer, config.learning_rate, use_ema=True, **settings)
     steps = min(-(-count // config.batch_size), _STEPS)
-    trained = keras.Model(model.inputs, model.outputs)  # the same layers: what is kept shall know of no optimizer
+    trained = for_training(model, reduced)
     compile_model(trained, classes, optimizer, config.label_smoothing, steps_per_execution=steps, jit_compile=False)
-    optimizer.build(model.trainable_variables)  # within the first step, it would have TensorFlow trace that twice
+    optimizer.build(trained.trainable_variables)  # within the first step, it would have TensorFlow trace that twice
     updates = model.count_params() * config.epochs * -(-count // config.batch_size)
     if updates >= _COMPILED_FROM and not on_gpu():
         compile_updates(optimizer)

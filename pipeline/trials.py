@@ -53,6 +53,7 @@ class Material:
         columns: where in `features` each cut lies.
         folds: rows to train on and rows to validate on; a trial's loss is the mean over them.
         views: other features [N of train, D], of which each epoch takes one; with one fold only.
+        reduced: as of `fit_head`.
     """
 
     features: np.ndarray
@@ -61,6 +62,7 @@ class Material:
     folds: Sequence[Fold]
     classes: int
     views: Sequence[np.ndarray] = ()
+    reduced: bool = False
 
     @property
     def first_look(self) -> int:
@@ -118,6 +120,7 @@ def _do(study: Study, trial: optuna.Trial, material: Material, seed: int) -> Non
                 (features[train], material.labels[train]),
                 (features[val], material.labels[val]),
                 material.classes, config, seed, views, [report, curves(logs, f"fold-{number}")],
+                material.reduced,
             )  # fmt: skip
             release(trained.model.variables)
             losses.append(trained.val["loss"])

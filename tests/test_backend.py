@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pipeline import backend
-from pipeline.head import fit_head
+from pipeline.head import build_head, fit_head
 from pipeline.head_config import OPTIMIZERS, HeadConfig
 
 
@@ -25,3 +25,27 @@ def test_updates_compiled_or_not_train_the_same_head(monkeypatch: pytest.MonkeyP
         assert one == pytest.approx(other, rel=1e-4)
     for one, other in zip(trained.model.get_weights(), plain.model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_trained_in_bfloat16_is_the_head_itself() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 500)
+    features = (rng.normal(size=(500, 8)) + 2 * np.eye(8)[labels]).astype(np.float32)
+    config = HeadConfig(units=(16, 8), epochs=3, learning_rate=1e-2)
+    train, val = (features[:400], labels[:400]), (features[400:], labels[400:])
+    plain, trained = (fit_head(train, val, 3, config, seed=1, reduced=reduced) for reduced in (False, True))
+    assert trained.history != plain.history
+    assert trained.val["loss"] == pytest.approx(plain.val["loss"], abs=0.05)
+    assert {type(layer) for layer in trained.model.layers} == {type(layer) for layer in plain.model.layers}
+    logits = trained.model.predict(val[0], verbose=0)
+    loss = keras.losses.sparse_categorical_crossentropy(val[1], logits, from_logits=True)
+    assert trained.val["loss"] == pytest.approx(float(np.mean(loss)), rel=1e-5)  # no less than float32
+
+
+def test_a_layer_in_bfloat16_rounds_only_while_it_is_trained() -> None:
+    head = build_head(np.ones((4, 6), np.float32), 2, HeadConfig(units=(8,), dropout=0.0))
+    trained = backend.for_training(head, reduced=True)
+    features = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    exact = head(features)
+    np.testing.assert_array_equal(trained(features, training=False), exact)
+    assert 0 < np.abs(trained(features, training=True) - exact).max() < 0.05

@@ -137,8 +137,8 @@ def test_impossible_settings_are_refused(settings: dict) -> None:
 
 def test_what_is_left_open_fits_the_number_of_examples() -> None:
     chosen = [HeadConfig().for_examples(count) for count in (1, 400, 1600, 20_000)]
-    assert [config.batch_size for config in chosen] == [64, 64, 128, 512]
-    assert [config.learning_rate for config in chosen] == pytest.approx([3e-4, 3e-4, 4.24e-4, 8.49e-4], rel=1e-2)
+    assert [config.batch_size for config in chosen] == [64, 64, 128, 256]
+    assert [config.learning_rate for config in chosen] == pytest.approx([3e-4, 3e-4, 4.24e-4, 6e-4], rel=1e-2)
     assert HeadConfig(batch_size=7, learning_rate=1.0).for_examples(400) == HeadConfig(batch_size=7, learning_rate=1.0)
 
 
