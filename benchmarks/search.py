@@ -19,7 +19,7 @@ from rich.console import Console
 from scipy.stats import t
 from sklearn.neighbors import KNeighborsClassifier
 
-from benchmarks.accuracy import accuracy, arrays_of, features_asked, photo_arguments
+from benchmarks.accuracy import accuracy, features_asked, photo_arguments
 from benchmarks.timing import write_merged
 from pipeline.baselines import fit_baselines, logistic_regression
 from pipeline.cached import cache_features
@@ -56,7 +56,8 @@ def speed(photos: Path, config: FeatureConfig) -> dict[str, Any]:
 
     The baseline is measured on the winner and six others, and scaled.
     """
-    features, labels = arrays_of(photos, config)
+    cached = cache_features(photos, config)
+    features, labels = cached.arrays(cached.examples)
     order = np.random.default_rng(0).permutation(len(labels))
     train, val = np.split(order, [round(0.8 * len(order))])
     rng = np.random.default_rng(0)
@@ -66,6 +67,7 @@ def speed(photos: Path, config: FeatureConfig) -> dict[str, Any]:
     material = Material(
         np.concatenate([features[repeated] + noise, features[val]]), np.concatenate([labels[repeated], labels[val]]),
         {"mixed10": slice(0, features.shape[1])}, [(rows[:EXAMPLES], rows[EXAMPLES:])], 2,
+        reduced=cached.reduced,
     )  # fmt: skip
     space, trials, took = searched(material, Cuts((("mixed10",),)), 0)
     best = ranked(trials)[0]
@@ -105,14 +107,15 @@ def cuts(photos: Path, config: FeatureConfig, seeds: int) -> dict[str, Any]:
     for seed in range(seeds):
         order = np.random.default_rng(seed).permutation(len(labels))
         train, val, test = np.split(order, [round(0.8 * len(order)), round(0.9 * len(order))])
-        material = Material(features, labels, columns, [(train, val)], 2)
+        material = Material(features, labels, columns, [(train, val)], 2, reduced=cached.reduced)
         space, trials, took = searched(material, Cuts(tuple((name,) for name in columns), free=True), seed)
         best = ranked(trials)[0]
         head, chosen = space.suggest(FixedTrial(best.params))
         row: dict[str, Any] = {"seconds": took, "cuts": chosen}
         for name, settings, names in (("winner", head, chosen), ("default", HeadConfig(), ["mixed10"])):
             taken, _ = material.at(names)
-            trained = fit_head((taken[train], labels[train]), (taken[val], labels[val]), 2, settings, seed)
+            parts = ((taken[rows], labels[rows]) for rows in (train, val))
+            trained = fit_head(*parts, 2, settings, seed, reduced=cached.reduced)
             row[name] = accuracy(trained.model, (taken[test], labels[test]))
         row |= _baselines(material, chosen, test)
         rows.append(row)
@@ -148,7 +151,8 @@ def views(photos: Path, config: FeatureConfig, seeds: int, count: int = 4) -> di
     rows = []
     for seed in range(seeds):
         with_views, without = (
-            accuracy(fit_head(train, val, 2, HeadConfig(), seed, v).model, test) for v in (viewed, [])
+            accuracy(fit_head(train, val, 2, HeadConfig(), seed, some, reduced=cached.reduced).model, test)
+            for some in (viewed, [])
         )
         rows.append({"views": with_views, "none": without, "points": 100 * (with_views - without)})
     points = [row["points"] for row in rows]

@@ -65,7 +65,7 @@ class CachedExamples:
 
     @property
     def reduced(self) -> bool:
-        """Whether heads on these features are trained in bfloat16 as well, because this machine gains by it."""
+        """Whether heads on these features are trained in bfloat16 as well."""
         return self.config.precision == "bfloat16"
 
     @property

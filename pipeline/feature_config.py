@@ -41,8 +41,8 @@ class FeatureConfig:
     precision: Literal["auto", "float32", "bfloat16", "int8"] = field(
         default="auto",
         metadata={
-            "help": "Arithmetic of the frozen backbone; auto takes bfloat16 where it is faster. int8 is quantised on "
-            "300 of the images, and needs the extra int8."
+            "help": "Arithmetic of the frozen backbone; auto takes bfloat16 where it is faster, and heads are then "
+            "trained in it, too. int8 is quantised on 300 of the images, and needs the extra int8."
         },
     )
     image_size: int = field(default=0, metadata={"help": "Side of the input in pixels; 0 is the backbone's own."})

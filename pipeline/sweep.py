@@ -221,7 +221,7 @@ def _material(cached: CachedExamples, folds: int, seed: int) -> Material:
     if folds:
         parts = _folds([*train, *val], labels, folds, seed)
     views = cached.view_arrays(train)
-    return Material(features, labels, cached.columns(), parts, len(cached.class_names), views, cached.reduced)
+    return Material(features, labels, cached.columns(), parts, len(cached.class_names), views, reduced=cached.reduced)
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:

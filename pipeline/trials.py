@@ -120,7 +120,7 @@ def _do(study: Study, trial: optuna.Trial, material: Material, seed: int) -> Non
                 (features[train], material.labels[train]),
                 (features[val], material.labels[val]),
                 material.classes, config, seed, views, [report, curves(logs, f"fold-{number}")],
-                material.reduced,
+                reduced=material.reduced,
             )  # fmt: skip
             release(trained.model.variables)
             losses.append(trained.val["loss"])

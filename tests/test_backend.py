@@ -1,10 +1,19 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 
 from pipeline import backend
+from pipeline.feature_config import FeatureConfig
 from pipeline.head import build_head, fit_head
 from pipeline.head_config import OPTIMIZERS, HeadConfig
+from pipeline.phase1 import train_run
+from pipeline.sweep import sweep
+from pipeline.sweep_config import SweepConfig
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -15,12 +24,24 @@ def test_updates_compiled_or_not_train_the_same_head(monkeypatch: pytest.MonkeyP
     config = HeadConfig(units=(16,), epochs=3, learning_rate=1e-2, optimizer=optimizer, weight_decay=1e-3)
     train, val = (features[:400], labels[:400]), (features[400:], labels[400:])
     plain = fit_head(train, val, 2, config, seed=1)
-    compiled: list[keras.optimizers.Optimizer] = []
-    compile_updates = backend.compile_updates
-    monkeypatch.setattr(backend, "compile_updates", lambda given: (compiled.append(given), compile_updates(given)))
+    compiled: list[str] = []
+
+    def function(update: Any = None, **options: Any) -> Callable[..., Any]:
+        traced: Callable[..., Any] = tf_function(update, **options)
+        if not options.get("jit_compile"):
+            return traced
+
+        def called(gradients: list[Any]) -> None:
+            compiled.append("step")
+            traced(gradients)
+
+        return called
+
+    tf_function = backend.tf.function
+    monkeypatch.setattr(backend.tf, "function", function)
     monkeypatch.setattr("pipeline.head._COMPILED_FROM", 0)
     trained = fit_head(train, val, 2, config, seed=1)
-    assert len(compiled) == 1
+    assert compiled
     for one, other in zip(trained.history, plain.history, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     for one, other in zip(trained.model.get_weights(), plain.model.get_weights(), strict=True):
@@ -49,3 +70,20 @@ def test_a_layer_in_bfloat16_rounds_only_while_it_is_trained() -> None:
     exact = head(features)
     np.testing.assert_array_equal(trained(features, training=False), exact)
     assert 0 < np.abs(trained(features, training=True) - exact).max() < 0.05
+
+
+@pytest.mark.parametrize(("precision", "reduced"), [("float32", False), ("bfloat16", True)])
+def test_heads_are_trained_in_the_precision_of_their_features(
+    prepared: Path, small: FeatureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any, reduced: bool
+) -> None:
+    seen: list[bool] = []
+    for_training = backend.for_training
+    monkeypatch.setattr(backend, "for_training", lambda head, given: (seen.append(given), for_training(head, given))[1])
+    features = replace(small, precision=precision)
+    train_run(prepared, tmp_path / "one", features, HeadConfig(units=(4,), epochs=1))
+    assert seen == [reduced]
+    space = tmp_path / "space.toml"
+    space.write_text("layers = 1\nunits = [4, 5]\nepochs = 1\n")
+    sweep(prepared, tmp_path / "study.db", tmp_path / "best", features, SweepConfig(1, space=space))
+    assert len(seen) > 2
+    assert set(seen) == {reduced}

@@ -50,9 +50,13 @@ def test_the_best_epoch_on_val_is_kept() -> None:
     assert trained.val["loss"] == min(losses)
 
 
-def test_one_seed_gives_one_head_and_another_gives_another() -> None:
+@pytest.mark.parametrize(("compiled_from", "reduced"), [(9e99, False), (0, True)])
+def test_one_seed_gives_one_head_and_another_gives_another(
+    compiled_from: float, reduced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.head._COMPILED_FROM", compiled_from)
     train, val = blobs(2), blobs(2, seed=3)
-    first, again, other = (train_head(train, val, 2, QUICK, seed).history for seed in (1, 1, 2))
+    first, again, other = (train_head(train, val, 2, QUICK, seed, reduced=reduced).history for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -86,7 +90,8 @@ def test_a_feature_that_is_constant_in_train_does_no_harm() -> None:
 
 def test_a_head_survives_saving(tmp_path: Path) -> None:
     train, val = blobs(2), blobs(2, seed=3)
-    model = train_head(train, val, 2, QUICK).model
+    model = train_head(train, val, 2, QUICK, reduced=True).model
+    assert not model.compiled
     model.save(tmp_path / "head.keras")
     loaded = keras.models.load_model(tmp_path / "head.keras")
     np.testing.assert_array_equal(loaded.predict(val[0], verbose=0), model.predict(val[0], verbose=0))
@@ -179,7 +184,9 @@ def test_each_epoch_takes_another_view() -> None:
     assert turns[1] != same[1]
 
 
-def test_a_trained_head_leaves_no_memory_behind() -> None:
+@pytest.mark.parametrize("compiled_from", [9e99, 0])
+def test_a_trained_head_leaves_no_memory_behind(compiled_from: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.head._COMPILED_FROM", compiled_from)
     features, labels = np.zeros((64, 4000), np.float32), np.arange(64) % 2
     config = HeadConfig(units=(1000,), epochs=1)  # 16 MB, and three times as much of the optimizer's
     used = []
@@ -187,3 +194,13 @@ def test_a_trained_head_leaves_no_memory_behind() -> None:
         release(fit_head((features, labels), (features, labels), 2, config).model.variables)
         used.append(psutil.Process().memory_info().rss)
     assert used[5] - used[1] < 150e6  # it would be 250e6
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("count", [1, 600])
+def test_input_is_standardised_by_mean_and_variance_of_all_rows(count: int, dtype: type) -> None:
+    features = np.random.default_rng(0).normal(1000, 3, size=(count, 5)).astype(dtype)
+    layer = build_head(features, 2, QUICK).get_layer("standardise")
+    exact = features.astype(np.float64)
+    np.testing.assert_allclose(np.ravel(layer.mean), exact.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(np.ravel(layer.variance), exact.var(axis=0) if count > 1 else 1.0, rtol=1e-5)
