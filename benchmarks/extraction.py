@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.timing import LastBatch, Row, in_turns, seconds
+from benchmarks.timing import Row, Stalls, in_turns, seconds
 from features.backbones import Backbone
 from features.batches import decoded_batches
 from features.frozen import FrozenBackbone, resolve_precision
@@ -57,13 +57,10 @@ def extraction_rows(images: list[ImageFile], data: Path, folder: Path, backbone:
 
         return run
 
-    stalls: list[float] = []
+    stalls = Stalls()
 
     def predict() -> float:
-        last = LastBatch()
-        took = seconds(lambda: model.predict(keras_files(images), verbose=0, callbacks=[last]))
-        stalls.append(time.perf_counter() - last.ended)
-        return len(images) / took
+        return stalls.timed(len(images), lambda last: model.predict(keras_files(images), verbose=0, callbacks=[last]))
 
     def decode_only() -> float:
         return len(images) / seconds(lambda: [None for _ in decoded_batches(images, ImageConfig(SIZE), BATCH)])
@@ -74,10 +71,9 @@ def extraction_rows(images: list[ImageFile], data: Path, folder: Path, backbone:
     found = in_turns({**{precision: ours(precision) for precision in mine}, **others})
 
     def row(precision: str, baseline: str) -> Row:
-        stall = stalls if baseline == "model.predict" else []
-        return Row(
-            f"extraction, {precision}", "images/s", baseline, found[precision], found[baseline], MACS, stall=stall
-        )
+        keras = stalls if baseline == "model.predict" else Stalls()
+        figures = found[precision], found[baseline]
+        return Row(f"extraction, {precision}", "images/s", baseline, *figures, macs=MACS, keras=keras)
 
     return [row(precision, "model.predict") for precision in mine] + [
         row(best, baseline) for baseline in others if baseline != "model.predict"
@@ -103,7 +99,7 @@ def rivals(images: list[ImageFile], backbone: Backbone) -> dict[str, Callable[[]
 
         def forward(pixels: np.ndarray) -> Any:
             with torch.inference_mode():
-                return network(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
+                return network(torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
 
         found["PyTorch, float32"] = fed(images, forward)
     return found

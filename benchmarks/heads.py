@@ -1,14 +1,13 @@
 """Phase 1 on cached features, and from nothing, against plain Keras."""
 
 import itertools
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from benchmarks.extraction import BATCH, MACS, SIZE, keras_files
-from benchmarks.timing import LastBatch, Row, in_turns, seconds
+from benchmarks.timing import Row, Stalls, in_turns, seconds
 from features.backbones import Backbone
 from features.frozen import resolve_precision
 from features.image_files import ImageFile
@@ -37,19 +36,16 @@ def head_row() -> Row:
         trained = train_head((features, labels), val, 2, HeadConfig(epochs=EPOCHS), reduced=reduced)
         return EPOCHS / trained.seconds
 
-    stalls: list[float] = []
+    stalls = Stalls()
 
     def theirs() -> float:
-        last = LastBatch()
-        took = seconds(lambda: model.fit(features, labels, batch_size=BATCH, verbose=0, callbacks=[last]))
-        stalls.append(time.perf_counter() - last.ended)
-        return 1 / took
+        return stalls.timed(1, lambda last: model.fit(features, labels, batch_size=BATCH, verbose=0, callbacks=[last]))
 
     found = in_turns({"ours": ours, "theirs": theirs})
     note = "ours with compiling and validation, over ten epochs; the baseline without, over one, in float32"
     note += "; ours multiplies in bfloat16" if reduced else ""
     macs = EXAMPLES * MACS_OF_HEAD
-    return Row("head, epochs of 20,000", "epochs/s", "plain fit, batch 32", **found, macs=macs, note=note, stall=stalls)
+    return Row("head, epochs of 20,000", "epochs/s", "plain fit, batch 32", **found, macs=macs, note=note, keras=stalls)
 
 
 def frozen_base(backbone: Backbone) -> keras.Model:
@@ -68,7 +64,7 @@ def phase1_rows(images: list[ImageFile], data: Path, folder: Path, backbone: Bac
     recipe = frozen_base(backbone)
     recipe.fit(keras_files(images[:BATCH], labels[:BATCH]), verbose=0)
     numbers = itertools.count()
-    stalls: list[float] = []
+    stalls = Stalls()
 
     def ours(fresh: bool) -> float:
         store = folder / (f"phase1-{next(numbers)}" if fresh else "phase1")
@@ -77,10 +73,9 @@ def phase1_rows(images: list[ImageFile], data: Path, folder: Path, backbone: Bac
         return 3600 / seconds(lambda: train_run(data, folder / "run", config, head, overwrite=True))
 
     def theirs() -> float:
-        last = LastBatch()
-        took = seconds(lambda: recipe.fit(keras_files(images, labels), verbose=0, callbacks=[last]))
-        stalls.append(time.perf_counter() - last.ended)
-        return 3600 / (EPOCHS * took)
+        return stalls.timed(
+            3600 / EPOCHS, lambda last: recipe.fit(keras_files(images, labels), verbose=0, callbacks=[last])
+        )
 
     ours(fresh=False)
     found = in_turns({"empty": lambda: ours(True), "full": lambda: ours(False), "recipe": theirs}, rounds=3)
@@ -89,7 +84,7 @@ def phase1_rows(images: list[ImageFile], data: Path, folder: Path, backbone: Bac
     return [
         Row(
             f"phase 1, ten epochs of {len(images)} images, {store} store", "runs/h", "frozen base in every epoch",
-            found[store], found["recipe"], macs / 3600, note="the baseline is one epoch, times ten", stall=stalls,
+            found[store], found["recipe"], macs / 3600, note="the baseline is one epoch, times ten", keras=stalls,
         )
         for store, macs in (("empty", len(images) * (MACS + head)), ("full", len(images) * head))
     ]  # fmt: skip

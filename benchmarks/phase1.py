@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from rich.console import Console
 
 from benchmarks.extraction import BATCH, keras_files
 from benchmarks.heads import EPOCHS, frozen_base
-from benchmarks.timing import LastBatch, seconds
+from benchmarks.timing import Stalls, seconds
 from features.files import write_json
 from features.weights import build_backbone
 from pipeline.examples import Example, scan
@@ -35,13 +34,12 @@ def recipe(photos: Path, weights: str, rescale: str) -> dict[str, float]:
 
     train, val = ([one for one in examples if one.split == split] for split in ("train", "val"))
     model = frozen_base(build_backbone("inception_v3", weights, rescale))
-    took = stalled = 0.0
+    stalls = Stalls()
+    took = 0.0
     for run, chosen in ((model.fit, train), (model.evaluate, val)):
         run(batches(chosen[:BATCH]), verbose=0)
-        last = LastBatch()
-        took += seconds(lambda run=run, chosen=chosen, last=last: run(batches(chosen), verbose=0, callbacks=[last]))
-        stalled += time.perf_counter() - last.ended
-    return {"images": len(train) + len(val), "epoch_seconds": took, "stalled_seconds": stalled}
+        took += 1 / stalls.timed(1, lambda last, run=run, of=chosen: run(batches(of), verbose=0, callbacks=[last]))
+    return {"images": len(train) + len(val), "epoch_seconds": took, "stalled_seconds": sum(stalls.seconds)}
 
 
 def main() -> None:

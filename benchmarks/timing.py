@@ -16,6 +16,43 @@ from features.files import write_json
 ROUNDS = 5
 
 
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+class LastBatch(keras.callbacks.Callback):
+    """When the last batch ended: what comes after it is tf.data's autotuner being waited for."""
+
+    ended = 0.0
+
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.ended = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.ended = time.perf_counter()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.ended = time.perf_counter()
+
+
+class Stalls:
+    """What passes of Keras waited for at their ends: seconds of each, and its figure but for them."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.without: list[float] = []
+
+    def timed(self, units: float, work: Callable[[LastBatch], Any]) -> float:
+        """Units a second of a pass, which takes the callback it is given."""
+        last = LastBatch()
+        took = seconds(lambda: work(last))
+        self.seconds.append(time.perf_counter() - last.ended)
+        self.without.append(units / (took - self.seconds[-1]))
+        return units / took
+
+
 @dataclass
 class Row:
     """One comparison.
@@ -24,7 +61,7 @@ class Row:
         ours, theirs: one figure a round, larger is better, as `in_turns` yields them.
         macs: multiply-adds behind one unit of the figures; 0 where arithmetic is not what limits.
         note: what a reader must know, as that the baseline was scaled.
-        stall: seconds that Keras lost at the end of each of its passes, a round.
+        keras: what Keras lost in the baseline, where it is Keras's.
     """
 
     name: str
@@ -34,7 +71,7 @@ class Row:
     theirs: list[float]
     macs: float = 0.0
     note: str = ""
-    stall: list[float] = field(default_factory=list)
+    keras: Stalls = field(default_factory=Stalls)
 
     def as_fields(self, ceilings: dict[str, float]) -> dict[str, Any]:
         ratios = [one / other for one, other in zip(self.ours, self.theirs, strict=True)]
@@ -47,8 +84,12 @@ class Row:
             "ratio": statistics.median(ratios),
             "ratios": ratios,
             "note": self.note,
-            "stalled_seconds_of_baseline": self.stall,
+            "stalled_seconds_of_baseline": self.keras.seconds,
         }
+        if self.keras.seconds:
+            awake = [one / other for one, other in zip(self.ours, self.keras.without, strict=True)]
+            fields |= {"theirs_without_stalls": statistics.median(self.keras.without)}
+            fields |= {"ratio_without_stalls": statistics.median(awake)}
         if self.macs:
             reached = 2 * self.macs * fields["ours"] / 1e9
             fields["gflops"] = reached
@@ -71,27 +112,6 @@ def write_merged(file: Path, found: dict[str, Any]) -> None:
     """Write parts to a JSON file, and leave its other parts."""
     before = json.loads(file.read_text()) if file.exists() else {}
     write_json(file, {**before, **found})
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-class LastBatch(keras.callbacks.Callback):
-    """When the last batch ended: what comes after it is tf.data's autotuner being waited for."""
-
-    ended = 0.0
-
-    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.ended = time.perf_counter()
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.ended = time.perf_counter()
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.ended = time.perf_counter()
 
 
 def ceilings() -> dict[str, float]:
