@@ -143,11 +143,11 @@ class _Epochs(LastBatch):
         self._waited = 0.0
 
     def until(self, best: int, stalled: list[float]) -> dict[str, float]:
-        """Epoch `best`, the seconds to its end from when this was made, and those of an epoch but for the first."""
+        """Epoch `best`, the seconds to its end from when this was made, and those of the fastest but for the first."""
         taken = np.diff([self.start, *self.at]) - stalled
         return {
             "epoch": best, "seconds": self.at[best - 1] - self.start,
-            "stalled_seconds": sum(stalled[:best]), "epoch_seconds": statistics.median(taken[1:]),
+            "stalled_seconds": sum(stalled[:best]), "epoch_seconds": min(taken[1:]),
         }  # fmt: skip
 
 
