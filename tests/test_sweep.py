@@ -149,7 +149,7 @@ def test_a_head_whose_training_fails_is_left_and_one_that_lacked_room_is_done_ag
     study = Study(tmp_path / "study.db", space, "random", 0)
     for error in (OSError("no room"), MemoryError(), ValueError("a bug")):
 
-        def fail(*_: object, error: Exception = error) -> None:
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
             raise error
 
         monkeypatch.setattr("pipeline.trials.fit_head", fail)
