@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -78,38 +79,37 @@ def _files(sources: Sequence[Path]) -> list[Path]:
 def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], list[Reject]]:
     class_names: list[str] = run.config()["class_names"]
     settings = FeatureConfig(**{**run.config()["features"], "precision": "float32"})
-    chances = (
+    decoded, chances = (
         _with_classifier(run, settings, images) if run.classifier_file.exists() else _with_head(run, settings, images)
     )
-    decoded = ~np.isnan(chances).any(axis=1)
     predictions = [
         Prediction(
-            image.path,
+            images[position].path,
             class_names[int(row.argmax())],
             float(row.max()),
             dict(zip(class_names, map(float, row), strict=True)),
         )
-        for image, row in zip(images, chances, strict=True)
-        if not np.isnan(row).any()
+        for position, row in zip(decoded.tolist(), chances, strict=True)
     ]
-    return predictions, [why_undecodable(images[int(position)]) for position in np.flatnonzero(~decoded)]
+    undecodable = sorted(set(range(len(images))) - set(decoded.tolist()))
+    return predictions, [why_undecodable(images[position]) for position in undecodable]
 
 
-def _with_classifier(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> np.ndarray:
-    """Probabilities float64 [N, classes] of the fine-tuned classifier; NaN where an image can't be decoded."""
+def _with_classifier(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [n] of what can be decoded, and probabilities float64 [n, classes] of the fine-tuned classifier."""
     classifier = run.load_model(run.classifier_file)
     config = ImageConfig(settings.image_size, settings.resize, settings.truncated)
 
     with progress("predicting", len(images)) as advance:
-        logits = _decoded(
+        decoded, logits = _decoded(
             images, config, settings.batch_size or BATCH_SIZE, classifier.output_shape[1], classifier.predict_on_batch,
             advance,
         )  # fmt: skip
-    return probabilities(logits)
+    return decoded, probabilities(logits)
 
 
-def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> np.ndarray:
-    """Probabilities float64 [N, classes] of the head on features; NaN where an image can't be decoded."""
+def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [n] of what can be decoded, and probabilities float64 [n, classes] of the head on its features."""
     networks = load_networks(settings)
     if weights_digest(networks) != run.config()["weights_digest"]:
         raise RunError(f"{run.path}: {settings.weights} holds other weights than those it was trained with")
@@ -125,7 +125,11 @@ def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -
             width = sum(network.backbone.shape(cut)[0] for cut in network.cuts)
             batch_size = settings.batch_size or BATCH_SIZE
             parts.append(_decoded(images, network.images, batch_size, width, features, advance))
-    return probabilities(head.predict(np.concatenate(parts, axis=1), batch_size=1024, verbose=0))
+    # Every network's images are decoded anew: one may have gone in between.
+    decoded = reduce(np.intersect1d, [positions for positions, _ in parts])
+    whole = np.concatenate([rows[np.isin(positions, decoded)] for positions, rows in parts], axis=1)
+    logits = head.predict(whole, batch_size=1024, verbose=0) if len(whole) else np.empty((0, head.output_shape[1]))
+    return decoded, probabilities(logits)
 
 
 def _decoded(
@@ -135,10 +139,11 @@ def _decoded(
     width: int,
     function: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
-) -> np.ndarray:
-    """`function` of the pixels, float32 [N, width]; NaN where an image can't be decoded."""
-    rows = np.full((len(images), width), np.nan, np.float32)
-    for positions, pixels in decoded_batches(images, config, batch_size):
-        rows[positions] = function(pixels)
-        advance(len(positions))
-    return rows
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions int64 [n] of what can be decoded, ascending, and `function` of its pixels, float32 [n, width]."""
+    positions, rows = [np.empty(0, np.int64)], [np.empty((0, width), np.float32)]
+    for batch, pixels in decoded_batches(images, config, batch_size):
+        positions.append(batch)
+        rows.append(function(pixels))
+        advance(len(batch))
+    return np.concatenate(positions), np.concatenate(rows)

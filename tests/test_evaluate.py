@@ -118,6 +118,16 @@ def test_prediction_uses_the_fine_tuned_classifier_and_names_what_it_can_not_rea
     }
 
 
+def test_what_can_not_be_decoded_has_no_prediction(run: Path, drawn: Path, tmp_path: Path) -> None:
+    whole, broken = drawn / "cat" / "cat.0.jpg", tmp_path / "broken.jpg"
+    broken.write_bytes(whole.read_bytes()[:-200])
+    result = predict(run, [broken, whole])
+    assert [item.path for item in result.predictions] == [str(whole)]
+    assert [(reject.path, reject.reason) for reject in result.rejects] == [(str(broken), "truncated")]
+    with pytest.raises(DataError, match=r"broken\.jpg \(truncated\)"):
+        predict(run, [broken])
+
+
 def test_prediction_does_not_need_the_store(run: Path, drawn: Path, tmp_path: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     config["features"]["store"] = str(tmp_path / "gone")
