@@ -10,7 +10,7 @@ from features.errors import check_options
 
 # Adam's traffic is per step, not per example: at 64 an epoch takes twice as long as at 256. But in ten epochs of a few
 # hundred examples, batches of 256 would be too few steps.
-SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 256, 8
+SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion")
 
 
@@ -39,7 +39,7 @@ class HeadConfig:
     epochs: int = field(default=10, metadata={"help": "Passes over the training examples."})
     batch_size: int = field(
         default=0,
-        metadata={"help": "Examples a step; 0 is 64 to 256, the more there are.", "flag": "--head-batch-size"},
+        metadata={"help": "Examples a step; 0 is 64 to 512, the more there are.", "flag": "--head-batch-size"},
     )
     label_smoothing: float = field(
         default=0.0, metadata={"help": "Share of an even distribution in what is trained towards."}

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,33 +62,33 @@ def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: i
 
 
 def array_dataset(
-    features: np.ndarray, labels: np.ndarray, batch_size: int, order: Callable[[], np.ndarray] | None = None
+    views: Sequence[np.ndarray], labels: np.ndarray, batch_size: int, seed: int, next_epoch: Callable[[], int]
 ) -> tf.data.Dataset:
-    """Batches of (features [b, D], [b]) that are in memory.
+    """Batches of (features [b, D] in their dtype, int64 [b]) that are in memory, in an order of their own each epoch.
+
+    TensorFlow never lets go of what a generator refers to, and a search has many features: this one refers to them
+    weakly. A copy of them in the graph would take longer to make than it saves.
 
     Args:
-        features: [N, D], or of several views [N * views, D].
-        labels: [N], one for each row of a view.
-        order: asked at the start of each pass for N rows of `features`, int64; None for the first N as they are.
+        views: features [N, D], to be kept by the caller as long as the dataset; the epochs take turns with them.
+        labels: int64 [N].
+        next_epoch: asked at the start of each pass for the number of the epoch; refers to no model either.
     """
     count = len(labels)
+    features = [weakref.ref(view) for view in views]
 
-    def batches() -> Iterator[tuple[np.ndarray]]:
-        rows = np.arange(count) if order is None else order()
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        epoch = next_epoch()
+        view = features[epoch % len(features)]()
+        if view is None:
+            raise ReferenceError("features that were not kept")
+        rows = np.random.default_rng([seed, epoch]).permutation(count)
         for start in range(0, count, batch_size):
-            yield (rows[start : start + batch_size],)
+            batch = rows[start : start + batch_size]
+            yield view[batch], labels[batch]
 
-    table, classes = tf.constant(features), tf.constant(labels)  # what a batch is gathered from costs no copy
-
-    def gathered(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.gather(table, rows), tf.gather(classes, rows % count)
-
-    return (
-        _generated(batches, -(-count // batch_size), (tf.TensorSpec((None,), tf.int64),))
-        .map(gathered, num_parallel_calls=1)
-        .prefetch(4)
-        .with_options(explicit_options())
-    )
+    signature = (tf.TensorSpec((None, views[0].shape[1]), views[0].dtype), tf.TensorSpec((None,), tf.int64))
+    return _generated(batches, -(-count // batch_size), signature).prefetch(4).with_options(explicit_options())
 
 
 def features_dataset(

@@ -17,6 +17,22 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return shares  # [N, C]
 
 
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The share of logits [N, 1] (two classes) or [N, C] whose largest is that of the label; 0 is the first class's."""
+    predicted = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+    return float((predicted == labels).mean())
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of logits [N, 1] (two classes) or [N, C] and labels [N], in nats."""
+    logits = logits.astype(np.float64)
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    top = logits.max(axis=1)
+    log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return float((log_sum - logits[np.arange(len(labels)), labels]).mean())
+
+
 def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     """Score a classifier.
 
@@ -38,7 +54,7 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) ->
     return {
         "accuracy": correct / len(labels),
         "accuracy_interval": list(wilson_interval(correct, len(labels))),
-        "loss": _cross_entropy(logits, labels),
+        "loss": cross_entropy(logits, labels),
         "auc": _auc(chances, labels),
         "confusion": confusion.tolist(),
         "per_class": {name: _class_metrics(confusion, label) for label, name in enumerate(class_names)},
@@ -78,15 +94,6 @@ def _auc(chances: np.ndarray, labels: np.ndarray) -> float | None:
     areas = [roc_auc(chances[:, label], labels == label) for label in columns]
     defined = [area for area in areas if area is not None]
     return float(np.mean(defined)) if defined else None
-
-
-def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    logits = logits.astype(np.float64)
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    top = logits.max(axis=1)
-    log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    return float((log_sum - logits[np.arange(len(labels)), labels]).mean())
 
 
 def _class_metrics(confusion: np.ndarray, label: int) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from features.errors import OptionError
 from pipeline.head_config import OPTIMIZERS
+from pipeline.metrics import accuracy, cross_entropy
 
-HARD_LOSS = "hard_loss"
 _DRAWS_AN_EPOCH = 1_000_000  # no layer draws more often
 
 
@@ -43,25 +43,18 @@ def compile_model(
 
     Args:
         label_smoothing: trained towards this share of an even distribution over the classes (Szegedy et al. 2015,
-            arXiv:1512.00567). `HARD_LOSS` is then the cross-entropy without it.
+            arXiv:1512.00567).
         settings: Keras's.
     """
     if classes == 2:
         loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
         metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)]
-        hard: keras.metrics.Metric = keras.metrics.MeanMetricWrapper(_binary_crossentropy, HARD_LOSS)
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
-        hard = keras.metrics.SparseCategoricalCrossentropy(HARD_LOSS, from_logits=True)
         if label_smoothing:
             loss = _smoothed(classes, label_smoothing)
-    model.compile(optimizer=optimizer, loss=loss, metrics=metrics + [hard] * (label_smoothing > 0), **settings)
-
-
-def _binary_crossentropy(labels: Any, logits: Any) -> Any:
-    """[B] of labels [B] and logits [B, 1]; Keras's metric takes labels of the logits' shape only."""
-    return keras.losses.binary_crossentropy(keras.ops.reshape(labels, (-1, 1)), logits, from_logits=True)
+    model.compile(optimizer=optimizer, loss=loss, metrics=metrics, **settings)
 
 
 def _smoothed(classes: int, label_smoothing: float) -> Callable[[Any, Any], Any]:
@@ -165,14 +158,31 @@ class EpochCounter(keras.callbacks.Callback):
                 variable.assign(np.array([layer_seed, epoch * _DRAWS_AN_EPOCH], np.uint32))
 
 
-class HardLoss(keras.callbacks.Callback):
-    """Calls the loss without smoothing `loss`, for the history and the callbacks after it: heads compare by it."""
+class Validation(keras.callbacks.Callback):
+    """Scores the model after each epoch, for the history and the callbacks after it.
+
+    Keras would trace a graph for that, which for a head takes as long as several epochs do.
+
+    Args:
+        features: [N, D]; a block of `rows` at a time is given to the model.
+        labels: int64 [N].
+    """
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, rows: int = 1024) -> None:
+        super().__init__()
+        self.features = features
+        self.labels = labels
+        self.rows = rows
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Rename in `logs`, which all callbacks share."""
-        for prefix in ("", "val_"):
-            if logs and prefix + HARD_LOSS in logs:
-                logs[f"{prefix}loss"] = logs.pop(prefix + HARD_LOSS)
+        """Put `val_loss`, the mean cross-entropy in nats, and `val_accuracy` into `logs`, which all callbacks share."""
+        if logs is None:
+            return
+        starts = range(0, len(self.labels), self.rows)
+        blocks = [self.model(self.features[start : start + self.rows], training=False) for start in starts]
+        logits = np.concatenate([keras.ops.convert_to_numpy(block) for block in blocks])
+        logs["val_loss"] = cross_entropy(logits, self.labels)
+        logs["val_accuracy"] = accuracy(logits, self.labels)
 
 
 class KeepState(keras.callbacks.Callback):

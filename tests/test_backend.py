@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,38 +13,33 @@ from pipeline.head_config import OPTIMIZERS, HeadConfig
 from pipeline.phase1 import train_run
 from pipeline.sweep import sweep
 from pipeline.sweep_config import SweepConfig
+from pipeline.training import make_optimizer
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_updates_compiled_or_not_train_the_same_head(monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_fused_updates_train_the_same_head(monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 500)
     features = (rng.normal(size=(500, 8)) + labels[:, np.newaxis]).astype(np.float32)
-    config = HeadConfig(units=(16,), epochs=3, learning_rate=1e-2, optimizer=optimizer, weight_decay=1e-3)
+    config = HeadConfig(units=(16,), epochs=3, learning_rate=1e-2, optimizer=optimizer, weight_decay=1e-1)
     train, val = (features[:400], labels[:400]), (features[400:], labels[400:])
-    plain = fit_head(train, val, 2, config, seed=1)
-    compiled: list[str] = []
-
-    def function(update: Any = None, **options: Any) -> Callable[..., Any]:
-        traced: Callable[..., Any] = tf_function(update, **options)
-        if not options.get("jit_compile"):
-            return traced
-
-        def called(gradients: list[Any]) -> None:
-            compiled.append("step")
-            traced(gradients)
-
-        return called
-
-    tf_function = backend.tf.function
-    monkeypatch.setattr(backend.tf, "function", function)
-    monkeypatch.setattr("pipeline.head._COMPILED_FROM", 0)
     trained = fit_head(train, val, 2, config, seed=1)
-    assert compiled
+    replaced: list[str] = []
+    monkeypatch.setattr(backend, "fused", lambda given: (replaced.append(type(given).__name__.lower()), given)[1])
+    plain = fit_head(train, val, 2, config, seed=1)
+    assert replaced == [optimizer]
     for one, other in zip(trained.history, plain.history, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     for one, other in zip(trained.model.get_weights(), plain.model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_only_what_is_adam_is_fused() -> None:
+    for name in OPTIMIZERS:
+        given = make_optimizer(name, 1e-3, use_ema=True, ema_momentum=0.9, weight_decay=0.2)
+        optimizer = backend.fused(given)
+        assert isinstance(optimizer, backend.FusedAdam) == (name in ("adam", "adamw"))
+        assert optimizer.get_config() == {**given.get_config(), "name": optimizer.name}
 
 
 def test_what_is_trained_in_bfloat16_is_the_head_itself() -> None:

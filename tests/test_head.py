@@ -41,7 +41,7 @@ def test_a_head_learns_whatever_the_scale_of_its_features(classes: int) -> None:
 
 def test_the_best_epoch_on_val_is_kept() -> None:
     train, val = blobs(2, 60, noise=4.0), blobs(2, 200, noise=4.0, seed=3)
-    config = HeadConfig(units=(64,), epochs=12, learning_rate=3e-2, dropout=0)
+    config = HeadConfig(units=(64,), epochs=12, learning_rate=1e-1, dropout=0)
     trained = train_head(train, val, 2, config)
     losses = [row["val_loss"] for row in trained.history]
     assert trained.best_epoch == int(np.argmin(losses)) + 1 < 12
@@ -50,11 +50,8 @@ def test_the_best_epoch_on_val_is_kept() -> None:
     assert trained.val["loss"] == min(losses)
 
 
-@pytest.mark.parametrize(("compiled_from", "reduced"), [(9e99, False), (0, True)])
-def test_one_seed_gives_one_head_and_another_gives_another(
-    compiled_from: float, reduced: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.head._COMPILED_FROM", compiled_from)
+@pytest.mark.parametrize("reduced", [False, True])
+def test_one_seed_gives_one_head_and_another_gives_another(reduced: bool) -> None:
     train, val = blobs(2), blobs(2, seed=3)
     first, again, other = (train_head(train, val, 2, QUICK, seed, reduced=reduced).history for seed in (1, 1, 2))
     assert first == again
@@ -142,8 +139,8 @@ def test_impossible_settings_are_refused(settings: dict) -> None:
 
 def test_what_is_left_open_fits_the_number_of_examples() -> None:
     chosen = [HeadConfig().for_examples(count) for count in (1, 400, 1600, 20_000)]
-    assert [config.batch_size for config in chosen] == [64, 64, 128, 256]
-    assert [config.learning_rate for config in chosen] == pytest.approx([3e-4, 3e-4, 4.24e-4, 6e-4], rel=1e-2)
+    assert [config.batch_size for config in chosen] == [64, 64, 128, 512]
+    assert [config.learning_rate for config in chosen] == pytest.approx([3e-4, 3e-4, 4.24e-4, 8.49e-4], rel=1e-2)
     assert HeadConfig(batch_size=7, learning_rate=1.0).for_examples(400) == HeadConfig(batch_size=7, learning_rate=1.0)
 
 
@@ -184,23 +181,25 @@ def test_each_epoch_takes_another_view() -> None:
     assert turns[1] != same[1]
 
 
-@pytest.mark.parametrize("compiled_from", [9e99, 0])
-def test_a_trained_head_leaves_no_memory_behind(compiled_from: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.head._COMPILED_FROM", compiled_from)
-    features, labels = np.zeros((64, 4000), np.float32), np.arange(64) % 2
-    config = HeadConfig(units=(1000,), epochs=1)  # 16 MB, and three times as much of the optimizer's
+@pytest.mark.parametrize("optimizer", ["adam", "nadam"])
+def test_a_trained_head_leaves_no_memory_behind(optimizer: str) -> None:
+    labels = np.arange(4000) % 2
+    config = HeadConfig(units=(1000,), epochs=1, optimizer=optimizer)
     used = []
     for _ in range(6):
-        release(fit_head((features, labels), (features, labels), 2, config).model.variables)
+        features = np.ones((4000, 4000), np.float32)  # 64 MB; weights are 16, and the optimizer has three times as much
+        release(fit_head((features, labels), (features[:64], labels[:64]), 2, config).model.variables)
+        del features
         used.append(psutil.Process().memory_info().rss)
     assert used[5] - used[1] < 150e6  # it would be 250e6
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("count", [1, 600])
-def test_input_is_standardised_by_mean_and_variance_of_all_rows(count: int, dtype: type) -> None:
-    features = np.random.default_rng(0).normal(1000, 3, size=(count, 5)).astype(dtype)
+def test_input_is_standardised_by_its_means_and_one_variance(count: int, dtype: type) -> None:
+    features = np.random.default_rng(0).normal(1000, [1, 2, 3, 4, 5], size=(count, 5)).astype(dtype)
     layer = build_head(features, 2, QUICK).get_layer("standardise")
     exact = features.astype(np.float64)
     np.testing.assert_allclose(np.ravel(layer.mean), exact.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(np.ravel(layer.variance), exact.var(axis=0) if count > 1 else 1.0, rtol=1e-5)
+    variance = exact.var(axis=0).mean() if count > 1 else 1.0
+    np.testing.assert_allclose(np.ravel(layer.variance), np.full(5, variance), rtol=1e-5)
