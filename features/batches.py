@@ -83,7 +83,7 @@ def explicit_options() -> tf.data.Options:
 
     Autotuning is off: its thread sleeps in doubling periods up to 60 s, and destroying an iterator sometimes waits
     that sleep out (TensorFlow 2.21), while all it could tune here is a parallelism that is known. Rewriting of the
-    graph is off, too: for that, whatever a dataset refers to is copied into it, as features in memory, twice over.
+    graph is off, too: for that, whatever a dataset refers to is copied into it, twice over.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
