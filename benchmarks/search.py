@@ -115,7 +115,7 @@ def cuts(photos: Path, config: FeatureConfig, seeds: int) -> dict[str, Any]:
         for name, settings, names in (("winner", head, chosen), ("default", HeadConfig(), ["mixed10"])):
             taken, _ = material.at(names)
             parts = ((taken[rows], labels[rows]) for rows in (train, val))
-            trained = fit_head(*parts, 2, settings, seed, reduced=cached.reduced)
+            trained = fit_head(*parts, 2, settings, seed, reduced=cached.reduced, widths=material.widths(names))
             row[name] = accuracy(trained.model, (taken[test], labels[test]))
         row |= _baselines(material, chosen, test)
         rows.append(row)

@@ -69,6 +69,11 @@ class CachedExamples:
         return self.config.precision == "bfloat16"
 
     @property
+    def widths(self) -> list[int]:
+        """How many columns of `arrays` each cut has."""
+        return [store.form.shape[0] for store in self.stores]
+
+    @property
     def network(self) -> Network:
         """The one network there is.
 
@@ -99,7 +104,7 @@ class CachedExamples:
 
     def columns(self) -> dict[str, slice]:
         """Where in `arrays` each cut lies, by its name; with several backbones as `backbone/cut`."""
-        ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores)])
+        ends = np.cumsum([0, *self.widths])
         names = _names([part.network for part in self.parts])
         return {name: slice(int(start), int(end)) for name, start, end in zip(names, ends[:-1], ends[1:], strict=True)}
 

@@ -71,21 +71,25 @@ def array_dataset(
 
     Args:
         views: features [N, D], to be kept by the caller as long as the dataset; the epochs take turns with them.
-        labels: int64 [N].
+        labels: int64 [N], to be kept as well.
         next_epoch: asked at the start of each pass for the number of the epoch; refers to no model either.
     """
     count = len(labels)
-    features = [weakref.ref(view) for view in views]
+    kept = [weakref.ref(array) for array in (labels, *views)]
+
+    def rows_of(number: int, rows: np.ndarray) -> np.ndarray:
+        array = kept[number]()
+        if array is None:
+            raise ReferenceError("a dataset outlives its arrays")
+        found: np.ndarray = array[rows]
+        return found
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         epoch = next_epoch()
-        view = features[epoch % len(features)]()
-        if view is None:
-            raise ReferenceError("features that were not kept")
-        rows = np.random.default_rng([seed, epoch]).permutation(count)
+        order = np.random.default_rng([seed, epoch]).permutation(count)
         for start in range(0, count, batch_size):
-            batch = rows[start : start + batch_size]
-            yield view[batch], labels[batch]
+            rows = order[start : start + batch_size]
+            yield rows_of(1 + epoch % (len(kept) - 1), rows), rows_of(0, rows)
 
     signature = (tf.TensorSpec((None, views[0].shape[1]), views[0].dtype), tf.TensorSpec((None,), tf.int64))
     return _generated(batches, -(-count // batch_size), signature).prefetch(4).with_options(explicit_options())

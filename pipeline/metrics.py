@@ -29,8 +29,9 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     top = logits.max(axis=1)
-    log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    return float((log_sum - logits[np.arange(len(labels)), labels]).mean())
+    with np.errstate(invalid="ignore"):  # of a network that diverged it is not a number, and no warning
+        log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+        return float((log_sum - logits[np.arange(len(labels)), labels]).mean())
 
 
 def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:

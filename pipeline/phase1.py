@@ -64,7 +64,9 @@ def train_run(
         train, val = (cached.arrays(cached.of(split)) for split in ("train", "val"))
         head = head.for_examples(len(train[1]))
         views = cached.view_arrays(cached.of("train"))
-        trained = train_head(train, val, len(cached.class_names), head, seed, run.logs, views, reduced=cached.reduced)
+        trained = train_head(
+            train, val, len(cached.class_names), head, seed, run.logs, views, cached.reduced, cached.widths
+        )
         _write(run, data, seed, cached, head, trained)
         run.update(run.config_file, **origin)
     return HeadResult(str(path), head.epochs, trained.best_epoch, time.perf_counter() - start, trained.val)

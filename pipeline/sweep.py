@@ -18,6 +18,7 @@ from pipeline.choices import Nearest
 from pipeline.duplicates import tell_conflicts
 from pipeline.examples import Example, Scan, check_folder, check_trainable
 from pipeline.feature_config import FeatureConfig
+from pipeline.head import HEAD_VERSION
 from pipeline.head_config import HeadConfig
 from pipeline.leaderboard import ranked
 from pipeline.phase1 import refuse_maps, train_run
@@ -204,6 +205,7 @@ def _identity(
         "folds": config.folds,
         "sampler": config.sampler,
         "seed": seed,
+        "version of heads": HEAD_VERSION,
     }
 
 

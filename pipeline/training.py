@@ -43,7 +43,7 @@ def compile_model(
 
     Args:
         label_smoothing: trained towards this share of an even distribution over the classes (Szegedy et al. 2015,
-            arXiv:1512.00567).
+            arXiv:1512.00567); the `loss` of training is then that of this target.
         settings: Keras's.
     """
     if classes == 2:
@@ -178,11 +178,13 @@ class Validation(keras.callbacks.Callback):
         """Put `val_loss`, the mean cross-entropy in nats, and `val_accuracy` into `logs`, which all callbacks share."""
         if logs is None:
             return
-        starts = range(0, len(self.labels), self.rows)
-        blocks = [self.model(self.features[start : start + self.rows], training=False) for start in starts]
-        logits = np.concatenate([keras.ops.convert_to_numpy(block) for block in blocks])
-        logs["val_loss"] = cross_entropy(logits, self.labels)
-        logs["val_accuracy"] = accuracy(logits, self.labels)
+        loss = right = 0.0
+        for start in range(0, len(self.labels), self.rows):  # of thousands of classes, all logits would fill memory
+            labels = self.labels[start : start + self.rows]
+            logits = keras.ops.convert_to_numpy(self.model(self.features[start : start + self.rows], training=False))
+            loss += cross_entropy(logits, labels) * len(labels)
+            right += accuracy(logits, labels) * len(labels)
+        logs["val_loss"], logs["val_accuracy"] = loss / len(self.labels), right / len(self.labels)
 
 
 class KeepState(keras.callbacks.Callback):

@@ -77,6 +77,10 @@ class Material:
         parts = [np.concatenate([rows[:, self.columns[cut]] for cut in cuts], axis=1) for rows in whole]
         return parts[0], parts[1:]
 
+    def widths(self, cuts: Sequence[str]) -> list[int]:
+        """How many columns of `at` each cut has."""
+        return [self.columns[cut].stop - self.columns[cut].start for cut in cuts]
+
 
 def work(study: Study, material: Material, most: int, until: float, seed: int, tell: Callable[[], None]) -> None:
     """Do trials until `most` are finished by all processes together, or the time is `until`.
@@ -120,7 +124,7 @@ def _do(study: Study, trial: optuna.Trial, material: Material, seed: int) -> Non
                 (features[train], material.labels[train]),
                 (features[val], material.labels[val]),
                 material.classes, config, seed, views, [report, curves(logs, f"fold-{number}")],
-                reduced=material.reduced,
+                reduced=material.reduced, widths=material.widths(cuts),
             )  # fmt: skip
             release(trained.model.variables)
             losses.append(trained.val["loss"])

@@ -68,6 +68,10 @@ def test_several_cuts_of_one_backbone(prepared: Path, small: FeatureConfig, tmp_
     config = replace(small, cut=("expanded_conv_7_add+top_activation",))
     train_run(prepared, tmp_path / "run", config, HeadConfig(units=(4,), epochs=1))
     predicted_is_head_on_features(prepared, tmp_path / "run", config)
+    widths = cache_features(prepared, config).widths
+    variance = np.ravel(keras.models.load_model(tmp_path / "run" / "head.keras").get_layer("standardise").variance)
+    assert [len(set(part)) for part in np.split(variance, np.cumsum(widths))] == [1, 1, 0]
+    assert len(set(variance)) == 2
 
 
 def test_a_cut_that_two_backbones_have_is_told_apart() -> None:
