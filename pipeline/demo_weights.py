@@ -37,10 +37,11 @@ def demo_weights(seconds: float = DOWNLOAD_SECONDS) -> str:
             "ImageNet weights could not be had within "
             f"{seconds:g} s: the demo goes on with RANDOM WEIGHTS.\n"
             "All steps are the real ones, but the accuracy says nothing of what headstart can do.\n"
-            "With a network, or with --weights FILE, it is far higher.",
+            "With a network, or with WEIGHTS=FILE, it is far higher.",
             title="NO PRETRAINED WEIGHTS",
             style="bold yellow",
-        )
+        ),
+        soft_wrap=False,  # it would cut the lines of a box off
     )
     return "random"
 

@@ -185,7 +185,7 @@ def check_trainable(examples: Sequence[Example], class_names: Sequence[str], dat
         if absent:
             raise DataError(
                 f"{data}: the {split} split has no usable images of class {', '.join(map(repr, absent))}; "
-                "every class needs some in train and val"
+                "every class needs some in train and val: add images, or split them by `headstart prepare --val 0.2`"
             )
 
 
