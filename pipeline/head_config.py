@@ -8,8 +8,8 @@ from typing import Literal
 
 from features.errors import check_options
 
-# Adam's traffic is per step, not per example: at 64 an epoch takes twice as long as at 256. But in ten epochs of a few
-# hundred examples, batches of 256 would be too few steps.
+# Adam's traffic is per step, not per example: the larger the batch, the sooner an epoch ends. But in ten epochs of a
+# few hundred examples, batches of 512 would be too few steps.
 SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion")
 
