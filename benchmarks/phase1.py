@@ -2,7 +2,8 @@
 
 Against the original recipe, which runs the frozen network in every epoch: one epoch is measured, and taken times ten,
 both with and without the seconds that Keras waited for tf.data's autotuner at its end.
-PHOTOS is a folder of two class folders with JPEGs. Writes phase1.json beside it.
+PHOTOS is a folder of two class folders with JPEGs; all of them are in train or val, so that both sides run the network
+on the same images. Writes phase1.json beside it.
 """
 
 import argparse
@@ -21,13 +22,15 @@ from benchmarks.timing import Stalls, seconds
 from features.files import write_json
 from features.weights import build_backbone
 from pipeline.examples import Example, scan
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 
 COMMAND = [sys.executable, "-c", "import cli; cli.app()", "head"]
 
 
-def recipe(photos: Path, weights: str, rescale: str) -> dict[str, float]:
+def recipe(data: Path, weights: str, rescale: str) -> dict[str, float]:
     """Seconds of one epoch and its validation, building the graph left out, and how many of them Keras waited."""
-    examples = scan(photos).examples
+    examples = scan(data).examples
 
     def batches(chosen: list[Example]):
         return keras_files([one.image for one in chosen], np.array([one.label for one in chosen]))
@@ -50,13 +53,15 @@ def main() -> None:
     asked = parser.parse_args()
     settings = ["--weights", asked.weights, "--rescale", asked.rescale, "--epochs", str(EPOCHS), "--overwrite"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [*COMMAND, str(asked.photos), "--run", f"{folder}/run", "--store", f"{folder}/store", *settings]
+        data = Path(folder) / "data"
+        prepare(asked.photos, data, PrepareConfig(test=0))
+        command = [*COMMAND, str(data), "--run", f"{folder}/run", "--store", f"{folder}/store", *settings]
 
         def run() -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
         empty, *full = [seconds(run) for _ in range(4)]
-    base = recipe(asked.photos, asked.weights, asked.rescale)
+        base = recipe(data, asked.weights, asked.rescale)
     scaled = EPOCHS * base["epoch_seconds"]
     unstalled = EPOCHS * (base["epoch_seconds"] - base["stalled_seconds"])
     took = {"empty": empty, "full": statistics.median(full)}
