@@ -92,9 +92,9 @@ def extract_features(
         for writer in writers:  # also on Ctrl-C, or if another can't: what is computed is kept
             at_the_end.callback(writer.flush)
         with progress("extracting features" if view is None else f"view {view.number}", len(missing)) as advance:
-            for positions, pixels in decoded_batches(missing, config, backbone.images_per_pass, view):
+            batches = decoded_batches(missing, config, backbone.images_per_pass, view)
+            for positions, vectors in backbone.stream(batches):
                 decoded[positions] = True
-                vectors = backbone(pixels)
                 unchanged = np.array([missing[position].is_unchanged() for position in positions])
                 kept = [missing[position].digest for position in positions[unchanged]]
                 for writer in writers:

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from typing import Literal
@@ -123,6 +124,24 @@ class FrozenBackbone:
             batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8)
             batch[used] = pixels
         return {cut: output[used] for cut, output in zip(self.cuts, self._run(batch), strict=True)}
+
+    def stream(
+        self, batches: Iterable[tuple[np.ndarray, np.ndarray]]
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Run it on the pixels of each (positions, pixels) of `batches`, in their order: (positions, features).
+
+        On a processor two passes run at a time: one alone leaves its cores without work for 4 % of the time.
+        """
+        at_once = 1 if on_gpu() else 2
+        running: deque[tuple[np.ndarray, Future[dict[str, np.ndarray]]]] = deque()
+        with ThreadPoolExecutor(at_once) as pool:
+            for positions, pixels in batches:
+                running.append((positions, pool.submit(self, pixels)))
+                if len(running) == at_once:
+                    done, features = running.popleft()
+                    yield done, features.result()
+            for done, features in running:
+                yield done, features.result()
 
 
 def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:

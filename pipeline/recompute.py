@@ -158,8 +158,8 @@ def _errors(
     )
     errors = []
     with progress("recomputing", len(images)) as advance:
-        for positions, pixels in decoded_batches(images, config, frozen.images_per_pass, view):
-            fresh = frozen(pixels)
+        batches = decoded_batches(images, config, frozen.images_per_pass, view)
+        for positions, fresh in frozen.stream(batches):
             here = [images[position] for position in positions]
             for store in stores:
                 width = math.prod(store.form.shape)

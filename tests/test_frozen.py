@@ -1,3 +1,5 @@
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -53,6 +55,36 @@ def test_the_fast_form_equals_the_plain_model(backbone: Backbone) -> None:
 def test_the_fast_form_equals_the_plain_model_but_for_rounding_in_bfloat16() -> None:
     full, reduced = (with_statistics("mobilenet_v3_small", precision) for precision in PRECISIONS)
     assert relative_error(full, reduced) < 0.06  # 0.30 without folding
+
+
+def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit() -> None:
+    both_running = threading.Barrier(2)
+
+    class Meeting(FrozenBackbone):
+        def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+            both_running.wait(timeout=60)
+            return super().__call__(pixels)
+
+    backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=SIZE)
+    cut = backbone.spec.default_cut
+    alone, streaming = (kind(backbone, [cut], batch_size=8) for kind in (FrozenBackbone, Meeting))
+    streaming.warm_up()
+    images = np.random.default_rng(0).integers(0, 256, (28, SIZE, SIZE, 3)).astype(np.uint8)
+    batches = [(positions, images[positions]) for positions in np.split(np.arange(28), [8, 16, 24])]
+    streamed = list(streaming.stream(batches))
+    for (expected, pixels), (positions, features) in zip(batches, streamed, strict=True):
+        np.testing.assert_array_equal(positions, expected)
+        np.testing.assert_array_equal(features[cut], alone(pixels)[cut])
+
+
+def test_a_pass_that_fails_ends_the_stream() -> None:
+    class Failing(FrozenBackbone):
+        def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+            raise MemoryError("no room")
+
+    backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=SIZE)
+    with pytest.raises(MemoryError, match="no room"):
+        list(Failing(backbone, [backbone.spec.default_cut]).stream([(np.arange(1), np.zeros((1, SIZE, SIZE, 3)))]))
 
 
 def test_folding_keeps_layers_and_folds_what_follows_a_convolution(backbone: Backbone) -> None:
