@@ -19,8 +19,8 @@ from features.folding import fold_batchnorm
 
 # Of the arithmetic below; part of every fingerprint, so another one means other features.
 FORWARD_VERSION = 3
-BATCH_SIZE = 24
-_LARGEST_BATCH = 1536
+BATCH_SIZE = min(48, 6 * (os.cpu_count() or 1))  # few, for memory; enough for each core to have its share
+_SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
 
 
 class FrozenBackbone:
@@ -35,7 +35,7 @@ class FrozenBackbone:
     pixels travel there as uint8.
 
     Args:
-        batch_size: 0 for 24, or on a GPU what is found fastest by trying.
+        batch_size: 0 for six a core and at most 48, or on a GPU what is found fastest by trying.
     """
 
     def __init__(self, backbone: Backbone, cuts: Sequence[str], batch_size: int = 0) -> None:
@@ -45,7 +45,7 @@ class FrozenBackbone:
 
     @cached_property
     def batch_size(self) -> int:
-        """Images a forward pass takes: what was asked for, or 24, or on a GPU as many as make it fast."""
+        """Images a forward pass takes: what was asked for, or what suits the processor, or on a GPU what is fast."""
         if self._asked:
             return self._asked
         return _fastest_batch_size(self._seconds) if on_gpu() else BATCH_SIZE
@@ -94,8 +94,8 @@ class FrozenBackbone:
         """The places in a batch that yield the same bits for the same image, int64 [at most batch_size].
 
         Matrix products treat the rows left over at the end of a block in another way, whose sums differ in the last
-        bit. With batches of 24 none were left over on the processors tried, with 32 the last slot was on some. Where
-        fewer than half of the slots agree, all are used: equal but for rounding is then the best there is.
+        bit. With batches of 12, 24 and 48 none were left over on the processors tried, with 32 the last slot was on
+        some. Where fewer than half of the slots agree, all are used: equal but for rounding is then the best there is.
         """
         size = self.backbone.image_size
         image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
@@ -163,8 +163,8 @@ def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
 
 
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
-    """Double 24 for as long as that makes more than 10 % more images/s, and memory holds them."""
-    best, speed = BATCH_SIZE, BATCH_SIZE / seconds(BATCH_SIZE)
+    """Double 48 for as long as that makes more than 10 % more images/s, and memory holds them."""
+    best, speed = _SMALLEST_BATCH, _SMALLEST_BATCH / seconds(_SMALLEST_BATCH)
     while best < _LARGEST_BATCH:
         try:
             faster = 2 * best / seconds(2 * best)

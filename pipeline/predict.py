@@ -117,7 +117,7 @@ def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -
     parts = []
     with progress("predicting", len(networks) * len(images)) as advance:
         for network in networks:
-            graph = FrozenBackbone(network.backbone, network.cuts).traced(None)  # one image is no batch of 24
+            graph = FrozenBackbone(network.backbone, network.cuts).traced(None)  # one image is no whole batch
 
             def features(pixels: np.ndarray, graph: Callable[[tf.Tensor], list[tf.Tensor]] = graph) -> np.ndarray:
                 return np.concatenate([output.numpy() for output in graph(tf.constant(pixels))], axis=1)
