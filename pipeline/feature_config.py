@@ -46,7 +46,9 @@ class FeatureConfig:
         },
     )
     image_size: int = field(default=0, metadata={"help": "Side of the input in pixels; 0 is the backbone's own."})
-    batch_size: int = field(default=0, metadata={"help": "Images a forward pass; 0 is 6 a core up to 48, or what suits a GPU."})
+    batch_size: int = field(
+        default=0, metadata={"help": "Images a forward pass; 0 is 6 a core, at most 48; on a GPU what is fast."}
+    )
     max_rejects: float = field(default=0.05, metadata={"help": "Fraction of images that may be unusable."})
     max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})
     truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
