@@ -89,7 +89,7 @@ def extract_features(
     backbone.warm_up()
     start = time.perf_counter()
     with ExitStack() as at_the_end:
-        for writer in writers:  # also on Ctrl-C, or if another can't: what is computed is kept
+        for writer in writers:  # also on Ctrl-C, or if another can't: what came this far is kept
             at_the_end.callback(writer.flush)
         with progress("extracting features" if view is None else f"view {view.number}", len(missing)) as advance:
             batches = decoded_batches(missing, config, backbone.images_per_pass, view)

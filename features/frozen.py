@@ -19,7 +19,7 @@ from features.folding import fold_batchnorm
 
 # Of the arithmetic below; part of every fingerprint, so another one means other features.
 FORWARD_VERSION = 3
-BATCH_SIZE = min(48, 6 * (os.cpu_count() or 1))  # few, for memory; enough for each core to have its share
+BATCH_SIZE = 12 * min(4, max(1, (os.cpu_count() or 1) // 2))  # few, for memory, but some for each core
 _SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
 
 
@@ -35,7 +35,7 @@ class FrozenBackbone:
     pixels travel there as uint8.
 
     Args:
-        batch_size: 0 for six a core and at most 48, or on a GPU what is found fastest by trying.
+        batch_size: 0 for twelve for two cores, at most 48, or on a GPU what is found fastest by trying.
     """
 
     def __init__(self, backbone: Backbone, cuts: Sequence[str], batch_size: int = 0) -> None:
@@ -94,7 +94,7 @@ class FrozenBackbone:
         """The places in a batch that yield the same bits for the same image, int64 [at most batch_size].
 
         Matrix products treat the rows left over at the end of a block in another way, whose sums differ in the last
-        bit. With batches of 12, 24 and 48 none were left over on the processors tried, with 32 the last slot was on
+        bit. With batches of 12, 24, 36 and 48 none were left over on the processors tried, with 32 the last slot was on
         some. Where fewer than half of the slots agree, all are used: equal but for rounding is then the best there is.
         """
         size = self.backbone.image_size
@@ -130,7 +130,8 @@ class FrozenBackbone:
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Run it on the pixels of each (positions, pixels) of `batches`, in their order: (positions, features).
 
-        On a processor two passes run at a time: one alone leaves its cores without work for 4 % of the time.
+        On a processor two passes run at a time: one alone leaves its cores without work for 4 % of the time. If
+        `batches` fails, or who reads stops, what is still running is lost. To be warmed up first.
         """
         at_once = 1 if on_gpu() else 2
         running: deque[tuple[np.ndarray, Future[dict[str, np.ndarray]]]] = deque()

@@ -47,7 +47,7 @@ class FeatureConfig:
     )
     image_size: int = field(default=0, metadata={"help": "Side of the input in pixels; 0 is the backbone's own."})
     batch_size: int = field(
-        default=0, metadata={"help": "Images a forward pass; 0 is 6 a core, at most 48; on a GPU what is fast."}
+        default=0, metadata={"help": "Images a forward pass; 0 is 12 for two cores, at most 48; on a GPU what is fast."}
     )
     max_rejects: float = field(default=0.05, metadata={"help": "Fraction of images that may be unusable."})
     max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})

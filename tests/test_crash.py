@@ -103,7 +103,8 @@ def test_a_killed_run_loses_nothing(
     done = json.loads(out)
     assert done["extracted"] + done["cached"] == IMAGES
     assert done["cached"] > 0
-    assert IMAGES <= finished(counts) <= IMAGES + kills * SHARD_IMAGES
+    lost = SHARD_IMAGES + BATCH  # at most: another pass may have ended meanwhile
+    assert IMAGES <= finished(counts) <= IMAGES + kills * lost
     assert headstart("store", "verify", store)["bad"] == 0
     assert vectors(store) == undisturbed
     assert not list(store.rglob("*.partial.*"))

@@ -57,7 +57,8 @@ def test_the_fast_form_equals_the_plain_model_but_for_rounding_in_bfloat16() -> 
     assert relative_error(full, reduced) < 0.06  # 0.30 without folding
 
 
-def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit() -> None:
+def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.frozen.on_gpu", lambda: False)  # where one pass fills the device
     both_running = threading.Barrier(2)
 
     class Meeting(FrozenBackbone):
@@ -77,14 +78,20 @@ def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit() -> N
         np.testing.assert_array_equal(features[cut], alone(pixels)[cut])
 
 
-def test_a_pass_that_fails_ends_the_stream() -> None:
+@pytest.mark.parametrize("failing", range(5))
+def test_a_pass_that_fails_ends_the_stream(failing: int) -> None:
     class Failing(FrozenBackbone):
         def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-            raise MemoryError("no room")
+            if pixels[0] == failing:
+                raise MemoryError("no room")
+            return {}
 
     backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=SIZE)
+    batches = [(np.array([number]), np.array([number])) for number in range(5)]
+    stream = Failing(backbone, [backbone.spec.default_cut]).stream(batches)
+    assert [next(stream)[0].item() for _ in range(failing)] == list(range(failing))
     with pytest.raises(MemoryError, match="no room"):
-        list(Failing(backbone, [backbone.spec.default_cut]).stream([(np.arange(1), np.zeros((1, SIZE, SIZE, 3)))]))
+        next(stream)
 
 
 def test_folding_keeps_layers_and_folds_what_follows_a_convolution(backbone: Backbone) -> None:
