@@ -38,7 +38,7 @@ demo: $(READY) ## both phases on drawn cats and dogs, in demo/; needs no network
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh demo
 
 data: $(READY) ## Microsoft's Dogs vs Cats (787 MB) into DATA
-	$(BIN)/python -m pipeline.download $(DOWNLOAD_URL) $(DOWNLOAD)
+	$(BIN)/python -m headstart.pipeline.data.download $(DOWNLOAD_URL) $(DOWNLOAD)
 	$(HEADSTART) prepare $(DOWNLOAD) $(DATA) $(ARGS)
 
 features: $(READY) ## features of DATA into STORE
@@ -65,8 +65,9 @@ test-all: $(READY) ## with the slow tests, and those on real photographs where t
 lint: $(READY) ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@mkdir -p build/typing && ln -sfn ../.. build/typing/headstart
 	$(BIN)/mypy
-	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/lint-imports
 
 bench: $(READY) ## measure, writing benchmarks/results.json
 	$(BIN)/python -m benchmarks.bench $(ARGS)

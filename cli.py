@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from headstart.cli_search import search
+from headstart.cli_store import store
+from headstart.features.config import FeatureConfig
+from headstart.features.errors import DataError, OptionError
+from headstart.pipeline.check.config import CheckConfig
+from headstart.pipeline.commandline import Data, Json, Overwrite, Seed, announce_device, command, next_steps, show
+from headstart.pipeline.data.config import PrepareConfig
+from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.head.config import HeadConfig
 from rich.table import Table
-
-from cli_base import Data, Json, Overwrite, Seed, announce_device, command, next_steps, show
-from cli_search import search
-from cli_store import store
-from features.errors import DataError, OptionError
-from pipeline.check_config import CheckConfig
-from pipeline.feature_config import FeatureConfig
-from pipeline.finetune_config import FinetuneConfig
-from pipeline.head_config import HeadConfig
-from pipeline.prepare_config import PrepareConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +52,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Draw a small set of cats and dogs, a few broken files among them."""
-    from pipeline.demo import draw_demo
+    from headstart.pipeline.data.demo import draw_demo
 
     result = draw_demo(folder, images, seed)
     show(asdict(result), json, [f"drew {result.images} images and {result.broken} broken files in {result.path}"])
@@ -69,7 +68,7 @@ def prepare(
     json: Json = False,
 ) -> None:
     """Split labelled images into DATA/{train,val,test}/<class>/ by a hash of their content."""
-    from pipeline.prepare import prepare
+    from headstart.pipeline.data.prepare import prepare
 
     result = prepare(source, data, config, move, seed)
     summary = [f"{data}: {result.train} train, {result.val} val, {result.test} test, {result.rejected} rejected"]
@@ -91,10 +90,10 @@ def check(
     if html and html.is_dir():
         raise OptionError(f"--html must be a file, and {html} is a folder")
     announce_device()
-    from cli_check import check_summary
-    from pipeline.check import check
-    from pipeline.check_page import write_page
-    from pipeline.check_report import as_fields
+    from headstart.pipeline.check.check import check
+    from headstart.pipeline.check.page import write_page
+    from headstart.pipeline.check.report import as_fields
+    from headstart.pipeline.check.summary import check_summary
 
     result = check(data, config, seed)
     if html:
@@ -111,7 +110,7 @@ def check(
 def features(data: Data, config: FeatureConfig, seed: Seed = 0, json: Json = False) -> None:
     """Run the frozen backbone over every image that the store has no features of yet."""
     announce_device()
-    from pipeline.cached import cache_features
+    from headstart.pipeline.featured import cache_features
 
     cached = cache_features(data, config, seed)
     folders = [store.folder.name for store in cached.stores]
@@ -154,7 +153,7 @@ def head(
 ) -> None:
     """Phase 1: train a head on cached features."""
     announce_device()
-    from pipeline.phase1 import train_run
+    from headstart.pipeline.head.run import train_run
 
     result = train_run(data, run, features, config, overwrite, seed)
     summary = [
@@ -178,7 +177,7 @@ def finetune(
 ) -> None:
     """Phase 2: train the top of the backbone on raw images, from the run's head. Goes on where it was cut off."""
     announce_device()
-    from pipeline.finetune import finetune
+    from headstart.pipeline.finetune.finetune import finetune
 
     result = finetune(run, config, overwrite, seed, data)
     summary = [
@@ -202,7 +201,7 @@ def evaluate(
 ) -> None:
     """Score a run on a split."""
     announce_device()
-    from pipeline.evaluate import evaluate
+    from headstart.pipeline.evaluate.evaluate import evaluate
 
     result = evaluate(run, split, data)
     models = {name: getattr(result, name) for name in ("head", "finetuned") if getattr(result, name)}
@@ -225,7 +224,7 @@ def predict(
 ) -> None:
     """Classify images."""
     announce_device()
-    from pipeline.predict import predict
+    from headstart.pipeline.evaluate.predict import predict
 
     result = predict(run, paths)
     lines = [f"{item.path}: {item.label} ({item.probability:.4f})" for item in result.predictions]

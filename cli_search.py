@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from headstart.features.config import FeatureConfig
+from headstart.pipeline.commandline import Data, Json, Overwrite, Seed, announce_device, command, next_steps, show
+from headstart.pipeline.sweep.config import SweepConfig
 from rich.markup import escape
 from rich.table import Table
-
-from cli_base import Data, Json, Overwrite, Seed, announce_device, command, next_steps, show
-from pipeline.feature_config import FeatureConfig
-from pipeline.sweep_config import SweepConfig
 
 search = typer.Typer()
 
@@ -28,8 +27,8 @@ def sweep(
 ) -> None:
     """Try many heads on cached features, and train the best on val again."""
     announce_device()
-    from pipeline.leaderboard import board
-    from pipeline.sweep import sweep
+    from headstart.pipeline.sweep.leaderboard import board
+    from headstart.pipeline.sweep.sweep import sweep
 
     result = sweep(data, study, run, features, config, overwrite, seed)
     fields = {
@@ -63,7 +62,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """Show runs side by side, and test whether the best two differ by more than chance."""
-    from pipeline.compare import compare
+    from headstart.pipeline.evaluate.compare import compare
 
     rows, test = compare(runs, split)
     table = Table("run", "", "accuracy", "95 % interval", "loss", "seconds", "settings that differ")

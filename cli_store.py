@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from headstart.features.config import FeatureConfig
+from headstart.features.errors import StoreError
+from headstart.pipeline.commandline import Data, Json, Seed, announce_device, command, show
 from rich.filesize import decimal
-
-from cli_base import Data, Json, Seed, announce_device, command, show
-from features.errors import StoreError
-from pipeline.feature_config import FeatureConfig
 
 store = typer.Typer(help="Look after a store of features.", no_args_is_help=True)
 
@@ -26,7 +25,7 @@ def _time(seconds: float) -> str:
 @command(store)
 def ls(store: StoreArgument, json: Json = False) -> None:
     """List the fingerprints of a store: images, bytes, and when it was last written to."""
-    from features.maintain import contents, open_stores
+    from headstart.features.store.maintain import contents, open_stores
 
     found = [contents(one) for one in open_stores(store)]
     lines = [
@@ -58,7 +57,7 @@ def verify(
     """Read every byte of a store; with --data and --recompute, also compare features with fresh ones."""
     if recompute:
         announce_device()
-    from pipeline.recompute import verify_store
+    from headstart.pipeline.upkeep.recompute import verify_store
 
     found, fresh = verify_store(store, repair, data, recompute, weights, weights_seed, seed)
     bad = [*found.bad, *fresh.bad, *found.views, *found.folders]
@@ -87,7 +86,7 @@ def verify(
 def explain(store: StoreArgument, data: Data, config: FeatureConfig, seed: Seed = 0, json: Json = False) -> None:
     """Say how many images have features, and how what was asked for differs from what is there."""
     announce_device()
-    from pipeline.upkeep import explain
+    from headstart.pipeline.upkeep.explain import explain
 
     states = explain(store, data, config, seed)
     lines = []
@@ -105,7 +104,7 @@ def explain(store: StoreArgument, data: Data, config: FeatureConfig, seed: Seed 
 @command(store, kept="no features are lost: repeat the command to go on")
 def compact(store: StoreArgument, json: Json = False) -> None:
     """Write small shards again as large ones. Readers and writers are not disturbed."""
-    from features.maintain import compact, contents, open_stores
+    from headstart.features.store.maintain import compact, contents, open_stores
 
     stores = open_stores(store)
     before = [contents(one).shards for one in stores]
@@ -128,7 +127,7 @@ def gc(
     json: Json = False,
 ) -> None:
     """Drop the features of images that are in none of the data folders."""
-    from pipeline.upkeep import unused
+    from headstart.pipeline.upkeep.explain import unused
 
     counts = unused(store, data, drop=yes)
     verb = "dropped" if yes else "to drop"
@@ -154,7 +153,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write features, labels, splits, paths and class names into one plain file."""
-    from pipeline.export import export
+    from headstart.pipeline.upkeep.export import export
 
     result = export(store, data, file, fingerprint, seed, max_rejects)
     without = f"; {result.missing} images have none" if result.missing else ""

@@ -16,19 +16,19 @@ from typing import Any
 
 import keras
 import numpy as np
+from headstart.features.backbones.frozen import FrozenBackbone, make_deterministic, resolve_precision
+from headstart.features.config import FeatureConfig
+from headstart.pipeline.featured import cache_features
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.head import fit_head, train_head
+from headstart.pipeline.inputs import eval_dataset
+from headstart.pipeline.metrics import score
+from headstart.pipeline.training import compile_model
 from rich.console import Console
 
 from benchmarks.curves import finetuning
 from benchmarks.extraction import installed
 from benchmarks.timing import LastBatch, write_merged
-from features.frozen import FrozenBackbone, make_deterministic, resolve_precision
-from pipeline.cached import cache_features
-from pipeline.feature_config import FeatureConfig
-from pipeline.head import fit_head, train_head
-from pipeline.head_config import HeadConfig
-from pipeline.inputs import eval_dataset
-from pipeline.metrics import score
-from pipeline.training import compile_model
 
 Arrays = tuple[np.ndarray, np.ndarray]
 NAMES = ["negative", "positive"]

@@ -16,6 +16,13 @@ from typing import Any
 import keras
 import psutil
 import tensorflow as tf
+from headstart.features.backbones.frozen import use_device
+from headstart.features.backbones.weights import build_backbone
+from headstart.features.files import write_json
+from headstart.features.images.scan import ImageFile, inspect_images
+from headstart.pipeline.data.config import PrepareConfig
+from headstart.pipeline.data.demo import draw_demo
+from headstart.pipeline.data.prepare import prepare
 from rich.console import Console
 from rich.table import Table
 
@@ -24,13 +31,6 @@ from benchmarks.extraction import extraction_rows
 from benchmarks.finetuning import finetuning_rows
 from benchmarks.heads import head_row, phase1_rows
 from benchmarks.timing import Row, ceilings
-from features.files import write_json
-from features.frozen import use_device
-from features.image_files import ImageFile, inspect_images
-from features.weights import build_backbone
-from pipeline.demo import draw_demo
-from pipeline.prepare import prepare
-from pipeline.prepare_config import PrepareConfig
 
 PARTS = ("decoding", "extraction", "head", "phase1", "finetuning")
 _WIDTH = 150

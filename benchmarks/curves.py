@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from headstart.features.backbones.network import load_network
+from headstart.features.config import FeatureConfig
+from headstart.pipeline.classifier import build_classifier, unfreeze
+from headstart.pipeline.data.config import PrepareConfig
+from headstart.pipeline.data.prepare import prepare
+from headstart.pipeline.featured import load_examples
+from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.finetune import finetune
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.run import train_run
+from headstart.pipeline.inputs import eval_dataset, train_dataset
+from headstart.pipeline.runs import Run
+from headstart.pipeline.training import compile_model
 
 from benchmarks.timing import LastBatch
-from pipeline.cached import load_examples
-from pipeline.classifier import build_classifier, unfreeze
-from pipeline.extraction import load_network
-from pipeline.feature_config import FeatureConfig
-from pipeline.finetune import finetune
-from pipeline.finetune_config import FinetuneConfig
-from pipeline.head_config import HeadConfig
-from pipeline.inputs import eval_dataset, train_dataset
-from pipeline.phase1 import train_run
-from pipeline.prepare import prepare
-from pipeline.prepare_config import PrepareConfig
-from pipeline.runs import Run
-from pipeline.training import compile_model
 
 
 def finetuning(photos: Path, config: FeatureConfig, seeds: int, images: int, folder: Path) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from headstart.features.images.batches import decoded_batches
+from headstart.features.images.decode import ImageConfig
+from headstart.features.images.scan import ImageFile, inspect_images
 from PIL import Image
 
 from benchmarks.extraction import BATCH, SIZE, keras_files
 from benchmarks.timing import Row, in_turns, seconds
-from features.batches import decoded_batches
-from features.image_files import ImageFile, inspect_images
-from features.images import ImageConfig
 
 
 def large_jpegs(images: list[ImageFile], folder: Path, noise: float) -> list[ImageFile]:

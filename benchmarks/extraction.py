@@ -9,15 +9,15 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.frozen import FrozenBackbone, resolve_precision
+from headstart.features.config import FeatureConfig
+from headstart.features.images.batches import decoded_batches
+from headstart.features.images.decode import ImageConfig
+from headstart.features.images.scan import ImageFile
+from headstart.pipeline.featured import cache_features
 
 from benchmarks.timing import Row, Stalls, in_turns, seconds
-from features.backbones import Backbone
-from features.batches import decoded_batches
-from features.frozen import FrozenBackbone, resolve_precision
-from features.image_files import ImageFile
-from features.images import ImageConfig
-from pipeline.cached import cache_features
-from pipeline.feature_config import FeatureConfig
 
 MACS = 5.71e9  # of InceptionV3 at 299 x 299
 BATCH = 32

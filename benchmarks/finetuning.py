@@ -6,20 +6,20 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from headstart.features.backbones.network import load_network
+from headstart.features.config import FeatureConfig
+from headstart.features.images.scan import ImageFile
+from headstart.pipeline.classifier import build_classifier, unfreeze
+from headstart.pipeline.featured import load_examples
+from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.task import build_task, datasets_of
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.run import train_run
+from headstart.pipeline.inputs import train_dataset
+from headstart.pipeline.runs import Run
+from headstart.pipeline.training import compile_model
 
 from benchmarks.timing import Row, in_turns, seconds
-from features.image_files import ImageFile
-from pipeline.cached import load_examples
-from pipeline.classifier import build_classifier, unfreeze
-from pipeline.extraction import load_network
-from pipeline.feature_config import FeatureConfig
-from pipeline.finetune_config import FinetuneConfig
-from pipeline.head_config import HeadConfig
-from pipeline.inputs import train_dataset
-from pipeline.phase1 import train_run
-from pipeline.runs import Run
-from pipeline.task import build_task, datasets_of
-from pipeline.training import compile_model
 
 MACS = 7.13e9  # an image: 5.0 below layer 249 forward, 2.13 above forward and backward
 MACS_ABOVE = 2.13e9

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.frozen import resolve_precision
+from headstart.features.config import FeatureConfig
+from headstart.features.images.scan import ImageFile
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.head import train_head
+from headstart.pipeline.head.run import train_run
 
 from benchmarks.extraction import BATCH, MACS, SIZE, keras_files
 from benchmarks.timing import Row, Stalls, in_turns, seconds
-from features.backbones import Backbone
-from features.frozen import resolve_precision
-from features.image_files import ImageFile
-from pipeline.feature_config import FeatureConfig
-from pipeline.head import train_head
-from pipeline.head_config import HeadConfig
-from pipeline.phase1 import train_run
 
 EXAMPLES, DIMENSION = 20_000, 2048
 EPOCHS = 10

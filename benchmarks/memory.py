@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from headstart.features.files import write_json
 from rich.console import Console
-
-from features.files import write_json
 
 # Runs the command line in a process of its own, and adds its peak to what it printed.
 _MEASURED = """
-import resource, sys, cli
+import resource, sys
+from headstart import cli
 try:
     cli.app()
 finally:

@@ -14,18 +14,18 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from headstart.features.backbones.weights import build_backbone
+from headstart.features.files import write_json
+from headstart.pipeline.data.config import PrepareConfig
+from headstart.pipeline.data.examples import Example, scan
+from headstart.pipeline.data.prepare import prepare
 from rich.console import Console
 
 from benchmarks.extraction import BATCH, keras_files
 from benchmarks.heads import EPOCHS, frozen_base
 from benchmarks.timing import Stalls, seconds
-from features.files import write_json
-from features.weights import build_backbone
-from pipeline.examples import Example, scan
-from pipeline.prepare import prepare
-from pipeline.prepare_config import PrepareConfig
 
-COMMAND = [sys.executable, "-c", "import cli; cli.app()", "head"]
+COMMAND = [sys.executable, "-c", "import headstart.cli; headstart.cli.app()", "head"]
 
 
 def recipe(data: Path, weights: str, rescale: str) -> dict[str, float]:

@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from headstart.features.files import write_json
+from headstart.features.images.scan_memory import ScanMemory
+from headstart.features.store.store import FeatureStore
+from headstart.pipeline.data.examples import scan
 from rich.console import Console
 from rich.table import Table
-
-from features.files import write_json
-from features.memory import ScanMemory
-from features.store import FeatureStore
-from pipeline.examples import scan
 
 SHARD, READ, DEPTH = 1024, 25_000, 2048
 FINGERPRINT = {"backbone": "synthetic", "cut": "mixed10", "dtype": "float16", "shape": [DEPTH]}

@@ -14,6 +14,18 @@ from typing import Any
 
 import keras
 import numpy as np
+from headstart.features.config import FeatureConfig
+from headstart.pipeline.featured import cache_features
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.head import build_head, fit_head
+from headstart.pipeline.metrics import wilson_interval
+from headstart.pipeline.sweep.baselines import fit_baselines, logistic_regression
+from headstart.pipeline.sweep.config import SweepConfig
+from headstart.pipeline.sweep.leaderboard import ranked
+from headstart.pipeline.sweep.space import Cuts, Space, read_choices
+from headstart.pipeline.sweep.study import Study
+from headstart.pipeline.sweep.trials import Material, search
+from headstart.pipeline.training import compile_model, make_optimizer
 from optuna.trial import FixedTrial, FrozenTrial
 from rich.console import Console
 from scipy.stats import t
@@ -21,18 +33,6 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from benchmarks.accuracy import accuracy, features_asked, photo_arguments
 from benchmarks.timing import write_merged
-from pipeline.baselines import fit_baselines, logistic_regression
-from pipeline.cached import cache_features
-from pipeline.feature_config import FeatureConfig
-from pipeline.head import build_head, fit_head
-from pipeline.head_config import HeadConfig
-from pipeline.leaderboard import ranked
-from pipeline.metrics import wilson_interval
-from pipeline.space import Cuts, Space, read_choices
-from pipeline.study import Study
-from pipeline.sweep_config import SweepConfig
-from pipeline.training import compile_model, make_optimizer
-from pipeline.trials import Material, search
 
 EXAMPLES = 20_000
 TRIALS = 64

@@ -10,8 +10,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-
-from features.files import write_json
+from headstart.features.files import write_json
 
 ROUNDS = 5
 

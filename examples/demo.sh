@@ -3,7 +3,7 @@
 set -eu
 dir=$1
 weights=${WEIGHTS:-${HEADSTART_WEIGHTS:-}}
-case $weights in "" | imagenet) weights=$(python -m pipeline.demo_weights) ;; esac
+case $weights in "" | imagenet) weights=$(python -m headstart.pipeline.data.demo_weights) ;; esac
 
 step() {
     echo

@@ -6,16 +6,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
-
-from features.augment import View
-from features.batches import any_decodes, decoded_batches, why_undecodable
-from features.files import require_space
-from features.frozen import FrozenBackbone
-from features.image_files import ImageFile, Reject
-from features.images import ImageConfig
-from features.progress import console, progress
-from features.shards import DIGEST_BYTES
-from features.store import FeatureStore
+from headstart.features.backbones.frozen import FrozenBackbone
+from headstart.features.files import require_space
+from headstart.features.images.augment import View
+from headstart.features.images.batches import any_decodes, decoded_batches, why_undecodable
+from headstart.features.images.decode import ImageConfig
+from headstart.features.images.scan import ImageFile, Reject
+from headstart.features.store.shards import DIGEST_BYTES
+from headstart.features.store.store import FeatureStore
+from headstart.features.terminal import console, progress
 
 SHARD_IMAGES = 1024
 SHARD_SECONDS = 30.0

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-
-from features.backbones import Backbone
-from features.files import written_atomically
-from features.frozen import frozen_part
+from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.frozen import frozen_part
+from headstart.features.files import written_atomically
 
 
 def build_classifier(backbone: Backbone, cuts: Sequence[str], head: keras.Model) -> keras.Model:

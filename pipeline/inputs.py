@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-
-from features.augment import Augment, augment_image
-from features.batches import decoded_dataset, explicit_options, file_columns
-from features.errors import DataError, StoreError
-from features.images import ImageConfig
-from features.store import FeatureStore
-from pipeline.examples import Example
+from headstart.features.errors import DataError, StoreError
+from headstart.features.images.augment import Augment, augment_image
+from headstart.features.images.batches import decoded_dataset, explicit_options, file_columns
+from headstart.features.images.decode import ImageConfig
+from headstart.features.store.store import FeatureStore
+from headstart.pipeline.data.examples import Example
 
 BUFFER_BYTES = 256 << 20
 _STORE_ERROR = re.compile(rf"\b{StoreError.__name__}: (?P<message>.+)")

@@ -25,9 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.errors import RunError
-from features.files import write_atomically, write_json
-from pipeline.examples import Example
+from headstart.features.errors import RunError
+from headstart.features.files import write_atomically, write_json
+from headstart.pipeline.data.examples import Example
 
 if TYPE_CHECKING:
     import keras

@@ -7,10 +7,9 @@ from typing import Any
 
 import keras
 import numpy as np
-
-from features.errors import OptionError
-from pipeline.head_config import OPTIMIZERS
-from pipeline.metrics import accuracy, cross_entropy
+from headstart.features.errors import OptionError
+from headstart.pipeline.head.config import OPTIMIZERS
+from headstart.pipeline.metrics import accuracy, cross_entropy
 
 _DRAWS_AN_EPOCH = 1_000_000  # no layer draws more often
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headstart import cli
+from headstart.features.config import FeatureConfig
+from headstart.pipeline.data.config import PrepareConfig
+from headstart.pipeline.data.demo import draw_demo
+from headstart.pipeline.data.prepare import prepare
 from typer.testing import CliRunner
-
-import cli
-from pipeline.demo import draw_demo
-from pipeline.feature_config import FeatureConfig
-from pipeline.prepare import prepare
-from pipeline.prepare_config import PrepareConfig
 
 # Two test processes on two cores: a thread each. Read by TensorFlow when it starts, and by the processes we start.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -56,7 +55,7 @@ def prepared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def filled_store(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the features of `prepared`. Tests that add to it use a copy."""
-    from pipeline.cached import cache_features
+    from headstart.pipeline.featured import cache_features
 
     store = tmp_path_factory.mktemp("store") / "store"
     cache_features(prepared, FeatureConfig(store=store, **SMALL, max_rejects=1))
@@ -74,8 +73,8 @@ def small(filled_store: Path, tmp_path: Path) -> FeatureConfig:
 @pytest.fixture(scope="session")
 def trained_run(prepared: Path, filled_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of phase 1. Tests only read it, and its store."""
-    from pipeline.head_config import HeadConfig
-    from pipeline.phase1 import train_run
+    from headstart.pipeline.head.config import HeadConfig
+    from headstart.pipeline.head.run import train_run
 
     path = tmp_path_factory.mktemp("runs") / "run"
     features = FeatureConfig(store=filled_store, **SMALL, max_rejects=1)
@@ -138,7 +137,7 @@ def start_headstart(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
 
     def start(*arguments: Any) -> subprocess.Popen[bytes]:
         with (tmp_path / "output").open("ab") as output:
-            command = [sys.executable, "-m", "cli", *map(str, arguments)]
+            command = [sys.executable, "-m", "headstart.cli", *map(str, arguments)]
             root = Path(cli.__file__).parent
             return subprocess.Popen(command, stdout=output, stderr=output, cwd=root, env={**os.environ})
 

@@ -7,12 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import headstart.features.extract
+import headstart.features.files
 import numpy as np
-
-import cli
-import features.extract
-import features.files
-from features.frozen import FrozenBackbone
+from headstart import cli
+from headstart.features.backbones.frozen import FrozenBackbone
 
 SHARD_IMAGES = 32
 PASS_SECONDS = 0.02
@@ -30,15 +29,15 @@ def main() -> None:
         time.sleep(PASS_SECONDS)
         return vectors
 
-    flush = features.files.flush_to_disk
+    flush = headstart.features.files.flush_to_disk
 
     def slow_flush(path: Path) -> None:
         time.sleep(FLUSH_SECONDS)
         flush(path)
 
-    features.files.flush_to_disk = slow_flush
+    headstart.features.files.flush_to_disk = slow_flush
     FrozenBackbone.__call__ = counted  # type: ignore[method-assign]
-    features.extract.SHARD_IMAGES = SHARD_IMAGES
+    headstart.features.extract.SHARD_IMAGES = SHARD_IMAGES
     cli.app(sys.argv[2:])
 
 

@@ -8,12 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from headstart import cli
+from headstart.cli import app
+from headstart.features.config import FeatureConfig
+from headstart.tests.conftest import SMALL_FLAGS
 from typer.testing import CliRunner
-
-from cli import app
-from pipeline.feature_config import FeatureConfig
-
-from .conftest import SMALL_FLAGS
 
 HEAD_FLAGS = ("--units=16", "--epochs=2")
 
@@ -68,8 +67,6 @@ def test_several_cuts_are_filled_side_by_side(headstart, prepared: Path, tmp_pat
 def test_head_extracts_what_is_missing_and_says_so(headstart, prepared: Path, tmp_path: Path, capfd) -> None:
     flags = (*SMALL_FLAGS, f"--store={tmp_path / 's'}", f"--run={tmp_path / 'r'}", *HEAD_FLAGS)
     from typer.testing import CliRunner
-
-    import cli
 
     result = CliRunner().invoke(cli.app, ["head", str(prepared), *flags])
     assert result.exit_code == 0
@@ -160,8 +157,6 @@ def test_bad_options_are_told_in_one_line(headstart, prepared, tmp_path: Path, f
 def test_wrong_usage_exits_with_2(headstart) -> None:
     from typer.testing import CliRunner
 
-    import cli
-
     for arguments in (["head"], ["features", "x", "--precision=int4"], ["nothing"], ["features", "x", "--seed=-1"]):
         assert CliRunner().invoke(cli.app, arguments).exit_code == 2
 
@@ -176,7 +171,7 @@ def test_a_full_disk_is_told_in_one_line(headstart, prepared, tmp_path: Path, mo
     def full(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("features.files.flush_to_disk", full)
+    monkeypatch.setattr("headstart.features.files.flush_to_disk", full)
     line = headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
     assert "the disk is full" in line
     assert not list((tmp_path / "s").rglob("*.partial*"))
@@ -200,7 +195,7 @@ def test_running_out_of_memory_says_what_to_lower(headstart, prepared, tmp_path:
     def starve(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("features.frozen.FrozenBackbone.warm_up", starve)
+    monkeypatch.setattr("headstart.features.backbones.frozen.FrozenBackbone.warm_up", starve)
     line = headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
     assert "lower --batch-size" in line
 
@@ -209,7 +204,7 @@ def test_a_bug_keeps_its_traceback(headstart, prepared, tmp_path: Path, monkeypa
     def bug(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("features.frozen.FrozenBackbone.warm_up", bug)
+    monkeypatch.setattr("headstart.features.backbones.frozen.FrozenBackbone.warm_up", bug)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         headstart("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
 
@@ -231,5 +226,6 @@ def test_ctrl_c_exits_with_130_and_keeps_what_is_finished(start_headstart, drawn
 
 
 def test_help_does_not_wait_for_tensorflow() -> None:
-    code = "import cli, sys; assert not {'tensorflow', 'keras', 'numpy', 'h5py', 'PIL', 'psutil'} & set(sys.modules)"
+    heavy = "{'tensorflow', 'keras', 'numpy', 'h5py', 'PIL', 'psutil'}"
+    code = f"import headstart.cli, sys; assert not {heavy} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

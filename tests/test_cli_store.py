@@ -7,11 +7,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from headstart import cli
+from headstart.features.config import FeatureConfig
+from headstart.tests.conftest import SMALL_FLAGS
 from typer.testing import CliRunner
-
-import cli
-from pipeline.feature_config import FeatureConfig
-from tests.conftest import SMALL_FLAGS
 
 
 def shards(store: Path) -> list[Path]:
@@ -169,6 +168,6 @@ def test_a_full_store_is_used_without_writing_to_it(
     def denied(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("features.files.flush_to_disk", denied)
+    monkeypatch.setattr("headstart.features.files.flush_to_disk", denied)
     assert headstart("features", *flags)["cached"] == 40
     assert "rejects.csv" not in headstart.error("features", *flags, "--rescale=unit")

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from headstart import cli
+from headstart.features.config import FeatureConfig
+from headstart.features.store.maintain import open_stores
+from headstart.pipeline.featured import cache_features
+from headstart.pipeline.upkeep.explain import explain
+from headstart.tests.conftest import SMALL
+from headstart.tests.counted import SHARD_IMAGES
 from PIL import Image
-
-import cli
-from features.maintain import open_stores
-from pipeline.cached import cache_features
-from pipeline.feature_config import FeatureConfig
-from pipeline.upkeep import explain
-from tests.conftest import SMALL
-from tests.counted import SHARD_IMAGES
 
 IMAGES = 1100
 BATCH = 16
@@ -63,7 +62,7 @@ def vectors(root: Path) -> dict[str, bytes]:
 
 
 def command(counts: Path, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", "tests.counted", str(counts), *map(str, arguments)]
+    return [sys.executable, "-m", "headstart.tests.counted", str(counts), *map(str, arguments)]
 
 
 def finished(counts: Path) -> int:
@@ -205,7 +204,7 @@ def test_a_full_disk_is_told_and_what_was_finished_is_kept(
         "OUT": str(tmp_path),
         "COUNTS": str(counts),
         "FEATURES": " ".join(command(counts, "features", many, f"--store={store}", *FLAGS)),
-        "VERIFY": " ".join([sys.executable, "-m", "cli", "store", "verify", str(store), "--json"]),
+        "VERIFY": " ".join([sys.executable, "-m", "headstart.cli", "store", "verify", str(store), "--json"]),
     }
     script = [*namespace, "sh", "-c", FULL_DISK]
     subprocess.run(script, check=True, cwd=ROOT, env={**os.environ, **environment}, timeout=300)

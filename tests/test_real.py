@@ -7,25 +7,24 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from headstart.features.backbones.weights import build_backbone
+from headstart.features.config import FeatureConfig
+from headstart.features.images.batches import decoded_batches
+from headstart.features.images.decode import ImageConfig
+from headstart.features.images.scan import ImageFile, Reject, inspect_images
+from headstart.pipeline.check.check import check
+from headstart.pipeline.check.config import CheckConfig
+from headstart.pipeline.classifier import build_classifier
+from headstart.pipeline.data.demo import draw_demo
+from headstart.pipeline.data.prepare import prepare
+from headstart.pipeline.featured import cache_features, load_examples
+from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.finetune import finetune
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.run import train_run
+from headstart.pipeline.metrics import probabilities
+from headstart.pipeline.runs import Run
 from PIL import Image
-
-from features.batches import decoded_batches
-from features.image_files import ImageFile, Reject, inspect_images
-from features.images import ImageConfig
-from features.weights import build_backbone
-from pipeline.cached import cache_features, load_examples
-from pipeline.check import check
-from pipeline.check_config import CheckConfig
-from pipeline.classifier import build_classifier
-from pipeline.demo import draw_demo
-from pipeline.feature_config import FeatureConfig
-from pipeline.finetune import finetune
-from pipeline.finetune_config import FinetuneConfig
-from pipeline.head_config import HeadConfig
-from pipeline.metrics import probabilities
-from pipeline.phase1 import train_run
-from pipeline.prepare import prepare
-from pipeline.runs import Run
 
 
 def weights_by_place(classifier: keras.Model) -> dict[tuple[int, int, str], np.ndarray]:

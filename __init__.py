@@ -1,0 +1,1 @@
+"""Two-phase transfer learning on images: the frozen network sees each image once."""

@@ -1,0 +1,159 @@
+"""Building a backbone and filling it with weights: ImageNet's, a file's, or random ones."""
+
+import functools
+import hashlib
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import keras
+import numpy as np
+from headstart.features.backbones.backbone import RESCALINGS, Backbone, BackboneSpec, Precision, backbone_spec
+from headstart.features.backbones.facts import BackboneFacts, BackboneMemory, backbone_source
+from headstart.features.errors import OptionError, WeightsError
+
+_DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
+
+
+def build_backbone(
+    name: str,
+    weights: str = "imagenet",
+    rescale: str = "auto",
+    image_size: int | None = None,
+    precision: Precision = "float32",
+    weights_seed: int = 0,
+    memory: BackboneMemory | None = None,
+) -> Backbone:
+    """A network of `BACKBONES`, built and filled with weights; or, if `memory` knows it, once its model is asked for.
+
+    Args:
+        weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
+        rescale: a key of `RESCALINGS`, or `auto` for what the network's ImageNet weights expect.
+        image_size: side of the input in pixels; None for the network's own.
+        precision: of the arithmetic; the weights stay float32, and so does what is built here for int8.
+        weights_seed: of `random` weights.
+        memory: of what was built before.
+
+    Raises:
+        OptionError: an unknown name or a size that the network can't take.
+        WeightsError: the weights are missing, corrupt or another network's.
+    """
+    spec = backbone_spec(name)
+    size = image_size or spec.image_size
+    settings = (name, weights, size, weights_seed)
+    source = backbone_source(*settings)
+    known = memory.recall(source) if memory else None
+    if known and set(known.shapes) != set(spec.cuts):
+        known = None
+
+    @functools.cache
+    def load() -> keras.Model:
+        model = _filled(spec, weights, size, precision, weights_seed)
+        if known and _digest(model) != known.weights_digest:
+            raise WeightsError(
+                f"--weights {weights}: not what it was when this command began, or what the store's backbones.json "
+                "says of it; repeat the command, after `headstart features DATA --rehash`"
+            )
+        return model
+
+    facts = known or _facts(spec, load())
+    if memory and not known and backbone_source(*settings) == source:
+        memory.save(facts, source)
+    rescaling = RESCALINGS[spec.rescaling if rescale == "auto" else rescale]
+    return Backbone(name, load, rescaling, size, precision, facts.weights_digest, facts.shapes)
+
+
+def _filled(spec: BackboneSpec, weights: str, size: int, precision: Precision, weights_seed: int) -> keras.Model:
+    with _dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32"):
+        model = _build(spec, size, weights == "imagenet")
+    if weights == "random":
+        _fill_at_random(model, weights_seed)
+    elif weights != "imagenet":
+        _load_weights(model, Path(weights))
+    return model
+
+
+def _facts(spec: BackboneSpec, model: keras.Model) -> BackboneFacts:
+    layers = {name: model.layers[at] if isinstance(at, int) else model.get_layer(at) for name, at in spec.cuts.items()}
+    return BackboneFacts(_digest(model), {name: tuple(layer.output.shape[1:]) for name, layer in layers.items()})
+
+
+@contextmanager
+def _dtype_policy(policy: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _digest(model: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        value = np.ascontiguousarray(variable.numpy())
+        digest.update(f"{value.shape} {value.dtype}".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
+
+
+def _fill_at_random(model: keras.Model, seed: int) -> None:
+    """He initialisation (arXiv:1502.01852), which keeps the scale of the activations through any depth of relu.
+
+    Keras's own default halves their variance at each layer, which 94 layers later is nothing.
+    """
+    for index, variable in enumerate(model.weights):
+        if "kernel" in variable.name:
+            rng = np.random.default_rng([seed, index])
+            # A depthwise kernel [h, w, channels, 1] has one input channel a filter.
+            shape = variable.shape
+            fan_in = np.prod(shape[:2] if "depthwise" in variable.name or "depthwise" in variable.path else shape[:-1])
+            variable.assign(rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in)))
+
+
+def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
+    builder = getattr(keras.applications, spec.builder)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
+    try:
+        with redirect_stdout(sys.stderr):  # where Keras tells of a download; standard output is the command's
+            return builder(
+                include_top=False,
+                weights="imagenet" if imagenet else None,
+                input_shape=(size, size, 3),
+                **spec.arguments,
+            )
+    except ValueError as error:
+        raise OptionError(f"--image-size {size}: {spec.builder} can't take it: {error}") from error
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        if not imagenet:
+            raise
+        raise WeightsError(
+            f"--weights imagenet: can't be downloaded ({error}); fetch that file on a machine with a network and give "
+            "it as --weights FILE or HEADSTART_WEIGHTS; --weights random only serves to try the commands"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _load_weights(model: keras.Model, file: Path) -> None:
+    """Load a weights file, then make sure that it filled every weight."""
+    if not file.is_file():
+        raise WeightsError(f"--weights {file}: no such file; give imagenet, random, or a .weights.h5 or _notop.h5 file")
+    if file.suffix != ".h5":
+        raise WeightsError(f"--weights {file}: not a .weights.h5 or _notop.h5 file by its name")
+    for variable in model.weights:
+        variable.assign(np.full(variable.shape, np.nan, np.float32))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.load_weights(file)
+    except Exception as error:  # Keras and h5py raise a dozen kinds for a file that doesn't fit
+        said = " ".join(str(error).split())[:200]
+        raise WeightsError(f"--weights {file}: not weights of this network, or corrupt ({said})") from error
+    unfilled = [variable.path for variable in model.weights if not np.isfinite(variable.numpy()).all()]
+    if unfilled:
+        raise WeightsError(f"--weights {file}: leaves {len(unfilled)} weights unfilled, {unfilled[0]} the first")

@@ -1,0 +1,1 @@
+"""Image files: which can be used, their pixels, and augmented views."""

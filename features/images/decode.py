@@ -1,0 +1,165 @@
+"""The only path from bytes to pixels: decode, EXIF orientation, RGB, resize. `features.images.batches` streams many.
+
+The same graph serves caching, fine-tuning and predicting, so that a feature means the same in all three. JPEG and PNG
+are decoded by TensorFlow, and by Pillow where TensorFlow fails. The other formats are Pillow's: of TensorFlow 2.21's
+decoders, that of WebP aborts the process on an animation, that of GIF reads all frames and crops those with
+transparency, and that of BMP knows no compression.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+from headstart.features.errors import OptionError
+from headstart.features.images.formats import open_image
+from headstart.features.images.scan import ImageFile
+from PIL import Image
+
+# Part of every fingerprint: raise it when the same file would yield other pixels than before.
+PIXELS_VERSION = 2
+
+_JPEG_RATIOS = (1, 2, 4, 8)  # what libjpeg divides sides by while it decodes
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How bytes become pixels.
+
+    Args:
+        size: side of the square image in pixels, at least 32.
+        resize: `stretch` to the square, or `crop` the centre square first.
+        truncated: `reject` a JPEG that ends early, or `keep` it with its lower part grey.
+    """
+
+    size: int
+    resize: Literal["stretch", "crop"] = "stretch"
+    truncated: Literal["reject", "keep"] = "reject"
+
+    def __post_init__(self) -> None:
+        if self.size < 32:
+            raise OptionError(f"--image-size must be at least 32. Received: {self.size}")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The fields that decide what pixels a file yields."""
+        return {
+            "pixels_version": PIXELS_VERSION,
+            "image_size": self.size,
+            "resize": self.resize,
+            "truncated": self.truncated,
+        }
+
+
+def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+    """Decode and resize one image inside a graph.
+
+    Resizing is bilinear, and antialiased where the longer side still shrinks by more than 2.
+
+    Args:
+        data: scalar string, the bytes of a file in one of `features.images.formats.FORMATS`.
+        decoder: scalar int32, what `decoder_of` says.
+        orientation: scalar int32, EXIF orientation 1 to 8.
+
+    Returns:
+        uint8 [size, size, 3], RGB, upright; transparency is over white, and of an animation it is the first frame.
+
+    Raises:
+        tf.errors.OpError: this decoder can't decode the bytes.
+    """
+    if isinstance(decoder, int):
+        pixels = _DECODERS[decoder](data, config)
+    else:
+        pixels = tf.switch_case(decoder, [partial(read, data, config) for read in _DECODERS])
+    pixels.set_shape([None, None, 3])
+    if config.resize == "crop":
+        pixels = _crop_centre(pixels)
+    pixels = tf.cond(
+        tf.reduce_max(tf.shape(pixels)) > 2 * config.size,
+        lambda: _resize(pixels, config.size, antialias=True),
+        lambda: _resize(pixels, config.size),
+    )
+    pixels = tf.cond(orientation == 1, lambda: pixels, lambda: _turn_upright(pixels, orientation))
+    pixels.set_shape([config.size, config.size, 3])
+    return pixels
+
+
+def decoder_of(image: ImageFile, config: ImageConfig) -> int:
+    """Which decoder reads an image: an index into `_DECODERS`.
+
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its sides if both are at least `config.size` then.
+    """
+    if image.format == "JPEG":
+        shorter = min(image.width, image.height)
+        return max((index for index, ratio in enumerate(_JPEG_RATIOS) if shorter // ratio >= config.size), default=0)
+    return _PNG if image.format == "PNG" else PILLOW
+
+
+def _decode_jpeg(data: tf.Tensor, config: ImageConfig, ratio: int) -> tf.Tensor:
+    keep = config.truncated == "keep"
+    if keep:  # what is cut off within a marker then ends with a whole one
+        data = tf.strings.join([data, b"\xff\xd9"])
+    return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE", try_recover_truncated=keep)
+
+
+def _decode_png(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+    # Of a colour that is declared transparent TensorFlow knows nothing.
+    declared = tf.strings.regex_full_match(data, rb"\C*tRNS\C*")
+    with tf.control_dependencies([tf.debugging.Assert(~declared, ["transparent colours"])]):
+        pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB, the even ones with alpha
+    channels = tf.shape(pixels)[2]
+    pixels = tf.cond(channels % 2 == 0, lambda: _over_white(pixels), lambda: pixels)
+    return tf.cond(channels < 3, lambda: tf.repeat(pixels, 3, axis=2), lambda: pixels)
+
+
+def _over_white(pixels: tf.Tensor) -> tf.Tensor:
+    colour, alpha = tf.cast(pixels[..., :-1], tf.uint16), tf.cast(pixels[..., -1:], tf.uint16)
+    return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+
+
+def _decode_with_pillow(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+    return tf.numpy_function(pillow_pixels, [data], tf.uint8, stateful=False)
+
+
+_DECODERS: tuple[Callable[[tf.Tensor, ImageConfig], tf.Tensor], ...] = (
+    *(partial(_decode_jpeg, ratio=ratio) for ratio in _JPEG_RATIOS),
+    _decode_png,
+    _decode_with_pillow,
+)
+_PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
+
+
+def pillow_pixels(data: bytes) -> np.ndarray:
+    """Decode any of `features.images.formats.FORMATS` with Pillow: uint8 [H, W, 3], as stored.
+
+    Raises:
+        Exception: whatever Pillow's parsers raise.
+    """
+    with open_image(data) as picture:
+        if picture.mode.startswith("I"):  # 16 bits a sample
+            return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=2)
+        if not picture.has_transparency_data:
+            return np.asarray(picture.convert("RGB"))
+        white = Image.new("RGBA", picture.size, "white")
+        white.alpha_composite(picture.convert("RGBA"))
+        return np.asarray(white.convert("RGB"))
+
+
+def _resize(pixels: tf.Tensor, size: int, antialias: bool = False) -> tf.Tensor:
+    return tf.cast(tf.round(tf.image.resize(pixels, (size, size), "bilinear", antialias=antialias)), tf.uint8)
+
+
+def _crop_centre(pixels: tf.Tensor) -> tf.Tensor:
+    height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]
+    side = tf.minimum(height, width)
+    return tf.image.crop_to_bounding_box(pixels, (height - side) // 2, (width - side) // 2, side, side)
+
+
+def _turn_upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Undo EXIF orientation: at most a transpose, then at most two flips (Exif 2.3, tag 0x0112)."""
+    pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
+    pixels = tf.cond(mirrored, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+    upended = tf.reduce_any(orientation == [3, 4, 7, 8])
+    return tf.cond(upended, lambda: tf.reverse(pixels, [0]), lambda: pixels)

@@ -1,0 +1,234 @@
+"""One shard: an immutable HDF5 file of digests and features. Whatever is read may come from anywhere."""
+
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5z
+from headstart.features.errors import StoreError
+
+SHARD_NAME = re.compile(r"shard-.+\.h5", re.DOTALL)
+DIGEST_BYTES = 32
+DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # raw; NumPy sorts and compares these by their bytes
+# The newest format that HDF5 1.10, which distributions still have, reads: its h5dump fails on views of a newer one.
+_LIBVER = ("v110", "v110")
+_DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
+_CHUNK_BYTES = 1 << 20
+_SYSTEM_ERRORS = {
+    getattr(errno, name)
+    for name in ("ENOENT", "EACCES", "EPERM", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ENOTCONN", "ETIMEDOUT")
+}
+_LONGEST_ATTRIBUTE = 1 << 16  # bytes
+_REMEDY = "`headstart store verify STORE --repair` drops it, and its images are done again"
+
+
+@dataclass(frozen=True)
+class ShardFormat:
+    """What the shards of one fingerprint hold.
+
+    Args:
+        fingerprint: every field of it is an attribute of each shard, as JSON.
+        shape: of one image's features: `(D,)`, or `(H, W, D)` for a map.
+        dtype: of the features as stored, float16 or float32.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+
+    fingerprint: Mapping[str, Any]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        sides = [isinstance(side, int) and side > 0 for side in self.shape]
+        if len(sides) not in (1, 3) or not all(sides) or self.dtype not in _DTYPES:
+            raise ValueError(f"no features of shape {list(self.shape)} and dtype {self.dtype}")
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image's features."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def raw_digests(digests: Sequence[str]) -> np.ndarray:
+    """Hexadecimal digests as an array of `DIGEST` [N]."""
+    return np.frombuffer(bytes.fromhex("".join(digests)), DIGEST)
+
+
+def hex_digests(raw: np.ndarray) -> list[str]:
+    """An array of `DIGEST` [N] as hexadecimal digests."""
+    text, width = raw.tobytes().hex(), 2 * DIGEST_BYTES
+    return [text[start : start + width] for start in range(0, len(text), width)]
+
+
+def shard_name(content: bytes) -> str:
+    """The name that proves a shard's content."""
+    return _name(hashlib.sha256(content).hexdigest())
+
+
+def _name_by_content(path: Path) -> str:
+    with path.open("rb") as file:
+        return _name(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _name(digest: str) -> str:
+    return f"shard-{digest[:16]}.h5"
+
+
+def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) -> bytes:
+    """A shard's bytes: `digest` uint8 [n, 32] and `features` [n, *shape], n >= 1."""
+    # This format checksums its metadata, fletcher32 the data, and attributes of fixed length lie within the
+    # former: no flipped byte goes unseen.
+    with hdf5_in_memory() as (buffer, file):
+        raw = np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES)
+        file.create_dataset("digest", data=raw, chunks=raw.shape, fletcher32=True)
+        rows = max(1, min(len(features), _CHUNK_BYTES // features[0].nbytes))
+        file.create_dataset("features", data=features, chunks=(rows, *form.shape), fletcher32=True)
+        describe(file, form.fingerprint)
+    return buffer.getvalue()
+
+
+def describe(file: h5py.File, fingerprint: Mapping[str, Any]) -> None:
+    """Write each field of `fingerprint` as an attribute of fixed length."""
+    for field, value in fingerprint.items():
+        file.attrs[field] = _attribute(value)
+
+
+@contextmanager
+def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
+    """A new HDF5 file that Python writes to disk afterwards: on a full disk, HDF5 itself can crash the process."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=_LIBVER) as file:
+        yield buffer, file
+
+
+def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
+    """The digests of a shard, `DIGEST` [n].
+
+    Raises:
+        StoreError: damaged, or not what a shard of `form` holds.
+        OSError: it is gone, or can't be read.
+    """
+    with _opened(path, form) as file:
+        return np.frombuffer(file["digest"][:].tobytes(), DIGEST)
+
+
+def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.ndarray:
+    """Rows `start` to `stop` of a shard's features; raises as `read_digests`."""
+    with _opened(path, form) as file:
+        rows: np.ndarray = file["features"][start:stop]
+        return rows
+
+
+def fault(path: Path, form: ShardFormat) -> str | None:
+    """What is wrong with a shard, after reading its every byte; None for nothing.
+
+    Raises:
+        OSError: it is gone, or can't be read.
+    """
+    try:
+        digests = read_digests(path, form)
+        if _name_by_content(path) != path.name:
+            return "its bytes are not those that it was named after"
+        step = max(1, _CHUNK_BYTES * 64 // form.image_bytes)
+        finite = all(
+            np.isfinite(read_features(path, form, start, start + step)).all() for start in range(0, len(digests), step)
+        )
+    except StoreError as error:
+        return str(error)
+    if len(np.unique(digests)) < len(digests):
+        return "it names an image twice"
+    return None if finite else "not all of its values are finite"
+
+
+def _attribute(value: Any) -> np.bytes_:
+    return np.bytes_(json.dumps(value).encode())
+
+
+@contextmanager
+def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
+    """A shard that was checked before anything of it was allocated."""
+    status = path.lstat()  # a link could lead anywhere
+    try:
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise _NotAShardError("it is no regular file")
+        with h5py.File(path, "r", locking=False) as file:  # nobody writes to it
+            _check_layout(file, form, status.st_size)
+            yield file
+    except _NotAShardError as error:
+        raise StoreError(f"{path}: refused: {error}; {_REMEDY}") from error
+    except OSError as error:
+        number = _system_error(error)
+        if number:
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise StoreError(f"{path}: damaged shard ({error}); {_REMEDY}") from error
+    except (KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise StoreError(f"{path}: damaged shard ({error}); {_REMEDY}") from error
+
+
+def _system_error(error: OSError) -> int | None:
+    """The number of an error that is the system's rather than the shard's; HDF5 only writes it into its message."""
+    said = re.search(r"errno = (\d+)", str(error))
+    number = error.errno or (int(said[1]) if said else None)
+    return number if number in _SYSTEM_ERRORS else None
+
+
+class _NotAShardError(Exception):
+    """Whole, but not what headstart writes."""
+
+
+def _check_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None:
+    if sorted(file) != ["digest", "features"]:
+        raise _NotAShardError(f"it holds {', '.join(sorted(file)[:5]) or 'nothing'} rather than digest and features")
+    rows = _check_dataset(file, "digest", np.dtype(np.uint8), (DIGEST_BYTES,), file_bytes)
+    if _check_dataset(file, "features", form.dtype, form.shape, file_bytes) != rows:
+        raise _NotAShardError("digest and features differ in length")
+    if sorted(file.attrs) != sorted(form.fingerprint):
+        raise _NotAShardError("its attributes are not the fields of the fingerprint")
+    for field, value in form.fingerprint.items():
+        attribute = file.attrs.get_id(field)
+        if attribute.dtype.kind != "S" or attribute.shape != () or attribute.dtype.itemsize > _LONGEST_ATTRIBUTE:
+            raise _NotAShardError(f"attribute {field} is no text of fixed length")
+        if file.attrs[field] != _attribute(value):
+            raise _NotAShardError(f"its {field} is not that of the fingerprint")
+
+
+def _check_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
+    """Refuse all that could read other files, run a filter's code, or ask for more memory than the file is long.
+
+    Returns:
+        The number of rows.
+    """
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise _NotAShardError(f"{name} is a link to elsewhere")
+    if file.get(name, getclass=True) is not h5py.Dataset:
+        raise _NotAShardError(f"{name} is no dataset")
+    dataset = file[name]
+    plan = dataset.id.get_create_plist()
+    if dataset.is_virtual or plan.get_external_count():
+        raise _NotAShardError(f"{name} is virtual or stored elsewhere")
+    if dataset.dtype != dtype:
+        raise _NotAShardError(f"{name} is {dataset.dtype} rather than {dtype}")
+    filters = [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
+    if plan.get_layout() != h5d.CHUNKED or filters != [h5z.FILTER_FLETCHER32]:
+        raise _NotAShardError(f"{name} is not in chunks with a checksum")
+    if dataset.shape[1:] != shape or not dataset.shape[0]:
+        raise _NotAShardError(f"{name} is {list(dataset.shape)} rather than [n, {', '.join(map(str, shape))}]")
+    chunk_bytes = int(np.prod([float(side) for side in dataset.chunks]) * dtype.itemsize)
+    if max(dataset.nbytes, chunk_bytes) > file_bytes:
+        raise _NotAShardError(f"{name} claims {max(dataset.nbytes, chunk_bytes)} bytes of a file of {file_bytes}")
+    if dataset.chunks[1:] != shape or dataset.id.get_num_chunks() * dataset.chunks[0] < len(dataset):
+        raise _NotAShardError(f"{name} lacks chunks")
+    return len(dataset)

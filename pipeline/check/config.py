@@ -1,0 +1,37 @@
+"""The settings of `check`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from headstart.features.errors import check_options
+from headstart.features.images.faults import MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Where features are, and what is worth telling. `help` is the command line's."""
+
+    store: Path = field(
+        default=Path("store"), metadata={"help": "Features to find near-duplicates by.", "env": "HEADSTART_STORE"}
+    )
+    fingerprint: str = field(
+        default="", metadata={"help": "Which of the store's features, by the beginning. Default: of most images."}
+    )
+    similarity: float = field(
+        default=0.3, metadata={"help": "Least cosine of the whitened features of near-duplicates."}
+    )
+    tiny: int = field(default=64, metadata={"help": "Images with a side of fewer pixels are tiny."})
+    imbalance: float = field(
+        default=5.0, metadata={"help": "Classes are imbalanced where one has this many times the images of another."}
+    )
+    max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})
+    truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
+
+    def __post_init__(self) -> None:
+        check_options(
+            ("--similarity", self.similarity, 0 < self.similarity <= 1, "over 0 and at most 1"),
+            ("--tiny", self.tiny, self.tiny >= 0, "at least 0"),
+            ("--imbalance", self.imbalance, self.imbalance >= 1, "at least 1"),
+            ("--max-pixels", self.max_pixels, self.max_pixels >= 1, "at least 1"),
+        )

@@ -1,0 +1,98 @@
+"""What `headstart check` found, as one HTML page that needs no other file."""
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from headstart.features.files import write_atomically
+from headstart.features.images.batches import decoded_batches
+from headstart.features.images.decode import ImageConfig
+from headstart.pipeline.check.check import CheckResult
+from headstart.pipeline.check.config import CheckConfig
+from headstart.pipeline.check.report import facts, findings
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.splits import SPLITS
+from PIL import Image
+
+SHOWN = 200  # of each kind of finding, and files of each
+_THUMBNAIL = ImageConfig(128, "crop")
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left }
+td.n, th.n { text-align: right }
+.group { display: flex; flex-wrap: wrap; gap: 1rem; border-top: 1px solid #ddd; padding: .8rem 0 }
+figure { margin: 0; width: 10rem } img { width: 128px; height: 128px; background: #eee }
+figcaption { font-size: 12px; overflow-wrap: anywhere } .none { color: #777 }
+"""
+
+
+def write_page(result: CheckResult, config: CheckConfig, path: Path) -> None:
+    """Write the page to `path`: counts, and each finding with thumbnails of its images, the first 200 of a kind.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    found = findings(result, config)
+    thumbnails = _thumbnails([example for groups in found.values() for group in groups[:SHOWN] for example in group])
+    body = [f"<h1>{_text(result.data)}</h1>", _counts(result)]
+    body += [f"<p>{_text(fact)}</p>" for fact in facts(result, config)]
+    body.append(_table(("path", "reason", "detail"), [tuple(vars(one).values()) for one in result.rejects[:SHOWN]]))
+    body.append(_more(len(result.rejects)))
+    for title, groups in found.items():
+        body.append(f"<h2>{len(groups)} {_text(title)}</h2>")
+        body += [_group(group[:SHOWN], result.class_names, thumbnails) for group in groups[:SHOWN]]
+        body.append(_more(len(groups)))
+    page = f"<!doctype html><meta charset=utf-8><title>{_text(result.data)}</title><style>{_STYLE}</style>"
+    write_atomically(path, page + "\n".join(body) + "\n")
+
+
+def _text(value: object) -> str:
+    """Safe in HTML, also where a name is not UTF-8."""
+    return escape(str(value).encode(errors="backslashreplace").decode())
+
+
+def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th{'' if not place else ' class=n'}>{_text(cell)}" for place, cell in enumerate(header))
+    lines = (
+        "<tr>" + "".join(f"<td{' class=n' if isinstance(cell, int | float) else ''}>{_text(cell)}" for cell in row)
+        for row in rows
+    )
+    return f"<table><tr>{head}{''.join(lines)}</table>"
+
+
+def _counts(result: CheckResult) -> str:
+    rows: list[list[object]] = [
+        [name, *counts.values(), sum(counts.values())] for name, counts in result.classes.items()
+    ]
+    return _table(["class", *SPLITS, "all"], [*rows, ["all", *result.splits.values(), len(result.examples)]])
+
+
+def _more(count: int) -> str:
+    return f"<p class=none>and {count - SHOWN} more; <code>--json</code> lists all</p>" if count > SHOWN else ""
+
+
+def _group(group: Sequence[Example], class_names: Sequence[str], thumbnails: dict[str, str]) -> str:
+    figures = (
+        f"<figure><img src='{thumbnails.get(example.image.digest, '')}' alt=''><figcaption>"
+        f"{_text(example.split)}, {_text(class_names[example.label])}, {example.image.width} x {example.image.height}"
+        f"<br>{_text(example.image.path)}</figcaption></figure>"
+        for example in group
+    )
+    return f"<div class=group>{''.join(figures)}</div>"
+
+
+def _thumbnails(examples: Iterable[Example]) -> dict[str, str]:
+    """Digest to a JPEG as a data URL."""
+    images = list({example.image.digest: example.image for example in examples}.values())
+    found: dict[str, str] = {}
+    for positions, pixels in decoded_batches(images, _THUMBNAIL, 64):
+        for position, thumbnail in zip(positions, pixels, strict=True):
+            data = io.BytesIO()
+            Image.fromarray(thumbnail).save(data, "JPEG", quality=80)
+            encoded = base64.b64encode(data.getvalue()).decode()
+            found[images[position].digest] = f"data:image/jpeg;base64,{encoded}"
+    return found

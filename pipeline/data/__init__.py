@@ -1,0 +1,1 @@
+"""From a folder or an archive to labelled examples."""

@@ -1,0 +1,213 @@
+"""The drawn demo set: cats and dogs that no licence forbids to share and no network is needed to get.
+
+Both classes draw their colours, sizes, poses and backgrounds from the same distributions, so that mean colour, a
+thumbnail or the file's size say nothing of the class. What differs is what differs in life: a cat has pointed ears,
+whiskers and stripes; a dog has hanging ears, a broad muzzle, a tongue and spots.
+"""
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from headstart.features.errors import DataError
+from headstart.features.files import write_atomically
+from headstart.features.terminal import progress
+from PIL import Image, ImageDraw, ImageFilter
+
+CLASS_NAMES = ("cat", "dog")
+_ORIENTATION_TAG = 0x0112
+# What a camera held that way would have stored: the inverse of what a viewer does to show the picture upright.
+_STORED_AS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What `draw_demo` wrote: whole images, broken files beside them, and where."""
+
+    images: int
+    broken: int
+    path: str
+
+
+def draw_demo(folder: Path, images: int = 600, seed: int = 0) -> DemoResult:
+    """Draw `images` JPEGs into `folder/{cat,dog}/`, half of each class, and a few broken files besides.
+
+    Each image follows from (`seed`, its number) alone: the same seed gives the same bytes.
+
+    Raises:
+        DataError: `folder` exists and is not an empty folder or an earlier demo.
+    """
+    if folder.exists() and not _is_demo(folder):
+        raise DataError(f"{folder}: exists and holds something else than a demo set; name a new folder")
+    for name in CLASS_NAMES:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with progress("drawing", images) as advance:
+        for number in range(images):
+            label = number % 2
+            path = folder / CLASS_NAMES[label] / f"{CLASS_NAMES[label]}.{number // 2}.jpg"
+            write_atomically(path, _draw_jpeg(label, np.random.default_rng([seed, number])))
+            advance(1)
+    broken_files = _broken_files(seed)
+    for number, (name, data) in enumerate(broken_files.items()):
+        write_atomically(folder / CLASS_NAMES[number % 2] / name, data)
+    return DemoResult(images, len(broken_files), str(folder))
+
+
+def _is_demo(folder: Path) -> bool:
+    return folder.is_dir() and all(entry.is_dir() and entry.name in CLASS_NAMES for entry in folder.iterdir())
+
+
+def _broken_files(seed: int) -> dict[str, bytes]:
+    whole = _draw_jpeg(0, np.random.default_rng([seed, 2**31]))
+    return {
+        "broken.empty.jpg": b"",
+        "broken.text.jpg": b"<html><body>404 Not Found</body></html>\n",
+        "broken.half.jpg": whole[: len(whole) // 2],
+        "broken.header.jpg": whole[:20],
+        "broken.zeros.jpg": bytes(4096),
+        "broken.tail.jpg": whole[: len(whole) * 9 // 10],
+    }
+
+
+def _draw_jpeg(label: int, rng: np.random.Generator) -> bytes:
+    width, height = (int(side) for side in rng.integers(150, 420, size=2))
+    picture = _background(width, height, rng)
+    animal = _animal(label, int(min(width, height) * rng.uniform(0.75, 1.0)), rng)
+    corner = (int(rng.uniform(0, width - animal.width)), int(rng.uniform(0, height - animal.height)))
+    picture.paste(animal, corner, animal)
+    if rng.random() < 0.3:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.0))))
+    exif = Image.Exif()
+    if rng.random() < 0.2:
+        orientation = int(rng.integers(2, 9))
+        picture = picture.transpose(_STORED_AS[orientation])
+        exif[_ORIENTATION_TAG] = orientation
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=int(rng.integers(40, 96)), exif=exif)
+    return buffer.getvalue()
+
+
+def _colour(rng: np.random.Generator, low: int = 20, high: int = 236) -> Colour:
+    red, green, blue = (int(value) for value in rng.integers(low, high, size=3))
+    return red, green, blue
+
+
+def _shade(colour: Colour, factor: float) -> Colour:
+    red, green, blue = (min(255, int(value * factor)) for value in colour)
+    return red, green, blue
+
+
+def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """A gradient between two colours, a little noise, and a few plain shapes that belong to neither class."""
+    start, end = np.array(_colour(rng), float), np.array(_colour(rng), float)
+    angle = rng.uniform(0, 2 * math.pi)
+    x, y = np.meshgrid(np.linspace(-0.5, 0.5, width), np.linspace(-0.5, 0.5, height))
+    blend = np.clip(0.5 + x * math.cos(angle) + y * math.sin(angle), 0, 1)[..., None]
+    pixels = start * (1 - blend) + end * blend + rng.normal(0, rng.uniform(0, 10), (height, width, 1))
+    picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(int(rng.integers(0, 5))):
+        left, top = rng.uniform(-0.2, 1.0) * width, rng.uniform(-0.2, 1.0) * height
+        box = (left, top, left + rng.uniform(0.1, 0.4) * width, top + rng.uniform(0.1, 0.4) * height)
+        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(box, fill=_colour(rng))
+    return picture
+
+
+def _animal(label: int, side: int, rng: np.random.Generator) -> Image.Image:
+    """A head and shoulders with transparent surroundings, drawn at twice the size and turned by up to 25 degrees."""
+    size = 2 * side
+    fur, marks, skin = _colour(rng), _colour(rng), _colour(rng)
+    coat = Image.new("RGB", (size, size), fur)
+    (_draw_stripes if label == 0 else _draw_spots)(ImageDraw.Draw(coat), size, marks, rng)
+    shape = Image.new("L", (size, size))
+    silhouette = ImageDraw.Draw(shape)
+    silhouette.ellipse(_box(0.5, 0.95, 0.36, 0.34, size), fill=255)
+    silhouette.ellipse(_box(0.5, 0.45, rng.uniform(0.26, 0.32), rng.uniform(0.24, 0.29), size), fill=255)
+    animal = Image.new("RGBA", (size, size))
+    draw = ImageDraw.Draw(animal)
+    if label == 0:
+        _draw_pointed_ears(draw, size, fur, skin, rng)
+    animal.paste(coat, (0, 0), shape)
+    if label == 1:
+        _draw_hanging_ears(draw, size, _shade(fur, rng.uniform(0.6, 1.4)), rng)
+    (_draw_cat_face if label == 0 else _draw_dog_face)(draw, size, _shade(fur, 1.3), skin, rng)
+    if rng.random() < 0.5:
+        animal = animal.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    turned = animal.rotate(float(rng.uniform(-25, 25)), Image.Resampling.BILINEAR)
+    return turned.resize((side, side), Image.Resampling.BOX)
+
+
+def _box(x: float, y: float, rx: float, ry: float, size: int) -> tuple[float, float, float, float]:
+    """The box of an ellipse about (`x`, `y`) with radii (`rx`, `ry`), from the unit square into pixels."""
+    return (x - rx) * size, (y - ry) * size, (x + rx) * size, (y + ry) * size
+
+
+def _points(size: int, *points: tuple[float, float]) -> list[tuple[float, float]]:
+    return [(x * size, y * size) for x, y in points]
+
+
+def _draw_stripes(draw: ImageDraw.ImageDraw, size: int, colour: Colour, rng: np.random.Generator) -> None:
+    period, bend = rng.uniform(0.07, 0.12), rng.uniform(-0.1, 0.1)
+    for x in np.arange(-0.2, 1.2, period):
+        line = [(x + bend * math.sin(4 * y) + rng.normal(0, 0.004), y) for y in np.linspace(0, 1.2, 25)]
+        draw.line(_points(size, *line), fill=colour, width=int(0.4 * period * size))
+
+
+def _draw_spots(draw: ImageDraw.ImageDraw, size: int, colour: Colour, rng: np.random.Generator) -> None:
+    for _ in range(int(rng.integers(25, 50))):
+        radius = rng.uniform(0.02, 0.055)
+        draw.ellipse(_box(rng.uniform(0, 1), rng.uniform(0, 1.2), radius, radius, size), fill=colour)
+
+
+def _draw_pointed_ears(
+    draw: ImageDraw.ImageDraw, size: int, fur: Colour, skin: Colour, rng: np.random.Generator
+) -> None:
+    tip = rng.uniform(0.0, 0.08)
+    for sign in (-1, 1):
+        outer = [(0.5 + sign * 0.08, 0.28), (0.5 + sign * 0.28, tip), (0.5 + sign * 0.29, 0.42)]
+        centre = np.mean(outer, axis=0)
+        inner = [tuple(centre + 0.55 * (np.array(point) - centre)) for point in outer]
+        draw.polygon(_points(size, *outer), fill=fur)
+        draw.polygon(_points(size, *inner), fill=skin)
+
+
+def _draw_hanging_ears(draw: ImageDraw.ImageDraw, size: int, fur: Colour, rng: np.random.Generator) -> None:
+    length = rng.uniform(0.18, 0.26)
+    for sign in (-1, 1):
+        draw.ellipse(_box(0.5 + sign * 0.3, 0.32 + length, 0.085, length, size), fill=fur)
+
+
+def _draw_eyes(draw: ImageDraw.ImageDraw, size: int, iris: Colour, pupil_width: float) -> None:
+    for sign in (-1, 1):
+        x = 0.5 + sign * 0.11
+        draw.ellipse(_box(x, 0.4, 0.045, 0.04, size), fill=iris)
+        draw.ellipse(_box(x, 0.4, pupil_width, 0.035, size), fill=(10, 10, 10))
+
+
+def _draw_cat_face(draw: ImageDraw.ImageDraw, size: int, pale: Colour, skin: Colour, rng: np.random.Generator) -> None:
+    _draw_eyes(draw, size, _colour(rng), 0.012)
+    draw.polygon(_points(size, (0.47, 0.5), (0.53, 0.5), (0.5, 0.54)), fill=skin)
+    for sign in (-1, 1):
+        for drop in (-0.03, 0.01, 0.05):
+            whisker = _points(size, (0.5 + sign * 0.06, 0.55), (0.5 + sign * 0.36, 0.55 + drop * 2))
+            draw.line(whisker, fill=pale, width=max(1, size // 150))
+
+
+def _draw_dog_face(draw: ImageDraw.ImageDraw, size: int, pale: Colour, skin: Colour, rng: np.random.Generator) -> None:
+    _draw_eyes(draw, size, _colour(rng), 0.03)
+    draw.ellipse(_box(0.5, 0.58, 0.14, 0.11, size), fill=pale)
+    draw.ellipse(_box(0.5, 0.52, 0.06, 0.04, size), fill=(15, 15, 15))
+    if rng.random() < 0.6:
+        draw.ellipse(_box(0.5, 0.68, 0.04, 0.07, size), fill=skin)

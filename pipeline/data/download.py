@@ -1,0 +1,77 @@
+"""Fetching a large zip: with progress, resumed after a break, its CRCs checked before it gets its name.
+
+python -m headstart.pipeline.data.download URL FILE
+"""
+
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from headstart.features.errors import DataError, HeadstartError
+from headstart.features.files import flush_to_disk
+from headstart.features.terminal import console, progress
+
+_BLOCK = 1 << 20
+_TIMEOUT = 30.0  # seconds without a byte
+
+
+def download_zip(url: str, file: Path) -> None:
+    """Download a zip to `file`, going on from `<file>.partial` where an earlier try broke off.
+
+    Does nothing where `file` is there.
+
+    Raises:
+        DataError: the server can't be reached or breaks off, or what came is not a whole zip.
+    """
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        _fetch(url, partial)
+    except (OSError, urllib.error.URLError) as error:
+        raise DataError(f"{url}: {error}; run the same command again to go on, or download it to {file}") from error
+    flush_to_disk(partial)
+    console.print("checking the archive")
+    try:
+        with zipfile.ZipFile(partial) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        damaged = str(error)
+    if damaged:
+        partial.unlink()
+        raise DataError(f"{url}: what came is damaged ({damaged}) and was deleted; run the same command again")
+    partial.rename(file)
+
+
+def _fetch(url: str, partial: Path) -> None:
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if have and error.code == 416:  # nothing is left to send
+            return
+        raise
+    with response:
+        if response.status != 206:  # the server starts from the beginning
+            have = 0
+        total = have + int(response.headers.get("Content-Length", 0))
+        with partial.open("ab" if have else "wb") as file, progress("downloading", total, "bytes") as advance:
+            advance(have)
+            while block := response.read(_BLOCK):
+                file.write(block)
+                advance(len(block))
+    if total and partial.stat().st_size < total:
+        raise ConnectionError(f"broke off after {partial.stat().st_size} of {total} bytes")
+
+
+if __name__ == "__main__":
+    try:
+        download_zip(sys.argv[1], Path(sys.argv[2]))
+    except HeadstartError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

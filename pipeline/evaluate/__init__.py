@@ -1,0 +1,1 @@
+"""`headstart evaluate`, `predict` and `compare`: a run used and judged."""

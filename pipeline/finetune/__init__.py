@@ -1,0 +1,1 @@
+"""`headstart finetune`: phase 2, the top of the backbone trained on raw images."""

@@ -1,0 +1,1 @@
+"""`headstart head`: phase 1, a dense head trained on cached features."""

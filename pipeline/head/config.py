@@ -1,0 +1,80 @@
+"""The settings of a head."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from headstart.features.errors import check_options
+
+# Adam's traffic is per step, not per example: the larger the batch, the sooner an epoch ends. But in ten epochs of a
+# few hundred examples, batches of 512 would be too few steps.
+SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion")
+
+
+def parse_units(text: str) -> int:
+    """Units of a hidden layer from the command line; `none` is 0, which alone stands for no hidden layer."""
+    try:
+        return 0 if text == "none" else int(text)
+    except ValueError:
+        raise ValueError(f"must be a number, or none. Received: {text}") from None
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Layers and training of a head. `help` is the command line's."""
+
+    units: tuple[int, ...] = field(
+        default=(1024,),
+        metadata={"help": "Units of a hidden layer; repeatable. none gives a linear head.", "parser": parse_units},
+    )
+    dropout: float = field(default=0.3, metadata={"help": "After each hidden layer."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Decoupled, as in AdamW."})
+    optimizer: str = field(default="adam", metadata={"help": "adam, adamw, sgd, rmsprop, nadam, adagrad or lion."})
+    learning_rate: float = field(
+        default=0.0, metadata={"help": "Step size; 0 is 3e-4 for batches of 64, and twice that for 256."}
+    )
+    epochs: int = field(default=10, metadata={"help": "Passes over the training examples."})
+    batch_size: int = field(
+        default=0,
+        metadata={"help": "Examples a step; 0 is 64 to 512, the more there are.", "flag": "--head-batch-size"},
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "Share of an even distribution in what is trained towards."}
+    )
+    class_weight: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "balanced weighs classes by their rarity."}
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
+        check_options(
+            (
+                "--units",
+                ", ".join(map(str, self.units)),
+                all(units >= 1 for units in self.units),
+                "at least 1, or none alone",
+            ),
+            ("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and under 1"),
+            ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
+            ("--label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "at least 0 and under 1"),
+            ("--learning-rate", self.learning_rate, self.learning_rate >= 0, "over 0, or 0 to choose"),
+            ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            ("--head-batch-size", self.batch_size, self.batch_size >= 0, "at least 1, or 0 to choose"),
+        )
+
+    def for_examples(self, count: int) -> HeadConfig:
+        """These settings with what was left open chosen for `count` training examples.
+
+        The step grows with the root of the batch, as the noise of the gradient falls (Krizhevsky 2014,
+        arXiv:1404.5997).
+        """
+        fitting = 1 << max(count // _STEPS_AN_EPOCH, 1).bit_length() - 1  # the next power of two below
+        batch_size = self.batch_size or min(max(fitting, SMALLEST_BATCH), _LARGEST_BATCH)
+        return replace(
+            self,
+            batch_size=batch_size,
+            learning_rate=self.learning_rate or 3e-4 * math.sqrt(batch_size / SMALLEST_BATCH),
+        )

@@ -1,0 +1,1 @@
+"""`headstart sweep`: a search over heads."""

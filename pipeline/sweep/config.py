@@ -1,0 +1,49 @@
+"""The settings of a search."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from headstart.features.errors import check_options
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90`, `90s`, `10m` or `2h`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(text).strip())
+    if found is None:
+        raise ValueError(f"must be a time such as 90s, 10m or 2h. Received: {text}")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """How much is tried, and how it is chosen. `help` is the command line's."""
+
+    trials: int = field(default=64, metadata={"help": "Heads to try, those of earlier starts included."})
+    timeout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Start none after this time, as 90s, 10m or 2h; 0 is no limit.",
+            "parser": parse_duration,
+            "metavar": "TIME",
+        },
+    )
+    jobs: int = field(default=1, metadata={"help": "Processes that try heads; which are tried depends on their speed."})
+    sampler: Literal["tpe", "random", "grid"] = field(
+        default="tpe", metadata={"help": "tpe learns from the trials before; grid takes three values of each range."}
+    )
+    folds: int = field(
+        default=0, metadata={"help": "Choose by cross-validation in so many parts over train and val; 0 is on val."}
+    )
+    space: Path | None = field(default=None, metadata={"help": "TOML file of what is searched over."})
+
+    def __post_init__(self) -> None:
+        check_options(
+            ("--trials", self.trials, self.trials >= 1, "at least 1"),
+            ("--timeout", self.timeout, self.timeout >= 0, "at least 0"),
+            ("--jobs", self.jobs, self.jobs >= 1, "at least 1"),
+            ("--folds", self.folds, self.folds == 0 or self.folds >= 2, "at least 2, or 0"),
+        )

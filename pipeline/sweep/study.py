@@ -1,0 +1,257 @@
+"""A search on disk: an Optuna storage that several processes fill, in which a trial that was cut off is done again."""
+
+import fcntl
+import json
+import re
+import shutil
+import uuid
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import optuna
+from headstart.features.errors import OptionError, StoreError
+from headstart.pipeline.sweep.space import Space
+from optuna.trial import FrozenTrial, TrialState
+
+Sampler = Literal["tpe", "random", "grid"]
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_NAME = "headstart"
+_OWNER = "worker"
+_REPLACES = "replaces"
+_FAULTY = "faulty"
+_LOCK_SECONDS = 60
+
+
+class Study:
+    """The study in an SQLite file, which `optuna-dashboard` opens too.
+
+    Args:
+        path: the file; made where there is none.
+        space: what trials choose from.
+        sampler, seed: which choose. What a trial is given follows from them, its number and the trials before it.
+    """
+
+    def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
+        if not path.name or path.is_dir() or "?" in str(path):
+            raise OptionError(f"--study must be a file, with no ? in its name. Received: {path}")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.path = path
+        self.space = space
+        self.sampler: Sampler = sampler
+        self.seed = seed
+        self.logs = path.with_name(f"{path.name}.logs")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.locked():
+            self.optuna = self._open()
+        self._worker = _Worker(path)
+
+    def _open(self) -> optuna.Study:
+        try:
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{self.path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}}
+            )
+            return optuna.create_study(storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize")
+        except Exception as error:  # SQLAlchemy's own, of a file that is no database
+            reason = str(error).splitlines()[0]
+            raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
+
+    def check(self, identity: Mapping[str, Any], part: str = "identity") -> None:
+        """Remember what the study is about; refuse to go on with something else.
+
+        Args:
+            part: under which name `identity` is remembered, where not all of it is known at once.
+
+        Raises:
+            OptionError: `identity` differs from what is remembered; it names where.
+        """
+        now = json.loads(json.dumps(identity))
+        with self.locked():
+            then = self.optuna.user_attrs.get(part)
+            if then is None:
+                if not self.optuna.get_trials(deepcopy=False):
+                    shutil.rmtree(self.logs, ignore_errors=True)  # of a study that was deleted
+                self.optuna.set_user_attr(part, now)
+                return
+        differs = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+        if differs:
+            told = "; ".join(f"{name} was {_short(then.get(name))}, is {_short(now.get(name))}" for name in differs)
+            raise OptionError(
+                f"--study {self.path}: was made with other data or settings: {told}; give another --study"
+            )
+
+    def give_up_from(self, step: int) -> None:
+        """Keep a third of the heads after `step` epochs, or folds, and a third of those after 3 and 9 times as many.
+
+        Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
+        """
+        self.optuna.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=step, reduction_factor=3)
+
+    def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
+        """A trial for this object to do, which has no other in hand, and how many others have in hand.
+
+        None if `most` are finished or under way. What a process that has ended left unfinished is given out again
+        first, so as long as others have trials in hand there may be more to do later.
+        """
+        with self.locked():
+            for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if self._owner_ended(unfinished) or self._is_own(unfinished):
+                    self._cut_off(unfinished)
+            trials = self.optuna.get_trials(deepcopy=False)
+            running = sum(trial.state == TrialState.RUNNING for trial in trials)
+            if count_finished(trials) + running >= most:
+                return None, running
+            if self.sampler == "grid" and not self._enqueue_from_grid(trials):
+                return None, running
+            self.optuna.sampler = _make_sampler(self.sampler, self.seed, len(trials))
+            trial = self.optuna.ask()
+            trial.set_user_attr(_OWNER, self._worker.name)
+            self.space.suggest(trial)  # within the lock, so that all of it is remembered if this process is killed
+            return trial, running
+
+    def give_back(self, trial: optuna.Trial) -> None:
+        """Leave a trial of this object unfinished."""
+        with self.locked():
+            self._cut_off(self.optuna.trials[trial.number])
+
+    def fail(self, trial: optuna.Trial) -> None:
+        """Leave a trial of this object for good: its head would end the next start, too."""
+        trial.set_user_attr(_FAULTY, True)
+        self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _cut_off(self, trial: FrozenTrial) -> None:
+        """Give a trial up, and have its head done again. In an order that may be cut off anywhere and repeated."""
+        if trial.state != TrialState.RUNNING:
+            return
+        params = trial.system_attrs.get("fixed_params") or trial.params
+        replaced = any(other.user_attrs.get(_REPLACES) == trial.number for other in self.optuna.trials)
+        if params and not replaced and self.sampler != "grid":  # which finds by itself what was not done
+            self.optuna.enqueue_trial(params, user_attrs={_REPLACES: trial.number})
+        self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _enqueue_from_grid(self, trials: list[FrozenTrial]) -> bool:
+        """Have the next head of the grid in the queue; whether there is one."""
+        if any(trial.state == TrialState.WAITING for trial in self.optuna.get_trials(deepcopy=False)):
+            return True
+        taken = {
+            json.dumps(trial.params, sort_keys=True)
+            for trial in trials
+            if trial.state != TrialState.FAIL or trial.user_attrs.get(_FAULTY)
+        }
+        for params in self._grid:
+            if json.dumps(params, sort_keys=True) not in taken:
+                self.optuna.enqueue_trial(params)
+                return True
+        return False
+
+    @cached_property
+    def _grid(self) -> list[dict[str, Any]]:
+        return self.space.grid(self.seed)
+
+    def enqueue_first(self, params: Mapping[str, Any]) -> None:
+        """Have the search begin with a head that is known to be good."""
+        with self.locked():
+            if not self.optuna.get_trials(deepcopy=False) and self.sampler != "grid":
+                self.optuna.enqueue_trial(dict(params))
+
+    def finished(self) -> list[FrozenTrial]:
+        """The trials that are complete or pruned."""
+        return self.optuna.get_trials(deepcopy=False, states=FINISHED)
+
+    def remember(self, **fields: Any) -> None:
+        """Keep fields with the study, such as the baselines."""
+        for name, value in fields.items():
+            self.optuna.set_user_attr(name, value)
+
+    def remembered(self, name: str) -> Any:
+        """What was kept by that name, or None."""
+        return self.optuna.user_attrs.get(name)
+
+    def _is_own(self, trial: FrozenTrial) -> bool:
+        return trial.user_attrs.get(_OWNER) == self._worker.name
+
+    def _owner_ended(self, trial: FrozenTrial) -> bool:
+        return not self._is_own(trial) and _Worker.ended(self.path, trial.user_attrs.get(_OWNER))
+
+    @contextmanager
+    def faults_named(self) -> Iterator[None]:
+        """Where the study can't be read or written within, say so.
+
+        Raises:
+            StoreError: a full disk, a database that stayed locked, or a damaged one.
+        """
+        try:
+            yield
+        except optuna.exceptions.StorageInternalError as error:
+            raise StoreError(
+                f"--study {self.path}: can't be read or written ({error.__cause__ or error}); what was finished is kept"
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep all other processes from changing the study."""
+        with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def count_finished(trials: Sequence[FrozenTrial]) -> int:
+    """How many of `trials` are complete or pruned."""
+    return sum(trial.state in FINISHED for trial in trials)
+
+
+class _Worker:
+    """Holds a lock for as long as this process lives, by which others see that it does.
+
+    The kernel lets go of it however the process ends, which no number of a process tells after a restart.
+    """
+
+    def __init__(self, study: Path) -> None:
+        self.name = uuid.uuid4().hex
+        file = _worker_file(study, self.name).open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        weakref.finalize(self, _let_go, file)
+
+    @staticmethod
+    def ended(study: Path, name: str | None) -> bool:
+        """Whether the worker of that name is no more."""
+        if name is None:
+            return True
+        try:
+            with _worker_file(study, name).open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _let_go(file)
+        except BlockingIOError:
+            return False
+        except FileNotFoundError:
+            return True
+        return True
+
+
+def _worker_file(study: Path, name: str) -> Path:
+    return study.with_name(f".{study.name}.{name}.worker")
+
+
+def _let_go(file: IO[str]) -> None:
+    Path(file.name).unlink(missing_ok=True)
+    file.close()
+
+
+def _make_sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """One for each trial: a sampler's state is not on disk, and one begun anew would draw the same heads again."""
+    drawn = (seed * 1_000_003 + number) % 2**32
+    if name == "tpe":
+        # Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
+        return optuna.samplers.TPESampler(seed=drawn)
+    return optuna.samplers.RandomSampler(seed=drawn)
+
+
+def _short(value: Any) -> str:
+    """A value as a person is told it: of a hash the beginning."""
+    if value is None:
+        return "not there"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text

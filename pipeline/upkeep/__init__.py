@@ -1,0 +1,1 @@
+"""`headstart store`: a store held against a data folder."""

@@ -1,0 +1,121 @@
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from headstart.features.images import scan as image_files
+from headstart.features.images.scan_memory import ScanMemory
+from headstart.pipeline.data.examples import scan
+
+OLD = time.time() - 3600
+
+
+@pytest.fixture
+def data(drawn: Path, tmp_path: Path) -> Path:
+    """Images that were last written to an hour ago."""
+    shutil.copytree(drawn, tmp_path / "data")
+    for path in (tmp_path / "data").rglob("*.*"):
+        os.utime(path, (OLD, OLD))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were read."""
+    seen: list[str] = []
+    read = image_files.content_of
+    monkeypatch.setattr(
+        image_files, "content_of", lambda path, status: seen.append(Path(path).name) or read(path, status)
+    )
+    return seen
+
+
+def memory(data: Path, forget: bool = False) -> ScanMemory:
+    return ScanMemory(data.parent / "scans", data, forget)
+
+
+def test_a_second_scan_reads_only_what_could_not_be_used(data: Path, reads: list[str]) -> None:
+    first = scan(data, memory=memory(data))
+    assert len(reads) == 46
+    reads.clear()
+    assert scan(data, memory=memory(data)) == first
+    assert len(reads) == 4  # the rejects
+    reads.clear()
+    assert scan(data, memory=memory(data, forget=True)) == first
+    assert len(reads) == 46
+
+
+@pytest.mark.parametrize("seconds", [-100, 0, 100])
+def test_what_changed_is_read_again(data: Path, reads: list[str], seconds: int) -> None:
+    before = scan(data, memory=memory(data))
+    one, other = data / "cat" / "cat.0.jpg", data / "cat" / "cat.2.jpg"
+    content = other.read_bytes()
+    one.write_bytes(content + b"x" if seconds == 0 else content.ljust(one.stat().st_size, b"x"))
+    os.utime(one, (OLD + seconds,) * 2)
+    reads.clear()
+    after = scan(data, memory=memory(data))
+    assert "cat.0.jpg" in reads
+    (digest,) = {e.image.digest for e in after.examples if e.image.path == str(one)}
+    assert digest not in {e.image.digest for e in before.examples}
+
+
+def test_what_was_written_just_now_is_not_trusted(data: Path, reads: list[str]) -> None:
+    path = data / "cat" / "cat.0.jpg"
+    path.write_bytes(path.read_bytes())
+    scan(data, memory=memory(data))
+    reads.clear()
+    scan(data, memory=memory(data))
+    assert "cat.0.jpg" in reads
+
+
+def test_a_renamed_folder_of_the_same_name_is_another(data: Path, reads: list[str]) -> None:
+    scan(data, memory=memory(data))
+    shutil.copytree(data, data.parent / "other" / "data")
+    reads.clear()
+    other = data.parent / "other" / "data"
+    scan(other, memory=ScanMemory(data.parent / "scans", other))
+    assert len(reads) == 46
+
+
+def test_a_damaged_memory_is_none(data: Path, reads: list[str]) -> None:
+    first = scan(data, memory=memory(data))
+    (file,) = (data.parent / "scans").iterdir()
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-100], b"x" * 1000, bytes(b ^ (i == 200) for i, b in enumerate(whole))):
+        file.write_bytes(damaged)
+        reads.clear()
+        assert scan(data, memory=memory(data)) == first
+        assert len(reads) == 46
+        assert scan(data, memory=memory(data)) == first
+
+
+def test_no_flipped_bit_of_a_memory_is_trusted(data: Path) -> None:
+    for path in [*data.glob("dog/*"), *sorted(data.glob("cat/*"))[2:]]:
+        path.unlink()
+    first = scan(data, memory=memory(data))
+    (file,) = (data.parent / "scans").iterdir()
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        for bit in (0, 3, 6):
+            file.write_bytes(bytes(byte ^ (1 << bit if place == at else 0) for at, byte in enumerate(whole)))
+            remembered = memory(data)
+            for example in first.examples:
+                assert remembered.recall(example.image.path) in (None, example.image)
+
+
+def test_names_of_any_kind_are_remembered(data: Path, reads: list[str]) -> None:
+    for number, name in enumerate(("ünï.jpg", "line\nbreak.jpg", os.fsdecode(b"\xff\xfe.jpg"), "a b.jpg")):
+        os.rename(data / "cat" / f"cat.{2 * number}.jpg", data / "cat" / name)
+    first = scan(data, memory=memory(data))
+    reads.clear()
+    assert scan(data, memory=memory(data)) == first
+    assert len(reads) == 4
+
+
+def test_a_limit_on_pixels_holds_for_what_is_remembered(data: Path) -> None:
+    scan(data, memory=memory(data))
+    with_limit = scan(data, max_pixels=10, memory=memory(data))
+    assert with_limit == scan(data, max_pixels=10)
+    assert {reject.reason for reject in with_limit.rejects} >= {"too-large"}
+    assert len(scan(data, memory=memory(data)).examples) == 42

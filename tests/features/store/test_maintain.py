@@ -1,0 +1,339 @@
+"""Looking after a store: the same vectors whatever is done to its files."""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import headstart.features.store.store
+import numpy as np
+import pytest
+from headstart.features.errors import StoreError
+from headstart.features.files import written_atomically
+from headstart.features.store.maintain import compact, contents, drop_unused, find_stores, open_stores, verify
+from headstart.features.store.shards import hex_digests, read_digests
+from headstart.features.store.store import FeatureStore
+from headstart.tests.features.store.test_store import digest, fill, store_in, vectors
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+DEAD = 1 << 30  # the number of no process
+
+
+def holds(store: FeatureStore, numbers: set[int]) -> None:
+    """`store`, and its one file for people, have the vectors of exactly `numbers`."""
+    asked = [digest(number) for number in range(30)]
+    assert set(store.missing(asked)) == {digest(number) for number in set(range(30)) - numbers}
+    present = sorted(numbers)
+    np.testing.assert_array_equal(
+        store.read([digest(number) for number in present]), vectors(present).reshape(len(present), 5)
+    )
+    view = store.folder / "features.h5"
+    if view.exists():
+        store.update_view()
+        with h5py.File(view) as file:
+            shown = {name.decode(): row for name, row in zip(file["digest"][:], file["features"][:], strict=True)}
+        assert set(shown) == {digest(number) for number in numbers}
+        for number in numbers:
+            np.testing.assert_array_equal(shown[digest(number)], vectors([number])[0])
+
+
+def flip(shard: Path) -> None:
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+
+
+def test_contents_are_counted(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    fill(store, [1, 2])
+    fill(store, [2, 3])
+    found = contents(store)
+    assert (found.images, found.shards, found.backbone, found.cut) == (3, 2, "b", "c")
+    assert found.bytes == sum(shard.stat().st_size for shard in store.shards())
+
+
+def test_stores_are_opened_by_what_they_say_of_themselves(tmp_path: Path) -> None:
+    fill(store_in(tmp_path), [1])
+    fill(store_in(tmp_path, cut="d"), [2])
+    (opened, other) = open_stores(tmp_path)
+    assert {opened.fingerprint["cut"], other.fingerprint["cut"]} == {"c", "d"}
+    shutil.rmtree(other.folder)
+    for wrong in (b"", b"[]", b"{}", b'{"backbone": "b"}'):
+        (opened.folder / "fingerprint.json").write_bytes(wrong)
+        with pytest.raises(StoreError, match=opened.folder.name):
+            open_stores(tmp_path)
+    with pytest.raises(StoreError, match="no such folder"):
+        open_stores(tmp_path / "nowhere")
+
+
+def test_bad_shards_are_named_and_repaired(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    fill(store, [1, 2])
+    first, second = fill(store, [3]), fill(store, [4])
+    flip(first)
+    second.write_bytes(b"")
+    found = verify([store])
+    assert (found.shards, found.images) == (3, 2)
+    assert {bad.path for bad in found.bad} == {str(first), str(second)}
+    verify([store], repair=True)
+    assert verify([store]).bad == []
+    assert not first.exists()
+    holds(store_in(tmp_path), {1, 2})
+
+
+def test_small_shards_become_one_and_readers_are_not_disturbed(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    old = [fill(store, [number, number + 1]) for number in range(5)]
+    with h5py.File(store.write_view()) as reader:
+        compact(store)
+        assert np.isfinite(reader["features"][:]).all()
+    assert all(shard.exists() for shard in old)
+    assert len(store.shards()) == 1
+    holds(store_in(tmp_path), set(range(6)))
+    with h5py.File(store.folder / "features.h5") as file:
+        assert len(file["features"]) == 6
+    compact(store)
+    assert not any(shard.exists() for shard in old)
+    holds(store, set(range(6)))
+
+
+def test_shards_grow_to_the_size_asked_for(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    for number in range(20):
+        fill(store, [number])
+    compact(store, large=8 * 5 * 4 * 10**3)
+    assert len(store.shards()) == 1
+    other = store_in(tmp_path, cut="d")
+    for number in range(20):
+        fill(other, [number])
+    size = other.shards()[0].stat().st_size
+    compact(other, large=2 * size)
+    assert len(other.shards()) < 20
+    holds(other, set(range(20)))
+
+
+def test_what_no_one_uses_is_dropped(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    whole, _, unused = fill(store, [1, 2]), fill(store, [2, 3, 4]), fill(store, [5])
+    drop_unused(store, [digest(number) for number in (1, 2, 3, 9)])
+    holds(store_in(tmp_path), {1, 2, 3})
+    assert whole in store.shards()
+    assert unused.exists()  # for a generation
+    drop_unused(store, [digest(number) for number in (1, 2, 3, 9)])
+    assert not unused.exists()
+
+
+def test_a_shard_that_is_made_again_after_it_was_retired_is_used(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    fill(store, [1])
+    drop_unused(store, [])
+    assert store.missing([digest(1)]) == [digest(1)]
+    fill(store, [1])
+    holds(store, {1})
+
+
+class Killed(BaseException):
+    pass
+
+
+def stopping(function: Any, steps: Iterator[bool]) -> Any:
+    def step(*arguments: Any, **settings: Any) -> Any:
+        if not next(steps, False):
+            raise Killed
+        return function(*arguments, **settings)
+
+    return step
+
+
+class AnySequence(RuleBasedStateMachine):
+    """Any sequence of what can happen to a store, against a set in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp())
+        self.store = store_in(self.root)
+        self.model: set[int] = set()
+
+    @rule(numbers=st.lists(st.integers(0, 29), min_size=1, max_size=6, unique=True))
+    def write(self, numbers: list[int]) -> None:
+        fill(self.store, numbers)
+        self.model |= set(numbers)
+
+    @rule(numbers=st.lists(st.integers(0, 29), min_size=1, max_size=6, unique=True))
+    def killed_while_writing(self, numbers: list[int]) -> None:
+        content = fill(store_in(self.root / "elsewhere"), numbers).read_bytes()
+        shutil.rmtree(self.root / "elsewhere")
+        with suppress(Killed), written_atomically(self.store.folder / "shard-0.h5") as partial:
+            raise Killed
+        dead = partial.name.replace(f"-{os.getpid()}-", f"-{DEAD}-")
+        (self.store.folder / dead).write_bytes(content[: len(content) // 2])
+
+    @rule()
+    def another_process(self) -> None:
+        self.store = store_in(self.root)
+        assert not list(self.store.folder.glob(".*.partial.*"))
+
+    @rule(large=st.sampled_from([1 << 13, 1 << 20]))
+    def compact(self, large: int) -> None:
+        compact(self.store, large)
+
+    @rule(used=st.sets(st.integers(0, 29)))
+    def gc(self, used: set[int]) -> None:
+        drop_unused(self.store, [digest(number) for number in used])
+        self.model &= used
+
+    @rule(after=st.integers(0, 8), used=st.none() | st.sets(st.integers(0, 29)))
+    def killed_while_rewriting(self, after: int, used: set[int] | None) -> None:
+        """Nothing is done to the disk any more after some steps of it, as on SIGKILL."""
+        with pytest.MonkeyPatch.context() as patch:
+            steps = iter([True] * after)
+            for owner, name in ((os, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "touch")):
+                patch.setattr(owner, name, stopping(getattr(owner, name), steps))
+            with suppress(Killed):
+                if used is None:
+                    compact(self.store)
+                else:
+                    drop_unused(self.store, [digest(number) for number in used])
+        for partial in self.store.folder.glob(".*.partial.*"):
+            partial.rename(partial.with_name(partial.name.replace(f"-{os.getpid()}-", f"-{DEAD}-")))
+        self.store = store_in(self.root)
+        if used is not None:
+            drop_unused(self.store, [digest(number) for number in used])
+            self.model &= used
+
+    @rule(data=st.data())
+    def damage_and_repair(self, data: st.DataObject) -> None:
+        shards = self.store.shards()
+        if not shards:
+            return
+        held = {shard: set(hex_digests(read_digests(shard, self.store.form))) for shard in shards}
+        damaged = data.draw(st.sampled_from(shards))
+        flip(damaged)
+        assert [bad.path for bad in verify([self.store]).bad] == [str(damaged)]
+        verify([self.store], repair=True)
+        elsewhere = set().union(*(held[shard] for shard in shards if shard != damaged))
+        self.model -= {number for number in range(30) if digest(number) in held[damaged] - elsewhere}
+
+    @invariant()
+    def same_as_the_model(self) -> None:
+        holds(self.store, self.model)
+        assert verify([self.store]).bad == []
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.root)
+
+
+TestAnySequence = AnySequence.TestCase
+TestAnySequence.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)
+
+
+def test_only_shards_of_the_folder_are_removed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.touch()
+    store = store_in(tmp_path / "store")
+    shard = fill(store, [1])
+    for name in ("shard-0.h5.retired", "victim.retired", "fingerprint.json.retired", "..retired", "shard-..h5.retired"):
+        (store.folder / name).touch()
+    compact(store)
+    assert victim.exists()
+    assert shard.exists()
+    holds(store, {1})
+
+
+def test_a_folder_where_a_shard_should_be_is_named(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    fill(store, [1])
+    (store.folder / "shard-0123456789abcdef.h5").mkdir()
+    (bad,) = verify([store]).bad
+    assert "no regular file" in bad.reason
+    with pytest.raises(StoreError, match="remove it by hand"):
+        verify([store], repair=True)
+
+
+def test_a_shard_that_can_not_be_read_is_no_bad_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_in(tmp_path)
+    shard = fill(store, [1])
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(shard))
+
+    monkeypatch.setattr(h5py, "File", denied)
+    with pytest.raises(PermissionError, match=shard.name):
+        verify([store], repair=True)
+    monkeypatch.undo()
+    holds(store_in(tmp_path), {1})
+
+
+def test_a_view_that_was_written_last_by_who_looked_first_is_mended(tmp_path: Path, monkeypatch) -> None:
+    store, other = store_in(tmp_path), store_in(tmp_path)
+    fill(store, [1])
+    fill(store, [2])
+    write = headstart.features.store.store.write_view
+    others = iter([lambda: compact(other), lambda: compact(other)])
+
+    def late(*arguments: Any) -> None:
+        next(others, lambda: None)()
+        next(others, lambda: None)()
+        write(*arguments)
+
+    monkeypatch.setattr(headstart.features.store.store, "write_view", late)
+    store.write_view()
+    with h5py.File(store.folder / "features.h5") as file:
+        assert np.isfinite(file["features"][:]).all()
+    monkeypatch.undo()
+    fill(store, [3])
+    store.update_view()
+    with h5py.File(store.folder / "features.h5") as file:
+        assert len(file["features"]) == 3
+
+
+def test_a_shard_written_again_while_it_is_removed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = store_in(tmp_path), store_in(tmp_path)
+    fill(store, [1])
+    drop_unused(store, [])
+    unlink = Path.unlink
+    writers = []
+
+    def slow(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("shard-") and path.suffix == ".h5" and not writers:
+            writers.append(threading.Thread(target=fill, args=(other, [1])))
+            writers[0].start()
+            time.sleep(0.3)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", slow)
+    store.remove_retired()
+    writers[0].join()
+    holds(store_in(tmp_path), {1})
+
+
+def test_what_vanishes_meanwhile_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_in(tmp_path)
+    fill(store, [1])
+    fill(store, [2])
+    listed = store.shards()
+    listed[0].unlink()
+    monkeypatch.setattr(FeatureStore, "shards", lambda _: listed)
+    found = verify([store])
+    assert (found.shards, found.bad) == (1, [])
+    with pytest.raises(StoreError, match="repeat the command"):
+        compact(store)
+
+
+def test_a_fingerprint_that_can_not_be_read_hides_no_other(tmp_path: Path) -> None:
+    fill(store_in(tmp_path), [1])
+    (tmp_path / "other").mkdir()
+    for wrong in (b"[" * 100_000, b'{"backbone": "b", "cut": "c", "shape": [5], "dtype": ","}', b"{}"):
+        (tmp_path / "other" / "fingerprint.json").write_bytes(wrong)
+        stores, (bad,) = find_stores(tmp_path)
+        assert len(stores) == len(open_stores(tmp_path)) == 1
+        assert bad.path == str(tmp_path / "other")
+        assert "delete the folder" in bad.reason

@@ -1,0 +1,295 @@
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from headstart.features.config import FeatureConfig
+from headstart.features.errors import OptionError
+from headstart.features.store.maintain import open_stores
+from headstart.features.store.store import FeatureStore
+from headstart.pipeline.check import page as check_page
+from headstart.pipeline.check.check import check
+from headstart.pipeline.check.config import CheckConfig
+from headstart.pipeline.check.duplicates import near_duplicates
+from headstart.pipeline.data.examples import scan
+from headstart.pipeline.featured import cache_features
+from headstart.tests.conftest import SMALL_FLAGS, Cli
+from PIL import Image
+
+_STREAM = FeatureStore.stream
+SPLITS = {"train": 16, "val": 6, "test": 6}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """`{train,val,test}/{cat,dog}/` of photograph-like images, no two alike."""
+    rng = np.random.default_rng(0)
+    for split, count in SPLITS.items():
+        for name in ("cat", "dog"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(count):
+                coarse = Image.fromarray(rng.integers(0, 256, (8, 9, 3), dtype=np.uint8))
+                picture = coarse.resize((90, 80), Image.Resampling.BICUBIC)
+                picture.save(tmp_path / "data" / split / name / f"{number}.jpg", quality=95)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> CheckConfig:
+    return CheckConfig(store=tmp_path / "store")
+
+
+def files(findings: Iterable[dict], data: Path) -> list[set[str]]:
+    return [{os.path.relpath(file["path"], data) for file in finding["files"]} for finding in findings]
+
+
+def plant(data: Path) -> None:
+    """Two of each kind of finding."""
+    for number in (0, 1):
+        for source, target in (
+            ("train/cat", f"train/cat/again{number}.jpg"),
+            ("val/cat", f"val/dog/conflict{number}.jpg"),
+            ("train/dog", f"test/dog/leak{number}.jpg"),
+        ):
+            shutil.copy(data / source / f"{number}.jpg", data / target)
+    whole = (data / "train" / "dog" / "7.jpg").read_bytes()
+    for name, content in {
+        "empty": b"",
+        "text": b"hello",
+        "cut": whole[:-300],
+        "cut early": whole[:200],
+        "eps": b"%!PS-Adobe-3.0 EPSF-3.0",
+        "photo of a phone": b"\0\0\0\x18ftypheic" + bytes(100),
+    }.items():
+        (data / "train" / "dog" / f"{name}.jpg").write_bytes(content)
+    (data / "train" / "dog" / "notes.txt").write_text("no image")
+
+
+REASONS = {"empty": 1, "not-an-image": 2, "truncated": 2, "unsupported": 1}
+FOUND = {
+    "duplicates": [{"train/cat/0.jpg", "train/cat/again0.jpg"}, {"train/cat/1.jpg", "train/cat/again1.jpg"}],
+    "conflicts": [{"val/cat/0.jpg", "val/dog/conflict0.jpg"}, {"val/cat/1.jpg", "val/dog/conflict1.jpg"}],
+    "leaks": [{"train/dog/0.jpg", "test/dog/leak0.jpg"}, {"train/dog/1.jpg", "test/dog/leak1.jpg"}],
+}
+
+
+def test_a_clean_folder_has_no_findings(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    seen = headstart("check", data, "--store", tmp_path / "store")
+    assert seen["examples"] == 56
+    assert seen["classes"] == dict.fromkeys(("cat", "dog"), SPLITS)
+    assert seen["splits"] == {split: 2 * count for split, count in SPLITS.items()}
+    assert seen["formats"] == {"JPEG": 56}
+    assert seen["sizes"] == {"width": [90, 90, 90], "height": [80, 80, 80]}
+    assert seen["imbalance"] == {"largest": 16, "smallest": 16, "ratio": 1}
+    assert (seen["rejected"], seen["reasons"], seen["ignored"], seen["rejects"]) == (0, {}, 0, [])
+    assert seen["duplicates"] == seen["conflicts"] == seen["leaks"] == seen["tiny"] == []
+    assert seen["near_duplicates"] is None
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_was_planted_is_found_and_nothing_else(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    plant(data)
+    seen = headstart("check", data, "--store", tmp_path / "store", "--allow")
+    assert {kind: files(seen[kind], data) for kind in FOUND} == FOUND
+    assert seen["reasons"] == REASONS
+    assert (seen["examples"], seen["rejected"], seen["ignored"]) == (62, 6, 1)
+    rejected = {Path(reject["path"]).stem: reject["reason"] for reject in seen["rejects"]}
+    assert rejected["cut"] == rejected["cut early"] == "truncated"
+
+
+@pytest.mark.parametrize("kind", ["conflict", "leak"])
+def test_conflicts_and_leaks_fail_unless_allowed(data: Path, tmp_path: Path, headstart: Cli, kind: str) -> None:
+    target = {"conflict": "train/cat/x.jpg", "leak": "val/dog/x.jpg"}[kind]
+    shutil.copy(data / "train" / "dog" / "3.jpg", data / target)
+    arguments = ("check", data, "--store", tmp_path / "store")
+    code, stdout, stderr = headstart.whole(*arguments)
+    assert code == 1
+    assert json.loads(stdout)["examples"] == 57
+    assert [line for line in stderr.splitlines() if line.startswith("error: ")] == [
+        f"error: {data}: {int(kind == 'leak')} images in several splits, {int(kind == 'conflict')} in several classes; "
+        "remove them, or --allow them"
+    ]
+    assert headstart("check", data, "--store", tmp_path / "store", "--allow")["examples"] == 57
+
+
+def test_a_split_by_hash_never_leaks(data: Path, config: CheckConfig, tmp_path: Path) -> None:
+    for split in SPLITS:
+        shutil.copytree(data / split, tmp_path / "flat", dirs_exist_ok=True)
+    for path in (tmp_path / "flat" / "cat").glob("*.jpg"):
+        shutil.copy(path, path.with_stem(f"copy-{path.stem}"))
+    result = check(tmp_path / "flat", config)
+    assert result.leaks == []
+    assert len(result.duplicates) == 16
+
+
+def test_tiny_images_and_imbalance_are_told(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    for path in sorted((data / "train" / "dog").iterdir())[2:]:
+        path.unlink()
+    Image.new("RGB", (300, 10)).save(data / "train" / "cat" / "thin.png")
+    text = headstart.text("check", data, "--store", tmp_path / "store", "--tiny", "11")
+    assert "imbalanced: 17 images in train of the largest class, 2 of the smallest" in text
+    assert "tiny (a side under 11 pixels): 1\n" in text
+    assert "thin.png (train, cat)" in text
+    assert "imbalanced" not in headstart.text("check", data, "--store", tmp_path / "store", "--imbalance", "9")
+
+
+def copies(data: Path) -> dict[str, str]:
+    """Copies of training images in val and test, encoded and scaled anew; the copy's path to its original's."""
+    made = {}
+    for number in range(6):
+        source = data / "train" / "cat" / f"{number}.jpg"
+        target = data / ("val", "test")[number % 2] / "cat" / f"copy{number}.{('jpg', 'webp')[number // 3]}"
+        with Image.open(source) as picture:
+            picture.resize((90 + 10 * number, 80 - 5 * number)).save(target, quality=60)
+        made[str(target.relative_to(data))] = str(source.relative_to(data))
+    return made
+
+
+def test_near_duplicates_are_found_where_there_are_features(data: Path, small: FeatureConfig, headstart: Cli) -> None:
+    planted = copies(data)
+    assert headstart("check", data, "--store", small.store)["near_duplicates"] is None
+    headstart("features", data, "--store", small.store, *SMALL_FLAGS)
+    seen = headstart("check", data, "--store", small.store)
+    assert seen["features"] == str(open_stores(small.store)[0].folder)
+    pairs = [[os.path.relpath(file["path"], data) for file in pair["files"]] for pair in seen["near_duplicates"]]
+    assert dict(pairs) == planted
+    assert all(pair["cosine"] >= seen["similarity"] for pair in seen["near_duplicates"])
+    assert all(pair["correlation"] >= seen["correlation"] for pair in seen["near_duplicates"])
+    assert headstart("check", data, "--store", small.store, "--similarity", "1")["near_duplicates"] == []
+
+
+@pytest.mark.slow
+def test_likeness_does_not_depend_on_how_many_are_compared_at_a_time(
+    data: Path, small: FeatureConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies(data)
+    (store,) = cache_features(data, small).stores
+    examples = scan(data).examples
+    whole = near_duplicates(examples, store, 0.3)
+    monkeypatch.setattr("headstart.pipeline.check.duplicates.BLOCK", 32)
+    monkeypatch.setattr(type(store), "stream", lambda self, digests: _STREAM(self, digests, None, 4096))
+    parts = near_duplicates(examples, store, 0.3)
+    assert [(one.image, one.like) for one in parts] == [(one.image, one.like) for one in whole]
+    np.testing.assert_allclose([one.cosine for one in parts], [one.cosine for one in whole], rtol=1e-5)
+
+
+def test_what_has_features_is_not_decoded_again(
+    data: Path, small: FeatureConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache_features(data, small)
+    monkeypatch.setattr(
+        "headstart.features.images.batches.decoded_batches", lambda images, *_: iter([]) if not images else 1 / 0
+    )
+    assert len(check(data, CheckConfig(store=small.store, similarity=1)).examples) == 56
+
+
+def test_the_page_shows_the_findings_and_trusts_no_name(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    plant(data)
+    wild = data / "train" / "cat" / "<script>alert('x')</script>"[:-9]
+    wild.mkdir()
+    shutil.copy(data / "train" / "cat" / "5.jpg", wild / os.fsdecode(b"\xff'\"&.jpg"))
+    line = headstart.error("check", data, "--html", tmp_path, code=2)
+    assert "--html must be a file" in line
+    (tmp_path / "file").touch()
+    assert "file: not a folder" in headstart.error("check", data, "--store", tmp_path / "file")
+    page = tmp_path / "new" / "check.html"
+    headstart("check", data, "--store", tmp_path / "store", "--allow", "--html", page)
+    text = page.read_text()
+    assert text.count("<img src='data:image/jpeg;base64,") == 14
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "2 conflicting labels" in text
+    assert "cut early.jpg" in text
+    assert "http" not in text
+
+
+def test_a_page_of_many_findings_stays_small(
+    data: Path, config: CheckConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(data)
+    monkeypatch.setattr(check_page, "SHOWN", 1)
+    check_page.write_page(check(data, config), config, tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text()
+    assert text.count("<figure>") == 3
+    assert text.count("and 1 more") == 3
+    assert "and 5 more" in text
+
+
+def test_a_file_that_changes_while_it_is_looked_at_is_named(
+    data: Path, config: CheckConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing = data / "train" / "dog" / "3.jpg"
+
+    def scan_and_change(*arguments: object) -> object:
+        seen = scan(*arguments)
+        changing.write_bytes(changing.read_bytes() + b"x")
+        (data / "train" / "dog" / "4.jpg").unlink()
+        return seen
+
+    monkeypatch.setattr("headstart.pipeline.check.check.scan", scan_and_change)
+    result = check(data, config)
+    assert [(Path(one.path).name, one.reason) for one in result.rejects] == [
+        ("3.jpg", "vanished"), ("4.jpg", "vanished"),
+    ]  # fmt: skip
+
+
+def test_options_are_checked(data: Path, small: FeatureConfig, headstart: Cli) -> None:
+    for flags in (("--similarity", "0"), ("--tiny", "-1"), ("--imbalance", "0.5"), ("--max-pixels", "0")):
+        assert flags[0] in headstart.error("check", data, *flags, code=2)
+    assert "none begins with 'x'" in headstart.error(
+        "check", data, "--store", small.store, "--fingerprint", "x", code=2
+    )
+    with pytest.raises(OptionError, match="--similarity"):
+        CheckConfig(similarity=1.1)
+
+
+def test_training_says_which_label_each_image_gets(data: Path, small: FeatureConfig, headstart: Cli) -> None:
+    shutil.copy(data / "train" / "cat" / "1.jpg", data / "train" / "dog" / "same.jpg")
+    code, _, stderr = headstart.whole(
+        "head", data, "--run", data.parent / "run", "--store", small.store, *SMALL_FLAGS, "--epochs", "1"
+    )
+    assert code == 0
+    assert "1 images are in several classes" in stderr
+    assert f"{data}/train/cat/1.jpg as cat, {data}/train/dog/same.jpg as dog" in stderr
+
+
+def test_names_that_are_not_utf_8_are_told(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    name = os.fsdecode(b"\xff.jpg")
+    for target in (data / "train" / "cat" / name, data / "val" / "cat" / name):
+        shutil.copy(data / "train" / "cat" / "1.jpg", target)
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(buffer, "GIF")
+    (data / "train" / "dog" / os.fsdecode(b"\xfe.jpg")).write_bytes(buffer.getvalue()[:-9])
+    seen = headstart("check", data, "--store", tmp_path / "store", "--allow")
+    assert {file["path"] for file in seen["leaks"][0]["files"]} >= {str(data / "train" / "cat" / name)}
+    assert "\\udcff.jpg (val, cat)" in headstart.text("check", data, "--store", tmp_path / "store", "--allow")
+
+
+def test_a_copy_is_found_among_few_images_and_when_its_original_leaks(data: Path, small: FeatureConfig) -> None:
+    for path in [*data.glob("train/*/[6-9].jpg"), *data.glob("train/*/1?.jpg"), *data.glob("[vt][ae][ls]*/*/*.jpg")]:
+        path.unlink()
+    planted = copies(data)
+    shutil.copy(data / "train" / "cat" / "0.jpg", data / "val" / "cat" / "leak.jpg")
+    (store,) = cache_features(data, small).stores
+    found = near_duplicates(scan(data).examples, store, 0.3)
+    assert {os.path.relpath(one.image.image.path, data) for one in found} == set(planted)
+
+
+def test_copies_of_a_file_that_went_are_told_why(data: Path, config: CheckConfig, monkeypatch) -> None:
+    shutil.copy(data / "train" / "dog" / "3.jpg", data / "train" / "dog" / "other.jpg")
+
+    def scan_and_remove(*arguments: object) -> object:
+        seen = scan(*arguments)
+        for name in ("3.jpg", "other.jpg"):
+            (data / "train" / "dog" / name).rename(data / f"{name}.moved")
+        (data / "other.jpg.moved").rename(data / "train" / "dog" / "3.jpg")
+        return seen
+
+    monkeypatch.setattr("headstart.pipeline.check.check.scan", scan_and_remove)
+    rejects = {Path(one.path).name: one for one in check(data, config).rejects}
+    assert set(rejects) == {"3.jpg", "other.jpg"}
+    assert {one.reason for one in rejects.values()} == {"vanished"}

@@ -1,0 +1,400 @@
+import json
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import headstart.features.backbones.weights
+import keras
+import numpy as np
+import pytest
+from headstart.features.backbones.frozen import FrozenBackbone
+from headstart.features.backbones.weights import build_backbone
+from headstart.features.config import FeatureConfig
+from headstart.features.errors import DataError, OptionError, RunError
+from headstart.features.images.batches import decoded_batches
+from headstart.features.images.scan import ImageFile, inspect_images
+from headstart.features.store.maintain import open_stores
+from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
+from headstart.pipeline.featured import CachedExamples, cache_features, load_examples
+from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.finetune import finetune
+from headstart.pipeline.finetune.state import FinetuneState
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.run import train_run
+from headstart.pipeline.inputs import eval_dataset
+from headstart.pipeline.metrics import probabilities
+from headstart.pipeline.runs import Run
+from headstart.pipeline.training import compile_model, make_optimizer
+
+QUICK = FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-3, augment="none")
+
+
+def backbone_weights(classifier: keras.Model) -> dict[str, np.ndarray]:
+    """Every weight of the backbone inside a classifier, by its place."""
+    return weights_of(classifier.get_layer("mobilenet_v3_small"))
+
+
+def weights_of(backbone: keras.Model) -> dict[str, np.ndarray]:
+    return {
+        f"{index} {layer.name.split('_')[0]} {number} {variable.name}": variable.numpy()
+        for index, layer in enumerate(backbone.layers)
+        for number, variable in enumerate(layer.weights)
+    }
+
+
+def changed(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[str]:
+    assert before.keys() == after.keys() or len(before) == len(after)
+    return {
+        name for (name, old), new in zip(before.items(), after.values(), strict=True) if not np.array_equal(old, new)
+    }
+
+
+def joined_before(run: Path) -> keras.Model:
+    """The classifier before fine-tuning."""
+    cached = load_examples(Run.open(run))
+    return build_classifier(cached.network.backbone, cached.network.cuts, keras.models.load_model(run / "head.keras"))
+
+
+def test_the_classifier_equals_the_head_on_cached_features(run: Path, prepared: Path) -> None:
+    cached = load_examples(Run.open(run))
+    features, _ = cached.arrays(cached.examples)
+    expected = probabilities(keras.models.load_model(run / "head.keras").predict(features, verbose=0))
+    images = [example.image for example in cached.examples]
+    classifier = joined_before(run)
+    for positions, pixels in decoded_batches(images, cached.network.images, 8):
+        found = probabilities(classifier.predict_on_batch(pixels))
+        np.testing.assert_allclose(found, expected[positions], atol=1e-3)
+
+
+def test_phase_1_changes_no_backbone_weight(
+    prepared: Path, small: FeatureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights_of(build_backbone("mobilenet_v3_small", "random", image_size=64).model)
+    built, original = [], headstart.features.backbones.weights._filled
+    monkeypatch.setattr(
+        headstart.features.backbones.weights,
+        "_filled",
+        lambda *settings: built.append(original(*settings)) or built[-1],
+    )
+    train_run(prepared, tmp_path / "r", replace(small, store=tmp_path / "new"), HeadConfig(units=(4,), epochs=1))
+    monkeypatch.undo()
+    assert [changed(before, weights_of(model)) for model in built] == [set()]
+    cached = cache_features(prepared, small)
+    assert cached.fingerprints() == Run.open(tmp_path / "r").config()["fingerprints"]
+
+
+def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(
+    prepared: Path, small: FeatureConfig, tmp_path: Path
+) -> None:
+    run, data = tmp_path / "run", tmp_path / "data"
+    for split in ("train", "val"):  # what is learned of the one helps on the other
+        shutil.copytree(prepared / "train", data / split)
+    train_run(data, run, small, HeadConfig(units=(16,), epochs=1, learning_rate=1e-6))  # leaves much to gain
+    before = backbone_weights(joined_before(run))
+    result = finetune(run, replace(QUICK, epochs=4, learning_rate=1e-4))
+    assert result.best_epoch > 0, "no epoch was better than the head: the test would show nothing"
+    after = backbone_weights(keras.models.load_model(run / "classifier.keras"))
+    backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
+    boundary = backbone.boundary(["top_activation"])
+    moved = changed(before, after)
+    frozen = {
+        name
+        for name in before
+        if int(name.split()[0]) < boundary
+        or isinstance(backbone.model.layers[int(name.split()[0])], keras.layers.BatchNormalization)
+    }
+    assert any("moving_mean" in name for name in frozen)
+    assert moved == before.keys() - frozen
+
+
+@pytest.mark.slow
+def test_thawed_batch_normalisation_trains_above_the_boundary_only(run: Path) -> None:
+    cached = load_examples(Run.open(run))
+    backbone = cached.network.backbone
+    boundary = backbone.boundary(cached.network.cuts)
+    head = keras.models.load_model(run / "head.keras")
+    moved = {}
+    for thaw in (False, True):
+        unfreeze(backbone, boundary, thaw)
+        top = build_top(backbone, boundary, cached.network.cuts, head)
+        model = build_streamed(backbone, boundary, cached.network.cuts, top)
+        compile_model(model, 2, make_optimizer("sgd", 1e-3))
+        before, frozen = weights_of(backbone.model), [weight.numpy() for weight in model.get_layer("frozen").weights]
+        examples = cached.of("train")[:8]
+        (pixels, labels), *_ = eval_dataset(examples, cached.network.images, 8)
+        model.train_on_batch(pixels, labels)
+        moved[thaw] = changed(before, weights_of(backbone.model))
+        assert all(map(np.array_equal, frozen, model.get_layer("frozen").weights))
+    kinds = ("gamma", "beta", "moving_mean", "moving_variance")
+    assert all(any(kind in name for name in moved[True]) for kind in kinds)
+    assert not any(kind in name for name in moved[False] for kind in kinds)
+    assert all(int(name.split()[0]) >= boundary for name in moved[True] | moved[False])
+
+
+@pytest.mark.slow
+def test_the_result_is_never_worse_than_the_head(run: Path) -> None:
+    result = finetune(run, replace(QUICK, learning_rate=100.0))
+    assert result.best_epoch == 0
+    assert result.after == result.before
+    cached = load_examples(Run.open(run))
+    pixels = np.concatenate([batch for _, batch in decoded_batches(images_of(cached), cached.network.images, 8)])
+    saved = keras.models.load_model(run / "classifier.keras")
+    np.testing.assert_allclose(
+        saved.predict(pixels, verbose=0), joined_before(run).predict(pixels, verbose=0), rtol=1e-4, atol=1e-5
+    )
+
+
+def images_of(cached: CachedExamples) -> list[ImageFile]:
+    return [example.image for example in cached.of("val")]
+
+
+@pytest.mark.slow
+def test_the_best_epoch_is_what_is_saved(run: Path) -> None:
+    result = finetune(run, replace(QUICK, epochs=3))
+    rows = [row for row in Run.open(run).history() if row["phase"] == "finetune"]
+    losses = [result.before["loss"], *(float(row["val_loss"]) for row in rows)]
+    assert result.best_epoch == int(np.argmin(losses))
+    assert result.after["loss"] == min(losses)
+    classifier = keras.models.load_model(run / "classifier.keras")
+    cached = load_examples(Run.open(run))
+    pixels = np.concatenate([batch for _, batch in decoded_batches(images_of(cached), cached.network.images, 8)])
+    labels = np.array([example.label for example in cached.of("val")])
+    chances = probabilities(classifier.predict(pixels, verbose=0))
+    assert -np.log(chances[np.arange(len(labels)), labels]).mean() == pytest.approx(min(losses), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_one_seed_gives_one_result(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "again")
+    config = replace(QUICK, augment="standard")
+    (Path(Run(run).config()["features"]["store"]) / "backbones.json").unlink()  # the first builds its network earlier
+    first, again = finetune(run, config, seed=3), finetune(tmp_path / "again", config, seed=3)
+    assert (first.before, first.after) == (again.before, again.after)
+    assert Run(run).history() == Run(tmp_path / "again").history()
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not come"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "overwrite"), [(signal.SIGKILL, False), (signal.SIGINT, True)])
+def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
+    run: Path, tmp_path: Path, start_headstart, kind, overwrite
+) -> None:
+    shutil.copytree(run, tmp_path / "whole")
+    arguments = ["--epochs=5", "--batch-size=2", "--augment=flip", "--learning-rate=1e-4", "--json"]
+    arguments += ["--overwrite"] * overwrite
+    config = FinetuneConfig(epochs=5, batch_size=2, augment="flip", learning_rate=1e-4)
+    process = start_headstart("finetune", run, *arguments)
+    wait_for(run / "finetune.partial" / "epoch-0001")
+    os.kill(process.pid, kind)
+    code = process.wait()
+    assert code == (130 if kind == signal.SIGINT else -signal.SIGKILL)
+    assert not (run / "classifier.keras").exists()
+    assert "finetune" not in Run.open(run).config()
+    with pytest.raises(RunError, match=r"other settings.*learning_rate 0\.0001"):
+        finetune(run, replace(config, learning_rate=1e-3))
+    process = start_headstart("finetune", run, *arguments)
+    assert process.wait() == 0
+    assert "going on after epoch" in (tmp_path / "output").read_text()
+    finetune(tmp_path / "whole", config)
+    resumed, whole = (Run(path).history() for path in (run, tmp_path / "whole"))
+    assert [row["epoch"] for row in resumed] == [row["epoch"] for row in whole]
+    for one, other in zip(resumed, whole, strict=True):
+        assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-4)
+    assert not (run / "finetune.partial").exists()
+
+
+# Keras's CSVLogger closes its file at the end of training only, which never comes here.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
+def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path, tmp_path: Path, monkeypatch) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "data": str(data)}))
+    victim = sorted((data / "train" / "dog").glob("dog.*"))[0]
+    keep = FinetuneState.keep
+
+    def keep_and_remove(state: FinetuneState, epoch: int) -> None:
+        keep(state, epoch)
+        if epoch == 1:
+            victim.unlink()
+
+    monkeypatch.setattr(FinetuneState, "keep", keep_and_remove)
+    with pytest.raises(DataError, match=f"{victim}: gone or changed"):
+        finetune(run, QUICK)
+    assert not (run / "classifier.keras").exists()
+    shutil.copy(prepared / "train" / "dog" / victim.name, victim)
+    monkeypatch.undo()
+    assert finetune(run, QUICK).epochs == 2
+
+
+def test_a_disk_without_room_is_told_before_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(OSError, match="No space left on device"):
+        finetune(run, QUICK)
+    assert not (run / "finetune.partial").exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_done_again_unless_asked(run: Path) -> None:
+    finetune(run, replace(QUICK, epochs=1))
+    with pytest.raises(RunError, match="--overwrite"):
+        finetune(run, QUICK)
+    Run(run).predictions_file("val").write_text("of the old classifier")
+    finetune(run, QUICK, overwrite=True)
+    assert not Run(run).predictions_file("val").exists()
+    assert len(list((run / "logs" / "finetune" / "train").glob("events*"))) == 1
+    assert [row["epoch"] for row in Run(run).history() if row["phase"] == "finetune"] == ["1", "2"]
+
+
+def test_both_phases_lie_on_one_axis(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    finetune(run, QUICK)
+    steps = {}
+    for phase in ("head", "finetune"):
+        events = EventAccumulator(str(run / "logs" / phase / "validation"))
+        events.Reload()
+        steps[phase] = [event.step for event in events.Tensors("epoch_loss")]
+    assert steps == {"head": [0, 1, 2], "finetune": [3, 4]}
+
+
+@pytest.mark.slow
+def test_a_head_on_an_inner_cut_is_fine_tuned_on_the_block_below(
+    prepared: Path, small: FeatureConfig, tmp_path: Path
+) -> None:
+    features = replace(small, cut=("expanded_conv_7_add",))
+    train_run(prepared, tmp_path / "r", features, HeadConfig(units=(4,), epochs=1, learning_rate=1e-3))
+    before = backbone_weights(joined_before(tmp_path / "r"))
+    finetune(tmp_path / "r", replace(QUICK, epochs=1))
+    after = backbone_weights(keras.models.load_model(tmp_path / "r" / "classifier.keras"))
+    backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
+    low, high = (backbone.layer_index(cut) for cut in ("expanded_conv_5_add", "expanded_conv_7_add"))
+    indices = {int(name.split()[0]) for name in changed(before, after)}
+    assert indices
+    assert low < min(indices) <= max(indices) <= high
+    assert max(int(name.split()[0]) for name in after) <= high  # nothing above the cut is saved
+
+
+@pytest.mark.slow
+def test_cuts_side_by_side_make_one_classifier(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
+    features = replace(small, cut=("expanded_conv_5_add+top_activation",))
+    train_run(prepared, tmp_path / "r", features, HeadConfig(units=(4,), epochs=1))
+    test_the_classifier_equals_the_head_on_cached_features(tmp_path / "r", prepared)
+    finetune(tmp_path / "r", replace(QUICK, epochs=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["expanded_conv_10_expand", "140"])
+def test_from_a_layer_by_name_or_index(run: Path, layer: str) -> None:
+    finetune(run, replace(QUICK, epochs=1, from_layer=layer))
+    backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
+    assert Run.open(run).config()["finetune"]["from_layer_index"] == backbone.layer_index(layer)
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_the_cache_gives_what_streaming_gives(
+    run: Path, prepared: Path, small: FeatureConfig, tmp_path: Path, precision: str
+) -> None:
+    if precision != "float32":
+        features = replace(small, precision=precision)
+        train_run(prepared, run, features, HeadConfig(units=(16,), epochs=3, learning_rate=1e-3), overwrite=True)
+    shutil.copytree(run, tmp_path / "cached")
+    streamed = finetune(run, QUICK)
+    cached = finetune(tmp_path / "cached", replace(QUICK, from_cache=True))
+    near = {"rel": 1e-3} if precision == "float32" else {"abs": 0.01}  # steps add up what rounding the maps moves
+    for one, other in zip(Run(run).history(), Run(tmp_path / "cached").history(), strict=True):
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), **near)
+        assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), **near)
+    assert cached.before == pytest.approx(streamed.before, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_what_crosses_is_cached_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(QUICK, from_cache=True, epochs=1)
+    cached = finetune(run, config)
+    monkeypatch.setattr(FrozenBackbone, "__call__", None)
+    assert finetune(run, config, overwrite=True).after == cached.after
+
+
+def test_dropout_of_the_backbone_stays_off() -> None:
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.layers.Dropout(0.5)(inputs))
+    unfreeze(SimpleNamespace(model=model), from_layer=0, thaw_batchnorm=True)
+    np.testing.assert_array_equal(model(np.ones((4, 8)), training=True), 1)
+
+
+@pytest.mark.slow
+def test_each_epoch_takes_a_view_from_the_cache(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "viewed")
+    plain = finetune(run, replace(QUICK, from_cache=True, epochs=3))
+    viewed = finetune(tmp_path / "viewed", replace(QUICK, from_cache=True, epochs=3, augment="flip", views=2))
+    assert viewed.before == plain.before
+    rows = [[row["loss"] for row in Run(path).history()[-3:]] for path in (run, tmp_path / "viewed")]
+    assert all(one != other for one, other in zip(*rows, strict=True))
+    cached = load_examples(Run.open(run))
+    views = [store.fingerprint.get("view") for store in open_stores(cached.config.store)]
+    assert sorted(views, key=str) == [1, 2, None, None]
+
+
+def test_what_crosses_in_several_places_is_not_cached(run: Path) -> None:
+    with pytest.raises(OptionError, match=r"crosses into layer \d+ is the output of .*, .*--from-layer"):
+        finetune(run, replace(QUICK, from_cache=True, from_layer="expanded_conv_10_project"))
+
+
+def test_changed_data_is_refused(run: Path, prepared: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "data": str(data)}))
+    moved = sorted((data / "train" / "cat").iterdir())[0]
+    moved.rename(data / "train" / "dog" / moved.name)
+    with pytest.raises(RunError, match=r"changed.*\(train\)"):
+        finetune(run, QUICK)
+    (data / "train" / "dog" / moved.name).rename(moved)
+    sorted((data / "val" / "dog").iterdir())[0].unlink()
+    with pytest.raises(RunError, match=r"changed.*\(val\)"):
+        finetune(run, QUICK)
+
+
+@pytest.mark.slow
+def test_data_that_was_moved_is_found_where_it_is_said_to_be(run: Path, prepared: Path, tmp_path: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))
+    with pytest.raises(RunError, match="gone is gone; say with --data"):
+        finetune(run, QUICK)
+    data = tmp_path / "here"
+    shutil.copytree(prepared, data)
+    moved = sorted((data / "train" / "cat").iterdir())[0]
+    moved.rename(moved.with_name("renamed.jpg"))  # names do not matter
+    assert finetune(run, replace(QUICK, epochs=1), data=data).epochs == 1
+
+
+def test_other_weights_are_refused(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["features"]["weights_seed"] = 1
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="other weights"):
+        finetune(run, QUICK)
+
+
+def test_bad_arguments(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        finetune(tmp_path, QUICK)
+    for layer in ("nowhere", "999"):
+        with pytest.raises(OptionError, match="has no layer"):
+            finetune(run, replace(QUICK, from_layer=layer))
+    with pytest.raises(OptionError, match="--optimizer"):
+        finetune(run, replace(QUICK, optimizer="magic"))
+    assert [image for image in inspect_images([run / "classifier.keras"]) if isinstance(image, ImageFile)] == []
+    assert not (run / "classifier.keras").exists()

@@ -1,0 +1,222 @@
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import psutil
+import pytest
+from headstart.features.errors import DataError, OptionError
+from headstart.pipeline.head.config import HeadConfig, parse_units
+from headstart.pipeline.head.head import build_head, fit_head, train_head
+from headstart.pipeline.metrics import score
+from headstart.pipeline.optimizers import release
+from headstart.pipeline.training import class_weights
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+
+def blobs(classes: int, count: int = 400, dimension: int = 20, noise: float = 1.0, seed: int = 0):
+    """Features with a scale and an offset of their own in each dimension, and labels."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(1).normal(size=(classes, dimension))
+    labels = np.arange(count) % classes
+    scale = np.random.default_rng(2).uniform(0.001, 1000, dimension)
+    features = (centres[labels] + noise * rng.normal(size=(count, dimension))) * scale + 5 * scale
+    return features.astype(np.float32), labels.astype(np.int64)
+
+
+QUICK = HeadConfig(units=(32,), epochs=5, learning_rate=1e-2)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_head_learns_whatever_the_scale_of_its_features(classes: int) -> None:
+    train, val = blobs(classes), blobs(classes, seed=3)
+    trained = train_head(train, val, classes, replace(QUICK, epochs=10))
+    scaler = StandardScaler().fit(train[0])
+    rival = LogisticRegression().fit(scaler.transform(train[0]), train[1]).score(scaler.transform(val[0]), val[1])
+    assert trained.val["accuracy"] > rival - 0.05
+    assert trained.model.output_shape == (None, 1 if classes == 2 else classes)
+
+
+def test_the_best_epoch_on_val_is_kept() -> None:
+    train, val = blobs(2, 60, noise=4.0), blobs(2, 200, noise=4.0, seed=3)
+    config = HeadConfig(units=(64,), epochs=12, learning_rate=1e-1, dropout=0)
+    trained = train_head(train, val, 2, config)
+    losses = [row["val_loss"] for row in trained.history]
+    assert trained.best_epoch == int(np.argmin(losses)) + 1 < 12
+    logits = trained.model.predict(val[0], verbose=0)
+    assert score(logits, val[1], ["a", "b"])["loss"] == pytest.approx(min(losses), rel=1e-4)
+    assert trained.val["loss"] == min(losses)
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_one_seed_gives_one_head_and_another_gives_another(reduced: bool) -> None:
+    train, val = blobs(2), blobs(2, seed=3)
+    first, again, other = (train_head(train, val, 2, QUICK, seed, reduced=reduced).history for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_a_thousand_classes() -> None:
+    train, val = blobs(1000, 4000, 64, noise=0.3), blobs(1000, 2000, 64, noise=0.3, seed=3)
+    trained = train_head(train, val, 1000, HeadConfig(units=(256,), epochs=8, learning_rate=3e-3))
+    metrics = score(trained.model.predict(val[0], verbose=0), val[1], [str(label) for label in range(1000)])
+    assert metrics["accuracy"] > 0.8
+    assert metrics["accuracy"] == pytest.approx(trained.val["accuracy"], abs=1e-6)
+    assert len(metrics["confusion"]) == len(metrics["per_class"]) == 1000
+
+
+@pytest.mark.parametrize(("units", "layers"), [((), 1), ((0,), 1), ((8,), 2), ((8, 4), 3)])
+def test_hidden_layers_are_those_asked_for(units: tuple[int, ...], layers: int) -> None:
+    head = build_head(blobs(2)[0], 2, HeadConfig(units=units))
+    dense = [layer for layer in head.layers if isinstance(layer, keras.layers.Dense)]
+    assert len(dense) == layers
+    assert [layer.units for layer in dense[:-1]] == [number for number in units if number]
+
+
+def test_a_feature_that_is_constant_in_train_does_no_harm() -> None:
+    features, _ = blobs(2)
+    features[:, :2] = 3.0
+    head = build_head(features, 2, QUICK, widths=(2, features.shape[1] - 2))
+    standardised = keras.Model(head.input, head.get_layer("standardise").output)
+    np.testing.assert_array_equal(standardised.predict(features, verbose=0)[:, :2], 0)
+    features[:, :2] = 4.0
+    np.testing.assert_array_equal(standardised.predict(features, verbose=0)[:, :2], 1)
+
+
+def test_a_head_survives_saving(tmp_path: Path) -> None:
+    train, val = blobs(2), blobs(2, seed=3)
+    model = train_head(train, val, 2, QUICK, reduced=True).model
+    assert not model.compiled
+    model.save(tmp_path / "head.keras")
+    loaded = keras.models.load_model(tmp_path / "head.keras")
+    np.testing.assert_array_equal(loaded.predict(val[0], verbose=0), model.predict(val[0], verbose=0))
+
+
+def test_rare_classes_weigh_more() -> None:
+    labels = np.array([0] * 30 + [1] * 10)
+    assert class_weights(labels, 2, "balanced") == pytest.approx({0: 40 / 60, 1: 40 / 20})
+    assert class_weights(labels, 2, "none") is None
+
+
+def test_weight_decay_shrinks_the_weights() -> None:
+    train, val = blobs(2), blobs(2, seed=3)
+    free, held = (
+        train_head(train, val, 2, HeadConfig(units=(8,), epochs=3, learning_rate=1e-2, weight_decay=decay)).model
+        for decay in (0.0, 5.0)
+    )
+    norms = [np.linalg.norm(model.layers[-1].kernel) for model in (free, held)]
+    assert norms[1] < 0.9 * norms[0]
+
+
+def test_curves_are_written(tmp_path: Path) -> None:
+    train_head(blobs(2), blobs(2, seed=3), 2, QUICK, logs=tmp_path)
+    assert list((tmp_path / "head" / "train").glob("events*"))
+    assert list((tmp_path / "head" / "validation").glob("events*"))
+
+
+def test_divergence_is_an_error() -> None:
+    with pytest.raises(DataError, match="--learning-rate"):
+        train_head(blobs(2), blobs(2), 2, HeadConfig(units=(8, 8, 8), optimizer="sgd", learning_rate=1e30, epochs=2))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"units": (0, 5)},
+        {"dropout": 1.0},
+        {"weight_decay": -1},
+        {"learning_rate": -1},
+        {"epochs": 0},
+        {"batch_size": -1},
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict) -> None:
+    with pytest.raises(OptionError, match="must be"):
+        HeadConfig(**settings)
+
+
+def test_what_is_left_open_fits_the_number_of_examples() -> None:
+    chosen = [HeadConfig().for_examples(count) for count in (1, 400, 1600, 20_000)]
+    assert [config.batch_size for config in chosen] == [64, 64, 128, 512]
+    assert [config.learning_rate for config in chosen] == pytest.approx([3e-4, 3e-4, 4.24e-4, 8.49e-4], rel=1e-2)
+    assert HeadConfig(batch_size=7, learning_rate=1.0).for_examples(400) == HeadConfig(batch_size=7, learning_rate=1.0)
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(OptionError, match="--optimizer"):
+        train_head(blobs(2), blobs(2), 2, HeadConfig(optimizer="magic"))
+
+
+def test_units_on_the_command_line() -> None:
+    assert [parse_units(text) for text in ("none", "0", "12")] == [0, 0, 12]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_label_smoothing_is_trained_towards_and_not_scored_by(classes: int) -> None:
+    features = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    labels = np.digitize(features[:, 0], [0.0] if classes == 2 else [-0.5, 0.5])
+    train, val = (features[:200], labels[:200]), (features[200:], labels[200:])
+    config = HeadConfig(units=(16,), epochs=6, learning_rate=1e-2, batch_size=32)
+    plain, smoothed = (train_head(train, val, classes, replace(config, label_smoothing=s)) for s in (0.0, 0.5))
+    logits = smoothed.model.predict(val[0], verbose=0)
+    if classes == 2:
+        losses = keras.losses.binary_crossentropy(val[1][:, np.newaxis], logits, from_logits=True)
+    else:
+        losses = keras.losses.sparse_categorical_crossentropy(val[1], logits, from_logits=True)
+    assert float(np.mean(losses)) == pytest.approx(smoothed.val["loss"], rel=1e-4)
+    assert np.abs(logits).mean() < 0.9 * np.abs(plain.model.predict(val[0], verbose=0)).mean()
+
+
+def test_each_epoch_takes_another_view() -> None:
+    rng = np.random.default_rng(0)
+    one, other = (rng.normal(size=(64, 8)).astype(np.float32) for _ in range(2))
+    labels = np.arange(64) % 2
+    config = HeadConfig(units=(4,), epochs=3, dropout=0.0)
+
+    def losses(*views: np.ndarray) -> list[float]:
+        return [row["loss"] for row in fit_head((one, labels), (one, labels), 2, config, 0, views).history]
+
+    same, turns = losses(one, one), losses(one, other)
+    assert same == losses()
+    assert turns[0] == same[0]
+    assert turns[1] != same[1]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "nadam"])
+def test_a_trained_head_leaves_no_memory_behind(optimizer: str) -> None:
+    labels = np.arange(4000) % 2
+    config = HeadConfig(units=(1000,), epochs=1, optimizer=optimizer)
+    used = []
+    for _ in range(6):
+        features = np.ones((4000, 4000), np.float32)  # 64 MB; weights are 16, and the optimizer has three times as much
+        release(fit_head((features, labels), (features[:64], labels[:64]), 2, config).model.variables)
+        del features
+        used.append(psutil.Process().memory_info().rss)
+    assert used[5] - used[1] < 150e6  # it would be 250e6
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("count", [1, 600])
+@pytest.mark.parametrize("widths", [(), (5,), (2, 3)])
+def test_input_is_standardised_by_its_means_and_one_variance_a_cut(
+    count: int, dtype: type, widths: tuple[int, ...]
+) -> None:
+    features = np.random.default_rng(0).normal(1000, [1, 2, 3, 4, 5], size=(count, 5)).astype(dtype)
+    layer = build_head(features, 2, QUICK, widths).get_layer("standardise")
+    exact = features.astype(np.float64)
+    np.testing.assert_allclose(np.ravel(layer.mean), exact.mean(axis=0), rtol=1e-6)
+    means = [exact[:, :2].var(axis=0).mean()] * 2 + [exact[:, 2:].var(axis=0).mean()] * 3
+    variance = np.array(means if widths == (2, 3) else [exact.var(axis=0).mean()] * 5)
+    np.testing.assert_allclose(np.ravel(layer.variance), variance if count > 1 else np.ones(5), rtol=1e-5)
+
+
+def test_a_cut_of_small_features_is_heard_beside_one_of_large_ones() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(800) % 2
+    telling = rng.normal(size=(800, 4)) + labels[:, np.newaxis]
+    features = np.concatenate([1e-3 * telling, 1e3 * rng.normal(size=(800, 4))], axis=1).astype(np.float32)
+    train, val = (features[:400], labels[:400]), (features[400:], labels[400:])
+    deaf, fair = (fit_head(train, val, 2, QUICK, widths=widths).val["accuracy"] for widths in ((), (4, 4)))
+    assert deaf < 0.6
+    assert fair > 0.75

@@ -1,0 +1,531 @@
+"""Searching over heads: what is chosen, what is kept, and that nothing is lost or done twice."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+from headstart.features.config import FeatureConfig
+from headstart.features.errors import DataError, OptionError, RunError, StoreError
+from headstart.pipeline.evaluate.evaluate import evaluate
+from headstart.pipeline.featured import CachedExamples, cache_features
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.runs import Run
+from headstart.pipeline.sweep.baselines import fit_baselines
+from headstart.pipeline.sweep.choices import Choice
+from headstart.pipeline.sweep.config import SweepConfig, parse_duration
+from headstart.pipeline.sweep.leaderboard import ranked
+from headstart.pipeline.sweep.space import Cuts, Space, alternatives, read_choices
+from headstart.pipeline.sweep.study import Study
+from headstart.pipeline.sweep.sweep import SweepResult, sweep
+from headstart.pipeline.sweep.trials import Material, Report, search
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import FrozenTrial, TrialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+SMALL_SPACE = """
+layers = [0, 1]
+units = { low = 2, high = 16, log = true }
+dropout = 0.0
+weight_decay = 0.0
+learning_rate = { low = 3e-2, high = 1e-1, log = true }
+optimizer = "adam"
+batch_size = 32
+label_smoothing = [0.0, 0.1]
+epochs = 3
+"""
+
+
+@pytest.fixture
+def space_file(tmp_path: Path) -> Path:
+    file = tmp_path / "space.toml"
+    file.write_text(SMALL_SPACE)
+    return file
+
+
+@pytest.fixture
+def space(space_file: Path) -> Space:
+    return Space(read_choices(space_file), Cuts((("bad",), ("good",)), free=True))
+
+
+def material(count: int = 120) -> Material:
+    """Two cuts: one tells the classes apart, the other is noise."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    features = rng.normal(size=(count, 8)).astype(np.float32)
+    features[:, 4:] += 4 * labels[:, np.newaxis]
+    rows = np.arange(count)
+    return Material(features, labels, {"bad": slice(0, 4), "good": slice(4, 8)}, [(rows[:80], rows[80:])], 2)
+
+
+def params_of(study: Study) -> list[str]:
+    return [json.dumps(trial.params, sort_keys=True) for trial in study.finished()]
+
+
+def test_a_search_finds_what_is_good_and_repeats_itself(space: Space, tmp_path: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        study = Study(tmp_path / name / "study.db", space, "tpe", 0)
+        search(study, material(), SweepConfig(trials=4), 0)
+        trials = study.finished()
+        assert len(trials) == 4
+        found.append([(trial.params, trial.value, trial.state) for trial in trials])
+        best = study.optuna.best_trial
+        assert best.params["use good"]
+        assert best.user_attrs["accuracy"] > 0.65
+        assert (study.logs / "trial-0").is_dir()
+    assert found[0] == found[1]
+    search(study, material(), SweepConfig(trials=4), 0)  # nothing is left to do
+    assert len(study.optuna.trials) == 4
+
+
+def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "random", 0)
+    claimed, _ = study.claim(3)
+    other = Study(tmp_path / "study.db", space, "random", 0)
+    assert other.claim(1) == (None, 1)  # somebody is at it
+    second, _ = other.claim(3)
+    assert second.params != claimed.params
+    other.give_back(second)
+    other.give_back(second)  # as where it was cut off before it was through
+    assert other.claim(3)[0].params == second.params
+    del other  # as where it is killed
+    again, _ = study.claim(3)  # which has none in hand, and so that was cut off, too
+    assert again.params == claimed.params
+    study.optuna.tell(again, 1.0)
+    study.give_back(again)  # too late: it is finished
+    search(study, material(), SweepConfig(trials=3), 0)
+    assert len(study.finished()) == 3
+    assert len(set(params_of(study))) == 3
+    assert not [trial for trial in study.optuna.trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+def test_no_head_is_tried_twice(space: Space, tmp_path: Path, sampler: str) -> None:
+    study = Study(tmp_path / "study.db", space, sampler, 1)
+    for _ in range(12):
+        trial, _ = Study(tmp_path / "study.db", space, sampler, 1).claim(12)  # as a process begun anew would
+        study.optuna.tell(trial.number, 1.0)
+    assert len(set(params_of(study))) == 12
+
+
+def test_a_grid_loses_no_head_to_a_kill_and_gives_out_none_that_fails_again(space: Space, tmp_path: Path) -> None:
+    few = Space({**space.choices, "layers": Choice((0,)), "learning_rate": Choice((0.1,))}, space.cuts)
+    grid = few.grid(0)
+
+    def study() -> Study:
+        return Study(tmp_path / "study.db", few, "grid", 0)
+
+    for _ in grid[1:]:
+        trial, _ = study().claim(100)
+        study().optuna.tell(trial.number, 1.0)
+    killed = study()
+    last, _ = killed.claim(100)
+    alive = study()
+    assert alive.claim(100) == (None, 1)  # which may be left to it
+    del killed
+    again, _ = alive.claim(100)
+    assert again.params == last.params
+    alive.fail(again)
+    assert study().claim(100) == (None, 0)
+
+
+def test_a_head_whose_training_fails_is_left_and_one_that_lacked_room_is_done_again(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(tmp_path / "study.db", space, "random", 0)
+    for error in (OSError("no room"), MemoryError(), ValueError("a bug")):
+
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("headstart.pipeline.sweep.trials.fit_head", fail)
+        with pytest.raises(type(error)):
+            search(study, material(), SweepConfig(trials=1), 0)
+    trials = study.optuna.trials
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 3
+    assert trials[0].params == trials[1].params == trials[2].params  # given back, and then done again
+    assert study.claim(1)[0].params != trials[2].params
+
+
+@pytest.mark.slow
+def test_a_grid_ends_where_all_is_done(space: Space, tmp_path: Path) -> None:
+    grid = space.grid(0)
+    linear, hidden = 3 * 2, 3 * 3 * 2  # learning rates by smoothings, and units
+    assert len(grid) == 3 * (linear + hidden)
+    few = Space(
+        {**space.choices, "layers": Choice((0,)), "learning_rate": Choice((0.1,)), "label_smoothing": Choice((0,))},
+        space.cuts,
+    )
+    study = Study(tmp_path / "study.db", few, "grid", 0)
+    search(study, material(), SweepConfig(trials=100), 0)
+    assert len(study.finished()) == 3
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from headstart.pipeline.sweep.study import Study
+from headstart.pipeline.sweep.config import SweepConfig
+from headstart.pipeline.sweep.trials import search
+from headstart.pipeline.sweep.space import Space, Cuts, read_choices
+from headstart.tests.pipeline.sweep.test_sweep import material
+folder = Path(sys.argv[1])
+space = Space(read_choices(folder / "space.toml"), Cuts((("bad",), ("good",)), free=True))
+search(Study(folder / "study.db", space, "tpe", 0), material(), SweepConfig(trials=int(sys.argv[2])), 0)
+"""
+
+
+def start(folder: Path, trials: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", KILLED, str(folder), str(trials)], cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.slow
+def test_a_killed_search_and_two_at_once_end_with_the_number_asked_for(space: Space, tmp_path: Path) -> None:
+    process = start(tmp_path, 12)
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    while len(study.finished()) < 4:
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for other in [start(tmp_path, 12), start(tmp_path, 12)]:
+        assert other.wait() == 0
+    assert len(study.finished()) == 12
+    assert len(set(params_of(study))) == 12
+
+
+@pytest.mark.slow
+def test_jobs_share_a_study(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    search(study, material(), SweepConfig(trials=8, jobs=2), 0)
+    assert len(study.finished()) == 8
+    assert len({trial.user_attrs["worker"] for trial in study.finished()}) == 2
+
+
+def test_a_time_limit_ends_the_search(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    search(study, material(), SweepConfig(trials=1000, timeout=0.5), 0)
+    assert 1 <= len(study.finished()) < 100
+
+
+def test_folds_are_averaged(space: Space, tmp_path: Path) -> None:
+    whole = material()
+    rows = np.arange(len(whole.labels))
+    parts = [(rows[rows % 3 != part], rows[rows % 3 == part]) for part in range(3)]
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    search(study, replace(whole, folds=parts), SweepConfig(trials=1), 0)
+    (first,) = study.finished()
+    events = EventAccumulator(str(study.logs / "trial-0"))
+    events.Reload()
+    assert "_hparams_/session_start_info" in events.summary_metadata  # what TensorBoard's HParams tab reads
+    assert len(first.intermediate_values) == 3
+    assert first.value == pytest.approx(first.intermediate_values[3])
+
+
+def test_other_data_is_refused_by_name(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    study.check({"examples of train": "a", "features at mixed8": "x"})
+    study.check({"examples of train": "a", "features at mixed8": "x"})
+    with pytest.raises(OptionError, match="examples of train was a, is b") as told:
+        study.check({"examples of train": "b", "features at mixed8": "x"})
+    assert "mixed8" not in str(told.value)
+    (tmp_path / "text").write_text("no database, and longer than the header of one" * 100)
+    with pytest.raises(StoreError, match=r"--study .*text"):
+        Study(tmp_path / "text", space, "tpe", 0)
+
+
+def test_baselines_are_those_of_scikit_learn() -> None:
+    whole = material()
+    logistic, nearest = fit_baselines(whole.features, whole.labels, whole.folds, 2)
+    assert (logistic.name, nearest.name) == ("logistic regression", "nearest neighbours")
+    assert logistic.accuracy > 0.9
+    assert nearest.accuracy > 0.8
+    assert logistic.loss < 0.5
+    assert nearest.setting["k"] > 1
+
+
+def test_logistic_regression_is_penalised_no_more_than_is_good() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    features = (rng.normal(size=(200, 4)) + 8 * labels[:, np.newaxis]).astype(np.float32)
+    apart, _ = fit_baselines(features, labels, [(np.arange(150), np.arange(150, 200))], 2)
+    assert apart.setting["C"] > 1
+    assert apart.loss < 0.01
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("depth = 3", "no setting 'depth'"),
+        ("layers = [0, 3]", "layers must be from 0 to 2"),
+        ("units = { low = 10, high = 2 }", "units must be { low = A"),
+        ("dropout = 1.5", "--dropout must be at least 0 and under 1"),
+        ('dropout = "much"', "dropout must be numbers"),
+        ("learning_rate = { low = 0.0, high = 1.0, log = true }", "over 0 where log"),
+        ('optimizer = ["adam", "magic"]', "optimizer must be among"),
+        ("epochs = 2.5", "epochs must be whole"),
+        ("batch_size = []", "batch_size must have values"),
+        ("units = [[512, 256], [1024]]", "units must be numbers"),
+        ("units = [0, 64]", "units must be at least 1"),
+        ("learning_rate = { low = 1e-4, high = inf, log = true }", "learning_rate must be { low"),
+        ("layers = [", "can't be read"),
+    ],
+)
+def test_a_bad_space_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text(text)
+    with pytest.raises(OptionError) as told:
+        read_choices(file)
+    assert message in str(told.value)
+
+
+@given(
+    low=st.floats(1e-6, 1.0),
+    factor=st.floats(1.01, 1e4),
+    log=st.booleans(),
+)
+@settings(max_examples=50)
+def test_a_grid_lies_within_its_range(low: float, factor: float, log: bool) -> None:
+    points = Choice((low, low * factor), True, log).grid()
+    assert points[0] == low
+    assert points[-1] == low * factor
+    assert len(points) == 3
+
+
+def test_a_head_that_stands_twice_in_the_grid_is_tried_once(space: Space) -> None:
+    fixed = Space({name: Choice((choice.values[0],)) for name, choice in space.choices.items()}, space.cuts)
+    assert len(fixed.grid(0)) == 3  # bad, good, both; with none of them it is the last
+
+
+def test_a_loss_that_is_no_number_is_passed_over() -> None:
+    trial = optuna.create_study(pruner=optuna.pruners.NopPruner()).ask()
+    report = Report(trial)
+    report.set_model(SimpleNamespace(stop_training=False))
+    for epoch, loss in enumerate([0.7, float("nan"), 0.5]):
+        report.on_epoch_end(epoch, {"val_loss": loss})
+    assert trial.study.trials[0].intermediate_values == {1: 0.7, 2: 0.7, 3: 0.5}
+
+
+def test_cuts_are_alternatives_and_backbones_too() -> None:
+    both = FeatureConfig(backbone="inception_v3+xception")
+    inception, xception = "inception_v3/mixed10", "xception/block14"
+    assert alternatives(both).alternatives == ((inception,), (xception,), (inception, xception))
+    # As in `head`, a backbone without a cut of its own takes part with its default.
+    assert alternatives(replace(both, cut=("mixed6", "block5+mixed8"))).alternatives == (
+        ("inception_v3/mixed6", xception),
+        ("inception_v3/mixed8", "xception/block5"),
+    )
+    # Unless it is said of which backbone each is.
+    apart = ("inception_v3/mixed8", "xception/block13", "xception/block13+inception_v3/mixed8")
+    assert alternatives(replace(both, cut=apart)).alternatives == (
+        ("inception_v3/mixed8",), ("xception/block13",), ("inception_v3/mixed8", "xception/block13"),
+    )  # fmt: skip
+    of_one = alternatives(replace(both, cut=("xception/all",)))
+    assert (of_one.free, {name.split("/")[0] for (name,) in of_one.alternatives}) == (True, {"xception"})
+    one = alternatives(FeatureConfig(cut=("mixed8", "mixed6+mixed8")))
+    assert (one.alternatives, one.free) == ((("mixed8",), ("mixed6", "mixed8")), False)
+    every = alternatives(FeatureConfig(cut=("all",)))
+    assert (len(every.alternatives), every.free) == (11, True)
+
+
+def test_the_search_begins_near_the_default_head(space: Space) -> None:
+    default = Space(read_choices(None), Cuts((("mixed9",), ("mixed10",)), free=True))
+    params = default.near(HeadConfig().for_examples(2000))
+    config, cuts = default.suggest(optuna.trial.FixedTrial(params))
+    assert (config.units, config.dropout, config.optimizer, cuts) == ((1024,), 0.3, "adam", ["mixed10"])
+    assert space.near(HeadConfig())["use bad"] is False
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("10m", 600), ("2h", 7200)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    with pytest.raises(ValueError, match="must be a time"):
+        parse_duration(f"{text} days")
+
+
+def test_the_winner_becomes_a_run(
+    headstart, prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch
+) -> None:
+    flags = [
+        *("--backbone=mobilenet_v3_small", "--weights=random", "--image-size=64", "--batch-size=8"),
+        *("--precision=float32", f"--store={small.store}", "--max-rejects=1", f"--space={space_file}"),
+        *(f"--study={tmp_path / 'study.db'}", f"--run={tmp_path / 'run'}", "--trials=3"),
+    ]
+    cuts = ["--cut=expanded_conv_7_add", "--cut=expanded_conv_7_add+top_activation"]
+    result = headstart("sweep", prepared, *flags, *cuts)
+    assert (result["trials"], result["run"]) == (3, str(tmp_path / "run"))
+    assert {one["name"] for one in result["baselines"]} == {"logistic regression", "nearest neighbours"}
+    assert result["best"]["cuts"][0] == "expanded_conv_7_add"
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["features"]["cut"] == result["best"]["cuts"]
+    assert config["head"]["units"] == list(result["best"]["head"]["units"])
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["head"]["val"]["loss"] == pytest.approx(result["best"]["loss"], rel=1e-4)
+    assert "exists" in headstart.error("sweep", prepared, *flags, *cuts)
+    again = headstart("sweep", prepared, *flags, *cuts, "--overwrite")
+    assert (again["trials"], again["best"]) == (3, result["best"])
+    assert "features at" in headstart.error("sweep", prepared, *flags, *cuts[:1], "--overwrite", code=2)
+    fewer = tmp_path / "fewer"
+    shutil.copytree(prepared, fewer)
+    for split in ("test", "train"):
+        sorted((fewer / split / "cat").iterdir())[0].unlink()
+        if split == "test":  # which no trial sees
+            assert headstart("sweep", fewer, *flags, *cuts, "--overwrite")["best"] == result["best"]
+    refused = headstart.error("sweep", fewer, *flags, *cuts, "--overwrite", code=2)
+    assert "examples of train was" in refused
+    assert "val" not in refused
+    text = headstart.text("sweep", prepared, *flags, *cuts, "--overwrite")
+    assert "logistic regression" in text
+    headstart("evaluate", tmp_path / "run")
+    written = (tmp_path / "run" / "head.keras").stat().st_mtime_ns
+    monkeypatch.setattr(
+        "headstart.pipeline.sweep.sweep.check_free", lambda *_: None
+    )  # as where another process wrote it meanwhile
+    assert headstart("sweep", prepared, *flags, *cuts)["trials"] == 3
+    assert (tmp_path / "run" / "head.keras").stat().st_mtime_ns == written
+    folder = [flag if "--study" not in flag else f"--study={tmp_path}" for flag in flags]
+    assert "--study must be a file" in headstart.error("sweep", prepared, *folder, code=2)
+
+
+def test_what_does_not_go_together_is_told_before_the_search(prepared: Path, small, tmp_path: Path) -> None:
+    for changed, config, message in (
+        (replace(small, precision="int8"), SweepConfig(), "--precision int8"),
+        (replace(small, views=1), SweepConfig(folds=2), "--views"),
+        (replace(small, cut=("all",)), SweepConfig(sampler="grid"), "--sampler grid: over"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            sweep(prepared, tmp_path / "study.db", tmp_path / "run", changed, config)
+    assert not (tmp_path / "study.db").exists()
+
+
+def test_a_run_that_exists_is_told_before_the_search(prepared: Path, small, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="exists"):
+        sweep(prepared, tmp_path / "study.db", run, small, SweepConfig())
+    assert not (tmp_path / "study.db").exists()
+
+
+def test_the_winner_is_not_trained_on_data_that_changed_meanwhile(
+    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+
+    def search_and_remove(*arguments: object) -> None:
+        search(*arguments)
+        sorted((data / "val" / "dog").iterdir())[0].unlink()
+
+    monkeypatch.setattr("headstart.pipeline.sweep.sweep.search", search_and_remove)
+    config = SweepConfig(trials=1, space=space_file)
+    with pytest.raises(DataError, match=r"changed while heads were searched for \(val\)"):
+        sweep(data, tmp_path / "study.db", tmp_path / "run", small, config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_study_does_not_go_on_with_images_that_could_not_be_read_before(
+    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_but_one(*arguments) -> CachedExamples:
+        cached = cache_features(*arguments)
+        return replace(cached, examples=[one for one in cached.examples if one is not cached.of("val")[0]])
+
+    def tried() -> SweepResult:
+        return sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, SweepConfig(1, space=space_file))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("headstart.pipeline.sweep.sweep.cache_features", all_but_one)
+        patched.setattr("headstart.pipeline.sweep.sweep.search", lambda *_: None)
+        with pytest.raises(DataError, match="none of 0 finished trials"):
+            tried()
+    with pytest.raises(OptionError, match=r"examples of val that could be read was .*, is "):
+        tried()
+
+
+def test_a_study_that_can_not_be_read_any_more_is_told(
+    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def damage(study: Study, *_) -> None:
+        with closing(sqlite3.connect(study.path)) as connection:
+            connection.execute("drop table trials")
+            connection.commit()
+
+    monkeypatch.setattr("headstart.pipeline.sweep.sweep.search", damage)
+    with pytest.raises(StoreError, match=r"study\.db: can't be read or written .*no such table"):
+        sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, SweepConfig(1, space=space_file))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanwhile(
+    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tried(trials: int) -> SweepResult:
+        return sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, SweepConfig(trials, space=space_file))
+
+    first = tried(1)
+    monkeypatch.setattr(
+        "headstart.pipeline.sweep.sweep.check_free", lambda *_: None
+    )  # as where another process wrote it meanwhile
+    better = tried(4)
+    assert better.best["trial"] != first.best["trial"], "no better head was found: the test would show nothing"
+    assert Run.open(tmp_path / "run").config()["sweep"]["trial"] == better.best["trial"]
+
+    before = iter([True, True])  # as where this process chose before the better head was finished
+
+    def seen(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        found = ranked(trials)
+        return [trial for trial in found if trial.number == first.best["trial"]] if next(before, False) else found
+
+    monkeypatch.setattr("headstart.pipeline.sweep.sweep.ranked", seen)
+    tried(4)
+    assert next(before, None) is None
+    assert Run.open(tmp_path / "run").config()["sweep"]["trial"] == better.best["trial"]
+
+
+@pytest.mark.slow
+def test_folds_views_and_backbones(prepared: Path, small, space_file: Path, tmp_path: Path) -> None:
+    folded = sweep(prepared, tmp_path / "a.db", tmp_path / "a", small, SweepConfig(2, space=space_file, folds=3))
+    assert all(len(trial.intermediate_values) <= 3 for trial in folded.finished)
+    assert folded.best["loss"] > 0
+    viewed = sweep(
+        prepared, tmp_path / "b.db", tmp_path / "b", replace(small, views=2), SweepConfig(1, space=space_file)
+    )
+    assert Run.open(tmp_path / "b").config()["features"]["views"] == 2
+    assert viewed.best["loss"] != folded.best["loss"]
+    both = replace(
+        small, backbone="mobilenet_v3_small+resnet50_v2", weights="random+random", cut=("resnet50_v2/post_relu",)
+    )
+    sweep(prepared, tmp_path / "c.db", tmp_path / "c", both, SweepConfig(1, space=space_file))
+    found = Run.open(tmp_path / "c").config()["features"]
+    assert (found["backbone"], found["weights"], found["cut"]) == ("resnet50_v2", "random", ["post_relu"])
+    assert evaluate(tmp_path / "c").n
+
+
+def test_a_head_that_logistic_regression_beats_is_shown_as_such(
+    headstart, prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space_file.write_text(
+        SMALL_SPACE.replace("epochs = 3", "epochs = 1").replace("3e-2, high = 1e-1", "1e-6, high = 2e-6")
+    )
+    flags = [f"{name}={value}" for name, value in {
+        "--backbone": small.backbone, "--weights": "random", "--image-size": 64, "--batch-size": 8,
+        "--precision": "float32", "--store": small.store, "--max-rejects": 1, "--space": space_file,
+        "--study": tmp_path / "study.db", "--run": tmp_path / "run", "--trials": 1,
+    }.items()]  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "300")
+    text = headstart.text("sweep", prepared, *flags)
+    assert "no head beats logistic regression" in text
+    assert "(does not beat logistic regression)" in text
+    assert not headstart("sweep", prepared, *flags, "--overwrite")["best"]["beats_logistic_regression"]

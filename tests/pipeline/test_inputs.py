@@ -1,0 +1,175 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from headstart.features.config import FeatureConfig
+from headstart.features.errors import StoreError
+from headstart.features.images.augment import augment_image
+from headstart.features.images.decode import ImageConfig
+from headstart.features.images.scan import ImageFile
+from headstart.pipeline.data.examples import Example, scan
+from headstart.pipeline.featured import cache_features
+from headstart.pipeline.inputs import changes_named, eval_dataset, features_dataset, train_dataset
+from headstart.tests.features.store.test_store import digest, fill, store_in, vectors
+
+CONFIG = ImageConfig(48)
+
+
+@pytest.fixture
+def examples(drawn: Path) -> list[Example]:
+    return [example for example in scan(drawn).examples if "broken" not in example.image.path][:19]
+
+
+def train_batches(examples, epoch: int, augment: str = "none", seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    return list(train_dataset(examples, CONFIG, 8, augment, seed, lambda: epoch).as_numpy_iterator())
+
+
+def joined(batches) -> tuple[np.ndarray, np.ndarray]:
+    pixels, labels = zip(*batches, strict=True)
+    return np.concatenate(pixels), np.concatenate(labels)
+
+
+def test_evaluation_sees_every_example_in_order(examples) -> None:
+    batches = list(eval_dataset(examples, CONFIG, 8).as_numpy_iterator())
+    assert [len(labels) for _, labels in batches] == [8, 8, 3]
+    pixels, labels = joined(batches)
+    assert labels.tolist() == [example.label for example in examples]
+    assert pixels.shape == (19, 48, 48, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_training_sees_every_example_once_an_epoch(examples) -> None:
+    plain, _ = joined(eval_dataset(examples, CONFIG, 8).as_numpy_iterator())
+    batches = train_batches(examples, 1)
+    assert [len(labels) for _, labels in batches] == [8, 8, 3]
+    pixels, labels = joined(batches)
+    position = {image.tobytes(): number for number, image in enumerate(plain)}
+    order = [position[image.tobytes()] for image in pixels]
+    assert sorted(order) == list(range(19))
+    assert order != list(range(19))
+    assert labels.tolist() == [examples[number].label for number in order]
+
+
+def misread(example: Example) -> Example:
+    """As if its header had promised what TensorFlow then can't decode."""
+    return replace(example, image=replace(example.image, format="PNG"))
+
+
+def test_what_only_pillow_can_read_is_streamed_in_its_place(examples) -> None:
+    plain, labels = joined(eval_dataset(examples, CONFIG, 8).as_numpy_iterator())
+    mixed = [misread(example) if number % 3 == 0 else example for number, example in enumerate(examples)]
+    again, labels_again = joined(eval_dataset(mixed, CONFIG, 8).as_numpy_iterator())
+    assert labels_again.tolist() == labels.tolist()
+    assert np.abs(again.astype(int) - plain).mean(axis=(1, 2, 3)).max() < 6  # Pillow decodes at full size
+    assert [len(labels) for _, labels in train_batches(mixed, 1, "standard")] == [8, 8, 3]
+
+
+def test_a_file_that_went_is_an_error_and_never_a_shorter_stream(examples, tmp_path: Path) -> None:
+    gone = replace(examples[3], image=replace(examples[3].image, path=str(tmp_path / "gone.jpg")))
+    with pytest.raises(tf.errors.OpError):
+        list(eval_dataset([*examples[:3], gone, *examples[4:]], CONFIG, 8).as_numpy_iterator())
+    with pytest.raises(tf.errors.OpError):
+        train_batches([*examples[:3], gone, *examples[4:]], 1)
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "standard"])
+def test_order_and_augmentation_follow_from_seed_and_epoch(examples, augment: str) -> None:
+    first, again = joined(train_batches(examples, 1, augment)), joined(train_batches(examples, 1, augment))
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    for other in (train_batches(examples, 2, augment), train_batches(examples, 1, augment, seed=1)):
+        assert not np.array_equal(first[0], joined(other)[0])
+
+
+def test_each_pass_asks_for_its_epoch(examples) -> None:
+    epochs = iter((4, 5))
+    dataset = train_dataset(examples, CONFIG, 8, "none", 0, lambda: next(epochs))
+    for epoch in (4, 5):
+        np.testing.assert_array_equal(joined(dataset.as_numpy_iterator())[0], joined(train_batches(examples, epoch))[0])
+
+
+def test_flip_mirrors_about_half_and_changes_nothing_else() -> None:
+    image = tf.constant(np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8))
+    results = [augment_image(image, "flip", tf.constant([seed, 7])).numpy() for seed in range(60)]
+    mirrored = [np.array_equal(result, image.numpy()[:, ::-1]) for result in results]
+    assert 15 < sum(mirrored) < 45
+    assert all(
+        mirror or np.array_equal(result, image.numpy()) for mirror, result in zip(mirrored, results, strict=True)
+    )
+
+
+def test_standard_stays_close_to_the_image(examples) -> None:
+    plain, _ = joined(eval_dataset(examples, CONFIG, 8).as_numpy_iterator())
+    for number, image in enumerate(plain):
+        changed = augment_image(tf.constant(image), "standard", tf.constant([number, 1])).numpy()
+        assert changed.shape == image.shape
+        assert changed.dtype == np.uint8
+        assert abs(changed.mean() - image.mean()) < 90
+        assert not np.array_equal(changed, image)
+
+
+def cached_examples(count: int) -> list[Example]:
+    images = [ImageFile(f"{number}.jpg", digest(number), 1, 1, 1, 1, 1, "JPEG") for number in range(count)]
+    return [Example(image, number % 3, "train") for number, image in enumerate(images)]
+
+
+@pytest.mark.parametrize("buffer", [1, 10, 60, 10**6])
+def test_cached_features_are_streamed_each_once_in_another_order_an_epoch(tmp_path: Path, buffer: int) -> None:
+    store, examples = store_in(tmp_path), cached_examples(60)
+    for start in range(0, 60, 15):
+        fill(store, list(range(start, start + 15)))
+    known = {vectors([number])[0].tobytes(): number for number in range(60)}
+    orders = []
+    for epoch in (1, 2, 1):
+        dataset = features_dataset([store], examples, 8, 0, lambda epoch=epoch: epoch, buffer_bytes=20 * buffer)
+        batches = list(dataset.as_numpy_iterator())
+        assert [len(labels) for _, labels in batches] == [8] * 7 + [4]
+        assert dataset.cardinality() == 8
+        features, labels = joined(batches)
+        order = [known[row.tobytes()] for row in features]
+        assert labels.tolist() == [number % 3 for number in order]
+        assert sorted(order) == list(range(60))
+        orders.append(order)
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_a_damaged_shard_is_named_by_what_reads_the_stream(tmp_path: Path) -> None:
+    store, examples = store_in(tmp_path), cached_examples(30)
+    shard = fill(store, list(range(30)))
+    dataset = features_dataset([store], examples, 8, 0, lambda: 0)
+    shard.write_bytes(shard.read_bytes()[:-2000])
+    with pytest.raises(StoreError, match=shard.name), changes_named([]):
+        list(dataset)
+
+
+def test_a_stream_of_features_needs_little_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    store, examples = store_in(tmp_path, shape=[4096]), cached_examples(800)
+    for start in range(0, 800, 100):
+        numbers = range(start, start + 100)
+        store.write_shard([digest(number) for number in numbers], np.full((100, 4096), start, np.float32))
+    total = 800 * 4096 * 4
+    tracemalloc.start()
+    for _ in features_dataset([store], examples, 16, 0, lambda: 1, buffer_bytes=total // 16):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < total / 2
+
+
+@pytest.mark.slow
+def test_what_fits_a_buffer_comes_in_the_order_of_images(prepared: Path, small: FeatureConfig) -> None:
+    cached = cache_features(prepared, replace(small, views=2))
+    examples = cached.of("train")
+    stores = [store for (store,) in cached.parts[0].views]
+    for epoch in range(3):
+        images = train_dataset(examples, cached.network.images, 8, "none", 5, lambda epoch=epoch: epoch)
+        features = features_dataset(stores, examples, 8, 5, lambda epoch=epoch: epoch)
+        found, labels = joined(features)
+        np.testing.assert_array_equal(labels, joined(images)[1])
+        order = np.random.default_rng([5, epoch]).permutation(len(examples))
+        expected = stores[epoch % 2].read([examples[position].image.digest for position in order])
+        np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from headstart.pipeline.metrics import probabilities, roc_auc, score, wilson_interval
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_scores_are_those_of_scikit_learn(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(0, classes, 300)
+    logits = rng.normal(size=(300, 1 if classes == 2 else classes)).astype(np.float32) * 3
+    names = [f"c{label}" for label in range(classes)]
+    found = score(logits, labels, names)
+    chances = probabilities(logits)
+    predicted = chances.argmax(axis=1)
+    assert found["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(labels, predicted))
+    assert found["loss"] == pytest.approx(sklearn_metrics.log_loss(labels, chances))
+    assert found["confusion"] == sklearn_metrics.confusion_matrix(labels, predicted).tolist()
+    expected = sklearn_metrics.roc_auc_score(labels, chances[:, 1] if classes == 2 else chances, multi_class="ovr")
+    assert found["auc"] == pytest.approx(expected)
+    precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(labels, predicted)
+    for label, name in enumerate(names):
+        expected = {"precision": precision[label], "recall": recall[label], "f1": f1[label], "support": support[label]}
+        assert found["per_class"][name] == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30))
+def test_auc_is_the_chance_that_a_positive_scores_higher(pairs: list[tuple[int, bool]]) -> None:
+    scores, positive = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
+    differences = scores[positive][:, None] - scores[~positive][None, :]
+    expected = float(((differences > 0) + 0.5 * (differences == 0)).mean()) if differences.size else None
+    assert roc_auc(scores, positive) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_extreme_logits_are_finite() -> None:
+    found = score(np.array([[1e4], [-1e4]]), np.array([0, 0]), ["a", "b"])
+    assert found["loss"] == pytest.approx(5e3)
+    assert np.isfinite(probabilities(np.array([[1e4, -1e4, 0]]))).all()
+
+
+def test_wilson_interval() -> None:
+    assert wilson_interval(90, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)
+    assert wilson_interval(0, 10)[0] == 0
+    assert wilson_interval(10, 10)[1] == 1
+
+
+def test_a_class_without_examples_has_no_figures() -> None:
+    found = score(np.array([[2.0], [-1.0]]), np.array([1, 1]), ["a", "b"])
+    assert found["auc"] is None
+    assert found["per_class"]["a"] == {"precision": 0.0, "recall": None, "f1": 0.0, "support": 0}

@@ -1,0 +1,99 @@
+import os
+from pathlib import Path
+
+import pytest
+from headstart.features.errors import RunError
+from headstart.features.images.scan import ImageFile
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.finetune.state import FinetuneState
+from headstart.pipeline.runs import Run, list_digests, new_run
+
+
+def example(number: int, label: int = 0, split: str = "train") -> Example:
+    return Example(ImageFile(f"{number}.jpg", f"{number:064x}", 1, 1, 1, 1, 1, "JPEG"), label, split)
+
+
+def test_a_run_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_run(tmp_path / "r", overwrite=False) as run:
+            run.config_file.write_text("{}")
+            assert not (tmp_path / "r").exists()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    with new_run(tmp_path / "r", overwrite=False) as run:
+        run.config_file.write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_a_run_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
+    for content in ("1", "2"):
+        with new_run(tmp_path / "r", overwrite=True) as run:
+            run.config_file.write_text(content)
+            run.head_file.write_text("")
+    with pytest.raises(ZeroDivisionError), new_run(tmp_path / "r", overwrite=True):
+        raise ZeroDivisionError
+    assert Run.open(tmp_path / "r").config_file.read_text() == "2"
+    with pytest.raises(RunError, match="--overwrite"), new_run(tmp_path / "r", overwrite=False):
+        pass
+
+
+def test_digests_of_the_example_list_ignore_names_and_order() -> None:
+    names = ["cat", "dog"]
+    digests = list_digests([example(1), example(2, 1), example(3, 1, "val")], names)
+    assert set(digests) == {"classes", "train", "val"}
+    assert list_digests([example(3, 1, "val"), example(2, 1), example(1)], names) == digests
+    assert list_digests([example(1), example(2, 0), example(3, 1, "val")], names)["train"] != digests["train"]
+    assert list_digests([example(1), example(3, 1, "val")], names)["train"] != digests["train"]
+    assert list_digests([example(1)], ["cat", "fox"])["classes"] != digests["classes"]
+
+
+def test_what_training_needs_to_be_repeated_is_recorded(trained_run: Path) -> None:
+    config = Run.open(trained_run).config()
+    assert set(config) == {
+        "data", "seed", "class_names", "features", "head", "weights_digest", "fingerprints", "examples", "versions",
+    }  # fmt: skip
+    assert config["features"]["precision"] == "float32"
+    assert config["features"]["cut"] == ["top_activation"]
+    assert set(config["versions"]) >= {"headstart", "tensorflow", "keras", "numpy", "python"}
+    assert len(Run.open(trained_run).digests("train")) > 10
+
+
+def test_a_state_is_kept_whole(tmp_path: Path) -> None:
+    state = FinetuneState(tmp_path / "s")
+    assert state.resume() is None
+    state.begin({"before": 1})
+    (tmp_path / "s" / "work" / "x").write_text("0")
+    state.keep(0)
+    (tmp_path / "s" / "work" / "x").write_text("1")
+    state.keep(1)
+    (tmp_path / "s" / "work" / "x").write_text("half of epoch 2")
+    again = FinetuneState(tmp_path / "s")
+    assert again.resume() == 1
+    assert (tmp_path / "s" / "work" / "x").read_text() == "1"
+    assert again.start() == {"before": 1}
+    assert [path.name for path in (tmp_path / "s").glob("epoch-*")] == ["epoch-0001"]
+
+
+def test_a_kill_while_a_state_is_copied_leaves_the_one_before(tmp_path: Path) -> None:
+    state = FinetuneState(tmp_path / "s")
+    state.begin({})
+    state.keep(0)
+    (tmp_path / "s" / "copy.partial").mkdir()
+    (tmp_path / "s" / "copy.partial" / "x").write_text("half")
+    assert FinetuneState(tmp_path / "s").resume() == 0
+    state.keep(1)
+    assert FinetuneState(tmp_path / "s").resume() == 1
+
+
+def test_class_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    assert set(list_digests([example(1)], [name])) == {"classes", "train"}
+    with new_run(tmp_path / "r", overwrite=False) as run:
+        run.update(run.config_file, class_names=[name])
+        run.write_examples([example(1)], [name])
+        run.head_file.touch()
+    assert Run.open(tmp_path / "r").config()["class_names"] == [name]
+    assert Run.open(tmp_path / "r").digests("train") == {f"{1:064x}"}

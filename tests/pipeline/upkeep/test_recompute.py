@@ -1,0 +1,103 @@
+"""Features against a fresh forward pass."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from headstart.features.config import FeatureConfig
+from headstart.features.errors import OptionError, StoreError
+from headstart.features.store.maintain import open_stores
+from headstart.pipeline.featured import cache_features, scan_all
+from headstart.pipeline.upkeep.recompute import recompute, verify_store
+
+RANDOM = {"weights": "random"}
+
+
+def spoil(folder: Path, wrong: int) -> None:
+    """Write the features of `folder` again, those of the first `wrong` images changed."""
+    (store,) = [store for store in open_stores(folder.parent) if store.folder == folder]
+    digests = sorted(store.digests())
+    features = store.read(digests)
+    features[:wrong] = np.roll(features[:wrong], 1, axis=1)
+    for shard in store.shards():
+        shard.unlink()
+    store.write_shard(digests, features)
+
+
+def test_features_equal_a_fresh_forward_pass(prepared: Path, small: FeatureConfig) -> None:
+    more = replace(small, cut=("top_activation", "expanded_conv_7_add", "expanded_conv_2_add:map"))
+    cache_features(prepared, more)
+    found, fresh = verify_store(small.store, data=prepared, count=25, **RANDOM)
+    assert (len(found.bad), fresh.images, fresh.bad) == (0, 25, ())
+    assert fresh.largest_error < 1e-5
+
+
+@pytest.mark.slow
+def test_another_rescaling_and_size_are_recomputed_as_they_were(prepared: Path, small: FeatureConfig, tmp_path) -> None:
+    config = replace(small, store=tmp_path / "s", rescale="unit", image_size=48, resize="crop", precision="bfloat16")
+    cache_features(prepared, config)
+    _, fresh = verify_store(config.store, data=prepared, count=10, **RANDOM)
+    assert fresh.largest_error < 1e-2
+
+
+def test_wrong_features_are_found_and_dropped(prepared: Path, small: FeatureConfig) -> None:
+    (folder,) = [path.parent for path in small.store.glob("*/fingerprint.json")]
+    spoil(folder, 3)
+    found, fresh = verify_store(small.store, data=prepared, count=40, **RANDOM)
+    assert found.bad == []
+    (bad,) = fresh.bad
+    assert Path(bad.path).parent == folder
+    verify_store(small.store, repair=True, data=prepared, count=40, **RANDOM)
+    assert cache_features(prepared, small).extracted == 40
+    _, fresh = verify_store(small.store, data=prepared, count=40, **RANDOM)
+    assert fresh.bad == ()
+
+
+def test_what_can_not_be_recomputed_is_said(prepared: Path, small: FeatureConfig, drawn: Path, tmp_path) -> None:
+    with pytest.raises(StoreError, match="other weights than random"):
+        verify_store(small.store, data=prepared, count=1, weights="random", weights_seed=1)
+    with pytest.raises(OptionError, match="--recompute"):
+        verify_store(small.store, data=prepared)
+    with pytest.raises(OptionError, match="--recompute"):
+        verify_store(small.store, count=1)
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    one = tmp_path / "data" / "cat" / "x.jpg"
+    one.write_bytes((drawn / "cat" / "cat.0.jpg").read_bytes() + b"changed")
+    os.utime(one, (1, 1))
+    with pytest.raises(StoreError, match="no features of the images"):
+        recompute(open_stores(small.store), tmp_path / "data", 1, "random")
+
+
+def test_a_cut_that_was_hardly_begun_hides_no_other(prepared: Path, small: FeatureConfig) -> None:
+    cache_features(prepared, replace(small, cut=("expanded_conv_2_add",)))
+    (store,) = [store for store in open_stores(small.store) if store.fingerprint["cut"] == "expanded_conv_2_add"]
+    for shard in store.shards():
+        shard.unlink()
+    _, fresh = verify_store(small.store, data=prepared, count=5, **RANDOM)
+    assert (fresh.images, fresh.bad) == (5, ())
+
+
+def test_a_file_that_changed_condemns_no_shard(prepared: Path, small: FeatureConfig, tmp_path, monkeypatch) -> None:
+    shutil.copytree(prepared, tmp_path / "data")
+    for path in tmp_path.glob("data/*/*/*"):
+        os.utime(path, (1, 1))
+    scanned = scan_all(small.store, tmp_path / "data")
+    other = (prepared / "train" / "cat").iterdir()
+    for example in scanned.examples:
+        Path(example.image.path).write_bytes(next(other, path).read_bytes())
+    monkeypatch.setattr("headstart.pipeline.upkeep.recompute.scan_all", lambda *_: scanned)
+    with pytest.raises(StoreError, match="nothing could be recomputed"):
+        verify_store(small.store, data=tmp_path / "data", count=40, **RANDOM)
+
+
+def test_features_of_other_pixels_are_never_called_wrong(
+    prepared: Path, small: FeatureConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headstart.features.images.decode.PIXELS_VERSION", 0)
+    with pytest.raises(StoreError, match="another version of headstart"):
+        verify_store(small.store, repair=True, data=prepared, count=10, **RANDOM)
+    monkeypatch.undo()
+    assert cache_features(prepared, small).extracted == 0
