@@ -1,73 +1,114 @@
-"""The settings of features."""
+"""The settings of features: what decides a feature, and, apart from that, where features are kept and how they are made.
 
-from dataclasses import dataclass, field
+The command line makes its options from these fields, and `help` is what it tells of them. This module imports nothing
+heavy.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from headstart.features.errors import check_options
+from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
+
+Precision = Literal["float32", "bfloat16", "int8"]
+_Config = TypeVar("_Config", "FeatureConfig", "ExtractionConfig")
+AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Everything that decides which features an image has, and where they are kept. `help` is the command line's."""
+    """Everything that decides which features an image has, as a person asks for it."""
 
-    store: Path = field(
-        default=Path("store"), metadata={"help": "Folder of cached features.", "env": "HEADSTART_STORE"}
-    )
     backbone: str = field(
-        default="inception_v3", metadata={"help": "The pretrained network; a+b puts features of several side by side."}
+        default="inception_v3",
+        metadata={"help": "The pretrained network; a+b puts the features of several side by side."},
     )
     weights: str = field(
         default="imagenet",
         metadata={
-            "help": "imagenet, random, or a weights file; of several backbones one for each, joined by +, or one for "
-            "all.",
+            "help": "imagenet, random, or a weights file. For several backbones: one for all, or one for each, joined "
+            "by +.",
             "env": "HEADSTART_WEIGHTS",
         },
     )
     weights_seed: int = field(default=0, metadata={"help": "Seed of --weights random."})
     rescale: Literal["auto", "inception", "unit"] = field(
         default="auto",
-        metadata={"help": "Range the weights expect: inception is [-1, 1], unit [0, 1], auto what ImageNet's expect."},
+        metadata={
+            "help": "Range of pixels that the weights expect: inception is [-1, 1], unit [0, 1], auto that of the "
+            "ImageNet weights."
+        },
     )
     cut: tuple[str, ...] = field(
         default=(),
         metadata={
-            "help": "Where the backbone is cut; repeatable, also as a+b. all: every cut; mixed8:map: one that is not "
-            "averaged over space. Default: mixed10, or its like."
+            "help": "Block at whose end features are taken; repeatable, also as a+b. all: every block; mixed8:map: not "
+            "averaged over space. Default: the last block, mixed10 in inception_v3."
         },
     )
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = field(
+    precision: AskedPrecision = field(
         default="auto",
         metadata={
-            "help": "Arithmetic of the frozen backbone; auto takes bfloat16 where it is faster, and heads are then "
-            "trained in it, too. int8 is quantised on 300 of the images, and needs the extra int8."
+            "help": "Arithmetic of the frozen backbone. auto takes bfloat16 where it is faster; heads then train in it, "
+            "too. int8 is quantised on 300 of the images, and needs the extra int8."
         },
     )
     image_size: int = field(default=0, metadata={"help": "Side of the input in pixels; 0 is the backbone's own."})
-    batch_size: int = field(
-        default=0, metadata={"help": "Images a forward pass; 0 is 12 for two cores, at most 48; on a GPU what is fast."}
-    )
-    max_rejects: float = field(default=0.05, metadata={"help": "Fraction of images that may be unusable."})
-    max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})
     truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
     resize: Literal["stretch", "crop"] = field(
         default="stretch", metadata={"help": "stretch to a square, or crop the centre square."}
     )
-    rehash: bool = field(
-        default=False, metadata={"help": "Read every file again, also one whose size and time did not change."}
-    )
-    views: int = field(default=0, metadata={"help": "Cache so many augmented views of each training image, too."})
+    views: int = field(default=0, metadata={"help": "Augmented views of each training image to cache, too."})
     augment: Literal["flip", "standard"] = field(
-        default="standard", metadata={"help": "Of --views: mirror; or mirror, crop, brightness and contrast."}
+        default="standard", metadata={"help": "For --views: mirror; or mirror, crop, brightness and contrast."}
     )
 
     def __post_init__(self) -> None:
-        check_options(
+        require_options(
             ("--image-size", self.image_size, self.image_size == 0 or self.image_size >= 32, "at least 32, or 0"),
+            ("--views", self.views, self.views >= 0, "at least 0"),
+        )
+
+
+@dataclass(frozen=True)
+class ExtractionConfig:
+    """Where features are kept, and how they are made. None of it decides a feature's value."""
+
+    store: Path = field(
+        default=Path("store"), metadata={"help": "Folder of cached features.", "env": "HEADSTART_STORE"}
+    )
+    batch_size: int = field(
+        default=0,
+        metadata={
+            "help": "Images per forward pass. 0 is 12 for two cores, at most 48; on a GPU the fastest, found by trying."
+        },
+    )
+    max_rejects: float = field(default=0.05, metadata={"help": "Fraction of images that may be unusable."})
+    max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})
+    rehash: bool = field(
+        default=False, metadata={"help": "Read every file again, also one whose size and time did not change."}
+    )
+
+    def __post_init__(self) -> None:
+        require_options(
             ("--batch-size", self.batch_size, self.batch_size >= 0, "at least 0"),
             ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),
             ("--max-pixels", self.max_pixels, self.max_pixels >= 1, "at least 1"),
-            ("--views", self.views, self.views >= 0, "at least 0"),
         )
+
+
+def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict[str, Any]:
+    """Both configurations as one JSON object; a run keeps it under `features`."""
+    return {**asdict(config), **asdict(extraction), "store": str(extraction.store)}
+
+
+def configs_from_json(values: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
+    """The configurations that `configs_to_json` gave."""
+    values = {**values, "cut": tuple(values["cut"]), "store": Path(values["store"])}
+    return _from_json(FeatureConfig, values), _from_json(ExtractionConfig, values)
+
+
+def _from_json(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+    return kind(**{one.name: values[one.name] for one in fields(kind) if one.name in values})

@@ -33,11 +33,11 @@ class RunError(HeadstartError, ValueError):
     """A folder that is not a run, or a run that does not fit what is asked of it."""
 
 
-def check_options(*options: tuple[str, object, bool, str]) -> None:
-    """Make sure that settings are in range.
+def require_options(*options: tuple[str, object, bool, str]) -> None:
+    """Refuse settings that are out of range.
 
     Args:
-        options: flag, value, whether that is in range, and the range in words.
+        options: flag, value, whether the value is in range, and the range in words.
 
     Raises:
         OptionError: one is not.

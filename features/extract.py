@@ -1,18 +1,20 @@
-"""The loop that fills stores: missing digests, pixels, frozen backbone, shards."""
+"""The loop that fills stores: missing digests, pixels, frozen backbone, shards. It knows nothing of labels."""
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.frozen import FrozenBackbone
+from headstart.features.digests import DIGEST_BYTES
 from headstart.features.files import require_space
 from headstart.features.images.augment import View
 from headstart.features.images.batches import any_decodes, decoded_batches, why_undecodable
 from headstart.features.images.decode import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
-from headstart.features.store.shards import DIGEST_BYTES
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
 
@@ -23,12 +25,18 @@ _SHARD_OVERHEAD = 1 << 16
 
 
 @dataclass(frozen=True)
-class Extraction:
-    """What one call did: digests given features, images that could not be, and the time without the warm-up."""
+class Extracted:
+    """The outcome of one call.
 
-    digests: frozenset[str]
-    rejects: list[Reject]
-    seconds: float
+    Args:
+        digests: given features now.
+        rejects: images that could not be used.
+        seconds: from the first file read to the last shard's rename, warm-up aside.
+    """
+
+    digests: frozenset[str] = frozenset()
+    rejects: Sequence[Reject] = ()
+    seconds: float = 0.0
 
     @property
     def extracted(self) -> int:
@@ -40,6 +48,12 @@ class Extraction:
         """Speed of this call; 0 where nothing was extracted."""
         return self.extracted / self.seconds if self.seconds else 0.0
 
+    def __add__(self, other: "Extracted") -> "Extracted":
+        """Both outcomes as one."""
+        return Extracted(
+            self.digests | other.digests, [*self.rejects, *other.rejects], self.seconds + other.seconds
+        )
+
 
 def missing_images(images: Sequence[ImageFile], stores: Sequence[FeatureStore]) -> list[ImageFile]:
     """One image for each digest that some store has no features of, in the order of `images`."""
@@ -50,88 +64,101 @@ def missing_images(images: Sequence[ImageFile], stores: Sequence[FeatureStore]) 
 
 def extract_features(
     images: Sequence[ImageFile],
-    backbone: FrozenBackbone,
-    stores: Sequence[FeatureStore],
+    freeze: Callable[[], FrozenBackbone],
+    stores: Mapping[Cut, FeatureStore],
     config: ImageConfig,
     view: View | None = None,
-) -> Extraction:
-    """Give every image the features it lacks; one forward pass serves all stores.
+) -> Extracted:
+    """Give every image the features it lacks. One forward pass serves all cuts.
 
-    Nothing is shared with other processes but the stores' folders, so several may fill one store.
+    Several processes may fill one store: they share its folders alone.
 
     Args:
-        images: any images; those whose features are there are not read.
-        backbone: yields the cut of each store.
-        stores: one for each of `backbone.cuts`, in that order.
+        images: any images; files whose features are there are not read.
+        freeze: builds the fast form of the backbone, cut at each of `stores`; called only if there is work.
         view: how images are augmented; None leaves them as they are.
 
     Raises:
         StoreError: features that are not finite, or a store that went away.
-        OSError: a full disk, or one without room for what is to come. Finished shards stay.
+        OSError: the disk is full, or has too little room for the features to come. Finished shards stay.
     """
-    missing = missing_images(images, stores)
-    if not any_decodes(missing, config):  # a network takes seconds to build
-        for store in stores:
-            store.update_view()
-        return Extraction(frozenset(), [why_undecodable(image) for image in missing], 0.0)
-    digests = [image.digest for image in missing]
-    writers = [
-        _ShardWriter(store, cut, frozenset(store.missing(digests)))
-        for store, cut in zip(stores, backbone.cuts, strict=True)
-    ]
-    require_space(stores[0].folder, sum(writer.bytes_to_come() for writer in writers))
+    missing = missing_images(images, list(stores.values()))
+    done = Extracted()
+    if any_decodes(missing, config):
+        which = "" if view is None else f"view {view.number} of "
+        console.print(f"extracting features of {which}{len(missing)} images that have none yet")
+        done = _extract(missing, freeze(), stores, config, view)
+    elif missing:
+        done = Extracted(rejects=[why_undecodable(image) for image in missing])
+    for store in stores.values():
+        store.update_merged()
+    return done
+
+
+def _extract(
+    missing: Sequence[ImageFile],
+    backbone: FrozenBackbone,
+    stores: Mapping[Cut, FeatureStore],
+    config: ImageConfig,
+    view: View | None,
+) -> Extracted:
     decoded = np.zeros(len(missing), bool)
-    rejects: list[Reject] = []
+    changed: list[ImageFile] = []
     extracted: set[str] = set()
-    which = "" if view is None else f"view {view.number} of "
-    console.print(f"extracting features of {which}{len(missing)} images that have none yet")
-    backbone.warm_up()
     start = time.perf_counter()
-    with ExitStack() as at_the_end:
-        for writer in writers:  # also on Ctrl-C, or if another can't: what came this far is kept
-            at_the_end.callback(writer.flush)
-        with progress("extracting features" if view is None else f"view {view.number}", len(missing)) as advance:
-            batches = decoded_batches(missing, config, backbone.images_per_pass, view)
-            for positions, vectors in backbone.stream(batches):
-                decoded[positions] = True
-                unchanged = np.array([missing[position].is_unchanged() for position in positions])
-                kept = [missing[position].digest for position in positions[unchanged]]
-                for writer in writers:
-                    writer.add(kept, vectors[writer.cut][unchanged])
-                extracted.update(kept)
-                rejects += [why_undecodable(missing[position]) for position in positions[~unchanged]]
-                advance(len(positions))
+    with (
+        _writers(stores, [image.digest for image in missing]) as writers,
+        progress("extracting features" if view is None else f"view {view.number}", len(missing)) as advance,
+    ):
+        batches = decoded_batches(missing, config, backbone.images_per_pass, view)
+        for positions, features in backbone.stream(batches):
+            decoded[positions] = True
+            unchanged = np.array([missing[position].is_unchanged() for position in positions])
+            digests = [missing[position].digest for position in positions[unchanged]]
+            for cut, writer in writers.items():
+                writer.add(digests, features[cut][unchanged])
+            extracted.update(digests)
+            changed += [missing[position] for position in positions[~unchanged]]
+            advance(len(positions))
     seconds = time.perf_counter() - start
-    rejects += [why_undecodable(missing[position]) for position in np.flatnonzero(~decoded)]
-    for store in stores:
-        store.update_view()
-    return Extraction(frozenset(extracted), rejects, seconds)
+    left_out = [missing[position] for position in np.flatnonzero(~decoded)]
+    return Extracted(frozenset(extracted), [why_undecodable(image) for image in [*changed, *left_out]], seconds)
+
+
+@contextmanager
+def _writers(stores: Mapping[Cut, FeatureStore], digests: Sequence[str]) -> Iterator[dict[Cut, "_ShardWriter"]]:
+    """A writer per cut. All are flushed at the end, also after Ctrl-C or if one fails: finished features are kept."""
+    writers = {cut: _ShardWriter(store, frozenset(store.missing(digests))) for cut, store in stores.items()}
+    require_space(next(iter(stores.values())).folder, sum(writer.bytes_to_come() for writer in writers.values()))
+    with ExitStack() as at_the_end:
+        for writer in writers.values():
+            at_the_end.callback(writer.flush)
+        yield writers
 
 
 @dataclass
 class _ShardWriter:
-    """Gathers vectors until they make a shard: by count, bytes or time, so that a kill costs little."""
+    """Gathers features until they make a shard: by count, bytes or time, so that a kill costs little."""
 
     store: FeatureStore
-    cut: str
     lacking: frozenset[str]
     digests: list[str] = field(default_factory=list)
-    vectors: list[np.ndarray] = field(default_factory=list)
+    features: list[np.ndarray] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
     def bytes_to_come(self) -> int:
-        """What the shards will take on disk, or a little more."""
+        """An upper bound of the bytes that the shards will take on disk."""
         return len(self.lacking) * (self.store.form.image_bytes + DIGEST_BYTES) + _SHARD_OVERHEAD
 
-    def add(self, digests: Sequence[str], vectors: np.ndarray) -> None:
+    def add(self, digests: Sequence[str], features: np.ndarray) -> None:
         rows = [row for row, digest in enumerate(digests) if digest in self.lacking]
         self.digests += [digests[row] for row in rows]
-        self.vectors.append(vectors[rows])
-        full = len(self.digests) >= SHARD_IMAGES or sum(part.nbytes for part in self.vectors) >= SHARD_BYTES
+        self.features.append(features[rows])
+        full = len(self.digests) >= SHARD_IMAGES or sum(part.nbytes for part in self.features) >= SHARD_BYTES
         if full or time.monotonic() - self.since > SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         if self.digests:
-            self.store.write_shard(self.digests, np.concatenate(self.vectors))
-        self.digests, self.vectors, self.since = [], [], time.monotonic()
+            self.store.write_shard(self.digests, np.concatenate(self.features))
+        self.digests, self.features, self.since = [], [], time.monotonic()

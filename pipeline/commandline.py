@@ -1,4 +1,4 @@
-"""What every command shares: options made from settings, errors told in one line, one JSON object or a summary."""
+"""The machinery of every command: options from dataclasses, errors in one line, one JSON object or a summary."""
 
 import errno
 import functools
@@ -6,55 +6,88 @@ import inspect
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import typer
+from rich.console import Console
+
+from headstart.features.backbones.cuts import chosen_cuts
+from headstart.features.config import FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError
 from headstart.features.terminal import console as messages
 from headstart.features.terminal import silent_libraries
-from rich.console import Console
 
 _ENVIRONMENT_ERRORS = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "EROFS", "EIO", "ESTALE", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "EMFILE")
 }
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a summary.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there once the new is finished.")]
 Data = Annotated[Path, typer.Argument(help="DATA/{train,val,test}/<class>/, or DATA/<class>/.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder made by `headstart head`.", show_default=False)]
+NewRun = Annotated[Path, typer.Option("--run", help="Run folder to make.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result once the new one is finished.")]
+StoreArgument = Annotated[
+    Path, typer.Argument(metavar="STORE", help="A folder made by `headstart features`.", show_default=False)
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a summary.")]
+_Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
+
+
+class Result(Protocol):
+    """The outcome of a command."""
+
+    def fields(self) -> Mapping[str, Any]:
+        """The JSON object."""
+
+    def lines(self) -> Iterable[Any]:
+        """The summary for a person: lines of text, and Rich's tables."""
+
+
+@runtime_checkable
+class Fallible(Protocol):
+    """A result that can mean failure."""
+
+    def failure(self) -> HeadstartError | None:
+        """The error with which the command ends once its result is shown; None for none."""
 
 
 def command(
-    app: typer.Typer, kept: str = "nothing was changed"
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command of `app`. A parameter that is a configuration becomes an option for each of its fields.
+    app: typer.Typer, device: bool = False, kept: str = "nothing was changed"
+) -> Callable[[Callable[..., Result]], Callable[..., None]]:
+    """Register a command of `app`. The function returns its result, which is shown here.
+
+    Each field of a parameter that is a dataclass becomes an option. Every command gets `--json` and `--seed`.
 
     Args:
-        kept: what Ctrl-C leaves, as a person is told.
+        device: import TensorFlow first, and say on which device it runs.
+        kept: the remark about finished work that follows Ctrl-C.
     """
 
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        parameters, configurations = _parameters(function)
+    def register(function: Callable[..., Result]) -> Callable[..., None]:
+        parameters, configs = _parameters(function)
         folders = [parameter.name for parameter in parameters if parameter.annotation == Data]
 
         @functools.wraps(function)
-        def call(**values: Any) -> None:
+        def call(json: bool, seed: int, **values: Any) -> None:
             try:
-                for name, configuration in configurations.items():
-                    settings = {field.name: values.pop(f"{name}_{field.name}") for field in fields(configuration)}
-                    values[name] = configuration(**settings)
-                for name in folders:
-                    from headstart.pipeline.data.examples import check_folder
-
-                    check_folder(values[name])  # before TensorFlow takes its seconds to start
-                function(**values)
+                arguments = _with_configs(values, configs)
+                if "seed" in inspect.signature(function).parameters:
+                    arguments["seed"] = seed
+                _require_plausible(arguments, folders)
+                if device:
+                    _announce_device()
+                result = function(**arguments)
+                _show(result, json)
+                failure = result.failure() if isinstance(result, Fallible) else None
+                if failure:
+                    raise failure
             except Exception as error:
                 code, message = _explain(error)
-                messages.print(f"error: {message}", style="red", markup=False)
+                messages.print(f"error: {message}", style="red")
                 raise typer.Exit(code) from error
             except KeyboardInterrupt as error:
                 messages.print(f"interrupted; {kept}")
@@ -68,36 +101,41 @@ def command(
     return register
 
 
-def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
-    """The parameters that Typer is to see, and the configurations that some of them belong to."""
+def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
+    """The parameters for Typer, and the dataclass of each parameter that stands for several options."""
     parameters: list[inspect.Parameter] = []
-    configurations: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
     hints = get_type_hints(function, include_extras=True)
     for parameter in inspect.signature(function).parameters.values():
         hint = hints[parameter.name]
         if is_dataclass(hint):
-            configurations[parameter.name] = hint
+            configs[parameter.name] = hint
             parameters += [_option(parameter.name, field, hint, field.name in hints) for field in fields(hint)]
-        else:
+        elif parameter.name != "seed":
             parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
-    return parameters, configurations
+    for name, default, annotation in (("seed", 0, _Seed), ("json", False, _Json)):
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        )
+    return parameters, configs
 
 
-def _option(prefix: str, field: Field[Any], configuration: Any, given: bool) -> inspect.Parameter:
-    """A field as an option; hidden where an argument of the command has its name and is `given` anyway."""
-    hint = get_type_hints(configuration)[field.name]
-    flag = field.metadata.get("flag", f"--{field.name.replace('_', '-')}")
-    metadata = field.metadata
+def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
+    """A field as an option. If an argument of the command is `given` for it, the option is hidden, and empty."""
+    hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
-        flag,
+        metadata.get("flag", f"--{field.name.replace('_', '-')}"),
         help=metadata.get("help"),
-        envvar=metadata.get("env"),
+        envvar=None if given else metadata.get("env"),
         parser=metadata.get("parser"),
         metavar=metadata.get("metavar"),
+        show_default=metadata.get("show_default", True),
         hidden=given,
     )
     default: Any = field.default
-    if get_origin(hint) is tuple:
+    if given:
+        hint, default = hint | None, None
+    elif get_origin(hint) is tuple:
         hint, default = list.__class_getitem__(get_args(hint)[0]), list(default)
     return inspect.Parameter(
         f"{prefix}_{field.name}",
@@ -107,44 +145,78 @@ def _option(prefix: str, field: Field[Any], configuration: Any, given: bool) -> 
     )
 
 
+def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a command, its dataclasses put together from their options.
+
+    Raises:
+        OptionError: an option is out of range, or contradicts an argument.
+    """
+    arguments = dict(values)
+    for name, config in configs.items():
+        settings = {field.name: arguments.pop(f"{name}_{field.name}") for field in fields(config)}
+        for field in settings.keys() & values.keys():
+            if settings[field] not in (None, values[field]):
+                raise OptionError(
+                    f"--{field} {settings[field]}: the command has the {field} as an argument, {values[field]}; leave "
+                    f"--{field} out"
+                )
+            settings[field] = values[field]
+        arguments[name] = config(**settings)
+    return arguments
+
+
+def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> None:
+    """Raise the errors of arguments that can be found before TensorFlow takes its seconds to start."""
+    for value in arguments.values():
+        if isinstance(value, FeatureConfig):
+            chosen_cuts(value)
+    for name in folders:
+        from headstart.pipeline.data.examples import require_folder
+
+        require_folder(arguments[name])
+
+
 def _explain(error: Exception) -> tuple[int, str]:
-    """Exit code and line for an error that a person can mend; anything else is a bug and is raised on."""
+    """The exit code and the line for an error that a person can mend. Any other error is a bug, and is raised on."""
     line = " ".join(str(error).split())
     if isinstance(error, HeadstartError):
         return (2 if isinstance(error, OptionError) else 1), line
-    if (
-        "No space left" in line or "errno = 28" in line or "quota" in line
-    ):  # TensorFlow and HDF5 have errors of their own
+    if _is_full_disk(error):
         return 1, f"the disk is full ({line[:300]}); what was finished is kept: make room and repeat the command"
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+    if isinstance(error, MemoryError) or (_is_tensorflows(error) and "ResourceExhausted" in type(error).__name__):
         return 1, f"out of memory: lower --batch-size, for a head --head-batch-size ({line[:200]})"
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRORS:
         return 1, line
     raise error
 
 
-def show(fields: Mapping[str, Any], as_json: bool, lines: Iterable[Any]) -> None:
-    """Print the one JSON object, or else the summary."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are not UTF-8; JSON has the same escapes
+def _is_full_disk(error: Exception) -> bool:
+    """Whether the system reported a full disk or quota. HDF5 and TensorFlow pass the system's error on as text only."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL or any(f"errno = {number}," in str(error) for number in _DISK_FULL)
+    said = ("No space left on device", "Disk quota exceeded")
+    return _is_tensorflows(error) and any(words in str(error) for words in said)
+
+
+def _is_tensorflows(error: Exception) -> bool:
+    return type(error).__module__.startswith("tensorflow.")
+
+
+def _show(result: Result, as_json: bool) -> None:
+    """Print the JSON object, or else the summary."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # for file names that are not UTF-8; JSON has the same escapes
         sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:
-        print(json.dumps(fields, ensure_ascii=False))
+        print(json.dumps(result.fields(), ensure_ascii=False))
         return
-    out = Console(highlight=False, soft_wrap=True)
-    for line in lines:
-        out.print(line, markup=False) if isinstance(line, str) else out.print(line)
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    for line in result.lines():
+        out.print(line)
 
 
-def next_steps(run: Path, several_backbones: bool) -> str:
-    """What a new run is good for; of several backbones it can't be fine-tuned."""
-    evaluate = f"headstart evaluate {run}"
-    return evaluate if several_backbones else f"headstart finetune {run}, or {evaluate}"
-
-
-def announce_device() -> None:
-    """Import TensorFlow, and say what it runs on."""
+def _announce_device() -> None:
     with silent_libraries():
-        from headstart.features.backbones.frozen import use_device
+        from headstart.features.device import use_device
 
         device = use_device()
     messages.print(f"device: {device}", style="dim")

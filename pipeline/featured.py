@@ -1,85 +1,68 @@
-"""Examples with their features: what every command that needs features goes through."""
-
-from __future__ import annotations
+"""Examples with their features: the first step of every command that needs features."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-from headstart.features.backbones.network import (
-    Network,
-    fill,
-    fill_views,
-    freeze,
-    load_networks,
-    names_of,
-    resolved,
-    weights_digest,
-)
-from headstart.features.config import FeatureConfig
+
+from headstart.features.backbones.cuts import Cut, chosen_cuts, cut_names
+from headstart.features.backbones.facts import KnownBackbones
+from headstart.features.backbones.frozen import FrozenBackbone
+from headstart.features.backbones.network import Network, load_networks, resolved_config, weights_digest
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
+from headstart.features.extract import Extracted, extract_features
+from headstart.features.images.augment import Augment, View
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.store.store import FeatureStore, create_folder
-from headstart.pipeline.data.examples import Example, Scan, check_rejects, scan, without, write_rejects
+from headstart.pipeline.data.examples import Example, Scan, require_few_rejects, scan, with_rejects, write_rejects
+from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run
 
-if TYPE_CHECKING:  # TensorFlow takes seconds to import, and what finds an error earlier need not wait
-    from headstart.features.backbones.frozen import FrozenBackbone
-    from headstart.features.extract import Extraction
-    from headstart.features.images.augment import Augment, View
+Stores = dict[Cut, FeatureStore]
+ScanCheck = Callable[[Scan, dict[str, str]], None]  # raises, given the scan and the coming `fingerprints()`
 
 
 @dataclass(frozen=True)
-class CachedFeatures:
-    """The features of one network.
+class FeaturedNetwork:
+    """One network, and the stores that hold its features.
 
     Args:
-        stores: one for each cut.
-        views: the same for each view of the training images.
+        freeze: builds its fast form at the first call.
+        views: the stores of each augmented view of the training images.
     """
 
     network: Network
-    stores: list[FeatureStore]
-    views: list[list[FeatureStore]] = field(default_factory=list)
+    freeze: Callable[[], FrozenBackbone]
+    stores: Stores
+    views: list[Stores] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class CachedExamples:
+class FeaturedExamples:
     """Usable examples, and the stores that hold their features.
 
     Args:
         parts: one for each backbone.
-        config: the settings with everything that `auto` left open filled in.
-        extracted: digests given features now; `cached` had them before.
-        seconds: spent extracting.
-        views_extracted: features of views made now.
+        config: with everything that was left open filled in.
+        extracted: what was given features now.
+        views_extracted: how many features of views were made now.
     """
 
     examples: list[Example]
     class_names: list[str]
     rejects: list[Reject]
     ignored: int
-    parts: list[CachedFeatures]
+    parts: list[FeaturedNetwork]
     config: FeatureConfig
-    extracted: int
-    cached: int
-    seconds: float
-    images_per_second: float
+    extraction: ExtractionConfig
+    extracted: Extracted
     views_extracted: int = 0
-
-    @property
-    def reduced(self) -> bool:
-        """Whether heads on these features are trained in bfloat16 as well."""
-        return self.config.precision == "bfloat16"
-
-    @property
-    def widths(self) -> list[int]:
-        """How many columns of `arrays` each cut has."""
-        return [store.form.shape[0] for store in self.stores]
 
     @property
     def network(self) -> Network:
@@ -93,183 +76,231 @@ class CachedExamples:
         return self.parts[0].network
 
     @property
-    def stores(self) -> list[FeatureStore]:
-        """Those of all networks, side by side as the features are."""
-        return [store for part in self.parts for store in part.stores]
+    def stores(self) -> Stores:
+        """The store of each cut, in the order of the features' columns."""
+        return {cut: store for part in self.parts for cut, store in part.stores.items()}
 
     def of(self, split: str) -> list[Example]:
         """The examples of `split`; all of them for `all`."""
         return [example for example in self.examples if split in ("all", example.split)]
 
-    def arrays(self, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
-        """Features float32 [N, D], backbones and cuts side by side, and labels int64 [N]."""
-        return _read(self.stores, examples), np.array([example.label for example in examples], np.int64)
+    def labelled(self, examples: Sequence[Example], views: bool = False) -> LabelledFeatures:
+        """The features of `examples`, all cuts side by side, with their labels.
 
-    def view_arrays(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """For each view, the features float32 [N, D] of training examples, as `arrays`."""
-        by_view = zip(*(part.views for part in self.parts), strict=True)
-        return [_read([store for stores in parts for store in stores], examples) for parts in by_view]
-
-    def columns(self) -> dict[str, slice]:
-        """Where in `arrays` each cut lies, by its name; with several backbones as `backbone/cut`."""
-        ends = np.cumsum([0, *self.widths])
-        names = _names([part.network for part in self.parts])
-        return {name: slice(int(start), int(end)) for name, start, end in zip(names, ends[:-1], ends[1:], strict=True)}
+        Args:
+            views: also read the augmented views; `examples` are then training examples.
+        """
+        widths = [store.form.shape[0] for store in self.stores.values()]
+        ends = np.cumsum([0, *widths]).tolist()
+        columns = map(slice, ends[:-1], ends[1:])
+        by_view = zip(*(part.views for part in self.parts), strict=True) if views else ()
+        return LabelledFeatures(
+            features=_read(self.stores.values(), examples),
+            labels=np.array([example.label for example in examples], np.int64),
+            columns=dict(zip(cut_names(list(self.stores)), columns, strict=True)),
+            classes=len(self.class_names),
+            views=[_read([one for stores in parts for one in stores.values()], examples) for parts in by_view],
+            reduced=self.config.precision == "bfloat16",
+        )
 
     def fingerprints(self) -> dict[str, str]:
-        """The hash of the fingerprint of each cut, named as in `columns`."""
-        return dict(zip(_names([part.network for part in self.parts]), (one.key for one in self.stores), strict=True))
+        """The key of each cut's fingerprint, by the name of the cut."""
+        return _fingerprints(self.stores)
 
     def weights_digest(self) -> str:
-        """As `extraction.weights_digest`."""
+        """See `network.weights_digest`."""
         return weights_digest([part.network for part in self.parts])
 
+    def fields(self) -> dict[str, Any]:
+        """The JSON object of `headstart features`."""
+        keys = [store.key for store in self.stores.values()]
+        return {
+            "examples": len(self.examples),
+            "extracted": self.extracted.extracted,
+            "cached": len({example.image.digest for example in self.examples} - self.extracted.digests),
+            "rejected": len(self.rejects),
+            "ignored": self.ignored,
+            "seconds": self.extracted.seconds,
+            "images_per_second": self.extracted.images_per_second,
+            "store": str(self.extraction.store),
+            "fingerprint": keys[0] if len(keys) == 1 else keys,
+            "views_extracted": self.views_extracted,
+        }
 
-def _names(networks: Sequence[Network]) -> list[str]:
-    return names_of([(network.backbone.name, network.cuts) for network in networks])
+    def lines(self) -> Iterator[str]:
+        """The summary of `headstart features`."""
+        fields, store = self.fields(), self.extraction.store
+        seconds, speed = fields["seconds"], fields["images_per_second"]
+        timed = f" ({seconds:.1f} s, {speed:.1f} images/s)" if fields["extracted"] else ""
+        folders = [one.folder.name for one in self.stores.values()]
+        yield (
+            f"{fields['examples']} examples in {len(self.class_names)} classes: {fields['extracted']} extracted{timed}, "
+            f"{fields['cached']} cached"
+        )
+        if self.config.views:
+            count = len({example.image.digest for example in self.of("train")})
+            yield f"{self.config.views} views of {count} training images: {self.views_extracted} extracted"
+        yield f"{len(self.rejects)} images rejected ({store}/rejects.csv), {self.ignored} other files ignored"
+        where = f"{store}/{folders[0]}" if len(folders) == 1 else f"{len(folders)} folders of {store}"
+        yield f"features are in {where}; `headstart store ls {store}` lists all"
 
 
-def _read(stores: Sequence[FeatureStore], examples: Sequence[Example]) -> np.ndarray:
-    digests = [example.image.digest for example in examples]
-    return np.concatenate([store.read(digests) for store in stores], axis=1).astype(np.float32, copy=False)
-
-
-ScanCheck = Callable[[Scan, dict[str, str]], None]  # raises, given what was scanned, and what `fingerprints` will be
-
-
-def cache_features(data: Path, config: FeatureConfig, seed: int = 0, check: ScanCheck | None = None) -> CachedExamples:
-    """Scan `data`, extract the features that the store lacks, and say which examples can be used.
+def cache_features(
+    data: Path,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    seed: int = 0,
+    require: ScanCheck | None = None,
+) -> FeaturedExamples:
+    """Scan `data`, extract the features that the store lacks, and return the examples that can be used.
 
     Writes `rejects.csv` into the store's folder.
 
     Args:
-        seed: of the views, and of the split, where `data` has no split folders.
-        check: called before anything is extracted.
+        seed: of the views, and of the split where `data` has no split folders.
+        require: called before anything is extracted; it raises if the scan can't be used.
 
     Raises:
-        DataError: no images, or more rejects than `config.max_rejects`.
+        DataError: no images, or more rejects than `extraction.max_rejects`.
         OptionError, WeightsError, StoreError: the settings can't be used.
     """
-    from headstart.features.backbones.facts import BackboneMemory
-
-    create_folder(config.store)
-    scanned = scan(data, seed, config.max_pixels, scan_memory(config.store, data, config.rehash))
+    chosen_cuts(config)  # a wrong name is told before the scan
+    store = extraction.store
+    create_folder(store)
+    scanned = scan(data, seed, extraction.max_pixels, scan_memory(store, data, extraction.rehash))
     found = len(scanned.examples) + len(scanned.rejects)
     try:
-        check_rejects(scanned.rejects, found, config.max_rejects)
-        networks = load_networks(config, BackboneMemory(config.store, config.rehash))
-        if check:
-            keys = [store.key for network in networks for store in network.stores()]
-            check(scanned, dict(zip(_names(networks), keys, strict=True)))
-        scanned, parts, frozen, done = _fill_all(scanned, networks)
+        require_few_rejects(scanned.rejects, found, extraction.max_rejects)
+        networks = load_networks(config, extraction, KnownBackbones(store, extraction.rehash))
+        if require:
+            asked = {cut: one for network in networks for cut, one in network.stores().items()}
+            require(scanned, _fingerprints(asked))
+        scanned, parts, done = _extract_all(scanned, networks)
     except DataError:
-        write_rejects(config.store, scanned.rejects)
+        write_rejects(store, scanned.rejects)
         raise
-    write_rejects(config.store, scanned.rejects)
-    check_rejects(scanned.rejects, found, config.max_rejects)
+    write_rejects(store, scanned.rejects)
+    require_few_rejects(scanned.rejects, found, extraction.max_rejects)
     if not scanned.examples:
-        raise DataError(f"{data}: none of {found} images can be used; {config.store}/rejects.csv says why")
+        raise DataError(f"{data}: none of {found} images can be used; {store}/rejects.csv says why")
     train = [example.image for example in scanned.examples if example.split == "train"]
-    views = views_of(config.augment, seed, config.views)
-    parts, views_extracted = _fill_views(train, parts, frozen, views)
-    return CachedExamples(
-        scanned.examples, scanned.class_names, scanned.rejects, scanned.ignored, parts, resolved(config, networks),
-        done.extracted, len({example.image.digest for example in scanned.examples} - done.digests), done.seconds,
-        done.images_per_second, views_extracted,
-    )  # fmt: skip
+    views = first_views(config.augment, seed, config.views)
+    viewed = [extract_views(part, train, views) for part in parts]
+    return FeaturedExamples(
+        examples=scanned.examples,
+        class_names=scanned.class_names,
+        rejects=scanned.rejects,
+        ignored=scanned.ignored,
+        parts=[replace(part, views=stores) for part, (stores, _) in zip(parts, viewed, strict=True)],
+        config=resolved_config(config, networks),
+        extraction=extraction,
+        extracted=done,
+        views_extracted=sum(count for _, count in viewed),
+    )
 
 
-def _fill_all(
-    scanned: Scan, networks: Sequence[Network]
-) -> tuple[Scan, list[CachedFeatures], list[FrozenBackbone], Extraction]:
-    """What is left of `scanned`, the features at each network, the networks' fast forms, and what all of it took."""
-    from headstart.features.extract import Extraction
-
-    parts, frozen = [], []
-    digests: frozenset[str] = frozenset()
-    rejects: list[Reject] = []
-    seconds = 0.0
+def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[FeaturedNetwork], Extracted]:
+    """Extract with each network; what one can't decode is no example for the next."""
+    parts, done = [], Extracted()
     for network in networks:
+        part = _featured(network, [example.image for example in scanned.examples])
         images = [example.image for example in scanned.examples]
-        filled, fast = freeze(network, images)
-        stores, done = fill(images, filled, fast)
-        scanned = without(scanned, done.rejects)
-        digests |= done.digests
-        rejects += done.rejects
-        seconds += done.seconds
-        parts.append(CachedFeatures(filled, stores))
-        frozen.append(fast)
-    return scanned, parts, frozen, Extraction(digests, rejects, seconds)
+        here = extract_features(images, part.freeze, part.stores, part.network.images)
+        scanned = with_rejects(scanned, here.rejects)
+        done += here
+        parts.append(part)
+    return scanned, parts, done
 
 
-def _fill_views(
-    images: Sequence[ImageFile],
-    parts: Sequence[CachedFeatures],
-    frozen: Sequence[FrozenBackbone],
-    views: Sequence[View],
-) -> tuple[list[CachedFeatures], int]:
-    """`parts` with their `views`, and how many features were made."""
-    viewed, extracted = [], 0
-    for part, fast in zip(parts, frozen, strict=True):
-        stores, more = fill_views(images, part.network, fast, views)
-        viewed.append(replace(part, views=stores))
-        extracted += more
-    return viewed, extracted
+def _featured(network: Network, images: Sequence[ImageFile]) -> FeaturedNetwork:
+    network = network.calibrated(images)
+    return FeaturedNetwork(network, cache(network.freeze), _created(network))
 
 
-def fill_more(
-    cached: CachedExamples, cuts: Sequence[str], examples: Sequence[Example], views: Sequence[View | None]
-) -> list[list[FeatureStore]]:
-    """Give `examples` features at other cuts of the one network, and of views of theirs, where they lack them.
+def _created(network: Network, view: View | None = None) -> Stores:
+    return {cut: store.create() for cut, store in network.stores(view).items()}
+
+
+def extract_views(
+    part: FeaturedNetwork, images: Sequence[ImageFile], views: Sequence[View | None]
+) -> tuple[list[Stores], int]:
+    """Extract features of views of images that are known to be usable; None is the image as it is.
 
     Returns:
-        For each of `views`, the stores of `cuts`.
+        The stores of each view, and how many features were made.
+
+    Raises:
+        DataError: a file is gone, or is not what was scanned.
+    """
+    filled, extracted = [], 0
+    for view in views:
+        stores = _created(part.network, view)
+        done = extract_features(images, part.freeze, stores, part.network.images, view)
+        if done.rejects:
+            first = done.rejects[0]
+            raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")
+        filled.append(stores)
+        extracted += done.extracted
+    return filled, extracted
+
+
+def extract_at(
+    network: Network, cut: Cut, examples: Sequence[Example], views: Sequence[View | None]
+) -> list[FeatureStore]:
+    """Give `examples` the features that they lack at another cut of `network`. Returns the store of each view.
 
     Raises:
         DataError: a file is gone, or is not what was scanned.
     """
     images = [example.image for example in examples]
-    network, frozen = freeze(replace(cached.network, cuts=list(cuts)), images)
-    return fill_views(images, network, frozen, views)[0]
+    stores, _ = extract_views(_featured(replace(network, cuts=(cut,)), images), images, views)
+    return [one[cut] for one in stores]
 
 
-def views_of(augment: Augment, seed: int, count: int) -> list[View]:
+def first_views(augment: Augment, seed: int, count: int) -> list[View]:
     """The first `count` views of a seed."""
-    from headstart.features.images.augment import View
-
     return [View(augment, seed, number) for number in range(1, count + 1)]
 
 
 def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
-    """What the last scan of `data` learnt, as it lies in the store's folder."""
+    """What the last scan of `data` learnt; it lies in the store's folder."""
     return ScanMemory(store / "scans", data, forget)
 
 
-def scan_all(store: Path, data: Path, seed: int = 0) -> Scan:
-    """A scan of images of any size: what has features is of use, whatever the limit was when they were made."""
+def scan_all_sizes(store: Path, data: Path, seed: int = 0) -> Scan:
+    """A scan without a limit of pixels: an image may have features whatever the limit is now."""
     return scan(data, seed, sys.maxsize, scan_memory(store, data))
 
 
-def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
+def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
     """The examples of a run, or of another folder `data`, scanned anew, with the run's features.
 
     Raises:
         RunError: the run's settings no longer yield the features that its head was trained on.
     """
-    config = run.config()
-    data = data or Path(config["data"])
+    settings = run.config()
+    data = data or Path(settings["data"])
     if not data.exists():
         raise RunError(f"{run.path}: its data folder {data} is gone; say with --data where it is now")
-    # What may be missing was settled in training; where it matters now, the example list is compared.
-    changes = {"store": Path(config["features"]["store"]), "max_rejects": 1.0, "rehash": False, "views": 0}
-    settings = FeatureConfig(**{**config["features"], **changes})
+    config, extraction = run.configs()
+    # Training settled how many rejects there may be; where it matters now, the example list is compared.
+    extraction = replace(extraction, max_rejects=1.0, rehash=False)
 
-    def check(_: Scan, fingerprints: dict[str, str]) -> None:
-        if fingerprints != config["fingerprints"]:
+    def require(_: Scan, fingerprints: dict[str, str]) -> None:
+        if fingerprints != settings["fingerprints"]:
             raise RunError(
-                f"{run.path}: its features can't be made again: {settings.weights} holds other weights than it was "
+                f"{run.path}: its features can't be made again: {config.weights} holds other weights than it was "
                 "trained with, its int8 network is gone, or another version of headstart made it; run "
                 "`headstart head` again, with --overwrite"
             )
 
-    return cache_features(data, settings, config["seed"], check)
+    return cache_features(data, replace(config, views=0), extraction, settings["seed"], require)
+
+
+def _fingerprints(stores: Stores) -> dict[str, str]:
+    return dict(zip(cut_names(list(stores)), (store.key for store in stores.values()), strict=True))
+
+
+def _read(stores: Any, examples: Sequence[Example]) -> np.ndarray:
+    digests = [example.image.digest for example in examples]
+    return np.concatenate([store.read(digests) for store in stores], axis=1).astype(np.float32, copy=False)

@@ -1,123 +1,55 @@
 """The fast form of a frozen backbone: batch normalisation folded into the weights, one graph, one batch shape."""
 
 import hashlib
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
-from typing import Literal
+from functools import partial
 
 import keras
 import numpy as np
 import tensorflow as tf
-from headstart.features.backbones.backbone import Backbone, Precision
-from headstart.features.backbones.folding import fold_batchnorm
 
-# Of the arithmetic below; part of every fingerprint, so another one means other features.
-FORWARD_VERSION = 3
-BATCH_SIZE = 12 * min(4, max(1, (os.cpu_count() or 1) // 2))  # few, for memory, but some for each core
+from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.cuts import Cut
+from headstart.features.backbones.folding import fold_batchnorm
+from headstart.features.device import cpu_count, on_gpu
+
+FORWARD_VERSION = 3  # part of every fingerprint: raise it when the arithmetic below yields other features
 _SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
+
+Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] to one array per cut
 
 
 class FrozenBackbone:
-    """A backbone whose weights can't change: uint8 [b, H, W, 3] to float32 [b, *shape] a cut.
+    """A backbone whose weights can't change: uint8 [b, H, W, 3] to float32 [b, *shape] per cut.
 
-    With batch normalisation folded into the weights, TensorFlow fuses bias and relu into the convolutions. The weights
-    stay variables: as constants in the graph they were copied by each pass of TensorFlow's optimizer, which doubled
-    the memory and the time of the first run, and the passes after it were no faster.
-
-    An image's features do not depend on how many others came with it, nor on its place among them: a batch is filled
-    up to `batch_size` with zeros, and only slots that compute alike are used. On a GPU the graph is compiled by XLA;
-    pixels travel there as uint8.
+    An image's features depend neither on the number of other images in the batch nor on its place among them. A batch
+    is filled up with zeros, and only slots that compute alike are used. Building one runs the network once.
 
     Args:
-        batch_size: 0 for twelve for two cores, at most 48, or on a GPU what is found fastest by trying.
+        run: one forward pass of a whole batch.
+        cuts: where `run` takes features, in its order.
+        image_size: side of the square input in pixels.
+        batch_size: images per forward pass.
     """
 
-    def __init__(self, backbone: Backbone, cuts: Sequence[str], batch_size: int = 0) -> None:
-        self.backbone = backbone
+    def __init__(self, run: Pass, cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
         self.cuts = tuple(cuts)
-        self._asked = batch_size
-
-    @cached_property
-    def batch_size(self) -> int:
-        """Images a forward pass takes: what was asked for, or what suits the processor, or on a GPU what is fast."""
-        if self._asked:
-            return self._asked
-        return _fastest_batch_size(self._seconds) if on_gpu() else BATCH_SIZE
-
-    def _seconds(self, batch_size: int) -> float:
-        """The time of a forward pass of so many images, without the first."""
-        graph = self.traced(batch_size)
-        pixels = tf.zeros((batch_size, self.backbone.image_size, self.backbone.image_size, 3), tf.uint8)
-        _ = [output.numpy() for output in graph(pixels)]
-        start = time.perf_counter()
-        _ = [output.numpy() for output in graph(pixels)]
-        return time.perf_counter() - start
-
-    @cached_property
-    def _folded(self) -> keras.Model:
-        return _folded(self.backbone, self.backbone.model)
-
-    @cached_property
-    def _graph(self) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-        return self.traced(self.batch_size)
-
-    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """One forward pass of a whole batch."""
-        return [output.numpy() for output in self._graph(tf.constant(batch))]
-
-    def traced(self, batch_size: int | None, compiled: bool | None = None) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-        """The network as a TensorFlow function of one signature; None leaves the batch size open.
-
-        Args:
-            compiled: by XLA; None for what suits the device.
-        """
-        size = self.backbone.image_size
-        pixels = keras.Input((size, size, 3), dtype="uint8")
-        folded = replace(self.backbone, load=lambda: self._folded)
-        model = keras.Model(pixels, folded.features(pixels, self.cuts))
-        signature = tf.TensorSpec((batch_size, size, size, 3), tf.uint8)
-        by_xla = on_gpu() if compiled is None else compiled
-        traced: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
-            lambda batch: keras.tree.flatten(model(batch, training=False)),
-            jit_compile=by_xla,
-        ).get_concrete_function(signature)
-        return traced
-
-    @cached_property
-    def slots(self) -> np.ndarray:
-        """The places in a batch that yield the same bits for the same image, int64 [at most batch_size].
-
-        Matrix products treat the rows left over at the end of a block in another way, whose sums differ in the last
-        bit. With batches of 12, 24, 36 and 48 none were left over on the processors tried, with 32 the last slot was on
-        some. Where fewer than half of the slots agree, all are used: equal but for rounding is then the best there is.
-        """
-        size = self.backbone.image_size
-        image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-        outputs = self._run(np.repeat(image[np.newaxis], self.batch_size, axis=0))
-        rows = np.concatenate([output.reshape(self.batch_size, -1) for output in outputs], axis=1)
-        seen = [hashlib.sha256(row.tobytes()).digest() for row in rows]
-        commonest, count = Counter(seen).most_common(1)[0]
-        if 2 * count < self.batch_size:
-            return np.arange(self.batch_size)
-        return np.flatnonzero([digest == commonest for digest in seen])
+        self.batch_size = batch_size
+        self._run = run
+        self._slots = _equal_slots(run, image_size, batch_size)
 
     @property
     def images_per_pass(self) -> int:
-        """How many images one forward pass takes."""
-        return len(self.slots)
+        """Images that one forward pass takes: the number of slots in use."""
+        return len(self._slots)
 
-    def warm_up(self) -> None:
-        """Build the graph and run it once, so that what follows can be timed."""
-        _ = self.slots
-
-    def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Run the frozen network on uint8 [b, H, W, 3], b at most `images_per_pass`; float32 [b, *shape] a cut."""
-        used = self.slots[: len(pixels)]
+    def __call__(self, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
+        """Run the network on uint8 [b, H, W, 3], b at most `images_per_pass`; float32 [b, *shape] per cut."""
+        used = self._slots[: len(pixels)]
         batch = pixels
         if len(used) < self.batch_size:
             batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8)
@@ -126,14 +58,14 @@ class FrozenBackbone:
 
     def stream(
         self, batches: Iterable[tuple[np.ndarray, np.ndarray]]
-    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Run it on the pixels of each (positions, pixels) of `batches`, in their order: (positions, features).
+    ) -> Iterator[tuple[np.ndarray, dict[Cut, np.ndarray]]]:
+        """Run the network on each (positions, pixels) of `batches`: (positions, features), in the same order.
 
-        On a processor two passes run at a time: one alone leaves its cores without work for 4 % of the time. If
-        `batches` fails, or who reads stops, what is still running is lost. To be warmed up first.
+        On a processor two passes run at a time: one alone leaves its cores idle for 4 % of the time. Passes that are
+        running are lost if `batches` fails or the reader stops.
         """
         at_once = 1 if on_gpu() else 2
-        running: deque[tuple[np.ndarray, Future[dict[str, np.ndarray]]]] = deque()
+        running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(at_once) as pool:
             for positions, pixels in batches:
                 running.append((positions, pool.submit(self, pixels)))
@@ -144,8 +76,54 @@ class FrozenBackbone:
                 yield done, features.result()
 
 
+def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
+    """The fast form of `backbone`, in its precision, which is not int8 (see `int8.quantised`).
+
+    Args:
+        batch_size: images per forward pass. 0 is `default_batch_size`, or on a GPU the fastest one, found by trying.
+    """
+    folded = folded_backbone(backbone)
+    if not batch_size:
+        seconds = partial(_pass_seconds, folded, cuts)
+        batch_size = _fastest_batch_size(seconds) if on_gpu() else default_batch_size()
+    return FrozenBackbone(_passes(folded, cuts, batch_size), cuts, backbone.image_size, batch_size)
+
+
+def default_batch_size() -> int:
+    """Images per forward pass on a processor: twelve for two cores, at most 48. More take memory and gain little."""
+    return 12 * min(4, max(1, cpu_count() // 2))
+
+
+def folded_backbone(backbone: Backbone) -> Backbone:
+    """`backbone` with batch normalisation folded into its convolutions: TensorFlow then fuses bias and relu, too."""
+    model = _folded(backbone, backbone.model)
+    return replace(backbone, load=lambda: model)
+
+
+def traced(
+    backbone: Backbone, cuts: Sequence[Cut], batch_size: int | None = None, compiled: bool | None = None
+) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+    """A network as a TensorFlow function of one signature: uint8 [B, H, W, 3] to float32 [B, *shape] per cut.
+
+    Weights stay variables. As constants in the graph, TensorFlow's optimizer would copy them at each of its passes.
+
+    Args:
+        backbone: already folded, see `folded_backbone`.
+        batch_size: B; None leaves it open.
+        compiled: by XLA; None compiles on a GPU only.
+    """
+    pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
+    model = keras.Model(pixels, backbone.features(pixels, cuts))
+    signature = tf.TensorSpec((batch_size, backbone.image_size, backbone.image_size, 3), tf.uint8)
+    function: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
+        lambda batch: keras.tree.flatten(model(batch, training=False)),
+        jit_compile=on_gpu() if compiled is None else compiled,
+    ).get_concrete_function(signature)
+    return function
+
+
 def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
-    """The fast form of what lies below some layers: uint8 [B, H, W, 3] to the output of each of `layers`, float32."""
+    """The fast form of everything below some layers: uint8 [B, H, W, 3] to the output of each of `layers`, float32."""
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     outputs = [backbone.model.layers[index].output for index in layers]
     below = _folded(backbone, keras.Model(backbone.model.input, outputs))
@@ -157,13 +135,48 @@ def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
 
 
 def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
-    """`model`, the whole of `backbone` or what lies below some layer, without batch normalisation."""
+    """`model`, which is all of `backbone` or its lower part, without batch normalisation."""
     grey = np.full((1, backbone.image_size, backbone.image_size, 3), 127, np.uint8)
     return fold_batchnorm(model, backbone.rescale(grey))
 
 
+def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Pass:
+    graph = traced(folded, cuts, batch_size)
+    return lambda batch: [output.numpy() for output in graph(tf.constant(batch))]
+
+
+def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
+    """The places in a batch that yield the same bits for the same image, int64 [at most batch_size].
+
+    Matrix products treat the rows left over at the end of a block in another way, whose sums differ in the last bit.
+    Where fewer than half of the slots agree, all are used: features are then equal but for rounding.
+    """
+    image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
+    outputs = run(np.repeat(image[np.newaxis], batch_size, axis=0))
+    rows = np.concatenate([output.reshape(batch_size, -1) for output in outputs], axis=1)
+    seen = [hashlib.sha256(row.tobytes()).digest() for row in rows]
+    commonest, count = Counter(seen).most_common(1)[0]
+    if 2 * count < batch_size:
+        return np.arange(batch_size)
+    return np.flatnonzero([digest == commonest for digest in seen])
+
+
+def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> float:
+    """Seconds that a forward pass takes, the first one aside."""
+    run = _passes(folded, cuts, batch_size)
+    pixels = np.zeros((batch_size, folded.image_size, folded.image_size, 3), np.uint8)
+    run(pixels)
+    start = time.perf_counter()
+    run(pixels)
+    return time.perf_counter() - start
+
+
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
-    """Double 48 for as long as that makes more than 10 % more images/s, and memory holds them."""
+    """Double 48 for as long as a larger batch is at least 10 % faster per image and fits into memory.
+
+    Args:
+        seconds: times a forward pass of so many images.
+    """
     best, speed = _SMALLEST_BATCH, _SMALLEST_BATCH / seconds(_SMALLEST_BATCH)
     while best < _LARGEST_BATCH:
         try:
@@ -174,60 +187,3 @@ def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
             break
         best, speed = 2 * best, faster
     return best
-
-
-def resolve_precision(precision: Literal["auto", "float32", "bfloat16", "int8"]) -> Precision:
-    """What `auto` means on this machine: bfloat16 where a product of two matrices gains by it, else float32.
-
-    A small product is timed rather than a processor flag read: some machines have the instructions and lose by them.
-    """
-    if precision != "auto":
-        return precision
-    full, reduced = _product_seconds(tf.float32, tf.bfloat16)
-    return "bfloat16" if reduced < 0.7 * full else "float32"
-
-
-def _product_seconds(*dtypes: tf.DType, tries: int = 8) -> list[float]:
-    """The least time of a matrix product in each of `dtypes`, of a size that takes milliseconds.
-
-    They take turns, so that another process slows all alike: a verdict that changed from one command to the next
-    would mean another fingerprint, and all features anew.
-    """
-    side = 6144 if on_gpu() else 768
-    uniform = tf.random.stateless_uniform((side, side), seed=(0, 0))
-    matrices = [tf.cast(uniform, dtype) for dtype in dtypes]
-    seconds: list[list[float]] = [[] for _ in dtypes]
-    for _ in range(tries):
-        for matrix, times in zip(matrices, seconds, strict=True):
-            start = time.perf_counter()
-            tf.matmul(matrix, matrix)[0, 0].numpy()
-            times.append(time.perf_counter() - start)
-    return [min(times) for times in seconds]
-
-
-def on_gpu() -> bool:
-    """Whether TensorFlow has a GPU."""
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
-def use_device() -> str:
-    """Let the GPU's memory grow with need, and name the device in use."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return f"CPU, {os.cpu_count()} cores"
-    for gpu in gpus:
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # already in use by this process, and so already set
-            break
-    return f"GPU, {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
-
-
-def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
-    """Make operations on a GPU give the same result each time, if all that trains `layers` can.
-
-    Depthwise convolutions have no deterministic gradient on a GPU (TensorFlow 2.21) and would fail instead.
-    """
-    depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
-    if on_gpu() and not any(isinstance(layer, depthwise) for layer in layers):
-        tf.config.experimental.enable_op_determinism()

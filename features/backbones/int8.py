@@ -10,21 +10,20 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.calibration import (
     CALIBRATION_FILE,
     calibrated_cuts,
     calibration,
-    check_network,
+    require_whole_network,
     network_digest,
 )
-from headstart.features.backbones.frozen import BATCH_SIZE, FrozenBackbone
+from headstart.features.backbones.frozen import FrozenBackbone, default_batch_size, folded_backbone, freeze, traced
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import folder_written_once, write_json
 from headstart.features.images.batches import decoded_batches
@@ -36,38 +35,28 @@ CALIBRATION_IMAGES = 300  # what NNCF takes by default
 _CHECK_IMAGES = 300
 
 
-class QuantisedBackbone(FrozenBackbone):
-    """A backbone in 8-bit integers, as it lies in `folder`; used as `FrozenBackbone` is.
+def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
+    """The 8-bit form of `backbone` in `folder`, which `quantise` filled for `cuts`. It runs on the processor.
 
-    Args:
-        folder: of `calibration.quantised_folder`, filled by `quantise`.
+    Raises:
+        StoreError: it is damaged.
     """
+    require_whole_network(folder)
+    batch_size = batch_size or default_batch_size()
+    core = _extra("openvino").Core()
+    model = core.read_model(folder / "model.xml")
+    model.reshape([batch_size, backbone.image_size, backbone.image_size, 3])
+    compiled = core.compile_model(model, "CPU")
 
-    def __init__(self, backbone: Backbone, cuts: Sequence[str], batch_size: int, folder: Path) -> None:
-        super().__init__(backbone, cuts, batch_size)
-        self.folder = folder
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        outputs = compiled.create_infer_request().infer(batch)  # a request of its own: passes may overlap
+        return [np.array(outputs[number]) for number in range(len(cuts))]
 
-    @cached_property
-    def batch_size(self) -> int:
-        """Images a forward pass takes, which is the processor's on a machine with a GPU, too."""
-        return self._asked or BATCH_SIZE
-
-    @cached_property
-    def _compiled(self) -> Any:
-        check_network(self.folder)
-        core = _extra("openvino").Core()
-        model = core.read_model(self.folder / "model.xml")
-        size = self.backbone.image_size
-        model.reshape([self.batch_size, size, size, 3])
-        return core.compile_model(model, "CPU")
-
-    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
-        outputs = self._compiled.create_infer_request().infer(batch)  # its own: passes may overlap
-        return [np.array(outputs[number]) for number in range(len(self.cuts))]
+    return FrozenBackbone(run, cuts, backbone.image_size, batch_size)
 
 
-def quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any], batch_size: int = 0) -> QuantisedBackbone:
-    """The 8-bit form that the store at `root` holds, by its `calibration`.
+def find_quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any]) -> FrozenBackbone:
+    """The 8-bit form of `backbone` in the store at `root`, found by its calibration.
 
     Raises:
         OptionError: it is gone.
@@ -75,13 +64,13 @@ def quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any], bat
     """
     for folder in (root / "int8").glob(f"{backbone.name}-*"):
         if calibration(folder) == calibrated:
-            backbone = replace(backbone, calibration=calibrated)
-            return QuantisedBackbone(backbone, calibrated_cuts(folder), batch_size, folder)
+            cuts = [Cut.parse(backbone.name, name) for name in calibrated_cuts(folder)]
+            return quantised(folder, backbone, cuts)
     raise OptionError(f"{root}/int8: the quantised network is gone that features were made with")
 
 
 def quantise(
-    folder: Path, backbone: Backbone, cuts: Sequence[str], images: Sequence[ImageFile], config: ImageConfig
+    folder: Path, backbone: Backbone, cuts: Sequence[Cut], images: Sequence[ImageFile], config: ImageConfig
 ) -> None:
     """Quantise `backbone` on some of `images`, measure on others what that cost, say so, and write it to `folder`.
 
@@ -101,15 +90,14 @@ def quantise(
         raise DataError(f"--precision int8: none of {count} images can be decoded, to measure its ranges on")
     others, _ = _decoded(by_digest[count : count + _CHECK_IMAGES], config)
     console.print(f"quantising {backbone.name} on {len(chosen)} images")
-    plain = FrozenBackbone(backbone, cuts)
     with redirect_stdout(io.StringIO()):  # where NNCF draws bars; standard output is the command's
-        model = openvino.convert_model(plain.traced(None, compiled=False))
+        model = openvino.convert_model(traced(folded_backbone(backbone), cuts, compiled=False))
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
     with folder_written_once(folder) as partial:
         openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
-        found = {"cuts": list(cuts), "digests": digests, "model": network_digest(partial), "checked_on": len(others)}
+        found = {"cuts": [cut.name for cut in cuts], "digests": digests, "model": network_digest(partial), "checked_on": len(others)}
         write_json(partial / CALIBRATION_FILE, found)
-        fidelity = _fidelity(plain, QuantisedBackbone(backbone, cuts, 0, partial), others)
+        fidelity = _fidelity(freeze(backbone, cuts), quantised(partial, backbone, cuts), others)
         write_json(partial / CALIBRATION_FILE, {**found, "fidelity": fidelity})
     if not fidelity:
         console.print("int8: what it costs was not measured, for too few images are left to compare features on")
@@ -131,21 +119,21 @@ def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarr
     )
 
 
-def _fidelity(plain: FrozenBackbone, found: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:
+def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:
     """For each cut, how far features are off on average, relative in norm, and the share of kept neighbours."""
     if len(pixels) < 3:  # of two, each is the other's neighbour
         return {}
-    expected, quantised = (_features_of(network, pixels) for network in (plain, found))
+    expected, found = (_features_of(network, pixels) for network in (plain, reduced))
     result = {}
     for cut in plain.cuts:
-        one, other = expected[cut], quantised[cut]
+        one, other = expected[cut], found[cut]
         error = np.linalg.norm(one - other, axis=1) / (np.linalg.norm(one, axis=1) + np.finfo(np.float32).tiny)
         kept = np.mean(_nearest(one) == _nearest(other))
-        result[cut] = {"relative_error": float(error.mean()), "neighbours_kept": float(kept)}
+        result[cut.name] = {"relative_error": float(error.mean()), "neighbours_kept": float(kept)}
     return result
 
 
-def _features_of(network: FrozenBackbone, pixels: np.ndarray) -> dict[str, np.ndarray]:
+def _features_of(network: FrozenBackbone, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
     step = network.images_per_pass
     parts = [network(pixels[start : start + step]) for start in range(0, len(pixels), step)]
     return {cut: np.concatenate([part[cut] for part in parts]).reshape(len(pixels), -1) for cut in network.cuts}

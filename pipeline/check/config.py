@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from headstart.features.errors import check_options
+from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
 
 
@@ -29,7 +29,7 @@ class CheckConfig:
     truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
 
     def __post_init__(self) -> None:
-        check_options(
+        require_options(
             ("--similarity", self.similarity, 0 < self.similarity <= 1, "over 0 and at most 1"),
             ("--tiny", self.tiny, self.tiny >= 0, "at least 0"),
             ("--imbalance", self.imbalance, self.imbalance >= 1, "at least 1"),

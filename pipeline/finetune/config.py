@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from headstart.features.errors import check_options
+from headstart.features.errors import require_options
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FinetuneConfig:
     )
 
     def __post_init__(self) -> None:
-        check_options(
+        require_options(
             ("--learning-rate", self.learning_rate, self.learning_rate > 0, "over 0"),
             ("--momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and under 1"),
             ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),

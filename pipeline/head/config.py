@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from headstart.features.errors import check_options
+from headstart.features.errors import require_options
 
 # Adam's traffic is per step, not per example: the larger the batch, the sooner an epoch ends. But in ten epochs of a
 # few hundred examples, batches of 512 would be too few steps.
@@ -50,7 +50,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
-        check_options(
+        require_options(
             (
                 "--units",
                 ", ".join(map(str, self.units)),

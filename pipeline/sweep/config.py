@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from headstart.features.errors import check_options
+from headstart.features.errors import require_options
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -41,7 +41,7 @@ class SweepConfig:
     space: Path | None = field(default=None, metadata={"help": "TOML file of what is searched over."})
 
     def __post_init__(self) -> None:
-        check_options(
+        require_options(
             ("--trials", self.trials, self.trials >= 1, "at least 1"),
             ("--timeout", self.timeout, self.timeout >= 0, "at least 0"),
             ("--jobs", self.jobs, self.jobs >= 1, "at least 1"),

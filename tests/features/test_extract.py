@@ -168,6 +168,6 @@ def test_bfloat16_is_close_to_float32(images) -> None:
 @pytest.mark.parametrize(("seconds", "precision"), [((1.0, 0.6), "bfloat16"), ((1.0, 0.9), "float32")])
 def test_auto_takes_bfloat16_where_it_is_faster(seconds: tuple[float, float], precision: str, monkeypatch) -> None:
     assert resolve_precision("auto") in ("float32", "bfloat16")
-    monkeypatch.setattr(headstart.features.backbones.frozen, "_product_seconds", lambda *_: seconds)
+    monkeypatch.setattr(headstart.features.backbones.precision, "_product_seconds", lambda *_: seconds)
     assert resolve_precision("auto") == precision
     assert resolve_precision("bfloat16") == "bfloat16"

@@ -1,0 +1,62 @@
+"""What `--precision auto` means: bfloat16 where this machine gains by it, else float32."""
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import tensorflow as tf
+
+from headstart.features.config import AskedPrecision, Precision
+from headstart.features.device import on_gpu
+from headstart.features.files import write_json
+from headstart.features.terminal import console
+
+_TRIES = 8
+_GAIN = 0.7  # bfloat16 must take at most this share of float32's time
+
+
+def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> Precision:
+    """The arithmetic that `auto` stands for; any other precision is returned as it is.
+
+    The verdict is found by timing, so near the threshold it could change from one command to the next, and then all
+    features would be made anew. A store therefore keeps its first verdict, also for other machines that fill it.
+
+    Args:
+        store: the folder that keeps the verdict; it need not exist.
+    """
+    if precision != "auto":
+        return precision
+    file = store / "precision.json" if store else None
+    if file:
+        with suppress(OSError, ValueError, KeyError, TypeError):  # unreadable is as good as absent
+            kept = json.loads(file.read_bytes())["auto"]
+            if kept in ("float32", "bfloat16"):
+                return "bfloat16" if kept == "bfloat16" else "float32"
+    found = _faster_precision()
+    if file and file.parent.is_dir():
+        try:
+            write_json(file, {"auto": found})
+        except OSError as error:  # a read-only or full disk
+            console.print(f"--precision auto is {found} by timing, and will be timed again: {error}")
+    return found
+
+
+def _faster_precision() -> Precision:
+    """Time a small product of two matrices: some machines have the instructions and lose by them."""
+    full, reduced = _product_seconds(tf.float32, tf.bfloat16)
+    return "bfloat16" if reduced < _GAIN * full else "float32"
+
+
+def _product_seconds(*dtypes: tf.DType) -> list[float]:
+    """The least time, in seconds, of a matrix product in each of `dtypes`. They take turns, to be slowed alike."""
+    side = 6144 if on_gpu() else 768
+    uniform = tf.random.stateless_uniform((side, side), seed=(0, 0))
+    matrices = [tf.cast(uniform, dtype) for dtype in dtypes]
+    seconds: list[list[float]] = [[] for _ in dtypes]
+    for _ in range(_TRIES):
+        for matrix, times in zip(matrices, seconds, strict=True):
+            start = time.perf_counter()
+            tf.matmul(matrix, matrix)[0, 0].numpy()
+            times.append(time.perf_counter() - start)
+    return [min(times) for times in seconds]

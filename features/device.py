@@ -1,0 +1,41 @@
+"""The hardware: processor cores, and the GPU if TensorFlow has one."""
+
+from collections.abc import Sequence
+
+import joblib
+import keras
+import tensorflow as tf
+
+
+def cpu_count() -> int:
+    """Cores that this process may use, within its affinity and its container's limit."""
+    count: int = joblib.cpu_count()
+    return count
+
+
+def on_gpu() -> bool:
+    """Whether TensorFlow has a GPU."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def use_device() -> str:
+    """Let the GPU's memory grow with need. Returns the name of the device in use."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return f"CPU, {cpu_count()} cores"
+    for gpu in gpus:
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:  # this process uses the GPU already, and so has set it
+            break
+    return f"GPU, {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
+
+
+def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
+    """Make operations on a GPU give the same result each time, if training `layers` allows it.
+
+    Depthwise convolutions have no deterministic gradient on a GPU (TensorFlow 2.21): they would fail instead.
+    """
+    depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+    if on_gpu() and not any(isinstance(layer, depthwise) for layer in layers):
+        tf.config.experimental.enable_op_determinism()

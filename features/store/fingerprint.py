@@ -1,0 +1,104 @@
+"""Everything that decides the value of a feature."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+FORMAT_VERSION = 1  # of a store's folder
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that decides the value of a feature; equal fingerprints mean equal features.
+
+    Args:
+        backbone: name of the network.
+        weights: SHA-256 over the shapes, dtypes and values of its weights.
+        cut: the name of the cut within the backbone, `mixed10` or `mixed8:map`.
+        shape: of one image's features, `(D,)`, or `(H, W, D)` for a map.
+        dtype: of the features as stored, `float16` or `float32`.
+        precision: of the arithmetic, `float32`, `bfloat16` or `int8`.
+        rescale: `scale` and `offset` of the affine map from pixels to the network's input.
+        image_size: side of the square input in pixels.
+        resize, truncated: see `ImageConfig`.
+        pixels_version: of the way from a file's bytes to pixels.
+        forward_version: of the arithmetic; None in stores of early versions.
+        calibration: the images on which an 8-bit network was quantised, and a hash of it; None for others.
+        augment, augment_version, seed, view: how images were augmented; None for images as they are.
+    """
+
+    backbone: str
+    weights: str
+    cut: str
+    shape: tuple[int, ...]
+    dtype: str
+    precision: str
+    rescale: Mapping[str, Any]
+    image_size: int
+    resize: str
+    truncated: str
+    pixels_version: int
+    forward_version: int | None = None
+    calibration: Mapping[str, Any] | None = None
+    augment: str | None = None
+    augment_version: int | None = None
+    seed: int | None = None
+    view: int | None = None
+    format_version: int = FORMAT_VERSION
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of all fields: SHA-256, hexadecimal."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def folder_name(self) -> str:
+        """Name of its folder in a store."""
+        return f"{self.backbone}-{self.cut.replace(':', '-')}-{self.key[:12]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that apply, of types that JSON knows."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in values.items() if v is not None}))
+        return found
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Fingerprint":
+        """The fingerprint that `to_json` gave.
+
+        Raises:
+            ValueError: a field is missing, unknown or of another type; it names the field.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("it holds no JSON object")
+        known = {field.name: field for field in fields(cls)}
+        for name, field in known.items():
+            if name not in values and field.default is MISSING:
+                raise ValueError(f"it lacks the field {name!r}")
+        for name, value in values.items():
+            if name not in known:
+                raise ValueError(f"it has a field {name!r} that this version of headstart does not know")
+            if not isinstance(value, _TYPES.get(name, str)) or isinstance(value, bool):
+                raise ValueError(f"its field {name!r} can't be {value!r}")
+        fingerprint = cls(**{**values, "shape": tuple(values["shape"])})
+        if not all(type(side) is int and side > 0 for side in fingerprint.shape):
+            raise ValueError(f"its field 'shape' can't be {values['shape']!r}")
+        return fingerprint
+
+    def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
+        """Each field that differs, with its value here (`asked`) and in `there` (`there`); None where it is absent."""
+        asked, other = self.to_json(), there.to_json()
+        return {
+            name: {"asked": asked.get(name), "there": other.get(name)}
+            for name in sorted({*asked, *other})
+            if asked.get(name) != other.get(name)
+        }
+
+
+_TYPES: dict[str, type] = {
+    "shape": list, "rescale": dict, "calibration": dict, "image_size": int, "pixels_version": int,
+    "forward_version": int, "augment_version": int, "seed": int, "view": int, "format_version": int,
+}  # fmt: skip
