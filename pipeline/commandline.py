@@ -56,14 +56,14 @@ class Fallible(Protocol):
 
 
 def command(
-    app: typer.Typer, device: bool = False, kept: str = "nothing was changed"
+    app: typer.Typer, device: bool | Callable[[Mapping[str, Any]], bool] = False, kept: str = "nothing was changed"
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Register a command of `app`. The function returns its result, which is shown here.
 
     Each field of a parameter that is a dataclass becomes an option. Every command gets `--json` and `--seed`.
 
     Args:
-        device: import TensorFlow first, and say on which device it runs.
+        device: whether to import TensorFlow first, and say on which device it runs; may depend on the arguments.
         kept: the remark about finished work that follows Ctrl-C.
     """
 
@@ -78,7 +78,7 @@ def command(
                 if "seed" in inspect.signature(function).parameters:
                     arguments["seed"] = seed
                 _require_plausible(arguments, folders)
-                if device:
+                if device(arguments) if callable(device) else device:
                     _announce_device()
                 result = function(**arguments)
                 _show(result, json)

@@ -203,8 +203,8 @@ def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list
     """Extract with each network; what one can't decode is no example for the next."""
     parts, done = [], Extracted()
     for network in networks:
-        part = _featured(network, [example.image for example in scanned.examples])
         images = [example.image for example in scanned.examples]
+        part = _featured(network, images)
         here = extract_features(images, part.freeze, part.stores, part.network.images)
         scanned = with_rejects(scanned, here.rejects)
         done += here

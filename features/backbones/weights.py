@@ -11,8 +11,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from headstart.features.backbones.backbone import RESCALINGS, Backbone, BackboneSpec, Precision, backbone_spec
-from headstart.features.backbones.facts import BackboneFacts, BackboneMemory, backbone_source
+from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.facts import BackboneFacts, KnownBackbones, backbone_source
+from headstart.features.backbones.zoo import RESCALINGS, BackboneSpec, backbone_spec
+from headstart.features.config import Precision
 from headstart.features.errors import OptionError, WeightsError
 
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
@@ -25,43 +27,43 @@ def build_backbone(
     image_size: int | None = None,
     precision: Precision = "float32",
     weights_seed: int = 0,
-    memory: BackboneMemory | None = None,
+    known: KnownBackbones | None = None,
 ) -> Backbone:
-    """A network of `BACKBONES`, built and filled with weights; or, if `memory` knows it, once its model is asked for.
+    """Build a network of `BACKBONES` and fill it with weights. If `known` has its facts, its model is built on demand.
 
     Args:
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
-        rescale: a key of `RESCALINGS`, or `auto` for what the network's ImageNet weights expect.
+        rescale: a key of `RESCALINGS`, or `auto` for the one of the network's ImageNet weights.
         image_size: side of the input in pixels; None for the network's own.
-        precision: of the arithmetic; the weights stay float32, and so does what is built here for int8.
+        precision: of the arithmetic. Weights stay float32. For int8 the float32 network is built.
         weights_seed: of `random` weights.
-        memory: of what was built before.
+        known: facts of backbones that were built before.
 
     Raises:
-        OptionError: an unknown name or a size that the network can't take.
+        OptionError: an unknown name, or a size that the network can't take.
         WeightsError: the weights are missing, corrupt or another network's.
     """
     spec = backbone_spec(name)
     size = image_size or spec.image_size
     settings = (name, weights, size, weights_seed)
     source = backbone_source(*settings)
-    known = memory.recall(source) if memory else None
-    if known and set(known.shapes) != set(spec.cuts):
-        known = None
+    recalled = known.recall(source) if known else None
+    if recalled and set(recalled.shapes) != set(spec.cuts):
+        recalled = None
 
     @functools.cache
     def load() -> keras.Model:
         model = _filled(spec, weights, size, precision, weights_seed)
-        if known and _digest(model) != known.weights_digest:
+        if recalled and _digest(model) != recalled.weights_digest:
             raise WeightsError(
-                f"--weights {weights}: not what it was when this command began, or what the store's backbones.json "
-                "says of it; repeat the command, after `headstart features DATA --rehash`"
+                f"--weights {weights}: changed since this command began, or since the store's backbones.json was "
+                "written; run `headstart features DATA --rehash`, then repeat the command"
             )
         return model
 
-    facts = known or _facts(spec, load())
-    if memory and not known and backbone_source(*settings) == source:
-        memory.save(facts, source)
+    facts = recalled or _facts(spec, load())
+    if known and not recalled and backbone_source(*settings) == source:
+        known.save(facts, source)
     rescaling = RESCALINGS[spec.rescaling if rescale == "auto" else rescale]
     return Backbone(name, load, rescaling, size, precision, facts.weights_digest, facts.shapes)
 
@@ -101,14 +103,14 @@ def _digest(model: keras.Model) -> str:
 
 
 def _fill_at_random(model: keras.Model, seed: int) -> None:
-    """He initialisation (arXiv:1502.01852), which keeps the scale of the activations through any depth of relu.
+    """He initialisation (arXiv:1502.01852), which keeps the scale of activations through any depth of relu.
 
-    Keras's own default halves their variance at each layer, which 94 layers later is nothing.
+    Keras's default halves their variance at each layer. After 94 layers nothing would be left.
     """
     for index, variable in enumerate(model.weights):
         if "kernel" in variable.name:
             rng = np.random.default_rng([seed, index])
-            # A depthwise kernel [h, w, channels, 1] has one input channel a filter.
+            # A depthwise kernel [h, w, channels, 1] has one input channel per filter.
             shape = variable.shape
             fan_in = np.prod(shape[:2] if "depthwise" in variable.name or "depthwise" in variable.path else shape[:-1])
             variable.assign(rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in)))
@@ -119,7 +121,7 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
-        with redirect_stdout(sys.stderr):  # where Keras tells of a download; standard output is the command's
+        with redirect_stdout(sys.stderr):  # Keras reports a download on standard output, which is the command's
             return builder(
                 include_top=False,
                 weights="imagenet" if imagenet else None,
@@ -140,7 +142,7 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
 
 
 def _load_weights(model: keras.Model, file: Path) -> None:
-    """Load a weights file, then make sure that it filled every weight."""
+    """Load a weights file, and require that it fills every weight."""
     if not file.is_file():
         raise WeightsError(f"--weights {file}: no such file; give imagenet, random, or a .weights.h5 or _notop.h5 file")
     if file.suffix != ".h5":
