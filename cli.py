@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
@@ -171,7 +170,11 @@ def ls(store: StoreArgument) -> Result:
     return list_store(store)
 
 
-@command(store, device=lambda values: values["config"].recompute > 0, kept="bad shards that were dropped by --repair stay dropped")
+@command(
+    store,
+    device=lambda values: values["config"].recompute > 0,
+    kept="bad shards that were dropped by --repair stay dropped",
+)
 def verify(store: StoreArgument, config: VerifyConfig, seed: int = 0) -> Result:
     """Read every byte of a store; with --data and --recompute, also compare features with fresh ones."""
     from headstart.pipeline.upkeep.verify import verify_store

@@ -1,4 +1,4 @@
-"""The settings of features: what decides a feature, and, apart from that, where features are kept and how they are made.
+"""The settings of features: what decides a feature, and apart from that, where it is kept and how it is made.
 
 The command line makes its options from these fields, and `help` is what it tells of them. This module imports nothing
 heavy.
@@ -51,7 +51,7 @@ class FeatureConfig:
     precision: AskedPrecision = field(
         default="auto",
         metadata={
-            "help": "Arithmetic of the frozen backbone. auto takes bfloat16 where it is faster; heads then train in it, "
+            "help": "Arithmetic of the frozen backbone. auto takes bfloat16 where it is faster; heads then train in it "
             "too. int8 is quantised on 300 of the images, and needs the extra int8."
         },
     )

@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.frozen import FrozenBackbone
 from headstart.features.digests import DIGEST_BYTES
@@ -50,9 +49,7 @@ class Extracted:
 
     def __add__(self, other: "Extracted") -> "Extracted":
         """Both outcomes as one."""
-        return Extracted(
-            self.digests | other.digests, [*self.rejects, *other.rejects], self.seconds + other.seconds
-        )
+        return Extracted(self.digests | other.digests, [*self.rejects, *other.rejects], self.seconds + other.seconds)
 
 
 def missing_images(images: Sequence[ImageFile], stores: Sequence[FeatureStore]) -> list[ImageFile]:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import typer
-from rich.console import Console
-
 from headstart.features.backbones.cuts import chosen_cuts
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError
 from headstart.features.terminal import console as messages
 from headstart.features.terminal import silent_libraries
+from rich.console import Console
 
 _ENVIRONMENT_ERRORS = {
     getattr(errno, name)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from headstart.features.backbones.cuts import Cut, chosen_cuts, cut_names
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.frozen import FrozenBackbone
@@ -130,11 +129,11 @@ class FeaturedExamples:
     def lines(self) -> Iterator[str]:
         """The summary of `headstart features`."""
         fields, store = self.fields(), self.extraction.store
-        seconds, speed = fields["seconds"], fields["images_per_second"]
-        timed = f" ({seconds:.1f} s, {speed:.1f} images/s)" if fields["extracted"] else ""
+        seconds, speed, count = fields["seconds"], fields["images_per_second"], fields["extracted"]
+        timed = f" ({seconds:.1f} s, {speed:.1f} images/s)" if count else ""
         folders = [one.folder.name for one in self.stores.values()]
         yield (
-            f"{fields['examples']} examples in {len(self.class_names)} classes: {fields['extracted']} extracted{timed}, "
+            f"{fields['examples']} examples in {len(self.class_names)} classes: {count} extracted{timed}, "
             f"{fields['cached']} cached"
         )
         if self.config.views:

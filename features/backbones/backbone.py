@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.zoo import BACKBONES, BackboneSpec, Rescaling
 from headstart.features.config import Precision

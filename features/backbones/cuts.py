@@ -76,12 +76,10 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
     for text in _separate(config.cut):
         for cut in _meant(text, backbones):
             found[cut.backbone].append(cut)
-    for name, cuts in found.items():
+    for cuts in found.values():
         if len(set(cuts)) < len(cuts):
             raise OptionError(f"--cut: names a cut twice. Received: {'+'.join(cut.name for cut in cuts)}")
-    return tuple(
-        cut for name, cuts in found.items() for cut in cuts or [Cut(name, backbone_spec(name).default_cut)]
-    )
+    return tuple(cut for name, cuts in found.items() for cut in cuts or [Cut(name, backbone_spec(name).default_cut)])
 
 
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
@@ -105,9 +103,7 @@ def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...]
 
 def _combination(config: FeatureConfig, text: str) -> tuple[Cut, ...]:
     named = {part.rpartition("/")[0] for part in _separate((text,))}
-    return tuple(
-        cut for cut in chosen_cuts(replace(config, cut=(text,))) if "" in named or cut.backbone in named
-    )
+    return tuple(cut for cut in chosen_cuts(replace(config, cut=(text,))) if "" in named or cut.backbone in named)
 
 
 def restricted(config: FeatureConfig, cuts: Sequence[Cut]) -> FeatureConfig:

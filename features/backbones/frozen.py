@@ -11,7 +11,6 @@ from functools import partial
 import keras
 import numpy as np
 import tensorflow as tf
-
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.folding import fold_batchnorm

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
-from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.calibration import (
     CALIBRATION_FILE,
     calibrated_cuts,
     calibration,
-    require_whole_network,
     network_digest,
+    require_whole_network,
 )
+from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.frozen import FrozenBackbone, default_batch_size, folded_backbone, freeze, traced
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import folder_written_once, write_json
@@ -72,17 +72,17 @@ def find_quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any]
 def quantise(
     folder: Path, backbone: Backbone, cuts: Sequence[Cut], images: Sequence[ImageFile], config: ImageConfig
 ) -> None:
-    """Quantise `backbone` on some of `images`, measure on others what that cost, say so, and write it to `folder`.
+    """Quantise `backbone` and write it to `folder`. Then measure and tell what that costs.
 
-    Images are chosen by their digests, which are as good as random: at most 300 to measure ranges, and as many others
-    to compare features with those of float32.
+    At most 300 images measure the ranges of activations. Up to 300 others compare features with those of float32.
+    Images are chosen by their digests, which are as good as random.
 
     Raises:
         OptionError: the extra `int8` is not installed.
         DataError: no image can be decoded.
     """
     openvino, nncf = _extra("openvino"), _extra("nncf")
-    nncf.set_log_level(logging.ERROR)  # it would tell standard output of its progress
+    nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
     by_digest = sorted({image.digest: image for image in images}.values(), key=lambda image: image.digest)
     count = min(CALIBRATION_IMAGES, -(-3 * len(by_digest) // 4))
     chosen, digests = _decoded(by_digest[:count], config)
@@ -90,17 +90,22 @@ def quantise(
         raise DataError(f"--precision int8: none of {count} images can be decoded, to measure its ranges on")
     others, _ = _decoded(by_digest[count : count + _CHECK_IMAGES], config)
     console.print(f"quantising {backbone.name} on {len(chosen)} images")
-    with redirect_stdout(io.StringIO()):  # where NNCF draws bars; standard output is the command's
+    with redirect_stdout(io.StringIO()):  # NNCF draws bars there, and it is the command's
         model = openvino.convert_model(traced(folded_backbone(backbone), cuts, compiled=False))
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
     with folder_written_once(folder) as partial:
         openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
-        found = {"cuts": [cut.name for cut in cuts], "digests": digests, "model": network_digest(partial), "checked_on": len(others)}
+        found = {
+            "cuts": [cut.name for cut in cuts],
+            "digests": digests,
+            "model": network_digest(partial),
+            "checked_on": len(others),
+        }
         write_json(partial / CALIBRATION_FILE, found)
         fidelity = _fidelity(freeze(backbone, cuts), quantised(partial, backbone, cuts), others)
         write_json(partial / CALIBRATION_FILE, {**found, "fidelity": fidelity})
     if not fidelity:
-        console.print("int8: what it costs was not measured, for too few images are left to compare features on")
+        console.print("int8: its cost was not measured: too few images are left to compare features on")
     for cut, figures in fidelity.items():
         console.print(
             f"int8, {cut}: on {len(others)} other images features are off by {figures['relative_error']:.1%} in norm, "
@@ -120,7 +125,7 @@ def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarr
 
 
 def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:
-    """For each cut, how far features are off on average, relative in norm, and the share of kept neighbours."""
+    """Per cut: the mean error of features, relative in norm, and the share of images that keep their neighbour."""
     if len(pixels) < 3:  # of two, each is the other's neighbour
         return {}
     expected, found = (_features_of(network, pixels) for network in (plain, reduced))
@@ -140,7 +145,7 @@ def _features_of(network: FrozenBackbone, pixels: np.ndarray) -> dict[Cut, np.nd
 
 
 def _nearest(features: np.ndarray) -> np.ndarray:
-    """The other row of the largest cosine, for each row."""
+    """For each row the index of the other row with the largest cosine, int64 [n]."""
     unit = features / (np.linalg.norm(features, axis=1, keepdims=True) + np.finfo(np.float32).tiny)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)

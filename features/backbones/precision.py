@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import tensorflow as tf
-
 from headstart.features.config import AskedPrecision, Precision
 from headstart.features.device import on_gpu
 from headstart.features.files import write_json

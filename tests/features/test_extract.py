@@ -1,11 +1,10 @@
 from pathlib import Path
 
-import headstart.features.backbones.frozen
 import numpy as np
 import pytest
 import tensorflow as tf
 from headstart.features.backbones.backbone import Backbone
-from headstart.features.backbones.frozen import FrozenBackbone, resolve_precision
+from headstart.features.backbones.frozen import FrozenBackbone
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.extract import extract_features, missing_images
 from headstart.features.images.augment import View, augment_image
@@ -163,11 +162,3 @@ def test_bfloat16_is_close_to_float32(images) -> None:
     for cut in CUTS:
         difference = np.linalg.norm(reduced[cut] - full[cut]) / np.linalg.norm(full[cut])
         assert 0 < difference < 0.1
-
-
-@pytest.mark.parametrize(("seconds", "precision"), [((1.0, 0.6), "bfloat16"), ((1.0, 0.9), "float32")])
-def test_auto_takes_bfloat16_where_it_is_faster(seconds: tuple[float, float], precision: str, monkeypatch) -> None:
-    assert resolve_precision("auto") in ("float32", "bfloat16")
-    monkeypatch.setattr(headstart.features.backbones.precision, "_product_seconds", lambda *_: seconds)
-    assert resolve_precision("auto") == precision
-    assert resolve_precision("bfloat16") == "bfloat16"
