@@ -125,5 +125,5 @@ def test_restricting_keeps_the_weights_of_each_backbone() -> None:
 
 def test_a_head_takes_no_maps() -> None:
     for cuts in itertools.permutations([Cut("inception_v3", "mixed8", map=True), Cut("inception_v3", "mixed10")]):
-        with pytest.raises(OptionError, match="averaged over space, 'mixed8'. Received: 'mixed8:map'"):
+        with pytest.raises(OptionError, match=r"averaged over space, 'mixed8'\. Received: 'mixed8:map'"):
             require_averaged(cuts)

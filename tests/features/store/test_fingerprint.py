@@ -27,14 +27,16 @@ PLAIN: dict[str, Any] = {
 }
 VIEW = {**PLAIN, "augment": "standard", "augment_version": 1, "seed": 0, "view": 2}
 INT8 = {**PLAIN, "precision": "int8", "dtype": "float16", "calibration": {"images": 9, "digests": "d", "model": "m"}}
-KEYS = {
-    "plain": "167de977f6df207637373558fb7dcd18ea37452bfdb1719a98da39107cbf9920",
-    "view": "fbe6385cfa07037acddfa250d0adf51a8eba1626bcbab56cd5cb29c34e058b93",
-    "int8": "f4e673948fd13ecffe1695956005a055551f79b1f3676734e94c4201c3d70977",
-}
+KEYS = (
+    "167de977f6df207637373558fb7dcd18ea37452bfdb1719a98da39107cbf9920",
+    "fbe6385cfa07037acddfa250d0adf51a8eba1626bcbab56cd5cb29c34e058b93",
+    "f4e673948fd13ecffe1695956005a055551f79b1f3676734e94c4201c3d70977",
+)
 
 
-@pytest.mark.parametrize(("values", "key"), zip((PLAIN, VIEW, INT8), KEYS.values(), strict=True), ids=list(KEYS))
+@pytest.mark.parametrize(
+    ("values", "key"), [*zip((PLAIN, VIEW, INT8), KEYS, strict=True)], ids=["plain", "view", "int8"]
+)
 def test_keys_are_those_of_stores_that_exist(values: dict[str, Any], key: str) -> None:
     fingerprint = Fingerprint.from_json(values)
     assert fingerprint.key == key

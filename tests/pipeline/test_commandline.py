@@ -1,0 +1,137 @@
+"""The machinery of commands, on commands of its own."""
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+import tensorflow as tf
+import typer
+from click.testing import Result as Outcome
+from headstart.features.config import ExtractionConfig
+from headstart.features.errors import DataError, HeadstartError
+from headstart.pipeline.commandline import Result, StoreArgument, command
+from rich.table import Table
+from rich.text import Text
+from typer.testing import CliRunner
+
+
+@dataclass(frozen=True)
+class Shown:
+    text: str = "done"
+    error: HeadstartError | None = None
+
+    def fields(self) -> dict[str, Any]:
+        return {"text": self.text}
+
+    def lines(self) -> Iterator[Any]:
+        table = Table("name")
+        table.add_row(Text(self.text))
+        yield from (self.text, table)
+
+    def failure(self) -> HeadstartError | None:
+        return self.error
+
+
+def invoke(function: Callable[..., Result], *arguments: Any) -> Outcome:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.callback()(lambda: None)
+    command(app)(function)
+    name = function.__name__
+    return CliRunner().invoke(app, [name, *map(str, arguments)])
+
+
+def raising(error: Exception) -> Outcome:
+    def fails() -> Result:
+        raise error
+
+    return invoke(fails)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')"),
+        RuntimeError("Can't close file (errno = 28)"),
+        tf.errors.ResourceExhaustedError(None, None, "x.index; No space left on device"),
+        tf.errors.UnknownError(None, None, "x.index; Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_is_told_in_one_line(error: Exception) -> None:
+    outcome = raising(error)
+    assert outcome.exit_code == 1
+    assert outcome.stderr.startswith("error: the disk is full (")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("quota"), RuntimeError("No space left on device"), ValueError("errno = 28,")]
+)
+def test_a_bug_is_not_taken_for_a_full_disk(error: Exception) -> None:
+    outcome = raising(error)
+    assert outcome.exception is error
+    assert outcome.stderr == ""
+
+
+def test_running_out_of_memory_names_the_options_to_lower() -> None:
+    for error in (MemoryError("7 GiB"), tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")):
+        assert "out of memory: lower --batch-size" in raising(error).stderr
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
+    for name in ("[old]", "[/b]", "a[bold]b", "[link=x]"):
+
+        def names() -> Result:
+            return Shown(name)  # noqa: B023
+
+        assert invoke(names).stdout.count(name) == 2
+        outcome = raising(DataError(f"{name}: no such folder"))
+        assert outcome.stderr == f"error: {name}: no such folder\n"
+
+
+def test_a_failing_result_is_shown_first() -> None:
+    def finds() -> Result:
+        return Shown("found", DataError("too much was found"))
+
+    outcome = invoke(finds, "--json")
+    assert json.loads(outcome.stdout) == {"text": "found"}
+    assert (outcome.exit_code, outcome.stderr) == (1, "error: too much was found\n")
+
+
+def test_every_command_takes_json_and_a_seed() -> None:
+    @dataclass(frozen=True)
+    class Config:
+        mode: Literal["a", "b"] = "a"
+
+    def seeded(config: Config, seed: int = 0) -> Result:
+        return Shown(f"{config.mode} {seed}")
+
+    def unseeded() -> Result:
+        return Shown("none")
+
+    assert json.loads(invoke(seeded, "--seed", 3, "--mode", "b", "--json").stdout) == {"text": "b 3"}
+    assert json.loads(invoke(unseeded, "--seed", 3, "--json").stdout) == {"text": "none"}
+    assert invoke(unseeded, "--seed", -1).exit_code == 2
+    assert invoke(seeded, "--mode", "c").exit_code == 2
+
+
+def test_an_option_that_an_argument_gives_already_may_only_repeat_it(monkeypatch) -> None:
+    def shows(store: StoreArgument, extraction: ExtractionConfig) -> Result:
+        return Shown(f"{store} {extraction.store}")
+
+    monkeypatch.setenv("HEADSTART_STORE", "elsewhere")
+    assert "one one" in invoke(shows, "one").stdout
+    assert "one one" in invoke(shows, "one", "--store", "one").stdout
+    outcome = invoke(shows, "one", "--store", "two")
+    assert (outcome.exit_code, "--store two" in outcome.stderr) == (2, True)
+
+
+def test_ctrl_c_says_what_is_kept() -> None:
+    def stops() -> Result:
+        raise KeyboardInterrupt
+
+    outcome = invoke(stops)
+    assert (outcome.exit_code, outcome.stderr) == (130, "interrupted; nothing was changed\n")
