@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from headstart.features.backbones.frozen import FrozenBackbone
+from headstart.features.digests import DIGEST_BYTES
 from headstart.features.files import require_space
 from headstart.features.images.augment import View
 from headstart.features.images.batches import any_decodes, decoded_batches, why_undecodable
 from headstart.features.images.decode import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
-from headstart.features.store.shards import DIGEST_BYTES
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
 
@@ -72,7 +72,7 @@ def extract_features(
     missing = missing_images(images, stores)
     if not any_decodes(missing, config):  # a network takes seconds to build
         for store in stores:
-            store.update_view()
+            store.update_merged()
         return Extraction(frozenset(), [why_undecodable(image) for image in missing], 0.0)
     digests = [image.digest for image in missing]
     writers = [
@@ -104,7 +104,7 @@ def extract_features(
     seconds = time.perf_counter() - start
     rejects += [why_undecodable(missing[position]) for position in np.flatnonzero(~decoded)]
     for store in stores:
-        store.update_view()
+        store.update_merged()
     return Extraction(frozenset(extracted), rejects, seconds)
 
 

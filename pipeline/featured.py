@@ -150,14 +150,14 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0, check: Scan
         DataError: no images, or more rejects than `config.max_rejects`.
         OptionError, WeightsError, StoreError: the settings can't be used.
     """
-    from headstart.features.backbones.facts import BackboneMemory
+    from headstart.features.backbones.facts import KnownBackbones
 
     create_folder(config.store)
     scanned = scan(data, seed, config.max_pixels, scan_memory(config.store, data, config.rehash))
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         check_rejects(scanned.rejects, found, config.max_rejects)
-        networks = load_networks(config, BackboneMemory(config.store, config.rehash))
+        networks = load_networks(config, KnownBackbones(config.store, config.rehash))
         if check:
             keys = [store.key for network in networks for store in network.stores()]
             check(scanned, dict(zip(_names(networks), keys, strict=True)))

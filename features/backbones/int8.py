@@ -21,8 +21,8 @@ from headstart.features.backbones.calibration import (
     CALIBRATION_FILE,
     calibrated_cuts,
     calibration,
-    check_network,
     network_digest,
+    require_whole_network,
 )
 from headstart.features.backbones.frozen import BATCH_SIZE, FrozenBackbone
 from headstart.features.errors import DataError, OptionError
@@ -54,7 +54,7 @@ class QuantisedBackbone(FrozenBackbone):
 
     @cached_property
     def _compiled(self) -> Any:
-        check_network(self.folder)
+        require_whole_network(self.folder)
         core = _extra("openvino").Core()
         model = core.read_model(self.folder / "model.xml")
         size = self.backbone.image_size

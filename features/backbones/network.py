@@ -16,7 +16,7 @@ from headstart.features.terminal import console
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and what finds an error earlier need not wait
     from headstart.features.backbones.backbone import Backbone
-    from headstart.features.backbones.facts import BackboneMemory
+    from headstart.features.backbones.facts import KnownBackbones
     from headstart.features.backbones.frozen import FrozenBackbone
     from headstart.features.extract import Extraction
     from headstart.features.images.augment import View
@@ -67,7 +67,7 @@ class Network:
         }
 
 
-def load_networks(config: FeatureConfig, memory: BackboneMemory | None = None) -> list[Network]:
+def load_networks(config: FeatureConfig, memory: KnownBackbones | None = None) -> list[Network]:
     """The network of each backbone that `config` names, joined by `+`.
 
     Args:
@@ -83,7 +83,7 @@ def load_networks(config: FeatureConfig, memory: BackboneMemory | None = None) -
     return [load_network(one, memory) for one in _per_backbone(config)]
 
 
-def load_network(config: FeatureConfig, memory: BackboneMemory | None = None) -> Network:
+def load_network(config: FeatureConfig, memory: KnownBackbones | None = None) -> Network:
     """The network of a `config` that names one backbone.
 
     Raises:

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from headstart.features.backbones.backbone import RESCALINGS, Backbone, BackboneSpec, Precision, backbone_spec
-from headstart.features.backbones.facts import BackboneFacts, BackboneMemory, backbone_source
+from headstart.features.backbones.facts import BackboneFacts, KnownBackbones, backbone_source
 from headstart.features.errors import OptionError, WeightsError
 
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
@@ -25,7 +25,7 @@ def build_backbone(
     image_size: int | None = None,
     precision: Precision = "float32",
     weights_seed: int = 0,
-    memory: BackboneMemory | None = None,
+    memory: KnownBackbones | None = None,
 ) -> Backbone:
     """A network of `BACKBONES`, built and filled with weights; or, if `memory` knows it, once its model is asked for.
 
