@@ -63,8 +63,8 @@ def write(folder: Path, images: int) -> None:
         store.write_shard([digest(number) for number in numbers], rng.random((len(numbers), DEPTH), np.float32))
 
 
-def view(folder: Path, images: int) -> None:
-    store_in(folder).write_view()
+def merged(folder: Path, images: int) -> None:
+    store_in(folder).write_merged()
 
 
 def missing(folder: Path, images: int) -> None:
@@ -97,7 +97,7 @@ def scan_files(folder: Path, images: int) -> None:
 STEPS: dict[str, Callable[[Path, int], float | None]] = {
     "start": nothing,
     "write": write,
-    "write features.h5": view,
+    "write features.h5": merged,
     "missing": missing,
     f"read {READ} written together": read_together,
     f"read {READ} at random": read_scattered,

@@ -1,4 +1,4 @@
-"""One way to show progress: a bar on a terminal, plain lines elsewhere; always on standard error, which stays clean."""
+"""Messages and progress on standard error: a progress bar on a terminal, plain lines elsewhere."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)  # a path may hold `[old]`
 _QUIET_SECONDS = 2.0
 _LINE_SECONDS = 10.0
 
@@ -25,14 +25,17 @@ class _SpeedColumn(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield `advance(count)`; show how far of `total` the work is, in `unit`/s, and the time left.
+    """Yield a function that takes the number of `unit` just finished; show progress, units per second and time left.
 
-    `done` of `total` were done before, and are no part of the speed. Work that ends within two seconds shows nothing
-    where there is no terminal.
+    Off a terminal, the first line comes after two seconds.
+
+    Args:
+        total: number of units of work.
+        done: how many of them were done before. They do not count for the speed.
     """
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _SpeedColumn(unit),
@@ -65,7 +68,7 @@ def _plain_lines(description: str, total: int, unit: str, before: int) -> Callab
 
 @contextmanager
 def silent_libraries() -> Iterator[None]:
-    """TensorFlow's C++ code writes to file descriptor 2 while it is imported, whatever its log level says."""
+    """Drop everything written to file descriptor 2: TensorFlow's C++ code writes there while it is imported."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -73,8 +73,8 @@ def test_several_cuts_are_filled_side_by_side_and_a_head_refuses_maps(
     assert (done["extracted"], len(done["fingerprint"])) == (40, 8)
     assert headstart("features", prepared, *flags, *cuts)["extracted"] == 0
     shapes = set()
-    for view in small.store.glob("*/features.h5"):
-        with h5py.File(view) as file:
+    for merged in small.store.glob("*/features.h5"):
+        with h5py.File(merged) as file:
             assert np.isfinite(file["features"][:]).all()
             assert len(file["digest"][0]) == 64
             assert json.loads(file.attrs["backbone"]) == "mobilenet_v3_small"
@@ -142,7 +142,9 @@ def test_a_file_that_was_changed_behind_its_time_is_found_by_rehashing(
     assert headstart(*command, "--rehash")["extracted"] == 1
 
 
-def test_a_view_of_shards_that_are_gone_is_told_and_mended(headstart, small: FeatureConfig, prepared: Path) -> None:
+def test_a_merged_file_of_shards_that_are_gone_is_told_and_mended(
+    headstart, small: FeatureConfig, prepared: Path
+) -> None:
     for shard in shards(small.store):
         shard.unlink()
     result = CliRunner().invoke(cli.app, ["store", "verify", str(small.store)])
@@ -150,8 +152,8 @@ def test_a_view_of_shards_that_are_gone_is_told_and_mended(headstart, small: Fea
     assert "NaN" in result.stdout
     headstart("features", prepared, *SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1")
     assert headstart("store", "verify", small.store)["bad"] == 0
-    (view,) = small.store.glob("*/features.h5")
-    view.write_text("junk")
+    (merged,) = small.store.glob("*/features.h5")
+    merged.write_text("junk")
     assert CliRunner().invoke(cli.app, ["store", "verify", str(small.store)]).exit_code == 1
     headstart("store", "verify", small.store, "--repair")
     assert headstart("store", "verify", small.store)["bad"] == 0

@@ -162,7 +162,7 @@ def test_only_what_changed_is_computed(many: Path, drawn: Path, tmp_path: Path) 
     assert cache_features(data, config).extracted == 1
 
     other = replace(config, rescale="unit")
-    (state,) = explain(config.store, data, other)
+    (state,) = explain(config.store, data, other).cuts
     assert (state.present, state.missing) == (0, IMAGES)
     assert set(state.others[0].differs) == {"rescale"}
     assert state.others[0].present == IMAGES

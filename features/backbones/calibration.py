@@ -1,4 +1,4 @@
-"""What lies in the store of an 8-bit network, under `int8/`: the network, and which images it was quantised on."""
+"""8-bit networks in a store, under `int8/`: a folder each, with the network and the images it was quantised on."""
 
 import hashlib
 import json
@@ -7,31 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import StoreError
+from headstart.features.store.maintain import Damage
 
 CALIBRATION_FILE = "calibration.json"
 _AGAIN = "delete the folder, and the network is quantised anew, with other features"
 
 
 def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping[str, Any]) -> Path:
-    """Where in the store at `root` the quantised form of a backbone lies, or would lie.
+    """The folder, in the store at `root`, of a backbone's 8-bit network. It need not exist.
 
     Args:
-        fields: what decides its features but for the images it was quantised on.
+        fields: everything that decides the features, except the images that the network is quantised on.
     """
     identity = json.dumps({**fields, "cuts": list(cuts)}, sort_keys=True)
     return root / "int8" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def quantised_folders(root: Path) -> list[Path]:
-    """All that the store at `root` has."""
+    """The folders of all 8-bit networks in the store at `root`."""
     return sorted(path for path in (root / "int8").glob("[!.]*") if path.is_dir())
 
 
 def calibration(folder: Path) -> dict[str, Any] | None:
-    """The fields of a fingerprint that tell which images a network was quantised on; None where there is none yet.
+    """The field `calibration` of a fingerprint: hashes of an 8-bit network and of the images it was quantised on.
+
+    None if `folder` does not exist.
 
     Raises:
-        StoreError: what is there can't be read.
+        StoreError: the folder is damaged.
     """
     if not folder.exists():
         return None
@@ -44,23 +47,34 @@ def calibrated_cuts(folder: Path) -> list[str]:
     """The cuts that the network in `folder` yields.
 
     Raises:
-        StoreError: what is there can't be read.
+        StoreError: the folder is damaged.
     """
     return list(_description(folder)["cuts"])
 
 
-def check_network(folder: Path) -> None:
+def require_whole_network(folder: Path) -> None:
     """Read every byte of the network in `folder`.
 
     Raises:
-        StoreError: it is not what was written.
+        StoreError: the network is not the one that was written.
     """
     if _description(folder)["model"] != network_digest(folder):
         raise StoreError(f"{folder}: damaged; {_AGAIN}")
 
 
+def damaged_networks(root: Path) -> list[Damage]:
+    """Read every byte of the 8-bit networks in the store at `root`, and name the damaged ones."""
+    damaged = []
+    for folder in quantised_folders(root):
+        try:
+            require_whole_network(folder)
+        except StoreError as error:
+            damaged.append(Damage(str(folder), str(error)))
+    return damaged
+
+
 def network_digest(folder: Path) -> str:
-    """SHA-256 of the network in `folder`."""
+    """SHA-256 of the network in `folder`. If a file of it is missing, the text says so, and equals no digest."""
     digest = hashlib.sha256()
     for name in ("model.xml", "model.bin"):
         try:

@@ -1,6 +1,6 @@
-"""What is known of backbones that were built before, so that a command that finds nothing to do builds none.
+"""Facts about backbones that were built before: a command that finds all features cached need not build a network.
 
-Building InceptionV3 and reading its weights takes longer than anything else such a command does.
+Building InceptionV3 and reading its weights takes longer than the rest of such a command.
 """
 
 import json
@@ -17,12 +17,12 @@ import numpy as np
 from headstart.features.files import SETTLED_NS, write_json
 from headstart.features.terminal import console
 
-_VERSION = 1  # of how facts are found from a backbone
+_VERSION = 1  # of the way facts are derived from a backbone
 
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """What a fingerprint tells of a built backbone.
+    """The part of a fingerprint that only a built backbone can tell.
 
     Args:
         weights_digest: SHA-256 over the shapes, dtypes and values of its weights.
@@ -35,11 +35,11 @@ class BackboneFacts:
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """What a backbone is built from, as it was at some time.
+    """The settings and the weights file that a backbone is built from, as they are at one time.
 
     Args:
-        settings: all that decides its weights and shapes, but for what the weights file holds.
-        state: tells other weights under the same settings apart; None where there is no such file.
+        settings: everything that decides its weights and shapes, except the content of the weights file.
+        state: changes when the weights change under the same settings; None if the file does not exist.
     """
 
     settings: str
@@ -47,7 +47,7 @@ class BackboneSource:
 
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
-    """Look at the source of a backbone without reading it."""
+    """Look at a backbone's weights file without reading it; see `build_backbone` for the arguments."""
     state: dict[str, Any] = {"version": _VERSION, "keras": keras.__version__, "numpy": np.__version__}
     seed = weights_seed if weights == "random" else 0
     if weights not in ("imagenet", "random"):
@@ -56,17 +56,17 @@ def backbone_source(name: str, weights: str, image_size: int, weights_seed: int)
             status = os.stat(weights)
         except (OSError, ValueError):
             return BackboneSource(json.dumps([name, weights, image_size, seed]), None)
-        # A weights file has the same size whatever its weights, and a time of change can be set.
+        # All weights files of a network have the same size, and a modification time can be set by hand.
         seen = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
         state |= dict(zip(("bytes", "inode", "mtime_ns", "ctime_ns"), seen, strict=True))
     return BackboneSource(json.dumps([name, weights, image_size, seed]), state)
 
 
-class BackboneMemory:
-    """Facts of backbones, by what they were built from.
+class KnownBackbones:
+    """The facts of backbones that were built before, in the file `backbones.json` of a store.
 
     Args:
-        folder: holds `backbones.json`, and is not made. What can't be read there, or is damaged, is as if it were not.
+        folder: the store's folder, which is not made. Unreadable or damaged entries are ignored.
         forget: recall nothing.
     """
 
@@ -76,7 +76,7 @@ class BackboneMemory:
         self._started = time.time_ns()
 
     def recall(self, source: BackboneSource) -> BackboneFacts | None:
-        """What is known of the backbone, if its source is as it was."""
+        """The facts of a backbone whose source has not changed; None if it has, or is new."""
         if self._forget or source.state is None:
             return None
         with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -87,14 +87,14 @@ class BackboneMemory:
         return None
 
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
-        """Remember `facts` of what was just built; not if its file may have changed since shortly before."""
+        """Remember `facts` of a backbone that was just built, unless its weights file may have changed meanwhile."""
         state = source.state
         if state is None or state.get("ctime_ns", 0) > self._started - SETTLED_NS or not self._file.parent.is_dir():
             return
         try:
             write_json(self._file, {**self._entries(), source.settings: {"state": state, **asdict(facts)}})
-        except (OSError, ValueError) as error:  # a store that can only be read, or is full
-            console.print(f"the next command will read the weights again: {error}", markup=False)
+        except (OSError, ValueError) as error:  # the store is read-only or full
+            console.print(f"the next command will read the weights again: {error}")
 
     def _entries(self) -> dict[str, Any]:
         with suppress(OSError, ValueError, RecursionError):

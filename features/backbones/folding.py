@@ -9,20 +9,18 @@ import numpy as np
 
 
 def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
-    """A copy of `model` for inference, batch normalisation folded into the convolutions before it.
+    """Copy `model` for inference, with each batch normalisation folded into the convolution before it.
 
-    Rounding weights to 8 significant bits moves the mean of what a convolution yields, by as much on every image, and
-    so the rounding's error adds up. The biases make up for it, given the mean of what the convolution reads (Nagel et
-    al. 2019, arXiv:1906.04721, section 4.2). They take it from one image, for it need not be exact: with plain grey
-    InceptionV3's features were 0.7 % off in simulated bfloat16, with 48 photographs 0.7 %, and without 1.2 %. Only
-    convolutions that took part in folding do so.
+    Layers keep their names and places. A folded normalisation becomes an identity. So does dropout: Keras passes
+    `training=True` down to inner layers, whatever they were built with. Only a convolution that nothing but a
+    normalisation reads takes part. It keeps its weights in its compute precision.
 
-    Layers keep their names and places; a folded normalisation becomes an identity, and so does dropout, for Keras calls
-    layers inside of a model that is trained with `training=True` whatever they were built with. Convolutions that took
-    part keep their weights in the precision that they compute in.
+    In reduced precision, rounding the weights shifts the mean of each output channel, by the same amount on every
+    image. The biases take this shift back (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
 
     Args:
-        example: an input of `model`, [1, H, W, 3]; only needed where it computes in less than float32.
+        example: images [1, H, W, 3] as `model` takes them. One plain grey image is enough to estimate the shift. It is
+            needed only where `model` computes in reduced precision.
     """
     folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
     identities = {batchnorm.name for batchnorm in folded.values()}
@@ -40,14 +38,14 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
         return layer(*inputs, **({} if layer.name in identities else arguments))
 
     copied = keras.models.clone_model(model, clone_function=copy, call_function=call)
-    means = _means_read([layer for layer in model.layers if layer.name in folded], model, example)
+    means = _input_means([layer for layer in model.layers if layer.name in folded], model, example)
     for layer, twin in zip(model.layers, copied.layers, strict=True):
         if layer.name in folded:
             weights = _folded_weights(layer, folded[layer.name])
             twin.set_weights(weights)
             if layer.name in means:
                 rounded = [weight.numpy() for weight in twin.weights[:-1]]
-                exact, moved = (_mean_yielded(layer, kernels, means[layer.name]) for kernels in (weights[:-1], rounded))
+                exact, moved = (_output_mean(layer, kernels, means[layer.name]) for kernels in (weights[:-1], rounded))
                 weights[-1] += (exact - moved).astype(np.float32)
                 twin.set_weights(weights)
         elif layer.name not in identities:
@@ -56,7 +54,7 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
 
 
 def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
-    """Convolutions whose output goes to a batch normalisation and nowhere else, each with that layer."""
+    """Pairs of a convolution and a batch normalisation, where only the latter reads the former's output."""
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
     layers = {
         id(layer.output): layer
@@ -74,9 +72,10 @@ def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, 
 
 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    """Kernels and bias with which `convolution` alone yields what both do at inference.
+    """Kernels and bias that make `convolution` alone compute what both layers compute at inference.
 
-    The normalisation is `y * scale + shift` a channel (arXiv:1502.03167, section 3.1); in float64, rounded once.
+    The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1). It is folded in float64 and
+    rounded once.
     """
     variance = batchnorm.moving_variance.numpy().astype(np.float64)
     scale = 1 / np.sqrt(variance + batchnorm.epsilon)  # [channels]
@@ -87,13 +86,13 @@ def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNorma
     shift = (bias - batchnorm.moving_mean.numpy()) * scale
     if batchnorm.center:
         shift += batchnorm.beta.numpy()
-    last = kernels.pop()  # of a separable one the pointwise kernel; [h, w, in, channels], or depthwise [h, w, in, m]
+    last = kernels.pop()  # [h, w, in, channels]; depthwise [h, w, in, m]; separable: the pointwise kernel
     scale = scale.reshape(last.shape[2:]) if isinstance(convolution, keras.layers.DepthwiseConv2D) else scale
     return [*kernels, (last * scale).astype(np.float32), shift.astype(np.float32)]
 
 
-def _means_read(convolutions: Sequence[keras.Layer], model: keras.Model, example: Any) -> dict[str, np.ndarray]:
-    """The mean [channels] of what each of those that round their weights reads in a pass over `example`."""
+def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, example: Any) -> dict[str, np.ndarray]:
+    """The mean of each input channel, [channels], of each convolution that rounds its weights."""
     rounding = [layer for layer in convolutions if layer.compute_dtype != "float32"]
     if not rounding:
         return {}
@@ -102,10 +101,10 @@ def _means_read(convolutions: Sequence[keras.Layer], model: keras.Model, example
     return {layer.name: np.asarray(mean, np.float64) for layer, mean in zip(rounding, found, strict=True)}
 
 
-def _mean_yielded(convolution: keras.Layer, kernels: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
-    """The mean [channels] of what a convolution yields before its bias, given that of what it reads; borders apart."""
+def _output_mean(convolution: keras.Layer, kernels: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
+    """The mean of each output channel before the bias, [channels], from that of the input. Borders are ignored."""
     sums = [kernel.astype(np.float64).sum((0, 1)) for kernel in kernels]
-    if not isinstance(convolution, keras.layers.Conv2D):  # depthwise or separable: channels apart at first, [in, m]
+    if not isinstance(convolution, keras.layers.Conv2D):  # depthwise or separable: first each channel alone, [in, m]
         mean = (mean[:, np.newaxis] * sums.pop(0)).reshape(-1)
     for weight in sums:  # [in, out]
         mean = mean @ weight

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from headstart.features.digests import DIGEST_BYTES, raw_digests
 from headstart.features.files import SETTLED_NS, remove_left_over, written_atomically
 from headstart.features.images.formats import KNOWN_FORMATS
 from headstart.features.images.scan import ImageFile
-from headstart.features.store.shards import DIGEST_BYTES, raw_digests
 from headstart.features.terminal import console
 
 _COLUMNS = 6  # bytes, mtime, orientation, width, height, format

@@ -1,16 +1,21 @@
-"""Where each digest lies among the shards of a store."""
+"""The place of each digest among the shards of a store."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from headstart.features.store.shards import DIGEST
+from headstart.features.digests import DIGEST
 
 
 @dataclass(frozen=True)
 class Slab:
-    """A piece of one shard: `positions` among what was asked for, int64 [n], and their `rows` in it, int64 [n]."""
+    """Neighbouring rows of one shard: some of the features that were asked for.
+
+    Args:
+        positions: places among the digests that were asked for, int64 [n].
+        rows: the row of each in the shard, int64 [n].
+    """
 
     shard: Path
     positions: np.ndarray
@@ -28,36 +33,36 @@ class Slab:
 
 
 class Index:
-    """Sorted digests of all shards, each with its place: 40 bytes an image, found by binary search.
+    """The digests of all shards in one sorted array, each with its shard and row. It takes 40 bytes per digest.
 
     Args:
-        shards: in any order; of a digest in several the first counts.
-        digests: of each shard, `DIGEST` [n].
+        shards: in any order. If several shards hold a digest, the first wins.
+        digests: the digests of each shard, `DIGEST` [n].
     """
 
     def __init__(self, shards: Sequence[Path], digests: Mapping[Path, np.ndarray]) -> None:
         self.shards = list(shards)
-        each = [digests[shard] for shard in shards]
-        every = np.concatenate([np.empty(0, DIGEST), *each])
-        order = np.argsort(every, kind="stable")
-        self.digests = every[order]
-        self._shard = np.repeat(np.arange(len(each), dtype=np.int32), [len(part) for part in each])[order]
-        self._row = np.concatenate([np.empty(0, np.int32), *(np.arange(len(part), dtype=np.int32) for part in each)])[
-            order
-        ]
+        parts = [digests[shard] for shard in shards]
+        joined = np.concatenate([np.empty(0, DIGEST), *parts])
+        order = np.argsort(joined, kind="stable")
+        self.digests = joined[order]
+        self._shard = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])[order]
+        rows = [np.arange(len(part), dtype=np.int32) for part in parts]
+        self._row = np.concatenate([np.empty(0, np.int32), *rows])[order]
 
     def find(self, digests: np.ndarray) -> np.ndarray:
-        """Whether each of `digests` (`DIGEST` [N]) is there, bool [N]."""
+        """Tell which of `digests` (`DIGEST` [N]) are in a shard, bool [N]."""
         if not len(self.digests):
             return np.zeros(len(digests), bool)
         found: np.ndarray = self.digests[self._places(digests)] == digests
         return found
 
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
-        """Cut `digests` (`DIGEST` [N], all of them there) into pieces that lie within the same `rows` rows of a shard.
+        """Group `digests` by shard, and within a shard by blocks of `rows` rows.
 
         Args:
-            shuffled: draws the order of shards, and of the pieces of each; None keeps theirs.
+            digests: `DIGEST` [N], all of which must be in a shard.
+            shuffled: draws the order of the shards, and of the slabs within each. None keeps the order on disk.
         """
         places = self._places(digests)
         shards, lines = self._shard[places], self._row[places]

@@ -1,19 +1,28 @@
-"""One file for people: an HDF5 virtual dataset over the shards, for any HDF5 tool."""
+"""The merged file: one HDF5 virtual dataset that shows the features of many shards to any HDF5 tool."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
 import numpy as np
+from headstart.features.digests import DIGEST_BYTES
 from headstart.features.files import write_atomically
-from headstart.features.store.shards import DIGEST_BYTES, ShardFormat, describe, hdf5_in_memory
+from headstart.features.store.shards import ShardFormat, describe, hdf5_in_memory
+
+# HDF5 keeps every shard open that it has shown, and silently shows NaN for a shard that it can't open. macOS allows a
+# process 256 open files, of which a notebook needs some 60 for itself.
+MOST_SHARDS = 160
 
 
-def write_view(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray]) -> None:
-    """Write `features`, `digest` (hexadecimal) and the fingerprint's fields as attributes; NaN where a shard is gone.
+def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray], rows_left_out: int) -> None:
+    """Write the merged file, which shows the given shards one after the other.
+
+    It holds `features` [N, *shape], `digest` [N] in hexadecimal, each field of the fingerprint as an attribute, and
+    the attribute `rows_left_out`. Rows of a shard that is removed later are NaN.
 
     Args:
-        digests: of each shard beside `path`, in the order to show, `DIGEST` [n].
+        digests: shards beside `path`, at most `MOST_SHARDS`, each with its digests, `DIGEST` [n].
+        rows_left_out: number of features in shards that are not shown.
     """
     layout = h5py.VirtualLayout((sum(map(len, digests.values())), *form.shape), form.dtype)
     start = 0
@@ -25,12 +34,12 @@ def write_view(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray]
         file.create_virtual_dataset("features", layout, fillvalue=np.nan)
         text = b"".join(part.tobytes() for part in digests.values()).hex().encode()
         file["digest"] = np.frombuffer(text, f"S{2 * DIGEST_BYTES}")
-        describe(file, form.fingerprint)
+        describe(file, {**form.fingerprint, "rows_left_out": rows_left_out})
     write_atomically(path, buffer.getvalue())
 
 
-def shown_shards(path: Path) -> list[str]:
-    """The names of the shards that a view shows; none for what is no view."""
+def merged_shards(path: Path) -> list[str]:
+    """Names of the shards that a merged file shows; empty if `path` is not a merged file."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             return [source.file_name for source in file["features"].virtual_sources()]

@@ -1,6 +1,7 @@
-"""Shards that others replaced: out of use at once, and removed a generation later, for readers that know them.
+"""Retired shards: out of use, but kept on disk until the next clean-up for readers that still know them.
 
-A file `shard-<sha256>.h5.retired` marks one. Whoever renames it to `.removing` removes the shard.
+An empty file `shard-<sha256>.h5.retired` marks a retired shard. The process that renames this marker to `.removing` has
+claimed the shard, and removes it.
 """
 
 import os
@@ -12,7 +13,7 @@ from headstart.features.errors import StoreError
 from headstart.features.files import flush_to_disk
 from headstart.features.store.shards import SHARD_NAME
 
-_REMOVAL_SECONDS = 5.0  # after which whoever claimed a removal was killed
+_REMOVAL_SECONDS = 5.0  # a claim that is older was left by a killed process
 
 
 def retire(shards: Collection[Path], folder: Path) -> None:
@@ -23,10 +24,10 @@ def retire(shards: Collection[Path], folder: Path) -> None:
 
 
 def shards_in_use(folder: Path) -> list[Path]:
-    """The finished shards in `folder` that are not retired, by name.
+    """List the finished shards in `folder` that are not retired, sorted by name. A missing folder has none.
 
     Raises:
-        OSError: the folder can't be read. One that does not exist has none.
+        OSError: the folder can't be read.
     """
     try:
         names = set(os.listdir(folder))
@@ -37,10 +38,10 @@ def shards_in_use(folder: Path) -> list[Path]:
 
 
 def put_in_use(shard: Path) -> bool:
-    """Make `shard`, which was written just now and may have been retired before, no retired one.
+    """Undo a retirement of `shard`, a file that was written just now.
 
     Returns:
-        Whether it is still there. If not, someone was removing the old one, and it must be written again.
+        Whether the file still exists. If it does not, another process has just removed it: write it again.
     """
     try:
         _marker(shard).unlink()
@@ -54,7 +55,7 @@ def put_in_use(shard: Path) -> bool:
 
 
 def has_retired(folder: Path) -> bool:
-    """Whether `remove_retired` has something to do."""
+    """Tell whether `folder` has retired shards."""
     return any(map(_shard_of, os.listdir(folder)))
 
 
@@ -62,7 +63,7 @@ def remove_retired(folder: Path) -> None:
     """Remove the files of retired shards.
 
     Raises:
-        StoreError: one is a folder.
+        StoreError: a folder has the name of a shard.
     """
     for name in filter(_shard_of, os.listdir(folder)):
         marker, shard = folder / name, folder / _shard_of(name)
@@ -70,10 +71,10 @@ def remove_retired(folder: Path) -> None:
             raise StoreError(f"{shard}: a folder where a shard should be; remove it by hand")
         try:
             if marker == _claim(shard) and time.time() - marker.stat().st_ctime < _REMOVAL_SECONDS:
-                continue
+                continue  # another process is removing this shard
             marker.rename(_claim(shard))
         except FileNotFoundError:
-            continue  # taken back, or claimed by another
+            continue  # the shard is in use again, or another process has claimed it
         shard.unlink(missing_ok=True)
         _claim(shard).unlink(missing_ok=True)
 
@@ -87,6 +88,6 @@ def _claim(shard: Path) -> Path:
 
 
 def _shard_of(name: str) -> str:
-    """The name of the shard that a marker or claim is of; empty for another file."""
+    """The name of the shard that a marker or claim belongs to; empty for any other file."""
     shard, _, kind = name.rpartition(".")
     return shard if kind in ("retired", "removing") and SHARD_NAME.fullmatch(shard) else ""

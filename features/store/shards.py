@@ -1,4 +1,7 @@
-"""One shard: an immutable HDF5 file of digests and features. Whatever is read may come from anywhere."""
+"""One shard: an immutable HDF5 file of digests and features.
+
+A shard may come from anywhere. Its layout is checked before memory is allocated for its content.
+"""
 
 import errno
 import hashlib
@@ -8,7 +11,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +20,15 @@ from typing import Any
 import h5py
 import numpy as np
 from h5py import h5d, h5z
+from headstart.features.digests import DIGEST, DIGEST_BYTES
 from headstart.features.errors import StoreError
 
 SHARD_NAME = re.compile(r"shard-.+\.h5", re.DOTALL)
-DIGEST_BYTES = 32
-DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # raw; NumPy sorts and compares these by their bytes
-# The newest format that HDF5 1.10, which distributions still have, reads: its h5dump fails on views of a newer one.
+# Distributions still ship HDF5 1.10, whose h5dump fails on virtual datasets of a newer format.
 _LIBVER = ("v110", "v110")
 _DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
 _CHUNK_BYTES = 1 << 20
+# With these errors the file can't be reached; they say nothing about its content.
 _SYSTEM_ERRORS = {
     getattr(errno, name)
     for name in ("ENOENT", "EACCES", "EPERM", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ENOTCONN", "ETIMEDOUT")
@@ -36,12 +39,12 @@ _REMEDY = "`headstart store verify STORE --repair` drops it, and its images are 
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """What the shards of one fingerprint hold.
+    """The layout of all shards of one fingerprint.
 
     Args:
-        fingerprint: every field of it is an attribute of each shard, as JSON.
+        fingerprint: each field becomes an attribute of each shard, as JSON.
         shape: of one image's features: `(D,)`, or `(H, W, D)` for a map.
-        dtype: of the features as stored, float16 or float32.
+        dtype: of the stored features, float16 or float32.
 
     Raises:
         ValueError: another shape or dtype.
@@ -62,19 +65,8 @@ class ShardFormat:
         return self.dtype.itemsize * math.prod(self.shape)
 
 
-def raw_digests(digests: Sequence[str]) -> np.ndarray:
-    """Hexadecimal digests as an array of `DIGEST` [N]."""
-    return np.frombuffer(bytes.fromhex("".join(digests)), DIGEST)
-
-
-def hex_digests(raw: np.ndarray) -> list[str]:
-    """An array of `DIGEST` [N] as hexadecimal digests."""
-    text, width = raw.tobytes().hex(), 2 * DIGEST_BYTES
-    return [text[start : start + width] for start in range(0, len(text), width)]
-
-
 def shard_name(content: bytes) -> str:
-    """The name that proves a shard's content."""
+    """The file name of a shard, made from the hash of its bytes."""
     return _name(hashlib.sha256(content).hexdigest())
 
 
@@ -88,9 +80,14 @@ def _name(digest: str) -> str:
 
 
 def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) -> bytes:
-    """A shard's bytes: `digest` uint8 [n, 32] and `features` [n, *shape], n >= 1."""
-    # This format checksums its metadata, fletcher32 the data, and attributes of fixed length lie within the
-    # former: no flipped byte goes unseen.
+    """The bytes of a shard with `digest` uint8 [n, 32] and `features` [n, *shape].
+
+    Args:
+        digests: `DIGEST` [n], n >= 1.
+        features: [n, *shape] in the stored dtype.
+    """
+    # Every byte is under a checksum: HDF5 1.10 checksums metadata, fletcher32 checksums data, and attributes of fixed
+    # length are part of the metadata.
     with hdf5_in_memory() as (buffer, file):
         raw = np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES)
         file.create_dataset("digest", data=raw, chunks=raw.shape, fletcher32=True)
@@ -100,15 +97,18 @@ def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) 
     return buffer.getvalue()
 
 
-def describe(file: h5py.File, fingerprint: Mapping[str, Any]) -> None:
-    """Write each field of `fingerprint` as an attribute of fixed length."""
-    for field, value in fingerprint.items():
-        file.attrs[field] = _attribute(value)
+def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
+    """Write each field as an attribute of `file`: JSON text of fixed length."""
+    for name, value in fields.items():
+        file.attrs[name] = _attribute(value)
 
 
 @contextmanager
 def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
-    """A new HDF5 file that Python writes to disk afterwards: on a full disk, HDF5 itself can crash the process."""
+    """Yield a buffer and a new HDF5 file in it, for Python to write to disk.
+
+    HDF5 itself may crash the process on a full disk.
+    """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=_LIBVER) as file:
         yield buffer, file
@@ -118,25 +118,25 @@ def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
     """The digests of a shard, `DIGEST` [n].
 
     Raises:
-        StoreError: damaged, or not what a shard of `form` holds.
-        OSError: it is gone, or can't be read.
+        StoreError: the shard is damaged, or does not fit `form`.
+        OSError: the file is gone or can't be read.
     """
     with _opened(path, form) as file:
         return np.frombuffer(file["digest"][:].tobytes(), DIGEST)
 
 
 def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.ndarray:
-    """Rows `start` to `stop` of a shard's features; raises as `read_digests`."""
+    """Rows `start` to `stop` of a shard's features, [stop - start, *shape]. It raises the errors of `read_digests`."""
     with _opened(path, form) as file:
         rows: np.ndarray = file["features"][start:stop]
         return rows
 
 
-def fault(path: Path, form: ShardFormat) -> str | None:
-    """What is wrong with a shard, after reading its every byte; None for nothing.
+def shard_fault(path: Path, form: ShardFormat) -> str | None:
+    """Read every byte of a shard, and say why it can't be used; None for a good shard.
 
     Raises:
-        OSError: it is gone, or can't be read.
+        OSError: the file is gone or can't be read.
     """
     try:
         digests = read_digests(path, form)
@@ -159,13 +159,13 @@ def _attribute(value: Any) -> np.bytes_:
 
 @contextmanager
 def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
-    """A shard that was checked before anything of it was allocated."""
-    status = path.lstat()  # a link could lead anywhere
+    """Yield a shard's open file once its layout is known to be that of `form`."""
+    status = path.lstat()  # no link is followed: it could lead anywhere
     try:
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise _NotAShardError("it is no regular file")
         with h5py.File(path, "r", locking=False) as file:  # nobody writes to it
-            _check_layout(file, form, status.st_size)
+            _require_layout(file, form, status.st_size)
             yield file
     except _NotAShardError as error:
         raise StoreError(f"{path}: refused: {error}; {_REMEDY}") from error
@@ -179,21 +179,21 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
 
 
 def _system_error(error: OSError) -> int | None:
-    """The number of an error that is the system's rather than the shard's; HDF5 only writes it into its message."""
+    """The number of an error that is the system's, not the shard's. HDF5 gives the number in its message only."""
     said = re.search(r"errno = (\d+)", str(error))
     number = error.errno or (int(said[1]) if said else None)
     return number if number in _SYSTEM_ERRORS else None
 
 
 class _NotAShardError(Exception):
-    """Whole, but not what headstart writes."""
+    """An HDF5 file whose layout is not that of a shard."""
 
 
-def _check_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None:
+def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None:
     if sorted(file) != ["digest", "features"]:
         raise _NotAShardError(f"it holds {', '.join(sorted(file)[:5]) or 'nothing'} rather than digest and features")
-    rows = _check_dataset(file, "digest", np.dtype(np.uint8), (DIGEST_BYTES,), file_bytes)
-    if _check_dataset(file, "features", form.dtype, form.shape, file_bytes) != rows:
+    rows = _require_dataset(file, "digest", np.dtype(np.uint8), (DIGEST_BYTES,), file_bytes)
+    if _require_dataset(file, "features", form.dtype, form.shape, file_bytes) != rows:
         raise _NotAShardError("digest and features differ in length")
     if sorted(file.attrs) != sorted(form.fingerprint):
         raise _NotAShardError("its attributes are not the fields of the fingerprint")
@@ -202,11 +202,11 @@ def _check_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None:
         if attribute.dtype.kind != "S" or attribute.shape != () or attribute.dtype.itemsize > _LONGEST_ATTRIBUTE:
             raise _NotAShardError(f"attribute {field} is no text of fixed length")
         if file.attrs[field] != _attribute(value):
-            raise _NotAShardError(f"its {field} is not that of the fingerprint")
+            raise _NotAShardError(f"its {field} differs from the fingerprint's")
 
 
-def _check_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
-    """Refuse all that could read other files, run a filter's code, or ask for more memory than the file is long.
+def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
+    """Refuse a dataset that could read other files, run a filter's code, or take more memory than the file has bytes.
 
     Returns:
         The number of rows.

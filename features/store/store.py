@@ -1,10 +1,10 @@
-"""Features by digest in a folder of immutable HDF5 shards. Knows HDF5 and nothing of images.
+"""Features by digest, in a folder of immutable HDF5 shards. This module knows HDF5 and nothing of images.
 
 STORE/<backbone>-<cut>-<fingerprint>/
-    fingerprint.json      everything that decides a feature's value
-    shard-<sha256>.h5     `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once it has its name
-    features.h5           one HDF5 virtual dataset over all shards, for people
-    shard-<sha256>.h5.retired   says that others replaced that shard: no longer used, and removed a generation later
+    fingerprint.json            everything that decides a feature's value
+    shard-<sha256>.h5           `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once named
+    shard-<sha256>.h5.retired   marks a shard that others replaced: out of use, and removed by the next clean-up
+    features.h5                 the merged file for people; see `merged`
 """
 
 import hashlib
@@ -14,31 +14,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from headstart.features.digests import hex_digests, raw_digests
 from headstart.features.errors import StoreError
 from headstart.features.files import remove_left_over, write_atomically, write_json
 from headstart.features.store import retired
 from headstart.features.store.index import Index
-from headstart.features.store.merged import shown_shards, write_view
-from headstart.features.store.shards import (
-    ShardFormat,
-    hex_digests,
-    raw_digests,
-    read_digests,
-    read_features,
-    shard_content,
-    shard_name,
-)
+from headstart.features.store.merged import MOST_SHARDS, merged_shards, write_merged
+from headstart.features.store.shards import ShardFormat, read_digests, read_features, shard_content, shard_name
+from headstart.features.terminal import console
 
 FORMAT_VERSION = 1
 SLAB_BYTES = 64 << 20
 _LONGEST_DESCRIPTION = 1 << 20  # bytes
+_FIELDS = {
+    "backbone": str,
+    "weights": str,
+    "cut": str,
+    "shape": list,
+    "dtype": str,
+    "precision": str,
+    "image_size": int,
+    "resize": str,
+    "truncated": str,
+    "rescale": dict,
+    "pixels_version": int,
+}
+# Views, 8-bit networks and newer versions of headstart have these, too.
+_FURTHER_FIELDS = {"augment": str, "seed": int, "view": int, "calibration": dict, "forward_version": int}
 
 
 def create_folder(folder: Path) -> None:
-    """Make a folder of a store if it is missing, and clear it of what killed processes left half written.
+    """Make a store's folder if it is missing, and remove the half-written files that killed processes left in it.
 
     Raises:
-        StoreError: it can't be made or read.
+        StoreError: the folder can't be made or read.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,8 +62,8 @@ class FeatureStore:
 
     Args:
         root: the store's folder, shared by all fingerprints. Nothing is made there before `create`.
-        fingerprint: everything that decides a feature's value, as JSON knows it. Among it `backbone`, `cut`, `dtype`
-            as stored, and `shape` of one image's features: `[D]`, or `[H, W, D]` for a map.
+        fingerprint: everything that decides a feature's value, as JSON values. Its fields include `backbone`, `cut`,
+            the stored `dtype`, and the `shape` of one image's features: `[D]`, or `[H, W, D]` for a map.
     """
 
     def __init__(self, root: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -65,26 +74,28 @@ class FeatureStore:
         self.key = hashlib.sha256(text.encode()).hexdigest()
         cut = self.fingerprint["cut"].replace(":", "-")
         self.folder = root / f"{self.fingerprint['backbone']}-{cut}-{self.key[:12]}"
+        self.merged = self.folder / "features.h5"
+        self._description = self.folder / "fingerprint.json"
         self._digests: dict[Path, np.ndarray] = {}  # of each shard seen; shards never change
         self._index = Index([], {})
 
     def create(self) -> "FeatureStore":
-        """Make the folder as `create_folder` does, and describe it."""
+        """Make the folder if it is missing, and write `fingerprint.json` into it; return the store itself.
+
+        Raises:
+            StoreError: the folder can't be made or read.
+        """
         create_folder(self.folder)
         if not self._description.exists():
             write_json(self._description, self.fingerprint)
         return self
 
-    @property
-    def _description(self) -> Path:
-        return self.folder / "fingerprint.json"
-
     @classmethod
     def open(cls, folder: Path) -> "FeatureStore":
-        """The store that lies in `folder`, by its `fingerprint.json`.
+        """Open the store in `folder`, which its `fingerprint.json` describes.
 
         Raises:
-            StoreError: there is none, or another one than the folder's name says.
+            StoreError: the description is missing or lacks a field, or it does not fit the folder's name.
         """
         try:
             fingerprint = _read_description(folder / "fingerprint.json")
@@ -92,33 +103,37 @@ class FeatureStore:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SyntaxError) as error:
             raise StoreError(f"{folder}: no features of headstart's: fingerprint.json: {error}") from error
         if store.folder != folder:
-            raise StoreError(f"{folder}: its fingerprint.json is that of {store.folder.name}")
+            raise StoreError(f"{folder}: its fingerprint.json belongs to {store.folder.name}")
         return store
 
     def shards(self) -> list[Path]:
-        """The finished shards in use, by name."""
+        """List the finished shards in use, sorted by name."""
         return retired.shards_in_use(self.folder)
 
     def count(self) -> int:
-        """How many digests have features."""
+        """Count the digests that have features."""
         digests = self._refreshed().digests
         return int((digests[1:] != digests[:-1]).sum()) + bool(len(digests))
 
     def digests(self) -> list[str]:
-        """Every digest that has features."""
+        """List the digests that have features, in hexadecimal. A digest in several shards is listed several times."""
         return hex_digests(self._refreshed().digests)
 
     def missing(self, digests: Collection[str]) -> list[str]:
-        """Those of `digests` (hexadecimal SHA-256) that have no features yet, in their order, each once."""
+        """The digests (hexadecimal SHA-256) that have no features yet, in the order given, each once."""
         asked = list(dict.fromkeys(digests))
         found = self._refreshed().find(raw_digests(asked))
         return [asked[position] for position in np.flatnonzero(~found)]
 
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
-        """Write features [n, *shape], n >= 1, as one shard, in full or not at all.
+        """Write one shard, in full or not at all.
+
+        Args:
+            digests: hexadecimal SHA-256 of each image, n >= 1.
+            features: [n, *shape], any float dtype. They are cast to the stored dtype.
 
         Raises:
-            StoreError: a value is not finite, also after the cast to the stored dtype; or the folder is gone.
+            StoreError: a value is not finite before or after the cast, or the folder is gone.
             ValueError: the shapes don't fit.
         """
         if features.shape != (len(digests), *self.form.shape) or not len(digests):
@@ -132,7 +147,7 @@ class FeatureStore:
                 f"{digests[int(finite.argmin())]} the first: check --weights and --rescale, or use --precision float32"
             )
         content = shard_content(self.form, raw_digests(digests), stored)
-        if not self._description.exists():  # a share that went away; what is written now would lie below its mount
+        if not self._description.exists():  # the share was unmounted: a file would be written below its mount point
             raise StoreError(f"{self.folder}: the store is gone")
         target = self.folder / shard_name(content)
         while True:
@@ -141,18 +156,18 @@ class FeatureStore:
                 return target
 
     def retire(self, shards: Collection[Path]) -> None:
-        """Take `shards` out of use. Their files stay, for readers that know them, until `remove_retired`."""
+        """Take `shards` out of use. Their files stay for current readers until `remove_retired`."""
         retired.retire(shards, self.folder)
-        self.write_view()
+        self.write_merged()
 
     def remove_retired(self) -> None:
         """Remove the files of retired shards."""
         if retired.has_retired(self.folder):
-            self.write_view()  # a kill may have come between retiring and the view
+            self.write_merged()  # a process may have been killed between retiring shards and this
             retired.remove_retired(self.folder)
 
     def read(self, digests: Sequence[str]) -> np.ndarray:
-        """The features [N, *shape] of `digests`, in their order, in the stored dtype.
+        """The features of `digests` in the order given, [N, *shape] in the stored dtype.
 
         Raises:
             StoreError: a digest has no features, or a shard is damaged.
@@ -165,23 +180,23 @@ class FeatureStore:
     def stream(
         self, digests: Sequence[str], shuffled: np.random.Generator | None = None, slab_bytes: int = SLAB_BYTES
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The features of `digests` as they lie on disk, a slab of a shard at a time.
+        """Read the features of `digests` in the order on disk, one slab of a shard at a time.
 
         Args:
-            shuffled: draws the order of shards, and of slabs within them; None keeps that of their names.
-            slab_bytes: of features that are in memory at a time.
+            shuffled: draws the order of the shards, and of the slabs within each. None keeps the order on disk.
+            slab_bytes: the most bytes of features that are in RAM at a time.
 
         Yields:
-            int64 [n] positions in `digests`, and their features [n, *shape] in the stored dtype.
+            positions in `digests`, int64 [n], and their features, [n, *shape] in the stored dtype.
 
         Raises:
-            StoreError: as `read`.
+            StoreError: a digest has no features, or a shard is damaged.
         """
         digests = list(digests)
         raw, slab = raw_digests(digests), max(1, slab_bytes // self.form.image_bytes)
         waiting = np.arange(len(digests))
         while len(waiting):
-            # A shard that was compacted away since the folder was listed is found elsewhere: the list is made anew.
+            # `compact` may have moved the features of a listed shard elsewhere. Then the folder is listed again.
             index = self._refreshed()
             found = index.find(raw[waiting])
             if not found.all():
@@ -199,38 +214,51 @@ class FeatureStore:
             waiting = waiting[~done]
 
     def shard_of(self, digest: str) -> Path:
-        """The shard that holds the features of `digest`, which must be there."""
+        """The shard that holds the features of `digest`, which must have some."""
         (slab,) = self._refreshed().slabs(raw_digests([digest]), 1)
         return slab.shard
 
-    def write_view(self) -> Path:
-        """Write `features.h5`, a virtual dataset over all shards; NaN shows where a shard went missing."""
-        while True:  # until no one changed the shards meanwhile: the last to write may have been the first to look
-            index = self._refreshed()
-            write_view(self._view, self.form, {shard: self._digests[shard] for shard in index.shards})
+    def write_merged(self) -> None:
+        """Write the merged file, `features.h5`. If it can't show all shards, say so on the console."""
+        while True:  # another process may change the shards meanwhile, and may have written its merged file first
+            shards = self._shards_to_merge()
+            index = self._index
+            left_out = len(index.digests) - sum(len(self._digests[shard]) for shard in shards)
+            write_merged(self.merged, self.form, {shard: self._digests[shard] for shard in shards}, left_out)
             if self.shards() == index.shards:
-                return self._view
+                break
+        if left_out:
+            console.print(
+                f"{self.merged}: it shows {len(index.digests) - left_out} of {len(index.digests)} features, because "
+                f"HDF5 keeps every shard open: `headstart store compact {self.folder.parent}` makes fewer and larger "
+                "shards, `headstart store export` writes all features into one file"
+            )
 
-    def update_view(self) -> None:
-        """Write `features.h5` if it does not show the shards in use: a kill may have come before it was written."""
-        shards = [shard.name for shard in self.shards()]
-        if (shards or self._view.exists()) and shown_shards(self._view) != shards:
-            self.write_view()
+    def update_merged(self) -> None:
+        """Write the merged file anew if it is out of date, for example because a process was killed."""
+        shards = [shard.name for shard in self._shards_to_merge()]
+        if (shards or self.merged.exists()) and merged_shards(self.merged) != shards:
+            self.write_merged()
 
-    def view_fault(self) -> str | None:
-        """Why `features.h5` shows something else than features; None for nothing, also where it lacks new shards."""
-        shown = shown_shards(self._view)
-        if not shown and self._view.exists() and self.shards():
-            return "it is no view of the shards"
+    def merged_fault(self) -> str | None:
+        """Say why the merged file may show NaN, or nothing at all; None for a good file, and for none."""
+        shown = merged_shards(self.merged)
+        if not shown and self.merged.exists() and self.shards():
+            return "it is not a merged file of the shards"
         gone = [name for name in shown if not (self.folder / name).exists()]
-        return f"it shows NaN for {len(gone)} shards that are gone, {gone[0]} the first" if gone else None
+        if gone:
+            return f"it shows NaN for {len(gone)} shards that are gone, {gone[0]} the first"
+        if len(shown) > MOST_SHARDS:
+            return f"it may show NaN: it shows {len(shown)} shards, more than a process may be allowed to open"
+        return None
 
-    @property
-    def _view(self) -> Path:
-        return self.folder / "features.h5"
+    def _shards_to_merge(self) -> list[Path]:
+        """The shards that the merged file is to show: all, or the largest, sorted by name."""
+        shards = self._refreshed().shards
+        return sorted(sorted(shards, key=lambda shard: -len(self._digests[shard]))[:MOST_SHARDS])
 
     def _refreshed(self) -> Index:
-        """Where every digest is. Other processes write too, so the folder is looked at anew each time."""
+        """The index of the shards on disk. Other processes write shards too, so the folder is listed at each call."""
         shards = self.shards()
         while shards != self._index.shards:
             known = self._digests
@@ -239,15 +267,24 @@ class FeatureStore:
                     shard: known[shard] if shard in known else read_digests(shard, self.form) for shard in shards
                 }
                 self._index = Index(shards, self._digests)
-            except FileNotFoundError as error:  # compacted away since it was listed
+            except FileNotFoundError as error:  # another process removed it after it was listed
                 listed, shards = shards, self.shards()
                 if shards == listed:
                     raise StoreError(f"{error.filename}: a shard that is listed and can't be opened") from error
         return self._index
 
 
-def _read_description(path: Path) -> Any:
+def _read_description(path: Path) -> dict[str, Any]:
+    """The fingerprint in a `fingerprint.json`. It raises ValueError and other errors of reading."""
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
-        return json.loads(file.read(_LONGEST_DESCRIPTION))
+        fields = json.loads(file.read(_LONGEST_DESCRIPTION))
+    if not isinstance(fields, dict):
+        raise ValueError("it is no JSON object")
+    for name, kind in {**_FIELDS, **_FURTHER_FIELDS}.items():
+        if name in _FIELDS and name not in fields:
+            raise ValueError(f"lacks the field {name!r}")
+        if name in fields and not isinstance(fields[name], kind):
+            raise ValueError(f"the field {name!r} can't be {json.dumps(fields[name])[:50]}")
+    return fields

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.features.errors import OptionError, StoreError
+from headstart.features.errors import StoreError
 from headstart.features.images.scan import ImageFile, Reject
-from headstart.features.store.maintain import open_stores
+from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import progress
 from headstart.pipeline.check.config import CheckConfig
@@ -134,10 +134,7 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Sequence[str]) -> FeatureStore | None:
     """The store that has features of the most images, among those whose name begins as `wanted`."""
-    fitting = [store for store in stores if store.key.startswith(wanted) or store.folder.name.startswith(wanted)]
-    if wanted and not fitting:
-        names = ", ".join(store.folder.name for store in stores)
-        raise OptionError(f"--fingerprint: none begins with {wanted!r}; there are {names or 'none'}")
+    fitting = stores_named(stores, wanted)
     missing = {store: len(store.missing(digests)) for store in fitting}
     best = min(fitting, key=lambda store: missing[store], default=None)
     return best if best and missing[best] < len(set(digests)) else None

@@ -1,1 +1,1 @@
-"""`headstart store`: a store held against a data folder."""
+"""`headstart store`: looking after a store, alone or together with data folders."""

@@ -1,26 +1,34 @@
-"""Features, labels and splits in one plain file, for scikit-learn and whatever else reads HDF5 or NumPy."""
+"""`store export`: features, labels and splits in one plain file, for any program that reads HDF5 or NumPy."""
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import require_space, written_atomically
-from headstart.features.store.maintain import open_stores
+from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.shards import describe
 from headstart.features.store.store import FeatureStore
+from headstart.pipeline.data.examples import Example
 from headstart.pipeline.featured import scan_all
+from headstart.pipeline.upkeep.config import ExportConfig
 
 _SLAB_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: `examples` rows of `shape`; `missing` images of the folder have no features."""
+    """The exported file.
+
+    Args:
+        examples: number of rows.
+        missing: number of images in the data folder without features. They are left out.
+        shape: of all features, `[N, D]` or `[N, H, W, D]`.
+    """
 
     path: str
     examples: int
@@ -29,47 +37,72 @@ class Exported:
     classes: int
     fingerprint: str
 
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return asdict(self)
 
-def export(
-    root: Path, data: Path, file: Path, fingerprint: str = "", seed: int = 0, max_rejects: float = 0.05
-) -> Exported:
+    def lines(self) -> list[str]:
+        """The summary for people."""
+        without = f"; {self.missing} images have none" if self.missing else ""
+        return [f"{self.path}: features of {self.examples} images, {self.shape}{without}"]
+
+
+def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int = 0) -> Exported:
     """Write `features` float32 [N, *shape], `labels` int64 [N], `splits`, `paths`, `digests` and `class_names`.
 
     Args:
-        file: ends in `.npz`, `.h5` or `.hdf5`; it is replaced if it is there.
-        fingerprint: the beginning of a fingerprint, or of a folder's name in the store; may be empty if there is one.
+        file: ends in `.npz`, `.h5` or `.hdf5`. An existing file is replaced.
         seed: of the split, where `data` has no split folders.
-        max_rejects: the fraction of images that may be without features.
 
     Raises:
-        OptionError: another ending, or a fingerprint that is not one of the store's.
+        OptionError: another ending, or a fingerprint that the store does not have or that is ambiguous.
         DataError: too many images have no features.
-        StoreError: nothing is in `root`.
+        StoreError: `root` holds no features.
     """
     if file.suffix not in (".npz", ".h5", ".hdf5"):
         raise OptionError(f"{file}: the file's name must end in .npz, .h5 or .hdf5. Received: {file.suffix!r}")
-    # Views are of training images alone, and exported where they are asked for.
-    stores = [store for store in open_stores(root) if fingerprint or "view" not in store.fingerprint]
-    store = _chosen(stores, fingerprint)
+    store = _chosen(root, config.fingerprint)
     found = scan_all(root, data, seed)
     lacking = set(store.missing([example.image.digest for example in found.examples]))
     examples = [example for example in found.examples if example.image.digest not in lacking]
     missing = len(found.examples) - len(examples) + len(found.rejects)
     total = len(examples) + missing
-    if not examples or missing > max_rejects * total:
+    if not examples or missing > config.max_rejects * total:
         raise DataError(
             f"{data}: {missing} of {total} images have no features in {store.folder}, over --max-rejects "
-            f"{max_rejects}; run `headstart features`, or `headstart store explain` to see why"
+            f"{config.max_rejects}; run `headstart features`, or `headstart store explain` to see why"
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
+    _write(file, store, examples, found.class_names)
+    return Exported(
+        path=str(file),
+        examples=len(examples),
+        missing=missing,
+        shape=[len(examples), *store.form.shape],
+        classes=len(found.class_names),
+        fingerprint=store.key,
+    )
+
+
+def _chosen(root: Path, beginning: str) -> FeatureStore:
+    """The one store whose name starts with `beginning`. Augmented views are chosen only by name."""
+    stores = open_stores(root)
+    fitting = [store for store in stores_named(stores, beginning) if beginning or "view" not in store.fingerprint]
+    if len(fitting) != 1:
+        names = ", ".join(store.folder.name for store in fitting or stores)
+        raise OptionError(f"--fingerprint: say which, by the beginning of its name: {names}")
+    return fitting[0]
+
+
+def _write(file: Path, store: FeatureStore, examples: list[Example], class_names: list[str]) -> None:
     columns = {
         "labels": np.array([example.label for example in examples], np.int64),
         "splits": np.array([example.split for example in examples]),
         "paths": np.array([example.image.path for example in examples]),
         "digests": np.array([example.image.digest for example in examples]),
-        "class_names": np.array(found.class_names),
+        "class_names": np.array(class_names),
     }
     text_bytes = sum(column.nbytes for column in columns.values())
+    file.parent.mkdir(parents=True, exist_ok=True)
     require_space(file.parent, 4 * len(examples) * math.prod(store.form.shape) + text_bytes)
     with written_atomically(file) as partial:
         if file.suffix == ".npz":
@@ -79,18 +112,6 @@ def export(
             np.savez(partial, allow_pickle=False, features=features, **columns)
         else:
             _write_hdf5(partial, store, columns)
-    shape = [len(examples), *store.form.shape]
-    return Exported(str(file), len(examples), missing, shape, len(found.class_names), store.key)
-
-
-def _chosen(stores: Sequence[FeatureStore], wanted: str) -> FeatureStore:
-    fitting = [store for store in stores if store.key.startswith(wanted) or store.folder.name.startswith(wanted)]
-    if len(fitting) == 1:
-        return fitting[0]
-    names = ", ".join(store.folder.name for store in fitting or stores)
-    if not fitting:
-        raise OptionError(f"--fingerprint: none begins with {wanted!r}; there are {names}")
-    raise OptionError(f"--fingerprint: say which, by the beginning of its name: {names}")
 
 
 def _write_hdf5(partial: Path, store: FeatureStore, columns: dict[str, np.ndarray]) -> None:

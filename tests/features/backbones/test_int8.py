@@ -16,7 +16,8 @@ from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.runs import Run
-from headstart.pipeline.upkeep.recompute import verify_store
+from headstart.pipeline.upkeep.config import VerifyConfig
+from headstart.pipeline.upkeep.verify import verify_store
 from headstart.tests.conftest import SMALL
 
 pytest.importorskip("openvino")
@@ -53,7 +54,7 @@ def test_eight_bits_are_near_float32_and_their_own_features(
 
     again = cache_features(prepared, replace(int8(root), cut=("top_activation",)))
     assert (again.extracted, again.fingerprints()) == (0, cached.fingerprints())
-    _, fresh = verify_store(root, data=prepared, count=10, weights="random")
+    fresh = verify_store(root, VerifyConfig(data=prepared, recompute=10, weights="random")).fresh
     assert (fresh.images, fresh.bad) == (10, ())
 
 
@@ -76,7 +77,7 @@ def test_what_was_made_with_a_network_that_is_gone_or_damaged_is_not_mixed_with_
     (folder,) = (store / "int8").iterdir()
     network = folder / "model.bin"
     network.write_bytes(network.read_bytes()[:-1] + b"?")
-    found, _ = verify_store(store)
+    found = verify_store(store, VerifyConfig())
     assert [fault.path for fault in found.folders] == [str(folder)]
     for shard in store.glob("*/shard-*"):
         shard.unlink()

@@ -1,5 +1,6 @@
 """Looking after a store: the same vectors whatever is done to its files."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -14,12 +15,14 @@ import h5py
 import headstart.features.store.store
 import numpy as np
 import pytest
+from headstart.features.digests import hex_digests
 from headstart.features.errors import StoreError
 from headstart.features.files import written_atomically
-from headstart.features.store.maintain import compact, contents, drop_unused, find_stores, open_stores, verify
-from headstart.features.store.shards import hex_digests, read_digests
+from headstart.features.store.compact import compact, drop_unused
+from headstart.features.store.maintain import contents, find_stores, open_stores, verify
+from headstart.features.store.shards import read_digests
 from headstart.features.store.store import FeatureStore
-from headstart.tests.features.store.test_store import digest, fill, store_in, vectors
+from headstart.tests.features.store.test_store import FINGERPRINT, digest, fill, store_in, vectors
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -35,10 +38,9 @@ def holds(store: FeatureStore, numbers: set[int]) -> None:
     np.testing.assert_array_equal(
         store.read([digest(number) for number in present]), vectors(present).reshape(len(present), 5)
     )
-    view = store.folder / "features.h5"
-    if view.exists():
-        store.update_view()
-        with h5py.File(view) as file:
+    if store.merged.exists():
+        store.update_merged()
+        with h5py.File(store.merged) as file:
             shown = {name.decode(): row for name, row in zip(file["digest"][:], file["features"][:], strict=True)}
         assert set(shown) == {digest(number) for number in numbers}
         for number in numbers:
@@ -92,13 +94,14 @@ def test_bad_shards_are_named_and_repaired(tmp_path: Path) -> None:
 def test_small_shards_become_one_and_readers_are_not_disturbed(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     old = [fill(store, [number, number + 1]) for number in range(5)]
-    with h5py.File(store.write_view()) as reader:
+    store.write_merged()
+    with h5py.File(store.merged) as reader:
         compact(store)
         assert np.isfinite(reader["features"][:]).all()
     assert all(shard.exists() for shard in old)
     assert len(store.shards()) == 1
     holds(store_in(tmp_path), set(range(6)))
-    with h5py.File(store.folder / "features.h5") as file:
+    with h5py.File(store.merged) as file:
         assert len(file["features"]) == 6
     compact(store)
     assert not any(shard.exists() for shard in old)
@@ -272,11 +275,11 @@ def test_a_shard_that_can_not_be_read_is_no_bad_one(tmp_path: Path, monkeypatch:
     holds(store_in(tmp_path), {1})
 
 
-def test_a_view_that_was_written_last_by_who_looked_first_is_mended(tmp_path: Path, monkeypatch) -> None:
+def test_a_merged_file_that_was_written_last_by_who_looked_first_is_mended(tmp_path: Path, monkeypatch) -> None:
     store, other = store_in(tmp_path), store_in(tmp_path)
     fill(store, [1])
     fill(store, [2])
-    write = headstart.features.store.store.write_view
+    write = headstart.features.store.store.write_merged
     others = iter([lambda: compact(other), lambda: compact(other)])
 
     def late(*arguments: Any) -> None:
@@ -284,14 +287,14 @@ def test_a_view_that_was_written_last_by_who_looked_first_is_mended(tmp_path: Pa
         next(others, lambda: None)()
         write(*arguments)
 
-    monkeypatch.setattr(headstart.features.store.store, "write_view", late)
-    store.write_view()
-    with h5py.File(store.folder / "features.h5") as file:
+    monkeypatch.setattr(headstart.features.store.store, "write_merged", late)
+    store.write_merged()
+    with h5py.File(store.merged) as file:
         assert np.isfinite(file["features"][:]).all()
     monkeypatch.undo()
     fill(store, [3])
-    store.update_view()
-    with h5py.File(store.folder / "features.h5") as file:
+    store.update_merged()
+    with h5py.File(store.merged) as file:
         assert len(file["features"]) == 3
 
 
@@ -328,12 +331,36 @@ def test_what_vanishes_meanwhile_is_left_out(tmp_path: Path, monkeypatch: pytest
         compact(store)
 
 
+def described(folder: Path, **changes: object) -> None:
+    """Write a fingerprint.json into `folder`; a field that is changed to None is left out."""
+    fields = {"format_version": 1, **FINGERPRINT, **changes}
+    folder.mkdir(exist_ok=True)
+    description = {name: value for name, value in fields.items() if value is not None}
+    (folder / "fingerprint.json").write_text(json.dumps(description))
+
+
 def test_a_fingerprint_that_can_not_be_read_hides_no_other(tmp_path: Path) -> None:
     fill(store_in(tmp_path), [1])
     (tmp_path / "other").mkdir()
-    for wrong in (b"[" * 100_000, b'{"backbone": "b", "cut": "c", "shape": [5], "dtype": ","}', b"{}"):
+    for wrong in (b"[" * 100_000, b"[]", b"{}"):
         (tmp_path / "other" / "fingerprint.json").write_bytes(wrong)
         stores, (bad,) = find_stores(tmp_path)
         assert len(stores) == len(open_stores(tmp_path)) == 1
         assert bad.path == str(tmp_path / "other")
         assert "delete the folder" in bad.reason
+
+
+def test_a_fingerprint_that_lacks_a_field_or_has_another_type_in_it_is_told(tmp_path: Path, capsys) -> None:
+    store = store_in(tmp_path)
+    fill(store, [1])
+    wrong = [({name: None}, f"lacks the field {name!r}") for name in FINGERPRINT]
+    wrong += [({"backbone": 3}, "the field 'backbone' can't be 3"), ({"view": "1"}, "the field 'view' can't be")]
+    wrong += [({"dtype": ","}, "fingerprint.json"), ({"shape": ["a"]}, "no features of shape")]
+    for changes, said in wrong:
+        described(tmp_path / "other", **changes)
+        (opened,) = open_stores(tmp_path)
+        assert contents(opened).folder == store.folder
+        line = capsys.readouterr().err
+        assert line.startswith(f"left out: {tmp_path / 'other'}: no features of headstart's: fingerprint.json: ")
+        assert said in line
+        assert line.count("\n") == 1

@@ -8,15 +8,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from headstart.features.digests import hex_digests, raw_digests
 from headstart.features.errors import StoreError
 from headstart.features.store.shards import (
     ShardFormat,
-    fault,
-    hex_digests,
-    raw_digests,
     read_digests,
     read_features,
     shard_content,
+    shard_fault,
     shard_name,
 )
 
@@ -36,7 +35,7 @@ def test_a_shard_holds_what_was_written(tmp_path: Path) -> None:
     path = write(tmp_path)
     assert hex_digests(read_digests(path, FORM)) == DIGESTS
     np.testing.assert_array_equal(read_features(path, FORM, 1, 3), VECTORS[1:])
-    assert fault(path, FORM) is None
+    assert shard_fault(path, FORM) is None
 
 
 def test_digests_that_end_in_zero_bytes_stay_apart() -> None:
@@ -159,7 +158,7 @@ def test_what_is_no_shard_is_refused_by_name(tmp_path: Path, change: Callable[[h
         with pytest.raises(StoreError, match=said) as caught:
             read()
         assert str(path) in str(caught.value)
-    assert fault(path, FORM) is not None
+    assert shard_fault(path, FORM) is not None
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
@@ -177,7 +176,7 @@ def test_no_flipped_byte_gives_a_wrong_vector_or_digest(tmp_path: Path) -> None:
         flipped = bytearray(content)
         flipped[place] ^= mask
         path.write_bytes(flipped)
-        assert fault(path, FORM) is not None
+        assert shard_fault(path, FORM) is not None
         try:
             digests, vectors = hex_digests(read_digests(path, FORM)), read_features(path, FORM, 0, 3)
         except StoreError:

@@ -8,13 +8,15 @@ import h5py
 import numpy as np
 import pytest
 from headstart.features.errors import StoreError
-from headstart.features.store.maintain import compact
+from headstart.features.store.compact import compact
 from headstart.features.store.store import FeatureStore
 from hypothesis import given
 from hypothesis import strategies as st
 
 FINGERPRINT = {
     "backbone": "b", "precision": "float32", "cut": "c", "weights": "0" * 64, "dtype": "float32", "shape": [5],
+    "image_size": 64, "resize": "stretch", "truncated": "reject", "pixels_version": 2,
+    "rescale": {"scale": [1.0], "offset": [0.0]},
 }  # fmt: skip
 
 
@@ -130,13 +132,14 @@ def test_one_file_shows_everything_to_plain_h5py(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     fill(store, [1, 2, 3])
     gone = fill(store, [4, 5])
-    with h5py.File(store.write_view()) as file:
+    store.write_merged()
+    with h5py.File(store.merged) as file:
         shown = dict(zip(file["digest"].asstr()[:], file["features"][:], strict=True))
         assert json.loads(file.attrs["weights"]) == "0" * 64
     for number in range(1, 6):
         np.testing.assert_array_equal(shown[digest(number)], vectors([number])[0])
     gone.unlink()
-    with h5py.File(store.folder / "features.h5") as file:
+    with h5py.File(store.merged) as file:
         assert np.isnan(file["features"][:]).any(axis=1).sum() == 2
 
 
@@ -202,8 +205,8 @@ def test_a_shard_that_can_not_be_opened_is_an_error_and_no_hang(tmp_path: Path) 
 def test_h5dump_shows_the_one_file(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     fill(store, [1, 2])
-    view = store.write_view()
-    shown = subprocess.run(["h5dump", view], check=True, capture_output=True, text=True, cwd="/").stdout
+    store.write_merged()
+    shown = subprocess.run(["h5dump", store.merged], check=True, capture_output=True, text=True, cwd="/").stdout
     assert f"{vectors([1])[0][0]:.4g}"[:5] in shown
     assert digest(2) in shown
     assert 'ATTRIBUTE "backbone"' in shown

@@ -10,6 +10,7 @@ from headstart.features.config import FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.featured import cache_features
+from headstart.pipeline.upkeep.config import ExportConfig
 from headstart.pipeline.upkeep.export import export
 
 
@@ -19,7 +20,7 @@ def texts(column: h5py.Dataset) -> list[str]:
 
 @pytest.mark.parametrize("name", ["out.npz", "out.h5", "out.hdf5"])
 def test_a_file_holds_what_scikit_learn_needs(prepared: Path, small: FeatureConfig, tmp_path: Path, name: str) -> None:
-    result = export(small.store, prepared, tmp_path / name)
+    result = export(small.store, prepared, tmp_path / name, ExportConfig())
     assert (result.examples, result.missing, result.classes) == (40, 2, 2)
     if name.endswith(".npz"):
         columns = dict(np.load(tmp_path / name))
@@ -42,8 +43,8 @@ def test_names_that_are_not_utf8_survive(prepared: Path, small: FeatureConfig, t
     shutil.copytree(prepared, tmp_path / "data")
     odd = tmp_path / "data" / "train" / "cat" / os.fsdecode(b"\xff.jpg")
     next((tmp_path / "data" / "train" / "cat").iterdir()).rename(odd)
-    export(small.store, tmp_path / "data", tmp_path / "out.h5")
-    export(small.store, tmp_path / "data", tmp_path / "out.npz")
+    export(small.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig())
+    export(small.store, tmp_path / "data", tmp_path / "out.npz", ExportConfig())
     with h5py.File(tmp_path / "out.h5") as file:
         assert str(odd) in texts(file["paths"])
     assert str(odd) in np.load(tmp_path / "out.npz")["paths"]
@@ -52,12 +53,12 @@ def test_names_that_are_not_utf8_survive(prepared: Path, small: FeatureConfig, t
 def test_one_of_several_fingerprints_is_chosen(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
     cache_features(prepared, replace(small, cut=("expanded_conv_2_add:map",)))
     with pytest.raises(OptionError, match="say which"):
-        export(small.store, prepared, tmp_path / "out.h5")
+        export(small.store, prepared, tmp_path / "out.h5", ExportConfig())
     with pytest.raises(OptionError, match="none begins"):
-        export(small.store, prepared, tmp_path / "out.h5", "nothing")
+        export(small.store, prepared, tmp_path / "out.h5", ExportConfig("nothing"))
     for store in open_stores(small.store):
         for wanted in (store.key, store.folder.name, store.key[:12]):
-            result = export(small.store, prepared, tmp_path / "out.h5", wanted)
+            result = export(small.store, prepared, tmp_path / "out.h5", ExportConfig(wanted))
             assert (result.fingerprint, result.shape) == (store.key, [40, *store.form.shape])
         with h5py.File(tmp_path / "out.h5") as file:
             assert file["features"].shape == (40, *store.form.shape)
@@ -69,8 +70,8 @@ def test_too_many_without_features_are_an_error(prepared: Path, small: FeatureCo
         one = next((tmp_path / "data" / "train" / "dog").glob("dog*.jpg"))
         (one.parent / f"{name}.jpg").write_bytes(one.read_bytes() + name.encode())
     with pytest.raises(DataError, match="have no features"):
-        export(small.store, tmp_path / "data", tmp_path / "out.h5")
+        export(small.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig())
     assert not (tmp_path / "out.h5").exists()
-    assert export(small.store, tmp_path / "data", tmp_path / "out.h5", max_rejects=1).missing == 7
+    assert export(small.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig(max_rejects=1)).missing == 7
     with pytest.raises(OptionError, match=r"\.npz"):
-        export(small.store, prepared, tmp_path / "out.csv")
+        export(small.store, prepared, tmp_path / "out.csv", ExportConfig())

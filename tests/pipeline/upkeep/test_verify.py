@@ -11,9 +11,12 @@ from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError, StoreError
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.featured import cache_features, scan_all
-from headstart.pipeline.upkeep.recompute import recompute, verify_store
+from headstart.pipeline.upkeep.config import VerifyConfig
+from headstart.pipeline.upkeep.verify import recompute, verify_store
 
-RANDOM = {"weights": "random"}
+
+def compared(data: Path, images: int, repair: bool = False) -> VerifyConfig:
+    return VerifyConfig(data=data, recompute=images, repair=repair, weights="random")
 
 
 def spoil(folder: Path, wrong: int) -> None:
@@ -30,45 +33,45 @@ def spoil(folder: Path, wrong: int) -> None:
 def test_features_equal_a_fresh_forward_pass(prepared: Path, small: FeatureConfig) -> None:
     more = replace(small, cut=("top_activation", "expanded_conv_7_add", "expanded_conv_2_add:map"))
     cache_features(prepared, more)
-    found, fresh = verify_store(small.store, data=prepared, count=25, **RANDOM)
-    assert (len(found.bad), fresh.images, fresh.bad) == (0, 25, ())
-    assert fresh.largest_error < 1e-5
+    result = verify_store(small.store, compared(prepared, 25))
+    assert (result.damage, result.fresh.images, result.failure()) == ([], 25, None)
+    assert result.fresh.largest_error < 1e-5
 
 
 @pytest.mark.slow
 def test_another_rescaling_and_size_are_recomputed_as_they_were(prepared: Path, small: FeatureConfig, tmp_path) -> None:
     config = replace(small, store=tmp_path / "s", rescale="unit", image_size=48, resize="crop", precision="bfloat16")
     cache_features(prepared, config)
-    _, fresh = verify_store(config.store, data=prepared, count=10, **RANDOM)
-    assert fresh.largest_error < 1e-2
+    assert verify_store(config.store, compared(prepared, 10)).fresh.largest_error < 1e-2
 
 
 def test_wrong_features_are_found_and_dropped(prepared: Path, small: FeatureConfig) -> None:
     (folder,) = [path.parent for path in small.store.glob("*/fingerprint.json")]
     spoil(folder, 3)
-    found, fresh = verify_store(small.store, data=prepared, count=40, **RANDOM)
-    assert found.bad == []
-    (bad,) = fresh.bad
+    found = verify_store(small.store, compared(prepared, 40))
+    assert found.read.bad == []
+    (bad,) = found.fresh.bad
     assert Path(bad.path).parent == folder
-    verify_store(small.store, repair=True, data=prepared, count=40, **RANDOM)
+    assert "--repair" in str(found.failure())
+    repaired = verify_store(small.store, compared(prepared, 40, repair=True))
+    assert (len(repaired.damage), repaired.failure()) == (1, None)
     assert cache_features(prepared, small).extracted == 40
-    _, fresh = verify_store(small.store, data=prepared, count=40, **RANDOM)
-    assert fresh.bad == ()
+    assert verify_store(small.store, compared(prepared, 40)).damage == []
 
 
 def test_what_can_not_be_recomputed_is_said(prepared: Path, small: FeatureConfig, drawn: Path, tmp_path) -> None:
     with pytest.raises(StoreError, match="other weights than random"):
-        verify_store(small.store, data=prepared, count=1, weights="random", weights_seed=1)
+        verify_store(small.store, replace(compared(prepared, 1), weights_seed=1))
     with pytest.raises(OptionError, match="--recompute"):
-        verify_store(small.store, data=prepared)
+        VerifyConfig(data=prepared)
     with pytest.raises(OptionError, match="--recompute"):
-        verify_store(small.store, count=1)
+        VerifyConfig(recompute=1)
     (tmp_path / "data" / "cat").mkdir(parents=True)
     one = tmp_path / "data" / "cat" / "x.jpg"
     one.write_bytes((drawn / "cat" / "cat.0.jpg").read_bytes() + b"changed")
     os.utime(one, (1, 1))
     with pytest.raises(StoreError, match="no features of the images"):
-        recompute(open_stores(small.store), tmp_path / "data", 1, "random")
+        recompute(open_stores(small.store), tmp_path / "data", compared(tmp_path / "data", 1))
 
 
 def test_a_cut_that_was_hardly_begun_hides_no_other(prepared: Path, small: FeatureConfig) -> None:
@@ -76,7 +79,7 @@ def test_a_cut_that_was_hardly_begun_hides_no_other(prepared: Path, small: Featu
     (store,) = [store for store in open_stores(small.store) if store.fingerprint["cut"] == "expanded_conv_2_add"]
     for shard in store.shards():
         shard.unlink()
-    _, fresh = verify_store(small.store, data=prepared, count=5, **RANDOM)
+    fresh = verify_store(small.store, compared(prepared, 5)).fresh
     assert (fresh.images, fresh.bad) == (5, ())
 
 
@@ -88,9 +91,9 @@ def test_a_file_that_changed_condemns_no_shard(prepared: Path, small: FeatureCon
     other = (prepared / "train" / "cat").iterdir()
     for example in scanned.examples:
         Path(example.image.path).write_bytes(next(other, path).read_bytes())
-    monkeypatch.setattr("headstart.pipeline.upkeep.recompute.scan_all", lambda *_: scanned)
+    monkeypatch.setattr("headstart.pipeline.upkeep.verify.scan_all", lambda *_: scanned)
     with pytest.raises(StoreError, match="nothing could be recomputed"):
-        verify_store(small.store, data=tmp_path / "data", count=40, **RANDOM)
+        verify_store(small.store, compared(tmp_path / "data", 40))
 
 
 def test_features_of_other_pixels_are_never_called_wrong(
@@ -98,6 +101,6 @@ def test_features_of_other_pixels_are_never_called_wrong(
 ) -> None:
     monkeypatch.setattr("headstart.features.images.decode.PIXELS_VERSION", 0)
     with pytest.raises(StoreError, match="another version of headstart"):
-        verify_store(small.store, repair=True, data=prepared, count=10, **RANDOM)
+        verify_store(small.store, compared(prepared, 10, repair=True))
     monkeypatch.undo()
     assert cache_features(prepared, small).extracted == 0

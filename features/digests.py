@@ -1,0 +1,19 @@
+"""SHA-256 digests of image files as arrays: 32 raw bytes each."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+DIGEST_BYTES = 32
+DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # NumPy sorts and compares these by their bytes
+
+
+def raw_digests(digests: Sequence[str]) -> np.ndarray:
+    """Convert hexadecimal digests to `DIGEST` [N]."""
+    return np.frombuffer(bytes.fromhex("".join(digests)), DIGEST)
+
+
+def hex_digests(raw: np.ndarray) -> list[str]:
+    """Convert `DIGEST` [N] to hexadecimal digests."""
+    text, width = raw.tobytes().hex(), 2 * DIGEST_BYTES
+    return [text[start : start + width] for start in range(0, len(text), width)]

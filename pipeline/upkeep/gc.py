@@ -1,0 +1,95 @@
+"""`store gc`: dropping the features of images that are in no data folder."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.features.errors import DataError
+from headstart.features.store.compact import drop_unused
+from headstart.features.store.maintain import open_stores
+from headstart.pipeline.featured import scan_all
+from headstart.pipeline.upkeep.config import GcConfig
+from rich.filesize import decimal
+
+
+@dataclass(frozen=True)
+class Unused:
+    """One fingerprint's images.
+
+    Args:
+        kept: number of images that are in a data folder.
+        dropped: number of images that are in none.
+        bytes: size of the features of the latter.
+    """
+
+    folder: str
+    kept: int
+    dropped: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """The unused features of each fingerprint, and whether they were dropped."""
+
+    fingerprints: list[Unused]
+    done: bool
+
+    @property
+    def dropped(self) -> int:
+        """The number of images of all fingerprints whose features were, or would be, dropped."""
+        return sum(one.dropped for one in self.fingerprints)
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"fingerprints": [asdict(one) for one in self.fingerprints], "dropped": self.dropped, "done": self.done}
+
+    def lines(self) -> list[str]:
+        """The summary for people."""
+        verb = "dropped" if self.done else "to drop"
+        lines = [
+            f"{one.folder}: {one.kept} images in use, {one.dropped} {verb} ({decimal(one.bytes)})"
+            for one in self.fingerprints
+        ]
+        if self.dropped:
+            freed, unchanged = "the disk is freed by the next gc or compact", "nothing was changed; --yes does it"
+            lines.append(freed if self.done else unchanged)
+        return lines
+
+
+def collect_garbage(root: Path, data: Sequence[Path], config: GcConfig) -> Garbage:
+    """Count the features in the store at `root` whose images are in none of the folders `data`; with `yes`, drop them.
+
+    Raises:
+        StoreError: `root` holds no features, or another process changed them meanwhile.
+        DataError: a folder has no images, or has files that can't be read: their features may be in use.
+    """
+    stores = open_stores(root)
+    used = {digest for folder in data for digest in _digests_in(root, folder)}
+    counts = []
+    for store in stores:
+        held = set(store.digests())
+        dropped = len(held - used)
+        counts.append(
+            Unused(
+                folder=store.folder.name,
+                kept=len(held) - dropped,
+                dropped=dropped,
+                bytes=dropped * store.form.image_bytes,
+            )
+        )
+        if config.yes:
+            drop_unused(store, used)
+    return Garbage(counts, config.yes)
+
+
+def _digests_in(root: Path, data: Path) -> set[str]:
+    found = scan_all(root, data)
+    unread = [reject for reject in found.rejects if reject.reason in ("unreadable", "vanished")]
+    if unread:
+        raise DataError(
+            f"{data}: {len(unread)} files can't be read, so their features may be in use and nothing is dropped; "
+            f"the first is {unread[0].path}: {unread[0].detail}"
+        )
+    return {example.image.digest for example in found.examples}

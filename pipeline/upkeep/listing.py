@@ -1,0 +1,41 @@
+"""`store ls`: the fingerprints of a store."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.features.store.maintain import Contents, contents, open_stores
+from rich.filesize import decimal
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The content of each fingerprint's folder in a store."""
+
+    fingerprints: list[Contents]
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"fingerprints": [{**asdict(one), "folder": one.folder.name} for one in self.fingerprints]}
+
+    def lines(self) -> list[str]:
+        """The summary for people."""
+        return [
+            f"{one.folder.name}: {f'view {one.view} of ' if one.view else ''}{one.images} images, {one.precision}, in "
+            f"{one.shards} shards, {decimal(one.bytes)}, written {_minute(one.modified)}"
+            for one in self.fingerprints
+        ]
+
+
+def list_store(root: Path) -> Listing:
+    """List the fingerprints of the store at `root`.
+
+    Raises:
+        StoreError: `root` holds no features.
+    """
+    return Listing([contents(store) for store in open_stores(root)])
+
+
+def _minute(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
