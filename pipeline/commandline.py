@@ -48,9 +48,9 @@ def command(
                     settings = {field.name: values.pop(f"{name}_{field.name}") for field in fields(configuration)}
                     values[name] = configuration(**settings)
                 for name in folders:
-                    from headstart.pipeline.data.examples import check_folder
+                    from headstart.pipeline.data.layouts import require_folder
 
-                    check_folder(values[name])  # before TensorFlow takes its seconds to start
+                    require_folder(values[name])  # before TensorFlow takes its seconds to start
                 function(**values)
             except Exception as error:
                 code, message = _explain(error)

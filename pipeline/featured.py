@@ -24,7 +24,14 @@ from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.store.store import FeatureStore, create_folder
-from headstart.pipeline.data.examples import Example, Scan, check_rejects, scan, without, write_rejects
+from headstart.pipeline.data.examples import (
+    Example,
+    Scan,
+    reject_undecodable,
+    require_few_rejects,
+    scan,
+    write_rejects,
+)
 from headstart.pipeline.runs import Run
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and what finds an error earlier need not wait
@@ -156,7 +163,7 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0, check: Scan
     scanned = scan(data, seed, config.max_pixels, scan_memory(config.store, data, config.rehash))
     found = len(scanned.examples) + len(scanned.rejects)
     try:
-        check_rejects(scanned.rejects, found, config.max_rejects)
+        require_few_rejects(scanned.rejects, found, config.max_rejects)
         networks = load_networks(config, BackboneMemory(config.store, config.rehash))
         if check:
             keys = [store.key for network in networks for store in network.stores()]
@@ -166,7 +173,7 @@ def cache_features(data: Path, config: FeatureConfig, seed: int = 0, check: Scan
         write_rejects(config.store, scanned.rejects)
         raise
     write_rejects(config.store, scanned.rejects)
-    check_rejects(scanned.rejects, found, config.max_rejects)
+    require_few_rejects(scanned.rejects, found, config.max_rejects)
     if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {config.store}/rejects.csv says why")
     train = [example.image for example in scanned.examples if example.split == "train"]
@@ -193,7 +200,7 @@ def _fill_all(
         images = [example.image for example in scanned.examples]
         filled, fast = freeze(network, images)
         stores, done = fill(images, filled, fast)
-        scanned = without(scanned, done.rejects)
+        scanned = reject_undecodable(scanned, done.rejects)
         digests |= done.digests
         rejects += done.rejects
         seconds += done.seconds
