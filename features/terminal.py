@@ -35,7 +35,7 @@ def progress(description: str, total: int, unit: str = "images", done: int = 0) 
     """
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             _SpeedColumn(unit),

@@ -170,7 +170,7 @@ def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> 
         if isinstance(value, FeatureConfig):
             chosen_cuts(value)
     for name in folders:
-        from headstart.pipeline.data.examples import require_folder
+        from headstart.pipeline.data.layouts import require_folder
 
         require_folder(arguments[name])
 
@@ -210,7 +210,7 @@ def _show(result: Result, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.fields(), ensure_ascii=False))
         return
-    out = Console(highlight=False, soft_wrap=True, markup=False)
+    out = Console(highlight=False, soft_wrap=True)
     for line in result.lines():
         out.print(line)
 

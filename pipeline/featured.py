@@ -1,6 +1,5 @@
 """Examples with their features: the first step of every command that needs features."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,9 +16,16 @@ from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted, extract_features
 from headstart.features.images.augment import Augment, View
 from headstart.features.images.scan import ImageFile, Reject
-from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.store.store import FeatureStore, create_folder
-from headstart.pipeline.data.examples import Example, Scan, require_few_rejects, scan, with_rejects, write_rejects
+from headstart.pipeline.data.examples import (
+    Example,
+    Scan,
+    reject_undecodable,
+    require_few_rejects,
+    scan,
+    scan_memory,
+    write_rejects,
+)
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run
 
@@ -205,7 +211,7 @@ def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list
         images = [example.image for example in scanned.examples]
         part = _featured(network, images)
         here = extract_features(images, part.freeze, part.stores, part.network.images)
-        scanned = with_rejects(scanned, here.rejects)
+        scanned = reject_undecodable(scanned, here.rejects)
         done += here
         parts.append(part)
     return scanned, parts, done
@@ -259,16 +265,6 @@ def extract_at(
 def first_views(augment: Augment, seed: int, count: int) -> list[View]:
     """The first `count` views of a seed."""
     return [View(augment, seed, number) for number in range(1, count + 1)]
-
-
-def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
-    """What the last scan of `data` learnt; it lies in the store's folder."""
-    return ScanMemory(store / "scans", data, forget)
-
-
-def scan_all_sizes(store: Path, data: Path, seed: int = 0) -> Scan:
-    """A scan without a limit of pixels: an image may have features whatever the limit is now."""
-    return scan(data, seed, sys.maxsize, scan_memory(store, data))
 
 
 def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:

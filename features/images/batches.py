@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from headstart.features.device import cpu_count
 from headstart.features.images.augment import View, augment_image
 from headstart.features.images.decode import PILLOW, ImageConfig, decode, decoder_of, pillow_pixels
 from headstart.features.images.faults import Fault
@@ -74,7 +75,7 @@ def decoded_dataset(
 
 def parallelism() -> int:
     """How many files are decoded at a time."""
-    return os.cpu_count() or 1
+    return cpu_count()
 
 
 def explicit_options() -> tf.data.Options:

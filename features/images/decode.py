@@ -9,7 +9,7 @@ transparency, and that of BMP knows no compression.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -41,15 +41,6 @@ class ImageConfig:
     def __post_init__(self) -> None:
         if self.size < 32:
             raise OptionError(f"--image-size must be at least 32. Received: {self.size}")
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The fields that decide what pixels a file yields."""
-        return {
-            "pixels_version": PIXELS_VERSION,
-            "image_size": self.size,
-            "resize": self.resize,
-            "truncated": self.truncated,
-        }
 
 
 def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:

@@ -1,12 +1,20 @@
-"""What the header of an image says, whatever its name: format, size, orientation, or why it can't be used."""
+"""The header of an image, read by content, whatever the file's name: format, size, orientation, or a fault."""
 
+import functools
 import io
+import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.features.images.faults import MAX_PIXELS, Fault
 from PIL import Image
+
+# Part of every scan memory: raise it when a header of the same file would say something else than before.
+HEADER_VERSION = 1
 
 MOST_SIDE = 65_535  # JPEG's own limit; resizing holds all of the longer side
 IMAGE_SUFFIXES = frozenset({
@@ -14,13 +22,13 @@ IMAGE_SUFFIXES = frozenset({
     ".jp2", ".jxl", ".ppm", ".pgm", ".pbm",
 })  # fmt: skip
 
-# Formats whose plugin reads bytes only: none that runs another program, and none that can't be told by its first
-# bytes. Pillow may be built without some.
+# The plugins of these formats only read bytes, and their first bytes tell the format. No other plugin is ever used:
+# some run another program. Pillow may be built without some formats.
 Image.init()
-KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
-FORMATS = tuple(name for name in KNOWN_FORMATS if name in Image.OPEN)
+_KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
 _WEAK_MAGIC = ("BMP", "PPM")  # two letters, with which a text may begin
-_FOREIGN = {  # (offset, bytes) of formats that are images, and that Pillow can't read
+_FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read
     "HEIC": (4, tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm"))),
     "JPEG XL": (0, (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")),
     "PSD": (0, (b"8BPS",)),
@@ -28,61 +36,122 @@ _FOREIGN = {  # (offset, bytes) of formats that are images, and that Pillow can'
 PREFIX_BYTES = 16
 _START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100  # a progressive JPEG has about ten
 _ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
-# How Pillow says that it does not know a sort of an otherwise good file.
+# Pillow's words for an unknown kind of an otherwise good file.
 _NOT_KNOWN = ("unsupported", "unknown", "cannot handle", "not supported", "invalid ftyp")
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-
-# The limit is `max_pixels`, checked below from the header alone; Pillow's own would only add a warning.
-Image.MAX_IMAGE_PIXELS = None
-# What Pillow has to say of metadata that it can read all the same.
-warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of an image say."""
+    """The header of an image.
+
+    Args:
+        width: in pixels, as stored; `height` too.
+        orientation: EXIF's, 1 (upright) to 8, of the pixels as they are decoded.
+        format: one of `FORMATS`.
+        tile_pixels: pixels of a TIFF's tile, 0 if it has none.
+        scans: how often a JPEG draws the image, about 1 or 10.
+    """
 
     width: int
     height: int
     orientation: int
     format: str
+    tile_pixels: int = 0
+    scans: int = 1
 
 
 def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:
-    """Read the header of an image from `data`; `name` only tells a broken image from a file of another kind."""
+    """Read the header of an image.
+
+    Args:
+        data: the whole file.
+        name: tells a broken image from a file of another kind, and nothing else.
+
+    Returns:
+        The header, or why the image can't be used. None if `data` is an image neither by name nor by content.
+    """
     named = _is_named_as_image(name)
     format = _format_of(data)
     if format is None:
         return _unidentified(data, named)
     try:
         with open_image(data, format) as image:
-            fault = _why_too_much(image, data, max_pixels)
-            return fault or Header(image.width, image.height, _orientation(image, data), format)
+            tile_pixels, scans = _tile_pixels(image), _scans(image, data)
+            fault = why_too_large(image.width, image.height, tile_pixels, scans, max_pixels) or _why_unusable(image)
+            orientation = 1 if fault else _orientation(image, data)
+            return fault or Header(image.width, image.height, orientation, format, tile_pixels, scans)
     except Exception:  # Pillow's parsers raise almost anything on hostile headers
         return _why_no_header(data, format) if named or format not in _WEAK_MAGIC else None
 
 
-def _why_too_much(image: Image.Image, data: bytes, max_pixels: int) -> Fault | None:
-    """What of an image's header forbids to decode it."""
-    if _pixels_held(image) > max_pixels:
-        return too_large(image.width, image.height, max_pixels)
-    scans = data.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
-    if scans * image.width * image.height > _MOST_SCANS * max_pixels:  # each takes its time
-        return Fault("too-large", f"{image.width} x {image.height} pixels, drawn {scans} times over")
-    if max(image.size) > MOST_SIDE:
-        return Fault("too-large", f"{image.width} x {image.height} pixels, a side over {MOST_SIDE}")
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        return Fault("unsupported", f"{image.format} with 32 bits a sample")
+def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pixels: int) -> Fault | None:
+    """The fault of an image that takes too much memory or time to decode. The arguments are those of `Header`."""
+    pixels = width * height
+    if max(pixels, tile_pixels) > max_pixels:  # decoding a TIFF keeps a whole tile in RAM
+        return Fault("too-large", f"{width} x {height} pixels, over --max-pixels {max_pixels}")
+    if scans * pixels > _MOST_SCANS * max_pixels:
+        return Fault("too-large", f"{width} x {height} pixels, drawn {scans} times over")
+    if max(width, height) > MOST_SIDE:
+        return Fault("too-large", f"{width} x {height} pixels, a side over {MOST_SIDE}")
     return None
 
 
-def open_image(data: bytes, format: str | None = None) -> Image.Image:
-    """The image in `data`, its header read, by content: one of `FORMATS` or, if it is known, `format`.
+def _why_unusable(image: Image.Image) -> Fault | None:
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        return Fault("unsupported", f"{image.format} with 32 bits per sample")
+    return None
+
+
+@contextmanager
+def open_image(data: bytes, format: str | None = None) -> Iterator[Image.Image]:
+    """Yield the image in `data` with its header read; its pixels can be decoded inside the `with` block.
+
+    Args:
+        format: the image's format, if it is known; else all of `FORMATS` are tried.
 
     Raises:
-        Exception: it is none of them, or anything else that Pillow's parsers raise.
+        Exception: `data` is in none of the formats, or Pillow's parsers fail in any other way.
     """
-    return Image.open(io.BytesIO(data), formats=[format] if format else FORMATS)
+    _silence_metadata_warnings()
+    with _limit_lifted, Image.open(io.BytesIO(data), formats=[format] if format else FORMATS) as image:
+        yield image
+
+
+class _LiftedLimit:
+    """Lifts Pillow's own limit on pixels while any thread is inside, for `--max-pixels` takes its place.
+
+    Pillow looks the limit up again while it decodes, so it is lifted for as long as an image is open.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_limit_lifted = _LiftedLimit()
+
+
+@functools.cache
+def _silence_metadata_warnings() -> None:
+    """Ignore Pillow's warnings about metadata that does not keep it from reading the image.
+
+    The filter holds for the whole process: Python 3.11 has none for a thread, and images are opened in many.
+    """
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 def _is_named_as_image(name: str | Path) -> bool:
@@ -90,14 +159,14 @@ def _is_named_as_image(name: str | Path) -> bool:
 
 
 def _format_of(data: bytes) -> str | None:
-    """Which of `FORMATS` the first bytes are of."""
+    """The one of `FORMATS` that `data` begins like."""
     prefix = data[:PREFIX_BYTES]
     accepts = ((name, Image.OPEN[name][1]) for name in FORMATS)
     return next((name for name, accept in accepts if accept and len(prefix) > 1 and accept(prefix) is True), None)
 
 
 def is_image(name: str | Path, prefix: bytes) -> bool:
-    """Whether a file is one by its name, or else by its first `PREFIX_BYTES`."""
+    """Whether a file is an image by its name, or else by its first `PREFIX_BYTES`."""
     return _is_named_as_image(name) or bool(_format_of(prefix) or _foreign_format(prefix))
 
 
@@ -105,17 +174,16 @@ def _foreign_format(data: bytes) -> str | None:
     return next((name for name, (offset, magic) in _FOREIGN.items() if data[offset:].startswith(magic)), None)
 
 
-def _pixels_held(image: Image.Image) -> int:
-    """How many pixels decoding keeps in memory: those of the image or, in TIFF, of a tile that claims more."""
+def _tile_pixels(image: Image.Image) -> int:
+    """The pixels of a TIFF's tile, which may claim more than the image has; at most `sys.maxsize`."""
     tags = getattr(image, "tag_v2", {})
     width, length = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
-    tile = width * length if isinstance(width, int) and isinstance(length, int) else 0
-    return max(image.width * image.height, tile)
+    valid = isinstance(width, int) and isinstance(length, int)
+    return max(0, min(width * length, sys.maxsize)) if valid else 0
 
 
-def too_large(width: int, height: int, max_pixels: int) -> Fault:
-    """The fault of an image with more than `max_pixels`."""
-    return Fault("too-large", f"{width} x {height} pixels, over --max-pixels {max_pixels}")
+def _scans(image: Image.Image, data: bytes) -> int:
+    return data.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
 
 
 def _unidentified(data: bytes, named: bool) -> Fault | None:
@@ -128,7 +196,7 @@ def _unidentified(data: bytes, named: bool) -> Fault | None:
 
 
 class _Watched(io.BytesIO):
-    """Bytes that note whether more of them were asked for than there are."""
+    """Bytes that note whether a reader asked for more than there are."""
 
     ended = False
 
@@ -139,10 +207,12 @@ class _Watched(io.BytesIO):
 
 
 def _why_no_header(data: bytes, format: str) -> Fault:
+    """Why Pillow could not read the header, from the plugin's own words: `Image.open` hides them."""
     watched = _Watched(data)
     said = "can't be read"
     try:
-        Image.OPEN[format][0](watched, "")
+        with _limit_lifted:
+            Image.OPEN[format][0](watched, "")
     except Exception as error:
         said = str(error) or type(error).__name__
     if watched.ended or "truncated" in said.lower():
@@ -153,12 +223,12 @@ def _why_no_header(data: bytes, format: str) -> Fault:
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    if image.format == "TIFF":  # turned by Pillow as it is decoded
+    if image.format == "TIFF":  # Pillow turns it upright as it decodes
         return 1
     if image.format == "PNG" and not any(key in data for key in _PNG_ORIENTATION):
-        return 1  # looking for EXIF behind the pixels, Pillow would decode them
+        return 1  # to look for EXIF behind the pixels, Pillow would decode them
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # broken EXIF says nothing of the pixels
+    except Exception:  # broken EXIF does not harm the pixels
         return 1
     return orientation if orientation in range(1, 9) else 1

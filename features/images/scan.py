@@ -1,4 +1,4 @@
-"""Image files as a scan sees them: digest and header of each, or why it can't be used; no TensorFlow."""
+"""Image files: digest and header of each, or why it can't be used. Needs no TensorFlow."""
 
 import hashlib
 import os
@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.features.images.faults import MAX_PIXELS, Fault, Reason
-from headstart.features.images.formats import PREFIX_BYTES, inspect_bytes, is_image, too_large
+from headstart.features.images.formats import PREFIX_BYTES, inspect_bytes, is_image, why_too_large
 from headstart.features.terminal import progress
 
 MAX_FILE_BYTES = 1 << 30
-_PIECE = 64  # files a thread takes at a time
+_PIECE = 64  # files that a thread takes at a time
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One image file as the scan saw it.
+    """One image file at the time of the scan.
 
     Args:
+        digest: SHA-256 of the file's bytes, hexadecimal.
         orientation: EXIF's, 1 (upright) to 8, of the pixels as they are decoded.
-        width: as stored, before it is turned upright; `height` too.
-        format: one of `FORMATS`, by content.
+        width: in pixels, as stored; `height` too.
+        format: one of `formats.FORMATS`, by content.
+        tile_pixels: see `formats.Header`; `scans` too.
     """
 
     path: str
@@ -34,9 +36,11 @@ class ImageFile:
     width: int
     height: int
     format: str
+    tile_pixels: int = 0
+    scans: int = 1
 
     def is_unchanged(self) -> bool:
-        """Whether the file still has the size and time of the scan, and so, as far as is known, its digest."""
+        """Whether the file still has the size and time of the scan; its digest is then taken to be the same."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -58,49 +62,63 @@ def inspect_images(
     max_pixels: int = MAX_PIXELS,
     recall: Callable[[str], ImageFile | None] | None = None,
 ) -> list[ImageFile | Reject | None]:
-    """`inspect_image` of each of `paths`, in their order, several at a time, but for those that `recall` knows."""
+    """Inspect many files in parallel; see `inspect_image`. The order is kept.
 
-    def inspect(some: Sequence[str | Path]) -> list[ImageFile | Reject | None]:
-        seen = []
-        for path in some:
-            known = recall(str(path)) if recall else None
-            seen.append(_within(known, max_pixels) if known else inspect_image(path, max_pixels))
-        return seen
+    Args:
+        recall: returns what is known of a file. A known file is not read, but it is held to `max_pixels` again.
+    """
+
+    def inspect(path: str | Path) -> ImageFile | Reject | None:
+        known = recall(str(path)) if recall else None
+        return _held_to_limit(known, max_pixels) if known else inspect_image(path, max_pixels)
 
     pieces = [paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)]
     found: list[ImageFile | Reject | None] = []
     with ThreadPoolExecutor() as pool, progress("looking at files", len(paths), "files") as advance:
-        for seen in pool.map(inspect, pieces):
+        for seen in pool.map(lambda piece: [inspect(path) for path in piece], pieces):
             found += seen
             advance(len(seen))
     return found
 
 
+def _held_to_limit(image: ImageFile, max_pixels: int) -> ImageFile | Reject:
+    fault = why_too_large(image.width, image.height, image.tile_pixels, image.scans, max_pixels)
+    return Reject(image.path, fault.reason, fault.detail) if fault else image
+
+
 def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile | Reject | None:
-    """Read one file's digest and header. None is a file that is no image by name and none by content."""
+    """Read one file's digest and header. None is a file that is an image neither by name nor by content."""
     try:
         status = os.stat(path)
         content = content_of(path, status)
     except OSError as error:
         content = why_unreadable(error)
-    header = content if isinstance(content, Fault) else inspect_bytes(content, str(path), max_pixels)
-    if header is None or (isinstance(header, Fault) and header is content and not is_image(path, b"")):
+    if isinstance(content, Fault):
+        return Reject(str(path), content.reason, content.detail) if is_image(path, b"") else None
+    header = inspect_bytes(content, str(path), max_pixels)
+    if header is None:
         return None
     if isinstance(header, Fault):
         return Reject(str(path), header.reason, header.detail)
-    assert isinstance(content, bytes)
-    digest = hashlib.sha256(content).hexdigest()
     return ImageFile(
-        str(path), digest, len(content), status.st_mtime_ns,
-        header.orientation, header.width, header.height, header.format,
-    )  # fmt: skip
+        path=str(path),
+        digest=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        mtime_ns=status.st_mtime_ns,
+        orientation=header.orientation,
+        width=header.width,
+        height=header.height,
+        format=header.format,
+        tile_pixels=header.tile_pixels,
+        scans=header.scans,
+    )
 
 
 def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
-    """What the file holds; only its first bytes where they, and its name, say that it is no image.
+    """Read a file. If neither its name nor its first bytes are an image's, only the first bytes are returned.
 
     Raises:
-        OSError: it can't be opened or read.
+        OSError: the file can't be opened or read.
     """
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end
         return Fault("unreadable", "not a regular file")
@@ -111,13 +129,6 @@ def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
         if status.st_size > MAX_FILE_BYTES:
             return Fault("too-large", f"{status.st_size} bytes, over {MAX_FILE_BYTES}")
         return prefix + file.read()
-
-
-def _within(image: ImageFile, max_pixels: int) -> ImageFile | Reject:
-    if image.width * image.height <= max_pixels:
-        return image
-    fault = too_large(image.width, image.height, max_pixels)
-    return Reject(image.path, fault.reason, fault.detail)
 
 
 def why_unreadable(error: OSError) -> Fault:

@@ -1,4 +1,4 @@
-"""What a scan learnt of files, so that the next one need not read those that did not change."""
+"""The scan memory: digests and headers from one scan, so that the next need not read files that did not change."""
 
 import hashlib
 import os
@@ -10,14 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from headstart.features.digests import DIGEST_BYTES, raw_digests
+from headstart.features.digests import DIGEST_BYTES
 from headstart.features.files import SETTLED_NS, remove_left_over, written_atomically
-from headstart.features.images.formats import KNOWN_FORMATS
+from headstart.features.images.formats import FORMATS, HEADER_VERSION
 from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import console
 
-_COLUMNS = 6  # bytes, mtime, orientation, width, height, format
-# What NumPy and zipfile raise on bytes that are no archive of theirs.
+_COLUMNS = ("bytes", "mtime_ns", "orientation", "width", "height", "tile_pixels", "scans")
+# Raised by NumPy and zipfile on bytes that are no archive of theirs.
 _DAMAGE = (
     OSError,
     ValueError,
@@ -34,10 +34,12 @@ _DAMAGE = (
 class ScanMemory:
     """Digest and header of each file below one data folder, by (path, size, mtime in ns).
 
+    A memory that is damaged, or was written by another version, is ignored: its files are read again.
+
     Args:
-        folder: where memories are kept: one `.npz` for each data folder, that whoever saves last has written.
+        folder: holds one `.npz` for each data folder; the last scan to save replaces it.
         data: the data folder. A file is remembered by its path within it.
-        forget: begin with nothing in mind. A memory that is damaged, or of another form, is the same.
+        forget: begin with an empty memory.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
@@ -51,7 +53,7 @@ class ScanMemory:
                 self._load()
 
     def recall(self, path: str) -> ImageFile | None:
-        """What is known of the file, if it is as it was."""
+        """Return what is known of a file, or None if it is unknown or was changed."""
         row = self._rows.get(path.removeprefix(self._root))
         if row is None:
             return None
@@ -59,23 +61,27 @@ class ScanMemory:
             status = os.stat(path)
         except OSError:
             return None
-        size, mtime, orientation, width, height, format = self._loaded["numbers"][row].tolist()
-        if (status.st_size, status.st_mtime_ns) != (size, mtime):
+        known = dict(zip(_COLUMNS, self._loaded["numbers"][row].tolist(), strict=True))
+        format = self._loaded["formats"][row].decode("ascii", errors="replace")
+        if (status.st_size, status.st_mtime_ns) != (known["bytes"], known["mtime_ns"]) or format not in FORMATS:
             return None
-        digest = self._loaded["digests"][row].tobytes().hex()
-        return ImageFile(path, digest, size, mtime, orientation, width, height, KNOWN_FORMATS[format])
+        return ImageFile(path=path, digest=self._loaded["digests"][row].tobytes().hex(), format=format, **known)
 
     def save(self, images: Iterable[ImageFile]) -> None:
-        """Remember `images` and nothing else, for the next scan."""
+        """Remember `images` and nothing else, for the next scan.
+
+        A file that was written to shortly before the scan is left out, for it may change again within the same tick.
+        """
         settled = [image for image in images if image.mtime_ns < self._started - SETTLED_NS]
         paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)
-        formats = {name: number for number, name in enumerate(KNOWN_FORMATS)}
-        numbers = [(i.bytes, i.mtime_ns, i.orientation, i.width, i.height, formats[i.format]) for i in settled]
-        digests = raw_digests([image.digest for image in settled])
+        digests = bytes.fromhex("".join(image.digest for image in settled))
+        numbers = [[getattr(image, name) for name in _COLUMNS] for image in settled]
         learnt: dict[str, np.ndarray] = {
+            "version": np.array(HEADER_VERSION),
             "paths": np.frombuffer(paths, np.uint8),
-            "digests": np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES),
-            "numbers": np.array(numbers, np.int64).reshape(-1, _COLUMNS),
+            "digests": np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES),
+            "formats": np.array([image.format for image in settled], np.bytes_),
+            "numbers": np.array(numbers, np.int64).reshape(-1, len(_COLUMNS)),
         }
         if self._loaded and all(np.array_equal(learnt[name], array) for name, array in self._loaded.items()):
             return
@@ -83,15 +89,28 @@ class ScanMemory:
             with written_atomically(self._file) as partial:
                 np.savez(partial, allow_pickle=False, **learnt)
             remove_left_over(self._file.parent)
-        except OSError as error:  # a store that can only be read, or is full
-            console.print(f"the next scan will read all files again: {error}", markup=False)
+        except OSError as error:  # the store is read-only, or the disk full
+            console.print(f"the next scan will read all files again: {error}")
 
     def _load(self) -> None:
+        """Read the memory.
+
+        Raises:
+            One of `_DAMAGE`: there is none, or it can't be used.
+        """
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            loaded = {name: arrays[name] for name in ("paths", "digests", "numbers")}
+            if arrays["version"] != HEADER_VERSION:
+                return
+            loaded = {name: arrays[name] for name in ("version", "paths", "digests", "formats", "numbers")}
         names = os.fsdecode(loaded["paths"].tobytes()).split("\0")
-        for name, width, dtype in (("digests", DIGEST_BYTES, np.uint8), ("numbers", _COLUMNS, np.int64)):
-            if loaded[name].shape != (len(names), width) or loaded[name].dtype != dtype:
-                raise ValueError(f"{name} of {len(names)} files can't be {loaded[name].dtype} {loaded[name].shape}")
+        wanted = {
+            "digests": (np.uint8, (len(names), DIGEST_BYTES)),
+            "formats": (np.bytes_, (len(names),)),
+            "numbers": (np.int64, (len(names), len(_COLUMNS))),
+        }
+        for name, (kind, shape) in wanted.items():
+            array = loaded[name]
+            if array.shape != shape or not np.issubdtype(array.dtype, kind):
+                raise ValueError(f"{name} of {len(names)} files can't be {array.dtype} {array.shape}")
         self._rows = {name: row for row, name in enumerate(names)}
         self._loaded = loaded

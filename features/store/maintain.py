@@ -114,13 +114,12 @@ def contents(store: FeatureStore) -> Contents:
             status = shard.lstat()
             sizes.append(status.st_size)
             times.append(status.st_mtime)
-    fields = store.fingerprint
     return Contents(
         folder=store.folder,
-        backbone=fields["backbone"],
-        cut=fields["cut"],
-        precision=fields["precision"],
-        view=fields.get("view", 0),
+        backbone=store.fingerprint.backbone,
+        cut=store.fingerprint.cut,
+        precision=store.fingerprint.precision,
+        view=store.fingerprint.view or 0,
         images=store.count(),
         shards=len(sizes),
         bytes=sum(sizes),

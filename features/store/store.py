@@ -7,40 +7,23 @@ STORE/<backbone>-<cut>-<fingerprint>/
     features.h5                 the merged file for people; see `merged`
 """
 
-import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from headstart.features.digests import hex_digests, raw_digests
 from headstart.features.errors import StoreError
 from headstart.features.files import remove_left_over, write_atomically, write_json
 from headstart.features.store import retired
+from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.index import Index
 from headstart.features.store.merged import MOST_SHARDS, merged_shards, write_merged
 from headstart.features.store.shards import ShardFormat, read_digests, read_features, shard_content, shard_name
 from headstart.features.terminal import console
 
-FORMAT_VERSION = 1
 SLAB_BYTES = 64 << 20
 _LONGEST_DESCRIPTION = 1 << 20  # bytes
-_FIELDS = {
-    "backbone": str,
-    "weights": str,
-    "cut": str,
-    "shape": list,
-    "dtype": str,
-    "precision": str,
-    "image_size": int,
-    "resize": str,
-    "truncated": str,
-    "rescale": dict,
-    "pixels_version": int,
-}
-# Views, 8-bit networks and newer versions of headstart have these, too.
-_FURTHER_FIELDS = {"augment": str, "seed": int, "view": int, "calibration": dict, "forward_version": int}
 
 
 def create_folder(folder: Path) -> None:
@@ -62,18 +45,14 @@ class FeatureStore:
 
     Args:
         root: the store's folder, shared by all fingerprints. Nothing is made there before `create`.
-        fingerprint: everything that decides a feature's value, as JSON values. Its fields include `backbone`, `cut`,
-            the stored `dtype`, and the `shape` of one image's features: `[D]`, or `[H, W, D]` for a map.
+        fingerprint: everything that decides a feature's value.
     """
 
-    def __init__(self, root: Path, fingerprint: Mapping[str, Any]) -> None:
-        self.fingerprint = {"format_version": FORMAT_VERSION, **fingerprint}
-        shape, dtype = tuple(self.fingerprint["shape"]), np.dtype(self.fingerprint["dtype"])
-        self.form = ShardFormat(self.fingerprint, shape, dtype)
-        text = json.dumps(self.fingerprint, sort_keys=True)
-        self.key = hashlib.sha256(text.encode()).hexdigest()
-        cut = self.fingerprint["cut"].replace(":", "-")
-        self.folder = root / f"{self.fingerprint['backbone']}-{cut}-{self.key[:12]}"
+    def __init__(self, root: Path, fingerprint: Fingerprint) -> None:
+        self.fingerprint = fingerprint
+        self.form = ShardFormat(fingerprint.to_json(), fingerprint.shape, np.dtype(fingerprint.dtype))
+        self.key = fingerprint.key
+        self.folder = root / fingerprint.folder_name
         self.merged = self.folder / "features.h5"
         self._description = self.folder / "fingerprint.json"
         self._digests: dict[Path, np.ndarray] = {}  # of each shard seen; shards never change
@@ -87,7 +66,7 @@ class FeatureStore:
         """
         create_folder(self.folder)
         if not self._description.exists():
-            write_json(self._description, self.fingerprint)
+            write_json(self._description, self.fingerprint.to_json())
         return self
 
     @classmethod
@@ -98,9 +77,8 @@ class FeatureStore:
             StoreError: the description is missing or lacks a field, or it does not fit the folder's name.
         """
         try:
-            fingerprint = _read_description(folder / "fingerprint.json")
-            store = cls(folder.parent, fingerprint)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SyntaxError) as error:
+            store = cls(folder.parent, _read_description(folder / "fingerprint.json"))
+        except (OSError, ValueError, TypeError, RecursionError, SyntaxError) as error:
             raise StoreError(f"{folder}: no features of headstart's: fingerprint.json: {error}") from error
         if store.folder != folder:
             raise StoreError(f"{folder}: its fingerprint.json belongs to {store.folder.name}")
@@ -274,17 +252,9 @@ class FeatureStore:
         return self._index
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def _read_description(path: Path) -> Fingerprint:
     """The fingerprint in a `fingerprint.json`. It raises ValueError and other errors of reading."""
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
-        fields = json.loads(file.read(_LONGEST_DESCRIPTION))
-    if not isinstance(fields, dict):
-        raise ValueError("it is no JSON object")
-    for name, kind in {**_FIELDS, **_FURTHER_FIELDS}.items():
-        if name in _FIELDS and name not in fields:
-            raise ValueError(f"lacks the field {name!r}")
-        if name in fields and not isinstance(fields[name], kind):
-            raise ValueError(f"the field {name!r} can't be {json.dumps(fields[name])[:50]}")
-    return fields
+        return Fingerprint.from_json(json.loads(file.read(_LONGEST_DESCRIPTION)))

@@ -10,13 +10,14 @@ from headstart.features.images.faults import MAX_PIXELS
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """Where features are, and what is worth telling. `help` is the command line's."""
+    """Where features are, what counts as a finding, and what becomes of it. `help` is the command line's."""
 
     store: Path = field(
         default=Path("store"), metadata={"help": "Features to find near-duplicates by.", "env": "HEADSTART_STORE"}
     )
     fingerprint: str = field(
-        default="", metadata={"help": "Which of the store's features, by the beginning. Default: of most images."}
+        default="",
+        metadata={"help": "Which of the store's features: how the name begins. Default: those of the most images."},
     )
     similarity: float = field(
         default=0.3, metadata={"help": "Least cosine of the whitened features of near-duplicates."}
@@ -25,8 +26,12 @@ class CheckConfig:
     imbalance: float = field(
         default=5.0, metadata={"help": "Classes are imbalanced where one has this many times the images of another."}
     )
-    max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})
-    truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
+    max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Images with more pixels are rejected."})
+    truncated: Literal["reject", "keep"] = field(
+        default="reject", metadata={"help": "Whether JPEGs that end early are rejected, or kept with the rest grey."}
+    )
+    html: Path | None = field(default=None, metadata={"help": "Write a page with thumbnails there."})
+    allow: bool = field(default=False, metadata={"help": "Exit with 0 in spite of leaks or conflicts."})
 
     def __post_init__(self) -> None:
         require_options(

@@ -1,4 +1,4 @@
-"""What `headstart check` found, as one HTML page that needs no other file."""
+"""The findings of `headstart check` as one HTML page that needs no other file."""
 
 import base64
 import io
@@ -9,14 +9,12 @@ from pathlib import Path
 from headstart.features.files import write_atomically
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.decode import ImageConfig
-from headstart.pipeline.check.check import CheckResult
-from headstart.pipeline.check.config import CheckConfig
-from headstart.pipeline.check.report import facts, findings
+from headstart.pipeline.check.report import CheckResult
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.splits import SPLITS
 from PIL import Image
 
-SHOWN = 200  # of each kind of finding, and files of each
+SHOWN = 200  # findings of each kind, and files of each finding
 _THUMBNAIL = ImageConfig(128, "crop")
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
@@ -28,16 +26,16 @@ figcaption { font-size: 12px; overflow-wrap: anywhere } .none { color: #777 }
 """
 
 
-def write_page(result: CheckResult, config: CheckConfig, path: Path) -> None:
-    """Write the page to `path`: counts, and each finding with thumbnails of its images, the first 200 of a kind.
+def write_page(result: CheckResult, path: Path) -> None:
+    """Write the page to `path`: counts, and the first `SHOWN` findings of each kind with thumbnails of their images.
 
     Raises:
-        OSError: it can't be written.
+        OSError: the page can't be written.
     """
-    found = findings(result, config)
+    found = result.findings()
     thumbnails = _thumbnails([example for groups in found.values() for group in groups[:SHOWN] for example in group])
     body = [f"<h1>{_text(result.data)}</h1>", _counts(result)]
-    body += [f"<p>{_text(fact)}</p>" for fact in facts(result, config)]
+    body += [f"<p>{_text(fact)}</p>" for fact in result.facts()]
     body.append(_table(("path", "reason", "detail"), [tuple(vars(one).values()) for one in result.rejects[:SHOWN]]))
     body.append(_more(len(result.rejects)))
     for title, groups in found.items():
@@ -49,7 +47,7 @@ def write_page(result: CheckResult, config: CheckConfig, path: Path) -> None:
 
 
 def _text(value: object) -> str:
-    """Safe in HTML, also where a name is not UTF-8."""
+    """`value` escaped for HTML. Bytes of a name that are not UTF-8 become backslash escapes."""
     return escape(str(value).encode(errors="backslashreplace").decode())
 
 
@@ -86,7 +84,7 @@ def _group(group: Sequence[Example], class_names: Sequence[str], thumbnails: dic
 
 
 def _thumbnails(examples: Iterable[Example]) -> dict[str, str]:
-    """Digest to a JPEG as a data URL."""
+    """A thumbnail of each image, digest to a JPEG as a data URL."""
     images = list({example.image.digest: example.image for example in examples}.values())
     found: dict[str, str] = {}
     for positions, pixels in decoded_batches(images, _THUMBNAIL, 64):

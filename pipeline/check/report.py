@@ -1,88 +1,190 @@
-"""What `headstart check` found, as fields for scripts and as lines and titles for people."""
+"""The findings of `headstart check`, as fields for scripts and as lines for people."""
 
+import statistics
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from headstart.pipeline.check.check import CheckResult
+from headstart.features.errors import DataError, HeadstartError
+from headstart.features.images.scan import Reject
 from headstart.pipeline.check.config import CheckConfig
-from headstart.pipeline.check.duplicates import CORRELATION
+from headstart.pipeline.check.near_duplicates import CORRELATION, Likeness
 from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.splits import SPLITS
+from rich.table import Table
+from rich.text import Text
+
+SHOWN = 5  # findings of each kind, and files of each finding
 
 
-def facts(result: CheckResult, config: CheckConfig) -> list[str]:
-    """Formats, sizes, imbalance, rejects, and what was not looked for, a line each."""
-    lines = []
-    if result.examples:
-        sizes = (f"{name} {low:g} to {high:g}, median {middle:g}" for name, (low, middle, high) in result.sizes.items())
-        lines.append(f"{_counted(result.formats)}; {', '.join(sizes)} pixels")
-    largest, smallest, ratio = result.imbalance
-    if ratio is None:
-        lines.append("a class has no images in train")
-    elif ratio >= config.imbalance:
-        lines.append(f"imbalanced: {largest} images in train of the largest class, {smallest} of the smallest")
-    reasons = f" ({_counted(result.reasons)})" if result.reasons else ""
-    lines.append(f"{len(result.rejects)} rejected{reasons}, {result.ignored} other files ignored")
-    if result.near_duplicates is None:
-        lines.append(
-            f"copies that were encoded or scaled anew: not looked for, {config.store} has no features of these"
+@dataclass(frozen=True)
+class CheckResult:
+    """The content of a data folder.
+
+    Args:
+        classes: class name to split to number of examples.
+        ignored: how many files are no images.
+        duplicates: equal examples in the same class and split.
+        conflicts: equal examples in several classes.
+        leaks: equal examples in several splits.
+        near_duplicates: similar examples in different splits; None without features.
+        store: the folder of the features that near-duplicates were found by.
+        tiny: examples with a short side.
+    """
+
+    data: Path
+    config: CheckConfig
+    examples: list[Example]
+    class_names: list[str]
+    classes: dict[str, dict[str, int]]
+    rejects: list[Reject]
+    ignored: int
+    duplicates: list[list[Example]]
+    conflicts: list[list[Example]]
+    leaks: list[list[Example]]
+    near_duplicates: list[Likeness] | None
+    store: Path | None
+    tiny: list[Example]
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Examples in each split."""
+        return {split: sum(counts[split] for counts in self.classes.values()) for split in SPLITS}
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rejects for each reason, the commonest first."""
+        return dict(Counter(reject.reason for reject in self.rejects).most_common())
+
+    @property
+    def formats(self) -> dict[str, int]:
+        """Examples in each format, the commonest first."""
+        return dict(Counter(example.image.format for example in self.examples).most_common())
+
+    @property
+    def sizes(self) -> dict[str, list[float]]:
+        """Least, median and greatest width and height, in pixels, as stored."""
+        columns = {
+            "width": [example.image.width for example in self.examples],
+            "height": [example.image.height for example in self.examples],
+        }
+        return {
+            name: [min(column), statistics.median(column), max(column)] for name, column in columns.items() if column
+        }
+
+    @property
+    def imbalance(self) -> tuple[int, int, float | None]:
+        """Training examples of the largest class, of the smallest, and their ratio; None if the smallest has none."""
+        counts = [count["train"] for count in self.classes.values()]
+        return max(counts), min(counts), max(counts) / min(counts) if min(counts) else None
+
+    def facts(self) -> list[str]:
+        """One line each on formats and sizes, imbalance, rejects, and what was not looked for."""
+        lines = []
+        if self.examples:
+            sizes = (f"{name} {low:g} to {high:g}, median {mid:g}" for name, (low, mid, high) in self.sizes.items())
+            lines.append(f"{_counted(self.formats)}; {', '.join(sizes)} pixels")
+        largest, smallest, ratio = self.imbalance
+        if ratio is None:
+            lines.append("a class has no images in train")
+        elif ratio >= self.config.imbalance:
+            lines.append(f"imbalanced: {largest} images in train of the largest class, {smallest} of the smallest")
+        reasons = f" ({_counted(self.reasons)})" if self.reasons else ""
+        lines.append(f"{len(self.rejects)} rejected{reasons}, {self.ignored} other files ignored")
+        if self.near_duplicates is None:
+            lines.append(
+                f"copies that were encoded or scaled anew: not looked for, {self.config.store} has no features of these"
+            )
+        return lines
+
+    def findings(self) -> dict[str, list[list[Example]]]:
+        """The findings of each kind, by a title that names the limits. The images of one finding are together."""
+        near = {}
+        if self.near_duplicates is not None:
+            title = (
+                f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "
+                f"correlation of pixels at least {CORRELATION:g}; {self.store})"
+            )
+            near = {title: [[pair.image, pair.like] for pair in self.near_duplicates]}
+        return {
+            "leaks (the same image in several splits)": self.leaks,
+            "conflicting labels (the same image in several classes)": self.conflicts,
+            **near,
+            "duplicates (the same image again in its class and split)": self.duplicates,
+            f"tiny (a side under {self.config.tiny} pixels)": [[example] for example in self.tiny],
+        }
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object. `similarity` and `correlation` are the least of near-duplicates."""
+        near = self.near_duplicates
+        return {
+            "examples": len(self.examples),
+            "classes": self.classes,
+            "splits": self.splits,
+            "rejected": len(self.rejects),
+            "reasons": self.reasons,
+            "ignored": self.ignored,
+            "duplicates": self._groups(self.duplicates),
+            "conflicts": self._groups(self.conflicts),
+            "leaks": self._groups(self.leaks),
+            "near_duplicates": None if near is None else [self._pair(pair) for pair in near],
+            "similarity": self.config.similarity,
+            "correlation": CORRELATION,
+            "features": None if self.store is None else str(self.store),
+            "formats": self.formats,
+            "sizes": self.sizes,
+            "tiny": [self._file(example) for example in self.tiny],
+            "imbalance": dict(zip(("largest", "smallest", "ratio"), self.imbalance, strict=True)),
+            "rejects": [asdict(reject) for reject in self.rejects],
+        }
+
+    def _file(self, example: Example) -> dict[str, str]:
+        return {"path": example.image.path, "label": self.class_names[example.label], "split": example.split}
+
+    def _groups(self, groups: Sequence[Sequence[Example]]) -> list[dict[str, Any]]:
+        return [{"digest": group[0].image.digest, "files": list(map(self._file, group))} for group in groups]
+
+    def _pair(self, pair: Likeness) -> dict[str, Any]:
+        files = [self._file(pair.image), self._file(pair.like)]
+        return {"cosine": pair.cosine, "correlation": pair.correlation, "files": files}
+
+    def lines(self) -> list[Any]:
+        """The summary for a person: counts, then each kind of finding with its first few files."""
+        lines: list[Any] = [self._counts(), *self.facts()]
+        lines += [f"  {reject.path}: {reject.reason}, {reject.detail}" for reject in self.rejects[:SHOWN]]
+        lines += _more(len(self.rejects))
+        for title, groups in self.findings().items():
+            lines.append(f"{title}: {len(groups)}")
+            for group in groups[:SHOWN]:
+                files = (f"{one.image.path} ({one.split}, {self.class_names[one.label]})" for one in group[:SHOWN])
+                lines.append(f"  {', '.join(files)}")
+            lines += _more(len(groups))
+        if self.config.html:
+            lines.append(f"thumbnails are in {self.config.html}")
+        return lines
+
+    def _counts(self) -> Table:
+        table = Table("class", *SPLITS, "all", title=Text(f"{len(self.examples)} images in {self.data}"))
+        for name, counts in self.classes.items():
+            table.add_row(Text(name), *map(str, counts.values()), str(sum(counts.values())))
+        table.add_row("all", *map(str, self.splits.values()), str(len(self.examples)), style="bold")
+        return table
+
+    def failure(self) -> HeadstartError | None:
+        """Why the command exits with 1: leaks or conflicting labels that were not allowed."""
+        if self.config.allow or not (self.leaks or self.conflicts):
+            return None
+        return DataError(
+            f"{self.data}: {len(self.leaks)} images in several splits, {len(self.conflicts)} in several classes; "
+            "remove them, or --allow them"
         )
-    return lines
 
 
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def findings(result: CheckResult, config: CheckConfig) -> dict[str, list[list[Example]]]:
-    """What is there of each kind, by a title that says the limits; the images of a finding together."""
-    near = {}
-    if result.near_duplicates is not None:
-        title = (
-            f"near-duplicates across splits (cosine of whitened features at least {config.similarity:g}, correlation "
-            f"of pixels at least {CORRELATION:g}; {result.store})"
-        )
-        near = {title: [[pair.image, pair.like] for pair in result.near_duplicates]}
-    return {
-        "leaks (the same image in several splits)": result.leaks,
-        "conflicting labels (the same image in several classes)": result.conflicts,
-        **near,
-        "duplicates (the same image again in its class and split)": result.duplicates,
-        f"tiny (a side under {config.tiny} pixels)": [[example] for example in result.tiny],
-    }
-
-
-def as_fields(result: CheckResult, config: CheckConfig) -> dict[str, Any]:
-    """`result` as a JSON object; `similarity` and `correlation` are the least of near-duplicates."""
-
-    def file(example: Example) -> dict[str, str]:
-        label = result.class_names[example.label]
-        return {"path": example.image.path, "label": label, "split": example.split}
-
-    def groups(found: Sequence[Sequence[Example]]) -> list[dict[str, Any]]:
-        return [{"digest": group[0].image.digest, "files": list(map(file, group))} for group in found]
-
-    near = result.near_duplicates
-    return {
-        "examples": len(result.examples),
-        "classes": result.classes,
-        "splits": result.splits,
-        "rejected": len(result.rejects),
-        "reasons": result.reasons,
-        "ignored": result.ignored,
-        "duplicates": groups(result.duplicates),
-        "conflicts": groups(result.conflicts),
-        "leaks": groups(result.leaks),
-        "near_duplicates": None if near is None else [
-            {"cosine": pair.cosine, "correlation": pair.correlation, "files": [file(pair.image), file(pair.like)]}
-            for pair in near
-        ],
-        "similarity": config.similarity,
-        "correlation": CORRELATION,
-        "features": None if result.store is None else str(result.store),
-        "formats": result.formats,
-        "sizes": result.sizes,
-        "tiny": [file(example) for example in result.tiny],
-        "imbalance": dict(zip(("largest", "smallest", "ratio"), result.imbalance, strict=True)),
-        "rejects": [asdict(reject) for reject in result.rejects],
-    }  # fmt: skip
+def _more(count: int) -> list[str]:
+    return [f"  and {count - SHOWN} more"] if count > SHOWN else []

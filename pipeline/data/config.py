@@ -1,6 +1,6 @@
-"""The settings of prepare."""
+"""The settings of `prepare`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headstart.features.errors import OptionError
 from headstart.pipeline.data.splits import SPLITS, TEST_FRACTION, VAL_FRACTION
@@ -8,10 +8,15 @@ from headstart.pipeline.data.splits import SPLITS, TEST_FRACTION, VAL_FRACTION
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Fractions of the images that go to val and test; 0 makes no such split."""
+    """How images are split, and how they get into the data folder. `help` is the command line's."""
 
-    val: float = VAL_FRACTION
-    test: float = TEST_FRACTION
+    val: float = field(
+        default=VAL_FRACTION, metadata={"help": "Fraction of the images that goes to val; 0 makes no such split."}
+    )
+    test: float = field(
+        default=TEST_FRACTION, metadata={"help": "Fraction of the images that goes to test; 0 makes no such split."}
+    )
+    move: bool = field(default=False, metadata={"help": "Move the files of a folder instead of linking them."})
 
     def __post_init__(self) -> None:
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):

@@ -1,14 +1,15 @@
-"""The drawn demo set: cats and dogs that no licence forbids to share and no network is needed to get.
+"""The drawn demo set: cats and dogs that need neither a licence nor a network.
 
-Both classes draw their colours, sizes, poses and backgrounds from the same distributions, so that mean colour, a
-thumbnail or the file's size say nothing of the class. What differs is what differs in life: a cat has pointed ears,
-whiskers and stripes; a dog has hanging ears, a broad muzzle, a tongue and spots.
+Both classes draw their colours, sizes, poses and backgrounds from the same distributions. So mean colour, a thumbnail
+or the file's size does not tell the class. The classes differ as they do in life: a cat has pointed ears, whiskers and
+stripes; a dog has hanging ears, a broad muzzle, a tongue and spots.
 """
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from headstart.features.errors import DataError
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 CLASS_NAMES = ("cat", "dog")
 _ORIENTATION_TAG = 0x0112
-# What a camera held that way would have stored: the inverse of what a viewer does to show the picture upright.
+# How a camera held that way stores a picture: the inverse of the turn that shows it upright.
 _STORED_AS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,20 +35,28 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What `draw_demo` wrote: whole images, broken files beside them, and where."""
+    """How many whole images and broken files `draw_demo` wrote, and the folder."""
 
     images: int
     broken: int
     path: str
 
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return asdict(self)
+
+    def lines(self) -> list[Any]:
+        """The summary for a person."""
+        return [f"drew {self.images} images and {self.broken} broken files in {self.path}"]
+
 
 def draw_demo(folder: Path, images: int = 600, seed: int = 0) -> DemoResult:
-    """Draw `images` JPEGs into `folder/{cat,dog}/`, half of each class, and a few broken files besides.
+    """Draw `images` JPEGs into `folder/{cat,dog}/`, half of each class, and add a few broken files.
 
-    Each image follows from (`seed`, its number) alone: the same seed gives the same bytes.
+    Each image depends on `seed` and its number alone: the same seed gives the same bytes.
 
     Raises:
-        DataError: `folder` exists and is not an empty folder or an earlier demo.
+        DataError: `folder` exists, and is neither an empty folder nor an earlier demo.
     """
     if folder.exists() and not _is_demo(folder):
         raise DataError(f"{folder}: exists and holds something else than a demo set; name a new folder")
@@ -62,7 +71,7 @@ def draw_demo(folder: Path, images: int = 600, seed: int = 0) -> DemoResult:
     broken_files = _broken_files(seed)
     for number, (name, data) in enumerate(broken_files.items()):
         write_atomically(folder / CLASS_NAMES[number % 2] / name, data)
-    return DemoResult(images, len(broken_files), str(folder))
+    return DemoResult(images=images, broken=len(broken_files), path=str(folder))
 
 
 def _is_demo(folder: Path) -> bool:
@@ -110,7 +119,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """A gradient between two colours, a little noise, and a few plain shapes that belong to neither class."""
+    """A gradient between two colours, with a little noise and a few plain shapes that occur in both classes."""
     start, end = np.array(_colour(rng), float), np.array(_colour(rng), float)
     angle = rng.uniform(0, 2 * math.pi)
     x, y = np.meshgrid(np.linspace(-0.5, 0.5, width), np.linspace(-0.5, 0.5, height))
@@ -126,7 +135,7 @@ def _background(width: int, height: int, rng: np.random.Generator) -> Image.Imag
 
 
 def _animal(label: int, side: int, rng: np.random.Generator) -> Image.Image:
-    """A head and shoulders with transparent surroundings, drawn at twice the size and turned by up to 25 degrees."""
+    """Head and shoulders on a transparent ground, RGBA [side, side], drawn at twice the size, turned by up to 25°."""
     size = 2 * side
     fur, marks, skin = _colour(rng), _colour(rng), _colour(rng)
     coat = Image.new("RGB", (size, size), fur)
@@ -150,7 +159,7 @@ def _animal(label: int, side: int, rng: np.random.Generator) -> Image.Image:
 
 
 def _box(x: float, y: float, rx: float, ry: float, size: int) -> tuple[float, float, float, float]:
-    """The box of an ellipse about (`x`, `y`) with radii (`rx`, `ry`), from the unit square into pixels."""
+    """The box in pixels of an ellipse about (`x`, `y`) with radii (`rx`, `ry`), which are fractions of `size`."""
     return (x - rx) * size, (y - ry) * size, (x + rx) * size, (y + ry) * size
 
 

@@ -1,4 +1,4 @@
-"""Which weights the demo uses: ImageNet's where Keras has them or gets them within ten seconds, else random ones.
+"""The weights of the demo: ImageNet's if Keras has them or downloads them within ten seconds, else random ones.
 
     python -m headstart.pipeline.data.demo_weights
 
@@ -26,21 +26,20 @@ os._exit(0)
 
 
 def demo_weights(seconds: float = DOWNLOAD_SECONDS) -> str:
-    """`imagenet` if those weights can be had within `seconds` of trying, else `random`, after saying so."""
-    # In a process of its own: a download that hangs can only be ended from outside.
+    """Return `imagenet` if ImageNet's weights load or download within `seconds`; else print a warning, and `random`."""
+    # The try has a process of its own, because a download that hangs can only be ended from outside.
     tried = subprocess.run([sys.executable, "-c", _TRY.format(seconds=seconds)], capture_output=True, check=False)
     if tried.returncode == 0:
         return "imagenet"
     console.print(
         Panel(
-            "ImageNet weights could not be had within "
-            f"{seconds:g} s: the demo goes on with RANDOM WEIGHTS.\n"
-            "All steps are the real ones, but the accuracy says nothing of what headstart can do.\n"
+            f"ImageNet weights could not be downloaded within {seconds:g} s: the demo goes on with RANDOM WEIGHTS.\n"
+            "All steps are the real ones, but the accuracy is no measure of headstart.\n"
             "With a network, or with WEIGHTS=FILE, it is far higher.",
             title="NO PRETRAINED WEIGHTS",
             style="bold yellow",
         ),
-        soft_wrap=False,  # it would cut the lines of a box off
+        soft_wrap=False,  # soft wrapping would cut off the lines of the box
     )
     return "random"
 

@@ -1,4 +1,4 @@
-"""Fetching a large zip: with progress, resumed after a break, its CRCs checked before it gets its name.
+"""Downloading a large zip: with progress, resumed after a break, checked by its CRCs before it gets its name.
 
 python -m headstart.pipeline.data.download URL FILE
 """
@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 
 from headstart.features.errors import DataError, HeadstartError
@@ -18,12 +19,12 @@ _TIMEOUT = 30.0  # seconds without a byte
 
 
 def download_zip(url: str, file: Path) -> None:
-    """Download a zip to `file`, going on from `<file>.partial` where an earlier try broke off.
+    """Download a zip to `file`. If an earlier try broke off, go on from its `<file>.partial`.
 
-    Does nothing where `file` is there.
+    A `file` that exists is left as it is.
 
     Raises:
-        DataError: the server can't be reached or breaks off, or what came is not a whole zip.
+        DataError: the server can't be reached or breaks off, or the download is not a whole zip.
     """
     if file.exists():
         return
@@ -31,7 +32,7 @@ def download_zip(url: str, file: Path) -> None:
     partial = file.with_name(f"{file.name}.partial")
     try:
         _fetch(url, partial)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, HTTPException) as error:
         raise DataError(f"{url}: {error}; run the same command again to go on, or download it to {file}") from error
     flush_to_disk(partial)
     console.print("checking the archive")
@@ -42,11 +43,16 @@ def download_zip(url: str, file: Path) -> None:
         damaged = str(error)
     if damaged:
         partial.unlink()
-        raise DataError(f"{url}: what came is damaged ({damaged}) and was deleted; run the same command again")
+        raise DataError(f"{url}: the download is damaged ({damaged}) and was deleted; run the same command again")
     partial.rename(file)
 
 
 def _fetch(url: str, partial: Path) -> None:
+    """Append to `partial` the bytes that it lacks.
+
+    Raises:
+        OSError, HTTPException: the server can't be reached or breaks off.
+    """
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -61,9 +67,13 @@ def _fetch(url: str, partial: Path) -> None:
         total = have + int(response.headers.get("Content-Length", 0))
         with partial.open("ab" if have else "wb") as file, progress("downloading", total, "bytes") as advance:
             advance(have)
-            while block := response.read(_BLOCK):
-                file.write(block)
-                advance(len(block))
+            try:
+                while block := response.read(_BLOCK):
+                    file.write(block)
+                    advance(len(block))
+            except IncompleteRead as error:  # only of a response in chunks
+                file.write(error.partial)
+                raise ConnectionError(f"broke off after {file.tell()} bytes") from error
     if total and partial.stat().st_size < total:
         raise ConnectionError(f"broke off after {partial.stat().st_size} of {total} bytes")
 

@@ -1,14 +1,14 @@
 """Scanning a data folder into examples.
 
-A data folder is `DATA/{train,val,test}/<class>/...` as `headstart prepare` makes it, or `DATA/<class>/...`, which is
-split on the fly by the same hash.
+A data folder is `DATA/{train,val,test}/<class>/...` as `headstart prepare` makes it, or `DATA/<class>/...`. The latter
+is split during the scan, by the same hash.
 """
 
 import csv
 import io
-import os
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from headstart.features.files import write_atomically
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.images.scan_memory import ScanMemory
-from headstart.pipeline.data.splits import SPLITS, split_of
+from headstart.pipeline.data.layouts import REJECTS, class_folders, count_strays, walk
+from headstart.pipeline.data.splits import split_of
 
-REJECTS = "rejects.csv"
-_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_REJECT_FIELDS = ("path", "reason", "detail")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Scan:
-    """What lies in a data folder.
+    """The content of a data folder.
 
     Args:
-        ignored: dotfiles, files outside class folders, and those that are no images by name and none by content.
+        ignored: how many files are clutter, lie outside class folders, or are images neither by name nor by content.
     """
 
     examples: list[Example]
@@ -50,40 +50,50 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMe
     """Read the digest and header of every image in `data`.
 
     Args:
-        seed: of the split, where `data` has no split folders.
-        max_pixels: an image with more is rejected as `too-large`.
-        memory: of an earlier scan of `data`; it is brought up to date.
+        seed: decides the split where `data` has no split folders.
+        max_pixels: an image with more pixels is rejected as `too-large`.
+        memory: the scan memory of `data`. Files that it knows are not read, and it is brought up to date.
 
     Raises:
-        DataError: no such folder, no class folders or no images.
+        DataError: `data` is no folder, or has no class folders or no images.
     """
-    folders = _class_folders(data)
+    folders = class_folders(data)
     class_names = sorted({folder.name for _, folder in folders})
-    label = {name: number for number, name in enumerate(class_names)}
+    labels = {name: label for label, name in enumerate(class_names)}
     examples, rejects = [], []
-    ignored = _strays(data, [folder for _, folder in folders])
+    ignored = count_strays(data, [folder for _, folder in folders])
     found: list[tuple[str, int, str]] = []  # split, label and path
     for split, folder in folders:
-        files, hidden = _walk(folder)
-        found += [(split, label[folder.name], file) for file in files]
+        files, hidden = walk(folder)
+        found += [(split, labels[folder.name], file) for file in files]
         ignored += hidden
     seen = inspect_images([file for _, _, file in found], max_pixels, memory.recall if memory else None)
-    for (split, number, _), image in zip(found, seen, strict=True):
+    for (split, label, _), image in zip(found, seen, strict=True):
         if image is None:
             ignored += 1
         elif isinstance(image, Reject):
             rejects.append(image)
         else:
-            examples.append(Example(image, number, split or split_of(image.digest, seed)))
+            examples.append(Example(image, label, split or split_of(image.digest, seed)))
     if not examples and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
         memory.save(example.image for example in examples)
-    return Scan(examples, class_names, rejects, ignored)
+    return Scan(examples=examples, class_names=class_names, rejects=rejects, ignored=ignored)
 
 
-def without(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
-    """`scan` with images that turned out to be undecodable, wherever they lie, among its rejects."""
+def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
+    """The scan memory of `data`, which lies in the store's folder. With `forget` it begins empty."""
+    return ScanMemory(store / "scans", data, forget)
+
+
+def scan_all_sizes(store: Path, data: Path, seed: int = 0) -> Scan:
+    """Scan without a limit of pixels: an image may have features whatever the limit is now."""
+    return scan(data, seed, sys.maxsize, scan_memory(store, data))
+
+
+def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
+    """Move images that could not be decoded, and all files equal to them, from the examples to the rejects."""
     by_path = {reject.path: reject for reject in undecodable}
     images = [example.image for example in scan.examples]
     by_digest = {image.digest: by_path[image.path] for image in images if image.path in by_path}
@@ -93,87 +103,17 @@ def without(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """The reject of a file that equals one that was rejected, and so was not read itself."""
+    """The reject of the file `path`, which equals a rejected file and was not decoded itself."""
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")
 
 
-def _strays(data: Path, class_folders: Sequence[Path]) -> int:
-    """How many files of `data` are outside of its class folders."""
-    known = {*class_folders, data / REJECTS, *(data / split for split in SPLITS)}
-    parents = {data, *(folder.parent for folder in class_folders)}
-    strays = [entry for parent in parents for entry in parent.iterdir() if entry not in known]
-    return sum(sum(not path.is_dir() for path in stray.rglob("*")) if stray.is_dir() else 1 for stray in strays)
-
-
-def check_folder(data: Path) -> None:
-    """Make sure that `data` is a folder.
-
-    Raises:
-        DataError: it is not.
-    """
-    if not data.is_dir():
-        raise DataError(f"{data}: no such folder" if not data.exists() else f"{data}: not a folder")
-
-
-def _class_folders(data: Path) -> list[tuple[str, Path]]:
-    """(split, class folder) of each class folder; the split is empty where `data` has no split folders."""
-    check_folder(data)
-    splits = [(name, data / name) for name in SPLITS if (data / name).is_dir()]
-    parents = splits or [("", data)]
-    folders = [(split, folder) for split, parent in parents for folder in _visible_folders(parent)]
-    if not folders:
-        parent = "/".join([str(data), *(["train"] if splits else [])])
-        raise DataError(f"{data}: no class folders; expected {parent}/<class>/*.jpg")
-    return folders
-
-
-def _visible_folders(parent: Path) -> list[Path]:
-    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not is_clutter(entry.name))
-
-
-def is_clutter(name: str) -> bool:
-    """Whether a file or folder of that name is a dotfile, or something that file and archive managers leave behind."""
-    return (name.startswith(".") and name != "..") or name.lower() in _CLUTTER
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Every file below `folder` but dotfiles and what file managers leave behind, sorted."""
-    return [Path(path) for path in _walk(folder)[0]]
-
-
-def _walk(folder: Path) -> tuple[list[str], int]:
-    """The paths that `files_below` gives, and how many files it leaves out.
-
-    Links are followed, but no folder is entered twice, and none that `folder` lies in.
-    """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    files: list[str] = []
-    hidden = 0
-    top, entered = os.path.realpath(folder), set()
-    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        here = os.path.realpath(parent)
-        if here in entered or top.startswith(here.rstrip(os.sep) + os.sep):
-            folders.clear()
-            continue
-        entered.add(here)
-        folders.sort()
-        in_clutter = any(map(is_clutter, parent[len(str(folder)) :].split(os.sep)))
-        visible = [] if in_clutter else [name for name in names if not is_clutter(name)]
-        hidden += len(names) - len(visible)
-        files += [os.path.join(parent, name) for name in visible]
-    return sorted(files), hidden
-
-
-def check_trainable(examples: Sequence[Example], class_names: Sequence[str], data: Path) -> None:
+def require_trainable(examples: Sequence[Example], class_names: Sequence[str], data: Path) -> None:
     """Make sure that a classifier can be trained on `examples`.
 
     Raises:
-        DataError: fewer than two classes, or a class without training or validation images.
+        DataError: there are fewer than two classes, or a class has no images in train or in val.
     """
     if len(class_names) < 2:
         raise DataError(f"{data}: one class only, {class_names[0]!r}; expected at least two class folders")
@@ -189,22 +129,11 @@ def check_trainable(examples: Sequence[Example], class_names: Sequence[str], dat
             )
 
 
-def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
-    """Write `rejects.csv` (path, reason, detail) into `folder`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "reason", "detail"))
-    writer.writerows((reject.path, reject.reason, reject.detail) for reject in rejects)
-    path, data = folder / REJECTS, text.getvalue().encode(errors="surrogateescape")
-    if not path.is_file() or path.read_bytes() != data:  # a store that can only be read is as good as any
-        write_atomically(path, data)
-
-
-def check_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:
-    """Make sure that no more than the fraction `max_rejects` of the `found` images are rejected.
+def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:
+    """Make sure that at most the fraction `max_rejects` of the `found` images is rejected.
 
     Raises:
-        DataError: there are more; it names the first few.
+        DataError: there are more rejects; the message names the first few.
     """
     if len(rejects) > max_rejects * found:
         first = "; ".join(f"{reject.path} ({reject.reason})" for reject in rejects[:3])
@@ -212,3 +141,25 @@ def check_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> 
             f"{len(rejects)} of {found} images can't be used, over --max-rejects {max_rejects}: {first}"
             + ("; ..." if len(rejects) > 3 else "")
         )
+
+
+def write_rejects(folder: Path, rejects: Iterable[Reject], earlier: Iterable[Sequence[str]] = ()) -> None:
+    """Write `rejects.csv` (path, reason, detail) into `folder`; rows of `earlier` rejects come first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_REJECT_FIELDS)
+    writer.writerows(earlier)
+    writer.writerows((reject.path, reject.reason, reject.detail) for reject in rejects)
+    path, data = folder / REJECTS, text.getvalue().encode(errors="surrogateescape")
+    if not path.is_file() or path.read_bytes() != data:  # a store may be read-only, and still good
+        write_atomically(path, data)
+
+
+def rejects_of_others(folder: Path, paths: Collection[str]) -> list[list[str]]:
+    """Read the rows of `rejects.csv` in `folder` that are about none of `paths`."""
+    path = folder / REJECTS
+    if not path.is_file():
+        return []
+    text = path.read_bytes().decode(errors="surrogateescape")
+    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if len(row) == len(_REJECT_FIELDS)]
+    return [row for row in rows[1:] if row[0] not in paths]

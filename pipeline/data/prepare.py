@@ -2,37 +2,47 @@
 
 import hashlib
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import write_atomically
 from headstart.features.images.faults import Fault
-from headstart.features.images.formats import IMAGE_SUFFIXES, inspect_bytes
+from headstart.features.images.formats import inspect_bytes
 from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import PrepareConfig
-from headstart.pipeline.data.examples import files_below, write_rejects
+from headstart.pipeline.data.examples import rejects_of_others, write_rejects
+from headstart.pipeline.data.layouts import classes_of, files_below
 from headstart.pipeline.data.sources import Member, opened_source
 from headstart.pipeline.data.splits import SPLITS, split_of
 
-_NUMBERED = re.compile(r"(?P<label>[^.]+)\.\d+\.\w+$")  # Kaggle's names: cat.0.jpg
-_COMPETITION_FOLDERS = frozenset({"train", "test", "test1"})
-_MAX_NAME_BYTES = 240  # 255 with what keeps equal names apart
-_SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test"})
+_MAX_NAME_BYTES = 240  # of 255; the rest is for what keeps equal names apart
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """How many images of the source are in each split, and how many could not be used."""
+    """How many images of the source are in each split of `data`, and how many could not be used."""
 
+    data: Path
     train: int
     val: int
     test: int
     rejected: int
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {name: value for name, value in asdict(self).items() if name != "data"}
+
+    def lines(self) -> list[Any]:
+        """The summary for a person."""
+        lines = [f"{self.data}: {self.train} train, {self.val} val, {self.test} test, {self.rejected} rejected"]
+        if self.rejected:
+            lines.append(f"{self.data}/rejects.csv says why, by their headers; `headstart features` decodes the rest")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -46,45 +56,47 @@ class _Placement:
     label: str
 
 
-def prepare(
-    source: Path, data: Path, config: PrepareConfig = PrepareConfig(), move: bool = False, seed: int = 0
-) -> PrepareResult:
+def prepare(source: Path, data: Path, config: PrepareConfig = PrepareConfig(), seed: int = 0) -> PrepareResult:
     """Link, copy or move the images of `source` into `data/{train,val,test}/<class>/`.
 
-    The split follows from an image's digest and `seed`, so that images keep theirs when others are added, and equal
-    ones are never in two. What is in `data` already stays. All is read before anything is written.
+    The split depends on an image's digest and `seed`. So an image keeps its split when others are added, and equal
+    images are never in two. The content of `data` stays. Everything is read before anything is written. Files of a
+    source folder are moved once all are in `data`, so that a move that is cut off can be repeated.
 
     Args:
         source: Kaggle's `train.zip`, the competition's zip around it, or the folder of either (`cat.0.jpg`);
             Microsoft's `PetImages` zip or folder; class folders, or a zip of them.
-        move: remove the files from a source folder once all are in `data`.
 
     Raises:
-        DataError: a layout with no classes or one, a split that comes out empty for a class, or images that are in
+        OptionError: `config.move` is set, and `source` is no folder.
+        DataError: the layout has fewer than two classes, a split comes out empty for a class, or an image is in
             `data` already, but in another split.
     """
-    _check_places(source, data, move)
+    _require_places(source, data, config.move)
     with opened_source(source, data) as members:
         labelled = _labelled(source, members)
         placements, rejects = _plan(labelled, data, config, seed)
         rejects += _escaping(members)
         labels = sorted({label for _, label in labelled})
-        _check_splits(source, labels, placements, config)
-        _check_present(placements, data)
+        _require_full_splits(source, labels, placements, config)
+        _require_same_splits(placements, data)
         with progress("preparing", len(placements)) as advance:
             for placement in placements:
                 _place(placement)
                 advance(1)
-    write_rejects(data, rejects)
-    if move:  # only now: what is cut off earlier can be repeated
+        paths = {member.path for member in members}
+    write_rejects(data, rejects, earlier=rejects_of_others(data, paths))
+    if config.move:
         for placement in placements:
             assert placement.member.file is not None
             placement.member.file.unlink()
     counts = Counter(placement.split for placement in placements)
-    return PrepareResult(counts["train"], counts["val"], counts["test"], len(rejects))
+    return PrepareResult(
+        data=data, train=counts["train"], val=counts["val"], test=counts["test"], rejected=len(rejects)
+    )
 
 
-def _check_places(source: Path, data: Path, move: bool) -> None:
+def _require_places(source: Path, data: Path, move: bool) -> None:
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
     if data.exists() and not data.is_dir():
@@ -97,60 +109,40 @@ def _check_places(source: Path, data: Path, move: bool) -> None:
 
 
 def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str]]:
-    """Each member that has a class, with it; the rest is told of."""
-    parts = [(member, PurePosixPath(member.name).parts) for member in members if not member.escapes]
-    root = _common_folders([names for _, names in parts if Path(names[-1]).suffix.lower() in IMAGE_SUFFIXES])
-    inside = [(member, names[root:]) for member, names in parts if len(names) > root]
-    folders = {names[0] for _, names in inside if len(names) > 1}
-    if "train" in folders <= _COMPETITION_FOLDERS and _is_numbered_folder(
-        "train", inside
-    ):  # the competition's folder: labelled train/, unlabelled test1/
-        inside = [(member, names[1:]) for member, names in inside if names[0] == "train"]
-    elif folders and {folder.lower() for folder in folders} <= _SPLIT_FOLDERS:  # split already: split again by hash
-        inside = [(member, names[1:]) for member, names in inside if len(names) > 1]
-    by_folder = any(len(names) > 1 for _, names in inside)
-    labels = [(member, _label(names, by_folder)) for member, names in inside]
-    found = [(member, label) for member, label in labels if label]
-    classes = sorted({label for _, label in found})
-    if len(classes) < 2:
+    """Each member that has a class, with its class. How many have none is printed.
+
+    Raises:
+        DataError: there are fewer than two classes.
+    """
+    inside = [member for member in members if not member.escapes]
+    classes = classes_of([PurePosixPath(member.name) for member in inside])
+    labelled = [(member, label) for member, label in zip(inside, classes, strict=True) if label]
+    names = sorted({label for _, label in labelled})
+    if len(names) < 2:
         raise DataError(
-            f"{source}: {'one class only, ' + repr(classes[0]) if classes else 'no classes'}; expected "
+            f"{source}: {'one class only, ' + repr(names[0]) if names else 'no classes'}; expected "
             "<class>/*.jpg, or names like cat.0.jpg"
         )
-    unlabelled = len(parts) - len(found)
-    if unlabelled:
-        console.print(f"{unlabelled} files of {source} belong to no class and are left out")
-    return found
+    if len(labelled) < len(inside):
+        console.print(
+            f"{len(inside) - len(labelled)} files of {source} belong to no class and are left out", markup=False
+        )
+    return labelled
 
 
 def _escaping(members: Sequence[Member]) -> list[Reject]:
     faults = ((member, member.read()) for member in members if member.escapes)
-    return [Reject(member.path, fault.reason, fault.detail) for member, fault in faults if isinstance(fault, Fault)]
+    return [_reject(member, fault) for member, fault in faults if isinstance(fault, Fault)]
 
 
-def _common_folders(names: Sequence[tuple[str, ...]]) -> int:
-    """How many leading folders all of `names` share."""
-    folders = [parts[:-1] for parts in names]
-    levels = list(zip(*folders, strict=False))  # ends with the shortest
-    return next((depth for depth, level in enumerate(levels) if len(set(level)) > 1), len(levels))
-
-
-def _is_numbered_folder(folder: str, files: Iterable[tuple[Member, tuple[str, ...]]]) -> bool:
-    inside = [names for _, names in files if names[0] == folder and len(names) > 1]
-    return all(len(names) == 2 and _NUMBERED.match(names[1]) for names in inside)
-
-
-def _label(names: tuple[str, ...], by_folder: bool) -> str | None:
-    if by_folder:
-        return names[0] if len(names) > 1 else None
-    match = _NUMBERED.match(names[0])
-    return match["label"] if match else None
+def _reject(member: Member, fault: Fault) -> Reject:
+    return Reject(path=member.path, reason=fault.reason, detail=fault.detail)
 
 
 def _plan(
     labelled: Sequence[tuple[Member, str]], data: Path, config: PrepareConfig, seed: int
 ) -> tuple[list[_Placement], list[Reject]]:
-    """Read every member once and say where it goes."""
+    """Read every member once and decide where it goes."""
     placements: list[_Placement] = []
     rejects: list[Reject] = []
     taken: dict[Path, str] = {}
@@ -158,32 +150,28 @@ def _plan(
         for member, label in labelled:
             advance(1)
             content = member.read()
-            if isinstance(content, Fault):
-                rejects.append(Reject(member.path, content.reason, content.detail))
-                continue
-            header = inspect_bytes(content, member.name)
-            if header is None:
-                continue
+            header = content if isinstance(content, Fault) else inspect_bytes(content, member.name)
             if isinstance(header, Fault):
-                rejects.append(Reject(member.path, header.reason, header.detail))
-                continue
-            digest = hashlib.sha256(content).hexdigest()
-            split = split_of(digest, seed, config.val, config.test)
-            name = _short_name(PurePosixPath(member.name), digest)
-            target = _free_name(data / split / label / name, digest, taken)
-            placements.append(_Placement(member, digest, target, split, label))
+                rejects.append(_reject(member, header))
+            elif header is not None:
+                assert isinstance(content, bytes)
+                digest = hashlib.sha256(content).hexdigest()
+                split = split_of(digest, seed, config.val, config.test)
+                name = _short_name(PurePosixPath(member.name), digest)
+                target = _free_name(data / split / label / name, digest, taken)
+                placements.append(_Placement(member=member, digest=digest, target=target, split=split, label=label))
     return placements, rejects
 
 
 def _short_name(path: PurePosixPath, digest: str) -> str:
-    """The file's name, or its beginning and the digest if a file could not be called that."""
+    """The name of the file. A name that is too long is cut, and ends with the digest."""
     if len(os.fsencode(path.name)) <= _MAX_NAME_BYTES:
         return path.name
     return f"{path.name[: _MAX_NAME_BYTES // 8]}-{digest[:12]}{path.suffix[:8]}"
 
 
 def _free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
-    """`target`, or with the digest in its name where another image has that one, here or on disk."""
+    """`target`; if another image has that name, here or on disk, the digest is added to it."""
     if target not in taken and target.is_file():
         taken[target] = _digest(target)
     if taken.setdefault(target, digest) == digest:
@@ -196,7 +184,10 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_splits(source: Path, labels: Sequence[str], placements: Sequence[_Placement], config: PrepareConfig) -> None:
+def _require_full_splits(
+    source: Path, labels: Sequence[str], placements: Sequence[_Placement], config: PrepareConfig
+) -> None:
+    """Make sure that each class has images in each split that is asked for."""
     present = {(placement.split, placement.label) for placement in placements}
     for label in labels:
         for split in config.splits():
@@ -207,8 +198,8 @@ def _check_splits(source: Path, labels: Sequence[str], placements: Sequence[_Pla
                 )
 
 
-def _check_present(placements: Sequence[_Placement], data: Path) -> None:
-    """Make sure that no image is in `data` already in another split, as another seed would have put it."""
+def _require_same_splits(placements: Sequence[_Placement], data: Path) -> None:
+    """Make sure that no image is in another split of `data` already, where another seed would have put it."""
     splits = {placement.digest: placement.split for placement in placements}
     for split in SPLITS:
         for path in files_below(data / split) if (data / split).is_dir() else []:
@@ -221,11 +212,11 @@ def _check_present(placements: Sequence[_Placement], data: Path) -> None:
 
 
 def _place(placement: _Placement) -> None:
-    target = placement.target
+    """Link or copy one image to its place, unless it is there."""
+    target, file = placement.target, placement.member.file
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    file = placement.member.file
     if file is None:
         content = placement.member.read()
         if isinstance(content, Fault):

@@ -9,63 +9,71 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 from headstart.features.errors import DataError
-from headstart.features.files import require_space
+from headstart.features.files import require_space, scratch_folder
 from headstart.features.images.faults import Fault
 from headstart.features.images.scan import MAX_FILE_BYTES, content_of, why_unreadable
-from headstart.pipeline.data.examples import files_below, is_clutter
+from headstart.pipeline.data.layouts import files_below, is_clutter
 from rich.filesize import decimal
 
-# What an archive of photographs never has: JPEG and PNG can't be packed to a hundredth of their size.
+# No archive of photographs exceeds these: JPEG and PNG can't be packed to a hundredth of their size.
 MAX_ENTRIES = 10_000_000
 MAX_TOTAL_BYTES = 1 << 43
 MAX_RATIO = 100
-_SMALL_BYTES = 1 << 26  # a drawing, though, may be: below this, any ratio is right
+_SMALL_BYTES = 1 << 26  # below this any ratio is accepted, for a drawing may be packed that well
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a method that Python lacks
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a source: `name` is relative to it, with slashes; `file` is None inside a zip."""
+    """One file of a source.
+
+    Args:
+        name: relative to the source, with slashes.
+        path: how it is called in messages and in `rejects.csv`.
+        file: its path in a source folder; None in a zip.
+        archive: the zip; None in a folder.
+        entry: its entry in the zip. Several entries may have the same name.
+    """
 
     name: str
     path: str
-    file: Path | None
+    file: Path | None = None
     archive: zipfile.ZipFile | None = None
+    entry: zipfile.ZipInfo | None = None
 
     @property
     def escapes(self) -> bool:
-        """Whether the name leads out of the source; such a member is never read."""
+        """Whether the name leads out of the source. Such a member is never read."""
         path = PurePosixPath(self.name)
         return path.is_absolute() or ".." in path.parts
 
     def read(self) -> bytes | Fault:
-        """The content, or why it can't be had."""
+        """The content, or why it can't be read."""
         if self.escapes:
             return Fault("unsupported", "a path out of the archive")
-        if self.archive is None:
+        if self.archive is None or self.entry is None:
             assert self.file is not None
             try:
                 return content_of(self.file, self.file.stat())
             except OSError as error:
                 return why_unreadable(error)
-        return _read_from_zip(self.archive, self.archive.getinfo(self.name))
+        return _read_from_zip(self.archive, self.entry)
 
 
-def _read_from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | Fault:
-    kind = stat.S_IFMT(info.external_attr >> 16)
+def _read_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | Fault:
+    kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         return Fault("unsupported", "a link or device")
-    if info.file_size > MAX_FILE_BYTES:
-        return Fault("too-large", f"{info.file_size} bytes, over {MAX_FILE_BYTES}")
-    if _is_bomb(info.file_size, info.compress_size):
-        return Fault("too-large", f"{info.file_size} bytes, packed into {info.compress_size}")
+    if entry.file_size > MAX_FILE_BYTES:
+        return Fault("too-large", f"{entry.file_size} bytes, over {MAX_FILE_BYTES}")
+    if _is_bomb(entry.file_size, entry.compress_size):
+        return Fault("too-large", f"{entry.file_size} bytes, packed into {entry.compress_size}")
     try:
-        with archive.open(info) as packed:  # unlike `archive.read`, unpacks no more than the list says
-            return packed.read(info.file_size + 1)
+        with archive.open(entry) as packed:  # unlike `archive.read`, unpacks no more than the zip's list says
+            return packed.read(entry.file_size + 1)
     except _DAMAGE as error:
         return Fault("corrupt", str(error))
     except _UNSUPPORTED as error:
@@ -74,41 +82,41 @@ def _read_from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | F
 
 @contextmanager
 def opened_source(source: Path, data: Path) -> Iterator[list[Member]]:
-    """Yield the files of a folder or zip, clutter left out.
+    """Yield the files of a folder or zip, without clutter.
 
-    The competition's zip holds the images in a `train.zip` of its own; that is unpacked in `data` while it is read.
+    The competition's zip holds the images in an inner `train.zip`. The inner zip is unpacked into `data` while it is
+    read.
 
     Raises:
-        DataError: neither a folder nor a zip that can be read.
+        DataError: `source` is neither a folder nor a zip that can be read.
     """
     if source.is_dir():
-        yield [Member(str(file.relative_to(source).as_posix()), str(file), file) for file in files_below(source)]
+        files = files_below(source)
+        yield [Member(name=file.relative_to(source).as_posix(), path=str(file), file=file) for file in files]
         return
     with _opened_zip(source) as archive:
-        inner = [info for info in archive.infolist() if PurePosixPath(info.filename).name == "train.zip"]
+        inner = [entry for entry in archive.infolist() if PurePosixPath(entry.filename).name == "train.zip"]
         if not inner:
             yield _members(archive, source)
             return
         made = not data.exists()
-        data.mkdir(parents=True, exist_ok=True)
         try:
-            with TemporaryDirectory(prefix=".", suffix=".partial", dir=data) as folder:
-                unpacked = Path(folder) / "train.zip"
+            with scratch_folder(data) as folder:
                 require_space(data, inner[0].file_size)
-                _unpack(archive, inner[0], unpacked)
-                with _opened_zip(unpacked) as train:
+                _unpack(archive, inner[0], folder / "train.zip")
+                with _opened_zip(folder / "train.zip") as train:
                     yield _members(train, source / "train.zip")
         finally:
             if made and not any(data.iterdir()):
                 data.rmdir()
 
 
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
     try:
-        with archive.open(info) as packed, target.open("wb") as file:
+        with archive.open(entry) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file, 1 << 20)
     except (*_DAMAGE, *_UNSUPPORTED) as error:
-        raise DataError(f"{archive.filename}: its {info.filename} can't be unpacked ({error})") from error
+        raise DataError(f"{archive.filename}: its {entry.filename} can't be unpacked ({error})") from error
 
 
 def _is_bomb(size: int, packed: int) -> bool:
@@ -116,17 +124,17 @@ def _is_bomb(size: int, packed: int) -> bool:
 
 
 def _opened_zip(source: Path) -> zipfile.ZipFile:
-    """The zip, by its list of contents no bomb.
+    """Open a zip after its list of contents shows that it is no bomb.
 
     Raises:
-        DataError: it can't be read, or lists more than a folder of images could.
+        DataError: it can't be read, or lists more than a folder of images could hold.
     """
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(f"{source}: neither a folder nor a zip that can be read ({error})") from error
     entries = archive.infolist()
-    total, packed = sum(info.file_size for info in entries), source.stat().st_size
+    total, packed = sum(entry.file_size for entry in entries), source.stat().st_size
     if len(entries) <= MAX_ENTRIES and total <= MAX_TOTAL_BYTES and not _is_bomb(total, packed):
         return archive
     archive.close()
@@ -138,7 +146,7 @@ def _opened_zip(source: Path) -> zipfile.ZipFile:
 
 def _members(archive: zipfile.ZipFile, source: Path) -> list[Member]:
     return [
-        Member(info.filename, f"{source}/{info.filename}", None, archive)
-        for info in archive.infolist()
-        if not info.is_dir() and not any(map(is_clutter, PurePosixPath(info.filename).parts))
+        Member(name=entry.filename, path=f"{source}/{entry.filename}", archive=archive, entry=entry)
+        for entry in archive.infolist()
+        if not entry.is_dir() and not any(map(is_clutter, PurePosixPath(entry.filename).parts))
     ]

@@ -1,4 +1,4 @@
-"""Which of the splits an image belongs to."""
+"""The split that an image belongs to."""
 
 import hashlib
 
@@ -7,7 +7,11 @@ VAL_FRACTION = TEST_FRACTION = 0.1
 
 
 def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TEST_FRACTION) -> str:
-    """The split of an image: it follows from its digest and the seed alone, whatever other images there are."""
+    """The split of an image. It depends on digest and seed alone, whatever other images there are.
+
+    Args:
+        val: fraction of all images that goes to val, from 0 to 1; `test` likewise.
+    """
     draw = int(hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()[:13], 16) / 16**13  # in [0, 1)
     if draw < test:
         return "test"

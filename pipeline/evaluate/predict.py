@@ -15,7 +15,7 @@ from headstart.features.images.batches import decoded_batches, why_undecodable
 from headstart.features.images.decode import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.terminal import progress
-from headstart.pipeline.data.examples import files_below
+from headstart.pipeline.data.layouts import files_below
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
 

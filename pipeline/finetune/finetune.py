@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.features.errors import OptionError, RunError
 from headstart.features.files import require_space
 from headstart.features.terminal import console, progress
-from headstart.pipeline.check.duplicates import tell_conflicts
+from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.state import FinetuneState

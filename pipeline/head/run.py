@@ -10,8 +10,8 @@ from headstart.features.backbones.backbone import MAP, block_of, split_cuts
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.features.terminal import console
-from headstart.pipeline.check.duplicates import tell_conflicts
-from headstart.pipeline.data.examples import check_trainable
+from headstart.pipeline.data.copies import tell_conflicts
+from headstart.pipeline.data.examples import require_trainable
 from headstart.pipeline.featured import CachedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import TrainedHead, train_head
@@ -57,9 +57,9 @@ def train_run(
     start = time.perf_counter()
     with new_run(path, overwrite) as run:
         cached = cache_features(data, features, seed, check)
-        check_trainable(cached.examples, cached.class_names, data)
+        require_trainable(cached.examples, cached.class_names, data)
         if cached.rejects:
-            console.print(f"{len(cached.rejects)} images rejected: {features.store}/rejects.csv says why", markup=False)
+            console.print(f"{len(cached.rejects)} images rejected: {features.store}/rejects.csv says why")
         tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
         train, val = (cached.arrays(cached.of(split)) for split in ("train", "val"))
         head = head.for_examples(len(train[1]))

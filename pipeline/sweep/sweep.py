@@ -10,8 +10,9 @@ import numpy as np
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.features.terminal import console
-from headstart.pipeline.check.duplicates import tell_conflicts
-from headstart.pipeline.data.examples import Example, Scan, check_folder, check_trainable
+from headstart.pipeline.data.copies import tell_conflicts
+from headstart.pipeline.data.examples import Example, Scan, require_trainable
+from headstart.pipeline.data.layouts import require_folder
 from headstart.pipeline.featured import CachedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import HEAD_VERSION
@@ -74,7 +75,7 @@ def sweep(
         StoreError: the study can't be read or written.
     """
     start, began = time.perf_counter(), time.time()
-    check_folder(data)
+    require_folder(data)
     check_free(path, overwrite)
     refuse_maps(features.cut)
     cuts = alternatives(features)
@@ -88,12 +89,12 @@ def sweep(
         seen: dict[str, str] = {}
 
         def check(scanned: Scan, fingerprints: dict[str, str]) -> None:
-            check_trainable(scanned.examples, scanned.class_names, data)
+            require_trainable(scanned.examples, scanned.class_names, data)
             seen.update(list_digests(scanned.examples, scanned.class_names))
             study.check(_identity(seen, fingerprints, space, features, config, seed))
 
         cached = cache_features(data, wanted, seed, check)
-        check_trainable(cached.examples, cached.class_names, data)
+        require_trainable(cached.examples, cached.class_names, data)
         study.check(_examples_used(cached), "examples used")
         tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
         material = _material(cached, config.folds, seed)

@@ -268,5 +268,5 @@ def serve(
             work(study, replace(material, features=features, views=views), most, until, study.seed, leave_if_alone)
     except (HeadstartError, OSError, MemoryError, tf.errors.ResourceExhaustedError) as error:
         told = (str(error) or type(error).__name__).splitlines()[0]
-        console.print(f"a process of the search failed: {told}", style="red", markup=False)
+        console.print(f"a process of the search failed: {told}", style="red")
         raise SystemExit(1) from error

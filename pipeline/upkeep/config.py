@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headstart.features.errors import check_options
+from headstart.features.errors import require_options
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class VerifyConfig:
 
     def __post_init__(self) -> None:
         together = "given with --data, and only with it: say which images to compare, and how many of them"
-        check_options(
+        require_options(
             ("--recompute", self.recompute, self.recompute >= 0, "at least 0"),
             ("--recompute", self.recompute, (self.data is None) == (self.recompute == 0), together),
         )
@@ -51,4 +51,4 @@ class ExportConfig:
     max_rejects: float = field(default=0.05, metadata={"help": "Fraction of images that may be without features."})
 
     def __post_init__(self) -> None:
-        check_options(("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"))
+        require_options(("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"))

@@ -1,17 +1,16 @@
 """`store explain`: which images of a data folder have features, and how other features in the store differ."""
 
-import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.network import load_networks
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.store.maintain import open_stores
 from headstart.features.store.store import FeatureStore
-from headstart.pipeline.data.examples import scan
-from headstart.pipeline.featured import scan_memory
+from headstart.pipeline.data.examples import scan, scan_memory
 
 
 @dataclass(frozen=True)
@@ -72,26 +71,24 @@ class Explanation:
         return lines
 
 
-def explain(root: Path, data: Path, config: FeatureConfig, seed: int = 0) -> Explanation:
-    """Count, for each cut of `config`, the images of `data` with features in the store at `root`.
+def explain(data: Path, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0) -> Explanation:
+    """Count, for each cut of `config`, the images of `data` with features in `extraction.store`.
 
     Args:
-        config: its own `store` is ignored.
         seed: of the split, where `data` has no split folders.
 
     Raises:
-        StoreError: `root` holds no features.
+        StoreError: the store holds no features.
         DataError: `data` has no images.
         OptionError, WeightsError: the settings can't be used.
     """
-    from headstart.features.backbones.facts import KnownBackbones
-
+    root = extraction.store
     stores = open_stores(root)
-    config = replace(config, store=root)
-    found = scan(data, seed, config.max_pixels, scan_memory(root, data, config.rehash))
+    found = scan(data, seed, extraction.max_pixels, scan_memory(root, data, extraction.rehash))
     digests = {example.image.digest for example in found.examples}
-    networks = load_networks(config, KnownBackbones(root, config.rehash))
-    return Explanation([_state(store, digests, stores) for network in networks for store in network.stores()])
+    networks = load_networks(config, extraction, KnownBackbones(root, extraction.rehash))
+    asked = [store for network in networks for store in network.stores().values()]
+    return Explanation([_state(store, digests, stores) for store in asked])
 
 
 def _state(store: FeatureStore, digests: Collection[str], stores: Sequence[FeatureStore]) -> CutState:
@@ -99,25 +96,16 @@ def _state(store: FeatureStore, digests: Collection[str], stores: Sequence[Featu
         Neighbour(
             folder=other.folder.name,
             present=len(digests) - len(other.missing(digests)),
-            differs=_differences(store.fingerprint, other.fingerprint),
+            differs=store.fingerprint.differences(other.fingerprint),
         )
         for other in stores
         if other.key != store.key
     ]
     missing = len(store.missing(digests))
     return CutState(
-        cut=store.fingerprint["cut"],
+        cut=store.fingerprint.cut,
         fingerprint=store.key,
         present=len(digests) - missing,
         missing=missing,
         others=sorted(others, key=lambda other: len(other.differs)),
     )
-
-
-def _differences(asked: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    plain = json.loads(json.dumps(asked))  # `there` was read from JSON, where tuples are lists
-    return {
-        field: {"asked": plain.get(field), "there": there.get(field)}
-        for field in sorted({*plain, *there})
-        if plain.get(field) != there.get(field)
-    }

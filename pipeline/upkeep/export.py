@@ -13,8 +13,7 @@ from headstart.features.files import require_space, written_atomically
 from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.shards import describe
 from headstart.features.store.store import FeatureStore
-from headstart.pipeline.data.examples import Example
-from headstart.pipeline.featured import scan_all
+from headstart.pipeline.data.examples import Example, scan_all_sizes
 from headstart.pipeline.upkeep.config import ExportConfig
 
 _SLAB_BYTES = 1 << 29
@@ -62,7 +61,7 @@ def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int =
     if file.suffix not in (".npz", ".h5", ".hdf5"):
         raise OptionError(f"{file}: the file's name must end in .npz, .h5 or .hdf5. Received: {file.suffix!r}")
     store = _chosen(root, config.fingerprint)
-    found = scan_all(root, data, seed)
+    found = scan_all_sizes(root, data, seed)
     lacking = set(store.missing([example.image.digest for example in found.examples]))
     examples = [example for example in found.examples if example.image.digest not in lacking]
     missing = len(found.examples) - len(examples) + len(found.rejects)
@@ -86,7 +85,7 @@ def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int =
 def _chosen(root: Path, beginning: str) -> FeatureStore:
     """The one store whose name starts with `beginning`. Augmented views are chosen only by name."""
     stores = open_stores(root)
-    fitting = [store for store in stores_named(stores, beginning) if beginning or "view" not in store.fingerprint]
+    fitting = [store for store in stores_named(stores, beginning) if beginning or not store.fingerprint.view]
     if len(fitting) != 1:
         names = ", ".join(store.folder.name for store in fitting or stores)
         raise OptionError(f"--fingerprint: say which, by the beginning of its name: {names}")
@@ -127,4 +126,4 @@ def _write_hdf5(partial: Path, store: FeatureStore, columns: dict[str, np.ndarra
                 out.create_dataset(name, data=encoded, dtype=h5py.string_dtype())
             else:
                 out[name] = column
-        describe(out, store.fingerprint)
+        describe(out, store.fingerprint.to_json())

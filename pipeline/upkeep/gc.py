@@ -8,7 +8,7 @@ from typing import Any
 from headstart.features.errors import DataError
 from headstart.features.store.compact import drop_unused
 from headstart.features.store.maintain import open_stores
-from headstart.pipeline.featured import scan_all
+from headstart.pipeline.data.examples import scan_all_sizes
 from headstart.pipeline.upkeep.config import GcConfig
 from rich.filesize import decimal
 
@@ -85,7 +85,7 @@ def collect_garbage(root: Path, data: Sequence[Path], config: GcConfig) -> Garba
 
 
 def _digests_in(root: Path, data: Path) -> set[str]:
-    found = scan_all(root, data)
+    found = scan_all_sizes(root, data)
     unread = [reject for reject in found.rejects if reject.reason in ("unreadable", "vanished")]
     if unread:
         raise DataError(

@@ -20,7 +20,7 @@ def test_header_is_read_by_content_not_by_name(format: str) -> None:
 
 def test_a_jpeg_with_further_pictures_behind_it_is_a_jpeg() -> None:
     several = encoded("MPO", save_all=True, append_images=[Image.new("RGB", (40, 30))])
-    assert inspect_bytes(several, "x.jpg") == Header(40, 30, 1, "JPEG")
+    assert inspect_bytes(several, "x.jpg") == Header(40, 30, 1, "JPEG", scans=2)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from headstart.features.store.store import FeatureStore
 from headstart.pipeline.check import page as check_page
 from headstart.pipeline.check.check import check
 from headstart.pipeline.check.config import CheckConfig
-from headstart.pipeline.check.duplicates import near_duplicates
+from headstart.pipeline.check.near_duplicates import near_duplicates
 from headstart.pipeline.data.examples import scan
 from headstart.pipeline.featured import cache_features
 from headstart.tests.conftest import SMALL_FLAGS, Cli
@@ -170,7 +170,7 @@ def test_likeness_does_not_depend_on_how_many_are_compared_at_a_time(
     (store,) = cache_features(data, small).stores
     examples = scan(data).examples
     whole = near_duplicates(examples, store, 0.3)
-    monkeypatch.setattr("headstart.pipeline.check.duplicates.BLOCK", 32)
+    monkeypatch.setattr("headstart.pipeline.check.near_duplicates.BLOCK", 32)
     monkeypatch.setattr(type(store), "stream", lambda self, digests: _STREAM(self, digests, None, 4096))
     parts = near_duplicates(examples, store, 0.3)
     assert [(one.image, one.like) for one in parts] == [(one.image, one.like) for one in whole]
@@ -212,7 +212,7 @@ def test_a_page_of_many_findings_stays_small(
 ) -> None:
     plant(data)
     monkeypatch.setattr(check_page, "SHOWN", 1)
-    check_page.write_page(check(data, config), config, tmp_path / "x.html")
+    check_page.write_page(check(data, config), tmp_path / "x.html")
     text = (tmp_path / "x.html").read_text()
     assert text.count("<figure>") == 3
     assert text.count("and 1 more") == 3

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from headstart.features.errors import DataError
 from headstart.features.images.scan import Reject
-from headstart.pipeline.data.examples import check_rejects, check_trainable, scan, write_rejects
+from headstart.pipeline.data.examples import require_few_rejects, require_trainable, scan, write_rejects
 from headstart.pipeline.data.splits import split_of
 from headstart.tests.conftest import Cli
 from hypothesis import given
@@ -107,23 +107,23 @@ def test_folders_without_images_are_errors(tmp_path: Path, kind: str) -> None:
 def test_what_can_not_be_trained_on(drawn: Path) -> None:
     found = scan(drawn)
     with pytest.raises(DataError, match="one class only, 'cat'"):
-        check_trainable(found.examples, ["cat"], drawn)
+        require_trainable(found.examples, ["cat"], drawn)
     train = [example for example in found.examples if example.split == "train"]
     with pytest.raises(DataError, match="val split has no usable images;"):
-        check_trainable(train, found.class_names, drawn)
+        require_trainable(train, found.class_names, drawn)
     some = [example for example in found.examples if example.split == "train" or example.label == 0]
     with pytest.raises(DataError, match="val split has no usable images of class 'dog'"):
-        check_trainable(some, found.class_names, drawn)
+        require_trainable(some, found.class_names, drawn)
 
 
 def test_too_many_rejects_are_an_error_that_names_the_first() -> None:
     rejects = [Reject(f"{number}.jpg", "corrupt", "") for number in range(5)]
-    check_rejects(rejects, 100, 0.05)
-    check_rejects(rejects, 5, 1)
+    require_few_rejects(rejects, 100, 0.05)
+    require_few_rejects(rejects, 5, 1)
     with pytest.raises(
         DataError, match=r"5 of 99 .* 0\.jpg \(corrupt\); 1\.jpg \(corrupt\); 2\.jpg \(corrupt\); \.\.\."
     ):
-        check_rejects(rejects, 99, 0.05)
+        require_few_rejects(rejects, 99, 0.05)
 
 
 def test_rejects_are_written_as_csv(tmp_path: Path) -> None:

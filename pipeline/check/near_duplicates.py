@@ -1,0 +1,135 @@
+"""Near-duplicates: the same picture encoded or scaled anew, found by the likeness of features and of pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from headstart.features.store.store import FeatureStore
+from headstart.features.terminal import progress
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.splits import SPLITS
+from sklearn.decomposition import PCA
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler, normalize
+
+CORRELATION = 0.85  # least correlation of the pixels of 32 x 32 images
+SAMPLE = 10_000  # images that the whitening is fitted on
+MOST_AXES, IMAGES_PER_AXIS = 256, 8
+CANDIDATES = 8  # nearest neighbours whose pixels are compared
+BLOCK = 4096  # images compared at a time
+_CLIP = 3  # standard deviations, so that no single feature outweighs all others
+_THUMBNAIL = 32
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """An image, and the image of an earlier split that is most like it.
+
+    Args:
+        cosine: of their whitened features, at most 1.
+        correlation: of their pixels, at most 1.
+    """
+
+    image: Example
+    like: Example
+    cosine: float
+    correlation: float
+
+
+def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity: float) -> list[Likeness]:
+    """Find the images of val and test that are copies of one in an earlier split; the likest come first.
+
+    Candidates are the nearest neighbours by the cosine of whitened features (Jegou and Chum 2012, "Negative evidences
+    and co-occurrences in image retrieval"). Plain features of any two photographs point into much the same direction.
+    The pixels of a candidate must agree too. Images without features and equal images are left out.
+
+    Args:
+        similarity: the least cosine.
+
+    Raises:
+        StoreError: a shard is damaged.
+    """
+    lacking = set(store.missing([example.image.digest for example in examples]))
+    seen = [example for example in examples if example.image.digest not in lacking]
+    by_split = {split: list({one.image.digest: one for one in seen if one.split == split}.values()) for split in SPLITS}
+    pairs = [(by_split["val"], by_split["train"]), (by_split["test"], by_split["train"] + by_split["val"])]
+    pairs = [(images, others) for images, others in pairs if images and others]
+    digests = list(dict.fromkeys(example.image.digest for example in seen))
+    found: list[Likeness] = []
+    if not pairs or len(digests) < 2:
+        return found
+    whitening = _fit_whitening(store.read(digests[:: max(1, len(digests) // SAMPLE)]))
+    with progress("comparing", sum(len(images) for images, _ in pairs)) as advance:
+        for images, others in pairs:
+            for start in range(0, len(images), BLOCK):
+                block = images[start : start + BLOCK]
+                found += _agreeing(_nearest(block, others, store, whitening, similarity))
+                advance(len(block))
+    return sorted(found, key=lambda pair: -pair.cosine)
+
+
+def _fit_whitening(features: np.ndarray) -> Pipeline:
+    """Fit a map from features [N, D] to unit vectors [N, K] whose components are uncorrelated over `features`.
+
+    K grows with N: along as many directions as there are images, every image looks unlike all others.
+    """
+    count = max(1, min(MOST_AXES, len(features) // IMAGES_PER_AXIS, features.shape[1]))
+    whitening = make_pipeline(
+        StandardScaler(),
+        FunctionTransformer(np.clip, kw_args={"a_min": -_CLIP, "a_max": _CLIP}),
+        PCA(count, whiten=True, svd_solver="covariance_eigh"),
+        Normalizer(),
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # features that are all equal have no variance to explain
+        return whitening.fit(features.astype(np.float32))
+
+
+def _directions(whitening: Pipeline, features: np.ndarray) -> np.ndarray:
+    """Features [n, D] as whitened vectors of length 1, float32 [n, K]."""
+    directions: np.ndarray = whitening.transform(features.astype(np.float32))
+    return directions
+
+
+def _nearest(
+    images: Sequence[Example],
+    others: Sequence[Example],
+    store: FeatureStore,
+    whitening: Pipeline,
+    similarity: float,
+) -> list[tuple[Example, Example, float]]:
+    """Each image with its nearest neighbours among `others` and their cosines, if at least `similarity`."""
+    directions = _directions(whitening, store.read([example.image.digest for example in images]))
+    best = np.full((len(images), CANDIDATES), -np.inf, np.float32)
+    like = np.zeros((len(images), CANDIDATES), np.int64)
+    for positions, features in store.stream([example.image.digest for example in others]):
+        cosines = np.hstack([best, directions @ _directions(whitening, features).T])  # [images, CANDIDATES + n]
+        numbers = np.hstack([like, np.broadcast_to(positions, (len(images), len(positions)))])
+        highest = np.argpartition(-cosines, CANDIDATES - 1, axis=1)[:, :CANDIDATES]
+        best, like = np.take_along_axis(cosines, highest, axis=1), np.take_along_axis(numbers, highest, axis=1)
+    return [
+        (images[index], others[like[index, rank]], min(1.0, float(best[index, rank])))
+        for index, rank in np.argwhere(best >= similarity).tolist()
+        if images[index].image.digest != others[like[index, rank]].image.digest
+    ]
+
+
+def _agreeing(pairs: Sequence[tuple[Example, Example, float]]) -> list[Likeness]:
+    """The pair of each image whose pixels correlate best as thumbnails, if by at least `CORRELATION`."""
+    from headstart.features.images.batches import decoded_batches
+    from headstart.features.images.decode import ImageConfig
+
+    if not pairs:
+        return []
+    images = list(dict.fromkeys(example.image for pair in pairs for example in pair[:2]))
+    pixels = np.zeros((len(images), _THUMBNAIL * _THUMBNAIL * 3), np.float32)
+    for positions, decoded in decoded_batches(images, ImageConfig(_THUMBNAIL), BLOCK // 32):
+        pixels[positions] = decoded.reshape(len(positions), -1)
+    pixels = normalize(pixels - pixels.mean(axis=1, keepdims=True))
+    place = {image: position for position, image in enumerate(images)}
+    found: dict[str, Likeness] = {}
+    for image, like, cosine in pairs:
+        correlation = min(1.0, float(pixels[place[image.image]] @ pixels[place[like.image]]))
+        known = found.get(image.image.path)
+        if correlation >= CORRELATION and (known is None or correlation > known.correlation):
+            found[image.image.path] = Likeness(image=image, like=like, cosine=cosine, correlation=correlation)
+    return list(found.values())

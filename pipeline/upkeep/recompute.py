@@ -1,0 +1,145 @@
+"""Features of a store against a fresh forward pass."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.cuts import Cut
+from headstart.features.backbones.frozen import FORWARD_VERSION, freeze
+from headstart.features.backbones.int8 import find_quantised
+from headstart.features.backbones.weights import build_backbone
+from headstart.features.backbones.zoo import Rescaling
+from headstart.features.config import Precision
+from headstart.features.errors import OptionError, StoreError, WeightsError
+from headstart.features.images.augment import Augment, View
+from headstart.features.images.batches import decoded_batches
+from headstart.features.images.decode import PIXELS_VERSION, ImageConfig
+from headstart.features.images.scan import ImageFile
+from headstart.features.store.fingerprint import Fingerprint
+from headstart.features.store.maintain import Damage
+from headstart.features.store.store import FeatureStore
+from headstart.features.terminal import console, progress
+from headstart.pipeline.data.examples import scan_all_sizes
+from headstart.pipeline.upkeep.config import VerifyConfig
+from headstart.pipeline.upkeep.verify import Recomputation
+
+# The largest relative error (in norm) of a stored feature: other machines round differently.
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 5e-2}
+
+
+def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, seed: int = 0) -> Recomputation:
+    """Compare features of `config.recompute` images of `data`, drawn by `seed`, with a fresh forward pass.
+
+    Features of other weights are not compared, but named on the console.
+
+    Raises:
+        StoreError: no features can be compared.
+        DataError: `data` has no images.
+    """
+    found = scan_all_sizes(stores[0].folder.parent, data)
+    images = {example.image.digest: example.image for example in found.examples}
+    left_out: list[str] = []
+    errors: list[tuple[FeatureStore, ImageFile, float]] = []
+    for group in _grouped_by_backbone(stores):
+        held = {digest for store in group for digest in images.keys() - set(store.missing(list(images)))}
+        chosen = np.random.default_rng(seed).permutation(sorted(held))[: config.recompute]
+        if not len(chosen):
+            left_out.append(f"{group[0].folder}: no features of the images in {data}")
+            continue
+        try:
+            backbone = _backbone_of(group[0].fingerprint, config)
+            errors += _errors(group, backbone, [images[digest] for digest in chosen])
+        except (WeightsError, OptionError) as error:
+            left_out.append(f"{group[0].folder}: {error}")
+    if not errors:
+        raise StoreError(f"nothing could be recomputed: {'; '.join(left_out)}")
+    for reason in left_out:
+        console.print(f"not recomputed: {reason}")
+    bad = {
+        shard: Damage(str(shard), f"features of {image.path} are off by {error:.2g} of their norm")
+        for store, image, error in errors
+        if error > _TOLERANCE[store.fingerprint.precision]
+        for shard in [store.shard_of(image.digest)]
+    }
+    return Recomputation(
+        images=len({image.digest for _, image, _ in errors}),
+        largest_error=max(error for _, _, error in errors),
+        bad=tuple(bad.values()),
+    )
+
+
+def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureStore]]:
+    """Group the stores that differ in the cut alone: one forward pass serves a group."""
+    groups: dict[str, list[FeatureStore]] = {}
+    for store in stores:
+        shared = {name: value for name, value in store.fingerprint.to_json().items() if name not in ("cut", "shape")}
+        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(store)
+    return list(groups.values())
+
+
+def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
+    """Build the backbone of a fingerprint, with the weights of `config`.
+
+    Raises:
+        OptionError: the features were made by another version of headstart.
+        WeightsError: the features were made with other weights.
+    """
+    if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
+        raise OptionError("another version of headstart made its features, in another way; they can't be compared")
+    backbone = build_backbone(
+        fingerprint.backbone,
+        config.weights,
+        "auto",
+        fingerprint.image_size,
+        cast(Precision, fingerprint.precision),
+        config.weights_seed,
+    )
+    if backbone.weights_digest != fingerprint.weights:
+        raise WeightsError(f"its features are of other weights than {config.weights}; say which with --weights")
+    rescale = fingerprint.rescale
+    return replace(backbone, rescaling=Rescaling(tuple(rescale["scale"]), tuple(rescale["offset"])))
+
+
+def _errors(
+    stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence[ImageFile]
+) -> list[tuple[FeatureStore, ImageFile, float]]:
+    """The relative error (in norm) of each stored feature of `images` against a fresh one."""
+    shared = stores[0].fingerprint
+    by_cut = {Cut.parse(backbone.name, store.fingerprint.cut): store for store in stores}
+    config = ImageConfig(shared.image_size, cast(Any, shared.resize), cast(Any, shared.truncated))
+    view = View(cast(Augment, shared.augment), shared.seed or 0, shared.view) if shared.view else None
+    if shared.calibration is None:
+        frozen = freeze(backbone, list(by_cut))
+    else:
+        frozen = find_quantised(stores[0].folder.parent, backbone, shared.calibration)
+    errors = []
+    with progress("recomputing", len(images)) as advance:
+        batches = decoded_batches(images, config, frozen.images_per_pass, view)
+        for positions, fresh in frozen.stream(batches):
+            batch = [images[position] for position in positions]
+            for cut, store in by_cut.items():
+                errors += _errors_of_batch(store, batch, fresh[cut])
+            advance(len(positions))
+    return errors
+
+
+def _errors_of_batch(
+    store: FeatureStore, batch: Sequence[ImageFile], fresh: np.ndarray
+) -> list[tuple[FeatureStore, ImageFile, float]]:
+    """Compare `fresh` features [n, *shape] of `batch` with the stored ones.
+
+    Images without stored features are left out, and so are files that changed meanwhile.
+    """
+    lacking = set(store.missing([image.digest for image in batch]))
+    rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged()]
+    width = math.prod(store.form.shape)
+    stored = store.read([batch[row].digest for row in rows]).astype(np.float32).reshape(len(rows), width)
+    expected = fresh[rows].reshape(len(rows), width)
+    norms = np.linalg.norm(expected, axis=1) + np.finfo(np.float32).tiny
+    relative = np.linalg.norm(stored - expected, axis=1) / norms
+    return [(store, batch[row], float(error)) for row, error in zip(rows, relative, strict=True)]
