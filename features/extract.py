@@ -118,7 +118,7 @@ def _extract(
             changed += [missing[position] for position in positions[~unchanged]]
             advance(len(positions))
     seconds = time.perf_counter() - start
-    left_out = [missing[position] for position in np.flatnonzero(~decoded)]
+    left_out = [missing[position] for position in np.flatnonzero(~decoded).tolist()]
     return Extracted(frozenset(extracted), [why_undecodable(image) for image in [*changed, *left_out]], seconds)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from headstart import cli
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.pipeline.data.config import PrepareConfig
 from headstart.pipeline.data.demo import draw_demo
 from headstart.pipeline.data.prepare import prepare
@@ -24,9 +24,9 @@ SMALL = {
     "backbone": "mobilenet_v3_small",
     "weights": "random",
     "image_size": 64,
-    "batch_size": 8,
     "precision": "float32",
 }
+QUICK = {"batch_size": 8, "max_rejects": 1.0}
 SMALL_FLAGS = (
     "--backbone=mobilenet_v3_small",
     "--weights=random",
@@ -58,16 +58,22 @@ def filled_store(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     from headstart.pipeline.featured import cache_features
 
     store = tmp_path_factory.mktemp("store") / "store"
-    cache_features(prepared, FeatureConfig(store=store, **SMALL, max_rejects=1))
+    cache_features(prepared, FeatureConfig(**SMALL), ExtractionConfig(store=store, **QUICK))
     return store
 
 
 @pytest.fixture
-def small(filled_store: Path, tmp_path: Path) -> FeatureConfig:
-    """Settings of the small backbone, with a store of its own that holds the features of `prepared`."""
+def small() -> FeatureConfig:
+    """The small backbone."""
+    return FeatureConfig(**SMALL)
+
+
+@pytest.fixture
+def extraction(filled_store: Path, tmp_path: Path) -> ExtractionConfig:
+    """A store of its own that holds the features of `prepared` at `small`."""
     store = tmp_path / "store"
     shutil.copytree(filled_store, store)
-    return FeatureConfig(store=store, **SMALL, max_rejects=1)
+    return ExtractionConfig(store=store, **QUICK)
 
 
 @pytest.fixture(scope="session")
@@ -77,18 +83,18 @@ def trained_run(prepared: Path, filled_store: Path, tmp_path_factory: pytest.Tem
     from headstart.pipeline.head.run import train_run
 
     path = tmp_path_factory.mktemp("runs") / "run"
-    features = FeatureConfig(store=filled_store, **SMALL, max_rejects=1)
-    train_run(prepared, path, features, HeadConfig(units=(16,), epochs=3, learning_rate=1e-3))
+    extraction = ExtractionConfig(store=filled_store, **QUICK)
+    train_run(prepared, path, FeatureConfig(**SMALL), extraction, HeadConfig(units=(16,), epochs=3, learning_rate=1e-3))
     return path
 
 
 @pytest.fixture
-def run(trained_run: Path, small: FeatureConfig, tmp_path: Path) -> Path:
-    """A copy of `trained_run` to change, with the store of `small`."""
+def run(trained_run: Path, extraction: ExtractionConfig, tmp_path: Path) -> Path:
+    """A copy of `trained_run` to change, with the store of `extraction`."""
     path = tmp_path / "run"
     shutil.copytree(trained_run, path)
     config = json.loads((path / "config.json").read_text())
-    config["features"]["store"] = str(small.store)
+    config["features"]["store"] = str(extraction.store)
     (path / "config.json").write_text(json.dumps(config))
     return path
 

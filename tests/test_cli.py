@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from headstart import cli
 from headstart.cli import app
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.tests.conftest import SMALL_FLAGS
 from typer.testing import CliRunner
 
@@ -74,22 +74,28 @@ def test_head_extracts_what_is_missing_and_says_so(headstart, prepared: Path, tm
     assert headstart("features", prepared, *flags[:-3])["extracted"] == 0
 
 
-def test_summaries_for_people(headstart, prepared: Path, run: Path, small: FeatureConfig) -> None:
-    text = headstart.text("features", prepared, *SMALL_FLAGS, f"--store={small.store}")
+def test_summaries_for_people(
+    headstart, prepared: Path, run: Path, small: FeatureConfig, extraction: ExtractionConfig
+) -> None:
+    text = headstart.text("features", prepared, *SMALL_FLAGS, f"--store={extraction.store}")
     assert "40 examples in 2 classes: 0 extracted" in text
     assert "2 images rejected" in text
     assert "accuracy" in headstart.text("evaluate", run)
     assert "cat.0.jpg: " in headstart.text("predict", run, *sorted(prepared.glob("*/cat/cat.0.jpg")))
 
 
-def test_a_linear_head(headstart, prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
-    flags = (*SMALL_FLAGS, f"--store={small.store}", f"--run={tmp_path / 'r'}")
+def test_a_linear_head(
+    headstart, prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
+) -> None:
+    flags = (*SMALL_FLAGS, f"--store={extraction.store}", f"--run={tmp_path / 'r'}")
     headstart("head", prepared, *flags, "--units=none", "--epochs=1")
     assert json.loads((tmp_path / "r" / "config.json").read_text())["head"]["units"] == []
 
 
-def test_a_run_that_exists_is_kept_unless_it_may_go(headstart, prepared, small, run: Path, tmp_path: Path) -> None:
-    flags = (*SMALL_FLAGS, f"--store={small.store}", *HEAD_FLAGS)
+def test_a_run_that_exists_is_kept_unless_it_may_go(
+    headstart, prepared, small, extraction, run: Path, tmp_path: Path
+) -> None:
+    flags = (*SMALL_FLAGS, f"--store={extraction.store}", *HEAD_FLAGS)
     before = (run / "head.keras").read_bytes()
     assert "--overwrite" in headstart.error("head", prepared, f"--run={run}", *flags)
     assert "--learning-rate" in headstart.error(
@@ -104,8 +110,8 @@ def test_a_run_that_exists_is_kept_unless_it_may_go(headstart, prepared, small, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run", "store"]
 
 
-def test_bad_data_is_told_in_one_line(headstart, prepared: Path, small, tmp_path: Path) -> None:
-    flags = (*SMALL_FLAGS, f"--store={small.store}", f"--run={tmp_path / 'r'}", *HEAD_FLAGS, "--max-rejects=1")
+def test_bad_data_is_told_in_one_line(headstart, prepared: Path, small, extraction, tmp_path: Path) -> None:
+    flags = (*SMALL_FLAGS, f"--store={extraction.store}", f"--run={tmp_path / 'r'}", *HEAD_FLAGS, "--max-rejects=1")
 
     def changed(name: str, *removed: str) -> Path:
         data = tmp_path / name
@@ -177,9 +183,11 @@ def test_a_full_disk_is_told_in_one_line(headstart, prepared, tmp_path: Path, mo
     assert not list((tmp_path / "s").rglob("*.partial*"))
 
 
-def test_a_path_below_a_file_is_told_in_one_line(headstart, prepared, small, drawn: Path, tmp_path: Path) -> None:
+def test_a_path_below_a_file_is_told_in_one_line(
+    headstart, prepared, small, extraction, drawn: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
-    flags = (*SMALL_FLAGS, f"--store={small.store}", *HEAD_FLAGS)
+    flags = (*SMALL_FLAGS, f"--store={extraction.store}", *HEAD_FLAGS)
     assert "Not a directory" in headstart.error("head", prepared, f"--run={tmp_path / 'file' / 'x'}", *flags)
     assert "Not a directory" in headstart.error("demo", tmp_path / "file" / "x")
     assert "Not a directory" in headstart.error("prepare", drawn, tmp_path / "file" / "x", "--val=0.25", "--test=0.25")

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from headstart import cli
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.tests.conftest import SMALL_FLAGS
 from typer.testing import CliRunner
 
@@ -17,45 +17,51 @@ def shards(store: Path) -> list[Path]:
     return sorted(store.glob("*/shard-*.h5"))
 
 
-def test_a_store_is_listed(headstart, small: FeatureConfig) -> None:
-    (one,) = headstart("store", "ls", small.store)["fingerprints"]
+def test_a_store_is_listed(headstart, small: FeatureConfig, extraction: ExtractionConfig) -> None:
+    (one,) = headstart("store", "ls", extraction.store)["fingerprints"]
     assert (one["backbone"], one["cut"], one["images"], one["shards"]) == (
         "mobilenet_v3_small",
         "top_activation",
         40,
-        len(shards(small.store)),
+        len(shards(extraction.store)),
     )
-    assert one["bytes"] == sum(shard.stat().st_size for shard in shards(small.store))
-    assert one["folder"] in headstart.text("store", "ls", small.store)
+    assert one["bytes"] == sum(shard.stat().st_size for shard in shards(extraction.store))
+    assert one["folder"] in headstart.text("store", "ls", extraction.store)
 
 
-def test_a_clean_store_is_verified(headstart, small: FeatureConfig, prepared: Path) -> None:
-    found = headstart("store", "verify", small.store)
-    assert (found["shards"], found["images"], found["bad"]) == (len(shards(small.store)), 40, 0)
+def test_a_clean_store_is_verified(
+    headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path
+) -> None:
+    found = headstart("store", "verify", extraction.store)
+    assert (found["shards"], found["images"], found["bad"]) == (len(shards(extraction.store)), 40, 0)
     flags = ("--data", prepared, "--recompute", "5", "--weights=random")
-    assert headstart("store", "verify", small.store, *flags)["recomputed"] == 5
-    assert "5 images recomputed" in headstart.text("store", "verify", small.store, *flags)
+    assert headstart("store", "verify", extraction.store, *flags)["recomputed"] == 5
+    assert "5 images recomputed" in headstart.text("store", "verify", extraction.store, *flags)
 
 
-def test_a_bad_shard_is_told_dropped_and_redone(headstart, small: FeatureConfig, prepared: Path) -> None:
-    shard = shards(small.store)[0]
+def test_a_bad_shard_is_told_dropped_and_redone(
+    headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path
+) -> None:
+    shard = shards(extraction.store)[0]
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    result = CliRunner().invoke(cli.app, ["store", "verify", str(small.store), "--json"])
+    result = CliRunner().invoke(cli.app, ["store", "verify", str(extraction.store), "--json"])
     assert result.exit_code == 1
     found = json.loads(result.stdout)
     assert found["bad"] == 1
     assert found["bad_shards"][0]["path"] == str(shard)
     assert "--repair" in result.stderr
-    assert headstart("store", "verify", small.store, "--repair")["bad"] == 1
-    assert headstart("store", "verify", small.store)["bad"] == 0
-    done = headstart("features", prepared, *SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1")
+    assert headstart("store", "verify", extraction.store, "--repair")["bad"] == 1
+    assert headstart("store", "verify", extraction.store)["bad"] == 0
+    done = headstart("features", prepared, *SMALL_FLAGS, f"--store={extraction.store}", "--max-rejects=1")
     assert done["extracted"] == 40
 
 
-def test_what_is_missing_is_explained(headstart, small: FeatureConfig, prepared: Path) -> None:
-    flags = (small.store, prepared, *SMALL_FLAGS)
+def test_what_is_missing_is_explained(
+    headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path
+) -> None:
+    flags = (extraction.store, prepared, *SMALL_FLAGS)
     (state,) = headstart("store", "explain", *flags, "--rescale=unit", "--store=ignored")["cuts"]
     assert (state["present"], state["missing"]) == (0, 42)
     assert set(state["others"][0]["differs"]) == {"rescale"}
@@ -65,15 +71,15 @@ def test_what_is_missing_is_explained(headstart, small: FeatureConfig, prepared:
 
 
 def test_several_cuts_are_filled_side_by_side_and_a_head_refuses_maps(
-    headstart, small: FeatureConfig, prepared: Path, tmp_path: Path
+    headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path, tmp_path: Path
 ) -> None:
     cuts = ("--cut=all", "--cut=expanded_conv_10_add:map")
-    flags = (*SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1")
+    flags = (*SMALL_FLAGS, f"--store={extraction.store}", "--max-rejects=1")
     done = headstart("features", prepared, *flags, *cuts)
     assert (done["extracted"], len(done["fingerprint"])) == (40, 8)
     assert headstart("features", prepared, *flags, *cuts)["extracted"] == 0
     shapes = set()
-    for merged in small.store.glob("*/features.h5"):
+    for merged in extraction.store.glob("*/features.h5"):
         with h5py.File(merged) as file:
             assert np.isfinite(file["features"][:]).all()
             assert len(file["digest"][0]) == 64
@@ -86,27 +92,29 @@ def test_several_cuts_are_filled_side_by_side_and_a_head_refuses_maps(
 
 
 def test_small_shards_are_joined_and_unused_features_dropped(
-    headstart, small: FeatureConfig, prepared: Path, drawn: Path
+    headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path, drawn: Path
 ) -> None:
-    done = headstart("features", drawn, *SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1", "--cut=all")
+    done = headstart("features", drawn, *SMALL_FLAGS, f"--store={extraction.store}", "--max-rejects=1", "--cut=all")
     assert done["extracted"] == 40
-    before = headstart("store", "compact", small.store)
+    before = headstart("store", "compact", extraction.store)
     assert before["shards_after"] <= before["shards_before"]
-    would = headstart("store", "gc", small.store, prepared / "train")
+    would = headstart("store", "gc", extraction.store, prepared / "train")
     assert not would["done"]
     assert would["dropped"] > 0
-    assert "nothing was changed" in headstart.text("store", "gc", small.store, prepared / "train")
-    assert headstart("store", "gc", small.store, prepared / "train", "--yes")["dropped"] == would["dropped"]
-    assert headstart("store", "gc", small.store, prepared / "train", "--yes")["dropped"] == 0
-    assert headstart("store", "verify", small.store)["bad"] == 0
+    assert "nothing was changed" in headstart.text("store", "gc", extraction.store, prepared / "train")
+    assert headstart("store", "gc", extraction.store, prepared / "train", "--yes")["dropped"] == would["dropped"]
+    assert headstart("store", "gc", extraction.store, prepared / "train", "--yes")["dropped"] == 0
+    assert headstart("store", "verify", extraction.store)["bad"] == 0
 
 
-def test_features_are_exported(headstart, small: FeatureConfig, prepared: Path, tmp_path: Path) -> None:
-    result = headstart("store", "export", small.store, prepared, tmp_path / "out.npz")
+def test_features_are_exported(
+    headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path, tmp_path: Path
+) -> None:
+    result = headstart("store", "export", extraction.store, prepared, tmp_path / "out.npz")
     assert (result["examples"], result["missing"]) == (40, 2)
     assert np.load(tmp_path / "out.npz")["features"].shape == (40, 576)
-    assert "2 images have none" in headstart.text("store", "export", small.store, prepared, tmp_path / "out.h5")
-    assert ".npz" in headstart.error("store", "export", small.store, prepared, tmp_path / "out.txt", code=2)
+    assert "2 images have none" in headstart.text("store", "export", extraction.store, prepared, tmp_path / "out.h5")
+    assert ".npz" in headstart.error("store", "export", extraction.store, prepared, tmp_path / "out.txt", code=2)
 
 
 @pytest.mark.parametrize("command", ["ls", "verify", "compact"])
@@ -125,7 +133,7 @@ def test_what_is_no_store_is_told_in_one_line(headstart, tmp_path: Path, command
 
 
 def test_a_file_that_was_changed_behind_its_time_is_found_by_rehashing(
-    headstart, small: FeatureConfig, drawn: Path, tmp_path: Path
+    headstart, small: FeatureConfig, extraction: ExtractionConfig, drawn: Path, tmp_path: Path
 ) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -133,7 +141,7 @@ def test_a_file_that_was_changed_behind_its_time_is_found_by_rehashing(
             (tmp_path / "data" / name / path.name).write_bytes(path.read_bytes() + b"x")
     for path in tmp_path.glob("data/*/*"):
         os.utime(path, (1, 1))
-    command = ("features", tmp_path / "data", *SMALL_FLAGS, f"--store={small.store}")
+    command = ("features", tmp_path / "data", *SMALL_FLAGS, f"--store={extraction.store}")
     assert headstart(*command)["extracted"] == 10
     path = tmp_path / "data" / "cat" / "cat.0.jpg"
     path.write_bytes(path.read_bytes()[:-1] + b"y")
@@ -143,26 +151,26 @@ def test_a_file_that_was_changed_behind_its_time_is_found_by_rehashing(
 
 
 def test_a_merged_file_of_shards_that_are_gone_is_told_and_mended(
-    headstart, small: FeatureConfig, prepared: Path
+    headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path
 ) -> None:
-    for shard in shards(small.store):
+    for shard in shards(extraction.store):
         shard.unlink()
-    result = CliRunner().invoke(cli.app, ["store", "verify", str(small.store)])
+    result = CliRunner().invoke(cli.app, ["store", "verify", str(extraction.store)])
     assert result.exit_code == 1
     assert "NaN" in result.stdout
-    headstart("features", prepared, *SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1")
-    assert headstart("store", "verify", small.store)["bad"] == 0
-    (merged,) = small.store.glob("*/features.h5")
+    headstart("features", prepared, *SMALL_FLAGS, f"--store={extraction.store}", "--max-rejects=1")
+    assert headstart("store", "verify", extraction.store)["bad"] == 0
+    (merged,) = extraction.store.glob("*/features.h5")
     merged.write_text("junk")
-    assert CliRunner().invoke(cli.app, ["store", "verify", str(small.store)]).exit_code == 1
-    headstart("store", "verify", small.store, "--repair")
-    assert headstart("store", "verify", small.store)["bad"] == 0
+    assert CliRunner().invoke(cli.app, ["store", "verify", str(extraction.store)]).exit_code == 1
+    headstart("store", "verify", extraction.store, "--repair")
+    assert headstart("store", "verify", extraction.store)["bad"] == 0
 
 
 def test_a_full_store_is_used_without_writing_to_it(
-    headstart, small: FeatureConfig, prepared: Path, monkeypatch
+    headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path, monkeypatch
 ) -> None:
-    flags = (prepared, *SMALL_FLAGS, f"--store={small.store}", "--max-rejects=1")
+    flags = (prepared, *SMALL_FLAGS, f"--store={extraction.store}", "--max-rejects=1")
     for path in prepared.rglob("*.*"):
         os.utime(path, (1, 1))
     headstart("features", *flags)

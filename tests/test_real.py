@@ -40,7 +40,7 @@ def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Pat
     draw_demo(tmp_path / "drawn", images=60)
     features = FeatureConfig(store=tmp_path / "s", weights="random", precision="float32", max_rejects=1)
     data, run = tmp_path / "drawn", tmp_path / "run"
-    train_run(data, run, features, HeadConfig())
+    train_run(data, run, features, extraction, HeadConfig())
     head = keras.models.load_model(run / "head.keras")
     kernel, bias = head.get_layer("logits").get_weights()
     head.get_layer("logits").set_weights([kernel, bias - 10])  # says cat to everything: one epoch must gain
@@ -62,7 +62,7 @@ def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Pat
 def test_the_demo_is_told_apart_by_random_features(tmp_path: Path) -> None:
     draw_demo(tmp_path / "drawn", images=200)
     features = FeatureConfig(store=tmp_path / "s", weights="random", precision="float32", max_rejects=1)
-    train_run(tmp_path / "drawn", tmp_path / "run", features, HeadConfig())
+    train_run(tmp_path / "drawn", tmp_path / "run", features, extraction, HeadConfig())
     cached = load_examples(Run.open(tmp_path / "run"))
     vectors, labels = cached.arrays([example for example in cached.examples if example.split != "train"])
     logits = keras.models.load_model(tmp_path / "run" / "head.keras").predict(vectors, verbose=0)

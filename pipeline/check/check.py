@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from headstart.features.errors import StoreError
+from headstart.features.errors import OptionError, StoreError
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.store import FeatureStore
@@ -13,9 +13,8 @@ from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.check.near_duplicates import near_duplicates
 from headstart.pipeline.check.report import CheckResult
 from headstart.pipeline.data.copies import conflicting, same_image
-from headstart.pipeline.data.examples import Example, reject_undecodable, scan
+from headstart.pipeline.data.examples import Example, reject_undecodable, scan, scan_memory
 from headstart.pipeline.data.splits import SPLITS
-from headstart.pipeline.featured import scan_memory
 
 _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 

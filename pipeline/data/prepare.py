@@ -124,9 +124,7 @@ def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str
             "<class>/*.jpg, or names like cat.0.jpg"
         )
     if len(labelled) < len(inside):
-        console.print(
-            f"{len(inside) - len(labelled)} files of {source} belong to no class and are left out", markup=False
-        )
+        console.print(f"{len(inside) - len(labelled)} files of {source} belong to no class and are left out")
     return labelled
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from headstart.features.backbones.network import cut_names
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.evaluate.predict import predict
@@ -24,7 +24,7 @@ BOTH = "mobilenet_v3_small+resnet50_v2"
 
 def predicted_is_head_on_features(data: Path, run: Path, config: FeatureConfig) -> None:
     """The probabilities of raw files are those of the head on cached features."""
-    cached = cache_features(data, config)
+    cached = cache_features(data, config, extraction)
     test = cached.of("test")
     features, _ = cached.arrays(test)
     expected = probabilities(keras.models.load_model(run / "head.keras").predict(features, verbose=0))
@@ -34,11 +34,13 @@ def predicted_is_head_on_features(data: Path, run: Path, config: FeatureConfig) 
 
 
 @pytest.mark.slow
-def test_several_backbones_are_put_side_by_side(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
+def test_several_backbones_are_put_side_by_side(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
+) -> None:
     cuts = ("expanded_conv_7_add+conv3_block4_out", "top_activation")
     config = replace(small, backbone=BOTH, weights="random+random", cut=cuts)
-    alone = cache_features(prepared, replace(small, cut=("expanded_conv_7_add", "top_activation")))
-    both = cache_features(prepared, config)
+    alone = cache_features(prepared, replace(small, cut=("expanded_conv_7_add", "top_activation")), extraction)
+    both = cache_features(prepared, config, extraction)
     names = ["expanded_conv_7_add", "top_activation"]
     assert list(both.columns()) == [*(f"mobilenet_v3_small/{name}" for name in names), "resnet50_v2/conv3_block4_out"]
     assert both.extracted == 40
@@ -48,7 +50,7 @@ def test_several_backbones_are_put_side_by_side(prepared: Path, small: FeatureCo
     assert features.shape[1] == expected.shape[1] + 512
 
     run = tmp_path / "run"
-    train_run(prepared, run, config, HeadConfig(units=(4,), epochs=1))
+    train_run(prepared, run, config, extraction, HeadConfig(units=(4,), epochs=1))
     saved = Run.open(run).config()
     assert set(saved["fingerprints"]) == set(both.columns())
     assert saved["features"]["weights"] == "random+random"
@@ -63,11 +65,13 @@ def test_several_backbones_are_put_side_by_side(prepared: Path, small: FeatureCo
 
 
 @pytest.mark.slow
-def test_several_cuts_of_one_backbone(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
+def test_several_cuts_of_one_backbone(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
+) -> None:
     config = replace(small, cut=("expanded_conv_7_add+top_activation",))
-    train_run(prepared, tmp_path / "run", config, HeadConfig(units=(4,), epochs=1))
+    train_run(prepared, tmp_path / "run", config, extraction, HeadConfig(units=(4,), epochs=1))
     predicted_is_head_on_features(prepared, tmp_path / "run", config)
-    widths = cache_features(prepared, config).widths
+    widths = cache_features(prepared, config, extraction).widths
     variance = np.ravel(keras.models.load_model(tmp_path / "run" / "head.keras").get_layer("standardise").variance)
     assert [len(set(part)) for part in np.split(variance, np.cumsum(widths))] == [1, 1, 0]
     assert len(set(variance)) == 2
@@ -92,16 +96,20 @@ def test_a_cut_that_two_backbones_have_is_told_apart() -> None:
         ({"cut": ("top_activation+top_activation",)}, "names a cut twice"),
     ],
 )
-def test_what_does_not_fit_together_is_told(prepared: Path, small: FeatureConfig, change: dict, message: str) -> None:
+def test_what_does_not_fit_together_is_told(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, change: dict, message: str
+) -> None:
     with pytest.raises(OptionError, match=message):
-        cache_features(prepared, replace(small, **change))
+        cache_features(prepared, replace(small, **change), extraction)
 
 
-def test_a_head_takes_a_view_an_epoch(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
+def test_a_head_takes_a_view_an_epoch(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
+) -> None:
     head = HeadConfig(units=(4,), epochs=4)
-    train_run(prepared, tmp_path / "plain", small, head)
-    train_run(prepared, tmp_path / "viewed", replace(small, views=2), head)
-    cached = cache_features(prepared, replace(small, views=2))
+    train_run(prepared, tmp_path / "plain", small, extraction, head)
+    train_run(prepared, tmp_path / "viewed", replace(small, views=2), extraction, head)
+    cached = cache_features(prepared, replace(small, views=2), extraction)
     assert cached.views_extracted == 0  # `head` made them
     train = cached.of("train")
     first, second = cached.view_arrays(train)

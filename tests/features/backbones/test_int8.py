@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headstart.features.backbones.network import load_network
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError, RunError, StoreError
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.evaluate.evaluate import evaluate
@@ -35,10 +35,10 @@ def cached(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> CachedEx
 
 
 def test_eight_bits_are_near_float32_and_their_own_features(
-    prepared: Path, small: FeatureConfig, cached: CachedExamples
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, cached: CachedExamples
 ) -> None:
     features, _ = cached.arrays(cached.examples)
-    expected, _ = cache_features(prepared, small).arrays(cached.examples)
+    expected, _ = cache_features(prepared, small, extraction).arrays(cached.examples)
     error = np.mean(np.linalg.norm(features - expected, axis=1) / np.linalg.norm(expected, axis=1))
     assert 1e-3 < error < 0.5  # random weights, and so few images, take it badly
     (store,) = cached.stores

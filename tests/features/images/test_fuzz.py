@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.formats import FORMATS
 from headstart.pipeline.featured import cache_features
 from headstart.tests.conftest import SMALL
@@ -77,7 +77,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     ("kinds", "count"), [(("JPEG", "PNG", "GIF"), 2000), (("BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000"), 500)]
 )
 def test_every_mutation_ends_as_features_or_as_a_reject(
-    tmp_path: Path, small: FeatureConfig, kinds: tuple[str, ...], count: int
+    tmp_path: Path, small: FeatureConfig, extraction: ExtractionConfig, kinds: tuple[str, ...], count: int
 ) -> None:
     rng = random.Random(0)
     originals = seeds(kinds)
@@ -85,7 +85,7 @@ def test_every_mutation_ends_as_features_or_as_a_reject(
         path = tmp_path / "data" / ("cat", "dog")[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(mutated(rng.choice(originals), rng))
-    cached = cache_features(tmp_path / "data", replace(small, batch_size=64))
+    cached = cache_features(tmp_path / "data", replace(small, batch_size=64), extraction)
     ended = [example.image.path for example in cached.examples] + [reject.path for reject in cached.rejects]
     assert sorted(ended) == sorted(map(str, (tmp_path / "data").rglob("*.jpg")))
     reasons = Counter(reject.reason for reject in cached.rejects)

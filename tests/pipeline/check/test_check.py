@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.features.store.maintain import open_stores
 from headstart.features.store.store import FeatureStore
@@ -149,25 +149,27 @@ def copies(data: Path) -> dict[str, str]:
     return made
 
 
-def test_near_duplicates_are_found_where_there_are_features(data: Path, small: FeatureConfig, headstart: Cli) -> None:
+def test_near_duplicates_are_found_where_there_are_features(
+    data: Path, small: FeatureConfig, extraction: ExtractionConfig, headstart: Cli
+) -> None:
     planted = copies(data)
-    assert headstart("check", data, "--store", small.store)["near_duplicates"] is None
-    headstart("features", data, "--store", small.store, *SMALL_FLAGS)
-    seen = headstart("check", data, "--store", small.store)
-    assert seen["features"] == str(open_stores(small.store)[0].folder)
+    assert headstart("check", data, "--store", extraction.store)["near_duplicates"] is None
+    headstart("features", data, "--store", extraction.store, *SMALL_FLAGS)
+    seen = headstart("check", data, "--store", extraction.store)
+    assert seen["features"] == str(open_stores(extraction.store)[0].folder)
     pairs = [[os.path.relpath(file["path"], data) for file in pair["files"]] for pair in seen["near_duplicates"]]
     assert dict(pairs) == planted
     assert all(pair["cosine"] >= seen["similarity"] for pair in seen["near_duplicates"])
     assert all(pair["correlation"] >= seen["correlation"] for pair in seen["near_duplicates"])
-    assert headstart("check", data, "--store", small.store, "--similarity", "1")["near_duplicates"] == []
+    assert headstart("check", data, "--store", extraction.store, "--similarity", "1")["near_duplicates"] == []
 
 
 @pytest.mark.slow
 def test_likeness_does_not_depend_on_how_many_are_compared_at_a_time(
-    data: Path, small: FeatureConfig, monkeypatch: pytest.MonkeyPatch
+    data: Path, small: FeatureConfig, extraction: ExtractionConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies(data)
-    (store,) = cache_features(data, small).stores
+    (store,) = cache_features(data, small, extraction).stores
     examples = scan(data).examples
     whole = near_duplicates(examples, store, 0.3)
     monkeypatch.setattr("headstart.pipeline.check.near_duplicates.BLOCK", 32)
@@ -178,13 +180,13 @@ def test_likeness_does_not_depend_on_how_many_are_compared_at_a_time(
 
 
 def test_what_has_features_is_not_decoded_again(
-    data: Path, small: FeatureConfig, monkeypatch: pytest.MonkeyPatch
+    data: Path, small: FeatureConfig, extraction: ExtractionConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache_features(data, small)
+    cache_features(data, small, extraction)
     monkeypatch.setattr(
         "headstart.features.images.batches.decoded_batches", lambda images, *_: iter([]) if not images else 1 / 0
     )
-    assert len(check(data, CheckConfig(store=small.store, similarity=1)).examples) == 56
+    assert len(check(data, CheckConfig(store=extraction.store, similarity=1)).examples) == 56
 
 
 def test_the_page_shows_the_findings_and_trusts_no_name(data: Path, tmp_path: Path, headstart: Cli) -> None:
@@ -237,20 +239,22 @@ def test_a_file_that_changes_while_it_is_looked_at_is_named(
     ]  # fmt: skip
 
 
-def test_options_are_checked(data: Path, small: FeatureConfig, headstart: Cli) -> None:
+def test_options_are_checked(data: Path, small: FeatureConfig, extraction: ExtractionConfig, headstart: Cli) -> None:
     for flags in (("--similarity", "0"), ("--tiny", "-1"), ("--imbalance", "0.5"), ("--max-pixels", "0")):
         assert flags[0] in headstart.error("check", data, *flags, code=2)
     assert "none begins with 'x'" in headstart.error(
-        "check", data, "--store", small.store, "--fingerprint", "x", code=2
+        "check", data, "--store", extraction.store, "--fingerprint", "x", code=2
     )
     with pytest.raises(OptionError, match="--similarity"):
         CheckConfig(similarity=1.1)
 
 
-def test_training_says_which_label_each_image_gets(data: Path, small: FeatureConfig, headstart: Cli) -> None:
+def test_training_says_which_label_each_image_gets(
+    data: Path, small: FeatureConfig, extraction: ExtractionConfig, headstart: Cli
+) -> None:
     shutil.copy(data / "train" / "cat" / "1.jpg", data / "train" / "dog" / "same.jpg")
     code, _, stderr = headstart.whole(
-        "head", data, "--run", data.parent / "run", "--store", small.store, *SMALL_FLAGS, "--epochs", "1"
+        "head", data, "--run", data.parent / "run", "--store", extraction.store, *SMALL_FLAGS, "--epochs", "1"
     )
     assert code == 0
     assert "1 images are in several classes" in stderr
@@ -269,12 +273,14 @@ def test_names_that_are_not_utf_8_are_told(data: Path, tmp_path: Path, headstart
     assert "\\udcff.jpg (val, cat)" in headstart.text("check", data, "--store", tmp_path / "store", "--allow")
 
 
-def test_a_copy_is_found_among_few_images_and_when_its_original_leaks(data: Path, small: FeatureConfig) -> None:
+def test_a_copy_is_found_among_few_images_and_when_its_original_leaks(
+    data: Path, small: FeatureConfig, extraction: ExtractionConfig
+) -> None:
     for path in [*data.glob("train/*/[6-9].jpg"), *data.glob("train/*/1?.jpg"), *data.glob("[vt][ae][ls]*/*/*.jpg")]:
         path.unlink()
     planted = copies(data)
     shutil.copy(data / "train" / "cat" / "0.jpg", data / "val" / "cat" / "leak.jpg")
-    (store,) = cache_features(data, small).stores
+    (store,) = cache_features(data, small, extraction).stores
     found = near_duplicates(scan(data).examples, store, 0.3)
     assert {os.path.relpath(one.image.image.path, data) for one in found} == set(planted)
 

@@ -4,15 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.upkeep.explain import explain
 
 
-def test_what_is_there_is_explained(prepared: Path, small: FeatureConfig) -> None:
-    (same,) = explain(small.store, prepared, small).cuts
+def test_what_is_there_is_explained(prepared: Path, small: FeatureConfig, extraction: ExtractionConfig) -> None:
+    (same,) = explain(extraction.store, prepared, small).cuts
     assert (same.cut, same.present, same.missing, same.others) == ("top_activation", 40, 2, [])
-    (asked,) = explain(small.store, prepared, replace(small, rescale="unit")).cuts
+    (asked,) = explain(extraction.store, prepared, replace(small, rescale="unit")).cuts
     assert (asked.present, asked.missing) == (0, 42)
     (other,) = asked.others
     assert (other.present, set(other.differs)) == (40, {"rescale"})
@@ -33,9 +33,11 @@ def test_what_is_there_is_explained(prepared: Path, small: FeatureConfig) -> Non
         ({"backbone": "resnet50_v2", "image_size": 64}, {"backbone", "cut", "shape", "weights"}),
     ],
 )
-def test_each_difference_is_named(prepared: Path, small: FeatureConfig, change: dict, fields: set[str]) -> None:
-    before = sorted(small.store.rglob("shard-*"))
-    (asked,) = explain(small.store, prepared, replace(small, **change)).cuts
+def test_each_difference_is_named(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, change: dict, fields: set[str]
+) -> None:
+    before = sorted(extraction.store.rglob("shard-*"))
+    (asked,) = explain(extraction.store, prepared, replace(small, **change)).cuts
     assert set(asked.others[0].differs) == fields
-    assert sorted(small.store.rglob("shard-*")) == before
-    assert len(open_stores(small.store)) == 1  # asking makes no folder
+    assert sorted(extraction.store.rglob("shard-*")) == before
+    assert len(open_stores(extraction.store)) == 1  # asking makes no folder

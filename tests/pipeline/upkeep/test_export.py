@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.featured import cache_features
@@ -19,8 +19,10 @@ def texts(column: h5py.Dataset) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["out.npz", "out.h5", "out.hdf5"])
-def test_a_file_holds_what_scikit_learn_needs(prepared: Path, small: FeatureConfig, tmp_path: Path, name: str) -> None:
-    result = export(small.store, prepared, tmp_path / name, ExportConfig())
+def test_a_file_holds_what_scikit_learn_needs(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path, name: str
+) -> None:
+    result = export(extraction.store, prepared, tmp_path / name, ExportConfig())
     assert (result.examples, result.missing, result.classes) == (40, 2, 2)
     if name.endswith(".npz"):
         columns = dict(np.load(tmp_path / name))
@@ -31,47 +33,53 @@ def test_a_file_holds_what_scikit_learn_needs(prepared: Path, small: FeatureConf
     assert columns["features"].dtype == np.float32
     assert columns["labels"].dtype == np.int64
     assert list(columns["class_names"]) == ["cat", "dog"]
-    cached = cache_features(prepared, small)
-    (store,) = open_stores(small.store)
+    cached = cache_features(prepared, small, extraction)
+    (store,) = open_stores(extraction.store)
     assert list(columns["paths"]) == [example.image.path for example in cached.examples]
     assert list(columns["splits"]) == [example.split for example in cached.examples]
     assert columns["labels"].tolist() == [example.label for example in cached.examples]
     np.testing.assert_array_equal(columns["features"], store.read(list(columns["digests"])))
 
 
-def test_names_that_are_not_utf8_survive(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_survive(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
+) -> None:
     shutil.copytree(prepared, tmp_path / "data")
     odd = tmp_path / "data" / "train" / "cat" / os.fsdecode(b"\xff.jpg")
     next((tmp_path / "data" / "train" / "cat").iterdir()).rename(odd)
-    export(small.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig())
-    export(small.store, tmp_path / "data", tmp_path / "out.npz", ExportConfig())
+    export(extraction.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig())
+    export(extraction.store, tmp_path / "data", tmp_path / "out.npz", ExportConfig())
     with h5py.File(tmp_path / "out.h5") as file:
         assert str(odd) in texts(file["paths"])
     assert str(odd) in np.load(tmp_path / "out.npz")["paths"]
 
 
-def test_one_of_several_fingerprints_is_chosen(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
-    cache_features(prepared, replace(small, cut=("expanded_conv_2_add:map",)))
+def test_one_of_several_fingerprints_is_chosen(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
+) -> None:
+    cache_features(prepared, replace(small, cut=("expanded_conv_2_add:map",)), extraction)
     with pytest.raises(OptionError, match="say which"):
-        export(small.store, prepared, tmp_path / "out.h5", ExportConfig())
+        export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig())
     with pytest.raises(OptionError, match="none begins"):
-        export(small.store, prepared, tmp_path / "out.h5", ExportConfig("nothing"))
-    for store in open_stores(small.store):
+        export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig("nothing"))
+    for store in open_stores(extraction.store):
         for wanted in (store.key, store.folder.name, store.key[:12]):
-            result = export(small.store, prepared, tmp_path / "out.h5", ExportConfig(wanted))
+            result = export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig(wanted))
             assert (result.fingerprint, result.shape) == (store.key, [40, *store.form.shape])
         with h5py.File(tmp_path / "out.h5") as file:
             assert file["features"].shape == (40, *store.form.shape)
 
 
-def test_too_many_without_features_are_an_error(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
+def test_too_many_without_features_are_an_error(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
+) -> None:
     for name in ("a", "b", "c", "d", "e"):
         shutil.copytree(prepared, tmp_path / "data", dirs_exist_ok=True)
         one = next((tmp_path / "data" / "train" / "dog").glob("dog*.jpg"))
         (one.parent / f"{name}.jpg").write_bytes(one.read_bytes() + name.encode())
     with pytest.raises(DataError, match="have no features"):
-        export(small.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig())
+        export(extraction.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig())
     assert not (tmp_path / "out.h5").exists()
-    assert export(small.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig(max_rejects=1)).missing == 7
+    assert export(extraction.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig(max_rejects=1)).missing == 7
     with pytest.raises(OptionError, match=r"\.npz"):
-        export(small.store, prepared, tmp_path / "out.csv", ExportConfig())
+        export(extraction.store, prepared, tmp_path / "out.csv", ExportConfig())
