@@ -102,7 +102,7 @@ class FeaturedExamples:
         return LabelledFeatures(
             features=_read(self.stores.values(), examples),
             labels=np.array([example.label for example in examples], np.int64),
-            columns=dict(zip(cut_names(list(self.stores)), columns, strict=True)),
+            columns=dict(zip(self.stores, columns, strict=True)),
             classes=len(self.class_names),
             views=[_read([one for stores in parts for one in stores.values()], examples) for parts in by_view],
             reduced=self.config.precision == "bfloat16",
