@@ -26,7 +26,7 @@ from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import scan_all_sizes
 from headstart.pipeline.upkeep.config import VerifyConfig
-from headstart.pipeline.upkeep.verify import Recomputation
+from headstart.pipeline.upkeep.damage import Recomputation
 
 # The largest relative error (in norm) of a stored feature: other machines round differently.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 5e-2}

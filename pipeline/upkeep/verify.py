@@ -1,84 +1,14 @@
 """`store verify`: reading every byte of a store, and comparing features with a fresh forward pass."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from headstart.features.backbones.calibration import damaged_networks
-from headstart.features.errors import HeadstartError, StoreError
 from headstart.features.store.compact import drop_shards
-from headstart.features.store.maintain import Damage, Verification, find_stores, verify
+from headstart.features.store.maintain import find_stores, verify
 from headstart.features.terminal import console
 from headstart.pipeline.upkeep.config import VerifyConfig
-
-
-@dataclass(frozen=True)
-class Recomputation:
-    """Stored features compared with fresh ones.
-
-    Args:
-        images: number of images compared.
-        largest_error: the largest relative error, in norm.
-        bad: the shards of features beyond the tolerance.
-    """
-
-    images: int = 0
-    largest_error: float = 0.0
-    bad: tuple[Damage, ...] = ()
-
-
-@dataclass(frozen=True)
-class VerifyResult:
-    """All damage of a store.
-
-    Args:
-        repaired: whether bad shards were dropped.
-        read: the result of reading every byte.
-        folders: the folders of fingerprints and 8-bit networks that can't be used.
-        fresh: the result of comparing features with fresh ones.
-    """
-
-    root: Path
-    repaired: bool
-    read: Verification
-    folders: list[Damage]
-    fresh: Recomputation
-
-    @property
-    def damage(self) -> list[Damage]:
-        """All bad shards, merged files and folders."""
-        return [*self.read.bad, *self.fresh.bad, *self.read.merged, *self.folders]
-
-    def fields(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {
-            "shards": self.read.shards,
-            "images": self.read.images,
-            "bad": len(self.damage),
-            "bad_shards": [asdict(one) for one in self.damage],
-            "recomputed": self.fresh.images,
-            "largest_error": self.fresh.largest_error if self.fresh.images else None,
-        }
-
-    def lines(self) -> list[str]:
-        """The summary for people."""
-        lines = [one.reason if one.reason.startswith(one.path) else f"{one.path}: {one.reason}" for one in self.damage]
-        lines.append(f"{self.read.shards} shards, {self.read.images} images, {len(self.damage)} bad")
-        if self.fresh.images:
-            lines.append(
-                f"{self.fresh.images} images recomputed; largest relative error {self.fresh.largest_error:.2g}"
-            )
-        if self.damage and self.repaired:
-            lines.append("bad shards are dropped: `headstart features` does their images again")
-        return lines
-
-    def failure(self) -> HeadstartError | None:
-        """The error to end with: there is damage that was not repaired."""
-        if self.folders:
-            return StoreError(self.folders[0].reason)
-        if self.damage and not self.repaired:
-            return StoreError(f"{self.root}: {len(self.damage)} bad among {self.read.shards} shards; --repair mends it")
-        return None
+from headstart.pipeline.upkeep.damage import Recomputation, VerifyResult
 
 
 def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResult:
