@@ -9,7 +9,7 @@ import importlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from headstart.features.backbones.calibration import (
 )
 from headstart.features.backbones.frozen import BATCH_SIZE, FrozenBackbone
 from headstart.features.errors import DataError, OptionError
-from headstart.features.files import folder_written_once, write_json
+from headstart.features.files import folder_written_atomically, write_json
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.decode import ImageConfig
 from headstart.features.images.scan import ImageFile
@@ -105,7 +105,7 @@ def quantise(
     with redirect_stdout(io.StringIO()):  # where NNCF draws bars; standard output is the command's
         model = openvino.convert_model(plain.traced(None, compiled=False))
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
-    with folder_written_once(folder) as partial:
+    with suppress(FileExistsError), folder_written_atomically(folder) as partial:  # the first of several stays
         openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
         found = {"cuts": list(cuts), "digests": digests, "model": network_digest(partial), "checked_on": len(others)}
         write_json(partial / CALIBRATION_FILE, found)

@@ -16,7 +16,7 @@ from headstart.pipeline.check.duplicates import tell_conflicts
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.state import FinetuneState
-from headstart.pipeline.runs import Run, check_unchanged, versions
+from headstart.pipeline.runs import Run, require_unchanged, versions
 
 _STATE_COPIES = 6  # best weights, weights and momentum; each in work, kept, and being copied
 
@@ -75,7 +75,7 @@ def finetune(
             "one of them"
         )
     cached = load_examples(run, data)
-    check_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
+    require_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
     state = FinetuneState(run.unfinished)
     if state.start().get("settings") != settings:

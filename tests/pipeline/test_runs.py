@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,66 @@ def test_a_run_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
     assert Run.open(tmp_path / "r").config_file.read_text() == "2"
     with pytest.raises(RunError, match="--overwrite"), new_run(tmp_path / "r", overwrite=False):
         pass
+
+
+def make_run(path: Path, content: str) -> None:
+    path.mkdir()
+    (path / "config.json").write_text(content)
+    (path / "head.keras").touch()
+
+
+def dead_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+KILLED = """if True:
+    import os, sys
+    from pathlib import Path
+    from headstart.pipeline.runs import new_run
+    rename = Path.rename
+    Path.rename = lambda self, target: (rename(self, target), os._exit(9))
+    with new_run(Path(sys.argv[1]), overwrite=True) as run:
+        run.config_file.write_text("new")
+"""
+
+
+def test_a_kill_between_two_renames_leaves_the_old_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "r", "old")
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / "r"], check=False).returncode == 9
+    assert not (tmp_path / "r").exists()
+    assert Run.open(tmp_path / "r").config_file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "r"]
+
+
+def test_left_overs_of_earlier_versions_are_cleared(tmp_path: Path) -> None:
+    dead = dead_process()
+    make_run(tmp_path / f".r.{dead}.replaced", "old")
+    make_run(tmp_path / f".r.{dead}.partial", "half")
+    mine = tmp_path / f".r.{os.getpid()}.partial"
+    make_run(mine, "half")
+    make_run(tmp_path / f".other.{dead}.partial", "another run's")
+    with pytest.raises(RunError, match="--overwrite"), new_run(tmp_path / "r", overwrite=False):
+        pass
+    assert Run.open(tmp_path / "r").config_file.read_text() == "old"
+    make_run(tmp_path / f".r.{dead}.replaced", "older")
+    with new_run(tmp_path / "r", overwrite=True) as run:
+        run.config_file.write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {"r", mine.name, f".other.{dead}.partial"}
+    assert (tmp_path / "r" / "config.json").read_text() == "new"
+
+
+def test_a_run_that_another_process_made_meanwhile_stays(tmp_path: Path) -> None:
+    def race() -> None:
+        with new_run(tmp_path / "r", overwrite=False) as run:
+            run.config_file.write_text("late")
+            make_run(tmp_path / "r", "early")
+
+    with pytest.raises(RunError, match="meanwhile"):
+        race()
+    assert (tmp_path / "r" / "config.json").read_text() == "early"
+    assert list(tmp_path.iterdir()) == [tmp_path / "r"]
 
 
 def test_digests_of_the_example_list_ignore_names_and_order() -> None:
