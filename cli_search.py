@@ -8,8 +8,6 @@ import typer
 from headstart.features.config import FeatureConfig
 from headstart.pipeline.commandline import Data, Json, Overwrite, Seed, announce_device, command, next_steps, show
 from headstart.pipeline.sweep.config import SweepConfig
-from rich.markup import escape
-from rich.table import Table
 
 search = typer.Typer()
 
@@ -64,24 +62,5 @@ def compare(
     """Show runs side by side, and test whether the best two differ by more than chance."""
     from headstart.pipeline.evaluate.compare import compare
 
-    rows, test = compare(runs, split)
-    table = Table("run", "", "accuracy", "95 % interval", "loss", "seconds", "settings that differ")
-    for row in rows:
-        low, high = row.accuracy_interval
-        settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
-        seconds = "-" if row.seconds is None else f"{row.seconds:.1f}"
-        table.add_row(
-            escape(row.run),
-            row.model,
-            f"{row.accuracy:.4f}",
-            f"{low:.4f} - {high:.4f}",
-            f"{row.loss:.4f}",
-            seconds,
-            escape(settings),
-        )
-    verdict = "they differ by more than chance" if test.p < 0.05 else "that may be chance"
-    told = (
-        f"of {test.n} images only {test.first} is right on {test.only_first}, only {test.second} on "
-        f"{test.only_second}: p = {test.p:.3g} (McNemar), {verdict}"
-    )
-    show({"runs": [asdict(row) for row in rows], "test": asdict(test)}, json, [table, told])
+    result = compare(runs, split)
+    show(result.fields(), json, result.lines())

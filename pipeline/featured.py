@@ -261,8 +261,7 @@ def load_examples(run: Run, data: Path | None = None) -> CachedExamples:
     if not data.exists():
         raise RunError(f"{run.path}: its data folder {data} is gone; say with --data where it is now")
     # What may be missing was settled in training; where it matters now, the example list is compared.
-    changes = {"store": Path(config["features"]["store"]), "max_rejects": 1.0, "rehash": False, "views": 0}
-    settings = FeatureConfig(**{**config["features"], **changes})
+    settings = replace(run.features(), max_rejects=1.0, rehash=False, views=0)
 
     def check(_: Scan, fingerprints: dict[str, str]) -> None:
         if fingerprints != config["fingerprints"]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from headstart.features.errors import RunError
+from headstart.features.files import folder_written_atomically
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.finetune.state import FinetuneState
@@ -126,7 +127,7 @@ def test_what_training_needs_to_be_repeated_is_recorded(trained_run: Path) -> No
 def test_a_state_is_kept_whole(tmp_path: Path) -> None:
     state = FinetuneState(tmp_path / "s")
     assert state.resume() is None
-    state.begin({"before": 1})
+    state.begin({"settings": {}, "before": 1})
     (tmp_path / "s" / "work" / "x").write_text("0")
     state.keep(0)
     (tmp_path / "s" / "work" / "x").write_text("1")
@@ -135,16 +136,17 @@ def test_a_state_is_kept_whole(tmp_path: Path) -> None:
     again = FinetuneState(tmp_path / "s")
     assert again.resume() == 1
     assert (tmp_path / "s" / "work" / "x").read_text() == "1"
-    assert again.start() == {"before": 1}
+    assert again.start() == {"settings": {}, "before": 1}
     assert [path.name for path in (tmp_path / "s").glob("epoch-*")] == ["epoch-0001"]
 
 
 def test_a_kill_while_a_state_is_copied_leaves_the_one_before(tmp_path: Path) -> None:
     state = FinetuneState(tmp_path / "s")
-    state.begin({})
+    state.begin({"settings": {}})
     state.keep(0)
-    (tmp_path / "s" / "copy.partial").mkdir()
-    (tmp_path / "s" / "copy.partial" / "x").write_text("half")
+    with pytest.raises(ZeroDivisionError), folder_written_atomically(tmp_path / "s" / "epoch-0001"):
+        raise ZeroDivisionError
+    (tmp_path / "s" / "copy.partial").mkdir()  # as earlier versions left it
     assert FinetuneState(tmp_path / "s").resume() == 0
     state.keep(1)
     assert FinetuneState(tmp_path / "s").resume() == 1
