@@ -12,7 +12,7 @@ from headstart.features.images.scan import ImageFile
 from headstart.pipeline.classifier import build_classifier, unfreeze
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.finetune.task import build_task, datasets_of
+from headstart.pipeline.finetune.model import build_finetune_model
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.inputs import train_dataset
@@ -46,9 +46,9 @@ def finetuning_rows(images: list[ImageFile], data: Path, folder: Path) -> list[R
         return lambda: count / seconds(lambda: model.fit(batches, verbose=0))
 
     def ours(changed: FinetuneConfig) -> Callable[[], float]:
-        task = build_task(run, load_examples(run), changed, 0)
-        batches, _ = datasets_of(task, changed, 0, lambda: 0)
-        return steps(task.model, batches, len(task.cached.of("train")))
+        built = build_finetune_model(run, load_examples(run), changed, 0)
+        batches, _ = built.batches(changed, 0, lambda: 0)
+        return steps(built.model, batches, len(built.cached.of("train")))
 
     found = in_turns(
         {"streaming": ours(settings), "cache": ours(replace(settings, from_cache=True)), "plain": steps(*plain())}

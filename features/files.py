@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a kill, never meets half of one."""
+"""Writing files and folders so that a reader never meets half of one, and a kill leaves none."""
 
 import errno
 import json
@@ -8,7 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.filesize import decimal
 _PARTIAL = re.compile(r"\.(?P<process>.+-\d+-\d+)\.partial\..+", re.DOTALL)
 _PROCESS = re.compile(r"(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)", re.DOTALL)
 _PARTIAL_NAME_LENGTH = 32
+_REPLACED = "replaced"  # holds an old folder until the new one has its name
 _FOREIGN_SECONDS = 24 * 3600
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
 # A file that was written to less than this before it was read may change again within the same tick of its clock.
@@ -35,7 +36,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         flush_to_disk(path.parent)
     except OSError as error:
-        if error.filename == str(partial):  # a name that says nothing to a person
+        if error.filename == str(partial):  # a name that tells a person nothing
             error.filename = str(path)
         raise
     finally:
@@ -43,75 +44,106 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_written_once(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path` to fill with files; on success flush them to disk and rename it to `path`.
+def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a folder to fill; on success flush it to disk and rename it to `path`, else remove it.
 
-    Where another process was first, its folder stays.
+    A kill at any moment leaves the old folder, the new one, or none where there was none: no call can exchange two
+    folders on every system, so `remove_left_over` puts an old one back that was moved away for a new one that never
+    came.
+
+    Args:
+        path: a folder; its parents are made.
+        replace: whether a folder that is at `path` by the end gives way.
+
+    Raises:
+        FileExistsError: `path` is there by the end, and must not be replaced. It is left as it is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_over(path.parent)
-    partial = _partial(path)
-    partial.mkdir()
-    try:
-        yield partial
-        for file in partial.iterdir():
+    with scratch_folder(path.parent, path.name) as scratch:
+        new, replaced = scratch / "new", scratch / _REPLACED
+        new.mkdir()
+        yield new
+        for file in (new, *new.rglob("*")):
             flush_to_disk(file)
+        if replace and path.exists():
+            replaced.mkdir()
+            path.rename(replaced / path.name)
         try:
-            os.rename(partial, path)
-        except OSError:
-            if not path.is_dir():
-                raise
+            new.rename(path)
+        except OSError as error:
+            if path.is_dir():
+                raise FileExistsError(errno.EEXIST, "another process was first", str(path)) from error
+            raise
         flush_to_disk(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if replaced.exists():  # one that is half removed must never be put back
+            replaced.rename(scratch / "old")
 
 
 @contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yield a folder in `parent` for this process alone, and remove it; those that killed processes left go first."""
+def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
+    """Yield a new folder in `parent` for this process alone, and remove it; first remove those of killed processes.
+
+    Args:
+        name: tells apart several that one process has in `parent` at a time.
+    """
     remove_left_over(parent)
-    folder = _partial(parent / "scratch")
+    folder = _partial(parent / name)
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 def _partial(path: Path) -> Path:
     """A name beside `path` that tells which process writes there."""
-    # The suffix stays last: Keras and h5py choose the format by it. What was a long name must not become too long.
+    # The suffix stays last: Keras and h5py choose the format by it. A long name must not become too long.
     end = path.name[-_PARTIAL_NAME_LENGTH:]
     return path.with_name(f".{_process_name()}.partial.{end}")
 
 
 def remove_left_over(folder: Path) -> list[Path]:
-    """Remove from `folder` what processes that have ended left half written; what was removed."""
+    """Remove from `folder` the half-written files and folders of processes that have ended.
+
+    A folder that such a process was about to replace gets its name back.
+
+    Returns:
+        The paths removed.
+    """
     removed = []
     for path in folder.glob(".*.partial.*"):
         name = _PARTIAL.fullmatch(path.name)
-        if name and _process_ended(name["process"], _age(path)):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        if name and _process_ended(name["process"], _idle_seconds(path)):
+            _remove(path)
             removed.append(path)
     return removed
 
 
+def _remove(partial: Path) -> None:
+    """Remove a half-written file or folder; a folder it was about to replace goes back to its place."""
+    if not partial.is_dir():
+        partial.unlink(missing_ok=True)
+        return
+    for replaced in (partial / _REPLACED).glob("*"):
+        place = partial.parent / replaced.name
+        if not place.exists():
+            with suppress(FileNotFoundError):  # another process did so first
+                replaced.rename(place)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
 def _process_name() -> str:
-    """A name of this process that no other has, here or on another host."""
+    """A name that no other process has, here or on another host."""
     return f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
 
 
 def _process_ended(name: str, idle: float) -> bool:
-    """Whether the process of that `_process_name` has ended, as far as can be told.
+    """Whether the process with this `_process_name` has ended, as far as can be told.
 
-    One of another host counts as ended if it did nothing for a day, and so does one whose number is now that of a
-    process that started at another time: the clock may have been set.
+    Two kinds count as ended only once they were idle for a day: a process of another host, and one whose number now
+    belongs to a process with another start, for the clock may have been set.
 
     Args:
-        idle: seconds since it last did something.
+        idle: seconds since it last wrote something.
     """
     parts = _PROCESS.fullmatch(name)
     if parts is None:
@@ -124,22 +156,23 @@ def _process_ended(name: str, idle: float) -> bool:
 
 
 def _host() -> str:
-    """The name of this host; that of the container too, where process numbers mean something of their own."""
+    """The name of this host and, in a container, of the namespace in which its process numbers count."""
     name = socket.gethostname()
     return f"{name}+{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else name
 
 
 def _started(pid: int) -> int | None:
-    """When a process of this host started, in ms since 1970."""
+    """The time at which a process of this host started, in ms since 1970."""
     try:
         return int(1000 * psutil.Process(pid).create_time())
     except psutil.Error:
         return None
 
 
-def _age(path: Path) -> float:
+def _idle_seconds(path: Path) -> float:
+    """The time since the file, or anything in the folder, `path` was last written; 0 where it is gone."""
     try:
-        return time.time() - path.stat().st_mtime
+        return time.time() - max(file.lstat().st_mtime for file in (path, *path.rglob("*")))
     except FileNotFoundError:
         return 0.0
 
@@ -154,10 +187,10 @@ def flush_to_disk(path: Path) -> None:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Make sure that `size` bytes fit where `folder` lies, before a library that crashes on a full disk finds out.
+    """Require room for `size` bytes on the disk of `folder`; some libraries crash where the disk is full.
 
     Raises:
-        OSError: they don't.
+        OSError: there is less.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
@@ -166,7 +199,7 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `data` to `path` in one step; text as UTF-8, but names of files as the bytes that they are."""
+    """Write `data` to `path` in one step: text as UTF-8, the bytes of file names that are not UTF-8 as they are."""
     with written_atomically(path) as partial:
         partial.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 

@@ -1,4 +1,4 @@
-"""Joining backbone and head into a classifier, and saying what of it is trained."""
+"""Joining backbone and head into a classifier; freezing and saving it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ def build_classifier(backbone: Backbone, cuts: Sequence[str], head: keras.Model)
 
 
 def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[str], head: keras.Model) -> keras.Model:
-    """What of a classifier is trained: what crosses into `from_layer`, float32 [B, H, W, D] each, to logits.
+    """The layers of a classifier from `from_layer` on: tensors that cross into it, float32 [B, H, W, D], to logits.
 
-    The layers are those of `backbone` and `head` themselves.
+    It shares its layers with `backbone` and `head`, so training it trains them.
     """
     layers = [backbone.model.layers[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(layer.output.shape[1:], name=layer.name) for layer in layers]
@@ -28,22 +28,23 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[str], head: ke
 
 
 def build_streamed(backbone: Backbone, from_layer: int, cuts: Sequence[str], top: keras.Model) -> keras.Model:
-    """`top` behind the fast form of what is frozen: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes]."""
+    """`top` behind the fast form of the frozen layers: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes]."""
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
     return keras.Model(pixels, top(frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)))
 
 
 def _joined(features: Sequence[Any]) -> Any:
-    return features[0] if len(features) == 1 else keras.layers.Concatenate(name="features")(features)  # [B, D]
+    """The features of all cuts side by side, [B, D]."""
+    return features[0] if len(features) == 1 else keras.layers.Concatenate(name="features")(features)
 
 
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
-    """Let the layers of `backbone` from index `from_layer` on train; freeze those below.
+    """Let the layers of `backbone` from index `from_layer` on train; freeze the layers below.
 
-    Batch normalisation stays frozen, scale, shift and moving statistics, unless `thaw_batchnorm`: the statistics of
-    small batches of another domain undo what was learned (keras.io, "Transfer learning & fine-tuning"). Dropout within
-    the backbone stays off. Both by the layers themselves: Keras hands `training` down through models called within one,
-    whatever those were called with.
+    Batch normalisation stays frozen (scale, shift and moving statistics) unless `thaw_batchnorm`: statistics of small
+    batches from another domain undo what was learned (keras.io, "Transfer learning & fine-tuning"). Dropout within the
+    backbone stays off. The layers themselves are set, for Keras passes `training` on to nested models whatever they
+    were called with.
     """
     for index, layer in enumerate(backbone.model.layers):
         is_batchnorm = isinstance(layer, keras.layers.BatchNormalization)
@@ -53,6 +54,6 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
 
 
 def save_for_inference(model: keras.Model, path: Path) -> None:
-    """Save `model` as a `.keras` file in one step, without its optimizer, which would double or triple it."""
+    """Save `model` as a `.keras` file in one step, without its optimizer, which may be twice as large as the model."""
     with written_atomically(path) as partial:
         keras.Model(model.input, model.output, name=model.name).save(partial)

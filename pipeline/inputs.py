@@ -1,7 +1,6 @@
-"""Streams with labels: raw images for training, shuffled and augmented, or for evaluation, ordered; cached features."""
+"""Batches with labels: raw images, shuffled and augmented for training or in order for evaluation; cached features."""
 
 import itertools
-import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from headstart.features.store.store import FeatureStore
 from headstart.pipeline.data.examples import Example
 
 BUFFER_BYTES = 256 << 20
-_STORE_ERROR = re.compile(rf"\b{StoreError.__name__}: (?P<message>.+)")
 
 
 def train_dataset(
@@ -28,13 +26,13 @@ def train_dataset(
     seed: int,
     next_epoch: Callable[[], int],
 ) -> tf.data.Dataset:
-    """Batches of (uint8 [b, H, W, 3], int64 [b]) over all `examples`, in an order of their own each epoch.
+    """Batches of (pixels uint8 [b, H, W, 3], labels int64 [b]) over all `examples`, in another order each epoch.
 
-    Order and augmentation follow from `seed` and the epoch alone, so that training that was cut off goes on as it
-    would have.
+    Order and augmentation are functions of `seed` and the epoch's number, so a resumed training sees the same batches
+    as one that was never interrupted.
 
     Args:
-        next_epoch: asked at the start of each pass for the number of the epoch.
+        next_epoch: returns the number of the epoch; called at the start of each pass.
     """
 
     def visits() -> Iterator[tuple[np.int64, np.ndarray]]:
@@ -56,7 +54,7 @@ def train_dataset(
 
 
 def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: int) -> tf.data.Dataset:
-    """Batches of (uint8 [b, H, W, 3], int64 [b]) over all `examples` in their order, the short last one included."""
+    """Batches of (pixels uint8 [b, H, W, 3], labels int64 [b]) over all `examples`, in their order."""
     return decoded_dataset(tf.data.Dataset.from_tensor_slices(_columns(examples, images)), images, batch_size)
 
 
@@ -100,20 +98,22 @@ def features_dataset(
     batch_size: int,
     seed: int,
     next_epoch: Callable[[], int],
+    raised: list[Exception] | None = None,
     buffer_bytes: int = BUFFER_BYTES,
 ) -> tf.data.Dataset:
-    """Batches of (features [b, *shape] in the stored dtype, int64 [b]) of a cut that is too large for memory.
+    """Batches of (features [b, *shape] in the stored dtype, labels int64 [b]) of a cut too large for memory.
 
-    Shards come in a random order, and examples in a random order within a buffer of `buffer_bytes`; about three times
-    that is in memory at a time. Both orders follow from `seed`, the epoch and the store's shards. What fits into one
-    buffer comes in the order of `train_dataset`.
+    Shards are read in a random order. Examples are shuffled within a buffer of `buffer_bytes`, and memory holds about
+    three times as much. Both orders are functions of `seed`, the epoch's number and the store's shards. Examples that
+    fit into one buffer come in the order of `train_dataset`.
 
     Args:
-        stores: of one shape; the epochs take turns with them.
-        next_epoch: asked at the start of each pass for the number of the epoch.
+        stores: of one shape; each epoch reads the next.
+        next_epoch: returns the number of the epoch; called at the start of each pass.
+        raised: gets the errors of a pass, such as a damaged shard's `StoreError`, for `explained` to raise.
 
     Raises:
-        StoreError: not all have features. A shard that turns out damaged in a pass: see `changes_named`.
+        StoreError: an example has no features.
     """
     digests = [example.image.digest for example in examples]
     for store in stores:
@@ -133,33 +133,46 @@ def features_dataset(
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         epoch = next_epoch()
-        rng = np.random.default_rng([seed, epoch])
-        positions, features = np.empty(0, np.int64), np.empty((0, *form.shape), form.dtype)
-        for more_positions, more_features in pieces(epoch):
-            positions = np.concatenate([positions, more_positions])
-            features = np.concatenate([features, more_features])
-            order = rng.permutation(len(positions))
-            whole = len(order) // batch_size * batch_size
-            for start in range(0, whole, batch_size):
-                batch = order[start : start + batch_size]
-                yield features[batch], labels[positions[batch]]
-            positions, features = positions[order[whole:]], features[order[whole:]]
-        if len(positions):
-            yield features, labels[positions]
+        return _shuffled(pieces(epoch), labels, batch_size, np.random.default_rng([seed, epoch]))
 
     signature = (tf.TensorSpec((None, *form.shape), form.dtype), tf.TensorSpec((None,), tf.int64))
     count = -(-len(examples) // batch_size)
-    return _generated(batches, count, signature).prefetch(2).with_options(explicit_options())
+    return _generated(batches, count, signature, raised).prefetch(2).with_options(explicit_options())
+
+
+def _shuffled(
+    pieces: Iterator[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of rows and their `labels`, shuffled within each of `pieces`: positions int64 [n], rows [n, *shape].
+
+    The rows of a piece that fill no whole batch go on to the next.
+    """
+    left: tuple[np.ndarray, np.ndarray] | None = None
+    for piece in pieces:
+        positions, rows = (np.concatenate(two) for two in zip(left, piece, strict=True)) if left else piece
+        order = rng.permutation(len(positions))
+        whole = len(order) // batch_size * batch_size
+        for start in range(0, whole, batch_size):
+            batch = order[start : start + batch_size]
+            yield rows[batch], labels[positions[batch]]
+        left = positions[order[whole:]], rows[order[whole:]]
+    if left and len(left[0]):
+        yield left[1], labels[left[0]]
 
 
 def _generated(
-    generate: Callable[[], Iterator[tuple[Any, ...]]], count: int, signature: tuple[tf.TensorSpec, ...]
+    generate: Callable[[], Iterator[tuple[Any, ...]]],
+    count: int,
+    signature: tuple[tf.TensorSpec, ...],
+    raised: list[Exception] | None = None,
 ) -> tf.data.Dataset:
-    """What `generate` yields, `count` tuples a pass of its own.
+    """A dataset of the `count` tuples that `generate` yields; each pass calls it anew.
 
-    TensorFlow's `from_generator` has malloc give memory back to the kernel at once, for good and for the whole process
-    (TensorFlow 2.21 sets M_TRIM_THRESHOLD), so that each temporary buffer over 128 KiB is mapped and cleared anew: half
-    of the time of a step on a small head.
+    It stands in for TensorFlow's `from_generator`, which slows the whole process down: TensorFlow 2.21 sets malloc's
+    M_TRIM_THRESHOLD, and the kernel then maps and clears every temporary buffer over 128 KiB anew.
+
+    Args:
+        raised: gets the errors that `generate` raises; TensorFlow passes on their text alone.
     """
     numbers = itertools.count()
     passes: dict[int, Iterator[tuple[Any, ...]]] = {}
@@ -170,7 +183,12 @@ def _generated(
         return np.int64(number)
 
     def element(number: np.int64, step: np.int64) -> tuple[Any, ...]:
-        found = next(passes[int(number)])
+        try:
+            found = next(passes[int(number)])
+        except Exception as error:
+            if raised is not None:
+                raised.append(error)
+            raise
         if step == count - 1:
             del passes[int(number)]
         return found
@@ -189,7 +207,7 @@ def _generated(
 def _buffers(
     pieces: Iterator[tuple[np.ndarray, np.ndarray]], buffer_bytes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Join pieces until they make `buffer_bytes`."""
+    """Join consecutive pieces into buffers of at least `buffer_bytes`; the last may be smaller."""
     held: list[tuple[np.ndarray, np.ndarray]] = []
     size = 0
     for piece in itertools.chain(pieces, [None]):
@@ -203,25 +221,27 @@ def _buffers(
 
 
 @contextmanager
-def changes_named(examples: Sequence[Example]) -> Iterator[None]:
-    """Where a pass over `examples` fails because a file went or changed, or a shard is damaged, say which.
+def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> Iterator[None]:
+    """Where TensorFlow fails in a pass over `examples`, raise the error behind its own.
+
+    Args:
+        raised: filled by `features_dataset`.
 
     Raises:
-        DataError: a file is gone, or is not what was scanned.
-        StoreError: of a shard, as the generator of `features_dataset` raised it.
+        DataError: see `require_unchanged_files`.
+        StoreError: a shard is damaged.
     """
     try:
         yield
     except tf.errors.OpError as error:
-        raised = _STORE_ERROR.search(error.message)  # TensorFlow passes on what a generator raises as text only
         if raised:
-            raise StoreError(raised["message"]) from error
-        check_files(examples)
+            raise raised[0] from error
+        require_unchanged_files(examples)
         raise
 
 
-def check_files(examples: Sequence[Example]) -> None:
-    """Make sure that the files are still those that were scanned.
+def require_unchanged_files(examples: Sequence[Example]) -> None:
+    """Require that the files are still the ones that were scanned.
 
     Raises:
         DataError: one is gone, or has changed.
@@ -232,5 +252,6 @@ def check_files(examples: Sequence[Example]) -> None:
 
 
 def _columns(examples: Sequence[Example], images: ImageConfig) -> tuple[Any, ...]:
+    """The columns that `decoded_dataset` takes, and the labels int64 [N]."""
     files = file_columns([example.image for example in examples], images)
     return *files, np.array([example.label for example in examples], np.int64)

@@ -1,4 +1,4 @@
-"""The run folder: one training's configuration, history, model and metrics.
+"""The run folder: one training's settings, history, models and metrics.
 
 RUN/
     config.json               settings, versions, fingerprints, digests of the class and example lists
@@ -7,17 +7,17 @@ RUN/
     head.keras                features -> logits
     classifier.keras          raw pixels -> logits; only after fine-tuning
     examples.csv              path, digest, label and split of each example
-    metrics.json              what was measured on val, and by `headstart evaluate`
+    metrics.json              metrics on val, and the metrics of `headstart evaluate`
     predictions-<split>.csv   path, digest, label and logits of each example
-    finetune.partial/         the last finished epoch of a fine-tuning that is not finished
+    finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
 """
 
 import csv
 import hashlib
 import io
 import json
-import os
 import platform
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +25,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+from headstart.features.config import FeatureConfig
 from headstart.features.errors import RunError
-from headstart.features.files import write_atomically, write_json
+from headstart.features.files import folder_written_atomically, remove_left_over, write_atomically, write_json
 from headstart.pipeline.data.examples import Example
 
 if TYPE_CHECKING:
@@ -56,11 +58,13 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """The run at `path`.
+        """The run at `path`; one that a killed process was about to replace is put back first.
 
         Raises:
             RunError: there is none.
         """
+        if not path.exists():
+            _clear_left_over(path)
         run = cls(path)
         for file in (run.config_file, run.head_file):
             if not file.is_file():
@@ -70,8 +74,22 @@ class Run:
         return run
 
     def config(self) -> dict[str, Any]:
-        """The content of `config.json`."""
+        """The content of `config.json`.
+
+        Raises:
+            RunError: it is damaged.
+        """
         return _read_json(self.config_file)
+
+    def features(self) -> FeatureConfig:
+        """The settings of the features that its head was trained on."""
+        settings = self.config()["features"]
+        return FeatureConfig(**{**settings, "store": Path(settings["store"]), "cut": tuple(settings["cut"])})
+
+    def class_names(self) -> list[str]:
+        """The classes in the order of their labels."""
+        names: list[str] = self.config()["class_names"]
+        return names
 
     def load_model(self, file: Path) -> "keras.Model":
         """The head or classifier saved in `file`.
@@ -79,11 +97,11 @@ class Run:
         Raises:
             RunError: it is damaged.
         """
-        import keras
+        import keras  # here, for a folder that is no run is found without waiting for it
 
         try:
             return keras.models.load_model(file)
-        except Exception as error:  # a damaged zip, HDF5 file or JSON in it: each library has its own
+        except Exception as error:  # a damaged zip, HDF5 or JSON: each library raises its own
             raise RunError(f"{file}: can't be loaded ({error}); the run is damaged, train it again") from error
 
     def metrics(self) -> dict[str, Any]:
@@ -117,7 +135,7 @@ class Run:
         write_json(file, {**(_read_json(file) if file.exists() else {}), **fields})
 
     def forget_evaluations(self) -> None:
-        """Remove what was measured on a classifier that is no more."""
+        """Remove metrics and predictions that `evaluate` wrote for the models before these."""
         write_json(self.metrics_file, {key: value for key, value in self.metrics().items() if key != "evaluate"})
         for file in self.path.glob("predictions-*.csv"):
             file.unlink()
@@ -148,44 +166,55 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 @contextmanager
 def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
-    """Yield a run in a folder beside `path`, and give it that name when all is written; else leave no trace.
+    """Yield a run in a folder beside `path`; rename it to `path` once all is written, else leave no trace.
 
     Raises:
-        RunError: `path` exists, and may not or must not be overwritten.
+        RunError: see `require_free`; or another process made `path` meanwhile.
     """
-    check_free(path, overwrite)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    require_free(path, overwrite)
     try:
-        partial.mkdir(parents=True)
-        yield Run(partial)
-        replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
-        if path.exists():
-            path.rename(replaced)
-        partial.rename(path)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with folder_written_atomically(path, replace=overwrite) as folder:
+            yield Run(folder)
+    except FileExistsError as error:
+        if error.filename != str(path):
+            raise
+        raise RunError(f"--run {path}: another process made it meanwhile; give another name, or --overwrite") from error
 
 
-def check_free(path: Path, overwrite: bool) -> None:
-    """Make sure that a run may be written to `path`.
+def require_free(path: Path, overwrite: bool) -> None:
+    """Require that a run may be written to `path`. What killed processes left there is cleared first.
 
     Raises:
-        RunError: it exists, and may not or must not be overwritten.
+        RunError: a run is there and `overwrite` is false, or `path` is no run.
     """
+    _clear_left_over(path)
     if path.exists():
         if not overwrite:
             raise RunError(f"--run {path}: exists; give another name, or --overwrite to replace it")
         Run.open(path)  # never replace a folder that is not a run
 
 
+def _clear_left_over(path: Path) -> None:
+    """Remove half-written runs of killed processes beside `path`, and put a run back that one was about to replace."""
+    remove_left_over(path.parent)
+    # Earlier versions wrote `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced` first.
+    name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
+    found = [(folder, name.fullmatch(folder.name)) for folder in path.parent.glob(".*")]
+    dead = [folder for folder, match in found if match and not psutil.pid_exists(int(match["pid"]))]
+    for folder in sorted(dead, key=lambda folder: folder.stat().st_ctime, reverse=True):
+        if folder.suffix == ".replaced" and not path.exists():
+            folder.rename(path)  # the last one moved; earlier ones may be half removed
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def versions() -> dict[str, str]:
-    """The versions that decide what a run yields."""
+    """Python's version, and the versions of the packages that decide a run's results."""
     return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
 
 
 def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of the class list, and of each split's set of (digest, label): names and order do not matter."""
+    """SHA-256 of the class list, and of the (digest, label) pairs of each split; file names and order don't matter."""
     lines: dict[str, list[str]] = {"classes": list(class_names)}
     for example in sorted(examples, key=lambda example: (example.image.digest, example.label)):
         lines.setdefault(example.split, []).append(f"{example.image.digest} {example.label}")
@@ -195,11 +224,11 @@ def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dic
     }
 
 
-def check_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:
-    """Make sure that the classes, and the examples of `splits`, are those that the run was trained on.
+def require_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:
+    """Require that the classes, and the examples of `splits`, are the ones that the run was trained on.
 
     Raises:
-        RunError: they differ; it names what.
+        RunError: they differ; it names which.
     """
     then, now = run.config()["examples"], list_digests(examples, class_names)
     changed = [name for name in ("classes", *splits) if then.get(name) != now.get(name)]

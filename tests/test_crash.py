@@ -22,7 +22,7 @@ from headstart.tests.conftest import SMALL
 from headstart.tests.counted import SHARD_IMAGES
 from PIL import Image
 
-IMAGES = 1100
+FEW, MANY = 300, 1100
 BATCH = 16
 FLAGS = (
     "--backbone=mobilenet_v3_small",
@@ -35,12 +35,10 @@ CONFIG = FeatureConfig(**{**SMALL, "batch_size": BATCH})
 ROOT = Path(cli.__file__).parent
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`{cat,dog}/` with 1,100 images of noise. Tests only read it."""
-    data = tmp_path_factory.mktemp("many") / "data"
+def noise(data: Path, count: int) -> Path:
+    """`{cat,dog}/` with `count` images of noise. Tests only read it."""
     noise = np.random.default_rng(0)
-    for number in range(IMAGES):
+    for number in range(count):
         path = data / ("cat", "dog")[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(path)
@@ -48,11 +46,26 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 images."""
+    return noise(tmp_path_factory.mktemp("few") / "data", FEW)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,100 images."""
+    return noise(tmp_path_factory.mktemp("many") / "data", MANY)
+
+
+@pytest.fixture(scope="module")
 def undisturbed(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The features of `many` by digest, made in one go."""
-    config = replace(CONFIG, store=tmp_path_factory.mktemp("undisturbed"))
-    cache_features(many, config)
-    return vectors(config.store)
+    return features_of(many, tmp_path_factory.mktemp("undisturbed"))
+
+
+def features_of(data: Path, store: Path) -> dict[str, bytes]:
+    cache_features(data, replace(CONFIG, store=store))
+    return vectors(store)
 
 
 def vectors(root: Path) -> dict[str, bytes]:
@@ -80,15 +93,26 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     return start
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_killed_run_loses_nothing(
-    headstart, start, many: Path, undisturbed: dict[str, bytes], tmp_path: Path, kills: int
+def test_a_killed_run_loses_nothing(headstart, start, few: Path, tmp_path: Path) -> None:
+    lose_nothing(headstart, start, few, tmp_path, kills=1)
+    assert vectors(tmp_path / "store") == features_of(few, tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_a_run_killed_many_times_loses_nothing(
+    headstart, start, many: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
+    lose_nothing(headstart, start, many, tmp_path, kills=20)
+    assert vectors(tmp_path / "store") == undisturbed
+
+
+def lose_nothing(headstart, start, data: Path, tmp_path: Path, kills: int) -> None:
+    images = len(list(data.glob("*/*")))
     store, counts = tmp_path / "store", tmp_path / "counts"
     draw = random.Random(kills)
     for _ in range(kills):
         before, wanted = finished(counts), draw.randint(1, 60)
-        process = start(counts, "features", many, f"--store={store}", *FLAGS, "--json")
+        process = start(counts, "features", data, f"--store={store}", *FLAGS, "--json")
         while finished(counts) < before + wanted:
             assert process.poll() is None, (tmp_path / "output").read_text()
             time.sleep(0.005)
@@ -96,16 +120,15 @@ def test_a_killed_run_loses_nothing(
         assert process.poll() is None
         process.kill()
         process.communicate()
-    process = start(counts, "features", many, f"--store={store}", *FLAGS, "--json")
+    process = start(counts, "features", data, f"--store={store}", *FLAGS, "--json")
     out, _ = process.communicate()
     assert process.returncode == 0
     done = json.loads(out)
-    assert done["extracted"] + done["cached"] == IMAGES
+    assert done["extracted"] + done["cached"] == images
     assert done["cached"] > 0
     lost = SHARD_IMAGES + BATCH  # at most: another pass may have ended meanwhile
-    assert IMAGES <= finished(counts) <= IMAGES + kills * lost
+    assert images <= finished(counts) <= images + kills * lost
     assert headstart("store", "verify", store)["bad"] == 0
-    assert vectors(store) == undisturbed
     assert not list(store.rglob("*.partial.*"))
 
 
@@ -129,7 +152,7 @@ def test_several_processes_fill_one_store(
     assert headstart("store", "verify", tmp_path / "s")["bad"] == 0
     assert vectors(tmp_path / "s") == undisturbed
     headstart("store", "compact", tmp_path / "s")
-    assert headstart("store", "verify", tmp_path / "s")["images"] == IMAGES
+    assert headstart("store", "verify", tmp_path / "s")["images"] == MANY
 
 
 @pytest.mark.slow
@@ -162,11 +185,11 @@ def test_only_what_changed_is_computed(many: Path, drawn: Path, tmp_path: Path) 
     assert cache_features(data, config).extracted == 1
 
     other = replace(config, rescale="unit")
-    (state,) = explain(config.store, data, other).cuts
-    assert (state.present, state.missing) == (0, IMAGES)
+    (state,) = explain(config.store, data, other)
+    assert (state.present, state.missing) == (0, MANY)
     assert set(state.others[0].differs) == {"rescale"}
-    assert state.others[0].present == IMAGES
-    assert cache_features(data, other).extracted == IMAGES
+    assert state.others[0].present == MANY
+    assert cache_features(data, other).extracted == MANY
     assert len(open_stores(config.store)) == 2
 
 
@@ -211,11 +234,11 @@ def test_a_full_disk_is_told_and_what_was_finished_is_kept(
     (line,) = [line for line in (tmp_path / "cut-off").read_text().splitlines() if line.startswith("error: ")]
     assert "the disk is full" in line
     kept = json.loads((tmp_path / "verified").read_text())
-    assert 0 < kept["images"] < IMAGES
+    assert 0 < kept["images"] < MANY
     assert kept["bad"] == 0
     (line,) = [line for line in (tmp_path / "refused").read_text().splitlines() if line.startswith("error: ")]
     assert "are needed" in line
     done = json.loads((tmp_path / "finished").read_text())
-    assert (done["extracted"], done["cached"]) == (IMAGES - kept["images"], kept["images"])
+    assert (done["extracted"], done["cached"]) == (MANY - kept["images"], kept["images"])
     assert json.loads((tmp_path / "verified-again").read_text())["bad"] == 0
     assert vectors(tmp_path / "store") == undisturbed

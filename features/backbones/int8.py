@@ -9,7 +9,7 @@ import importlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from headstart.features.backbones.calibration import (
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.frozen import FrozenBackbone, default_batch_size, folded_backbone, freeze, traced
 from headstart.features.errors import DataError, OptionError
-from headstart.features.files import folder_written_once, write_json
+from headstart.features.files import folder_written_atomically, write_json
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.decode import ImageConfig
 from headstart.features.images.scan import ImageFile
@@ -93,7 +93,7 @@ def quantise(
     with redirect_stdout(io.StringIO()):  # NNCF draws bars there, and it is the command's
         model = openvino.convert_model(traced(folded_backbone(backbone), cuts, compiled=False))
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
-    with folder_written_once(folder) as partial:
+    with suppress(FileExistsError), folder_written_atomically(folder) as partial:  # the first of several stays
         openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
         found = {
             "cuts": [cut.name for cut in cuts],

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,21 @@ import numpy as np
 from headstart.features.errors import OptionError, RunError
 from headstart.pipeline.metrics import probabilities, score
 from headstart.pipeline.runs import Run
+from rich.table import Table
+from rich.text import Text
 from scipy.stats import binomtest
 
-_PHASES = {"head": "head", "finetuned": "finetune"}  # which trained a model
+_PHASES = {"head": "head", "finetuned": "finetune"}  # the phase that trained each model
 _UNINTERESTING = {"data", "seed", "versions", "store", "rehash", "max_rejects", "overwrite"}
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One classifier of a run: its head, or what was fine-tuned.
+    """One model of a run: its head, or its fine-tuned classifier.
 
     Args:
-        settings: those in which the runs differ.
-        seconds: of training the head, or of fine-tuning; None where it is not known.
+        seconds: spent on training the model; None where that is not known.
+        settings: the run's, where the runs differ.
     """
 
     run: str
@@ -36,11 +38,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class McNemar:
-    """The exact test of McNemar (1947, doi:10.1007/BF02295996) between two classifiers on the same `n` examples.
+    """The exact test of McNemar (1947, doi:10.1007/BF02295996) between two models on the same `n` examples.
 
     Args:
-        only_first, only_second: examples that one got right and the other wrong.
-        p: the chance of a difference as large, were both as good.
+        only_first, only_second: how many examples only one of the models got right.
+        p: the probability of at least this difference between two models that are equally good.
     """
 
     first: str
@@ -51,12 +53,46 @@ class McNemar:
     p: float
 
 
-def compare(paths: Sequence[Path], split: str = "test") -> tuple[list[Compared], McNemar]:
-    """Compare what `evaluate` wrote of each run on `split`; the most accurate first.
+@dataclass(frozen=True)
+class CompareResult:
+    """Models side by side, the most accurate first, and a test of the first two."""
+
+    rows: list[Compared]
+    test: McNemar
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"runs": [asdict(row) for row in self.rows], "test": asdict(self.test)}
+
+    def lines(self) -> list[Any]:
+        """The summary for a person."""
+        table = Table("run", "", "accuracy", "95 % interval", "loss", "seconds", "settings that differ")
+        for row in self.rows:
+            low, high = row.accuracy_interval
+            table.add_row(
+                Text(row.run),
+                row.model,
+                f"{row.accuracy:.4f}",
+                f"{low:.4f} - {high:.4f}",
+                f"{row.loss:.4f}",
+                "-" if row.seconds is None else f"{row.seconds:.1f}",
+                Text(", ".join(f"{name} {value}" for name, value in row.settings.items())),
+            )
+        test = self.test
+        verdict = "they differ by more than chance" if test.p < 0.05 else "that may be chance"
+        return [
+            table,
+            f"of {test.n} images only {test.first} is right on {test.only_first}, only {test.second} on "
+            f"{test.only_second}: p = {test.p:.3g} (McNemar), {verdict}",
+        ]
+
+
+def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
+    """Compare runs by the predictions on `split` that `evaluate` wrote.
 
     Raises:
-        OptionError: fewer than two classifiers, or a run that is named twice.
-        RunError: no run, one that was not evaluated on `split`, or runs evaluated on other examples or classes.
+        OptionError: there are fewer than two models, or a run is named twice.
+        RunError: there is no run, or one was evaluated not on `split`, or on other examples or classes.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise OptionError(f"RUN: names a run twice. Received: {' '.join(map(str, paths))}")
@@ -64,35 +100,51 @@ def compare(paths: Sequence[Path], split: str = "test") -> tuple[list[Compared],
     labels, class_names, logits = _same_examples(runs, split)
     if len(logits) < 2:
         raise OptionError(f"RUN: one classifier has nothing to be compared with. Received: {paths[0]}")
+    differing = _differing(runs)
     rows = []
     for (run, model), values in logits.items():
         scored = score(values, labels, class_names)
-        seconds = run.metrics().get(_PHASES[model], {}).get("seconds")
-        interval = (scored["accuracy_interval"][0], scored["accuracy_interval"][1])
-        settings = {name: found[run] for name, found in _differing(runs).items()}
-        rows.append(Compared(str(run.path), model, scored["accuracy"], interval, scored["loss"], seconds, settings))
+        rows.append(
+            Compared(
+                run=str(run.path),
+                model=model,
+                accuracy=scored["accuracy"],
+                accuracy_interval=(scored["accuracy_interval"][0], scored["accuracy_interval"][1]),
+                loss=scored["loss"],
+                seconds=run.metrics().get(_PHASES[model], {}).get("seconds"),
+                settings={name: found[run] for name, found in differing.items()},
+            )
+        )
     right = {key: probabilities(values).argmax(axis=1) == labels for key, values in logits.items()}
     order = sorted(range(len(rows)), key=lambda index: (-rows[index].accuracy, rows[index].loss))
     keys = list(logits)
-    return [rows[index] for index in order], _mcnemar(*((keys[index], right[keys[index]]) for index in order[:2]))
+    test = _mcnemar(*((keys[index], right[keys[index]]) for index in order[:2]))
+    return CompareResult(rows=[rows[index] for index in order], test=test)
 
 
 def _mcnemar(first: tuple[tuple[Run, str], np.ndarray], second: tuple[tuple[Run, str], np.ndarray]) -> McNemar:
+    """The test between two models, each with the examples that it got right, bool [N]."""
     names = [f"{run.path} ({model})" for (run, model), _ in (first, second)]
     only_first = int((first[1] & ~second[1]).sum())
     only_second = int((second[1] & ~first[1]).sum())
     differ = only_first + only_second
     p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
-    return McNemar(names[0], names[1], len(first[1]), only_first, only_second, p)
+    return McNemar(
+        first=names[0], second=names[1], n=len(first[1]), only_first=only_first, only_second=only_second, p=p
+    )
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Labels int64 [N], class names, and of each run and model the logits [N, 1 or classes] in one order."""
+    """Labels int64 [N], class names, and the logits [N, 1 or classes] of each model, all in one order of examples.
+
+    Raises:
+        RunError: see `compare`, or predictions are damaged.
+    """
     first: tuple[list[str], dict[tuple[str, str, int], int]] | None = None
     labels = np.empty(0, np.int64)
     logits = {}
     for run in runs:
-        class_names: list[str] = run.config()["class_names"]
+        class_names = run.class_names()
         rows = _read_predictions(run, split)
         try:
             keys = _keys(rows)
@@ -119,6 +171,11 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
 
 
 def _read_predictions(run: Run, split: str) -> list[dict[str, str]]:
+    """The rows of `predictions-<split>.csv`.
+
+    Raises:
+        RunError: there is none.
+    """
     file = run.predictions_file(split)
     if not file.is_file():
         raise RunError(f"{run.path}: has no {file.name}; `headstart evaluate {run.path} --split {split}` writes it")
@@ -127,7 +184,7 @@ def _read_predictions(run: Run, split: str) -> list[dict[str, str]]:
 
 
 def _keys(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str, int]]:
-    """Digest, label, and how many copies came before: what tells one example from another, wherever it lies."""
+    """A key for each example, wherever it lies: digest, label, and the number of copies before it."""
     seen: dict[tuple[str, str], int] = {}
     keys = []
     for row in rows:
@@ -138,13 +195,14 @@ def _keys(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str, int]]:
 
 
 def _logits(rows: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The logits [N, 1 or classes] of each model that has columns."""
     units = class_names[1:] if len(class_names) == 2 else class_names
     models = [model for model in _PHASES if f"{model}:{units[0]}" in rows[0]]
     return {model: np.array([[float(row[f"{model}:{unit}"]) for unit in units] for row in rows]) for model in models}
 
 
 def _differing(runs: Sequence[Run]) -> dict[str, dict[Run, Any]]:
-    """The settings that are not the same in all runs."""
+    """The settings in which runs differ: each run's value by the setting's name."""
     found = [_flat(run) for run in runs]
     names = sorted({name for settings in found for name in settings})
     return {
@@ -155,6 +213,7 @@ def _differing(runs: Sequence[Run]) -> dict[str, dict[Run, Any]]:
 
 
 def _flat(run: Run) -> dict[str, Any]:
+    """The settings that may explain a difference, as `phase.name`."""
     config = run.config()
     flat = {
         f"{part}.{name}": value

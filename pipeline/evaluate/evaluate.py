@@ -1,4 +1,4 @@
-"""Scoring a run on a split: its head on cached features and, where there is one, its classifier on raw images."""
+"""Scoring a run on a split: its head on cached features and, after fine-tuning, its classifier on raw images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +10,42 @@ from headstart.features.errors import DataError
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.featured import CachedExamples, load_examples
-from headstart.pipeline.inputs import changes_named, eval_dataset
+from headstart.pipeline.inputs import eval_dataset, explained
 from headstart.pipeline.metrics import score
 from headstart.pipeline.runs import Run, write_csv
 from headstart.pipeline.training import EvalProgress
+from rich.table import Table
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Metrics (see `pipeline.metrics.score`) of the head and of the fine-tuned classifier, if there is one."""
+    """Metrics of a run's models on a split.
+
+    Args:
+        n: the number of examples.
+        head, finetuned: see `pipeline.metrics.score`; None where nothing was fine-tuned.
+    """
 
     split: str
     n: int
     head: dict[str, Any]
     finetuned: dict[str, Any] | None
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"split": self.split, "n": self.n, **self._models()}
+
+    def lines(self) -> list[Any]:
+        """The summary for a person."""
+        table = Table("", "accuracy", "95 % interval", "loss", "auc", title=f"{self.n} images of {self.split}")
+        for name, metrics in self._models().items():
+            low, high = metrics["accuracy_interval"]
+            auc = "-" if metrics["auc"] is None else f"{metrics['auc']:.4f}"
+            table.add_row(name, f"{metrics['accuracy']:.4f}", f"{low:.4f} - {high:.4f}", f"{metrics['loss']:.4f}", auc)
+        return [table]
+
+    def _models(self) -> dict[str, dict[str, Any]]:
+        return {"head": self.head} | ({"finetuned": self.finetuned} if self.finetuned else {})
 
 
 def evaluate(path: Path, split: str = "test", data: Path | None = None) -> EvaluateResult:
@@ -31,14 +53,14 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
 
     Args:
         split: `train`, `val`, `test`, or `all` of them.
-        data: another folder than the run was trained on, with classes among the run's.
+        data: another folder than the run's, with classes among the run's.
 
     Raises:
-        RunError: no run, or its features can't be made again.
-        DataError: no usable images in the split, or a class the run does not know.
+        RunError: there is no run, or its features can't be made again.
+        DataError: the split has no usable images, or a class that the run does not know.
     """
     run = Run.open(path)
-    class_names: list[str] = run.config()["class_names"]
+    class_names = run.class_names()
     cached = load_examples(run, data)
     examples = _labelled(cached, split, class_names, data or Path(run.config()["data"]))
     labels = np.array([example.label for example in examples])
@@ -50,7 +72,7 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     if run.classifier_file.exists():
         classifier = run.load_model(run.classifier_file)
         images = eval_dataset(examples, cached.network.images, cached.config.batch_size or BATCH_SIZE)
-        with changes_named(examples), progress("evaluating the classifier", len(examples)) as advance:
+        with explained(examples), progress("evaluating the classifier", len(examples)) as advance:
             callback = EvalProgress(advance, len(examples))
             logits["finetuned"] = classifier.predict(images, verbose=0, callbacks=[callback])  # [N, 1 or C]
     metrics = {model: score(values, labels, class_names) for model, values in logits.items()}
@@ -58,11 +80,15 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     key = split if data is None else f"{split} of {data}"
     evaluated = {**run.metrics().get("evaluate", {}), key: {"n": len(examples), **metrics}}
     run.update(run.metrics_file, evaluate=evaluated)
-    return EvaluateResult(split, len(examples), metrics["head"], metrics.get("finetuned"))
+    return EvaluateResult(split=split, n=len(examples), head=metrics["head"], finetuned=metrics.get("finetuned"))
 
 
 def _labelled(cached: CachedExamples, split: str, class_names: list[str], data: Path) -> list[Example]:
-    """The examples of `split`, their labels made to index the run's class names."""
+    """The examples of `split`, with labels that index the run's class names.
+
+    Raises:
+        DataError: see `evaluate`.
+    """
     unknown = sorted(set(cached.class_names) - set(class_names))
     if unknown:
         raise DataError(
@@ -78,6 +104,7 @@ def _labelled(cached: CachedExamples, split: str, class_names: list[str], data: 
 
 
 def _warn_of_leaks(run: Run, examples: list[Example], split: str) -> None:
+    """Tell a person which examples of another split the run was trained on."""
     trained = run.digests("train")
     leaked = [example for example in examples if example.image.digest in trained]
     if leaked and split not in ("train", "all"):
@@ -90,6 +117,7 @@ def _warn_of_leaks(run: Run, examples: list[Example], split: str) -> None:
 def _write_predictions(
     run: Run, split: str, examples: list[Example], class_names: list[str], logits: dict[str, np.ndarray]
 ) -> None:
+    """Write `predictions-<split>.csv` with a column for each logit of each model."""
     units = class_names[1:] if len(class_names) == 2 else class_names
     write_csv(
         run.predictions_file(split),

@@ -1,9 +1,10 @@
 """Probabilities for any images."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +23,7 @@ from headstart.pipeline.runs import Run
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest class of an image, its probability, and that of every class by name."""
+    """The likeliest class of an image, its probability, and the probabilities of all classes by name."""
 
     path: str
     label: str
@@ -32,23 +33,34 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Predictions in the order of the paths given, folders sorted within, and the files that could not be used."""
+    """Predictions in the order of the paths given, each folder sorted; and the files that could not be used."""
 
     predictions: list[Prediction]
     rejects: list[Reject]
 
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return asdict(self)
+
+    def lines(self) -> list[Any]:
+        """The summary for a person."""
+        lines = [f"{item.path}: {item.label} ({item.probability:.4f})" for item in self.predictions]
+        return lines + [f"{reject.path}: {reject.reason}, {reject.detail}" for reject in self.rejects]
+
 
 def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
-    """Classify image files, and those in folders, with the fine-tuned classifier of a run, or else with its head.
+    """Classify image files, and the images in folders, with a run's fine-tuned classifier, or else with its head.
+
+    Images larger than the run's `--max-pixels` are rejected.
 
     Raises:
-        RunError: no run at `path`.
-        DataError: a source that does not exist, or no file that could be used.
+        RunError: there is no run at `path`, or its weights changed.
+        DataError: a source does not exist, or no file could be used.
     """
     run = Run.open(path)
     files = _files(sources)
-    seen = inspect_images(files)
-    # A file that was named is meant as an image; among those of a folder others may lie.
+    seen = inspect_images(files, run.features().max_pixels)
+    # A file that was named is meant as an image; a folder may hold other files, too.
     rejects = [
         Reject(str(file), "not-an-image", "no image by its content")
         for file, image in zip(files, seen, strict=True)
@@ -63,10 +75,15 @@ def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
     if not predictions:
         first = "; ".join(f"{reject.path} ({reject.reason})" for reject in rejects[:3])
         raise DataError(f"none of {len(files)} files could be used" + (f": {first}" if first else ""))
-    return PredictResult(predictions, rejects)
+    return PredictResult(predictions=predictions, rejects=rejects)
 
 
 def _files(sources: Sequence[Path]) -> list[Path]:
+    """The files of `sources`, folders walked through.
+
+    Raises:
+        DataError: a source does not exist.
+    """
     files: list[Path] = []
     for source in sources:
         if not source.exists():
@@ -76,17 +93,18 @@ def _files(sources: Sequence[Path]) -> list[Path]:
 
 
 def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], list[Reject]]:
-    class_names: list[str] = run.config()["class_names"]
-    settings = FeatureConfig(**{**run.config()["features"], "precision": "float32"})
+    """Predictions for the images that can be decoded, and rejects for the others."""
+    class_names = run.class_names()
+    settings = replace(run.features(), precision="float32")
     decoded, chances = (
         _with_classifier(run, settings, images) if run.classifier_file.exists() else _with_head(run, settings, images)
     )
     predictions = [
         Prediction(
-            images[position].path,
-            class_names[int(row.argmax())],
-            float(row.max()),
-            dict(zip(class_names, map(float, row), strict=True)),
+            path=images[position].path,
+            label=class_names[int(row.argmax())],
+            probability=float(row.max()),
+            probabilities=dict(zip(class_names, map(float, row), strict=True)),
         )
         for position, row in zip(decoded.tolist(), chances, strict=True)
     ]
@@ -95,7 +113,7 @@ def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], l
 
 
 def _with_classifier(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> tuple[np.ndarray, np.ndarray]:
-    """Positions [n] of what can be decoded, and probabilities float64 [n, classes] of the fine-tuned classifier."""
+    """Positions int64 [n] of decodable images; probabilities float64 [n, classes] by the fine-tuned classifier."""
     classifier = run.load_model(run.classifier_file)
     config = ImageConfig(settings.image_size, settings.resize, settings.truncated)
 
@@ -108,7 +126,7 @@ def _with_classifier(run: Run, settings: FeatureConfig, images: Sequence[ImageFi
 
 
 def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> tuple[np.ndarray, np.ndarray]:
-    """Positions [n] of what can be decoded, and probabilities float64 [n, classes] of the head on its features."""
+    """Positions int64 [n] of decodable images; probabilities float64 [n, classes] by frozen networks and head."""
     networks = load_networks(settings)
     if weights_digest(networks) != run.config()["weights_digest"]:
         raise RunError(f"{run.path}: {settings.weights} holds other weights than those it was trained with")
@@ -116,7 +134,7 @@ def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -
     parts = []
     with progress("predicting", len(networks) * len(images)) as advance:
         for network in networks:
-            graph = FrozenBackbone(network.backbone, network.cuts).traced(None)  # one image is no whole batch
+            graph = FrozenBackbone(network.backbone, network.cuts).traced(None)  # any batch size: few images come
 
             def features(pixels: np.ndarray, graph: Callable[[tf.Tensor], list[tf.Tensor]] = graph) -> np.ndarray:
                 return np.concatenate([output.numpy() for output in graph(tf.constant(pixels))], axis=1)
@@ -124,7 +142,7 @@ def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -
             width = sum(network.backbone.shape(cut)[0] for cut in network.cuts)
             batch_size = settings.batch_size or BATCH_SIZE
             parts.append(_decoded(images, network.images, batch_size, width, features, advance))
-    # Every network's images are decoded anew: one may have gone in between.
+    # Each network decodes the images anew, and one may have gone in between.
     decoded = reduce(np.intersect1d, [positions for positions, _ in parts])
     whole = np.concatenate([rows[np.isin(positions, decoded)] for positions, rows in parts], axis=1)
     logits = head.predict(whole, batch_size=1024, verbose=0) if len(whole) else np.empty((0, head.output_shape[1]))
@@ -139,7 +157,7 @@ def _decoded(
     function: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions int64 [n] of what can be decoded, ascending, and `function` of its pixels, float32 [n, width]."""
+    """Ascending positions int64 [n] of decodable images; `function` of their pixels, float32 [n, width]."""
     positions, rows = [np.empty(0, np.int64)], [np.empty((0, width), np.float32)]
     for batch, pixels in decoded_batches(images, config, batch_size):
         positions.append(batch)

@@ -8,7 +8,7 @@ from headstart.features.errors import require_options
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """What is trained, and how. `help` is the command line's."""
+    """Layers and training of phase 2. `help` is the command line's."""
 
     from_layer: str = field(
         default="", metadata={"help": "First layer trained: index or name. Default: the backbone's boundary."}
@@ -24,7 +24,7 @@ class FinetuneConfig:
     thaw_batchnorm: bool = field(default=False, metadata={"help": "Train batch normalisation too."})
     from_cache: bool = field(
         default=False,
-        metadata={"help": "Cache what crosses into the first trained layer, and train on that; no images are read."},
+        metadata={"help": "Cache the input of the first trained layer, and train on that; no images are read."},
     )
     views: int = field(
         default=0, metadata={"help": "With --from-cache: cache so many views by --augment; each epoch takes one."}

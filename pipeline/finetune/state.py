@@ -1,13 +1,13 @@
 """The state of an unfinished fine-tuning, kept whole after every epoch.
 
-Keras's callbacks (`BackupAndRestore`, `ModelCheckpoint`, `CSVLogger`) write several files in place, one after another.
-They write into `work/`; when an epoch is finished, `work/` is copied and renamed to `epoch-<n>/`, so that a kill at
-any moment leaves one consistent state.
+Keras's callbacks (`BackupAndRestore`, `ModelCheckpoint`, `CSVLogger`) write several files in place, one after another,
+into `work/`. After each epoch `work/` is copied to `epoch-<n>/` in one step. So a kill at any moment leaves one
+consistent state.
 
     finetune.partial/
-        start.json     settings, and the metrics of epoch 0
-        epoch-0003/    what is gone on from
-        work/          what the callbacks are writing
+        start.json     settings, precision, and the metrics of epoch 0
+        epoch-0003/    the last finished epoch, from which a repetition goes on
+        work/          files that the callbacks are writing
 """
 
 import csv
@@ -16,11 +16,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from headstart.features.files import flush_to_disk, write_json
+from headstart.features.files import folder_written_atomically, write_json
 
 
 class FinetuneState:
-    """The states kept in `folder`, which need not exist yet."""
+    """The state in `folder`, which need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,18 +32,22 @@ class FinetuneState:
         self._seconds_file = self._work / "seconds.json"
 
     def begin(self, start: dict[str, Any]) -> None:
-        """Begin anew, remembering `start`."""
+        """Begin anew; `start()` returns `start` from now on."""
         self.drop()
         self._work.mkdir(parents=True)
         write_json(self._start_file, start)
 
     def start(self) -> dict[str, Any]:
-        """What `begin` was given; empty where nothing was begun."""
-        content: dict[str, Any] = json.loads(self._start_file.read_text()) if self._start_file.exists() else {}
-        return content
+        """The argument of `begin`; empty where nothing was begun."""
+        if not self._start_file.exists():
+            return {}
+        start: dict[str, Any] = json.loads(self._start_file.read_text())
+        if "overwrite" in start["settings"]:  # as earlier versions wrote it
+            start["overwrite"] = start["settings"].pop("overwrite")
+        return start
 
     def resume(self) -> int | None:
-        """Put the last state kept back into work; its epoch, or None where there is none."""
+        """Copy the kept state back to `work/`; return its epoch, or None where there is none."""
         kept = sorted(self.folder.glob("epoch-*"))
         if not kept or not self._start_file.exists():
             return None
@@ -52,32 +56,28 @@ class FinetuneState:
         return int(kept[-1].name.removeprefix("epoch-"))
 
     def keep(self, epoch: int) -> None:
-        """Keep the state in work as that after `epoch`, and drop the one before."""
+        """Keep `work/` as the state after `epoch`, and drop the state before."""
         before = list(self.folder.glob("epoch-*"))
-        copy = self.folder / "copy.partial"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(self._work, copy)
-        for path in copy.rglob("*"):
-            flush_to_disk(path)
-        copy.rename(self.folder / f"epoch-{epoch:04d}")
+        with folder_written_atomically(self.folder / f"epoch-{epoch:04d}") as copy:
+            shutil.copytree(self._work, copy, dirs_exist_ok=True)
         for path in before:
             shutil.rmtree(path)
 
     def spend(self, seconds: float) -> None:
-        """Add to the time spent on the state in work."""
+        """Add to the time spent on the state in `work/`."""
         write_json(self._seconds_file, self.seconds() + seconds)
 
     def seconds(self) -> float:
-        """The time spent on the state in work, all starts together."""
+        """The time spent on the state in `work/`, all starts together."""
         return float(json.loads(self._seconds_file.read_text())) if self._seconds_file.exists() else 0.0
 
     def drop(self) -> None:
-        """Remove everything; the start first, without which the rest is not gone on from."""
+        """Remove everything, `start.json` first: nothing goes on from the rest without it."""
         self._start_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def history(self) -> list[dict[str, float]]:
-        """A row for each finished epoch of the state in work; epochs count from 1."""
+        """A row for each finished epoch of the state in `work/`; epochs count from 1."""
         if not self.csv.exists():
             return []
         with self.csv.open(newline="") as file:

@@ -17,7 +17,7 @@ from headstart.pipeline.featured import CachedExamples, ScanCheck, cache_feature
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import HEAD_VERSION
 from headstart.pipeline.head.run import refuse_maps, train_run
-from headstart.pipeline.runs import Run, check_free, list_digests
+from headstart.pipeline.runs import Run, list_digests, require_free
 from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.sweep.choices import Nearest
 from headstart.pipeline.sweep.config import SweepConfig
@@ -76,7 +76,7 @@ def sweep(
     """
     start, began = time.perf_counter(), time.time()
     require_folder(data)
-    check_free(path, overwrite)
+    require_free(path, overwrite)
     refuse_maps(features.cut)
     cuts = alternatives(features)
     wanted = replace(features, cut=tuple(dict.fromkeys(name for names in cuts.alternatives for name in names)))

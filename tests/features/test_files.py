@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from headstart.features.files import remove_left_over, written_atomically
+from headstart.features.files import folder_written_atomically, remove_left_over, written_atomically
 
 
 def test_a_file_is_there_in_full_or_not_at_all(tmp_path: Path) -> None:
@@ -65,3 +65,46 @@ def test_files_of_another_host_go_after_a_day(tmp_path: Path) -> None:
     for path in (old, other):
         os.utime(path, (time.time() - 90_000,) * 2)
     assert remove_left_over(tmp_path) == [old]
+
+
+def folder(place: Path, content: str) -> None:
+    with folder_written_atomically(place, replace=True) as new:
+        (new / "x").write_text(content)
+
+
+def test_a_folder_is_there_in_full_or_not_at_all(tmp_path: Path) -> None:
+    place = tmp_path / ("long" * 60)
+    folder(place, "1")
+    folder(place, "2")
+    with pytest.raises(ZeroDivisionError), folder_written_atomically(place, replace=True):
+        raise ZeroDivisionError
+    with pytest.raises(FileExistsError), folder_written_atomically(place):
+        pass
+    assert list(tmp_path.rglob("*")) == [place, place / "x"]
+    assert (place / "x").read_text() == "2"
+
+
+KILLED = """if True:
+    import os, sys
+    from pathlib import Path
+    from headstart.features.files import folder_written_atomically
+    rename, left = Path.rename, [int(sys.argv[2])]
+    def rename_and_die(self, target):
+        rename(self, target)
+        left[0] -= 1
+        if not left[0]:
+            os._exit(9)
+    Path.rename = rename_and_die
+    with folder_written_atomically(Path(sys.argv[1]), replace=True) as new:
+        (new / "x").write_text("new")
+"""
+
+
+@pytest.mark.parametrize(("renames", "content"), [(1, "old"), (2, "new"), (3, "new")])
+def test_a_kill_while_a_folder_is_replaced_leaves_one_of_both(tmp_path: Path, renames: int, content: str) -> None:
+    place = tmp_path / "r"
+    folder(place, "old")
+    assert subprocess.run([sys.executable, "-c", KILLED, place, str(renames)], check=False).returncode == 9
+    assert len(remove_left_over(tmp_path)) == 1
+    assert sorted(tmp_path.rglob("*")) == [place, place / "x"]
+    assert (place / "x").read_text() == content

@@ -39,7 +39,8 @@ def test_the_best_two_are_tested_on_the_same_examples(tmp_path: Path) -> None:
     worst = make_run(tmp_path / "worst", right(set(range(20))), LABELS)
     best = make_run(tmp_path / "best", right({0}), LABELS, learning_rate=0.2)
     second = make_run(tmp_path / "second", right({1, 2, 3, 4, 5, 6, 7, 8}), LABELS)
-    rows, test = compare([worst, best, second])
+    result = compare([worst, best, second])
+    rows, test = result.rows, result.test
     assert [Path(row.run).name for row in rows] == ["best", "second", "worst"]
     assert [row.accuracy for row in rows] == [39 / 40, 32 / 40, 20 / 40]
     assert rows[0].accuracy_interval[0] < 39 / 40 < rows[0].accuracy_interval[1]
@@ -56,14 +57,14 @@ def test_examples_are_matched_whatever_their_order(tmp_path: Path) -> None:
     file = other / "predictions-test.csv"
     header, *lines = file.read_text().splitlines()
     file.write_text("\n".join([header, *lines[::-1]]))
-    _, test = compare([one, other])
+    test = compare([one, other]).test
     # Copies of one image with one label can't be told apart, and stand in for each other.
     assert test.only_first + test.only_second <= 2
 
 
 def test_no_difference_is_no_difference(tmp_path: Path) -> None:
     one, other = (make_run(tmp_path / name, right({5}), LABELS) for name in ("one", "other"))
-    assert compare([one, other])[1].p == 1.0
+    assert compare([one, other]).test.p == 1.0
 
 
 def test_what_can_not_be_compared_is_named(headstart, tmp_path: Path) -> None:
@@ -87,10 +88,10 @@ def test_what_can_not_be_compared_is_named(headstart, tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(RunError, match=r"predictions-test\.csv: damaged"):
             compare([one, damaged])
-    other = make_run(tmp_path / "[x]other", right({1}), LABELS, learning_rate=0.3)
+    other = make_run(tmp_path / "[b]other", right({1}), LABELS, learning_rate=0.3)
     result = headstart("compare", one, other)
     assert result["test"]["only_first"] == 1
     assert [row["accuracy"] for row in result["runs"]] == [1.0, 39 / 40]
     text = headstart.text("compare", one, other)
     assert "may be chance" in text
-    assert "[x]" in text
+    assert "[b]other" in text.replace("\n", "")

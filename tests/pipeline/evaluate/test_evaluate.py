@@ -34,14 +34,17 @@ def test_predictions_hold_every_example_and_agree_with_the_metrics(run: Path) ->
     assert Run.open(run).metrics()["evaluate"]["test"]["head"] == result.head
 
 
-def test_a_fine_tuned_run_is_scored_twice_and_the_head_as_before(run: Path) -> None:
+def test_a_fine_tuned_run_is_scored_twice_and_the_head_as_before(run: Path, tuned_run: Path) -> None:
     before = evaluate(run, "val")
-    tuned = finetune(run, FinetuneConfig(epochs=1, batch_size=8))
+    assert before.fields() == {"split": "val", "n": before.n, "head": before.head}
+    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
     after = evaluate(run, "val")
     assert after.head == before.head
     assert after.finetuned is not None
-    assert after.finetuned["loss"] == pytest.approx(tuned.after["loss"], rel=1e-3)
-    assert after.finetuned["accuracy"] == pytest.approx(tuned.after["accuracy"])
+    assert after.fields() == {**before.fields(), "finetuned": after.finetuned}
+    said = Run.open(run).metrics()["finetune"]["val"]
+    assert after.finetuned["loss"] == pytest.approx(said["loss"], rel=1e-3)
+    assert after.finetuned["accuracy"] == pytest.approx(said["accuracy"])
     assert set(read_predictions(run, "val")[0]) == {"path", "digest", "label", "head:dog", "finetuned:dog"}
 
 
@@ -126,6 +129,7 @@ def test_what_can_not_be_decoded_has_no_prediction(run: Path, drawn: Path, tmp_p
     result = predict(run, [broken, whole])
     assert [item.path for item in result.predictions] == [str(whole)]
     assert [(reject.path, reject.reason) for reject in result.rejects] == [(str(broken), "truncated")]
+    assert result.lines()[1].startswith(f"{broken}: truncated, ")
     with pytest.raises(DataError, match=r"broken\.jpg \(truncated\)"):
         predict(run, [broken])
 
@@ -156,6 +160,11 @@ def test_nothing_to_predict_is_an_error(run: Path, drawn: Path, tmp_path: Path) 
         predict(run, [tmp_path / "notes.txt"])
     with pytest.raises(RunError, match="not a run folder"):
         predict(tmp_path, [drawn])
+    config = json.loads((run / "config.json").read_text())
+    config["features"]["max_pixels"] = 100
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"cat\.0\.jpg \(too-large\)"):
+        predict(run, [drawn / "cat" / "cat.0.jpg"])
 
 
 def test_a_damaged_run_is_named(run: Path) -> None:

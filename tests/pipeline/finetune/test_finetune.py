@@ -3,7 +3,7 @@ import os
 import shutil
 import signal
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +15,15 @@ from headstart.features.backbones.frozen import FrozenBackbone
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
+from headstart.features.files import write_json
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.scan import ImageFile, inspect_images
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
 from headstart.pipeline.featured import CachedExamples, cache_features, load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.finetune.finetune import finetune
+from headstart.pipeline.finetune.finetune import finetune, start_to_resume
+from headstart.pipeline.finetune.model import FinetuneModel
 from headstart.pipeline.finetune.state import FinetuneState
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
@@ -29,8 +31,7 @@ from headstart.pipeline.inputs import eval_dataset
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
 from headstart.pipeline.training import compile_model, make_optimizer
-
-QUICK = FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-3, augment="none")
+from headstart.tests.pipeline.conftest import QUICK
 
 
 def backbone_weights(classifier: keras.Model) -> dict[str, np.ndarray]:
@@ -87,16 +88,11 @@ def test_phase_1_changes_no_backbone_weight(
     assert cached.fingerprints() == Run.open(tmp_path / "r").config()["fingerprints"]
 
 
-def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(
-    prepared: Path, small: FeatureConfig, tmp_path: Path
-) -> None:
-    run, data = tmp_path / "run", tmp_path / "data"
-    for split in ("train", "val"):  # what is learned of the one helps on the other
-        shutil.copytree(prepared / "train", data / split)
-    train_run(data, run, small, HeadConfig(units=(16,), epochs=1, learning_rate=1e-6))  # leaves much to gain
+def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(tuned_run: Path) -> None:
+    run = tuned_run
     before = backbone_weights(joined_before(run))
-    result = finetune(run, replace(QUICK, epochs=4, learning_rate=1e-4))
-    assert result.best_epoch > 0, "no epoch was better than the head: the test would show nothing"
+    best_epoch = Run.open(run).metrics()["finetune"]["best_epoch"]
+    assert best_epoch > 0, "no epoch was better than the head: the test would show nothing"
     after = backbone_weights(keras.models.load_model(run / "classifier.keras"))
     backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
     boundary = backbone.boundary(["top_activation"])
@@ -184,16 +180,21 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+OVERWRITE = ["--overwrite"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "overwrite"), [(signal.SIGKILL, False), (signal.SIGINT, True)])
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [(signal.SIGKILL, [], []), (signal.SIGINT, OVERWRITE, OVERWRITE), (signal.SIGKILL, OVERWRITE, [])],
+)
 def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
-    run: Path, tmp_path: Path, start_headstart, kind, overwrite
+    run: Path, tmp_path: Path, start_headstart, kind, first, second
 ) -> None:
     shutil.copytree(run, tmp_path / "whole")
     arguments = ["--epochs=5", "--batch-size=2", "--augment=flip", "--learning-rate=1e-4", "--json"]
-    arguments += ["--overwrite"] * overwrite
     config = FinetuneConfig(epochs=5, batch_size=2, augment="flip", learning_rate=1e-4)
-    process = start_headstart("finetune", run, *arguments)
+    process = start_headstart("finetune", run, *arguments, *first)
     wait_for(run / "finetune.partial" / "epoch-0001")
     os.kill(process.pid, kind)
     code = process.wait()
@@ -202,7 +203,7 @@ def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
     assert "finetune" not in Run.open(run).config()
     with pytest.raises(RunError, match=r"other settings.*learning_rate 0\.0001"):
         finetune(run, replace(config, learning_rate=1e-3))
-    process = start_headstart("finetune", run, *arguments)
+    process = start_headstart("finetune", run, *arguments, *second)
     assert process.wait() == 0
     assert "going on after epoch" in (tmp_path / "output").read_text()
     finetune(tmp_path / "whole", config)
@@ -211,6 +212,37 @@ def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
     for one, other in zip(resumed, whole, strict=True):
         assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-4)
     assert not (run / "finetune.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("began", "again", "other", "resumes"),
+    [
+        (False, False, {}, True),
+        (True, False, {}, True),
+        (True, True, {}, True),  # the same command goes on
+        (False, True, {}, False),
+        (True, True, {"epochs": 3}, False),
+        (True, True, {"seed": 1}, False),
+    ],
+)
+def test_what_was_cut_off_goes_on_unless_overwrite_is_new(
+    tmp_path: Path, began: bool, again: bool, other: dict[str, int], resumes: bool
+) -> None:
+    run, state = Run(tmp_path), FinetuneState(tmp_path / "finetune.partial")
+    run.classifier_file.touch()  # as an earlier fine-tuning left it
+    settings = {**asdict(QUICK), "seed": 0}
+    start = {"settings": settings, "overwrite": began, "before": {"loss": 1.0}}
+    state.begin(start)
+    assert start_to_resume(run, state, {**settings, **other}, again) == (start if resumes else {})
+    write_json(state.folder / "start.json", {"settings": {**settings, "overwrite": began}, "before": {"loss": 1.0}})
+    found = start_to_resume(run, state, {**settings, **other}, again)  # as earlier versions wrote it
+    assert found == (start if resumes else {})
+    with pytest.raises(RunError, match=r"other settings \(seed 0\)"):
+        start_to_resume(run, state, {**settings, "seed": 2}, overwrite=False)
+    state.drop()
+    with pytest.raises(RunError, match="fine-tuned already"):
+        start_to_resume(run, state, settings, overwrite=False)
+    assert start_to_resume(run, state, settings, overwrite=True) == {}
 
 
 # Keras's CSVLogger closes its file at the end of training only, which never comes here.
@@ -238,6 +270,17 @@ def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path,
     assert finetune(run, QUICK).epochs == 2
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_size_of_a_state_is_known_before_it_is_written(tmp_path: Path, optimizer: str) -> None:
+    model = keras.Sequential([keras.Input((500,)), keras.layers.Dense(1000)])
+    settings = {"momentum": 0.9} if optimizer == "sgd" else {}
+    compile_model(model, 2, make_optimizer(optimizer, 1e-3, **settings))
+    model.optimizer.build(model.trainable_variables)
+    model.save_weights(tmp_path / "x.weights.h5")
+    built = FinetuneModel(cached=None, head=None, from_layer=0, model=model, map_cut=None)
+    assert built.state_bytes == pytest.approx((tmp_path / "x.weights.h5").stat().st_size, rel=0.02)
+
+
 def test_a_disk_without_room_is_told_before_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(OSError, match="No space left on device"):
@@ -257,13 +300,12 @@ def test_a_finished_run_is_not_done_again_unless_asked(run: Path) -> None:
     assert [row["epoch"] for row in Run(run).history() if row["phase"] == "finetune"] == ["1", "2"]
 
 
-def test_both_phases_lie_on_one_axis(run: Path) -> None:
+def test_both_phases_lie_on_one_axis(tuned_run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    finetune(run, QUICK)
     steps = {}
     for phase in ("head", "finetune"):
-        events = EventAccumulator(str(run / "logs" / phase / "validation"))
+        events = EventAccumulator(str(tuned_run / "logs" / phase / "validation"))
         events.Reload()
         steps[phase] = [event.step for event in events.Tensors("epoch_loss")]
     assert steps == {"head": [0, 1, 2], "finetune": [3, 4]}
@@ -302,21 +344,29 @@ def test_from_a_layer_by_name_or_index(run: Path, layer: str) -> None:
     assert Run.open(run).config()["finetune"]["from_layer_index"] == backbone.layer_index(layer)
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
-def test_the_cache_gives_what_streaming_gives(
-    run: Path, prepared: Path, small: FeatureConfig, tmp_path: Path, precision: str
-) -> None:
-    if precision != "float32":
-        features = replace(small, precision=precision)
-        train_run(prepared, run, features, HeadConfig(units=(16,), epochs=3, learning_rate=1e-3), overwrite=True)
-    shutil.copytree(run, tmp_path / "cached")
-    streamed = finetune(run, QUICK)
-    cached = finetune(tmp_path / "cached", replace(QUICK, from_cache=True))
-    near = {"rel": 1e-3} if precision == "float32" else {"abs": 0.01}  # steps add up what rounding the maps moves
-    for one, other in zip(Run(run).history(), Run(tmp_path / "cached").history(), strict=True):
+def same_history(streamed: Path, cached: Path, **near: float) -> None:
+    for one, other in zip(Run(streamed).history(), Run(cached).history(), strict=True):
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), **near)
         assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), **near)
-    assert cached.before == pytest.approx(streamed.before, rel=1e-3)
+    before = [Run(run).metrics()["finetune"]["before"] for run in (streamed, cached)]
+    assert before[1] == pytest.approx(before[0], rel=1e-3)
+
+
+def test_the_cache_gives_what_streaming_gives(tuned_run: Path, run: Path) -> None:
+    finetune(run, replace(QUICK, from_cache=True))
+    same_history(tuned_run, run, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_cache_gives_what_streaming_gives_in_bfloat16(
+    run: Path, prepared: Path, small: FeatureConfig, tmp_path: Path
+) -> None:
+    features = replace(small, precision="bfloat16")
+    train_run(prepared, run, features, HeadConfig(units=(16,), epochs=3, learning_rate=1e-3), overwrite=True)
+    shutil.copytree(run, tmp_path / "cached")
+    finetune(run, QUICK)
+    finetune(tmp_path / "cached", replace(QUICK, from_cache=True))
+    same_history(run, tmp_path / "cached", abs=0.01)  # steps add up what rounding the maps moves
 
 
 @pytest.mark.slow

@@ -392,7 +392,7 @@ def test_the_winner_becomes_a_run(
     headstart("evaluate", tmp_path / "run")
     written = (tmp_path / "run" / "head.keras").stat().st_mtime_ns
     monkeypatch.setattr(
-        "headstart.pipeline.sweep.sweep.check_free", lambda *_: None
+        "headstart.pipeline.sweep.sweep.require_free", lambda *_: None
     )  # as where another process wrote it meanwhile
     assert headstart("sweep", prepared, *flags, *cuts)["trials"] == 3
     assert (tmp_path / "run" / "head.keras").stat().st_mtime_ns == written
@@ -476,7 +476,7 @@ def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanw
 
     first = tried(1)
     monkeypatch.setattr(
-        "headstart.pipeline.sweep.sweep.check_free", lambda *_: None
+        "headstart.pipeline.sweep.sweep.require_free", lambda *_: None
     )  # as where another process wrote it meanwhile
     better = tried(4)
     assert better.best["trial"] != first.best["trial"], "no better head was found: the test would show nothing"

@@ -1,0 +1,134 @@
+"""The model that phase 2 trains, put together from a run, and the batches it takes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import keras
+import tensorflow as tf
+from headstart.features.backbones.backbone import MAP, Backbone, Precision
+from headstart.features.backbones.frozen import make_deterministic
+from headstart.features.backbones.network import load_network
+from headstart.features.errors import OptionError
+from headstart.features.terminal import console
+from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
+from headstart.pipeline.featured import CachedExamples, fill_more, views_of
+from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.inputs import eval_dataset, features_dataset, train_dataset
+from headstart.pipeline.runs import Run
+from headstart.pipeline.training import compile_model, make_optimizer
+
+
+@dataclass(frozen=True)
+class FinetuneModel:
+    """A compiled model and its parts.
+
+    Args:
+        model: from pixels, or from a cached map, to logits. It trains `head`, and the layers of the backbone of
+            `cached` from index `from_layer` on.
+        map_cut: the cut whose map `model` takes; None for pixels.
+    """
+
+    cached: CachedExamples
+    head: keras.Model
+    from_layer: int
+    model: keras.Model
+    map_cut: str | None
+
+    @property
+    def state_bytes(self) -> int:
+        """The size of a weights file of the model; Keras saves the optimizer's variables with it."""
+        return sum(variable.numpy().nbytes for variable in (*self.model.weights, *self.model.optimizer.variables))
+
+    def classifier(self) -> keras.Model:
+        """Backbone and head as trained: uint8 [B, H, W, 3] to logits, in float32 whatever the precision of training."""
+        network = self.cached.network
+        if network.backbone.precision != "float32":
+            trained = network.backbone.model
+            network = load_network(replace(network.config, precision="float32"))
+            network.backbone.model.set_weights(trained.get_weights())
+        return build_classifier(network.backbone, network.cuts, self.head)
+
+    def batches(
+        self,
+        config: FinetuneConfig,
+        seed: int,
+        next_epoch: Callable[[], int],
+        raised: list[Exception] | None = None,
+    ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+        """Batches of train, in another order each epoch, and of val; maps that the store lacks are extracted first.
+
+        Args:
+            next_epoch, raised: see `features_dataset`.
+        """
+        cached, batch_size = self.cached, config.batch_size
+        train, val = cached.of("train"), cached.of("val")
+        if self.map_cut is None:
+            images = cached.network.images
+            return (
+                train_dataset(train, images, batch_size, config.augment, seed, next_epoch),
+                eval_dataset(val, images, batch_size),
+            )
+        if not config.views:
+            console.print("trained on images as they are; --views K caches K augmented views of each")
+        views = views_of(config.augment, seed, config.views)
+        ((plain,),) = fill_more(cached, [self.map_cut], val if views else [*train, *val], [None])
+        viewed = [store for (store,) in fill_more(cached, [self.map_cut], train, views)]
+        return (
+            features_dataset(viewed or [plain], train, batch_size, seed, next_epoch, raised),
+            features_dataset([plain], val, batch_size, seed, lambda: 0, raised),
+        )
+
+
+def build_finetune_model(
+    run: Run, cached: CachedExamples, config: FinetuneConfig, seed: int, precision: Precision | Literal["auto"] = "auto"
+) -> FinetuneModel:
+    """Put the model together from the run's head and the backbone of `cached`, and compile it.
+
+    Args:
+        seed: of dropout.
+        precision: replaces int8, which has no gradients.
+
+    Raises:
+        OptionError: there is no such layer or optimizer, or `--from-cache` can't have this layer.
+    """
+    network = cached.network
+    if network.backbone.precision == "int8":
+        network = load_network(replace(network.config, precision=precision))
+        cached = replace(cached, parts=[replace(cached.parts[0], network=network)])
+    backbone, cuts = network.backbone, network.cuts
+    _ = backbone.model  # may be built here, which draws random numbers; so it comes before the seed
+    keras.utils.set_random_seed(seed)
+    from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cuts)
+    top = max(backbone.layer_index(cut) for cut in cuts)
+    if from_layer > top:
+        raise OptionError(f"--from-layer {config.from_layer}: above the cut, layer {top}; nothing would be trained")
+    map_cut = _map_cut(backbone, from_layer, cuts) if config.from_cache else None
+    unfreeze(backbone, from_layer, config.thaw_batchnorm)
+    make_deterministic(backbone.model.layers[from_layer:])
+    head = run.load_model(run.head_file)
+    model = build_top(backbone, from_layer, cuts, head)
+    if map_cut is None:
+        model = build_streamed(backbone, from_layer, cuts, model)
+    momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
+    optimizer = make_optimizer(config.optimizer, config.learning_rate, **momentum)
+    compile_model(model, len(cached.class_names), optimizer)
+    optimizer.build(model.trainable_variables)
+    return FinetuneModel(cached=cached, head=head, from_layer=from_layer, model=model, map_cut=map_cut)
+
+
+def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[str]) -> str:
+    """The cut whose map is the only tensor that crosses into `from_layer`.
+
+    Raises:
+        OptionError: several tensors cross, or one that is no cut.
+    """
+    crossing = backbone.crossing(from_layer, cuts)
+    by_layer = {backbone.layer_index(cut): cut for cut in backbone.spec.cuts}
+    if len(crossing) == 1 and crossing[0] in by_layer:
+        return by_layer[crossing[0]] + MAP
+    names = ", ".join(backbone.model.layers[index].name for index in crossing)
+    raise OptionError(
+        f"--from-cache: layer {from_layer} takes the output of {names}, and not of one cut alone; "
+        f"give as --from-layer the layer after a cut ({', '.join(by_layer.values())}), or leave out --from-cache"
+    )
