@@ -109,7 +109,7 @@ def sweep(
     return sweep(data, study, run, features, extraction, config, overwrite, seed)
 
 
-@command(app, device=True, kept="the finished epochs are kept: repeat the command to go on")
+@command(app, device=True, kept="the finished epochs are kept: repeat the command without --overwrite to go on")
 def finetune(
     run: RunArgument,
     config: FinetuneConfig,

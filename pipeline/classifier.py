@@ -6,17 +6,18 @@ from typing import Any
 
 import keras
 from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.frozen import frozen_part
 from headstart.features.files import written_atomically
 
 
-def build_classifier(backbone: Backbone, cuts: Sequence[str], head: keras.Model) -> keras.Model:
+def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
     """Join a backbone, cut at `cuts`, and a head: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes]."""
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
     return keras.Model(pixels, head(_joined(backbone.features(pixels, cuts))), name="classifier")
 
 
-def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[str], head: keras.Model) -> keras.Model:
+def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
     """The layers of a classifier from `from_layer` on: tensors that cross into it, float32 [B, H, W, D], to logits.
 
     It shares its layers with `backbone` and `head`, so training it trains them.
@@ -27,7 +28,7 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[str], head: ke
     return keras.Model(tensors, head(_joined(features)), name="top")
 
 
-def build_streamed(backbone: Backbone, from_layer: int, cuts: Sequence[str], top: keras.Model) -> keras.Model:
+def build_streamed(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], top: keras.Model) -> keras.Model:
     """`top` behind the fast form of the frozen layers: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes]."""
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
     return keras.Model(pixels, top(frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)))

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig, configs_from_json
 from headstart.features.errors import RunError
 from headstart.features.files import folder_written_atomically, remove_left_over, write_atomically, write_json
 from headstart.pipeline.data.examples import Example
@@ -81,10 +81,9 @@ class Run:
         """
         return _read_json(self.config_file)
 
-    def features(self) -> FeatureConfig:
-        """The settings of the features that its head was trained on."""
-        settings = self.config()["features"]
-        return FeatureConfig(**{**settings, "store": Path(settings["store"]), "cut": tuple(settings["cut"])})
+    def configs(self) -> tuple[FeatureConfig, ExtractionConfig]:
+        """The settings of the features that its head was trained on, and of their extraction."""
+        return configs_from_json(self.config()["features"])
 
     def class_names(self) -> list[str]:
         """The classes in the order of their labels."""

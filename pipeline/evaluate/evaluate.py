@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.features.backbones.frozen import BATCH_SIZE
+from headstart.features.backbones.frozen import default_batch_size
 from headstart.features.errors import DataError
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
-from headstart.pipeline.featured import CachedExamples, load_examples
+from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.inputs import eval_dataset, explained
 from headstart.pipeline.metrics import score
 from headstart.pipeline.runs import Run, write_csv
@@ -65,13 +65,13 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     examples = _labelled(cached, split, class_names, data or Path(run.config()["data"]))
     labels = np.array([example.label for example in examples])
     if cached.rejects:
-        console.print(f"{len(cached.rejects)} images can't be used: {cached.config.store}/rejects.csv says why")
+        console.print(f"{len(cached.rejects)} images can't be used: {cached.extraction.store}/rejects.csv says why")
     _warn_of_leaks(run, examples, split)
-    features, _ = cached.arrays(examples)
+    features = cached.labelled(examples).features
     logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}
     if run.classifier_file.exists():
         classifier = run.load_model(run.classifier_file)
-        images = eval_dataset(examples, cached.network.images, cached.config.batch_size or BATCH_SIZE)
+        images = eval_dataset(examples, cached.network.images, cached.extraction.batch_size or default_batch_size())
         with explained(examples), progress("evaluating the classifier", len(examples)) as advance:
             callback = EvalProgress(advance, len(examples))
             logits["finetuned"] = classifier.predict(images, verbose=0, callbacks=[callback])  # [N, 1 or C]
@@ -83,7 +83,7 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     return EvaluateResult(split=split, n=len(examples), head=metrics["head"], finetuned=metrics.get("finetuned"))
 
 
-def _labelled(cached: CachedExamples, split: str, class_names: list[str], data: Path) -> list[Example]:
+def _labelled(cached: FeaturedExamples, split: str, class_names: list[str], data: Path) -> list[Example]:
     """The examples of `split`, with labels that index the run's class names.
 
     Raises:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from headstart.features.backbones.frozen import BATCH_SIZE, FrozenBackbone
+from headstart.features.backbones.frozen import default_batch_size, folded_backbone, traced
 from headstart.features.backbones.network import load_networks, weights_digest
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, RunError
 from headstart.features.images.batches import decoded_batches, why_undecodable
 from headstart.features.images.decode import ImageConfig
@@ -59,7 +59,7 @@ def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
     """
     run = Run.open(path)
     files = _files(sources)
-    seen = inspect_images(files, run.features().max_pixels)
+    seen = inspect_images(files, run.configs()[1].max_pixels)
     # A file that was named is meant as an image; a folder may hold other files, too.
     rejects = [
         Reject(str(file), "not-an-image", "no image by its content")
@@ -95,10 +95,11 @@ def _files(sources: Sequence[Path]) -> list[Path]:
 def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], list[Reject]]:
     """Predictions for the images that can be decoded, and rejects for the others."""
     class_names = run.class_names()
-    settings = replace(run.features(), precision="float32")
-    decoded, chances = (
-        _with_classifier(run, settings, images) if run.classifier_file.exists() else _with_head(run, settings, images)
-    )
+    config, extraction = run.configs()
+    config = replace(config, precision="float32")
+    extraction = replace(extraction, batch_size=extraction.batch_size or default_batch_size())
+    predicted_with = _with_classifier if run.classifier_file.exists() else _with_head
+    decoded, chances = predicted_with(run, config, extraction, images)
     predictions = [
         Prediction(
             path=images[position].path,
@@ -112,36 +113,36 @@ def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], l
     return predictions, [why_undecodable(images[position]) for position in undecodable]
 
 
-def _with_classifier(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> tuple[np.ndarray, np.ndarray]:
+def _with_classifier(
+    run: Run, config: FeatureConfig, extraction: ExtractionConfig, images: Sequence[ImageFile]
+) -> tuple[np.ndarray, np.ndarray]:
     """Positions int64 [n] of decodable images; probabilities float64 [n, classes] by the fine-tuned classifier."""
     classifier = run.load_model(run.classifier_file)
-    config = ImageConfig(settings.image_size, settings.resize, settings.truncated)
-
+    pixels = ImageConfig(config.image_size, config.resize, config.truncated)
+    units, run_batch = classifier.output_shape[1], classifier.predict_on_batch
     with progress("predicting", len(images)) as advance:
-        decoded, logits = _decoded(
-            images, config, settings.batch_size or BATCH_SIZE, classifier.output_shape[1], classifier.predict_on_batch,
-            advance,
-        )  # fmt: skip
+        decoded, logits = _decoded(images, pixels, extraction.batch_size, units, run_batch, advance)
     return decoded, probabilities(logits)
 
 
-def _with_head(run: Run, settings: FeatureConfig, images: Sequence[ImageFile]) -> tuple[np.ndarray, np.ndarray]:
+def _with_head(
+    run: Run, config: FeatureConfig, extraction: ExtractionConfig, images: Sequence[ImageFile]
+) -> tuple[np.ndarray, np.ndarray]:
     """Positions int64 [n] of decodable images; probabilities float64 [n, classes] by frozen networks and head."""
-    networks = load_networks(settings)
+    networks = load_networks(config, extraction)
     if weights_digest(networks) != run.config()["weights_digest"]:
-        raise RunError(f"{run.path}: {settings.weights} holds other weights than those it was trained with")
+        raise RunError(f"{run.path}: {config.weights} holds other weights than those it was trained with")
     head = run.load_model(run.head_file)
     parts = []
     with progress("predicting", len(networks) * len(images)) as advance:
         for network in networks:
-            graph = FrozenBackbone(network.backbone, network.cuts).traced(None)  # any batch size: few images come
+            graph = traced(folded_backbone(network.backbone), network.cuts)  # any batch size: few images come
 
             def features(pixels: np.ndarray, graph: Callable[[tf.Tensor], list[tf.Tensor]] = graph) -> np.ndarray:
                 return np.concatenate([output.numpy() for output in graph(tf.constant(pixels))], axis=1)
 
             width = sum(network.backbone.shape(cut)[0] for cut in network.cuts)
-            batch_size = settings.batch_size or BATCH_SIZE
-            parts.append(_decoded(images, network.images, batch_size, width, features, advance))
+            parts.append(_decoded(images, network.images, extraction.batch_size, width, features, advance))
     # Each network decodes the images anew, and one may have gone in between.
     decoded = reduce(np.intersect1d, [positions for positions, _ in parts])
     whole = np.concatenate([rows[np.isin(positions, decoded)] for positions, rows in parts], axis=1)

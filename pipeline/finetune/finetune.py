@@ -12,8 +12,8 @@ import tensorflow as tf
 from headstart.features.errors import OptionError, RunError
 from headstart.features.files import require_space
 from headstart.features.terminal import console, progress
-from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.classifier import save_for_inference
+from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
@@ -71,9 +71,8 @@ def finetune(
     The frozen layers run in their fast form, in the run's precision; only the layers above have gradients. The
     classifier is saved in float32. Epoch 0 counts: the result is never worse on val than the head.
 
-    The run keeps the state after each finished epoch. The same command goes on from there, and so does the command
-    without --overwrite. --overwrite begins anew, unless the command that was cut off had it and all settings are equal:
-    a repeated command goes on. Such a fine-tuning is begun anew by deleting `finetune.partial` in the run.
+    The run keeps the state after each finished epoch. The same call goes on from there, but for `overwrite`, which
+    always begins anew.
 
     Args:
         overwrite: begin anew where the run has a classifier, or an unfinished fine-tuning.
@@ -96,7 +95,7 @@ def finetune(
     built = build_finetune_model(run, cached, config, seed, resumed.get("precision", "auto"))
     if not resumed:
         state.drop()
-    result = _fit(run, state, built, config, {"settings": settings, "overwrite": overwrite})
+    result = _fit(run, state, built, config, settings)
     _write(run, state, built, result, {**settings, "overwrite": overwrite})
     state.drop()
     return result
@@ -112,7 +111,7 @@ def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], ov
     then = start.get("settings", settings)
     changed = [f"{name} {then.get(name)!r}" for name in settings if then.get(name) != settings[name]]
     if overwrite:
-        return start if start.get("overwrite") and not changed else {}
+        return {}
     if changed:
         raise RunError(
             f"{run.path}: its fine-tuning was cut off with other settings ({', '.join(changed)}); repeat those to go "
@@ -129,7 +128,7 @@ def _require_one_backbone(run: Run) -> None:
     Raises:
         OptionError: the run has features of several.
     """
-    backbone = run.features().backbone
+    backbone = run.configs()[0].backbone
     if "+" in backbone:
         raise OptionError(
             f"{run.path}: has features of several backbones ({backbone}), and fine-tuning is of one; train a head on "
@@ -138,7 +137,7 @@ def _require_one_backbone(run: Run) -> None:
 
 
 def _fit(
-    run: Run, state: FinetuneState, built: FinetuneModel, config: FinetuneConfig, start: dict[str, Any]
+    run: Run, state: FinetuneState, built: FinetuneModel, config: FinetuneConfig, settings: dict[str, Any]
 ) -> FinetuneResult:
     """Train for the epochs that are left, and leave the model with the weights of the best epoch."""
     model, train, val = built.model, built.cached.of("train"), built.cached.of("val")
@@ -147,14 +146,13 @@ def _fit(
     epoch = EpochCounter()
     raised: list[Exception] = []
     with explained([*train, *val], raised):
-        seed = start["settings"]["seed"]
-        train_batches, val_batches = built.batches(config, seed, lambda: epoch.number - offset, raised)
+        train_batches, val_batches = built.batches(config, settings["seed"], lambda: epoch.number - offset, raised)
         done = state.resume()
         if done is None:
             done = 0
-            _begin(run, state, built, val_batches, start)
+            _begin(run, state, built, val_batches, settings)
         else:
-            console.print(f"going on after epoch {done}; to begin anew, delete {state.folder}")
+            console.print(f"going on after epoch {done}; --overwrite begins anew")
         keep = _keeper(state, offset, [*train, *val] if built.map_cut is None else [])
         with progress("fine-tuning", config.epochs * len(train), done=done * len(train)) as advance:
             speed = Progress(advance, len(train), config.batch_size)
@@ -172,7 +170,7 @@ def _fit(
 
 
 def _begin(
-    run: Run, state: FinetuneState, built: FinetuneModel, val_batches: tf.data.Dataset, start: dict[str, Any]
+    run: Run, state: FinetuneState, built: FinetuneModel, val_batches: tf.data.Dataset, settings: dict[str, Any]
 ) -> None:
     """Evaluate epoch 0, the head alone, and keep its state.
 
@@ -186,7 +184,7 @@ def _begin(
         before = built.model.evaluate(val_batches, verbose=0, return_dict=True, callbacks=callbacks)
     require_space(run.path, _WEIGHTS_FILES * built.state_bytes)
     precision = built.cached.network.backbone.precision
-    state.begin({**start, "precision": precision, "before": before})
+    state.begin({"settings": settings, "precision": precision, "before": before})
     built.model.save_weights(state.best_weights)
     state.keep(0)
 

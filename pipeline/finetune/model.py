@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import keras
 import tensorflow as tf
-from headstart.features.backbones.backbone import MAP, Backbone, Precision
-from headstart.features.backbones.frozen import make_deterministic
+from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.network import load_network
+from headstart.features.config import AskedPrecision
+from headstart.features.device import make_deterministic
 from headstart.features.errors import OptionError
 from headstart.features.terminal import console
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
-from headstart.pipeline.featured import CachedExamples, fill_more, views_of
+from headstart.pipeline.featured import FeaturedExamples, extract_at, first_views
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.inputs import eval_dataset, features_dataset, train_dataset
 from headstart.pipeline.runs import Run
@@ -29,11 +30,11 @@ class FinetuneModel:
         map_cut: the cut whose map `model` takes; None for pixels.
     """
 
-    cached: CachedExamples
+    cached: FeaturedExamples
     head: keras.Model
     from_layer: int
     model: keras.Model
-    map_cut: str | None
+    map_cut: Cut | None
 
     @property
     def state_bytes(self) -> int:
@@ -45,7 +46,7 @@ class FinetuneModel:
         network = self.cached.network
         if network.backbone.precision != "float32":
             trained = network.backbone.model
-            network = load_network(replace(network.config, precision="float32"))
+            network = load_network(replace(network.config, precision="float32"), network.extraction)
             network.backbone.model.set_weights(trained.get_weights())
         return build_classifier(network.backbone, network.cuts, self.head)
 
@@ -71,9 +72,9 @@ class FinetuneModel:
             )
         if not config.views:
             console.print("trained on images as they are; --views K caches K augmented views of each")
-        views = views_of(config.augment, seed, config.views)
-        ((plain,),) = fill_more(cached, [self.map_cut], val if views else [*train, *val], [None])
-        viewed = [store for (store,) in fill_more(cached, [self.map_cut], train, views)]
+        views = first_views(config.augment, seed, config.views)
+        (plain,) = extract_at(cached.network, self.map_cut, val if views else [*train, *val], [None])
+        viewed = extract_at(cached.network, self.map_cut, train, views)
         return (
             features_dataset(viewed or [plain], train, batch_size, seed, next_epoch, raised),
             features_dataset([plain], val, batch_size, seed, lambda: 0, raised),
@@ -81,7 +82,7 @@ class FinetuneModel:
 
 
 def build_finetune_model(
-    run: Run, cached: CachedExamples, config: FinetuneConfig, seed: int, precision: Precision | Literal["auto"] = "auto"
+    run: Run, cached: FeaturedExamples, config: FinetuneConfig, seed: int, precision: AskedPrecision = "auto"
 ) -> FinetuneModel:
     """Put the model together from the run's head and the backbone of `cached`, and compile it.
 
@@ -94,13 +95,13 @@ def build_finetune_model(
     """
     network = cached.network
     if network.backbone.precision == "int8":
-        network = load_network(replace(network.config, precision=precision))
+        network = load_network(replace(network.config, precision=precision), network.extraction)
         cached = replace(cached, parts=[replace(cached.parts[0], network=network)])
     backbone, cuts = network.backbone, network.cuts
     _ = backbone.model  # may be built here, which draws random numbers; so it comes before the seed
     keras.utils.set_random_seed(seed)
     from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cuts)
-    top = max(backbone.layer_index(cut) for cut in cuts)
+    top = max(backbone.layer_index(cut.block) for cut in cuts)
     if from_layer > top:
         raise OptionError(f"--from-layer {config.from_layer}: above the cut, layer {top}; nothing would be trained")
     map_cut = _map_cut(backbone, from_layer, cuts) if config.from_cache else None
@@ -117,16 +118,16 @@ def build_finetune_model(
     return FinetuneModel(cached=cached, head=head, from_layer=from_layer, model=model, map_cut=map_cut)
 
 
-def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[str]) -> str:
+def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
     """The cut whose map is the only tensor that crosses into `from_layer`.
 
     Raises:
         OptionError: several tensors cross, or one that is no cut.
     """
     crossing = backbone.crossing(from_layer, cuts)
-    by_layer = {backbone.layer_index(cut): cut for cut in backbone.spec.cuts}
+    by_layer = {backbone.layer_index(block): block for block in backbone.spec.cuts}
     if len(crossing) == 1 and crossing[0] in by_layer:
-        return by_layer[crossing[0]] + MAP
+        return Cut(backbone.name, by_layer[crossing[0]], map=True)
     names = ", ".join(backbone.model.layers[index].name for index in crossing)
     raise OptionError(
         f"--from-cache: layer {from_layer} takes the output of {names}, and not of one cut alone; "
