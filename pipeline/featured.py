@@ -25,6 +25,7 @@ from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.store.store import FeatureStore, create_folder
 from headstart.pipeline.data.examples import Example, Scan, check_rejects, scan, without, write_rejects
+from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and what finds an error earlier need not wait
@@ -72,16 +73,6 @@ class CachedExamples:
     views_extracted: int = 0
 
     @property
-    def reduced(self) -> bool:
-        """Whether heads on these features are trained in bfloat16 as well."""
-        return self.config.precision == "bfloat16"
-
-    @property
-    def widths(self) -> list[int]:
-        """How many columns of `arrays` each cut has."""
-        return [store.form.shape[0] for store in self.stores]
-
-    @property
     def network(self) -> Network:
         """The one network there is.
 
@@ -101,23 +92,27 @@ class CachedExamples:
         """The examples of `split`; all of them for `all`."""
         return [example for example in self.examples if split in ("all", example.split)]
 
-    def arrays(self, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
-        """Features float32 [N, D], backbones and cuts side by side, and labels int64 [N]."""
-        return _read(self.stores, examples), np.array([example.label for example in examples], np.int64)
+    def labelled(self, examples: Sequence[Example], views: bool = False) -> LabelledFeatures:
+        """The features of `examples`, backbones and cuts side by side, with their labels.
 
-    def view_arrays(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """For each view, the features float32 [N, D] of training examples, as `arrays`."""
-        by_view = zip(*(part.views for part in self.parts), strict=True)
-        return [_read([store for stores in parts for store in stores], examples) for parts in by_view]
-
-    def columns(self) -> dict[str, slice]:
-        """Where in `arrays` each cut lies, by its name; with several backbones as `backbone/cut`."""
-        ends = np.cumsum([0, *self.widths])
-        names = _names([part.network for part in self.parts])
-        return {name: slice(int(start), int(end)) for name, start, end in zip(names, ends[:-1], ends[1:], strict=True)}
+        Args:
+            views: read the augmented views, too; `examples` are then training examples.
+        """
+        widths = [store.form.shape[0] for store in self.stores]
+        ends = np.cumsum([0, *widths]).tolist()
+        columns = map(slice, ends[:-1], ends[1:])
+        by_view = zip(*(part.views for part in self.parts), strict=True) if views else ()
+        return LabelledFeatures(
+            features=_read(self.stores, examples),
+            labels=np.array([example.label for example in examples], np.int64),
+            classes=len(self.class_names),
+            columns=dict(zip(_names([part.network for part in self.parts]), columns, strict=True)),
+            views=[_read([store for stores in parts for store in stores], examples) for parts in by_view],
+            reduced=self.config.precision == "bfloat16",
+        )
 
     def fingerprints(self) -> dict[str, str]:
-        """The hash of the fingerprint of each cut, named as in `columns`."""
+        """The hash of the fingerprint of each cut, named as in `LabelledFeatures.columns`."""
         return dict(zip(_names([part.network for part in self.parts]), (one.key for one in self.stores), strict=True))
 
     def weights_digest(self) -> str:

@@ -45,7 +45,7 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images can't be used: {cached.config.store}/rejects.csv says why")
     _warn_of_leaks(run, examples, split)
-    features, _ = cached.arrays(examples)
+    features = cached.labelled(examples).features
     logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}
     if run.classifier_file.exists():
         classifier = run.load_model(run.classifier_file)

@@ -26,7 +26,7 @@ def predicted_is_head_on_features(data: Path, run: Path, config: FeatureConfig) 
     """The probabilities of raw files are those of the head on cached features."""
     cached = cache_features(data, config)
     test = cached.of("test")
-    features, _ = cached.arrays(test)
+    features = cached.labelled(test).features
     expected = probabilities(keras.models.load_model(run / "head.keras").predict(features, verbose=0))
     found = predict(run, [Path(example.image.path) for example in test])
     chances = [list(item.probabilities.values()) for item in found.predictions]
@@ -40,17 +40,20 @@ def test_several_backbones_are_put_side_by_side(prepared: Path, small: FeatureCo
     alone = cache_features(prepared, replace(small, cut=("expanded_conv_7_add", "top_activation")))
     both = cache_features(prepared, config)
     names = ["expanded_conv_7_add", "top_activation"]
-    assert list(both.columns()) == [*(f"mobilenet_v3_small/{name}" for name in names), "resnet50_v2/conv3_block4_out"]
+    assert list(both.labelled([]).columns) == [
+        *(f"mobilenet_v3_small/{name}" for name in names),
+        "resnet50_v2/conv3_block4_out",
+    ]
     assert both.extracted == 40
-    features, _ = both.arrays(both.examples)
-    expected, _ = alone.arrays(both.examples)
+    features = both.labelled(both.examples).features
+    expected = alone.labelled(both.examples).features
     np.testing.assert_array_equal(features[:, : expected.shape[1]], expected)
     assert features.shape[1] == expected.shape[1] + 512
 
     run = tmp_path / "run"
     train_run(prepared, run, config, HeadConfig(units=(4,), epochs=1))
     saved = Run.open(run).config()
-    assert set(saved["fingerprints"]) == set(both.columns())
+    assert set(saved["fingerprints"]) == set(both.fingerprints())
     assert saved["features"]["weights"] == "random+random"
     assert evaluate(run).n == len(both.of("test"))
     predicted_is_head_on_features(prepared, run, config)
@@ -67,7 +70,7 @@ def test_several_cuts_of_one_backbone(prepared: Path, small: FeatureConfig, tmp_
     config = replace(small, cut=("expanded_conv_7_add+top_activation",))
     train_run(prepared, tmp_path / "run", config, HeadConfig(units=(4,), epochs=1))
     predicted_is_head_on_features(prepared, tmp_path / "run", config)
-    widths = cache_features(prepared, config).widths
+    widths = cache_features(prepared, config).labelled([]).widths
     variance = np.ravel(keras.models.load_model(tmp_path / "run" / "head.keras").get_layer("standardise").variance)
     assert [len(set(part)) for part in np.split(variance, np.cumsum(widths))] == [1, 1, 0]
     assert len(set(variance)) == 2
@@ -104,8 +107,8 @@ def test_a_head_takes_a_view_an_epoch(prepared: Path, small: FeatureConfig, tmp_
     cached = cache_features(prepared, replace(small, views=2))
     assert cached.views_extracted == 0  # `head` made them
     train = cached.of("train")
-    first, second = cached.view_arrays(train)
-    plain, _ = cached.arrays(train)
+    labelled = cached.labelled(train, views=True)
+    (first, second), plain = labelled.views, labelled.features
     assert not np.array_equal(first, plain)
     assert not np.array_equal(first, second)
     losses = [[row["loss"] for row in Run.open(tmp_path / name).history()] for name in ("plain", "viewed")]

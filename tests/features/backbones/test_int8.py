@@ -36,8 +36,8 @@ def cached(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> CachedEx
 def test_eight_bits_are_near_float32_and_their_own_features(
     prepared: Path, small: FeatureConfig, cached: CachedExamples
 ) -> None:
-    features, _ = cached.arrays(cached.examples)
-    expected, _ = cache_features(prepared, small).arrays(cached.examples)
+    features = cached.labelled(cached.examples).features
+    expected = cache_features(prepared, small).labelled(cached.examples).features
     error = np.mean(np.linalg.norm(features - expected, axis=1) / np.linalg.norm(expected, axis=1))
     assert 1e-3 < error < 0.5  # random weights, and so few images, take it badly
     (store,) = cached.stores
