@@ -5,7 +5,8 @@ HeadstartError            told to a person in one line; the command exits with 1
 ├── DataError             images, class folders, archives         (also a ValueError)
 ├── WeightsError          a weights file or download              (also a ValueError)
 ├── StoreError            a shard or the store's folder           (also an OSError)
-└── RunError              a run folder                            (also a ValueError)
+├── RunError              a run folder                            (also a ValueError)
+└── DivergedError         a training without a finite loss
 """
 
 
@@ -31,6 +32,10 @@ class StoreError(HeadstartError, OSError):
 
 class RunError(HeadstartError, ValueError):
     """A folder that is not a run, or a run that does not fit what is asked of it."""
+
+
+class DivergedError(HeadstartError):
+    """A training in which no loss was finite."""
 
 
 def require_options(*options: tuple[str, object, bool, str]) -> None:

@@ -1,7 +1,6 @@
 """Batches with labels: raw images, shuffled and augmented for training or in order for evaluation; cached features."""
 
 import itertools
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -56,40 +55,6 @@ def train_dataset(
 def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: int) -> tf.data.Dataset:
     """Batches of (pixels uint8 [b, H, W, 3], labels int64 [b]) over all `examples`, in their order."""
     return decoded_dataset(tf.data.Dataset.from_tensor_slices(_columns(examples, images)), images, batch_size)
-
-
-def array_dataset(
-    views: Sequence[np.ndarray], labels: np.ndarray, batch_size: int, seed: int, next_epoch: Callable[[], int]
-) -> tf.data.Dataset:
-    """Batches of (features [b, D] in their dtype, int64 [b]) that are in memory, in an order of their own each epoch.
-
-    TensorFlow never lets go of what a generator refers to, and a search has many features: this one refers to them
-    weakly. A copy of them in the graph would take longer to make than it saves.
-
-    Args:
-        views: features [N, D], to be kept by the caller as long as the dataset; the epochs take turns with them.
-        labels: int64 [N], to be kept as well.
-        next_epoch: asked at the start of each pass for the number of the epoch; refers to no model either.
-    """
-    count = len(labels)
-    kept = [weakref.ref(array) for array in (labels, *views)]
-
-    def rows_of(number: int, rows: np.ndarray) -> np.ndarray:
-        array = kept[number]()
-        if array is None:
-            raise ReferenceError("a dataset outlives its arrays")
-        found: np.ndarray = array[rows]
-        return found
-
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        epoch = next_epoch()
-        order = np.random.default_rng([seed, epoch]).permutation(count)
-        for start in range(0, count, batch_size):
-            rows = order[start : start + batch_size]
-            yield rows_of(1 + epoch % (len(kept) - 1), rows), rows_of(0, rows)
-
-    signature = (tf.TensorSpec((None, views[0].shape[1]), views[0].dtype), tf.TensorSpec((None,), tf.int64))
-    return _generated(batches, -(-count // batch_size), signature).prefetch(4).with_options(explicit_options())
 
 
 def features_dataset(

@@ -7,9 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from headstart.features.errors import OptionError
-from headstart.pipeline.head.config import OPTIMIZERS
-from headstart.pipeline.metrics import accuracy, cross_entropy
 
 _DRAWS_AN_EPOCH = 1_000_000  # no layer draws more often
 
@@ -20,58 +17,31 @@ def logit_units(classes: int) -> int:
 
 
 def make_optimizer(name: str, learning_rate: float, **settings: Any) -> keras.optimizers.Optimizer:
-    """One of `OPTIMIZERS` by name.
-
-    Raises:
-        OptionError: an unknown name.
-    """
-    if name not in OPTIMIZERS:
-        raise OptionError(f"--optimizer: there is no {name!r}; choose from {', '.join(OPTIMIZERS)}")
-    config = {"learning_rate": learning_rate, **settings}
-    return keras.optimizers.get({"class_name": name, "config": config})
+    """Keras's optimizer of that name, with further settings of it."""
+    return keras.optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate, **settings}})
 
 
-def compile_model(
-    model: keras.Model,
-    classes: int,
-    optimizer: keras.optimizers.Optimizer,
-    label_smoothing: float = 0.0,
-    **settings: Any,
-) -> None:
-    """Compile `model`, which yields logits, with accuracy and cross-entropy.
-
-    Args:
-        label_smoothing: trained towards this share of an even distribution over the classes (Szegedy et al. 2015,
-            arXiv:1512.00567); the `loss` of training is then that of this target.
-        settings: Keras's.
-    """
+def compile_model(model: keras.Model, classes: int, optimizer: keras.optimizers.Optimizer) -> None:
+    """Compile `model`, which yields logits, with accuracy and cross-entropy."""
     if classes == 2:
-        loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
         metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)]
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
-        if label_smoothing:
-            loss = _smoothed(classes, label_smoothing)
-    model.compile(optimizer=optimizer, loss=loss, metrics=metrics, **settings)
+    model.compile(optimizer=optimizer, loss=loss, metrics=metrics)
 
 
-def _smoothed(classes: int, label_smoothing: float) -> Callable[[Any, Any], Any]:
-    """Cross-entropy of labels that are numbers, which Keras smooths only where they are one-hot."""
-    smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+def class_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray | None:
+    """Weight of each class in the loss, float32 [classes]; None for mode `none`.
 
-    def loss(labels: Any, logits: Any) -> Any:
-        return smoothed(keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), classes), logits)
-
-    return loss
-
-
-def class_weights(labels: np.ndarray, classes: int, mode: str) -> dict[int, float] | None:
-    """Weight of each class in the loss: None, or for `balanced` n / (classes * count), as scikit-learn has it."""
+    `balanced` gives n / (classes * count), as in scikit-learn, and 0 to a class without examples.
+    """
     if mode == "none":
         return None
     counts = np.bincount(labels, minlength=classes)
-    return {label: len(labels) / (classes * count) for label, count in enumerate(counts) if count}
+    weights = np.where(counts, len(labels) / (classes * np.maximum(counts, 1)), 0)
+    return weights.astype(np.float32)
 
 
 def curves(logs: Path, phase: str) -> keras.callbacks.TensorBoard:
@@ -139,6 +109,14 @@ class EvalProgress(keras.callbacks.Callback):
         self.on_test_batch_end(batch)
 
 
+def restart_draws(model: keras.Model, epoch: int) -> None:
+    """Make the draws of dropout a function of the epoch: set the counter beside each layer's seed."""
+    for variable in model.variables:
+        if variable.name == "seed_generator_state":
+            layer_seed, _ = variable.numpy()
+            variable.assign(np.array([layer_seed, epoch * _DRAWS_AN_EPOCH], np.uint32))
+
+
 class EpochCounter(keras.callbacks.Callback):
     """Knows the number of the epoch that is running, and makes its randomness a function of that number.
 
@@ -151,39 +129,7 @@ class EpochCounter(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Remember `epoch`, and set the counter beside each layer's seed."""
         self.number = epoch
-        for variable in self.model.variables:
-            if variable.name == "seed_generator_state":
-                layer_seed, _ = variable.numpy()
-                variable.assign(np.array([layer_seed, epoch * _DRAWS_AN_EPOCH], np.uint32))
-
-
-class Validation(keras.callbacks.Callback):
-    """Scores the model after each epoch, for the history and the callbacks after it.
-
-    Keras would trace a graph for that, which for a head takes as long as several epochs do.
-
-    Args:
-        features: [N, D]; a block of `rows` at a time is given to the model.
-        labels: int64 [N].
-    """
-
-    def __init__(self, features: np.ndarray, labels: np.ndarray, rows: int = 1024) -> None:
-        super().__init__()
-        self.features = features
-        self.labels = labels
-        self.rows = rows
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Put `val_loss`, the mean cross-entropy in nats, and `val_accuracy` into `logs`, which all callbacks share."""
-        if logs is None:
-            return
-        loss = right = 0.0
-        for start in range(0, len(self.labels), self.rows):  # of thousands of classes, all logits would fill memory
-            labels = self.labels[start : start + self.rows]
-            logits = keras.ops.convert_to_numpy(self.model(self.features[start : start + self.rows], training=False))
-            loss += cross_entropy(logits, labels) * len(labels)
-            right += accuracy(logits, labels) * len(labels)
-        logs["val_loss"], logs["val_accuracy"] = loss / len(self.labels), right / len(self.labels)
+        restart_draws(self.model, epoch)
 
 
 class KeepState(keras.callbacks.Callback):

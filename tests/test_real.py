@@ -64,7 +64,8 @@ def test_the_demo_is_told_apart_by_random_features(tmp_path: Path) -> None:
     features = FeatureConfig(store=tmp_path / "s", weights="random", precision="float32", max_rejects=1)
     train_run(tmp_path / "drawn", tmp_path / "run", features, extraction, HeadConfig())
     cached = load_examples(Run.open(tmp_path / "run"))
-    vectors, labels = cached.arrays([example for example in cached.examples if example.split != "train"])
+    labelled = cached.labelled([example for example in cached.examples if example.split != "train"])
+    vectors, labels = labelled.features, labelled.labels
     logits = keras.models.load_model(tmp_path / "run" / "head.keras").predict(vectors, verbose=0)
     assert ((logits[:, 0] > 0) == labels).mean() > 0.65
 
@@ -95,7 +96,7 @@ def test_head_on_cached_features_equals_the_classifier_on_raw_files(
     train_run(photographs, tmp_path / "run", replace(real_features, precision=precision), HeadConfig())
     cached = load_examples(Run.open(tmp_path / "run"))
     head = keras.models.load_model(tmp_path / "run" / "head.keras")
-    vectors, _ = cached.arrays(cached.examples)
+    vectors = cached.labelled(cached.examples).features
     expected = probabilities(head.predict(vectors, verbose=0))[:, 1]
     full = build_backbone("inception_v3", real_features.weights, "unit")
     classifier = build_classifier(full, cached.network.cuts, head)

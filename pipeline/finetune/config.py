@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from headstart.features.errors import require_options
+from headstart.pipeline.head.config import OPTIMIZERS, Optimizer
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class FinetuneConfig:
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Step size."})
     momentum: float = field(default=0.9, metadata={"help": "Of sgd and rmsprop."})
-    optimizer: str = field(default="sgd", metadata={"help": "sgd, adam, adamw, rmsprop, nadam, adagrad or lion."})
+    optimizer: Optimizer = field(default="sgd", metadata={"help": "How gradients become steps."})
     epochs: int = field(default=10, metadata={"help": "Passes over the training images."})
     batch_size: int = field(default=16, metadata={"help": "Images a step."})
     augment: Literal["none", "flip", "standard"] = field(
@@ -33,6 +34,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         require_options(
             ("--learning-rate", self.learning_rate, self.learning_rate > 0, "over 0"),
+            ("--optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"among {', '.join(OPTIMIZERS)}"),
             ("--momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and under 1"),
             ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
             ("--batch-size", self.batch_size, self.batch_size >= 1, "at least 1"),

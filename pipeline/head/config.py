@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from headstart.features.errors import require_options
 
 # Adam's traffic is per step, not per example: the larger the batch, the sooner an epoch ends. But in ten epochs of a
 # few hundred examples, batches of 512 would be too few steps.
 SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion")
+Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion"]
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
 
 def parse_units(text: str) -> int:
@@ -32,7 +33,7 @@ class HeadConfig:
     )
     dropout: float = field(default=0.3, metadata={"help": "After each hidden layer."})
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled, as in AdamW."})
-    optimizer: str = field(default="adam", metadata={"help": "adam, adamw, sgd, rmsprop, nadam, adagrad or lion."})
+    optimizer: Optimizer = field(default="adam", metadata={"help": "How gradients become steps."})
     learning_rate: float = field(
         default=0.0, metadata={"help": "Step size; 0 is 3e-4 for batches of 64, and twice that for 256."}
     )
@@ -57,6 +58,7 @@ class HeadConfig:
                 all(units >= 1 for units in self.units),
                 "at least 1, or none alone",
             ),
+            ("--optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"among {', '.join(OPTIMIZERS)}"),
             ("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and under 1"),
             ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
             ("--label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "at least 0 and under 1"),

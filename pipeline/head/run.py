@@ -1,18 +1,17 @@
-"""Phase 1 as a run: cached features in, a run folder with a trained head out."""
+"""`headstart head`: cached features in, a run folder with a trained head out."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headstart.features.backbones.backbone import MAP, block_of, split_cuts
-from headstart.features.config import FeatureConfig
-from headstart.features.errors import OptionError
+from headstart.features.backbones.cuts import KNOWN_WEIGHTS, chosen_cuts, chosen_weights, require_averaged
+from headstart.features.config import ExtractionConfig, FeatureConfig, configs_to_json
 from headstart.features.terminal import console
+from headstart.pipeline.classifier import save_for_inference
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import require_trainable
-from headstart.pipeline.featured import CachedExamples, ScanCheck, cache_features
+from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import TrainedHead, train_head
 from headstart.pipeline.runs import Run, list_digests, new_run, versions
@@ -20,23 +19,51 @@ from headstart.pipeline.runs import Run, list_digests, new_run, versions
 
 @dataclass(frozen=True)
 class HeadResult:
-    """What `train_run` did; `val` has `accuracy` and `loss` at the best epoch, which counts from 1."""
+    """The outcome of `headstart head`.
+
+    Args:
+        epochs: as many as were asked for.
+        best_epoch: counts from 1.
+        seconds: of extraction, training and writing together.
+        val: `accuracy` and `loss` at the best epoch.
+        several_backbones: whether the features are of several backbones.
+    """
 
     run: str
     epochs: int
     best_epoch: int
     seconds: float
     val: dict[str, float]
+    several_backbones: bool
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {name: value for name, value in asdict(self).items() if name != "several_backbones"}
+
+    def lines(self) -> list[str]:
+        """The summary for a person."""
+        return [
+            f"val accuracy {self.val['accuracy']:.4f}, loss {self.val['loss']:.4f} "
+            f"(best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s)",
+            f"the run is in {self.run}; next: {next_steps(self.run, self.several_backbones)}",
+        ]
+
+
+def next_steps(run: str, several_backbones: bool) -> str:
+    """The commands that a new run is ready for. With features of several backbones it can't be fine-tuned."""
+    evaluate = f"headstart evaluate {run}"
+    return evaluate if several_backbones else f"headstart finetune {run}, or {evaluate}"
 
 
 def train_run(
     data: Path,
     path: Path,
     features: FeatureConfig,
+    extraction: ExtractionConfig,
     head: HeadConfig,
     overwrite: bool = False,
     seed: int = 0,
-    check: ScanCheck | None = None,
+    require: ScanCheck | None = None,
     **origin: Any,
 ) -> HeadResult:
     """Train a head on the train split of `data` and write it to the run folder `path`.
@@ -44,71 +71,68 @@ def train_run(
     Features that the store lacks are extracted first.
 
     Args:
-        check: as of `cache_features`.
-        origin: what else `config.json` is to say.
         seed: of the head's weights, dropout and order, and of the split where `data` has no split folders.
+        require: see `cache_features`.
+        origin: further fields of `config.json`.
 
     Raises:
         OptionError: a cut that is a map.
         DataError: `data` can't be trained on.
+        DivergedError: no loss was finite.
         RunError: `path` exists and `overwrite` is false, or it is not a run.
     """
-    refuse_maps(features.cut)
+    require_averaged(chosen_cuts(features))
     start = time.perf_counter()
     with new_run(path, overwrite) as run:
-        cached = cache_features(data, features, seed, check)
+        cached = cache_features(data, features, extraction, seed, require)
         require_trainable(cached.examples, cached.class_names, data)
         if cached.rejects:
-            console.print(f"{len(cached.rejects)} images rejected: {features.store}/rejects.csv says why")
+            console.print(f"{len(cached.rejects)} images rejected: {extraction.store}/rejects.csv says why")
         tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
-        train, val = (cached.arrays(cached.of(split)) for split in ("train", "val"))
-        head = head.for_examples(len(train[1]))
-        views = cached.view_arrays(cached.of("train"))
-        trained = train_head(
-            train, val, len(cached.class_names), head, seed, run.logs, views, cached.reduced, cached.widths
-        )
-        _write(run, data, seed, cached, head, trained)
-        run.update(run.config_file, **origin)
-    return HeadResult(str(path), head.epochs, trained.best_epoch, time.perf_counter() - start, trained.val)
+        train, val = cached.labelled(cached.of("train"), views=True), cached.labelled(cached.of("val"))
+        head = head.for_examples(len(train))
+        trained = train_head(train, val, head, seed, run.logs)
+        _write_training(run, trained)
+        _write_settings(run, cached, head, data=str(data.absolute()), seed=seed, **origin)
+    return HeadResult(
+        run=str(path),
+        epochs=head.epochs,
+        best_epoch=trained.best_epoch,
+        seconds=time.perf_counter() - start,
+        val=trained.val,
+        several_backbones=len(cached.parts) > 1,
+    )
 
 
-def refuse_maps(cuts: Sequence[str]) -> None:
-    """Make sure that a head can take features at `cuts`.
-
-    Raises:
-        OptionError: one is a map.
-    """
-    maps = [cut for cut in split_cuts(cuts) if cut.endswith(MAP)]
-    if maps:
-        averaged = block_of(maps[0])
-        raise OptionError(f"--cut: a head takes features averaged over space, {averaged!r}. Received: {maps[0]!r}")
-
-
-def _write(run: Run, data: Path, seed: int, cached: CachedExamples, head: HeadConfig, trained: TrainedHead) -> None:
-    from headstart.pipeline.classifier import save_for_inference
-
+def _write_training(run: Run, trained: TrainedHead) -> None:
     save_for_inference(trained.model, run.head_file)
-    run.write_examples(cached.examples, cached.class_names)
     run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
-    settings: dict[str, Any] = asdict(cached.config)
-    settings["store"] = str(cached.config.store.absolute())
-    several = "+" in settings["backbone"]
-    weights = settings["weights"].split("+") if several else [settings["weights"]]
-    known = ("imagenet", "random")
-    settings["weights"] = "+".join(name if name in known else str(Path(name).absolute()) for name in weights)
     run.update(
         run.metrics_file,
         head={"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val},
     )
+
+
+def _write_settings(run: Run, cached: FeaturedExamples, head: HeadConfig, **others: Any) -> None:
+    """Write everything that is needed to make the same features and head again, with absolute paths."""
+    run.write_examples(cached.examples, cached.class_names)
+    files = [name if name in KNOWN_WEIGHTS else str(Path(name).absolute()) for name in _weights(cached.config)]
+    config = replace(cached.config, weights="+".join(files))
+    extraction = replace(cached.extraction, store=cached.extraction.store.absolute())
     run.update(
         run.config_file,
-        data=str(data.absolute()),
-        seed=seed,
         class_names=cached.class_names,
-        features=settings,
+        features=configs_to_json(config, extraction),
         head=asdict(head),
         weights_digest=cached.weights_digest(),
         fingerprints=cached.fingerprints(),
         examples=list_digests(cached.examples, cached.class_names),
         versions=versions(),
+        **others,
     )
+
+
+def _weights(config: FeatureConfig) -> list[str]:
+    """The weights of each backbone, or the one that serves all."""
+    weights = list(chosen_weights(config).values())
+    return weights[:1] if len(set(weights)) == 1 else weights

@@ -62,7 +62,7 @@ def joined_before(run: Path) -> keras.Model:
 
 def test_the_classifier_equals_the_head_on_cached_features(run: Path, prepared: Path) -> None:
     cached = load_examples(Run.open(run))
-    features, _ = cached.arrays(cached.examples)
+    features = cached.labelled(cached.examples).features
     expected = probabilities(keras.models.load_model(run / "head.keras").predict(features, verbose=0))
     images = [example.image for example in cached.examples]
     classifier = joined_before(run)

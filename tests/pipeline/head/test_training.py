@@ -1,65 +1,110 @@
+"""The loop that trains a head: it yields what Keras's `fit` yields, and leaves nothing in memory."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import psutil
 import pytest
 from headstart.features.config import FeatureConfig
-from headstart.pipeline import optimizers as backend
-from headstart.pipeline.head.config import OPTIMIZERS, HeadConfig
+from headstart.pipeline.head import loop
+from headstart.pipeline.head.config import OPTIMIZERS, HeadConfig, Optimizer
 from headstart.pipeline.head.head import build_head, fit_head
 from headstart.pipeline.head.run import train_run
+from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.optimizers import FusedAdam, fused, with_reduced_products
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.sweep import sweep
-from headstart.pipeline.training import make_optimizer
+from headstart.pipeline.training import class_weights, make_optimizer, restart_draws
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_fused_updates_train_the_same_head(monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+def examples(classes: int, count: int = 500) -> tuple[LabelledFeatures, LabelledFeatures]:
+    """Train and val; the classes are not equally frequent."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 500)
-    features = (rng.normal(size=(500, 8)) + labels[:, np.newaxis]).astype(np.float32)
-    config = HeadConfig(units=(16,), epochs=3, learning_rate=1e-2, optimizer=optimizer, weight_decay=1e-1)
-    train, val = (features[:400], labels[:400]), (features[400:], labels[400:])
-    trained = fit_head(train, val, 2, config, seed=1)
-    replaced: list[str] = []
-    monkeypatch.setattr(backend, "fused", lambda given: (replaced.append(type(given).__name__.lower()), given)[1])
-    plain = fit_head(train, val, 2, config, seed=1)
-    assert replaced == [optimizer]
-    for one, other in zip(trained.history, plain.history, strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
-    for one, other in zip(trained.model.get_weights(), plain.model.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    labels = rng.integers(0, classes + 1, count).clip(max=classes - 1)
+    features = (rng.normal(size=(count, 8)) + 2 * np.eye(8)[labels]).astype(np.float32)
+    whole = LabelledFeatures(features, labels, classes, {"cut": slice(0, 8)})
+    return whole.take(slice(count * 4 // 5)), whole.take(slice(count * 4 // 5, None))
 
 
-def test_only_what_is_adam_is_fused() -> None:
+def epoch_of_keras(train: LabelledFeatures, config: HeadConfig, seed: int) -> tuple[float, list[np.ndarray]]:
+    """The training loss of one epoch of Keras's own `fit`, and the averaged weights after it."""
+    keras.utils.set_random_seed(seed)
+    model = build_head(train, config)
+    restart_draws(model, 0)
+    decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
+    average = {"use_ema": True, "ema_momentum": 0.95 ** (config.batch_size / 64)}
+    if train.classes == 2:
+        loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
+    else:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
+    model.compile(make_optimizer(config.optimizer, config.learning_rate, **decay, **average), loss, jit_compile=False)
+    rows = np.random.default_rng([seed, 0]).permutation(len(train))
+    targets = train.labels if train.classes == 2 else np.eye(train.classes, dtype=np.float32)[train.labels]
+    weights = class_weights(train.labels, train.classes, config.class_weight)
+    fitted = model.fit(
+        train.features[rows], targets[rows], config.batch_size, shuffle=False, verbose=0,
+        sample_weight=None if weights is None else weights[train.labels[rows]],
+        callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True)],
+    )  # fmt: skip
+    return fitted.history["loss"][0], [weight.numpy() for weight in model.trainable_variables]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "classes", "settings"),
+    [
+        ("adam", 2, {"class_weight": "balanced", "label_smoothing": 0.1}),
+        ("adam", 3, {"weight_decay": 0.1}),
+        ("adamw", 2, {}),
+        ("nadam", 3, {"class_weight": "balanced", "label_smoothing": 0.1}),
+        ("rmsprop", 3, {"weight_decay": 0.1}),
+    ],
+)
+def test_an_epoch_is_that_of_keras(optimizer: Optimizer, classes: int, settings: dict[str, Any]) -> None:
+    train, val = examples(classes)
+    config = HeadConfig((16,), epochs=1, learning_rate=1e-2, batch_size=64, optimizer=optimizer, **settings)
+    loss, weights = epoch_of_keras(train, config, seed=1)
+    trained = fit_head(train, val, config, seed=1)
+    assert trained.history[0]["loss"] == pytest.approx(loss, rel=1e-5)
+    for one, other in zip(trained.model.trainable_variables, weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other, rtol=1e-4, atol=1e-5)
+
+
+def test_only_adam_is_fused() -> None:
     for name in OPTIMIZERS:
-        given = make_optimizer(name, 1e-3, use_ema=True, ema_momentum=0.9, weight_decay=0.2)
-        optimizer = backend.fused(given)
-        assert isinstance(optimizer, backend.FusedAdam) == (name in ("adam", "adamw"))
-        assert optimizer.get_config() == {**given.get_config(), "name": optimizer.name}
+        weights = [keras.Variable(np.ones(3, np.float32))]
+        optimizer = fused(make_optimizer(name, 1e-3), weights)
+        assert isinstance(optimizer, FusedAdam) == (name in ("adam", "adamw"))
 
 
-def test_what_is_trained_in_bfloat16_is_the_head_itself() -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 500)
-    features = (rng.normal(size=(500, 8)) + 2 * np.eye(8)[labels]).astype(np.float32)
+def test_dropout_draws_anew_in_each_epoch_and_the_same_again() -> None:
+    model = build_head(examples(2)[0], HeadConfig(units=(64,), dropout=0.5))
+    drawn = []
+    for epoch in (0, 1, 0):
+        restart_draws(model, epoch)  # relies on the name that Keras gives the state of a SeedGenerator
+        drawn.append(model(np.ones((1, 8), np.float32), training=True).numpy())
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_training_in_bfloat16_leaves_a_head_in_float32() -> None:
+    train, val = examples(3)
     config = HeadConfig(units=(16, 8), epochs=3, learning_rate=1e-2)
-    train, val = (features[:400], labels[:400]), (features[400:], labels[400:])
-    plain, trained = (fit_head(train, val, 3, config, seed=1, reduced=reduced) for reduced in (False, True))
+    plain, trained = (fit_head(replace(train, reduced=reduced), val, config, seed=1) for reduced in (False, True))
     assert trained.history != plain.history
     assert trained.val["loss"] == pytest.approx(plain.val["loss"], abs=0.05)
     assert {type(layer) for layer in trained.model.layers} == {type(layer) for layer in plain.model.layers}
-    logits = trained.model.predict(val[0], verbose=0)
-    loss = keras.losses.sparse_categorical_crossentropy(val[1], logits, from_logits=True)
-    assert trained.val["loss"] == pytest.approx(float(np.mean(loss)), rel=1e-5)  # no less than float32
+    logits = trained.model.predict(val.features, verbose=0)
+    loss = keras.losses.sparse_categorical_crossentropy(val.labels, logits, from_logits=True)
+    assert trained.val["loss"] == pytest.approx(float(np.mean(loss)), rel=1e-5)
 
 
 def test_a_layer_in_bfloat16_rounds_only_while_it_is_trained() -> None:
-    head = build_head(np.ones((4, 6), np.float32), 2, HeadConfig(units=(8,), dropout=0.0))
-    trained = backend.for_training(head, reduced=True)
     features = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    train = LabelledFeatures(features, np.zeros(4, np.int64), 2, {"cut": slice(0, 6)})
+    head = build_head(train, HeadConfig(units=(8,), dropout=0.0))
+    trained = with_reduced_products(head)
     exact = head(features)
     np.testing.assert_array_equal(trained(features, training=False), exact)
     assert 0 < np.abs(trained(features, training=True) - exact).max() < 0.05
@@ -70,8 +115,13 @@ def test_heads_are_trained_in_the_precision_of_their_features(
     prepared: Path, small: FeatureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any, reduced: bool
 ) -> None:
     seen: list[bool] = []
-    for_training = backend.for_training
-    monkeypatch.setattr(backend, "for_training", lambda head, given: (seen.append(given), for_training(head, given))[1])
+    run_epochs = loop.run_epochs
+
+    def watched(trained: keras.Model, train: LabelledFeatures, *rest: Any) -> Any:
+        seen.append(train.reduced)
+        return run_epochs(trained, train, *rest)
+
+    monkeypatch.setattr(loop, "run_epochs", watched)
     features = replace(small, precision=precision)
     train_run(prepared, tmp_path / "one", features, HeadConfig(units=(4,), epochs=1))
     assert seen == [reduced]
@@ -80,3 +130,16 @@ def test_heads_are_trained_in_the_precision_of_their_features(
     sweep(prepared, tmp_path / "study.db", tmp_path / "best", features, SweepConfig(1, space=space))
     assert len(seen) > 2
     assert set(seen) == {reduced}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "nadam"])
+def test_a_trained_head_leaves_no_memory_behind(optimizer: Optimizer) -> None:
+    config = HeadConfig(units=(1000,), epochs=1, optimizer=optimizer)
+    used = []
+    for _ in range(6):
+        features = np.ones((4000, 4000), np.float32)  # 64 MB; weights are 16, and the optimizer has three times as much
+        whole = LabelledFeatures(features, np.arange(4000) % 2, 2, {"cut": slice(0, 4000)})
+        fit_head(whole, whole.take(slice(64)), config)
+        del features, whole
+        used.append(psutil.Process().memory_info().rss)
+    assert used[5] - used[1] < 150e6  # it would be 250e6
