@@ -163,7 +163,7 @@ def test_only_what_changed_is_computed(many: Path, drawn: Path, tmp_path: Path) 
         (data / name).mkdir(parents=True)
         for path in paths[:500]:
             shutil.copy2(path, data / name)
-    assert cache_features(data, config).extracted == 1000
+    assert cache_features(data, config, extraction).extracted == 1000
 
     for name, paths in images.items():
         for path in paths[500:]:
@@ -173,7 +173,7 @@ def test_only_what_changed_is_computed(many: Path, drawn: Path, tmp_path: Path) 
         path.rename(path.with_name(f"renamed.{path.name}"))
     for path in cats[200:250]:
         path.rename(data / "dog" / path.name)
-    again = cache_features(data, config, seed=1)
+    again = cache_features(data, config, extraction, seed=1)
     assert (again.extracted, again.cached) == (100, 1000)
 
     path = next(iter((data / "dog").iterdir()))
@@ -182,7 +182,7 @@ def test_only_what_changed_is_computed(many: Path, drawn: Path, tmp_path: Path) 
         assert isinstance(x, tuple)
         image.putpixel((0, 0), (255 - x[0], *x[1:]))
         image.save(path, quality=95)
-    assert cache_features(data, config).extracted == 1
+    assert cache_features(data, config, extraction).extracted == 1
 
     other = replace(config, rescale="unit")
     (state,) = explain(config.store, data, other)

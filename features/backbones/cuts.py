@@ -110,8 +110,9 @@ def restricted(config: FeatureConfig, cuts: Sequence[Cut]) -> FeatureConfig:
     """`config` with the given cuts and their backbones alone."""
     used = [name for name in chosen_backbones(config) if any(cut.backbone == name for cut in cuts)]
     weights = chosen_weights(config)
-    shared = config.weights if len(set(weights.values())) == 1 else "+".join(weights[name] for name in used)
-    return replace(config, backbone="+".join(used), weights=shared, cut=tuple(cut_names(cuts)))
+    one_for_all = config.weights in weights.values()
+    files = config.weights if one_for_all else "+".join(weights[name] for name in used)
+    return replace(config, backbone="+".join(used), weights=files, cut=tuple(cut_names(cuts)))
 
 
 def require_averaged(cuts: Sequence[Cut]) -> None:

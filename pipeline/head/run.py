@@ -135,4 +135,4 @@ def _write_settings(run: Run, cached: FeaturedExamples, head: HeadConfig, **othe
 def _weights(config: FeatureConfig) -> list[str]:
     """The weights of each backbone, or the one that serves all."""
     weights = list(chosen_weights(config).values())
-    return weights[:1] if len(set(weights)) == 1 else weights
+    return [config.weights] if config.weights in weights else weights

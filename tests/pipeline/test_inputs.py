@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import augment_image
 from headstart.features.images.decode import ImageConfig
@@ -161,8 +161,10 @@ def test_a_stream_of_features_needs_little_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_fits_a_buffer_comes_in_the_order_of_images(prepared: Path, small: FeatureConfig) -> None:
-    cached = cache_features(prepared, replace(small, views=2))
+def test_what_fits_a_buffer_comes_in_the_order_of_images(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig
+) -> None:
+    cached = cache_features(prepared, replace(small, views=2), extraction)
     examples = cached.of("train")
     stores = [store for (store,) in cached.parts[0].views]
     for epoch in range(3):

@@ -197,7 +197,9 @@ def test_softmax_through_both_phases(tmp_path: Path, small) -> None:
                 picture = Image.effect_noise((96, 96), 20).convert("RGB")
                 draw_one[name](ImageDraw.Draw(picture), (x, y, x + 60, y + 60), colour)
                 picture.save(tmp_path / "data" / split / name / f"{number}.jpg")
-    train_run(tmp_path / "data", tmp_path / "run", small, HeadConfig(units=(64,), epochs=20, learning_rate=1e-3))
+    train_run(
+        tmp_path / "data", tmp_path / "run", small, extraction, HeadConfig(units=(64,), epochs=20, learning_rate=1e-3)
+    )
     finetune(tmp_path / "run", FinetuneConfig(epochs=2, batch_size=8))
     result = evaluate(tmp_path / "run", "test")
     assert list(result.head["per_class"]) == names

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from headstart.features.backbones.frozen import FrozenBackbone
 from headstart.features.backbones.weights import build_backbone
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
-from headstart.features.files import write_json
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.scan import ImageFile, inspect_images
 from headstart.features.store.maintain import open_stores
@@ -72,7 +71,7 @@ def test_the_classifier_equals_the_head_on_cached_features(run: Path, prepared: 
 
 
 def test_phase_1_changes_no_backbone_weight(
-    prepared: Path, small: FeatureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = weights_of(build_backbone("mobilenet_v3_small", "random", image_size=64).model)
     built, original = [], headstart.features.backbones.weights._filled
@@ -81,10 +80,12 @@ def test_phase_1_changes_no_backbone_weight(
         "_filled",
         lambda *settings: built.append(original(*settings)) or built[-1],
     )
-    train_run(prepared, tmp_path / "r", replace(small, store=tmp_path / "new"), HeadConfig(units=(4,), epochs=1))
+    train_run(
+        prepared, tmp_path / "r", replace(small, store=tmp_path / "new"), extraction, HeadConfig(units=(4,), epochs=1)
+    )
     monkeypatch.undo()
     assert [changed(before, weights_of(model)) for model in built] == [set()]
-    cached = cache_features(prepared, small)
+    cached = cache_features(prepared, small, extraction)
     assert cached.fingerprints() == Run.open(tmp_path / "r").config()["fingerprints"]
 
 
@@ -188,7 +189,7 @@ OVERWRITE = ["--overwrite"]
     ("kind", "first", "second"),
     [(signal.SIGKILL, [], []), (signal.SIGINT, OVERWRITE, OVERWRITE), (signal.SIGKILL, OVERWRITE, [])],
 )
-def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
+def test_what_was_cut_off_ends_as_if_it_had_not_been(
     run: Path, tmp_path: Path, start_headstart, kind, first, second
 ) -> None:
     shutil.copytree(run, tmp_path / "whole")
@@ -205,7 +206,7 @@ def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
         finetune(run, replace(config, learning_rate=1e-3))
     process = start_headstart("finetune", run, *arguments, *second)
     assert process.wait() == 0
-    assert "going on after epoch" in (tmp_path / "output").read_text()
+    assert ("going on after epoch" in (tmp_path / "output").read_text()) == (not second)
     finetune(tmp_path / "whole", config)
     resumed, whole = (Run(path).history() for path in (run, tmp_path / "whole"))
     assert [row["epoch"] for row in resumed] == [row["epoch"] for row in whole]
@@ -214,31 +215,19 @@ def test_what_was_cut_off_goes_on_as_if_it_had_not_been(
     assert not (run / "finetune.partial").exists()
 
 
-@pytest.mark.parametrize(
-    ("began", "again", "other", "resumes"),
-    [
-        (False, False, {}, True),
-        (True, False, {}, True),
-        (True, True, {}, True),  # the same command goes on
-        (False, True, {}, False),
-        (True, True, {"epochs": 3}, False),
-        (True, True, {"seed": 1}, False),
-    ],
-)
-def test_what_was_cut_off_goes_on_unless_overwrite_is_new(
-    tmp_path: Path, began: bool, again: bool, other: dict[str, int], resumes: bool
-) -> None:
+@pytest.mark.parametrize("began", [False, True])
+def test_what_was_cut_off_goes_on_unless_overwritten(tmp_path: Path, began: bool) -> None:
     run, state = Run(tmp_path), FinetuneState(tmp_path / "finetune.partial")
     run.classifier_file.touch()  # as an earlier fine-tuning left it
     settings = {**asdict(QUICK), "seed": 0}
-    start = {"settings": settings, "overwrite": began, "before": {"loss": 1.0}}
-    state.begin(start)
-    assert start_to_resume(run, state, {**settings, **other}, again) == (start if resumes else {})
-    write_json(state.folder / "start.json", {"settings": {**settings, "overwrite": began}, "before": {"loss": 1.0}})
-    found = start_to_resume(run, state, {**settings, **other}, again)  # as earlier versions wrote it
-    assert found == (start if resumes else {})
-    with pytest.raises(RunError, match=r"other settings \(seed 0\)"):
-        start_to_resume(run, state, {**settings, "seed": 2}, overwrite=False)
+    earlier = {"settings": {**settings, "overwrite": began}, "before": {"loss": 1.0}}  # as earlier versions wrote it
+    for start in ({"settings": settings, "before": {"loss": 1.0}}, earlier):
+        state.begin(start)
+        assert start_to_resume(run, state, settings, overwrite=False) == start
+        assert start_to_resume(run, state, settings, overwrite=True) == {}
+        with pytest.raises(RunError, match=r"other settings \(seed 0\)"):
+            start_to_resume(run, state, {**settings, "seed": 2}, overwrite=False)
+        assert start_to_resume(run, state, {**settings, "seed": 2}, overwrite=True) == {}
     state.drop()
     with pytest.raises(RunError, match="fine-tuned already"):
         start_to_resume(run, state, settings, overwrite=False)
@@ -313,10 +302,10 @@ def test_both_phases_lie_on_one_axis(tuned_run: Path) -> None:
 
 @pytest.mark.slow
 def test_a_head_on_an_inner_cut_is_fine_tuned_on_the_block_below(
-    prepared: Path, small: FeatureConfig, tmp_path: Path
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:
     features = replace(small, cut=("expanded_conv_7_add",))
-    train_run(prepared, tmp_path / "r", features, HeadConfig(units=(4,), epochs=1, learning_rate=1e-3))
+    train_run(prepared, tmp_path / "r", features, extraction, HeadConfig(units=(4,), epochs=1, learning_rate=1e-3))
     before = backbone_weights(joined_before(tmp_path / "r"))
     finetune(tmp_path / "r", replace(QUICK, epochs=1))
     after = backbone_weights(keras.models.load_model(tmp_path / "r" / "classifier.keras"))
@@ -329,9 +318,11 @@ def test_a_head_on_an_inner_cut_is_fine_tuned_on_the_block_below(
 
 
 @pytest.mark.slow
-def test_cuts_side_by_side_make_one_classifier(prepared: Path, small: FeatureConfig, tmp_path: Path) -> None:
+def test_cuts_side_by_side_make_one_classifier(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
+) -> None:
     features = replace(small, cut=("expanded_conv_5_add+top_activation",))
-    train_run(prepared, tmp_path / "r", features, HeadConfig(units=(4,), epochs=1))
+    train_run(prepared, tmp_path / "r", features, extraction, HeadConfig(units=(4,), epochs=1))
     test_the_classifier_equals_the_head_on_cached_features(tmp_path / "r", prepared)
     finetune(tmp_path / "r", replace(QUICK, epochs=1))
 
@@ -359,10 +350,12 @@ def test_the_cache_gives_what_streaming_gives(tuned_run: Path, run: Path) -> Non
 
 @pytest.mark.slow
 def test_the_cache_gives_what_streaming_gives_in_bfloat16(
-    run: Path, prepared: Path, small: FeatureConfig, tmp_path: Path
+    run: Path, prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:
     features = replace(small, precision="bfloat16")
-    train_run(prepared, run, features, HeadConfig(units=(16,), epochs=3, learning_rate=1e-3), overwrite=True)
+    train_run(
+        prepared, run, features, extraction, HeadConfig(units=(16,), epochs=3, learning_rate=1e-3), overwrite=True
+    )
     shutil.copytree(run, tmp_path / "cached")
     finetune(run, QUICK)
     finetune(tmp_path / "cached", replace(QUICK, from_cache=True))

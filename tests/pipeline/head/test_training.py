@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import psutil
 import pytest
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.pipeline.head import loop
 from headstart.pipeline.head.config import OPTIMIZERS, HeadConfig, Optimizer
 from headstart.pipeline.head.head import build_head, fit_head
@@ -112,7 +112,13 @@ def test_a_layer_in_bfloat16_rounds_only_while_it_is_trained() -> None:
 
 @pytest.mark.parametrize(("precision", "reduced"), [("float32", False), ("bfloat16", True)])
 def test_heads_are_trained_in_the_precision_of_their_features(
-    prepared: Path, small: FeatureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any, reduced: bool
+    prepared: Path,
+    small: FeatureConfig,
+    extraction: ExtractionConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Any,
+    reduced: bool,
 ) -> None:
     seen: list[bool] = []
     run_epochs = loop.run_epochs
@@ -123,7 +129,7 @@ def test_heads_are_trained_in_the_precision_of_their_features(
 
     monkeypatch.setattr(loop, "run_epochs", watched)
     features = replace(small, precision=precision)
-    train_run(prepared, tmp_path / "one", features, HeadConfig(units=(4,), epochs=1))
+    train_run(prepared, tmp_path / "one", features, extraction, HeadConfig(units=(4,), epochs=1))
     assert seen == [reduced]
     space = tmp_path / "space.toml"
     space.write_text("layers = 1\nunits = [4, 5]\nepochs = 1\n")
