@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headstart import cli
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.upkeep.explain import explain
@@ -31,7 +31,7 @@ FLAGS = (
     f"--batch-size={BATCH}",
     "--precision=float32",
 )
-CONFIG = FeatureConfig(**{**SMALL, "batch_size": BATCH})
+CONFIG = FeatureConfig(**SMALL)
 ROOT = Path(cli.__file__).parent
 
 
@@ -64,7 +64,7 @@ def undisturbed(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def features_of(data: Path, store: Path) -> dict[str, bytes]:
-    cache_features(data, replace(CONFIG, store=store))
+    cache_features(data, CONFIG, ExtractionConfig(store=store, batch_size=BATCH))
     return vectors(store)
 
 
@@ -157,13 +157,13 @@ def test_several_processes_fill_one_store(
 
 @pytest.mark.slow
 def test_only_what_changed_is_computed(many: Path, drawn: Path, tmp_path: Path) -> None:
-    data, config = tmp_path / "data", replace(CONFIG, store=tmp_path / "store")
+    data, extraction = tmp_path / "data", ExtractionConfig(store=tmp_path / "store", batch_size=BATCH)
     images = {name: sorted((many / name).glob("*")) for name in ("cat", "dog")}
     for name, paths in images.items():
         (data / name).mkdir(parents=True)
         for path in paths[:500]:
             shutil.copy2(path, data / name)
-    assert cache_features(data, config, extraction).extracted == 1000
+    assert cache_features(data, CONFIG, extraction).extracted.extracted == 1000
 
     for name, paths in images.items():
         for path in paths[500:]:
@@ -173,8 +173,8 @@ def test_only_what_changed_is_computed(many: Path, drawn: Path, tmp_path: Path) 
         path.rename(path.with_name(f"renamed.{path.name}"))
     for path in cats[200:250]:
         path.rename(data / "dog" / path.name)
-    again = cache_features(data, config, extraction, seed=1)
-    assert (again.extracted, again.cached) == (100, 1000)
+    again = cache_features(data, CONFIG, extraction, seed=1).fields()
+    assert (again["extracted"], again["cached"]) == (100, 1000)
 
     path = next(iter((data / "dog").iterdir()))
     with Image.open(path) as image:
@@ -182,15 +182,15 @@ def test_only_what_changed_is_computed(many: Path, drawn: Path, tmp_path: Path) 
         assert isinstance(x, tuple)
         image.putpixel((0, 0), (255 - x[0], *x[1:]))
         image.save(path, quality=95)
-    assert cache_features(data, config, extraction).extracted == 1
+    assert cache_features(data, CONFIG, extraction).extracted.extracted == 1
 
-    other = replace(config, rescale="unit")
-    (state,) = explain(config.store, data, other)
+    other = replace(CONFIG, rescale="unit")
+    (state,) = explain(data, other, extraction).cuts
     assert (state.present, state.missing) == (0, MANY)
     assert set(state.others[0].differs) == {"rescale"}
     assert state.others[0].present == MANY
-    assert cache_features(data, other).extracted == MANY
-    assert len(open_stores(config.store)) == 2
+    assert cache_features(data, other, extraction).extracted.extracted == MANY
+    assert len(open_stores(extraction.store)) == 2
 
 
 FULL_DISK = """

@@ -174,7 +174,7 @@ def test_a_damaged_run_is_named(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_softmax_through_both_phases(tmp_path: Path, small) -> None:
+def test_softmax_through_both_phases(tmp_path: Path, small, extraction) -> None:
     from headstart.pipeline.head.config import HeadConfig
     from headstart.pipeline.head.run import train_run
     from PIL import Image, ImageDraw

@@ -19,7 +19,7 @@ from headstart.features.images.batches import decoded_batches
 from headstart.features.images.scan import ImageFile, inspect_images
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
-from headstart.pipeline.featured import CachedExamples, cache_features, load_examples
+from headstart.pipeline.featured import FeaturedExamples, cache_features, load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune, start_to_resume
 from headstart.pipeline.finetune.model import FinetuneModel
@@ -81,7 +81,7 @@ def test_phase_1_changes_no_backbone_weight(
         lambda *settings: built.append(original(*settings)) or built[-1],
     )
     train_run(
-        prepared, tmp_path / "r", replace(small, store=tmp_path / "new"), extraction, HeadConfig(units=(4,), epochs=1)
+        prepared, tmp_path / "r", small, replace(extraction, store=tmp_path / "new"), HeadConfig(units=(4,), epochs=1)
     )
     monkeypatch.undo()
     assert [changed(before, weights_of(model)) for model in built] == [set()]
@@ -145,7 +145,7 @@ def test_the_result_is_never_worse_than_the_head(run: Path) -> None:
     )
 
 
-def images_of(cached: CachedExamples) -> list[ImageFile]:
+def images_of(cached: FeaturedExamples) -> list[ImageFile]:
     return [example.image for example in cached.of("val")]
 
 
@@ -386,7 +386,7 @@ def test_each_epoch_takes_a_view_from_the_cache(run: Path, tmp_path: Path) -> No
     rows = [[row["loss"] for row in Run(path).history()[-3:]] for path in (run, tmp_path / "viewed")]
     assert all(one != other for one, other in zip(*rows, strict=True))
     cached = load_examples(Run.open(run))
-    views = [store.fingerprint.get("view") for store in open_stores(cached.config.store)]
+    views = [store.fingerprint.view for store in open_stores(cached.extraction.store)]
     assert sorted(views, key=str) == [1, 2, None, None]
 
 
