@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)  # a path may hold `[old]`
+console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)  # a path may hold `[old]`
 _QUIET_SECONDS = 2.0
 _LINE_SECONDS = 10.0
 

@@ -210,7 +210,7 @@ def _show(result: Result, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.fields(), ensure_ascii=False))
         return
-    out = Console(highlight=False, soft_wrap=True)
+    out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     for line in result.lines():
         out.print(line)
 

@@ -82,7 +82,7 @@ def test_running_out_of_memory_names_the_options_to_lower() -> None:
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
-    for name in ("[old]", "[/b]", "a[bold]b", "[link=x]"):
+    for name in ("[old]", "[/b]", "a[bold]b", "[link=x]", ":cat:"):
 
         def names() -> Result:
             return Shown(name)  # noqa: B023

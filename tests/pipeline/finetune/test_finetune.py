@@ -11,6 +11,7 @@ import headstart.features.backbones.weights
 import keras
 import numpy as np
 import pytest
+from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.frozen import FrozenBackbone
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
@@ -96,7 +97,7 @@ def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(tuned_run:
     assert best_epoch > 0, "no epoch was better than the head: the test would show nothing"
     after = backbone_weights(keras.models.load_model(run / "classifier.keras"))
     backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
-    boundary = backbone.boundary(["top_activation"])
+    boundary = backbone.boundary([Cut("mobilenet_v3_small", "top_activation")])
     moved = changed(before, after)
     frozen = {
         name
@@ -223,7 +224,7 @@ def test_what_was_cut_off_goes_on_unless_overwritten(tmp_path: Path, began: bool
     earlier = {"settings": {**settings, "overwrite": began}, "before": {"loss": 1.0}}  # as earlier versions wrote it
     for start in ({"settings": settings, "before": {"loss": 1.0}}, earlier):
         state.begin(start)
-        assert start_to_resume(run, state, settings, overwrite=False) == start
+        assert start_to_resume(run, state, settings, overwrite=False)["before"] == {"loss": 1.0}
         assert start_to_resume(run, state, settings, overwrite=True) == {}
         with pytest.raises(RunError, match=r"other settings \(seed 0\)"):
             start_to_resume(run, state, {**settings, "seed": 2}, overwrite=False)
@@ -391,7 +392,7 @@ def test_each_epoch_takes_a_view_from_the_cache(run: Path, tmp_path: Path) -> No
 
 
 def test_what_crosses_in_several_places_is_not_cached(run: Path) -> None:
-    with pytest.raises(OptionError, match=r"crosses into layer \d+ is the output of .*, .*--from-layer"):
+    with pytest.raises(OptionError, match=r"layer \d+ takes the output of .*, .*--from-layer"):
         finetune(run, replace(QUICK, from_cache=True, from_layer="expanded_conv_10_project"))
 
 
