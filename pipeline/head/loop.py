@@ -130,7 +130,8 @@ def _loss_of(classes: int, label_smoothing: float) -> Callable[[tf.Tensor, tf.Te
         binary = keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing, **settings)
         return lambda labels, logits: binary(labels[:, tf.newaxis], logits)
     if not label_smoothing:
-        return keras.losses.SparseCategoricalCrossentropy(**settings)
+        sparse: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = keras.losses.SparseCategoricalCrossentropy(**settings)
+        return sparse
     smoothed = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing, **settings)
     return lambda labels, logits: smoothed(tf.one_hot(labels, classes), logits)
 

@@ -1,4 +1,4 @@
-"""What a head has to beat: scikit-learn's logistic regression and nearest neighbours on the same features."""
+"""Baselines that a head has to beat: scikit-learn's logistic regression and nearest neighbours on the same features."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,12 +15,13 @@ from sklearn.preprocessing import StandardScaler
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # of C
 _NEIGHBOURS = (1, 3, 10, 30)
 
-Fold = tuple[np.ndarray, np.ndarray]  # rows of the features to train on, and rows to validate on, int64 each
+Rows = slice | np.ndarray  # of features; int64 [n]
+Fold = tuple[Rows, Rows]  # to train on, and to validate on
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method at the setting that was best by its loss on val; means over the folds."""
+    """A method at its best setting by the loss on val; `loss` and `accuracy` are means over the folds."""
 
     name: str
     setting: dict[str, Any]
@@ -29,7 +30,7 @@ class Baseline:
 
 
 def fit_baselines(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
-    """The best of each method.
+    """Fit each method at several settings, and return the best of each.
 
     Args:
         features: float32 [N, D].
@@ -54,14 +55,14 @@ def logistic_regression(strength: float) -> Any:
 def _logistic(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]
 ) -> list[tuple[dict[str, Any], list[np.ndarray]]]:
-    """Of ever weaker penalties until one does worse than the one before: the slow ones are seldom reached."""
+    """Probabilities at ever weaker penalties, until one does worse than the one before: weak penalties are slow."""
     grid: list[tuple[dict[str, Any], list[np.ndarray]]] = []
     best = float("inf")
     for strength in _STRENGTHS:
         chances = []
         for train, val in folds:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # what it has after 300 steps is what is scored
+                warnings.simplefilter("ignore", ConvergenceWarning)  # the model after 300 steps is scored
                 model = logistic_regression(strength).fit(features[train], labels[train])
             chances.append(model.predict_proba(features[val]))
         grid.append(({"C": strength}, chances))
@@ -75,10 +76,12 @@ def _logistic(
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int
 ) -> list[tuple[dict[str, Any], list[np.ndarray]]]:
-    """By cosine; a class's probability is its share of the neighbours, one added to each class (Laplace)."""
+    """Probabilities by cosine neighbours: each class's share of them, one added to each class (Laplace)."""
     nearest = []
     for train, val in folds:
-        model = NearestNeighbors(n_neighbors=min(_NEIGHBOURS[-1], len(train)), metric="cosine", algorithm="brute")
+        model = NearestNeighbors(
+            n_neighbors=min(_NEIGHBOURS[-1], len(labels[train])), metric="cosine", algorithm="brute"
+        )
         nearest.append(labels[train][model.fit(features[train]).kneighbors(features[val], return_distance=False)])
     grid = []
     for count in _NEIGHBOURS:
@@ -91,7 +94,7 @@ def _score(chances: Sequence[np.ndarray], labels: np.ndarray, folds: Sequence[Fo
     """Mean cross-entropy and accuracy over the folds."""
     losses, accuracies = [], []
     for rows, (_, val) in zip(chances, folds, strict=True):
-        right = rows[np.arange(len(val)), labels[val]]
+        right = rows[np.arange(len(rows)), labels[val]]
         losses.append(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
         accuracies.append((rows.argmax(axis=1) == labels[val]).mean())
     return float(np.mean(losses)), float(np.mean(accuracies))

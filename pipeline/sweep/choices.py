@@ -1,7 +1,8 @@
-"""The values that a setting may take, and who asks for one: a trial of Optuna's, or what stands for one."""
+"""The values that a setting may take, and the choosers among them: Optuna's trials, and stand-ins for a trial."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,8 +13,8 @@ from headstart.features.errors import OptionError
 _GRID_POINTS = 3
 
 
-class Asker(Protocol):
-    """What Optuna's trials have in common, as far as a search needs it."""
+class Chooser(Protocol):
+    """The part of an Optuna trial that a search uses."""
 
     def suggest_categorical(self, name: str, values: Sequence[Any], /) -> Any:
         """One of `values`."""
@@ -27,7 +28,11 @@ class Asker(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """The values that one setting may take: `values`, or what lies from the first to the last where `between`."""
+    """The values that one setting may take: those in `values`, or with `between` the range from the first to the last.
+
+    Args:
+        log: the range is searched by powers.
+    """
 
     values: tuple[Any, ...]
     between: bool = False
@@ -38,8 +43,8 @@ class Choice:
             return f"{self.values[0]} to {self.values[1]}{' by powers' * self.log}"
         return " or ".join(map(str, self.values))
 
-    def suggest(self, trial: Asker, name: str) -> Any:
-        """Let `trial` choose; what is fixed is no parameter of it."""
+    def suggest(self, trial: Chooser, name: str) -> Any:
+        """Let `trial` choose. A fixed setting does not become one of its parameters."""
         if len(self.values) == 1:
             return self.values[0]
         if not self.between:
@@ -50,13 +55,15 @@ class Choice:
         return trial.suggest_float(name, low, high, log=self.log)
 
     def nearest(self, value: Any) -> Any:
-        """`value` if it may be taken, else what comes near."""
+        """The number that is nearest to `value`; among other values an equal one, or else the first."""
         if self.between:
             return min(max(value, self.values[0]), self.values[1])
-        return value if value in self.values else self.values[0]
+        if value in self.values or not all(is_number(one) for one in (value, *self.values)):
+            return value if value in self.values else self.values[0]
+        return min(self.values, key=lambda one: abs(one - value))
 
     def grid(self) -> list[Any]:
-        """The values, or some of those between, evenly apart."""
+        """The values, or three points of the range at equal distances."""
         if not self.between:
             return list(self.values)
         low, high = self.values
@@ -67,7 +74,7 @@ class Choice:
 
 
 class _StandIn:
-    """Stands for a trial: `choose` answers instead, and what it answered is in `params`."""
+    """A chooser that is no trial. Its choices are kept in `params`."""
 
     def __init__(self) -> None:
         self.params: dict[str, Any] = {}
@@ -89,20 +96,20 @@ class _StandIn:
         return self._record(name, Choice((low, high), True, log))
 
 
-class Nearest(_StandIn):
-    """Answers with what comes nearest to `wanted`; with the first value where nothing is."""
+class NearestChooser(_StandIn):
+    """Chooses the values nearest to `wanted`, and the first value of a setting that is not in it."""
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
         super().__init__()
         self.wanted = wanted
 
     def choose(self, name: str, choice: Choice) -> Any:
-        """See above."""
+        """The choice."""
         return choice.nearest(self.wanted.get(name, choice.values[0]))
 
 
-class _Walk(_StandIn):
-    """Answers with the points of each grid whose places were given, and with the first point after those."""
+class _GridChooser(_StandIn):
+    """Chooses the grid points at the given places, one place per question, and then first points."""
 
     def __init__(self, places: Sequence[int]) -> None:
         super().__init__()
@@ -117,16 +124,16 @@ class _Walk(_StandIn):
         return points[self.places[question]]
 
 
-def every(suggest: Callable[[Asker], Any], most: int) -> list[dict[str, Any]]:
-    """The parameters of all that `suggest` can choose on the grid; those of branches not taken are no part of them.
+def grid_parameters(suggest: Callable[[Chooser], Any], most: int) -> list[dict[str, Any]]:
+    """The parameters of every point of the grid; a point has only the parameters that `suggest` asks for there.
 
     Raises:
-        OptionError: more than `most`.
+        OptionError: there are more than `most`.
     """
     found: list[dict[str, Any]] = []
     places: list[int] = []
     while True:
-        walk = _Walk(places)
+        walk = _GridChooser(places)
         suggest(walk)
         found.append(walk.params)
         if len(found) > most:
@@ -137,3 +144,8 @@ def every(suggest: Callable[[Asker], Any], most: int) -> list[dict[str, Any]]:
         if not places:
             return found
         places[-1] += 1
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite int or float, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

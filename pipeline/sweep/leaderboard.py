@@ -1,4 +1,4 @@
-"""The best heads of a search beside what they have to beat, as a table."""
+"""The best heads of a search beside the baselines, as a table."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +11,7 @@ from headstart.pipeline.sweep.study import Study, count_finished
 from optuna.trial import FrozenTrial, TrialState
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 _SHOWN = 10
 _LINE_SECONDS = 10.0
@@ -23,7 +24,7 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def describe(trial: FrozenTrial) -> str:
-    """What a trial tried, in short."""
+    """A trial's parameters, in short."""
     used = [name.removeprefix("use ") for name, value in trial.params.items() if name.startswith("use ") and value]
     others = {name: value for name, value in trial.params.items() if not name.startswith("use ")}
     cuts = [f"cuts {'+'.join(used)}"] if used else []
@@ -48,16 +49,16 @@ def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline] = ()) -> 
     table = Table("tried", "val loss", "val accuracy", "settings")
     for loss, name, accuracy, what in sorted(rows, key=lambda row: row[0] if row[0] is not None else float("inf")):
         beaten = name.startswith("trial") and loss is not None and loss >= bar
-        told = f"{what} (does not beat logistic regression)" if beaten else what
-        table.add_row(name, f"{loss:.4f}", "-" if accuracy is None else f"{accuracy:.4f}", told)
+        settings = f"{what} (does not beat logistic regression)" if beaten else what
+        table.add_row(name, f"{loss:.4f}", "-" if accuracy is None else f"{accuracy:.4f}", Text(settings))
     return table
 
 
 @contextmanager
 def live_board(study: Study, most: int, baselines: Sequence[Baseline] = ()) -> Iterator[Callable[[], None]]:
-    """Yield what to call now and then; show the best trials so far beside `baselines`, the speed and the time left.
+    """Yield a function to call now and then. It shows the best trials beside `baselines`, the speed and the time left.
 
-    Where there is no terminal, a line every ten seconds.
+    Without a terminal it prints a line every ten seconds.
     """
     before, start = count_finished(study.finished()), time.monotonic()
 

@@ -1,8 +1,7 @@
-"""What a search chooses from: settings of heads, from a small TOML file, and the cuts whose features they take."""
+"""The space of a search: settings of heads, from a small TOML file, and the cuts whose features they take."""
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.features.backbones.backbone import ALL_CUTS, split_cuts
-from headstart.features.backbones.network import cut_names
+from headstart.features.backbones.cuts import Cut, alternative_cuts, chosen_cuts, cut_names
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.pipeline.head.config import OPTIMIZERS, HeadConfig
-from headstart.pipeline.sweep.choices import Asker, Choice, Nearest, every
+from headstart.pipeline.sweep.choices import Choice, Chooser, NearestChooser, grid_parameters, is_number
 
 DEFAULT_SPACE = """\
 # A list is a choice among its values, a table a range, and anything else is fixed.
@@ -34,40 +32,59 @@ _NAMES = tuple(tomllib.loads(DEFAULT_SPACE))
 
 
 @dataclass(frozen=True)
-class Cuts:
-    """The features that a head may take.
+class CutChoice:
+    """The cuts among which a head chooses its features.
 
     Args:
-        alternatives: names of columns side by side, of which one is chosen.
-        free: any of the single columns together, each chosen for itself; the last of `alternatives` where none is.
+        alternatives: combinations of cuts, of which a head takes one.
+        free: a head takes any of the single cuts together; the last of them if it takes none.
+        names: the name of each cut in a study.
     """
 
-    alternatives: tuple[tuple[str, ...], ...]
-    free: bool = False
+    alternatives: tuple[tuple[Cut, ...], ...]
+    free: bool
+    names: Mapping[Cut, str]
+
+    @classmethod
+    def of(cls, features: FeatureConfig) -> CutChoice:
+        """The choice that `--cut` and `--backbone` leave; see `alternative_cuts`."""
+        alternatives, free = alternative_cuts(features)
+        cuts = chosen_cuts(replace(features, cut=tuple(f"{c.backbone}/{c.name}" for c in _distinct(alternatives))))
+        return cls(alternatives, free, dict(zip(cuts, cut_names(cuts), strict=True)))
 
     def __str__(self) -> str:
-        return f"{'any of ' * self.free}{', '.join('+'.join(names) for names in self.alternatives)}"
+        return f"{'any of ' * self.free}{', '.join(self._joined())}"
 
-    def suggest(self, trial: Asker) -> list[str]:
-        """The columns that `trial` takes."""
+    def cuts(self) -> list[Cut]:
+        """Every cut of the alternatives, once."""
+        return _distinct(self.alternatives)
+
+    def suggest(self, trial: Chooser) -> list[Cut]:
+        """The cuts that `trial` takes."""
         if self.free:
-            names = [name for (name,) in self.alternatives]
-            chosen = [name for name in names if trial.suggest_categorical(f"use {name}", [False, True])]
-            return chosen or names[-1:]
-        joined = ["+".join(names) for names in self.alternatives]
-        choice = Choice(tuple(joined)).suggest(trial, "cut")
-        return list(self.alternatives[joined.index(choice)])
+            single = [cut for (cut,) in self.alternatives]
+            chosen = [cut for cut in single if trial.suggest_categorical(f"use {self.names[cut]}", [False, True])]
+            return chosen or single[-1:]
+        joined = self._joined()
+        return list(self.alternatives[joined.index(Choice(tuple(joined)).suggest(trial, "cut"))])
+
+    def _joined(self) -> list[str]:
+        return ["+".join(self.names[cut] for cut in cuts) for cuts in self.alternatives]
+
+
+def _distinct(alternatives: Sequence[Sequence[Cut]]) -> list[Cut]:
+    return list(dict.fromkeys(cut for cuts in alternatives for cut in cuts))
 
 
 @dataclass(frozen=True)
 class Space:
-    """Everything a trial chooses. `suggest` asks for the same parameters in the same order, whatever asks."""
+    """Everything that a trial chooses. `suggest` asks every chooser the same questions in the same order."""
 
     choices: Mapping[str, Choice]
-    cuts: Cuts
+    cuts: CutChoice
 
-    def suggest(self, trial: Asker) -> tuple[HeadConfig, list[str]]:
-        """The head and the columns that `trial` stands for."""
+    def suggest(self, trial: Chooser) -> tuple[HeadConfig, list[Cut]]:
+        """The head that `trial` tries, and its cuts."""
         cuts = self.cuts.suggest(trial)
 
         def chosen(setting: str, name: str = "") -> Any:
@@ -87,11 +104,12 @@ class Space:
         )
         return config, cuts
 
-    def near(self, config: HeadConfig) -> dict[str, Any]:
-        """Parameters of the head that comes nearest to `config`, on the first alternative, or the last cut alone."""
-        wanted = {**vars(config), "layers": len(config.units), f"use {self.cuts.alternatives[-1][0]}": True}
+    def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
+        """Parameters of the head nearest to `config`, on the first alternative, or with free cuts on the last one."""
+        last = self.cuts.names[self.cuts.alternatives[-1][0]]
+        wanted = {**vars(config), "layers": len(config.units), f"use {last}": True}
         wanted |= {f"units {layer}": units for layer, units in enumerate(config.units, 1)}
-        nearest = Nearest(wanted)
+        nearest = NearestChooser(wanted)
         self.suggest(nearest)
         return nearest.params
 
@@ -102,17 +120,17 @@ class Space:
             OptionError: there are too many.
         """
         by_head: dict[str, dict[str, Any]] = {}
-        for params in every(self.suggest, _LARGEST_GRID):  # without any cut it is the last one, as with that alone
-            by_head.setdefault(repr(self.suggest(Nearest(params))), params)
+        for params in grid_parameters(self.suggest, _LARGEST_GRID):  # no cut at all means the last one: the same head
+            by_head.setdefault(repr(self.suggest(NearestChooser(params))), params)
         grid = list(by_head.values())
         return [grid[index] for index in np.random.default_rng(seed).permutation(len(grid))]
 
 
 def read_choices(file: Path | None) -> dict[str, Choice]:
-    """The choices in a TOML file; those that it leaves out, and all where it is None, are of `DEFAULT_SPACE`.
+    """The choices in a TOML file. `DEFAULT_SPACE` gives those that it leaves out, and all of them for None.
 
     Raises:
-        OptionError: no such file, or something in it that can't be used.
+        OptionError: the file can't be read, or a setting in it can't be used.
     """
     table = tomllib.loads(DEFAULT_SPACE)
     if file is not None:
@@ -132,7 +150,7 @@ def _choice(where: str, name: str, value: Any) -> Choice:
     else:
         choice = Choice(tuple(value) if isinstance(value, list) else (value,))
     for one in choice.values:
-        _check(where, name, one)
+        _require_usable(where, name, one)
     if not choice.values or len(set(choice.values)) < len(choice.values):
         raise OptionError(f"{where} must have values that differ. Received: {value}")
     return choice
@@ -140,7 +158,7 @@ def _choice(where: str, name: str, value: Any) -> Choice:
 
 def _range(where: str, value: dict[str, Any]) -> Choice:
     ends: list[Any] = [value.get("low"), value.get("high")]
-    numbers = all(_is_number(end) for end in ends)
+    numbers = all(is_number(end) for end in ends)
     log = value.get("log", False)
     if set(value) - {"low", "high", "log"} or not numbers or ends[0] >= ends[1] or not isinstance(log, bool):
         raise OptionError(f"{where} must be {{ low = A, high = B, log = true or false }}, A under B. Received: {value}")
@@ -150,17 +168,13 @@ def _range(where: str, value: dict[str, Any]) -> Choice:
     return Choice(tuple(ends) if whole else tuple(map(float, ends)), between=True, log=log)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check(where: str, name: str, value: Any) -> None:
-    """Make sure that a head can have `value`."""
+def _require_usable(where: str, name: str, value: Any) -> None:
+    """Refuse a value that no head can have."""
     if name == "optimizer":
         if value not in OPTIMIZERS:
             raise OptionError(f"{where} must be among {', '.join(OPTIMIZERS)}. Received: {value!r}")
         return
-    if not _is_number(value):
+    if not is_number(value):
         raise OptionError(f"{where} must be numbers. Received: {value!r}")
     if name in ("layers", "units", "batch_size", "epochs") and not isinstance(value, int):
         raise OptionError(f"{where} must be whole numbers. Received: {value!r}")
@@ -174,40 +188,3 @@ def _check(where: str, name: str, value: Any) -> None:
             HeadConfig(**setting)
         except OptionError as error:
             raise OptionError(f"{where}: {error}") from error
-
-
-def alternatives(features: FeatureConfig) -> Cuts:
-    """What heads may take: each `--cut`, which may join several by `+`; all of them freely, with `all`.
-
-    Of several backbones and no cut: each alone at its default, and all together. A backbone that has none of the cuts
-    of an alternative is in it with its default, as in `head`; but not where the cuts are given as `backbone/cut`.
-
-    Raises:
-        OptionError: as `load_networks`.
-    """
-    if ALL_CUTS in (cut.rpartition("/")[2] for cut in split_cuts(features.cut)):
-        single = dict.fromkeys(name for cut in split_cuts(features.cut) for name in _columns(features, cut))
-        return Cuts(tuple((name,) for name in single), free=True)
-    if not features.cut:
-        names = cut_names(features)
-        return Cuts(tuple(dict.fromkeys([*((name,) for name in names), tuple(names)])))
-    return Cuts(tuple(dict.fromkeys(_columns(features, cut) for cut in features.cut)))
-
-
-def _columns(features: FeatureConfig, cut: str) -> tuple[str, ...]:
-    """The names of what `cut` stands for: of several backbones, only those that it names, if it names any."""
-    names = cut_names(replace(features, cut=(cut,)))
-    backbones = {part.rpartition("/")[0] for part in split_cuts((cut,))}
-    return tuple(name for name in names if "" in backbones or name.rpartition("/")[0] in backbones)
-
-
-def only(features: FeatureConfig, columns: Sequence[str]) -> FeatureConfig:
-    """`features` with the backbones and cuts of `columns` alone."""
-    names, weights = features.backbone.split("+"), features.weights.split("+")
-    if len(names) == 1:
-        return replace(features, cut=tuple(columns))
-    used = [name for name in names if any(column.startswith(f"{name}/") for column in columns)]
-    if len(weights) > 1:
-        weights = [file for name, file in zip(names, weights, strict=True) if name in used]
-    cuts = [column if len(used) > 1 else column.split("/")[-1] for column in columns]
-    return replace(features, backbone="+".join(used), weights="+".join(weights), cut=tuple(cuts))

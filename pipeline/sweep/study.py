@@ -1,4 +1,4 @@
-"""A search on disk: an Optuna storage that several processes fill, in which a trial that was cut off is done again."""
+"""A search on disk: an Optuna study that several processes fill. A trial that was cut off is done again."""
 
 import fcntl
 import json
@@ -31,8 +31,8 @@ class Study:
 
     Args:
         path: the file; made where there is none.
-        space: what trials choose from.
-        sampler, seed: which choose. What a trial is given follows from them, its number and the trials before it.
+        space: the choices of each trial.
+        sampler, seed: with a trial's number and the trials before it, they decide the trial's parameters.
     """
 
     def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
@@ -55,25 +55,25 @@ class Study:
                 f"sqlite:///{self.path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}}
             )
             return optuna.create_study(storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize")
-        except Exception as error:  # SQLAlchemy's own, of a file that is no database
+        except Exception as error:  # SQLAlchemy has errors of its own for a file that is no database
             reason = str(error).splitlines()[0]
             raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
 
-    def check(self, identity: Mapping[str, Any], part: str = "identity") -> None:
-        """Remember what the study is about; refuse to go on with something else.
+    def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
+        """Remember the data and settings of a new study; refuse to go on with others.
 
         Args:
-            part: under which name `identity` is remembered, where not all of it is known at once.
+            part: name under which `identity` is kept, where the parts become known one after the other.
 
         Raises:
-            OptionError: `identity` differs from what is remembered; it names where.
+            OptionError: `identity` differs from the one that is kept; the message names the differences.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
             then = self.optuna.user_attrs.get(part)
             if then is None:
                 if not self.optuna.get_trials(deepcopy=False):
-                    shutil.rmtree(self.logs, ignore_errors=True)  # of a study that was deleted
+                    self._remove_old_logs()
                 self.optuna.set_user_attr(part, now)
                 return
         differs = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
@@ -83,18 +83,18 @@ class Study:
                 f"--study {self.path}: was made with other data or settings: {told}; give another --study"
             )
 
-    def give_up_from(self, step: int) -> None:
-        """Keep a third of the heads after `step` epochs, or folds, and a third of those after 3 and 9 times as many.
-
-        Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
-        """
-        self.optuna.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=step, reduction_factor=3)
+    def _remove_old_logs(self) -> None:
+        """Remove the curves of a study that was deleted. Nothing that TensorBoard did not write is touched."""
+        for folder in self.logs.glob("trial-*"):
+            files = [path for path in folder.rglob("*") if not path.is_dir()]
+            if files and all(path.name.startswith("events.out.tfevents.") for path in files):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
-        """A trial for this object to do, which has no other in hand, and how many others have in hand.
+        """Claim the next trial; also return how many are running elsewhere.
 
-        None if `most` are finished or under way. What a process that has ended left unfinished is given out again
-        first, so as long as others have trials in hand there may be more to do later.
+        The trial is None if `most` are finished or running. Trials of dead processes are given out again first. So
+        there may be more to do later as long as trials are running elsewhere.
         """
         with self.locked():
             for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -109,31 +109,31 @@ class Study:
             self.optuna.sampler = _make_sampler(self.sampler, self.seed, len(trials))
             trial = self.optuna.ask()
             trial.set_user_attr(_OWNER, self._worker.name)
-            self.space.suggest(trial)  # within the lock, so that all of it is remembered if this process is killed
+            self.space.suggest(trial)  # within the lock, so that the study has all parameters if this process is killed
             return trial, running
 
     def give_back(self, trial: optuna.Trial) -> None:
-        """Leave a trial of this object unfinished."""
+        """Give a claimed trial back, to be done by another."""
         with self.locked():
             self._cut_off(self.optuna.trials[trial.number])
 
     def fail(self, trial: optuna.Trial) -> None:
-        """Leave a trial of this object for good: its head would end the next start, too."""
+        """Give a claimed trial up for good: its head would end the next start, too."""
         trial.set_user_attr(_FAULTY, True)
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Give a trial up, and have its head done again. In an order that may be cut off anywhere and repeated."""
+        """Fail a running trial, and queue its head again. The steps may be cut off anywhere and repeated."""
         if trial.state != TrialState.RUNNING:
             return
         params = trial.system_attrs.get("fixed_params") or trial.params
         replaced = any(other.user_attrs.get(_REPLACES) == trial.number for other in self.optuna.trials)
-        if params and not replaced and self.sampler != "grid":  # which finds by itself what was not done
+        if params and not replaced and self.sampler != "grid":  # the grid finds undone heads by itself
             self.optuna.enqueue_trial(params, user_attrs={_REPLACES: trial.number})
         self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _enqueue_from_grid(self, trials: list[FrozenTrial]) -> bool:
-        """Have the next head of the grid in the queue; whether there is one."""
+        """Queue the next head of the grid. Returns whether there is one."""
         if any(trial.state == TrialState.WAITING for trial in self.optuna.get_trials(deepcopy=False)):
             return True
         taken = {
@@ -152,7 +152,7 @@ class Study:
         return self.space.grid(self.seed)
 
     def enqueue_first(self, params: Mapping[str, Any]) -> None:
-        """Have the search begin with a head that is known to be good."""
+        """Queue a head that is known to be good as the first of a new study."""
         with self.locked():
             if not self.optuna.get_trials(deepcopy=False) and self.sampler != "grid":
                 self.optuna.enqueue_trial(dict(params))
@@ -162,12 +162,12 @@ class Study:
         return self.optuna.get_trials(deepcopy=False, states=FINISHED)
 
     def remember(self, **fields: Any) -> None:
-        """Keep fields with the study, such as the baselines."""
+        """Keep fields, such as the baselines, in the study."""
         for name, value in fields.items():
             self.optuna.set_user_attr(name, value)
 
     def remembered(self, name: str) -> Any:
-        """What was kept by that name, or None."""
+        """The field kept under that name, or None."""
         return self.optuna.user_attrs.get(name)
 
     def _is_own(self, trial: FrozenTrial) -> bool:
@@ -177,12 +177,8 @@ class Study:
         return not self._is_own(trial) and _Worker.ended(self.path, trial.user_attrs.get(_OWNER))
 
     @contextmanager
-    def faults_named(self) -> Iterator[None]:
-        """Where the study can't be read or written within, say so.
-
-        Raises:
-            StoreError: a full disk, a database that stayed locked, or a damaged one.
-        """
+    def storage_errors_named(self) -> Iterator[None]:
+        """Turn errors of the database into a StoreError that names the study: full disk, lasting lock, damage."""
         try:
             yield
         except optuna.exceptions.StorageInternalError as error:
@@ -192,38 +188,38 @@ class Study:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep all other processes from changing the study."""
+        """Hold the study's lock: no other process changes the study meanwhile."""
         with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
 def count_finished(trials: Sequence[FrozenTrial]) -> int:
-    """How many of `trials` are complete or pruned."""
+    """The number of complete or pruned trials."""
     return sum(trial.state in FINISHED for trial in trials)
 
 
 class _Worker:
-    """Holds a lock for as long as this process lives, by which others see that it does.
+    """A lock that this process holds as long as it lives, so that others can see that it does.
 
-    The kernel lets go of it however the process ends, which no number of a process tells after a restart.
+    The kernel releases the lock when the process dies; a PID could be reused.
     """
 
     def __init__(self, study: Path) -> None:
         self.name = uuid.uuid4().hex
         file = _worker_file(study, self.name).open("w")
         fcntl.flock(file, fcntl.LOCK_EX)
-        weakref.finalize(self, _let_go, file)
+        weakref.finalize(self, _release, file)
 
     @staticmethod
     def ended(study: Path, name: str | None) -> bool:
-        """Whether the worker of that name is no more."""
+        """Whether the worker of that name is dead."""
         if name is None:
             return True
         try:
             with _worker_file(study, name).open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _let_go(file)
+                _release(file)
         except BlockingIOError:
             return False
         except FileNotFoundError:
@@ -235,13 +231,13 @@ def _worker_file(study: Path, name: str) -> Path:
     return study.with_name(f".{study.name}.{name}.worker")
 
 
-def _let_go(file: IO[str]) -> None:
+def _release(file: IO[str]) -> None:
     Path(file.name).unlink(missing_ok=True)
     file.close()
 
 
 def _make_sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """One for each trial: a sampler's state is not on disk, and one begun anew would draw the same heads again."""
+    """A sampler for one trial: its state is not on disk, and a sampler that began anew would draw the same heads."""
     drawn = (seed * 1_000_003 + number) % 2**32
     if name == "tpe":
         # Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
@@ -250,7 +246,7 @@ def _make_sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.Base
 
 
 def _short(value: Any) -> str:
-    """A value as a person is told it: of a hash the beginning."""
+    """A value for a message; a hash is cut short."""
     if value is None:
         return "not there"
     text = value if isinstance(value, str) else json.dumps(value)

@@ -1,54 +1,86 @@
-"""Search over heads on cached features: the best on val becomes a run."""
+"""`headstart sweep`: a search over heads on cached features; the best on val becomes a run."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.features.config import FeatureConfig
+from headstart.features.backbones.cuts import Cut, require_averaged, restricted
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.features.terminal import console
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import Example, Scan, require_trainable
-from headstart.pipeline.data.layouts import require_folder
-from headstart.pipeline.featured import CachedExamples, ScanCheck, cache_features
+from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import HEAD_VERSION
-from headstart.pipeline.head.run import refuse_maps, train_run
+from headstart.pipeline.head.run import next_steps, train_run
 from headstart.pipeline.runs import Run, list_digests, require_free
 from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
-from headstart.pipeline.sweep.choices import Nearest
+from headstart.pipeline.sweep.choices import NearestChooser
 from headstart.pipeline.sweep.config import SweepConfig
-from headstart.pipeline.sweep.leaderboard import ranked
-from headstart.pipeline.sweep.space import Space, alternatives, only, read_choices
+from headstart.pipeline.sweep.leaderboard import board, ranked
+from headstart.pipeline.sweep.processes import search
+from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
 from headstart.pipeline.sweep.study import Study
-from headstart.pipeline.sweep.trials import Material, search
+from headstart.pipeline.sweep.trials import SearchData
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from sklearn.model_selection import StratifiedGroupKFold
 
-_EPOCHS_AFTER = 5  # the winner's best epoch, when it is trained again
+_MORE_EPOCHS = 5  # than the winner's best epoch, when the winner is trained again
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a search found.
+    """The outcome of a search.
 
     Args:
-        trials: the finished ones of all starts; `pruned` of them were given up early.
+        finished: the complete and pruned trials of all starts.
         seconds: of this start.
         best: the winner on val: `trial`, `loss`, `accuracy`, `cuts`, `head`, and whether it beats logistic regression.
-        finished: the trials themselves.
+        several_backbones: whether the winner's features are of several.
     """
 
-    trials: int
-    pruned: int
+    study: Path
+    run: str
+    finished: list[FrozenTrial]
     seconds: float
     best: dict[str, Any]
     baselines: list[Baseline]
-    run: str
-    finished: list[FrozenTrial]
+    several_backbones: bool
+
+    @property
+    def pruned(self) -> int:
+        """The number of trials that were given up early."""
+        return sum(trial.state == TrialState.PRUNED for trial in self.finished)
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "trials": len(self.finished),
+            "pruned": self.pruned,
+            "seconds": self.seconds,
+            "best": self.best,
+            "baselines": [asdict(one) for one in self.baselines],
+            "run": self.run,
+        }
+
+    def lines(self) -> list[Any]:
+        """The summary for a person."""
+        best, study = self.best, self.study
+        lines: list[Any] = [
+            board(self.finished, self.baselines),
+            f"{len(self.finished)} trials, {self.pruned} of them given up early; {self.seconds:.1f} s since this start",
+            f"trial {best['trial']} has the lowest loss on val, {best['loss']:.4f} (accuracy {best['accuracy']:.4f}), "
+            f"on {'+'.join(best['cuts'])}",
+        ]
+        if not best["beats_logistic_regression"]:
+            lines.append("no head beats logistic regression on the same features, by the loss on val")
+        lines.append(f"the run is in {self.run}; next: {next_steps(self.run, self.several_backbones)}")
+        lines.append(f"every trial: optuna-dashboard sqlite:///{study}, or tensorboard --logdir {study}.logs")
+        return lines
 
 
 def sweep(
@@ -56,6 +88,7 @@ def sweep(
     study_path: Path,
     path: Path,
     features: FeatureConfig,
+    extraction: ExtractionConfig,
     config: SweepConfig,
     overwrite: bool = False,
     seed: int = 0,
@@ -65,7 +98,7 @@ def sweep(
     Trials see train and val alone. The study goes on where it was cut off, and other processes may fill it meanwhile.
 
     Args:
-        study_path: an SQLite file, made where there is none.
+        study_path: an SQLite file, made if it is missing.
         seed: of the choice, of every head, of folds, and of the split where `data` has no split folders.
 
     Raises:
@@ -75,116 +108,86 @@ def sweep(
         StoreError: the study can't be read or written.
     """
     start, began = time.perf_counter(), time.time()
-    require_folder(data)
     require_free(path, overwrite)
-    refuse_maps(features.cut)
-    cuts = alternatives(features)
-    wanted = replace(features, cut=tuple(dict.fromkeys(name for names in cuts.alternatives for name in names)))
-    _check_together(wanted, config)
-    space = Space(read_choices(config.space), cuts)
+    space = Space(read_choices(config.space), CutChoice.of(features))
+    _require_together(features, config, space)
     if config.sampler == "grid":
-        space.grid(seed)  # which may be too large
+        space.grid(seed)  # it may be too large
     study = Study(study_path, space, config.sampler, seed)
-    with study.faults_named():
-        seen: dict[str, str] = {}
+    with study.storage_errors_named():
+        cached, seen = _cache(study, data, features, extraction, config, seed)
+        shared = _search_data(cached, config.folds, seed)
+        study.enqueue_first(space.nearest_to(HeadConfig().for_examples(shared.training_sizes[0])))
+        search(study, shared, config, seed, _baselines(study, shared, space.suggest(NearestChooser({}))[1]))
+        winner = _winner(study)
+        head, cuts = space.suggest(FixedTrial(winner.params))
+        head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + _MORE_EPOCHS))
+        baselines = _baselines(study, shared, cuts)
+        chosen = replace(restricted(features, cuts), precision=cached.config.precision)
+        origin = {"study": str(study.path.absolute()), "trial": winner.number}
 
-        def check(scanned: Scan, fingerprints: dict[str, str]) -> None:
-            require_trainable(scanned.examples, scanned.class_names, data)
-            seen.update(list_digests(scanned.examples, scanned.class_names))
-            study.check(_identity(seen, fingerprints, space, features, config, seed))
+        def train(replacing: bool) -> None:
+            require = _require_unchanged(seen, data)
+            train_run(data, path, chosen, extraction, head, replacing, seed, require, sweep=origin)
 
-        cached = cache_features(data, wanted, seed, check)
-        require_trainable(cached.examples, cached.class_names, data)
-        study.check(_examples_used(cached), "examples used")
-        tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
-        material = _material(cached, config.folds, seed)
-        study.enqueue_first(space.near(HeadConfig().for_examples(len(material.folds[0][0]))))
-        first = _baselines(study, material, space.suggest(Nearest({}))[1])
-        search(study, material, config, seed, first)
-        trials = study.finished()
-        if not ranked(trials):
-            raise DataError(
-                f"{study_path}: none of {len(trials)} finished trials came to an end with a finite loss; give more "
-                "--timeout, more --trials, or another --space"
-            )
-        winner = ranked(trials)[0]
-        head, taken = space.suggest(FixedTrial(winner.params))
-        baselines = _baselines(study, material, taken)
-        head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + _EPOCHS_AFTER))
-        chosen = replace(only(features, taken), precision=cached.config.precision)
-        _write_run(study, winner.number, data, path, chosen, head, seed, overwrite, began, _unchanged(seen, data))
-        loss = winner.value or 0.0
-        beats = all(loss < one.loss for one in baselines if one.name == "logistic regression")
-        best = {
-            "trial": winner.number,
-            "loss": loss,
-            "accuracy": winner.user_attrs["accuracy"],
-            "cuts": taken,
-            "head": asdict(head),
-            "beats_logistic_regression": beats,
-        }
-        pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
-        return SweepResult(len(trials), pruned, time.perf_counter() - start, best, baselines, str(path), trials)
+        _write_run(study, origin, path, overwrite, began, train)
+        return SweepResult(
+            study=study_path,
+            run=str(path),
+            finished=study.finished(),
+            seconds=time.perf_counter() - start,
+            best=_description(winner, [space.cuts.names[cut] for cut in cuts], head, baselines),
+            baselines=baselines,
+            several_backbones=len({cut.backbone for cut in cuts}) > 1,
+        )
 
 
-def _check_together(features: FeatureConfig, config: SweepConfig) -> None:
-    """Make sure that settings go together.
+def _require_together(features: FeatureConfig, config: SweepConfig, space: Space) -> None:
+    """Refuse settings that can't go together, and cuts that a head can't take.
 
     Raises:
-        OptionError: they don't.
+        OptionError: there are such.
     """
+    require_averaged(space.cuts.cuts())
     if config.folds and features.views:
         raise OptionError("--views: can't go with --folds, for val has no views")
     if features.precision == "int8":
         raise OptionError(
-            "--precision int8: a network is quantised for its cuts together, so that the winner's features would be "
-            "others than it was chosen by; search in another precision"
+            "--precision int8: a network is quantised for its cuts together, so the winner's features would differ "
+            "from those it was chosen by; search in another precision"
         )
 
 
-def _write_run(
+def _cache(
     study: Study,
-    number: int,
     data: Path,
-    path: Path,
     features: FeatureConfig,
-    head: HeadConfig,
+    extraction: ExtractionConfig,
+    config: SweepConfig,
     seed: int,
-    overwrite: bool,
-    began: float,
-    check: ScanCheck,
-) -> None:
-    """Train the winner, trial `number`, as the run `path`, unless another process that fills the study has done so.
+) -> tuple[FeaturedExamples, dict[str, str]]:
+    """The examples with features at every cut of the space, and the digests of the examples that were scanned.
 
-    What such a process wrote since this one `began` is replaced where a better head was found meanwhile.
+    Raises:
+        OptionError: the study is of other data or settings.
+        DataError: `data` can't be trained on.
     """
-    origin = {"study": str(study.path.absolute()), "trial": number}
-    with study.locked():
-        there = Run.open(path) if path.exists() else None
-        written = there.config().get("sweep", {}) if there else {}
-        since = there is not None and there.config_file.stat().st_mtime >= began
-        of_this_study = written.get("study") == origin["study"]
-        better = [trial.number for trial in ranked(study.finished())]
-        better = better[: better.index(number)]  # which finished after this process chose
-        if (written == origin and (since or not overwrite)) or (of_this_study and written["trial"] in better):
-            console.print(f"{path} is there: another process that fills {study.path} wrote it")
-            return
-        train_run(data, path, features, head, overwrite or of_this_study, seed, check, sweep=origin)
+    every = replace(features, cut=tuple(study.space.cuts.names[cut] for cut in study.space.cuts.cuts()))
+    seen: dict[str, str] = {}
 
+    def require(scanned: Scan, fingerprints: dict[str, str]) -> None:
+        require_trainable(scanned.examples, scanned.class_names, data)
+        seen.update(list_digests(scanned.examples, scanned.class_names))
+        study.require_same(_identity(seen, fingerprints, study.space, features, config, seed))
 
-def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Refuses, before the winner is trained, other examples than it was chosen on, whose `list_digests` were `then`."""
-
-    def check(scanned: Scan, _: dict[str, str]) -> None:
-        now = list_digests(scanned.examples, scanned.class_names)
-        changed = [name for name in ("classes", "train", "val") if now.get(name) != then.get(name)]
-        if changed:
-            raise DataError(
-                f"{data}: changed while heads were searched for ({', '.join(changed)}), so that no run was made; the "
-                "study is of what was there before"
-            )
-
-    return check
+    cached = cache_features(data, every, extraction, seed, require)
+    require_trainable(cached.examples, cached.class_names, data)
+    # Fewer examples than were scanned, if some can't be read for now.
+    used = list_digests(cached.examples, cached.class_names)
+    readable = {f"examples of {name} that could be read": used[name] for name in ("train", "val")}
+    study.require_same(readable, "examples used")
+    tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
+    return cached, seen
 
 
 def _identity(
@@ -195,7 +198,7 @@ def _identity(
     config: SweepConfig,
     seed: int,
 ) -> dict[str, Any]:
-    """What must not change while a study is filled. The test split may: no trial sees it."""
+    """Everything that must not change while a study is filled. The test split may: no trial sees it."""
     return {
         **{f"features at {name}": key for name, key in fingerprints.items()},
         **{f"examples of {name}" if name != "classes" else name: digests[name] for name in ("classes", "train", "val")},
@@ -209,25 +212,18 @@ def _identity(
     }
 
 
-def _examples_used(cached: CachedExamples) -> dict[str, str]:
-    """Those that trials see: fewer than were found, where some could not be read for now."""
-    used = list_digests(cached.examples, cached.class_names)
-    return {f"examples of {name} that could be read": used[name] for name in ("train", "val")}
-
-
-def _material(cached: CachedExamples, folds: int, seed: int) -> Material:
+def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
+    """Features of train and val, and `count` folds over both; 0 trains on train and validates on val."""
     train, val = cached.of("train"), cached.of("val")
-    features, labels = cached.arrays([*train, *val])
-    rows = np.arange(len(labels))
-    parts: list[Fold] = [(rows[: len(train)], rows[len(train) :])]
-    if folds:
-        parts = _folds([*train, *val], labels, folds, seed)
-    views = cached.view_arrays(train)
-    return Material(features, labels, cached.columns(), parts, len(cached.class_names), views, reduced=cached.reduced)
+    labelled = cached.labelled([*train, *val])
+    if count:
+        return SearchData(labelled, _folds([*train, *val], labelled.labels, count, seed))
+    views = cached.labelled(train, views=True).views
+    return SearchData(replace(labelled, views=views), [(slice(0, len(train)), slice(len(train), None))])
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
-    """Parts with the classes' shares of the whole, copies of an image together.
+    """Folds with the class shares of the whole. Copies of an image are in the same fold.
 
     Raises:
         DataError: a class has too few images.
@@ -239,13 +235,87 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
     return list(splitter.split(labels, labels, [example.image.digest for example in examples]))
 
 
-def _baselines(study: Study, material: Material, cuts: Sequence[str]) -> list[Baseline]:
-    """Those on the features at `cuts`; kept with the study, for they take their time."""
-    key = "baselines at " + "+".join(cuts)
+def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Baseline]:
+    """The baselines on the features at `cuts`. The study keeps them, because fitting takes its time."""
+    where = "+".join(study.space.cuts.names[cut] for cut in cuts)
+    key = f"baselines at {where}"
     kept = study.remembered(key)
     if kept is None:
-        console.print(f"fitting logistic regression and nearest neighbours to the features at {'+'.join(cuts)}")
-        features, _ = material.at(cuts)
-        kept = [asdict(one) for one in fit_baselines(features, material.labels, material.folds, material.classes)]
+        console.print(f"fitting logistic regression and nearest neighbours to the features at {where}")
+        labelled = data.labelled.at(cuts)
+        fitted = fit_baselines(labelled.features, labelled.labels, data.folds, labelled.classes)
+        kept = [asdict(one) for one in fitted]
         study.remember(**{key: kept})
     return [Baseline(**fields) for fields in kept]
+
+
+def _winner(study: Study) -> FrozenTrial:
+    """The complete trial of the lowest loss.
+
+    Raises:
+        DataError: no trial is complete.
+    """
+    trials = study.finished()
+    if not ranked(trials):
+        raise DataError(
+            f"{study.path}: none of {len(trials)} finished trials came to an end with a finite loss; give more "
+            "--timeout, more --trials, or another --space"
+        )
+    return ranked(trials)[0]
+
+
+def _description(
+    winner: FrozenTrial, cuts: list[str], head: HeadConfig, baselines: Sequence[Baseline]
+) -> dict[str, Any]:
+    loss = winner.value or 0.0
+    return {
+        "trial": winner.number,
+        "loss": loss,
+        "accuracy": winner.user_attrs["accuracy"],
+        "cuts": cuts,
+        "head": asdict(head),
+        "beats_logistic_regression": all(loss < one.loss for one in baselines if one.name == "logistic regression"),
+    }
+
+
+def _write_run(
+    study: Study, origin: dict[str, Any], path: Path, overwrite: bool, began: float, train: Callable[[bool], None]
+) -> None:
+    """Train the winner as the run `path`, unless another process that fills the study has done so.
+
+    A run that such a process wrote since this one `began` is replaced if a better head was found meanwhile.
+
+    Args:
+        origin: study and trial of the winner.
+        train: writes the run; told whether it may replace one.
+    """
+    with study.locked():
+        there = Run.open(path) if path.exists() else None
+        written = there.config().get("sweep", {}) if there else {}
+        since = there is not None and there.config_file.stat().st_mtime >= began
+        of_this_study = written.get("study") == origin["study"]
+        better = [trial.number for trial in ranked(study.finished())]
+        better = better[: better.index(origin["trial"])]  # these finished after this process chose
+        if (written == origin and (since or not overwrite)) or (of_this_study and written["trial"] in better):
+            console.print(f"{path} is there: another process that fills {study.path} wrote it")
+        else:
+            train(overwrite or of_this_study)
+
+
+def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:
+    """A check that refuses to train the winner on other examples than those it was chosen on.
+
+    Args:
+        then: `list_digests` of the latter.
+    """
+
+    def require(scanned: Scan, _: dict[str, str]) -> None:
+        now = list_digests(scanned.examples, scanned.class_names)
+        changed = [name for name in ("classes", "train", "val") if now.get(name) != then.get(name)]
+        if changed:
+            raise DataError(
+                f"{data}: changed while heads were searched for ({', '.join(changed)}), so no run was made; the study "
+                "is of the earlier data"
+            )
+
+    return require

@@ -1,14 +1,12 @@
-"""Where a process of a search begins: this module imports no TensorFlow, whose import writes to standard error."""
+"""The entry point of a search's worker processes. It imports no TensorFlow, whose import writes to standard error."""
 
 import pickle
 
 from headstart.features.terminal import silent_libraries
 
 
-def begin(arguments: bytes) -> None:
-    """Call `trials.serve` with what was pickled."""
+def run_pickled(call: bytes) -> None:
+    """Call a pickled function with its pickled arguments; unpickling it imports its module, silently."""
     with silent_libraries():
-        from headstart.pipeline.sweep.trials import serve
-
-        unpickled = pickle.loads(arguments)
-    serve(*unpickled)
+        function, arguments = pickle.loads(call)
+    function(*arguments)

@@ -1,0 +1,119 @@
+"""A search in this process, or in several of its own that read one copy of the features on disk."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from headstart.features.device import cpu_count, use_device
+from headstart.features.errors import HeadstartError
+from headstart.features.files import scratch_folder
+from headstart.features.terminal import console, silent_libraries
+from headstart.pipeline.sweep.baselines import Baseline
+from headstart.pipeline.sweep.config import SweepConfig
+from headstart.pipeline.sweep.leaderboard import live_board
+from headstart.pipeline.sweep.space import Space
+from headstart.pipeline.sweep.study import Sampler, Study, count_finished
+from headstart.pipeline.sweep.trials import POLL_SECONDS, SearchData, run_trials
+from headstart.pipeline.sweep.worker import run_pickled
+
+
+def search(study: Study, data: SearchData, config: SweepConfig, seed: int, baselines: Sequence[Baseline] = ()) -> None:
+    """Do the trials that are left of `config.trials`, showing the progress.
+
+    Args:
+        baselines: shown beside the best trials.
+
+    Raises:
+        HeadstartError: worker processes failed.
+    """
+    tf.get_logger().setLevel("ERROR")  # TensorFlow warns that each head has a graph of its own
+    until = time.time() + (config.timeout or float("inf"))
+    with live_board(study, config.trials, baselines) as tick:
+        if config.jobs == 1:
+            run_trials(study, data, config.trials, until, seed, tick)
+            return
+        with scratch_folder(study.path.parent) as folder:
+            _run_workers(study, data, folder, config, until, tick)
+
+
+def _run_workers(
+    study: Study, data: SearchData, folder: Path, config: SweepConfig, until: float, tick: Callable[[], None]
+) -> None:
+    """`run_trials` in `config.jobs` processes."""
+    for number, rows in enumerate([data.labelled.features, *data.labelled.views]):
+        np.save(folder / f"{number}.npy", rows)
+    without_arrays = replace(data, labelled=replace(data.labelled, features=np.empty(0), views=()))
+    settings = (study.path, study.space, study.sampler, study.seed)
+    call = pickle.dumps((run_worker, (settings, without_arrays, folder, config.trials, until, os.getpid())))
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=run_pickled, args=(call,), daemon=True) for _ in range(config.jobs)]
+    try:
+        with _worker_environment(max(1, cpu_count() // config.jobs)):
+            for worker in workers:
+                worker.start()
+        while any(worker.is_alive() for worker in workers):
+            tick()
+            time.sleep(POLL_SECONDS)
+    finally:
+        for worker in workers:
+            if worker.pid:
+                worker.terminate()  # the next start gives its trial out again
+                worker.join()
+    failed = [worker for worker in workers if worker.exitcode]
+    if failed and count_finished(study.finished()) < config.trials and time.time() < until:
+        codes = ", ".join(str(worker.exitcode) for worker in failed)
+        raise HeadstartError(
+            f"--jobs {config.jobs}: {len(failed)} processes of the search failed (exit codes {codes}); what was "
+            "finished is kept: repeat the command to go on, with fewer --jobs if memory was short"
+        )
+
+
+@contextmanager
+def _worker_environment(threads: int) -> Iterator[None]:
+    """Give processes that start within few threads, no Ctrl-C and a quiet TensorFlow from their first moment on."""
+    changed = {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def run_worker(
+    settings: tuple[Path, Space, Sampler, int], data: SearchData, folder: Path, most: int, until: float, parent: int
+) -> None:
+    """Do trials in a worker process until the search is done or its `parent` process is gone."""
+    with silent_libraries():
+        use_device()
+    tf.get_logger().setLevel("ERROR")
+    files = sorted(folder.iterdir(), key=lambda path: int(path.stem))
+    features, *views = (np.load(file, mmap_mode="r") for file in files)
+    data = replace(data, labelled=replace(data.labelled, features=features, views=views))
+    study = Study(*settings)
+
+    def leave_if_alone() -> None:
+        if os.getppid() != parent:
+            raise SystemExit
+
+    try:
+        with study.storage_errors_named():
+            run_trials(study, data, most, until, study.seed, leave_if_alone)
+    except (HeadstartError, OSError, MemoryError, tf.errors.ResourceExhaustedError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        console.print(f"a process of the search failed: {said}", style="red")
+        raise SystemExit(1) from error
