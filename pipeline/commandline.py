@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import typer
-from headstart.features.backbones.cuts import chosen_cuts
+from headstart.features.backbones.cuts import alternative_cuts
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError
 from headstart.features.terminal import console as messages
@@ -168,7 +168,7 @@ def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> 
     """Raise the errors of arguments that can be found before TensorFlow takes its seconds to start."""
     for value in arguments.values():
         if isinstance(value, FeatureConfig):
-            chosen_cuts(value)
+            alternative_cuts(value)
     for name in folders:
         from headstart.pipeline.data.layouts import require_folder
 

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.pipeline.head import loop
+from headstart.pipeline.head import head as heads
 from headstart.pipeline.head.config import OPTIMIZERS, HeadConfig, Optimizer
 from headstart.pipeline.head.head import build_head, fit_head
 from headstart.pipeline.head.run import train_run
@@ -121,13 +121,13 @@ def test_heads_are_trained_in_the_precision_of_their_features(
     reduced: bool,
 ) -> None:
     seen: list[bool] = []
-    run_epochs = loop.run_epochs
+    run_epochs = heads.run_epochs
 
     def watched(trained: keras.Model, train: LabelledFeatures, *rest: Any) -> Any:
         seen.append(train.reduced)
         return run_epochs(trained, train, *rest)
 
-    monkeypatch.setattr(loop, "run_epochs", watched)
+    monkeypatch.setattr(heads, "run_epochs", watched)
     features = replace(small, precision=precision)
     train_run(prepared, tmp_path / "one", features, extraction, HeadConfig(units=(4,), epochs=1))
     assert seen == [reduced]

@@ -11,25 +11,28 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import optuna
 import pytest
+from headstart.features.backbones.cuts import Cut
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError, StoreError
 from headstart.pipeline.evaluate.evaluate import evaluate
-from headstart.pipeline.featured import CachedExamples, cache_features
+from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run
 from headstart.pipeline.sweep.baselines import fit_baselines
 from headstart.pipeline.sweep.choices import Choice
 from headstart.pipeline.sweep.config import SweepConfig, parse_duration
 from headstart.pipeline.sweep.leaderboard import ranked
-from headstart.pipeline.sweep.space import Cuts, Space, alternatives, read_choices
+from headstart.pipeline.sweep.processes import search
+from headstart.pipeline.sweep.pruning import EpochPruner
+from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
 from headstart.pipeline.sweep.study import Study
 from headstart.pipeline.sweep.sweep import SweepResult, sweep
-from headstart.pipeline.sweep.trials import Material, Report, search
+from headstart.pipeline.sweep.trials import SearchData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
@@ -55,19 +58,26 @@ def space_file(tmp_path: Path) -> Path:
     return file
 
 
+BAD, GOOD = Cut("backbone", "bad"), Cut("backbone", "good")
+
+
+def of_two(bad: Cut = BAD, good: Cut = GOOD) -> CutChoice:
+    return CutChoice(((bad,), (good,)), free=True, names={bad: bad.name, good: good.name})
+
+
 @pytest.fixture
 def space(space_file: Path) -> Space:
-    return Space(read_choices(space_file), Cuts((("bad",), ("good",)), free=True))
+    return Space(read_choices(space_file), of_two())
 
 
-def material(count: int = 120) -> Material:
+def material(count: int = 120) -> SearchData:
     """Two cuts: one tells the classes apart, the other is noise."""
     rng = np.random.default_rng(0)
     labels = np.arange(count) % 2
     features = rng.normal(size=(count, 8)).astype(np.float32)
     features[:, 4:] += 4 * labels[:, np.newaxis]
-    rows = np.arange(count)
-    return Material(features, labels, {"bad": slice(0, 4), "good": slice(4, 8)}, [(rows[:80], rows[80:])], 2)
+    columns = {BAD: slice(0, 4), GOOD: slice(4, 8)}
+    return SearchData(LabelledFeatures(features, labels, 2, columns), [(slice(0, 80), slice(80, count))])
 
 
 def params_of(study: Study) -> list[str]:
@@ -179,11 +189,11 @@ import sys
 from pathlib import Path
 from headstart.pipeline.sweep.study import Study
 from headstart.pipeline.sweep.config import SweepConfig
-from headstart.pipeline.sweep.trials import search
-from headstart.pipeline.sweep.space import Space, Cuts, read_choices
-from headstart.tests.pipeline.sweep.test_sweep import material
+from headstart.pipeline.sweep.processes import search
+from headstart.pipeline.sweep.space import Space, read_choices
+from headstart.tests.pipeline.sweep.test_sweep import material, of_two
 folder = Path(sys.argv[1])
-space = Space(read_choices(folder / "space.toml"), Cuts((("bad",), ("good",)), free=True))
+space = Space(read_choices(folder / "space.toml"), of_two())
 search(Study(folder / "study.db", space, "tpe", 0), material(), SweepConfig(trials=int(sys.argv[2])), 0)
 """
 
@@ -223,7 +233,7 @@ def test_a_time_limit_ends_the_search(space: Space, tmp_path: Path) -> None:
 
 def test_folds_are_averaged(space: Space, tmp_path: Path) -> None:
     whole = material()
-    rows = np.arange(len(whole.labels))
+    rows = np.arange(120)
     parts = [(rows[rows % 3 != part], rows[rows % 3 == part]) for part in range(3)]
     study = Study(tmp_path / "study.db", space, "tpe", 0)
     search(study, replace(whole, folds=parts), SweepConfig(trials=1), 0)
@@ -237,10 +247,10 @@ def test_folds_are_averaged(space: Space, tmp_path: Path) -> None:
 
 def test_other_data_is_refused_by_name(space: Space, tmp_path: Path) -> None:
     study = Study(tmp_path / "study.db", space, "tpe", 0)
-    study.check({"examples of train": "a", "features at mixed8": "x"})
-    study.check({"examples of train": "a", "features at mixed8": "x"})
+    study.require_same({"examples of train": "a", "features at mixed8": "x"})
+    study.require_same({"examples of train": "a", "features at mixed8": "x"})
     with pytest.raises(OptionError, match="examples of train was a, is b") as told:
-        study.check({"examples of train": "b", "features at mixed8": "x"})
+        study.require_same({"examples of train": "b", "features at mixed8": "x"})
     assert "mixed8" not in str(told.value)
     (tmp_path / "text").write_text("no database, and longer than the header of one" * 100)
     with pytest.raises(StoreError, match=r"--study .*text"):
@@ -249,7 +259,7 @@ def test_other_data_is_refused_by_name(space: Space, tmp_path: Path) -> None:
 
 def test_baselines_are_those_of_scikit_learn() -> None:
     whole = material()
-    logistic, nearest = fit_baselines(whole.features, whole.labels, whole.folds, 2)
+    logistic, nearest = fit_baselines(whole.labelled.features, whole.labelled.labels, whole.folds, 2)
     assert (logistic.name, nearest.name) == ("logistic regression", "nearest neighbours")
     assert logistic.accuracy > 0.9
     assert nearest.accuracy > 0.8
@@ -312,41 +322,54 @@ def test_a_head_that_stands_twice_in_the_grid_is_tried_once(space: Space) -> Non
 
 def test_a_loss_that_is_no_number_is_passed_over() -> None:
     trial = optuna.create_study(pruner=optuna.pruners.NopPruner()).ask()
-    report = Report(trial)
-    report.set_model(SimpleNamespace(stop_training=False))
-    for epoch, loss in enumerate([0.7, float("nan"), 0.5]):
-        report.on_epoch_end(epoch, {"val_loss": loss})
+    pruner = EpochPruner(trial)
+    stopped = [pruner(epoch, {"val_loss": loss}) for epoch, loss in enumerate([0.7, float("nan"), 0.5], 1)]
     assert trial.study.trials[0].intermediate_values == {1: 0.7, 2: 0.7, 3: 0.5}
+    assert not any(stopped)
+    assert [pruner(epoch, {"val_loss": 0.6}) for epoch in range(4, 8)] == [False, False, False, True]
 
 
-def test_cuts_are_alternatives_and_backbones_too() -> None:
+def test_the_nearest_choice_is_taken() -> None:
+    assert Choice((64, 256, 1024)).nearest(900) == 1024
+    assert Choice((64, 256, 1024)).nearest(64) == 64
+    assert Choice((0.0, 0.5)).nearest(0.3) == 0.5
+    assert Choice(("sgd", "adam")).nearest("adam") == "adam"
+    assert Choice(("sgd", "lion")).nearest("adam") == "sgd"
+    assert Choice((16, 64), between=True).nearest(100) == 64
+
+
+def test_cuts_have_the_names_of_studies_that_exist() -> None:
     both = FeatureConfig(backbone="inception_v3+xception")
-    inception, xception = "inception_v3/mixed10", "xception/block14"
-    assert alternatives(both).alternatives == ((inception,), (xception,), (inception, xception))
-    # As in `head`, a backbone without a cut of its own takes part with its default.
-    assert alternatives(replace(both, cut=("mixed6", "block5+mixed8"))).alternatives == (
-        ("inception_v3/mixed6", xception),
-        ("inception_v3/mixed8", "xception/block5"),
-    )
-    # Unless it is said of which backbone each is.
-    apart = ("inception_v3/mixed8", "xception/block13", "xception/block13+inception_v3/mixed8")
-    assert alternatives(replace(both, cut=apart)).alternatives == (
-        ("inception_v3/mixed8",), ("xception/block13",), ("inception_v3/mixed8", "xception/block13"),
-    )  # fmt: skip
-    of_one = alternatives(replace(both, cut=("xception/all",)))
-    assert (of_one.free, {name.split("/")[0] for (name,) in of_one.alternatives}) == (True, {"xception"})
-    one = alternatives(FeatureConfig(cut=("mixed8", "mixed6+mixed8")))
-    assert (one.alternatives, one.free) == ((("mixed8",), ("mixed6", "mixed8")), False)
-    every = alternatives(FeatureConfig(cut=("all",)))
-    assert (len(every.alternatives), every.free) == (11, True)
+    assert str(CutChoice.of(both)) == ("inception_v3/mixed10, xception/block14, inception_v3/mixed10+xception/block14")
+    apart = ("xception/block12", "xception/block13")
+    assert str(CutChoice.of(replace(both, cut=apart))) == "xception/block12, xception/block13"
+    assert str(CutChoice.of(FeatureConfig(cut=("mixed8", "mixed6+mixed8")))) == "mixed8, mixed6+mixed8"
+    every = CutChoice.of(replace(both, cut=("xception/all",)))
+    assert str(every).startswith("any of xception/block2, ")
+    chooser = optuna.trial.FixedTrial({f"use xception/block{n}": n in (3, 5) for n in range(2, 15)})
+    assert [cut.block for cut in every.suggest(chooser)] == ["block3", "block5"]
 
 
 def test_the_search_begins_near_the_default_head(space: Space) -> None:
-    default = Space(read_choices(None), Cuts((("mixed9",), ("mixed10",)), free=True))
-    params = default.near(HeadConfig().for_examples(2000))
+    nine, ten = (Cut("inception_v3", block) for block in ("mixed9", "mixed10"))
+    default = Space(read_choices(None), of_two(nine, ten))
+    params = default.nearest_to(HeadConfig().for_examples(2000))
     config, cuts = default.suggest(optuna.trial.FixedTrial(params))
-    assert (config.units, config.dropout, config.optimizer, cuts) == ((1024,), 0.3, "adam", ["mixed10"])
-    assert space.near(HeadConfig())["use bad"] is False
+    assert (config.units, config.dropout, config.optimizer, cuts) == ((1024,), 0.3, "adam", [ten])
+    assert space.nearest_to(HeadConfig())["use bad"] is False
+
+
+def test_folders_that_are_not_headstarts_are_kept(space: Space, tmp_path: Path) -> None:
+    own = [tmp_path / "exp.logs" / name for name in ("notes.txt", "trial-7/results.csv")]
+    for file in own:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    old = tmp_path / "exp.logs" / "trial-0" / "fold-1" / "train" / "events.out.tfevents.1.host"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    Study(tmp_path / "exp", space, "tpe", 0).require_same({})
+    assert all(file.read_text() == "mine" for file in own)
+    assert not old.exists()  # a curve of a study that was deleted
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("10m", 600), ("2h", 7200)])
@@ -357,11 +380,11 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 def test_the_winner_becomes_a_run(
-    headstart, prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch
+    headstart, prepared: Path, small, extraction, space_file: Path, tmp_path: Path, monkeypatch
 ) -> None:
     flags = [
         *("--backbone=mobilenet_v3_small", "--weights=random", "--image-size=64", "--batch-size=8"),
-        *("--precision=float32", f"--store={small.store}", "--max-rejects=1", f"--space={space_file}"),
+        *("--precision=float32", f"--store={extraction.store}", "--max-rejects=1", f"--space={space_file}"),
         *(f"--study={tmp_path / 'study.db'}", f"--run={tmp_path / 'run'}", "--trials=3"),
     ]
     cuts = ["--cut=expanded_conv_7_add", "--cut=expanded_conv_7_add+top_activation"]
@@ -400,25 +423,27 @@ def test_the_winner_becomes_a_run(
     assert "--study must be a file" in headstart.error("sweep", prepared, *folder, code=2)
 
 
-def test_what_does_not_go_together_is_told_before_the_search(prepared: Path, small, tmp_path: Path) -> None:
+def test_what_does_not_go_together_is_told_before_the_search(prepared: Path, small, extraction, tmp_path: Path) -> None:
     for changed, config, message in (
         (replace(small, precision="int8"), SweepConfig(), "--precision int8"),
         (replace(small, views=1), SweepConfig(folds=2), "--views"),
         (replace(small, cut=("all",)), SweepConfig(sampler="grid"), "--sampler grid: over"),
     ):
         with pytest.raises(OptionError, match=message):
-            sweep(prepared, tmp_path / "study.db", tmp_path / "run", changed, config)
+            sweep(prepared, tmp_path / "study.db", tmp_path / "run", changed, extraction, config)
     assert not (tmp_path / "study.db").exists()
 
 
-def test_a_run_that_exists_is_told_before_the_search(prepared: Path, small, run: Path, tmp_path: Path) -> None:
+def test_a_run_that_exists_is_told_before_the_search(
+    prepared: Path, small, extraction, run: Path, tmp_path: Path
+) -> None:
     with pytest.raises(RunError, match="exists"):
-        sweep(prepared, tmp_path / "study.db", run, small, SweepConfig())
+        sweep(prepared, tmp_path / "study.db", run, small, extraction, SweepConfig())
     assert not (tmp_path / "study.db").exists()
 
 
 def test_the_winner_is_not_trained_on_data_that_changed_meanwhile(
-    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, small, extraction, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(prepared, data)
@@ -430,19 +455,21 @@ def test_the_winner_is_not_trained_on_data_that_changed_meanwhile(
     monkeypatch.setattr("headstart.pipeline.sweep.sweep.search", search_and_remove)
     config = SweepConfig(trials=1, space=space_file)
     with pytest.raises(DataError, match=r"changed while heads were searched for \(val\)"):
-        sweep(data, tmp_path / "study.db", tmp_path / "run", small, config)
+        sweep(data, tmp_path / "study.db", tmp_path / "run", small, extraction, config)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_study_does_not_go_on_with_images_that_could_not_be_read_before(
-    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, small, extraction, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def all_but_one(*arguments) -> CachedExamples:
+    def all_but_one(*arguments) -> FeaturedExamples:
         cached = cache_features(*arguments)
         return replace(cached, examples=[one for one in cached.examples if one is not cached.of("val")[0]])
 
     def tried() -> SweepResult:
-        return sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, SweepConfig(1, space=space_file))
+        return sweep(
+            prepared, tmp_path / "study.db", tmp_path / "run", small, extraction, SweepConfig(1, space=space_file)
+        )
 
     with monkeypatch.context() as patched:
         patched.setattr("headstart.pipeline.sweep.sweep.cache_features", all_but_one)
@@ -454,7 +481,7 @@ def test_a_study_does_not_go_on_with_images_that_could_not_be_read_before(
 
 
 def test_a_study_that_can_not_be_read_any_more_is_told(
-    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch
+    prepared: Path, small, extraction, space_file: Path, tmp_path: Path, monkeypatch
 ) -> None:
     def damage(study: Study, *_) -> None:
         with closing(sqlite3.connect(study.path)) as connection:
@@ -463,16 +490,18 @@ def test_a_study_that_can_not_be_read_any_more_is_told(
 
     monkeypatch.setattr("headstart.pipeline.sweep.sweep.search", damage)
     with pytest.raises(StoreError, match=r"study\.db: can't be read or written .*no such table"):
-        sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, SweepConfig(1, space=space_file))
+        sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, extraction, SweepConfig(1, space=space_file))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanwhile(
-    prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, small, extraction, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tried(trials: int) -> SweepResult:
-        return sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, SweepConfig(trials, space=space_file))
+        return sweep(
+            prepared, tmp_path / "study.db", tmp_path / "run", small, extraction, SweepConfig(trials, space=space_file)
+        )
 
     first = tried(1)
     monkeypatch.setattr(
@@ -495,33 +524,40 @@ def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanw
 
 
 @pytest.mark.slow
-def test_folds_views_and_backbones(prepared: Path, small, space_file: Path, tmp_path: Path) -> None:
-    folded = sweep(prepared, tmp_path / "a.db", tmp_path / "a", small, SweepConfig(2, space=space_file, folds=3))
+def test_folds_views_and_backbones(prepared: Path, small, extraction, space_file: Path, tmp_path: Path) -> None:
+    folded = sweep(
+        prepared, tmp_path / "a.db", tmp_path / "a", small, extraction, SweepConfig(2, space=space_file, folds=3)
+    )
     assert all(len(trial.intermediate_values) <= 3 for trial in folded.finished)
     assert folded.best["loss"] > 0
     viewed = sweep(
-        prepared, tmp_path / "b.db", tmp_path / "b", replace(small, views=2), SweepConfig(1, space=space_file)
+        prepared,
+        tmp_path / "b.db",
+        tmp_path / "b",
+        replace(small, views=2),
+        extraction,
+        SweepConfig(1, space=space_file),
     )
     assert Run.open(tmp_path / "b").config()["features"]["views"] == 2
     assert viewed.best["loss"] != folded.best["loss"]
     both = replace(
         small, backbone="mobilenet_v3_small+resnet50_v2", weights="random+random", cut=("resnet50_v2/post_relu",)
     )
-    sweep(prepared, tmp_path / "c.db", tmp_path / "c", both, SweepConfig(1, space=space_file))
+    sweep(prepared, tmp_path / "c.db", tmp_path / "c", both, extraction, SweepConfig(1, space=space_file))
     found = Run.open(tmp_path / "c").config()["features"]
     assert (found["backbone"], found["weights"], found["cut"]) == ("resnet50_v2", "random", ["post_relu"])
     assert evaluate(tmp_path / "c").n
 
 
 def test_a_head_that_logistic_regression_beats_is_shown_as_such(
-    headstart, prepared: Path, small, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    headstart, prepared: Path, small, extraction, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space_file.write_text(
         SMALL_SPACE.replace("epochs = 3", "epochs = 1").replace("3e-2, high = 1e-1", "1e-6, high = 2e-6")
     )
     flags = [f"{name}={value}" for name, value in {
         "--backbone": small.backbone, "--weights": "random", "--image-size": 64, "--batch-size": 8,
-        "--precision": "float32", "--store": small.store, "--max-rejects": 1, "--space": space_file,
+        "--precision": "float32", "--store": extraction.store, "--max-rejects": 1, "--space": space_file,
         "--study": tmp_path / "study.db", "--run": tmp_path / "run", "--trials": 1,
     }.items()]  # fmt: skip
     monkeypatch.setenv("COLUMNS", "300")
