@@ -362,6 +362,6 @@ def test_a_fingerprint_that_lacks_a_field_or_has_another_type_in_it_is_told(tmp_
         (opened,) = open_stores(tmp_path)
         assert contents(opened).folder == store.folder
         line = capsys.readouterr().err
-        assert line.startswith(f"left out: {tmp_path / 'other'}: no features of headstart's: fingerprint.json: ")
+        assert line.startswith(f"left out: {folder}: no features of headstart's: fingerprint.json: ")
         assert said in line
         assert line.count("\n") == 1
