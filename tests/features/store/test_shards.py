@@ -20,6 +20,7 @@ from headstart.features.store.shards import (
 )
 
 FORM = ShardFormat({"backbone": "b", "cut": "c", "dtype": "float32", "nested": {"scale": [0.5]}}, (5,), np.dtype("f4"))
+FLIPS = 800
 DIGESTS = [hashlib.sha256(bytes([number])).hexdigest() for number in range(3)]
 VECTORS = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
 
@@ -172,7 +173,7 @@ def test_no_flipped_byte_gives_a_wrong_vector_or_digest(tmp_path: Path) -> None:
     path = tmp_path / shard_name(content)
     rng = np.random.default_rng(0)
     unseen = 0
-    for place, mask in zip(rng.integers(0, len(content), 2000), rng.integers(1, 256, 2000), strict=True):
+    for place, mask in zip(rng.integers(0, len(content), FLIPS), rng.integers(1, 256, FLIPS), strict=True):
         flipped = bytearray(content)
         flipped[place] ^= mask
         path.write_bytes(flipped)
@@ -184,4 +185,4 @@ def test_no_flipped_byte_gives_a_wrong_vector_or_digest(tmp_path: Path) -> None:
         unseen += 1
         assert digests == DIGESTS
         np.testing.assert_array_equal(vectors, VECTORS)
-    assert unseen < 2000
+    assert unseen < FLIPS

@@ -10,7 +10,7 @@ import pytest
 from headstart.features.errors import StoreError
 from headstart.features.store.compact import compact
 from headstart.features.store.store import FeatureStore
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 FINGERPRINT = {
@@ -36,6 +36,7 @@ def fill(store: FeatureStore, numbers: list[int]) -> Path:
     return store.write_shard([digest(number) for number in numbers], vectors(numbers))
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     shards=st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=8, unique=True), max_size=5),
     asked=st.lists(st.integers(0, 40), max_size=20),
