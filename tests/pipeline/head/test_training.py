@@ -133,7 +133,7 @@ def test_heads_are_trained_in_the_precision_of_their_features(
     assert seen == [reduced]
     space = tmp_path / "space.toml"
     space.write_text("layers = 1\nunits = [4, 5]\nepochs = 1\n")
-    sweep(prepared, tmp_path / "study.db", tmp_path / "best", features, SweepConfig(1, space=space))
+    sweep(prepared, tmp_path / "study.db", tmp_path / "best", features, extraction, SweepConfig(1, space=space))
     assert len(seen) > 2
     assert set(seen) == {reduced}
 
