@@ -82,10 +82,10 @@ class Fingerprint:
             if name not in known:
                 raise ValueError(f"it has a field {name!r} that this version of headstart does not know")
             if not isinstance(value, _TYPES.get(name, str)) or isinstance(value, bool):
-                raise ValueError(f"its field {name!r} can't be {value!r}")
+                raise ValueError(f"the field {name!r} can't be {value!r}")
         fingerprint = cls(**{**values, "shape": tuple(values["shape"])})
         if not all(type(side) is int and side > 0 for side in fingerprint.shape):
-            raise ValueError(f"its field 'shape' can't be {values['shape']!r}")
+            raise ValueError(f"the field 'shape' can't be {values['shape']!r}")
         return fingerprint
 
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:

@@ -46,13 +46,14 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_what_was_built_before_is_built_again_only_for_its_model(tmp_path: Path, builds: list[str]) -> None:
-    first = build_backbone(NAME, "random", image_size=SIZE, memory=KnownBackbones(tmp_path))
-    again = build_backbone(NAME, "random", image_size=SIZE, memory=KnownBackbones(tmp_path))
+    first = build_backbone(NAME, "random", image_size=SIZE, known=KnownBackbones(tmp_path))
+    again = build_backbone(NAME, "random", image_size=SIZE, known=KnownBackbones(tmp_path))
     assert len(builds) == 1
     assert again.weights_digest == first.weights_digest
-    cuts = list(again.spec.cuts)
-    assert [again.shape(cut) for cut in cuts] == [(again.model.get_layer(index=i).output.shape[-1],) for i in
-                                                  map(again.layer_index, cuts)]  # fmt: skip
+    cuts = again.cuts()
+    indices = [again.layer_index(cut.block) for cut in cuts]
+    depths = [(again.model.get_layer(index=index).output.shape[-1],) for index in indices]
+    assert [again.shape(cut) for cut in cuts] == depths
     assert again.model is again.model
     assert len(builds) == 2
 
@@ -60,7 +61,7 @@ def test_what_was_built_before_is_built_again_only_for_its_model(tmp_path: Path,
 def test_other_settings_are_not_taken_for_the_same(tmp_path: Path, saved: tuple[Path, Path], builds: list[str]) -> None:
     def built(weights: str, size: int = SIZE, seed: int = 0) -> str:
         return build_backbone(
-            NAME, weights, image_size=size, weights_seed=seed, memory=KnownBackbones(tmp_path)
+            NAME, weights, image_size=size, weights_seed=seed, known=KnownBackbones(tmp_path)
         ).weights_digest
 
     digests = {built("random"), built("random", seed=1), built(str(saved[0])), built(str(saved[1]))}
@@ -69,7 +70,7 @@ def test_other_settings_are_not_taken_for_the_same(tmp_path: Path, saved: tuple[
     assert len(builds) == 5
     built(str(saved[1]))
     assert len(builds) == 5
-    build_backbone(NAME, "random", image_size=SIZE, memory=KnownBackbones(tmp_path, forget=True))
+    build_backbone(NAME, "random", image_size=SIZE, known=KnownBackbones(tmp_path, forget=True))
     assert len(builds) == 6
 
 
@@ -81,7 +82,7 @@ def test_another_file_at_the_same_place_is_read_though_size_and_time_are_equal(
     for file in saved:
         link.unlink(missing_ok=True)
         os.link(file, link)
-        backbone = build_backbone(NAME, str(link), image_size=SIZE, memory=KnownBackbones(tmp_path))
+        backbone = build_backbone(NAME, str(link), image_size=SIZE, known=KnownBackbones(tmp_path))
         digests.append(backbone.weights_digest)
     assert digests[0] != digests[1]
     assert len(builds) == 2
@@ -94,7 +95,7 @@ def test_a_file_that_was_written_just_now_is_not_remembered(
     file = tmp_path / "x.weights.h5"
     file.write_bytes(saved[0].read_bytes())
     for _ in range(2):
-        build_backbone(NAME, str(file), image_size=SIZE, memory=KnownBackbones(tmp_path))
+        build_backbone(NAME, str(file), image_size=SIZE, known=KnownBackbones(tmp_path))
     assert len(builds) == 2
 
 
@@ -112,17 +113,17 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_remembered(
         return model
 
     monkeypatch.setattr(headstart.features.backbones.weights, "_filled", slow)
-    build_backbone(NAME, str(link), image_size=SIZE, memory=KnownBackbones(tmp_path))
+    build_backbone(NAME, str(link), image_size=SIZE, known=KnownBackbones(tmp_path))
     assert not list(tmp_path.glob("*.json"))
 
 
 def test_weights_that_are_not_what_was_remembered_are_refused(tmp_path: Path) -> None:
-    build_backbone(NAME, "random", image_size=SIZE, memory=KnownBackbones(tmp_path))
+    build_backbone(NAME, "random", image_size=SIZE, known=KnownBackbones(tmp_path))
     file = tmp_path / "backbones.json"
     entries = json.loads(file.read_bytes())
     next(iter(entries.values()))["weights_digest"] = "0" * 64
     file.write_text(json.dumps(entries))
-    backbone = build_backbone(NAME, "random", image_size=SIZE, memory=KnownBackbones(tmp_path))
+    backbone = build_backbone(NAME, "random", image_size=SIZE, known=KnownBackbones(tmp_path))
     with pytest.raises(WeightsError, match="--rehash"):
         _ = backbone.model
 
@@ -132,8 +133,7 @@ def test_a_damaged_memory_is_begun_anew(tmp_path: Path, content: bytes, builds: 
     file = tmp_path / "backbones.json"
     file.write_bytes(content)
     digests = [
-        build_backbone(NAME, "random", image_size=SIZE, memory=KnownBackbones(tmp_path)).weights_digest
-        for _ in range(2)
+        build_backbone(NAME, "random", image_size=SIZE, known=KnownBackbones(tmp_path)).weights_digest for _ in range(2)
     ]
     assert len(set(digests)) == 1
     assert len(builds) == 1
@@ -142,19 +142,19 @@ def test_a_damaged_memory_is_begun_anew(tmp_path: Path, content: bytes, builds: 
 @pytest.mark.parametrize("shapes", [3, {}, {"top_activation": [2, 2]}, {"top_activation": [1e999, 1, 1]}, None])
 def test_a_damaged_entry_is_written_again(tmp_path: Path, shapes: object, builds: list[str]) -> None:
     file = tmp_path / "backbones.json"
-    expected = build_backbone(NAME, "random", image_size=SIZE, memory=KnownBackbones(tmp_path))
+    expected = build_backbone(NAME, "random", image_size=SIZE, known=KnownBackbones(tmp_path))
     (key,) = json.loads(file.read_bytes())
     entry = {**json.loads(file.read_bytes())[key], "shapes": shapes}
     file.write_text(json.dumps({key: entry}))
     for _ in range(2):
-        backbone = build_backbone(NAME, "random", image_size=SIZE, memory=KnownBackbones(tmp_path))
+        backbone = build_backbone(NAME, "random", image_size=SIZE, known=KnownBackbones(tmp_path))
         assert backbone.shapes == expected.shapes
     assert len(builds) == 2
 
 
 def test_a_store_that_is_gone_is_no_error(tmp_path: Path, builds: list[str]) -> None:
     for _ in range(2):
-        build_backbone(NAME, "random", image_size=SIZE, memory=KnownBackbones(tmp_path / "none" / "store"))
+        build_backbone(NAME, "random", image_size=SIZE, known=KnownBackbones(tmp_path / "none" / "store"))
     assert len(builds) == 2
     assert not (tmp_path / "none").exists()
 

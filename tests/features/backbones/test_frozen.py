@@ -4,10 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from headstart.features.backbones.backbone import BACKBONES, Backbone, Precision
+from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.folding import fold_batchnorm
-from headstart.features.backbones.frozen import FrozenBackbone, _fastest_batch_size, frozen_part
+from headstart.features.backbones.frozen import FrozenBackbone, _fastest_batch_size, freeze, frozen_part
 from headstart.features.backbones.weights import build_backbone
+from headstart.features.backbones.zoo import BACKBONES
+from headstart.features.config import Precision
 
 SIZE = 96
 
@@ -23,11 +26,11 @@ def with_statistics(name: str, precision: Precision = "float32") -> Backbone:
 
 
 def relative_error(backbone: Backbone, fast_form_of: Backbone) -> float:
-    cuts = [next(iter(backbone.spec.cuts)), backbone.spec.default_cut]
+    cuts = [backbone.cuts()[0], backbone.cuts()[-1]]
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     plain = keras.Model(pixels, backbone.features(pixels, cuts))
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.uint8)
-    fast = FrozenBackbone(fast_form_of, cuts, batch_size=8)(images)
+    fast = freeze(fast_form_of, cuts, batch_size=8)(images)
     errors = [
         np.linalg.norm(fast[cut] - expected) / np.linalg.norm(expected)
         for cut, expected in zip(cuts, plain.predict(images, verbose=0), strict=True)
@@ -60,34 +63,35 @@ def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit(monkey
     monkeypatch.setattr("headstart.features.backbones.frozen.on_gpu", lambda: False)  # where one pass fills the device
     both_running = threading.Barrier(2)
 
-    class Meeting(FrozenBackbone):
-        def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-            both_running.wait(timeout=60)
-            return super().__call__(pixels)
-
     backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=SIZE)
-    cut = backbone.spec.default_cut
-    alone, streaming = (kind(backbone, [cut], batch_size=8) for kind in (FrozenBackbone, Meeting))
-    streaming.warm_up()
+    cut = backbone.cuts()[-1]
+    frozen = freeze(backbone, [cut], batch_size=8)
+    run = frozen.__call__
+
+    def meet(self: FrozenBackbone, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
+        both_running.wait(timeout=60)
+        return run(pixels)
+
     images = np.random.default_rng(0).integers(0, 256, (28, SIZE, SIZE, 3)).astype(np.uint8)
     batches = [(positions, images[positions]) for positions in np.split(np.arange(28), [8, 16, 24])]
-    streamed = list(streaming.stream(batches))
+    with monkeypatch.context() as patched:
+        patched.setattr(FrozenBackbone, "__call__", lambda self, pixels: meet(self, pixels))
+        streamed = list(frozen.stream(batches))
     for (expected, pixels), (positions, features) in zip(batches, streamed, strict=True):
         np.testing.assert_array_equal(positions, expected)
-        np.testing.assert_array_equal(features[cut], alone(pixels)[cut])
+        np.testing.assert_array_equal(features[cut], frozen(pixels)[cut])
 
 
 @pytest.mark.parametrize("failing", range(5))
 def test_a_pass_that_fails_ends_the_stream(failing: int) -> None:
     class Failing(FrozenBackbone):
-        def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        def __call__(self, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
             if pixels[0] == failing:
                 raise MemoryError("no room")
             return {}
 
-    backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=SIZE)
     batches = [(np.array([number]), np.array([number])) for number in range(5)]
-    stream = Failing(backbone, [backbone.spec.default_cut]).stream(batches)
+    stream = Failing(lambda batch: [batch], [], 32, 1).stream(batches)
     assert [next(stream)[0].item() for _ in range(failing)] == list(range(failing))
     with pytest.raises(MemoryError, match="no room"):
         next(stream)
@@ -141,7 +145,7 @@ def test_biases_make_up_for_what_rounding_the_weights_moves(kind: str) -> None:
 
 
 def test_the_frozen_part_yields_all_that_crosses(backbone: Backbone) -> None:
-    cuts = [backbone.spec.default_cut]
+    cuts = backbone.cuts()[-1:]
     above = range(backbone.boundary(cuts) + 1, len(backbone.model.layers))
     inside = next(layer for layer in above if len(backbone.crossing(layer, cuts)) > 1)
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
@@ -160,9 +164,10 @@ def test_the_frozen_part_yields_all_that_crosses(backbone: Backbone) -> None:
 
 def test_one_tensor_crosses_the_boundary_of_inception() -> None:
     backbone = build_backbone("inception_v3", weights="random", image_size=SIZE)
-    (crossing,) = backbone.crossing(249, ["mixed10"])
+    mixed = backbone.cuts()
+    (crossing,) = backbone.crossing(249, mixed[10:])
     assert backbone.model.layers[crossing].name == "mixed8"
-    assert backbone.crossing(249, ["mixed7", "mixed10"]) == [backbone.layer_index("mixed7"), crossing]
+    assert backbone.crossing(249, [mixed[7], mixed[10]]) == [backbone.layer_index("mixed7"), crossing]
 
 
 @pytest.mark.parametrize(("most", "found"), [(10_000, 192), (100, 96), (50, 48)])

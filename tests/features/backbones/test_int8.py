@@ -10,7 +10,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError, RunError, StoreError
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.evaluate.evaluate import evaluate
-from headstart.pipeline.featured import CachedExamples, cache_features, load_examples
+from headstart.pipeline.featured import FeaturedExamples, cache_features, load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.head.config import HeadConfig
@@ -24,27 +24,30 @@ pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
 
-def int8(store: Path) -> FeatureConfig:
-    return FeatureConfig(**{**SMALL, "store": store, "precision": "int8", "max_rejects": 1})
+INT8 = FeatureConfig(**{**SMALL, "precision": "int8"})
+
+
+def within(store: Path) -> ExtractionConfig:
+    return ExtractionConfig(store=store, max_rejects=1)
 
 
 @pytest.fixture(scope="module")
-def cached(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> CachedExamples:
+def cached(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> FeaturedExamples:
     """Features in 8 bits. Tests only read their store."""
-    return cache_features(prepared, int8(tmp_path_factory.mktemp("int8") / "store"))
+    return cache_features(prepared, INT8, within(tmp_path_factory.mktemp("int8") / "store"))
 
 
 def test_eight_bits_are_near_float32_and_their_own_features(
-    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, cached: CachedExamples
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, cached: FeaturedExamples
 ) -> None:
-    features, _ = cached.arrays(cached.examples)
-    expected, _ = cache_features(prepared, small, extraction).arrays(cached.examples)
+    features = cached.labelled(cached.examples).features
+    expected = cache_features(prepared, small, extraction).labelled(cached.examples).features
     error = np.mean(np.linalg.norm(features - expected, axis=1) / np.linalg.norm(expected, axis=1))
     assert 1e-3 < error < 0.5  # random weights, and so few images, take it badly
-    (store,) = cached.stores
+    (store,) = cached.stores.values()
     assert store.form.dtype == np.float16
-    assert store.fingerprint["calibration"]["images"] == 30
-    root = cached.config.store
+    assert store.fingerprint.calibration["images"] == 30
+    root = cached.extraction.store
     (folder,) = (root / "int8").iterdir()
     written = json.loads((folder / "calibration.json").read_text())
     digests = {example.image.digest for example in cached.examples}
@@ -52,28 +55,30 @@ def test_eight_bits_are_near_float32_and_their_own_features(
     assert written["checked_on"] == 10
     assert written["fidelity"]["top_activation"]["relative_error"] == pytest.approx(error, rel=0.5)
 
-    again = cache_features(prepared, replace(int8(root), cut=("top_activation",)))
-    assert (again.extracted, again.fingerprints()) == (0, cached.fingerprints())
+    again = cache_features(prepared, replace(INT8, cut=("top_activation",)), within(root))
+    assert (again.extracted.extracted, again.fingerprints()) == (0, cached.fingerprints())
     fresh = verify_store(root, VerifyConfig(data=prepared, recompute=10, weights="random")).fresh
     assert (fresh.images, fresh.bad) == (10, ())
 
 
 @pytest.mark.slow
-def test_a_quantised_network_serves_whatever_images_come(cached: CachedExamples, drawn: Path, tmp_path: Path) -> None:
+def test_a_quantised_network_serves_whatever_images_come(cached: FeaturedExamples, drawn: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    shutil.copytree(cached.config.store, store)
-    assert [one.key for one in load_network(int8(store)).stores()] == list(cached.fingerprints().values())
-    assert cache_features(drawn, int8(store)).fingerprints() == cached.fingerprints()
+    shutil.copytree(cached.extraction.store, store)
+    assert [one.key for one in load_network(INT8, within(store)).stores().values()] == list(
+        cached.fingerprints().values()
+    )
+    assert cache_features(drawn, INT8, within(store)).fingerprints() == cached.fingerprints()
     assert len(open_stores(store)) == 1
 
 
 @pytest.mark.slow
 def test_what_was_made_with_a_network_that_is_gone_or_damaged_is_not_mixed_with_another(
-    prepared: Path, cached: CachedExamples, tmp_path: Path
+    prepared: Path, cached: FeaturedExamples, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    shutil.copytree(cached.config.store, store)
-    train_run(prepared, tmp_path / "run", int8(store), HeadConfig(epochs=1))
+    shutil.copytree(cached.extraction.store, store)
+    train_run(prepared, tmp_path / "run", INT8, within(store), HeadConfig(epochs=1))
     (folder,) = (store / "int8").iterdir()
     network = folder / "model.bin"
     network.write_bytes(network.read_bytes()[:-1] + b"?")
@@ -91,28 +96,30 @@ def test_what_was_made_with_a_network_that_is_gone_or_damaged_is_not_mixed_with_
 
 @pytest.mark.slow
 def test_a_run_on_eight_bits_is_fine_tuned_in_another_precision(
-    prepared: Path, cached: CachedExamples, tmp_path: Path
+    prepared: Path, cached: FeaturedExamples, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    shutil.copytree(cached.config.store, store)
-    train_run(prepared, tmp_path / "run", int8(store), HeadConfig(epochs=1))
+    shutil.copytree(cached.extraction.store, store)
+    train_run(prepared, tmp_path / "run", INT8, within(store), HeadConfig(epochs=1))
     result = finetune(tmp_path / "run", FinetuneConfig(epochs=1, batch_size=8, augment="none"))
     assert np.isfinite([result.before["loss"], result.after["loss"]]).all()
     assert set(evaluate(tmp_path / "run").finetuned) == set(evaluate(tmp_path / "run").head)
 
 
-def test_too_few_images_to_quantise_on_are_told(prepared: Path, cached: CachedExamples, tmp_path: Path, capsys) -> None:
+def test_too_few_images_to_quantise_on_are_told(
+    prepared: Path, cached: FeaturedExamples, tmp_path: Path, capsys
+) -> None:
     store = tmp_path / "store"
-    shutil.copytree(cached.config.store, store)
+    shutil.copytree(cached.extraction.store, store)
     (folder,) = (store / "int8").iterdir()
     file = folder / "calibration.json"
     found = json.loads(file.read_text())
     file.write_text(json.dumps({**found, "digests": found["digests"][:5]}))
-    cache_features(prepared, int8(store))
+    cache_features(prepared, INT8, within(store))
     assert "quantised on 5 images only" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "nncf", None)
     with pytest.raises(OptionError, match=r"headstart\[int8\]"):
-        cache_features(prepared, int8(tmp_path / "store"))
+        cache_features(prepared, INT8, within(tmp_path / "store"))

@@ -66,7 +66,7 @@ def test_stores_are_opened_by_what_they_say_of_themselves(tmp_path: Path) -> Non
     fill(store_in(tmp_path), [1])
     fill(store_in(tmp_path, cut="d"), [2])
     (opened, other) = open_stores(tmp_path)
-    assert {opened.fingerprint["cut"], other.fingerprint["cut"]} == {"c", "d"}
+    assert {opened.fingerprint.cut, other.fingerprint.cut} == {"c", "d"}
     shutil.rmtree(other.folder)
     for wrong in (b"", b"[]", b"{}", b'{"backbone": "b"}'):
         (opened.folder / "fingerprint.json").write_bytes(wrong)
@@ -356,7 +356,7 @@ def test_a_fingerprint_that_lacks_a_field_or_has_another_type_in_it_is_told(tmp_
     folder = tmp_path / "[old]"  # printed as it is, though Rich would take it for markup
     wrong = [({name: None}, f"lacks the field {name!r}") for name in FINGERPRINT]
     wrong += [({"backbone": 3}, "the field 'backbone' can't be 3"), ({"view": "1"}, "the field 'view' can't be")]
-    wrong += [({"dtype": ","}, "fingerprint.json"), ({"shape": ["a"]}, "no features of shape")]
+    wrong += [({"dtype": ","}, "fingerprint.json"), ({"shape": ["a"]}, "the field 'shape' can't be")]
     for changes, said in wrong:
         described(folder, **changes)
         (opened,) = open_stores(tmp_path)

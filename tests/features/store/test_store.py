@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from headstart.features.errors import StoreError
 from headstart.features.store.compact import compact
+from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.store import FeatureStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ def vectors(numbers: list[int], dimension: int = 5) -> np.ndarray:
 
 
 def store_in(folder: Path, **changes) -> FeatureStore:
-    return FeatureStore(folder, {**FINGERPRINT, **changes}).create()
+    return FeatureStore(folder, Fingerprint.from_json({**FINGERPRINT, **changes})).create()
 
 
 def fill(store: FeatureStore, numbers: list[int]) -> Path:
@@ -65,7 +66,7 @@ def test_another_process_sees_what_was_written(tmp_path: Path) -> None:
 def test_every_field_of_the_fingerprint_separates(tmp_path: Path) -> None:
     fill(store_in(tmp_path), [1])
     assert store_in(tmp_path).missing([digest(1)]) == []
-    for change in ({"weights": "1" * 64}, {"cut": "d"}, {"backbone": "x"}, {"dtype": "float16"}, {"more": 1}):
+    for change in ({"weights": "1" * 64}, {"cut": "d"}, {"backbone": "x"}, {"dtype": "float16"}, {"view": 1}):
         assert store_in(tmp_path, **change).missing([digest(1)]) == [digest(1)]
 
 
