@@ -189,13 +189,9 @@ def cache_features(
     if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {store}/rejects.csv says why")
     train = [example.image for example in scanned.examples if example.split == "train"]
-    views = first_views(config.augment, seed, config.views)
-    viewed = [extract_views(part, train, views) for part in parts]
+    viewed = [extract_views(part, train, first_views(config.augment, seed, config.views)) for part in parts]
     return FeaturedExamples(
-        examples=scanned.examples,
-        class_names=scanned.class_names,
-        rejects=scanned.rejects,
-        ignored=scanned.ignored,
+        **vars(scanned),
         parts=[replace(part, views=stores) for part, (stores, _) in zip(parts, viewed, strict=True)],
         config=resolved_config(config, networks),
         extraction=extraction,

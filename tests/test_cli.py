@@ -200,10 +200,10 @@ def test_a_damaged_model_is_told_in_one_line(headstart, run: Path, drawn: Path) 
 
 
 def test_running_out_of_memory_says_what_to_lower(headstart, prepared, tmp_path: Path, monkeypatch) -> None:
-    def starve(*_: object) -> None:
+    def starve(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("headstart.features.backbones.frozen.FrozenBackbone.warm_up", starve)
+    monkeypatch.setattr("headstart.features.backbones.frozen.FrozenBackbone.__init__", starve)
     line = headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
     assert "lower --batch-size" in line
 
@@ -212,7 +212,7 @@ def test_a_bug_keeps_its_traceback(headstart, prepared, tmp_path: Path, monkeypa
     def bug(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("headstart.features.backbones.frozen.FrozenBackbone.warm_up", bug)
+    monkeypatch.setattr("headstart.features.backbones.frozen.FrozenBackbone.__init__", bug)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         headstart("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
 

@@ -62,7 +62,7 @@ def test_what_is_missing_is_explained(
     headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path
 ) -> None:
     flags = (extraction.store, prepared, *SMALL_FLAGS)
-    (state,) = headstart("store", "explain", *flags, "--rescale=unit", "--store=ignored")["cuts"]
+    (state,) = headstart("store", "explain", *flags, "--rescale=unit", f"--store={extraction.store}")["cuts"]
     assert (state["present"], state["missing"]) == (0, 42)
     assert set(state["others"][0]["differs"]) == {"rescale"}
     text = headstart.text("store", "explain", *flags, "--rescale=unit", "--cut=all")

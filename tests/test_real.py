@@ -2,13 +2,14 @@
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from headstart.features.backbones.weights import build_backbone
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.decode import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
@@ -38,7 +39,8 @@ def weights_by_place(classifier: keras.Model) -> dict[tuple[int, int, str], np.n
 @pytest.mark.slow
 def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Path) -> None:
     draw_demo(tmp_path / "drawn", images=60)
-    features = FeatureConfig(store=tmp_path / "s", weights="random", precision="float32", max_rejects=1)
+    features = FeatureConfig(weights="random", precision="float32")
+    extraction = ExtractionConfig(store=tmp_path / "s", max_rejects=1)
     data, run = tmp_path / "drawn", tmp_path / "run"
     train_run(data, run, features, extraction, HeadConfig())
     head = keras.models.load_model(run / "head.keras")
@@ -61,7 +63,8 @@ def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Pat
 @pytest.mark.slow
 def test_the_demo_is_told_apart_by_random_features(tmp_path: Path) -> None:
     draw_demo(tmp_path / "drawn", images=200)
-    features = FeatureConfig(store=tmp_path / "s", weights="random", precision="float32", max_rejects=1)
+    features = FeatureConfig(weights="random", precision="float32")
+    extraction = ExtractionConfig(store=tmp_path / "s", max_rejects=1)
     train_run(tmp_path / "drawn", tmp_path / "run", features, extraction, HeadConfig())
     cached = load_examples(Run.open(tmp_path / "run"))
     labelled = cached.labelled([example for example in cached.examples if example.split != "train"])
@@ -81,9 +84,9 @@ def photographs(shared: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def real_features(shared: Path, tmp_path: Path) -> FeatureConfig:
+def real_features(shared: Path) -> FeatureConfig:
     weights = str(shared / "weights" / "inception_v3_notop.weights.h5")
-    return FeatureConfig(store=tmp_path / "s", weights=weights, rescale="unit", precision="float32")
+    return FeatureConfig(weights=weights, rescale="unit", precision="float32")
 
 
 @pytest.mark.real
@@ -91,9 +94,8 @@ def real_features(shared: Path, tmp_path: Path) -> FeatureConfig:
 def test_head_on_cached_features_equals_the_classifier_on_raw_files(
     photographs: Path, real_features: FeatureConfig, tmp_path: Path, precision, largest: float, median: float
 ) -> None:
-    from dataclasses import replace
-
-    train_run(photographs, tmp_path / "run", replace(real_features, precision=precision), HeadConfig())
+    extraction = ExtractionConfig(store=tmp_path / "s")
+    train_run(photographs, tmp_path / "run", replace(real_features, precision=precision), extraction, HeadConfig())
     cached = load_examples(Run.open(tmp_path / "run"))
     head = keras.models.load_model(tmp_path / "run" / "head.keras")
     vectors = cached.labelled(cached.examples).features
@@ -127,10 +129,8 @@ def test_every_orientation_gives_the_same_pixels(shared: Path) -> None:
 def test_awkward_files_end_as_features_or_as_rejects(shared: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(shared / "data" / "awkward", data)
-    features = FeatureConfig(
-        store=tmp_path / "s", backbone="mobilenet_v3_small", weights="random", image_size=64, max_rejects=1
-    )
-    cached = cache_features(data, features)
+    features = FeatureConfig(backbone="mobilenet_v3_small", weights="random", image_size=64)
+    cached = cache_features(data, features, ExtractionConfig(store=tmp_path / "s", max_rejects=1))
     files = [path for path in data.rglob("*") if path.is_file() and path.name != "LICENSE"]
     assert len(cached.examples) + len(cached.rejects) == len(files)
     assert all(isinstance(reject, Reject) and reject.detail for reject in cached.rejects)
@@ -153,8 +153,8 @@ def test_copies_in_another_split_are_found(photographs: Path, real_features: Fea
         with Image.open(path) as picture:
             scale = (0.5, 0.75, 1, 1.5)[number % 4]
             picture.resize([max(1, int(scale * side)) for side in picture.size]).save(target, quality=70)
-    cache_features(tmp_path / "data", real_features)
-    found = check(tmp_path / "data", CheckConfig(store=real_features.store)).near_duplicates
+    cache_features(tmp_path / "data", real_features, ExtractionConfig(store=tmp_path / "s"))
+    found = check(tmp_path / "data", CheckConfig(store=tmp_path / "s")).near_duplicates
     assert found is not None
     true = [pair for pair in found if Path(pair.image.image.path).name == f"copy-{Path(pair.like.image.path).name}"]
     assert len(true) >= 0.9 * len(originals)

@@ -28,12 +28,11 @@ def decoded_dataset(
 ) -> tf.data.Dataset:
     """Map a dataset of (path, decoder, orientation, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
 
-    The order is kept. What its decoder can't read goes to Pillow's, once the rest of its batch is done: an operation
-    that fails ends the dataset it is in, and to catch that for every image would cost a fifth of the speed.
+    The order is kept. Images that TensorFlow can't decode go to Pillow once the rest of their batch is done.
 
     Args:
-        finish: applied to each decoded image and what came with it.
-        skip: leave images out that Pillow can't read either, rather than fail.
+        finish: applied to each decoded image and its further columns.
+        skip: leave out images that Pillow can't read either, rather than fail.
     """
 
     def load(
@@ -74,16 +73,15 @@ def decoded_dataset(
 
 
 def parallelism() -> int:
-    """How many files are decoded at a time."""
+    """The number of files to decode at a time."""
     return cpu_count()
 
 
 def explicit_options() -> tf.data.Options:
-    """Options for every dataset of ours.
+    """Options for every dataset of headstart.
 
-    Autotuning is off: its thread sleeps in doubling periods up to 60 s, and destroying an iterator sometimes waits
-    that sleep out (TensorFlow 2.21), while all it could tune here is a parallelism that is known. Rewriting of the
-    graph is off, too: for that, whatever a dataset refers to is copied into it, twice over.
+    Autotuning is off: destroying an iterator can wait up to 60 s for its thread (TensorFlow 2.21), and the parallelism
+    is known. Rewriting of the graph is off: it copies all data of a dataset into the graph, twice.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

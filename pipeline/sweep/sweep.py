@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,71 +16,21 @@ from headstart.pipeline.data.examples import Example, Scan, require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import HEAD_VERSION
-from headstart.pipeline.head.run import next_steps, train_run
+from headstart.pipeline.head.run import train_run
 from headstart.pipeline.runs import Run, list_digests, require_free
 from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.sweep.choices import NearestChooser
 from headstart.pipeline.sweep.config import SweepConfig
-from headstart.pipeline.sweep.leaderboard import board, ranked
+from headstart.pipeline.sweep.leaderboard import ranked
 from headstart.pipeline.sweep.processes import search
+from headstart.pipeline.sweep.result import SweepResult, describe_winner
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
 from headstart.pipeline.sweep.study import Study
 from headstart.pipeline.sweep.trials import SearchData
-from optuna.trial import FixedTrial, FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial
 from sklearn.model_selection import StratifiedGroupKFold
 
 _MORE_EPOCHS = 5  # than the winner's best epoch, when the winner is trained again
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """The outcome of a search.
-
-    Args:
-        finished: the complete and pruned trials of all starts.
-        seconds: of this start.
-        best: the winner on val: `trial`, `loss`, `accuracy`, `cuts`, `head`, and whether it beats logistic regression.
-        several_backbones: whether the winner's features are of several.
-    """
-
-    study: Path
-    run: str
-    finished: list[FrozenTrial]
-    seconds: float
-    best: dict[str, Any]
-    baselines: list[Baseline]
-    several_backbones: bool
-
-    @property
-    def pruned(self) -> int:
-        """The number of trials that were given up early."""
-        return sum(trial.state == TrialState.PRUNED for trial in self.finished)
-
-    def fields(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {
-            "trials": len(self.finished),
-            "pruned": self.pruned,
-            "seconds": self.seconds,
-            "best": self.best,
-            "baselines": [asdict(one) for one in self.baselines],
-            "run": self.run,
-        }
-
-    def lines(self) -> list[Any]:
-        """The summary for a person."""
-        best, study = self.best, self.study
-        lines: list[Any] = [
-            board(self.finished, self.baselines),
-            f"{len(self.finished)} trials, {self.pruned} of them given up early; {self.seconds:.1f} s since this start",
-            f"trial {best['trial']} has the lowest loss on val, {best['loss']:.4f} (accuracy {best['accuracy']:.4f}), "
-            f"on {'+'.join(best['cuts'])}",
-        ]
-        if not best["beats_logistic_regression"]:
-            lines.append("no head beats logistic regression on the same features, by the loss on val")
-        lines.append(f"the run is in {self.run}; next: {next_steps(self.run, self.several_backbones)}")
-        lines.append(f"every trial: optuna-dashboard sqlite:///{study}, or tensorboard --logdir {study}.logs")
-        return lines
 
 
 def sweep(
@@ -109,10 +59,7 @@ def sweep(
     """
     start, began = time.perf_counter(), time.time()
     require_free(path, overwrite)
-    space = Space(read_choices(config.space), CutChoice.of(features))
-    _require_together(features, config, space)
-    if config.sampler == "grid":
-        space.grid(seed)  # it may be too large
+    space = _space(features, config, seed)
     study = Study(study_path, space, config.sampler, seed)
     with study.storage_errors_named():
         cached, seen = _cache(study, data, features, extraction, config, seed)
@@ -127,8 +74,8 @@ def sweep(
         origin = {"study": str(study.path.absolute()), "trial": winner.number}
 
         def train(replacing: bool) -> None:
-            require = _require_unchanged(seen, data)
-            train_run(data, path, chosen, extraction, head, replacing, seed, require, sweep=origin)
+            unchanged = _require_unchanged(seen, data)
+            train_run(data, path, chosen, extraction, head, replacing, seed, unchanged, sweep=origin)
 
         _write_run(study, origin, path, overwrite, began, train)
         return SweepResult(
@@ -136,18 +83,19 @@ def sweep(
             run=str(path),
             finished=study.finished(),
             seconds=time.perf_counter() - start,
-            best=_description(winner, [space.cuts.names[cut] for cut in cuts], head, baselines),
+            best=describe_winner(winner, [space.cuts.names[cut] for cut in cuts], head, baselines),
             baselines=baselines,
             several_backbones=len({cut.backbone for cut in cuts}) > 1,
         )
 
 
-def _require_together(features: FeatureConfig, config: SweepConfig, space: Space) -> None:
-    """Refuse settings that can't go together, and cuts that a head can't take.
+def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
+    """The space to search.
 
     Raises:
-        OptionError: there are such.
+        OptionError: settings can't go together, a head can't take a cut, or the grid is too large.
     """
+    space = Space(read_choices(config.space), CutChoice.of(features))
     require_averaged(space.cuts.cuts())
     if config.folds and features.views:
         raise OptionError("--views: can't go with --folds, for val has no views")
@@ -156,6 +104,9 @@ def _require_together(features: FeatureConfig, config: SweepConfig, space: Space
             "--precision int8: a network is quantised for its cuts together, so the winner's features would differ "
             "from those it was chosen by; search in another precision"
         )
+    if config.sampler == "grid":
+        space.grid(seed)
+    return space
 
 
 def _cache(
@@ -262,20 +213,6 @@ def _winner(study: Study) -> FrozenTrial:
             "--timeout, more --trials, or another --space"
         )
     return ranked(trials)[0]
-
-
-def _description(
-    winner: FrozenTrial, cuts: list[str], head: HeadConfig, baselines: Sequence[Baseline]
-) -> dict[str, Any]:
-    loss = winner.value or 0.0
-    return {
-        "trial": winner.number,
-        "loss": loss,
-        "accuracy": winner.user_attrs["accuracy"],
-        "cuts": cuts,
-        "head": asdict(head),
-        "beats_logistic_regression": all(loss < one.loss for one in baselines if one.name == "logistic regression"),
-    }
 
 
 def _write_run(

@@ -6,7 +6,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from headstart.features.backbones.network import cut_names
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.evaluate.evaluate import evaluate
@@ -22,11 +21,11 @@ from headstart.pipeline.runs import Run
 BOTH = "mobilenet_v3_small+resnet50_v2"
 
 
-def predicted_is_head_on_features(data: Path, run: Path, config: FeatureConfig) -> None:
+def predicted_is_head_on_features(data: Path, run: Path, config: FeatureConfig, extraction: ExtractionConfig) -> None:
     """The probabilities of raw files are those of the head on cached features."""
     cached = cache_features(data, config, extraction)
     test = cached.of("test")
-    features, _ = cached.arrays(test)
+    features = cached.labelled(test).features
     expected = probabilities(keras.models.load_model(run / "head.keras").predict(features, verbose=0))
     found = predict(run, [Path(example.image.path) for example in test])
     chances = [list(item.probabilities.values()) for item in found.predictions]
@@ -42,20 +41,21 @@ def test_several_backbones_are_put_side_by_side(
     alone = cache_features(prepared, replace(small, cut=("expanded_conv_7_add", "top_activation")), extraction)
     both = cache_features(prepared, config, extraction)
     names = ["expanded_conv_7_add", "top_activation"]
-    assert list(both.columns()) == [*(f"mobilenet_v3_small/{name}" for name in names), "resnet50_v2/conv3_block4_out"]
-    assert both.extracted == 40
-    features, _ = both.arrays(both.examples)
-    expected, _ = alone.arrays(both.examples)
+    every = [*(f"mobilenet_v3_small/{name}" for name in names), "resnet50_v2/conv3_block4_out"]
+    assert list(both.fingerprints()) == every
+    assert both.extracted.extracted == 40
+    features = both.labelled(both.examples).features
+    expected = alone.labelled(both.examples).features
     np.testing.assert_array_equal(features[:, : expected.shape[1]], expected)
     assert features.shape[1] == expected.shape[1] + 512
 
     run = tmp_path / "run"
     train_run(prepared, run, config, extraction, HeadConfig(units=(4,), epochs=1))
     saved = Run.open(run).config()
-    assert set(saved["fingerprints"]) == set(both.columns())
+    assert list(saved["fingerprints"]) == every
     assert saved["features"]["weights"] == "random+random"
     assert evaluate(run).n == len(both.of("test"))
-    predicted_is_head_on_features(prepared, run, config)
+    predicted_is_head_on_features(prepared, run, config, extraction)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(Path(both.examples[0].image.path).read_bytes()[:-200])
     with pytest.raises(DataError, match=r"broken\.jpg \(truncated\)"):
@@ -70,20 +70,12 @@ def test_several_cuts_of_one_backbone(
 ) -> None:
     config = replace(small, cut=("expanded_conv_7_add+top_activation",))
     train_run(prepared, tmp_path / "run", config, extraction, HeadConfig(units=(4,), epochs=1))
-    predicted_is_head_on_features(prepared, tmp_path / "run", config)
-    widths = cache_features(prepared, config, extraction).widths
+    predicted_is_head_on_features(prepared, tmp_path / "run", config, extraction)
+    cached = cache_features(prepared, config, extraction)
+    widths = cached.labelled(cached.examples).widths
     variance = np.ravel(keras.models.load_model(tmp_path / "run" / "head.keras").get_layer("standardise").variance)
     assert [len(set(part)) for part in np.split(variance, np.cumsum(widths))] == [1, 1, 0]
     assert len(set(variance)) == 2
-
-
-def test_a_cut_that_two_backbones_have_is_told_apart() -> None:
-    config = FeatureConfig(backbone="efficientnet_v2_b0+mobilenet_v3_small")
-    names = ["efficientnet_v2_b0/top_activation", "mobilenet_v3_small/top_activation"]
-    assert cut_names(config) == cut_names(replace(config, cut=("top_activation",))) == names
-    assert cut_names(replace(config, cut=tuple(names))) == names
-    inner = ["efficientnet_v2_b0/block6h_add", "mobilenet_v3_small/top_activation"]
-    assert cut_names(replace(config, cut=("block6h_add", inner[1]))) == inner
 
 
 @pytest.mark.parametrize(
@@ -112,8 +104,8 @@ def test_a_head_takes_a_view_an_epoch(
     cached = cache_features(prepared, replace(small, views=2), extraction)
     assert cached.views_extracted == 0  # `head` made them
     train = cached.of("train")
-    first, second = cached.view_arrays(train)
-    plain, _ = cached.arrays(train)
+    labelled = cached.labelled(train, views=True)
+    plain, (first, second) = labelled.features, labelled.views
     assert not np.array_equal(first, plain)
     assert not np.array_equal(first, second)
     losses = [[row["loss"] for row in Run.open(tmp_path / name).history()] for name in ("plain", "viewed")]

@@ -75,7 +75,7 @@ def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit(monkey
     images = np.random.default_rng(0).integers(0, 256, (28, SIZE, SIZE, 3)).astype(np.uint8)
     batches = [(positions, images[positions]) for positions in np.split(np.arange(28), [8, 16, 24])]
     with monkeypatch.context() as patched:
-        patched.setattr(FrozenBackbone, "__call__", lambda self, pixels: meet(self, pixels))
+        patched.setattr(FrozenBackbone, "__call__", meet)
         streamed = list(frozen.stream(batches))
     for (expected, pixels), (positions, features) in zip(batches, streamed, strict=True):
         np.testing.assert_array_equal(positions, expected)

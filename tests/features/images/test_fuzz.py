@@ -85,12 +85,12 @@ def test_every_mutation_ends_as_features_or_as_a_reject(
         path = tmp_path / "data" / ("cat", "dog")[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(mutated(rng.choice(originals), rng))
-    cached = cache_features(tmp_path / "data", replace(small, batch_size=64), extraction)
+    cached = cache_features(tmp_path / "data", small, replace(extraction, batch_size=64))
     ended = [example.image.path for example in cached.examples] + [reject.path for reject in cached.rejects]
     assert sorted(ended) == sorted(map(str, (tmp_path / "data").rglob("*.jpg")))
     reasons = Counter(reject.reason for reject in cached.rejects)
     assert {"truncated", "corrupt"} <= set(reasons)
     assert count / 10 < len(cached.rejects) < count * 9 / 10, reasons
-    assert cached.stores[0].missing([example.image.digest for example in cached.examples]) == []
+    assert next(iter(cached.stores.values())).missing([example.image.digest for example in cached.examples]) == []
     assert SMALL["image_size"] == cached.network.images.size
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 3 << 20  # KiB

@@ -169,7 +169,7 @@ def test_likeness_does_not_depend_on_how_many_are_compared_at_a_time(
     data: Path, small: FeatureConfig, extraction: ExtractionConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies(data)
-    (store,) = cache_features(data, small, extraction).stores
+    (store,) = cache_features(data, small, extraction).stores.values()
     examples = scan(data).examples
     whole = near_duplicates(examples, store, 0.3)
     monkeypatch.setattr("headstart.pipeline.check.near_duplicates.BLOCK", 32)
@@ -280,7 +280,7 @@ def test_a_copy_is_found_among_few_images_and_when_its_original_leaks(
         path.unlink()
     planted = copies(data)
     shutil.copy(data / "train" / "cat" / "0.jpg", data / "val" / "cat" / "leak.jpg")
-    (store,) = cache_features(data, small, extraction).stores
+    (store,) = cache_features(data, small, extraction).stores.values()
     found = near_duplicates(scan(data).examples, store, 0.3)
     assert {os.path.relpath(one.image.image.path, data) for one in found} == set(planted)
 

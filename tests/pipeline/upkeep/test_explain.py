@@ -10,9 +10,9 @@ from headstart.pipeline.upkeep.explain import explain
 
 
 def test_what_is_there_is_explained(prepared: Path, small: FeatureConfig, extraction: ExtractionConfig) -> None:
-    (same,) = explain(extraction.store, prepared, small).cuts
+    (same,) = explain(prepared, small, extraction).cuts
     assert (same.cut, same.present, same.missing, same.others) == ("top_activation", 40, 2, [])
-    (asked,) = explain(extraction.store, prepared, replace(small, rescale="unit")).cuts
+    (asked,) = explain(prepared, replace(small, rescale="unit"), extraction).cuts
     assert (asked.present, asked.missing) == (0, 42)
     (other,) = asked.others
     assert (other.present, set(other.differs)) == (40, {"rescale"})
@@ -37,7 +37,7 @@ def test_each_difference_is_named(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, change: dict, fields: set[str]
 ) -> None:
     before = sorted(extraction.store.rglob("shard-*"))
-    (asked,) = explain(extraction.store, prepared, replace(small, **change)).cuts
+    (asked,) = explain(prepared, replace(small, **change), extraction).cuts
     assert set(asked.others[0].differs) == fields
     assert sorted(extraction.store.rglob("shard-*")) == before
     assert len(open_stores(extraction.store)) == 1  # asking makes no folder

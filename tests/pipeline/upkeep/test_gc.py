@@ -22,8 +22,8 @@ def test_what_no_folder_uses_is_counted_and_dropped(
     assert test.kept + test.dropped == 40
     (alone,) = collect_garbage(extraction.store, [data], GcConfig(yes=True)).fingerprints
     assert alone.dropped > test.dropped
-    assert cache_features(data, small, extraction).extracted == 0
-    assert cache_features(prepared, small, extraction).extracted == alone.dropped
+    assert cache_features(data, small, extraction).extracted.extracted == 0
+    assert cache_features(prepared, small, extraction).extracted.extracted == alone.dropped
 
 
 def test_a_folder_that_can_not_be_read_in_full_drops_nothing(
@@ -37,4 +37,4 @@ def test_a_folder_that_can_not_be_read_in_full_drops_nothing(
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError):
         collect_garbage(extraction.store, [prepared, tmp_path / "empty"], GcConfig(yes=True))
-    assert cache_features(prepared, small, extraction).extracted == 0
+    assert cache_features(prepared, small, extraction).extracted.extracted == 0

@@ -1,0 +1,78 @@
+"""The outcome of a search, for scripts and for people."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.run import next_steps
+from headstart.pipeline.sweep.baselines import Baseline
+from headstart.pipeline.sweep.leaderboard import board
+from optuna.trial import FrozenTrial, TrialState
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The outcome of a search.
+
+    Args:
+        finished: the complete and pruned trials of all starts.
+        seconds: of this start.
+        best: the winner on val: `trial`, `loss`, `accuracy`, `cuts`, `head`, and whether it beats logistic regression.
+        several_backbones: whether the winner's features are of several.
+    """
+
+    study: Path
+    run: str
+    finished: list[FrozenTrial]
+    seconds: float
+    best: dict[str, Any]
+    baselines: list[Baseline]
+    several_backbones: bool
+
+    @property
+    def pruned(self) -> int:
+        """The number of trials that were given up early."""
+        return sum(trial.state == TrialState.PRUNED for trial in self.finished)
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "trials": len(self.finished),
+            "pruned": self.pruned,
+            "seconds": self.seconds,
+            "best": self.best,
+            "baselines": [asdict(one) for one in self.baselines],
+            "run": self.run,
+        }
+
+    def lines(self) -> list[Any]:
+        """The summary for a person."""
+        best, study = self.best, self.study
+        lines: list[Any] = [
+            board(self.finished, self.baselines),
+            f"{len(self.finished)} trials, {self.pruned} of them given up early; {self.seconds:.1f} s since this start",
+            f"trial {best['trial']} has the lowest loss on val, {best['loss']:.4f} (accuracy {best['accuracy']:.4f}), "
+            f"on {'+'.join(best['cuts'])}",
+        ]
+        if not best["beats_logistic_regression"]:
+            lines.append("no head beats logistic regression on the same features, by the loss on val")
+        lines.append(f"the run is in {self.run}; next: {next_steps(self.run, self.several_backbones)}")
+        lines.append(f"every trial: optuna-dashboard sqlite:///{study}, or tensorboard --logdir {study}.logs")
+        return lines
+
+
+def describe_winner(
+    winner: FrozenTrial, cuts: list[str], head: HeadConfig, baselines: Sequence[Baseline]
+) -> dict[str, Any]:
+    """The fields of `SweepResult.best`."""
+    loss = winner.value or 0.0
+    return {
+        "trial": winner.number,
+        "loss": loss,
+        "accuracy": winner.user_attrs["accuracy"],
+        "cuts": cuts,
+        "head": asdict(head),
+        "beats_logistic_regression": all(loss < one.loss for one in baselines if one.name == "logistic regression"),
+    }
