@@ -1,4 +1,4 @@
-"""Many images in parallel: files to batches of pixels, each file that fails named."""
+"""Many images in parallel: files become batches of pixels, and each file that fails is named."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from headstart.features.images.scan import ImageFile, Reject, why_unreadable
 
 
 def as_decoded(*image: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """An image and what came with it, unchanged."""
+    """Return an image and its further columns unchanged."""
     return image
 
 
@@ -27,12 +27,13 @@ def decoded_dataset(
 ) -> tf.data.Dataset:
     """Map a dataset of (path, decoder, orientation, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
 
-    The order is kept. What its decoder can't read goes to Pillow's, once the rest of its batch is done: an operation
-    that fails ends the dataset it is in, and to catch that for every image would cost a fifth of the speed.
+    The order is kept. An image that its decoder can't read goes to Pillow's, once the rest of its batch is done. A
+    failing operation ends the dataset it is in, and a dataset for each image would be slower than one for each batch.
 
     Args:
-        finish: applied to each decoded image and what came with it.
-        skip: leave images out that Pillow can't read either, rather than fail.
+        files: the columns of `file_columns`, and any further ones.
+        finish: is applied to each decoded image and its further columns.
+        skip: leave out the images that Pillow can't read either. Otherwise the dataset fails at the first.
     """
 
     def load(
@@ -73,16 +74,15 @@ def decoded_dataset(
 
 
 def parallelism() -> int:
-    """How many files are decoded at a time."""
+    """The number of files that are decoded at a time."""
     return os.cpu_count() or 1
 
 
 def explicit_options() -> tf.data.Options:
-    """Options for every dataset of ours.
+    """Return the options of every dataset in headstart.
 
-    Autotuning is off: its thread sleeps in doubling periods up to 60 s, and destroying an iterator sometimes waits
-    that sleep out (TensorFlow 2.21), while all it could tune here is a parallelism that is known. Rewriting of the
-    graph is off, too: for that, whatever a dataset refers to is copied into it, twice over.
+    Autotuning is off: destroying an iterator sometimes waits until its thread wakes, for up to 60 s (TensorFlow 2.21).
+    Rewriting of the graph is off: it copies the data that a dataset refers to into the graph, twice.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -96,10 +96,10 @@ def decoded_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (int64 [b] positions in `images`, uint8 [b, size, size, 3]) with b <= `batch_size`.
 
-    An image that can't be decoded is left out of its batch and nothing else changes; `why_undecodable` names it.
+    An image that can't be decoded is left out of its batch. `why_undecodable` says why.
 
     Args:
-        view: how images are augmented; None leaves them as they are.
+        view: says how images are augmented; None leaves them as they are.
     """
     if not images:
         return
@@ -118,7 +118,7 @@ def decoded_batches(
 
 
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Path, decoder (int32) and orientation (int32) of each image, as `decoded_dataset` takes them."""
+    """Path, decoder (int32) and orientation (int32) of each image: the first columns for `decoded_dataset`."""
     return (
         [os.fsencode(image.path) for image in images],
         np.array([decoder_of(image, config) for image in images], np.int32),
@@ -127,12 +127,12 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
 
 
 def any_decodes(images: Sequence[ImageFile], config: ImageConfig) -> bool:
-    """Whether at least one image can be decoded; no more are than it takes to find one."""
+    """Whether at least one image can be decoded. Decoding stops at the first that can."""
     return any(True for _ in decoded_batches(images, config, batch_size=1))
 
 
 def why_undecodable(image: ImageFile) -> Reject:
-    """The reject for an image that `decoded_batches` left out."""
+    """Say why `decoded_batches` left an image out."""
     if not image.is_unchanged():
         return Reject(image.path, "vanished", "gone or changed since it was scanned")
     fault = _fault(image) or Fault("vanished", "could not be read once, and could be afterwards")
@@ -140,7 +140,7 @@ def why_undecodable(image: ImageFile) -> Reject:
 
 
 def _fault(image: ImageFile) -> Fault | None:
-    """What is wrong with an image, as Pillow puts it."""
+    """What is wrong with an image, in Pillow's words; None if Pillow can decode it."""
     try:
         data = Path(image.path).read_bytes()
     except OSError as error:
