@@ -1,4 +1,4 @@
-"""Random changes of images, each a function of a seed."""
+"""Augmentation: random changes of images, each a function of a seed."""
 
 import hashlib
 from dataclasses import dataclass
@@ -32,10 +32,17 @@ class View:
 
 
 def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
-    """Change one image, uint8 [H, W, 3], at random.
+    """Change one image at random.
 
-    `flip` mirrors half of the images. `standard` also takes a crop of 70 to 100 % of each side, and shifts brightness
-    and contrast by up to 20 %.
+    `flip` mirrors half of the images. `standard` also crops to 70 to 100 % of each side, and changes brightness and
+    contrast by up to 20 %.
+
+    Args:
+        pixels: uint8 [H, W, 3], square.
+        seed: int32 [2].
+
+    Returns:
+        uint8, of the same shape.
     """
     if augment == "none":
         return pixels

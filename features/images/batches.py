@@ -1,4 +1,4 @@
-"""Many images in parallel: files to batches of pixels, each file that fails named."""
+"""Many images in parallel: files become batches of pixels, and each file that fails is named."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from headstart.features.images.scan import ImageFile, Reject, why_unreadable
 
 
 def as_decoded(*image: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """An image and what came with it, unchanged."""
+    """Return an image and its further columns unchanged."""
     return image
 
 
@@ -95,10 +95,10 @@ def decoded_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (int64 [b] positions in `images`, uint8 [b, size, size, 3]) with b <= `batch_size`.
 
-    An image that can't be decoded is left out of its batch and nothing else changes; `why_undecodable` names it.
+    An image that can't be decoded is left out of its batch. `why_undecodable` says why.
 
     Args:
-        view: how images are augmented; None leaves them as they are.
+        view: says how images are augmented; None leaves them as they are.
     """
     if not images:
         return
@@ -117,7 +117,7 @@ def decoded_batches(
 
 
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Path, decoder (int32) and orientation (int32) of each image, as `decoded_dataset` takes them."""
+    """Path, decoder (int32) and orientation (int32) of each image: the first columns for `decoded_dataset`."""
     return (
         [os.fsencode(image.path) for image in images],
         np.array([decoder_of(image, config) for image in images], np.int32),
@@ -126,12 +126,12 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
 
 
 def any_decodes(images: Sequence[ImageFile], config: ImageConfig) -> bool:
-    """Whether at least one image can be decoded; no more are than it takes to find one."""
+    """Whether at least one image can be decoded. Decoding stops at the first that can."""
     return any(True for _ in decoded_batches(images, config, batch_size=1))
 
 
 def why_undecodable(image: ImageFile) -> Reject:
-    """The reject for an image that `decoded_batches` left out."""
+    """Say why `decoded_batches` left an image out."""
     if not image.is_unchanged():
         return Reject(image.path, "vanished", "gone or changed since it was scanned")
     fault = _fault(image) or Fault("vanished", "could not be read once, and could be afterwards")
@@ -139,7 +139,7 @@ def why_undecodable(image: ImageFile) -> Reject:
 
 
 def _fault(image: ImageFile) -> Fault | None:
-    """What is wrong with an image, as Pillow puts it."""
+    """What is wrong with an image, in Pillow's words; None if Pillow can decode it."""
     try:
         data = Path(image.path).read_bytes()
     except OSError as error:

@@ -1,9 +1,9 @@
-"""The only path from bytes to pixels: decode, EXIF orientation, RGB, resize. `features.images.batches` streams many.
+"""The only path from bytes to pixels: decode, resize, turn upright. `features.images.batches` does it for many files.
 
-The same graph serves caching, fine-tuning and predicting, so that a feature means the same in all three. JPEG and PNG
-are decoded by TensorFlow, and by Pillow where TensorFlow fails. The other formats are Pillow's: of TensorFlow 2.21's
-decoders, that of WebP aborts the process on an animation, that of GIF reads all frames and crops those with
-transparency, and that of BMP knows no compression.
+Caching, fine-tuning and predicting share this graph, so that a feature means the same in all three. TensorFlow decodes
+JPEG and PNG, and Pillow decodes those at which TensorFlow fails. Pillow decodes all other formats: TensorFlow 2.21's
+WebP decoder aborts the process on an animation, its GIF decoder reads all frames and crops transparent ones, and its
+BMP decoder knows no compression.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from PIL import Image
 # Part of every fingerprint: raise it when the same file would yield other pixels than before.
 PIXELS_VERSION = 2
 
-_JPEG_RATIOS = (1, 2, 4, 8)  # what libjpeg divides sides by while it decodes
+_JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg divides sides by these while it decodes
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class ImageConfig:
 def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     """Decode and resize one image inside a graph.
 
-    Resizing is bilinear, and antialiased where the longer side still shrinks by more than 2.
+    Resizing is bilinear. It is antialiased if the longer side still shrinks by more than 2.
 
     Args:
         data: scalar string, the bytes of a file in one of `features.images.formats.FORMATS`.
-        decoder: scalar int32, what `decoder_of` says.
-        orientation: scalar int32, EXIF orientation 1 to 8.
+        decoder: scalar int32, see `decoder_of`.
+        orientation: scalar int32, EXIF's, 1 to 8.
 
     Returns:
-        uint8 [size, size, 3], RGB, upright; transparency is over white, and of an animation it is the first frame.
+        uint8 [size, size, 3], RGB, upright. Transparent pixels are laid over white. An animation is its first frame.
 
     Raises:
         tf.errors.OpError: this decoder can't decode the bytes.
@@ -77,9 +77,9 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, co
 
 
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
-    """Which decoder reads an image: an index into `_DECODERS`.
+    """Choose the decoder of an image: an index into `_DECODERS`.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its sides if both are at least `config.size` then.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its sides, as small as both sides stay at least `config.size`.
     """
     if image.format == "JPEG":
         shorter = min(image.width, image.height)
@@ -89,13 +89,13 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
 
 def _decode_jpeg(data: tf.Tensor, config: ImageConfig, ratio: int) -> tf.Tensor:
     keep = config.truncated == "keep"
-    if keep:  # what is cut off within a marker then ends with a whole one
+    if keep:  # a file that is cut off within a marker then ends with a whole one
         data = tf.strings.join([data, b"\xff\xd9"])
     return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE", try_recover_truncated=keep)
 
 
 def _decode_png(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    # Of a colour that is declared transparent TensorFlow knows nothing.
+    # TensorFlow ignores a colour that is declared transparent, so such a file goes to Pillow.
     declared = tf.strings.regex_full_match(data, rb"\C*tRNS\C*")
     with tf.control_dependencies([tf.debugging.Assert(~declared, ["transparent colours"])]):
         pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB, the even ones with alpha
@@ -122,13 +122,16 @@ _PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 
 
 def pillow_pixels(data: bytes) -> np.ndarray:
-    """Decode any of `features.images.formats.FORMATS` with Pillow: uint8 [H, W, 3], as stored.
+    """Decode any of `features.images.formats.FORMATS` with Pillow.
+
+    Returns:
+        uint8 [H, W, 3], RGB, as stored.
 
     Raises:
-        Exception: whatever Pillow's parsers raise.
+        Exception: Pillow's parsers raise almost anything.
     """
     with open_image(data) as picture:
-        if picture.mode.startswith("I"):  # 16 bits a sample
+        if picture.mode.startswith("I"):  # 16 bits per sample
             return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=2)
         if not picture.has_transparency_data:
             return np.asarray(picture.convert("RGB"))

@@ -61,11 +61,15 @@ class ScanMemory:
             status = os.stat(path)
         except OSError:
             return None
-        known = dict(zip(_COLUMNS, self._loaded["numbers"][row].tolist(), strict=True))
-        format = self._loaded["formats"][row].decode("ascii", errors="replace")
-        if (status.st_size, status.st_mtime_ns) != (known["bytes"], known["mtime_ns"]) or format not in FORMATS:
+        size, mtime_ns, *rest = self._loaded["numbers"][row].tolist()
+        if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
             return None
-        return ImageFile(path=path, digest=self._loaded["digests"][row].tobytes().hex(), format=format, **known)
+        format = self._loaded["formats"][row].decode("ascii", errors="replace")
+        if format not in FORMATS:
+            return None
+        orientation, width, height, tile_pixels, scans = rest
+        digest = self._loaded["digests"][row].tobytes().hex()
+        return ImageFile(path, digest, size, mtime_ns, orientation, width, height, format, tile_pixels, scans)
 
     def save(self, images: Iterable[ImageFile]) -> None:
         """Remember `images` and nothing else, for the next scan.

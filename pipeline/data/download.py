@@ -33,7 +33,8 @@ def download_zip(url: str, file: Path) -> None:
     try:
         _fetch(url, partial)
     except (OSError, HTTPException) as error:
-        raise DataError(f"{url}: {error}; run the same command again to go on, or download it to {file}") from error
+        said = " ".join(str(error).split())
+        raise DataError(f"{url}: {said}; run the same command again to go on, or download it to {file}") from error
     flush_to_disk(partial)
     console.print("checking the archive")
     try:

@@ -1,7 +1,9 @@
 import io
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from headstart.features.images.decode import pillow_pixels
 from headstart.features.images.faults import Fault
 from headstart.features.images.formats import FORMATS, Header, inspect_bytes
 from PIL import Image
@@ -11,6 +13,23 @@ def encoded(format: str = "JPEG", size: tuple[int, int] = (40, 30), **options) -
     buffer = io.BytesIO()
     Image.effect_noise(size, 60).convert("RGB").save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def drawn_often() -> bytes:
+    """A JPEG of 40 x 30 pixels that is drawn some 200 times over."""
+    data = encoded(progressive=True)
+    start = data.rindex(b"\xff\xda")
+    return data[:start] + data[start:-2] * 200 + b"\xff\xd9"
+
+
+def with_large_tile() -> bytes:
+    """A TIFF of 40 x 30 pixels with a tile that claims 20,000 x 20,000."""
+
+    def field(tag: int, value: int) -> bytes:
+        return struct.pack("<HHII", tag, 4, 1, value)
+
+    data = encoded("TIFF").replace(field(278, 30), field(322, 20_000))
+    return data.replace(struct.pack("<HHIHH", 284, 3, 1, 1, 0), field(323, 20_000))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -75,23 +94,28 @@ def test_orientation_is_read(orientation: int) -> None:
 
 
 def test_a_jpeg_that_is_drawn_thousands_of_times_is_refused() -> None:
-    data = encoded(progressive=True)
-    start = data.rindex(b"\xff\xda")
-    assert isinstance(inspect_bytes(data, "x.jpg", max_pixels=1200), Header)
-    fault = inspect_bytes(data[:start] + data[start:-2] * 200 + b"\xff\xd9", "x.jpg", max_pixels=1200)
+    assert isinstance(inspect_bytes(encoded(progressive=True), "x.jpg", max_pixels=1200), Header)
+    fault = inspect_bytes(drawn_often(), "x.jpg", max_pixels=1200)
     assert isinstance(fault, Fault)
     assert fault.reason == "too-large"
 
 
 def test_a_tile_that_claims_more_than_the_image_is_refused() -> None:
-    def field(tag: int, value: int) -> bytes:
-        return struct.pack("<HHII", tag, 4, 1, value)
-
-    data = encoded("TIFF").replace(field(278, 30), field(322, 20_000))
-    data = data.replace(struct.pack("<HHIHH", 284, 3, 1, 1, 0), field(323, 20_000))
-    fault = inspect_bytes(data, "x.tif")
+    fault = inspect_bytes(with_large_tile(), "x.tif")
     assert isinstance(fault, Fault)
     assert fault.reason == "too-large"
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "GIF"])
+def test_pillow_s_own_limit_is_lifted_for_our_images_alone(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    data = encoded(format)
+    with ThreadPoolExecutor(4) as pool:
+        assert {shape.shape for shape in pool.map(pillow_pixels, [data] * 50)} == {(30, 40, 3)}
+    assert isinstance(inspect_bytes(data, "x", max_pixels=1200), Header)
+    assert isinstance(inspect_bytes(data[:25], "x.jpg"), Fault)
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 300])

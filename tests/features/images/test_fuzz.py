@@ -74,7 +74,13 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("kinds", "count"), [(("JPEG", "PNG", "GIF"), 2000), (("BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000"), 500)]
+    ("kinds", "count"),
+    [
+        (("JPEG", "PNG", "GIF"), 600),
+        (("BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000"), 300),
+        pytest.param(("JPEG", "PNG", "GIF"), 4000, marks=pytest.mark.slow),
+        pytest.param(("BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000"), 1000, marks=pytest.mark.slow),
+    ],
 )
 def test_every_mutation_ends_as_features_or_as_a_reject(
     tmp_path: Path, small: FeatureConfig, extraction: ExtractionConfig, kinds: tuple[str, ...], count: int

@@ -1,12 +1,15 @@
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from headstart.features.images import scan as image_files
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.pipeline.data.examples import scan
+from headstart.tests.features.images.test_formats import drawn_often, with_large_tile
 
 OLD = time.time() - 3600
 
@@ -90,6 +93,41 @@ def test_a_damaged_memory_is_none(data: Path, reads: list[str]) -> None:
         assert scan(data, memory=memory(data)) == first
 
 
+def test_a_memory_of_another_version_is_none(data: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = scan(data, memory=memory(data))
+    images = [example.image for example in first.examples]
+    formats = "headstart.features.images.scan_memory.FORMATS"
+    monkeypatch.setattr(formats, ("PNG", "JPEG"))  # a name is remembered, not a place in the list
+    assert memory(data).recall(images[0].path) == images[0]
+    monkeypatch.setattr(formats, ("PNG",))
+    assert memory(data).recall(images[0].path) is None
+    monkeypatch.undo()
+    monkeypatch.setattr("headstart.features.images.scan_memory.HEADER_VERSION", 0)
+    assert memory(data).recall(images[0].path) is None
+    monkeypatch.undo()
+    (file,) = (data.parent / "scans").iterdir()
+    before_there_was_a_version = {
+        "paths": np.frombuffer(b"\0".join(os.fsencode(os.path.relpath(one.path, data)) for one in images), np.uint8),
+        "digests": np.frombuffer(bytes.fromhex("".join(one.digest for one in images)), np.uint8).reshape(-1, 32),
+        "numbers": np.array([(one.bytes, one.mtime_ns, one.orientation, one.width, one.height, 1) for one in images]),
+    }
+    np.savez(file, allow_pickle=False, **before_there_was_a_version)
+    assert memory(data).recall(images[0].path) is None
+
+
+def test_no_image_that_is_refused_is_accepted_once_it_is_remembered(data: Path) -> None:
+    for name, content in {"often.jpg": drawn_often(), "tile.tif": with_large_tile()}.items():
+        (data / "cat" / name).write_bytes(content)
+        os.utime(data / "cat" / name, (OLD, OLD))
+    remembered = scan(data, max_pixels=sys.maxsize, memory=memory(data))  # as `store gc` does
+    assert {"often.jpg", "tile.tif"} <= {Path(example.image.path).name for example in remembered.examples}
+    for max_pixels in (1200, 100_000_000):
+        again = scan(data, max_pixels=max_pixels, memory=memory(data))
+        assert again == scan(data, max_pixels=max_pixels)
+        assert "tile.tif" in {Path(reject.path).name for reject in again.rejects}
+        scan(data, max_pixels=sys.maxsize, memory=memory(data))
+
+
 def test_no_flipped_bit_of_a_memory_is_trusted(data: Path) -> None:
     for path in [*data.glob("dog/*"), *sorted(data.glob("cat/*"))[2:]]:
         path.unlink()
@@ -97,11 +135,12 @@ def test_no_flipped_bit_of_a_memory_is_trusted(data: Path) -> None:
     (file,) = (data.parent / "scans").iterdir()
     whole = file.read_bytes()
     for place in range(len(whole)):
-        for bit in (0, 3, 6):
-            file.write_bytes(bytes(byte ^ (1 << bit if place == at else 0) for at, byte in enumerate(whole)))
-            remembered = memory(data)
-            for example in first.examples:
-                assert remembered.recall(example.image.path) in (None, example.image)
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        remembered = memory(data)
+        for example in first.examples:
+            assert remembered.recall(example.image.path) in (None, example.image)
 
 
 def test_names_of_any_kind_are_remembered(data: Path, reads: list[str]) -> None:

@@ -15,6 +15,7 @@ from headstart.pipeline.check import page as check_page
 from headstart.pipeline.check.check import check
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.check.near_duplicates import near_duplicates
+from headstart.pipeline.data.copies import same_image
 from headstart.pipeline.data.examples import scan
 from headstart.pipeline.featured import cache_features
 from headstart.tests.conftest import SMALL_FLAGS, Cli
@@ -281,8 +282,11 @@ def test_a_copy_is_found_among_few_images_and_when_its_original_leaks(
     planted = copies(data)
     shutil.copy(data / "train" / "cat" / "0.jpg", data / "val" / "cat" / "leak.jpg")
     (store,) = cache_features(data, small, extraction).stores.values()
-    found = near_duplicates(scan(data).examples, store, 0.3)
+    examples = scan(data).examples
+    found = near_duplicates(examples, store, 0.3)
     assert {os.path.relpath(one.image.image.path, data) for one in found} == set(planted)
+    (leak,) = same_image(examples)
+    assert near_duplicates(leak, store, 0.3) == []
 
 
 def test_copies_of_a_file_that_went_are_told_why(data: Path, config: CheckConfig, monkeypatch) -> None:

@@ -22,6 +22,8 @@ class Server(ThreadingHTTPServer):
     content = archive()
     break_off_after: int | None = None
     ranges = True
+    chunked = False
+    speaks_http = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -36,6 +38,9 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
+        if not self.server.speaks_http:
+            self.wfile.write(b"220 mail\r\n\r\n")
+            return
         wanted = self.headers.get("Range")
         self.server.asked.append(wanted)
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
@@ -44,8 +49,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = self.server.content[start:]
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+        if self.server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n" % len(body))
+        else:
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
         self.wfile.write(body[: self.server.break_off_after])
 
     def log_message(self, *_: object) -> None:
@@ -55,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -73,6 +83,21 @@ def test_a_download_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -
     assert (tmp_path / "x.zip").read_bytes() == server.content
     download_zip(server.url, tmp_path / "x.zip")
     assert len(server.asked) == 2
+
+
+def test_a_download_that_breaks_off_within_a_chunk_is_told_in_a_line(server: Server, tmp_path: Path) -> None:
+    server.chunked, server.break_off_after = True, 100_000
+    with pytest.raises(DataError, match=r"x\.zip: broke off after \d+ bytes; run the same command again to go on"):
+        download_zip(server.url, tmp_path / "x.zip")
+    server.chunked, server.break_off_after = False, None
+    download_zip(server.url, tmp_path / "x.zip")
+    assert (tmp_path / "x.zip").read_bytes() == server.content
+
+
+def test_a_server_that_speaks_no_http_is_told_in_a_line(server: Server, tmp_path: Path) -> None:
+    server.speaks_http = False
+    with pytest.raises(DataError, match=r"220 mail.*; run the same command again"):
+        download_zip(server.url, tmp_path / "x.zip")
 
 
 def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
+import csv
 import io
 import os
+import signal
 import stat
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +102,48 @@ def test_the_zip_inside_the_competition_s_zip(tmp_path: Path) -> None:
     prepare(inner, tmp_path / "again", HALVES)
     assert found_in(tmp_path / "data") == found_in(tmp_path / "again")
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["rejects.csv", *sorted(SPLITS)]
+
+
+def test_a_killed_prepare_leaves_nothing_that_the_next_does_not_clear(tmp_path: Path) -> None:
+    inner = write_zip(tmp_path / "train.zip", LAYOUTS["Kaggle's train"])
+    outer = write_zip(tmp_path / "outer.zip", {"train.zip": inner.read_bytes()})
+    code = f"""
+import os, signal
+from pathlib import Path
+from headstart.pipeline.data.sources import opened_source
+with opened_source(Path({str(outer)!r}), Path({str(tmp_path / "data")!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "data").glob(".*"))) == 1
+    prepare(outer, tmp_path / "data", HALVES)
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["rejects.csv", *sorted(SPLITS)]
+
+
+def test_members_of_one_name_are_all_read(tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "s.zip", LAYOUTS["class folders"])
+    with zipfile.ZipFile(source, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("cat/0.png", picture(9000))
+    assert sum(prepare(source, tmp_path / "data", HALVES).fields().values()) == 41
+    assert {picture(0), picture(9000)} <= set(found_in(tmp_path / "data"))
+
+
+def test_rejects_of_other_sources_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name, number in (("a", 0), ("b", 3000)):
+        content = files({"cat": f"cat/{name}{{}}.png", "dog": f"dog/{name}{{}}.png"})
+        content = {path: picture(number + place) for place, path in enumerate(content)}
+        source = write_folder(tmp_path / name, {**content, f"cat/{name}, broken.png": b"broken", "dog/gone.png": b""})
+        prepare(source, tmp_path / "data", HALVES)
+    (tmp_path / "a" / "cat" / "a, broken.png").write_bytes(picture(9000))
+    prepare(tmp_path / "a", tmp_path / "data", HALVES)
+    with (tmp_path / "data" / "rejects.csv").open(newline="") as file:
+        rows = [(os.path.relpath(row[0], tmp_path), row[1]) for row in list(csv.reader(file))[1:]]
+    assert rows == [("b/cat/b, broken.png", "not-an-image"), ("b/dog/gone.png", "empty"), ("a/dog/gone.png", "empty")]
+
+
+def test_every_option_has_help() -> None:
+    assert [field.name for field in fields(PrepareConfig) if not field.metadata.get("help")] == []
 
 
 def test_images_keep_their_split_when_others_are_added(tmp_path: Path) -> None:
