@@ -44,9 +44,9 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
 
     Batch normalisation stays frozen (scale, shift and moving statistics) unless `thaw_batchnorm`: statistics of small
     batches from another domain undo what was learned (keras.io, "Transfer learning & fine-tuning"). Dropout within the
-    backbone stays off. The layers themselves are set, for Keras passes `training` on to nested models whatever they
-    were called with.
+    backbone stays off.
     """
+    # The layers are set one by one: Keras passes `training` on to nested models whatever they were called with.
     for index, layer in enumerate(backbone.model.layers):
         is_batchnorm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = index >= from_layer and (thaw_batchnorm or not is_batchnorm)

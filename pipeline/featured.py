@@ -35,47 +35,31 @@ ScanCheck = Callable[[Scan, dict[str, str]], None]  # raises, given the scan and
 
 @dataclass(frozen=True)
 class FeaturedNetwork:
-    """One network, and the stores that hold its features.
-
-    Args:
-        freeze: builds its fast form at the first call.
-        views: the stores of each augmented view of the training images.
-    """
+    """One network, and the stores that hold its features."""
 
     network: Network
-    freeze: Callable[[], FrozenBackbone]
+    freeze: Callable[[], FrozenBackbone]  # builds the network's fast form at the first call
     stores: Stores
-    views: list[Stores] = field(default_factory=list)
+    views: list[Stores] = field(default_factory=list)  # of each augmented view of the training images
 
 
 @dataclass(frozen=True)
 class FeaturedExamples:
-    """Usable examples, and the stores that hold their features.
-
-    Args:
-        parts: one for each backbone.
-        config: with everything that was left open filled in.
-        extracted: what was given features now.
-        views_extracted: how many features of views were made now.
-    """
+    """Usable examples, and the stores that hold their features."""
 
     examples: list[Example]
     class_names: list[str]
     rejects: list[Reject]
     ignored: int
-    parts: list[FeaturedNetwork]
-    config: FeatureConfig
+    parts: list[FeaturedNetwork]  # one for each backbone
+    config: FeatureConfig  # with everything that was left open filled in
     extraction: ExtractionConfig
-    extracted: Extracted
+    extracted: Extracted  # by this call alone
     views_extracted: int = 0
 
     @property
     def network(self) -> Network:
-        """The one network there is.
-
-        Raises:
-            OptionError: there are several.
-        """
+        """The one network there is; raises OptionError where there are several."""
         if len(self.parts) > 1:
             raise OptionError(f"--backbone {self.config.backbone}: this needs one backbone alone")
         return self.parts[0].network
@@ -92,17 +76,14 @@ class FeaturedExamples:
     def labelled(self, examples: Sequence[Example], views: bool = False) -> LabelledFeatures:
         """The features of `examples`, all cuts side by side, with their labels.
 
-        Args:
-            views: also read the augmented views; `examples` are then training examples.
+        With `views`, the augmented views of `examples` are read too; only training examples have them.
         """
-        widths = [store.form.shape[0] for store in self.stores.values()]
-        ends = np.cumsum([0, *widths]).tolist()
-        columns = map(slice, ends[:-1], ends[1:])
+        ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
         by_view = zip(*(part.views for part in self.parts), strict=True) if views else ()
         return LabelledFeatures(
             features=_read(self.stores.values(), examples),
             labels=np.array([example.label for example in examples], np.int64),
-            columns=dict(zip(self.stores, columns, strict=True)),
+            columns=dict(zip(self.stores, map(slice, ends[:-1], ends[1:]), strict=True)),
             classes=len(self.class_names),
             views=[_read([one for stores in parts for one in stores.values()], examples) for parts in by_view],
             reduced=self.config.precision == "bfloat16",
@@ -151,23 +132,16 @@ class FeaturedExamples:
 
 
 def cache_features(
-    data: Path,
-    config: FeatureConfig,
-    extraction: ExtractionConfig,
-    seed: int = 0,
-    require: ScanCheck | None = None,
+    data: Path, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0, require: ScanCheck | None = None
 ) -> FeaturedExamples:
     """Scan `data`, extract the features that the store lacks, and return the examples that can be used.
 
-    Writes `rejects.csv` into the store's folder.
+    Writes `rejects.csv` into the store's folder. Raises DataError where there are no images, or more rejects than
+    `extraction.max_rejects`; OptionError, WeightsError or StoreError where the settings can't be used.
 
     Args:
         seed: of the views, and of the split where `data` has no split folders.
         require: called before anything is extracted; it raises if the scan can't be used.
-
-    Raises:
-        DataError: no images, or more rejects than `extraction.max_rejects`.
-        OptionError, WeightsError, StoreError: the settings can't be used.
     """
     chosen_cuts(config)  # a wrong name is told before the scan
     store = extraction.store
@@ -189,7 +163,7 @@ def cache_features(
     if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {store}/rejects.csv says why")
     train = [example.image for example in scanned.examples if example.split == "train"]
-    viewed = [extract_views(part, train, first_views(config.augment, seed, config.views)) for part in parts]
+    viewed = [_extract_views(part, train, first_views(config.augment, seed, config.views)) for part in parts]
     return FeaturedExamples(
         **vars(scanned),
         parts=[replace(part, views=stores) for part, (stores, _) in zip(parts, viewed, strict=True)],
@@ -222,17 +196,10 @@ def _created(network: Network, view: View | None = None) -> Stores:
     return {cut: store.create() for cut, store in network.stores(view).items()}
 
 
-def extract_views(
+def _extract_views(
     part: FeaturedNetwork, images: Sequence[ImageFile], views: Sequence[View | None]
 ) -> tuple[list[Stores], int]:
-    """Extract features of views of images that are known to be usable; None is the image as it is.
-
-    Returns:
-        The stores of each view, and how many features were made.
-
-    Raises:
-        DataError: a file is gone, or is not what was scanned.
-    """
+    """Extract views of usable images; None is the image as it is. Returns the stores of each, and the new features."""
     filled, extracted = [], 0
     for view in views:
         stores = _created(part.network, view)
@@ -250,11 +217,10 @@ def extract_at(
 ) -> list[FeatureStore]:
     """Give `examples` the features that they lack at another cut of `network`. Returns the store of each view.
 
-    Raises:
-        DataError: a file is gone, or is not what was scanned.
+    Raises DataError where a file is gone, or is not what was scanned.
     """
     images = [example.image for example in examples]
-    stores, _ = extract_views(_featured(replace(network, cuts=(cut,)), images), images, views)
+    stores, _ = _extract_views(_featured(replace(network, cuts=(cut,)), images), images, views)
     return [one[cut] for one in stores]
 
 
@@ -266,8 +232,7 @@ def first_views(augment: Augment, seed: int, count: int) -> list[View]:
 def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
     """The examples of a run, or of another folder `data`, scanned anew, with the run's features.
 
-    Raises:
-        RunError: the run's settings no longer yield the features that its head was trained on.
+    Raises RunError where the run's settings no longer yield the features that its head was trained on.
     """
     settings = run.config()
     data = data or Path(settings["data"])

@@ -28,10 +28,7 @@ def train_dataset(
     """Batches of (pixels uint8 [b, H, W, 3], labels int64 [b]) over all `examples`, in another order each epoch.
 
     Order and augmentation are functions of `seed` and the epoch's number, so a resumed training sees the same batches
-    as one that was never interrupted.
-
-    Args:
-        next_epoch: returns the number of the epoch; called at the start of each pass.
+    as one that was never interrupted. Each pass begins with a call of `next_epoch`, which returns that number.
     """
 
     def visits() -> Iterator[tuple[np.int64, np.ndarray]]:
@@ -70,15 +67,12 @@ def features_dataset(
 
     Shards are read in a random order. Examples are shuffled within a buffer of `buffer_bytes`, and memory holds about
     three times as much. Both orders are functions of `seed`, the epoch's number and the store's shards. Examples that
-    fit into one buffer come in the order of `train_dataset`.
+    fit into one buffer come in the order of `train_dataset`. Raises StoreError where an example has no features.
 
     Args:
         stores: of one shape; each epoch reads the next.
-        next_epoch: returns the number of the epoch; called at the start of each pass.
+        next_epoch: see `train_dataset`.
         raised: gets the errors of a pass, such as a damaged shard's `StoreError`, for `explained` to raise.
-
-    Raises:
-        StoreError: an example has no features.
     """
     digests = [example.image.digest for example in examples]
     for store in stores:
@@ -108,10 +102,7 @@ def features_dataset(
 def _shuffled(
     pieces: Iterator[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of rows and their `labels`, shuffled within each of `pieces`: positions int64 [n], rows [n, *shape].
-
-    The rows of a piece that fill no whole batch go on to the next.
-    """
+    """Shuffle each of `pieces`, (positions int64 [n], rows [n, *shape]), into batches; the rest goes to the next."""
     left: tuple[np.ndarray, np.ndarray] | None = None
     for piece in pieces:
         positions, rows = (np.concatenate(two) for two in zip(left, piece, strict=True)) if left else piece
@@ -133,12 +124,10 @@ def _generated(
 ) -> tf.data.Dataset:
     """A dataset of the `count` tuples that `generate` yields; each pass calls it anew.
 
-    It stands in for TensorFlow's `from_generator`, which slows the whole process down: TensorFlow 2.21 sets malloc's
-    M_TRIM_THRESHOLD, and the kernel then maps and clears every temporary buffer over 128 KiB anew.
-
-    Args:
-        raised: gets the errors that `generate` raises; TensorFlow passes on their text alone.
+    `raised` gets the errors that `generate` raises; TensorFlow passes on their text alone.
     """
+    # TensorFlow's `from_generator` slows the whole process down: TensorFlow 2.21 sets malloc's M_TRIM_THRESHOLD, and
+    # the kernel then maps and clears every temporary buffer over 128 KiB anew.
     numbers = itertools.count()
     passes: dict[int, Iterator[tuple[Any, ...]]] = {}
 
@@ -189,12 +178,7 @@ def _buffers(
 def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> Iterator[None]:
     """Where TensorFlow fails in a pass over `examples`, raise the error behind its own.
 
-    Args:
-        raised: filled by `features_dataset`.
-
-    Raises:
-        DataError: see `require_unchanged_files`.
-        StoreError: a shard is damaged.
+    That is the first error that `features_dataset` put into `raised`, or the one of `require_unchanged_files`.
     """
     try:
         yield
@@ -206,11 +190,7 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 
 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
-    """Require that the files are still the ones that were scanned.
-
-    Raises:
-        DataError: one is gone, or has changed.
-    """
+    """Raise DataError where a file is gone, or has changed since the scan."""
     changed = [example.image.path for example in examples if not example.image.is_unchanged()]
     if changed:
         raise DataError(f"{changed[0]}: gone or changed while it was in use ({len(changed)} such files)")
@@ -219,4 +199,8 @@ def require_unchanged_files(examples: Sequence[Example]) -> None:
 def _columns(examples: Sequence[Example], images: ImageConfig) -> tuple[Any, ...]:
     """The columns that `decoded_dataset` takes, and the labels int64 [N]."""
     files = file_columns([example.image for example in examples], images)
-    return *files, np.array([example.label for example in examples], np.int64)
+    return *files, _labels(examples)
+
+
+def _labels(examples: Sequence[Example]) -> np.ndarray:
+    return np.array([example.label for example in examples], np.int64)

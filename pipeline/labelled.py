@@ -11,23 +11,14 @@ from headstart.features.backbones.cuts import Cut
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Features in memory, with a label for each example.
+    """Features in memory, with a label for each example."""
 
-    Args:
-        features: float32 [N, D], the cuts side by side.
-        labels: int64 [N] in [0, classes).
-        classes: the number of classes.
-        columns: where each cut lies in `features`, in order and without gaps.
-        views: features [N, D] of other views of the images; each epoch trains on one of them in place of `features`.
-        reduced: hidden layers multiply in bfloat16 while a head is trained.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
+    features: np.ndarray  # float32 [N, D], the cuts side by side
+    labels: np.ndarray  # int64 [N] in [0, classes)
     classes: int
-    columns: Mapping[Cut, slice]
-    views: Sequence[np.ndarray] = ()
-    reduced: bool = False
+    columns: Mapping[Cut, slice]  # of `features`, in order and without gaps
+    views: Sequence[np.ndarray] = ()  # [N, D] of augmented views; each epoch trains on one in place of `features`
+    reduced: bool = False  # hidden layers multiply in bfloat16 while a head is trained
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,13 +35,11 @@ class LabelledFeatures:
         def side_by_side(rows: np.ndarray) -> np.ndarray:
             return rows[:, taken[0]] if len(taken) == 1 else np.concatenate([rows[:, cut] for cut in taken], axis=1)
 
-        columns: dict[Cut, slice] = {}
-        start = 0
-        for cut, part in zip(cuts, taken, strict=True):
-            columns[cut] = slice(start, start + part.stop - part.start)
-            start = columns[cut].stop
-        views = [side_by_side(view) for view in self.views]
-        return replace(self, features=side_by_side(self.features), columns=columns, views=views)
+        ends = np.cumsum([0, *(part.stop - part.start for part in taken)]).tolist()
+        columns = dict(zip(cuts, map(slice, ends[:-1], ends[1:]), strict=True))
+        return replace(
+            self, features=side_by_side(self.features), columns=columns, views=[side_by_side(v) for v in self.views]
+        )
 
     def take(self, rows: slice | np.ndarray) -> LabelledFeatures:
         """Some of the examples, int64 [n]. A slice is not copied."""

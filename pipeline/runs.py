@@ -39,11 +39,7 @@ _PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
 
 
 class Run:
-    """The files of one run folder.
-
-    Args:
-        path: the folder; it need not exist yet.
-    """
+    """The files of the run folder `path`, which need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,8 +56,7 @@ class Run:
     def open(cls, path: Path) -> "Run":
         """The run at `path`; one that a killed process was about to replace is put back first.
 
-        Raises:
-            RunError: there is none.
+        Raises RunError where there is none.
         """
         if not path.exists():
             _clear_left_over(path)
@@ -74,11 +69,7 @@ class Run:
         return run
 
     def config(self) -> dict[str, Any]:
-        """The content of `config.json`.
-
-        Raises:
-            RunError: it is damaged.
-        """
+        """The content of `config.json`; raises RunError where it is damaged."""
         return _read_json(self.config_file)
 
     def configs(self) -> tuple[FeatureConfig, ExtractionConfig]:
@@ -91,11 +82,7 @@ class Run:
         return names
 
     def load_model(self, file: Path) -> "keras.Model":
-        """The head or classifier saved in `file`.
-
-        Raises:
-            RunError: it is damaged.
-        """
+        """The head or classifier saved in `file`; raises RunError where it is damaged."""
         import keras  # here, for a folder that is no run is found without waiting for it
 
         try:
@@ -114,10 +101,7 @@ class Run:
 
     def write_examples(self, examples: Iterable[Example], class_names: Sequence[str]) -> None:
         """Write `examples.csv`."""
-        rows = (
-            (example.image.path, example.image.digest, class_names[example.label], example.split)
-            for example in examples
-        )
+        rows = ((one.image.path, one.image.digest, class_names[one.label], one.split) for one in examples)
         write_csv(self.examples_file, ("path", "digest", "label", "split"), rows)
 
     def digests(self, split: str) -> set[str]:
@@ -167,8 +151,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
     """Yield a run in a folder beside `path`; rename it to `path` once all is written, else leave no trace.
 
-    Raises:
-        RunError: see `require_free`; or another process made `path` meanwhile.
+    Raises RunError where `path` is not free, or another process made it meanwhile.
     """
     require_free(path, overwrite)
     try:
@@ -181,16 +164,15 @@ def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
 
 
 def require_free(path: Path, overwrite: bool) -> None:
-    """Require that a run may be written to `path`. What killed processes left there is cleared first.
+    """Clear what killed processes left at `path`; raise RunError where a run is there that may not be overwritten.
 
-    Raises:
-        RunError: a run is there and `overwrite` is false, or `path` is no run.
+    A folder that is no run may never be.
     """
     _clear_left_over(path)
     if path.exists():
         if not overwrite:
             raise RunError(f"--run {path}: exists; give another name, or --overwrite to replace it")
-        Run.open(path)  # never replace a folder that is not a run
+        Run.open(path)
 
 
 def _clear_left_over(path: Path) -> None:
@@ -217,18 +199,12 @@ def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dic
     lines: dict[str, list[str]] = {"classes": list(class_names)}
     for example in sorted(examples, key=lambda example: (example.image.digest, example.label)):
         lines.setdefault(example.split, []).append(f"{example.image.digest} {example.label}")
-    return {
-        name: hashlib.sha256("\n".join(entries).encode(errors="surrogateescape")).hexdigest()
-        for name, entries in lines.items()
-    }
+    texts = {name: "\n".join(entries).encode(errors="surrogateescape") for name, entries in lines.items()}
+    return {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
 
 
 def require_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:
-    """Require that the classes, and the examples of `splits`, are the ones that the run was trained on.
-
-    Raises:
-        RunError: they differ; it names which.
-    """
+    """Raise RunError where the classes, or the examples of `splits`, are not the ones that the run was trained on."""
     then, now = run.config()["examples"], list_digests(examples, class_names)
     changed = [name for name in ("classes", *splits) if then.get(name) != now.get(name)]
     if changed:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -40,30 +39,17 @@ def class_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray | N
     if mode == "none":
         return None
     counts = np.bincount(labels, minlength=classes)
-    weights = np.where(counts, len(labels) / (classes * np.maximum(counts, 1)), 0)
-    return weights.astype(np.float32)
-
-
-def curves(logs: Path, phase: str) -> keras.callbacks.TensorBoard:
-    """TensorBoard curves of one phase; the epochs of the second go on where the first ended."""
-    return keras.callbacks.TensorBoard(logs / phase, write_graph=False)
+    return np.where(counts, len(labels) / (classes * np.maximum(counts, 1)), 0).astype(np.float32)
 
 
 class Progress(keras.callbacks.Callback):
-    """Tells `advance` of the examples of each finished training batch, and measures the speed.
-
-    Args:
-        examples: in one epoch, in batches of `batch_size`, of which the last may be smaller.
-    """
+    """Tells `advance` of each finished batch of an epoch's `examples`, and measures the speed."""
 
     def __init__(self, advance: Callable[[int], None], examples: int, batch_size: int) -> None:
         super().__init__()
-        self.advance = advance
-        self.examples = examples
-        self.batch_size = batch_size
+        self.advance, self.examples, self.batch_size = advance, examples, batch_size
         self._done = 0  # in this epoch
-        self._timed_examples = 0
-        self._timed_seconds = 0.0
+        self._timed_examples, self._timed_seconds = 0, 0.0
         self._since: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -118,27 +104,12 @@ def restart_draws(model: keras.Model, epoch: int) -> None:
 
 
 class EpochCounter(keras.callbacks.Callback):
-    """Knows the number of the epoch that is running, and makes its randomness a function of that number.
-
-    Keras keeps no state of dropout in a weights file, so that training which goes on from one would draw again what
-    the first epochs drew.
-    """
+    """Knows the number of the epoch that is running, and makes its randomness a function of that number."""
 
     number = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Remember `epoch`, and set the counter beside each layer's seed."""
+        """Remember `epoch`, and call `restart_draws`."""
         self.number = epoch
+        # Keras keeps no state of dropout in a weights file: a training that went on would draw as its first epochs did.
         restart_draws(self.model, epoch)
-
-
-class KeepState(keras.callbacks.Callback):
-    """Calls `keep(epoch)` when an epoch is finished; the last of the callbacks, so that all others have written."""
-
-    def __init__(self, keep: Callable[[int], None]) -> None:
-        super().__init__()
-        self.keep = keep
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Call `keep`."""
-        self.keep(epoch)

@@ -21,7 +21,7 @@ from headstart.pipeline.finetune.model import FinetuneModel, build_finetune_mode
 from headstart.pipeline.finetune.state import FinetuneState
 from headstart.pipeline.inputs import explained, require_unchanged_files
 from headstart.pipeline.runs import Run, require_unchanged, versions
-from headstart.pipeline.training import EpochCounter, EvalProgress, KeepState, Progress, curves
+from headstart.pipeline.training import EpochCounter, EvalProgress, Progress
 
 _WEIGHTS_FILES = 6  # the best and the latest; each in work, kept, and being copied
 
@@ -156,13 +156,14 @@ def _fit(
         keep = _keeper(state, offset, [*train, *val] if built.map_cut is None else [])
         with progress("fine-tuning", config.epochs * len(train), done=done * len(train)) as advance:
             speed = Progress(advance, len(train), config.batch_size)
+            curves = keras.callbacks.TensorBoard(run.logs / "finetune", write_graph=False)
             model.fit(
                 train_batches,
                 shuffle=False,  # the dataset shuffles, as a function of seed and epoch
                 validation_data=val_batches,
                 initial_epoch=offset,
                 epochs=offset + config.epochs,
-                callbacks=[epoch, speed, curves(run.logs, "finetune"), *_state_callbacks(state, keep)],
+                callbacks=[epoch, speed, curves, *_state_callbacks(state, keep)],
                 verbose=0,
             )
     model.load_weights(state.best_weights)
@@ -216,7 +217,8 @@ def _state_callbacks(state: FinetuneState, keep: Callable[[int], None]) -> list[
             state.best_weights, save_best_only=True, save_weights_only=True, initial_value_threshold=best_so_far
         ),
         keras.callbacks.BackupAndRestore(state.backup, delete_checkpoint=False),
-        KeepState(keep),
+        # The last of the callbacks, so that all others have written.
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: keep(epoch)),
     ]
 
 

@@ -51,11 +51,7 @@ class FinetuneModel:
         return build_classifier(network.backbone, network.cuts, self.head)
 
     def batches(
-        self,
-        config: FinetuneConfig,
-        seed: int,
-        next_epoch: Callable[[], int],
-        raised: list[Exception] | None = None,
+        self, config: FinetuneConfig, seed: int, next_epoch: Callable[[], int], raised: list[Exception] | None = None
     ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
         """Batches of train, in another order each epoch, and of val; maps that the store lacks are extracted first.
 

@@ -108,8 +108,7 @@ def _write_training(run: Run, trained: TrainedHead) -> None:
     save_for_inference(trained.model, run.head_file)
     run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
     run.update(
-        run.metrics_file,
-        head={"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val},
+        run.metrics_file, head={"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val}
     )
 
 

@@ -107,12 +107,7 @@ def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
 
 
 def _cache(
-    study: Study,
-    data: Path,
-    features: FeatureConfig,
-    extraction: ExtractionConfig,
-    config: SweepConfig,
-    seed: int,
+    study: Study, data: Path, features: FeatureConfig, extraction: ExtractionConfig, config: SweepConfig, seed: int
 ) -> tuple[FeaturedExamples, dict[str, str]]:
     """The examples with features at every cut of the space, and the digests of the examples that were scanned.
 
