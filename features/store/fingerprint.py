@@ -15,19 +15,17 @@ class Fingerprint:
     """Everything that decides the value of a feature; equal fingerprints mean equal features.
 
     Args:
-        backbone: name of the network.
-        weights: SHA-256 over the shapes, dtypes and values of its weights.
-        cut: the name of the cut within the backbone, `mixed10` or `mixed8:map`.
+        weights: SHA-256 over the shapes, dtypes and values of the network's weights.
+        cut: the name within the backbone, `mixed10` or `mixed8:map`.
         shape: of one image's features, `(D,)`, or `(H, W, D)` for a map.
         dtype: of the features as stored, `float16` or `float32`.
         precision: of the arithmetic, `float32`, `bfloat16` or `int8`.
         rescale: `scale` and `offset` of the affine map from pixels to the network's input.
-        image_size: side of the square input in pixels.
-        resize, truncated: see `ImageConfig`.
+        image_size, resize, truncated: see `ImageConfig`.
         pixels_version: of the way from a file's bytes to pixels.
         forward_version: of the arithmetic; None in stores of early versions.
-        calibration: the images on which an 8-bit network was quantised, and a hash of it; None for others.
-        augment, augment_version, seed, view: how images were augmented; None for images as they are.
+        calibration: hashes of an 8-bit network and of the images it was quantised on; None for others.
+        augment, augment_version, seed, view: see `View`; None for images as they are.
     """
 
     backbone: str
@@ -67,17 +65,13 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, values: Any) -> "Fingerprint":
-        """The fingerprint that `to_json` gave.
-
-        Raises:
-            ValueError: a field is missing, unknown or of another type; it names the field.
-        """
+        """The fingerprint that `to_json` gave. A field that is missing, unknown or of another type is a ValueError."""
         if not isinstance(values, dict):
             raise ValueError("it holds no JSON object")
         known = {field.name: field for field in fields(cls)}
-        for name, field in known.items():
-            if name not in values and field.default is MISSING:
-                raise ValueError(f"it lacks the field {name!r}")
+        lacking = [name for name, field in known.items() if name not in values and field.default is MISSING]
+        if lacking:
+            raise ValueError(f"it lacks the field {lacking[0]!r}")
         for name, value in values.items():
             if name not in known:
                 raise ValueError(f"it has a field {name!r} that this version of headstart does not know")
