@@ -1,7 +1,7 @@
 """The loop that fills stores: missing digests, pixels, frozen backbone, shards. It knows nothing of labels."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -71,7 +71,7 @@ def extract_features(
     if any_decodes(missing, config):
         which = "" if view is None else f"view {view.number} of "
         console.print(f"extracting features of {which}{len(missing)} images that have none yet")
-        done = _extract(missing, freeze(), stores, config, view)
+        done = _extract(missing, freeze, stores, config, view)
     else:
         done = Extracted(rejects=[why_undecodable(image) for image in missing])
     for store in stores.values():
@@ -81,17 +81,19 @@ def extract_features(
 
 def _extract(
     missing: Sequence[ImageFile],
-    backbone: FrozenBackbone,
+    freeze: Callable[[], FrozenBackbone],
     stores: Mapping[Cut, FeatureStore],
     config: ImageConfig,
     view: View | None,
 ) -> Extracted:
+    writers = _writers(stores, [image.digest for image in missing])
+    backbone = freeze()
     decoded = np.zeros(len(missing), bool)
     changed: list[ImageFile] = []
     extracted: set[str] = set()
     start = time.perf_counter()  # from the first file read to the last shard's rename, warm-up aside
     with (
-        _writers(stores, [image.digest for image in missing]) as writers,
+        _flushed(writers.values()),
         progress("extracting features" if view is None else f"view {view.number}", len(missing)) as advance,
     ):
         batches = decoded_batches(missing, config, backbone.images_per_pass, view)
@@ -109,15 +111,20 @@ def _extract(
     return Extracted(frozenset(extracted), [why_undecodable(image) for image in [*changed, *left_out]], seconds)
 
 
-@contextmanager
-def _writers(stores: Mapping[Cut, FeatureStore], digests: Sequence[str]) -> Iterator[dict[Cut, "_ShardWriter"]]:
-    """A writer per cut. All are flushed at the end, also after Ctrl-C or if one fails: finished features are kept."""
+def _writers(stores: Mapping[Cut, FeatureStore], digests: Sequence[str]) -> dict[Cut, "_ShardWriter"]:
+    """A writer per cut; raises an OSError if the disk has too little room."""
     writers = {cut: _ShardWriter(store, frozenset(store.missing(digests))) for cut, store in stores.items()}
     require_space(next(iter(stores.values())).folder, sum(writer.bytes_to_come() for writer in writers.values()))
+    return writers
+
+
+@contextmanager
+def _flushed(writers: Iterable["_ShardWriter"]) -> Iterator[None]:
+    """Flush all writers at the end, also after Ctrl-C or if one fails: finished features are kept."""
     with ExitStack() as at_the_end:
-        for writer in writers.values():
+        for writer in writers:
             at_the_end.callback(writer.flush)
-        yield writers
+        yield
 
 
 @dataclass

@@ -29,6 +29,8 @@ def writing_curves(folder: Path | None, learning_rate: float) -> Iterator[OnEpoc
             tf.summary.scalar("epoch_learning_rate", learning_rate, step=epoch - 1)
         return False
 
-    yield write
-    for writer in writers.values():
-        writer.close()
+    try:
+        yield write
+    finally:
+        for writer in writers.values():
+            writer.close()
