@@ -70,7 +70,7 @@ def test_a_full_disk_is_told_in_one_line(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("quota"), RuntimeError("No space left on device"), ValueError("errno = 28,")]
+    "error", [KeyError("quota"), KeyError("No space left on device"), ValueError("errno = 28,")]
 )
 def test_a_bug_is_not_taken_for_a_full_disk(error: Exception) -> None:
     outcome = raising(error)
