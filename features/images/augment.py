@@ -14,35 +14,23 @@ Augment = Literal["none", "flip", "standard"]
 
 @dataclass(frozen=True)
 class View:
-    """One augmented version of every image. Its features are cached like those of the images themselves.
-
-    Args:
-        augment: see `augment_image`.
-        number: from 1.
-    """
+    """One augmented version of every image. Its features are cached like those of the images themselves."""
 
     augment: Augment
     seed: int
-    number: int
+    number: int  # from 1
 
     def image_seed(self, digest: str) -> np.ndarray:
         """The seed of one image, int32 [2]."""
-        text = f"{self.seed} {self.number} {digest}"
-        return np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.int32)
+        text = f"{self.seed} {self.number} {digest}".encode()
+        return np.frombuffer(hashlib.sha256(text).digest()[:8], np.int32)
 
 
 def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
-    """Change one image at random.
+    """Change one image, square uint8 [H, W, 3], at random by its seed, int32 [2]. The shape is kept.
 
     `flip` mirrors half of the images. `standard` also crops to 70 to 100 % of each side, and changes brightness and
     contrast by up to 20 %.
-
-    Args:
-        pixels: uint8 [H, W, 3], square.
-        seed: int32 [2].
-
-    Returns:
-        uint8, of the same shape.
     """
     if augment == "none":
         return pixels
@@ -51,8 +39,7 @@ def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Te
     if augment == "flip":
         return pixels
     size = tf.shape(pixels)[0]
-    share = tf.random.stateless_uniform((), seeds[1], 0.7, 1.0)
-    side = tf.cast(share * tf.cast(size, tf.float32), tf.int32)
+    side = tf.cast(tf.random.stateless_uniform((), seeds[1], 0.7, 1.0) * tf.cast(size, tf.float32), tf.int32)
     crop = tf.image.stateless_random_crop(pixels, tf.stack([side, side, 3]), seeds[2])
     x = tf.ensure_shape(tf.image.resize(crop, (size, size)), pixels.shape)
     x = tf.image.stateless_random_brightness(x, 0.2 * 255, seeds[3])

@@ -13,8 +13,10 @@ from headstart.features.images.decode import PILLOW, ImageConfig, decode, decode
 from headstart.features.images.faults import Fault
 from headstart.features.images.scan import ImageFile, Reject, why_unreadable
 
+Columns = tuple[tf.Tensor, ...]
 
-def as_decoded(*image: tf.Tensor) -> tuple[tf.Tensor, ...]:
+
+def as_decoded(*image: tf.Tensor) -> Columns:
     """Return an image and its further columns unchanged."""
     return image
 
@@ -23,42 +25,35 @@ def decoded_dataset(
     files: tf.data.Dataset,
     config: ImageConfig,
     batch_size: int,
-    finish: Callable[..., tuple[tf.Tensor, ...]] = as_decoded,
+    finish: Callable[..., Columns] = as_decoded,
     skip: bool = False,
 ) -> tf.data.Dataset:
     """Map a dataset of (path, decoder, orientation, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
 
-    The order is kept. Images that TensorFlow can't decode go to Pillow once the rest of their batch is done.
-
-    Args:
-        finish: applied to each decoded image and its further columns.
-        skip: leave out images that Pillow can't read either, instead of failing.
+    The order is kept. `finish` is applied to each decoded image and its further columns. Images that TensorFlow can't
+    decode go to Pillow once the rest of their batch is done. If Pillow fails too, `skip` leaves the image out.
     """
 
-    def load(
-        number: tf.Tensor, path: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, *rest: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
+    def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, orientation: tf.Tensor, *rest: tf.Tensor) -> Columns:
         return number, *finish(decode(tf.io.read_file(path), decoder, orientation, config), *rest)
 
-    def load_with_pillow(number: tf.Tensor, path: tf.Tensor, _: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def load_with_pillow(number: tf.Tensor, path: tf.Tensor, _: tf.Tensor, *rest: tf.Tensor) -> Columns:
         return load(number, path, PILLOW, *rest)
 
-    def loaded(
-        batch: Sequence[tf.Tensor], load: Callable[..., tuple[tf.Tensor, ...]], skip: bool
-    ) -> tuple[tf.Tensor, ...]:
+    def loaded(batch: Sequence[tf.Tensor], load: Callable[..., Columns], skip: bool) -> Columns:
         slices = tf.data.Dataset.from_tensor_slices(tuple(batch))
-        images = slices.map(tf.autograph.experimental.do_not_convert(load), num_parallel_calls=parallelism())
+        images = slices.map(tf.autograph.experimental.do_not_convert(load), num_parallel_calls=cpu_count())
         images = (images.ignore_errors() if skip else images).batch(batch_size)
         none = tf.nest.map_structure(lambda spec: tf.zeros((0, *spec.shape[1:]), spec.dtype), images.element_spec)
         first = images.concatenate(tf.data.Dataset.from_tensors(none)).take(1)
-        element: tuple[tf.Tensor, ...] = first.with_options(explicit_options()).get_single_element()
+        element: Columns = first.with_options(explicit_options()).get_single_element()
         return element
 
-    def load_batch(path: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def load_batch(path: tf.Tensor, *rest: tf.Tensor) -> Columns:
         numbers = tf.range(tf.size(path))
         done = loaded((numbers, path, *rest), load, skip=True)
 
-        def with_pillow() -> tuple[tf.Tensor, ...]:
+        def with_pillow() -> Columns:
             left = tf.sets.difference(numbers[tf.newaxis], done[0][tf.newaxis]).values
             again = [left, *(tf.gather(column, left) for column in (path, *rest))]
             both = [tf.concat(parts, axis=0) for parts in zip(done, loaded(again, load_with_pillow, skip), strict=True)]
@@ -68,13 +63,8 @@ def decoded_dataset(
         return tuple(columns)
 
     plain = tf.autograph.experimental.do_not_convert(load_batch)
-    batches = files.batch(batch_size).map(plain, num_parallel_calls=2 + parallelism() // batch_size)
+    batches = files.batch(batch_size).map(plain, num_parallel_calls=2 + cpu_count() // batch_size)
     return batches.prefetch(2).with_options(explicit_options())
-
-
-def parallelism() -> int:
-    """The number of files to decode at a time."""
-    return cpu_count()
 
 
 def explicit_options() -> tf.data.Options:
@@ -93,21 +83,18 @@ def explicit_options() -> tf.data.Options:
 def decoded_batches(
     images: Sequence[ImageFile], config: ImageConfig, batch_size: int, view: View | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (int64 [b] positions in `images`, uint8 [b, size, size, 3]) with b <= `batch_size`.
+    """Yield (int64 [b] positions in `images`, uint8 [b, size, size, 3]) with b <= `batch_size`, augmented as in `view`.
 
     An image that can't be decoded is left out of its batch. `why_undecodable` says why.
-
-    Args:
-        view: says how images are augmented; None leaves them as they are.
     """
     if not images:
         return
-    columns: tuple[Any, ...] = (*file_columns(images, config), np.arange(len(images)))
-    finish: Callable[..., tuple[tf.Tensor, ...]] = as_decoded
+    columns: Columns = (*file_columns(images, config), np.arange(len(images)))
+    finish: Callable[..., Columns] = as_decoded
     if view is not None:
         columns += (np.array([view.image_seed(image.digest) for image in images]),)
 
-        def finish(pixels: tf.Tensor, position: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def finish(pixels: tf.Tensor, position: tf.Tensor, seed: tf.Tensor) -> Columns:
             return augment_image(pixels, view.augment, seed), position
 
     files = tf.data.Dataset.from_tensor_slices(columns)
@@ -134,14 +121,14 @@ def why_undecodable(image: ImageFile) -> Reject:
     """Say why `decoded_batches` left an image out."""
     if not image.is_unchanged():
         return Reject(image.path, "vanished", "gone or changed since it was scanned")
-    fault = _fault(image) or Fault("vanished", "could not be read once, and could be afterwards")
+    fault = _fault(image.path)
     return Reject(image.path, fault.reason, fault.detail)
 
 
-def _fault(image: ImageFile) -> Fault | None:
-    """What is wrong with an image, in Pillow's words; None if Pillow can decode it."""
+def _fault(path: str) -> Fault:
+    """The fault of an image, in Pillow's words."""
     try:
-        data = Path(image.path).read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         return why_unreadable(error)
     try:
@@ -149,4 +136,4 @@ def _fault(image: ImageFile) -> Fault | None:
     except Exception as error:  # whatever its parsers raise
         said = " ".join(str(error).split()) or type(error).__name__
         return Fault("truncated" if "truncated" in said.lower() else "corrupt", said)
-    return None
+    return Fault("vanished", "could not be read once, and could be afterwards")

@@ -1,9 +1,7 @@
 """The only path from bytes to pixels: decode, resize, turn upright. `features.images.batches` does it for many files.
 
 Caching, fine-tuning and predicting share this graph, so that a feature means the same in all three. TensorFlow decodes
-JPEG and PNG, and Pillow decodes those at which TensorFlow fails. Pillow decodes all other formats: TensorFlow 2.21's
-WebP decoder aborts the process on an animation, its GIF decoder reads all frames and crops transparent ones, and its
-BMP decoder knows no compression.
+JPEG and PNG. Pillow decodes those at which TensorFlow fails, and all other formats: see decision 15 in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable
@@ -18,25 +16,17 @@ from headstart.features.images.formats import open_image
 from headstart.features.images.scan import ImageFile
 from PIL import Image
 
-# Part of every fingerprint: raise it when the same file would yield other pixels than before.
-PIXELS_VERSION = 2
-
+PIXELS_VERSION = 2  # part of every fingerprint: raise it when the same file would yield other pixels than before
 _JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg divides sides by these while it decodes
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How bytes become pixels.
+    """How bytes become pixels. A size under 32 raises an OptionError."""
 
-    Args:
-        size: side of the square image in pixels, at least 32.
-        resize: `stretch` to the square, or `crop` the centre square first.
-        truncated: `reject` a JPEG that ends early, or `keep` it with its lower part grey.
-    """
-
-    size: int
-    resize: Literal["stretch", "crop"] = "stretch"
-    truncated: Literal["reject", "keep"] = "reject"
+    size: int  # side of the square image in pixels
+    resize: Literal["stretch", "crop"] = "stretch"  # to the square; or crop the centre square first
+    truncated: Literal["reject", "keep"] = "reject"  # a JPEG that ends early; or keep it with its lower part grey
 
     def __post_init__(self) -> None:
         if self.size < 32:
@@ -44,20 +34,15 @@ class ImageConfig:
 
 
 def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    """Decode and resize one image inside a graph.
+    """Decode one image inside a graph, and resize it: uint8 [size, size, 3], RGB, upright.
 
-    Resizing is bilinear. It is antialiased if the longer side still shrinks by more than 2.
+    Transparent pixels are laid over white. An animation is its first frame. Resizing is bilinear, and antialiased if
+    the longer side still shrinks by more than 2. Bytes that `decoder` can't decode raise a tf.errors.OpError.
 
     Args:
-        data: scalar string, the bytes of a file in one of `features.images.formats.FORMATS`.
+        data: scalar string, the bytes of a file in one of `formats.FORMATS`.
         decoder: scalar int32, see `decoder_of`.
         orientation: scalar int32, EXIF's, 1 to 8.
-
-    Returns:
-        uint8 [size, size, 3], RGB, upright. Transparent pixels are laid over white. An animation is its first frame.
-
-    Raises:
-        tf.errors.OpError: this decoder can't decode the bytes.
     """
     if isinstance(decoder, int):
         pixels = _DECODERS[decoder](data, config)
@@ -122,14 +107,7 @@ _PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 
 
 def pillow_pixels(data: bytes) -> np.ndarray:
-    """Decode any of `features.images.formats.FORMATS` with Pillow.
-
-    Returns:
-        uint8 [H, W, 3], RGB, as stored.
-
-    Raises:
-        Exception: Pillow's parsers raise almost anything.
-    """
+    """Decode any of `formats.FORMATS`: uint8 [H, W, 3], RGB, as stored. Pillow's parsers raise almost anything."""
     with open_image(data) as picture:
         if picture.mode.startswith("I"):  # 16 bits per sample
             return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=2)

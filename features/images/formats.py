@@ -13,9 +13,7 @@ from pathlib import Path
 from headstart.features.images.faults import MAX_PIXELS, Fault
 from PIL import Image
 
-# Part of every scan memory: raise it when a header of the same file would say something else than before.
-HEADER_VERSION = 1
-
+HEADER_VERSION = 1  # part of every scan memory: raise it when a header of the same file would say something else
 MOST_SIDE = 65_535  # JPEG's own limit; resizing holds all of the longer side
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
@@ -43,42 +41,32 @@ _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 @dataclass(frozen=True)
 class Header:
-    """The header of an image.
-
-    Args:
-        width: in pixels, as stored; `height` too.
-        orientation: EXIF's, 1 (upright) to 8, of the pixels as they are decoded.
-        format: one of `FORMATS`.
-        tile_pixels: pixels of a TIFF's tile, 0 if it has none.
-        scans: how often a JPEG draws the image, about 1 or 10.
-    """
+    """The header of an image. Width and height are in pixels, as stored."""
 
     width: int
     height: int
-    orientation: int
-    format: str
-    tile_pixels: int = 0
-    scans: int = 1
+    orientation: int  # EXIF's, 1 (upright) to 8, of the pixels as they are decoded
+    format: str  # one of `FORMATS`
+    tile_pixels: int = 0  # of a TIFF's tile, 0 if it has none
+    scans: int = 1  # the number of times that a JPEG draws the image, about 1 or 10
 
 
 def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:
-    """Read the header of an image.
+    """Read the header of an image from the whole file, or say why it can't be used.
 
-    Args:
-        data: the whole file.
-        name: tells a broken image from a file of another kind, and nothing else.
-
-    Returns:
-        The header, or why the image can't be used. None if `data` is an image neither by name nor by content.
+    None if it is an image neither by name nor by content. Nothing else depends on `name`.
     """
-    named = _is_named_as_image(name)
+    named = is_image(name, b"")
     format = _format_of(data)
     if format is None:
         return _unidentified(data, named)
     try:
         with open_image(data, format) as image:
-            tile_pixels, scans = _tile_pixels(image), _scans(image, data)
-            fault = why_too_large(image.width, image.height, tile_pixels, scans, max_pixels) or _why_unusable(image)
+            tile_pixels = _tile_pixels(image)
+            scans = data.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
+            fault = why_too_large(image.width, image.height, tile_pixels, scans, max_pixels)
+            if fault is None and (image.mode == "F" or (image.mode == "I" and image.format != "PPM")):
+                fault = Fault("unsupported", f"{image.format} with 32 bits per sample")
             orientation = 1 if fault else _orientation(image, data)
             return fault or Header(image.width, image.height, orientation, format, tile_pixels, scans)
     except Exception:  # Pillow's parsers raise almost anything on hostile headers
@@ -97,21 +85,11 @@ def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pix
     return None
 
 
-def _why_unusable(image: Image.Image) -> Fault | None:
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        return Fault("unsupported", f"{image.format} with 32 bits per sample")
-    return None
-
-
 @contextmanager
 def open_image(data: bytes, format: str | None = None) -> Iterator[Image.Image]:
     """Yield the image in `data` with its header read; its pixels can be decoded inside the `with` block.
 
-    Args:
-        format: the image's format, if it is known; else all of `FORMATS` are tried.
-
-    Raises:
-        Exception: `data` is in none of the formats, or Pillow's parsers fail in any other way.
+    Without a `format` all of `FORMATS` are tried. Pillow's parsers raise almost anything.
     """
     _silence_metadata_warnings()
     with _limit_lifted, Image.open(io.BytesIO(data), formats=[format] if format else FORMATS) as image:
@@ -119,10 +97,7 @@ def open_image(data: bytes, format: str | None = None) -> Iterator[Image.Image]:
 
 
 class _LiftedLimit:
-    """Lifts Pillow's own limit on pixels while any thread is inside, for `--max-pixels` takes its place.
-
-    Pillow looks the limit up again while it decodes, so it is lifted for as long as an image is open.
-    """
+    """Lifts Pillow's own limit on pixels while any thread has an image open: `--max-pixels` takes its place."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -147,15 +122,8 @@ _limit_lifted = _LiftedLimit()
 
 @functools.cache
 def _silence_metadata_warnings() -> None:
-    """Ignore Pillow's warnings about metadata that does not keep it from reading the image.
-
-    The filter holds for the whole process: Python 3.11 has none for a thread, and images are opened in many.
-    """
+    """Ignore Pillow's warnings about metadata, in the whole process: Python 3.11 has no filter for one thread."""
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-
-
-def _is_named_as_image(name: str | Path) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _format_of(data: bytes) -> str | None:
@@ -167,7 +135,7 @@ def _format_of(data: bytes) -> str | None:
 
 def is_image(name: str | Path, prefix: bytes) -> bool:
     """Whether a file is an image by its name, or else by its first `PREFIX_BYTES`."""
-    return _is_named_as_image(name) or bool(_format_of(prefix) or _foreign_format(prefix))
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES or bool(_format_of(prefix) or _foreign_format(prefix))
 
 
 def _foreign_format(data: bytes) -> str | None:
@@ -180,10 +148,6 @@ def _tile_pixels(image: Image.Image) -> int:
     width, length = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
     valid = isinstance(width, int) and isinstance(length, int)
     return max(0, min(width * length, sys.maxsize)) if valid else 0
-
-
-def _scans(image: Image.Image, data: bytes) -> int:
-    return data.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
 
 
 def _unidentified(data: bytes, named: bool) -> Fault | None:

@@ -18,18 +18,10 @@ _PIECE = 64  # files that a thread takes at a time
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One image file at the time of the scan.
-
-    Args:
-        digest: SHA-256 of the file's bytes, hexadecimal.
-        orientation: EXIF's, 1 (upright) to 8, of the pixels as they are decoded.
-        width: in pixels, as stored; `height` too.
-        format: one of `formats.FORMATS`, by content.
-        tile_pixels: see `formats.Header`; `scans` too.
-    """
+    """One image file at the time of the scan. The fields from `orientation` on are those of `formats.Header`."""
 
     path: str
-    digest: str
+    digest: str  # SHA-256 of the file's bytes, hexadecimal
     bytes: int
     mtime_ns: int
     orientation: int
@@ -64,13 +56,15 @@ def inspect_images(
 ) -> list[ImageFile | Reject | None]:
     """Inspect many files in parallel; see `inspect_image`. The order is kept.
 
-    Args:
-        recall: returns what is known of a file. A known file is not read, but it is held to `max_pixels` again.
+    A file that `recall` knows is not read, but it is held to `max_pixels` again.
     """
 
     def inspect(path: str | Path) -> ImageFile | Reject | None:
         known = recall(str(path)) if recall else None
-        return _held_to_limit(known, max_pixels) if known else inspect_image(path, max_pixels)
+        if known is None:
+            return inspect_image(path, max_pixels)
+        fault = why_too_large(known.width, known.height, known.tile_pixels, known.scans, max_pixels)
+        return Reject(known.path, fault.reason, fault.detail) if fault else known
 
     pieces = [paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)]
     found: list[ImageFile | Reject | None] = []
@@ -79,11 +73,6 @@ def inspect_images(
             found += seen
             advance(len(seen))
     return found
-
-
-def _held_to_limit(image: ImageFile, max_pixels: int) -> ImageFile | Reject:
-    fault = why_too_large(image.width, image.height, image.tile_pixels, image.scans, max_pixels)
-    return Reject(image.path, fault.reason, fault.detail) if fault else image
 
 
 def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile | Reject | None:
@@ -100,26 +89,12 @@ def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile |
         return None
     if isinstance(header, Fault):
         return Reject(str(path), header.reason, header.detail)
-    return ImageFile(
-        path=str(path),
-        digest=hashlib.sha256(content).hexdigest(),
-        bytes=len(content),
-        mtime_ns=status.st_mtime_ns,
-        orientation=header.orientation,
-        width=header.width,
-        height=header.height,
-        format=header.format,
-        tile_pixels=header.tile_pixels,
-        scans=header.scans,
-    )
+    digest = hashlib.sha256(content).hexdigest()
+    return ImageFile(str(path), digest, len(content), status.st_mtime_ns, **vars(header))
 
 
 def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
-    """Read a file. If neither its name nor its first bytes are an image's, only the first bytes are returned.
-
-    Raises:
-        OSError: the file can't be opened or read.
-    """
+    """Read a file, or raise an OSError. Only its first bytes are read if neither they nor its name are an image's."""
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end
         return Fault("unreadable", "not a regular file")
     with open(path, "rb") as file:

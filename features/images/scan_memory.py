@@ -3,11 +3,11 @@
 import hashlib
 import os
 import time
-import zipfile
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from headstart.features.digests import DIGEST_BYTES
@@ -18,28 +18,14 @@ from headstart.features.terminal import console
 
 _COLUMNS = ("bytes", "mtime_ns", "orientation", "width", "height", "tile_pixels", "scans")
 # Raised by NumPy and zipfile on bytes that are no archive of theirs.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    MemoryError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, BadZipFile, zlib.error)
 
 
 class ScanMemory:
-    """Digest and header of each file below one data folder, by (path, size, mtime in ns).
+    """Digest and header of each file below one `data` folder, by (path within it, size, mtime in ns).
 
-    A memory that is damaged, or was written by another version, is ignored: its files are read again.
-
-    Args:
-        folder: holds one `.npz` for each data folder; the last scan to save replaces it.
-        data: the data folder. A file is remembered by its path within it.
-        forget: begin with an empty memory.
+    `folder` holds one `.npz` for each data folder; the last scan to save replaces it. A memory that is damaged, or was
+    written by another version, is ignored: its files are read again. With `forget` it begins empty.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
@@ -57,19 +43,11 @@ class ScanMemory:
         row = self._rows.get(path.removeprefix(self._root))
         if row is None:
             return None
-        try:
-            status = os.stat(path)
-        except OSError:
-            return None
-        size, mtime_ns, *rest = self._loaded["numbers"][row].tolist()
-        if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-            return None
+        size, mtime_ns, orientation, width, height, tile_pixels, scans = self._loaded["numbers"][row].tolist()
         format = self._loaded["formats"][row].decode("ascii", errors="replace")
-        if format not in FORMATS:
-            return None
-        orientation, width, height, tile_pixels, scans = rest
         digest = self._loaded["digests"][row].tobytes().hex()
-        return ImageFile(path, digest, size, mtime_ns, orientation, width, height, format, tile_pixels, scans)
+        image = ImageFile(path, digest, size, mtime_ns, orientation, width, height, format, tile_pixels, scans)
+        return image if format in FORMATS and image.is_unchanged() else None
 
     def save(self, images: Iterable[ImageFile]) -> None:
         """Remember `images` and nothing else, for the next scan.
@@ -97,11 +75,7 @@ class ScanMemory:
             console.print(f"the next scan will read all files again: {error}")
 
     def _load(self) -> None:
-        """Read the memory.
-
-        Raises:
-            One of `_DAMAGE`: there is none, or it can't be used.
-        """
+        """Read the memory. It raises one of `_DAMAGE` if there is none, or it can't be used."""
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if arrays["version"] != HEADER_VERSION:
                 return

@@ -15,24 +15,17 @@ from headstart.features.terminal import console, progress
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of one fingerprint's folder.
-
-    Args:
-        view: number of the augmented view; 0 for unchanged images.
-        images: number of images that have features.
-        bytes: size of all shards.
-        modified: when the newest shard was written, in seconds since 1970.
-    """
+    """The content of one fingerprint's folder."""
 
     folder: Path
     backbone: str
     cut: str
     precision: str
-    view: int
+    view: int  # 0 for unchanged images
     images: int
     shards: int
-    bytes: int
-    modified: float
+    bytes: int  # of all shards
+    modified: float  # the time of the newest shard, in seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -45,26 +38,18 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of reading every byte of some stores.
+    """The result of reading every byte of some stores."""
 
-    Args:
-        shards: number of shards, good or bad.
-        images: number of images in the good shards.
-        bad: the bad shards.
-        merged: the merged files that may show NaN.
-    """
-
-    shards: int
-    images: int
-    bad: list[Damage]
-    merged: list[Damage]
+    shards: int  # good or bad
+    images: int  # in the good shards
+    bad: list[Damage]  # shards
+    merged: list[Damage]  # merged files that may show NaN
 
 
 def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
     """Open the store of each fingerprint in `root`, by name; also return the folders that can't be opened.
 
-    Raises:
-        StoreError: `root` does not exist, or holds no features.
+    A `root` that does not exist, or holds no features, raises a StoreError.
     """
     if not root.is_dir():
         raise StoreError(f"{root}: no such folder")
@@ -80,11 +65,7 @@ def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
 
 
 def open_stores(root: Path) -> list[FeatureStore]:
-    """Open the store of each fingerprint in `root`, by name. Folders that can't be opened are named on the console.
-
-    Raises:
-        StoreError: none can be opened.
-    """
+    """The first result of `find_stores`. The second is told on the console; a StoreError if no store can be opened."""
     stores, damaged = find_stores(root)
     if not stores:
         raise StoreError(damaged[0].reason)
@@ -94,11 +75,7 @@ def open_stores(root: Path) -> list[FeatureStore]:
 
 
 def stores_named(stores: Sequence[FeatureStore], beginning: str) -> list[FeatureStore]:
-    """The stores whose fingerprint or folder name starts with `beginning`; all stores if it is empty.
-
-    Raises:
-        OptionError: no store does.
-    """
+    """The stores whose fingerprint or folder name starts with `beginning`, else an OptionError; all if it is empty."""
     fitting = [store for store in stores if store.key.startswith(beginning) or store.folder.name.startswith(beginning)]
     if beginning and not fitting:
         names = ", ".join(store.folder.name for store in stores) or "none"
@@ -128,37 +105,27 @@ def contents(store: FeatureStore) -> Contents:
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
-    """Read every byte of every shard.
+    """Read every byte of every shard; one that can't be reached raises an OSError, which tells nothing of its content.
 
-    Args:
-        repair: remove bad shards, so that their images are done again, and bring merged files up to date.
-
-    Raises:
-        OSError: a shard can't be read, for a reason that says nothing about its content.
+    `repair` removes bad shards, so that their images are done again, and brings merged files up to date.
     """
-    shards = {store: store.shards() for store in stores}
-    good, images = 0, 0
+    shards = [(store, shard) for store in stores for shard in store.shards()]
+    images: dict[Path, int] = {}  # in each good shard
     bad: dict[Path, str] = {}
-    with progress("verifying", sum(map(len, shards.values())), "shards") as advance:
-        for store in stores:
-            for shard in shards[store]:
-                with suppress(FileNotFoundError):  # another process removed it after it was listed
-                    reason = shard_fault(shard, store.form)
-                    if reason is None:
-                        images += len(read_digests(shard, store.form))
-                        good += 1
-                    else:
-                        bad[shard] = reason
-                advance(1)
-    merged = {store.merged: store.merged_fault() for store in stores}
+    with progress("verifying", len(shards), "shards") as advance:
+        for store, shard in shards:
+            with suppress(FileNotFoundError):  # another process removed it after it was listed
+                reason = shard_fault(shard, store.form)
+                if reason is None:
+                    images[shard] = len(read_digests(shard, store.form))
+                else:
+                    bad[shard] = reason
+            advance(1)
+    merged = [Damage(str(store.merged), fault) for store in stores if (fault := store.merged_fault())]
     if repair:
         for store in stores:
             remove_left_over(store.folder)
-            drop_shards(store, [shard for shard in shards[store] if shard in bad])
+            drop_shards(store, [shard for shard in bad if shard.parent == store.folder])
             store.update_merged()
-    return Verification(
-        shards=good + len(bad),
-        images=images,
-        bad=[Damage(str(path), reason) for path, reason in bad.items()],
-        merged=[Damage(str(path), reason) for path, reason in merged.items() if reason],
-    )
+    damaged = [Damage(str(shard), reason) for shard, reason in bad.items()]
+    return Verification(len(images) + len(bad), sum(images.values()), damaged, merged)

@@ -15,20 +15,15 @@ MOST_SHARDS = 160
 
 
 def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray], rows_left_out: int) -> None:
-    """Write the merged file, which shows the given shards one after the other.
+    """Write the merged file, which shows the given shards (each with its digests, `DIGEST` [n]) one after the other.
 
-    It holds `features` [N, *shape], `digest` [N] in hexadecimal, each field of the fingerprint as an attribute, and
-    the attribute `rows_left_out`. Rows of a shard that is removed later are NaN.
-
-    Args:
-        digests: shards beside `path`, at most `MOST_SHARDS`, each with its digests, `DIGEST` [n].
-        rows_left_out: number of features in shards that are not shown.
+    It holds `features` [N, *shape], `digest` [N] in hexadecimal, and as attributes each field of the fingerprint and
+    `rows_left_out`, the number of features in other shards. Rows of a shard that is removed later are NaN.
     """
     layout = h5py.VirtualLayout((sum(map(len, digests.values())), *form.shape), form.dtype)
     start = 0
     for shard, part in digests.items():
-        source = h5py.VirtualSource(shard.name, "features", (len(part), *form.shape))
-        layout[start : start + len(part)] = source
+        layout[start : start + len(part)] = h5py.VirtualSource(shard.name, "features", (len(part), *form.shape))
         start += len(part)
     with hdf5_in_memory() as (buffer, file):
         file.create_virtual_dataset("features", layout, fillvalue=np.nan)

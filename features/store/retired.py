@@ -19,16 +19,12 @@ _REMOVAL_SECONDS = 5.0  # a claim that is older was left by a killed process
 def retire(shards: Collection[Path], folder: Path) -> None:
     """Take `shards` of `folder` out of use."""
     for shard in shards:
-        _marker(shard).touch()
+        shard.with_name(f"{shard.name}.retired").touch()
     flush_to_disk(folder)
 
 
 def shards_in_use(folder: Path) -> list[Path]:
-    """List the finished shards in `folder` that are not retired, sorted by name. A missing folder has none.
-
-    Raises:
-        OSError: the folder can't be read.
-    """
+    """List the finished shards in `folder` that are not retired, sorted by name. A missing folder has none."""
     try:
         names = set(os.listdir(folder))
     except FileNotFoundError:
@@ -40,11 +36,10 @@ def shards_in_use(folder: Path) -> list[Path]:
 def put_in_use(shard: Path) -> bool:
     """Undo a retirement of `shard`, a file that was written just now.
 
-    Returns:
-        Whether the file still exists. If it does not, another process has just removed it: write it again.
+    Returns False if another process has just removed the file: write it again.
     """
     try:
-        _marker(shard).unlink()
+        shard.with_name(f"{shard.name}.retired").unlink()
     except FileNotFoundError:
         end = time.monotonic() + _REMOVAL_SECONDS
         while _claim(shard).exists() and time.monotonic() < end:
@@ -55,16 +50,12 @@ def put_in_use(shard: Path) -> bool:
 
 
 def has_retired(folder: Path) -> bool:
-    """Tell whether `folder` has retired shards."""
+    """Whether `folder` has retired shards."""
     return any(map(_shard_of, os.listdir(folder)))
 
 
 def remove_retired(folder: Path) -> None:
-    """Remove the files of retired shards.
-
-    Raises:
-        StoreError: a folder has the name of a shard.
-    """
+    """Remove the files of retired shards. A folder with the name of one raises a StoreError."""
     for name in filter(_shard_of, os.listdir(folder)):
         marker, shard = folder / name, folder / _shard_of(name)
         if shard.is_dir() and not shard.is_symlink():
@@ -77,10 +68,6 @@ def remove_retired(folder: Path) -> None:
             continue  # the shard is in use again, or another process has claimed it
         shard.unlink(missing_ok=True)
         _claim(shard).unlink(missing_ok=True)
-
-
-def _marker(shard: Path) -> Path:
-    return shard.with_name(f"{shard.name}.retired")
 
 
 def _claim(shard: Path) -> Path:

@@ -39,15 +39,10 @@ _REMEDY = "`headstart store verify STORE --repair` drops it, and its images are 
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """The layout of all shards of one fingerprint.
+    """The layout of all shards of one fingerprint, whose fields are attributes of each shard.
 
-    Args:
-        fingerprint: each field becomes an attribute of each shard, as JSON.
-        shape: of one image's features: `(D,)`, or `(H, W, D)` for a map.
-        dtype: of the stored features, float16 or float32.
-
-    Raises:
-        ValueError: another shape or dtype.
+    An image's features have shape `(D,)`, or `(H, W, D)` for a map, and are stored in float16 or float32; anything else
+    raises a ValueError.
     """
 
     fingerprint: Mapping[str, Any]
@@ -70,22 +65,12 @@ def shard_name(content: bytes) -> str:
     return _name(hashlib.sha256(content).hexdigest())
 
 
-def _name_by_content(path: Path) -> str:
-    with path.open("rb") as file:
-        return _name(hashlib.file_digest(file, "sha256").hexdigest())
-
-
 def _name(digest: str) -> str:
     return f"shard-{digest[:16]}.h5"
 
 
 def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) -> bytes:
-    """The bytes of a shard with `digest` uint8 [n, 32] and `features` [n, *shape].
-
-    Args:
-        digests: `DIGEST` [n], n >= 1.
-        features: [n, *shape] in the stored dtype.
-    """
+    """The bytes of a shard, from `DIGEST` [n], n >= 1, and features [n, *shape] in the stored dtype."""
     # Every byte is under a checksum: HDF5 1.10 checksums metadata, fletcher32 checksums data, and attributes of fixed
     # length are part of the metadata.
     with hdf5_in_memory() as (buffer, file):
@@ -105,10 +90,7 @@ def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
 
 @contextmanager
 def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
-    """Yield a buffer and a new HDF5 file in it, for Python to write to disk.
-
-    HDF5 itself may crash the process on a full disk.
-    """
+    """Yield a buffer and a new HDF5 file in it, for Python to write: HDF5 may crash the process on a full disk."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=_LIBVER) as file:
         yield buffer, file
@@ -117,9 +99,7 @@ def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
 def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
     """The digests of a shard, `DIGEST` [n].
 
-    Raises:
-        StoreError: the shard is damaged, or does not fit `form`.
-        OSError: the file is gone or can't be read.
+    A shard that is damaged or does not fit `form` raises a StoreError, one that is gone or can't be read an OSError.
     """
     with _opened(path, form) as file:
         return np.frombuffer(file["digest"][:].tobytes(), DIGEST)
@@ -133,19 +113,15 @@ def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.nd
 
 
 def shard_fault(path: Path, form: ShardFormat) -> str | None:
-    """Read every byte of a shard, and say why it can't be used; None for a good shard.
-
-    Raises:
-        OSError: the file is gone or can't be read.
-    """
+    """Read every byte of a shard, and say why it can't be used; None for a good shard. OSErrors: see `read_digests`."""
     try:
         digests = read_digests(path, form)
-        if _name_by_content(path) != path.name:
-            return "its bytes are not those that it was named after"
+        with path.open("rb") as file:
+            if _name(hashlib.file_digest(file, "sha256").hexdigest()) != path.name:
+                return "its bytes are not those that it was named after"
         step = max(1, _CHUNK_BYTES * 64 // form.image_bytes)
-        finite = all(
-            np.isfinite(read_features(path, form, start, start + step)).all() for start in range(0, len(digests), step)
-        )
+        slabs = (read_features(path, form, start, start + step) for start in range(0, len(digests), step))
+        finite = all(np.isfinite(slab).all() for slab in slabs)
     except StoreError as error:
         return str(error)
     if len(np.unique(digests)) < len(digests):
@@ -169,12 +145,10 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
             yield file
     except _NotAShardError as error:
         raise StoreError(f"{path}: refused: {error}; {_REMEDY}") from error
-    except OSError as error:
-        number = _system_error(error)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        number = _system_error(error) if isinstance(error, OSError) else None
         if number:
             raise OSError(number, os.strerror(number), str(path)) from error
-        raise StoreError(f"{path}: damaged shard ({error}); {_REMEDY}") from error
-    except (KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise StoreError(f"{path}: damaged shard ({error}); {_REMEDY}") from error
 
 
@@ -206,11 +180,7 @@ def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None
 
 
 def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
-    """Refuse a dataset that could read other files, run a filter's code, or take more memory than the file has bytes.
-
-    Returns:
-        The number of rows.
-    """
+    """Refuse a dataset that could read other files, run code, or take more memory than its file; return its rows."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise _NotAShardError(f"{name} is a link to elsewhere")
     if file.get(name, getclass=True) is not h5py.Dataset:
