@@ -1,6 +1,6 @@
 """`store gc`: dropping the features of images that are in no data folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,7 @@ from rich.filesize import decimal
 
 @dataclass(frozen=True)
 class Unused:
-    """One fingerprint's images.
-
-    Args:
-        kept: number of images that are in a data folder.
-        dropped: number of images that are in none.
-        bytes: size of the features of the latter.
-    """
+    """One fingerprint: how many images are in a data folder, how many in none, and the bytes of the latter."""
 
     folder: str
     kept: int
@@ -45,17 +39,15 @@ class Garbage:
         """The JSON object."""
         return {"fingerprints": [asdict(one) for one in self.fingerprints], "dropped": self.dropped, "done": self.done}
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Iterator[str]:
         """The summary for people."""
-        verb = "dropped" if self.done else "to drop"
-        lines = [
-            f"{one.folder}: {one.kept} images in use, {one.dropped} {verb} ({decimal(one.bytes)})"
-            for one in self.fingerprints
-        ]
+        verb, remark = "to drop", "nothing was changed; --yes does it"
+        if self.done:
+            verb, remark = "dropped", "the disk is freed by the next gc or compact"
+        for one in self.fingerprints:
+            yield f"{one.folder}: {one.kept} images in use, {one.dropped} {verb} ({decimal(one.bytes)})"
         if self.dropped:
-            freed, unchanged = "the disk is freed by the next gc or compact", "nothing was changed; --yes does it"
-            lines.append(freed if self.done else unchanged)
-        return lines
+            yield remark
 
 
 def collect_garbage(root: Path, data: Sequence[Path], config: GcConfig) -> Garbage:
@@ -71,14 +63,7 @@ def collect_garbage(root: Path, data: Sequence[Path], config: GcConfig) -> Garba
     for store in stores:
         held = set(store.digests())
         dropped = len(held - used)
-        counts.append(
-            Unused(
-                folder=store.folder.name,
-                kept=len(held) - dropped,
-                dropped=dropped,
-                bytes=dropped * store.form.image_bytes,
-            )
-        )
+        counts.append(Unused(store.folder.name, len(held) - dropped, dropped, dropped * store.form.image_bytes))
         if config.yes:
             drop_unused(store, used)
     return Garbage(counts, config.yes)
