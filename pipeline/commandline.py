@@ -184,12 +184,12 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 def _is_full_disk(error: Exception) -> bool:
     """Whether the system reported a full disk or quota. HDF5 and TensorFlow pass the system's error on as text only."""
-    text = str(error)
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return True
-    if isinstance(error, OSError | RuntimeError) and any(f"errno = {number}" in text for number in _DISK_FULL):
+    if isinstance(error, OSError | RuntimeError) and any(f"errno = {number}" in str(error) for number in _DISK_FULL):
         return True  # HDF5's; closing a file raises a RuntimeError
-    return _is_tensorflows(error) and ("No space left on device" in text or "Disk quota exceeded" in text)
+    texts = ("No space left on device", "Disk quota exceeded")
+    return _is_tensorflows(error) and any(text in str(error) for text in texts)
 
 
 def _is_tensorflows(error: Exception) -> bool:

@@ -22,14 +22,10 @@ _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> CheckResult:
     """Look at every image in `data`: decode those without features, and compare all. Write the page, if asked to.
 
-    Args:
-        seed: decides the split where `data` has no split folders.
-
     Raises:
         DataError: `data` has no images.
         OptionError: `config.html` is a folder, or the store has no such fingerprint.
         StoreError: a shard is damaged.
-        OSError: the page can't be written.
     """
     if config.html and config.html.is_dir():
         raise OptionError(f"--html must be a file, and {config.html} is a folder")

@@ -51,6 +51,8 @@ class PredictResult:
 def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
     """Classify image files, and the images in folders, with a run's fine-tuned classifier, or else with its head.
 
+    Images larger than the run's `--max-pixels` are rejected.
+
     Raises:
         RunError: there is no run at `path`, or its weights changed.
         DataError: a source does not exist, or no file could be used.

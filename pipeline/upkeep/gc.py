@@ -1,4 +1,4 @@
-"""`store gc`: dropping the features of images that are in no data folder."""
+"""`store gc` and `store compact`: without the features of images in no data folder, and in few large shards."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import DataError
-from headstart.features.store.compact import drop_unused
+from headstart.features.store.compact import compact, drop_unused
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.data.examples import scan_all_sizes
 from headstart.pipeline.upkeep.config import GcConfig
@@ -78,3 +78,36 @@ def _digests_in(root: Path, data: Path) -> set[str]:
             f"the first is {unread[0].path}: {unread[0].detail}"
         )
     return {example.image.digest for example in found.examples}
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """The number of shards in each fingerprint's folder, before and after."""
+
+    folders: list[str]
+    before: list[int]
+    after: list[int]
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"shards_before": sum(self.before), "shards_after": sum(self.after)}
+
+    def lines(self) -> Iterator[str]:
+        """The summary for people."""
+        for folder, before, after in zip(self.folders, self.before, self.after, strict=True):
+            yield f"{folder}: {before} -> {after} shards"
+        if self.before != self.after:
+            yield "the replaced shards stay on disk until the next compact or gc, for whoever reads them now"
+
+
+def compact_store(root: Path) -> Compaction:
+    """Rewrite the small shards of the store at `root` as large ones, without disturbing readers and writers.
+
+    Raises:
+        StoreError: `root` holds no features, or another process changed them meanwhile.
+    """
+    stores = open_stores(root)
+    before = [len(store.shards()) for store in stores]
+    for store in stores:
+        compact(store)
+    return Compaction([store.folder.name for store in stores], before, [len(store.shards()) for store in stores])
