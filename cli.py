@@ -195,7 +195,7 @@ def explain(
 @command(store, kept="no features are lost: repeat the command to go on")
 def compact(store: StoreArgument) -> Result:
     """Write small shards again as large ones. Readers and writers are not disturbed."""
-    from headstart.pipeline.upkeep.compact import compact_store
+    from headstart.pipeline.upkeep.gc import compact_store
 
     return compact_store(store)
 

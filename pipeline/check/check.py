@@ -22,21 +22,16 @@ _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> CheckResult:
     """Look at every image in `data`: decode those without features, and compare all. Write the page, if asked to.
 
-    Args:
-        seed: decides the split where `data` has no split folders.
-
     Raises:
         DataError: `data` has no images.
         OptionError: `config.html` is a folder, or the store has no such fingerprint.
         StoreError: a shard is damaged.
-        OSError: the page can't be written.
     """
     stores = _stores(config.store)
-    memory = scan_memory(config.store, data) if stores else None
-    scanned = scan(data, seed, config.max_pixels, memory)
+    scanned = scan(data, seed, config.max_pixels, scan_memory(config.store, data) if stores else None)
     undecodable = _undecodable([example.image for example in scanned.examples], stores, config)
     scanned = reject_undecodable(scanned, undecodable)
-    examples = scanned.examples
+    examples, class_names = scanned.examples, scanned.class_names
     groups = same_image(examples)
     chosen = _chosen(stores, config.fingerprint, [example.image.digest for example in examples])
     counts = Counter((example.label, example.split) for example in examples)
@@ -44,10 +39,8 @@ def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> Che
         data=data,
         config=config,
         examples=examples,
-        class_names=scanned.class_names,
-        classes={
-            name: {split: counts[label, split] for split in SPLITS} for label, name in enumerate(scanned.class_names)
-        },
+        class_names=class_names,
+        classes={name: {split: counts[label, split] for split in SPLITS} for label, name in enumerate(class_names)},
         rejects=scanned.rejects,
         ignored=scanned.ignored,
         duplicates=[part for group in groups for part in _together(group)],
@@ -84,14 +77,13 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Sequence[str]) -> FeatureStore | None:
     """The store with features of the most images, among those whose name begins with `wanted`; None without any."""
-    fitting = stores_named(stores, wanted)
-    missing = {store: len(store.missing(digests)) for store in fitting}
-    best = min(fitting, key=lambda store: missing[store], default=None)
+    missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
+    best = min(missing, key=lambda store: missing[store], default=None)
     return best if best and missing[best] < len(set(digests)) else None
 
 
 def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
-    """Decode one image of each digest and reject those that fail. An image with features was decoded before."""
+    """Decode one image of each digest, unless it has features, and reject those that fail."""
     from headstart.features.images.batches import decoded_batches, why_undecodable
     from headstart.features.images.decode import PIXELS_VERSION, ImageConfig
 
@@ -107,8 +99,5 @@ def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], se
         for positions, _ in decoded_batches(unseen, config, _DECODED_AT_A_TIME):
             decoded.update(positions.tolist())
             advance(len(positions))
-    return [
-        why_undecodable(image)
-        for position, image in enumerate(unseen)
-        if position not in decoded or not image.is_unchanged()
-    ]
+    failed = (image for at, image in enumerate(unseen) if at not in decoded or not image.is_unchanged())
+    return [why_undecodable(image) for image in failed]

@@ -55,10 +55,10 @@ def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity
     pairs = [(by_split["val"], by_split["train"]), (by_split["test"], by_split["train"] + by_split["val"])]
     pairs = [(images, others) for images, others in pairs if images and others]
     digests = list(dict.fromkeys(example.image.digest for example in seen))
-    found: list[Likeness] = []
     if not pairs or len(digests) < 2:
-        return found
+        return []
     whitening = _fit_whitening(store.read(digests[:: max(1, len(digests) // SAMPLE)]))
+    found: list[Likeness] = []
     with progress("comparing", sum(len(images) for images, _ in pairs)) as advance:
         for images, others in pairs:
             for start in range(0, len(images), BLOCK):
@@ -84,25 +84,16 @@ def _fit_whitening(features: np.ndarray) -> Pipeline:
         return whitening.fit(features.astype(np.float32))
 
 
-def _directions(whitening: Pipeline, features: np.ndarray) -> np.ndarray:
-    """Features [n, D] as whitened vectors of length 1, float32 [n, K]."""
-    directions: np.ndarray = whitening.transform(features.astype(np.float32))
-    return directions
-
-
 def _nearest(
-    images: Sequence[Example],
-    others: Sequence[Example],
-    store: FeatureStore,
-    whitening: Pipeline,
-    similarity: float,
+    images: Sequence[Example], others: Sequence[Example], store: FeatureStore, whitening: Pipeline, similarity: float
 ) -> list[tuple[Example, Example, float]]:
     """Each image with its nearest neighbours among `others` and their cosines, if at least `similarity`."""
-    directions = _directions(whitening, store.read([example.image.digest for example in images]))
+    directions = whitening.transform(store.read([example.image.digest for example in images]).astype(np.float32))
     best = np.full((len(images), CANDIDATES), -np.inf, np.float32)
     like = np.zeros((len(images), CANDIDATES), np.int64)
     for positions, features in store.stream([example.image.digest for example in others]):
-        cosines = np.hstack([best, directions @ _directions(whitening, features).T])  # [images, CANDIDATES + n]
+        fresh = directions @ whitening.transform(features.astype(np.float32)).T
+        cosines = np.hstack([best, fresh])  # [images, CANDIDATES + n]
         numbers = np.hstack([like, np.broadcast_to(positions, (len(images), len(positions)))])
         highest = np.argpartition(-cosines, CANDIDATES - 1, axis=1)[:, :CANDIDATES]
         best, like = np.take_along_axis(cosines, highest, axis=1), np.take_along_axis(numbers, highest, axis=1)

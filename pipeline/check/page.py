@@ -27,14 +27,12 @@ figcaption { font-size: 12px; overflow-wrap: anywhere } .none { color: #777 }
 
 
 def write_page(result: CheckResult, path: Path) -> None:
-    """Write the page to `path`: counts, and the first `SHOWN` findings of each kind with thumbnails of their images.
-
-    Raises:
-        OSError: the page can't be written.
-    """
+    """Write the page to `path`: counts, and the first `SHOWN` findings of each kind with thumbnails of their images."""
     found = result.findings()
     thumbnails = _thumbnails([example for groups in found.values() for group in groups[:SHOWN] for example in group])
-    body = [f"<h1>{_text(result.data)}</h1>", _counts(result)]
+    rows = [(name, *counts.values(), sum(counts.values())) for name, counts in result.classes.items()]
+    rows.append(("all", *result.splits.values(), len(result.examples)))
+    body = [f"<h1>{_text(result.data)}</h1>", _table(("class", *SPLITS, "all"), rows)]
     body += [f"<p>{_text(fact)}</p>" for fact in result.facts()]
     body.append(_table(("path", "reason", "detail"), [tuple(vars(one).values()) for one in result.rejects[:SHOWN]]))
     body.append(_more(len(result.rejects)))
@@ -62,13 +60,6 @@ def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
     return f"<table><tr>{head}{''.join(lines)}</table>"
 
 
-def _counts(result: CheckResult) -> str:
-    rows: list[list[object]] = [
-        [name, *counts.values(), sum(counts.values())] for name, counts in result.classes.items()
-    ]
-    return _table(["class", *SPLITS, "all"], [*rows, ["all", *result.splits.values(), len(result.examples)]])
-
-
 def _more(count: int) -> str:
     return f"<p class=none>and {count - SHOWN} more; <code>--json</code> lists all</p>" if count > SHOWN else ""
 
@@ -89,8 +80,7 @@ def _thumbnails(examples: Iterable[Example]) -> dict[str, str]:
     found: dict[str, str] = {}
     for positions, pixels in decoded_batches(images, _THUMBNAIL, 64):
         for position, thumbnail in zip(positions, pixels, strict=True):
-            data = io.BytesIO()
-            Image.fromarray(thumbnail).save(data, "JPEG", quality=80)
+            Image.fromarray(thumbnail).save(data := io.BytesIO(), "JPEG", quality=80)
             encoded = base64.b64encode(data.getvalue()).decode()
             found[images[position].digest] = f"data:image/jpeg;base64,{encoded}"
     return found

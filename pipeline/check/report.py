@@ -21,17 +21,13 @@ SHOWN = 5  # findings of each kind, and files of each finding
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The content of a data folder.
+    """The content of a data folder: `findings` says what each list of examples is.
 
     Args:
         classes: class name to split to number of examples.
         ignored: how many files are no images.
-        duplicates: equal examples in the same class and split.
-        conflicts: equal examples in several classes.
-        leaks: equal examples in several splits.
-        near_duplicates: similar examples in different splits; None without features.
+        near_duplicates: None without features.
         store: the folder of the features that near-duplicates were found by.
-        tiny: examples with a short side.
     """
 
     data: Path
@@ -66,13 +62,8 @@ class CheckResult:
     @property
     def sizes(self) -> dict[str, list[float]]:
         """Least, median and greatest width and height, in pixels, as stored."""
-        columns = {
-            "width": [example.image.width for example in self.examples],
-            "height": [example.image.height for example in self.examples],
-        }
-        return {
-            name: [min(column), statistics.median(column), max(column)] for name, column in columns.items() if column
-        }
+        sides = {name: [getattr(one.image, name) for one in self.examples] for name in ("width", "height")}
+        return {name: [min(side), statistics.median(side), max(side)] for name, side in sides.items() if side}
 
     @property
     def imbalance(self) -> tuple[int, int, float | None]:
@@ -101,20 +92,18 @@ class CheckResult:
 
     def findings(self) -> dict[str, list[list[Example]]]:
         """The findings of each kind, by a title that names the limits. The images of one finding are together."""
-        near = {}
-        if self.near_duplicates is not None:
-            title = (
-                f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "
-                f"correlation of pixels at least {CORRELATION:g}; {self.store})"
-            )
-            near = {title: [[pair.image, pair.like] for pair in self.near_duplicates]}
-        return {
+        near = (
+            f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "
+            f"correlation of pixels at least {CORRELATION:g}; {self.store})"
+        )
+        found = {
             "leaks (the same image in several splits)": self.leaks,
             "conflicting labels (the same image in several classes)": self.conflicts,
-            **near,
+            near: [[pair.image, pair.like] for pair in self.near_duplicates or ()],
             "duplicates (the same image again in its class and split)": self.duplicates,
             f"tiny (a side under {self.config.tiny} pixels)": [[example] for example in self.tiny],
         }
+        return {title: groups for title, groups in found.items() if title != near or self.near_duplicates is not None}
 
     def fields(self) -> dict[str, Any]:
         """The JSON object. `similarity` and `correlation` are the least of near-duplicates."""

@@ -36,7 +36,7 @@ def classes_of(paths: Sequence[PurePosixPath]) -> list[str | None]:
 
 
 def _common_depth(files: Sequence[tuple[str, ...]]) -> int:
-    """How many leading folders all files share."""
+    """The number of leading folders that all files share."""
     levels = list(zip(*(parts[:-1] for parts in files), strict=False))  # ends with the shortest path
     return next((depth for depth, level in enumerate(levels) if len(set(level)) > 1), len(levels))
 

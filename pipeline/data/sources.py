@@ -135,8 +135,6 @@ def _opened_zip(source: Path) -> zipfile.ZipFile:
 
 
 def _members(archive: zipfile.ZipFile, source: Path) -> list[Member]:
-    return [
-        Member(entry.filename, f"{source}/{entry.filename}", archive=archive, entry=entry)
-        for entry in archive.infolist()
-        if not entry.is_dir() and not any(map(is_clutter, PurePosixPath(entry.filename).parts))
-    ]
+    files = [entry for entry in archive.infolist() if not entry.is_dir()]
+    files = [entry for entry in files if not any(map(is_clutter, PurePosixPath(entry.filename).parts))]
+    return [Member(entry.filename, f"{source}/{entry.filename}", None, archive, entry) for entry in files]

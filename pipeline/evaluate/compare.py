@@ -1,6 +1,7 @@
 """Runs side by side on the same examples, and whether the best two really differ."""
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class Compared:
     run: str
     model: str
     accuracy: float
-    accuracy_interval: tuple[float, float]
+    accuracy_interval: list[float]
     loss: float
     seconds: float | None
     settings: dict[str, Any]
@@ -101,81 +102,57 @@ def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
     if len(logits) < 2:
         raise OptionError(f"RUN: one classifier has nothing to be compared with. Received: {paths[0]}")
     differing = _differing(runs)
-    rows = []
-    for (run, model), values in logits.items():
-        scored = score(values, labels, class_names)
-        rows.append(
-            Compared(
-                run=str(run.path),
-                model=model,
-                accuracy=scored["accuracy"],
-                accuracy_interval=(scored["accuracy_interval"][0], scored["accuracy_interval"][1]),
-                loss=scored["loss"],
-                seconds=run.metrics().get(_PHASES[model], {}).get("seconds"),
-                settings={name: found[run] for name, found in differing.items()},
-            )
+    rows = [
+        Compared(
+            run=str(run.path),
+            model=model,
+            **{name: scored[name] for name in ("accuracy", "accuracy_interval", "loss")},
+            seconds=run.metrics().get(_PHASES[model], {}).get("seconds"),
+            settings={name: found[run] for name, found in differing.items()},
         )
-    right = {key: probabilities(values).argmax(axis=1) == labels for key, values in logits.items()}
-    order = sorted(range(len(rows)), key=lambda index: (-rows[index].accuracy, rows[index].loss))
-    keys = list(logits)
-    test = _mcnemar(*((keys[index], right[keys[index]]) for index in order[:2]))
-    return CompareResult(rows=[rows[index] for index in order], test=test)
-
-
-def _mcnemar(first: tuple[tuple[Run, str], np.ndarray], second: tuple[tuple[Run, str], np.ndarray]) -> McNemar:
-    """The test between two models, each with the examples that it got right, bool [N]."""
-    names = [f"{run.path} ({model})" for (run, model), _ in (first, second)]
-    only_first = int((first[1] & ~second[1]).sum())
-    only_second = int((second[1] & ~first[1]).sum())
+        for (run, model), values in logits.items()
+        for scored in [score(values, labels, class_names)]
+    ]
+    ranked = sorted(zip(rows, logits.values(), strict=True), key=lambda pair: (-pair[0].accuracy, pair[0].loss))
+    first, second = (f"{row.run} ({row.model})" for row, _ in ranked[:2])
+    right, other = (probabilities(values).argmax(axis=1) == labels for _, values in ranked[:2])
+    only_first, only_second = int((right & ~other).sum()), int((other & ~right).sum())
     differ = only_first + only_second
     p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
-    return McNemar(
-        first=names[0], second=names[1], n=len(first[1]), only_first=only_first, only_second=only_second, p=p
-    )
+    test = McNemar(first, second, len(labels), only_first, only_second, p)
+    return CompareResult([row for row, _ in ranked], test)
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Labels int64 [N], class names, and the logits [N, 1 or classes] of each model, all in one order of examples.
-
-    Raises:
-        RunError: see `compare`, or predictions are damaged.
-    """
-    first: tuple[list[str], dict[tuple[str, str, int], int]] | None = None
-    labels = np.empty(0, np.int64)
+    """Labels int64 [N], class names, and the logits [N, 1 or classes] of each model, all in one order of examples."""
+    class_names = runs[0].class_names()
+    labels, places = np.empty(0, np.int64), dict[tuple[str, str, int], int]()
     logits = {}
     for run in runs:
-        class_names = run.class_names()
+        names = run.class_names()
         rows = _read_predictions(run, split)
         try:
             keys = _keys(rows)
-            numbers = np.array([class_names.index(label) for _, label, _ in keys])
-            found = _logits(rows, class_names)
+            numbers = np.array([names.index(label) for _, label, _ in keys])
+            found = _logits(rows, names)
         except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise RunError(
-                f"{run.predictions_file(split)}: damaged ({error}); `headstart evaluate` writes it anew"
-            ) from error
-        if first is None:
-            first, labels = (class_names, {key: place for place, key in enumerate(keys)}), numbers
-        if class_names != first[0]:
+            file = run.predictions_file(split)
+            raise RunError(f"{file}: damaged ({error}); `headstart evaluate` writes it anew") from error
+        if run is runs[0]:
+            labels, places = numbers, {key: place for place, key in enumerate(keys)}
+        if names != class_names:
             raise RunError(f"{run.path}: has other classes than {runs[0].path}")
-        if set(keys) != set(first[1]):
+        if set(keys) != set(places):
             raise RunError(
                 f"{run.path}: was evaluated on other examples of {split} than {runs[0].path}; `headstart evaluate` "
                 "both on the same data"
             )
-        places = [first[1][key] for key in keys]
-        for model, values in found.items():
-            logits[run, model] = np.empty_like(values)
-            logits[run, model][places] = values
-    return labels, first[0] if first else [], logits
+        order = np.argsort([places[key] for key in keys])
+        logits.update({(run, model): values[order] for model, values in found.items()})
+    return labels, class_names, logits
 
 
 def _read_predictions(run: Run, split: str) -> list[dict[str, str]]:
-    """The rows of `predictions-<split>.csv`.
-
-    Raises:
-        RunError: there is none.
-    """
     file = run.predictions_file(split)
     if not file.is_file():
         raise RunError(f"{run.path}: has no {file.name}; `headstart evaluate {run.path} --split {split}` writes it")
@@ -185,12 +162,12 @@ def _read_predictions(run: Run, split: str) -> list[dict[str, str]]:
 
 def _keys(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str, int]]:
     """A key for each example, wherever it lies: digest, label, and the number of copies before it."""
-    seen: dict[tuple[str, str], int] = {}
+    seen: Counter[tuple[str, str]] = Counter()
     keys = []
     for row in rows:
         example = row["digest"], row["label"]
-        keys.append((*example, seen.get(example, 0)))
-        seen[example] = seen.get(example, 0) + 1
+        keys.append((*example, seen[example]))
+        seen[example] += 1
     return keys
 
 
@@ -205,11 +182,8 @@ def _differing(runs: Sequence[Run]) -> dict[str, dict[Run, Any]]:
     """The settings in which runs differ: each run's value by the setting's name."""
     found = [_flat(run) for run in runs]
     names = sorted({name for settings in found for name in settings})
-    return {
-        name: {run: settings.get(name) for run, settings in zip(runs, found, strict=True)}
-        for name in names
-        if any(settings.get(name) != found[0].get(name) for settings in found)
-    }
+    values = {name: [settings.get(name) for settings in found] for name in names}
+    return {name: dict(zip(runs, row, strict=True)) for name, row in values.items() if row != row[:1] * len(row)}
 
 
 def _flat(run: Run) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Scoring a run on a split: its head on cached features and, after fine-tuning, its classifier on raw images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Metrics of a run's models on a split.
-
-    Args:
-        n: the number of examples.
-        head, finetuned: see `pipeline.metrics.score`; None where nothing was fine-tuned.
-    """
+    """Metrics of a run's models (see `pipeline.metrics.score`) on the `n` examples of a split."""
 
     split: str
     n: int
@@ -66,7 +61,10 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     labels = np.array([example.label for example in examples])
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images can't be used: {cached.extraction.store}/rejects.csv says why")
-    _warn_of_leaks(run, examples, split)
+    trained = run.digests("train") if split not in ("train", "all") else set()
+    if leaked := [example.image.path for example in examples if example.image.digest in trained]:
+        warning = f"warning: {len(leaked)} images of {split} are in train too, {leaked[0]} the first"
+        console.print(warning, style="yellow")
     features = cached.labelled(examples).features
     logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}
     if run.classifier_file.exists():
@@ -84,40 +82,19 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
 
 
 def _labelled(cached: FeaturedExamples, split: str, class_names: list[str], data: Path) -> list[Example]:
-    """The examples of `split`, with labels that index the run's class names.
-
-    Raises:
-        DataError: see `evaluate`.
-    """
-    unknown = sorted(set(cached.class_names) - set(class_names))
-    if unknown:
-        raise DataError(
-            f"{data}: the run knows no class {', '.join(map(repr, unknown))}; it has {', '.join(class_names)}"
-        )
+    """The examples of `split`, with labels that index the run's class names."""
+    if unknown := sorted(set(cached.class_names) - set(class_names)):
+        names = ", ".join(map(repr, unknown))
+        raise DataError(f"{data}: the run knows no class {names}; it has {', '.join(class_names)}")
     examples = cached.of(split)
     if not examples:
         raise DataError(f"{data}: the {split} split has no usable images; choose another --split")
-    return [
-        Example(example.image, class_names.index(cached.class_names[example.label]), example.split)
-        for example in examples
-    ]
-
-
-def _warn_of_leaks(run: Run, examples: list[Example], split: str) -> None:
-    """Tell a person which examples of another split the run was trained on."""
-    trained = run.digests("train")
-    leaked = [example for example in examples if example.image.digest in trained]
-    if leaked and split not in ("train", "all"):
-        console.print(
-            f"warning: {len(leaked)} images of {split} are in train too, {leaked[0].image.path} the first",
-            style="yellow",
-        )
+    return [replace(one, label=class_names.index(cached.class_names[one.label])) for one in examples]
 
 
 def _write_predictions(
     run: Run, split: str, examples: list[Example], class_names: list[str], logits: dict[str, np.ndarray]
 ) -> None:
-    """Write `predictions-<split>.csv` with a column for each logit of each model."""
     units = class_names[1:] if len(class_names) == 2 else class_names
     write_csv(
         run.predictions_file(split),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 from headstart.features.backbones.frozen import default_batch_size, folded_backbone, traced
 from headstart.features.backbones.network import load_networks, weights_digest
-from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, RunError
 from headstart.features.images.batches import decoded_batches, why_undecodable
 from headstart.features.images.decode import ImageConfig
@@ -19,6 +17,8 @@ from headstart.features.terminal import progress
 from headstart.pipeline.data.layouts import files_below
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
+
+_Rows = dict[int, np.ndarray]  # by the position of an image
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,16 @@ def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
     ]
     rejects += [image for image in seen if isinstance(image, Reject)]
     images = [image for image in seen if isinstance(image, ImageFile)]
-    predictions: list[Prediction] = []
-    if images:
-        predictions, undecodable = _predict(run, images)
-        rejects += undecodable
+    predictions, undecodable = _predict(run, images) if images else ([], [])
+    rejects += undecodable
     if not predictions:
         first = "; ".join(f"{reject.path} ({reject.reason})" for reject in rejects[:3])
         raise DataError(f"none of {len(files)} files could be used" + (f": {first}" if first else ""))
-    return PredictResult(predictions=predictions, rejects=rejects)
+    return PredictResult(predictions, rejects)
 
 
 def _files(sources: Sequence[Path]) -> list[Path]:
-    """The files of `sources`, folders walked through.
-
-    Raises:
-        DataError: a source does not exist.
-    """
+    """The files of `sources`, folders walked through."""
     files: list[Path] = []
     for source in sources:
         if not source.exists():
@@ -95,11 +89,9 @@ def _files(sources: Sequence[Path]) -> list[Path]:
 def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], list[Reject]]:
     """Predictions for the images that can be decoded, and rejects for the others."""
     class_names = run.class_names()
-    config, extraction = run.configs()
-    config = replace(config, precision="float32")
-    extraction = replace(extraction, batch_size=extraction.batch_size or default_batch_size())
-    predicted_with = _with_classifier if run.classifier_file.exists() else _with_head
-    decoded, chances = predicted_with(run, config, extraction, images)
+    logits = (_by_classifier if run.classifier_file.exists() else _by_head)(run, images)
+    decoded = sorted(logits)
+    chances = probabilities(np.stack([logits[position] for position in decoded])) if decoded else ()
     predictions = [
         Prediction(
             path=images[position].path,
@@ -107,29 +99,24 @@ def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], l
             probability=float(row.max()),
             probabilities=dict(zip(class_names, map(float, row), strict=True)),
         )
-        for position, row in zip(decoded.tolist(), chances, strict=True)
+        for position, row in zip(decoded, chances, strict=True)
     ]
-    undecodable = sorted(set(range(len(images))) - set(decoded.tolist()))
-    return predictions, [why_undecodable(images[position]) for position in undecodable]
+    return predictions, [why_undecodable(image) for position, image in enumerate(images) if position not in logits]
 
 
-def _with_classifier(
-    run: Run, config: FeatureConfig, extraction: ExtractionConfig, images: Sequence[ImageFile]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions int64 [n] of decodable images; probabilities float64 [n, classes] by the fine-tuned classifier."""
+def _by_classifier(run: Run, images: Sequence[ImageFile]) -> _Rows:
+    """The logits of the fine-tuned classifier."""
     classifier = run.load_model(run.classifier_file)
+    config, extraction = run.configs()
     pixels = ImageConfig(config.image_size, config.resize, config.truncated)
-    units, run_batch = classifier.output_shape[1], classifier.predict_on_batch
     with progress("predicting", len(images)) as advance:
-        decoded, logits = _decoded(images, pixels, extraction.batch_size, units, run_batch, advance)
-    return decoded, probabilities(logits)
+        return _decoded(images, pixels, extraction.batch_size, classifier.predict_on_batch, advance)
 
 
-def _with_head(
-    run: Run, config: FeatureConfig, extraction: ExtractionConfig, images: Sequence[ImageFile]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions int64 [n] of decodable images; probabilities float64 [n, classes] by frozen networks and head."""
-    networks = load_networks(config, extraction)
+def _by_head(run: Run, images: Sequence[ImageFile]) -> _Rows:
+    """The logits of the head on the features of the frozen networks."""
+    config, extraction = run.configs()
+    networks = load_networks(replace(config, precision="float32"), extraction)
     if weights_digest(networks) != run.config()["weights_digest"]:
         raise RunError(f"{run.path}: {config.weights} holds other weights than those it was trained with")
     head = run.load_model(run.head_file)
@@ -141,27 +128,25 @@ def _with_head(
             def features(pixels: np.ndarray, graph: Callable[[tf.Tensor], list[tf.Tensor]] = graph) -> np.ndarray:
                 return np.concatenate([output.numpy() for output in graph(tf.constant(pixels))], axis=1)
 
-            width = sum(network.backbone.shape(cut)[0] for cut in network.cuts)
-            parts.append(_decoded(images, network.images, extraction.batch_size, width, features, advance))
+            parts.append(_decoded(images, network.images, extraction.batch_size, features, advance))
     # Each network decodes the images anew, and one may have gone in between.
-    decoded = reduce(np.intersect1d, [positions for positions, _ in parts])
-    whole = np.concatenate([rows[np.isin(positions, decoded)] for positions, rows in parts], axis=1)
-    logits = head.predict(whole, batch_size=1024, verbose=0) if len(whole) else np.empty((0, head.output_shape[1]))
-    return decoded, probabilities(logits)
+    decoded = sorted(set.intersection(*map(set, parts)))
+    if not decoded:
+        return {}
+    whole = np.stack([np.concatenate([rows[position] for rows in parts]) for position in decoded])
+    return dict(zip(decoded, head.predict(whole, batch_size=1024, verbose=0), strict=True))
 
 
 def _decoded(
     images: Sequence[ImageFile],
     config: ImageConfig,
     batch_size: int,
-    width: int,
     function: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending positions int64 [n] of decodable images; `function` of their pixels, float32 [n, width]."""
-    positions, rows = [np.empty(0, np.int64)], [np.empty((0, width), np.float32)]
-    for batch, pixels in decoded_batches(images, config, batch_size):
-        positions.append(batch)
-        rows.append(function(pixels))
-        advance(len(batch))
-    return np.concatenate(positions), np.concatenate(rows)
+) -> _Rows:
+    """`function` of the pixels of each image that can be decoded."""
+    rows: _Rows = {}
+    for positions, pixels in decoded_batches(images, config, batch_size or default_batch_size()):
+        rows.update(zip(positions.tolist(), function(pixels), strict=True))
+        advance(len(positions))
+    return rows

@@ -10,13 +10,7 @@ from headstart.features.store.maintain import Damage, Verification
 
 @dataclass(frozen=True)
 class Recomputation:
-    """Stored features compared with fresh ones.
-
-    Args:
-        images: number of images compared.
-        largest_error: the largest relative error, in norm.
-        bad: the shards of features beyond the tolerance.
-    """
+    """Features of some images compared with fresh ones: the largest relative error, in norm, and the bad shards."""
 
     images: int = 0
     largest_error: float = 0.0
@@ -31,14 +25,13 @@ class VerifyResult:
         repaired: whether bad shards were dropped.
         read: the result of reading every byte.
         folders: the folders of fingerprints and 8-bit networks that can't be used.
-        fresh: the result of comparing features with fresh ones.
     """
 
     root: Path
     repaired: bool
     read: Verification
     folders: list[Damage]
-    fresh: Recomputation
+    fresh: Recomputation = Recomputation()
 
     @property
     def damage(self) -> list[Damage]:
@@ -61,9 +54,8 @@ class VerifyResult:
         lines = [one.reason if one.reason.startswith(one.path) else f"{one.path}: {one.reason}" for one in self.damage]
         lines.append(f"{self.read.shards} shards, {self.read.images} images, {len(self.damage)} bad")
         if self.fresh.images:
-            lines.append(
-                f"{self.fresh.images} images recomputed; largest relative error {self.fresh.largest_error:.2g}"
-            )
+            fresh = self.fresh
+            lines.append(f"{fresh.images} images recomputed; largest relative error {fresh.largest_error:.2g}")
         if self.damage and self.repaired:
             lines.append("bad shards are dropped: `headstart features` does their images again")
         return lines

@@ -15,12 +15,7 @@ from headstart.pipeline.data.examples import scan, scan_memory
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Another fingerprint in the store.
-
-    Args:
-        present: number of the images that have its features.
-        differs: name of each field that differs, with the value asked for and the value there.
-    """
+    """Another fingerprint: how many images have its features, and each field that differs, with `asked` and `there`."""
 
     folder: str
     present: int
@@ -29,14 +24,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class CutState:
-    """One cut that was asked for.
-
-    Args:
-        fingerprint: the hash of the features that were asked for.
-        present: number of distinct images that have these features.
-        missing: number of distinct images that do not.
-        others: the other fingerprints in the store, the most similar first.
-    """
+    """One cut that was asked for: how many distinct images have its features, and the others, most similar first."""
 
     cut: str
     fingerprint: str
@@ -53,29 +41,23 @@ class Explanation:
 
     def fields(self) -> dict[str, Any]:
         """The JSON object."""
-        return {"cuts": [asdict(state) for state in self.cuts]}
+        return asdict(self)
 
     def lines(self) -> list[str]:
         """The summary for people."""
         lines = []
         for state in self.cuts:
-            lines.append(
-                f"{state.cut}: {state.present} images have features, {state.missing} have none, or can't be used"
-            )
+            have = f"{state.present} images have features"
+            lines.append(f"{state.cut}: {have}, {state.missing} have none, or can't be used")
             for other in state.others:
-                differences = "; ".join(
-                    f"{field}: asked for {values['asked']}, there {values['there']}"
-                    for field, values in other.differs.items()
-                )
-                lines.append(f"  {other.folder} has {other.present} of them, but differs in {differences}")
+                fields = other.differs.items()
+                differences = (f"{name}: asked for {both['asked']}, there {both['there']}" for name, both in fields)
+                lines.append(f"  {other.folder} has {other.present} of them, but differs in {'; '.join(differences)}")
         return lines
 
 
 def explain(data: Path, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0) -> Explanation:
     """Count, for each cut of `config`, the images of `data` with features in `extraction.store`.
-
-    Args:
-        seed: of the split, where `data` has no split folders.
 
     Raises:
         StoreError: the store holds no features.
@@ -87,25 +69,15 @@ def explain(data: Path, config: FeatureConfig, extraction: ExtractionConfig, see
     found = scan(data, seed, extraction.max_pixels, scan_memory(root, data, extraction.rehash))
     digests = {example.image.digest for example in found.examples}
     networks = load_networks(config, extraction, KnownBackbones(root, extraction.rehash))
-    asked = [store for network in networks for store in network.stores().values()]
-    return Explanation([_state(store, digests, stores) for store in asked])
+    return Explanation([_state(store, digests, stores) for network in networks for store in network.stores().values()])
 
 
 def _state(store: FeatureStore, digests: Collection[str], stores: Sequence[FeatureStore]) -> CutState:
+    asked, count, missing = store.fingerprint, len(digests), len(store.missing(digests))
     others = [
-        Neighbour(
-            folder=other.folder.name,
-            present=len(digests) - len(other.missing(digests)),
-            differs=store.fingerprint.differences(other.fingerprint),
-        )
+        Neighbour(other.folder.name, count - len(other.missing(digests)), asked.differences(other.fingerprint))
         for other in stores
         if other.key != store.key
     ]
-    missing = len(store.missing(digests))
-    return CutState(
-        cut=store.fingerprint.cut,
-        fingerprint=store.key,
-        present=len(digests) - missing,
-        missing=missing,
-        others=sorted(others, key=lambda other: len(other.differs)),
-    )
+    others.sort(key=lambda other: len(other.differs))
+    return CutState(asked.cut, store.key, count - missing, missing, others)

@@ -21,13 +21,7 @@ _SLAB_BYTES = 1 << 29
 
 @dataclass(frozen=True)
 class Exported:
-    """The exported file.
-
-    Args:
-        examples: number of rows.
-        missing: number of images in the data folder without features. They are left out.
-        shape: of all features, `[N, D]` or `[N, H, W, D]`.
-    """
+    """The exported file: `examples` rows, features of `shape` [N, D] or [N, H, W, D], `missing` images left out."""
 
     path: str
     examples: int
@@ -51,7 +45,6 @@ def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int =
 
     Args:
         file: ends in `.npz`, `.h5` or `.hdf5`. An existing file is replaced.
-        seed: of the split, where `data` has no split folders.
 
     Raises:
         OptionError: another ending, or a fingerprint that the store does not have or that is ambiguous.
@@ -64,22 +57,16 @@ def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int =
     found = scan_all_sizes(root, data, seed)
     lacking = set(store.missing([example.image.digest for example in found.examples]))
     examples = [example for example in found.examples if example.image.digest not in lacking]
-    missing = len(found.examples) - len(examples) + len(found.rejects)
-    total = len(examples) + missing
+    total = len(found.examples) + len(found.rejects)
+    missing = total - len(examples)
     if not examples or missing > config.max_rejects * total:
         raise DataError(
             f"{data}: {missing} of {total} images have no features in {store.folder}, over --max-rejects "
             f"{config.max_rejects}; run `headstart features`, or `headstart store explain` to see why"
         )
     _write(file, store, examples, found.class_names)
-    return Exported(
-        path=str(file),
-        examples=len(examples),
-        missing=missing,
-        shape=[len(examples), *store.form.shape],
-        classes=len(found.class_names),
-        fingerprint=store.key,
-    )
+    shape = [len(examples), *store.form.shape]
+    return Exported(str(file), len(examples), missing, shape, len(found.class_names), store.key)
 
 
 def _chosen(root: Path, beginning: str) -> FeatureStore:
@@ -93,11 +80,12 @@ def _chosen(root: Path, beginning: str) -> FeatureStore:
 
 
 def _write(file: Path, store: FeatureStore, examples: list[Example], class_names: list[str]) -> None:
+    digests = [example.image.digest for example in examples]
     columns = {
         "labels": np.array([example.label for example in examples], np.int64),
         "splits": np.array([example.split for example in examples]),
         "paths": np.array([example.image.path for example in examples]),
-        "digests": np.array([example.image.digest for example in examples]),
+        "digests": np.array(digests),
         "class_names": np.array(class_names),
     }
     text_bytes = sum(column.nbytes for column in columns.values())
@@ -106,15 +94,14 @@ def _write(file: Path, store: FeatureStore, examples: list[Example], class_names
     with written_atomically(file) as partial:
         if file.suffix == ".npz":
             features = np.empty((len(examples), *store.form.shape), np.float32)
-            for positions, rows in store.stream(columns["digests"].tolist()):
+            for positions, rows in store.stream(digests):
                 features[positions] = rows
             np.savez(partial, allow_pickle=False, features=features, **columns)
         else:
-            _write_hdf5(partial, store, columns)
+            _write_hdf5(partial, store, digests, columns)
 
 
-def _write_hdf5(partial: Path, store: FeatureStore, columns: dict[str, np.ndarray]) -> None:
-    digests = columns["digests"].tolist()
+def _write_hdf5(partial: Path, store: FeatureStore, digests: list[str], columns: dict[str, np.ndarray]) -> None:
     rows = max(1, _SLAB_BYTES // (4 * math.prod(store.form.shape)))
     with h5py.File(partial, "w") as out:
         features = out.create_dataset("features", (len(digests), *store.form.shape), np.float32)

@@ -1,12 +1,12 @@
-"""`store gc`: dropping the features of images that are in no data folder."""
+"""`store gc` and `store compact`: without the features of images in no data folder, and in few large shards."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import DataError
-from headstart.features.store.compact import drop_unused
+from headstart.features.store.compact import compact, drop_unused
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.data.examples import scan_all_sizes
 from headstart.pipeline.upkeep.config import GcConfig
@@ -15,13 +15,7 @@ from rich.filesize import decimal
 
 @dataclass(frozen=True)
 class Unused:
-    """One fingerprint's images.
-
-    Args:
-        kept: number of images that are in a data folder.
-        dropped: number of images that are in none.
-        bytes: size of the features of the latter.
-    """
+    """One fingerprint: how many images are in a data folder, how many in none, and the bytes of the latter."""
 
     folder: str
     kept: int
@@ -45,17 +39,15 @@ class Garbage:
         """The JSON object."""
         return {"fingerprints": [asdict(one) for one in self.fingerprints], "dropped": self.dropped, "done": self.done}
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Iterator[str]:
         """The summary for people."""
-        verb = "dropped" if self.done else "to drop"
-        lines = [
-            f"{one.folder}: {one.kept} images in use, {one.dropped} {verb} ({decimal(one.bytes)})"
-            for one in self.fingerprints
-        ]
+        verb, remark = "to drop", "nothing was changed; --yes does it"
+        if self.done:
+            verb, remark = "dropped", "the disk is freed by the next gc or compact"
+        for one in self.fingerprints:
+            yield f"{one.folder}: {one.kept} images in use, {one.dropped} {verb} ({decimal(one.bytes)})"
         if self.dropped:
-            freed, unchanged = "the disk is freed by the next gc or compact", "nothing was changed; --yes does it"
-            lines.append(freed if self.done else unchanged)
-        return lines
+            yield remark
 
 
 def collect_garbage(root: Path, data: Sequence[Path], config: GcConfig) -> Garbage:
@@ -71,14 +63,7 @@ def collect_garbage(root: Path, data: Sequence[Path], config: GcConfig) -> Garba
     for store in stores:
         held = set(store.digests())
         dropped = len(held - used)
-        counts.append(
-            Unused(
-                folder=store.folder.name,
-                kept=len(held) - dropped,
-                dropped=dropped,
-                bytes=dropped * store.form.image_bytes,
-            )
-        )
+        counts.append(Unused(store.folder.name, len(held) - dropped, dropped, dropped * store.form.image_bytes))
         if config.yes:
             drop_unused(store, used)
     return Garbage(counts, config.yes)
@@ -93,3 +78,36 @@ def _digests_in(root: Path, data: Path) -> set[str]:
             f"the first is {unread[0].path}: {unread[0].detail}"
         )
     return {example.image.digest for example in found.examples}
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """The number of shards in each fingerprint's folder, before and after."""
+
+    folders: list[str]
+    before: list[int]
+    after: list[int]
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"shards_before": sum(self.before), "shards_after": sum(self.after)}
+
+    def lines(self) -> Iterator[str]:
+        """The summary for people."""
+        for folder, before, after in zip(self.folders, self.before, self.after, strict=True):
+            yield f"{folder}: {before} -> {after} shards"
+        if self.before != self.after:
+            yield "the replaced shards stay on disk until the next compact or gc, for whoever reads them now"
+
+
+def compact_store(root: Path) -> Compaction:
+    """Rewrite the small shards of the store at `root` as large ones, without disturbing readers and writers.
+
+    Raises:
+        StoreError: `root` holds no features, or another process changed them meanwhile.
+    """
+    stores = open_stores(root)
+    before = [len(store.shards()) for store in stores]
+    for store in stores:
+        compact(store)
+    return Compaction([store.folder.name for store in stores], before, [len(store.shards()) for store in stores])

@@ -1,7 +1,7 @@
 """`store ls`: the fingerprints of a store."""
 
-import time
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class Listing:
         """The summary for people."""
         return [
             f"{one.folder.name}: {f'view {one.view} of ' if one.view else ''}{one.images} images, {one.precision}, in "
-            f"{one.shards} shards, {decimal(one.bytes)}, written {_minute(one.modified)}"
+            f"{one.shards} shards, {decimal(one.bytes)}, written {datetime.fromtimestamp(one.modified):%Y-%m-%d %H:%M}"
             for one in self.fingerprints
         ]
 
@@ -35,7 +35,3 @@ def list_store(root: Path) -> Listing:
         StoreError: `root` holds no features.
     """
     return Listing([contents(store) for store in open_stores(root)])
-
-
-def _minute(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -30,12 +30,13 @@ from headstart.pipeline.upkeep.damage import Recomputation
 
 # The largest relative error (in norm) of a stored feature: other machines round differently.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 5e-2}
+_Error = tuple[FeatureStore, ImageFile, float]  # the relative error of a stored feature against a fresh one, in norm
 
 
 def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, seed: int = 0) -> Recomputation:
     """Compare features of `config.recompute` images of `data`, drawn by `seed`, with a fresh forward pass.
 
-    Features of other weights are not compared, but named on the console.
+    Features of other weights are named on the console.
 
     Raises:
         StoreError: no features can be compared.
@@ -44,7 +45,7 @@ def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, 
     found = scan_all_sizes(stores[0].folder.parent, data)
     images = {example.image.digest: example.image for example in found.examples}
     left_out: list[str] = []
-    errors: list[tuple[FeatureStore, ImageFile, float]] = []
+    errors: list[_Error] = []
     for group in _grouped_by_backbone(stores):
         held = {digest for store in group for digest in images.keys() - set(store.missing(list(images)))}
         chosen = np.random.default_rng(seed).permutation(sorted(held))[: config.recompute]
@@ -66,49 +67,33 @@ def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, 
         if error > _TOLERANCE[store.fingerprint.precision]
         for shard in [store.shard_of(image.digest)]
     }
-    return Recomputation(
-        images=len({image.digest for _, image, _ in errors}),
-        largest_error=max(error for _, _, error in errors),
-        bad=tuple(bad.values()),
-    )
+    images_compared = len({image.digest for _, image, _ in errors})
+    return Recomputation(images_compared, max(error for _, _, error in errors), tuple(bad.values()))
 
 
 def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureStore]]:
     """Group the stores that differ in the cut alone: one forward pass serves a group."""
     groups: dict[str, list[FeatureStore]] = {}
     for store in stores:
-        shared = {name: value for name, value in store.fingerprint.to_json().items() if name not in ("cut", "shape")}
+        shared = {**store.fingerprint.to_json(), "cut": None, "shape": None}
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(store)
     return list(groups.values())
 
 
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
-    """Build the backbone of a fingerprint, with the weights of `config`.
-
-    Raises:
-        OptionError: the features were made by another version of headstart.
-        WeightsError: the features were made with other weights.
-    """
+    """The backbone of a fingerprint, with the weights of `config`."""
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")
-    backbone = build_backbone(
-        fingerprint.backbone,
-        config.weights,
-        "auto",
-        fingerprint.image_size,
-        cast(Precision, fingerprint.precision),
-        config.weights_seed,
-    )
+    precision = cast(Precision, fingerprint.precision)
+    size, seed = fingerprint.image_size, config.weights_seed
+    backbone = build_backbone(fingerprint.backbone, config.weights, "auto", size, precision, seed)
     if backbone.weights_digest != fingerprint.weights:
         raise WeightsError(f"its features are of other weights than {config.weights}; say which with --weights")
     rescale = fingerprint.rescale
     return replace(backbone, rescaling=Rescaling(tuple(rescale["scale"]), tuple(rescale["offset"])))
 
 
-def _errors(
-    stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence[ImageFile]
-) -> list[tuple[FeatureStore, ImageFile, float]]:
-    """The relative error (in norm) of each stored feature of `images` against a fresh one."""
+def _errors(stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence[ImageFile]) -> list[_Error]:
     shared = stores[0].fingerprint
     by_cut = {Cut.parse(backbone.name, store.fingerprint.cut): store for store in stores}
     config = ImageConfig(shared.image_size, cast(Any, shared.resize), cast(Any, shared.truncated))
@@ -119,8 +104,7 @@ def _errors(
         frozen = find_quantised(stores[0].folder.parent, backbone, shared.calibration)
     errors = []
     with progress("recomputing", len(images)) as advance:
-        batches = decoded_batches(images, config, frozen.images_per_pass, view)
-        for positions, fresh in frozen.stream(batches):
+        for positions, fresh in frozen.stream(decoded_batches(images, config, frozen.images_per_pass, view)):
             batch = [images[position] for position in positions]
             for cut, store in by_cut.items():
                 errors += _errors_of_batch(store, batch, fresh[cut])
@@ -128,18 +112,13 @@ def _errors(
     return errors
 
 
-def _errors_of_batch(
-    store: FeatureStore, batch: Sequence[ImageFile], fresh: np.ndarray
-) -> list[tuple[FeatureStore, ImageFile, float]]:
-    """Compare `fresh` features [n, *shape] of `batch` with the stored ones.
-
-    Images without stored features are left out, and so are files that changed meanwhile.
-    """
+def _errors_of_batch(store: FeatureStore, batch: Sequence[ImageFile], fresh: np.ndarray) -> list[_Error]:
+    """Compare `fresh` features [n, *shape] of `batch` with the stored ones. Files that changed are left out."""
     lacking = set(store.missing([image.digest for image in batch]))
     rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged()]
-    width = math.prod(store.form.shape)
-    stored = store.read([batch[row].digest for row in rows]).astype(np.float32).reshape(len(rows), width)
-    expected = fresh[rows].reshape(len(rows), width)
+    flat = len(rows), math.prod(store.form.shape)
+    stored = store.read([batch[row].digest for row in rows]).astype(np.float32).reshape(flat)
+    expected = fresh[rows].reshape(flat)
     norms = np.linalg.norm(expected, axis=1) + np.finfo(np.float32).tiny
     relative = np.linalg.norm(stored - expected, axis=1) / norms
     return [(store, batch[row], float(error)) for row, error in zip(rows, relative, strict=True)]

@@ -8,16 +8,13 @@ from headstart.features.store.compact import drop_shards
 from headstart.features.store.maintain import find_stores, verify
 from headstart.features.terminal import console
 from headstart.pipeline.upkeep.config import VerifyConfig
-from headstart.pipeline.upkeep.damage import Recomputation, VerifyResult
+from headstart.pipeline.upkeep.damage import VerifyResult
 
 
 def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResult:
     """Read every byte of the store at `root`; with `config.data`, also compare features with a fresh forward pass.
 
-    Nothing is compared in a store with damage that was not repaired.
-
-    Args:
-        seed: of the choice of images to compare.
+    `seed` decides which images are compared. None are in a store with damage that was not repaired.
 
     Raises:
         StoreError: `root` holds no features, or none that can be compared.
@@ -25,13 +22,7 @@ def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResul
     """
     stores, folders = find_stores(root)
     read = verify(stores, config.repair)
-    result = VerifyResult(
-        root=root,
-        repaired=config.repair,
-        read=read,
-        folders=[*folders, *damaged_networks(root)],
-        fresh=Recomputation(),
-    )
+    result = VerifyResult(root, config.repair, read, [*folders, *damaged_networks(root)])
     if config.data is None:
         return result
     if result.folders or (read.bad and not config.repair):

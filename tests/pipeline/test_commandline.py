@@ -69,9 +69,7 @@ def test_a_full_disk_is_told_in_one_line(error: Exception) -> None:
     assert outcome.stderr.startswith("error: the disk is full (")
 
 
-@pytest.mark.parametrize(
-    "error", [KeyError("quota"), KeyError("No space left on device"), ValueError("errno = 28,")]
-)
+@pytest.mark.parametrize("error", [KeyError("quota"), KeyError("No space left on device"), ValueError("errno = 28,")])
 def test_a_bug_is_not_taken_for_a_full_disk(error: Exception) -> None:
     outcome = raising(error)
     assert outcome.exception is error
