@@ -79,8 +79,7 @@ def features_dataset(
         lacking = store.missing(digests)
         if lacking:
             raise StoreError(f"{store.folder}: no features of {lacking[0]}; run `headstart features`")
-    labels = np.array([example.label for example in examples], np.int64)
-    form = stores[0].form
+    labels, form = _labels(examples), stores[0].form
 
     def pieces(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         store = stores[epoch % len(stores)]

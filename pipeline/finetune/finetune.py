@@ -28,23 +28,15 @@ _WEIGHTS_FILES = 6  # the best and the latest; each in work, kept, and being cop
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """The metrics of a fine-tuned classifier.
-
-    Args:
-        run: the run's folder.
-        before, after: `accuracy` and `loss` on val, of the head and of the best epoch.
-        best_epoch: counts from 1; 0 is the head alone.
-        images_per_second: of training, without validation and the first step.
-        seconds: spent on the epochs, all starts together.
-    """
+    """The metrics of a fine-tuned classifier."""
 
     run: str
-    before: dict[str, float]
-    after: dict[str, float]
-    best_epoch: int
+    before: dict[str, float]  # `accuracy` and `loss` on val, of the head
+    after: dict[str, float]  # the same of the best epoch
+    best_epoch: int  # counts from 1; 0 is the head alone
     epochs: int
-    images_per_second: float
-    seconds: float
+    images_per_second: float  # of training, without validation and the first step
+    seconds: float  # spent on the epochs, all starts together
 
     def fields(self) -> dict[str, Any]:
         """The JSON object."""
@@ -72,17 +64,13 @@ def finetune(
     classifier is saved in float32. Epoch 0 counts: the result is never worse on val than the head.
 
     The run keeps the state after each finished epoch. The same call goes on from there, but for `overwrite`, which
-    always begins anew.
+    always begins anew. Raises RunError where there is no run, it has a classifier, its data or weights changed, or its
+    fine-tuning was cut off with other settings; OptionError where there is no such layer.
 
     Args:
         overwrite: begin anew where the run has a classifier, or an unfinished fine-tuning.
         seed: of order, augmentation and dropout.
         data: the place of the run's data folder, if it was moved.
-
-    Raises:
-        RunError: there is no run, it has a classifier, its data or weights changed, or its fine-tuning was cut off
-            with other settings.
-        OptionError: there is no such layer or optimizer.
     """
     run = Run.open(path)
     settings = {**asdict(config), "seed": seed}
@@ -104,8 +92,7 @@ def finetune(
 def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     """The start of the state to go on from; empty to begin anew.
 
-    Raises:
-        RunError: `overwrite` is false, and the run has a classifier or the state other settings.
+    Raises RunError where `overwrite` is false, and the run has a classifier or the state other settings.
     """
     start = state.start()
     then = start.get("settings", settings)
@@ -123,11 +110,6 @@ def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], ov
 
 
 def _require_one_backbone(run: Run) -> None:
-    """Require features of a single backbone.
-
-    Raises:
-        OptionError: the run has features of several.
-    """
     backbone = run.configs()[0].backbone
     if "+" in backbone:
         raise OptionError(
@@ -173,11 +155,7 @@ def _fit(
 def _begin(
     run: Run, state: FinetuneState, built: FinetuneModel, val_batches: tf.data.Dataset, settings: dict[str, Any]
 ) -> None:
-    """Evaluate epoch 0, the head alone, and keep its state.
-
-    Raises:
-        OSError: the disk has too little room for the states.
-    """
+    """Evaluate epoch 0, the head alone, and keep its state; raise OSError where the disk has too little room."""
     shutil.rmtree(run.logs / "finetune", ignore_errors=True)
     count = len(built.cached.of("val"))
     with progress("evaluating the head", count) as advance:
@@ -191,10 +169,7 @@ def _begin(
 
 
 def _keeper(state: FinetuneState, offset: int, examples: Sequence[Example]) -> Callable[[int], None]:
-    """A function that keeps the state after Keras's epoch `offset + n` as epoch n + 1, and adds up the time.
-
-    It raises `DataError` instead where a file of `examples` changed during the epoch.
-    """
+    """Make a function that keeps the state after Keras's epoch `offset + n` as epoch n + 1, and adds up the time."""
     since = time.perf_counter()
 
     def keep(number: int) -> None:
@@ -250,14 +225,6 @@ def _write(
     head_rows = [row for row in run.history() if row["phase"] == "head"]
     run.write_history([*head_rows, *({"phase": "finetune", **row} for row in state.history())])
     run.forget_evaluations()
-    run.update(
-        run.metrics_file,
-        finetune={
-            "best_epoch": result.best_epoch,
-            "before": result.before,
-            "val": result.after,
-            "images_per_second": result.images_per_second,
-            "seconds": result.seconds,
-        },
-    )
+    kept = ("best_epoch", "before", "images_per_second", "seconds")
+    run.update(run.metrics_file, finetune={"val": result.after, **{name: getattr(result, name) for name in kept}})
     run.update(run.config_file, finetune={**settings, "from_layer_index": built.from_layer, "versions": versions()})

@@ -11,8 +11,8 @@ import optuna
 import tensorflow as tf
 from headstart.features.errors import DivergedError
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.curves import writing_curves
 from headstart.pipeline.head.head import TrainedHead, fit_head
+from headstart.pipeline.head.loop import writing_curves
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.optimizers import release
 from headstart.pipeline.sweep.baselines import Fold
@@ -31,15 +31,10 @@ _ELSEWHERE = (
 
 @dataclass(frozen=True)
 class SearchData:
-    """The features and folds that all trials share.
+    """The features and folds that all trials share."""
 
-    Args:
-        labelled: train, then val; augmented views of train come with a single fold only.
-        folds: a trial's loss is the mean over them.
-    """
-
-    labelled: LabelledFeatures
-    folds: Sequence[Fold]
+    labelled: LabelledFeatures  # train, then val; augmented views of train come with a single fold only
+    folds: Sequence[Fold]  # a trial's loss is the mean over them
 
     @property
     def training_sizes(self) -> list[int]:
@@ -48,12 +43,7 @@ class SearchData:
 
 
 def run_trials(study: Study, data: SearchData, most: int, until: float, seed: int, tick: Callable[[], None]) -> None:
-    """Do trials until all processes together have finished `most`, or the time is `until`.
-
-    Args:
-        until: by `time.time()`.
-        tick: called now and then.
-    """
+    """Do trials until all processes together have finished `most`, or `time.time()` is `until`; `tick` now and then."""
     study.optuna.pruner = successive_halving(first_rung(data.training_sizes))
     while time.time() < until:
         trial, elsewhere = study.claim(most)
@@ -123,10 +113,8 @@ def _report(
     with tf.summary.create_file_writer(str(logs)).as_default():
         hparams.hparams(dict(trial.params), trial_id=f"trial-{trial.number}")
         tf.summary.scalar("val_loss", loss, step=0)
-    if complete and np.isfinite(loss):
-        study.optuna.tell(trial, loss)
-    else:
-        study.optuna.tell(trial, state=TrialState.PRUNED)
+    kept = complete and np.isfinite(loss)
+    study.optuna.tell(trial, loss if kept else None, None if kept else TrialState.PRUNED)
 
 
 def _mean(done: Sequence[TrainedHead], metric: str) -> float:
