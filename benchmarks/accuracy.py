@@ -10,18 +10,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from headstart.features.backbones.frozen import FrozenBackbone, make_deterministic, resolve_precision
-from headstart.features.config import FeatureConfig
+from headstart.features.backbones.frozen import freeze
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.device import make_deterministic
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import fit_head, train_head
 from headstart.pipeline.inputs import eval_dataset
+from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.metrics import score
 from headstart.pipeline.training import compile_model
 from rich.console import Console
@@ -30,38 +31,37 @@ from benchmarks.curves import finetuning
 from benchmarks.extraction import installed
 from benchmarks.timing import LastBatch, write_merged
 
-Arrays = tuple[np.ndarray, np.ndarray]
 NAMES = ["negative", "positive"]
 REPEATED = 20_000
 OUR_EPOCHS, PLAIN_EPOCHS = 10, 4
 
 
-def arrays_of(photos: Path, config: FeatureConfig) -> Arrays:
-    cached = cache_features(photos, config)
-    return cached.arrays(cached.examples)
+def labelled_of(photos: Path, config: FeatureConfig, extraction: ExtractionConfig) -> LabelledFeatures:
+    cached = cache_features(photos, config, extraction)
+    return cached.labelled(cached.examples)
 
 
-def halves(features: np.ndarray, labels: np.ndarray, seed: int) -> tuple[Arrays, Arrays, Arrays]:
+def halves(whole: LabelledFeatures, seed: int) -> tuple[LabelledFeatures, LabelledFeatures, LabelledFeatures]:
     """Train, val and test: 70, 10 and 20 %."""
-    order = np.random.default_rng(seed).permutation(len(labels))
+    order = np.random.default_rng(seed).permutation(len(whole))
     ends = [round(0.7 * len(order)), round(0.8 * len(order))]
-    first, second, third = ((features[part], labels[part]) for part in np.split(order, ends))
+    first, second, third = (whole.take(part) for part in np.split(order, ends))
     return first, second, third
 
 
-def accuracy(model: keras.Model, test: Arrays) -> float:
-    return score(model.predict(test[0], verbose=0, batch_size=1024), test[1], NAMES)["accuracy"]
+def accuracy(model: keras.Model, test: LabelledFeatures) -> float:
+    return score(model.predict(test.features, verbose=0, batch_size=1024), test.labels, NAMES)["accuracy"]
 
 
-def precisions(photos: Path, config: FeatureConfig, seeds: int) -> dict[str, Any]:
+def precisions(photos: Path, config: FeatureConfig, extraction: ExtractionConfig, seeds: int) -> dict[str, Any]:
     """Features in less precision against float32: how far off they are, and what heads on them reach."""
-    expected, labels = arrays_of(photos, replace(config, precision="float32"))
-    baseline = [_head_on(expected, labels, seed) for seed in range(seeds)]
+    whole = labelled_of(photos, replace(config, precision="float32"), extraction)
+    expected, baseline = whole.features, [_head_on(whole, seed) for seed in range(seeds)]
     found: dict[str, Any] = {"float32": {"test_accuracy": baseline}}
     for precision in ["bfloat16", *(["int8"] if installed("openvino") and installed("nncf") else [])]:
-        features, _ = arrays_of(photos, replace(config, precision=precision))
-        off = np.linalg.norm(features - expected, axis=1) / np.linalg.norm(expected, axis=1)
-        scores = [_head_on(features, labels, seed, precision == "bfloat16") for seed in range(seeds)]
+        less = labelled_of(photos, replace(config, precision=precision), extraction)
+        off = np.linalg.norm(less.features - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        scores = [_head_on(less, seed) for seed in range(seeds)]
         points = [100 * (one - other) for one, other in zip(scores, baseline, strict=True)]
         found[precision] = {
             "relative_error_mean": float(off.mean()),
@@ -72,41 +72,42 @@ def precisions(photos: Path, config: FeatureConfig, seeds: int) -> dict[str, Any
     return found
 
 
-def _head_on(features: np.ndarray, labels: np.ndarray, seed: int, reduced: bool = False) -> float:
-    train, val, test = halves(features, labels, seed)
-    return accuracy(train_head(train, val, 2, HeadConfig(), seed, reduced=reduced).model, test)
+def _head_on(whole: LabelledFeatures, seed: int) -> float:
+    train, val, test = halves(whole, seed)
+    return accuracy(train_head(train, val, HeadConfig(), seed).model, test)
 
 
-def float32_against_predict(photos: Path, config: FeatureConfig, count: int = 64) -> dict[str, float]:
+def float32_against_predict(
+    photos: Path, config: FeatureConfig, extraction: ExtractionConfig, count: int = 64
+) -> dict[str, float]:
     """The fast form's features against those of `model.predict` on the same pixels."""
-    cached = cache_features(photos, replace(config, precision="float32"))
+    cached = cache_features(photos, replace(config, precision="float32"), extraction)
     network = cached.network
     batches = eval_dataset(cached.examples[:count], cached.network.images, 32)
     pixels = np.concatenate([batch for batch, _ in batches.as_numpy_iterator()])
     inputs = keras.Input(pixels.shape[1:], dtype="uint8")
     expected = keras.Model(inputs, network.backbone.features(inputs, network.cuts)).predict(pixels, verbose=0)
-    fast = FrozenBackbone(network.backbone, network.cuts)
+    fast = freeze(network.backbone, network.cuts)
     step = fast.images_per_pass
     found = np.concatenate([fast(pixels[i : i + step])[network.cuts[0]] for i in range(0, len(pixels), step)])
     return {"images": count, "largest_relative_error": float(np.abs(found - expected).max() / np.abs(expected).max())}
 
 
-def time_to_best(photos: Path, config: FeatureConfig, seeds: int) -> dict[str, Any]:
+def time_to_best(photos: Path, config: FeatureConfig, extraction: ExtractionConfig, seeds: int) -> dict[str, Any]:
     """Seconds from nothing to the best loss on val: the default head against plain `fit` at batch 32.
 
     On 20,000 examples: the features of the photographs of train, repeated, each with noise of 5 % of a deviation.
     """
-    features, labels = arrays_of(photos, config)
-    reduced = resolve_precision("auto") == "bfloat16"
+    whole = labelled_of(photos, config, extraction)
     make_deterministic()  # as training a head does, on a GPU
     rows = []
     for seed in range(seeds):
-        train, val, test = halves(features, labels, seed)
+        train, val, test = halves(whole, seed)
         rng = np.random.default_rng(seed)
-        repeated = rng.integers(0, len(train[1]), REPEATED)
-        noise = rng.normal(size=(REPEATED, features.shape[1])).astype(np.float32) * (0.05 * train[0].std(axis=0))
-        many = (train[0][repeated] + noise, train[1][repeated])
-        sides = {"ours": partial(_ours, reduced=reduced), "plain": _plain}
+        many = train.take(rng.integers(0, len(train), REPEATED))
+        noise = rng.normal(size=many.features.shape).astype(np.float32) * (0.05 * train.features.std(axis=0))
+        many = replace(many, features=many.features + noise)
+        sides = {"ours": _ours, "plain": _plain}
         names = list(sides) if seed % 2 else list(sides)[::-1]
         row = {}
         for name in names:
@@ -120,7 +121,7 @@ def time_to_best(photos: Path, config: FeatureConfig, seeds: int) -> dict[str, A
     points = [100 * (row["ours"]["accuracy"] - row["plain"]["accuracy"]) for row in rows]
     return {
         "rows": rows,
-        "ours_in_bfloat16": reduced,
+        "ours_in_bfloat16": whole.reduced,
         "times_as_fast": times(lambda side: side["seconds"]),
         "times_as_fast_without_stalls": times(lambda side: side["seconds"] - side["stalled_seconds"]),
         "times_as_fast_without_building": times(lambda side: side["epoch"] * side["epoch_seconds"]),
@@ -156,21 +157,24 @@ class _Epochs(LastBatch):
         }  # fmt: skip
 
 
-def _ours(train: Arrays, val: Arrays, test: Arrays, seed: int, reduced: bool) -> dict[str, float]:
+def _ours(train: LabelledFeatures, val: LabelledFeatures, test: LabelledFeatures, seed: int) -> dict[str, float]:
     epochs = _Epochs()
-    found = fit_head(train, val, 2, HeadConfig(epochs=OUR_EPOCHS), seed, callbacks=[epochs], reduced=reduced)
+    found = fit_head(train, val, HeadConfig(epochs=OUR_EPOCHS), seed, on_epoch=lambda *_: epochs.on_epoch_end(0))
     figures = epochs.until(found.best_epoch, [0.0] * OUR_EPOCHS)  # what follows a last batch is our own work
     return {**figures, "loss": found.val["loss"], "accuracy": accuracy(found.model, test)}
 
 
-def _plain(train: Arrays, val: Arrays, test: Arrays, seed: int) -> dict[str, float]:
+def _plain(train: LabelledFeatures, val: LabelledFeatures, test: LabelledFeatures, seed: int) -> dict[str, float]:
     """A head as Keras's users write it, Adam at Keras's learning rate."""
     keras.utils.set_random_seed(seed)
     epochs, best = _Epochs(), keras.callbacks.EarlyStopping(patience=PLAIN_EPOCHS, restore_best_weights=True)
     layers = [keras.layers.Dense(1024, activation="relu"), keras.layers.Dense(1)]
-    model = keras.Sequential([keras.Input((train[0].shape[1],)), *layers])
+    model = keras.Sequential([keras.Input((train.features.shape[1],)), *layers])
     compile_model(model, 2, keras.optimizers.Adam())
-    model.fit(*train, batch_size=32, epochs=PLAIN_EPOCHS, validation_data=val, verbose=0, callbacks=[epochs, best])
+    model.fit(
+        train.features, train.labels, batch_size=32, epochs=PLAIN_EPOCHS,
+        validation_data=(val.features, val.labels), verbose=0, callbacks=[epochs, best],
+    )  # fmt: skip
     figures = epochs.until(best.best_epoch + 1, epochs.stalled)
     return {**figures, "loss": float(best.best), "accuracy": accuracy(model, test)}
 
@@ -187,23 +191,26 @@ def photo_arguments(description: str | None, parts: tuple[str, ...]) -> argparse
     return parser
 
 
-def features_asked(asked: argparse.Namespace) -> FeatureConfig:
-    return FeatureConfig(store=asked.store, weights=asked.weights, rescale=asked.rescale, max_rejects=1)
+def features_asked(asked: argparse.Namespace) -> tuple[FeatureConfig, ExtractionConfig]:
+    config = FeatureConfig(weights=asked.weights, rescale=asked.rescale)
+    return config, ExtractionConfig(store=asked.store, max_rejects=1)
 
 
 def main() -> None:
     parser = photo_arguments(__doc__, ("predict", "precisions", "head", "finetuning"))
     parser.add_argument("--images", type=int, default=400, help="fine-tuned on, val included")
     asked = parser.parse_args()
-    config = features_asked(asked)
+    config, extraction = features_asked(asked)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "predict": lambda: float32_against_predict(asked.photos, config),
-        "precisions": lambda: precisions(asked.photos, config, asked.seeds),
-        "head": lambda: time_to_best(asked.photos, config, asked.seeds),
+        "predict": lambda: float32_against_predict(asked.photos, config, extraction),
+        "precisions": lambda: precisions(asked.photos, config, extraction, asked.seeds),
+        "head": lambda: time_to_best(asked.photos, config, extraction, asked.seeds),
     }
     file = Path(__file__).with_name("accuracy.json")
     with tempfile.TemporaryDirectory() as folder:
-        parts["finetuning"] = lambda: finetuning(asked.photos, config, asked.seeds, asked.images, Path(folder))
+        parts["finetuning"] = lambda: finetuning(
+            asked.photos, config, extraction, asked.seeds, asked.images, Path(folder)
+        )
         chosen = [asked.only] if asked.only else list(parts)
         found = {name: parts[name]() for name in chosen}
     write_merged(file, found)

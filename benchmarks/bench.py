@@ -16,8 +16,8 @@ from typing import Any
 import keras
 import psutil
 import tensorflow as tf
-from headstart.features.backbones.frozen import use_device
 from headstart.features.backbones.weights import build_backbone
+from headstart.features.device import use_device
 from headstart.features.files import write_json
 from headstart.features.images.scan import ImageFile, inspect_images
 from headstart.pipeline.data.config import PrepareConfig

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 from headstart.features.backbones.network import load_network
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.pipeline.classifier import build_classifier, unfreeze
 from headstart.pipeline.data.config import PrepareConfig
 from headstart.pipeline.data.prepare import prepare
@@ -24,7 +24,9 @@ from headstart.pipeline.training import compile_model
 from benchmarks.timing import LastBatch
 
 
-def finetuning(photos: Path, config: FeatureConfig, seeds: int, images: int, folder: Path) -> dict[str, Any]:
+def finetuning(
+    photos: Path, config: FeatureConfig, extraction: ExtractionConfig, seeds: int, images: int, folder: Path
+) -> dict[str, Any]:
     """Three epochs of fine-tuning in three ways from one head: loss and accuracy on val, from epoch 0 on."""
     chosen = folder / "chosen"
     for kind in sorted(path for path in photos.iterdir() if path.is_dir()):
@@ -39,7 +41,7 @@ def finetuning(photos: Path, config: FeatureConfig, seeds: int, images: int, fol
         row: dict[str, Any] = {}
         for name, changed in (("streaming", settings), ("cache", replace(settings, from_cache=True))):
             path = folder / name
-            train_run(data, path, config, HeadConfig(), overwrite=True, seed=seed)
+            train_run(data, path, config, extraction, HeadConfig(), overwrite=True, seed=seed)
             result = finetune(path, changed, seed=seed)
             rounds = [line for line in Run.open(path).history() if line["phase"] == "finetune"]
             row[name] = {
@@ -56,7 +58,7 @@ def finetuning(photos: Path, config: FeatureConfig, seeds: int, images: int, fol
 def _plain_finetuning(run: Run, config: FinetuneConfig, seed: int) -> dict[str, Any]:
     """Plain `fit` of the whole model, in float32 as Keras does, on the same batches."""
     cached = load_examples(run)
-    network = load_network(replace(cached.network.config, precision="float32"))
+    network = load_network(replace(cached.network.config, precision="float32"), cached.extraction)
     _ = network.backbone.model
     keras.utils.set_random_seed(seed)
     train, val = cached.of("train"), eval_dataset(cached.of("val"), cached.network.images, config.batch_size)

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 from headstart.features.backbones.backbone import Backbone
-from headstart.features.backbones.frozen import FrozenBackbone, resolve_precision
-from headstart.features.config import FeatureConfig
+from headstart.features.backbones.frozen import folded_backbone, traced
+from headstart.features.backbones.precision import resolve_precision
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.decode import ImageConfig
 from headstart.features.images.scan import ImageFile
@@ -38,7 +39,7 @@ def keras_files(images: list[ImageFile], *labels: np.ndarray) -> tf.data.Dataset
 def extraction_rows(images: list[ImageFile], data: Path, folder: Path, backbone: Backbone) -> list[Row]:
     """`features` in float32, in the machine's precision and in int8, each from an empty store."""
     pixels = keras.Input((SIZE, SIZE, 3))
-    model = keras.Model(pixels, backbone.features(pixels, ["mixed10"]))
+    model = keras.Model(pixels, backbone.features(pixels, backbone.cuts()[-1:]))
     model.predict(np.zeros((BATCH, SIZE, SIZE, 3)), verbose=0)
     numbers = itertools.count()
 
@@ -46,14 +47,14 @@ def extraction_rows(images: list[ImageFile], data: Path, folder: Path, backbone:
         store = folder / precision
 
         def run() -> float:
-            config = FeatureConfig(
-                store=store if precision == "int8" else store / str(next(numbers)), weights="random",
-                precision=precision, max_rejects=1, image_size=SIZE,
-            )  # fmt: skip
+            config = FeatureConfig(weights="random", precision=precision, image_size=SIZE)
+            place = store if precision == "int8" else store / str(next(numbers))
             if precision == "int8":  # what was quantised stays, the features go
                 for shard in store.glob("*/shard-*"):
                     shard.unlink()
-            return cache_features(data, config).images_per_second
+            return cache_features(
+                data, config, ExtractionConfig(store=place, max_rejects=1)
+            ).extracted.images_per_second
 
         return run
 
@@ -86,7 +87,7 @@ def rivals(images: list[ImageFile], backbone: Backbone) -> dict[str, Callable[[]
     if installed("openvino"):
         import openvino
 
-        model = openvino.convert_model(FrozenBackbone(backbone, ["mixed10"]).traced(None, compiled=False))
+        model = openvino.convert_model(traced(folded_backbone(backbone), backbone.cuts()[-1:], compiled=False))
         model.reshape([BATCH, SIZE, SIZE, 3])
         compiled = openvino.Core().compile_model(model, "CPU")  # in bfloat16 where the processor has it
         found["OpenVINO"] = fed(images, lambda pixels: compiled(padded(pixels)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 from headstart.features.backbones.network import load_network
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.classifier import build_classifier, unfreeze
 from headstart.pipeline.featured import load_examples
@@ -27,14 +27,14 @@ MACS_ABOVE = 2.13e9
 
 def finetuning_rows(images: list[ImageFile], data: Path, folder: Path) -> list[Row]:
     """Images/s of training steps; validation and what the epochs write apart."""
-    config = FeatureConfig(store=folder / "finetune", weights="random", max_rejects=1)
-    train_run(data, folder / "tuned", config, HeadConfig(epochs=1), overwrite=True)
+    extraction = ExtractionConfig(store=folder / "finetune", max_rejects=1)
+    train_run(data, folder / "tuned", FeatureConfig(weights="random"), extraction, HeadConfig(epochs=1), overwrite=True)
     run = Run.open(folder / "tuned")
     settings = FinetuneConfig(augment="none")
 
     def plain() -> tuple[keras.Model, tf.data.Dataset, int]:
         cached = load_examples(run)
-        backbone = load_network(replace(cached.network.config, precision="float32")).backbone
+        backbone = load_network(replace(cached.network.config, precision="float32"), cached.extraction).backbone
         unfreeze(backbone, 249, thaw_batchnorm=False)
         model = build_classifier(backbone, cached.network.cuts, run.load_model(run.head_file))
         compile_model(model, 2, keras.optimizers.SGD(1e-4, momentum=0.9))

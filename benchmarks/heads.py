@@ -6,12 +6,14 @@ from pathlib import Path
 import keras
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
-from headstart.features.backbones.frozen import resolve_precision
-from headstart.features.config import FeatureConfig
+from headstart.features.backbones.cuts import Cut
+from headstart.features.backbones.precision import resolve_precision
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import train_head
 from headstart.pipeline.head.run import train_run
+from headstart.pipeline.labelled import LabelledFeatures
 
 from benchmarks.extraction import BATCH, MACS, SIZE, keras_files
 from benchmarks.timing import Row, Stalls, in_turns, seconds
@@ -26,14 +28,15 @@ def head_row() -> Row:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(EXAMPLES, DIMENSION)).astype(np.float32)
     labels = rng.integers(0, 2, EXAMPLES)
-    val = (features[:64], labels[:64])
+    columns = {Cut("inception_v3", "mixed10"): slice(0, DIMENSION)}
     reduced = resolve_precision("auto") == "bfloat16"
+    train = LabelledFeatures(features, labels, 2, columns, reduced=reduced)
     model = keras.Sequential([keras.layers.Dense(1024, "relu"), keras.layers.Dense(1, "sigmoid")])
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     model.fit(features[:BATCH], labels[:BATCH], verbose=0)
 
     def ours() -> float:
-        trained = train_head((features, labels), val, 2, HeadConfig(epochs=EPOCHS), reduced=reduced)
+        trained = train_head(train, train.take(slice(0, 64)), HeadConfig(epochs=EPOCHS))
         return EPOCHS / trained.seconds
 
     stalls = Stalls()
@@ -51,7 +54,7 @@ def head_row() -> Row:
 def frozen_base(backbone: Backbone) -> keras.Model:
     """The original recipe: a head on a frozen network, in one model; it leaves the network frozen."""
     pixels = keras.Input((SIZE, SIZE, 3))
-    hidden = keras.layers.Dense(1024, "relu")(backbone.features(pixels, ["mixed10"])[0])
+    hidden = keras.layers.Dense(1024, "relu")(backbone.features(pixels, backbone.cuts()[-1:])[0])
     model = keras.Model(pixels, keras.layers.Dense(1, "sigmoid")(hidden))
     backbone.model.trainable = False
     model.compile("rmsprop", "binary_crossentropy", metrics=["accuracy"])
@@ -68,9 +71,9 @@ def phase1_rows(images: list[ImageFile], data: Path, folder: Path, backbone: Bac
 
     def ours(fresh: bool) -> float:
         store = folder / (f"phase1-{next(numbers)}" if fresh else "phase1")
-        config = FeatureConfig(store=store, weights="random", max_rejects=1)
+        config, extraction = FeatureConfig(weights="random"), ExtractionConfig(store=store, max_rejects=1)
         head = HeadConfig(epochs=EPOCHS)
-        return 3600 / seconds(lambda: train_run(data, folder / "run", config, head, overwrite=True))
+        return 3600 / seconds(lambda: train_run(data, folder / "run", config, extraction, head, overwrite=True))
 
     def theirs() -> float:
         return stalls.timed(

@@ -20,13 +20,17 @@ from pathlib import Path
 import numpy as np
 from headstart.features.files import write_json
 from headstart.features.images.scan_memory import ScanMemory
+from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.store import FeatureStore
 from headstart.pipeline.data.examples import scan
 from rich.console import Console
 from rich.table import Table
 
 SHARD, READ, DEPTH = 1024, 25_000, 2048
-FINGERPRINT = {"backbone": "synthetic", "cut": "mixed10", "dtype": "float16", "shape": [DEPTH]}
+FINGERPRINT = Fingerprint(
+    backbone="synthetic", weights="0" * 64, cut="mixed10", shape=(DEPTH,), dtype="float16", precision="bfloat16",
+    rescale={"scale": [1.0], "offset": [0.0]}, image_size=299, resize="stretch", truncated="reject", pixels_version=2,
+)  # fmt: skip
 # The smallest JPEG that Pillow reads; the number of the image follows it.
 PIXEL = bytes.fromhex(
     "ffd8ffe000104a46494600010100000100010000ffdb004300ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"

@@ -33,6 +33,7 @@ StoreArgument = Annotated[
     Path, typer.Argument(metavar="STORE", help="A folder made by `headstart features`.", show_default=False)
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a summary.")]
+_Keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
 _Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
 
 
@@ -78,11 +79,14 @@ def command(
                     arguments["seed"] = seed
                 _require_plausible(arguments, folders)
                 if device(arguments) if callable(device) else device:
-                    _announce_device()
+                    with silent_libraries():
+                        from headstart.features.device import use_device
+
+                        name = use_device()
+                    messages.print(f"device: {name}", style="dim")
                 result = function(**arguments)
                 _show(result, json)
-                failure = result.failure() if isinstance(result, Fallible) else None
-                if failure:
+                if isinstance(result, Fallible) and (failure := result.failure()):
                     raise failure
             except Exception as error:
                 code, message = _explain(error)
@@ -112,10 +116,7 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
             parameters += [_option(parameter.name, field, hint, field.name in hints) for field in fields(hint)]
         elif parameter.name != "seed":
             parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
-    for name, default, annotation in (("seed", 0, _Seed), ("json", False, _Json)):
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
+    parameters += [_Keyword("seed", default=0, annotation=_Seed), _Keyword("json", default=False, annotation=_Json)]
     return parameters, configs
 
 
@@ -136,20 +137,12 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
         hint, default = hint | None, None
     elif get_origin(hint) is tuple:
         hint, default = list.__class_getitem__(get_args(hint)[0]), list(default)
-    return inspect.Parameter(
-        f"{prefix}_{field.name}",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if default is MISSING else default,
-        annotation=Annotated[hint, option],
-    )
+    default = inspect.Parameter.empty if default is MISSING else default
+    return _Keyword(f"{prefix}_{field.name}", default=default, annotation=Annotated[hint, option])
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a command, its dataclasses put together from their options.
-
-    Raises:
-        OptionError: an option is out of range, or contradicts an argument.
-    """
+    """The arguments of a command, its dataclasses put together from their options."""
     arguments = dict(values)
     for name, config in configs.items():
         settings = {field.name: arguments.pop(f"{name}_{field.name}") for field in fields(config)}
@@ -213,11 +206,3 @@ def _show(result: Result, as_json: bool) -> None:
     out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     for line in result.lines():
         out.print(line)
-
-
-def _announce_device() -> None:
-    with silent_libraries():
-        from headstart.features.device import use_device
-
-        device = use_device()
-    messages.print(f"device: {device}", style="dim")

@@ -10,8 +10,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     """Turn logits, float [N, 1] (two classes) or [N, C], into probabilities, float64 [N, C] with rows that sum to 1."""
     from scipy.special import softmax
 
-    shares: np.ndarray = softmax(_for_each_class(logits), axis=1)
-    return shares
+    return np.asarray(softmax(_for_each_class(logits), axis=1))
 
 
 def _for_each_class(logits: np.ndarray) -> np.ndarray:
@@ -39,24 +38,21 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """Score a classifier.
-
-    Args:
-        logits: float [N, 1] for two classes, else [N, C]; N >= 1.
-        labels: int [N] in [0, C).
+    """Score logits, float [N, 1] (two classes) or [N, C], against labels, int [N] in [0, C); N >= 1.
 
     Returns:
         `accuracy`; `accuracy_interval` [low, high], see `wilson_interval`; `loss`, the mean cross-entropy in nats;
-        `auc`, see `roc_auc`, over several classes the mean of each against the rest, None where it is undefined;
-        `confusion` [true][predicted] in counts; `per_class`, by name: `precision`, `recall`, `f1` and `support`, None
-        where they are undefined.
+        `auc`, see `roc_auc`, over several classes the mean of each against the rest; `confusion` [true][predicted] in
+        counts; `per_class`, by name: `precision`, `recall`, `f1` and `support`. None stands for what is undefined.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     chances = probabilities(logits)
     predicted = chances.argmax(axis=1)
     classes = np.arange(len(class_names))
-    columns = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=np.nan)
+    *shares, counts = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=np.nan)
+    columns = np.array(shares, object)
+    columns[np.isnan(shares)] = None
     correct = int((predicted == labels).sum())
     return {
         "accuracy": correct / len(labels),
@@ -65,19 +61,10 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) ->
         "auc": _mean_auc(chances, labels),
         "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
         "per_class": {
-            name: {
-                "precision": _defined(precision),
-                "recall": _defined(recall),
-                "f1": _defined(f1),
-                "support": int(support),
-            }
-            for name, precision, recall, f1, support in zip(class_names, *columns, strict=True)
+            name: {"precision": precision, "recall": recall, "f1": f1, "support": int(count)}
+            for name, (precision, recall, f1), count in zip(class_names, columns.T.tolist(), counts, strict=True)
         },
     }
-
-
-def _defined(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -89,13 +76,12 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+    """Area under the ROC curve of scores, float [N]: the chance that a positive scores above a negative.
 
-    By ranks (Mann and Whitney, 1947): scikit-learn's `roc_auc_score` takes three times as long, and is called for each
-    class. None if there are no positives or no negatives, or if a score is not a number.
+    Ties count half. None if there are no positives or no negatives, or if a score is not a number. By ranks (Mann and
+    Whitney, 1947): scikit-learn's `roc_auc_score` takes three times as long, and is called for each class.
 
     Args:
-        scores: float [N].
         positive: bool [N].
     """
     from scipy.stats import rankdata

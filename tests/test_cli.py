@@ -218,7 +218,7 @@ def test_a_bug_keeps_its_traceback(headstart, prepared, tmp_path: Path, monkeypa
 
 
 def test_ctrl_c_exits_with_130_and_keeps_what_is_finished(start_headstart, drawn: Path, tmp_path: Path) -> None:
-    flags = ("--backbone=resnet50_v2", "--weights=random", "--batch-size=2", "--precision=float32", "--max-rejects=1")
+    flags = ("--backbone=resnet50_v2", "--weights=random", "--batch-size=2", "--max-rejects=1", "--views=9")
     process = start_headstart("features", drawn, f"--store={tmp_path / 's'}", *flags)
     output = tmp_path / "output"
     end = time.monotonic() + 120

@@ -32,7 +32,7 @@ def decoded_dataset(
 
     Args:
         finish: applied to each decoded image and its further columns.
-        skip: leave out images that Pillow can't read either, rather than fail.
+        skip: leave out images that Pillow can't read either, instead of failing.
     """
 
     def load(

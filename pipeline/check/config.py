@@ -1,37 +1,31 @@
 """The settings of `check`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
+from headstart.features.options import option
 
 
 @dataclass(frozen=True)
 class CheckConfig:
     """Where features are, what counts as a finding, and what becomes of it. `help` is the command line's."""
 
-    store: Path = field(
-        default=Path("store"), metadata={"help": "Features to find near-duplicates by.", "env": "HEADSTART_STORE"}
+    store: Path = option(Path("store"), "Features to find near-duplicates by.", env="HEADSTART_STORE")
+    fingerprint: str = option(
+        "", "Which of the store's features: how the name begins. Default: those of the most images."
     )
-    fingerprint: str = field(
-        default="",
-        metadata={"help": "Which of the store's features: how the name begins. Default: those of the most images."},
+    similarity: float = option(0.3, "Least cosine of the whitened features of near-duplicates.")
+    tiny: int = option(64, "Images with a side of fewer pixels are tiny.")
+    imbalance: float = option(5.0, "Classes are imbalanced where one has this many times the images of another.")
+    max_pixels: int = option(MAX_PIXELS, "Images with more pixels are rejected.")
+    truncated: Literal["reject", "keep"] = option(
+        "reject", "Whether JPEGs that end early are rejected, or kept with the rest grey."
     )
-    similarity: float = field(
-        default=0.3, metadata={"help": "Least cosine of the whitened features of near-duplicates."}
-    )
-    tiny: int = field(default=64, metadata={"help": "Images with a side of fewer pixels are tiny."})
-    imbalance: float = field(
-        default=5.0, metadata={"help": "Classes are imbalanced where one has this many times the images of another."}
-    )
-    max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Images with more pixels are rejected."})
-    truncated: Literal["reject", "keep"] = field(
-        default="reject", metadata={"help": "Whether JPEGs that end early are rejected, or kept with the rest grey."}
-    )
-    html: Path | None = field(default=None, metadata={"help": "Write a page with thumbnails there."})
-    allow: bool = field(default=False, metadata={"help": "Exit with 0 in spite of leaks or conflicts."})
+    html: Path | None = option(None, "Write a page with thumbnails there.")
+    allow: bool = option(False, "Exit with 0 in spite of leaks or conflicts.")
 
     def __post_init__(self) -> None:
         require_options(

@@ -1,8 +1,9 @@
 """The settings of `prepare`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from headstart.features.errors import OptionError
+from headstart.features.options import option
 from headstart.pipeline.data.splits import SPLITS, TEST_FRACTION, VAL_FRACTION
 
 
@@ -10,13 +11,9 @@ from headstart.pipeline.data.splits import SPLITS, TEST_FRACTION, VAL_FRACTION
 class PrepareConfig:
     """How images are split, and how they get into the data folder. `help` is the command line's."""
 
-    val: float = field(
-        default=VAL_FRACTION, metadata={"help": "Fraction of the images that goes to val; 0 makes no such split."}
-    )
-    test: float = field(
-        default=TEST_FRACTION, metadata={"help": "Fraction of the images that goes to test; 0 makes no such split."}
-    )
-    move: bool = field(default=False, metadata={"help": "Move the files of a folder instead of linking them."})
+    val: float = option(VAL_FRACTION, "Fraction of the images that goes to val; 0 makes no such split.")
+    test: float = option(TEST_FRACTION, "Fraction of the images that goes to test; 0 makes no such split.")
+    move: bool = option(False, "Move the files of a folder instead of linking them.")
 
     def __post_init__(self) -> None:
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):

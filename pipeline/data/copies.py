@@ -22,13 +22,11 @@ def conflicting(groups: Iterable[list[Example]]) -> list[list[Example]]:
 def tell_conflicts(examples: Sequence[Example], class_names: Sequence[str]) -> None:
     """Print a warning that names the first images that are in several classes."""
     groups = conflicting(same_image(examples))
-    if not groups:
-        return
-    first = "; ".join(
-        ", ".join(f"{example.image.path} as {class_names[example.label]}" for example in group) for group in groups[:3]
-    )
-    console.print(
-        f"warning: {len(groups)} images are in several classes, and each of their files is taken with the label of its "
-        f"folder: {first}" + ("; ... the run's examples.csv has all" if len(groups) > 3 else ""),
-        style="yellow",
-    )
+    files = (", ".join(f"{one.image.path} as {class_names[one.label]}" for one in group) for group in groups[:3])
+    more = "; ... the run's examples.csv has all" if len(groups) > 3 else ""
+    if groups:
+        console.print(
+            f"warning: {len(groups)} images are in several classes, and each of their files is taken with the label of "
+            f"its folder: {'; '.join(files)}{more}",
+            style="yellow",
+        )

@@ -30,7 +30,8 @@ _STORED_AS = {
     8: Image.Transpose.ROTATE_270,
 }
 
-Colour = tuple[int, int, int]
+Colour = tuple[int, ...]  # red, green, blue
+_Draw = ImageDraw.ImageDraw
 
 
 @dataclass(frozen=True)
@@ -58,40 +59,33 @@ def draw_demo(folder: Path, images: int = 600, seed: int = 0) -> DemoResult:
     Raises:
         DataError: `folder` exists, and is neither an empty folder nor an earlier demo.
     """
-    if folder.exists() and not _is_demo(folder):
+    there = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
+    if not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in there):
         raise DataError(f"{folder}: exists and holds something else than a demo set; name a new folder")
     for name in CLASS_NAMES:
         (folder / name).mkdir(parents=True, exist_ok=True)
     with progress("drawing", images) as advance:
         for number in range(images):
-            label = number % 2
-            path = folder / CLASS_NAMES[label] / f"{CLASS_NAMES[label]}.{number // 2}.jpg"
-            write_atomically(path, _draw_jpeg(label, np.random.default_rng([seed, number])))
+            name = CLASS_NAMES[number % 2]
+            drawn = _draw_jpeg(number % 2, np.random.default_rng([seed, number]))
+            write_atomically(folder / name / f"{name}.{number // 2}.jpg", drawn)
             advance(1)
-    broken_files = _broken_files(seed)
-    for number, (name, data) in enumerate(broken_files.items()):
-        write_atomically(folder / CLASS_NAMES[number % 2] / name, data)
-    return DemoResult(images=images, broken=len(broken_files), path=str(folder))
-
-
-def _is_demo(folder: Path) -> bool:
-    return folder.is_dir() and all(entry.is_dir() and entry.name in CLASS_NAMES for entry in folder.iterdir())
-
-
-def _broken_files(seed: int) -> dict[str, bytes]:
     whole = _draw_jpeg(0, np.random.default_rng([seed, 2**31]))
-    return {
-        "broken.empty.jpg": b"",
-        "broken.text.jpg": b"<html><body>404 Not Found</body></html>\n",
-        "broken.half.jpg": whole[: len(whole) // 2],
-        "broken.header.jpg": whole[:20],
-        "broken.zeros.jpg": bytes(4096),
-        "broken.tail.jpg": whole[: len(whole) * 9 // 10],
+    broken = {
+        "empty": b"",
+        "text": b"<html><body>404 Not Found</body></html>\n",
+        "half": whole[: len(whole) // 2],
+        "header": whole[:20],
+        "zeros": bytes(4096),
+        "tail": whole[: len(whole) * 9 // 10],
     }
+    for number, (name, data) in enumerate(broken.items()):
+        write_atomically(folder / CLASS_NAMES[number % 2] / f"broken.{name}.jpg", data)
+    return DemoResult(images=images, broken=len(broken), path=str(folder))
 
 
 def _draw_jpeg(label: int, rng: np.random.Generator) -> bytes:
-    width, height = (int(side) for side in rng.integers(150, 420, size=2))
+    width, height = rng.integers(150, 420, size=2).tolist()
     picture = _background(width, height, rng)
     animal = _animal(label, int(min(width, height) * rng.uniform(0.75, 1.0)), rng)
     corner = (int(rng.uniform(0, width - animal.width)), int(rng.uniform(0, height - animal.height)))
@@ -108,14 +102,12 @@ def _draw_jpeg(label: int, rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-def _colour(rng: np.random.Generator, low: int = 20, high: int = 236) -> Colour:
-    red, green, blue = (int(value) for value in rng.integers(low, high, size=3))
-    return red, green, blue
+def _colour(rng: np.random.Generator) -> Colour:
+    return tuple(rng.integers(20, 236, size=3).tolist())
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
-    red, green, blue = (min(255, int(value * factor)) for value in colour)
-    return red, green, blue
+    return tuple(min(255, int(value * factor)) for value in colour)
 
 
 def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
@@ -167,22 +159,20 @@ def _points(size: int, *points: tuple[float, float]) -> list[tuple[float, float]
     return [(x * size, y * size) for x, y in points]
 
 
-def _draw_stripes(draw: ImageDraw.ImageDraw, size: int, colour: Colour, rng: np.random.Generator) -> None:
+def _draw_stripes(draw: _Draw, size: int, colour: Colour, rng: np.random.Generator) -> None:
     period, bend = rng.uniform(0.07, 0.12), rng.uniform(-0.1, 0.1)
     for x in np.arange(-0.2, 1.2, period):
         line = [(x + bend * math.sin(4 * y) + rng.normal(0, 0.004), y) for y in np.linspace(0, 1.2, 25)]
         draw.line(_points(size, *line), fill=colour, width=int(0.4 * period * size))
 
 
-def _draw_spots(draw: ImageDraw.ImageDraw, size: int, colour: Colour, rng: np.random.Generator) -> None:
+def _draw_spots(draw: _Draw, size: int, colour: Colour, rng: np.random.Generator) -> None:
     for _ in range(int(rng.integers(25, 50))):
         radius = rng.uniform(0.02, 0.055)
         draw.ellipse(_box(rng.uniform(0, 1), rng.uniform(0, 1.2), radius, radius, size), fill=colour)
 
 
-def _draw_pointed_ears(
-    draw: ImageDraw.ImageDraw, size: int, fur: Colour, skin: Colour, rng: np.random.Generator
-) -> None:
+def _draw_pointed_ears(draw: _Draw, size: int, fur: Colour, skin: Colour, rng: np.random.Generator) -> None:
     tip = rng.uniform(0.0, 0.08)
     for sign in (-1, 1):
         outer = [(0.5 + sign * 0.08, 0.28), (0.5 + sign * 0.28, tip), (0.5 + sign * 0.29, 0.42)]
@@ -192,20 +182,20 @@ def _draw_pointed_ears(
         draw.polygon(_points(size, *inner), fill=skin)
 
 
-def _draw_hanging_ears(draw: ImageDraw.ImageDraw, size: int, fur: Colour, rng: np.random.Generator) -> None:
+def _draw_hanging_ears(draw: _Draw, size: int, fur: Colour, rng: np.random.Generator) -> None:
     length = rng.uniform(0.18, 0.26)
     for sign in (-1, 1):
         draw.ellipse(_box(0.5 + sign * 0.3, 0.32 + length, 0.085, length, size), fill=fur)
 
 
-def _draw_eyes(draw: ImageDraw.ImageDraw, size: int, iris: Colour, pupil_width: float) -> None:
+def _draw_eyes(draw: _Draw, size: int, iris: Colour, pupil_width: float) -> None:
     for sign in (-1, 1):
         x = 0.5 + sign * 0.11
         draw.ellipse(_box(x, 0.4, 0.045, 0.04, size), fill=iris)
         draw.ellipse(_box(x, 0.4, pupil_width, 0.035, size), fill=(10, 10, 10))
 
 
-def _draw_cat_face(draw: ImageDraw.ImageDraw, size: int, pale: Colour, skin: Colour, rng: np.random.Generator) -> None:
+def _draw_cat_face(draw: _Draw, size: int, pale: Colour, skin: Colour, rng: np.random.Generator) -> None:
     _draw_eyes(draw, size, _colour(rng), 0.012)
     draw.polygon(_points(size, (0.47, 0.5), (0.53, 0.5), (0.5, 0.54)), fill=skin)
     for sign in (-1, 1):
@@ -214,7 +204,7 @@ def _draw_cat_face(draw: ImageDraw.ImageDraw, size: int, pale: Colour, skin: Col
             draw.line(whisker, fill=pale, width=max(1, size // 150))
 
 
-def _draw_dog_face(draw: ImageDraw.ImageDraw, size: int, pale: Colour, skin: Colour, rng: np.random.Generator) -> None:
+def _draw_dog_face(draw: _Draw, size: int, pale: Colour, skin: Colour, rng: np.random.Generator) -> None:
     _draw_eyes(draw, size, _colour(rng), 0.03)
     draw.ellipse(_box(0.5, 0.58, 0.14, 0.11, size), fill=pale)
     draw.ellipse(_box(0.5, 0.52, 0.06, 0.04, size), fill=(15, 15, 15))

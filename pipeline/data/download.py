@@ -19,9 +19,7 @@ _TIMEOUT = 30.0  # seconds without a byte
 
 
 def download_zip(url: str, file: Path) -> None:
-    """Download a zip to `file`. If an earlier try broke off, go on from its `<file>.partial`.
-
-    A `file` that exists is left as it is.
+    """Download a zip to `file`, if that does not exist. A try that broke off goes on from its `<file>.partial`.
 
     Raises:
         DataError: the server can't be reached or breaks off, or the download is not a whole zip.
@@ -49,11 +47,7 @@ def download_zip(url: str, file: Path) -> None:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    """Append to `partial` the bytes that it lacks.
-
-    Raises:
-        OSError, HTTPException: the server can't be reached or breaks off.
-    """
+    """Append to `partial` the bytes that it lacks."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

@@ -79,7 +79,7 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMe
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
         memory.save(example.image for example in examples)
-    return Scan(examples=examples, class_names=class_names, rejects=rejects, ignored=ignored)
+    return Scan(examples, class_names, rejects, ignored)
 
 
 def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
@@ -110,11 +110,7 @@ def _reject_copy(reject: Reject, path: str) -> Reject:
 
 
 def require_trainable(examples: Sequence[Example], class_names: Sequence[str], data: Path) -> None:
-    """Make sure that a classifier can be trained on `examples`.
-
-    Raises:
-        DataError: there are fewer than two classes, or a class has no images in train or in val.
-    """
+    """Raise a DataError if there are fewer than two classes, or if a class has no images in train or in val."""
     if len(class_names) < 2:
         raise DataError(f"{data}: one class only, {class_names[0]!r}; expected at least two class folders")
     counts = Counter((example.split, example.label) for example in examples)
@@ -130,36 +126,23 @@ def require_trainable(examples: Sequence[Example], class_names: Sequence[str], d
 
 
 def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:
-    """Make sure that at most the fraction `max_rejects` of the `found` images is rejected.
-
-    Raises:
-        DataError: there are more rejects; the message names the first few.
-    """
+    """Raise a DataError that names the first few, if over the fraction `max_rejects` of `found` images is rejected."""
     if len(rejects) > max_rejects * found:
-        first = "; ".join(f"{reject.path} ({reject.reason})" for reject in rejects[:3])
-        raise DataError(
-            f"{len(rejects)} of {found} images can't be used, over --max-rejects {max_rejects}: {first}"
-            + ("; ..." if len(rejects) > 3 else "")
-        )
+        first = "; ".join([f"{one.path} ({one.reason})" for one in rejects[:3]] + ["..."] * (len(rejects) > 3))
+        raise DataError(f"{len(rejects)} of {found} images can't be used, over --max-rejects {max_rejects}: {first}")
 
 
-def write_rejects(folder: Path, rejects: Iterable[Reject], earlier: Iterable[Sequence[str]] = ()) -> None:
-    """Write `rejects.csv` (path, reason, detail) into `folder`; rows of `earlier` rejects come first."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_REJECT_FIELDS)
-    writer.writerows(earlier)
-    writer.writerows((reject.path, reject.reason, reject.detail) for reject in rejects)
-    path, data = folder / REJECTS, text.getvalue().encode(errors="surrogateescape")
-    if not path.is_file() or path.read_bytes() != data:  # a store may be read-only, and still good
-        write_atomically(path, data)
-
-
-def rejects_of_others(folder: Path, paths: Collection[str]) -> list[list[str]]:
-    """Read the rows of `rejects.csv` in `folder` that are about none of `paths`."""
+def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
+    """Write `rejects.csv` (path, reason, detail) into `folder`, after those rows of it that are `keep_other_than`."""
     path = folder / REJECTS
-    if not path.is_file():
-        return []
-    text = path.read_bytes().decode(errors="surrogateescape")
-    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if len(row) == len(_REJECT_FIELDS)]
-    return [row for row in rows[1:] if row[0] not in paths]
+    old = path.read_bytes() if path.is_file() else b""
+    rows: list[Sequence[str]] = [_REJECT_FIELDS]
+    if keep_other_than is not None:
+        lines = csv.reader(io.StringIO(old.decode(errors="surrogateescape"), newline=""))
+        whole = [line for line in lines if len(line) == len(_REJECT_FIELDS)]
+        rows += [line for line in whole[1:] if line[0] not in keep_other_than]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows + [(one.path, one.reason, one.detail) for one in rejects])
+    data = text.getvalue().encode(errors="surrogateescape")
+    if data != old:  # a store may be read-only, and still good
+        write_atomically(path, data)

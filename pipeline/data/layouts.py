@@ -17,21 +17,17 @@ _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "
 
 
 def classes_of(paths: Sequence[PurePosixPath]) -> list[str | None]:
-    """Tell the class of each file of a source from the paths of all.
+    """Tell the class of each file of a source from the paths of all, relative to the source; None for no class.
 
     Class folders win over names such as `cat.0.jpg`. Folders that all images share are skipped, and so are split
     folders.
-
-    Args:
-        paths: relative to the source.
-
-    Returns:
-        One class for each path, None for a file that belongs to none.
     """
     depth = _common_depth([path.parts for path in paths if path.suffix.lower() in IMAGE_SUFFIXES])
     inside = [path.parts[depth:] for path in paths]
     folders = {parts[0] for parts in inside if len(parts) > 1}
-    if "train" in folders <= _COMPETITION_FOLDERS and _holds_numbered_files("train", inside):
+    training = [parts[1:] for parts in inside if parts[:1] == ("train",) and len(parts) > 1]
+    numbered = all(len(parts) == 1 and _NUMBERED.match(parts[0]) for parts in training)
+    if "train" in folders <= _COMPETITION_FOLDERS and numbered:
         inside = [parts[1:] if parts[:1] == ("train",) else () for parts in inside]  # test1/ has no labels
     elif folders and {folder.lower() for folder in folders} <= _SPLIT_FOLDERS:
         inside = [parts[1:] for parts in inside]
@@ -45,12 +41,6 @@ def _common_depth(files: Sequence[tuple[str, ...]]) -> int:
     return next((depth for depth, level in enumerate(levels) if len(set(level)) > 1), len(levels))
 
 
-def _holds_numbered_files(folder: str, files: Sequence[tuple[str, ...]]) -> bool:
-    """Whether every file below `folder` lies directly in it and has a name such as `cat.0.jpg`."""
-    below = [parts[1:] for parts in files if parts[:1] == (folder,) and len(parts) > 1]
-    return all(len(parts) == 1 and _NUMBERED.match(parts[0]) for parts in below)
-
-
 def _class_of(parts: tuple[str, ...], by_folder: bool) -> str | None:
     if by_folder:
         return parts[0] if len(parts) > 1 else None
@@ -59,34 +49,27 @@ def _class_of(parts: tuple[str, ...], by_folder: bool) -> str | None:
 
 
 def class_folders(data: Path) -> list[tuple[str, Path]]:
-    """List the class folders of a data folder.
-
-    Returns:
-        (split, folder) of each; the split is empty where `data` has no split folders.
+    """List (split, folder) of each class folder of a data folder; the split is empty where there are no split folders.
 
     Raises:
         DataError: `data` is no folder, or has no class folders.
     """
     require_folder(data)
-    splits = [(name, data / name) for name in SPLITS if (data / name).is_dir()]
-    parents = splits or [("", data)]
-    folders = [(split, folder) for split, parent in parents for folder in _visible_folders(parent)]
+    parents = {name: data / name for name in SPLITS if (data / name).is_dir()} or {"": data}
+    folders = [
+        (split, folder)
+        for split, parent in parents.items()
+        for folder in sorted(parent.iterdir())
+        if folder.is_dir() and not is_clutter(folder.name)
+    ]
     if not folders:
-        parent = "/".join([str(data), *(["train"] if splits else [])])
+        parent = f"{data}" if "" in parents else f"{data}/train"
         raise DataError(f"{data}: no class folders; expected {parent}/<class>/*.jpg")
     return folders
 
 
-def _visible_folders(parent: Path) -> list[Path]:
-    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not is_clutter(entry.name))
-
-
 def require_folder(data: Path) -> None:
-    """Make sure that `data` is a folder.
-
-    Raises:
-        DataError: it is not.
-    """
+    """Raise a DataError unless `data` is a folder."""
     if not data.is_dir():
         raise DataError(f"{data}: no such folder" if not data.exists() else f"{data}: not a folder")
 
@@ -110,12 +93,9 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def walk(folder: Path) -> tuple[list[str], int]:
-    """List the files below `folder`, and count the clutter.
+    """List the files below `folder` except clutter, sorted, and count the files left out.
 
     Links are followed. No folder is entered twice, and no folder is entered that holds `folder` itself.
-
-    Returns:
-        The sorted paths of all files except clutter, and the number of files left out.
 
     Raises:
         OSError: a folder can't be read.

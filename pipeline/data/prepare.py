@@ -1,10 +1,11 @@
 """Putting labelled images of any of the usual layouts into `DATA/{train,val,test}/<class>/`."""
 
 import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +16,7 @@ from headstart.features.images.formats import inspect_bytes
 from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import PrepareConfig
-from headstart.pipeline.data.examples import rejects_of_others, write_rejects
+from headstart.pipeline.data.examples import write_rejects
 from headstart.pipeline.data.layouts import classes_of, files_below
 from headstart.pipeline.data.sources import Member, opened_source
 from headstart.pipeline.data.splits import SPLITS, split_of
@@ -35,7 +36,7 @@ class PrepareResult:
 
     def fields(self) -> dict[str, Any]:
         """The JSON object."""
-        return {name: value for name, value in asdict(self).items() if name != "data"}
+        return {"train": self.train, "val": self.val, "test": self.test, "rejected": self.rejected}
 
     def lines(self) -> list[Any]:
         """The summary for a person."""
@@ -47,8 +48,6 @@ class PrepareResult:
 
 @dataclass(frozen=True)
 class _Placement:
-    """Where one image of the source goes."""
-
     member: Member
     digest: str
     target: Path
@@ -69,31 +68,26 @@ def prepare(source: Path, data: Path, config: PrepareConfig = PrepareConfig(), s
 
     Raises:
         OptionError: `config.move` is set, and `source` is no folder.
-        DataError: the layout has fewer than two classes, a split comes out empty for a class, or an image is in
-            `data` already, but in another split.
+        DataError: there are fewer than two classes, a class lacks images in a split, or `data` has an image in another.
     """
     _require_places(source, data, config.move)
     with opened_source(source, data) as members:
         labelled = _labelled(source, members)
-        placements, rejects = _plan(labelled, data, config, seed)
-        rejects += _escaping(members)
-        labels = sorted({label for _, label in labelled})
-        _require_full_splits(source, labels, placements, config)
+        escaping = [(member, "") for member in members if member.escapes]
+        placements, rejects = _plan([*labelled, *escaping], data, config, seed)
+        _require_full_splits(source, sorted({label for _, label in labelled}), placements, config)
         _require_same_splits(placements, data)
         with progress("preparing", len(placements)) as advance:
             for placement in placements:
                 _place(placement)
                 advance(1)
-        paths = {member.path for member in members}
-    write_rejects(data, rejects, earlier=rejects_of_others(data, paths))
+    write_rejects(data, rejects, keep_other_than={member.path for member in members})
     if config.move:
         for placement in placements:
             assert placement.member.file is not None
             placement.member.file.unlink()
     counts = Counter(placement.split for placement in placements)
-    return PrepareResult(
-        data=data, train=counts["train"], val=counts["val"], test=counts["test"], rejected=len(rejects)
-    )
+    return PrepareResult(data, counts["train"], counts["val"], counts["test"], rejected=len(rejects))
 
 
 def _require_places(source: Path, data: Path, move: bool) -> None:
@@ -109,11 +103,7 @@ def _require_places(source: Path, data: Path, move: bool) -> None:
 
 
 def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str]]:
-    """Each member that has a class, with its class. How many have none is printed.
-
-    Raises:
-        DataError: there are fewer than two classes.
-    """
+    """Each member that has a class, with its class. How many have none is printed."""
     inside = [member for member in members if not member.escapes]
     classes = classes_of([PurePosixPath(member.name) for member in inside])
     labelled = [(member, label) for member, label in zip(inside, classes, strict=True) if label]
@@ -128,21 +118,11 @@ def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str
     return labelled
 
 
-def _escaping(members: Sequence[Member]) -> list[Reject]:
-    faults = ((member, member.read()) for member in members if member.escapes)
-    return [_reject(member, fault) for member, fault in faults if isinstance(fault, Fault)]
-
-
-def _reject(member: Member, fault: Fault) -> Reject:
-    return Reject(path=member.path, reason=fault.reason, detail=fault.detail)
-
-
 def _plan(
     labelled: Sequence[tuple[Member, str]], data: Path, config: PrepareConfig, seed: int
 ) -> tuple[list[_Placement], list[Reject]]:
     """Read every member once and decide where it goes."""
-    placements: list[_Placement] = []
-    rejects: list[Reject] = []
+    placements, rejects = [], []
     taken: dict[Path, str] = {}
     with progress("reading", len(labelled)) as advance:
         for member, label in labelled:
@@ -150,14 +130,13 @@ def _plan(
             content = member.read()
             header = content if isinstance(content, Fault) else inspect_bytes(content, member.name)
             if isinstance(header, Fault):
-                rejects.append(_reject(member, header))
+                rejects.append(Reject(member.path, header.reason, header.detail))
             elif header is not None:
                 assert isinstance(content, bytes)
                 digest = hashlib.sha256(content).hexdigest()
                 split = split_of(digest, seed, config.val, config.test)
-                name = _short_name(PurePosixPath(member.name), digest)
-                target = _free_name(data / split / label / name, digest, taken)
-                placements.append(_Placement(member=member, digest=digest, target=target, split=split, label=label))
+                place = data / split / label / _short_name(PurePosixPath(member.name), digest)
+                placements.append(_Placement(member, digest, _free_name(place, digest, taken), split, label))
     return placements, rejects
 
 
@@ -185,19 +164,17 @@ def _digest(path: Path) -> str:
 def _require_full_splits(
     source: Path, labels: Sequence[str], placements: Sequence[_Placement], config: PrepareConfig
 ) -> None:
-    """Make sure that each class has images in each split that is asked for."""
-    present = {(placement.split, placement.label) for placement in placements}
-    for label in labels:
-        for split in config.splits():
-            if (split, label) not in present:
-                raise DataError(
-                    f"{source}: no usable image of class {label!r} falls into {split}: add some, raise --{split}, or "
-                    "try another --seed"
-                )
+    present = {(placement.label, placement.split) for placement in placements}
+    for label, split in itertools.product(labels, config.splits()):
+        if (label, split) not in present:
+            raise DataError(
+                f"{source}: no usable image of class {label!r} falls into {split}: add some, raise --{split}, or "
+                "try another --seed"
+            )
 
 
 def _require_same_splits(placements: Sequence[_Placement], data: Path) -> None:
-    """Make sure that no image is in another split of `data` already, where another seed would have put it."""
+    """Raise a DataError if an image is in another split of `data` already, where another seed would have put it."""
     splits = {placement.digest: placement.split for placement in placements}
     for split in SPLITS:
         for path in files_below(data / split) if (data / split).is_dir() else []:

@@ -28,14 +28,11 @@ _UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a source.
+    """One file of a source: a `file` in a folder, or an `entry` in a zip, where several may have the same name.
 
     Args:
         name: relative to the source, with slashes.
-        path: how it is called in messages and in `rejects.csv`.
-        file: its path in a source folder; None in a zip.
-        archive: the zip; None in a folder.
-        entry: its entry in the zip. Several entries may have the same name.
+        path: the name of the file in messages and in `rejects.csv`.
     """
 
     name: str
@@ -54,13 +51,13 @@ class Member:
         """The content, or why it can't be read."""
         if self.escapes:
             return Fault("unsupported", "a path out of the archive")
-        if self.archive is None or self.entry is None:
-            assert self.file is not None
-            try:
-                return content_of(self.file, self.file.stat())
-            except OSError as error:
-                return why_unreadable(error)
-        return _read_from_zip(self.archive, self.entry)
+        if self.archive and self.entry:
+            return _read_from_zip(self.archive, self.entry)
+        assert self.file is not None
+        try:
+            return content_of(self.file, self.file.stat())
+        except OSError as error:
+            return why_unreadable(error)
 
 
 def _read_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | Fault:
@@ -82,17 +79,14 @@ def _read_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | 
 
 @contextmanager
 def opened_source(source: Path, data: Path) -> Iterator[list[Member]]:
-    """Yield the files of a folder or zip, without clutter.
-
-    The competition's zip holds the images in an inner `train.zip`. The inner zip is unpacked into `data` while it is
-    read.
+    """Yield the files of a folder or zip, without clutter. An inner `train.zip` is unpacked into `data` for a while.
 
     Raises:
         DataError: `source` is neither a folder nor a zip that can be read.
     """
     if source.is_dir():
         files = files_below(source)
-        yield [Member(name=file.relative_to(source).as_posix(), path=str(file), file=file) for file in files]
+        yield [Member(file.relative_to(source).as_posix(), str(file), file) for file in files]
         return
     with _opened_zip(source) as archive:
         inner = [entry for entry in archive.infolist() if PurePosixPath(entry.filename).name == "train.zip"]
@@ -124,11 +118,7 @@ def _is_bomb(size: int, packed: int) -> bool:
 
 
 def _opened_zip(source: Path) -> zipfile.ZipFile:
-    """Open a zip after its list of contents shows that it is no bomb.
-
-    Raises:
-        DataError: it can't be read, or lists more than a folder of images could hold.
-    """
+    """Open a zip if its list of contents is not more than a folder of images could hold."""
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -146,7 +136,7 @@ def _opened_zip(source: Path) -> zipfile.ZipFile:
 
 def _members(archive: zipfile.ZipFile, source: Path) -> list[Member]:
     return [
-        Member(name=entry.filename, path=f"{source}/{entry.filename}", archive=archive, entry=entry)
+        Member(entry.filename, f"{source}/{entry.filename}", archive=archive, entry=entry)
         for entry in archive.infolist()
         if not entry.is_dir() and not any(map(is_clutter, PurePosixPath(entry.filename).parts))
     ]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from headstart.pipeline.data.examples import Example, Scan, require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import HEAD_VERSION
-from headstart.pipeline.head.run import train_run
+from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.runs import Run, list_digests, require_free
 from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.sweep.choices import NearestChooser
@@ -65,13 +66,9 @@ def sweep(
         head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + _MORE_EPOCHS))
         baselines = _baselines(study, shared, cuts)
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
-        origin = {"study": str(study.path.absolute()), "trial": winner.number}
-
-        def train(replacing: bool) -> None:
-            unchanged = _require_unchanged(seen, data)
-            train_run(data, path, chosen, extraction, head, replacing, seed, unchanged, sweep=origin)
-
-        _write_run(study, origin, path, overwrite, began, train)
+        unchanged = _require_unchanged(seen, data)
+        train = partial(train_run, data, path, chosen, extraction, head, seed=seed, require=unchanged)
+        _write_run(study, winner.number, path, overwrite, began, train)
         return SweepResult(
             study=study_path,
             run=str(path),
@@ -187,24 +184,24 @@ def _winner(study: Study) -> FrozenTrial:
 
 
 def _write_run(
-    study: Study, origin: dict[str, Any], path: Path, overwrite: bool, began: float, train: Callable[[bool], None]
+    study: Study, number: int, path: Path, overwrite: bool, began: float, train: Callable[..., HeadResult]
 ) -> None:
-    """Train the winner as the run `path`, unless another process that fills the study has done so.
+    """Train the winner, trial `number`, as the run `path`, unless another process that fills the study has done so.
 
-    A run that such a process wrote since this one `began` is replaced if a better head was found meanwhile. `origin`
-    is study and trial of the winner; `train` is told whether it may replace a run.
+    A run that such a process wrote since this one `began` is replaced if a better head was found meanwhile.
     """
+    origin = {"study": str(study.path.absolute()), "trial": number}
     with study.locked():
         there = Run.open(path) if path.exists() else None
         written = there.config().get("sweep", {}) if there else {}
         since = there is not None and there.config_file.stat().st_mtime >= began
         of_this_study = written.get("study") == origin["study"]
         better = [trial.number for trial in ranked(study.finished())]
-        better = better[: better.index(origin["trial"])]  # these finished after this process chose
+        better = better[: better.index(number)]  # these finished after this process chose
         if (written == origin and (since or not overwrite)) or (of_this_study and written["trial"] in better):
             console.print(f"{path} is there: another process that fills {study.path} wrote it")
         else:
-            train(overwrite or of_this_study)
+            train(overwrite=overwrite or of_this_study, sweep=origin)
 
 
 def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:
