@@ -1,6 +1,6 @@
 """The model that phase 2 trains, put together from a run, and the batches it takes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import keras
@@ -15,7 +15,7 @@ from headstart.features.terminal import console
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
 from headstart.pipeline.featured import FeaturedExamples, extract_at, first_views
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.inputs import eval_dataset, features_dataset, train_dataset
+from headstart.pipeline.inputs import NextEpoch, eval_dataset, features_dataset, train_dataset
 from headstart.pipeline.runs import Run
 from headstart.pipeline.training import compile_model, make_optimizer
 
@@ -48,7 +48,7 @@ class FinetuneModel:
         return build_classifier(network.backbone, network.cuts, self.head)
 
     def batches(
-        self, config: FinetuneConfig, seed: int, next_epoch: Callable[[], int], raised: list[Exception] | None = None
+        self, config: FinetuneConfig, seed: int, next_epoch: NextEpoch, raised: list[Exception] | None = None
     ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
         """Batches of train, in another order each epoch, and of val; maps that the store lacks are extracted first.
 

@@ -151,18 +151,19 @@ def _range(where: str, value: dict[str, Any]) -> Choice:
 
 def _require_usable(where: str, name: str, value: Any) -> None:
     """Refuse a value that no head can have."""
+    needed = ""
     if name == "optimizer":
-        if value not in OPTIMIZERS:
-            raise OptionError(f"{where} must be among {', '.join(OPTIMIZERS)}. Received: {value!r}")
-        return
-    if not is_number(value):
-        raise OptionError(f"{where} must be numbers. Received: {value!r}")
-    if name in ("layers", "units", "batch_size", "epochs") and not isinstance(value, int):
-        raise OptionError(f"{where} must be whole numbers. Received: {value!r}")
-    if name == "layers" and not 0 <= value <= 2:
-        raise OptionError(f"{where} must be from 0 to 2. Received: {value}")
-    if name == "units" and value < 1:
-        raise OptionError(f"{where} must be at least 1; a linear head is layers = 0. Received: {value}")
+        needed = "" if value in OPTIMIZERS else f"among {', '.join(OPTIMIZERS)}"
+    elif not is_number(value):
+        needed = "numbers"
+    elif name in ("layers", "units", "batch_size", "epochs") and not isinstance(value, int):
+        needed = "whole numbers"
+    elif name == "layers" and not 0 <= value <= 2:
+        needed = "from 0 to 2"
+    elif name == "units" and value < 1:
+        needed = "at least 1; a linear head is layers = 0"
+    if needed:
+        raise OptionError(f"{where} must be {needed}. Received: {value!r}")
     if name != "layers":
         try:
             setting: dict[str, Any] = {name: (value,) if name == "units" else value}

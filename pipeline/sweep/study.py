@@ -43,10 +43,9 @@ class Study:
         self._worker = _Worker(path)
 
     def _open(self) -> optuna.Study:
+        arguments = {"connect_args": {"timeout": _LOCK_SECONDS}}
         try:
-            storage = optuna.storages.RDBStorage(
-                f"sqlite:///{self.path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}}
-            )
+            storage = optuna.storages.RDBStorage(f"sqlite:///{self.path.absolute()}", engine_kwargs=arguments)
             return optuna.create_study(storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize")
         except Exception as error:  # SQLAlchemy has errors of its own for a file that is no database
             reason = str(error).splitlines()[0]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut, require_averaged, restricted
@@ -106,7 +105,15 @@ def _cache(
     def require(scanned: Scan, fingerprints: dict[str, str]) -> None:
         require_trainable(scanned.examples, scanned.class_names, data)
         seen.update(list_digests(scanned.examples, scanned.class_names))
-        study.require_same(_identity(seen, fingerprints, study.space, features, config, seed))
+        identity = {  # The test split may change while a study is filled: no trial sees it.
+            **{f"features at {name}": key for name, key in fingerprints.items()},
+            **{"classes": seen["classes"], "examples of train": seen["train"], "examples of val": seen["val"]},
+            "cuts to choose from": str(study.space.cuts),
+            **{f"space of {name}": str(choice) for name, choice in study.space.choices.items()},
+            "views": [features.views, features.augment] if features.views else 0,
+            **{"folds": config.folds, "sampler": config.sampler, "seed": seed, "version of heads": HEAD_VERSION},
+        }
+        study.require_same(identity)
 
     cached = cache_features(data, every, extraction, seed, require)
     require_trainable(cached.examples, cached.class_names, data)
@@ -116,28 +123,6 @@ def _cache(
     study.require_same(readable, "examples used")
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
     return cached, seen
-
-
-def _identity(
-    digests: dict[str, str],
-    fingerprints: dict[str, str],
-    space: Space,
-    features: FeatureConfig,
-    config: SweepConfig,
-    seed: int,
-) -> dict[str, Any]:
-    """Everything that must not change while a study is filled. The test split may: no trial sees it."""
-    return {
-        **{f"features at {name}": key for name, key in fingerprints.items()},
-        **{f"examples of {name}" if name != "classes" else name: digests[name] for name in ("classes", "train", "val")},
-        "cuts to choose from": str(space.cuts),
-        **{f"space of {name}": str(choice) for name, choice in space.choices.items()},
-        "views": [features.views, features.augment] if features.views else 0,
-        "folds": config.folds,
-        "sampler": config.sampler,
-        "seed": seed,
-        "version of heads": HEAD_VERSION,
-    }
 
 
 def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
@@ -175,12 +160,12 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Base
 
 def _winner(study: Study) -> FrozenTrial:
     trials = study.finished()
-    if not ranked(trials):
-        raise DataError(
-            f"{study.path}: none of {len(trials)} finished trials came to an end with a finite loss; give more "
-            "--timeout, more --trials, or another --space"
-        )
-    return ranked(trials)[0]
+    if best := ranked(trials):
+        return best[0]
+    raise DataError(
+        f"{study.path}: none of {len(trials)} finished trials came to an end with a finite loss; give more --timeout, "
+        "more --trials, or another --space"
+    )
 
 
 def _write_run(
