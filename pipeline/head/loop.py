@@ -154,17 +154,16 @@ def writing_curves(folder: Path | None, learning_rate: float) -> Iterator[OnEpoc
     if folder is None:
         yield lambda *_: False
         return
-    writers = {name: tf.summary.create_file_writer(str(folder / name)) for name in ("train", "validation")}
+    train, val = (tf.summary.create_file_writer(str(folder / name)) for name in ("train", "validation"))
 
     def write(epoch: int, row: Row) -> bool:
-        for name, prefix in (("train", ""), ("validation", "val_")):
-            with writers[name].as_default():
-                for metric in ("loss", "accuracy"):
-                    tf.summary.scalar(f"epoch_{metric}", row[prefix + metric], step=epoch - 1)
-        with writers["train"].as_default():
-            tf.summary.scalar("epoch_learning_rate", learning_rate, step=epoch - 1)
+        rows = {name: row[name] for name in ("loss", "accuracy")} | {"learning_rate": learning_rate}
+        for writer, values in ((train, rows), (val, {name: row[f"val_{name}"] for name in ("loss", "accuracy")})):
+            with writer.as_default(step=epoch - 1):
+                for name, value in values.items():
+                    tf.summary.scalar(f"epoch_{name}", value)
         return False
 
     yield write
-    for writer in writers.values():
-        writer.close()
+    train.close()
+    val.close()

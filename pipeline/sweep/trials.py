@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +73,8 @@ def _run_trial(study: Study, trial: optuna.Trial, data: SearchData, seed: int) -
     shutil.rmtree(logs, ignore_errors=True)
     start = time.perf_counter()
     done: list[TrainedHead] = []
-    complete = True
-    try:
+    complete = False
+    with suppress(DivergedError):
         for number, (train, val) in enumerate(data.folds, 1):
             pruner = EpochPruner(trial if len(data.folds) == 1 else None)
             trained = _fit(labelled.take(train), labelled.take(val), config, seed, pruner, logs / f"fold-{number}")
@@ -82,10 +83,9 @@ def _run_trial(study: Study, trial: optuna.Trial, data: SearchData, seed: int) -
             if len(data.folds) > 1:
                 trial.report(_mean(done, "loss"), number)
             if pruner.pruned or (number < len(data.folds) and trial.should_prune()):
-                complete = False
                 break
-    except DivergedError:
-        complete = False
+        else:
+            complete = True
     _report(study, trial, done, complete, time.perf_counter() - start, logs)
 
 
@@ -94,11 +94,7 @@ def _fit(
 ) -> TrainedHead:
     """Train one head, with curves in `logs`, until `pruner` stops it."""
     with writing_curves(logs, config.learning_rate) as write:
-
-        def on_epoch(epoch: int, row: dict[str, float]) -> bool:
-            return write(epoch, row) or pruner(epoch, row)
-
-        return fit_head(train, val, config, seed, on_epoch=on_epoch)
+        return fit_head(train, val, config, seed, on_epoch=lambda *ended: write(*ended) or pruner(*ended))
 
 
 def _report(
