@@ -1,68 +1,57 @@
 """The settings of features: what decides a feature, and apart from that, where it is kept and how it is made.
 
-The command line makes its options from these fields, and `help` is what it tells of them. This module imports nothing
-heavy.
+The command line makes its options from these fields, with their help. This module imports nothing heavy.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
 
 Precision = Literal["float32", "bfloat16", "int8"]
-_Config = TypeVar("_Config", "FeatureConfig", "ExtractionConfig")
 AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
+
+
+def _option(default: Any, help: str, **more: str) -> Any:
+    """A field that is an option of the command line, with its help and, as `env`, the variable that sets it."""
+    return field(default=default, metadata={"help": help, **more})
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
     """Everything that decides which features an image has, as a person asks for it."""
 
-    backbone: str = field(
-        default="inception_v3",
-        metadata={"help": "The pretrained network; a+b puts the features of several side by side."},
+    backbone: str = _option("inception_v3", "The pretrained network; a+b puts the features of several side by side.")
+    weights: str = _option(
+        "imagenet",
+        "imagenet, random, or a weights file. For several backbones: one for all, or one for each, joined by +.",
+        env="HEADSTART_WEIGHTS",
     )
-    weights: str = field(
-        default="imagenet",
-        metadata={
-            "help": "imagenet, random, or a weights file. For several backbones: one for all, or one for each, joined "
-            "by +.",
-            "env": "HEADSTART_WEIGHTS",
-        },
+    weights_seed: int = _option(0, "Seed of --weights random.")
+    rescale: Literal["auto", "inception", "unit"] = _option(
+        "auto",
+        "Range of pixels that the weights expect: inception is [-1, 1], unit [0, 1], auto that of the ImageNet "
+        "weights.",
     )
-    weights_seed: int = field(default=0, metadata={"help": "Seed of --weights random."})
-    rescale: Literal["auto", "inception", "unit"] = field(
-        default="auto",
-        metadata={
-            "help": "Range of pixels that the weights expect: inception is [-1, 1], unit [0, 1], auto that of the "
-            "ImageNet weights."
-        },
+    cut: tuple[str, ...] = _option(
+        (),
+        "Block at whose end features are taken; repeatable, also as a+b. all: every block; mixed8:map: not averaged "
+        "over space. Default: the last block, mixed10 in inception_v3.",
     )
-    cut: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Block at whose end features are taken; repeatable, also as a+b. all: every block; mixed8:map: not "
-            "averaged over space. Default: the last block, mixed10 in inception_v3."
-        },
+    precision: AskedPrecision = _option(
+        "auto",
+        "Arithmetic of the frozen backbone. auto takes bfloat16 where it is faster; heads then train in it too. int8 "
+        "is quantised on 300 of the images, and needs the extra int8.",
     )
-    precision: AskedPrecision = field(
-        default="auto",
-        metadata={
-            "help": "Arithmetic of the frozen backbone. auto takes bfloat16 where it is faster; heads then train in it "
-            "too. int8 is quantised on 300 of the images, and needs the extra int8."
-        },
-    )
-    image_size: int = field(default=0, metadata={"help": "Side of the input in pixels; 0 is the backbone's own."})
-    truncated: Literal["reject", "keep"] = field(default="reject", metadata={"help": "What to do with cut-off JPEGs."})
-    resize: Literal["stretch", "crop"] = field(
-        default="stretch", metadata={"help": "stretch to a square, or crop the centre square."}
-    )
-    views: int = field(default=0, metadata={"help": "Augmented views of each training image to cache, too."})
-    augment: Literal["flip", "standard"] = field(
-        default="standard", metadata={"help": "For --views: mirror; or mirror, crop, brightness and contrast."}
+    image_size: int = _option(0, "Side of the input in pixels; 0 is the backbone's own.")
+    truncated: Literal["reject", "keep"] = _option("reject", "What to do with cut-off JPEGs.")
+    resize: Literal["stretch", "crop"] = _option("stretch", "stretch to a square, or crop the centre square.")
+    views: int = _option(0, "Augmented views of each training image to cache, too.")
+    augment: Literal["flip", "standard"] = _option(
+        "standard", "For --views: mirror; or mirror, crop, brightness and contrast."
     )
 
     def __post_init__(self) -> None:
@@ -76,20 +65,13 @@ class FeatureConfig:
 class ExtractionConfig:
     """Where features are kept, and how they are made. None of it decides a feature's value."""
 
-    store: Path = field(
-        default=Path("store"), metadata={"help": "Folder of cached features.", "env": "HEADSTART_STORE"}
+    store: Path = _option(Path("store"), "Folder of cached features.", env="HEADSTART_STORE")
+    batch_size: int = _option(
+        0, "Images per forward pass. 0 is 12 for two cores, at most 48; on a GPU the fastest, found by trying."
     )
-    batch_size: int = field(
-        default=0,
-        metadata={
-            "help": "Images per forward pass. 0 is 12 for two cores, at most 48; on a GPU the fastest, found by trying."
-        },
-    )
-    max_rejects: float = field(default=0.05, metadata={"help": "Fraction of images that may be unusable."})
-    max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "Larger images are rejected."})
-    rehash: bool = field(
-        default=False, metadata={"help": "Read every file again, also one whose size and time did not change."}
-    )
+    max_rejects: float = _option(0.05, "Fraction of images that may be unusable.")
+    max_pixels: int = _option(MAX_PIXELS, "Larger images are rejected.")
+    rehash: bool = _option(False, "Read every file again, also one whose size and time did not change.")
 
     def __post_init__(self) -> None:
         require_options(
@@ -105,10 +87,10 @@ def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict
 
 
 def configs_from_json(values: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
-    """The configurations that `configs_to_json` gave."""
+    """The configurations that `configs_to_json` gave. Fields that are missing have their defaults."""
     values = {**values, "cut": tuple(values["cut"]), "store": Path(values["store"])}
-    return _from_json(FeatureConfig, values), _from_json(ExtractionConfig, values)
-
-
-def _from_json(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
-    return kind(**{one.name: values[one.name] for one in fields(kind) if one.name in values})
+    own, other = (
+        {one.name: values[one.name] for one in fields(kind) if one.name in values}
+        for kind in (FeatureConfig, ExtractionConfig)
+    )
+    return FeatureConfig(**own), ExtractionConfig(**other)

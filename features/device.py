@@ -1,6 +1,7 @@
 """The hardware: processor cores, and the GPU if TensorFlow has one."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import joblib
 import keras
@@ -23,11 +24,9 @@ def use_device() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return f"CPU, {cpu_count()} cores"
-    for gpu in gpus:
-        try:
+    with suppress(RuntimeError):  # this process uses the GPU already, and so has set it
+        for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # this process uses the GPU already, and so has set it
-            break
     return f"GPU, {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
 
 

@@ -1,17 +1,8 @@
-"""What headstart raises for bad input. A bug raises anything else and keeps its traceback.
-
-HeadstartError            told to a person in one line; the command exits with 1
-├── OptionError           a setting that can't be used            (also a ValueError)
-├── DataError             images, class folders, archives         (also a ValueError)
-├── WeightsError          a weights file or download              (also a ValueError)
-├── StoreError            a shard or the store's folder           (also an OSError)
-├── RunError              a run folder                            (also a ValueError)
-└── DivergedError         a training without a finite loss
-"""
+"""Errors that a person can mend. A command tells them in one line and exits with 1; a bug keeps its traceback."""
 
 
 class HeadstartError(Exception):
-    """Base of every error that a person can mend: the message names the file, option or field and what to do."""
+    """Base of them all. The message names the file, option or field, and what to do."""
 
 
 class OptionError(HeadstartError, ValueError):
@@ -39,14 +30,7 @@ class DivergedError(HeadstartError):
 
 
 def require_options(*options: tuple[str, object, bool, str]) -> None:
-    """Refuse settings that are out of range.
-
-    Args:
-        options: flag, value, whether the value is in range, and the range in words.
-
-    Raises:
-        OptionError: one is not.
-    """
+    """Raise an OptionError if one of (flag, value, whether it is in range, the range in words) is out of range."""
     for name, value, valid, wanted in options:
         if not valid:
             raise OptionError(f"{name} must be {wanted}. Received: {value}")

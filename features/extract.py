@@ -1,7 +1,7 @@
 """The loop that fills stores: missing digests, pixels, frozen backbone, shards. It knows nothing of labels."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -17,21 +17,14 @@ from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
 
-SHARD_IMAGES = 1024
-SHARD_SECONDS = 30.0
+SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 SHARD_BYTES = 256 << 20  # maps are large
 _SHARD_OVERHEAD = 1 << 16
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """The outcome of one call.
-
-    Args:
-        digests: given features now.
-        rejects: images that could not be used.
-        seconds: from the first file read to the last shard's rename, warm-up aside.
-    """
+    """The outcome of one call: digests that were given features, images that could not be used, seconds of work."""
 
     digests: frozenset[str] = frozenset()
     rejects: Sequence[Reject] = ()
@@ -39,7 +32,7 @@ class Extracted:
 
     @property
     def extracted(self) -> int:
-        """How many digests were given features."""
+        """The number of digests that were given features."""
         return len(self.digests)
 
     @property
@@ -48,7 +41,6 @@ class Extracted:
         return self.extracted / self.seconds if self.seconds else 0.0
 
     def __add__(self, other: "Extracted") -> "Extracted":
-        """Both outcomes as one."""
         return Extracted(self.digests | other.digests, [*self.rejects, *other.rejects], self.seconds + other.seconds)
 
 
@@ -66,26 +58,21 @@ def extract_features(
     config: ImageConfig,
     view: View | None = None,
 ) -> Extracted:
-    """Give every image the features it lacks. One forward pass serves all cuts.
+    """Give every image, or its augmented `view`, the features it lacks. One forward pass serves all cuts.
 
-    Several processes may fill one store: they share its folders alone.
+    Files whose features are there are not read. Several processes may fill one store: they share its folders alone.
+    Features that are not finite, or a store that went away, raise a StoreError, and a disk without room for the
+    features to come an OSError. Finished shards stay.
 
     Args:
-        images: any images; files whose features are there are not read.
         freeze: builds the fast form of the backbone, cut at each of `stores`; called only if there is work.
-        view: how images are augmented; None leaves them as they are.
-
-    Raises:
-        StoreError: features that are not finite, or a store that went away.
-        OSError: the disk is full, or has too little room for the features to come. Finished shards stay.
     """
     missing = missing_images(images, list(stores.values()))
-    done = Extracted()
     if any_decodes(missing, config):
         which = "" if view is None else f"view {view.number} of "
         console.print(f"extracting features of {which}{len(missing)} images that have none yet")
-        done = _extract(missing, freeze(), stores, config, view)
-    elif missing:
+        done = _extract(missing, freeze, stores, config, view)
+    else:
         done = Extracted(rejects=[why_undecodable(image) for image in missing])
     for store in stores.values():
         store.update_merged()
@@ -94,17 +81,19 @@ def extract_features(
 
 def _extract(
     missing: Sequence[ImageFile],
-    backbone: FrozenBackbone,
+    freeze: Callable[[], FrozenBackbone],
     stores: Mapping[Cut, FeatureStore],
     config: ImageConfig,
     view: View | None,
 ) -> Extracted:
+    writers = _writers(stores, [image.digest for image in missing])
+    backbone = freeze()
     decoded = np.zeros(len(missing), bool)
     changed: list[ImageFile] = []
     extracted: set[str] = set()
-    start = time.perf_counter()
+    start = time.perf_counter()  # from the first file read to the last shard's rename, warm-up aside
     with (
-        _writers(stores, [image.digest for image in missing]) as writers,
+        _flushed(writers.values()),
         progress("extracting features" if view is None else f"view {view.number}", len(missing)) as advance,
     ):
         batches = decoded_batches(missing, config, backbone.images_per_pass, view)
@@ -122,15 +111,20 @@ def _extract(
     return Extracted(frozenset(extracted), [why_undecodable(image) for image in [*changed, *left_out]], seconds)
 
 
-@contextmanager
-def _writers(stores: Mapping[Cut, FeatureStore], digests: Sequence[str]) -> Iterator[dict[Cut, "_ShardWriter"]]:
-    """A writer per cut. All are flushed at the end, also after Ctrl-C or if one fails: finished features are kept."""
+def _writers(stores: Mapping[Cut, FeatureStore], digests: Sequence[str]) -> dict[Cut, "_ShardWriter"]:
+    """A writer per cut; raises an OSError if the disk has too little room."""
     writers = {cut: _ShardWriter(store, frozenset(store.missing(digests))) for cut, store in stores.items()}
     require_space(next(iter(stores.values())).folder, sum(writer.bytes_to_come() for writer in writers.values()))
+    return writers
+
+
+@contextmanager
+def _flushed(writers: Iterable["_ShardWriter"]) -> Iterator[None]:
+    """Flush all writers at the end, also after Ctrl-C or if one fails: finished features are kept."""
     with ExitStack() as at_the_end:
-        for writer in writers.values():
+        for writer in writers:
             at_the_end.callback(writer.flush)
-        yield writers
+        yield
 
 
 @dataclass

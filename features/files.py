@@ -15,8 +15,7 @@ from typing import Any
 import psutil
 from rich.filesize import decimal
 
-_PARTIAL = re.compile(r"\.(?P<process>.+-\d+-\d+)\.partial\..+", re.DOTALL)
-_PROCESS = re.compile(r"(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)", re.DOTALL)
+_PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
 _PARTIAL_NAME_LENGTH = 32
 _REPLACED = "replaced"  # holds an old folder until the new one has its name
 _FOREIGN_SECONDS = 24 * 3600
@@ -47,16 +46,9 @@ def written_atomically(path: Path) -> Iterator[Path]:
 def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a folder to fill; on success flush it to disk and rename it to `path`, else remove it.
 
-    A kill at any moment leaves the old folder, the new one, or none where there was none: no call can exchange two
-    folders on every system, so `remove_left_over` puts an old one back that was moved away for a new one that never
-    came.
-
-    Args:
-        path: a folder; its parents are made.
-        replace: whether a folder that is at `path` by the end gives way.
-
-    Raises:
-        FileExistsError: `path` is there by the end, and must not be replaced. It is left as it is.
+    A folder that is at `path` by the end gives way if `replace`, and else is kept and raises a FileExistsError. After a
+    kill there is the old folder or the new one: no call can exchange two folders on every system, so `remove_left_over`
+    puts back an old one that was moved away.
     """
     with scratch_folder(path.parent, path.name) as scratch:
         new, replaced = scratch / "new", scratch / _REPLACED
@@ -82,8 +74,7 @@ def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Pat
 def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
     """Yield a new folder in `parent` for this process alone, and remove it; first remove those of killed processes.
 
-    Args:
-        name: tells apart several that one process has in `parent` at a time.
+    `name` tells apart several that one process has in `parent` at a time.
     """
     remove_left_over(parent)
     folder = _partial(parent / name)
@@ -97,24 +88,18 @@ def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
 def _partial(path: Path) -> Path:
     """A name beside `path` that tells which process writes there."""
     # The suffix stays last: Keras and h5py choose the format by it. A long name must not become too long.
-    end = path.name[-_PARTIAL_NAME_LENGTH:]
-    return path.with_name(f".{_process_name()}.partial.{end}")
+    process = f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
+    return path.with_name(f".{process}.partial.{path.name[-_PARTIAL_NAME_LENGTH:]}")
 
 
 def remove_left_over(folder: Path) -> list[Path]:
-    """Remove from `folder` the half-written files and folders of processes that have ended.
+    """Remove from `folder` the half-written files and folders of processes that have ended; return their paths.
 
     A folder that such a process was about to replace gets its name back.
-
-    Returns:
-        The paths removed.
     """
-    removed = []
-    for path in folder.glob(".*.partial.*"):
-        name = _PARTIAL.fullmatch(path.name)
-        if name and _process_ended(name["process"], _idle_seconds(path)):
-            _remove(path)
-            removed.append(path)
+    removed = [path for path in folder.glob(".*.partial.*") if _writer_ended(path)]
+    for path in removed:
+        _remove(path)
     return removed
 
 
@@ -131,28 +116,20 @@ def _remove(partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _process_name() -> str:
-    """A name that no other process has, here or on another host."""
-    return f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
-
-
-def _process_ended(name: str, idle: float) -> bool:
-    """Whether the process with this `_process_name` has ended, as far as can be told.
+def _writer_ended(partial: Path) -> bool:
+    """Whether the process that writes to a file or folder named by `_partial` has ended, as far as can be told.
 
     Two kinds count as ended only once they were idle for a day: a process of another host, and one whose number now
     belongs to a process with another start, for the clock may have been set.
-
-    Args:
-        idle: seconds since it last wrote something.
     """
-    parts = _PROCESS.fullmatch(name)
-    if parts is None:
+    process = _PARTIAL.fullmatch(partial.name)
+    if process is None:
         return False
-    pid, here = int(parts["pid"]), parts["host"] == _host()
+    pid, here = int(process["pid"]), process["host"] == _host()
     if here and not psutil.pid_exists(pid):
         return True
-    alive = here and _started(pid) == int(parts["started"])
-    return not alive and idle > _FOREIGN_SECONDS
+    alive = here and _started(pid) == int(process["started"])
+    return not alive and _idle_seconds(partial) > _FOREIGN_SECONDS
 
 
 def _host() -> str:
@@ -187,11 +164,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Require room for `size` bytes on the disk of `folder`; some libraries crash where the disk is full.
-
-    Raises:
-        OSError: there is less.
-    """
+    """Raise an OSError unless the disk of `folder` has room for `size` bytes: some libraries crash on a full disk."""
     free = shutil.disk_usage(folder).free
     if free < size:
         message = f"No space left on device: {decimal(size)} are needed, {decimal(free)} are free"

@@ -10,8 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)  # a path may hold `[old]`
-_QUIET_SECONDS = 2.0
-_LINE_SECONDS = 10.0
+_QUIET_SECONDS, _LINE_SECONDS = 2.0, 10.0
 
 
 class _SpeedColumn(ProgressColumn):
@@ -27,21 +26,12 @@ class _SpeedColumn(ProgressColumn):
 def progress(description: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes the number of `unit` just finished; show progress, units per second and time left.
 
-    Off a terminal, the first line comes after two seconds.
-
-    Args:
-        total: number of units of work.
-        done: how many of them were done before. They do not count for the speed.
+    Of `total` units, `done` were finished before, and do not count for the speed. Off a terminal, the first line comes
+    after two seconds.
     """
     if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _SpeedColumn(unit),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
+        shape = (BarColumn(), MofNCompleteColumn(), _SpeedColumn(unit), TimeRemainingColumn())
+        with Progress(TextColumn("{task.description}"), *shape, console=console, transient=True) as bar:
             task = bar.add_task(description, total=total, completed=done)
             yield lambda count: bar.advance(task, count)
     else:
@@ -56,12 +46,11 @@ def _plain_lines(description: str, total: int, unit: str, before: int) -> Callab
         nonlocal done, next_line
         done += count
         now = time.monotonic()
-        if now < next_line:
-            return
-        next_line = now + _LINE_SECONDS
-        speed = (done - before) / (now - start)
-        left = (total - done) / speed if speed else float("inf")
-        console.print(f"{description}: {done}/{total} {unit}, {speed:.1f} {unit}/s, {left:.0f} s left")
+        if now >= next_line:
+            next_line = now + _LINE_SECONDS
+            speed = (done - before) / (now - start)
+            left = (total - done) / speed if speed else float("inf")
+            console.print(f"{description}: {done}/{total} {unit}, {speed:.1f} {unit}/s, {left:.0f} s left")
 
     return advance
 
@@ -69,8 +58,7 @@ def _plain_lines(description: str, total: int, unit: str, before: int) -> Callab
 @contextmanager
 def silent_libraries() -> Iterator[None]:
     """Drop everything written to file descriptor 2: TensorFlow's C++ code writes there while it is imported."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield

@@ -5,6 +5,7 @@ import functools
 import inspect
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -147,7 +148,7 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
     for name, config in configs.items():
         settings = {field.name: arguments.pop(f"{name}_{field.name}") for field in fields(config)}
         for field in settings.keys() & values.keys():
-            if settings[field] not in (None, values[field]):
+            if settings[field] is not None and Path(settings[field]).resolve() != Path(values[field]).resolve():
                 raise OptionError(
                     f"--{field} {settings[field]}: the command has the {field} as an argument, {values[field]}; leave "
                     f"--{field} out"
@@ -184,12 +185,13 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 def _is_full_disk(error: Exception) -> bool:
     """Whether the system reported a full disk or quota. HDF5 and TensorFlow pass the system's error on as text only."""
-    text = str(error)
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return True
-    if isinstance(error, OSError | RuntimeError) and any(f"errno = {number}" in text for number in _DISK_FULL):
-        return True  # HDF5's; closing a file raises a RuntimeError
-    return _is_tensorflows(error) and ("No space left on device" in text or "Disk quota exceeded" in text)
+    text = str(error)  # shutil's, HDF5's and OpenVINO's have no number, and some are RuntimeErrors
+    said = [words for number in _DISK_FULL for words in (f"errno = {number}", os.strerror(number))]
+    return (isinstance(error, OSError) or type(error) is RuntimeError or _is_tensorflows(error)) and any(
+        words in text for words in said
+    )
 
 
 def _is_tensorflows(error: Exception) -> bool:

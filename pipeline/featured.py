@@ -79,15 +79,19 @@ class FeaturedExamples:
         With `views`, the augmented views of `examples` are read too; only training examples have them.
         """
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
-        by_view = zip(*(part.views for part in self.parts), strict=True) if views else ()
         return LabelledFeatures(
             features=_read(self.stores.values(), examples),
             labels=np.array([example.label for example in examples], np.int64),
             columns=dict(zip(self.stores, map(slice, ends[:-1], ends[1:]), strict=True)),
             classes=len(self.class_names),
-            views=[_read([one for stores in parts for one in stores.values()], examples) for parts in by_view],
+            views=self.views_of(examples) if views else (),
             reduced=self.config.precision == "bfloat16",
         )
+
+    def views_of(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """The features float32 [N, D] of training examples in each augmented view, as `labelled` has them."""
+        by_view = zip(*(part.views for part in self.parts), strict=True)
+        return [_read([one for stores in parts for one in stores.values()], examples) for parts in by_view]
 
     def fingerprints(self) -> dict[str, str]:
         """The key of each cut's fingerprint, by the name of the cut."""
@@ -166,7 +170,11 @@ def cache_features(
     viewed = [_extract_views(part, train, first_views(config.augment, seed, config.views)) for part in parts]
     return FeaturedExamples(
         **vars(scanned),
-        parts=[replace(part, views=stores) for part, (stores, _) in zip(parts, viewed, strict=True)],
+        # The fast forms are let go: they would fill memory while heads are trained.
+        parts=[
+            replace(part, freeze=part.network.freeze, views=stores)
+            for part, (stores, _) in zip(parts, viewed, strict=True)
+        ],
         config=resolved_config(config, networks),
         extraction=extraction,
         extracted=done,

@@ -20,7 +20,7 @@ import platform
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,11 +182,12 @@ def _clear_left_over(path: Path) -> None:
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, name.fullmatch(folder.name)) for folder in path.parent.glob(".*")]
     dead = [folder for folder, match in found if match and not psutil.pid_exists(int(match["pid"]))]
-    for folder in sorted(dead, key=lambda folder: folder.stat().st_ctime, reverse=True):
-        if folder.suffix == ".replaced" and not path.exists():
-            folder.rename(path)  # the last one moved; earlier ones may be half removed
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+    with suppress(FileNotFoundError):  # another process clears them, too
+        for folder in sorted(dead, key=lambda folder: folder.stat().st_ctime, reverse=True):
+            if folder.suffix == ".replaced" and not path.exists():
+                folder.rename(path)  # the last one moved; earlier ones may be half removed
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def versions() -> dict[str, str]:

@@ -133,20 +133,24 @@ def chosen_weights(config: FeatureConfig) -> dict[str, str]:
         OptionError: there are neither one nor as many as there are backbones.
     """
     names, text = chosen_backbones(config), config.weights
-    if len(names) == 1 or "+" not in text or Path(text).exists():
+    if len(names) == 1 or "+" not in text or _is_weights(text):
         return dict.fromkeys(names, text)
     joints = [place for place, letter in enumerate(text) if letter == "+"]
     splits = []
     for places in combinations(joints, len(names) - 1):
         ends = pairwise([-1, *places, len(text)])
         splits.append([text[start + 1 : end] for start, end in ends])
-    existing = [parts for parts in splits if all(part in KNOWN_WEIGHTS or Path(part).exists() for part in parts)]
-    possible = existing or splits
+    existing = [parts for parts in splits if all(map(_is_weights, parts))]
+    possible = existing or [parts for parts in splits if all(parts)]
     if len(possible) != 1:
         raise OptionError(
             f"--weights must be one for all, or one for each of {len(names)} backbones, joined by +. Received: {text}"
         )
     return dict(zip(names, possible[0], strict=True))
+
+
+def _is_weights(text: str) -> bool:
+    return text in KNOWN_WEIGHTS or Path(text).is_file()
 
 
 def _separate(texts: Sequence[str]) -> list[str]:

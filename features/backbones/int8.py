@@ -9,7 +9,7 @@ import importlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +93,22 @@ def quantise(
     with redirect_stdout(io.StringIO()):  # NNCF draws bars there, and it is the command's
         model = openvino.convert_model(traced(folded_backbone(backbone), cuts, compiled=False))
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
-    with suppress(FileExistsError), folder_written_atomically(folder) as partial:  # the first of several stays
-        openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
-        found = {
-            "cuts": [cut.name for cut in cuts],
-            "digests": digests,
-            "model": network_digest(partial),
-            "checked_on": len(others),
-        }
-        write_json(partial / CALIBRATION_FILE, found)
-        fidelity = _fidelity(freeze(backbone, cuts), quantised(partial, backbone, cuts), others)
-        write_json(partial / CALIBRATION_FILE, {**found, "fidelity": fidelity})
+    try:
+        with folder_written_atomically(folder) as partial:
+            openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
+            found = {
+                "cuts": [cut.name for cut in cuts],
+                "digests": digests,
+                "model": network_digest(partial),
+                "checked_on": len(others),
+            }
+            write_json(partial / CALIBRATION_FILE, found)
+            fidelity = _fidelity(freeze(backbone, cuts), quantised(partial, backbone, cuts), others)
+            write_json(partial / CALIBRATION_FILE, {**found, "fidelity": fidelity})
+    except FileExistsError as error:
+        if error.filename != str(folder):
+            raise
+        return  # another process was first: its network stays
     if not fidelity:
         console.print("int8: its cost was not measured: too few images are left to compare features on")
     for cut, figures in fidelity.items():

@@ -14,12 +14,9 @@ LARGE_SHARD_BYTES = 256 << 20
 
 
 def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
-    """Rewrite small shards as large ones of up to `large` bytes, without disturbing readers and writers.
+    """Rewrite small shards as large ones of up to `large` bytes, and retire them; readers and writers go on.
 
-    The small shards are retired. Their files stay on disk until the next clean-up.
-
-    Raises:
-        StoreError: another process changed the store meanwhile.
+    A change of the store by another process meanwhile raises a StoreError.
     """
     with _alone(store):
         store.remove_retired()
@@ -29,20 +26,14 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 
 
 def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
-    """Keep only the features of `used` digests (hexadecimal SHA-256).
+    """Keep only the features of `used` digests (hexadecimal SHA-256): rewrite shards with others, and retire them.
 
-    Shards with other features are rewritten without these, and retired. Their files stay on disk until the next
-    clean-up.
-
-    Raises:
-        StoreError: another process changed the store meanwhile.
+    A change of the store by another process meanwhile raises a StoreError.
     """
     wanted = set(used)
     with _alone(store):
         store.remove_retired()
-        mixed = [
-            shard for shard in store.shards() if not wanted.issuperset(hex_digests(read_digests(shard, store.form)))
-        ]
+        mixed = [one for one in store.shards() if not wanted.issuperset(hex_digests(read_digests(one, store.form)))]
         if mixed:
             _rewrite(store, mixed, wanted, LARGE_SHARD_BYTES)
 

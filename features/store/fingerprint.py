@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -15,19 +15,17 @@ class Fingerprint:
     """Everything that decides the value of a feature; equal fingerprints mean equal features.
 
     Args:
-        backbone: name of the network.
-        weights: SHA-256 over the shapes, dtypes and values of its weights.
-        cut: the name of the cut within the backbone, `mixed10` or `mixed8:map`.
+        weights: SHA-256 over the shapes, dtypes and values of the network's weights.
+        cut: the name within the backbone, `mixed10` or `mixed8:map`.
         shape: of one image's features, `(D,)`, or `(H, W, D)` for a map.
         dtype: of the features as stored, `float16` or `float32`.
         precision: of the arithmetic, `float32`, `bfloat16` or `int8`.
         rescale: `scale` and `offset` of the affine map from pixels to the network's input.
-        image_size: side of the square input in pixels.
-        resize, truncated: see `ImageConfig`.
+        image_size, resize, truncated: see `ImageConfig`.
         pixels_version: of the way from a file's bytes to pixels.
         forward_version: of the arithmetic; None in stores of early versions.
-        calibration: the images on which an 8-bit network was quantised, and a hash of it; None for others.
-        augment, augment_version, seed, view: how images were augmented; None for images as they are.
+        calibration: hashes of an 8-bit network and of the images it was quantised on; None for others.
+        augment, augment_version, seed, view: see `View`; None for images as they are.
     """
 
     backbone: str
@@ -48,6 +46,7 @@ class Fingerprint:
     seed: int | None = None
     view: int | None = None
     format_version: int = FORMAT_VERSION
+    later: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -61,29 +60,25 @@ class Fingerprint:
 
     def to_json(self) -> dict[str, Any]:
         """The fields that apply, of types that JSON knows."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "later"} | dict(self.later)
         found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in values.items() if v is not None}))
         return found
 
     @classmethod
     def from_json(cls, values: Any) -> "Fingerprint":
-        """The fingerprint that `to_json` gave.
-
-        Raises:
-            ValueError: a field is missing, unknown or of another type; it names the field.
-        """
+        """The fingerprint that `to_json` gave. A field that is missing or of another type is a ValueError."""
         if not isinstance(values, dict):
             raise ValueError("it holds no JSON object")
-        known = {field.name: field for field in fields(cls)}
-        for name, field in known.items():
-            if name not in values and field.default is MISSING:
-                raise ValueError(f"it lacks the field {name!r}")
+        known = {one.name: one for one in fields(cls) if one.name != "later"}
+        lacking = [name for name, one in known.items() if name not in values and one.default is MISSING]
+        if lacking:
+            raise ValueError(f"it lacks the field {lacking[0]!r}")
+        later = {name: value for name, value in values.items() if name not in known}
+        values = {name: value for name, value in values.items() if name in known}
         for name, value in values.items():
-            if name not in known:
-                raise ValueError(f"it has a field {name!r} that this version of headstart does not know")
             if not isinstance(value, _TYPES.get(name, str)) or isinstance(value, bool):
                 raise ValueError(f"the field {name!r} can't be {value!r}")
-        fingerprint = cls(**{**values, "shape": tuple(values["shape"])})
+        fingerprint = cls(**{**values, "shape": tuple(values["shape"])}, later=later)
         if not all(type(side) is int and side > 0 for side in fingerprint.shape):
             raise ValueError(f"the field 'shape' can't be {values['shape']!r}")
         return fingerprint

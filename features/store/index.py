@@ -10,34 +10,22 @@ from headstart.features.digests import DIGEST
 
 @dataclass(frozen=True)
 class Slab:
-    """Neighbouring rows of one shard: some of the features that were asked for.
-
-    Args:
-        positions: places among the digests that were asked for, int64 [n].
-        rows: the row of each in the shard, int64 [n].
-    """
+    """Neighbouring rows of one shard, and their places (`positions`) among the digests asked for: int64 [n] both."""
 
     shard: Path
     positions: np.ndarray
     rows: np.ndarray
 
     @property
-    def first(self) -> int:
-        """The lowest row."""
-        return int(self.rows.min())
-
-    @property
-    def last(self) -> int:
-        """The highest row."""
-        return int(self.rows.max())
+    def span(self) -> tuple[int, int]:
+        """The first row, and the row after the last."""
+        return int(self.rows.min()), int(self.rows.max()) + 1
 
 
 class Index:
-    """The digests of all shards in one sorted array, each with its shard and row. It takes 40 bytes per digest.
+    """The digests (`DIGEST` [n]) of all shards in one sorted array, each with shard and row: 40 bytes per digest.
 
-    Args:
-        shards: in any order. If several shards hold a digest, the first wins.
-        digests: the digests of each shard, `DIGEST` [n].
+    If several of `shards` hold a digest, the first wins.
     """
 
     def __init__(self, shards: Sequence[Path], digests: Mapping[Path, np.ndarray]) -> None:
@@ -58,11 +46,9 @@ class Index:
         return found
 
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
-        """Group `digests` by shard, and within a shard by blocks of `rows` rows.
+        """Group `digests` (`DIGEST` [N], each in a shard) by shard, and within a shard by blocks of `rows` rows.
 
-        Args:
-            digests: `DIGEST` [N], all of which must be in a shard.
-            shuffled: draws the order of the shards, and of the slabs within each. None keeps the order on disk.
+        `shuffled` draws the order of the shards, and of the slabs within each. None keeps the order on disk.
         """
         places = self._places(digests)
         shards, lines = self._shard[places], self._row[places]

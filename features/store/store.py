@@ -29,8 +29,7 @@ _LONGEST_DESCRIPTION = 1 << 20  # bytes
 def create_folder(folder: Path) -> None:
     """Make a store's folder if it is missing, and remove the half-written files that killed processes left in it.
 
-    Raises:
-        StoreError: the folder can't be made or read.
+    A folder that can't be made or read is a StoreError.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,12 +40,7 @@ def create_folder(folder: Path) -> None:
 
 
 class FeatureStore:
-    """The features of one fingerprint.
-
-    Args:
-        root: the store's folder, shared by all fingerprints. Nothing is made there before `create`.
-        fingerprint: everything that decides a feature's value.
-    """
+    """The features of one fingerprint, in a folder of its own below `root`. Nothing is made there before `create`."""
 
     def __init__(self, root: Path, fingerprint: Fingerprint) -> None:
         self.fingerprint = fingerprint
@@ -59,11 +53,7 @@ class FeatureStore:
         self._index = Index([], {})
 
     def create(self) -> "FeatureStore":
-        """Make the folder if it is missing, and write `fingerprint.json` into it; return the store itself.
-
-        Raises:
-            StoreError: the folder can't be made or read.
-        """
+        """Make the folder with its `fingerprint.json`, see `create_folder`; return the store itself."""
         create_folder(self.folder)
         if not self._description.exists():
             write_json(self._description, self.fingerprint.to_json())
@@ -71,11 +61,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureStore":
-        """Open the store in `folder`, which its `fingerprint.json` describes.
-
-        Raises:
-            StoreError: the description is missing or lacks a field, or it does not fit the folder's name.
-        """
+        """Open the store in `folder`. Without a `fingerprint.json` that fits its name, that raises a StoreError."""
         try:
             store = cls(folder.parent, _read_description(folder / "fingerprint.json"))
         except (OSError, ValueError, TypeError, RecursionError, SyntaxError) as error:
@@ -104,15 +90,10 @@ class FeatureStore:
         return [asked[position] for position in np.flatnonzero(~found)]
 
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
-        """Write one shard, in full or not at all.
+        """Write one shard, in full or not at all: n >= 1 hexadecimal digests, and features [n, *shape].
 
-        Args:
-            digests: hexadecimal SHA-256 of each image, n >= 1.
-            features: [n, *shape], any float dtype. They are cast to the stored dtype.
-
-        Raises:
-            StoreError: a value is not finite before or after the cast, or the folder is gone.
-            ValueError: the shapes don't fit.
+        Features are cast to the stored dtype. A value that is not finite then, or a folder that is gone, raises a
+        StoreError, and another shape a ValueError.
         """
         if features.shape != (len(digests), *self.form.shape) or not len(digests):
             raise ValueError(f"expected features {[len(digests), *self.form.shape]}. Received: {features.shape}")
@@ -145,11 +126,7 @@ class FeatureStore:
             retired.remove_retired(self.folder)
 
     def read(self, digests: Sequence[str]) -> np.ndarray:
-        """The features of `digests` in the order given, [N, *shape] in the stored dtype.
-
-        Raises:
-            StoreError: a digest has no features, or a shard is damaged.
-        """
+        """The features of `digests` in the order given, [N, *shape] in the stored dtype; errors as in `stream`."""
         features = np.empty((len(digests), *self.form.shape), self.form.dtype)
         for positions, rows in self.stream(digests):
             features[positions] = rows
@@ -158,17 +135,13 @@ class FeatureStore:
     def stream(
         self, digests: Sequence[str], shuffled: np.random.Generator | None = None, slab_bytes: int = SLAB_BYTES
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Read the features of `digests` in the order on disk, one slab of a shard at a time.
+        """Read the features of `digests` in the order on disk, at most `slab_bytes` of one shard at a time.
 
-        Args:
-            shuffled: draws the order of the shards, and of the slabs within each. None keeps the order on disk.
-            slab_bytes: the most bytes of features that are in RAM at a time.
+        `shuffled` draws the order of the shards, and of the slabs within each. A digest without features, or a damaged
+        shard, raises a StoreError.
 
         Yields:
             positions in `digests`, int64 [n], and their features, [n, *shape] in the stored dtype.
-
-        Raises:
-            StoreError: a digest has no features, or a shard is damaged.
         """
         digests = list(digests)
         raw, slab = raw_digests(digests), max(1, slab_bytes // self.form.image_bytes)
@@ -182,13 +155,14 @@ class FeatureStore:
                 raise StoreError(f"{self.folder}: no features of {lacking}; run `headstart features`")
             done = np.zeros(len(waiting), bool)
             for piece in index.slabs(raw[waiting], slab, shuffled):
+                start, stop = piece.span
                 try:
-                    features = read_features(piece.shard, self.form, piece.first, piece.last + 1)
+                    features = read_features(piece.shard, self.form, start, stop)
                 except FileNotFoundError:
                     self._digests, self._index = {}, Index([], {})
                     break
                 done[piece.positions] = True
-                yield waiting[piece.positions], features[piece.rows - piece.first]
+                yield waiting[piece.positions], features[piece.rows - start]
             waiting = waiting[~done]
 
     def shard_of(self, digest: str) -> Path:
@@ -241,9 +215,8 @@ class FeatureStore:
         while shards != self._index.shards:
             known = self._digests
             try:
-                self._digests = {
-                    shard: known[shard] if shard in known else read_digests(shard, self.form) for shard in shards
-                }
+                known = known | {shard: read_digests(shard, self.form) for shard in shards if shard not in known}
+                self._digests = {shard: known[shard] for shard in shards}
                 self._index = Index(shards, self._digests)
             except FileNotFoundError as error:  # another process removed it after it was listed
                 listed, shards = shards, self.shards()

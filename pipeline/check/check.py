@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from headstart.features.errors import OptionError, StoreError
+from headstart.features.errors import StoreError
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.store import FeatureStore
@@ -31,8 +31,6 @@ def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> Che
         StoreError: a shard is damaged.
         OSError: the page can't be written.
     """
-    if config.html and config.html.is_dir():
-        raise OptionError(f"--html must be a file, and {config.html} is a folder")
     stores = _stores(config.store)
     memory = scan_memory(config.store, data) if stores else None
     scanned = scan(data, seed, config.max_pixels, memory)

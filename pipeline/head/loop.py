@@ -164,6 +164,8 @@ def writing_curves(folder: Path | None, learning_rate: float) -> Iterator[OnEpoc
                     tf.summary.scalar(f"epoch_{name}", value)
         return False
 
-    yield write
-    train.close()
-    val.close()
+    try:
+        yield write
+    finally:
+        train.close()
+        val.close()

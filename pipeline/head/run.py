@@ -14,7 +14,7 @@ from headstart.pipeline.data.examples import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import train_head
-from headstart.pipeline.runs import Run, list_digests, new_run, versions
+from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,15 @@ def train_run(
     """
     require_averaged(chosen_cuts(features))
     start = time.perf_counter()
+    require_free(path, overwrite)
+    cached = cache_features(data, features, extraction, seed, require)
+    require_trainable(cached.examples, cached.class_names, data)
+    if cached.rejects:
+        console.print(f"{len(cached.rejects)} images rejected: {extraction.store}/rejects.csv says why")
+    tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
+    train, val = cached.labelled(cached.of("train"), views=True), cached.labelled(cached.of("val"))
+    head = head.for_examples(len(train))
     with new_run(path, overwrite) as run:
-        cached = cache_features(data, features, extraction, seed, require)
-        require_trainable(cached.examples, cached.class_names, data)
-        if cached.rejects:
-            console.print(f"{len(cached.rejects)} images rejected: {extraction.store}/rejects.csv says why")
-        tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
-        train, val = cached.labelled(cached.of("train"), views=True), cached.labelled(cached.of("val"))
-        head = head.for_examples(len(train))
         trained = train_head(train, val, head, seed, run.logs)
         save_for_inference(trained.model, run.head_file)
         run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))

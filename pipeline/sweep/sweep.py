@@ -131,8 +131,9 @@ def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
     labelled = cached.labelled([*train, *val])
     if count:
         return SearchData(labelled, _folds([*train, *val], labelled.labels, count, seed))
-    views = cached.labelled(train, views=True).views
-    return SearchData(replace(labelled, views=views), [(slice(0, len(train)), slice(len(train), None))])
+    return SearchData(
+        replace(labelled, views=cached.views_of(train)), [(slice(0, len(train)), slice(len(train), None))]
+    )
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:

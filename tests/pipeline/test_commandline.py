@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,6 +58,7 @@ def raising(error: Exception) -> Outcome:
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')"),
         RuntimeError("Can't close file (errno = 28)"),
+        shutil.Error([("a", "b", "[Errno 28] No space left on device")]),
         tf.errors.ResourceExhaustedError(None, None, "x.index; No space left on device"),
         tf.errors.UnknownError(None, None, "x.index; Disk quota exceeded"),
     ],
@@ -124,7 +126,7 @@ def test_an_option_that_an_argument_gives_already_may_only_repeat_it(monkeypatch
 
     monkeypatch.setenv("HEADSTART_STORE", "elsewhere")
     assert "one one" in invoke(shows, "one").stdout
-    assert "one one" in invoke(shows, "one", "--store", "one").stdout
+    assert "one one" in invoke(shows, "one", "--store", "./one").stdout
     outcome = invoke(shows, "one", "--store", "two")
     assert (outcome.exit_code, "--store two" in outcome.stderr) == (2, True)
 

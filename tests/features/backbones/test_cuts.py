@@ -96,8 +96,9 @@ def test_a_plus_in_the_path_of_weights_joins_nothing(tmp_path: Path) -> None:
         "a.h5+b.h5": ["a.h5", "b.h5"],
     }
     assert chosen_weights(FeatureConfig(weights="/gone/c++/w.h5")) == {"inception_v3": "/gone/c++/w.h5"}
-    with pytest.raises(OptionError, match="one for all, or one for each of 2 backbones"):
-        chosen_weights(FeatureConfig(backbone=BOTH, weights="/gone/c++/w.h5"))
+    for text in ("/gone/c++/w.h5", "imagenet+", "a.h5+b.h5+c.h5"):
+        with pytest.raises(OptionError, match="one for all, or one for each of 2 backbones"):
+            chosen_weights(FeatureConfig(backbone=BOTH, weights=text))
 
 
 def test_a_search_chooses_among_what_is_written() -> None:
