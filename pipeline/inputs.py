@@ -15,6 +15,8 @@ from headstart.features.store.store import FeatureStore
 from headstart.pipeline.data.examples import Example
 
 BUFFER_BYTES = 256 << 20
+NextEpoch = Callable[[], int]
+_Piece = tuple[np.ndarray, np.ndarray]
 
 
 def train_dataset(
@@ -23,7 +25,7 @@ def train_dataset(
     batch_size: int,
     augment: Augment,
     seed: int,
-    next_epoch: Callable[[], int],
+    next_epoch: NextEpoch,
 ) -> tf.data.Dataset:
     """Batches of (pixels uint8 [b, H, W, 3], labels int64 [b]) over all `examples`, in another order each epoch.
 
@@ -59,7 +61,7 @@ def features_dataset(
     examples: Sequence[Example],
     batch_size: int,
     seed: int,
-    next_epoch: Callable[[], int],
+    next_epoch: NextEpoch,
     raised: list[Exception] | None = None,
     buffer_bytes: int = BUFFER_BYTES,
 ) -> tf.data.Dataset:
@@ -76,13 +78,11 @@ def features_dataset(
     """
     digests = [example.image.digest for example in examples]
     for store in stores:
-        lacking = store.missing(digests)
-        if lacking:
+        if lacking := store.missing(digests):
             raise StoreError(f"{store.folder}: no features of {lacking[0]}; run `headstart features`")
-    labels = np.array([example.label for example in examples], np.int64)
-    form = stores[0].form
+    labels, form = _labels(examples), stores[0].form
 
-    def pieces(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def pieces(epoch: int) -> Iterator[_Piece]:
         store = stores[epoch % len(stores)]
         if len(examples) * form.image_bytes <= buffer_bytes:
             yield np.arange(len(examples)), store.read(digests)
@@ -90,7 +90,7 @@ def features_dataset(
             shuffled = np.random.default_rng([seed, epoch, 1])
             yield from _buffers(store.stream(digests, shuffled, buffer_bytes // 8), buffer_bytes)
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches() -> Iterator[_Piece]:
         epoch = next_epoch()
         return _shuffled(pieces(epoch), labels, batch_size, np.random.default_rng([seed, epoch]))
 
@@ -100,10 +100,10 @@ def features_dataset(
 
 
 def _shuffled(
-    pieces: Iterator[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, batch_size: int, rng: np.random.Generator
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    pieces: Iterator[_Piece], labels: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> Iterator[_Piece]:
     """Shuffle each of `pieces`, (positions int64 [n], rows [n, *shape]), into batches; the rest goes to the next."""
-    left: tuple[np.ndarray, np.ndarray] | None = None
+    left: _Piece | None = None
     for piece in pieces:
         positions, rows = (np.concatenate(two) for two in zip(left, piece, strict=True)) if left else piece
         order = rng.permutation(len(positions))
@@ -158,11 +158,9 @@ def _generated(
     return starts.flat_map(one_pass).apply(tf.data.experimental.assert_cardinality(count))
 
 
-def _buffers(
-    pieces: Iterator[tuple[np.ndarray, np.ndarray]], buffer_bytes: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
     """Join consecutive pieces into buffers of at least `buffer_bytes`; the last may be smaller."""
-    held: list[tuple[np.ndarray, np.ndarray]] = []
+    held: list[_Piece] = []
     size = 0
     for piece in itertools.chain(pieces, [None]):
         if piece is not None:

@@ -23,11 +23,6 @@ class LabelledFeatures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def widths(self) -> list[int]:
-        """The number of columns of each cut."""
-        return [columns.stop - columns.start for columns in self.columns.values()]
-
     def at(self, cuts: Sequence[Cut]) -> LabelledFeatures:
         """The features at some of the cuts, side by side. A single cut is not copied."""
         taken = [self.columns[cut] for cut in cuts]

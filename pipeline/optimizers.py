@@ -34,19 +34,14 @@ def with_reduced_products(head: keras.Model) -> keras.Model:
 
 
 class FusedAdam:
-    """Adam with decoupled weight decay, in one operation per weight.
+    """Adam with decoupled weight decay, in one operation per float32 weight, by the settings of Keras's Adam or AdamW.
 
     Keras's Adam has some ten operations, each of which takes a whole weight through memory. Kingma & Ba 2015,
     arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
-
-    Args:
-        settings: Keras's Adam or AdamW, whose settings are used.
-        weights: float32; `apply` updates them.
     """
 
     def __init__(self, settings: keras.optimizers.Adam, weights: Sequence[tf.Variable]) -> None:
-        self.settings = settings
-        self.weights = weights
+        self.settings, self.weights = settings, weights
         self.moments = [[tf.Variable(tf.zeros_like(weight)) for weight in weights] for _ in range(2)]
         self.steps = tf.Variable(0, dtype=tf.int64)
 

@@ -61,11 +61,11 @@ class Run:
         if not path.exists():
             _clear_left_over(path)
         run = cls(path)
-        for file in (run.config_file, run.head_file):
-            if not file.is_file():
-                raise RunError(
-                    f"{path}: not a run folder, it has no {file.name}; `headstart head DATA --run RUN` makes one"
-                )
+        lacking = [file.name for file in (run.config_file, run.head_file) if not file.is_file()]
+        if lacking:
+            raise RunError(
+                f"{path}: not a run folder, it has no {lacking[0]}; `headstart head DATA --run RUN` makes one"
+            )
         return run
 
     def config(self) -> dict[str, Any]:

@@ -80,9 +80,7 @@ class EvalProgress(keras.callbacks.Callback):
 
     def __init__(self, advance: Callable[[int], None], examples: int) -> None:
         super().__init__()
-        self.advance = advance
-        self.examples = examples
-        self._done = 0
+        self.advance, self.examples, self._done = advance, examples, 0
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Advance to the end of batch `batch`, whose share of all Keras knows."""

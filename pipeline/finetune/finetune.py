@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,23 +28,15 @@ _WEIGHTS_FILES = 6  # the best and the latest; each in work, kept, and being cop
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """The metrics of a fine-tuned classifier.
-
-    Args:
-        run: the run's folder.
-        before, after: `accuracy` and `loss` on val, of the head and of the best epoch.
-        best_epoch: counts from 1; 0 is the head alone.
-        images_per_second: of training, without validation and the first step.
-        seconds: spent on the epochs, all starts together.
-    """
+    """The metrics of a fine-tuned classifier."""
 
     run: str
-    before: dict[str, float]
-    after: dict[str, float]
-    best_epoch: int
+    before: dict[str, float]  # `accuracy` and `loss` on val, of the head
+    after: dict[str, float]  # the same of the best epoch
+    best_epoch: int  # counts from 1; 0 is the head alone
     epochs: int
-    images_per_second: float
-    seconds: float
+    images_per_second: float  # of training, without validation and the first step
+    seconds: float  # spent on the epochs, all starts together
 
     def fields(self) -> dict[str, Any]:
         """The JSON object."""
@@ -72,23 +64,24 @@ def finetune(
     classifier is saved in float32. Epoch 0 counts: the result is never worse on val than the head.
 
     The run keeps the state after each finished epoch. The same call goes on from there, but for `overwrite`, which
-    always begins anew.
+    always begins anew. Raises RunError where there is no run, it has a classifier, its data or weights changed, or its
+    fine-tuning was cut off with other settings; OptionError where there is no such layer.
 
     Args:
         overwrite: begin anew where the run has a classifier, or an unfinished fine-tuning.
         seed: of order, augmentation and dropout.
         data: the place of the run's data folder, if it was moved.
-
-    Raises:
-        RunError: there is no run, it has a classifier, its data or weights changed, or its fine-tuning was cut off
-            with other settings.
-        OptionError: there is no such layer or optimizer.
     """
     run = Run.open(path)
     settings = {**asdict(config), "seed": seed}
     state = FinetuneState(run.unfinished)
     resumed = start_to_resume(run, state, settings, overwrite)
-    _require_one_backbone(run)
+    backbone = run.configs()[0].backbone
+    if "+" in backbone:
+        raise OptionError(
+            f"{run.path}: has features of several backbones ({backbone}), and fine-tuning is of one; train a head on "
+            "one of them"
+        )
     cached = load_examples(run, data)
     require_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
@@ -104,8 +97,7 @@ def finetune(
 def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     """The start of the state to go on from; empty to begin anew.
 
-    Raises:
-        RunError: `overwrite` is false, and the run has a classifier or the state other settings.
+    Raises RunError where `overwrite` is false, and the run has a classifier or the state other settings.
     """
     start = state.start()
     then = start.get("settings", settings)
@@ -122,20 +114,6 @@ def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], ov
     return start
 
 
-def _require_one_backbone(run: Run) -> None:
-    """Require features of a single backbone.
-
-    Raises:
-        OptionError: the run has features of several.
-    """
-    backbone = run.configs()[0].backbone
-    if "+" in backbone:
-        raise OptionError(
-            f"{run.path}: has features of several backbones ({backbone}), and fine-tuning is of one; train a head on "
-            "one of them"
-        )
-
-
 def _fit(
     run: Run, state: FinetuneState, built: FinetuneModel, config: FinetuneConfig, settings: dict[str, Any]
 ) -> FinetuneResult:
@@ -149,12 +127,11 @@ def _fit(
         train_batches, val_batches = built.batches(config, settings["seed"], lambda: epoch.number - offset, raised)
         done = state.resume()
         if done is None:
-            done = 0
             _begin(run, state, built, val_batches, settings)
         else:
             console.print(f"going on after epoch {done}; --overwrite begins anew")
-        keep = _keeper(state, offset, [*train, *val] if built.map_cut is None else [])
-        with progress("fine-tuning", config.epochs * len(train), done=done * len(train)) as advance:
+        state_callbacks = _state_callbacks(state, offset, [*train, *val] if built.map_cut is None else [])
+        with progress("fine-tuning", config.epochs * len(train), done=(done or 0) * len(train)) as advance:
             speed = Progress(advance, len(train), config.batch_size)
             curves = keras.callbacks.TensorBoard(run.logs / "finetune", write_graph=False)
             model.fit(
@@ -163,21 +140,21 @@ def _fit(
                 validation_data=val_batches,
                 initial_epoch=offset,
                 epochs=offset + config.epochs,
-                callbacks=[epoch, speed, curves, *_state_callbacks(state, keep)],
+                callbacks=[epoch, speed, curves, *state_callbacks],
                 verbose=0,
             )
     model.load_weights(state.best_weights)
-    return _result(run, state, config, speed.examples_per_second)
+    rows, images_per_second = _with_epoch_0(state), speed.examples_per_second
+    best = min(range(len(rows)), key=lambda number: rows[number]["loss"])
+    return FinetuneResult(
+        str(run.path), rows[0], rows[best], best, config.epochs, images_per_second, seconds=state.seconds()
+    )
 
 
 def _begin(
     run: Run, state: FinetuneState, built: FinetuneModel, val_batches: tf.data.Dataset, settings: dict[str, Any]
 ) -> None:
-    """Evaluate epoch 0, the head alone, and keep its state.
-
-    Raises:
-        OSError: the disk has too little room for the states.
-    """
+    """Evaluate epoch 0, the head alone, and keep its state; raise OSError where the disk has too little room."""
     shutil.rmtree(run.logs / "finetune", ignore_errors=True)
     count = len(built.cached.of("val"))
     with progress("evaluating the head", count) as advance:
@@ -190,27 +167,19 @@ def _begin(
     state.keep(0)
 
 
-def _keeper(state: FinetuneState, offset: int, examples: Sequence[Example]) -> Callable[[int], None]:
-    """A function that keeps the state after Keras's epoch `offset + n` as epoch n + 1, and adds up the time.
-
-    It raises `DataError` instead where a file of `examples` changed during the epoch.
-    """
+def _state_callbacks(state: FinetuneState, offset: int, examples: Sequence[Example]) -> list[keras.callbacks.Callback]:
+    """Callbacks that write history, the best weights and the latest into the state's work, and then keep the state."""
+    best_so_far = min(row["loss"] for row in _with_epoch_0(state))
     since = time.perf_counter()
 
-    def keep(number: int) -> None:
+    def keep(number: int, logs: dict[str, float]) -> None:
         nonlocal since
         require_unchanged_files(examples)
         now = time.perf_counter()
         state.spend(now - since)
         since = now
-        state.keep(number - offset + 1)
+        state.keep(number - offset + 1)  # Keras's number, which counts on from the head's
 
-    return keep
-
-
-def _state_callbacks(state: FinetuneState, keep: Callable[[int], None]) -> list[keras.callbacks.Callback]:
-    """Callbacks that write history, the best weights and the latest into the state's work, and then call `keep`."""
-    best_so_far = min(row["loss"] for row in _with_epoch_0(state))
     return [
         keras.callbacks.CSVLogger(state.csv, append=True),
         keras.callbacks.ModelCheckpoint(
@@ -218,7 +187,7 @@ def _state_callbacks(state: FinetuneState, keep: Callable[[int], None]) -> list[
         ),
         keras.callbacks.BackupAndRestore(state.backup, delete_checkpoint=False),
         # The last of the callbacks, so that all others have written.
-        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: keep(epoch)),
+        keras.callbacks.LambdaCallback(on_epoch_end=keep),
     ]
 
 
@@ -226,20 +195,6 @@ def _with_epoch_0(state: FinetuneState) -> list[dict[str, float]]:
     """Accuracy and loss on val after each finished epoch, from epoch 0 on."""
     finished = [{"accuracy": row["val_accuracy"], "loss": row["val_loss"]} for row in state.history()]
     return [state.start()["before"], *finished]
-
-
-def _result(run: Run, state: FinetuneState, config: FinetuneConfig, images_per_second: float) -> FinetuneResult:
-    rows = _with_epoch_0(state)
-    best_epoch = min(range(len(rows)), key=lambda number: rows[number]["loss"])
-    return FinetuneResult(
-        run=str(run.path),
-        before=rows[0],
-        after=rows[best_epoch],
-        best_epoch=best_epoch,
-        epochs=config.epochs,
-        images_per_second=images_per_second,
-        seconds=state.seconds(),
-    )
 
 
 def _write(
@@ -250,14 +205,6 @@ def _write(
     head_rows = [row for row in run.history() if row["phase"] == "head"]
     run.write_history([*head_rows, *({"phase": "finetune", **row} for row in state.history())])
     run.forget_evaluations()
-    run.update(
-        run.metrics_file,
-        finetune={
-            "best_epoch": result.best_epoch,
-            "before": result.before,
-            "val": result.after,
-            "images_per_second": result.images_per_second,
-            "seconds": result.seconds,
-        },
-    )
+    kept = ("best_epoch", "before", "images_per_second", "seconds")
+    run.update(run.metrics_file, finetune={"val": result.after, **{name: getattr(result, name) for name in kept}})
     run.update(run.config_file, finetune={**settings, "from_layer_index": built.from_layer, "versions": versions()})

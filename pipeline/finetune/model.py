@@ -1,6 +1,6 @@
 """The model that phase 2 trains, put together from a run, and the batches it takes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import keras
@@ -15,7 +15,7 @@ from headstart.features.terminal import console
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
 from headstart.pipeline.featured import FeaturedExamples, extract_at, first_views
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.inputs import eval_dataset, features_dataset, train_dataset
+from headstart.pipeline.inputs import NextEpoch, eval_dataset, features_dataset, train_dataset
 from headstart.pipeline.runs import Run
 from headstart.pipeline.training import compile_model, make_optimizer
 
@@ -24,17 +24,14 @@ from headstart.pipeline.training import compile_model, make_optimizer
 class FinetuneModel:
     """A compiled model and its parts.
 
-    Args:
-        model: from pixels, or from a cached map, to logits. It trains `head`, and the layers of the backbone of
-            `cached` from index `from_layer` on.
-        map_cut: the cut whose map `model` takes; None for pixels.
+    `model` trains `head`, and the layers of the backbone of `cached` from index `from_layer` on.
     """
 
     cached: FeaturedExamples
     head: keras.Model
     from_layer: int
-    model: keras.Model
-    map_cut: Cut | None
+    model: keras.Model  # from pixels, or from a cached map, to logits
+    map_cut: Cut | None  # whose map `model` takes; None for pixels
 
     @property
     def state_bytes(self) -> int:
@@ -51,12 +48,11 @@ class FinetuneModel:
         return build_classifier(network.backbone, network.cuts, self.head)
 
     def batches(
-        self, config: FinetuneConfig, seed: int, next_epoch: Callable[[], int], raised: list[Exception] | None = None
+        self, config: FinetuneConfig, seed: int, next_epoch: NextEpoch, raised: list[Exception] | None = None
     ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
         """Batches of train, in another order each epoch, and of val; maps that the store lacks are extracted first.
 
-        Args:
-            next_epoch, raised: see `features_dataset`.
+        See `features_dataset` for `next_epoch` and `raised`.
         """
         cached, batch_size = self.cached, config.batch_size
         train, val = cached.of("train"), cached.of("val")
@@ -82,12 +78,8 @@ def build_finetune_model(
 ) -> FinetuneModel:
     """Put the model together from the run's head and the backbone of `cached`, and compile it.
 
-    Args:
-        seed: of dropout.
-        precision: replaces int8, which has no gradients.
-
-    Raises:
-        OptionError: there is no such layer or optimizer, or `--from-cache` can't have this layer.
+    `seed` is of dropout; `precision` replaces int8, which has no gradients. Raises OptionError where there is no such
+    layer, or `--from-cache` can't have it.
     """
     network = cached.network
     if network.backbone.precision == "int8":
@@ -115,11 +107,7 @@ def build_finetune_model(
 
 
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
-    """The cut whose map is the only tensor that crosses into `from_layer`.
-
-    Raises:
-        OptionError: several tensors cross, or one that is no cut.
-    """
+    """The cut whose map is the only tensor that crosses into `from_layer`."""
     crossing = backbone.crossing(from_layer, cuts)
     by_layer = {backbone.layer_index(block): block for block in backbone.spec.cuts}
     if len(crossing) == 1 and crossing[0] in by_layer:

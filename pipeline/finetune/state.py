@@ -23,9 +23,7 @@ class FinetuneState:
     """The state in `folder`, which need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._start_file = folder / "start.json"
-        self._work = folder / "work"
+        self.folder, self._start_file, self._work = folder, folder / "start.json", folder / "work"
         self.best_weights = self._work / "best.weights.h5"
         self.csv = self._work / "history.csv"
         self.backup = self._work / "backup"

@@ -51,13 +51,9 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
+        units = ", ".join(map(str, self.units))
         require_options(
-            (
-                "--units",
-                ", ".join(map(str, self.units)),
-                all(units >= 1 for units in self.units),
-                "at least 1, or none alone",
-            ),
+            ("--units", units, min(self.units, default=1) >= 1, "at least 1, or none alone"),
             ("--optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"among {', '.join(OPTIMIZERS)}"),
             ("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and under 1"),
             ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
@@ -75,8 +71,5 @@ class HeadConfig:
         """
         fitting = 1 << max(count // _STEPS_AN_EPOCH, 1).bit_length() - 1  # the next power of two below
         batch_size = self.batch_size or min(max(fitting, SMALLEST_BATCH), _LARGEST_BATCH)
-        return replace(
-            self,
-            batch_size=batch_size,
-            learning_rate=self.learning_rate or 3e-4 * math.sqrt(batch_size / SMALLEST_BATCH),
-        )
+        rate = self.learning_rate or 3e-4 * math.sqrt(batch_size / SMALLEST_BATCH)
+        return replace(self, batch_size=batch_size, learning_rate=rate)

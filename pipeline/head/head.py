@@ -10,8 +10,7 @@ from headstart.features.device import make_deterministic
 from headstart.features.errors import DivergedError
 from headstart.features.terminal import progress
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.curves import writing_curves
-from headstart.pipeline.head.loop import Advance, OnEpoch, run_epochs
+from headstart.pipeline.head.loop import Advance, OnEpoch, run_epochs, writing_curves
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.training import logit_units
 
@@ -36,16 +35,14 @@ class TrainedHead:
 
 
 def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
-    """Build a head that standardises its input by the mean of each feature of `train` and the variance of its cut.
+    """Build a head from float32 [B, D] to logits float32 [B, 1] for two classes, else [B, classes].
 
-    One scale for a whole cut keeps the proportions of its features, and they say what matters to the backbone.
-
-    Returns:
-        A model from float32 [B, D] to logits float32 [B, 1] for two classes, else [B, classes].
+    It standardises its input by the mean of each feature of `train` and the variance of its cut. One scale for a whole
+    cut keeps the proportions of its features, and they say what matters to the backbone.
     """
-    mean, variances = _moments(train.features)
-    cuts = np.split(variances, np.cumsum(train.widths)[:-1])
-    variance = np.concatenate([np.full_like(cut, cut.mean() or 1.0) for cut in cuts])
+    mean, variance = _moments(train.features)
+    for columns in train.columns.values():
+        variance[columns] = variance[columns].mean() or 1.0
     inputs = x = keras.Input(mean.shape, name="features")
     x = keras.layers.Normalization(mean=mean, variance=variance, name="standardise")(x)
     for units in config.units:
@@ -58,11 +55,7 @@ def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
 def train_head(
     train: LabelledFeatures, val: LabelledFeatures, config: HeadConfig, seed: int = 0, logs: Path | None = None
 ) -> TrainedHead:
-    """Train a head with a progress bar. See `fit_head`.
-
-    Args:
-        logs: folder of TensorBoard's curves; None for none.
-    """
+    """`fit_head` with a progress bar, and TensorBoard's curves in `logs/head`."""
     config = config.for_examples(len(train))
     with (
         progress("training the head", config.epochs * len(train), "examples") as advance,
@@ -79,16 +72,12 @@ def fit_head(
     advance: Advance | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> TrainedHead:
-    """Train a head and keep its best epoch by loss on val.
+    """Train a head and keep its best epoch by loss on val; raise DivergedError where no epoch has a finite one.
 
     Args:
         config: what it leaves open is chosen for the number of examples.
         seed: of the weights, of dropout and of the order of examples.
-        advance: called with the number of examples of each finished step.
-        on_epoch: called with the number of each finished epoch, from 1, and its row; returns whether to stop.
-
-    Raises:
-        DivergedError: the loss on val is not finite in any epoch.
+        advance, on_epoch: see `run_epochs`.
     """
     config = config.for_examples(len(train))
     keras.utils.set_random_seed(seed)

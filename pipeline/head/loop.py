@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -41,9 +43,8 @@ def run_epochs(
         advance: called with the number of examples of each finished step.
         on_epoch: called with the number of each finished epoch, from 1, and its row; returns whether to stop.
 
-    Returns:
-        The average of the trained weights at the end of the best epoch by loss on val; a row per epoch, with `loss`
-        and `accuracy` of its steps, `val_loss` and `val_accuracy`; the best epoch.
+    Returns the average of the trained weights at the end of the best epoch by loss on val; a row per epoch, with
+    `loss` and `accuracy` of its steps, `val_loss` and `val_accuracy`; the best epoch.
     """
     head = keras.models.clone_model(trained)
     step = _Step(trained, train, config)
@@ -63,9 +64,8 @@ def run_epochs(
             weight.assign(average)
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         history.append(dict(zip(names, [*(totals / len(train)).tolist(), *_validate(head, val)], strict=True)))
-        loss = history[-1]["val_loss"]
-        if loss < best_loss:
-            best_epoch, best_loss, best = epoch, loss, head.get_weights()
+        if history[-1]["val_loss"] < best_loss:
+            best_epoch, best_loss, best = epoch, history[-1]["val_loss"], head.get_weights()
         if on_epoch(epoch, history[-1]):
             break
     head.set_weights(best)
@@ -121,9 +121,7 @@ class _Step:
 def _loss_of(classes: int, label_smoothing: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Cross-entropy of each example, from labels int64 [b] and logits [b, 1 or classes].
 
-    Args:
-        label_smoothing: share of an even distribution over the classes in the target (Szegedy et al. 2015,
-            arXiv:1512.00567).
+    Label smoothing puts an even distribution over the classes into the target (Szegedy et al. 2015, arXiv:1512.00567).
     """
     settings: dict[str, Any] = {"from_logits": True, "reduction": None}
     if classes == 2:
@@ -145,3 +143,29 @@ def _validate(head: keras.Model, val: LabelledFeatures) -> tuple[float, float]:
         loss += cross_entropy(logits, labels) * len(labels)
         right += accuracy(logits, labels) * len(labels)
     return loss / len(val), right / len(val)
+
+
+@contextmanager
+def writing_curves(folder: Path | None, learning_rate: float) -> Iterator[OnEpoch]:
+    """Yield an `on_epoch` that writes TensorBoard's curves into `folder`, or nothing for None.
+
+    The curves are named as Keras's callback names them, so that both phases share their charts.
+    """
+    if folder is None:
+        yield lambda *_: False
+        return
+    train, val = (tf.summary.create_file_writer(str(folder / name)) for name in ("train", "validation"))
+
+    def write(epoch: int, row: Row) -> bool:
+        rows = {name: row[name] for name in ("loss", "accuracy")} | {"learning_rate": learning_rate}
+        for writer, values in ((train, rows), (val, {name: row[f"val_{name}"] for name in ("loss", "accuracy")})):
+            with writer.as_default(step=epoch - 1):
+                for name, value in values.items():
+                    tf.summary.scalar(f"epoch_{name}", value)
+        return False
+
+    try:
+        yield write
+    finally:
+        train.close()
+        val.close()

@@ -13,28 +13,20 @@ from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.head import TrainedHead, train_head
+from headstart.pipeline.head.head import train_head
 from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions
 
 
 @dataclass(frozen=True)
 class HeadResult:
-    """The outcome of `headstart head`.
-
-    Args:
-        epochs: as many as were asked for.
-        best_epoch: counts from 1.
-        seconds: of extraction, training and writing together.
-        val: `accuracy` and `loss` at the best epoch.
-        several_backbones: whether the features are of several backbones.
-    """
+    """The outcome of `headstart head`."""
 
     run: str
-    epochs: int
-    best_epoch: int
-    seconds: float
-    val: dict[str, float]
-    several_backbones: bool
+    epochs: int  # as many as were asked for
+    best_epoch: int  # counts from 1
+    seconds: float  # of extraction, training and writing together
+    val: dict[str, float]  # `accuracy` and `loss` at the best epoch
+    several_backbones: bool  # that the features are of
 
     def fields(self) -> dict[str, Any]:
         """The JSON object."""
@@ -68,18 +60,13 @@ def train_run(
 ) -> HeadResult:
     """Train a head on the train split of `data` and write it to the run folder `path`.
 
-    Features that the store lacks are extracted first.
+    Features that the store lacks are extracted first. Raises OptionError for a cut that is a map, DataError where
+    `data` can't be trained on, DivergedError where no loss was finite, and RunError where `require_free` does.
 
     Args:
         seed: of the head's weights, dropout and order, and of the split where `data` has no split folders.
         require: see `cache_features`.
         origin: further fields of `config.json`.
-
-    Raises:
-        OptionError: a cut that is a map.
-        DataError: `data` can't be trained on.
-        DivergedError: no loss was finite.
-        RunError: `path` exists and `overwrite` is false, or it is not a run.
     """
     require_averaged(chosen_cuts(features))
     start = time.perf_counter()
@@ -93,7 +80,10 @@ def train_run(
     head = head.for_examples(len(train))
     with new_run(path, overwrite) as run:
         trained = train_head(train, val, head, seed, run.logs)
-        _write_training(run, trained)
+        save_for_inference(trained.model, run.head_file)
+        run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
+        metrics = {"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val}
+        run.update(run.metrics_file, head=metrics)
         _write_settings(run, cached, head, data=str(data.absolute()), seed=seed, **origin)
     return HeadResult(
         run=str(path),
@@ -105,18 +95,13 @@ def train_run(
     )
 
 
-def _write_training(run: Run, trained: TrainedHead) -> None:
-    save_for_inference(trained.model, run.head_file)
-    run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
-    run.update(
-        run.metrics_file, head={"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val}
-    )
-
-
 def _write_settings(run: Run, cached: FeaturedExamples, head: HeadConfig, **others: Any) -> None:
     """Write everything that is needed to make the same features and head again, with absolute paths."""
     run.write_examples(cached.examples, cached.class_names)
-    files = [name if name in KNOWN_WEIGHTS else str(Path(name).absolute()) for name in _weights(cached.config)]
+    weights = list(chosen_weights(cached.config).values())
+    if cached.config.weights in weights:  # it serves every backbone
+        weights = [cached.config.weights]
+    files = [name if name in KNOWN_WEIGHTS else str(Path(name).absolute()) for name in weights]
     config = replace(cached.config, weights="+".join(files))
     extraction = replace(cached.extraction, store=cached.extraction.store.absolute())
     run.update(
@@ -130,9 +115,3 @@ def _write_settings(run: Run, cached: FeaturedExamples, head: HeadConfig, **othe
         versions=versions(),
         **others,
     )
-
-
-def _weights(config: FeatureConfig) -> list[str]:
-    """The weights of each backbone, or the one that serves all."""
-    weights = list(chosen_weights(config).values())
-    return [config.weights] if config.weights in weights else weights

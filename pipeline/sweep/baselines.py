@@ -17,6 +17,7 @@ _NEIGHBOURS = (1, 3, 10, 30)
 
 Rows = slice | np.ndarray  # of features; int64 [n]
 Fold = tuple[Rows, Rows]  # to train on, and to validate on
+_Grid = list[tuple[dict[str, Any], list[np.ndarray]]]  # settings, and their probabilities of each fold
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,10 @@ class Baseline:
 
 
 def fit_baselines(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
-    """Fit each method at several settings, and return the best of each.
-
-    Args:
-        features: float32 [N, D].
-        labels: int64 [N] in [0, classes).
-    """
-    grids: dict[str, list[tuple[dict[str, Any], list[np.ndarray]]]] = {
-        "logistic regression": _logistic(features, labels, folds),
-        "nearest neighbours": _neighbours(features, labels, folds, classes),
-    }
+    """Fit each method at several settings to features float32 [N, D] with labels int64 [N]; return the best of each."""
+    logistic, neighbours = _logistic(features, labels, folds), _neighbours(features, labels, folds, classes)
     found = []
-    for name, grid in grids.items():
+    for name, grid in (("logistic regression", logistic), ("nearest neighbours", neighbours)):
         scored = [Baseline(name, setting, *_score(chances, labels, folds)) for setting, chances in grid]
         found.append(min(scored, key=lambda baseline: baseline.loss))
     return found
@@ -52,11 +45,9 @@ def logistic_regression(strength: float) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
 
 
-def _logistic(
-    features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]
-) -> list[tuple[dict[str, Any], list[np.ndarray]]]:
+def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -> _Grid:
     """Probabilities at ever weaker penalties, until one does worse than the one before: weak penalties are slow."""
-    grid: list[tuple[dict[str, Any], list[np.ndarray]]] = []
+    grid: _Grid = []
     best = float("inf")
     for strength in _STRENGTHS:
         chances = []
@@ -73,15 +64,12 @@ def _logistic(
     return grid
 
 
-def _neighbours(
-    features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int
-) -> list[tuple[dict[str, Any], list[np.ndarray]]]:
+def _neighbours(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> _Grid:
     """Probabilities by cosine neighbours: each class's share of them, one added to each class (Laplace)."""
     nearest = []
     for train, val in folds:
-        model = NearestNeighbors(
-            n_neighbors=min(_NEIGHBOURS[-1], len(labels[train])), metric="cosine", algorithm="brute"
-        )
+        most = min(_NEIGHBOURS[-1], len(labels[train]))
+        model = NearestNeighbors(n_neighbors=most, metric="cosine", algorithm="brute")
         nearest.append(labels[train][model.fit(features[train]).kneighbors(features[val], return_distance=False)])
     grid = []
     for count in _NEIGHBOURS:

@@ -28,15 +28,11 @@ class Chooser(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """The values that one setting may take: those in `values`, or with `between` the range from the first to the last.
-
-    Args:
-        log: the range is searched by powers.
-    """
+    """The values that one setting may take: those in `values`, or with `between` the range from first to last."""
 
     values: tuple[Any, ...]
     between: bool = False
-    log: bool = False
+    log: bool = False  # the range is searched by powers
 
     def __str__(self) -> str:
         if self.between:
@@ -58,9 +54,10 @@ class Choice:
         """The number that is nearest to `value`; among other values an equal one, or else the first."""
         if self.between:
             return min(max(value, self.values[0]), self.values[1])
-        if value in self.values or not all(is_number(one) for one in (value, *self.values)):
-            return value if value in self.values else self.values[0]
-        return min(self.values, key=lambda one: abs(one - value))
+        if value in self.values:
+            return value
+        numbers = all(is_number(one) for one in (value, *self.values))
+        return min(self.values, key=lambda one: abs(one - value)) if numbers else self.values[0]
 
     def grid(self) -> list[Any]:
         """The values, or three points of the range at equal distances."""
@@ -68,23 +65,16 @@ class Choice:
             return list(self.values)
         low, high = self.values
         evenly = np.geomspace(low, high, _GRID_POINTS) if self.log else np.linspace(low, high, _GRID_POINTS)
-        points = np.clip(evenly, low, high)
-        whole = isinstance(self.values[0], int)
-        return list(dict.fromkeys(round(point) if whole else float(point) for point in points))
+        whole = isinstance(low, int)
+        return list(dict.fromkeys(round(point) if whole else float(point) for point in np.clip(evenly, low, high)))
 
 
 class _StandIn:
-    """A chooser that is no trial. Its choices are kept in `params`."""
+    """A chooser that is no trial: it chooses by a function of the setting's name and `Choice`, and keeps `params`."""
 
-    def __init__(self) -> None:
+    def __init__(self, choose: Callable[[str, Choice], Any]) -> None:
+        self.choose = choose
         self.params: dict[str, Any] = {}
-
-    def choose(self, name: str, choice: Choice) -> Any:
-        raise NotImplementedError
-
-    def _record(self, name: str, choice: Choice) -> Any:
-        self.params[name] = self.choose(name, choice)
-        return self.params[name]
 
     def suggest_categorical(self, name: str, values: Sequence[Any]) -> Any:
         return self._record(name, Choice(tuple(values)))
@@ -95,51 +85,42 @@ class _StandIn:
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
         return self._record(name, Choice((low, high), True, log))
 
+    def _record(self, name: str, choice: Choice) -> Any:
+        self.params[name] = self.choose(name, choice)
+        return self.params[name]
+
 
 class NearestChooser(_StandIn):
     """Chooses the values nearest to `wanted`, and the first value of a setting that is not in it."""
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.wanted = wanted
-
-    def choose(self, name: str, choice: Choice) -> Any:
-        """The choice."""
-        return choice.nearest(self.wanted.get(name, choice.values[0]))
-
-
-class _GridChooser(_StandIn):
-    """Chooses the grid points at the given places, one place per question, and then first points."""
-
-    def __init__(self, places: Sequence[int]) -> None:
-        super().__init__()
-        self.places = list(places)
-        self.sizes: list[int] = []
-
-    def choose(self, name: str, choice: Choice) -> Any:
-        points, question = choice.grid(), len(self.sizes)
-        self.sizes.append(len(points))
-        if question == len(self.places):
-            self.places.append(0)
-        return points[self.places[question]]
+        super().__init__(lambda name, choice: choice.nearest(wanted.get(name, choice.values[0])))
 
 
 def grid_parameters(suggest: Callable[[Chooser], Any], most: int) -> list[dict[str, Any]]:
     """The parameters of every point of the grid; a point has only the parameters that `suggest` asks for there.
 
-    Raises:
-        OptionError: there are more than `most`.
+    Raises OptionError where there are more than `most`.
     """
     found: list[dict[str, Any]] = []
-    places: list[int] = []
+    places: list[int] = []  # of the point in hand: one per question, in the grid of that question
+    sizes: list[int] = []  # of those grids
+
+    def choose(_: str, choice: Choice) -> Any:
+        points, question = choice.grid(), len(sizes)
+        sizes.append(len(points))
+        if question == len(places):
+            places.append(0)
+        return points[places[question]]
+
     while True:
-        walk = _GridChooser(places)
+        sizes.clear()
+        walk = _StandIn(choose)
         suggest(walk)
         found.append(walk.params)
         if len(found) > most:
             raise OptionError(f"--sampler grid: over {most} heads; search over less, by --space and --cut")
-        places = walk.places
-        while places and places[-1] + 1 == walk.sizes[len(places) - 1]:
+        while places and places[-1] + 1 == sizes[len(places) - 1]:
             places.pop()
         if not places:
             return found

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from headstart.features.terminal import console
 from headstart.pipeline.sweep.baselines import Baseline
@@ -19,7 +18,7 @@ _LINE_SECONDS = 10.0
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Complete trials, the lowest loss first."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
     return sorted(complete, key=lambda trial: (trial.value, trial.number))
 
 
@@ -28,11 +27,8 @@ def describe(trial: FrozenTrial) -> str:
     used = [name.removeprefix("use ") for name, value in trial.params.items() if name.startswith("use ") and value]
     others = {name: value for name, value in trial.params.items() if not name.startswith("use ")}
     cuts = [f"cuts {'+'.join(used)}"] if used else []
-    return ", ".join(cuts + [f"{name} {_short(value)}" for name, value in others.items()])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    short = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in others.items()}
+    return ", ".join(cuts + [f"{name} {value}" for name, value in short.items()])
 
 
 def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline] = ()) -> Table:

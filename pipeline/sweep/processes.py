@@ -26,13 +26,9 @@ from headstart.pipeline.sweep.worker import run_pickled
 
 
 def search(study: Study, data: SearchData, config: SweepConfig, seed: int, baselines: Sequence[Baseline] = ()) -> None:
-    """Do the trials that are left of `config.trials`, showing the progress.
+    """Do the trials that are left of `config.trials`, showing the best ones beside `baselines`.
 
-    Args:
-        baselines: shown beside the best trials.
-
-    Raises:
-        HeadstartError: worker processes failed.
+    Raises HeadstartError where worker processes failed.
     """
     tf.get_logger().setLevel("ERROR")  # TensorFlow warns that each head has a graph of its own
     until = time.time() + (config.timeout or float("inf"))
@@ -87,11 +83,9 @@ def _worker_environment(threads: int) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in changed:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def run_worker(

@@ -10,14 +10,8 @@ _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 
 
 def first_rung(fold_sizes: Sequence[int]) -> int:
-    """The first rung, in epochs (in folds under --folds): one epoch, or more where that is few examples.
-
-    Args:
-        fold_sizes: training examples of each fold.
-    """
-    if len(fold_sizes) > 1:
-        return 2
-    return min(-(-_RUNG_EXAMPLES // fold_sizes[0]), _LATEST_FIRST_RUNG)
+    """The first rung, in epochs (in folds under --folds): one epoch, or more where that is few training examples."""
+    return 2 if len(fold_sizes) > 1 else min(-(-_RUNG_EXAMPLES // fold_sizes[0]), _LATEST_FIRST_RUNG)
 
 
 def successive_halving(rung: int) -> optuna.pruners.BasePruner:
@@ -31,8 +25,7 @@ def successive_halving(rung: int) -> optuna.pruners.BasePruner:
 class EpochPruner:
     """Decides after each epoch whether the training of a trial stops; `pruned` tells whether the pruner stopped it.
 
-    Args:
-        trial: told of the best loss on val so far; None where trials are pruned by folds.
+    It tells `trial` the best loss on val so far; None where trials are pruned by folds.
     """
 
     def __init__(self, trial: optuna.Trial | None) -> None:

@@ -14,22 +14,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The outcome of a search.
-
-    Args:
-        finished: the complete and pruned trials of all starts.
-        seconds: of this start.
-        best: the winner on val: `trial`, `loss`, `accuracy`, `cuts`, `head`, and whether it beats logistic regression.
-        several_backbones: whether the winner's features are of several.
-    """
+    """The outcome of a search."""
 
     study: Path
     run: str
-    finished: list[FrozenTrial]
-    seconds: float
-    best: dict[str, Any]
+    finished: list[FrozenTrial]  # the complete and pruned trials of all starts
+    seconds: float  # of this start
+    best: dict[str, Any]  # see `describe_winner`
     baselines: list[Baseline]
-    several_backbones: bool
+    several_backbones: bool  # that the winner's features are of
 
     @property
     def pruned(self) -> int:

@@ -33,17 +33,11 @@ _NAMES = tuple(tomllib.loads(DEFAULT_SPACE))
 
 @dataclass(frozen=True)
 class CutChoice:
-    """The cuts among which a head chooses its features.
+    """The cuts among which a head chooses its features."""
 
-    Args:
-        alternatives: combinations of cuts, of which a head takes one.
-        free: a head takes any of the single cuts together; the last of them if it takes none.
-        names: the name of each cut in a study.
-    """
-
-    alternatives: tuple[tuple[Cut, ...], ...]
-    free: bool
-    names: Mapping[Cut, str]
+    alternatives: tuple[tuple[Cut, ...], ...]  # combinations of cuts, of which a head takes one
+    free: bool  # a head takes any of the single cuts together; the last of them if it takes none
+    names: Mapping[Cut, str]  # of each cut in a study
 
     @classmethod
     def of(cls, features: FeatureConfig) -> CutChoice:
@@ -92,17 +86,9 @@ class Space:
 
         layers = chosen("layers")
         units = tuple(chosen("units", f"units {layer}") for layer in range(1, layers + 1))
-        config = HeadConfig(
-            units=units,
-            dropout=chosen("dropout") if layers else 0.0,
-            weight_decay=chosen("weight_decay"),
-            learning_rate=chosen("learning_rate"),
-            optimizer=chosen("optimizer"),
-            batch_size=chosen("batch_size"),
-            label_smoothing=chosen("label_smoothing"),
-            epochs=chosen("epochs"),
-        )
-        return config, cuts
+        dropout = chosen("dropout") if layers else 0.0
+        others = ("weight_decay", "learning_rate", "optimizer", "batch_size", "label_smoothing", "epochs")
+        return HeadConfig(units=units, dropout=dropout, **{name: chosen(name) for name in others}), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
         """Parameters of the head nearest to `config`, on the first alternative, or with free cuts on the last one."""
@@ -114,11 +100,7 @@ class Space:
         return nearest.params
 
     def grid(self, seed: int) -> list[dict[str, Any]]:
-        """Parameters of every head of the grid, each once, in an order drawn by `seed`.
-
-        Raises:
-            OptionError: there are too many.
-        """
+        """Parameters of every head of the grid, each once, in an order drawn by `seed`; see `grid_parameters`."""
         by_head: dict[str, dict[str, Any]] = {}
         for params in grid_parameters(self.suggest, _LARGEST_GRID):  # no cut at all means the last one: the same head
             by_head.setdefault(repr(self.suggest(NearestChooser(params))), params)
@@ -129,8 +111,7 @@ class Space:
 def read_choices(file: Path | None) -> dict[str, Choice]:
     """The choices in a TOML file. `DEFAULT_SPACE` gives those that it leaves out, and all of them for None.
 
-    Raises:
-        OptionError: the file can't be read, or a setting in it can't be used.
+    Raises OptionError where the file can't be read, or a setting in it can't be used.
     """
     table = tomllib.loads(DEFAULT_SPACE)
     if file is not None:
@@ -158,8 +139,8 @@ def _choice(where: str, name: str, value: Any) -> Choice:
 
 def _range(where: str, value: dict[str, Any]) -> Choice:
     ends: list[Any] = [value.get("low"), value.get("high")]
-    numbers = all(is_number(end) for end in ends)
     log = value.get("log", False)
+    numbers = all(map(is_number, ends))
     if set(value) - {"low", "high", "log"} or not numbers or ends[0] >= ends[1] or not isinstance(log, bool):
         raise OptionError(f"{where} must be {{ low = A, high = B, log = true or false }}, A under B. Received: {value}")
     if log and ends[0] <= 0:
@@ -170,18 +151,19 @@ def _range(where: str, value: dict[str, Any]) -> Choice:
 
 def _require_usable(where: str, name: str, value: Any) -> None:
     """Refuse a value that no head can have."""
+    needed = ""
     if name == "optimizer":
-        if value not in OPTIMIZERS:
-            raise OptionError(f"{where} must be among {', '.join(OPTIMIZERS)}. Received: {value!r}")
-        return
-    if not is_number(value):
-        raise OptionError(f"{where} must be numbers. Received: {value!r}")
-    if name in ("layers", "units", "batch_size", "epochs") and not isinstance(value, int):
-        raise OptionError(f"{where} must be whole numbers. Received: {value!r}")
-    if name == "layers" and not 0 <= value <= 2:
-        raise OptionError(f"{where} must be from 0 to 2. Received: {value}")
-    if name == "units" and value < 1:
-        raise OptionError(f"{where} must be at least 1; a linear head is layers = 0. Received: {value}")
+        needed = "" if value in OPTIMIZERS else f"among {', '.join(OPTIMIZERS)}"
+    elif not is_number(value):
+        needed = "numbers"
+    elif name in ("layers", "units", "batch_size", "epochs") and not isinstance(value, int):
+        needed = "whole numbers"
+    elif name == "layers" and not 0 <= value <= 2:
+        needed = "from 0 to 2"
+    elif name == "units" and value < 1:
+        needed = "at least 1; a linear head is layers = 0"
+    if needed:
+        raise OptionError(f"{where} must be {needed}. Received: {value!r}")
     if name != "layers":
         try:
             setting: dict[str, Any] = {name: (value,) if name == "units" else value}

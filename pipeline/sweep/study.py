@@ -20,54 +20,39 @@ from optuna.trial import FrozenTrial, TrialState
 Sampler = Literal["tpe", "random", "grid"]
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _NAME = "headstart"
-_OWNER = "worker"
-_REPLACES = "replaces"
-_FAULTY = "faulty"
+_OWNER, _REPLACES, _FAULTY = "worker", "replaces", "faulty"  # attributes of a trial
 _LOCK_SECONDS = 60
 
 
 class Study:
-    """The study in an SQLite file, which `optuna-dashboard` opens too.
+    """The study in the SQLite file `path`, made where there is none; `optuna-dashboard` opens it too.
 
-    Args:
-        path: the file; made where there is none.
-        space: the choices of each trial.
-        sampler, seed: with a trial's number and the trials before it, they decide the trial's parameters.
+    `sampler`, `seed`, a trial's number and the trials before it decide the trial's parameters.
     """
 
     def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
         if not path.name or path.is_dir() or "?" in str(path):
             raise OptionError(f"--study must be a file, with no ? in its name. Received: {path}")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.path = path
-        self.space = space
+        self.path, self.logs = path, path.with_name(f"{path.name}.logs")
+        self.space, self.seed = space, seed
         self.sampler: Sampler = sampler
-        self.seed = seed
-        self.logs = path.with_name(f"{path.name}.logs")
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.locked():
             self.optuna = self._open()
         self._worker = _Worker(path)
 
     def _open(self) -> optuna.Study:
+        arguments = {"connect_args": {"timeout": _LOCK_SECONDS}}
         try:
-            storage = optuna.storages.RDBStorage(
-                f"sqlite:///{self.path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}}
-            )
+            storage = optuna.storages.RDBStorage(f"sqlite:///{self.path.absolute()}", engine_kwargs=arguments)
             return optuna.create_study(storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize")
         except Exception as error:  # SQLAlchemy has errors of its own for a file that is no database
             reason = str(error).splitlines()[0]
             raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
-        """Remember the data and settings of a new study; refuse to go on with others.
-
-        Args:
-            part: name under which `identity` is kept, where the parts become known one after the other.
-
-        Raises:
-            OptionError: `identity` differs from the one that is kept; the message names the differences.
-        """
+        """Keep data and settings of a new study as its `part`; raise OptionError, with names, if others are kept."""
         now = json.loads(json.dumps(identity))
         with self.locked():
             then = self.optuna.user_attrs.get(part)
@@ -98,7 +83,8 @@ class Study:
         """
         with self.locked():
             for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if self._owner_ended(unfinished) or self._is_own(unfinished):
+                owner = unfinished.user_attrs.get(_OWNER)
+                if owner == self._worker.name or _Worker.ended(self.path, owner):
                     self._cut_off(unfinished)
             trials = self.optuna.get_trials(deepcopy=False)
             running = sum(trial.state == TrialState.RUNNING for trial in trials)
@@ -141,11 +127,10 @@ class Study:
             for trial in trials
             if trial.state != TrialState.FAIL or trial.user_attrs.get(_FAULTY)
         }
-        for params in self._grid:
-            if json.dumps(params, sort_keys=True) not in taken:
-                self.optuna.enqueue_trial(params)
-                return True
-        return False
+        left = next((params for params in self._grid if json.dumps(params, sort_keys=True) not in taken), None)
+        if left is not None:
+            self.optuna.enqueue_trial(left)
+        return left is not None
 
     @cached_property
     def _grid(self) -> list[dict[str, Any]]:
@@ -160,21 +145,6 @@ class Study:
     def finished(self) -> list[FrozenTrial]:
         """The trials that are complete or pruned."""
         return self.optuna.get_trials(deepcopy=False, states=FINISHED)
-
-    def remember(self, **fields: Any) -> None:
-        """Keep fields, such as the baselines, in the study."""
-        for name, value in fields.items():
-            self.optuna.set_user_attr(name, value)
-
-    def remembered(self, name: str) -> Any:
-        """The field kept under that name, or None."""
-        return self.optuna.user_attrs.get(name)
-
-    def _is_own(self, trial: FrozenTrial) -> bool:
-        return trial.user_attrs.get(_OWNER) == self._worker.name
-
-    def _owner_ended(self, trial: FrozenTrial) -> bool:
-        return not self._is_own(trial) and _Worker.ended(self.path, trial.user_attrs.get(_OWNER))
 
     @contextmanager
     def storage_errors_named(self) -> Iterator[None]:
@@ -214,16 +184,13 @@ class _Worker:
     @staticmethod
     def ended(study: Path, name: str | None) -> bool:
         """Whether the worker of that name is dead."""
-        if name is None:
-            return True
         try:
-            with _worker_file(study, name).open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _release(file)
-        except BlockingIOError:
-            return False
-        except FileNotFoundError:
-            return True
+            if name is not None:
+                with _worker_file(study, name).open("r+") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _release(file)
+        except (BlockingIOError, FileNotFoundError) as error:
+            return isinstance(error, FileNotFoundError)
         return True
 
 
@@ -238,11 +205,9 @@ def _release(file: IO[str]) -> None:
 
 def _make_sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampler:
     """A sampler for one trial: its state is not on disk, and a sampler that began anew would draw the same heads."""
-    drawn = (seed * 1_000_003 + number) % 2**32
-    if name == "tpe":
-        # Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
-        return optuna.samplers.TPESampler(seed=drawn)
-    return optuna.samplers.RandomSampler(seed=drawn)
+    # TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
+    kind = optuna.samplers.TPESampler if name == "tpe" else optuna.samplers.RandomSampler
+    return kind(seed=(seed * 1_000_003 + number) % 2**32)
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut, require_averaged, restricted
@@ -46,17 +45,11 @@ def sweep(
 ) -> SweepResult:
     """Try heads on the features of `data`, and train the one of the lowest loss on val again as the run `path`.
 
-    Trials see train and val alone. The study goes on where it was cut off, and other processes may fill it meanwhile.
-
-    Args:
-        study_path: an SQLite file, made if it is missing.
-        seed: of the choice, of every head, of folds, and of the split where `data` has no split folders.
-
-    Raises:
-        OptionError: settings that can't be used, or a study of other data or settings.
-        DataError: `data` can't be trained on, or no trial came to an end.
-        RunError: `path` exists and `overwrite` is false, or it is not a run.
-        StoreError: the study can't be read or written.
+    Trials see train and val alone. The study, an SQLite file, goes on where it was cut off, and other processes may
+    fill it meanwhile. `seed` is of the choice, of every head, of folds, and of the split where `data` has no split
+    folders. Raises OptionError for settings that can't be used, or a study of other data or settings; DataError where
+    `data` can't be trained on, or no trial came to an end; RunError where `require_free` does; StoreError where the
+    study can't be read or written.
     """
     start, began = time.perf_counter(), time.time()
     require_free(path, overwrite)
@@ -87,11 +80,7 @@ def sweep(
 
 
 def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
-    """The space to search.
-
-    Raises:
-        OptionError: settings can't go together, a head can't take a cut, or the grid is too large.
-    """
+    """The space to search; raises OptionError if settings can't go together."""
     space = Space(read_choices(config.space), CutChoice.of(features))
     require_averaged(space.cuts.cuts())
     if config.folds and features.views:
@@ -109,19 +98,22 @@ def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
 def _cache(
     study: Study, data: Path, features: FeatureConfig, extraction: ExtractionConfig, config: SweepConfig, seed: int
 ) -> tuple[FeaturedExamples, dict[str, str]]:
-    """The examples with features at every cut of the space, and the digests of the examples that were scanned.
-
-    Raises:
-        OptionError: the study is of other data or settings.
-        DataError: `data` can't be trained on.
-    """
+    """The examples with features at every cut of the space, and the digests of the examples that were scanned."""
     every = replace(features, cut=tuple(study.space.cuts.names[cut] for cut in study.space.cuts.cuts()))
     seen: dict[str, str] = {}
 
     def require(scanned: Scan, fingerprints: dict[str, str]) -> None:
         require_trainable(scanned.examples, scanned.class_names, data)
         seen.update(list_digests(scanned.examples, scanned.class_names))
-        study.require_same(_identity(seen, fingerprints, study.space, features, config, seed))
+        identity = {  # The test split may change while a study is filled: no trial sees it.
+            **{f"features at {name}": key for name, key in fingerprints.items()},
+            **{"classes": seen["classes"], "examples of train": seen["train"], "examples of val": seen["val"]},
+            "cuts to choose from": str(study.space.cuts),
+            **{f"space of {name}": str(choice) for name, choice in study.space.choices.items()},
+            "views": [features.views, features.augment] if features.views else 0,
+            **{"folds": config.folds, "sampler": config.sampler, "seed": seed, "version of heads": HEAD_VERSION},
+        }
+        study.require_same(identity)
 
     cached = cache_features(data, every, extraction, seed, require)
     require_trainable(cached.examples, cached.class_names, data)
@@ -131,28 +123,6 @@ def _cache(
     study.require_same(readable, "examples used")
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
     return cached, seen
-
-
-def _identity(
-    digests: dict[str, str],
-    fingerprints: dict[str, str],
-    space: Space,
-    features: FeatureConfig,
-    config: SweepConfig,
-    seed: int,
-) -> dict[str, Any]:
-    """Everything that must not change while a study is filled. The test split may: no trial sees it."""
-    return {
-        **{f"features at {name}": key for name, key in fingerprints.items()},
-        **{f"examples of {name}" if name != "classes" else name: digests[name] for name in ("classes", "train", "val")},
-        "cuts to choose from": str(space.cuts),
-        **{f"space of {name}": str(choice) for name, choice in space.choices.items()},
-        "views": [features.views, features.augment] if features.views else 0,
-        "folds": config.folds,
-        "sampler": config.sampler,
-        "seed": seed,
-        "version of heads": HEAD_VERSION,
-    }
 
 
 def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
@@ -167,11 +137,7 @@ def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
-    """Folds with the class shares of the whole. Copies of an image are in the same fold.
-
-    Raises:
-        DataError: a class has too few images.
-    """
+    """Folds with the class shares of the whole. Copies of an image are in the same fold."""
     fewest = min(len({example.image.digest for example in examples if example.label == label}) for label in set(labels))
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
@@ -183,29 +149,24 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Base
     """The baselines on the features at `cuts`. The study keeps them, because fitting takes its time."""
     where = "+".join(study.space.cuts.names[cut] for cut in cuts)
     key = f"baselines at {where}"
-    kept = study.remembered(key)
+    kept = study.optuna.user_attrs.get(key)
     if kept is None:
         console.print(f"fitting logistic regression and nearest neighbours to the features at {where}")
         labelled = data.labelled.at(cuts)
         fitted = fit_baselines(labelled.features, labelled.labels, data.folds, labelled.classes)
         kept = [asdict(one) for one in fitted]
-        study.remember(**{key: kept})
+        study.optuna.set_user_attr(key, kept)
     return [Baseline(**fields) for fields in kept]
 
 
 def _winner(study: Study) -> FrozenTrial:
-    """The complete trial of the lowest loss.
-
-    Raises:
-        DataError: no trial is complete.
-    """
     trials = study.finished()
-    if not ranked(trials):
-        raise DataError(
-            f"{study.path}: none of {len(trials)} finished trials came to an end with a finite loss; give more "
-            "--timeout, more --trials, or another --space"
-        )
-    return ranked(trials)[0]
+    if best := ranked(trials):
+        return best[0]
+    raise DataError(
+        f"{study.path}: none of {len(trials)} finished trials came to an end with a finite loss; give more --timeout, "
+        "more --trials, or another --space"
+    )
 
 
 def _write_run(
@@ -230,11 +191,7 @@ def _write_run(
 
 
 def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """A check that refuses to train the winner on other examples than those it was chosen on.
-
-    Args:
-        then: `list_digests` of the latter.
-    """
+    """A check that refuses to train the winner on examples whose `list_digests` is no longer `then`."""
 
     def require(scanned: Scan, _: dict[str, str]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import optuna
 import tensorflow as tf
 from headstart.features.errors import DivergedError
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.curves import writing_curves
 from headstart.pipeline.head.head import TrainedHead, fit_head
+from headstart.pipeline.head.loop import writing_curves
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.optimizers import release
 from headstart.pipeline.sweep.baselines import Fold
@@ -31,15 +32,10 @@ _ELSEWHERE = (
 
 @dataclass(frozen=True)
 class SearchData:
-    """The features and folds that all trials share.
+    """The features and folds that all trials share."""
 
-    Args:
-        labelled: train, then val; augmented views of train come with a single fold only.
-        folds: a trial's loss is the mean over them.
-    """
-
-    labelled: LabelledFeatures
-    folds: Sequence[Fold]
+    labelled: LabelledFeatures  # train, then val; augmented views of train come with a single fold only
+    folds: Sequence[Fold]  # a trial's loss is the mean over them
 
     @property
     def training_sizes(self) -> list[int]:
@@ -48,12 +44,7 @@ class SearchData:
 
 
 def run_trials(study: Study, data: SearchData, most: int, until: float, seed: int, tick: Callable[[], None]) -> None:
-    """Do trials until all processes together have finished `most`, or the time is `until`.
-
-    Args:
-        until: by `time.time()`.
-        tick: called now and then.
-    """
+    """Do trials until all processes together have finished `most`, or `time.time()` is `until`; `tick` now and then."""
     study.optuna.pruner = successive_halving(first_rung(data.training_sizes))
     while time.time() < until:
         trial, elsewhere = study.claim(most)
@@ -82,8 +73,8 @@ def _run_trial(study: Study, trial: optuna.Trial, data: SearchData, seed: int) -
     shutil.rmtree(logs, ignore_errors=True)
     start = time.perf_counter()
     done: list[TrainedHead] = []
-    complete = True
-    try:
+    complete = False
+    with suppress(DivergedError):
         for number, (train, val) in enumerate(data.folds, 1):
             pruner = EpochPruner(trial if len(data.folds) == 1 else None)
             trained = _fit(labelled.take(train), labelled.take(val), config, seed, pruner, logs / f"fold-{number}")
@@ -92,10 +83,9 @@ def _run_trial(study: Study, trial: optuna.Trial, data: SearchData, seed: int) -
             if len(data.folds) > 1:
                 trial.report(_mean(done, "loss"), number)
             if pruner.pruned or (number < len(data.folds) and trial.should_prune()):
-                complete = False
                 break
-    except DivergedError:
-        complete = False
+        else:
+            complete = True
     _report(study, trial, done, complete, time.perf_counter() - start, logs)
 
 
@@ -104,11 +94,7 @@ def _fit(
 ) -> TrainedHead:
     """Train one head, with curves in `logs`, until `pruner` stops it."""
     with writing_curves(logs, config.learning_rate) as write:
-
-        def on_epoch(epoch: int, row: dict[str, float]) -> bool:
-            return write(epoch, row) or pruner(epoch, row)
-
-        return fit_head(train, val, config, seed, on_epoch=on_epoch)
+        return fit_head(train, val, config, seed, on_epoch=lambda *ended: write(*ended) or pruner(*ended))
 
 
 def _report(
@@ -123,10 +109,8 @@ def _report(
     with tf.summary.create_file_writer(str(logs)).as_default():
         hparams.hparams(dict(trial.params), trial_id=f"trial-{trial.number}")
         tf.summary.scalar("val_loss", loss, step=0)
-    if complete and np.isfinite(loss):
-        study.optuna.tell(trial, loss)
-    else:
-        study.optuna.tell(trial, state=TrialState.PRUNED)
+    kept = complete and np.isfinite(loss)
+    study.optuna.tell(trial, loss if kept else None, None if kept else TrialState.PRUNED)
 
 
 def _mean(done: Sequence[TrainedHead], metric: str) -> float:
