@@ -48,7 +48,7 @@ def test_another_rescaling_and_size_are_recomputed_as_they_were(
 ) -> None:
     config = replace(small, rescale="unit", image_size=48, resize="crop", precision="bfloat16")
     cache_features(prepared, config, replace(extraction, store=tmp_path / "s"))
-    assert verify_store(config.store, compared(prepared, 10)).fresh.largest_error < 1e-2
+    assert verify_store(tmp_path / "s", compared(prepared, 10)).fresh.largest_error < 1e-2
 
 
 def test_wrong_features_are_found_and_dropped(
