@@ -13,26 +13,16 @@ from headstart.features.errors import OptionError
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network with its weights. Its Keras model is built when `model` is first asked for.
+    """A pretrained network with its weights. Its Keras model is built when `model` is first asked for."""
 
-    Args:
-        name: a name in `BACKBONES`.
-        load: builds the model, and returns the same model each time.
-        rescaling: applied to pixels before `model` sees them.
-        image_size: side of the square input in pixels.
-        weights_digest: SHA-256 over the shapes, dtypes and values of the weights.
-        shapes: height, width and depth of the map at the end of each block.
-        calibration: the images on which the 8-bit form was quantised, see `calibration`; None for other precisions.
-    """
-
-    name: str
-    load: Callable[[], keras.Model]
-    rescaling: Rescaling
-    image_size: int
+    name: str  # in `BACKBONES`
+    load: Callable[[], keras.Model]  # the same model each time
+    rescaling: Rescaling  # applied to pixels before `model` sees them
+    image_size: int  # side of the square input in pixels
     precision: Precision
-    weights_digest: str
-    shapes: Mapping[str, tuple[int, ...]]
-    calibration: Mapping[str, Any] | None = None
+    weights_digest: str  # SHA-256 over the shapes, dtypes and values of the weights
+    shapes: Mapping[str, tuple[int, ...]]  # height, width and depth of the map at the end of each block
+    calibration: Mapping[str, Any] | None = None  # see `calibration`; None for other precisions than int8
 
     @property
     def model(self) -> keras.Model:
@@ -49,17 +39,13 @@ class Backbone:
         return [Cut(self.name, block) for block in self.spec.cuts]
 
     def layer_index(self, layer: str | int) -> int:
-        """The index in `model.layers` of a layer given by its name, its index, or the name of a cut.
-
-        Raises:
-            OptionError: there is no such layer.
-        """
+        """The index in `model.layers` of a layer given by name, index or cut, or an OptionError if there is none."""
         layers = self.model.layers
         layer = self.spec.cuts.get(Cut.parse(self.name, str(layer)).block, layer)
         if isinstance(layer, str) and not layer.isdecimal():
-            for index, candidate in enumerate(layers):
-                if candidate.name == layer:
-                    return index
+            names = [candidate.name for candidate in layers]
+            if layer in names:
+                return names.index(layer)
         elif -len(layers) <= int(layer) < len(layers):
             return int(layer) % len(layers)
         raise OptionError(f"{self.name} has no layer {layer!r}: give an index from 0 to {len(layers) - 1}, or a name")
@@ -95,8 +81,7 @@ class Backbone:
     def features(self, pixels: Any, cuts: Sequence[Cut]) -> list[Any]:
         """Apply the network, in inference mode, to a symbolic uint8 [B, H, W, 3].
 
-        Returns:
-            One tensor per cut: float32 [B, D], the mean over space, or float32 [B, H, W, D] for a map.
+        Each cut gives float32 [B, D], the mean over space, or float32 [B, H, W, D] for a map.
         """
         outputs = [self.model.layers[self.layer_index(cut.block)].output for cut in cuts]
         maps = keras.Model(self.model.input, outputs, name=self.name)(self.rescale(pixels), training=False)
@@ -120,10 +105,9 @@ class Backbone:
 
 def _at_cuts(maps: Sequence[Any], cuts: Sequence[Cut]) -> list[Any]:
     # The mean is taken in float32 whatever the precision below: 64 values of 8 significant bits add up badly.
-    last: list[keras.Layer] = [
-        keras.layers.Activation("linear", dtype="float32", name=f"map_{cut.block}")
-        if cut.map
-        else keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"pool_{cut.block}")
-        for cut in cuts
-    ]
-    return [layer(tensor) for layer, tensor in zip(last, maps, strict=True)]
+    def last(cut: Cut) -> keras.Layer:
+        if cut.map:
+            return keras.layers.Activation("linear", dtype="float32", name=f"map_{cut.block}")
+        return keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"pool_{cut.block}")
+
+    return [last(cut)(tensor) for cut, tensor in zip(cuts, maps, strict=True)]

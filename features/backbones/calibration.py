@@ -16,25 +16,16 @@ _AGAIN = "delete the folder, and the network is quantised anew, with other featu
 def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping[str, Any]) -> Path:
     """The folder, in the store at `root`, of a backbone's 8-bit network. It need not exist.
 
-    Args:
-        fields: everything that decides the features, except the images that the network is quantised on.
+    `fields` decide the features, together with the images that the network is quantised on.
     """
     identity = json.dumps({**fields, "cuts": list(cuts)}, sort_keys=True)
     return root / "int8" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
-def quantised_folders(root: Path) -> list[Path]:
-    """The folders of all 8-bit networks in the store at `root`."""
-    return sorted(path for path in (root / "int8").glob("[!.]*") if path.is_dir())
-
-
 def calibration(folder: Path) -> dict[str, Any] | None:
     """The field `calibration` of a fingerprint: hashes of an 8-bit network and of the images it was quantised on.
 
-    None if `folder` does not exist.
-
-    Raises:
-        StoreError: the folder is damaged.
+    None if `folder` does not exist. A damaged one raises a StoreError, here and in the functions below.
     """
     if not folder.exists():
         return None
@@ -44,20 +35,12 @@ def calibration(folder: Path) -> dict[str, Any] | None:
 
 
 def calibrated_cuts(folder: Path) -> list[str]:
-    """The cuts that the network in `folder` yields.
-
-    Raises:
-        StoreError: the folder is damaged.
-    """
+    """The cuts that the network in `folder` yields."""
     return list(_description(folder)["cuts"])
 
 
 def require_whole_network(folder: Path) -> None:
-    """Read every byte of the network in `folder`.
-
-    Raises:
-        StoreError: the network is not the one that was written.
-    """
+    """Read every byte of the network in `folder`, and raise a StoreError unless it is the one that was written."""
     if _description(folder)["model"] != network_digest(folder):
         raise StoreError(f"{folder}: damaged; {_AGAIN}")
 
@@ -65,7 +48,7 @@ def require_whole_network(folder: Path) -> None:
 def damaged_networks(root: Path) -> list[Damage]:
     """Read every byte of the 8-bit networks in the store at `root`, and name the damaged ones."""
     damaged = []
-    for folder in quantised_folders(root):
+    for folder in sorted(path for path in (root / "int8").glob("[!.]*") if path.is_dir()):
         try:
             require_whole_network(folder)
         except StoreError as error:

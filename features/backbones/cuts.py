@@ -19,17 +19,11 @@ _MAP = ":map"
 
 @dataclass(frozen=True)
 class Cut:
-    """The end of one block of a backbone, where features are taken.
+    """The end of one block of a backbone, where features are taken."""
 
-    Args:
-        backbone: a name in `BACKBONES`.
-        block: a name in that backbone's `cuts`.
-        map: whether features keep their places, `[H, W, D]`, rather than being averaged over space, `[D]`.
-    """
-
-    backbone: str
-    block: str
-    map: bool = False
+    backbone: str  # a name in `BACKBONES`
+    block: str  # a name in that backbone's `cuts`
+    map: bool = False  # features keep their places, `[H, W, D]`; else they are averaged over space, `[D]`
 
     @classmethod
     def parse(cls, backbone: str, text: str) -> "Cut":
@@ -49,11 +43,7 @@ def cut_names(cuts: Sequence[Cut]) -> list[str]:
 
 
 def chosen_backbones(config: FeatureConfig) -> list[str]:
-    """The names that `--backbone` joins by `+`.
-
-    Raises:
-        OptionError: one is unknown, or is named twice.
-    """
+    """The names that `--backbone` joins by `+`. One that is unknown, or is named twice, raises an OptionError."""
     names = config.backbone.split("+")
     for name in names:
         backbone_spec(name)
@@ -66,10 +56,7 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
     """The cuts that a configuration means, by backbone, and within a backbone in the order given.
 
     A cut that several backbones have is meant of all of them, unless it is written as `backbone/cut`. A backbone
-    without any is cut at its default.
-
-    Raises:
-        OptionError: an unknown backbone or cut, or one that is named twice.
+    without any is cut at its default. An unknown backbone or cut, or one that is named twice, raises an OptionError.
     """
     backbones = chosen_backbones(config)
     found: dict[str, list[Cut]] = {name: [] for name in backbones}
@@ -79,7 +66,7 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
     for cuts in found.values():
         if len(set(cuts)) < len(cuts):
             raise OptionError(f"--cut: names a cut twice. Received: {'+'.join(cut.name for cut in cuts)}")
-    return tuple(cut for name, cuts in found.items() for cut in cuts or [Cut(name, backbone_spec(name).default_cut)])
+    return tuple(cut for name, cuts in found.items() for cut in cuts or [Cut(name, list(backbone_spec(name).cuts)[-1])])
 
 
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
@@ -88,9 +75,6 @@ def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...]
     Each `--cut` is one combination. With `all` the single cuts are joined freely. Without a `--cut`, several backbones
     are tried at their defaults, each alone and all together. A backbone that has none of the cuts of a combination
     joins it at its default, as in `chosen_cuts`, but not where the combination names a backbone.
-
-    Raises:
-        OptionError: see `chosen_cuts`.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -108,29 +92,24 @@ def _combination(config: FeatureConfig, text: str) -> tuple[Cut, ...]:
 
 def restricted(config: FeatureConfig, cuts: Sequence[Cut]) -> FeatureConfig:
     """`config` with the given cuts and their backbones alone."""
-    used = [name for name in chosen_backbones(config) if any(cut.backbone == name for cut in cuts)]
-    weights = chosen_weights(config)
-    one_for_all = config.weights in weights.values()
-    files = config.weights if one_for_all else "+".join(weights[name] for name in used)
-    return replace(config, backbone="+".join(used), weights=files, cut=tuple(cut_names(cuts)))
+    wanted = {cut.backbone for cut in cuts}
+    weights = {name: file for name, file in chosen_weights(config).items() if name in wanted}
+    files = config.weights if config.weights in weights.values() else "+".join(weights.values())
+    return replace(config, backbone="+".join(weights), weights=files, cut=tuple(cut_names(cuts)))
 
 
 def require_averaged(cuts: Sequence[Cut]) -> None:
     """Raise an OptionError if a cut is a map, which a head can't take."""
     for cut in cuts:
         if cut.map:
-            raise OptionError(
-                f"--cut: a head takes features averaged over space, {cut.block!r}. Received: {cut.name!r}"
-            )
+            averaged = repr(cut.block)
+            raise OptionError(f"--cut: a head takes features averaged over space, {averaged}. Received: {cut.name!r}")
 
 
 def chosen_weights(config: FeatureConfig) -> dict[str, str]:
-    """The `--weights` of each backbone: one for all, or one for each, joined by `+`.
+    """The `--weights` of each backbone: one for all, or one for each, joined by `+`, else an OptionError.
 
     A `+` within the path of a file that exists joins nothing.
-
-    Raises:
-        OptionError: there are neither one nor as many as there are backbones.
     """
     names, text = chosen_backbones(config), config.weights
     if len(names) == 1 or "+" not in text or _is_weights(text):
@@ -154,7 +133,6 @@ def _is_weights(text: str) -> bool:
 
 
 def _separate(texts: Sequence[str]) -> list[str]:
-    """The cuts in `texts`, each of which may be several, joined by `+`."""
     return [part for text in texts for part in text.split("+")]
 
 

@@ -22,12 +22,7 @@ _VERSION = 1  # of the way facts are derived from a backbone
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """The part of a fingerprint that only a built backbone can tell.
-
-    Args:
-        weights_digest: SHA-256 over the shapes, dtypes and values of its weights.
-        shapes: height, width and depth of the map at each cut.
-    """
+    """The part of a fingerprint that only a built backbone can tell; see `Backbone`."""
 
     weights_digest: str
     shapes: Mapping[str, tuple[int, ...]]
@@ -35,15 +30,10 @@ class BackboneFacts:
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """The settings and the weights file that a backbone is built from, as they are at one time.
+    """The settings and the weights file that a backbone is built from, as they are at one time."""
 
-    Args:
-        settings: everything that decides its weights and shapes, except the content of the weights file.
-        state: changes when the weights change under the same settings; None if the file does not exist.
-    """
-
-    settings: str
-    state: Mapping[str, Any] | None
+    settings: str  # everything that decides its weights and shapes, except the content of the weights file
+    state: Mapping[str, Any] | None  # changes with that content; None if the file does not exist
 
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
@@ -57,17 +47,15 @@ def backbone_source(name: str, weights: str, image_size: int, weights_seed: int)
         except (OSError, ValueError):
             return BackboneSource(json.dumps([name, weights, image_size, seed]), None)
         # All weights files of a network have the same size, and a modification time can be set by hand.
-        seen = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-        state |= dict(zip(("bytes", "inode", "mtime_ns", "ctime_ns"), seen, strict=True))
+        state |= {"bytes": status.st_size, "inode": status.st_ino}
+        state |= {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
     return BackboneSource(json.dumps([name, weights, image_size, seed]), state)
 
 
 class KnownBackbones:
-    """The facts of backbones that were built before, in the file `backbones.json` of a store.
+    """The facts of backbones that were built before, in the file `backbones.json` of a store's `folder`.
 
-    Args:
-        folder: the store's folder, which is not made. Unreadable or damaged entries are ignored.
-        forget: recall nothing.
+    The folder is not made. Unreadable or damaged entries are ignored. With `forget` nothing is recalled.
     """
 
     def __init__(self, folder: Path, forget: bool = False) -> None:

@@ -16,11 +16,8 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
     normalisation reads takes part. It keeps its weights in its compute precision.
 
     In reduced precision, rounding the weights shifts the mean of each output channel, by the same amount on every
-    image. The biases take this shift back (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
-
-    Args:
-        example: images [1, H, W, 3] as `model` takes them. One plain grey image is enough to estimate the shift. It is
-            needed only where `model` computes in reduced precision.
+    image. The biases take this shift back (Nagel et al. 2019, arXiv:1906.04721, section 4.2). To estimate it, a plain
+    grey `example`, [1, H, W, 3] as `model` takes it, is enough.
     """
     folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
     identities = {batchnorm.name for batchnorm in folded.values()}
@@ -56,29 +53,20 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
 def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
     """Pairs of a convolution and a batch normalisation, where only the latter reads the former's output."""
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
-    layers = {
-        id(layer.output): layer
-        for layer in model.layers
-        if isinstance(layer, convolutions) and layer.activation is keras.activations.linear
-    }
+    linear = keras.activations.linear
+    found = [layer for layer in model.layers if isinstance(layer, convolutions) and layer.activation is linear]
     uses = Counter(id(tensor) for layer in model.layers for tensor in keras.tree.flatten(layer.input))
-    return [
-        (layers[id(layer.input)], layer)
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and id(layer.input) in layers
-        and uses[id(layer.input)] == 1
-    ]
+    once = {id(layer.output): layer for layer in found if uses[id(layer.output)] == 1}
+    normalising = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    return [(once[id(layer.input)], layer) for layer in normalising if id(layer.input) in once]
 
 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
     """Kernels and bias that make `convolution` alone compute what both layers compute at inference.
 
-    The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1). It is folded in float64 and
-    rounded once.
+    The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1), in float64, rounded once.
     """
-    variance = batchnorm.moving_variance.numpy().astype(np.float64)
-    scale = 1 / np.sqrt(variance + batchnorm.epsilon)  # [channels]
+    scale = 1 / np.sqrt(batchnorm.moving_variance.numpy().astype(np.float64) + batchnorm.epsilon)  # [channels]
     if batchnorm.scale:
         scale *= batchnorm.gamma.numpy()
     kernels = [weight.numpy() for weight in convolution.weights]

@@ -5,6 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -26,13 +27,8 @@ class FrozenBackbone:
     """A backbone whose weights can't change: uint8 [b, H, W, 3] to float32 [b, *shape] per cut.
 
     An image's features depend neither on the number of other images in the batch nor on its place among them. A batch
-    is filled up with zeros, and only slots that compute alike are used. Building one runs the network once.
-
-    Args:
-        run: one forward pass of a whole batch.
-        cuts: where `run` takes features, in its order.
-        image_size: side of the square input in pixels.
-        batch_size: images per forward pass.
+    is filled up with zeros, and only slots that compute alike are used. Building one runs the network once. `run` is
+    one forward pass of `batch_size` images, with one output for each of `cuts`.
     """
 
     def __init__(self, run: Pass, cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -43,7 +39,7 @@ class FrozenBackbone:
 
     @property
     def images_per_pass(self) -> int:
-        """Images that one forward pass takes: the number of slots in use."""
+        """The number of slots in use."""
         return len(self._slots)
 
     def __call__(self, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
@@ -78,8 +74,7 @@ class FrozenBackbone:
 def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
     """The fast form of `backbone`, in its precision, which is not int8 (see `int8.quantised`).
 
-    Args:
-        batch_size: images per forward pass. 0 is `default_batch_size`, or on a GPU the fastest one, found by trying.
+    A `batch_size` of 0 is `default_batch_size`, or on a GPU the fastest one, found by trying.
     """
     folded = folded_backbone(backbone)
     if not batch_size:
@@ -102,14 +97,10 @@ def folded_backbone(backbone: Backbone) -> Backbone:
 def traced(
     backbone: Backbone, cuts: Sequence[Cut], batch_size: int | None = None, compiled: bool | None = None
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    """A network as a TensorFlow function of one signature: uint8 [B, H, W, 3] to float32 [B, *shape] per cut.
+    """A folded network as a TensorFlow function: uint8 [`batch_size`, H, W, 3] to float32 [B, *shape] per cut.
 
-    Weights stay variables. As constants in the graph, TensorFlow's optimizer would copy them at each of its passes.
-
-    Args:
-        backbone: already folded, see `folded_backbone`.
-        batch_size: B; None leaves it open.
-        compiled: by XLA; None compiles on a GPU only.
+    Weights stay variables. As constants in the graph, TensorFlow's optimizer would copy them at each of its passes. XLA
+    compiles if `compiled`; by default on a GPU only.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     model = keras.Model(pixels, backbone.features(pixels, cuts))
@@ -155,9 +146,7 @@ def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
     rows = np.concatenate([output.reshape(batch_size, -1) for output in outputs], axis=1)
     seen = [hashlib.sha256(row.tobytes()).digest() for row in rows]
     commonest, count = Counter(seen).most_common(1)[0]
-    if 2 * count < batch_size:
-        return np.arange(batch_size)
-    return np.flatnonzero([digest == commonest for digest in seen])
+    return np.flatnonzero([2 * count < batch_size or digest == commonest for digest in seen])
 
 
 def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> float:
@@ -171,18 +160,9 @@ def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> flo
 
 
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
-    """Double 48 for as long as a larger batch is at least 10 % faster per image and fits into memory.
-
-    Args:
-        seconds: times a forward pass of so many images.
-    """
+    """Double 48 for as long as a larger batch, whose pass takes `seconds`, is 10 % faster per image and fits memory."""
     best, speed = _SMALLEST_BATCH, _SMALLEST_BATCH / seconds(_SMALLEST_BATCH)
-    while best < _LARGEST_BATCH:
-        try:
-            faster = 2 * best / seconds(2 * best)
-        except tf.errors.ResourceExhaustedError:
-            break
-        if faster < 1.1 * speed:
-            break
-        best, speed = 2 * best, faster
+    with suppress(tf.errors.ResourceExhaustedError):
+        while best < _LARGEST_BATCH and (faster := 2 * best / seconds(2 * best)) >= 1.1 * speed:
+            best, speed = 2 * best, faster
     return best

@@ -36,11 +36,7 @@ _CHECK_IMAGES = 300
 
 
 def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
-    """The 8-bit form of `backbone` in `folder`, which `quantise` filled for `cuts`. It runs on the processor.
-
-    Raises:
-        StoreError: it is damaged.
-    """
+    """The 8-bit form of `backbone` in `folder`, for `cuts`, on the processor. A damaged one raises a StoreError."""
     require_whole_network(folder)
     batch_size = batch_size or default_batch_size()
     core = _extra("openvino").Core()
@@ -56,16 +52,10 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
 
 
 def find_quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any]) -> FrozenBackbone:
-    """The 8-bit form of `backbone` in the store at `root`, found by its calibration.
-
-    Raises:
-        OptionError: it is gone.
-        StoreError: it is damaged.
-    """
+    """The 8-bit form of `backbone` in the store at `root`, found by its calibration; an OptionError if it is gone."""
     for folder in (root / "int8").glob(f"{backbone.name}-*"):
         if calibration(folder) == calibrated:
-            cuts = [Cut.parse(backbone.name, name) for name in calibrated_cuts(folder)]
-            return quantised(folder, backbone, cuts)
+            return quantised(folder, backbone, [Cut.parse(backbone.name, name) for name in calibrated_cuts(folder)])
     raise OptionError(f"{root}/int8: the quantised network is gone that features were made with")
 
 
@@ -75,11 +65,8 @@ def quantise(
     """Quantise `backbone` and write it to `folder`. Then measure and tell what that costs.
 
     At most 300 images measure the ranges of activations. Up to 300 others compare features with those of float32.
-    Images are chosen by their digests, which are as good as random.
-
-    Raises:
-        OptionError: the extra `int8` is not installed.
-        DataError: no image can be decoded.
+    Images are chosen by their digests, which are as good as random. None that can be decoded is a DataError, no extra
+    `int8` an OptionError.
     """
     openvino, nncf = _extra("openvino"), _extra("nncf")
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
@@ -121,12 +108,9 @@ def quantise(
 def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarray, list[str]]:
     """Pixels uint8 [n, size, size, 3] and digests of those that can be decoded."""
     parts = list(decoded_batches(images, config, 32))
-    if not parts:
-        return np.empty((0, config.size, config.size, 3), np.uint8), []
-    return (
-        np.concatenate([pixels for _, pixels in parts]),
-        [images[position].digest for positions, _ in parts for position in positions],
-    )
+    none = np.empty((0, config.size, config.size, 3), np.uint8)
+    digests = [images[position].digest for positions, _ in parts for position in positions]
+    return np.concatenate([none, *(pixels for _, pixels in parts)]), digests
 
 
 def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:

@@ -24,15 +24,11 @@ from headstart.features.terminal import console
 
 @dataclass(frozen=True)
 class Network:
-    """One backbone, its cuts, and its settings.
-
-    Args:
-        config: names this backbone alone, and leaves nothing open: cuts, precision and image size are those in use.
-    """
+    """One backbone, its cuts, and its settings."""
 
     backbone: Backbone
     cuts: tuple[Cut, ...]
-    config: FeatureConfig
+    config: FeatureConfig  # of this backbone alone, with the cuts, precision and image size in use
     extraction: ExtractionConfig
 
     @property
@@ -42,18 +38,17 @@ class Network:
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
         """Everything that decides the features at `cut`, of images as they are or of an augmented view."""
-        augmented: dict[str, Any] = {}
-        if view:
-            augmented = {"augment": view.augment, "augment_version": AUGMENT_VERSION, "seed": view.seed}
-        return Fingerprint(
+        plain = Fingerprint(
             **self._shared(),
             cut=cut.name,
             shape=self.backbone.shape(cut),
             dtype="float32" if self.backbone.precision == "float32" else "float16",
             calibration=self.backbone.calibration,
-            view=view.number if view else None,
-            **augmented,
         )
+        if view is None:
+            return plain
+        version = AUGMENT_VERSION
+        return replace(plain, augment=view.augment, augment_version=version, seed=view.seed, view=view.number)
 
     def stores(self, view: View | None = None) -> dict[Cut, FeatureStore]:
         """The store of each cut. Nothing is made on disk."""
@@ -104,14 +99,9 @@ class Network:
 def load_networks(
     config: FeatureConfig, extraction: ExtractionConfig, known: KnownBackbones | None = None
 ) -> list[Network]:
-    """One network for each backbone that `config` names.
+    """One network for each backbone that `config` names; see `chosen_cuts` and `build_backbone` for the errors.
 
-    Args:
-        known: backbones that were built before; with it, a backbone is built only once its model is needed.
-
-    Raises:
-        OptionError: an unknown backbone or cut.
-        WeightsError: no such weights, or another network's.
+    A backbone that is `known` is built only once its model is needed.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
     config = replace(config, precision=resolve_precision(config.precision, extraction.store))
@@ -132,15 +122,9 @@ def load_network(config: FeatureConfig, extraction: ExtractionConfig) -> Network
 def _load(
     config: FeatureConfig, extraction: ExtractionConfig, cuts: tuple[Cut, ...], known: KnownBackbones | None
 ) -> Network:
-    backbone = build_backbone(
-        config.backbone,
-        config.weights,
-        config.rescale,
-        config.image_size or None,
-        resolve_precision(config.precision),
-        config.weights_seed,
-        known,
-    )
+    size, precision = config.image_size or None, resolve_precision(config.precision)
+    own = (config.backbone, config.weights, config.rescale, size, precision, config.weights_seed)
+    backbone = build_backbone(*own, known)
     network = Network(backbone, cuts, replace(config, image_size=backbone.image_size), extraction)
     if backbone.precision != "int8":
         return network

@@ -4,6 +4,7 @@ import json
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from headstart.features.config import AskedPrecision, Precision
@@ -19,32 +20,23 @@ def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> P
     """The arithmetic that `auto` stands for; any other precision is returned as it is.
 
     The verdict is found by timing, so near the threshold it could change from one command to the next, and then all
-    features would be made anew. A store therefore keeps its first verdict, also for other machines that fill it.
-
-    Args:
-        store: the folder that keeps the verdict; it need not exist.
+    features would be made anew. A store that exists therefore keeps its first verdict, also for other machines.
     """
     if precision != "auto":
         return precision
     file = store / "precision.json" if store else None
     if file:
         with suppress(OSError, ValueError, KeyError, TypeError):  # unreadable is as good as absent
-            kept = json.loads(file.read_bytes())["auto"]
-            if kept in ("float32", "bfloat16"):
-                return "bfloat16" if kept == "bfloat16" else "float32"
-    found = _faster_precision()
+            verdicts: dict[Any, Precision] = {"float32": "float32", "bfloat16": "bfloat16"}
+            return verdicts[json.loads(file.read_bytes())["auto"]]
+    full, reduced = _product_seconds(tf.float32, tf.bfloat16)  # some machines have the instructions and lose by them
+    found: Precision = "bfloat16" if reduced < _GAIN * full else "float32"
     if file and file.parent.is_dir():
         try:
             write_json(file, {"auto": found})
         except OSError as error:  # a read-only or full disk
             console.print(f"--precision auto is {found} by timing, and will be timed again: {error}")
     return found
-
-
-def _faster_precision() -> Precision:
-    """Time a small product of two matrices: some machines have the instructions and lose by them."""
-    full, reduced = _product_seconds(tf.float32, tf.bfloat16)
-    return "bfloat16" if reduced < _GAIN * full else "float32"
 
 
 def _product_seconds(*dtypes: tf.DType) -> list[float]:

@@ -31,17 +31,14 @@ def build_backbone(
 ) -> Backbone:
     """Build a network of `BACKBONES` and fill it with weights. If `known` has its facts, its model is built on demand.
 
+    An unknown name, or a size that the network can't take, raises an OptionError. Weights that are missing, corrupt or
+    another network's raise a WeightsError.
+
     Args:
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
         rescale: a key of `RESCALINGS`, or `auto` for the one of the network's ImageNet weights.
         image_size: side of the input in pixels; None for the network's own.
         precision: of the arithmetic. Weights stay float32. For int8 the float32 network is built.
-        weights_seed: of `random` weights.
-        known: facts of backbones that were built before.
-
-    Raises:
-        OptionError: an unknown name, or a size that the network can't take.
-        WeightsError: the weights are missing, corrupt or another network's.
     """
     spec = backbone_spec(name)
     size = image_size or spec.image_size
@@ -103,15 +100,11 @@ def _digest(model: keras.Model) -> str:
 
 
 def _fill_at_random(model: keras.Model, seed: int) -> None:
-    """He initialisation (arXiv:1502.01852), which keeps the scale of activations through any depth of relu.
-
-    Keras's default halves their variance at each layer. After 94 layers nothing would be left.
-    """
+    """He initialisation (arXiv:1502.01852). Keras's default halves the variance of activations at each of 94 layers."""
     for index, variable in enumerate(model.weights):
         if "kernel" in variable.name:
-            rng = np.random.default_rng([seed, index])
+            rng, shape = np.random.default_rng([seed, index]), variable.shape
             # A depthwise kernel [h, w, channels, 1] has one input channel per filter.
-            shape = variable.shape
             fan_in = np.prod(shape[:2] if "depthwise" in variable.name or "depthwise" in variable.path else shape[:-1])
             variable.assign(rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in)))
 
@@ -122,12 +115,8 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
         with redirect_stdout(sys.stderr):  # Keras reports a download on standard output, which is the command's
-            return builder(
-                include_top=False,
-                weights="imagenet" if imagenet else None,
-                input_shape=(size, size, 3),
-                **spec.arguments,
-            )
+            weights, shape = "imagenet" if imagenet else None, (size, size, 3)
+            return builder(include_top=False, weights=weights, input_shape=shape, **spec.arguments)
     except ValueError as error:
         raise OptionError(f"--image-size {size}: {spec.builder} can't take it: {error}") from error
     except Exception as error:  # Keras raises a bare Exception where a download fails
@@ -150,8 +139,7 @@ def _load_weights(model: keras.Model, file: Path) -> None:
     for variable in model.weights:
         variable.assign(np.full(variable.shape, np.nan, np.float32))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             model.load_weights(file)
     except Exception as error:  # Keras and h5py raise a dozen kinds for a file that doesn't fit
         said = " ".join(str(error).split())[:200]

@@ -1,7 +1,7 @@
 """The networks there are: one entry of `BACKBONES` per network. This module imports no Keras."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from headstart.features.errors import OptionError
@@ -9,7 +9,7 @@ from headstart.features.errors import OptionError
 
 @dataclass(frozen=True)
 class Rescaling:
-    """The affine map from pixels in [0, 255] to the range the weights were trained on: `pixel * scale + offset`."""
+    """The map from pixels in [0, 255] to the range the weights were trained on: `pixel * scale + offset`."""
 
     scale: tuple[float, ...]
     offset: tuple[float, ...]
@@ -20,8 +20,7 @@ RESCALINGS: dict[str, Rescaling] = {
     "inception": Rescaling((1 / 127.5,), (-1.0,)),
     "unit": Rescaling((1 / 255,), (0.0,)),
     "standardised": Rescaling(
-        tuple(1 / (255 * std) for std in _STD),
-        tuple(-mean / std for mean, std in zip(_MEAN, _STD, strict=True)),
+        tuple(1 / (255 * std) for std in _STD), tuple(-mean / std for mean, std in zip(_MEAN, _STD, strict=True))
     ),
 }
 
@@ -45,12 +44,7 @@ class BackboneSpec:
     rescaling: str
     cuts: Mapping[str, str | int]
     finetune_from: str | int
-    arguments: Mapping[str, Any]
-
-    @property
-    def default_cut(self) -> str:
-        """Name of the last block."""
-        return list(self.cuts)[-1]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _same(*names: str) -> dict[str, str | int]:
@@ -65,7 +59,6 @@ BACKBONES: dict[str, BackboneSpec] = {
         rescaling="inception",
         cuts=_same(*(f"mixed{block}" for block in range(11))),
         finetune_from=249,
-        arguments={},
     ),
     # Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", arXiv:1610.02357
     "xception": BackboneSpec(
@@ -74,7 +67,6 @@ BACKBONES: dict[str, BackboneSpec] = {
         rescaling="inception",
         cuts={**{f"block{block}": 10 * block - 5 for block in range(2, 14)}, "block14": "block14_sepconv2_act"},
         finetune_from=116,
-        arguments={},
     ),
     # He et al., "Identity Mappings in Deep Residual Networks", arXiv:1603.05027
     "resnet50_v2": BackboneSpec(
@@ -82,15 +74,10 @@ BACKBONES: dict[str, BackboneSpec] = {
         image_size=224,
         rescaling="inception",
         cuts=_same(
-            *(
-                f"conv{stage}_block{block}_out"
-                for stage, blocks in ((2, 3), (3, 4), (4, 6), (5, 2))
-                for block in range(1, blocks + 1)
-            ),
+            *(f"conv{stage}_block{n}_out" for stage, end in ((2, 4), (3, 5), (4, 7), (5, 3)) for n in range(1, end)),
             "post_relu",
         ),
         finetune_from="conv5_block1_preact_bn",
-        arguments={},
     ),
     # Tan and Le, "EfficientNetV2: Smaller Models and Faster Training", arXiv:2104.00298
     "efficientnet_v2_b0": BackboneSpec(
@@ -114,11 +101,7 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 
 def backbone_spec(name: str) -> BackboneSpec:
-    """`BACKBONES[name]`.
-
-    Raises:
-        OptionError: there is no such network; it lists them.
-    """
+    """`BACKBONES[name]`, or an OptionError that lists the networks there are."""
     if name not in BACKBONES:
         raise OptionError(f"--backbone: there is no {name!r}; choose from {', '.join(BACKBONES)}")
     return BACKBONES[name]
