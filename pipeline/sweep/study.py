@@ -3,11 +3,10 @@
 import fcntl
 import json
 import re
-import shutil
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -58,7 +57,8 @@ class Study:
             then = self.optuna.user_attrs.get(part)
             if then is None:
                 if not self.optuna.get_trials(deepcopy=False):
-                    self._remove_old_logs()
+                    for folder in self.logs.glob("trial-*"):  # curves of a study that was deleted
+                        remove_curves(folder)
                 self.optuna.set_user_attr(part, now)
                 return
         differs = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
@@ -67,13 +67,6 @@ class Study:
             raise OptionError(
                 f"--study {self.path}: was made with other data or settings: {told}; give another --study"
             )
-
-    def _remove_old_logs(self) -> None:
-        """Remove the curves of a study that was deleted. Nothing that TensorBoard did not write is touched."""
-        for folder in self.logs.glob("trial-*"):
-            files = [path for path in folder.rglob("*") if not path.is_dir()]
-            if files and all(path.name.startswith("events.out.tfevents.") for path in files):
-                shutil.rmtree(folder, ignore_errors=True)
 
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
         """Claim the next trial; also return how many are running elsewhere.
@@ -162,6 +155,15 @@ class Study:
         with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def remove_curves(folder: Path) -> None:
+    """Remove TensorBoard's files of a trial, and the folders that are empty then. Other files stay."""
+    for file in folder.rglob("events.out.tfevents.*"):
+        file.unlink(missing_ok=True)
+    for inner in [*folder.glob("fold-*/*"), *folder.glob("fold-*"), folder]:
+        with suppress(OSError):  # it is missing, or not empty
+            inner.rmdir()
 
 
 def count_finished(trials: Sequence[FrozenTrial]) -> int:

@@ -1,6 +1,5 @@
 """The trials of one process: claim a trial, train its head on features in memory, report the outcome to the study."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.optimizers import release
 from headstart.pipeline.sweep.baselines import Fold
 from headstart.pipeline.sweep.pruning import EpochPruner, first_rung, successive_halving
-from headstart.pipeline.sweep.study import Study, count_finished
+from headstart.pipeline.sweep.study import Study, count_finished, remove_curves
 from optuna.trial import TrialState
 from tensorboard.plugins.hparams import api as hparams
 
@@ -70,7 +69,7 @@ def _run_trial(study: Study, trial: optuna.Trial, data: SearchData, seed: int) -
     config, cuts = study.space.suggest(trial)
     labelled = data.labelled.at(cuts)
     logs = study.logs / f"trial-{trial.number}"
-    shutil.rmtree(logs, ignore_errors=True)
+    remove_curves(logs)
     start = time.perf_counter()
     done: list[TrainedHead] = []
     complete = False

@@ -1,5 +1,6 @@
 """Searching over heads: what is chosen, what is kept, and that nothing is lost or done twice."""
 
+import gc
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ from headstart.pipeline.sweep.leaderboard import ranked
 from headstart.pipeline.sweep.processes import search
 from headstart.pipeline.sweep.pruning import EpochPruner
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
-from headstart.pipeline.sweep.study import Study
+from headstart.pipeline.sweep.study import Study, remove_curves
 from headstart.pipeline.sweep.sweep import SweepResult, sweep
 from headstart.pipeline.sweep.trials import SearchData
 from hypothesis import given, settings
@@ -112,6 +113,7 @@ def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: 
     other.give_back(second)  # as where it was cut off before it was through
     assert other.claim(3)[0].params == second.params
     del other  # as where it is killed
+    gc.collect()
     again, _ = study.claim(3)  # which has none in hand, and so that was cut off, too
     assert again.params == claimed.params
     study.optuna.tell(again, 1.0)
@@ -146,6 +148,7 @@ def test_a_grid_loses_no_head_to_a_kill_and_gives_out_none_that_fails_again(spac
     alive = study()
     assert alive.claim(100) == (None, 1)  # which may be left to it
     del killed
+    gc.collect()
     again, _ = alive.claim(100)
     assert again.params == last.params
     alive.fail(again)
@@ -187,7 +190,7 @@ def test_a_grid_ends_where_all_is_done(space: Space, tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from headstart.pipeline.sweep.study import Study
+from headstart.pipeline.sweep.study import Study, remove_curves
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.processes import search
 from headstart.pipeline.sweep.space import Space, read_choices
@@ -368,8 +371,22 @@ def test_folders_that_are_not_headstarts_are_kept(space: Space, tmp_path: Path) 
     old.parent.mkdir(parents=True)
     old.touch()
     Study(tmp_path / "exp", space, "tpe", 0).require_same({})
-    assert all(file.read_text() == "mine" for file in own)
     assert not old.exists()  # a curve of a study that was deleted
+    old.parent.mkdir(parents=True)
+    old.touch()
+    own.append(old.with_name("mine.txt"))
+    own[-1].write_text("mine")
+    remove_curves(tmp_path / "exp.logs" / "trial-0")  # as each trial begins
+    assert not old.exists()
+    assert all(file.read_text() == "mine" for file in own)
+
+
+def test_a_queued_head_survives_a_kill_before_it_was_looked_at(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "random", 0)
+    params = space.nearest_to(HeadConfig())
+    study.enqueue_first(params)
+    assert study.optuna.ask().params == {}  # Optuna keeps the parameters of the queue in attributes of its own
+    assert study.claim(3)[0].params == params
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("10m", 600), ("2h", 7200)])
