@@ -99,11 +99,11 @@ def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], ov
 
     Raises RunError where `overwrite` is false, and the run has a classifier or the state other settings.
     """
+    if overwrite:  # whatever the old state is, also a damaged one
+        return {}
     start = state.start()
     then = start.get("settings", settings)
     changed = [f"{name} {then.get(name)!r}" for name in settings if then.get(name) != settings[name]]
-    if overwrite:
-        return {}
     if changed:
         raise RunError(
             f"{run.path}: its fine-tuning was cut off with other settings ({', '.join(changed)}); repeat those to go "
