@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 
 import keras
 import numpy as np
@@ -27,15 +28,18 @@ class FrozenBackbone:
     """A backbone whose weights can't change: uint8 [b, H, W, 3] to float32 [b, *shape] per cut.
 
     An image's features depend neither on the number of other images in the batch nor on its place among them. A batch
-    is filled up with zeros, and only slots that compute alike are used. Building one runs the network once. `run` is
-    one forward pass of `batch_size` images, with one output for each of `cuts`.
+    is filled up with zeros, and only slots that compute alike are used. Building one runs the network once.
+
+    Args:
+        passes: the network, once for each pass that may run at the same time. All take `batch_size` images and yield
+            an output for each of `cuts`.
     """
 
-    def __init__(self, run: Pass, cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
+    def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
         self.cuts = tuple(cuts)
         self.batch_size = batch_size
-        self._run = run
-        self._slots = _equal_slots(run, image_size, batch_size)
+        self._passes = tuple(passes)
+        self._slots = _equal_slots(passes[0], image_size, batch_size)
 
     @property
     def images_per_pass(self) -> int:
@@ -44,27 +48,29 @@ class FrozenBackbone:
 
     def __call__(self, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
         """Run the network on uint8 [b, H, W, 3], b at most `images_per_pass`; float32 [b, *shape] per cut."""
+        return self._features(self._passes[0], pixels)
+
+    def _features(self, run: Pass, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
         used = self._slots[: len(pixels)]
         batch = pixels
         if len(used) < self.batch_size:
             batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8)
             batch[used] = pixels
-        return {cut: output[used] for cut, output in zip(self.cuts, self._run(batch), strict=True)}
+        return {cut: output[used] for cut, output in zip(self.cuts, run(batch), strict=True)}
 
     def stream(
         self, batches: Iterable[tuple[np.ndarray, np.ndarray]]
     ) -> Iterator[tuple[np.ndarray, dict[Cut, np.ndarray]]]:
-        """Run the network on each (positions, pixels) of `batches`: (positions, features), in the same order.
+        """Run the network on each (positions, pixels) of `batches`. Yields (positions, features), in the same order.
 
-        On a processor two passes run at a time: one alone leaves its cores idle for 4 % of the time. Passes that are
-        running are lost if `batches` fails or the reader stops.
+        All `passes` are kept busy. What they run is lost if `batches` fails or the reader stops.
         """
-        at_once = 1 if on_gpu() else 2
         running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
-        with ThreadPoolExecutor(at_once) as pool:
-            for positions, pixels in batches:
-                running.append((positions, pool.submit(self, pixels)))
-                if len(running) == at_once:
+        with ThreadPoolExecutor(len(self._passes)) as pool:
+            # In turns: whoever comes next to a pass waits for its last result.
+            for run, (positions, pixels) in zip(cycle(self._passes), batches, strict=False):
+                running.append((positions, pool.submit(self._features, run, pixels)))
+                if len(running) == len(self._passes):
                     done, features = running.popleft()
                     yield done, features.result()
             for done, features in running:
@@ -81,6 +87,11 @@ def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> Froz
         seconds = partial(_pass_seconds, folded, cuts)
         batch_size = _fastest_batch_size(seconds) if on_gpu() else default_batch_size()
     return FrozenBackbone(_passes(folded, cuts, batch_size), cuts, backbone.image_size, batch_size)
+
+
+def passes_at_once() -> int:
+    """Forward passes to run at the same time: two on a processor, since one leaves its cores idle for 4 % of the time."""
+    return 1 if on_gpu() else 2
 
 
 def default_batch_size() -> int:
@@ -130,7 +141,19 @@ def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
     return fold_batchnorm(model, backbone.rescale(grey))
 
 
-def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Pass:
+def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> list[Pass]:
+    """`passes_at_once` forward passes, each with a graph of its own if the network has shortcuts.
+
+    A convolution of oneDNN that adds a shortcut keeps both summands in the operation (TensorFlow 2.21, `MklConvOp`).
+    Passes that shared a graph mixed them up: features were wrong, or the process crashed.
+    """
+    count = passes_at_once()
+    if not any(isinstance(layer, keras.layers.Add) for layer in folded.model.layers):
+        return [_pass(folded, cuts, batch_size)] * count
+    return [_pass(folded, cuts, batch_size) for _ in range(count)]
+
+
+def _pass(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Pass:
     graph = traced(folded, cuts, batch_size)
     return lambda batch: [output.numpy() for output in graph(tf.constant(batch))]
 
@@ -151,7 +174,7 @@ def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
 
 def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> float:
     """Seconds that a forward pass takes, the first one aside."""
-    run = _passes(folded, cuts, batch_size)
+    run = _pass(folded, cuts, batch_size)
     pixels = np.zeros((batch_size, folded.image_size, folded.image_size, 3), np.uint8)
     run(pixels)
     start = time.perf_counter()

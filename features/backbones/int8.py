@@ -23,7 +23,14 @@ from headstart.features.backbones.calibration import (
     require_whole_network,
 )
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.frozen import FrozenBackbone, default_batch_size, folded_backbone, freeze, traced
+from headstart.features.backbones.frozen import (
+    FrozenBackbone,
+    default_batch_size,
+    folded_backbone,
+    freeze,
+    passes_at_once,
+    traced,
+)
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import folder_written_atomically, write_json
 from headstart.features.images.batches import decoded_batches
@@ -48,7 +55,7 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
         outputs = compiled.create_infer_request().infer(batch)  # a request of its own: passes may overlap
         return [np.array(outputs[number]) for number in range(len(cuts))]
 
-    return FrozenBackbone(run, cuts, backbone.image_size, batch_size)
+    return FrozenBackbone([run] * passes_at_once(), cuts, backbone.image_size, batch_size)
 
 
 def find_quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any]) -> FrozenBackbone:

@@ -1,4 +1,7 @@
 import threading
+import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -7,7 +10,7 @@ import tensorflow as tf
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.folding import fold_batchnorm
-from headstart.features.backbones.frozen import FrozenBackbone, _fastest_batch_size, freeze, frozen_part
+from headstart.features.backbones.frozen import FrozenBackbone, Pass, _fastest_batch_size, freeze, frozen_part, traced
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.config import Precision
@@ -62,36 +65,73 @@ def test_the_fast_form_equals_the_plain_model_but_for_rounding_in_bfloat16() -> 
 def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.features.backbones.frozen.on_gpu", lambda: False)  # where one pass fills the device
     both_running = threading.Barrier(2)
-
     backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=SIZE)
     cut = backbone.cuts()[-1]
     frozen = freeze(backbone, [cut], batch_size=8)
-    run = frozen.__call__
+    run = frozen._features
 
-    def meet(self: FrozenBackbone, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
+    def meet(self: FrozenBackbone, one: Pass, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
         both_running.wait(timeout=60)
-        return run(pixels)
+        return run(one, pixels)
 
     images = np.random.default_rng(0).integers(0, 256, (28, SIZE, SIZE, 3)).astype(np.uint8)
     batches = [(positions, images[positions]) for positions in np.split(np.arange(28), [8, 16, 24])]
     with monkeypatch.context() as patched:
-        patched.setattr(FrozenBackbone, "__call__", meet)
+        patched.setattr(FrozenBackbone, "_features", meet)
         streamed = list(frozen.stream(batches))
     for (expected, pixels), (positions, features) in zip(batches, streamed, strict=True):
         np.testing.assert_array_equal(positions, expected)
         np.testing.assert_array_equal(features[cut], frozen(pixels)[cut])
 
 
+def test_passes_at_a_time_share_no_graph_of_a_network_with_shortcuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.features.backbones.frozen.on_gpu", lambda: False)
+    shared = []
+
+    def traced_alone(*arguments: Any) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+        graph, busy = traced(*arguments), threading.Lock()
+
+        def run(batch: tf.Tensor) -> list[tf.Tensor]:
+            shared.append(not busy.acquire(blocking=False))
+            outputs = graph(batch)
+            time.sleep(0.05)  # time for another pass to come
+            if not shared[-1]:
+                busy.release()
+            return outputs
+
+        return run
+
+    monkeypatch.setattr("headstart.features.backbones.frozen.traced", traced_alone)
+    backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=SIZE)
+    frozen = freeze(backbone, backbone.cuts(), batch_size=1)
+    image = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    list(frozen.stream((np.array([number]), image) for number in range(10)))
+    assert len(shared) == 11  # one to find the slots
+    assert not any(shared)
+
+
+@pytest.mark.slow
+def test_many_passes_at_a_time_keep_every_bit_of_a_network_with_shortcuts() -> None:
+    backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=64)
+    frozen = freeze(backbone, backbone.cuts(), batch_size=8)
+    images = np.random.default_rng(0).integers(0, 256, (8, frozen.images_per_pass, 64, 64, 3), dtype=np.uint8)
+    expected = [frozen(pixels) for pixels in images]
+    batches = ((np.array([number % 8]), images[number % 8]) for number in range(4000))
+    for (number,), features in frozen.stream(batches):
+        for cut in frozen.cuts:
+            np.testing.assert_array_equal(features[cut], expected[number][cut])
+
+
 @pytest.mark.parametrize("failing", range(5))
 def test_a_pass_that_fails_ends_the_stream(failing: int) -> None:
     class Failing(FrozenBackbone):
-        def __call__(self, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
+        def _features(self, _: Pass, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
             if pixels[0] == failing:
                 raise MemoryError("no room")
             return {}
 
     batches = [(np.array([number]), np.array([number])) for number in range(5)]
-    stream = Failing(lambda batch: [batch], [], 32, 1).stream(batches)
+    stream = Failing([lambda batch: [batch]] * 2, [], 32, 1).stream(batches)
     assert [next(stream)[0].item() for _ in range(failing)] == list(range(failing))
     with pytest.raises(MemoryError, match="no room"):
         next(stream)
