@@ -4,53 +4,49 @@ The command line makes its options from these fields, with their help. This modu
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
+from headstart.features.options import option
 
 Precision = Literal["float32", "bfloat16", "int8"]
 AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
-
-
-def _option(default: Any, help: str, **more: str) -> Any:
-    """A field that is an option of the command line, with its help and, as `env`, the variable that sets it."""
-    return field(default=default, metadata={"help": help, **more})
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
     """Everything that decides which features an image has, as a person asks for it."""
 
-    backbone: str = _option("inception_v3", "The pretrained network; a+b puts the features of several side by side.")
-    weights: str = _option(
+    backbone: str = option("inception_v3", "The pretrained network; a+b puts the features of several side by side.")
+    weights: str = option(
         "imagenet",
         "imagenet, random, or a weights file. For several backbones: one for all, or one for each, joined by +.",
         env="HEADSTART_WEIGHTS",
     )
-    weights_seed: int = _option(0, "Seed of --weights random.")
-    rescale: Literal["auto", "inception", "unit"] = _option(
+    weights_seed: int = option(0, "Seed of --weights random.")
+    rescale: Literal["auto", "inception", "unit"] = option(
         "auto",
         "Range of pixels that the weights expect: inception is [-1, 1], unit [0, 1], auto that of the ImageNet "
         "weights.",
     )
-    cut: tuple[str, ...] = _option(
+    cut: tuple[str, ...] = option(
         (),
         "Block at whose end features are taken; repeatable, also as a+b. all: every block; mixed8:map: not averaged "
         "over space. Default: the last block, mixed10 in inception_v3.",
     )
-    precision: AskedPrecision = _option(
+    precision: AskedPrecision = option(
         "auto",
         "Arithmetic of the frozen backbone. auto takes bfloat16 where it is faster; heads then train in it too. int8 "
         "is quantised on 300 of the images, and needs the extra int8.",
     )
-    image_size: int = _option(0, "Side of the input in pixels; 0 is the backbone's own.")
-    truncated: Literal["reject", "keep"] = _option("reject", "What to do with cut-off JPEGs.")
-    resize: Literal["stretch", "crop"] = _option("stretch", "stretch to a square, or crop the centre square.")
-    views: int = _option(0, "Augmented views of each training image to cache, too.")
-    augment: Literal["flip", "standard"] = _option(
+    image_size: int = option(0, "Side of the input in pixels; 0 is the backbone's own.")
+    truncated: Literal["reject", "keep"] = option("reject", "What to do with cut-off JPEGs.")
+    resize: Literal["stretch", "crop"] = option("stretch", "stretch to a square, or crop the centre square.")
+    views: int = option(0, "Augmented views of each training image to cache, too.")
+    augment: Literal["flip", "standard"] = option(
         "standard", "For --views: mirror; or mirror, crop, brightness and contrast."
     )
 
@@ -65,13 +61,13 @@ class FeatureConfig:
 class ExtractionConfig:
     """Where features are kept, and how they are made. None of it decides a feature's value."""
 
-    store: Path = _option(Path("store"), "Folder of cached features.", env="HEADSTART_STORE")
-    batch_size: int = _option(
+    store: Path = option(Path("store"), "Folder of cached features.", env="HEADSTART_STORE")
+    batch_size: int = option(
         0, "Images per forward pass. 0 is 12 for two cores, at most 48; on a GPU the fastest, found by trying."
     )
-    max_rejects: float = _option(0.05, "Fraction of images that may be unusable.")
-    max_pixels: int = _option(MAX_PIXELS, "Larger images are rejected.")
-    rehash: bool = _option(False, "Read every file again, also one whose size and time did not change.")
+    max_rejects: float = option(0.05, "Fraction of images that may be unusable.")
+    max_pixels: int = option(MAX_PIXELS, "Larger images are rejected.")
+    rehash: bool = option(False, "Read every file again, also one whose size and time did not change.")
 
     def __post_init__(self) -> None:
         require_options(

@@ -90,7 +90,7 @@ def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> Froz
 
 
 def passes_at_once() -> int:
-    """Forward passes to run at the same time: two on a processor, since one leaves its cores idle for 4 % of the time."""
+    """Forward passes to run at the same time: two on a processor, where one leaves cores idle for 4 % of the time."""
     return 1 if on_gpu() else 2
 
 

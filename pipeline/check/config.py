@@ -11,7 +11,7 @@ from headstart.features.options import option
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """Where features are, what counts as a finding, and what becomes of it. `help` is the command line's."""
+    """Where features are, what counts as a finding, and what becomes of it."""
 
     store: Path = option(Path("store"), "Features to find near-duplicates by.", env="HEADSTART_STORE")
     fingerprint: str = option(

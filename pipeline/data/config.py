@@ -9,7 +9,7 @@ from headstart.pipeline.data.splits import SPLITS, TEST_FRACTION, VAL_FRACTION
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """How images are split, and how they get into the data folder. `help` is the command line's."""
+    """How images are split, and how they get into the data folder."""
 
     val: float = option(VAL_FRACTION, "Fraction of the images that goes to val; 0 makes no such split.")
     test: float = option(TEST_FRACTION, "Fraction of the images that goes to test; 0 makes no such split.")

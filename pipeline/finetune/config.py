@@ -1,35 +1,31 @@
 """The settings of phase 2."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from headstart.features.errors import require_options
+from headstart.features.options import option
 from headstart.pipeline.head.config import OPTIMIZERS, Optimizer
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Layers and training of phase 2. `help` is the command line's."""
+    """Layers and training of phase 2."""
 
-    from_layer: str = field(
-        default="", metadata={"help": "First layer trained: index or name. Default: the backbone's boundary."}
+    from_layer: str = option("", "First layer trained: index or name. Default: the backbone's boundary.")
+    learning_rate: float = option(1e-4, "Step size.")
+    momentum: float = option(0.9, "Of sgd and rmsprop.")
+    optimizer: Optimizer = option("sgd", "How gradients become steps.")
+    epochs: int = option(10, "Passes over the training images.")
+    batch_size: int = option(16, "Images a step.")
+    augment: Literal["none", "flip", "standard"] = option(
+        "standard", "Random changes: mirror; or mirror, crop, brightness and contrast."
     )
-    learning_rate: float = field(default=1e-4, metadata={"help": "Step size."})
-    momentum: float = field(default=0.9, metadata={"help": "Of sgd and rmsprop."})
-    optimizer: Optimizer = field(default="sgd", metadata={"help": "How gradients become steps."})
-    epochs: int = field(default=10, metadata={"help": "Passes over the training images."})
-    batch_size: int = field(default=16, metadata={"help": "Images a step."})
-    augment: Literal["none", "flip", "standard"] = field(
-        default="standard", metadata={"help": "Random changes: mirror; or mirror, crop, brightness and contrast."}
+    thaw_batchnorm: bool = option(False, "Train batch normalisation too.")
+    from_cache: bool = option(
+        False, "Cache the input of the first trained layer, and train on that; no images are read."
     )
-    thaw_batchnorm: bool = field(default=False, metadata={"help": "Train batch normalisation too."})
-    from_cache: bool = field(
-        default=False,
-        metadata={"help": "Cache the input of the first trained layer, and train on that; no images are read."},
-    )
-    views: int = field(
-        default=0, metadata={"help": "With --from-cache: cache so many views by --augment; each epoch takes one."}
-    )
+    views: int = option(0, "With --from-cache: cache so many views by --augment; each epoch takes one.")
 
     def __post_init__(self) -> None:
         require_options(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from headstart.features.errors import require_options
+from headstart.features.options import option
 
 # Adam's traffic is per step, not per example: the larger the batch, the sooner an epoch ends. But in ten epochs of a
 # few hundred examples, batches of 512 would be too few steps.
@@ -25,29 +26,19 @@ def parse_units(text: str) -> int:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Layers and training of a head. `help` is the command line's."""
+    """Layers and training of a head."""
 
-    units: tuple[int, ...] = field(
-        default=(1024,),
-        metadata={"help": "Units of a hidden layer; repeatable. none gives a linear head.", "parser": parse_units},
+    units: tuple[int, ...] = option(
+        (1024,), "Units of a hidden layer; repeatable. none gives a linear head.", parser=parse_units
     )
-    dropout: float = field(default=0.3, metadata={"help": "After each hidden layer."})
-    weight_decay: float = field(default=0.0, metadata={"help": "Decoupled, as in AdamW."})
-    optimizer: Optimizer = field(default="adam", metadata={"help": "How gradients become steps."})
-    learning_rate: float = field(
-        default=0.0, metadata={"help": "Step size; 0 is 3e-4 for batches of 64, and twice that for 256."}
-    )
-    epochs: int = field(default=10, metadata={"help": "Passes over the training examples."})
-    batch_size: int = field(
-        default=0,
-        metadata={"help": "Examples a step; 0 is 64 to 512, the more there are.", "flag": "--head-batch-size"},
-    )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "Share of an even distribution in what is trained towards."}
-    )
-    class_weight: Literal["none", "balanced"] = field(
-        default="none", metadata={"help": "balanced weighs classes by their rarity."}
-    )
+    dropout: float = option(0.3, "After each hidden layer.")
+    weight_decay: float = option(0.0, "Decoupled, as in AdamW.")
+    optimizer: Optimizer = option("adam", "How gradients become steps.")
+    learning_rate: float = option(0.0, "Step size; 0 is 3e-4 for batches of 64, and twice that for 256.")
+    epochs: int = option(10, "Passes over the training examples.")
+    batch_size: int = option(0, "Examples a step; 0 is 64 to 512, the more there are.", flag="--head-batch-size")
+    label_smoothing: float = option(0.0, "Share of an even distribution in what is trained towards.")
+    class_weight: Literal["none", "balanced"] = option("none", "balanced weighs classes by their rarity.")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))

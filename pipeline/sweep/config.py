@@ -1,11 +1,12 @@
 """The settings of a search."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from headstart.features.errors import require_options
+from headstart.features.options import option
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -20,25 +21,18 @@ def parse_duration(text: str) -> float:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """How much is tried, and how it is chosen. `help` is the command line's."""
+    """How much is tried, and how it is chosen."""
 
-    trials: int = field(default=64, metadata={"help": "Heads to try, those of earlier starts included."})
-    timeout: float = field(
-        default=0.0,
-        metadata={
-            "help": "Start none after this time, as 90s, 10m or 2h; 0 is no limit.",
-            "parser": parse_duration,
-            "metavar": "TIME",
-        },
+    trials: int = option(64, "Heads to try, those of earlier starts included.")
+    timeout: float = option(
+        0.0, "Start none after this time, as 90s, 10m or 2h; 0 is no limit.", parser=parse_duration, metavar="TIME"
     )
-    jobs: int = field(default=1, metadata={"help": "Processes that try heads; which are tried depends on their speed."})
-    sampler: Literal["tpe", "random", "grid"] = field(
-        default="tpe", metadata={"help": "tpe learns from the trials before; grid takes three values of each range."}
+    jobs: int = option(1, "Processes that try heads; which are tried depends on their speed.")
+    sampler: Literal["tpe", "random", "grid"] = option(
+        "tpe", "tpe learns from the trials before; grid takes three values of each range."
     )
-    folds: int = field(
-        default=0, metadata={"help": "Choose by cross-validation in so many parts over train and val; 0 is on val."}
-    )
-    space: Path | None = field(default=None, metadata={"help": "TOML file of what is searched over."})
+    folds: int = option(0, "Choose by cross-validation in so many parts over train and val; 0 is on val.")
+    space: Path | None = option(None, "TOML file of what is searched over.")
 
     def __post_init__(self) -> None:
         require_options(

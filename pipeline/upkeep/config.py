@@ -1,4 +1,4 @@
-"""The options of the commands of `headstart store`. `help` is the command line's."""
+"""The options of the commands of `headstart store`."""
 
 from dataclasses import dataclass
 from pathlib import Path
