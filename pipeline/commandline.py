@@ -130,7 +130,6 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
         envvar=None if given else metadata.get("env"),
         parser=metadata.get("parser"),
         metavar=metadata.get("metavar"),
-        show_default=metadata.get("show_default", True),
         hidden=given,
     )
     default: Any = field.default
