@@ -31,13 +31,13 @@ def build_backbone(
 ) -> Backbone:
     """Build a network of `BACKBONES` and fill it with weights. If `known` has its facts, its model is built on demand.
 
-    An unknown name, or a size that the network can't take, raises an OptionError. Weights that are missing, corrupt or
-    another network's raise a WeightsError.
+    An unknown name, or a size that the network can't take, raises an OptionError. Weights that are missing, corrupt, or
+    of another network raise a WeightsError.
 
     Args:
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
-        rescale: a key of `RESCALINGS`, or `auto` for the one of the network's ImageNet weights.
-        image_size: side of the input in pixels; None for the network's own.
+        rescale: a key of `RESCALINGS`, or `auto` for the rescaling of the ImageNet weights.
+        image_size: side of the input in pixels; None for the network's default.
         precision: of the arithmetic. Weights stay float32. For int8 the float32 network is built.
     """
     spec = backbone_spec(name)
@@ -114,7 +114,7 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
-        with redirect_stdout(sys.stderr):  # Keras reports a download on standard output, which is the command's
+        with redirect_stdout(sys.stderr):  # Keras would report a download among the command's results
             weights, shape = "imagenet" if imagenet else None, (size, size, 3)
             return builder(include_top=False, weights=weights, input_shape=shape, **spec.arguments)
     except ValueError as error:
@@ -131,7 +131,7 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
 
 
 def _load_weights(model: keras.Model, file: Path) -> None:
-    """Load a weights file, and require that it fills every weight."""
+    """Load a weights file, and check that it fills every weight."""
     if not file.is_file():
         raise WeightsError(f"--weights {file}: no such file; give imagenet, random, or a .weights.h5 or _notop.h5 file")
     if file.suffix != ".h5":

@@ -1,4 +1,4 @@
-"""What a store's folder holds, and whether it is whole."""
+"""Listing the content of a store, and finding damage in it."""
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -25,7 +25,7 @@ class Contents:
     images: int
     shards: int
     bytes: int  # of all shards
-    modified: float  # the time of the newest shard, in seconds since 1970
+    modified: float  # time of the newest shard, in seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Verification:
 
 
 def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
-    """Open the store of each fingerprint in `root`, by name; also return the folders that can't be opened.
+    """Open the store of each fingerprint in `root`, sorted by name. The second list has those that can't be opened.
 
     A `root` that does not exist, or holds no features, raises a StoreError.
     """
@@ -65,7 +65,10 @@ def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
 
 
 def open_stores(root: Path) -> list[FeatureStore]:
-    """The first result of `find_stores`. The second is told on the console; a StoreError if no store can be opened."""
+    """Open the stores in `root` as `find_stores` does. Damaged ones are named on the console.
+
+    If no store can be opened, that raises a StoreError.
+    """
     stores, damaged = find_stores(root)
     if not stores:
         raise StoreError(damaged[0].reason)
@@ -75,7 +78,7 @@ def open_stores(root: Path) -> list[FeatureStore]:
 
 
 def stores_named(stores: Sequence[FeatureStore], beginning: str) -> list[FeatureStore]:
-    """The stores whose fingerprint or folder name starts with `beginning`, else an OptionError; all if it is empty."""
+    """The stores whose fingerprint or folder name starts with `beginning`. If there are none, raise an OptionError."""
     fitting = [store for store in stores if store.key.startswith(beginning) or store.folder.name.startswith(beginning)]
     if beginning and not fitting:
         names = ", ".join(store.folder.name for store in stores) or "none"
@@ -105,9 +108,9 @@ def contents(store: FeatureStore) -> Contents:
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
-    """Read every byte of every shard; one that can't be reached raises an OSError, which tells nothing of its content.
+    """Read every byte of every shard. A shard that can't be reached raises an OSError: its content may be good.
 
-    `repair` removes bad shards, so that their images are done again, and brings merged files up to date.
+    `repair` removes bad shards, so that the features of their images are made again, and updates merged files.
     """
     shards = [(store, shard) for store in stores for shard in store.shards()]
     images: dict[Path, int] = {}  # in each good shard
