@@ -10,8 +10,7 @@ import tensorflow as tf
 
 def cpu_count() -> int:
     """Cores that this process may use, within its affinity and its container's limit."""
-    count: int = joblib.cpu_count()
-    return count
+    return int(joblib.cpu_count())
 
 
 def on_gpu() -> bool:
@@ -31,10 +30,8 @@ def use_device() -> str:
 
 
 def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
-    """Make operations on a GPU give the same result each time, unless `layers` has a depthwise convolution.
-
-    The gradient of a depthwise convolution on a GPU would fail, because it has no deterministic form (TensorFlow 2.21).
-    """
+    """Make operations on a GPU deterministic, unless the training of `layers` would then fail."""
+    # On a GPU, depthwise convolutions have no deterministic gradient (TensorFlow 2.21).
     depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
     if on_gpu() and not any(isinstance(layer, depthwise) for layer in layers):
         tf.config.experimental.enable_op_determinism()

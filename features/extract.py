@@ -44,15 +44,6 @@ class Extracted:
         return Extracted(self.digests | other.digests, [*self.rejects, *other.rejects], self.seconds + other.seconds)
 
 
-def missing_images(images: Sequence[ImageFile], stores: Sequence[FeatureStore]) -> list[ImageFile]:
-    """The images that lack features in at least one store: one per digest, in the order of `images`."""
-    by_digest: dict[str, ImageFile] = {}
-    for image in images:
-        by_digest.setdefault(image.digest, image)
-    missing = {digest for store in stores for digest in store.missing(by_digest)}
-    return [image for digest, image in by_digest.items() if digest in missing]
-
-
 def extract_features(
     images: Sequence[ImageFile],
     freeze: Callable[[], FrozenBackbone],
@@ -62,18 +53,22 @@ def extract_features(
 ) -> Extracted:
     """Fill `stores` with the features that `images`, or their augmented `view`, lack. One forward pass serves all cuts.
 
+    `freeze` builds the fast form of the backbone with the cuts of `stores`. It is called only if there is work.
     Images that have their features are not read. Several processes may fill one store at the same time.
     Features that are not finite, or a store that went away, raise a StoreError. A disk that is too small for the
     missing features raises an OSError. Finished shards stay.
-
-    Args:
-        freeze: builds the fast form of the backbone with the cuts of `stores`; called only if there is work.
     """
-    missing = missing_images(images, list(stores.values()))
+    by_digest: dict[str, ImageFile] = {}
+    for image in images:
+        by_digest.setdefault(image.digest, image)
+    writers = {cut: _ShardWriter(store, frozenset(store.missing(by_digest))) for cut, store in stores.items()}
+    lacking = {digest for writer in writers.values() for digest in writer.lacking}
+    missing = [image for digest, image in by_digest.items() if digest in lacking]
     if any_decodes(missing, config):
         which = "" if view is None else f"view {view.number} of "
         console.print(f"extracting features of {which}{len(missing)} images that have none yet")
-        done = _extract(missing, freeze, stores, config, view)
+        require_space(next(iter(stores.values())).folder, sum(one.bytes_to_come() for one in writers.values()))
+        done = _extract(missing, freeze(), writers, config, view)
     else:
         done = Extracted(rejects=[why_undecodable(image) for image in missing])
     for store in stores.values():
@@ -83,15 +78,11 @@ def extract_features(
 
 def _extract(
     missing: Sequence[ImageFile],
-    freeze: Callable[[], FrozenBackbone],
-    stores: Mapping[Cut, FeatureStore],
+    backbone: FrozenBackbone,
+    writers: Mapping[Cut, "_ShardWriter"],
     config: ImageConfig,
     view: View | None,
 ) -> Extracted:
-    digests = [image.digest for image in missing]
-    writers = {cut: _ShardWriter(store, frozenset(store.missing(digests))) for cut, store in stores.items()}
-    require_space(next(iter(stores.values())).folder, sum(writer.bytes_to_come() for writer in writers.values()))
-    backbone = freeze()
     extracted: set[str] = set()
     description = "extracting features" if view is None else f"view {view.number}"
     start = time.perf_counter()  # from the first file read to the last shard's rename, warm-up aside
@@ -101,10 +92,10 @@ def _extract(
         batches = decoded_batches(missing, config, backbone.images_per_pass, view)
         for positions, features in backbone.stream(batches):
             unchanged = np.array([missing[position].is_unchanged() for position in positions])
-            done = [digests[position] for position in positions[unchanged]]
+            digests = [missing[position].digest for position in positions[unchanged]]
             for cut, writer in writers.items():
-                writer.add(done, features[cut][unchanged])
-            extracted.update(done)
+                writer.add(digests, features[cut][unchanged])
+            extracted.update(digests)
             advance(len(positions))
     seconds = time.perf_counter() - start
     rejects = [why_undecodable(image) for image in missing if image.digest not in extracted]

@@ -46,9 +46,8 @@ def written_atomically(path: Path) -> Iterator[Path]:
 def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a folder to fill. On success flush it to disk and rename it to `path`, else remove it.
 
-    With `replace`, it takes the place of a folder at `path`. Without, a folder at `path` raises a FileExistsError.
-    No portable call exchanges two folders, so the old one is moved away first. If the process is killed then,
-    `remove_left_over` puts the old folder back.
+    A folder at `path` is replaced if `replace`, else it raises a FileExistsError. No portable call exchanges two
+    folders, so the old one is moved away first. If the process is killed then, `remove_left_over` puts it back.
     """
     with scratch_folder(path.parent, path.name) as scratch:
         new, replaced = scratch / "new", scratch / _REPLACED
@@ -93,10 +92,7 @@ def _partial(path: Path) -> Path:
 
 
 def remove_left_over(folder: Path) -> list[Path]:
-    """Remove the half-written files and folders that ended processes left in `folder`; return their paths.
-
-    A folder that such a process was replacing is put back.
-    """
+    """Remove half-written files and folders of ended processes; return their paths. Put back replaced folders."""
     removed = [path for path in folder.glob(".*.partial.*") if _writer_ended(path)]
     for path in removed:
         _remove(path)
@@ -127,8 +123,12 @@ def _writer_ended(partial: Path) -> bool:
     pid, here = int(process["pid"]), process["host"] == _host()
     if here and not psutil.pid_exists(pid):
         return True
-    alive = here and _started(pid) == int(process["started"])
-    return not alive and _idle_seconds(partial) > _FOREIGN_SECONDS
+    if here and _started(pid) == int(process["started"]):
+        return False
+    with suppress(FileNotFoundError):  # another process removes it
+        written = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))
+        return time.time() - written > _FOREIGN_SECONDS
+    return False
 
 
 def _host() -> str:
@@ -143,14 +143,6 @@ def _started(pid: int) -> int | None:
         return int(1000 * psutil.Process(pid).create_time())
     except psutil.Error:
         return None
-
-
-def _idle_seconds(path: Path) -> float:
-    """The time since the last write to the file, or to anything in the folder, `path`; 0 if it is gone."""
-    try:
-        return time.time() - max(file.lstat().st_mtime for file in (path, *path.rglob("*")))
-    except FileNotFoundError:
-        return 0.0
 
 
 def flush_to_disk(path: Path) -> None:

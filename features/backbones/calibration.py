@@ -14,10 +14,7 @@ _AGAIN = "delete the folder, and the network is quantised anew, with other featu
 
 
 def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping[str, Any]) -> Path:
-    """The folder of a backbone's 8-bit network in the store at `root`. It need not exist.
-
-    `fields` are those fields of the fingerprint that are known before the network is quantised.
-    """
+    """The folder for a backbone's 8-bit network in the store at `root`. `cuts` and `fields` decide its name."""
     identity = json.dumps({**fields, "cuts": list(cuts)}, sort_keys=True)
     return root / "int8" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 

@@ -53,10 +53,10 @@ def chosen_backbones(config: FeatureConfig) -> list[str]:
 
 
 def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
-    """The cuts that a configuration asks for, sorted by backbone. Within a backbone they keep the order given.
+    """The cuts that a configuration asks for: backbone after backbone, and for each in the order given.
 
-    `cut` means this cut of every backbone that has it, and `backbone/cut` that of one alone. A backbone for which no
-    cut is given gets its last one. An unknown backbone or cut, or one given twice, raises an OptionError.
+    `cut` means this cut of every backbone that has it, `backbone/cut` of this backbone alone. A backbone for which no
+    cut is given is cut at its last block. An unknown backbone or cut, or one given twice, raises an OptionError.
     """
     backbones = chosen_backbones(config)
     found: dict[str, list[Cut]] = {name: [] for name in backbones}

@@ -1,6 +1,6 @@
-"""Facts about backbones that were built before. They spare a command that finds all features cached the network.
+"""Facts about backbones that were built before: with them, a command that finds all features cached builds no network.
 
-To build InceptionV3 and read its weights would take longer than the rest of such a command.
+Building InceptionV3 and reading its weights would take longer than the rest of such a command.
 """
 
 import json

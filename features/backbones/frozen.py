@@ -27,12 +27,10 @@ Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] t
 class FrozenBackbone:
     """The fast form of a backbone: uint8 [b, H, W, 3] to float32 [b, *shape] for each of `cuts`.
 
+    Each of `passes` runs the network on `batch_size` images, and different ones may run at the same time.
     The features of an image depend neither on the other images in its batch nor on its place in the batch. For this,
-    batches are filled up with zeros to `batch_size`, and only slots that compute alike are used. To find these slots,
-    the constructor runs the network once.
-
-    Args:
-        passes: run the network on `batch_size` images each. Different items may run at the same time.
+    batches are filled up with zeros, and only slots that compute alike are used. To find these slots, the constructor
+    runs the network once.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -78,10 +76,7 @@ class FrozenBackbone:
 
 
 def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
-    """The fast form of `backbone` in float32 or bfloat16. For int8, see `int8.quantised`.
-
-    A `batch_size` of 0 means `default_batch_size`, or on a GPU the fastest one, found by trials.
-    """
+    """The fast form of a `backbone` that is not int8. `batch_size` 0: `default_batch_size`, on a GPU the fastest."""
     folded = folded_backbone(backbone)
     if not batch_size:
         seconds = partial(_pass_seconds, folded, cuts)

@@ -58,13 +58,10 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
     return FrozenBackbone([run] * passes_at_once(), cuts, backbone.image_size, batch_size)
 
 
-def find_quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any]) -> FrozenBackbone:
-    """Load the 8-bit form of `backbone` that made features with the fingerprint field `calibration` = `calibrated`.
-
-    If the store at `root` no longer has it, that raises an OptionError.
-    """
+def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) -> FrozenBackbone:
+    """Load the 8-bit form whose `calibration` is `wanted` from the store at `root`, or raise an OptionError."""
     for folder in (root / "int8").glob(f"{backbone.name}-*"):
-        if calibration(folder) == calibrated:
+        if calibration(folder) == wanted:
             return quantised(folder, backbone, [Cut.parse(backbone.name, name) for name in calibrated_cuts(folder)])
     raise OptionError(f"{root}/int8: the quantised network that made the features is gone")
 

@@ -131,10 +131,7 @@ def weights_digest(networks: Sequence[Network]) -> str:
 
 
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
-    """Fill in `config` from `networks`: cuts, precision, and image size.
-
-    With several networks the image size stays as given, because each has its own.
-    """
+    """Fill in `config` from `networks`: cuts, precision, and, if there is one network alone, its image size."""
     cuts = tuple(cut_names([cut for network in networks for cut in network.cuts]))
     config = replace(config, cut=cuts, precision=networks[0].config.precision)
     return replace(config, image_size=networks[0].config.image_size) if len(networks) == 1 else config

@@ -5,8 +5,7 @@ import hashlib
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import keras
@@ -66,8 +65,12 @@ def build_backbone(
 
 
 def _filled(spec: BackboneSpec, weights: str, size: int, precision: Precision, weights_seed: int) -> keras.Model:
-    with _dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32"):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    try:
         model = _build(spec, size, weights == "imagenet")
+    finally:
+        keras.config.set_dtype_policy(policy)
     if weights == "random":
         _fill_at_random(model, weights_seed)
     elif weights != "imagenet":
@@ -78,16 +81,6 @@ def _filled(spec: BackboneSpec, weights: str, size: int, precision: Precision, w
 def _facts(spec: BackboneSpec, model: keras.Model) -> BackboneFacts:
     layers = {name: model.layers[at] if isinstance(at, int) else model.get_layer(at) for name, at in spec.cuts.items()}
     return BackboneFacts(_digest(model), {name: tuple(layer.output.shape[1:]) for name, layer in layers.items()})
-
-
-@contextmanager
-def _dtype_policy(policy: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _digest(model: keras.Model) -> str:

@@ -27,24 +27,16 @@ RESCALINGS: dict[str, Rescaling] = {
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """One network of the zoo.
+    """One network of the zoo."""
 
-    Args:
-        builder: the network's name in `keras.applications`.
-        image_size: side, in pixels, of the square images on which the ImageNet weights were trained.
-        rescaling: the key in `RESCALINGS` of the rescaling that the ImageNet weights expect.
-        cuts: the blocks at whose end the network may be cut, lowest first; the last is the default. The value is the
-            name of the block's last layer, or its index if Keras gives it no stable name.
-        finetune_from: the first layer (name or index) that fine-tuning trains by default.
-        arguments: further keyword arguments of the builder.
-    """
-
-    builder: str
-    image_size: int
-    rescaling: str
+    builder: str  # the network's name in `keras.applications`
+    image_size: int  # side, in pixels, of the square images on which the ImageNet weights were trained
+    rescaling: str  # the key in `RESCALINGS` of the rescaling that the ImageNet weights expect
+    # The blocks at whose end the network may be cut, lowest first; the last is the default. Each has the name of its
+    # last layer, or the index if Keras gives the layer no stable name.
     cuts: Mapping[str, str | int]
-    finetune_from: str | int
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    finetune_from: str | int  # the first layer (name or index) that fine-tuning trains by default
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the builder
 
 
 def _same(*names: str) -> dict[str, str | int]:

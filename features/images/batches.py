@@ -64,14 +64,10 @@ def decoded_dataset(
 
 
 def explicit_options() -> tf.data.Options:
-    """Options for every dataset of headstart: without autotuning and without rewriting of the graph.
-
-    Destroying an iterator can wait up to 60 s for the autotuning thread (TensorFlow 2.21). Rewriting copies all data of
-    a dataset into the graph, twice.
-    """
+    """Options for every dataset of headstart."""
     options = tf.data.Options()
-    options.autotune.enabled = False
-    options.experimental_optimization.apply_default_optimizations = False
+    options.autotune.enabled = False  # its thread can delay the end of an iterator by 60 s (TensorFlow 2.21)
+    options.experimental_optimization.apply_default_optimizations = False  # they copy all data into the graph, twice
     options.deterministic = True
     return options
 

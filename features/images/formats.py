@@ -87,10 +87,7 @@ def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pix
 
 @contextmanager
 def open_image(data: bytes, format: str | None = None) -> Iterator[Image.Image]:
-    """Yield the image in `data` with its header read; its pixels can be decoded inside the `with` block.
-
-    Without a `format`, all of `FORMATS` are tried. Pillow's parsers raise almost anything.
-    """
+    """Open an image, so that its pixels can be decoded in the `with` block. Pillow's parsers raise almost anything."""
     _silence_metadata_warnings()
     with _limit_lifted, Image.open(io.BytesIO(data), formats=[format] if format else FORMATS) as image:
         yield image

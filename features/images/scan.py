@@ -54,10 +54,7 @@ def inspect_images(
     max_pixels: int = MAX_PIXELS,
     recall: Callable[[str], ImageFile | None] | None = None,
 ) -> list[ImageFile | Reject | None]:
-    """Inspect many files in parallel; see `inspect_image`. The order is kept.
-
-    A file that `recall` knows is not read. Its size is compared with `max_pixels` again.
-    """
+    """Inspect many files in parallel, in order. Files that `recall` knows are not read, only held to `max_pixels`."""
 
     def inspect(path: str | Path) -> ImageFile | Reject | None:
         known = recall(str(path)) if recall else None

@@ -50,10 +50,8 @@ class ScanMemory:
         return image if format in FORMATS and image.is_unchanged() else None
 
     def save(self, images: Iterable[ImageFile]) -> None:
-        """Write `images`, and nothing else, for the next scan.
-
-        A file that was written shortly before the scan is left out: it may change again without a change of its time.
-        """
+        """Write `images`, and nothing else, for the next scan."""
+        # A file that was written shortly before the scan is left out: it may change again without a change of its time.
         settled = [image for image in images if image.mtime_ns < self._started - SETTLED_NS]
         paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)
         digests = bytes.fromhex("".join(image.digest for image in settled))

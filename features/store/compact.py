@@ -1,4 +1,7 @@
-"""Rewriting shards: few large ones instead of many small ones, or without features that no one uses."""
+"""Rewriting shards: few large ones instead of many small ones, or without features that no one uses.
+
+`compact` and `drop_unused` raise a StoreError if another process changes the store meanwhile.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +18,7 @@ LARGE_SHARD_BYTES = 256 << 20
 
 
 def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
-    """Rewrite small shards as large ones of up to `large` bytes, and retire the small ones. Readers and writers go on.
-
-    If another process changes the store meanwhile, that raises a StoreError.
-    """
+    """Rewrite small shards as large ones of up to `large` bytes. Readers and writers may go on."""
     with _alone(store):
         store.remove_retired()
         small = [shard for shard in store.shards() if shard.lstat().st_size <= large // 2]
@@ -27,10 +27,7 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 
 
 def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
-    """Keep only the features of `used` digests (hexadecimal). A shard with others is rewritten and retired.
-
-    If another process changes the store meanwhile, that raises a StoreError.
-    """
+    """Keep only the features of `used` digests (hexadecimal). A shard with others is rewritten and retired."""
     wanted = set(used)
     with _alone(store):
         store.remove_retired()
@@ -48,7 +45,6 @@ def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
 
 @contextmanager
 def _alone(store: FeatureStore) -> Iterator[None]:
-    """Raise a StoreError if a shard vanishes: another process rewrites the same store."""
     try:
         yield
     except FileNotFoundError as error:

@@ -12,42 +12,27 @@ FORMAT_VERSION = 1  # of a store's folder
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Everything that decides the value of a feature. Equal fingerprints mean equal features.
-
-    Args:
-        weights: SHA-256 over the shapes, dtypes and values of the network's weights.
-        cut: the name within the backbone, `mixed10` or `mixed8:map`.
-        shape: shape of one image's features, `(D,)`, or `(H, W, D)` for a map.
-        dtype: dtype of the stored features, `float16` or `float32`.
-        precision: arithmetic of the network, `float32`, `bfloat16` or `int8`.
-        rescale: `scale` and `offset` of the affine map from pixels to the network's input.
-        image_size, resize, truncated: see `ImageConfig`.
-        pixels_version: `PIXELS_VERSION` of the code that made the features.
-        forward_version: `FORWARD_VERSION` of that code; None in stores of early versions.
-        calibration: hashes of an 8-bit network and of the images it was quantised on; None in other precisions.
-        augment, augment_version, seed, view: see `View`; None for unchanged images.
-        later: fields of a later version of headstart.
-    """
+    """Everything that decides the value of a feature. Equal fingerprints mean equal features."""
 
     backbone: str
-    weights: str
-    cut: str
-    shape: tuple[int, ...]
-    dtype: str
-    precision: str
-    rescale: Mapping[str, Any]
-    image_size: int
+    weights: str  # SHA-256 over the shapes, dtypes and values of the network's weights
+    cut: str  # the name within the backbone, `mixed10` or `mixed8:map`
+    shape: tuple[int, ...]  # of one image's features: `(D,)`, or `(H, W, D)` for a map
+    dtype: str  # of the stored features: `float16` or `float32`
+    precision: str  # of the arithmetic: `float32`, `bfloat16` or `int8`
+    rescale: Mapping[str, Any]  # `scale` and `offset` of the affine map from pixels to the network's input
+    image_size: int  # this and the next two: see `ImageConfig`
     resize: str
     truncated: str
-    pixels_version: int
-    forward_version: int | None = None
-    calibration: Mapping[str, Any] | None = None
-    augment: str | None = None
+    pixels_version: int  # see `PIXELS_VERSION`
+    forward_version: int | None = None  # see `FORWARD_VERSION`; None in stores of early versions
+    calibration: Mapping[str, Any] | None = None  # hashes of an 8-bit network and of its images; None if not int8
+    augment: str | None = None  # this and the next three: see `View`; None for unchanged images
     augment_version: int | None = None
     seed: int | None = None
     view: int | None = None
     format_version: int = FORMAT_VERSION
-    later: Mapping[str, Any] = field(default_factory=dict)
+    later: Mapping[str, Any] = field(default_factory=dict)  # fields of a later version of headstart
 
     @cached_property
     def key(self) -> str:

@@ -65,10 +65,7 @@ def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
 
 
 def open_stores(root: Path) -> list[FeatureStore]:
-    """Open the stores in `root` as `find_stores` does. Damaged ones are named on the console.
-
-    If no store can be opened, that raises a StoreError.
-    """
+    """Open the stores in `root`. Name damaged ones on the console. If none can be opened, raise a StoreError."""
     stores, damaged = find_stores(root)
     if not stores:
         raise StoreError(damaged[0].reason)
@@ -88,12 +85,10 @@ def stores_named(stores: Sequence[FeatureStore], beginning: str) -> list[Feature
 
 def contents(store: FeatureStore) -> Contents:
     """Count the images, shards and bytes of `store`."""
-    sizes, times = [], []
+    found = []
     for shard in store.shards():
         with suppress(FileNotFoundError):  # another process removed it after it was listed
-            status = shard.lstat()
-            sizes.append(status.st_size)
-            times.append(status.st_mtime)
+            found.append(shard.lstat())
     return Contents(
         folder=store.folder,
         backbone=store.fingerprint.backbone,
@@ -101,9 +96,9 @@ def contents(store: FeatureStore) -> Contents:
         precision=store.fingerprint.precision,
         view=store.fingerprint.view or 0,
         images=store.count(),
-        shards=len(sizes),
-        bytes=sum(sizes),
-        modified=max(times, default=store.folder.stat().st_mtime),
+        shards=len(found),
+        bytes=sum(status.st_size for status in found),
+        modified=max((status.st_mtime for status in found), default=store.folder.stat().st_mtime),
     )
 
 
@@ -113,16 +108,15 @@ def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verificati
     `repair` removes bad shards, so that the features of their images are made again, and updates merged files.
     """
     shards = [(store, shard) for store in stores for shard in store.shards()]
-    images: dict[Path, int] = {}  # in each good shard
+    images: list[int] = []  # in each good shard
     bad: dict[Path, str] = {}
     with progress("verifying", len(shards), "shards") as advance:
         for store, shard in shards:
             with suppress(FileNotFoundError):  # another process removed it after it was listed
-                reason = shard_fault(shard, store.form)
-                if reason is None:
-                    images[shard] = len(read_digests(shard, store.form))
-                else:
+                if reason := shard_fault(shard, store.form):
                     bad[shard] = reason
+                else:
+                    images.append(len(read_digests(shard, store.form)))
             advance(1)
     merged = [Damage(str(store.merged), fault) for store in stores if (fault := store.merged_fault())]
     if repair:
@@ -131,4 +125,4 @@ def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verificati
             drop_shards(store, [shard for shard in bad if shard.parent == store.folder])
             store.update_merged()
     damaged = [Damage(str(shard), reason) for shard, reason in bad.items()]
-    return Verification(len(images) + len(bad), sum(images.values()), damaged, merged)
+    return Verification(len(images) + len(bad), sum(images), damaged, merged)

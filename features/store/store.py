@@ -27,10 +27,7 @@ _LONGEST_DESCRIPTION = 1 << 20  # bytes
 
 
 def create_folder(folder: Path) -> None:
-    """Make a store's folder if it is missing, and remove the half-written files that killed processes left in it.
-
-    A folder that can't be made or read raises a StoreError.
-    """
+    """Make a store's folder if it is missing, and clean up after killed processes. On failure, raise a StoreError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_left_over(folder)
@@ -141,11 +138,9 @@ class FeatureStore:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Read the features of `digests` in the order on disk, at most `slab_bytes` of one shard at a time.
 
-        `shuffled` draws the order of the shards, and of the slabs within each. A digest without features, or a damaged
-        shard, raises a StoreError.
-
-        Yields:
-            positions in `digests`, int64 [n], and their features, [n, *shape] in the stored dtype.
+        Yields positions in `digests`, int64 [n], and their features, [n, *shape] in the stored dtype. `shuffled` draws
+        the order of the shards, and of the pieces of each. A digest without features, or a damaged shard, raises a
+        StoreError.
         """
         digests = list(digests)
         raw, slab = raw_digests(digests), max(1, slab_bytes // self.form.image_bytes)
