@@ -11,7 +11,7 @@ from headstart.features.backbones.frozen import FrozenBackbone
 from headstart.features.digests import DIGEST_BYTES
 from headstart.features.files import require_space
 from headstart.features.images.augment import View
-from headstart.features.images.batches import any_decodes, decoded_batches, why_undecodable
+from headstart.features.images.batches import decoded_batches, why_undecodable
 from headstart.features.images.decode import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.store import FeatureStore
@@ -64,7 +64,7 @@ def extract_features(
     writers = {cut: _ShardWriter(store, frozenset(store.missing(by_digest))) for cut, store in stores.items()}
     lacking = {digest for writer in writers.values() for digest in writer.lacking}
     missing = [image for digest, image in by_digest.items() if digest in lacking]
-    if any_decodes(missing, config):
+    if any(True for _ in decoded_batches(missing, config, batch_size=1)):  # it stops at the first that can be decoded
         which = "" if view is None else f"view {view.number} of "
         console.print(f"extracting features of {which}{len(missing)} images that have none yet")
         require_space(next(iter(stores.values())).folder, sum(one.bytes_to_come() for one in writers.values()))

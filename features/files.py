@@ -71,10 +71,7 @@ def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Pat
 
 @contextmanager
 def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
-    """Yield a new folder in `parent` and remove it at the end. Folders of killed processes are removed first.
-
-    A process that needs several at a time gives each another `name`.
-    """
+    """Yield a new folder in `parent`, removed at the end. Two at a time in one process need different names."""
     remove_left_over(parent)
     folder = _partial(parent / name)
     folder.mkdir(parents=True)

@@ -79,8 +79,7 @@ def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> Froz
     """The fast form of a `backbone` that is not int8. `batch_size` 0: `default_batch_size`, on a GPU the fastest."""
     folded = folded_backbone(backbone)
     if not batch_size:
-        seconds = partial(_pass_seconds, folded, cuts)
-        batch_size = _fastest_batch_size(seconds) if on_gpu() else default_batch_size()
+        batch_size = _fastest_batch_size(partial(_pass_seconds, folded, cuts)) if on_gpu() else default_batch_size()
     return FrozenBackbone(_passes(folded, cuts, batch_size), cuts, backbone.image_size, batch_size)
 
 
@@ -95,7 +94,7 @@ def default_batch_size() -> int:
 
 
 def folded_backbone(backbone: Backbone) -> Backbone:
-    """Fold batch normalisation into the convolutions. TensorFlow then fuses convolution, bias and relu."""
+    """Fold batch normalisation into the convolutions, which TensorFlow then fuses with bias and relu."""
     model = _folded(backbone, backbone.model)
     return replace(backbone, load=lambda: model)
 
@@ -112,8 +111,7 @@ def traced(
     model = keras.Model(pixels, backbone.features(pixels, cuts))
     signature = tf.TensorSpec((batch_size, backbone.image_size, backbone.image_size, 3), tf.uint8)
     function: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
-        lambda batch: keras.tree.flatten(model(batch, training=False)),
-        jit_compile=compiled and on_gpu(),
+        lambda batch: keras.tree.flatten(model(batch, training=False)), jit_compile=compiled and on_gpu()
     ).get_concrete_function(signature)
     return function
 

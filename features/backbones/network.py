@@ -107,8 +107,7 @@ def load_networks(
     precision = resolve_precision(config.precision, extraction.store)
     networks = []
     for name, file in weights.items():
-        size = config.image_size or None
-        backbone = build_backbone(name, file, config.rescale, size, precision, config.weights_seed, known)
+        backbone = build_backbone(name, file, config.rescale, config.image_size, precision, config.weights_seed, known)
         own = tuple(cut for cut in cuts if cut.backbone == name)
         settings = replace(config, backbone=name, weights=file, cut=tuple(cut_names(own)), precision=precision)
         network = Network(backbone, own, replace(settings, image_size=backbone.image_size), extraction)

@@ -23,7 +23,7 @@ def build_backbone(
     name: str,
     weights: str = "imagenet",
     rescale: str = "auto",
-    image_size: int | None = None,
+    image_size: int = 0,
     precision: Precision = "float32",
     weights_seed: int = 0,
     known: KnownBackbones | None = None,
@@ -36,7 +36,7 @@ def build_backbone(
     Args:
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
         rescale: a key of `RESCALINGS`, or `auto` for the rescaling of the ImageNet weights.
-        image_size: side of the input in pixels; None for the network's default.
+        image_size: side of the input in pixels; 0 for the network's default.
         precision: of the arithmetic. Weights stay float32. For int8 the float32 network is built.
     """
     spec = backbone_spec(name)

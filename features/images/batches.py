@@ -101,11 +101,6 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
     )
 
 
-def any_decodes(images: Sequence[ImageFile], config: ImageConfig) -> bool:
-    """Whether at least one image can be decoded. The images after it are not read."""
-    return any(True for _ in decoded_batches(images, config, batch_size=1))
-
-
 def why_undecodable(image: ImageFile) -> Reject:
     """Say why `decoded_batches` left an image out."""
     fault = _fault(image.path) if image.is_unchanged() else Fault("vanished", "gone or changed since it was scanned")

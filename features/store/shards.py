@@ -46,8 +46,7 @@ class ShardFormat:
     dtype: np.dtype[Any]  # float16 or float32
 
     def __post_init__(self) -> None:
-        sides = [isinstance(side, int) and side > 0 for side in self.shape]
-        if len(sides) not in (1, 3) or not all(sides) or self.dtype not in _DTYPES:
+        if len(self.shape) not in (1, 3) or self.dtype not in _DTYPES:
             raise ValueError(f"no features of shape {list(self.shape)} and dtype {self.dtype}")
 
     @property
