@@ -44,11 +44,12 @@ class FrozenBackbone:
         """The most images that one pass takes."""
         return len(self._slots)
 
-    def __call__(self, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
-        """Run the network on uint8 [b, H, W, 3], b <= `images_per_pass`. Returns float32 [b, *shape] per cut."""
-        return self._features(self._passes[0], pixels)
+    def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
+        """Run the network on uint8 [b, H, W, 3], b <= `images_per_pass`. Returns float32 [b, *shape] per cut.
 
-    def _features(self, run: Pass, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
+        `run` is one of the passes, the first by default.
+        """
+        run = run or self._passes[0]
         used = self._slots[: len(pixels)]
         batch = pixels
         if len(used) < self.batch_size:
@@ -67,7 +68,7 @@ class FrozenBackbone:
         with ThreadPoolExecutor(len(self._passes)) as pool:
             # The passes take turns. Each gets another batch only after its last result was yielded.
             for run, (positions, pixels) in zip(cycle(self._passes), batches, strict=False):
-                running.append((positions, pool.submit(self._features, run, pixels)))
+                running.append((positions, pool.submit(self, pixels, run)))
                 if len(running) == len(self._passes):
                     done, features = running.popleft()
                     yield done, features.result()

@@ -47,8 +47,8 @@ class Network:
         )
         if view is None:
             return plain
-        of_view = {"augment": view.augment, "seed": view.seed, "view": view.number}
-        return replace(plain, **of_view, augment_version=AUGMENT_VERSION)
+        version = AUGMENT_VERSION
+        return replace(plain, augment=view.augment, augment_version=version, seed=view.seed, view=view.number)
 
     def stores(self, view: View | None = None) -> dict[Cut, FeatureStore]:
         """The store of each cut. Nothing is made on disk."""

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.frozen import FrozenBackbone, freeze
+from headstart.features.backbones.frozen import FrozenBackbone, Pass, freeze
 from headstart.features.backbones.network import Network
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
@@ -38,9 +38,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     original = FrozenBackbone.__call__
 
-    def counted(self: FrozenBackbone, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
+    def counted(self: FrozenBackbone, pixels: np.ndarray, *run: Pass) -> dict[Cut, np.ndarray]:
         counts.append(len(pixels))
-        return original(self, pixels)
+        return original(self, pixels, *run)
 
     monkeypatch.setattr(FrozenBackbone, "__call__", counted)
     return counts
@@ -151,10 +151,10 @@ def test_what_is_computed_is_kept_on_an_interrupt(
 ) -> None:
     counted = FrozenBackbone.__call__
 
-    def interrupted(self: FrozenBackbone, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
+    def interrupted(self: FrozenBackbone, pixels: np.ndarray, *run: Pass) -> dict[Cut, np.ndarray]:
         if sum(passes) >= 16:
             raise KeyboardInterrupt
-        return counted(self, pixels)
+        return counted(self, pixels, *run)
 
     stores = stores_in(tmp_path, backbone)
     with monkeypatch.context() as patched:
