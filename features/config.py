@@ -1,6 +1,6 @@
-"""The settings of features: what decides a feature, and apart from that, where it is kept and how it is made.
+"""The settings of features: those that decide a feature's value, and those that do not.
 
-The command line makes its options from these fields, with their help. This module imports nothing heavy.
+The command line makes its options from these fields. This module imports nothing heavy.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Everything that decides which features an image has, as a person asks for it."""
+    """The settings that decide a feature's value, as given on the command line."""
 
     backbone: str = option("inception_v3", "The pretrained network; a+b puts the features of several side by side.")
     weights: str = option(
@@ -29,25 +29,24 @@ class FeatureConfig:
     weights_seed: int = option(0, "Seed of --weights random.")
     rescale: Literal["auto", "inception", "unit"] = option(
         "auto",
-        "Range of pixels that the weights expect: inception is [-1, 1], unit [0, 1], auto that of the ImageNet "
-        "weights.",
+        "Pixel range that the weights expect: inception [-1, 1], unit [0, 1], auto: as the ImageNet weights.",
     )
     cut: tuple[str, ...] = option(
         (),
-        "Block at whose end features are taken; repeatable, also as a+b. all: every block; mixed8:map: not averaged "
+        "Take features at the end of this block. Repeatable, also as a+b. all: every block. mixed8:map: not averaged "
         "over space. Default: the last block, mixed10 in inception_v3.",
     )
     precision: AskedPrecision = option(
         "auto",
-        "Arithmetic of the frozen backbone. auto takes bfloat16 where it is faster; heads then train in it too. int8 "
-        "is quantised on 300 of the images, and needs the extra int8.",
+        "Arithmetic of the frozen backbone. auto: bfloat16 if it is faster here, and then for training heads, too. "
+        "int8: quantised on 300 of the images; needs the extra int8.",
     )
     image_size: int = option(0, "Side of the input in pixels; 0 is the backbone's own.")
-    truncated: Literal["reject", "keep"] = option("reject", "What to do with cut-off JPEGs.")
-    resize: Literal["stretch", "crop"] = option("stretch", "stretch to a square, or crop the centre square.")
-    views: int = option(0, "Augmented views of each training image to cache, too.")
+    truncated: Literal["reject", "keep"] = option("reject", "What to do with JPEGs that end early.")
+    resize: Literal["stretch", "crop"] = option("stretch", "Stretch images to a square, or crop the centre square.")
+    views: int = option(0, "Number of augmented views of each training image to cache as well.")
     augment: Literal["flip", "standard"] = option(
-        "standard", "For --views: mirror; or mirror, crop, brightness and contrast."
+        "standard", "Augmentation of --views. flip: mirror. standard: mirror, crop, brightness and contrast."
     )
 
     def __post_init__(self) -> None:
@@ -59,15 +58,15 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class ExtractionConfig:
-    """Where features are kept, and how they are made. None of it decides a feature's value."""
+    """Where features are kept, and how they are made. None of these settings decides a feature's value."""
 
     store: Path = option(Path("store"), "Folder of cached features.", env="HEADSTART_STORE")
     batch_size: int = option(
-        0, "Images per forward pass. 0 is 12 for two cores, at most 48; on a GPU the fastest, found by trying."
+        0, "Images per forward pass. 0: 12 for two cores, at most 48; on a GPU, the fastest number found by trials."
     )
     max_rejects: float = option(0.05, "Fraction of images that may be unusable.")
     max_pixels: int = option(MAX_PIXELS, "Larger images are rejected.")
-    rehash: bool = option(False, "Read every file again, also one whose size and time did not change.")
+    rehash: bool = option(False, "Read every file again, even if its size and time did not change.")
 
     def __post_init__(self) -> None:
         require_options(
@@ -83,7 +82,7 @@ def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict
 
 
 def configs_from_json(values: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
-    """The configurations that `configs_to_json` gave. Fields that are missing have their defaults."""
+    """Read back the result of `configs_to_json`. Missing fields get their defaults."""
     values = {**values, "cut": tuple(values["cut"]), "store": Path(values["store"])}
     own, other = (
         {one.name: values[one.name] for one in fields(kind) if one.name in values}

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 def cpu_count() -> int:
     """Cores that this process may use, within its affinity and its container's limit."""
-    count: int = joblib.cpu_count()
-    return count
+    return int(joblib.cpu_count())
 
 
 def on_gpu() -> bool:
@@ -20,21 +19,19 @@ def on_gpu() -> bool:
 
 
 def use_device() -> str:
-    """Let the GPU's memory grow with need. Returns the name of the device in use."""
+    """Let TensorFlow take GPU memory as it needs it, not all at once. Return the name of the device in use."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return f"CPU, {cpu_count()} cores"
-    with suppress(RuntimeError):  # this process uses the GPU already, and so has set it
+    with suppress(RuntimeError):  # this process already uses the GPU: memory growth is set
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
     return f"GPU, {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
 
 
 def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
-    """Make operations on a GPU give the same result each time, if training `layers` allows it.
-
-    Depthwise convolutions have no deterministic gradient on a GPU (TensorFlow 2.21): they would fail instead.
-    """
+    """Make operations on a GPU deterministic, unless the training of `layers` would then fail."""
+    # On a GPU, depthwise convolutions have no deterministic gradient (TensorFlow 2.21).
     depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
     if on_gpu() and not any(isinstance(layer, depthwise) for layer in layers):
         tf.config.experimental.enable_op_determinism()

@@ -1,4 +1,4 @@
-"""SHA-256 digests of image files as arrays: 32 raw bytes each."""
+"""Arrays of the SHA-256 digests of image files: 32 raw bytes each."""
 
 from collections.abc import Sequence
 

@@ -2,7 +2,7 @@
 
 
 class HeadstartError(Exception):
-    """Base of them all. The message names the file, option or field, and what to do."""
+    """The base class. The message names the file, option or field, and the remedy."""
 
 
 class OptionError(HeadstartError, ValueError):
@@ -14,7 +14,7 @@ class DataError(HeadstartError, ValueError):
 
 
 class WeightsError(HeadstartError, ValueError):
-    """Weights that are missing, corrupt or another network's."""
+    """Weights that are missing, corrupt, or of another network."""
 
 
 class StoreError(HeadstartError, OSError):
@@ -22,7 +22,7 @@ class StoreError(HeadstartError, OSError):
 
 
 class RunError(HeadstartError, ValueError):
-    """A folder that is not a run, or a run that does not fit what is asked of it."""
+    """A folder that is not a run, or a run that can't do what was asked."""
 
 
 class DivergedError(HeadstartError):
@@ -30,7 +30,7 @@ class DivergedError(HeadstartError):
 
 
 def require_options(*options: tuple[str, object, bool, str]) -> None:
-    """Raise an OptionError if one of (flag, value, whether it is in range, the range in words) is out of range."""
+    """Raise an OptionError for the first invalid option. Each is (flag, value, whether it is valid, valid values)."""
     for name, value, valid, wanted in options:
         if not valid:
             raise OptionError(f"{name} must be {wanted}. Received: {value}")

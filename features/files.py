@@ -1,4 +1,4 @@
-"""Writing files and folders so that a reader never meets half of one, and a kill leaves none."""
+"""Writing files and folders in one step: no reader sees half of one, and a killed process leaves none behind."""
 
 import errno
 import json
@@ -17,16 +17,16 @@ from rich.filesize import decimal
 
 _PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
 _PARTIAL_NAME_LENGTH = 32
-_REPLACED = "replaced"  # holds an old folder until the new one has its name
+_REPLACED = "replaced"  # keeps an old folder until the new one is in its place
 _FOREIGN_SECONDS = 24 * 3600
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
-# A file that was written to less than this before it was read may change again within the same tick of its clock.
+# A file that was written less than this before it was read may change again without a change of its time.
 SETTLED_NS = 2_000_000_000
 
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; on success flush it to disk and rename it to `path`, else remove it."""
+    """Yield a path beside `path` to write to. On success flush the file to disk and rename it, else remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
@@ -44,11 +44,10 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Yield a folder to fill; on success flush it to disk and rename it to `path`, else remove it.
+    """Yield a folder to fill. On success flush it to disk and rename it to `path`, else remove it.
 
-    A folder that is at `path` by the end gives way if `replace`, and else is kept and raises a FileExistsError. After a
-    kill there is the old folder or the new one: no call can exchange two folders on every system, so `remove_left_over`
-    puts back an old one that was moved away.
+    A folder at `path` is replaced if `replace`, else it raises a FileExistsError. No portable call exchanges two
+    folders, so the old one is moved away first. If the process is killed then, `remove_left_over` puts it back.
     """
     with scratch_folder(path.parent, path.name) as scratch:
         new, replaced = scratch / "new", scratch / _REPLACED
@@ -66,16 +65,13 @@ def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Pat
                 raise FileExistsError(errno.EEXIST, "another process was first", str(path)) from error
             raise
         flush_to_disk(path.parent)
-        if replaced.exists():  # one that is half removed must never be put back
+        if replaced.exists():  # a half removed folder must never be put back
             replaced.rename(scratch / "old")
 
 
 @contextmanager
 def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
-    """Yield a new folder in `parent` for this process alone, and remove it; first remove those of killed processes.
-
-    `name` tells apart several that one process has in `parent` at a time.
-    """
+    """Yield a new folder in `parent`, removed at the end. Two at a time in one process need different names."""
     remove_left_over(parent)
     folder = _partial(parent / name)
     folder.mkdir(parents=True)
@@ -86,17 +82,14 @@ def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
 
 
 def _partial(path: Path) -> Path:
-    """A name beside `path` that tells which process writes there."""
+    """A path beside `path` whose name tells which process writes to it."""
     # The suffix stays last: Keras and h5py choose the format by it. A long name must not become too long.
     process = f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
     return path.with_name(f".{process}.partial.{path.name[-_PARTIAL_NAME_LENGTH:]}")
 
 
 def remove_left_over(folder: Path) -> list[Path]:
-    """Remove from `folder` the half-written files and folders of processes that have ended; return their paths.
-
-    A folder that such a process was about to replace gets its name back.
-    """
+    """Remove half-written files and folders of ended processes; return their paths. Put back replaced folders."""
     removed = [path for path in folder.glob(".*.partial.*") if _writer_ended(path)]
     for path in removed:
         _remove(path)
@@ -104,23 +97,22 @@ def remove_left_over(folder: Path) -> list[Path]:
 
 
 def _remove(partial: Path) -> None:
-    """Remove a half-written file or folder; a folder it was about to replace goes back to its place."""
     if not partial.is_dir():
         partial.unlink(missing_ok=True)
         return
-    for replaced in (partial / _REPLACED).glob("*"):
+    for replaced in (partial / _REPLACED).glob("*"):  # goes back to its place
         place = partial.parent / replaced.name
         if not place.exists():
-            with suppress(FileNotFoundError):  # another process did so first
+            with suppress(FileNotFoundError):  # another process put it back first
                 replaced.rename(place)
     shutil.rmtree(partial, ignore_errors=True)
 
 
 def _writer_ended(partial: Path) -> bool:
-    """Whether the process that writes to a file or folder named by `_partial` has ended, as far as can be told.
+    """Whether the process that named a file or folder by `_partial` has ended, as far as this host can tell.
 
-    Two kinds count as ended only once they were idle for a day: a process of another host, and one whose number now
-    belongs to a process with another start, for the clock may have been set.
+    In two cases it counts as ended only after a day without a write: it runs on another host, or a process with its
+    number started at another time. The clock may have been set.
     """
     process = _PARTIAL.fullmatch(partial.name)
     if process is None:
@@ -128,30 +120,26 @@ def _writer_ended(partial: Path) -> bool:
     pid, here = int(process["pid"]), process["host"] == _host()
     if here and not psutil.pid_exists(pid):
         return True
-    alive = here and _started(pid) == int(process["started"])
-    return not alive and _idle_seconds(partial) > _FOREIGN_SECONDS
+    if here and _started(pid) == int(process["started"]):
+        return False
+    with suppress(FileNotFoundError):  # another process removes it
+        written = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))
+        return time.time() - written > _FOREIGN_SECONDS
+    return False
 
 
 def _host() -> str:
-    """The name of this host and, in a container, of the namespace in which its process numbers count."""
+    """The name of this host and, on Linux, of the namespace of its process numbers: containers may share a name."""
     name = socket.gethostname()
     return f"{name}+{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else name
 
 
 def _started(pid: int) -> int | None:
-    """The time at which a process of this host started, in ms since 1970."""
+    """The start of a process of this host, in ms since 1970; None if it has ended."""
     try:
         return int(1000 * psutil.Process(pid).create_time())
     except psutil.Error:
         return None
-
-
-def _idle_seconds(path: Path) -> float:
-    """The time since the file, or anything in the folder, `path` was last written; 0 where it is gone."""
-    try:
-        return time.time() - max(file.lstat().st_mtime for file in (path, *path.rglob("*")))
-    except FileNotFoundError:
-        return 0.0
 
 
 def flush_to_disk(path: Path) -> None:
@@ -164,7 +152,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raise an OSError unless the disk of `folder` has room for `size` bytes: some libraries crash on a full disk."""
+    """Raise an OSError if the disk of `folder` has no room for `size` bytes: some libraries crash on a full disk."""
     free = shutil.disk_usage(folder).free
     if free < size:
         message = f"No space left on device: {decimal(size)} are needed, {decimal(free)} are free"
@@ -172,7 +160,7 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `data` to `path` in one step: text as UTF-8, the bytes of file names that are not UTF-8 as they are."""
+    """Write `data` to `path` in one step: text as UTF-8, and undecodable bytes of file names unchanged."""
     with written_atomically(path) as partial:
         partial.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 

@@ -1,14 +1,9 @@
-"""Fields of settings that the command line makes options of."""
+"""Fields of settings from which the command line makes options."""
 
 from dataclasses import field
 from typing import Any
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A field of a dataclass, and the `help` of its option.
-
-    Args:
-        more: the option's `flag` if it is not the field's name, the variable `env` that sets it, its `metavar`, or the
-            `parser` of its text.
-    """
+    """A dataclass field that is also a command-line option. `more` may hold `flag`, `env`, `metavar` and `parser`."""
     return field(default=default, metadata={"help": help, **more})

@@ -24,10 +24,10 @@ class _SpeedColumn(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes the number of `unit` just finished; show progress, units per second and time left.
+    """Show progress, units per second and time left; yield a function that is called with the number just finished.
 
-    Of `total` units, `done` were finished before, and do not count for the speed. Off a terminal, the first line comes
-    after two seconds.
+    `done` of the `total` units were finished earlier, and do not count for the speed. If standard error is no terminal,
+    the first line comes after two seconds.
     """
     if console.is_terminal:
         shape = (BarColumn(), MofNCompleteColumn(), _SpeedColumn(unit), TimeRemainingColumn())
@@ -57,7 +57,7 @@ def _plain_lines(description: str, total: int, unit: str, before: int) -> Callab
 
 @contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Drop everything written to file descriptor 2: TensorFlow's C++ code writes there while it is imported."""
+    """Discard standard error, of C++ code too: TensorFlow writes to file descriptor 2 while it is imported."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -11,7 +11,8 @@ import headstart.features.extract
 import headstart.features.files
 import numpy as np
 from headstart import cli
-from headstart.features.backbones.frozen import FrozenBackbone
+from headstart.features.backbones.cuts import Cut
+from headstart.features.backbones.frozen import FrozenBackbone, Pass
 
 SHARD_IMAGES = 32
 PASS_SECONDS = 0.02
@@ -22,8 +23,8 @@ def main() -> None:
     counts = Path(sys.argv[1])
     original = FrozenBackbone.__call__
 
-    def counted(self: FrozenBackbone, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        vectors = original(self, pixels)
+    def counted(self: FrozenBackbone, pixels: np.ndarray, *run: Pass) -> dict[Cut, np.ndarray]:
+        vectors = original(self, pixels, *run)
         with counts.open("a") as file:
             file.write(f"{len(pixels)}\n")
         time.sleep(PASS_SECONDS)

@@ -17,16 +17,16 @@ class Backbone:
 
     name: str  # in `BACKBONES`
     load: Callable[[], keras.Model]  # the same model each time
-    rescaling: Rescaling  # applied to pixels before `model` sees them
+    rescaling: Rescaling  # of pixels, before `model`
     image_size: int  # side of the square input in pixels
     precision: Precision
     weights_digest: str  # SHA-256 over the shapes, dtypes and values of the weights
     shapes: Mapping[str, tuple[int, ...]]  # height, width and depth of the map at the end of each block
-    calibration: Mapping[str, Any] | None = None  # see `calibration`; None for other precisions than int8
+    calibration: Mapping[str, Any] | None = None  # of int8 alone; see `calibration`
 
     @property
     def model(self) -> keras.Model:
-        """The `keras.applications` model without its top. `--from-layer` counts its `layers`."""
+        """The `keras.applications` model without its top. `--from-layer` is an index into its `layers`."""
         return self.load()
 
     @property
@@ -39,7 +39,7 @@ class Backbone:
         return [Cut(self.name, block) for block in self.spec.cuts]
 
     def layer_index(self, layer: str | int) -> int:
-        """The index in `model.layers` of a layer given by name, index or cut, or an OptionError if there is none."""
+        """The index in `model.layers` of a layer, given by name, index or cut. An unknown one raises an OptionError."""
         layers = self.model.layers
         layer = self.spec.cuts.get(Cut.parse(self.name, str(layer)).block, layer)
         if isinstance(layer, str) and not layer.isdecimal():
@@ -56,9 +56,9 @@ class Backbone:
         return (height, width, depth) if cut.map else (depth,)
 
     def boundary(self, cuts: Sequence[Cut]) -> int:
-        """The index of the first layer that fine-tuning trains by default under a head on `cuts`.
+        """The index of the first layer that fine-tuning trains by default, for a head on `cuts`.
 
-        Under the last cut it is `finetune_from`. Under an inner cut, training begins with the block that ends there.
+        For the last cut it is `finetune_from`. For an inner cut, it is the first layer of the block that ends there.
         """
         blocks = list(self.spec.cuts)
         deepest = max(blocks.index(cut.block) for cut in cuts)
@@ -67,9 +67,9 @@ class Backbone:
         return self.layer_index(blocks[deepest - 1]) + 1 if deepest else 0
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Indices of the layers below `from_layer` whose outputs the layers above, or `cuts`, need; lowest first.
+        """Indices, lowest first, of the layers below `from_layer` whose outputs are needed above it, or at `cuts`.
 
-        The frozen part of a fine-tuned network yields these outputs. The input, layer 0, is always below.
+        The frozen part of a fine-tuned network yields these outputs. Layer 0, the input, always counts as below.
         """
         layers, from_layer = self.model.layers, max(from_layer, 1)
         below = {id(layer.output): index for index, layer in enumerate(layers[:from_layer])}
@@ -79,32 +79,32 @@ class Backbone:
         return sorted({below[id(tensor)] for tensor in keras.tree.flatten([inputs, outputs]) if id(tensor) in below})
 
     def features(self, pixels: Any, cuts: Sequence[Cut]) -> list[Any]:
-        """Apply the network, in inference mode, to a symbolic uint8 [B, H, W, 3].
+        """Apply the network, in inference mode, to symbolic `pixels`, uint8 [B, H, W, 3].
 
-        Each cut gives float32 [B, D], the mean over space, or float32 [B, H, W, D] for a map.
+        Returns float32 [B, D] per cut, the mean over space, or float32 [B, H, W, D] for a map.
         """
         outputs = [self.model.layers[self.layer_index(cut.block)].output for cut in cuts]
         maps = keras.Model(self.model.input, outputs, name=self.name)(self.rescale(pixels), training=False)
         return _at_cuts(maps, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
-        """The features, see `features`, given the outputs of the layers in `crossing`, [B, H, W, D] each."""
+        """The same features, computed from the outputs of the layers in `crossing`, [B, H, W, D] each."""
         layers, crossing = self.model.layers, self.crossing(from_layer, cuts)
         outputs = dict(zip(crossing, tensors, strict=True))
         indices = [self.layer_index(cut.block) for cut in cuts]
-        above = [index for index in indices if index not in outputs]  # the other cuts are among the given outputs
+        above = [index for index in indices if index not in outputs]  # the other cuts are given
         top = keras.Model([layers[i].output for i in crossing], [layers[i].output for i in above], name=self.name)
         outputs |= dict(zip(above, keras.tree.flatten(top(list(tensors))), strict=True))
         return _at_cuts([outputs[index] for index in indices], cuts)
 
     def rescale(self, pixels: Any) -> Any:
-        """Pixels in [0, 255] as `model` expects them."""
+        """Map pixels in [0, 255] to the range that `model` expects."""
         scale, offset = self.rescaling.scale, self.rescaling.offset
         return keras.layers.Rescaling(list(scale), list(offset), name="rescale")(pixels)
 
 
 def _at_cuts(maps: Sequence[Any], cuts: Sequence[Cut]) -> list[Any]:
-    # The mean is taken in float32 whatever the precision below: 64 values of 8 significant bits add up badly.
+    # The mean is taken in float32: a sum of 64 values would lose too much in bfloat16.
     def last(cut: Cut) -> keras.Layer:
         if cut.map:
             return keras.layers.Activation("linear", dtype="float32", name=f"map_{cut.block}")

@@ -1,4 +1,4 @@
-"""8-bit networks in a store, under `int8/`: a folder each, with the network and the images it was quantised on."""
+"""8-bit networks in a store: each has a folder below `int8/`, which also lists the images it was quantised on."""
 
 import hashlib
 import json
@@ -14,10 +14,7 @@ _AGAIN = "delete the folder, and the network is quantised anew, with other featu
 
 
 def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping[str, Any]) -> Path:
-    """The folder, in the store at `root`, of a backbone's 8-bit network. It need not exist.
-
-    `fields` decide the features, together with the images that the network is quantised on.
-    """
+    """The folder for a backbone's 8-bit network in the store at `root`. `cuts` and `fields` decide its name."""
     identity = json.dumps({**fields, "cuts": list(cuts)}, sort_keys=True)
     return root / "int8" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
@@ -25,7 +22,7 @@ def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping
 def calibration(folder: Path) -> dict[str, Any] | None:
     """The field `calibration` of a fingerprint: hashes of an 8-bit network and of the images it was quantised on.
 
-    None if `folder` does not exist. A damaged one raises a StoreError, here and in the functions below.
+    None if `folder` does not exist. A damaged folder raises a StoreError, here and in the functions below.
     """
     if not folder.exists():
         return None
@@ -35,18 +32,18 @@ def calibration(folder: Path) -> dict[str, Any] | None:
 
 
 def calibrated_cuts(folder: Path) -> list[str]:
-    """The cuts that the network in `folder` yields."""
+    """The names of the cuts of the network in `folder`."""
     return list(_description(folder)["cuts"])
 
 
 def require_whole_network(folder: Path) -> None:
-    """Read every byte of the network in `folder`, and raise a StoreError unless it is the one that was written."""
+    """Read every byte of the network in `folder`, and raise a StoreError if it changed since it was written."""
     if _description(folder)["model"] != network_digest(folder):
         raise StoreError(f"{folder}: damaged; {_AGAIN}")
 
 
 def damaged_networks(root: Path) -> list[Damage]:
-    """Read every byte of the 8-bit networks in the store at `root`, and name the damaged ones."""
+    """Read every byte of the 8-bit networks in the store at `root`, and return the damaged ones."""
     damaged = []
     for folder in sorted(path for path in (root / "int8").glob("[!.]*") if path.is_dir()):
         try:
@@ -57,7 +54,7 @@ def damaged_networks(root: Path) -> list[Damage]:
 
 
 def network_digest(folder: Path) -> str:
-    """SHA-256 of the network in `folder`. If a file of it is missing, the text says so, and equals no digest."""
+    """SHA-256 of the network in `folder`, or the text `a file is missing`."""
     digest = hashlib.sha256()
     for name in ("model.xml", "model.bin"):
         try:

@@ -1,6 +1,6 @@
-"""Cuts: where features are taken from a backbone. The strings of `--backbone`, `--cut` and `--weights` end here.
+"""Cuts: the places in a backbone where features are taken. Only this module parses `--backbone`, `--cut`, `--weights`.
 
-This module imports no Keras, so that a wrong name is told before anything is scanned.
+This module imports no Keras, so that a wrong name is reported at once.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ class Cut:
 
     backbone: str  # a name in `BACKBONES`
     block: str  # a name in that backbone's `cuts`
-    map: bool = False  # features keep their places, `[H, W, D]`; else they are averaged over space, `[D]`
+    map: bool = False  # features are a map, `[H, W, D]`; else they are averaged over space, `[D]`
 
     @classmethod
     def parse(cls, backbone: str, text: str) -> "Cut":
-        """The cut of `backbone` that is written as `mixed8` or `mixed8:map`. The block may be unknown."""
+        """Read `mixed8` or `mixed8:map` as a cut of `backbone`. Whether there is such a block is not checked."""
         return cls(backbone, text.removesuffix(_MAP), text.endswith(_MAP))
 
     @property
@@ -37,13 +37,13 @@ class Cut:
 
 
 def cut_names(cuts: Sequence[Cut]) -> list[str]:
-    """The name of each cut as a person knows it: `mixed8`, or `backbone/mixed8` where there are several backbones."""
+    """The name of each cut as on the command line: `mixed8`, or `backbone/mixed8` if there are several backbones."""
     alone = len({cut.backbone for cut in cuts}) == 1
     return [cut.name if alone else f"{cut.backbone}/{cut.name}" for cut in cuts]
 
 
 def chosen_backbones(config: FeatureConfig) -> list[str]:
-    """The names that `--backbone` joins by `+`. One that is unknown, or is named twice, raises an OptionError."""
+    """The names that `--backbone` joins by `+`. An unknown name, or one given twice, raises an OptionError."""
     names = config.backbone.split("+")
     for name in names:
         backbone_spec(name)
@@ -53,10 +53,10 @@ def chosen_backbones(config: FeatureConfig) -> list[str]:
 
 
 def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
-    """The cuts that a configuration means, by backbone, and within a backbone in the order given.
+    """The cuts that a configuration asks for: backbone after backbone, and for each in the order given.
 
-    A cut that several backbones have is meant of all of them, unless it is written as `backbone/cut`. A backbone
-    without any is cut at its default. An unknown backbone or cut, or one that is named twice, raises an OptionError.
+    `cut` means this cut of every backbone that has it, `backbone/cut` of this backbone alone. A backbone for which no
+    cut is given is cut at its last block. An unknown backbone or cut, or one given twice, raises an OptionError.
     """
     backbones = chosen_backbones(config)
     found: dict[str, list[Cut]] = {name: [] for name in backbones}
@@ -70,11 +70,11 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 
 
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
-    """The combinations of cuts among which a search chooses, and whether it may join single cuts freely.
+    """The sets of cuts among which a search chooses, and whether it may also join sets.
 
-    Each `--cut` is one combination. With `all` the single cuts are joined freely. Without a `--cut`, several backbones
-    are tried at their defaults, each alone and all together. A backbone that has none of the cuts of a combination
-    joins it at its default, as in `chosen_cuts`, but not where the combination names a backbone.
+    Each `--cut` is one set. A backbone that has no cut in a set adds its default cut, unless all cuts of the set are
+    written as `backbone/cut`. If a `--cut` contains `all`, each single cut is a set, and sets may be joined. Without
+    `--cut`, the sets are the default cut of each backbone, and these together.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -91,7 +91,7 @@ def _combination(config: FeatureConfig, text: str) -> tuple[Cut, ...]:
 
 
 def restricted(config: FeatureConfig, cuts: Sequence[Cut]) -> FeatureConfig:
-    """`config` with the given cuts and their backbones alone."""
+    """Reduce `config` to the given cuts and their backbones."""
     wanted = {cut.backbone for cut in cuts}
     weights = {name: file for name, file in chosen_weights(config).items() if name in wanted}
     files = config.weights if config.weights in weights.values() else "+".join(weights.values())
@@ -102,14 +102,14 @@ def require_averaged(cuts: Sequence[Cut]) -> None:
     """Raise an OptionError if a cut is a map, which a head can't take."""
     for cut in cuts:
         if cut.map:
-            averaged = repr(cut.block)
-            raise OptionError(f"--cut: a head takes features averaged over space, {averaged}. Received: {cut.name!r}")
+            wanted, given = repr(cut.block), repr(cut.name)
+            raise OptionError(f"--cut: a head takes features averaged over space, {wanted}. Received: {given}")
 
 
 def chosen_weights(config: FeatureConfig) -> dict[str, str]:
-    """The `--weights` of each backbone: one for all, or one for each, joined by `+`, else an OptionError.
+    """The `--weights` of each backbone: one for all, or one for each, joined by `+`. Else raise an OptionError.
 
-    A `+` within the path of a file that exists joins nothing.
+    A `+` may also be part of the path of an existing file.
     """
     names, text = chosen_backbones(config), config.weights
     if len(names) == 1 or "+" not in text or _is_weights(text):
@@ -137,7 +137,6 @@ def _separate(texts: Sequence[str]) -> list[str]:
 
 
 def _meant(text: str, backbones: Sequence[str]) -> list[Cut]:
-    """The cuts of `backbones` that one text means."""
     named, _, inner = text.rpartition("/")
     among = [name for name in backbones if named in ("", name)]
     if inner == ALL:

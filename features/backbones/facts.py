@@ -1,6 +1,6 @@
-"""Facts about backbones that were built before: a command that finds all features cached need not build a network.
+"""Facts about backbones that were built before: with them, a command that finds all features cached builds no network.
 
-Building InceptionV3 and reading its weights takes longer than the rest of such a command.
+Building InceptionV3 and reading its weights would take longer than the rest of such a command.
 """
 
 import json
@@ -14,15 +14,16 @@ from typing import Any
 
 import keras
 import numpy as np
+from headstart.features.backbones.cuts import KNOWN_WEIGHTS
 from headstart.features.files import SETTLED_NS, write_json
 from headstart.features.terminal import console
 
-_VERSION = 1  # of the way facts are derived from a backbone
+_VERSION = 1  # raise it when a backbone yields other facts than before
 
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """The part of a fingerprint that only a built backbone can tell; see `Backbone`."""
+    """The fields of `Backbone` that can only be found by building its model."""
 
     weights_digest: str
     shapes: Mapping[str, tuple[int, ...]]
@@ -30,32 +31,32 @@ class BackboneFacts:
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """The settings and the weights file that a backbone is built from, as they are at one time."""
+    """The settings and the weights file of a backbone at one time."""
 
-    settings: str  # everything that decides its weights and shapes, except the content of the weights file
-    state: Mapping[str, Any] | None  # changes with that content; None if the file does not exist
+    settings: str  # everything that decides weights and shapes, except the content of the weights file
+    state: Mapping[str, Any] | None  # changes with that content; None if there is no such file
 
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
-    """Look at a backbone's weights file without reading it; see `build_backbone` for the arguments."""
+    """Describe a backbone's source without reading the weights file. See `build_backbone` for the arguments."""
     state: dict[str, Any] = {"version": _VERSION, "keras": keras.__version__, "numpy": np.__version__}
-    seed = weights_seed if weights == "random" else 0
-    if weights not in ("imagenet", "random"):
-        weights = os.path.realpath(weights)
+    file = None if weights in KNOWN_WEIGHTS else os.path.realpath(weights)
+    settings = json.dumps([name, file or weights, image_size, weights_seed if weights == "random" else 0])
+    if file:
         try:
-            status = os.stat(weights)
+            status = os.stat(file)
         except (OSError, ValueError):
-            return BackboneSource(json.dumps([name, weights, image_size, seed]), None)
+            return BackboneSource(settings, None)
         # All weights files of a network have the same size, and a modification time can be set by hand.
         state |= {"bytes": status.st_size, "inode": status.st_ino}
         state |= {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
-    return BackboneSource(json.dumps([name, weights, image_size, seed]), state)
+    return BackboneSource(settings, state)
 
 
 class KnownBackbones:
-    """The facts of backbones that were built before, in the file `backbones.json` of a store's `folder`.
+    """The file `backbones.json` in a store's `folder`. It holds the facts of backbones that were built before.
 
-    The folder is not made. Unreadable or damaged entries are ignored. With `forget` nothing is recalled.
+    The folder is not created. Damaged entries are ignored. With `forget` nothing is recalled.
     """
 
     def __init__(self, folder: Path, forget: bool = False) -> None:
@@ -64,7 +65,7 @@ class KnownBackbones:
         self._started = time.time_ns()
 
     def recall(self, source: BackboneSource) -> BackboneFacts | None:
-        """The facts of a backbone whose source has not changed; None if it has, or is new."""
+        """The facts of the backbone from `source`; None if `source` is new or has changed."""
         if self._forget or source.state is None:
             return None
         with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -75,7 +76,7 @@ class KnownBackbones:
         return None
 
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
-        """Remember `facts` of a backbone that was just built, unless its weights file may have changed meanwhile."""
+        """Save `facts` of a backbone that was just built, unless its weights file may have changed meanwhile."""
         state = source.state
         if state is None or state.get("ctime_ns", 0) > self._started - SETTLED_NS or not self._file.parent.is_dir():
             return

@@ -11,13 +11,13 @@ import numpy as np
 def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
     """Copy `model` for inference, with each batch normalisation folded into the convolution before it.
 
-    Layers keep their names and places. A folded normalisation becomes an identity. So does dropout: Keras passes
-    `training=True` down to inner layers, whatever they were built with. Only a convolution that nothing but a
-    normalisation reads takes part. It keeps its weights in its compute precision.
+    Layers keep their names and indices. A folded normalisation becomes an identity. So does dropout: Keras would
+    activate it under `training=True`. A convolution whose output another layer reads, too, is left as it is. A folded
+    convolution keeps its weights in its compute precision.
 
-    In reduced precision, rounding the weights shifts the mean of each output channel, by the same amount on every
-    image. The biases take this shift back (Nagel et al. 2019, arXiv:1906.04721, section 4.2). To estimate it, a plain
-    grey `example`, [1, H, W, 3] as `model` takes it, is enough.
+    In reduced precision, rounding the weights shifts the mean of each output channel by about the same amount on every
+    image. The biases are corrected for this shift (Nagel et al. 2019, arXiv:1906.04721, section 4.2). It is estimated
+    on `example`, [1, H, W, 3] as `model` takes it; plain grey is enough.
     """
     folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
     identities = {batchnorm.name for batchnorm in folded.values()}
@@ -51,7 +51,7 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
 
 
 def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
-    """Pairs of a convolution and a batch normalisation, where only the latter reads the former's output."""
+    """Each batch normalisation that alone reads the output of a convolution, after this convolution."""
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
     linear = keras.activations.linear
     found = [layer for layer in model.layers if isinstance(layer, convolutions) and layer.activation is linear]
@@ -62,9 +62,9 @@ def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, 
 
 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    """Kernels and bias that make `convolution` alone compute what both layers compute at inference.
+    """Kernels and bias with which `convolution` alone gives the output of both layers at inference.
 
-    The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1), in float64, rounded once.
+    The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1). Both are computed in float64.
     """
     scale = 1 / np.sqrt(batchnorm.moving_variance.numpy().astype(np.float64) + batchnorm.epsilon)  # [channels]
     if batchnorm.scale:
@@ -80,7 +80,7 @@ def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNorma
 
 
 def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, example: Any) -> dict[str, np.ndarray]:
-    """The mean of each input channel, [channels], of each convolution that rounds its weights."""
+    """The mean of each input channel, [channels], of each convolution in reduced precision, by its name."""
     rounding = [layer for layer in convolutions if layer.compute_dtype != "float32"]
     if not rounding:
         return {}
@@ -90,7 +90,7 @@ def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, exampl
 
 
 def _output_mean(convolution: keras.Layer, kernels: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
-    """The mean of each output channel before the bias, [channels], from that of the input. Borders are ignored."""
+    """The mean of each output channel before the bias, given the `mean` of each input channel. Borders are ignored."""
     sums = [kernel.astype(np.float64).sum((0, 1)) for kernel in kernels]
     if not isinstance(convolution, keras.layers.Conv2D):  # depthwise or separable: first each channel alone, [in, m]
         mean = (mean[:, np.newaxis] * sums.pop(0)).reshape(-1)

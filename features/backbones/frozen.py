@@ -1,4 +1,4 @@
-"""The fast form of a frozen backbone: batch normalisation folded into the weights, one graph, one batch shape."""
+"""The fast form of a frozen backbone: batch normalisation is folded into the weights, and the batch size is fixed."""
 
 import hashlib
 import time
@@ -25,14 +25,12 @@ Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] t
 
 
 class FrozenBackbone:
-    """A backbone whose weights can't change: uint8 [b, H, W, 3] to float32 [b, *shape] per cut.
+    """The fast form of a backbone: uint8 [b, H, W, 3] to float32 [b, *shape] for each of `cuts`.
 
-    An image's features depend neither on the number of other images in the batch nor on its place among them. A batch
-    is filled up with zeros, and only slots that compute alike are used. Building one runs the network once.
-
-    Args:
-        passes: the network, once for each pass that may run at the same time. All take `batch_size` images and yield
-            an output for each of `cuts`.
+    Each of `passes` runs the network on `batch_size` images, and different ones may run at the same time.
+    The features of an image depend neither on the other images in its batch nor on its place in the batch. For this,
+    batches are filled up with zeros, and only slots that compute alike are used. To find these slots, the constructor
+    runs the network once.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -43,14 +41,15 @@ class FrozenBackbone:
 
     @property
     def images_per_pass(self) -> int:
-        """The number of slots in use."""
+        """The most images that one pass takes."""
         return len(self._slots)
 
-    def __call__(self, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
-        """Run the network on uint8 [b, H, W, 3], b at most `images_per_pass`; float32 [b, *shape] per cut."""
-        return self._features(self._passes[0], pixels)
+    def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
+        """Run the network on uint8 [b, H, W, 3], b <= `images_per_pass`. Returns float32 [b, *shape] per cut.
 
-    def _features(self, run: Pass, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
+        `run` is one of the passes, the first by default.
+        """
+        run = run or self._passes[0]
         used = self._slots[: len(pixels)]
         batch = pixels
         if len(used) < self.batch_size:
@@ -61,15 +60,15 @@ class FrozenBackbone:
     def stream(
         self, batches: Iterable[tuple[np.ndarray, np.ndarray]]
     ) -> Iterator[tuple[np.ndarray, dict[Cut, np.ndarray]]]:
-        """Run the network on each (positions, pixels) of `batches`. Yields (positions, features), in the same order.
+        """Run the network on each (positions, pixels) of `batches`. Yield (positions, features) in the same order.
 
-        All `passes` are kept busy. What they run is lost if `batches` fails or the reader stops.
+        All passes run at the same time. If `batches` fails, or the caller stops, their unfinished results are lost.
         """
         running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(len(self._passes)) as pool:
-            # In turns: whoever comes next to a pass waits for its last result.
+            # The passes take turns. Each gets another batch only after its last result was yielded.
             for run, (positions, pixels) in zip(cycle(self._passes), batches, strict=False):
-                running.append((positions, pool.submit(self._features, run, pixels)))
+                running.append((positions, pool.submit(self, pixels, run)))
                 if len(running) == len(self._passes):
                     done, features = running.popleft()
                     yield done, features.result()
@@ -78,53 +77,48 @@ class FrozenBackbone:
 
 
 def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
-    """The fast form of `backbone`, in its precision, which is not int8 (see `int8.quantised`).
-
-    A `batch_size` of 0 is `default_batch_size`, or on a GPU the fastest one, found by trying.
-    """
+    """The fast form of a `backbone` that is not int8. `batch_size` 0: `default_batch_size`, on a GPU the fastest."""
     folded = folded_backbone(backbone)
     if not batch_size:
-        seconds = partial(_pass_seconds, folded, cuts)
-        batch_size = _fastest_batch_size(seconds) if on_gpu() else default_batch_size()
+        batch_size = _fastest_batch_size(partial(_pass_seconds, folded, cuts)) if on_gpu() else default_batch_size()
     return FrozenBackbone(_passes(folded, cuts, batch_size), cuts, backbone.image_size, batch_size)
 
 
 def passes_at_once() -> int:
-    """Forward passes to run at the same time: two on a processor, where one leaves cores idle for 4 % of the time."""
+    """Forward passes to run at the same time: two on a processor, where one alone leaves cores idle 4 % of the time."""
     return 1 if on_gpu() else 2
 
 
 def default_batch_size() -> int:
-    """Images per forward pass on a processor: twelve for two cores, at most 48. More take memory and gain little."""
+    """Images per forward pass on a processor: 12 for two cores, at most 48. More take more memory and gain little."""
     return 12 * min(4, max(1, cpu_count() // 2))
 
 
 def folded_backbone(backbone: Backbone) -> Backbone:
-    """`backbone` with batch normalisation folded into its convolutions: TensorFlow then fuses bias and relu, too."""
+    """Fold batch normalisation into the convolutions, which TensorFlow then fuses with bias and relu."""
     model = _folded(backbone, backbone.model)
     return replace(backbone, load=lambda: model)
 
 
 def traced(
-    backbone: Backbone, cuts: Sequence[Cut], batch_size: int | None = None, compiled: bool | None = None
+    backbone: Backbone, cuts: Sequence[Cut], batch_size: int | None = None, compiled: bool = True
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
     """A folded network as a TensorFlow function: uint8 [`batch_size`, H, W, 3] to float32 [B, *shape] per cut.
 
-    Weights stay variables. As constants in the graph, TensorFlow's optimizer would copy them at each of its passes. XLA
-    compiles if `compiled`; by default on a GPU only.
+    On a GPU, XLA compiles it, unless `compiled` is False. Weights stay variables: TensorFlow's optimizer would copy
+    constants in each of its passes.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     model = keras.Model(pixels, backbone.features(pixels, cuts))
     signature = tf.TensorSpec((batch_size, backbone.image_size, backbone.image_size, 3), tf.uint8)
     function: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
-        lambda batch: keras.tree.flatten(model(batch, training=False)),
-        jit_compile=on_gpu() if compiled is None else compiled,
+        lambda batch: keras.tree.flatten(model(batch, training=False)), jit_compile=compiled and on_gpu()
     ).get_concrete_function(signature)
     return function
 
 
 def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
-    """The fast form of everything below some layers: uint8 [B, H, W, 3] to the output of each of `layers`, float32."""
+    """The fast form of a backbone's lower part: uint8 [B, H, W, 3] to the output of each of `layers`, float32."""
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     outputs = [backbone.model.layers[index].output for index in layers]
     below = _folded(backbone, keras.Model(backbone.model.input, outputs))
@@ -136,15 +130,15 @@ def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
 
 
 def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
-    """`model`, which is all of `backbone` or its lower part, without batch normalisation."""
+    """Fold batch normalisation in `model`, which is the model of `backbone` or its lower part."""
     grey = np.full((1, backbone.image_size, backbone.image_size, 3), 127, np.uint8)
     return fold_batchnorm(model, backbone.rescale(grey))
 
 
 def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> list[Pass]:
-    """`passes_at_once` forward passes, each with a graph of its own if the network has shortcuts.
+    """`passes_at_once` forward passes. If the network has shortcuts, each has a graph of its own.
 
-    A convolution of oneDNN that adds a shortcut keeps both summands in the operation (TensorFlow 2.21, `MklConvOp`).
+    An oneDNN convolution that adds a shortcut keeps both summands in the operation (TensorFlow 2.21, `MklConvOp`).
     Passes that shared a graph mixed them up: features were wrong, or the process crashed.
     """
     count = passes_at_once()
@@ -161,8 +155,8 @@ def _pass(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Pass:
 def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
     """The places in a batch that yield the same bits for the same image, int64 [at most batch_size].
 
-    Matrix products treat the rows left over at the end of a block in another way, whose sums differ in the last bit.
-    Where fewer than half of the slots agree, all are used: features are then equal but for rounding.
+    A matrix product may sum the last rows of a batch in another order, and then the last bit differs. If fewer than
+    half of the slots agree, all are used, and features depend on the slot by rounding errors.
     """
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     outputs = run(np.repeat(image[np.newaxis], batch_size, axis=0))
@@ -173,7 +167,6 @@ def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
 
 
 def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> float:
-    """Seconds that a forward pass takes, the first one aside."""
     run = _pass(folded, cuts, batch_size)
     pixels = np.zeros((batch_size, folded.image_size, folded.image_size, 3), np.uint8)
     run(pixels)
@@ -183,7 +176,7 @@ def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> flo
 
 
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
-    """Double 48 for as long as a larger batch, whose pass takes `seconds`, is 10 % faster per image and fits memory."""
+    """Double the batch size of 48 while that gives 10 % more images per second and fits into memory."""
     best, speed = _SMALLEST_BATCH, _SMALLEST_BATCH / seconds(_SMALLEST_BATCH)
     with suppress(tf.errors.ResourceExhaustedError):
         while best < _LARGEST_BATCH and (faster := 2 * best / seconds(2 * best)) >= 1.1 * speed:

@@ -1,8 +1,8 @@
 """The 8-bit form of a frozen backbone: quantised after training by NNCF, run by OpenVINO (the extra `int8`).
 
-Weights and activations become integers whose ranges are measured on images (Jacob et al. 2018, "Quantization and
-Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). A quantised network lies in the store
-under `int8/`, and serves as long as it is there, whatever images come and go: other images would give other features.
+Weights and activations become integers, whose ranges are measured on images (Jacob et al. 2018, "Quantization and
+Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). The quantised network is kept in the
+store under `int8/` and used for all later images: quantised again on other images, it would give other features.
 """
 
 import importlib
@@ -43,7 +43,7 @@ _CHECK_IMAGES = 300
 
 
 def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
-    """The 8-bit form of `backbone` in `folder`, for `cuts`, on the processor. A damaged one raises a StoreError."""
+    """Load the 8-bit form of `backbone`, with `cuts`, from `folder`. Damaged files raise a StoreError."""
     require_whole_network(folder)
     batch_size = batch_size or default_batch_size()
     core = _extra("openvino").Core()
@@ -52,28 +52,28 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
     compiled = core.compile_model(model, "CPU")
 
     def run(batch: np.ndarray) -> list[np.ndarray]:
-        outputs = compiled.create_infer_request().infer(batch)  # a request of its own: passes may overlap
+        outputs = compiled.create_infer_request().infer(batch)  # one request per call: calls may overlap
         return [np.array(outputs[number]) for number in range(len(cuts))]
 
     return FrozenBackbone([run] * passes_at_once(), cuts, backbone.image_size, batch_size)
 
 
-def find_quantised(root: Path, backbone: Backbone, calibrated: Mapping[str, Any]) -> FrozenBackbone:
-    """The 8-bit form of `backbone` in the store at `root`, found by its calibration; an OptionError if it is gone."""
+def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) -> FrozenBackbone:
+    """Load the 8-bit form whose `calibration` is `wanted` from the store at `root`, or raise an OptionError."""
     for folder in (root / "int8").glob(f"{backbone.name}-*"):
-        if calibration(folder) == calibrated:
+        if calibration(folder) == wanted:
             return quantised(folder, backbone, [Cut.parse(backbone.name, name) for name in calibrated_cuts(folder)])
-    raise OptionError(f"{root}/int8: the quantised network is gone that features were made with")
+    raise OptionError(f"{root}/int8: the quantised network that made the features is gone")
 
 
 def quantise(
     folder: Path, backbone: Backbone, cuts: Sequence[Cut], images: Sequence[ImageFile], config: ImageConfig
 ) -> None:
-    """Quantise `backbone` and write it to `folder`. Then measure and tell what that costs.
+    """Quantise `backbone` and write it to `folder`. Then measure and report the loss of accuracy.
 
-    At most 300 images measure the ranges of activations. Up to 300 others compare features with those of float32.
-    Images are chosen by their digests, which are as good as random. None that can be decoded is a DataError, no extra
-    `int8` an OptionError.
+    The ranges of activations are measured on at most 300 images. On up to 300 others, features are compared with those
+    in float32. Images are chosen by their digests, which is as good as at random. If none can be decoded, that raises a
+    DataError. If the extra `int8` is not installed, that raises an OptionError.
     """
     openvino, nncf = _extra("openvino"), _extra("nncf")
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
@@ -84,7 +84,7 @@ def quantise(
         raise DataError(f"--precision int8: none of {count} images can be decoded, to measure its ranges on")
     others, _ = _decoded(by_digest[count : count + _CHECK_IMAGES], config)
     console.print(f"quantising {backbone.name} on {len(chosen)} images")
-    with redirect_stdout(io.StringIO()):  # NNCF draws bars there, and it is the command's
+    with redirect_stdout(io.StringIO()):  # NNCF draws progress bars there, among the command's results
         model = openvino.convert_model(traced(folded_backbone(backbone), cuts, compiled=False))
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
     try:
@@ -102,7 +102,7 @@ def quantise(
     except FileExistsError as error:
         if error.filename != str(folder):
             raise
-        return  # another process was first: its network stays
+        return  # another process was first, and its network stays
     if not fidelity:
         console.print("int8: its cost was not measured: too few images are left to compare features on")
     for cut, figures in fidelity.items():
@@ -113,7 +113,7 @@ def quantise(
 
 
 def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarray, list[str]]:
-    """Pixels uint8 [n, size, size, 3] and digests of those that can be decoded."""
+    """Pixels, uint8 [n, size, size, 3], and digests of the images that can be decoded."""
     parts = list(decoded_batches(images, config, 32))
     none = np.empty((0, config.size, config.size, 3), np.uint8)
     digests = [images[position].digest for positions, _ in parts for position in positions]
@@ -121,7 +121,7 @@ def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarr
 
 
 def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:
-    """Per cut: the mean error of features, relative in norm, and the share of images that keep their neighbour."""
+    """Per cut: the mean relative error of features in norm, and the share of images that keep their neighbour."""
     if len(pixels) < 3:  # of two, each is the other's neighbour
         return {}
     expected, found = (_features_of(network, pixels) for network in (plain, reduced))
@@ -150,7 +150,6 @@ def _nearest(features: np.ndarray) -> np.ndarray:
 
 
 def _extra(package: str) -> Any:
-    """A package of the extra `int8`."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

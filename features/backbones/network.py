@@ -1,4 +1,4 @@
-"""From a configuration to networks: a backbone with its weights, its cuts, its fast form, and its place in a store."""
+"""Networks: a backbone with its cuts and settings, from which follow its fast form and its stores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ class Network:
         return ImageConfig(self.config.image_size, self.config.resize, self.config.truncated)
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
-        """Everything that decides the features at `cut`, of images as they are or of an augmented view."""
+        """The fingerprint of the features at `cut`, of unchanged images or of an augmented view."""
         plain = Fingerprint(
             **self._shared(),
             cut=cut.name,
@@ -55,12 +55,12 @@ class Network:
         return {cut: FeatureStore(self.extraction.store, self.fingerprint(cut, view)) for cut in self.cuts}
 
     def quantised_folder(self) -> Path:
-        """The place of the 8-bit form in the store; it need not exist."""
+        """The folder of the 8-bit form in the store. It need not exist."""
         names = [cut.name for cut in self.cuts]
         return quantised_folder(self.extraction.store, self.backbone.name, names, self._shared())
 
     def calibrated(self, images: Sequence[ImageFile]) -> "Network":
-        """The same network, ready for `freeze`: an 8-bit form that the store lacks is quantised on some of `images`."""
+        """The same network, ready for `freeze`: an 8-bit form that the store lacks is made from some of `images`."""
         if self.backbone.precision != "int8":
             return self
         folder = self.quantised_folder()
@@ -76,13 +76,13 @@ class Network:
         return replace(self, backbone=replace(self.backbone, calibration=found))
 
     def freeze(self) -> FrozenBackbone:
-        """Build the fast form, which takes seconds. An 8-bit one must be `calibrated`."""
+        """Build the fast form, which takes seconds. An int8 network must be `calibrated`."""
         if self.backbone.precision == "int8":
             return quantised(self.quantised_folder(), self.backbone, self.cuts, self.extraction.batch_size)
         return freeze(self.backbone, self.cuts, self.extraction.batch_size)
 
     def _shared(self) -> dict[str, Any]:
-        """The fields of a fingerprint that are the same at every cut and for every view."""
+        """The fields of the fingerprint that are the same at every cut and for every view."""
         return {
             "backbone": self.backbone.name,
             "weights": self.backbone.weights_digest,
@@ -99,48 +99,38 @@ class Network:
 def load_networks(
     config: FeatureConfig, extraction: ExtractionConfig, known: KnownBackbones | None = None
 ) -> list[Network]:
-    """One network for each backbone that `config` names; see `chosen_cuts` and `build_backbone` for the errors.
+    """One network for each backbone that `config` names. Errors: see `chosen_cuts` and `build_backbone`.
 
-    A backbone that is `known` is built only once its model is needed.
+    The model of a `known` backbone is built only when it is needed.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
-    config = replace(config, precision=resolve_precision(config.precision, extraction.store))
+    precision = resolve_precision(config.precision, extraction.store)
     networks = []
     for name, file in weights.items():
+        backbone = build_backbone(name, file, config.rescale, config.image_size, precision, config.weights_seed, known)
         own = tuple(cut for cut in cuts if cut.backbone == name)
-        alone = replace(config, backbone=name, weights=file, cut=tuple(cut_names(own)))
-        networks.append(_load(alone, extraction, own, known))
+        settings = replace(config, backbone=name, weights=file, cut=tuple(cut_names(own)), precision=precision)
+        network = Network(backbone, own, replace(settings, image_size=backbone.image_size), extraction)
+        if precision == "int8":
+            found = calibration(network.quantised_folder())
+            network = replace(network, backbone=replace(backbone, calibration=found))
+        networks.append(network)
     return networks
 
 
 def load_network(config: FeatureConfig, extraction: ExtractionConfig) -> Network:
-    """The network of a configuration that names one backbone; see `load_networks`."""
+    """The network of a `config` that names one backbone; see `load_networks`."""
     (network,) = load_networks(config, extraction)
     return network
 
 
-def _load(
-    config: FeatureConfig, extraction: ExtractionConfig, cuts: tuple[Cut, ...], known: KnownBackbones | None
-) -> Network:
-    size, precision = config.image_size or None, resolve_precision(config.precision)
-    own = (config.backbone, config.weights, config.rescale, size, precision, config.weights_seed)
-    backbone = build_backbone(*own, known)
-    network = Network(backbone, cuts, replace(config, image_size=backbone.image_size), extraction)
-    if backbone.precision != "int8":
-        return network
-    return replace(network, backbone=replace(backbone, calibration=calibration(network.quantised_folder())))
-
-
 def weights_digest(networks: Sequence[Network]) -> str:
-    """The digests of the weights, joined by `+` as the backbones' names are."""
+    """The digests of the weights of all networks, joined by `+`."""
     return "+".join(network.backbone.weights_digest for network in networks)
 
 
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
-    """`config` with cuts, precision and image size as they are in `networks`.
-
-    With several backbones the image size stays open, because each has its own.
-    """
+    """Fill in `config` from `networks`: cuts, precision, and, if there is one network alone, its image size."""
     cuts = tuple(cut_names([cut for network in networks for cut in network.cuts]))
     config = replace(config, cut=cuts, precision=networks[0].config.precision)
     return replace(config, image_size=networks[0].config.image_size) if len(networks) == 1 else config

@@ -1,4 +1,4 @@
-"""What `--precision auto` means: bfloat16 where this machine gains by it, else float32."""
+"""The choice of `--precision auto`: bfloat16 if it is much faster on this machine, else float32."""
 
 import json
 import time
@@ -17,19 +17,19 @@ _GAIN = 0.7  # bfloat16 must take at most this share of float32's time
 
 
 def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> Precision:
-    """The arithmetic that `auto` stands for; any other precision is returned as it is.
+    """Choose the arithmetic for `auto`; return any other precision unchanged.
 
-    The verdict is found by timing, so near the threshold it could change from one command to the next, and then all
-    features would be made anew. A store that exists therefore keeps its first verdict, also for other machines.
+    The choice is made by timing, and could differ from command to command. Then all features would be made again.
+    Therefore an existing `store` keeps the first choice, also for other machines.
     """
     if precision != "auto":
         return precision
     file = store / "precision.json" if store else None
     if file:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # unreadable is as good as absent
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is ignored
             verdicts: dict[Any, Precision] = {"float32": "float32", "bfloat16": "bfloat16"}
             return verdicts[json.loads(file.read_bytes())["auto"]]
-    full, reduced = _product_seconds(tf.float32, tf.bfloat16)  # some machines have the instructions and lose by them
+    full, reduced = _product_seconds(tf.float32, tf.bfloat16)  # some machines are slower with bfloat16
     found: Precision = "bfloat16" if reduced < _GAIN * full else "float32"
     if file and file.parent.is_dir():
         try:
@@ -40,7 +40,7 @@ def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> P
 
 
 def _product_seconds(*dtypes: tf.DType) -> list[float]:
-    """The least time, in seconds, of a matrix product in each of `dtypes`. They take turns, to be slowed alike."""
+    """The least time, in seconds, of a matrix product in each of `dtypes`. Taking turns, other load slows all alike."""
     side = 6144 if on_gpu() else 768
     uniform = tf.random.stateless_uniform((side, side), seed=(0, 0))
     matrices = [tf.cast(uniform, dtype) for dtype in dtypes]

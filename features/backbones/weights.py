@@ -5,8 +5,7 @@ import hashlib
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import keras
@@ -24,20 +23,20 @@ def build_backbone(
     name: str,
     weights: str = "imagenet",
     rescale: str = "auto",
-    image_size: int | None = None,
+    image_size: int = 0,
     precision: Precision = "float32",
     weights_seed: int = 0,
     known: KnownBackbones | None = None,
 ) -> Backbone:
     """Build a network of `BACKBONES` and fill it with weights. If `known` has its facts, its model is built on demand.
 
-    An unknown name, or a size that the network can't take, raises an OptionError. Weights that are missing, corrupt or
-    another network's raise a WeightsError.
+    An unknown name, or a size that the network can't take, raises an OptionError. Weights that are missing, corrupt, or
+    of another network raise a WeightsError.
 
     Args:
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
-        rescale: a key of `RESCALINGS`, or `auto` for the one of the network's ImageNet weights.
-        image_size: side of the input in pixels; None for the network's own.
+        rescale: a key of `RESCALINGS`, or `auto` for the rescaling of the ImageNet weights.
+        image_size: side of the input in pixels; 0 for the network's default.
         precision: of the arithmetic. Weights stay float32. For int8 the float32 network is built.
     """
     spec = backbone_spec(name)
@@ -66,8 +65,12 @@ def build_backbone(
 
 
 def _filled(spec: BackboneSpec, weights: str, size: int, precision: Precision, weights_seed: int) -> keras.Model:
-    with _dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32"):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    try:
         model = _build(spec, size, weights == "imagenet")
+    finally:
+        keras.config.set_dtype_policy(policy)
     if weights == "random":
         _fill_at_random(model, weights_seed)
     elif weights != "imagenet":
@@ -78,16 +81,6 @@ def _filled(spec: BackboneSpec, weights: str, size: int, precision: Precision, w
 def _facts(spec: BackboneSpec, model: keras.Model) -> BackboneFacts:
     layers = {name: model.layers[at] if isinstance(at, int) else model.get_layer(at) for name, at in spec.cuts.items()}
     return BackboneFacts(_digest(model), {name: tuple(layer.output.shape[1:]) for name, layer in layers.items()})
-
-
-@contextmanager
-def _dtype_policy(policy: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _digest(model: keras.Model) -> str:
@@ -114,7 +107,7 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
-        with redirect_stdout(sys.stderr):  # Keras reports a download on standard output, which is the command's
+        with redirect_stdout(sys.stderr):  # Keras would report a download among the command's results
             weights, shape = "imagenet" if imagenet else None, (size, size, 3)
             return builder(include_top=False, weights=weights, input_shape=shape, **spec.arguments)
     except ValueError as error:
@@ -131,7 +124,7 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
 
 
 def _load_weights(model: keras.Model, file: Path) -> None:
-    """Load a weights file, and require that it fills every weight."""
+    """Load a weights file, and check that it fills every weight."""
     if not file.is_file():
         raise WeightsError(f"--weights {file}: no such file; give imagenet, random, or a .weights.h5 or _notop.h5 file")
     if file.suffix != ".h5":

@@ -1,4 +1,4 @@
-"""The networks there are: one entry of `BACKBONES` per network. This module imports no Keras."""
+"""The available networks: one entry of `BACKBONES` per network. This module imports no Keras."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from headstart.features.errors import OptionError
 
 @dataclass(frozen=True)
 class Rescaling:
-    """The map from pixels in [0, 255] to the range the weights were trained on: `pixel * scale + offset`."""
+    """The map from pixels in [0, 255] to the input of a network: `pixel * scale + offset`."""
 
     scale: tuple[float, ...]
     offset: tuple[float, ...]
@@ -27,24 +27,16 @@ RESCALINGS: dict[str, Rescaling] = {
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """One network of the zoo.
+    """One network of the zoo."""
 
-    Args:
-        builder: the network's name in `keras.applications`.
-        image_size: side of the square images, in pixels, on which the ImageNet weights were trained.
-        rescaling: the key in `RESCALINGS` that the ImageNet weights expect.
-        cuts: the blocks where the network may be cut, lowest first. Each name leads to the layer's name, or to its
-            index where Keras gives the layer no stable name. The last is the default.
-        finetune_from: the first layer (name or index) that fine-tuning trains by default.
-        arguments: further keyword arguments of the builder.
-    """
-
-    builder: str
-    image_size: int
-    rescaling: str
+    builder: str  # the network's name in `keras.applications`
+    image_size: int  # side, in pixels, of the square images on which the ImageNet weights were trained
+    rescaling: str  # the key in `RESCALINGS` of the rescaling that the ImageNet weights expect
+    # The blocks at whose end the network may be cut, lowest first; the last is the default. Each has the name of its
+    # last layer, or the index if Keras gives the layer no stable name.
     cuts: Mapping[str, str | int]
-    finetune_from: str | int
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    finetune_from: str | int  # the first layer (name or index) that fine-tuning trains by default
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the builder
 
 
 def _same(*names: str) -> dict[str, str | int]:
@@ -101,7 +93,7 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 
 def backbone_spec(name: str) -> BackboneSpec:
-    """`BACKBONES[name]`, or an OptionError that lists the networks there are."""
+    """Return `BACKBONES[name]`. An unknown name raises an OptionError that lists all names."""
     if name not in BACKBONES:
         raise OptionError(f"--backbone: there is no {name!r}; choose from {', '.join(BACKBONES)}")
     return BACKBONES[name]

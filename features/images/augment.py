@@ -1,4 +1,4 @@
-"""Augmentation: random changes of images, each a function of a seed."""
+"""Augmentation: random changes of an image, decided by a seed."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-AUGMENT_VERSION = 1  # part of the fingerprint of a view: raise it when the same seed gives other pixels
+AUGMENT_VERSION = 1  # part of the fingerprint of a view: raise it when a seed gives other pixels than before
 
 Augment = Literal["none", "flip", "standard"]
 
 
 @dataclass(frozen=True)
 class View:
-    """One augmented version of every image. Its features are cached like those of the images themselves."""
+    """One augmented version of every image. Its features are cached in stores of their own."""
 
     augment: Augment
     seed: int
@@ -27,7 +27,7 @@ class View:
 
 
 def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
-    """Change one image, square uint8 [H, W, 3], at random by its seed, int32 [2]. The shape is kept.
+    """Change one square image, uint8 [H, H, 3], at random. The result depends on `seed`, int32 [2]; the shape is kept.
 
     `flip` mirrors half of the images. `standard` also crops to 70 to 100 % of each side, and changes brightness and
     contrast by up to 20 %.

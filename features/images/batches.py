@@ -1,4 +1,4 @@
-"""Many images in parallel: files become batches of pixels, and each file that fails is named."""
+"""Decoding of many files in parallel: batches of pixels, and the reason for each file that can't be decoded."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,22 +16,18 @@ from headstart.features.images.scan import ImageFile, Reject, why_unreadable
 Columns = tuple[tf.Tensor, ...]
 
 
-def as_decoded(*image: tf.Tensor) -> Columns:
-    """Return an image and its further columns unchanged."""
-    return image
-
-
 def decoded_dataset(
     files: tf.data.Dataset,
     config: ImageConfig,
     batch_size: int,
-    finish: Callable[..., Columns] = as_decoded,
+    finish: Callable[..., Columns] = lambda *image: image,
     skip: bool = False,
 ) -> tf.data.Dataset:
     """Map a dataset of (path, decoder, orientation, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
 
-    The order is kept. `finish` is applied to each decoded image and its further columns. Images that TensorFlow can't
-    decode go to Pillow once the rest of their batch is done. If Pillow fails too, `skip` leaves the image out.
+    The order is kept. `finish` is applied to each decoded image and its further columns. If TensorFlow can't decode an
+    image, Pillow tries after the rest of the batch. If Pillow fails too, the error is raised, or with `skip` the image
+    is left out.
     """
 
     def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, orientation: tf.Tensor, *rest: tf.Tensor) -> Columns:
@@ -68,14 +64,10 @@ def decoded_dataset(
 
 
 def explicit_options() -> tf.data.Options:
-    """Options for every dataset of headstart.
-
-    Autotuning is off: destroying an iterator can wait up to 60 s for its thread (TensorFlow 2.21), and the parallelism
-    is known. Rewriting of the graph is off: it copies all data of a dataset into the graph, twice.
-    """
+    """Options for every dataset of headstart."""
     options = tf.data.Options()
-    options.autotune.enabled = False
-    options.experimental_optimization.apply_default_optimizations = False
+    options.autotune.enabled = False  # its thread can delay the end of an iterator by 60 s (TensorFlow 2.21)
+    options.experimental_optimization.apply_default_optimizations = False  # they copy all data into the graph, twice
     options.deterministic = True
     return options
 
@@ -83,28 +75,25 @@ def explicit_options() -> tf.data.Options:
 def decoded_batches(
     images: Sequence[ImageFile], config: ImageConfig, batch_size: int, view: View | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (int64 [b] positions in `images`, uint8 [b, size, size, 3]) with b <= `batch_size`, augmented as in `view`.
+    """Yield (positions in `images` int64 [b], pixels uint8 [b, size, size, 3]), b <= `batch_size`, augmented by `view`.
 
-    An image that can't be decoded is left out of its batch. `why_undecodable` says why.
+    An image that can't be decoded is left out. `why_undecodable` says why.
     """
     if not images:
         return
-    columns: Columns = (*file_columns(images, config), np.arange(len(images)))
-    finish: Callable[..., Columns] = as_decoded
-    if view is not None:
-        columns += (np.array([view.image_seed(image.digest) for image in images]),)
+    seeds = [np.array([view.image_seed(image.digest) for image in images])] if view else []
 
-        def finish(pixels: tf.Tensor, position: tf.Tensor, seed: tf.Tensor) -> Columns:
-            return augment_image(pixels, view.augment, seed), position
+    def finish(pixels: tf.Tensor, position: tf.Tensor, *seed: tf.Tensor) -> Columns:
+        return augment_image(pixels, view.augment, *seed) if view else pixels, position
 
-    files = tf.data.Dataset.from_tensor_slices(columns)
+    files = tf.data.Dataset.from_tensor_slices((*file_columns(images, config), np.arange(len(images)), *seeds))
     for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
         if len(positions):
             yield positions, pixels
 
 
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Path, decoder (int32) and orientation (int32) of each image: the first columns for `decoded_dataset`."""
+    """The path, decoder (int32) and orientation (int32) of each image: the first columns for `decoded_dataset`."""
     return (
         [os.fsencode(image.path) for image in images],
         np.array([decoder_of(image, config) for image in images], np.int32),
@@ -112,28 +101,20 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
     )
 
 
-def any_decodes(images: Sequence[ImageFile], config: ImageConfig) -> bool:
-    """Whether at least one image can be decoded. Decoding stops at the first that can."""
-    return any(True for _ in decoded_batches(images, config, batch_size=1))
-
-
 def why_undecodable(image: ImageFile) -> Reject:
     """Say why `decoded_batches` left an image out."""
-    if not image.is_unchanged():
-        return Reject(image.path, "vanished", "gone or changed since it was scanned")
-    fault = _fault(image.path)
+    fault = _fault(image.path) if image.is_unchanged() else Fault("vanished", "gone or changed since it was scanned")
     return Reject(image.path, fault.reason, fault.detail)
 
 
 def _fault(path: str) -> Fault:
-    """The fault of an image, in Pillow's words."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         return why_unreadable(error)
     try:
         pillow_pixels(data)
-    except Exception as error:  # whatever its parsers raise
+    except Exception as error:  # Pillow's parsers raise almost anything
         said = " ".join(str(error).split()) or type(error).__name__
         return Fault("truncated" if "truncated" in said.lower() else "corrupt", said)
     return Fault("vanished", "could not be read once, and could be afterwards")

@@ -1,7 +1,7 @@
 """The only path from bytes to pixels: decode, resize, turn upright. `features.images.batches` does it for many files.
 
-Caching, fine-tuning and predicting share this graph, so that a feature means the same in all three. TensorFlow decodes
-JPEG and PNG. Pillow decodes those at which TensorFlow fails, and all other formats: see decision 15 in ARCHITECTURE.md.
+Caching, fine-tuning and predicting share this code, so that they see the same pixels. TensorFlow decodes JPEG and PNG.
+Pillow decodes files at which TensorFlow fails, and all other formats: see decision 15 in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from typing import Literal
 
 import numpy as np
 import tensorflow as tf
-from headstart.features.errors import OptionError
+from headstart.features.errors import require_options
 from headstart.features.images.formats import open_image
 from headstart.features.images.scan import ImageFile
 from PIL import Image
 
-PIXELS_VERSION = 2  # part of every fingerprint: raise it when the same file would yield other pixels than before
+PIXELS_VERSION = 2  # part of every fingerprint: raise it when a file yields other pixels than before
 _JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg divides sides by these while it decodes
 
 
@@ -25,19 +25,18 @@ class ImageConfig:
     """How bytes become pixels. A size under 32 raises an OptionError."""
 
     size: int  # side of the square image in pixels
-    resize: Literal["stretch", "crop"] = "stretch"  # to the square; or crop the centre square first
-    truncated: Literal["reject", "keep"] = "reject"  # a JPEG that ends early; or keep it with its lower part grey
+    resize: Literal["stretch", "crop"] = "stretch"  # stretch to a square, or crop the centre square first
+    truncated: Literal["reject", "keep"] = "reject"  # reject a JPEG that ends early, or keep it with a grey lower part
 
     def __post_init__(self) -> None:
-        if self.size < 32:
-            raise OptionError(f"--image-size must be at least 32. Received: {self.size}")
+        require_options(("--image-size", self.size, self.size >= 32, "at least 32"))
 
 
 def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     """Decode one image inside a graph, and resize it: uint8 [size, size, 3], RGB, upright.
 
-    Transparent pixels are laid over white. An animation is its first frame. Resizing is bilinear, and antialiased if
-    the longer side still shrinks by more than 2. Bytes that `decoder` can't decode raise a tf.errors.OpError.
+    Transparent pixels are laid over white. Only the first frame of an animation is used. Resizing is bilinear, and
+    antialiased if the longer side shrinks by more than 2. Bytes that `decoder` can't decode raise a tf.errors.OpError.
 
     Args:
         data: scalar string, the bytes of a file in one of `formats.FORMATS`.
@@ -51,11 +50,8 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, co
     pixels.set_shape([None, None, 3])
     if config.resize == "crop":
         pixels = _crop_centre(pixels)
-    pixels = tf.cond(
-        tf.reduce_max(tf.shape(pixels)) > 2 * config.size,
-        lambda: _resize(pixels, config.size, antialias=True),
-        lambda: _resize(pixels, config.size),
-    )
+    resize = partial(_resize, pixels, config.size)
+    pixels = tf.cond(tf.reduce_max(tf.shape(pixels)) > 2 * config.size, partial(resize, antialias=True), resize)
     pixels = tf.cond(orientation == 1, lambda: pixels, lambda: _turn_upright(pixels, orientation))
     pixels.set_shape([config.size, config.size, 3])
     return pixels
@@ -64,7 +60,7 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, co
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """Choose the decoder of an image: an index into `_DECODERS`.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its sides, as small as both sides stay at least `config.size`.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its sides: the smallest at which both are at least `config.size`.
     """
     if image.format == "JPEG":
         shorter = min(image.width, image.height)
@@ -74,13 +70,13 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
 
 def _decode_jpeg(data: tf.Tensor, config: ImageConfig, ratio: int) -> tf.Tensor:
     keep = config.truncated == "keep"
-    if keep:  # a file that is cut off within a marker then ends with a whole one
+    if keep:  # the file may end within a marker: append a whole one
         data = tf.strings.join([data, b"\xff\xd9"])
     return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE", try_recover_truncated=keep)
 
 
 def _decode_png(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    # TensorFlow ignores a colour that is declared transparent, so such a file goes to Pillow.
+    # TensorFlow ignores a declaration that one colour is transparent, so such a file goes to Pillow.
     declared = tf.strings.regex_full_match(data, rb"\C*tRNS\C*")
     with tf.control_dependencies([tf.debugging.Assert(~declared, ["transparent colours"])]):
         pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB, the even ones with alpha

@@ -1,16 +1,16 @@
-"""Why a file can't be used as an image."""
+"""Reasons why a file can't be used as an image."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Reason = Literal["empty", "not-an-image", "truncated", "corrupt", "unsupported", "too-large", "unreadable", "vanished"]
 
-MAX_PIXELS = 100_000_000  # the default of `--max-pixels`; an image with more is too large
+MAX_PIXELS = 100_000_000  # the default of `--max-pixels`
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why bytes can't be used as an image: the kind of fault, and one line for a person."""
+    """The reason why bytes can't be used as an image, with one line of detail."""
 
     reason: Reason
     detail: str

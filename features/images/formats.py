@@ -1,4 +1,4 @@
-"""The header of an image, read by content, whatever the file's name: format, size, orientation, or a fault."""
+"""The header of an image: format, size and orientation, or a fault. The format is told by content, not by name."""
 
 import functools
 import io
@@ -13,19 +13,19 @@ from pathlib import Path
 from headstart.features.images.faults import MAX_PIXELS, Fault
 from PIL import Image
 
-HEADER_VERSION = 1  # part of every scan memory: raise it when a header of the same file would say something else
-MOST_SIDE = 65_535  # JPEG's own limit; resizing holds all of the longer side
+HEADER_VERSION = 1  # part of every scan memory: raise it when a file yields another header than before
+MOST_SIDE = 65_535  # JPEG's own limit; resizing takes memory for the longer side
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
     ".jp2", ".jxl", ".ppm", ".pgm", ".pbm",
 })  # fmt: skip
 
-# The plugins of these formats only read bytes, and their first bytes tell the format. No other plugin is ever used:
-# some run another program. Pillow may be built without some formats.
+# Only these formats are opened: their first bytes tell the format, and Pillow's plugins for them only read bytes. Some
+# other plugins run another program. Pillow may be built without some of these.
 Image.init()
 _KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
-_WEAK_MAGIC = ("BMP", "PPM")  # two letters, with which a text may begin
+_WEAK_MAGIC = ("BMP", "PPM")  # these begin with two letters, and so may a text
 _FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read
     "HEIC": (4, tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm"))),
     "JPEG XL": (0, (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")),
@@ -34,7 +34,7 @@ _FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read
 PREFIX_BYTES = 16
 _START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100  # a progressive JPEG has about ten
 _ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
-# Pillow's words for an unknown kind of an otherwise good file.
+# Pillow's words for a good file of a kind that it does not know.
 _NOT_KNOWN = ("unsupported", "unknown", "cannot handle", "not supported", "invalid ftyp")
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
@@ -45,16 +45,16 @@ class Header:
 
     width: int
     height: int
-    orientation: int  # EXIF's, 1 (upright) to 8, of the pixels as they are decoded
+    orientation: int  # EXIF's, 1 (upright) to 8, of the decoded pixels
     format: str  # one of `FORMATS`
-    tile_pixels: int = 0  # of a TIFF's tile, 0 if it has none
-    scans: int = 1  # the number of times that a JPEG draws the image, about 1 or 10
+    tile_pixels: int = 0  # pixels of one tile of a TIFF; 0 without tiles
+    scans: int = 1  # passes over the image in a JPEG: 1, or about 10 if it is progressive
 
 
 def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:
-    """Read the header of an image from the whole file, or say why it can't be used.
+    """Read the header of an image from the bytes of its file, or say why it can't be used.
 
-    None if it is an image neither by name nor by content. Nothing else depends on `name`.
+    None: neither `name` nor the content is an image's.
     """
     named = is_image(name, b"")
     format = _format_of(data)
@@ -64,17 +64,17 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
         with open_image(data, format) as image:
             tile_pixels = _tile_pixels(image)
             scans = data.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
-            fault = why_too_large(image.width, image.height, tile_pixels, scans, max_pixels)
-            if fault is None and (image.mode == "F" or (image.mode == "I" and image.format != "PPM")):
-                fault = Fault("unsupported", f"{image.format} with 32 bits per sample")
-            orientation = 1 if fault else _orientation(image, data)
-            return fault or Header(image.width, image.height, orientation, format, tile_pixels, scans)
+            if fault := why_too_large(image.width, image.height, tile_pixels, scans, max_pixels):
+                return fault
+            if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+                return Fault("unsupported", f"{image.format} with 32 bits per sample")
+            return Header(image.width, image.height, _orientation(image, data), format, tile_pixels, scans)
     except Exception:  # Pillow's parsers raise almost anything on hostile headers
         return _why_no_header(data, format) if named or format not in _WEAK_MAGIC else None
 
 
 def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pixels: int) -> Fault | None:
-    """The fault of an image that takes too much memory or time to decode. The arguments are those of `Header`."""
+    """The fault of an image that takes too much memory or time to decode; None if it does not. See `Header`."""
     pixels = width * height
     if max(pixels, tile_pixels) > max_pixels:  # decoding a TIFF keeps a whole tile in RAM
         return Fault("too-large", f"{width} x {height} pixels, over --max-pixels {max_pixels}")
@@ -87,17 +87,14 @@ def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pix
 
 @contextmanager
 def open_image(data: bytes, format: str | None = None) -> Iterator[Image.Image]:
-    """Yield the image in `data` with its header read; its pixels can be decoded inside the `with` block.
-
-    Without a `format` all of `FORMATS` are tried. Pillow's parsers raise almost anything.
-    """
+    """Open an image, so that its pixels can be decoded in the `with` block. Pillow's parsers raise almost anything."""
     _silence_metadata_warnings()
     with _limit_lifted, Image.open(io.BytesIO(data), formats=[format] if format else FORMATS) as image:
         yield image
 
 
 class _LiftedLimit:
-    """Lifts Pillow's own limit on pixels while any thread has an image open: `--max-pixels` takes its place."""
+    """Lifts Pillow's limit on pixels while any thread has an image open: `--max-pixels` is checked instead."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -122,19 +119,18 @@ _limit_lifted = _LiftedLimit()
 
 @functools.cache
 def _silence_metadata_warnings() -> None:
-    """Ignore Pillow's warnings about metadata, in the whole process: Python 3.11 has no filter for one thread."""
+    """Ignore Pillow's warnings about metadata in the whole process: Python 3.11 has no filter for one thread."""
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 def _format_of(data: bytes) -> str | None:
-    """The one of `FORMATS` that `data` begins like."""
     prefix = data[:PREFIX_BYTES]
     accepts = ((name, Image.OPEN[name][1]) for name in FORMATS)
     return next((name for name, accept in accepts if accept and len(prefix) > 1 and accept(prefix) is True), None)
 
 
 def is_image(name: str | Path, prefix: bytes) -> bool:
-    """Whether a file is an image by its name, or else by its first `PREFIX_BYTES`."""
+    """Whether a file is an image by its name, or by its first `PREFIX_BYTES` bytes."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES or bool(_format_of(prefix) or _foreign_format(prefix))
 
 
@@ -143,7 +139,7 @@ def _foreign_format(data: bytes) -> str | None:
 
 
 def _tile_pixels(image: Image.Image) -> int:
-    """The pixels of a TIFF's tile, which may claim more than the image has; at most `sys.maxsize`."""
+    """The pixels of one tile of a TIFF, at most `sys.maxsize`: a hostile file may claim any size."""
     tags = getattr(image, "tag_v2", {})
     width, length = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
     valid = isinstance(width, int) and isinstance(length, int)
@@ -160,7 +156,7 @@ def _unidentified(data: bytes, named: bool) -> Fault | None:
 
 
 class _Watched(io.BytesIO):
-    """Bytes that note whether a reader asked for more than there are."""
+    """Bytes that record whether a reader asked for more than there are."""
 
     ended = False
 
@@ -171,7 +167,7 @@ class _Watched(io.BytesIO):
 
 
 def _why_no_header(data: bytes, format: str) -> Fault:
-    """Why Pillow could not read the header, from the plugin's own words: `Image.open` hides them."""
+    """Why Pillow could not read the header. The plugin is called directly, because `Image.open` hides its message."""
     watched = _Watched(data)
     said = "can't be read"
     try:
@@ -187,10 +183,10 @@ def _why_no_header(data: bytes, format: str) -> Fault:
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    if image.format == "TIFF":  # Pillow turns it upright as it decodes
+    if image.format == "TIFF":  # Pillow turns it upright while it decodes
         return 1
     if image.format == "PNG" and not any(key in data for key in _PNG_ORIENTATION):
-        return 1  # to look for EXIF behind the pixels, Pillow would decode them
+        return 1  # Pillow would decode all pixels to look for EXIF after them
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # broken EXIF does not harm the pixels

@@ -1,4 +1,4 @@
-"""Image files: digest and header of each, or why it can't be used. Needs no TensorFlow."""
+"""Image files: the digest and header of each, or why it can't be used. This module imports no TensorFlow."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from headstart.features.images.formats import PREFIX_BYTES, inspect_bytes, is_im
 from headstart.features.terminal import progress
 
 MAX_FILE_BYTES = 1 << 30
-_PIECE = 64  # files that a thread takes at a time
+_PIECE = 64  # files per task of a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ImageFile:
     scans: int = 1
 
     def is_unchanged(self) -> bool:
-        """Whether the file still has the size and time of the scan; its digest is then taken to be the same."""
+        """Whether the file still has the size and time of the scan. If so, its digest counts as unchanged, too."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -54,10 +54,7 @@ def inspect_images(
     max_pixels: int = MAX_PIXELS,
     recall: Callable[[str], ImageFile | None] | None = None,
 ) -> list[ImageFile | Reject | None]:
-    """Inspect many files in parallel; see `inspect_image`. The order is kept.
-
-    A file that `recall` knows is not read, but it is held to `max_pixels` again.
-    """
+    """Inspect many files in parallel, in order. Files that `recall` knows are not read, only held to `max_pixels`."""
 
     def inspect(path: str | Path) -> ImageFile | Reject | None:
         known = recall(str(path)) if recall else None
@@ -76,7 +73,7 @@ def inspect_images(
 
 
 def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile | Reject | None:
-    """Read one file's digest and header. None is a file that is an image neither by name nor by content."""
+    """Read the digest and header of one file. None: neither its name nor its content is an image's."""
     try:
         status = os.stat(path)
         content = content_of(path, status)
@@ -94,7 +91,7 @@ def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile |
 
 
 def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
-    """Read a file, or raise an OSError. Only its first bytes are read if neither they nor its name are an image's."""
+    """Read a file, or raise an OSError. If neither its name nor its first bytes are an image's, return only these."""
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end
         return Fault("unreadable", "not a regular file")
     with open(path, "rb") as file:

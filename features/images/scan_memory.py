@@ -1,4 +1,4 @@
-"""The scan memory: digests and headers from one scan, so that the next need not read files that did not change."""
+"""The scan memory: digests and headers from one scan. The next scan does not read files that have not changed."""
 
 import hashlib
 import os
@@ -22,10 +22,10 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, Runt
 
 
 class ScanMemory:
-    """Digest and header of each file below one `data` folder, by (path within it, size, mtime in ns).
+    """The digest and header of each file in one `data` folder, by path within it, size, and mtime in ns.
 
-    `folder` holds one `.npz` for each data folder; the last scan to save replaces it. A memory that is damaged, or was
-    written by another version, is ignored: its files are read again. With `forget` it begins empty.
+    `folder` holds one `.npz` per data folder; each scan replaces it. A memory that is damaged, or was written by
+    another version, is ignored: its files are read again. With `forget` it begins empty.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
@@ -39,7 +39,7 @@ class ScanMemory:
                 self._load()
 
     def recall(self, path: str) -> ImageFile | None:
-        """Return what is known of a file, or None if it is unknown or was changed."""
+        """Return the digest and header of a file; None if it is unknown or has changed."""
         row = self._rows.get(path.removeprefix(self._root))
         if row is None:
             return None
@@ -50,10 +50,8 @@ class ScanMemory:
         return image if format in FORMATS and image.is_unchanged() else None
 
     def save(self, images: Iterable[ImageFile]) -> None:
-        """Remember `images` and nothing else, for the next scan.
-
-        A file that was written to shortly before the scan is left out, for it may change again within the same tick.
-        """
+        """Write `images`, and nothing else, for the next scan."""
+        # A file that was written shortly before the scan is left out: it may change again without a change of its time.
         settled = [image for image in images if image.mtime_ns < self._started - SETTLED_NS]
         paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)
         digests = bytes.fromhex("".join(image.digest for image in settled))
@@ -75,7 +73,7 @@ class ScanMemory:
             console.print(f"the next scan will read all files again: {error}")
 
     def _load(self) -> None:
-        """Read the memory. It raises one of `_DAMAGE` if there is none, or it can't be used."""
+        """Read the memory. If it is missing or damaged, raise one of `_DAMAGE`."""
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if arrays["version"] != HEADER_VERSION:
                 return

@@ -12,41 +12,27 @@ FORMAT_VERSION = 1  # of a store's folder
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Everything that decides the value of a feature; equal fingerprints mean equal features.
-
-    Args:
-        weights: SHA-256 over the shapes, dtypes and values of the network's weights.
-        cut: the name within the backbone, `mixed10` or `mixed8:map`.
-        shape: of one image's features, `(D,)`, or `(H, W, D)` for a map.
-        dtype: of the features as stored, `float16` or `float32`.
-        precision: of the arithmetic, `float32`, `bfloat16` or `int8`.
-        rescale: `scale` and `offset` of the affine map from pixels to the network's input.
-        image_size, resize, truncated: see `ImageConfig`.
-        pixels_version: of the way from a file's bytes to pixels.
-        forward_version: of the arithmetic; None in stores of early versions.
-        calibration: hashes of an 8-bit network and of the images it was quantised on; None for others.
-        augment, augment_version, seed, view: see `View`; None for images as they are.
-    """
+    """Everything that decides the value of a feature. Equal fingerprints mean equal features."""
 
     backbone: str
-    weights: str
-    cut: str
-    shape: tuple[int, ...]
-    dtype: str
-    precision: str
-    rescale: Mapping[str, Any]
-    image_size: int
+    weights: str  # SHA-256 over the shapes, dtypes and values of the network's weights
+    cut: str  # the name within the backbone, `mixed10` or `mixed8:map`
+    shape: tuple[int, ...]  # of one image's features: `(D,)`, or `(H, W, D)` for a map
+    dtype: str  # of the stored features: `float16` or `float32`
+    precision: str  # of the arithmetic: `float32`, `bfloat16` or `int8`
+    rescale: Mapping[str, Any]  # `scale` and `offset` of the affine map from pixels to the network's input
+    image_size: int  # this and the next two: see `ImageConfig`
     resize: str
     truncated: str
-    pixels_version: int
-    forward_version: int | None = None
-    calibration: Mapping[str, Any] | None = None
-    augment: str | None = None
+    pixels_version: int  # see `PIXELS_VERSION`
+    forward_version: int | None = None  # see `FORWARD_VERSION`; None in stores of early versions
+    calibration: Mapping[str, Any] | None = None  # hashes of an 8-bit network and of its images; None if not int8
+    augment: str | None = None  # this and the next three: see `View`; None for unchanged images
     augment_version: int | None = None
     seed: int | None = None
     view: int | None = None
     format_version: int = FORMAT_VERSION
-    later: Mapping[str, Any] = field(default_factory=dict)
+    later: Mapping[str, Any] = field(default_factory=dict)  # fields of a later version of headstart
 
     @cached_property
     def key(self) -> str:
@@ -55,18 +41,18 @@ class Fingerprint:
 
     @property
     def folder_name(self) -> str:
-        """Name of its folder in a store."""
+        """The name of the folder in a store."""
         return f"{self.backbone}-{self.cut.replace(':', '-')}-{self.key[:12]}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that apply, of types that JSON knows."""
+        """The fields that are not None, in JSON's types."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "later"} | dict(self.later)
         found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in values.items() if v is not None}))
         return found
 
     @classmethod
     def from_json(cls, values: Any) -> "Fingerprint":
-        """The fingerprint that `to_json` gave. A field that is missing or of another type is a ValueError."""
+        """Read back the result of `to_json`. A field that is missing or of another type raises a ValueError."""
         if not isinstance(values, dict):
             raise ValueError("it holds no JSON object")
         known = {one.name: one for one in fields(cls) if one.name != "later"}
@@ -84,7 +70,7 @@ class Fingerprint:
         return fingerprint
 
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
-        """Each field that differs, with its value here (`asked`) and in `there` (`there`); None where it is absent."""
+        """Each field that differs: its value in `self` as `asked`, and in `there` as `there`. None: it is absent."""
         asked, other = self.to_json(), there.to_json()
         return {
             name: {"asked": asked.get(name), "there": other.get(name)}

@@ -6,26 +6,27 @@ from pathlib import Path
 
 import numpy as np
 from headstart.features.digests import DIGEST
+from headstart.features.store.shards import ShardFormat, read_features
 
 
 @dataclass(frozen=True)
 class Slab:
-    """Neighbouring rows of one shard, and their places (`positions`) among the digests asked for: int64 [n] both."""
+    """Some rows of one shard that are read at once."""
 
     shard: Path
-    positions: np.ndarray
-    rows: np.ndarray
+    rows: np.ndarray  # int32 [n], ascending
+    positions: np.ndarray  # int64 [n]: for each row, the position of its digest among those asked for
 
-    @property
-    def span(self) -> tuple[int, int]:
-        """The first row, and the row after the last."""
-        return int(self.rows.min()), int(self.rows.max()) + 1
+    def read(self, form: ShardFormat) -> np.ndarray:
+        """The features of the rows, [n, *shape]. Errors: see `read_digests`."""
+        first = int(self.rows[0])
+        return read_features(self.shard, form, first, int(self.rows[-1]) + 1).take(self.rows - first, axis=0)
 
 
 class Index:
-    """The digests (`DIGEST` [n]) of all shards in one sorted array, each with shard and row: 40 bytes per digest.
+    """All digests of some shards in one sorted array, `DIGEST` [n], each with its shard and row: 40 bytes per digest.
 
-    If several of `shards` hold a digest, the first wins.
+    If several shards hold a digest, the first of `shards` counts.
     """
 
     def __init__(self, shards: Sequence[Path], digests: Mapping[Path, np.ndarray]) -> None:
@@ -46,7 +47,7 @@ class Index:
         return found
 
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
-        """Group `digests` (`DIGEST` [N], each in a shard) by shard, and within a shard by blocks of `rows` rows.
+        """Find the rows of `digests` (`DIGEST` [N], each in a shard): one slab per `rows` neighbouring rows of a shard.
 
         `shuffled` draws the order of the shards, and of the slabs within each. None keeps the order on disk.
         """
@@ -60,7 +61,7 @@ class Index:
             by_rank = np.lexsort((drawn, [rank[shards[piece[0]]] for piece in pieces]))
             pieces = [pieces[number] for number in by_rank]
         for piece in pieces:
-            yield Slab(self.shards[shards[piece[0]]], piece, lines[piece])
+            yield Slab(self.shards[shards[piece[0]]], lines[piece], piece)
 
     def _places(self, digests: np.ndarray) -> np.ndarray:
         places: np.ndarray = np.searchsorted(self.digests, digests).clip(max=len(self.digests) - 1)

@@ -1,4 +1,4 @@
-"""What a store's folder holds, and whether it is whole."""
+"""Listing the content of a store, and finding damage in it."""
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -25,7 +25,7 @@ class Contents:
     images: int
     shards: int
     bytes: int  # of all shards
-    modified: float  # the time of the newest shard, in seconds since 1970
+    modified: float  # time of the newest shard, in seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Verification:
 
 
 def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
-    """Open the store of each fingerprint in `root`, by name; also return the folders that can't be opened.
+    """Open the store of each fingerprint in `root`, sorted by name. The second list has those that can't be opened.
 
     A `root` that does not exist, or holds no features, raises a StoreError.
     """
@@ -65,7 +65,7 @@ def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
 
 
 def open_stores(root: Path) -> list[FeatureStore]:
-    """The first result of `find_stores`. The second is told on the console; a StoreError if no store can be opened."""
+    """Open the stores in `root`. Name damaged ones on the console. If none can be opened, raise a StoreError."""
     stores, damaged = find_stores(root)
     if not stores:
         raise StoreError(damaged[0].reason)
@@ -75,7 +75,7 @@ def open_stores(root: Path) -> list[FeatureStore]:
 
 
 def stores_named(stores: Sequence[FeatureStore], beginning: str) -> list[FeatureStore]:
-    """The stores whose fingerprint or folder name starts with `beginning`, else an OptionError; all if it is empty."""
+    """The stores whose fingerprint or folder name starts with `beginning`. If there are none, raise an OptionError."""
     fitting = [store for store in stores if store.key.startswith(beginning) or store.folder.name.startswith(beginning)]
     if beginning and not fitting:
         names = ", ".join(store.folder.name for store in stores) or "none"
@@ -85,12 +85,10 @@ def stores_named(stores: Sequence[FeatureStore], beginning: str) -> list[Feature
 
 def contents(store: FeatureStore) -> Contents:
     """Count the images, shards and bytes of `store`."""
-    sizes, times = [], []
+    found = []
     for shard in store.shards():
         with suppress(FileNotFoundError):  # another process removed it after it was listed
-            status = shard.lstat()
-            sizes.append(status.st_size)
-            times.append(status.st_mtime)
+            found.append(shard.lstat())
     return Contents(
         folder=store.folder,
         backbone=store.fingerprint.backbone,
@@ -98,28 +96,27 @@ def contents(store: FeatureStore) -> Contents:
         precision=store.fingerprint.precision,
         view=store.fingerprint.view or 0,
         images=store.count(),
-        shards=len(sizes),
-        bytes=sum(sizes),
-        modified=max(times, default=store.folder.stat().st_mtime),
+        shards=len(found),
+        bytes=sum(status.st_size for status in found),
+        modified=max((status.st_mtime for status in found), default=store.folder.stat().st_mtime),
     )
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
-    """Read every byte of every shard; one that can't be reached raises an OSError, which tells nothing of its content.
+    """Read every byte of every shard. A shard that can't be reached raises an OSError: its content may be good.
 
-    `repair` removes bad shards, so that their images are done again, and brings merged files up to date.
+    `repair` removes bad shards, so that the features of their images are made again, and updates merged files.
     """
     shards = [(store, shard) for store in stores for shard in store.shards()]
-    images: dict[Path, int] = {}  # in each good shard
+    images: list[int] = []  # in each good shard
     bad: dict[Path, str] = {}
     with progress("verifying", len(shards), "shards") as advance:
         for store, shard in shards:
             with suppress(FileNotFoundError):  # another process removed it after it was listed
-                reason = shard_fault(shard, store.form)
-                if reason is None:
-                    images[shard] = len(read_digests(shard, store.form))
-                else:
+                if reason := shard_fault(shard, store.form):
                     bad[shard] = reason
+                else:
+                    images.append(len(read_digests(shard, store.form)))
             advance(1)
     merged = [Damage(str(store.merged), fault) for store in stores if (fault := store.merged_fault())]
     if repair:
@@ -128,4 +125,4 @@ def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verificati
             drop_shards(store, [shard for shard in bad if shard.parent == store.folder])
             store.update_merged()
     damaged = [Damage(str(shard), reason) for shard, reason in bad.items()]
-    return Verification(len(images) + len(bad), sum(images.values()), damaged, merged)
+    return Verification(len(images) + len(bad), sum(images), damaged, merged)

@@ -9,16 +9,16 @@ from headstart.features.digests import DIGEST_BYTES
 from headstart.features.files import write_atomically
 from headstart.features.store.shards import ShardFormat, describe, hdf5_in_memory
 
-# HDF5 keeps every shard open that it has shown, and silently shows NaN for a shard that it can't open. macOS allows a
-# process 256 open files, of which a notebook needs some 60 for itself.
+# HDF5 keeps open every shard that it has read, and silently shows NaN for a shard that it can't open. macOS allows a
+# process 256 open files, and a notebook needs about 60 of them.
 MOST_SHARDS = 160
 
 
 def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray], rows_left_out: int) -> None:
-    """Write the merged file, which shows the given shards (each with its digests, `DIGEST` [n]) one after the other.
+    """Write the merged file: it shows some shards one after the other. `digests` gives the `DIGEST` [n] of each.
 
-    It holds `features` [N, *shape], `digest` [N] in hexadecimal, and as attributes each field of the fingerprint and
-    `rows_left_out`, the number of features in other shards. Rows of a shard that is removed later are NaN.
+    The file holds `features` [N, *shape] and `digest` [N] in hexadecimal. Its attributes are the fields of the
+    fingerprint, and the number of features in other shards, `rows_left_out`. Rows of a removed shard become NaN.
     """
     layout = h5py.VirtualLayout((sum(map(len, digests.values())), *form.shape), form.dtype)
     start = 0

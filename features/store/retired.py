@@ -1,7 +1,7 @@
-"""Retired shards: out of use, but kept on disk until the next clean-up for readers that still know them.
+"""Retired shards: out of use, but kept on disk until the next clean-up, because processes may be reading them.
 
-An empty file `shard-<sha256>.h5.retired` marks a retired shard. The process that renames this marker to `.removing` has
-claimed the shard, and removes it.
+An empty file `shard-<sha256>.h5.retired` marks a retired shard. A process that renames this marker to `.removing`
+claims the shard, and removes it.
 """
 
 import os
@@ -13,7 +13,7 @@ from headstart.features.errors import StoreError
 from headstart.features.files import flush_to_disk
 from headstart.features.store.shards import SHARD_NAME
 
-_REMOVAL_SECONDS = 5.0  # a claim that is older was left by a killed process
+_REMOVAL_SECONDS = 5.0  # an older claim was left by a killed process
 
 
 def retire(shards: Collection[Path], folder: Path) -> None:
@@ -34,10 +34,7 @@ def shards_in_use(folder: Path) -> list[Path]:
 
 
 def put_in_use(shard: Path) -> bool:
-    """Undo a retirement of `shard`, a file that was written just now.
-
-    Returns False if another process has just removed the file: write it again.
-    """
+    """End a retirement of `shard`, which was just written. False: another process removed it, so write it again."""
     try:
         shard.with_name(f"{shard.name}.retired").unlink()
     except FileNotFoundError:
@@ -55,7 +52,7 @@ def has_retired(folder: Path) -> bool:
 
 
 def remove_retired(folder: Path) -> None:
-    """Remove the files of retired shards. A folder with the name of one raises a StoreError."""
+    """Remove the files of retired shards. A folder with such a name raises a StoreError."""
     for name in filter(_shard_of, os.listdir(folder)):
         marker, shard = folder / name, folder / _shard_of(name)
         if shard.is_dir() and not shard.is_symlink():
@@ -75,6 +72,6 @@ def _claim(shard: Path) -> Path:
 
 
 def _shard_of(name: str) -> str:
-    """The name of the shard that a marker or claim belongs to; empty for any other file."""
+    """The shard of a marker or claim; empty for any other file."""
     shard, _, kind = name.rpartition(".")
     return shard if kind in ("retired", "removing") and SHARD_NAME.fullmatch(shard) else ""

@@ -1,6 +1,6 @@
 """One shard: an immutable HDF5 file of digests and features.
 
-A shard may come from anywhere. Its layout is checked before memory is allocated for its content.
+Shards are not trusted: the layout of a file is checked before memory is allocated for its content.
 """
 
 import errno
@@ -28,30 +28,25 @@ SHARD_NAME = re.compile(r"shard-.+\.h5", re.DOTALL)
 _LIBVER = ("v110", "v110")
 _DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
 _CHUNK_BYTES = 1 << 20
-# With these errors the file can't be reached; they say nothing about its content.
+# These errors mean that the file can't be reached. Its content may be good.
 _SYSTEM_ERRORS = {
-    getattr(errno, name)
-    for name in ("ENOENT", "EACCES", "EPERM", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ENOTCONN", "ETIMEDOUT")
-}
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    errno.ENOTCONN, errno.ETIMEDOUT,
+}  # fmt: skip
 _LONGEST_ATTRIBUTE = 1 << 16  # bytes
 _REMEDY = "`headstart store verify STORE --repair` drops it, and its images are done again"
 
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """The layout of all shards of one fingerprint, whose fields are attributes of each shard.
+    """The layout of all shards of one fingerprint. Another shape or dtype than these raises a ValueError."""
 
-    An image's features have shape `(D,)`, or `(H, W, D)` for a map, and are stored in float16 or float32; anything else
-    raises a ValueError.
-    """
-
-    fingerprint: Mapping[str, Any]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    fingerprint: Mapping[str, Any]  # attributes of each shard
+    shape: tuple[int, ...]  # of one image's features: `(D,)`, or `(H, W, D)` for a map
+    dtype: np.dtype[Any]  # float16 or float32
 
     def __post_init__(self) -> None:
-        sides = [isinstance(side, int) and side > 0 for side in self.shape]
-        if len(sides) not in (1, 3) or not all(sides) or self.dtype not in _DTYPES:
+        if len(self.shape) not in (1, 3) or self.dtype not in _DTYPES:
             raise ValueError(f"no features of shape {list(self.shape)} and dtype {self.dtype}")
 
     @property
@@ -61,7 +56,7 @@ class ShardFormat:
 
 
 def shard_name(content: bytes) -> str:
-    """The file name of a shard, made from the hash of its bytes."""
+    """The file name of a shard: it holds the hash of the shard's bytes."""
     return _name(hashlib.sha256(content).hexdigest())
 
 
@@ -70,7 +65,7 @@ def _name(digest: str) -> str:
 
 
 def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) -> bytes:
-    """The bytes of a shard, from `DIGEST` [n], n >= 1, and features [n, *shape] in the stored dtype."""
+    """The bytes of a shard with digests, `DIGEST` [n], n >= 1, and features, [n, *shape] in the stored dtype."""
     # Every byte is under a checksum: HDF5 1.10 checksums metadata, fletcher32 checksums data, and attributes of fixed
     # length are part of the metadata.
     with hdf5_in_memory() as (buffer, file):
@@ -83,14 +78,14 @@ def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) 
 
 
 def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
-    """Write each field as an attribute of `file`: JSON text of fixed length."""
+    """Write each field as an attribute of `file`: text of fixed length, in JSON."""
     for name, value in fields.items():
         file.attrs[name] = _attribute(value)
 
 
 @contextmanager
 def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
-    """Yield a buffer and a new HDF5 file in it, for Python to write: HDF5 may crash the process on a full disk."""
+    """Yield a buffer in memory and a new HDF5 file in it. HDF5 itself may crash the process on a full disk."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=_LIBVER) as file:
         yield buffer, file
@@ -99,21 +94,21 @@ def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
 def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
     """The digests of a shard, `DIGEST` [n].
 
-    A shard that is damaged or does not fit `form` raises a StoreError, one that is gone or can't be read an OSError.
+    A shard that is damaged or does not fit `form` raises a StoreError. One that can't be reached raises an OSError.
     """
     with _opened(path, form) as file:
         return np.frombuffer(file["digest"][:].tobytes(), DIGEST)
 
 
 def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.ndarray:
-    """Rows `start` to `stop` of a shard's features, [stop - start, *shape]. It raises the errors of `read_digests`."""
+    """Rows `start` to `stop` of a shard's features, [stop - start, *shape]. Errors: see `read_digests`."""
     with _opened(path, form) as file:
         rows: np.ndarray = file["features"][start:stop]
         return rows
 
 
 def shard_fault(path: Path, form: ShardFormat) -> str | None:
-    """Read every byte of a shard, and say why it can't be used; None for a good shard. OSErrors: see `read_digests`."""
+    """Read every byte of a shard, and say why it can't be used; None for a good shard. OSError: see `read_digests`."""
     try:
         digests = read_digests(path, form)
         with path.open("rb") as file:
@@ -135,8 +130,8 @@ def _attribute(value: Any) -> np.bytes_:
 
 @contextmanager
 def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
-    """Yield a shard's open file once its layout is known to be that of `form`."""
-    status = path.lstat()  # no link is followed: it could lead anywhere
+    """Open a shard, and check that its layout is `form`."""
+    status = path.lstat()  # a link is not followed: it could lead anywhere
     try:
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise _NotAShardError("it is no regular file")
@@ -153,14 +148,14 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
 
 
 def _system_error(error: OSError) -> int | None:
-    """The number of an error that is the system's, not the shard's. HDF5 gives the number in its message only."""
+    """The number of an error among `_SYSTEM_ERRORS`, or None. HDF5 gives the number in the message only."""
     said = re.search(r"errno = (\d+)", str(error))
     number = error.errno or (int(said[1]) if said else None)
     return number if number in _SYSTEM_ERRORS else None
 
 
 class _NotAShardError(Exception):
-    """An HDF5 file whose layout is not that of a shard."""
+    """A file does not have the layout of a shard."""
 
 
 def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None:
@@ -180,7 +175,7 @@ def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None
 
 
 def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
-    """Refuse a dataset that could read other files, run code, or take more memory than its file; return its rows."""
+    """Refuse a dataset that could read other files, run code, or take more memory than its file. Return its length."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise _NotAShardError(f"{name} is a link to elsewhere")
     if file.get(name, getclass=True) is not h5py.Dataset:

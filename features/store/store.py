@@ -19,7 +19,7 @@ from headstart.features.store import retired
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.index import Index
 from headstart.features.store.merged import MOST_SHARDS, merged_shards, write_merged
-from headstart.features.store.shards import ShardFormat, read_digests, read_features, shard_content, shard_name
+from headstart.features.store.shards import ShardFormat, read_digests, shard_content, shard_name
 from headstart.features.terminal import console
 
 SLAB_BYTES = 64 << 20
@@ -27,10 +27,7 @@ _LONGEST_DESCRIPTION = 1 << 20  # bytes
 
 
 def create_folder(folder: Path) -> None:
-    """Make a store's folder if it is missing, and remove the half-written files that killed processes left in it.
-
-    A folder that can't be made or read is a StoreError.
-    """
+    """Make a store's folder if it is missing, and clean up after killed processes. On failure, raise a StoreError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_left_over(folder)
@@ -53,7 +50,7 @@ class FeatureStore:
         self._index = Index([], {})
 
     def create(self) -> "FeatureStore":
-        """Make the folder with its `fingerprint.json`, see `create_folder`; return the store itself."""
+        """Make the folder and its `fingerprint.json`, if missing; see `create_folder`. Returns the store itself."""
         create_folder(self.folder)
         if not self._description.exists():
             write_json(self._description, self.fingerprint.to_json())
@@ -61,9 +58,13 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureStore":
-        """Open the store in `folder`. Without a `fingerprint.json` that fits its name, that raises a StoreError."""
+        """Open the store in `folder`. If its `fingerprint.json` is missing or damaged, that raises a StoreError."""
+        path = folder / "fingerprint.json"
         try:
-            store = cls(folder.parent, _read_description(folder / "fingerprint.json"))
+            if not path.is_file():  # opening a pipe would wait for ever
+                raise ValueError("it is no regular file")
+            with path.open("rb") as file:
+                store = cls(folder.parent, Fingerprint.from_json(json.loads(file.read(_LONGEST_DESCRIPTION))))
         except (OSError, ValueError, TypeError, RecursionError, SyntaxError) as error:
             raise StoreError(f"{folder}: no features of headstart's: fingerprint.json: {error}") from error
         if store.folder != folder:
@@ -84,7 +85,7 @@ class FeatureStore:
         return hex_digests(self._refreshed().digests)
 
     def missing(self, digests: Collection[str]) -> list[str]:
-        """The digests (hexadecimal SHA-256) that have no features yet, in the order given, each once."""
+        """The `digests` (hexadecimal SHA-256) that have no features yet, each once, in the order given."""
         asked = list(dict.fromkeys(digests))
         found = self._refreshed().find(raw_digests(asked))
         return [asked[position] for position in np.flatnonzero(~found)]
@@ -92,8 +93,8 @@ class FeatureStore:
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
         """Write one shard, in full or not at all: n >= 1 hexadecimal digests, and features [n, *shape].
 
-        Features are cast to the stored dtype. A value that is not finite then, or a folder that is gone, raises a
-        StoreError, and another shape a ValueError.
+        Features are cast to the stored dtype. If a value is then not finite, or the folder is gone, that raises a
+        StoreError. Another shape raises a ValueError.
         """
         if features.shape != (len(digests), *self.form.shape) or not len(digests):
             raise ValueError(f"expected features {[len(digests), *self.form.shape]}. Received: {features.shape}")
@@ -126,7 +127,7 @@ class FeatureStore:
             retired.remove_retired(self.folder)
 
     def read(self, digests: Sequence[str]) -> np.ndarray:
-        """The features of `digests` in the order given, [N, *shape] in the stored dtype; errors as in `stream`."""
+        """The features of `digests` in the order given, [N, *shape] in the stored dtype. Errors: see `stream`."""
         features = np.empty((len(digests), *self.form.shape), self.form.dtype)
         for positions, rows in self.stream(digests):
             features[positions] = rows
@@ -137,17 +138,15 @@ class FeatureStore:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Read the features of `digests` in the order on disk, at most `slab_bytes` of one shard at a time.
 
-        `shuffled` draws the order of the shards, and of the slabs within each. A digest without features, or a damaged
-        shard, raises a StoreError.
-
-        Yields:
-            positions in `digests`, int64 [n], and their features, [n, *shape] in the stored dtype.
+        Yields positions in `digests`, int64 [n], and their features, [n, *shape] in the stored dtype. `shuffled` draws
+        the order of the shards, and of the pieces of each. A digest without features, or a damaged shard, raises a
+        StoreError.
         """
         digests = list(digests)
         raw, slab = raw_digests(digests), max(1, slab_bytes // self.form.image_bytes)
         waiting = np.arange(len(digests))
         while len(waiting):
-            # `compact` may have moved the features of a listed shard elsewhere. Then the folder is listed again.
+            # `compact` may have moved features to another shard. Then the folder is listed again.
             index = self._refreshed()
             found = index.find(raw[waiting])
             if not found.all():
@@ -155,14 +154,13 @@ class FeatureStore:
                 raise StoreError(f"{self.folder}: no features of {lacking}; run `headstart features`")
             done = np.zeros(len(waiting), bool)
             for piece in index.slabs(raw[waiting], slab, shuffled):
-                start, stop = piece.span
                 try:
-                    features = read_features(piece.shard, self.form, start, stop)
+                    features = piece.read(self.form)
                 except FileNotFoundError:
                     self._digests, self._index = {}, Index([], {})
                     break
                 done[piece.positions] = True
-                yield waiting[piece.positions], features[piece.rows - start]
+                yield waiting[piece.positions], features
             waiting = waiting[~done]
 
     def shard_of(self, digest: str) -> Path:
@@ -171,7 +169,7 @@ class FeatureStore:
         return slab.shard
 
     def write_merged(self) -> None:
-        """Write the merged file, `features.h5`. If it can't show all shards, say so on the console."""
+        """Write the merged file. If it can't show all shards, say so on the console."""
         while True:  # another process may change the shards meanwhile, and may have written its merged file first
             shards = self._shards_to_merge()
             index = self._index
@@ -193,7 +191,7 @@ class FeatureStore:
             self.write_merged()
 
     def merged_fault(self) -> str | None:
-        """Say why the merged file may show NaN, or nothing at all; None for a good file, and for none."""
+        """Say why the merged file is not to be trusted; None for a good file, or if there is none."""
         shown = merged_shards(self.merged)
         if not shown and self.merged.exists() and self.shards():
             return "it is not a merged file of the shards"
@@ -205,7 +203,7 @@ class FeatureStore:
         return None
 
     def _shards_to_merge(self) -> list[Path]:
-        """The shards that the merged file is to show: all, or the largest, sorted by name."""
+        """The shards for the merged file: the largest, at most `MOST_SHARDS`, sorted by name."""
         shards = self._refreshed().shards
         return sorted(sorted(shards, key=lambda shard: -len(self._digests[shard]))[:MOST_SHARDS])
 
@@ -223,11 +221,3 @@ class FeatureStore:
                 if shards == listed:
                     raise StoreError(f"{error.filename}: a shard that is listed and can't be opened") from error
         return self._index
-
-
-def _read_description(path: Path) -> Fingerprint:
-    """The fingerprint in a `fingerprint.json`. It raises ValueError and other errors of reading."""
-    if not path.is_file():  # opening a pipe would wait for ever
-        raise ValueError("it is no regular file")
-    with path.open("rb") as file:
-        return Fingerprint.from_json(json.loads(file.read(_LONGEST_DESCRIPTION)))

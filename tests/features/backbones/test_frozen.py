@@ -68,16 +68,16 @@ def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit(monkey
     backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=SIZE)
     cut = backbone.cuts()[-1]
     frozen = freeze(backbone, [cut], batch_size=8)
-    run = frozen._features
+    run = FrozenBackbone.__call__
 
-    def meet(self: FrozenBackbone, one: Pass, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
+    def meet(self: FrozenBackbone, pixels: np.ndarray, one: Pass) -> dict[Cut, np.ndarray]:
         both_running.wait(timeout=60)
-        return run(one, pixels)
+        return run(self, pixels, one)
 
     images = np.random.default_rng(0).integers(0, 256, (28, SIZE, SIZE, 3)).astype(np.uint8)
     batches = [(positions, images[positions]) for positions in np.split(np.arange(28), [8, 16, 24])]
     with monkeypatch.context() as patched:
-        patched.setattr(FrozenBackbone, "_features", meet)
+        patched.setattr(FrozenBackbone, "__call__", meet)
         streamed = list(frozen.stream(batches))
     for (expected, pixels), (positions, features) in zip(batches, streamed, strict=True):
         np.testing.assert_array_equal(positions, expected)
@@ -125,7 +125,7 @@ def test_many_passes_at_a_time_keep_every_bit_of_a_network_with_shortcuts() -> N
 @pytest.mark.parametrize("failing", range(5))
 def test_a_pass_that_fails_ends_the_stream(failing: int) -> None:
     class Failing(FrozenBackbone):
-        def _features(self, _: Pass, pixels: np.ndarray) -> dict[Cut, np.ndarray]:
+        def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
             if pixels[0] == failing:
                 raise MemoryError("no room")
             return {}
