@@ -1,4 +1,4 @@
-"""The command line: the signature of each command, one call, and its result. Heavy imports wait until a call."""
+"""The command line: the signature of each command, and one call. Heavy modules are imported when a command runs."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ from headstart.pipeline.data.config import PrepareConfig
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.sweep.config import SweepConfig
-from headstart.pipeline.upkeep.config import ExportConfig, GcConfig, VerifyConfig
+from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 store = typer.Typer(help="Look after a store of features.", no_args_is_help=True)
@@ -37,7 +37,7 @@ def main(
 
 @command(app, kept="the images drawn so far are kept")
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to draw.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to draw.")],
     images: Annotated[int, typer.Option(help="How many, half of each class.", min=2)] = 600,
     seed: int = 0,
 ) -> Result:
@@ -50,7 +50,7 @@ def demo(
 @command(app, kept="what is in DATA already is kept: repeat the command to go on")
 def prepare(
     source: Annotated[Path, typer.Argument(help="Class folders, cat.0.jpg names, or a zip of either.")],
-    data: Annotated[Path, typer.Argument(help="Gets {train,val,test}/<class>/.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="Gets {train,val,test}/<class>/.")],
     config: PrepareConfig,
     seed: int = 0,
 ) -> Result:
@@ -62,7 +62,7 @@ def prepare(
 
 @command(app, device=True)
 def check(data: Data, config: CheckConfig, seed: int = 0) -> Result:
-    """Say what is in DATA before anything is trained on it. Exits with 1 on leaks or conflicting labels."""
+    """Look for problems in DATA before anything is trained on it. Exits with 1 on leaks or conflicting labels."""
     from headstart.pipeline.check.check import check
 
     return check(data, config, seed)
@@ -95,15 +95,15 @@ def head(
 @command(app, device=True, kept="the finished trials are kept: repeat the command to go on")
 def sweep(
     data: Data,
-    study: Annotated[Path, typer.Option(help="SQLite file of the search, made or gone on with.", show_default=False)],
-    run: Annotated[Path, typer.Option(help="Run folder that the winner becomes.", show_default=False)],
+    study: Annotated[Path, typer.Option(help="SQLite file of the search; made if it is missing.")],
+    run: Annotated[Path, typer.Option(help="Run folder to make from the best head.")],
     features: FeatureConfig,
     extraction: ExtractionConfig,
     config: SweepConfig,
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
-    """Try many heads on cached features, and train the best on val again."""
+    """Try many heads on cached features, and make a run of the head that is best on val."""
     from headstart.pipeline.sweep.sweep import sweep
 
     return sweep(data, study, run, features, extraction, config, overwrite, seed)
@@ -113,13 +113,11 @@ def sweep(
 def finetune(
     run: RunArgument,
     config: FinetuneConfig,
-    data: Annotated[
-        Path | None, typer.Option(help="Where the run's data is now, if moved.", show_default=False)
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the run's data is now, if moved.")] = None,
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
-    """Phase 2: train the top of the backbone on raw images, from the run's head. Goes on where it was cut off."""
+    """Phase 2: train the top of the backbone on raw images, from the run's head. Resumes an interrupted training."""
     from headstart.pipeline.finetune.finetune import finetune
 
     return finetune(run, config, overwrite, seed, data)
@@ -129,7 +127,7 @@ def finetune(
 def evaluate(
     run: RunArgument,
     split: Split = "test",
-    data: Annotated[Path | None, typer.Option(help="Another data folder than the run's.", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help="Another data folder than the run's.")] = None,
 ) -> Result:
     """Score a run on a split."""
     from headstart.pipeline.evaluate.evaluate import evaluate
@@ -139,7 +137,7 @@ def evaluate(
 
 @command(app)
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.")],
     split: Split = "test",
 ) -> Result:
     """Show runs side by side, and test whether the best two differ by more than chance."""
@@ -151,7 +149,7 @@ def compare(
 @command(app, device=True)
 def predict(
     run: RunArgument,
-    paths: Annotated[list[Path], typer.Argument(help="Images and folders.", show_default=False)],
+    paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
 ) -> Result:
     """Classify images."""
     from headstart.pipeline.evaluate.predict import predict
@@ -186,7 +184,7 @@ def verify(store: StoreArgument, config: VerifyConfig, seed: int = 0) -> Result:
 def explain(
     store: StoreArgument, data: Data, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0
 ) -> Result:
-    """Say how many images have features, and how existing features differ from those asked for."""
+    """Count the images that have features at these settings, and say how other features in the store differ."""
     from headstart.pipeline.upkeep.explain import explain
 
     return explain(data, config, extraction, seed)
@@ -203,22 +201,20 @@ def compact(store: StoreArgument) -> Result:
 @command(store, kept="no features in use are lost: repeat the command to go on")
 def gc(
     store: StoreArgument,
-    data: Annotated[
-        list[Path], typer.Argument(metavar="DATA...", help="Every data folder in use.", show_default=False)
-    ],
-    config: GcConfig,
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Every data folder in use.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Drop the features; without it they are only counted.")] = False,
 ) -> Result:
     """Drop the features of images that are in none of the data folders."""
     from headstart.pipeline.upkeep.gc import collect_garbage
 
-    return collect_garbage(store, data, config)
+    return collect_garbage(store, data, yes)
 
 
 @command(store)
 def export(
     store: StoreArgument,
     data: Data,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .npz, .h5 or .hdf5.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .npz, .h5 or .hdf5.")],
     config: ExportConfig,
     seed: int = 0,
 ) -> Result:

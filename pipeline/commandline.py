@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
@@ -26,13 +26,11 @@ _ENVIRONMENT_ERRORS = {
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-Data = Annotated[Path, typer.Argument(help="DATA/{train,val,test}/<class>/, or DATA/<class>/.", show_default=False)]
-RunArgument = Annotated[Path, typer.Argument(help="A run folder made by `headstart head`.", show_default=False)]
-NewRun = Annotated[Path, typer.Option("--run", help="Run folder to make.", show_default=False)]
+Data = Annotated[Path, typer.Argument(help="DATA/{train,val,test}/<class>/, or DATA/<class>/.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder made by `headstart head`.")]
+NewRun = Annotated[Path, typer.Option("--run", help="Run folder to make.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result once the new one is finished.")]
-StoreArgument = Annotated[
-    Path, typer.Argument(metavar="STORE", help="A folder made by `headstart features`.", show_default=False)
-]
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A folder made by `headstart features`.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a summary.")]
 _Keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
 _Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
@@ -53,19 +51,21 @@ class Fallible(Protocol):
     """A result that can mean failure."""
 
     def failure(self) -> HeadstartError | None:
-        """The error with which the command ends once its result is shown; None for none."""
+        """The error that ends the command after its result is shown, or None."""
 
 
 def command(
     app: typer.Typer, device: bool | Callable[[Mapping[str, Any]], bool] = False, kept: str = "nothing was changed"
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
-    """Register a command of `app`. The function returns its result, which is shown here.
+    """Register a command of `app`: a function that returns a result, which is shown here.
 
-    Each field of a parameter that is a dataclass becomes an option. Every command gets `--json` and `--seed`.
+    Each field of a parameter that is a dataclass becomes an option. If a field has the name of another parameter, as
+    `store` in `store explain STORE`, that parameter fills the field, and the option may only repeat its value. Every
+    command gets `--json` and `--seed`.
 
     Args:
-        device: whether to import TensorFlow first, and say on which device it runs; may depend on the arguments.
-        kept: the remark about finished work that follows Ctrl-C.
+        device: whether to import TensorFlow first and print its device, or a function of the arguments that decides it.
+        kept: printed after Ctrl-C, to say which work is not lost.
     """
 
     def register(function: Callable[..., Result]) -> Callable[..., None]:
@@ -106,23 +106,23 @@ def command(
 
 
 def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
-    """The parameters for Typer, and the dataclass of each parameter that stands for several options."""
+    """The parameters for Typer, and the parameters of `function` that are dataclasses, name to class."""
     parameters: list[inspect.Parameter] = []
     configs: dict[str, Any] = {}
-    hints = get_type_hints(function, include_extras=True)
-    for parameter in inspect.signature(function).parameters.values():
-        hint = hints[parameter.name]
+    given = inspect.signature(function, eval_str=True).parameters
+    for name, parameter in given.items():
+        hint = parameter.annotation
         if is_dataclass(hint):
-            configs[parameter.name] = hint
-            parameters += [_option(parameter.name, field, hint, field.name in hints) for field in fields(hint)]
-        elif parameter.name != "seed":
-            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+            configs[name] = hint
+            parameters += [_option(name, field, hint, field.name in given) for field in fields(hint)]
+        elif name != "seed":
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     parameters += [_Keyword("seed", default=0, annotation=_Seed), _Keyword("json", default=False, annotation=_Json)]
     return parameters, configs
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """A field as an option. If an argument of the command is `given` for it, the option is hidden, and empty."""
+    """The option of a field. It is hidden and has no default if another argument of the command is `given` for it."""
     hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
         metadata.get("flag", f"--{field.name.replace('_', '-')}"),
@@ -137,12 +137,11 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
         hint, default = hint | None, None
     elif get_origin(hint) is tuple:
         hint, default = list.__class_getitem__(get_args(hint)[0]), list(default)
-    default = inspect.Parameter.empty if default is MISSING else default
     return _Keyword(f"{prefix}_{field.name}", default=default, annotation=Annotated[hint, option])
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a command, its dataclasses put together from their options."""
+    """The arguments of a command: the values of Typer, with those of each dataclass put together."""
     arguments = dict(values)
     for name, config in configs.items():
         settings = {field.name: arguments.pop(f"{name}_{field.name}") for field in fields(config)}
@@ -158,7 +157,7 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
 
 
 def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Raise the errors of arguments that can be found before TensorFlow takes its seconds to start."""
+    """Raise errors in the arguments that can be found without TensorFlow, which takes seconds to start."""
     for value in arguments.values():
         if isinstance(value, FeatureConfig):
             alternative_cuts(value)
@@ -169,7 +168,7 @@ def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> 
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """The exit code and the line for an error that a person can mend. Any other error is a bug, and is raised on."""
+    """The exit code and the message for an error that a person can mend. Raises any other error again: it is a bug."""
     line = " ".join(str(error).split())
     if isinstance(error, HeadstartError):
         return (2 if isinstance(error, OptionError) else 1), line
@@ -183,14 +182,10 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 
 def _is_full_disk(error: Exception) -> bool:
-    """Whether the system reported a full disk or quota. HDF5 and TensorFlow pass the system's error on as text only."""
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return True
-    text = str(error)  # shutil's, HDF5's and OpenVINO's have no number, and some are RuntimeErrors
-    said = [words for number in _DISK_FULL for words in (f"errno = {number}", os.strerror(number))]
-    return (isinstance(error, OSError) or type(error) is RuntimeError or _is_tensorflows(error)) and any(
-        words in text for words in said
-    )
+    """Whether a disk or quota is full. Some libraries raise an error of their own that quotes the system's."""
+    quotes = isinstance(error, OSError) or type(error) is RuntimeError or _is_tensorflows(error)
+    words = [text for code in _DISK_FULL for text in (f"[Errno {code}]", f"errno = {code}", os.strerror(code))]
+    return quotes and any(text in str(error) for text in words)
 
 
 def _is_tensorflows(error: Exception) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Turn logits, float [N, 1] (two classes) or [N, C], into probabilities, float64 [N, C] with rows that sum to 1."""
+    """Turn logits, float [N, 1] (two classes) or [N, C], into probabilities, float64 [N, C]. Rows sum to 1."""
     from scipy.special import softmax
 
     return np.asarray(softmax(_for_each_class(logits), axis=1))
@@ -20,7 +20,7 @@ def _for_each_class(logits: np.ndarray) -> np.ndarray:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The share of logits, [N, 1] (two classes) or [N, C], whose largest is the label's. A single 0 is class 0's."""
+    """The fraction of logits, [N, 1] (two classes) or [N, C], that predict the label. A single 0 predicts class 0."""
     predicted = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
     return float((predicted == labels).mean())
 
@@ -28,7 +28,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """The mean cross-entropy of logits, [N, 1] (two classes) or [N, C], and labels [N], in nats.
 
-    Without SciPy, whose `logsumexp` takes two to five times as long: this is called in every epoch of a head.
+    It runs in every epoch of a head, where SciPy's `logsumexp` takes two to five times as long.
     """
     logits = _for_each_class(logits)
     top = logits.max(axis=1)
@@ -42,8 +42,8 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) ->
 
     Returns:
         `accuracy`; `accuracy_interval` [low, high], see `wilson_interval`; `loss`, the mean cross-entropy in nats;
-        `auc`, see `roc_auc`, over several classes the mean of each against the rest; `confusion` [true][predicted] in
-        counts; `per_class`, by name: `precision`, `recall`, `f1` and `support`. None stands for what is undefined.
+        `auc`, see `roc_auc`, for several classes the mean of one class against the rest; `confusion`, counts by
+        [true][predicted]; `per_class`, by name: `precision`, `recall`, `f1` and `support`. An undefined value is None.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -68,7 +68,7 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) ->
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The score interval of a fraction at 95 % (Wilson, 1927, doi:10.1080/01621459.1927.10502953)."""
+    """The 95 % score interval of a fraction (Wilson, 1927, doi:10.1080/01621459.1927.10502953)."""
     from scipy.stats import binomtest
 
     interval = binomtest(successes, trials).proportion_ci(method="wilson")
@@ -76,13 +76,11 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the ROC curve of scores, float [N]: the chance that a positive scores above a negative.
+    """Area under the ROC curve of scores, float [N], of examples that are `positive`, bool [N], or negative.
 
-    Ties count half. None if there are no positives or no negatives, or if a score is not a number. By ranks (Mann and
-    Whitney, 1947): scikit-learn's `roc_auc_score` takes three times as long, and is called for each class.
-
-    Args:
-        positive: bool [N].
+    It is the chance that a positive scores above a negative, where a tie counts half; None without positives or
+    negatives, or with a score that is NaN. Computed by ranks (Mann and Whitney, 1947): scikit-learn's `roc_auc_score`
+    takes three times as long.
     """
     from scipy.stats import rankdata
 

@@ -54,9 +54,9 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """The run at `path`; one that a killed process was about to replace is put back first.
+        """The run at `path`. Where a killed process left a run half replaced, the old one is put back first.
 
-        Raises RunError where there is none.
+        Raises RunError where there is no run.
         """
         if not path.exists():
             _clear_left_over(path)
@@ -73,17 +73,16 @@ class Run:
         return _read_json(self.config_file)
 
     def configs(self) -> tuple[FeatureConfig, ExtractionConfig]:
-        """The settings of the features that its head was trained on, and of their extraction."""
+        """The settings of the features that the head was trained on, and of their extraction."""
         return configs_from_json(self.config()["features"])
 
     def class_names(self) -> list[str]:
         """The classes in the order of their labels."""
-        names: list[str] = self.config()["class_names"]
-        return names
+        return list(self.config()["class_names"])
 
     def load_model(self, file: Path) -> "keras.Model":
         """The head or classifier saved in `file`; raises RunError where it is damaged."""
-        import keras  # here, for a folder that is no run is found without waiting for it
+        import keras  # late: a wrong folder is reported without waiting for it
 
         try:
             return keras.models.load_model(file)
@@ -96,8 +95,7 @@ class Run:
 
     def history(self) -> list[dict[str, str]]:
         """The rows of `history.csv`."""
-        with self.history_file.open(newline="") as file:
-            return list(csv.DictReader(file))
+        return read_csv(self.history_file)
 
     def write_examples(self, examples: Iterable[Example], class_names: Sequence[str]) -> None:
         """Write `examples.csv`."""
@@ -106,8 +104,7 @@ class Run:
 
     def digests(self, split: str) -> set[str]:
         """The digests of the run's examples of `split`."""
-        with self.examples_file.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return {row["digest"] for row in csv.DictReader(file) if row["split"] == split}
+        return {row["digest"] for row in read_csv(self.examples_file) if row["split"] == split}
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write `history.csv`."""
@@ -118,7 +115,7 @@ class Run:
         write_json(file, {**(_read_json(file) if file.exists() else {}), **fields})
 
     def forget_evaluations(self) -> None:
-        """Remove metrics and predictions that `evaluate` wrote for the models before these."""
+        """Remove the metrics and predictions that `evaluate` wrote: they are of the models before."""
         write_json(self.metrics_file, {key: value for key, value in self.metrics().items() if key != "evaluate"})
         for file in self.path.glob("predictions-*.csv"):
             file.unlink()
@@ -138,6 +135,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, column to text."""
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file in one step."""
     text = io.StringIO()
@@ -149,9 +152,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 @contextmanager
 def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
-    """Yield a run in a folder beside `path`; rename it to `path` once all is written, else leave no trace.
+    """Yield a run in a folder beside `path`. On success rename the folder to `path`, else remove it.
 
-    Raises RunError where `path` is not free, or another process made it meanwhile.
+    Raises RunError where `require_free` does, or where another process made `path` meanwhile.
     """
     require_free(path, overwrite)
     try:
@@ -164,9 +167,9 @@ def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
 
 
 def require_free(path: Path, overwrite: bool) -> None:
-    """Clear what killed processes left at `path`; raise RunError where a run is there that may not be overwritten.
+    """Clear what killed processes left beside `path`; raise RunError if a new run may not be written to `path`.
 
-    A folder that is no run may never be.
+    With `overwrite` a run may be at `path`; without it, nothing.
     """
     _clear_left_over(path)
     if path.exists():
@@ -176,7 +179,7 @@ def require_free(path: Path, overwrite: bool) -> None:
 
 
 def _clear_left_over(path: Path) -> None:
-    """Remove half-written runs of killed processes beside `path`, and put a run back that one was about to replace."""
+    """Remove half-written runs of killed processes beside `path`; put back a run that one was about to replace."""
     remove_left_over(path.parent)
     # Earlier versions wrote `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced` first.
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
@@ -196,7 +199,7 @@ def versions() -> dict[str, str]:
 
 
 def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of the class list, and of the (digest, label) pairs of each split; file names and order don't matter."""
+    """SHA-256 of the class list, and of the (digest, label) pairs of each split. File names and order don't matter."""
     lines: dict[str, list[str]] = {"classes": list(class_names)}
     for example in sorted(examples, key=lambda example: (example.image.digest, example.label)):
         lines.setdefault(example.split, []).append(f"{example.image.digest} {example.label}")
@@ -205,7 +208,7 @@ def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dic
 
 
 def require_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:
-    """Raise RunError where the classes, or the examples of `splits`, are not the ones that the run was trained on."""
+    """Raise RunError if the classes, or the examples of `splits`, differ from those that the run was trained on."""
     then, now = run.config()["examples"], list_digests(examples, class_names)
     changed = [name for name in ("classes", *splits) if then.get(name) != now.get(name)]
     if changed:

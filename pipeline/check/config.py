@@ -11,21 +11,21 @@ from headstart.features.options import option
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """Where features are, what counts as a finding, and what becomes of it."""
+    """Which features are used, what counts as a finding, and how findings are reported."""
 
-    store: Path = option(Path("store"), "Features to find near-duplicates by.", env="HEADSTART_STORE")
+    store: Path = option(Path("store"), "Store of the features that find near-duplicates.", env="HEADSTART_STORE")
     fingerprint: str = option(
-        "", "Which of the store's features: how the name begins. Default: those of the most images."
+        "", "Which of the store's features: the beginning of a name in `store ls`. Default: those of the most images."
     )
-    similarity: float = option(0.3, "Least cosine of the whitened features of near-duplicates.")
-    tiny: int = option(64, "Images with a side of fewer pixels are tiny.")
-    imbalance: float = option(5.0, "Classes are imbalanced where one has this many times the images of another.")
+    similarity: float = option(0.3, "Near-duplicates have whitened features with at least this cosine.")
+    tiny: int = option(64, "Images with a side of fewer pixels are reported as tiny.")
+    imbalance: float = option(5.0, "Classes are imbalanced if one has this many times the images of another.")
     max_pixels: int = option(MAX_PIXELS, "Images with more pixels are rejected.")
     truncated: Literal["reject", "keep"] = option(
         "reject", "Whether JPEGs that end early are rejected, or kept with the rest grey."
     )
-    html: Path | None = option(None, "Write a page with thumbnails there.")
-    allow: bool = option(False, "Exit with 0 in spite of leaks or conflicts.")
+    html: Path | None = option(None, "HTML file to write, with thumbnails of the findings.")
+    allow: bool = option(False, "Exit with 0 even if there are leaks or conflicting labels.")
 
     def __post_init__(self) -> None:
         require_options(

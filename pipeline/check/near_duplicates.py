@@ -1,9 +1,11 @@
-"""Near-duplicates: the same picture encoded or scaled anew, found by the likeness of features and of pixels."""
+"""Near-duplicates: copies of a picture that were encoded or scaled anew, found by features and then by pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from headstart.features.images.batches import decoded_batches
+from headstart.features.images.decode import ImageConfig
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import progress
 from headstart.pipeline.data.examples import Example
@@ -12,42 +14,32 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler, normalize
 
-CORRELATION = 0.85  # least correlation of the pixels of 32 x 32 images
+CORRELATION = 0.85  # least correlation between the pixels of two thumbnails
 SAMPLE = 10_000  # images that the whitening is fitted on
 MOST_AXES, IMAGES_PER_AXIS = 256, 8
 CANDIDATES = 8  # nearest neighbours whose pixels are compared
 BLOCK = 4096  # images compared at a time
-_CLIP = 3  # standard deviations, so that no single feature outweighs all others
+_CLIP = 3  # standard deviations; no single feature can outweigh all others
 _THUMBNAIL = 32
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """An image, and the image of an earlier split that is most like it.
-
-    Args:
-        cosine: of their whitened features, at most 1.
-        correlation: of their pixels, at most 1.
-    """
+    """An image, and the image of an earlier split that is most like it."""
 
     image: Example
     like: Example
-    cosine: float
-    correlation: float
+    cosine: float  # of their whitened features
+    correlation: float  # of their pixels
 
 
 def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity: float) -> list[Likeness]:
     """Find the images of val and test that are copies of one in an earlier split; the likest come first.
 
     Candidates are the nearest neighbours by the cosine of whitened features (Jegou and Chum 2012, "Negative evidences
-    and co-occurrences in image retrieval"). Plain features of any two photographs point into much the same direction.
-    The pixels of a candidate must agree too. Images without features and equal images are left out.
-
-    Args:
-        similarity: the least cosine.
-
-    Raises:
-        StoreError: a shard is damaged.
+    and co-occurrences in image retrieval"), at least `similarity`. Without whitening, features of any two photographs
+    point into much the same direction. The pixels of a candidate must agree too. Images without features are left out,
+    and so are pairs of equal files. Raises StoreError where a shard is damaged.
     """
     lacking = set(store.missing([example.image.digest for example in examples]))
     seen = [example for example in examples if example.image.digest not in lacking]
@@ -71,7 +63,7 @@ def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity
 def _fit_whitening(features: np.ndarray) -> Pipeline:
     """Fit a map from features [N, D] to unit vectors [N, K] whose components are uncorrelated over `features`.
 
-    K grows with N: along as many directions as there are images, every image looks unlike all others.
+    K grows with N, but stays far below it: with as many directions as images, every image is unlike all others.
     """
     count = max(1, min(MOST_AXES, len(features) // IMAGES_PER_AXIS, features.shape[1]))
     whitening = make_pipeline(
@@ -80,14 +72,14 @@ def _fit_whitening(features: np.ndarray) -> Pipeline:
         PCA(count, whiten=True, svd_solver="covariance_eigh"),
         Normalizer(),
     )
-    with np.errstate(divide="ignore", invalid="ignore"):  # features that are all equal have no variance to explain
+    with np.errstate(divide="ignore", invalid="ignore"):  # equal features have no variance
         return whitening.fit(features.astype(np.float32))
 
 
 def _nearest(
     images: Sequence[Example], others: Sequence[Example], store: FeatureStore, whitening: Pipeline, similarity: float
 ) -> list[tuple[Example, Example, float]]:
-    """Each image with its nearest neighbours among `others` and their cosines, if at least `similarity`."""
+    """Triples (image, near neighbour among `others`, cosine) with a cosine of at least `similarity`."""
     directions = whitening.transform(store.read([example.image.digest for example in images]).astype(np.float32))
     best = np.full((len(images), CANDIDATES), -np.inf, np.float32)
     like = np.zeros((len(images), CANDIDATES), np.int64)
@@ -105,10 +97,7 @@ def _nearest(
 
 
 def _agreeing(pairs: Sequence[tuple[Example, Example, float]]) -> list[Likeness]:
-    """The pair of each image whose pixels correlate best as thumbnails, if by at least `CORRELATION`."""
-    from headstart.features.images.batches import decoded_batches
-    from headstart.features.images.decode import ImageConfig
-
+    """For each image, the pair whose thumbnails correlate best, if by at least `CORRELATION`."""
     if not pairs:
         return []
     images = list(dict.fromkeys(example.image for pair in pairs for example in pair[:2]))

@@ -1,4 +1,4 @@
-"""The findings of `headstart check` as one HTML page that needs no other file."""
+"""The findings of `headstart check` as one HTML file with thumbnails in it."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ figcaption { font-size: 12px; overflow-wrap: anywhere } .none { color: #777 }
 
 
 def write_page(result: CheckResult, path: Path) -> None:
-    """Write the page to `path`: counts, and the first `SHOWN` findings of each kind with thumbnails of their images."""
+    """Write the page to `path`: counts, and the first `SHOWN` findings of each kind with thumbnails."""
     found = result.findings()
     thumbnails = _thumbnails([example for groups in found.values() for group in groups[:SHOWN] for example in group])
     rows = [(name, *counts.values(), sum(counts.values())) for name, counts in result.classes.items()]
@@ -45,7 +45,7 @@ def write_page(result: CheckResult, path: Path) -> None:
 
 
 def _text(value: object) -> str:
-    """`value` escaped for HTML. Bytes of a name that are not UTF-8 become backslash escapes."""
+    """Escape `value` for HTML. Bytes of a name that are not UTF-8 become backslash escapes."""
     return escape(str(value).encode(errors="backslashreplace").decode())
 
 
@@ -75,7 +75,7 @@ def _group(group: Sequence[Example], class_names: Sequence[str], thumbnails: dic
 
 
 def _thumbnails(examples: Iterable[Example]) -> dict[str, str]:
-    """A thumbnail of each image, digest to a JPEG as a data URL."""
+    """A thumbnail of each image: digest to a data URL of a JPEG."""
     images = list({example.image.digest: example.image for example in examples}.values())
     found: dict[str, str] = {}
     for positions, pixels in decoded_batches(images, _THUMBNAIL, 64):

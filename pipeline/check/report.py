@@ -1,4 +1,4 @@
-"""The findings of `headstart check`, as fields for scripts and as lines for people."""
+"""The findings of `headstart check`, for scripts and for people."""
 
 import statistics
 from collections import Counter
@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import DataError, HeadstartError
-from headstart.features.images.scan import Reject
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.check.near_duplicates import CORRELATION, Likeness
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.splits import SPLITS
 from rich.table import Table
 from rich.text import Text
@@ -20,28 +19,17 @@ SHOWN = 5  # findings of each kind, and files of each finding
 
 
 @dataclass(frozen=True)
-class CheckResult:
-    """The content of a data folder: `findings` says what each list of examples is.
-
-    Args:
-        classes: class name to split to number of examples.
-        ignored: how many files are no images.
-        near_duplicates: None without features.
-        store: the folder of the features that near-duplicates were found by.
-    """
+class CheckResult(Scan):
+    """The content of a data folder, and the findings in it; `findings` describes each kind."""
 
     data: Path
     config: CheckConfig
-    examples: list[Example]
-    class_names: list[str]
-    classes: dict[str, dict[str, int]]
-    rejects: list[Reject]
-    ignored: int
+    classes: dict[str, dict[str, int]]  # class name to split to number of examples
     duplicates: list[list[Example]]
     conflicts: list[list[Example]]
     leaks: list[list[Example]]
-    near_duplicates: list[Likeness] | None
-    store: Path | None
+    near_duplicates: list[Likeness] | None  # None without features
+    store: Path | None  # folder of the features used for near-duplicates
     tiny: list[Example]
 
     @property
@@ -61,18 +49,18 @@ class CheckResult:
 
     @property
     def sizes(self) -> dict[str, list[float]]:
-        """Least, median and greatest width and height, in pixels, as stored."""
+        """Least, median and greatest width and height in pixels, before any turn by EXIF."""
         sides = {name: [getattr(one.image, name) for one in self.examples] for name in ("width", "height")}
         return {name: [min(side), statistics.median(side), max(side)] for name, side in sides.items() if side}
 
     @property
     def imbalance(self) -> tuple[int, int, float | None]:
-        """Training examples of the largest class, of the smallest, and their ratio; None if the smallest has none."""
+        """Training examples of the largest and the smallest class, and their ratio, None if the smallest has none."""
         counts = [count["train"] for count in self.classes.values()]
         return max(counts), min(counts), max(counts) / min(counts) if min(counts) else None
 
     def facts(self) -> list[str]:
-        """One line each on formats and sizes, imbalance, rejects, and what was not looked for."""
+        """A line each on formats and sizes, imbalance, rejects, and a search for copies that was left out."""
         lines = []
         if self.examples:
             sizes = (f"{name} {low:g} to {high:g}, median {mid:g}" for name, (low, mid, high) in self.sizes.items())
@@ -91,22 +79,23 @@ class CheckResult:
         return lines
 
     def findings(self) -> dict[str, list[list[Example]]]:
-        """The findings of each kind, by a title that names the limits. The images of one finding are together."""
-        near = (
-            f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "
-            f"correlation of pixels at least {CORRELATION:g}; {self.store})"
-        )
+        """The findings of each kind, by a title that says what they are. One finding is a list of examples."""
         found = {
             "leaks (the same image in several splits)": self.leaks,
             "conflicting labels (the same image in several classes)": self.conflicts,
-            near: [[pair.image, pair.like] for pair in self.near_duplicates or ()],
-            "duplicates (the same image again in its class and split)": self.duplicates,
-            f"tiny (a side under {self.config.tiny} pixels)": [[example] for example in self.tiny],
         }
-        return {title: groups for title, groups in found.items() if title != near or self.near_duplicates is not None}
+        if self.near_duplicates is not None:
+            title = (
+                f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "
+                f"correlation of pixels at least {CORRELATION:g}; {self.store})"
+            )
+            found[title] = [[pair.image, pair.like] for pair in self.near_duplicates]
+        found["duplicates (the same image again in its class and split)"] = self.duplicates
+        found[f"tiny (a side under {self.config.tiny} pixels)"] = [[example] for example in self.tiny]
+        return found
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object. `similarity` and `correlation` are the least of near-duplicates."""
+        """The JSON object. `similarity` and `correlation` are the limits for near-duplicates."""
         near = self.near_duplicates
         return {
             "examples": len(self.examples),
@@ -162,7 +151,7 @@ class CheckResult:
         return table
 
     def failure(self) -> HeadstartError | None:
-        """Why the command exits with 1: leaks or conflicting labels that were not allowed."""
+        """The error of leaks or conflicting labels that are not allowed."""
         if self.config.allow or not (self.leaks or self.conflicts):
             return None
         return DataError(

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from headstart.features.errors import OptionError
 from headstart.features.options import option
-from headstart.pipeline.data.splits import SPLITS, TEST_FRACTION, VAL_FRACTION
+from headstart.pipeline.data.splits import TEST_FRACTION, VAL_FRACTION
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """How images are split, and how they get into the data folder."""
+    """How images are split and put into the data folder."""
 
-    val: float = option(VAL_FRACTION, "Fraction of the images that goes to val; 0 makes no such split.")
-    test: float = option(TEST_FRACTION, "Fraction of the images that goes to test; 0 makes no such split.")
+    val: float = option(VAL_FRACTION, "Fraction of the images that goes to val; 0 makes no val split.")
+    test: float = option(TEST_FRACTION, "Fraction of the images that goes to test; 0 makes no test split.")
     move: bool = option(False, "Move the files of a folder instead of linking them.")
 
     def __post_init__(self) -> None:
@@ -20,7 +20,3 @@ class PrepareConfig:
             raise OptionError(
                 f"--val and --test must be fractions that leave some to train. Received: {self.val} and {self.test}"
             )
-
-    def splits(self) -> list[str]:
-        """The splits that are asked for."""
-        return [split for split in SPLITS if split == "train" or getattr(self, split) > 0]

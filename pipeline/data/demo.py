@@ -1,8 +1,8 @@
-"""The drawn demo set: cats and dogs that need neither a licence nor a network.
+"""The demo set: drawings of cats and dogs, which need neither a licence nor a network.
 
-Both classes draw their colours, sizes, poses and backgrounds from the same distributions. So mean colour, a thumbnail
-or the file's size does not tell the class. The classes differ as they do in life: a cat has pointed ears, whiskers and
-stripes; a dog has hanging ears, a broad muzzle, a tongue and spots.
+Colours, sizes, poses and backgrounds of both classes have the same distributions, so neither mean colour nor a
+thumbnail nor the file's size tells the class. A cat has pointed ears, whiskers and stripes; a dog has hanging ears, a
+broad muzzle, a tongue and spots.
 """
 
 import io
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 CLASS_NAMES = ("cat", "dog")
 _ORIENTATION_TAG = 0x0112
-# How a camera held that way stores a picture: the inverse of the turn that shows it upright.
+# EXIF's orientation to how the upright picture is transposed before it is stored; viewers undo that.
 _STORED_AS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,10 +54,8 @@ class DemoResult:
 def draw_demo(folder: Path, images: int = 600, seed: int = 0) -> DemoResult:
     """Draw `images` JPEGs into `folder/{cat,dog}/`, half of each class, and add a few broken files.
 
-    Each image depends on `seed` and its number alone: the same seed gives the same bytes.
-
-    Raises:
-        DataError: `folder` exists, and is neither an empty folder nor an earlier demo.
+    Each image depends on `seed` and its number alone. Raises DataError where `folder` exists, and is neither an empty
+    folder nor an earlier demo.
     """
     there = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
     if not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in there):
@@ -111,7 +109,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """A gradient between two colours, with a little noise and a few plain shapes that occur in both classes."""
+    """A gradient between two colours, with a little noise and a few plain shapes."""
     start, end = np.array(_colour(rng), float), np.array(_colour(rng), float)
     angle = rng.uniform(0, 2 * math.pi)
     x, y = np.meshgrid(np.linspace(-0.5, 0.5, width), np.linspace(-0.5, 0.5, height))
@@ -127,7 +125,7 @@ def _background(width: int, height: int, rng: np.random.Generator) -> Image.Imag
 
 
 def _animal(label: int, side: int, rng: np.random.Generator) -> Image.Image:
-    """Head and shoulders on a transparent ground, RGBA [side, side], drawn at twice the size, turned by up to 25°."""
+    """Head and shoulders on a transparent ground, RGBA [side, side], turned by up to 25°. Drawn at twice the size."""
     size = 2 * side
     fur, marks, skin = _colour(rng), _colour(rng), _colour(rng)
     coat = Image.new("RGB", (size, size), fur)

@@ -1,4 +1,4 @@
-"""The weights of the demo: ImageNet's if Keras has them or downloads them within ten seconds, else random ones.
+"""The weights of the demo: ImageNet's if Keras has or downloads them within ten seconds, else random ones.
 
     python -m headstart.pipeline.data.demo_weights
 
@@ -11,29 +11,24 @@ import sys
 from headstart.features.terminal import console
 from rich.panel import Panel
 
-DOWNLOAD_SECONDS = 10
 _TRY = """
-import threading, os
+import signal
 from headstart.features.backbones.weights import build_backbone
-timer = threading.Timer({seconds}, os._exit, [1])
-timer.start()
-try:
-    build_backbone("inception_v3")
-except Exception:
-    os._exit(1)
-os._exit(0)
+signal.alarm({seconds})  # kills the process
+build_backbone("inception_v3")
+signal.alarm(0)
 """
 
 
-def demo_weights(seconds: float = DOWNLOAD_SECONDS) -> str:
-    """Return `imagenet` if ImageNet's weights load or download within `seconds`; else print a warning, and `random`."""
-    # The try has a process of its own, because a download that hangs can only be ended from outside.
+def demo_weights(seconds: int = 10) -> str:
+    """Return `imagenet` if its weights load or download within `seconds`, else print a warning and return `random`."""
+    # The try has a process of its own: a download that hangs ends only with its process.
     tried = subprocess.run([sys.executable, "-c", _TRY.format(seconds=seconds)], capture_output=True, check=False)
     if tried.returncode == 0:
         return "imagenet"
     console.print(
         Panel(
-            f"ImageNet weights could not be downloaded within {seconds:g} s: the demo goes on with RANDOM WEIGHTS.\n"
+            f"ImageNet weights could not be downloaded within {seconds} s: the demo goes on with RANDOM WEIGHTS.\n"
             "All steps are the real ones, but the accuracy is no measure of headstart.\n"
             "With a network, or with WEIGHTS=FILE, it is far higher.",
             title="NO PRETRAINED WEIGHTS",

@@ -1,7 +1,7 @@
 """Scanning a data folder into examples.
 
-A data folder is `DATA/{train,val,test}/<class>/...` as `headstart prepare` makes it, or `DATA/<class>/...`. The latter
-is split during the scan, by the same hash.
+A data folder is `DATA/{train,val,test}/<class>/...` as `headstart prepare` makes it, or `DATA/<class>/...`. The scan
+splits the second form by the same hash as `prepare`.
 """
 
 import csv
@@ -34,28 +34,23 @@ class Example:
 
 @dataclass(frozen=True)
 class Scan:
-    """The content of a data folder.
-
-    Args:
-        ignored: how many files are clutter, lie outside class folders, or are images neither by name nor by content.
-    """
+    """The content of a data folder."""
 
     examples: list[Example]
     class_names: list[str]
     rejects: list[Reject]
-    ignored: int
+    ignored: int  # files that are clutter, outside class folders, or images neither by name nor by content
 
 
 def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMemory | None = None) -> Scan:
     """Read the digest and header of every image in `data`.
 
+    Raises DataError where `data` is no folder, or has no class folders or no images.
+
     Args:
         seed: decides the split where `data` has no split folders.
         max_pixels: an image with more pixels is rejected as `too-large`.
         memory: the scan memory of `data`. Files that it knows are not read, and it is brought up to date.
-
-    Raises:
-        DataError: `data` is no folder, or has no class folders or no images.
     """
     folders = class_folders(data)
     class_names = sorted({folder.name for _, folder in folders})
@@ -83,17 +78,17 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMe
 
 
 def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
-    """The scan memory of `data`, which lies in the store's folder. With `forget` it begins empty."""
+    """The scan memory of `data`, in the folder of a store. With `forget` it begins empty."""
     return ScanMemory(store / "scans", data, forget)
 
 
 def scan_all_sizes(store: Path, data: Path, seed: int = 0) -> Scan:
-    """Scan without a limit of pixels: an image may have features whatever the limit is now."""
+    """Scan without a limit of pixels: an image may have features that were made under a higher limit."""
     return scan(data, seed, sys.maxsize, scan_memory(store, data))
 
 
 def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
-    """Move images that could not be decoded, and all files equal to them, from the examples to the rejects."""
+    """Move images that could not be decoded, and their copies, from the examples to the rejects."""
     by_path = {reject.path: reject for reject in undecodable}
     images = [example.image for example in scan.examples]
     by_digest = {image.digest: by_path[image.path] for image in images if image.path in by_path}
@@ -103,14 +98,14 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """The reject of the file `path`, which equals a rejected file and was not decoded itself."""
+    """The reject of the file `path`: the rejected file itself, or a copy of it that nobody tried to decode."""
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")
 
 
 def require_trainable(examples: Sequence[Example], class_names: Sequence[str], data: Path) -> None:
-    """Raise a DataError if there are fewer than two classes, or if a class has no images in train or in val."""
+    """Raise a DataError if there are fewer than two classes, or a class has no images in train or in val."""
     if len(class_names) < 2:
         raise DataError(f"{data}: one class only, {class_names[0]!r}; expected at least two class folders")
     counts = Counter((example.split, example.label) for example in examples)
@@ -126,14 +121,17 @@ def require_trainable(examples: Sequence[Example], class_names: Sequence[str], d
 
 
 def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:
-    """Raise a DataError that names the first few, if over the fraction `max_rejects` of `found` images is rejected."""
+    """Raise a DataError that names the first few `rejects` if they are over the fraction `max_rejects` of `found`."""
     if len(rejects) > max_rejects * found:
         first = "; ".join([f"{one.path} ({one.reason})" for one in rejects[:3]] + ["..."] * (len(rejects) > 3))
         raise DataError(f"{len(rejects)} of {found} images can't be used, over --max-rejects {max_rejects}: {first}")
 
 
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
-    """Write `rejects.csv` (path, reason, detail) into `folder`, after those rows of it that are `keep_other_than`."""
+    """Write `rejects.csv` (path, reason, detail) into `folder`.
+
+    The rows of an earlier file are dropped; with `keep_other_than`, only rows with one of these paths.
+    """
     path = folder / REJECTS
     old = path.read_bytes() if path.is_file() else b""
     rows: list[Sequence[str]] = [_REJECT_FIELDS]
@@ -144,5 +142,5 @@ def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Coll
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows + [(one.path, one.reason, one.detail) for one in rejects])
     data = text.getvalue().encode(errors="surrogateescape")
-    if data != old:  # a store may be read-only, and still good
+    if data != old:  # a store on a read-only disk can still be used
         write_atomically(path, data)

@@ -1,5 +1,6 @@
-"""How a folder or an archive is read: which names are classes, which are splits, and which files are clutter."""
+"""How the names in a folder or archive are read: as classes, as splits, or as clutter."""
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "
 
 
 def classes_of(paths: Sequence[PurePosixPath]) -> list[str | None]:
-    """Tell the class of each file of a source from the paths of all, relative to the source; None for no class.
+    """The class of each file of a source, or None. `paths` are those of all its files, relative to the source.
 
-    Class folders win over names such as `cat.0.jpg`. Folders that all images share are skipped, and so are split
+    Class folders win over names such as `cat.0.jpg`. Folders that hold all images are skipped, and so are split
     folders.
     """
-    depth = _common_depth([path.parts for path in paths if path.suffix.lower() in IMAGE_SUFFIXES])
+    folders_of_images = [path.parts[:-1] for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    levels = zip(*folders_of_images, strict=False)  # ends with the shortest path
+    depth = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
     inside = [path.parts[depth:] for path in paths]
     folders = {parts[0] for parts in inside if len(parts) > 1}
     training = [parts[1:] for parts in inside if parts[:1] == ("train",) and len(parts) > 1]
@@ -31,28 +34,16 @@ def classes_of(paths: Sequence[PurePosixPath]) -> list[str | None]:
         inside = [parts[1:] if parts[:1] == ("train",) else () for parts in inside]  # test1/ has no labels
     elif folders and {folder.lower() for folder in folders} <= _SPLIT_FOLDERS:
         inside = [parts[1:] for parts in inside]
-    by_folder = any(len(parts) > 1 for parts in inside)
-    return [_class_of(parts, by_folder) for parts in inside]
-
-
-def _common_depth(files: Sequence[tuple[str, ...]]) -> int:
-    """The number of leading folders that all files share."""
-    levels = list(zip(*(parts[:-1] for parts in files), strict=False))  # ends with the shortest path
-    return next((depth for depth, level in enumerate(levels) if len(set(level)) > 1), len(levels))
-
-
-def _class_of(parts: tuple[str, ...], by_folder: bool) -> str | None:
-    if by_folder:
-        return parts[0] if len(parts) > 1 else None
-    match = _NUMBERED.match(parts[0]) if parts else None
-    return match["label"] if match else None
+    if any(len(parts) > 1 for parts in inside):
+        return [parts[0] if len(parts) > 1 else None for parts in inside]
+    matches = [_NUMBERED.match("".join(parts)) for parts in inside]  # each has one part or none
+    return [match["label"] if match else None for match in matches]
 
 
 def class_folders(data: Path) -> list[tuple[str, Path]]:
-    """List (split, folder) of each class folder of a data folder; the split is empty where there are no split folders.
+    """List the class folders of a data folder as (split, folder). Without split folders the split is empty.
 
-    Raises:
-        DataError: `data` is no folder, or has no class folders.
+    Raises DataError where `data` is no folder, or has no class folders.
     """
     require_folder(data)
     parents = {name: data / name for name in SPLITS if (data / name).is_dir()} or {"": data}
@@ -83,7 +74,7 @@ def count_strays(data: Path, class_folders: Sequence[Path]) -> int:
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder of that name is a dotfile, or is left behind by file and archive managers."""
+    """Whether a file or folder of that name is hidden, or was left behind by a file or archive manager."""
     return (name.startswith(".") and name != "..") or name.lower() in _CLUTTER
 
 
@@ -95,10 +86,8 @@ def files_below(folder: Path) -> list[Path]:
 def walk(folder: Path) -> tuple[list[str], int]:
     """List the files below `folder` except clutter, sorted, and count the files left out.
 
-    Links are followed. No folder is entered twice, and no folder is entered that holds `folder` itself.
-
-    Raises:
-        OSError: a folder can't be read.
+    Links are followed, but no folder is entered twice, nor one that holds `folder` itself. Raises OSError where a
+    folder can't be read.
     """
 
     def fail(error: OSError) -> None:

@@ -1,4 +1,4 @@
-"""Putting labelled images of any of the usual layouts into `DATA/{train,val,test}/<class>/`."""
+"""`headstart prepare`: labelled images of any usual layout into `DATA/{train,val,test}/<class>/`."""
 
 import hashlib
 import itertools
@@ -21,7 +21,7 @@ from headstart.pipeline.data.layouts import classes_of, files_below
 from headstart.pipeline.data.sources import Member, opened_source
 from headstart.pipeline.data.splits import SPLITS, split_of
 
-_MAX_NAME_BYTES = 240  # of 255; the rest is for what keeps equal names apart
+_MAX_NAME_BYTES = 240  # of 255; the rest is for the digest that keeps equal names apart
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,15 @@ def prepare(source: Path, data: Path, config: PrepareConfig = PrepareConfig(), s
     """Link, copy or move the images of `source` into `data/{train,val,test}/<class>/`.
 
     The split depends on an image's digest and `seed`. So an image keeps its split when others are added, and equal
-    images are never in two. The content of `data` stays. Everything is read before anything is written. Files of a
-    source folder are moved once all are in `data`, so that a move that is cut off can be repeated.
+    images are never in two splits. The content of `data` stays. Everything is read before anything is written. With
+    `config.move`, files are removed from `source` only once all are in `data`, so an interrupted move can be repeated.
+
+    Raises OptionError where files are to be moved out of an archive; DataError where there are fewer than two classes,
+    a class lacks images in a split, or `data` already has one of the images in another split.
 
     Args:
         source: Kaggle's `train.zip`, the competition's zip around it, or the folder of either (`cat.0.jpg`);
             Microsoft's `PetImages` zip or folder; class folders, or a zip of them.
-
-    Raises:
-        OptionError: `config.move` is set, and `source` is no folder.
-        DataError: there are fewer than two classes, a class lacks images in a split, or `data` has an image in another.
     """
     _require_places(source, data, config.move)
     with opened_source(source, data) as members:
@@ -103,7 +102,7 @@ def _require_places(source: Path, data: Path, move: bool) -> None:
 
 
 def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str]]:
-    """Each member that has a class, with its class. How many have none is printed."""
+    """Each member that has a class, with its class. The number of other members is printed."""
     inside = [member for member in members if not member.escapes]
     classes = classes_of([PurePosixPath(member.name) for member in inside])
     labelled = [(member, label) for member, label in zip(inside, classes, strict=True) if label]
@@ -148,7 +147,7 @@ def _short_name(path: PurePosixPath, digest: str) -> str:
 
 
 def _free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
-    """`target`; if another image has that name, here or on disk, the digest is added to it."""
+    """`target`, with the digest added if another image has that name, in this call or on disk."""
     if target not in taken and target.is_file():
         taken[target] = _digest(target)
     if taken.setdefault(target, digest) == digest:
@@ -165,7 +164,8 @@ def _require_full_splits(
     source: Path, labels: Sequence[str], placements: Sequence[_Placement], config: PrepareConfig
 ) -> None:
     present = {(placement.label, placement.split) for placement in placements}
-    for label, split in itertools.product(labels, config.splits()):
+    splits = [split for split in SPLITS if split == "train" or getattr(config, split)]
+    for label, split in itertools.product(labels, splits):
         if (label, split) not in present:
             raise DataError(
                 f"{source}: no usable image of class {label!r} falls into {split}: add some, raise --{split}, or "
@@ -174,7 +174,7 @@ def _require_full_splits(
 
 
 def _require_same_splits(placements: Sequence[_Placement], data: Path) -> None:
-    """Raise a DataError if an image is in another split of `data` already, where another seed would have put it."""
+    """Raise a DataError if an image is in another split of `data` already: another seed has put it there."""
     splits = {placement.digest: placement.split for placement in placements}
     for split in SPLITS:
         for path in files_below(data / split) if (data / split).is_dir() else []:
@@ -187,7 +187,7 @@ def _require_same_splits(placements: Sequence[_Placement], data: Path) -> None:
 
 
 def _place(placement: _Placement) -> None:
-    """Link or copy one image to its place, unless it is there."""
+    """Link or copy one image to its place, unless it is there already."""
     target, file = placement.target, placement.member.file
     if target.exists():
         return

@@ -1,13 +1,14 @@
-"""Reading a folder or a zip of images member by member, without trusting the zip."""
+"""Reading a folder or a zip of images, one member at a time. No zip is trusted."""
 
 import lzma
 import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from headstart.features.errors import DataError
@@ -21,25 +22,19 @@ from rich.filesize import decimal
 MAX_ENTRIES = 10_000_000
 MAX_TOTAL_BYTES = 1 << 43
 MAX_RATIO = 100
-_SMALL_BYTES = 1 << 26  # below this any ratio is accepted, for a drawing may be packed that well
+_SMALL_BYTES = 1 << 26  # up to this size any ratio is accepted: a drawing may be packed that well
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a method that Python lacks
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a source: a `file` in a folder, or an `entry` in a zip, where several may have the same name.
+    """One file of a source: in a folder, or in a zip, where several may have the same name."""
 
-    Args:
-        name: relative to the source, with slashes.
-        path: the name of the file in messages and in `rejects.csv`.
-    """
-
-    name: str
-    path: str
-    file: Path | None = None
-    archive: zipfile.ZipFile | None = None
-    entry: zipfile.ZipInfo | None = None
+    name: str  # relative to the source, with slashes
+    path: str  # as messages and `rejects.csv` name it
+    content: Callable[[], bytes | Fault]
+    file: Path | None = None  # None in a zip
 
     @property
     def escapes(self) -> bool:
@@ -49,15 +44,14 @@ class Member:
 
     def read(self) -> bytes | Fault:
         """The content, or why it can't be read."""
-        if self.escapes:
-            return Fault("unsupported", "a path out of the archive")
-        if self.archive and self.entry:
-            return _read_from_zip(self.archive, self.entry)
-        assert self.file is not None
-        try:
-            return content_of(self.file, self.file.stat())
-        except OSError as error:
-            return why_unreadable(error)
+        return Fault("unsupported", "a path out of the archive") if self.escapes else self.content()
+
+
+def _read_file(file: Path) -> bytes | Fault:
+    try:
+        return content_of(file, file.stat())
+    except OSError as error:
+        return why_unreadable(error)
 
 
 def _read_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | Fault:
@@ -69,7 +63,7 @@ def _read_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | 
     if _is_bomb(entry.file_size, entry.compress_size):
         return Fault("too-large", f"{entry.file_size} bytes, packed into {entry.compress_size}")
     try:
-        with archive.open(entry) as packed:  # unlike `archive.read`, unpacks no more than the zip's list says
+        with archive.open(entry) as packed:  # `archive.read` would unpack more than the zip's list says
             return packed.read(entry.file_size + 1)
     except _DAMAGE as error:
         return Fault("corrupt", str(error))
@@ -79,14 +73,15 @@ def _read_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | 
 
 @contextmanager
 def opened_source(source: Path, data: Path) -> Iterator[list[Member]]:
-    """Yield the files of a folder or zip, without clutter. An inner `train.zip` is unpacked into `data` for a while.
+    """Yield the files of a folder or zip, without clutter. A `train.zip` within is unpacked into `data` meanwhile.
 
-    Raises:
-        DataError: `source` is neither a folder nor a zip that can be read.
+    Raises DataError where `source` is neither a folder nor a zip that can be read.
     """
     if source.is_dir():
         files = files_below(source)
-        yield [Member(file.relative_to(source).as_posix(), str(file), file) for file in files]
+        yield [
+            Member(file.relative_to(source).as_posix(), str(file), partial(_read_file, file), file) for file in files
+        ]
         return
     with _opened_zip(source) as archive:
         inner = [entry for entry in archive.infolist() if PurePosixPath(entry.filename).name == "train.zip"]
@@ -118,7 +113,7 @@ def _is_bomb(size: int, packed: int) -> bool:
 
 
 def _opened_zip(source: Path) -> zipfile.ZipFile:
-    """Open a zip if its list of contents is not more than a folder of images could hold."""
+    """Open a zip. Raises DataError where its list of contents exceeds the limits above."""
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -137,4 +132,6 @@ def _opened_zip(source: Path) -> zipfile.ZipFile:
 def _members(archive: zipfile.ZipFile, source: Path) -> list[Member]:
     files = [entry for entry in archive.infolist() if not entry.is_dir()]
     files = [entry for entry in files if not any(map(is_clutter, PurePosixPath(entry.filename).parts))]
-    return [Member(entry.filename, f"{source}/{entry.filename}", None, archive, entry) for entry in files]
+    return [
+        Member(entry.filename, f"{source}/{entry.filename}", partial(_read_from_zip, archive, entry)) for entry in files
+    ]

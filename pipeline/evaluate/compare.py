@@ -1,7 +1,5 @@
-"""Runs side by side on the same examples, and whether the best two really differ."""
+"""Runs side by side on the same examples, with a test whether the best two differ by more than chance."""
 
-import csv
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 from headstart.features.errors import OptionError, RunError
 from headstart.pipeline.metrics import probabilities, score
-from headstart.pipeline.runs import Run
+from headstart.pipeline.runs import Run, read_csv
 from rich.table import Table
 from rich.text import Text
 from scipy.stats import binomtest
@@ -21,37 +19,27 @@ _UNINTERESTING = {"data", "seed", "versions", "store", "rehash", "max_rejects", 
 
 @dataclass(frozen=True)
 class Compared:
-    """One model of a run: its head, or its fine-tuned classifier.
-
-    Args:
-        seconds: spent on training the model; None where that is not known.
-        settings: the run's, where the runs differ.
-    """
+    """One model of a run: its head, or its fine-tuned classifier."""
 
     run: str
     model: str
     accuracy: float
     accuracy_interval: list[float]
     loss: float
-    seconds: float | None
-    settings: dict[str, Any]
+    seconds: float | None  # of training the model, if known
+    settings: dict[str, Any]  # of the run, only those in which the runs differ
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """The exact test of McNemar (1947, doi:10.1007/BF02295996) between two models on the same `n` examples.
-
-    Args:
-        only_first, only_second: how many examples only one of the models got right.
-        p: the probability of at least this difference between two models that are equally good.
-    """
+    """The exact test of McNemar (1947, doi:10.1007/BF02295996) between two models on the same `n` examples."""
 
     first: str
     second: str
     n: int
-    only_first: int
+    only_first: int  # examples that the first model alone got right
     only_second: int
-    p: float
+    p: float  # the probability of at least this difference if both models are equally good
 
 
 @dataclass(frozen=True)
@@ -91,9 +79,8 @@ class CompareResult:
 def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
     """Compare runs by the predictions on `split` that `evaluate` wrote.
 
-    Raises:
-        OptionError: there are fewer than two models, or a run is named twice.
-        RunError: there is no run, or one was evaluated not on `split`, or on other examples or classes.
+    Raises OptionError where there are fewer than two models, or a run is named twice; RunError where a path is no run,
+    or the runs were not all evaluated on `split` with the same examples and classes.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise OptionError(f"RUN: names a run twice. Received: {' '.join(map(str, paths))}")
@@ -101,14 +88,14 @@ def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
     labels, class_names, logits = _same_examples(runs, split)
     if len(logits) < 2:
         raise OptionError(f"RUN: one classifier has nothing to be compared with. Received: {paths[0]}")
-    differing = _differing(runs)
+    settings = _differing_settings(runs)
     rows = [
         Compared(
             run=str(run.path),
             model=model,
             **{name: scored[name] for name in ("accuracy", "accuracy_interval", "loss")},
             seconds=run.metrics().get(_PHASES[model], {}).get("seconds"),
-            settings={name: found[run] for name, found in differing.items()},
+            settings=settings[run],
         )
         for (run, model), values in logits.items()
         for scored in [score(values, labels, class_names)]
@@ -124,75 +111,57 @@ def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Labels int64 [N], class names, and the logits [N, 1 or classes] of each model, all in one order of examples."""
+    """Labels int64 [N], class names, and the logits [N, 1 or classes] of each model. Examples are sorted by digest."""
     class_names = runs[0].class_names()
-    labels, places = np.empty(0, np.int64), dict[tuple[str, str, int], int]()
+    examples: list[tuple[str, str]] = []
     logits = {}
     for run in runs:
-        names = run.class_names()
-        rows = _read_predictions(run, split)
+        names, file = run.class_names(), run.predictions_file(split)
+        if not file.is_file():
+            raise RunError(f"{run.path}: has no {file.name}; `headstart evaluate {run.path} --split {split}` writes it")
         try:
-            keys = _keys(rows)
-            numbers = np.array([names.index(label) for _, label, _ in keys])
+            rows = sorted(read_csv(file), key=_example)
+            labels = np.array([names.index(row["label"]) for row in rows])  # the same in all runs, or it is an error
             found = _logits(rows, names)
         except (KeyError, IndexError, ValueError, TypeError) as error:
-            file = run.predictions_file(split)
             raise RunError(f"{file}: damaged ({error}); `headstart evaluate` writes it anew") from error
-        if run is runs[0]:
-            labels, places = numbers, {key: place for place, key in enumerate(keys)}
         if names != class_names:
             raise RunError(f"{run.path}: has other classes than {runs[0].path}")
-        if set(keys) != set(places):
+        examples = examples or [_example(row) for row in rows]
+        if [_example(row) for row in rows] != examples:
             raise RunError(
                 f"{run.path}: was evaluated on other examples of {split} than {runs[0].path}; `headstart evaluate` "
                 "both on the same data"
             )
-        order = np.argsort([places[key] for key in keys])
-        logits.update({(run, model): values[order] for model, values in found.items()})
+        logits.update({(run, model): values for model, values in found.items()})
     return labels, class_names, logits
 
 
-def _read_predictions(run: Run, split: str) -> list[dict[str, str]]:
-    file = run.predictions_file(split)
-    if not file.is_file():
-        raise RunError(f"{run.path}: has no {file.name}; `headstart evaluate {run.path} --split {split}` writes it")
-    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-        return list(csv.DictReader(lines))
-
-
-def _keys(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str, int]]:
-    """A key for each example, wherever it lies: digest, label, and the number of copies before it."""
-    seen: Counter[tuple[str, str]] = Counter()
-    keys = []
-    for row in rows:
-        example = row["digest"], row["label"]
-        keys.append((*example, seen[example]))
-        seen[example] += 1
-    return keys
+def _example(row: Mapping[str, str]) -> tuple[str, str]:
+    return row["digest"], row["label"]
 
 
 def _logits(rows: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The logits [N, 1 or classes] of each model that has columns."""
+    """The logits [N, 1 or classes] of each model with columns in `rows`."""
     units = class_names[1:] if len(class_names) == 2 else class_names
     models = [model for model in _PHASES if f"{model}:{units[0]}" in rows[0]]
     return {model: np.array([[float(row[f"{model}:{unit}"]) for unit in units] for row in rows]) for model in models}
 
 
-def _differing(runs: Sequence[Run]) -> dict[str, dict[Run, Any]]:
-    """The settings in which runs differ: each run's value by the setting's name."""
-    found = [_flat(run) for run in runs]
-    names = sorted({name for settings in found for name in settings})
-    values = {name: [settings.get(name) for settings in found] for name in names}
-    return {name: dict(zip(runs, row, strict=True)) for name, row in values.items() if row != row[:1] * len(row)}
+def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
+    """The settings of each run, without those that are equal in all runs."""
+    found = {run: _flat(run) for run in runs}
+    names = sorted({name for settings in found.values() for name in settings})
+    differing = [name for name in names if any(one.get(name) != found[runs[0]].get(name) for one in found.values())]
+    return {run: {name: settings.get(name) for name in differing} for run, settings in found.items()}
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    """The settings that may explain a difference, as `phase.name`."""
+    """The settings that may explain a difference between runs, named `phase.name`."""
     config = run.config()
-    flat = {
+    return {
         f"{part}.{name}": value
         for part in ("features", "head", "finetune")
         for name, value in config.get(part, {}).items()
         if name not in _UNINTERESTING
-    }
-    return {**flat, "seed": config["seed"], "examples of train": config["examples"].get("train", "")[:8]}
+    } | {"seed": config["seed"], "examples of train": config["examples"].get("train", "")[:8]}

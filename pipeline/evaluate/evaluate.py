@@ -19,7 +19,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Metrics of a run's models (see `pipeline.metrics.score`) on the `n` examples of a split."""
+    """Metrics of a run's head and fine-tuned classifier (see `pipeline.metrics.score`) on `n` examples of a split."""
 
     split: str
     n: int
@@ -44,15 +44,14 @@ class EvaluateResult:
 
 
 def evaluate(path: Path, split: str = "test", data: Path | None = None) -> EvaluateResult:
-    """Score the run at `path`, write `predictions-<split>.csv` into it and the metrics into its `metrics.json`.
+    """Score the run at `path`; write `predictions-<split>.csv` into it, and the metrics into its `metrics.json`.
+
+    Raises RunError where there is no run, or its features can't be made again; DataError where the split has no usable
+    images, or the data folder has a class that the run does not know.
 
     Args:
         split: `train`, `val`, `test`, or `all` of them.
-        data: another folder than the run's, with classes among the run's.
-
-    Raises:
-        RunError: there is no run, or its features can't be made again.
-        DataError: the split has no usable images, or a class that the run does not know.
+        data: a data folder to use instead of the run's own.
     """
     run = Run.open(path)
     class_names = run.class_names()

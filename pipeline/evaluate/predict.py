@@ -18,7 +18,7 @@ from headstart.pipeline.data.layouts import files_below
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
 
-_Rows = dict[int, np.ndarray]  # by the position of an image
+_Rows = dict[int, np.ndarray]  # by the position of an image, in order
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,10 @@ class PredictResult:
 
 
 def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
-    """Classify image files, and the images in folders, with a run's fine-tuned classifier, or else with its head.
+    """Classify image files, and the images in folders, by a run's fine-tuned classifier, or else by its head.
 
-    Images larger than the run's `--max-pixels` are rejected.
-
-    Raises:
-        RunError: there is no run at `path`, or its weights changed.
-        DataError: a source does not exist, or no file could be used.
+    Images larger than the run's `--max-pixels` are rejected. Raises RunError where there is no run at `path`, or its
+    weights changed; DataError where a source does not exist, or no file could be used.
     """
     run = Run.open(path)
     files = _files(sources)
@@ -77,7 +74,7 @@ def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
 
 
 def _files(sources: Sequence[Path]) -> list[Path]:
-    """The files of `sources`, folders walked through."""
+    """The files among `sources`, and those in its folders."""
     files: list[Path] = []
     for source in sources:
         if not source.exists():
@@ -90,8 +87,7 @@ def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], l
     """Predictions for the images that can be decoded, and rejects for the others."""
     class_names = run.class_names()
     logits = (_by_classifier if run.classifier_file.exists() else _by_head)(run, images)
-    decoded = sorted(logits)
-    chances = probabilities(np.stack([logits[position] for position in decoded])) if decoded else ()
+    chances = probabilities(np.stack([*logits.values()])) if logits else ()
     predictions = [
         Prediction(
             path=images[position].path,
@@ -99,7 +95,7 @@ def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], l
             probability=float(row.max()),
             probabilities=dict(zip(class_names, map(float, row), strict=True)),
         )
-        for position, row in zip(decoded, chances, strict=True)
+        for position, row in zip(logits, chances, strict=True)
     ]
     return predictions, [why_undecodable(image) for position, image in enumerate(images) if position not in logits]
 
@@ -129,8 +125,8 @@ def _by_head(run: Run, images: Sequence[ImageFile]) -> _Rows:
                 return np.concatenate([output.numpy() for output in graph(tf.constant(pixels))], axis=1)
 
             parts.append(_decoded(images, network.images, extraction.batch_size, features, advance))
-    # Each network decodes the images anew, and one may have gone in between.
-    decoded = sorted(set.intersection(*map(set, parts)))
+    # Each network decodes the images anew, and a file may be removed in between.
+    decoded = [position for position in parts[0] if all(position in rows for rows in parts)]
     if not decoded:
         return {}
     whole = np.stack([np.concatenate([rows[position] for rows in parts]) for position in decoded])
@@ -144,7 +140,7 @@ def _decoded(
     function: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
 ) -> _Rows:
-    """`function` of the pixels of each image that can be decoded."""
+    """The results of `function`, which takes a batch of pixels, for each image that can be decoded."""
     rows: _Rows = {}
     for positions, pixels in decoded_batches(images, config, batch_size or default_batch_size()):
         rows.update(zip(positions.tolist(), function(pixels), strict=True))

@@ -1,4 +1,4 @@
-"""The options of the commands of `headstart store`."""
+"""The settings of `headstart store`'s commands."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,13 @@ from headstart.features.options import option
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """Options of `store verify`."""
+    """What `store verify` compares, and whether it repairs."""
 
-    repair: bool = option(False, "Drop bad shards, so that their images are redone.", flag="--repair")
+    repair: bool = option(False, "Drop bad shards; `headstart features` makes their features again.", flag="--repair")
     data: Path | None = option(None, "Compare features of its images with a fresh forward pass.")
     recompute: int = option(0, "How many images to compare.")
     weights: str = option(
-        "imagenet", "imagenet, random, or a weights file: the weights to compare with.", env="HEADSTART_WEIGHTS"
+        "imagenet", "Weights for the fresh forward pass: imagenet, random, or a weights file.", env="HEADSTART_WEIGHTS"
     )
     weights_seed: int = option(0, "Seed of --weights random.")
 
@@ -28,17 +28,10 @@ class VerifyConfig:
 
 
 @dataclass(frozen=True)
-class GcConfig:
-    """Options of `store gc`."""
-
-    yes: bool = option(False, "Do it, rather than say what would be done.", flag="--yes")
-
-
-@dataclass(frozen=True)
 class ExportConfig:
-    """Options of `store export`."""
+    """Which features `store export` writes, and how many may be missing."""
 
-    fingerprint: str = option("", "Which features: the beginning of a fingerprint, or of its name in `store ls`.")
+    fingerprint: str = option("", "Which features: the beginning of a fingerprint, or of a name in `store ls`.")
     max_rejects: float = option(0.05, "Fraction of images that may be without features.")
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""`store explain`: which images of a data folder have features, and how other features in the store differ."""
+"""`store explain`: how many images have the features asked for, and how other features in the store differ."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -15,22 +15,22 @@ from headstart.pipeline.data.examples import scan, scan_memory
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Another fingerprint: how many images have its features, and each field that differs, with `asked` and `there`."""
+    """Another fingerprint in the store."""
 
     folder: str
-    present: int
-    differs: dict[str, dict[str, Any]]
+    present: int  # images that have its features
+    differs: dict[str, dict[str, Any]]  # field to its value `asked` for and `there`, see `Fingerprint.differences`
 
 
 @dataclass(frozen=True)
 class CutState:
-    """One cut that was asked for: how many distinct images have its features, and the others, most similar first."""
+    """One cut that was asked for. Copies of an image count once."""
 
     cut: str
     fingerprint: str
-    present: int
+    present: int  # images that have its features
     missing: int
-    others: list[Neighbour]
+    others: list[Neighbour]  # the most similar first
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,10 @@ class Explanation:
 
 
 def explain(data: Path, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0) -> Explanation:
-    """Count, for each cut of `config`, the images of `data` with features in `extraction.store`.
+    """Count the images of `data` that have features in `extraction.store`, for each cut of `config`.
 
-    Raises:
-        StoreError: the store holds no features.
-        DataError: `data` has no images.
-        OptionError, WeightsError: the settings can't be used.
+    Raises StoreError where the store holds no features; DataError where `data` has no images; OptionError or
+    WeightsError where the settings can't be used.
     """
     root = extraction.store
     stores = open_stores(root)

@@ -43,13 +43,9 @@ class Exported:
 def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int = 0) -> Exported:
     """Write `features` float32 [N, *shape], `labels` int64 [N], `splits`, `paths`, `digests` and `class_names`.
 
-    Args:
-        file: ends in `.npz`, `.h5` or `.hdf5`. An existing file is replaced.
-
-    Raises:
-        OptionError: another ending, or a fingerprint that the store does not have or that is ambiguous.
-        DataError: too many images have no features.
-        StoreError: `root` holds no features.
+    The format is that of the ending of `file`: `.npz`, `.h5` or `.hdf5`. An existing file is replaced. Raises
+    OptionError for another ending, or where `config.fingerprint` fits no store or several; DataError where too many
+    images have no features; StoreError where `root` holds no features.
     """
     if file.suffix not in (".npz", ".h5", ".hdf5"):
         raise OptionError(f"{file}: the file's name must end in .npz, .h5 or .hdf5. Received: {file.suffix!r}")
@@ -70,7 +66,7 @@ def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int =
 
 
 def _chosen(root: Path, beginning: str) -> FeatureStore:
-    """The one store whose name starts with `beginning`. Augmented views are chosen only by name."""
+    """The one store whose name starts with `beginning`. An empty `beginning` fits no augmented views."""
     stores = open_stores(root)
     fitting = [store for store in stores_named(stores, beginning) if beginning or not store.fingerprint.view]
     if len(fitting) != 1:

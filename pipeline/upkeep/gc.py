@@ -1,4 +1,4 @@
-"""`store gc` and `store compact`: without the features of images in no data folder, and in few large shards."""
+"""`store gc` drops the features of images in no data folder; `store compact` joins small shards to large ones."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -9,18 +9,17 @@ from headstart.features.errors import DataError
 from headstart.features.store.compact import compact, drop_unused
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.data.examples import scan_all_sizes
-from headstart.pipeline.upkeep.config import GcConfig
 from rich.filesize import decimal
 
 
 @dataclass(frozen=True)
 class Unused:
-    """One fingerprint: how many images are in a data folder, how many in none, and the bytes of the latter."""
+    """The features of one fingerprint, as numbers of images."""
 
     folder: str
-    kept: int
-    dropped: int
-    bytes: int
+    kept: int  # images in a data folder
+    dropped: int  # images in none
+    bytes: int  # of the dropped features
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Garbage:
 
     @property
     def dropped(self) -> int:
-        """The number of images of all fingerprints whose features were, or would be, dropped."""
+        """Dropped images of all fingerprints together."""
         return sum(one.dropped for one in self.fingerprints)
 
     def fields(self) -> dict[str, Any]:
@@ -50,12 +49,11 @@ class Garbage:
             yield remark
 
 
-def collect_garbage(root: Path, data: Sequence[Path], config: GcConfig) -> Garbage:
+def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False) -> Garbage:
     """Count the features in the store at `root` whose images are in none of the folders `data`; with `yes`, drop them.
 
-    Raises:
-        StoreError: `root` holds no features, or another process changed them meanwhile.
-        DataError: a folder has no images, or has files that can't be read: their features may be in use.
+    Raises StoreError where `root` holds no features, or another process changed them meanwhile; DataError where a
+    folder has no images, or has files that can't be read, because their features may be in use.
     """
     stores = open_stores(root)
     used = {digest for folder in data for digest in _digests_in(root, folder)}
@@ -64,9 +62,9 @@ def collect_garbage(root: Path, data: Sequence[Path], config: GcConfig) -> Garba
         held = set(store.digests())
         dropped = len(held - used)
         counts.append(Unused(store.folder.name, len(held) - dropped, dropped, dropped * store.form.image_bytes))
-        if config.yes:
+        if yes:
             drop_unused(store, used)
-    return Garbage(counts, config.yes)
+    return Garbage(counts, yes)
 
 
 def _digests_in(root: Path, data: Path) -> set[str]:
@@ -82,32 +80,31 @@ def _digests_in(root: Path, data: Path) -> set[str]:
 
 @dataclass(frozen=True)
 class Compaction:
-    """The number of shards in each fingerprint's folder, before and after."""
+    """The folder of each fingerprint, and the number of shards in it before and after."""
 
-    folders: list[str]
-    before: list[int]
-    after: list[int]
+    folders: list[tuple[str, int, int]]
 
     def fields(self) -> dict[str, Any]:
         """The JSON object."""
-        return {"shards_before": sum(self.before), "shards_after": sum(self.after)}
+        _, before, after = zip(*self.folders, strict=True)
+        return {"shards_before": sum(before), "shards_after": sum(after)}
 
     def lines(self) -> Iterator[str]:
         """The summary for people."""
-        for folder, before, after in zip(self.folders, self.before, self.after, strict=True):
+        for folder, before, after in self.folders:
             yield f"{folder}: {before} -> {after} shards"
-        if self.before != self.after:
+        if any(before != after for _, before, after in self.folders):
             yield "the replaced shards stay on disk until the next compact or gc, for whoever reads them now"
 
 
 def compact_store(root: Path) -> Compaction:
-    """Rewrite the small shards of the store at `root` as large ones, without disturbing readers and writers.
+    """Rewrite the small shards of the store at `root` as large ones. Other processes can read and write meanwhile.
 
-    Raises:
-        StoreError: `root` holds no features, or another process changed them meanwhile.
+    Raises StoreError where `root` holds no features, or another process rewrote its shards meanwhile.
     """
-    stores = open_stores(root)
-    before = [len(store.shards()) for store in stores]
-    for store in stores:
+    folders = []
+    for store in open_stores(root):
+        before = len(store.shards())
         compact(store)
-    return Compaction([store.folder.name for store in stores], before, [len(store.shards()) for store in stores])
+        folders.append((store.folder.name, before, len(store.shards())))
+    return Compaction(folders)

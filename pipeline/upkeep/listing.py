@@ -29,9 +29,5 @@ class Listing:
 
 
 def list_store(root: Path) -> Listing:
-    """List the fingerprints of the store at `root`.
-
-    Raises:
-        StoreError: `root` holds no features.
-    """
+    """List the fingerprints of the store at `root`. Raises StoreError where `root` holds no features."""
     return Listing([contents(store) for store in open_stores(root)])

@@ -1,9 +1,8 @@
-"""Features of a store against a fresh forward pass."""
+"""Comparing features of a store with those of a fresh forward pass."""
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,21 +25,26 @@ from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import scan_all_sizes
 from headstart.pipeline.upkeep.config import VerifyConfig
-from headstart.pipeline.upkeep.damage import Recomputation
 
-# The largest relative error (in norm) of a stored feature: other machines round differently.
+# Errors are norm(stored - fresh) / norm(fresh). Up to these, another machine may only have rounded differently.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 5e-2}
-_Error = tuple[FeatureStore, ImageFile, float]  # the relative error of a stored feature against a fresh one, in norm
+_Error = tuple[FeatureStore, ImageFile, float]
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """The result of comparing stored features with fresh ones."""
+
+    images: int
+    largest_error: float  # relative, in norm
+    bad: tuple[Damage, ...]  # shards
 
 
 def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, seed: int = 0) -> Recomputation:
     """Compare features of `config.recompute` images of `data`, drawn by `seed`, with a fresh forward pass.
 
-    Features of other weights are named on the console.
-
-    Raises:
-        StoreError: no features can be compared.
-        DataError: `data` has no images.
+    Stores that can't be compared are named on the console, for example because of other weights. Raises StoreError
+    where no store can be compared; DataError where `data` has no images.
     """
     found = scan_all_sizes(stores[0].folder.parent, data)
     images = {example.image.digest: example.image for example in found.examples}
@@ -67,21 +71,20 @@ def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, 
         if error > _TOLERANCE[store.fingerprint.precision]
         for shard in [store.shard_of(image.digest)]
     }
-    images_compared = len({image.digest for _, image, _ in errors})
-    return Recomputation(images_compared, max(error for _, _, error in errors), tuple(bad.values()))
+    compared = {image.digest for _, image, _ in errors}
+    return Recomputation(len(compared), max(error for _, _, error in errors), tuple(bad.values()))
 
 
 def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureStore]]:
     """Group the stores that differ in the cut alone: one forward pass serves a group."""
     groups: dict[str, list[FeatureStore]] = {}
     for store in stores:
-        shared = {**store.fingerprint.to_json(), "cut": None, "shape": None}
-        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(store)
+        groups.setdefault(replace(store.fingerprint, cut="", shape=()).key, []).append(store)
     return list(groups.values())
 
 
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
-    """The backbone of a fingerprint, with the weights of `config`."""
+    """The backbone of a fingerprint, with the weights of `config`, which must be those of the fingerprint."""
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")
     precision = cast(Precision, fingerprint.precision)
@@ -113,7 +116,7 @@ def _errors(stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence
 
 
 def _errors_of_batch(store: FeatureStore, batch: Sequence[ImageFile], fresh: np.ndarray) -> list[_Error]:
-    """Compare `fresh` features [n, *shape] of `batch` with the stored ones. Files that changed are left out."""
+    """Compare the `fresh` features [n, *shape] of `batch` with those in `store`. Files that changed are left out."""
     lacking = set(store.missing([image.digest for image in batch]))
     rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged()]
     flat = len(rows), math.prod(store.form.shape)

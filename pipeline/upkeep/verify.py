@@ -1,24 +1,72 @@
 """`store verify`: reading every byte of a store, and comparing features with a fresh forward pass."""
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from headstart.features.backbones.calibration import damaged_networks
+from headstart.features.errors import HeadstartError, StoreError
 from headstart.features.store.compact import drop_shards
-from headstart.features.store.maintain import find_stores, verify
+from headstart.features.store.maintain import Damage, Verification, find_stores, verify
 from headstart.features.terminal import console
 from headstart.pipeline.upkeep.config import VerifyConfig
-from headstart.pipeline.upkeep.damage import VerifyResult
+
+if TYPE_CHECKING:
+    from headstart.pipeline.upkeep.recompute import Recomputation
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """All damage of a store."""
+
+    root: Path
+    repaired: bool  # bad shards were dropped
+    read: Verification
+    folders: list[Damage]  # of fingerprints and 8-bit networks that can't be used
+    fresh: "Recomputation | None" = None
+
+    @property
+    def damage(self) -> list[Damage]:
+        """All bad shards, merged files and folders."""
+        return [*self.read.bad, *(self.fresh.bad if self.fresh else ()), *self.read.merged, *self.folders]
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "shards": self.read.shards,
+            "images": self.read.images,
+            "bad": len(self.damage),
+            "bad_shards": [asdict(one) for one in self.damage],
+            "recomputed": self.fresh.images if self.fresh else 0,
+            "largest_error": self.fresh.largest_error if self.fresh else None,
+        }
+
+    def lines(self) -> list[str]:
+        """The summary for people."""
+        lines = [one.reason if one.reason.startswith(one.path) else f"{one.path}: {one.reason}" for one in self.damage]
+        lines.append(f"{self.read.shards} shards, {self.read.images} images, {len(self.damage)} bad")
+        if self.fresh:
+            lines.append(
+                f"{self.fresh.images} images recomputed; largest relative error {self.fresh.largest_error:.2g}"
+            )
+        if self.damage and self.repaired:
+            lines.append("bad shards are dropped: `headstart features` does their images again")
+        return lines
+
+    def failure(self) -> HeadstartError | None:
+        """The error of damage that was not repaired."""
+        if self.folders:
+            return StoreError(self.folders[0].reason)
+        if self.damage and not self.repaired:
+            return StoreError(f"{self.root}: {len(self.damage)} bad among {self.read.shards} shards; --repair mends it")
+        return None
 
 
 def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResult:
     """Read every byte of the store at `root`; with `config.data`, also compare features with a fresh forward pass.
 
-    `seed` decides which images are compared. None are in a store with damage that was not repaired.
-
-    Raises:
-        StoreError: `root` holds no features, or none that can be compared.
-        DataError: `config.data` has no images.
+    `seed` decides which images are compared: none in a store with damage that was not repaired. Raises StoreError where
+    `root` holds no features, or none that can be compared; DataError where `config.data` has no images.
     """
     stores, folders = find_stores(root)
     read = verify(stores, config.repair)
@@ -28,7 +76,7 @@ def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResul
     if result.folders or (read.bad and not config.repair):
         console.print("nothing is recomputed before the damage is repaired")
         return result
-    from headstart.pipeline.upkeep.recompute import recompute  # it imports TensorFlow
+    from headstart.pipeline.upkeep.recompute import recompute  # late: it imports TensorFlow
 
     fresh = recompute(stores, config.data, config, seed)
     if config.repair:
