@@ -20,7 +20,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.device import make_deterministic
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.head import fit_head, train_head
+from headstart.pipeline.head.head import fit_head
 from headstart.pipeline.inputs import eval_dataset
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.metrics import score
@@ -74,7 +74,7 @@ def precisions(photos: Path, config: FeatureConfig, extraction: ExtractionConfig
 
 def _head_on(whole: LabelledFeatures, seed: int) -> float:
     train, val, test = halves(whole, seed)
-    return accuracy(train_head(train, val, HeadConfig(), seed).model, test)
+    return accuracy(fit_head(train, val, HeadConfig(), seed).model, test)
 
 
 def float32_against_predict(

@@ -11,7 +11,7 @@ from headstart.features.backbones.precision import resolve_precision
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.head import train_head
+from headstart.pipeline.head.head import fit_head
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.labelled import LabelledFeatures
 
@@ -36,7 +36,7 @@ def head_row() -> Row:
     model.fit(features[:BATCH], labels[:BATCH], verbose=0)
 
     def ours() -> float:
-        trained = train_head(train, train.take(slice(0, 64)), HeadConfig(epochs=EPOCHS))
+        trained = fit_head(train, train.take(slice(0, 64)), HeadConfig(epochs=EPOCHS))
         return EPOCHS / trained.seconds
 
     stalls = Stalls()

@@ -49,7 +49,7 @@ def searched(data: SearchData, cuts: CutChoice, seed: int) -> tuple[Space, list[
         study = Study(Path(folder) / "study.db", space, "tpe", seed)
         study.enqueue_first(space.nearest_to(HeadConfig().for_examples(data.training_sizes[0])))
         start = time.perf_counter()
-        search(study, data, SweepConfig(trials=TRIALS, jobs=JOBS), seed)
+        search(study, data, SweepConfig(trials=TRIALS, jobs=JOBS))
         return space, study.finished(), time.perf_counter() - start
 
 
@@ -142,7 +142,7 @@ def views(
 ) -> dict[str, Any]:
     """Heads on cached views against heads without, over seeds of the head: accuracy on test, and the difference."""
     cached = cache_features(photos, replace(config, views=count), extraction)
-    train = cached.labelled(cached.of("train"), views=True)
+    train = cached.labelled(cached.of("train"), viewed=cached.of("train"))
     val, test = (cached.labelled(cached.of(split)) for split in ("val", "test"))
     rows = []
     for seed in range(seeds):

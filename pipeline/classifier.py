@@ -18,7 +18,7 @@ def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model)
 
 
 def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
-    """The layers of a classifier from `from_layer` on: tensors that cross into it, float32 [B, H, W, D], to logits.
+    """The part of a classifier from `from_layer` on: outputs of `backbone.crossing`, float32 [B, H, W, D], to logits.
 
     It shares its layers with `backbone` and `head`, so training it trains them.
     """
@@ -29,7 +29,7 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
 
 
 def build_streamed(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], top: keras.Model) -> keras.Model:
-    """`top` behind the fast form of the frozen layers: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes]."""
+    """Join the fast form of the frozen layers and `top`: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes]."""
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
     return keras.Model(pixels, top(frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)))
 
@@ -40,13 +40,13 @@ def _joined(features: Sequence[Any]) -> Any:
 
 
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
-    """Let the layers of `backbone` from index `from_layer` on train; freeze the layers below.
+    """Make the layers of `backbone` from index `from_layer` on trainable, and freeze the layers below.
 
-    Batch normalisation stays frozen (scale, shift and moving statistics) unless `thaw_batchnorm`: statistics of small
-    batches from another domain undo what was learned (keras.io, "Transfer learning & fine-tuning"). Dropout within the
-    backbone stays off.
+    Without `thaw_batchnorm`, batch normalisation stays frozen: scale, shift and moving statistics. Statistics of small
+    batches from another domain would spoil the network (keras.io, "Transfer learning & fine-tuning"). Dropout within
+    the backbone is turned off.
     """
-    # The layers are set one by one: Keras passes `training` on to nested models whatever they were called with.
+    # Each layer is set by itself: Keras passes `training` on to the layers of a nested model, however it was called.
     for index, layer in enumerate(backbone.model.layers):
         is_batchnorm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = index >= from_layer and (thaw_batchnorm or not is_batchnorm)
@@ -55,6 +55,6 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
 
 
 def save_for_inference(model: keras.Model, path: Path) -> None:
-    """Save `model` as a `.keras` file in one step, without its optimizer, which may be twice as large as the model."""
+    """Save `model` as a `.keras` file in one step. Its optimizer, which may be twice as large, is left out."""
     with written_atomically(path) as partial:
         keras.Model(model.input, model.output, name=model.name).save(partial)

@@ -1,7 +1,7 @@
 """Examples with their features: the first step of every command that needs features."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from headstart.features.backbones.cuts import Cut, chosen_cuts, cut_names
 from headstart.features.backbones.facts import KnownBackbones
-from headstart.features.backbones.frozen import FrozenBackbone
-from headstart.features.backbones.network import Network, load_networks, resolved_config, weights_digest
+from headstart.features.backbones.network import Network, load_networks, resolved_config
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted, extract_features
@@ -30,17 +29,7 @@ from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run
 
 Stores = dict[Cut, FeatureStore]
-ScanCheck = Callable[[Scan, dict[str, str]], None]  # raises, given the scan and the coming `fingerprints()`
-
-
-@dataclass(frozen=True)
-class FeaturedNetwork:
-    """One network, and the stores that hold its features."""
-
-    network: Network
-    freeze: Callable[[], FrozenBackbone]  # builds the network's fast form at the first call
-    stores: Stores
-    views: list[Stores] = field(default_factory=list)  # of each augmented view of the training images
+ScanCheck = Callable[[Scan, dict[str, str]], None]  # raises if a scan, or the `fingerprints()` to come, do not suit
 
 
 @dataclass(frozen=True)
@@ -50,56 +39,44 @@ class FeaturedExamples:
     examples: list[Example]
     class_names: list[str]
     rejects: list[Reject]
-    ignored: int
-    parts: list[FeaturedNetwork]  # one for each backbone
-    config: FeatureConfig  # with everything that was left open filled in
+    ignored: int  # files; see `Scan`
+    networks: list[Network]  # one per backbone
+    stores: Stores  # in the order of the features' columns
+    views: list[Stores]  # of each augmented view; only training images have views
+    config: FeatureConfig  # nothing in it is left open
     extraction: ExtractionConfig
     extracted: Extracted  # by this call alone
-    views_extracted: int = 0
+    views_extracted: int
 
     @property
     def network(self) -> Network:
-        """The one network there is; raises OptionError where there are several."""
-        if len(self.parts) > 1:
+        """The only network. Raises OptionError if there are several."""
+        if len(self.networks) > 1:
             raise OptionError(f"--backbone {self.config.backbone}: this needs one backbone alone")
-        return self.parts[0].network
-
-    @property
-    def stores(self) -> Stores:
-        """The store of each cut, in the order of the features' columns."""
-        return {cut: store for part in self.parts for cut, store in part.stores.items()}
+        return self.networks[0]
 
     def of(self, split: str) -> list[Example]:
         """The examples of `split`; all of them for `all`."""
         return [example for example in self.examples if split in ("all", example.split)]
 
-    def labelled(self, examples: Sequence[Example], views: bool = False) -> LabelledFeatures:
-        """The features of `examples`, all cuts side by side, with their labels.
+    def labelled(self, examples: Sequence[Example], viewed: Sequence[Example] = ()) -> LabelledFeatures:
+        """The labels of `examples` and their features, all cuts side by side, with every view of `viewed`.
 
-        With `views`, the augmented views of `examples` are read too; only training examples have them.
+        `viewed` are training examples, because only these have views.
         """
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
         return LabelledFeatures(
-            features=_read(self.stores.values(), examples),
+            features=_read(self.stores, examples),
             labels=np.array([example.label for example in examples], np.int64),
             columns=dict(zip(self.stores, map(slice, ends[:-1], ends[1:]), strict=True)),
             classes=len(self.class_names),
-            views=self.views_of(examples) if views else (),
+            views=[_read(stores, viewed) for stores in self.views if viewed],
             reduced=self.config.precision == "bfloat16",
         )
-
-    def views_of(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """The features float32 [N, D] of training examples in each augmented view, as `labelled` has them."""
-        by_view = zip(*(part.views for part in self.parts), strict=True)
-        return [_read([one for stores in parts for one in stores.values()], examples) for parts in by_view]
 
     def fingerprints(self) -> dict[str, str]:
         """The key of each cut's fingerprint, by the name of the cut."""
         return _fingerprints(self.stores)
-
-    def weights_digest(self) -> str:
-        """See `network.weights_digest`."""
-        return weights_digest([part.network for part in self.parts])
 
     def fields(self) -> dict[str, Any]:
         """The JSON object of `headstart features`."""
@@ -119,18 +96,17 @@ class FeaturedExamples:
 
     def lines(self) -> Iterator[str]:
         """The summary of `headstart features`."""
-        fields, store = self.fields(), self.extraction.store
-        seconds, speed, count = fields["seconds"], fields["images_per_second"], fields["extracted"]
-        timed = f" ({seconds:.1f} s, {speed:.1f} images/s)" if count else ""
-        folders = [one.folder.name for one in self.stores.values()]
+        done, store = self.extracted, self.extraction.store
+        timed = f" ({done.seconds:.1f} s, {done.images_per_second:.1f} images/s)" if done.extracted else ""
         yield (
-            f"{fields['examples']} examples in {len(self.class_names)} classes: {count} extracted{timed}, "
-            f"{fields['cached']} cached"
+            f"{len(self.examples)} examples in {len(self.class_names)} classes: {done.extracted} extracted{timed}, "
+            f"{self.fields()['cached']} cached"
         )
-        if self.config.views:
+        if self.views:
             count = len({example.image.digest for example in self.of("train")})
-            yield f"{self.config.views} views of {count} training images: {self.views_extracted} extracted"
+            yield f"{len(self.views)} views of {count} training images: {self.views_extracted} extracted"
         yield f"{len(self.rejects)} images rejected ({store}/rejects.csv), {self.ignored} other files ignored"
+        folders = [one.folder.name for one in self.stores.values()]
         where = f"{store}/{folders[0]}" if len(folders) == 1 else f"{len(folders)} folders of {store}"
         yield f"features are in {where}; `headstart store ls {store}` lists all"
 
@@ -140,8 +116,8 @@ def cache_features(
 ) -> FeaturedExamples:
     """Scan `data`, extract the features that the store lacks, and return the examples that can be used.
 
-    Writes `rejects.csv` into the store's folder. Raises DataError where there are no images, or more rejects than
-    `extraction.max_rejects`; OptionError, WeightsError or StoreError where the settings can't be used.
+    Writes `rejects.csv` into the store's folder. Raises DataError if there are no images, or more rejects than
+    `extraction.max_rejects`; OptionError, WeightsError or StoreError if the settings can't be used.
 
     Args:
         seed: of the views, and of the split where `data` has no split folders.
@@ -158,7 +134,7 @@ def cache_features(
         if require:
             asked = {cut: one for network in networks for cut, one in network.stores().items()}
             require(scanned, _fingerprints(asked))
-        scanned, parts, done = _extract_all(scanned, networks)
+        scanned, extractors, stores, done = _extract_all(scanned, networks)
     except DataError:
         write_rejects(store, scanned.rejects)
         raise
@@ -167,69 +143,78 @@ def cache_features(
     if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {store}/rejects.csv says why")
     train = [example.image for example in scanned.examples if example.split == "train"]
-    viewed = [_extract_views(part, train, first_views(config.augment, seed, config.views)) for part in parts]
+    views, views_extracted = _extract_views(extractors, train, first_views(config.augment, seed, config.views))
     return FeaturedExamples(
         **vars(scanned),
-        # The fast forms are let go: they would fill memory while heads are trained.
-        parts=[
-            replace(part, freeze=part.network.freeze, views=stores)
-            for part, (stores, _) in zip(parts, viewed, strict=True)
-        ],
+        networks=[extractor.network for extractor in extractors],
+        stores=stores,
+        views=views,
         config=resolved_config(config, networks),
         extraction=extraction,
         extracted=done,
-        views_extracted=sum(count for _, count in viewed),
+        views_extracted=views_extracted,
     )
 
 
-def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[FeaturedNetwork], Extracted]:
-    """Extract with each network; what one can't decode is no example for the next."""
-    parts, done = [], Extracted()
+class _Extractor:
+    """Extracts features with one network, and keeps the network's fast form for the next images.
+
+    Nothing else may keep an extractor: the fast form would fill memory while heads are trained.
+    """
+
+    def __init__(self, network: Network, images: Sequence[ImageFile]) -> None:
+        self.network = network.calibrated(images)
+        self._freeze = cache(self.network.freeze)
+
+    def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
+        """Give `images`, or a view of them, the features that they lack. Returns the stores of these features too."""
+        stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
+        return stores, extract_features(images, self._freeze, stores, self.network.images, view)
+
+
+def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[_Extractor], Stores, Extracted]:
+    """Extract with each network. An image that one of them can't decode is no example for the next."""
+    extractors, stores, done = [], Stores(), Extracted()
     for network in networks:
         images = [example.image for example in scanned.examples]
-        part = _featured(network, images)
-        here = extract_features(images, part.freeze, part.stores, part.network.images)
+        extractors.append(_Extractor(network, images))
+        filled, here = extractors[-1].extract(images)
         scanned = reject_undecodable(scanned, here.rejects)
+        stores |= filled
         done += here
-        parts.append(part)
-    return scanned, parts, done
-
-
-def _featured(network: Network, images: Sequence[ImageFile]) -> FeaturedNetwork:
-    network = network.calibrated(images)
-    return FeaturedNetwork(network, cache(network.freeze), _created(network))
-
-
-def _created(network: Network, view: View | None = None) -> Stores:
-    return {cut: store.create() for cut, store in network.stores(view).items()}
+    return scanned, extractors, stores, done
 
 
 def _extract_views(
-    part: FeaturedNetwork, images: Sequence[ImageFile], views: Sequence[View | None]
+    extractors: Sequence[_Extractor], images: Sequence[ImageFile], views: Sequence[View | None]
 ) -> tuple[list[Stores], int]:
-    """Extract views of usable images; None is the image as it is. Returns the stores of each, and the new features."""
-    filled, extracted = [], 0
-    for view in views:
-        stores = _created(part.network, view)
-        done = extract_features(images, part.freeze, stores, part.network.images, view)
-        if done.rejects:
-            first = done.rejects[0]
-            raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")
-        filled.append(stores)
-        extracted += done.extracted
-    return filled, extracted
+    """Extract views of usable images; None stands for the images as they are.
+
+    Returns the stores of each view, and the number of images that were given features.
+    """
+    by_view, extracted = [Stores() for _ in views], 0
+    for extractor in extractors:
+        for view, stores in zip(views, by_view, strict=True):
+            filled, done = extractor.extract(images, view)
+            if done.rejects:
+                first = done.rejects[0]
+                raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")
+            stores.update(filled)
+            extracted += done.extracted
+    return by_view, extracted
 
 
 def extract_at(
     network: Network, cut: Cut, examples: Sequence[Example], views: Sequence[View | None]
 ) -> list[FeatureStore]:
-    """Give `examples` the features that they lack at another cut of `network`. Returns the store of each view.
+    """Extract the features of `examples` at `cut`, if they are missing. Returns the store of each of `views`.
 
-    Raises DataError where a file is gone, or is not what was scanned.
+    `cut` need not be among the cuts of `network`. None among `views` stands for the images as they are. Raises
+    DataError if a file is gone, or has changed since the scan.
     """
     images = [example.image for example in examples]
-    stores, _ = _extract_views(_featured(replace(network, cuts=(cut,)), images), images, views)
-    return [one[cut] for one in stores]
+    by_view, _ = _extract_views([_Extractor(replace(network, cuts=(cut,)), images)], images, views)
+    return [stores[cut] for stores in by_view]
 
 
 def first_views(augment: Augment, seed: int, count: int) -> list[View]:
@@ -238,16 +223,16 @@ def first_views(augment: Augment, seed: int, count: int) -> list[View]:
 
 
 def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
-    """The examples of a run, or of another folder `data`, scanned anew, with the run's features.
+    """Scan the data folder of a run, or another folder `data`. Returns the examples with the run's features.
 
-    Raises RunError where the run's settings no longer yield the features that its head was trained on.
+    Raises RunError if the run's settings no longer yield the features that its head was trained on.
     """
     settings = run.config()
     data = data or Path(settings["data"])
     if not data.exists():
         raise RunError(f"{run.path}: its data folder {data} is gone; say with --data where it is now")
     config, extraction = run.configs()
-    # Training settled how many rejects there may be; where it matters now, the example list is compared.
+    # `max_rejects` is for training alone. Callers for whom it matters compare the list of examples.
     extraction = replace(extraction, max_rejects=1.0, rehash=False)
 
     def require(_: Scan, fingerprints: dict[str, str]) -> None:
@@ -265,6 +250,7 @@ def _fingerprints(stores: Stores) -> dict[str, str]:
     return dict(zip(cut_names(list(stores)), (store.key for store in stores.values()), strict=True))
 
 
-def _read(stores: Any, examples: Sequence[Example]) -> np.ndarray:
+def _read(stores: Stores, examples: Sequence[Example]) -> np.ndarray:
+    """Features float32 [N, D], all cuts side by side."""
     digests = [example.image.digest for example in examples]
-    return np.concatenate([store.read(digests) for store in stores], axis=1).astype(np.float32, copy=False)
+    return np.concatenate([store.read(digests) for store in stores.values()], axis=1).astype(np.float32, copy=False)

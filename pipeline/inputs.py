@@ -1,4 +1,4 @@
-"""Batches with labels: raw images, shuffled and augmented for training or in order for evaluation; cached features."""
+"""Batches with labels: of images, shuffled for training or in order for evaluation; of cached features."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,6 @@ from headstart.features.images.decode import ImageConfig
 from headstart.features.store.store import FeatureStore
 from headstart.pipeline.data.examples import Example
 
-BUFFER_BYTES = 256 << 20
 NextEpoch = Callable[[], int]
 _Piece = tuple[np.ndarray, np.ndarray]
 
@@ -36,8 +35,8 @@ def train_dataset(
     def visits() -> Iterator[tuple[np.int64, np.ndarray]]:
         epoch = next_epoch()
         seeds = np.random.default_rng([seed, epoch, 1]).integers(0, 2**31, size=(len(examples), 2))
-        for position in np.random.default_rng([seed, epoch]).permutation(len(examples)):
-            yield position, seeds[position]
+        order = np.random.default_rng([seed, epoch]).permutation(len(examples))
+        return zip(order, seeds[order], strict=True)
 
     table = [tf.constant(column) for column in _columns(examples, images)]
 
@@ -63,18 +62,18 @@ def features_dataset(
     seed: int,
     next_epoch: NextEpoch,
     raised: list[Exception] | None = None,
-    buffer_bytes: int = BUFFER_BYTES,
+    buffer_bytes: int = 256 << 20,
 ) -> tf.data.Dataset:
     """Batches of (features [b, *shape] in the stored dtype, labels int64 [b]) of a cut too large for memory.
 
     Shards are read in a random order. Examples are shuffled within a buffer of `buffer_bytes`, and memory holds about
     three times as much. Both orders are functions of `seed`, the epoch's number and the store's shards. Examples that
-    fit into one buffer come in the order of `train_dataset`. Raises StoreError where an example has no features.
+    fit into one buffer come in the order of `train_dataset`. Raises StoreError if an example has no features.
 
     Args:
-        stores: of one shape; each epoch reads the next.
+        stores: each epoch reads the next of them. Their features have one shape.
         next_epoch: see `train_dataset`.
-        raised: gets the errors of a pass, such as a damaged shard's `StoreError`, for `explained` to raise.
+        raised: receives the errors of a pass, such as the StoreError of a damaged shard; see `explained`.
     """
     digests = [example.image.digest for example in examples]
     for store in stores:
@@ -105,7 +104,7 @@ def _shuffled(
     """Shuffle each of `pieces`, (positions int64 [n], rows [n, *shape]), into batches; the rest goes to the next."""
     left: _Piece | None = None
     for piece in pieces:
-        positions, rows = (np.concatenate(two) for two in zip(left, piece, strict=True)) if left else piece
+        positions, rows = _joined([left, piece]) if left else piece
         order = rng.permutation(len(positions))
         whole = len(order) // batch_size * batch_size
         for start in range(0, whole, batch_size):
@@ -124,7 +123,7 @@ def _generated(
 ) -> tf.data.Dataset:
     """A dataset of the `count` tuples that `generate` yields; each pass calls it anew.
 
-    `raised` gets the errors that `generate` raises; TensorFlow passes on their text alone.
+    `raised` receives the errors of the iterator. TensorFlow raises errors of its own in their place.
     """
     # TensorFlow's `from_generator` slows the whole process down: TensorFlow 2.21 sets malloc's M_TRIM_THRESHOLD, and
     # the kernel then maps and clears every temporary buffer over 128 KiB anew.
@@ -162,21 +161,26 @@ def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
     """Join consecutive pieces into buffers of at least `buffer_bytes`; the last may be smaller."""
     held: list[_Piece] = []
     size = 0
-    for piece in itertools.chain(pieces, [None]):
-        if piece is not None:
-            held.append(piece)
-            size += piece[1].nbytes
-        if held and (piece is None or size >= buffer_bytes):
-            positions, rows = zip(*held, strict=True)
-            yield np.concatenate(positions), np.concatenate(rows)
+    for piece in pieces:
+        held.append(piece)
+        size += piece[1].nbytes
+        if size >= buffer_bytes:
+            yield _joined(held)
             held, size = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(pieces: Sequence[_Piece]) -> _Piece:
+    positions, rows = zip(*pieces, strict=True)
+    return np.concatenate(positions), np.concatenate(rows)
 
 
 @contextmanager
 def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> Iterator[None]:
-    """Where TensorFlow fails in a pass over `examples`, raise the error behind its own.
+    """If TensorFlow fails in a pass over `examples`, raise the cause in place of TensorFlow's error.
 
-    That is the first error that `features_dataset` put into `raised`, or the one of `require_unchanged_files`.
+    The cause is the first error in `raised`, which `features_dataset` fills, or a file that changed.
     """
     try:
         yield
@@ -188,7 +192,7 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 
 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
-    """Raise DataError where a file is gone, or has changed since the scan."""
+    """Raise DataError if a file is gone, or has changed since the scan."""
     changed = [example.image.path for example in examples if not example.image.is_unchanged()]
     if changed:
         raise DataError(f"{changed[0]}: gone or changed while it was in use ({len(changed)} such files)")
@@ -196,8 +200,7 @@ def require_unchanged_files(examples: Sequence[Example]) -> None:
 
 def _columns(examples: Sequence[Example], images: ImageConfig) -> tuple[Any, ...]:
     """The columns that `decoded_dataset` takes, and the labels int64 [N]."""
-    files = file_columns([example.image for example in examples], images)
-    return *files, _labels(examples)
+    return *file_columns([example.image for example in examples], images), _labels(examples)
 
 
 def _labels(examples: Sequence[Example]) -> np.ndarray:

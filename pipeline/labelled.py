@@ -1,4 +1,4 @@
-"""Features in memory with their labels: what heads are trained and scored on."""
+"""Features in memory with their labels, on which heads are trained and scored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LabelledFeatures:
     labels: np.ndarray  # int64 [N] in [0, classes)
     classes: int
     columns: Mapping[Cut, slice]  # of `features`, in order and without gaps
-    views: Sequence[np.ndarray] = ()  # [N, D] of augmented views; each epoch trains on one in place of `features`
+    views: Sequence[np.ndarray] = ()  # [N, D] of augmented views; an epoch trains on one of them, not on `features`
     reduced: bool = False  # hidden layers multiply in bfloat16 while a head is trained
 
     def __len__(self) -> int:

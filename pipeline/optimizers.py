@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 class Bfloat16Dense(keras.layers.Layer):
-    """A dense layer that multiplies in bfloat16 while it is trained, and in float32 while it is evaluated."""
+    """A dense layer that multiplies in bfloat16 in training, and in float32 in evaluation."""
 
     def __init__(self, dense: keras.layers.Dense) -> None:
         super().__init__(name=f"{dense.name}_bfloat16")
@@ -24,7 +24,7 @@ class Bfloat16Dense(keras.layers.Layer):
 
 
 def with_reduced_products(head: keras.Model) -> keras.Model:
-    """The layers of `head` as another model, its hidden layers as `Bfloat16Dense`. Both have the same weights."""
+    """A model with the weights of `head`, whose hidden layers are `Bfloat16Dense`."""
 
     def layer_of(layer: keras.layers.Layer) -> keras.layers.Layer:
         hidden = isinstance(layer, keras.layers.Dense) and layer is not head.layers[-1]
@@ -34,9 +34,9 @@ def with_reduced_products(head: keras.Model) -> keras.Model:
 
 
 class FusedAdam:
-    """Adam with decoupled weight decay, in one operation per float32 weight, by the settings of Keras's Adam or AdamW.
+    """Adam with decoupled weight decay, in one operation per float32 weight. `settings` is Keras's Adam or AdamW.
 
-    Keras's Adam has some ten operations, each of which takes a whole weight through memory. Kingma & Ba 2015,
+    Keras's own Adam has some ten operations, and each takes a whole weight through memory. Kingma & Ba 2015,
     arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
 
@@ -47,7 +47,7 @@ class FusedAdam:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """The state: two moments of each weight, and the number of steps."""
+        """The moments of each weight, and the number of steps."""
         return [*self.moments[0], *self.moments[1], self.steps]
 
     def apply(self, gradients: Sequence[tf.Tensor]) -> None:
@@ -84,8 +84,8 @@ def fused(
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
     """Free the memory of variables that nothing will read again.
 
-    Keras's optimizers sum gradients over replicas by a function that TensorFlow registers for good, together with the
-    graph of the step and all variables there (Keras 3.15, TensorFlow 2.21).
+    Otherwise they would stay: Keras's optimizers sum gradients over replicas by a function that TensorFlow registers
+    for good, with the graph of the step and all variables in it (Keras 3.15, TensorFlow 2.21).
     """
     for variable in variables:
         resource = variable.value if isinstance(variable, keras.Variable) else variable

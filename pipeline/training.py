@@ -1,4 +1,4 @@
-"""What both phases share: loss and metrics, the optimizer, progress and curves."""
+"""Parts of training that both phases use: optimizer, loss and metrics, progress, and draws that repeat."""
 
 import time
 from collections.abc import Callable
@@ -10,18 +10,13 @@ import numpy as np
 _DRAWS_AN_EPOCH = 1_000_000  # no layer draws more often
 
 
-def logit_units(classes: int) -> int:
-    """Units of the last layer: one for two classes, whose logit speaks for the second, else one a class."""
-    return 1 if classes == 2 else classes
-
-
 def make_optimizer(name: str, learning_rate: float, **settings: Any) -> keras.optimizers.Optimizer:
-    """Keras's optimizer of that name, with further settings of it."""
+    """The Keras optimizer `name`. `settings` are further arguments of it."""
     return keras.optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate, **settings}})
 
 
 def compile_model(model: keras.Model, classes: int, optimizer: keras.optimizers.Optimizer) -> None:
-    """Compile `model`, which yields logits, with accuracy and cross-entropy."""
+    """Compile `model`, which returns logits, with accuracy and cross-entropy."""
     if classes == 2:
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)]
@@ -43,23 +38,26 @@ def class_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray | N
 
 
 class Progress(keras.callbacks.Callback):
-    """Tells `advance` of each finished batch of an epoch's `examples`, and measures the speed."""
+    """Tells `advance` the number of examples in each finished batch, and measures the speed of training.
+
+    An epoch has `examples` examples.
+    """
 
     def __init__(self, advance: Callable[[int], None], examples: int, batch_size: int) -> None:
         super().__init__()
         self.advance, self.examples, self.batch_size = advance, examples, batch_size
-        self._done = 0  # in this epoch
+        self._done = 0  # examples of this epoch
         self._timed_examples, self._timed_seconds = 0, 0.0
-        self._since: float | None = None
+        self._since: float | None = None  # the start of the next batch; None before the first, which builds the graph
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the clock; in the first epoch it starts after the first step, which builds the graph."""
+        """Start the clock; in the first epoch it starts after the first batch."""
         self._done = 0
-        if self._timed_examples:
+        if self._since is not None:
             self._since = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Advance to the end of batch `batch` of the epoch; several may have been one execution."""
+        """Advance to the end of batch `batch` of the epoch. Keras may have executed several batches in one call."""
         count = min((batch + 1) * self.batch_size, self.examples) - self._done
         self._done += count
         self.advance(count)
@@ -71,30 +69,28 @@ class Progress(keras.callbacks.Callback):
 
     @property
     def examples_per_second(self) -> float:
-        """Training speed without validation and without the first step; 0 where there was only one."""
+        """Speed of training, without validation and the first batch. 0 if there was only one batch."""
         return self._timed_examples / self._timed_seconds if self._timed_seconds else 0.0
 
 
 class EvalProgress(keras.callbacks.Callback):
-    """Tells `advance` how far `evaluate` or `predict` is, in examples of `examples`."""
+    """Tells `advance` how many more of `examples` examples `evaluate` or `predict` has done."""
 
     def __init__(self, advance: Callable[[int], None], examples: int) -> None:
         super().__init__()
         self.advance, self.examples, self._done = advance, examples, 0
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Advance to the end of batch `batch`, whose share of all Keras knows."""
+        """Advance to the end of batch `batch`, by its share in the number of batches."""
         now = round(self.examples * (batch + 1) / self.params["steps"])
         self.advance(now - self._done)
         self._done = now
 
-    def on_predict_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Advance to the end of batch `batch`."""
-        self.on_test_batch_end(batch)
+    on_predict_batch_end = on_test_batch_end
 
 
 def restart_draws(model: keras.Model, epoch: int) -> None:
-    """Make the draws of dropout a function of the epoch: set the counter beside each layer's seed."""
+    """Make the draws of dropout a function of the epoch, by the counter that Keras keeps beside each layer's seed."""
     for variable in model.variables:
         if variable.name == "seed_generator_state":
             layer_seed, _ = variable.numpy()
@@ -102,12 +98,12 @@ def restart_draws(model: keras.Model, epoch: int) -> None:
 
 
 class EpochCounter(keras.callbacks.Callback):
-    """Knows the number of the epoch that is running, and makes its randomness a function of that number."""
+    """Knows the number of the current epoch, and makes the draws of dropout a function of it."""
 
     number = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Remember `epoch`, and call `restart_draws`."""
         self.number = epoch
-        # Keras keeps no state of dropout in a weights file: a training that went on would draw as its first epochs did.
+        # Keras's weights files have no state of dropout: a resumed training would repeat the draws of its first epochs.
         restart_draws(self.model, epoch)

@@ -14,18 +14,16 @@ class FinetuneConfig:
 
     from_layer: str = option("", "First layer trained: index or name. Default: the backbone's boundary.")
     learning_rate: float = option(1e-4, "Step size.")
-    momentum: float = option(0.9, "Of sgd and rmsprop.")
+    momentum: float = option(0.9, "Momentum of sgd and rmsprop.")
     optimizer: Optimizer = option("sgd", "How gradients become steps.")
     epochs: int = option(10, "Passes over the training images.")
-    batch_size: int = option(16, "Images a step.")
+    batch_size: int = option(16, "Images per step.")
     augment: Literal["none", "flip", "standard"] = option(
-        "standard", "Random changes: mirror; or mirror, crop, brightness and contrast."
+        "standard", "flip mirrors at random; standard also varies crop, brightness and contrast."
     )
     thaw_batchnorm: bool = option(False, "Train batch normalisation too.")
-    from_cache: bool = option(
-        False, "Cache the input of the first trained layer, and train on that; no images are read."
-    )
-    views: int = option(0, "With --from-cache: cache so many views by --augment; each epoch takes one.")
+    from_cache: bool = option(False, "Cache the input of the first trained layer, and train on it; no images are read.")
+    views: int = option(0, "With --from-cache: number of cached views by --augment; each epoch takes one.")
 
     def __post_init__(self) -> None:
         require_options(

@@ -1,8 +1,8 @@
-"""Phase 2: raw images are streamed, and the top of the backbone is trained on from the head of phase 1."""
+"""Phase 2: train the top of the backbone on raw images, from the head of phase 1 on."""
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from headstart.pipeline.inputs import explained, require_unchanged_files
 from headstart.pipeline.runs import Run, require_unchanged, versions
 from headstart.pipeline.training import EpochCounter, EvalProgress, Progress
 
-_WEIGHTS_FILES = 6  # the best and the latest; each in work, kept, and being copied
+_WEIGHTS_FILES = 6  # the best and the latest weights: each in work, in the kept state, and in the next copy of it
 
 
 @dataclass(frozen=True)
@@ -31,28 +31,27 @@ class FinetuneResult:
     """The metrics of a fine-tuned classifier."""
 
     run: str
-    before: dict[str, float]  # `accuracy` and `loss` on val, of the head
-    after: dict[str, float]  # the same of the best epoch
+    before: dict[str, float]  # `accuracy` and `loss` of the head on val
+    after: dict[str, float]  # the same at the best epoch
     best_epoch: int  # counts from 1; 0 is the head alone
     epochs: int
-    images_per_second: float  # of training, without validation and the first step
+    images_per_second: float  # see `Progress.examples_per_second`
     seconds: float  # spent on the epochs, all starts together
 
     def fields(self) -> dict[str, Any]:
         """The JSON object."""
         return asdict(self)
 
-    def lines(self) -> list[Any]:
+    def lines(self) -> Iterator[str]:
         """The summary for a person."""
-        lines = [
+        yield (
             f"val accuracy {self.before['accuracy']:.4f} -> {self.after['accuracy']:.4f}, "
             f"loss {self.before['loss']:.4f} -> {self.after['loss']:.4f} "
-            f"(best epoch {self.best_epoch} of {self.epochs}; {self.images_per_second:.1f} images/s after the start)",
-            f"the classifier is {self.run}/classifier.keras",
-        ]
+            f"(best epoch {self.best_epoch} of {self.epochs}; {self.images_per_second:.1f} images/s after the start)"
+        )
         if self.best_epoch == 0:
-            lines.insert(1, "no epoch was better than the head alone: the classifier is backbone and head as they were")
-        return lines
+            yield "no epoch was better than the head alone: the classifier is backbone and head as they were"
+        yield f"the classifier is {self.run}/classifier.keras"
 
 
 def finetune(
@@ -63,13 +62,13 @@ def finetune(
     The frozen layers run in their fast form, in the run's precision; only the layers above have gradients. The
     classifier is saved in float32. Epoch 0 counts: the result is never worse on val than the head.
 
-    The run keeps the state after each finished epoch. The same call goes on from there, but for `overwrite`, which
-    always begins anew. Raises RunError where there is no run, it has a classifier, its data or weights changed, or its
-    fine-tuning was cut off with other settings; OptionError where there is no such layer.
+    The run keeps the state after each finished epoch. A repeated call with the same settings goes on from there. Raises
+    RunError if there is no run, it has a classifier, its data or weights changed, or its fine-tuning was cut off with
+    other settings; OptionError if there is no such layer.
 
     Args:
-        overwrite: begin anew where the run has a classifier, or an unfinished fine-tuning.
-        seed: of order, augmentation and dropout.
+        overwrite: begin anew, even if the run has a classifier or an unfinished fine-tuning.
+        seed: of the order of images, of augmentation and of dropout.
         data: the place of the run's data folder, if it was moved.
     """
     run = Run.open(path)
@@ -95,11 +94,11 @@ def finetune(
 
 
 def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-    """The start of the state to go on from; empty to begin anew.
+    """What `state.start` returns, if fine-tuning can go on from `state`. Empty if it begins anew.
 
-    Raises RunError where `overwrite` is false, and the run has a classifier or the state other settings.
+    Without `overwrite`, raises RunError if the run has a classifier, or if the state has other settings.
     """
-    if overwrite:  # whatever the old state is, also a damaged one
+    if overwrite:  # even if the old state is damaged
         return {}
     start = state.start()
     then = start.get("settings", settings)
@@ -119,7 +118,7 @@ def _fit(
 ) -> FinetuneResult:
     """Train for the epochs that are left, and leave the model with the weights of the best epoch."""
     model, train, val = built.model, built.cached.of("train"), built.cached.of("val")
-    # The curves of both phases share an axis, so the epochs count on from the head's.
+    # Epochs count on from those of the head: the curves of both phases share an axis.
     offset = sum(row["phase"] == "head" for row in run.history())
     epoch = EpochCounter()
     raised: list[Exception] = []
@@ -144,31 +143,36 @@ def _fit(
                 verbose=0,
             )
     model.load_weights(state.best_weights)
-    rows, images_per_second = _with_epoch_0(state), speed.examples_per_second
+    rows = _with_epoch_0(state)
     best = min(range(len(rows)), key=lambda number: rows[number]["loss"])
     return FinetuneResult(
-        str(run.path), rows[0], rows[best], best, config.epochs, images_per_second, seconds=state.seconds()
+        run=str(run.path),
+        before=rows[0],
+        after=rows[best],
+        best_epoch=best,
+        epochs=config.epochs,
+        images_per_second=speed.examples_per_second,
+        seconds=state.seconds(),
     )
 
 
 def _begin(
     run: Run, state: FinetuneState, built: FinetuneModel, val_batches: tf.data.Dataset, settings: dict[str, Any]
 ) -> None:
-    """Evaluate epoch 0, the head alone, and keep its state; raise OSError where the disk has too little room."""
+    """Evaluate epoch 0, the head alone, and keep its state. Raises OSError if the disk has too little room."""
     shutil.rmtree(run.logs / "finetune", ignore_errors=True)
     count = len(built.cached.of("val"))
     with progress("evaluating the head", count) as advance:
         callbacks = [EvalProgress(advance, count)]
         before = built.model.evaluate(val_batches, verbose=0, return_dict=True, callbacks=callbacks)
     require_space(run.path, _WEIGHTS_FILES * built.state_bytes)
-    precision = built.cached.network.backbone.precision
-    state.begin({"settings": settings, "precision": precision, "before": before})
+    state.begin({"settings": settings, "precision": built.cached.network.backbone.precision, "before": before})
     built.model.save_weights(state.best_weights)
     state.keep(0)
 
 
 def _state_callbacks(state: FinetuneState, offset: int, examples: Sequence[Example]) -> list[keras.callbacks.Callback]:
-    """Callbacks that write history, the best weights and the latest into the state's work, and then keep the state."""
+    """Callbacks that write history, best weights and latest weights into `state`, and then keep it."""
     best_so_far = min(row["loss"] for row in _with_epoch_0(state))
     since = time.perf_counter()
 
@@ -186,7 +190,7 @@ def _state_callbacks(state: FinetuneState, offset: int, examples: Sequence[Examp
             state.best_weights, save_best_only=True, save_weights_only=True, initial_value_threshold=best_so_far
         ),
         keras.callbacks.BackupAndRestore(state.backup, delete_checkpoint=False),
-        # The last of the callbacks, so that all others have written.
+        # It comes last, when all others have written.
         keras.callbacks.LambdaCallback(on_epoch_end=keep),
     ]
 

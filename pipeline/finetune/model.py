@@ -1,4 +1,4 @@
-"""The model that phase 2 trains, put together from a run, and the batches it takes."""
+"""The model that phase 2 trains, and its batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,22 +24,22 @@ from headstart.pipeline.training import compile_model, make_optimizer
 class FinetuneModel:
     """A compiled model and its parts.
 
-    `model` trains `head`, and the layers of the backbone of `cached` from index `from_layer` on.
+    Training `model` changes `head`, and the backbone of `cached` from layer `from_layer` on.
     """
 
     cached: FeaturedExamples
     head: keras.Model
     from_layer: int
     model: keras.Model  # from pixels, or from a cached map, to logits
-    map_cut: Cut | None  # whose map `model` takes; None for pixels
+    map_cut: Cut | None  # `model` takes the map of this cut; None if it takes pixels
 
     @property
     def state_bytes(self) -> int:
-        """The size of a weights file of the model; Keras saves the optimizer's variables with it."""
+        """The size of a weights file of the model, in which Keras saves the optimizer's variables too."""
         return sum(variable.numpy().nbytes for variable in (*self.model.weights, *self.model.optimizer.variables))
 
     def classifier(self) -> keras.Model:
-        """Backbone and head as trained: uint8 [B, H, W, 3] to logits, in float32 whatever the precision of training."""
+        """The trained backbone and head: uint8 [B, H, W, 3] to logits. Always in float32."""
         network = self.cached.network
         if network.backbone.precision != "float32":
             trained = network.backbone.model
@@ -50,7 +50,7 @@ class FinetuneModel:
     def batches(
         self, config: FinetuneConfig, seed: int, next_epoch: NextEpoch, raised: list[Exception] | None = None
     ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-        """Batches of train, in another order each epoch, and of val; maps that the store lacks are extracted first.
+        """Batches of train, in another order each epoch, and batches of val. Missing maps are extracted first.
 
         See `features_dataset` for `next_epoch` and `raised`.
         """
@@ -76,17 +76,17 @@ class FinetuneModel:
 def build_finetune_model(
     run: Run, cached: FeaturedExamples, config: FinetuneConfig, seed: int, precision: AskedPrecision = "auto"
 ) -> FinetuneModel:
-    """Put the model together from the run's head and the backbone of `cached`, and compile it.
+    """Join the run's head and the backbone of `cached`, and compile the model.
 
-    `seed` is of dropout; `precision` replaces int8, which has no gradients. Raises OptionError where there is no such
-    layer, or `--from-cache` can't have it.
+    `seed` is of dropout. `precision` takes the place of int8, which has no gradients. Raises OptionError if the first
+    trained layer does not exist, lies above the cut, or does not go with `--from-cache`.
     """
     network = cached.network
     if network.backbone.precision == "int8":
         network = load_network(replace(network.config, precision=precision), network.extraction)
-        cached = replace(cached, parts=[replace(cached.parts[0], network=network)])
+        cached = replace(cached, networks=[network])
     backbone, cuts = network.backbone, network.cuts
-    _ = backbone.model  # may be built here, which draws random numbers; so it comes before the seed
+    _ = backbone.model  # builds the model, if it is not built yet. That draws random numbers, so the seed is set later.
     keras.utils.set_random_seed(seed)
     from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cuts)
     top = max(backbone.layer_index(cut.block) for cut in cuts)
@@ -107,7 +107,7 @@ def build_finetune_model(
 
 
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
-    """The cut whose map is the only tensor that crosses into `from_layer`."""
+    """The cut whose map is all that layers from `from_layer` on take. Raises OptionError if there is none."""
     crossing = backbone.crossing(from_layer, cuts)
     by_layer = {backbone.layer_index(block): block for block in backbone.spec.cuts}
     if len(crossing) == 1 and crossing[0] in by_layer:

@@ -1,12 +1,12 @@
 """The state of an unfinished fine-tuning, kept whole after every epoch.
 
-Keras's callbacks (`BackupAndRestore`, `ModelCheckpoint`, `CSVLogger`) write several files in place, one after another,
-into `work/`. After each epoch `work/` is copied to `epoch-<n>/` in one step. So a kill at any moment leaves one
-consistent state.
+Keras's callbacks (`BackupAndRestore`, `ModelCheckpoint`, `CSVLogger`) write several files into `work/`, one after
+another. After each epoch `work/` is copied to `epoch-<n>/` in one step. So a kill at any moment leaves one consistent
+state.
 
     finetune.partial/
         start.json     settings, precision, and the metrics of epoch 0
-        epoch-0003/    the last finished epoch, from which a repetition goes on
+        epoch-0003/    the last finished epoch, from which a repeated call goes on
         work/          files that the callbacks are writing
 """
 
@@ -36,16 +36,12 @@ class FinetuneState:
         write_json(self._start_file, start)
 
     def start(self) -> dict[str, Any]:
-        """The argument of `begin`; empty where nothing was begun."""
-        if not self._start_file.exists():
-            return {}
-        start: dict[str, Any] = json.loads(self._start_file.read_text())
-        if "overwrite" in start["settings"]:  # as earlier versions wrote it
-            start["overwrite"] = start["settings"].pop("overwrite")
+        """The argument of `begin`; empty if nothing was begun."""
+        start: dict[str, Any] = json.loads(self._start_file.read_text()) if self._start_file.exists() else {}
         return start
 
     def resume(self) -> int | None:
-        """Copy the kept state back to `work/`; return its epoch, or None where there is none."""
+        """Copy the kept state back to `work/`, and return its epoch; None if there is no kept state."""
         kept = sorted(self.folder.glob("epoch-*"))
         if not kept or not self._start_file.exists():
             return None
@@ -54,7 +50,7 @@ class FinetuneState:
         return int(kept[-1].name.removeprefix("epoch-"))
 
     def keep(self, epoch: int) -> None:
-        """Keep `work/` as the state after `epoch`, and drop the state before."""
+        """Keep `work/` as the state after `epoch`, and drop the previous state."""
         before = list(self.folder.glob("epoch-*"))
         with folder_written_atomically(self.folder / f"epoch-{epoch:04d}") as copy:
             shutil.copytree(self._work, copy, dirs_exist_ok=True)
@@ -70,12 +66,12 @@ class FinetuneState:
         return float(json.loads(self._seconds_file.read_text())) if self._seconds_file.exists() else 0.0
 
     def drop(self) -> None:
-        """Remove everything, `start.json` first: nothing goes on from the rest without it."""
+        """Remove everything, and `start.json` first, because no call goes on without it."""
         self._start_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def history(self) -> list[dict[str, float]]:
-        """A row for each finished epoch of the state in `work/`; epochs count from 1."""
+        """A row for each finished epoch of the state in `work/`. Epochs count from 1."""
         if not self.csv.exists():
             return []
         with self.csv.open(newline="") as file:

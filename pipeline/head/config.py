@@ -9,15 +9,15 @@ from typing import Literal, get_args
 from headstart.features.errors import require_options
 from headstart.features.options import option
 
-# Adam's traffic is per step, not per example: the larger the batch, the sooner an epoch ends. But in ten epochs of a
-# few hundred examples, batches of 512 would be too few steps.
+# Adam reads and writes all weights once per step, so an epoch is faster with large batches. But ten epochs of a few
+# hundred examples would have too few steps with batches of 512.
 SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
 
 def parse_units(text: str) -> int:
-    """Units of a hidden layer from the command line; `none` is 0, which alone stands for no hidden layer."""
+    """Units of a hidden layer from the command line. `none` gives 0; a single 0 means no hidden layer."""
     try:
         return 0 if text == "none" else int(text)
     except ValueError:
@@ -34,11 +34,11 @@ class HeadConfig:
     dropout: float = option(0.3, "After each hidden layer.")
     weight_decay: float = option(0.0, "Decoupled, as in AdamW.")
     optimizer: Optimizer = option("adam", "How gradients become steps.")
-    learning_rate: float = option(0.0, "Step size; 0 is 3e-4 for batches of 64, and twice that for 256.")
+    learning_rate: float = option(0.0, "Step size; 0 chooses 3e-4 for batches of 64, and 6e-4 for 256.")
     epochs: int = option(10, "Passes over the training examples.")
-    batch_size: int = option(0, "Examples a step; 0 is 64 to 512, the more there are.", flag="--head-batch-size")
-    label_smoothing: float = option(0.0, "Share of an even distribution in what is trained towards.")
-    class_weight: Literal["none", "balanced"] = option("none", "balanced weighs classes by their rarity.")
+    batch_size: int = option(0, "Examples per step; 0 chooses 64 to 512 by their number.", flag="--head-batch-size")
+    label_smoothing: float = option(0.0, "Share of an even distribution over the classes in the target.")
+    class_weight: Literal["none", "balanced"] = option("none", "balanced gives rare classes more weight.")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
@@ -55,10 +55,10 @@ class HeadConfig:
         )
 
     def for_examples(self, count: int) -> HeadConfig:
-        """These settings with what was left open chosen for `count` training examples.
+        """These settings, with batch size and learning rate chosen for `count` training examples if they are open.
 
-        The step grows with the root of the batch, as the noise of the gradient falls (Krizhevsky 2014,
-        arXiv:1404.5997).
+        The learning rate grows with the square root of the batch size, as the noise of the gradient falls (Krizhevsky
+        2014, arXiv:1404.5997).
         """
         fitting = 1 << max(count // _STEPS_AN_EPOCH, 1).bit_length() - 1  # the next power of two below
         batch_size = self.batch_size or min(max(fitting, SMALLEST_BATCH), _LARGEST_BATCH)

@@ -2,25 +2,22 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
 from headstart.features.device import make_deterministic
 from headstart.features.errors import DivergedError
-from headstart.features.terminal import progress
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.loop import Advance, OnEpoch, run_epochs, writing_curves
+from headstart.pipeline.head.loop import Advance, OnEpoch, run_epochs
 from headstart.pipeline.labelled import LabelledFeatures
-from headstart.pipeline.training import logit_units
 
 _BLOCK = 256  # rows
-HEAD_VERSION = 2  # raised when the same settings give another head: no study goes on with it
+HEAD_VERSION = 2  # raise it when the same settings give another head: then no study of the old version goes on
 
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A head at its best epoch on val. `history` has a row per epoch; epochs count from 1."""
+    """A head at its best epoch on val. `history` has a row per epoch. Epochs count from 1."""
 
     model: keras.Model
     history: list[dict[str, float]]
@@ -37,8 +34,8 @@ class TrainedHead:
 def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
     """Build a head from float32 [B, D] to logits float32 [B, 1] for two classes, else [B, classes].
 
-    It standardises its input by the mean of each feature of `train` and the variance of its cut. One scale for a whole
-    cut keeps the proportions of its features, and they say what matters to the backbone.
+    It standardises its input by the mean of each feature of `train`, and by the mean variance of the features of a cut.
+    One scale for a whole cut keeps the proportions of its features: the backbone learnt which of them matter.
     """
     mean, variance = _moments(train.features)
     for columns in train.columns.values():
@@ -48,20 +45,9 @@ def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
     for units in config.units:
         x = keras.layers.Dense(units, activation="relu")(x)
         x = keras.layers.Dropout(config.dropout)(x)
-    logits = keras.layers.Dense(logit_units(train.classes), name="logits")(x)
+    # The only logit of two classes is the logit of the second.
+    logits = keras.layers.Dense(1 if train.classes == 2 else train.classes, name="logits")(x)
     return keras.Model(inputs, logits, name="head")
-
-
-def train_head(
-    train: LabelledFeatures, val: LabelledFeatures, config: HeadConfig, seed: int = 0, logs: Path | None = None
-) -> TrainedHead:
-    """`fit_head` with a progress bar, and TensorBoard's curves in `logs/head`."""
-    config = config.for_examples(len(train))
-    with (
-        progress("training the head", config.epochs * len(train), "examples") as advance,
-        writing_curves(logs / "head" if logs else None, config.learning_rate) as write,
-    ):
-        return fit_head(train, val, config, seed, advance, write)
 
 
 def fit_head(
@@ -69,13 +55,15 @@ def fit_head(
     val: LabelledFeatures,
     config: HeadConfig,
     seed: int = 0,
-    advance: Advance | None = None,
-    on_epoch: OnEpoch | None = None,
+    advance: Advance = lambda _: None,
+    on_epoch: OnEpoch = lambda *_: False,
 ) -> TrainedHead:
-    """Train a head and keep its best epoch by loss on val; raise DivergedError where no epoch has a finite one.
+    """Train a head, and return it as it was after its best epoch by loss on val.
+
+    Raises DivergedError if no epoch has a finite loss on val.
 
     Args:
-        config: what it leaves open is chosen for the number of examples.
+        config: open settings are chosen for the number of examples.
         seed: of the weights, of dropout and of the order of examples.
         advance, on_epoch: see `run_epochs`.
     """
@@ -84,16 +72,14 @@ def fit_head(
     make_deterministic()
     untrained = build_head(train, config)
     start = time.perf_counter()
-    head, history, best_epoch = run_epochs(
-        untrained, train, val, config, seed, advance or (lambda _: None), on_epoch or (lambda *_: False)
-    )
+    head, history, best_epoch = run_epochs(untrained, train, val, config, seed, advance, on_epoch)
     if not best_epoch:
         raise DivergedError(f"training diverged: no finite loss on val; lower --learning-rate {config.learning_rate}")
     return TrainedHead(head, history, best_epoch, time.perf_counter() - start)
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each column, float64 [D]. In blocks, which spares an array as large as `features`."""
+    """Mean and variance of each column, float64 [D]. Blocks of rows spare a second array as large as `features`."""
     blocks = np.array_split(features, -(-len(features) // _BLOCK))
     mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks) / len(features)
     off = (block - mean.astype(np.float32) for block in blocks)

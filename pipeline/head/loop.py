@@ -1,11 +1,10 @@
-"""The loop that trains a head: in each epoch a step for each batch, then validation."""
+"""The loop that trains a head: each epoch has one step per batch, and then validation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -38,13 +37,14 @@ def run_epochs(
     """Train a head. The order of examples and the draws of dropout follow from `seed` and the epoch alone.
 
     Args:
-        trained: from `build_head`; of no use afterwards.
+        trained: the model from `build_head`. It can't be used afterwards.
         config: with nothing left open.
         advance: called with the number of examples of each finished step.
         on_epoch: called with the number of each finished epoch, from 1, and its row; returns whether to stop.
 
-    Returns the average of the trained weights at the end of the best epoch by loss on val; a row per epoch, with
-    `loss` and `accuracy` of its steps, `val_loss` and `val_accuracy`; the best epoch.
+    Returns:
+        the head with the running average of the weights, as it was after the best epoch by loss on val; a row per epoch
+        with `loss` and `accuracy` over its steps, `val_loss` and `val_accuracy`; the number of the best epoch.
     """
     head = keras.models.clone_model(trained)
     step = _Step(trained, train, config)
@@ -62,14 +62,15 @@ def run_epochs(
             advance(len(rows))
         for weight, average in zip(head.trainable_variables, step.averages, strict=True):
             weight.assign(average)
-        names = ("loss", "accuracy", "val_loss", "val_accuracy")
-        history.append(dict(zip(names, [*(totals / len(train)).tolist(), *_validate(head, val)], strict=True)))
-        if history[-1]["val_loss"] < best_loss:
-            best_epoch, best_loss, best = epoch, history[-1]["val_loss"], head.get_weights()
-        if on_epoch(epoch, history[-1]):
+        loss, right = (totals / len(train)).tolist()
+        row = {"loss": loss, "accuracy": right, **_validate(head, val)}
+        history.append(row)
+        if row["val_loss"] < best_loss:
+            best_epoch, best_loss, best = epoch, row["val_loss"], head.get_weights()
+        if on_epoch(epoch, row):
             break
     head.set_weights(best)
-    step.release()
+    release([*step.weights, *step.averages, *step.optimizer.variables])
     return head, history, best_epoch
 
 
@@ -83,17 +84,17 @@ class _Step:
         optimizer = make_optimizer(config.optimizer, config.learning_rate, **decay)
         self.optimizer = fused(optimizer, trained.trainable_variables)
         self._model = with_reduced_products(trained) if train.reduced else trained
-        self._loss = _loss_of(train.classes, config.label_smoothing)
+        self._label_smoothing = config.label_smoothing
         self._class_weights = class_weights(train.labels, train.classes, config.class_weight)
-        self._share = 1.0  # of the new weights in the average: the first ones are all of it
+        self._share = 1.0  # of the new weights in the average; the first step replaces it
         self._later_share = 1.0 - _AVERAGING ** (config.batch_size / SMALLEST_BATCH)
-        # One graph for batches of any length, as the last one is shorter.
+        # One graph for batches of any length: the last batch of an epoch is shorter.
         rows = tf.TensorSpec((None, train.features.shape[1]), train.features.dtype)
         signature = [rows, tf.TensorSpec((None,), tf.int64), tf.TensorSpec((), tf.float32)]
         self._graph = tf.function(self._take, input_signature=signature, autograph=False)
 
     def __call__(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Take one step. Returns the sum of the losses of the examples, and how many were classified rightly."""
+        """Take one step. Returns the sum of the examples' losses, and the number of correct ones, [2]."""
         totals: np.ndarray = self._graph(features, labels, self._share).numpy()
         self._share = self._later_share
         return totals
@@ -101,7 +102,7 @@ class _Step:
     def _take(self, features: tf.Tensor, labels: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             logits = self._model(features, training=True)
-            losses = self._loss(labels, logits)  # [b]
+            losses = _losses(labels, logits, self._label_smoothing)
             if self._class_weights is not None:
                 losses *= tf.gather(self._class_weights, labels)
             loss = tf.reduce_mean(losses)
@@ -113,47 +114,39 @@ class _Step:
         predicted = tf.cast(logits[:, 0] > 0, tf.int64) if binary else tf.argmax(logits, axis=1)
         return tf.stack([tf.reduce_sum(losses), tf.math.count_nonzero(predicted == labels, dtype=tf.float32)])
 
-    def release(self) -> None:
-        """Free the memory of all weights and of the optimizer."""
-        release([*self.weights, *self.averages, *self.optimizer.variables])
 
+def _losses(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
+    """Cross-entropy of each example [b], from labels int64 [b] and logits [b, 1 or classes].
 
-def _loss_of(classes: int, label_smoothing: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Cross-entropy of each example, from labels int64 [b] and logits [b, 1 or classes].
-
-    Label smoothing puts an even distribution over the classes into the target (Szegedy et al. 2015, arXiv:1512.00567).
+    Label smoothing mixes an even distribution over the classes into the target (Szegedy et al. 2015, arXiv:1512.00567).
     """
-    settings: dict[str, Any] = {"from_logits": True, "reduction": None}
-    if classes == 2:
-        binary = keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing, **settings)
-        return lambda labels, logits: binary(labels[:, tf.newaxis], logits)
-    if not label_smoothing:
-        sparse: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = keras.losses.SparseCategoricalCrossentropy(**settings)
-        return sparse
-    smoothed = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing, **settings)
-    return lambda labels, logits: smoothed(tf.one_hot(labels, classes), logits)
+    classes = logits.shape[1]
+    if classes == 1:
+        target = labels[:, tf.newaxis]
+        return keras.losses.binary_crossentropy(target, logits, from_logits=True, label_smoothing=smoothing)
+    if not smoothing:
+        return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    target = tf.one_hot(labels, classes)
+    return keras.losses.categorical_crossentropy(target, logits, from_logits=True, label_smoothing=smoothing)
 
 
-def _validate(head: keras.Model, val: LabelledFeatures) -> tuple[float, float]:
-    """Mean cross-entropy in nats, and accuracy. Without a graph, whose tracing takes as long as several epochs."""
+def _validate(head: keras.Model, val: LabelledFeatures) -> Row:
+    """Mean cross-entropy in nats, and accuracy. No graph is used: tracing one takes as long as several epochs."""
     loss = right = 0.0
     for start in range(0, len(val), _BLOCK):
         labels = val.labels[start : start + _BLOCK]
         logits = head(val.features[start : start + _BLOCK], training=False).numpy()
         loss += cross_entropy(logits, labels) * len(labels)
         right += accuracy(logits, labels) * len(labels)
-    return loss / len(val), right / len(val)
+    return {"val_loss": loss / len(val), "val_accuracy": right / len(val)}
 
 
 @contextmanager
-def writing_curves(folder: Path | None, learning_rate: float) -> Iterator[OnEpoch]:
-    """Yield an `on_epoch` that writes TensorBoard's curves into `folder`, or nothing for None.
+def writing_curves(folder: Path, learning_rate: float) -> Iterator[OnEpoch]:
+    """Yield an `on_epoch` that writes TensorBoard's curves into `folder`.
 
-    The curves are named as Keras's callback names them, so that both phases share their charts.
+    The curves have the names that Keras's callback gives them, so that both phases share their charts.
     """
-    if folder is None:
-        yield lambda *_: False
-        return
     train, val = (tf.summary.create_file_writer(str(folder / name)) for name in ("train", "validation"))
 
     def write(epoch: int, row: Row) -> bool:

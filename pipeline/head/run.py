@@ -1,19 +1,22 @@
 """`headstart head`: cached features in, a run folder with a trained head out."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headstart.features.backbones.cuts import KNOWN_WEIGHTS, chosen_cuts, chosen_weights, require_averaged
+from headstart.features.backbones.network import weights_digest
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_to_json
-from headstart.features.terminal import console
+from headstart.features.terminal import console, progress
 from headstart.pipeline.classifier import save_for_inference
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.head import train_head
+from headstart.pipeline.head.head import TrainedHead, fit_head
+from headstart.pipeline.head.loop import writing_curves
 from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions
 
 
@@ -22,27 +25,27 @@ class HeadResult:
     """The outcome of `headstart head`."""
 
     run: str
-    epochs: int  # as many as were asked for
+    epochs: int  # the number asked for
     best_epoch: int  # counts from 1
     seconds: float  # of extraction, training and writing together
     val: dict[str, float]  # `accuracy` and `loss` at the best epoch
-    several_backbones: bool  # that the features are of
+    several_backbones: bool  # whether the features come from several backbones
 
     def fields(self) -> dict[str, Any]:
         """The JSON object."""
         return {name: value for name, value in asdict(self).items() if name != "several_backbones"}
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Iterator[str]:
         """The summary for a person."""
-        return [
+        yield (
             f"val accuracy {self.val['accuracy']:.4f}, loss {self.val['loss']:.4f} "
-            f"(best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s)",
-            f"the run is in {self.run}; next: {next_steps(self.run, self.several_backbones)}",
-        ]
+            f"(best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s)"
+        )
+        yield f"the run is in {self.run}; next: {next_steps(self.run, self.several_backbones)}"
 
 
 def next_steps(run: str, several_backbones: bool) -> str:
-    """The commands that a new run is ready for. With features of several backbones it can't be fine-tuned."""
+    """The commands for a new run. A run with features of several backbones can't be fine-tuned."""
     evaluate = f"headstart evaluate {run}"
     return evaluate if several_backbones else f"headstart finetune {run}, or {evaluate}"
 
@@ -60,11 +63,11 @@ def train_run(
 ) -> HeadResult:
     """Train a head on the train split of `data` and write it to the run folder `path`.
 
-    Features that the store lacks are extracted first. Raises OptionError for a cut that is a map, DataError where
-    `data` can't be trained on, DivergedError where no loss was finite, and RunError where `require_free` does.
+    Features that the store lacks are extracted first. Raises OptionError for a cut that is a map, DataError if `data`
+    can't be trained on, DivergedError if no loss is finite, and RunError as `require_free` does.
 
     Args:
-        seed: of the head's weights, dropout and order, and of the split where `data` has no split folders.
+        seed: of the head's weights, dropout and order of examples, and of the split if `data` has no split folders.
         require: see `cache_features`.
         origin: further fields of `config.json`.
     """
@@ -76,30 +79,35 @@ def train_run(
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images rejected: {extraction.store}/rejects.csv says why")
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
-    train, val = cached.labelled(cached.of("train"), views=True), cached.labelled(cached.of("val"))
+    train = cached.labelled(cached.of("train"), viewed=cached.of("train"))
+    val = cached.labelled(cached.of("val"))
     head = head.for_examples(len(train))
     with new_run(path, overwrite) as run:
-        trained = train_head(train, val, head, seed, run.logs)
-        save_for_inference(trained.model, run.head_file)
-        run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
-        metrics = {"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val}
-        run.update(run.metrics_file, head=metrics)
-        _write_settings(run, cached, head, data=str(data.absolute()), seed=seed, **origin)
+        with (
+            progress("training the head", head.epochs * len(train), "examples") as advance,
+            writing_curves(run.logs / "head", head.learning_rate) as write,
+        ):
+            trained = fit_head(train, val, head, seed, advance, write)
+        _write(run, cached, head, trained, data=str(data.absolute()), seed=seed, **origin)
     return HeadResult(
         run=str(path),
         epochs=head.epochs,
         best_epoch=trained.best_epoch,
         seconds=time.perf_counter() - start,
         val=trained.val,
-        several_backbones=len(cached.parts) > 1,
+        several_backbones=len(cached.networks) > 1,
     )
 
 
-def _write_settings(run: Run, cached: FeaturedExamples, head: HeadConfig, **others: Any) -> None:
-    """Write everything that is needed to make the same features and head again, with absolute paths."""
+def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: TrainedHead, **others: Any) -> None:
+    """Write the head, its history and metrics, and all settings that make it again, with absolute paths."""
+    save_for_inference(trained.model, run.head_file)
+    run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
+    metrics = {"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val}
+    run.update(run.metrics_file, head=metrics)
     run.write_examples(cached.examples, cached.class_names)
     weights = list(chosen_weights(cached.config).values())
-    if cached.config.weights in weights:  # it serves every backbone
+    if cached.config.weights in weights:  # one for all backbones
         weights = [cached.config.weights]
     files = [name if name in KNOWN_WEIGHTS else str(Path(name).absolute()) for name in weights]
     config = replace(cached.config, weights="+".join(files))
@@ -109,7 +117,7 @@ def _write_settings(run: Run, cached: FeaturedExamples, head: HeadConfig, **othe
         class_names=cached.class_names,
         features=configs_to_json(config, extraction),
         head=asdict(head),
-        weights_digest=cached.weights_digest(),
+        weights_digest=weights_digest(cached.networks),
         fingerprints=cached.fingerprints(),
         examples=list_digests(cached.examples, cached.class_names),
         versions=versions(),

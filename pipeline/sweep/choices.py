@@ -1,29 +1,17 @@
-"""The values that a setting may take, and the choosers among them: Optuna's trials, and stand-ins for a trial."""
+"""The values that a setting may take, and the grid over several settings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from headstart.features.errors import OptionError
+from optuna.trial import BaseTrial
 
 _GRID_POINTS = 3
-
-
-class Chooser(Protocol):
-    """The part of an Optuna trial that a search uses."""
-
-    def suggest_categorical(self, name: str, values: Sequence[Any], /) -> Any:
-        """One of `values`."""
-
-    def suggest_int(self, name: str, low: int, high: int, /, *, log: bool = False) -> int:
-        """A number from `low` to `high`."""
-
-    def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float:
-        """A number from `low` to `high`."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +27,8 @@ class Choice:
             return f"{self.values[0]} to {self.values[1]}{' by powers' * self.log}"
         return " or ".join(map(str, self.values))
 
-    def suggest(self, trial: Chooser, name: str) -> Any:
-        """Let `trial` choose. A fixed setting does not become one of its parameters."""
-        if len(self.values) == 1:
-            return self.values[0]
+    def suggest(self, trial: BaseTrial, name: str) -> Any:
+        """The value that an Optuna trial takes; it becomes the trial's parameter `name`."""
         if not self.between:
             return trial.suggest_categorical(name, self.values)
         low, high = self.values
@@ -69,62 +55,34 @@ class Choice:
         return list(dict.fromkeys(round(point) if whole else float(point) for point in np.clip(evenly, low, high)))
 
 
-class _StandIn:
-    """A chooser that is no trial: it chooses by a function of the setting's name and `Choice`, and keeps `params`."""
-
-    def __init__(self, choose: Callable[[str, Choice], Any]) -> None:
-        self.choose = choose
-        self.params: dict[str, Any] = {}
-
-    def suggest_categorical(self, name: str, values: Sequence[Any]) -> Any:
-        return self._record(name, Choice(tuple(values)))
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> Any:
-        return self._record(name, Choice((low, high), True, log))
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
-        return self._record(name, Choice((low, high), True, log))
-
-    def _record(self, name: str, choice: Choice) -> Any:
-        self.params[name] = self.choose(name, choice)
-        return self.params[name]
+Choose = Callable[[str, Choice], Any]  # given the name of a setting and its choice, returns one of the values
 
 
-class NearestChooser(_StandIn):
-    """Chooses the values nearest to `wanted`, and the first value of a setting that is not in it."""
+def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[str, Any], Any]]:
+    """The parameters of every point of the grid, and the result of `build` there.
 
-    def __init__(self, wanted: Mapping[str, Any]) -> None:
-        super().__init__(lambda name, choice: choice.nearest(wanted.get(name, choice.values[0])))
-
-
-def grid_parameters(suggest: Callable[[Chooser], Any], most: int) -> list[dict[str, Any]]:
-    """The parameters of every point of the grid; a point has only the parameters that `suggest` asks for there.
-
-    Raises OptionError where there are more than `most`.
+    A point has only the parameters that `build` asks for. Raises OptionError if there are more than `most` points.
     """
-    found: list[dict[str, Any]] = []
-    places: list[int] = []  # of the point in hand: one per question, in the grid of that question
-    sizes: list[int] = []  # of those grids
+    found: list[tuple[dict[str, Any], Any]] = []
+    path: list[list[Any]] = []  # for each question on the way to a point, its answers that are left: the first is given
 
-    def choose(_: str, choice: Choice) -> Any:
-        points, question = choice.grid(), len(sizes)
-        sizes.append(len(points))
-        if question == len(places):
-            places.append(0)
-        return points[places[question]]
+    def choose(name: str, choice: Choice) -> Any:
+        question = len(params)
+        if question == len(path):
+            path.append(choice.grid())
+        params[name] = path[question][0]
+        return params[name]
 
     while True:
-        sizes.clear()
-        walk = _StandIn(choose)
-        suggest(walk)
-        found.append(walk.params)
+        params: dict[str, Any] = {}
+        found.append((params, build(choose)))
         if len(found) > most:
             raise OptionError(f"--sampler grid: over {most} heads; search over less, by --space and --cut")
-        while places and places[-1] + 1 == sizes[len(places) - 1]:
-            places.pop()
-        if not places:
+        while path and len(path[-1]) == 1:
+            path.pop()
+        if not path:
             return found
-        places[-1] += 1
+        path[-1].pop(0)
 
 
 def is_number(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 from headstart.features.errors import require_options
 from headstart.features.options import option
 
+Sampler = Literal["tpe", "random", "grid"]
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -28,9 +29,7 @@ class SweepConfig:
         0.0, "Start none after this time, as 90s, 10m or 2h; 0 is no limit.", parser=parse_duration, metavar="TIME"
     )
     jobs: int = option(1, "Processes that try heads; which are tried depends on their speed.")
-    sampler: Literal["tpe", "random", "grid"] = option(
-        "tpe", "tpe learns from the trials before; grid takes three values of each range."
-    )
+    sampler: Sampler = option("tpe", "tpe learns from the trials before; grid takes three values of each range.")
     folds: int = option(0, "Choose by cross-validation in so many parts over train and val; 0 is on val.")
     space: Path | None = option(None, "TOML file of what is searched over.")
 

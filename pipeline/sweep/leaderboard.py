@@ -1,12 +1,14 @@
 """The best heads of a search beside the baselines, as a table."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
+from typing import Any
 
 from headstart.features.terminal import console
-from headstart.pipeline.sweep.baselines import Baseline
-from headstart.pipeline.sweep.study import Study, count_finished
+from headstart.pipeline.sweep.baselines import Baseline, loss_to_beat
+from headstart.pipeline.sweep.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.live import Live
 from rich.table import Table
@@ -22,62 +24,45 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(complete, key=lambda trial: (trial.value, trial.number))
 
 
-def describe(trial: FrozenTrial) -> str:
-    """A trial's parameters, in short."""
-    used = [name.removeprefix("use ") for name, value in trial.params.items() if name.startswith("use ") and value]
-    others = {name: value for name, value in trial.params.items() if not name.startswith("use ")}
-    cuts = [f"cuts {'+'.join(used)}"] if used else []
-    short = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in others.items()}
-    return ", ".join(cuts + [f"{name} {value}" for name, value in short.items()])
-
-
-def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline] = ()) -> Table:
-    """A table of the best trials and the baselines by loss on val."""
-    rows = [
-        (trial.value, f"trial {trial.number}", trial.user_attrs.get("accuracy"), describe(trial))
+def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline]) -> Table:
+    """A table of the best trials and the baselines, the lowest loss on val first."""
+    rows: list[tuple[Any, str, float, str]] = [
+        (trial.value, f"trial {trial.number}", trial.user_attrs["accuracy"], _short(trial.params))
         for trial in ranked(trials)[:_SHOWN]
     ]
-    rows += [
-        (one.loss, one.name, one.accuracy, ", ".join(f"{name} {value:g}" for name, value in one.setting.items()))
-        for one in baselines
-    ]
-    bar = min((one.loss for one in baselines if one.name == "logistic regression"), default=float("inf"))
+    rows += [(one.loss, one.name, one.accuracy, _short(one.setting)) for one in baselines]
     table = Table("tried", "val loss", "val accuracy", "settings")
-    for loss, name, accuracy, what in sorted(rows, key=lambda row: row[0] if row[0] is not None else float("inf")):
-        beaten = name.startswith("trial") and loss is not None and loss >= bar
-        settings = f"{what} (does not beat logistic regression)" if beaten else what
-        table.add_row(name, f"{loss:.4f}", "-" if accuracy is None else f"{accuracy:.4f}", Text(settings))
+    for loss, name, accuracy, settings in sorted(rows, key=itemgetter(0)):
+        beaten = name.startswith("trial") and loss >= loss_to_beat(baselines)
+        remark = " (does not beat logistic regression)" if beaten else ""
+        table.add_row(name, f"{loss:.4f}", f"{accuracy:.4f}", Text(f"{settings}{remark}"))
     return table
 
 
+def _short(settings: Mapping[str, Any]) -> str:
+    """Settings of a baseline, or parameters of a trial, in a line."""
+    cuts = "+".join(name.removeprefix("use ") for name, value in settings.items() if name.startswith("use ") and value)
+    others = {name: value for name, value in settings.items() if not name.startswith("use ")}
+    short = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in others.items()}
+    return ", ".join([f"cuts {cuts}"] * bool(cuts) + [f"{name} {value}" for name, value in short.items()])
+
+
 @contextmanager
-def live_board(study: Study, most: int, baselines: Sequence[Baseline] = ()) -> Iterator[Callable[[], None]]:
+def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterator[Callable[[], None]]:
     """Yield a function to call now and then. It shows the best trials beside `baselines`, the speed and the time left.
 
     Without a terminal it prints a line every ten seconds.
     """
-    before, start = count_finished(study.finished()), time.monotonic()
+    before, start = len(study.finished()), time.monotonic()
+    next_line = start + _LINE_SECONDS
 
     def line(trials: Sequence[FrozenTrial]) -> str:
-        done = count_finished(trials)
+        done = len(trials)
         speed = (done - before) / max(time.monotonic() - start, 1e-9)
         left = f", {(most - done) / speed:.0f} s left" if done > before else ""
         best = ranked(trials)[:1]
         lowest = f", best loss on val {best[0].value:.4f}" if best else ""
         return f"searching: {done}/{most} trials, {speed:.2f} trials/s{left}{lowest}"
-
-    if console.is_terminal:
-        with Live(console=console, transient=True, auto_refresh=False) as live:
-
-            def draw() -> None:
-                trials = study.finished()
-                table = board(trials, baselines)
-                table.caption = line(trials)
-                live.update(table, refresh=True)
-
-            yield draw
-        return
-    next_line = start + _LINE_SECONDS
 
     def write() -> None:
         nonlocal next_line
@@ -85,4 +70,15 @@ def live_board(study: Study, most: int, baselines: Sequence[Baseline] = ()) -> I
             next_line = time.monotonic() + _LINE_SECONDS
             console.print(line(study.finished()))
 
-    yield write
+    if not console.is_terminal:
+        yield write
+        return
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+
+        def draw() -> None:
+            trials = study.finished()
+            table = board(trials, baselines)
+            table.caption = line(trials)
+            live.update(table, refresh=True)
+
+        yield draw

@@ -1,4 +1,4 @@
-"""A search in this process, or in several of its own that read one copy of the features on disk."""
+"""A search in this process, or in several worker processes that read one copy of the features on disk."""
 
 import multiprocessing
 import os
@@ -19,22 +19,21 @@ from headstart.features.terminal import console, silent_libraries
 from headstart.pipeline.sweep.baselines import Baseline
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import live_board
-from headstart.pipeline.sweep.space import Space
-from headstart.pipeline.sweep.study import Sampler, Study, count_finished
+from headstart.pipeline.sweep.study import Study
 from headstart.pipeline.sweep.trials import POLL_SECONDS, SearchData, run_trials
 from headstart.pipeline.sweep.worker import run_pickled
 
 
-def search(study: Study, data: SearchData, config: SweepConfig, seed: int, baselines: Sequence[Baseline] = ()) -> None:
-    """Do the trials that are left of `config.trials`, showing the best ones beside `baselines`.
+def search(study: Study, data: SearchData, config: SweepConfig, baselines: Sequence[Baseline] = ()) -> None:
+    """Do the trials that are left of `config.trials`, and show the best ones beside `baselines`.
 
-    Raises HeadstartError where worker processes failed.
+    Raises HeadstartError if worker processes failed before the search was done.
     """
     tf.get_logger().setLevel("ERROR")  # TensorFlow warns that each head has a graph of its own
     until = time.time() + (config.timeout or float("inf"))
     with live_board(study, config.trials, baselines) as tick:
         if config.jobs == 1:
-            run_trials(study, data, config.trials, until, seed, tick)
+            run_trials(study, data, config.trials, until, tick)
             return
         with scratch_folder(study.path.parent) as folder:
             _run_workers(study, data, folder, config, until, tick)
@@ -47,8 +46,7 @@ def _run_workers(
     for number, rows in enumerate([data.labelled.features, *data.labelled.views]):
         np.save(folder / f"{number}.npy", rows)
     without_arrays = replace(data, labelled=replace(data.labelled, features=np.empty(0), views=()))
-    settings = (study.path, study.space, study.sampler, study.seed)
-    call = pickle.dumps((run_worker, (settings, without_arrays, folder, config.trials, until, os.getpid())))
+    call = pickle.dumps((run_worker, (study, without_arrays, folder, config.trials, until, os.getpid())))
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=run_pickled, args=(call,), daemon=True) for _ in range(config.jobs)]
     try:
@@ -61,10 +59,10 @@ def _run_workers(
     finally:
         for worker in workers:
             if worker.pid:
-                worker.terminate()  # the next start gives its trial out again
+                worker.terminate()  # its trial is given out again by the next call
                 worker.join()
     failed = [worker for worker in workers if worker.exitcode]
-    if failed and count_finished(study.finished()) < config.trials and time.time() < until:
+    if failed and len(study.finished()) < config.trials and time.time() < until:
         codes = ", ".join(str(worker.exitcode) for worker in failed)
         raise HeadstartError(
             f"--jobs {config.jobs}: {len(failed)} processes of the search failed (exit codes {codes}); what was "
@@ -74,7 +72,7 @@ def _run_workers(
 
 @contextmanager
 def _worker_environment(threads: int) -> Iterator[None]:
-    """Give processes that start within few threads, no Ctrl-C and a quiet TensorFlow from their first moment on."""
+    """Processes that start within have so many `threads`, ignore Ctrl-C and keep TensorFlow quiet from the start on."""
     changed = {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
@@ -88,17 +86,14 @@ def _worker_environment(threads: int) -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def run_worker(
-    settings: tuple[Path, Space, Sampler, int], data: SearchData, folder: Path, most: int, until: float, parent: int
-) -> None:
-    """Do trials in a worker process until the search is done or its `parent` process is gone."""
+def run_worker(study: Study, data: SearchData, folder: Path, most: int, until: float, parent: int) -> None:
+    """Do trials in a worker process until the search is done or the process `parent` is gone."""
     with silent_libraries():
         use_device()
     tf.get_logger().setLevel("ERROR")
     files = sorted(folder.iterdir(), key=lambda path: int(path.stem))
     features, *views = (np.load(file, mmap_mode="r") for file in files)
     data = replace(data, labelled=replace(data.labelled, features=features, views=views))
-    study = Study(*settings)
 
     def leave_if_alone() -> None:
         if os.getppid() != parent:
@@ -106,7 +101,7 @@ def run_worker(
 
     try:
         with study.storage_errors_named():
-            run_trials(study, data, most, until, study.seed, leave_if_alone)
+            run_trials(study, data, most, until, leave_if_alone)
     except (HeadstartError, OSError, MemoryError, tf.errors.ResourceExhaustedError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         console.print(f"a process of the search failed: {said}", style="red")

@@ -1,4 +1,4 @@
-"""When a trial is given up: it is worse than others after as many epochs, or has stopped getting better."""
+"""When a trial is given up: others are better after as many epochs, or it no longer improves."""
 
 from collections.abc import Sequence
 
@@ -9,23 +9,23 @@ _PATIENCE = 4  # epochs without a better loss on val
 _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 
 
-def first_rung(fold_sizes: Sequence[int]) -> int:
-    """The first rung, in epochs (in folds under --folds): one epoch, or more where that is few training examples."""
-    return 2 if len(fold_sizes) > 1 else min(-(-_RUNG_EXAMPLES // fold_sizes[0]), _LATEST_FIRST_RUNG)
+def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePruner:
+    """Keep a third of the heads after the first rung, and a third of the rest after 3 and 9 times as many epochs.
 
-
-def successive_halving(rung: int) -> optuna.pruners.BasePruner:
-    """Keep a third of the heads after `rung` epochs or folds, and a third of those after 3 and 9 times as many.
+    The first rung is one epoch, or up to four if an epoch has few training examples. With several folds, whose training
+    examples are counted in `training_sizes`, folds take the place of epochs, and the first rung is two folds.
 
     Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
     """
+    epochs = min(-(-_RUNG_EXAMPLES // training_sizes[0]), _LATEST_FIRST_RUNG)
+    rung = epochs if len(training_sizes) == 1 else 2
     return optuna.pruners.SuccessiveHalvingPruner(min_resource=rung, reduction_factor=3)
 
 
 class EpochPruner:
-    """Decides after each epoch whether the training of a trial stops; `pruned` tells whether the pruner stopped it.
+    """Decides after each epoch whether the training of a head stops: `trial` is pruned, or the loss no longer falls.
 
-    It tells `trial` the best loss on val so far; None where trials are pruned by folds.
+    `trial` is None if trials are pruned after folds, not after epochs. `pruned` tells the first reason from the second.
     """
 
     def __init__(self, trial: optuna.Trial | None) -> None:
@@ -34,7 +34,7 @@ class EpochPruner:
         self._best, self._since = float("inf"), 0
 
     def __call__(self, epoch: int, row: dict[str, float]) -> bool:
-        """Whether to stop after `epoch`, which counts from 1, with the metrics in `row`."""
+        """Whether to stop after `epoch`, which counts from 1 and ended with the metrics in `row`."""
         if row["val_loss"] < self._best:
             self._best, self._since = row["val_loss"], 0
         else:

@@ -1,13 +1,13 @@
 """The outcome of a search, for scripts and for people."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import next_steps
-from headstart.pipeline.sweep.baselines import Baseline
+from headstart.pipeline.sweep.baselines import Baseline, loss_to_beat
 from headstart.pipeline.sweep.leaderboard import board
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,7 +22,7 @@ class SweepResult:
     seconds: float  # of this start
     best: dict[str, Any]  # see `describe_winner`
     baselines: list[Baseline]
-    several_backbones: bool  # that the winner's features are of
+    several_backbones: bool  # whether the winner's features come from several backbones
 
     @property
     def pruned(self) -> int:
@@ -40,20 +40,19 @@ class SweepResult:
             "run": self.run,
         }
 
-    def lines(self) -> list[Any]:
+    def lines(self) -> Iterator[Any]:
         """The summary for a person."""
-        best, study = self.best, self.study
-        lines: list[Any] = [
-            board(self.finished, self.baselines),
-            f"{len(self.finished)} trials, {self.pruned} of them given up early; {self.seconds:.1f} s since this start",
+        best, study, count = self.best, self.study, len(self.finished)
+        yield board(self.finished, self.baselines)
+        yield f"{count} trials, {self.pruned} of them given up early; {self.seconds:.1f} s since this start"
+        yield (
             f"trial {best['trial']} has the lowest loss on val, {best['loss']:.4f} (accuracy {best['accuracy']:.4f}), "
-            f"on {'+'.join(best['cuts'])}",
-        ]
+            f"on {'+'.join(best['cuts'])}"
+        )
         if not best["beats_logistic_regression"]:
-            lines.append("no head beats logistic regression on the same features, by the loss on val")
-        lines.append(f"the run is in {self.run}; next: {next_steps(self.run, self.several_backbones)}")
-        lines.append(f"every trial: optuna-dashboard sqlite:///{study}, or tensorboard --logdir {study}.logs")
-        return lines
+            yield "no head beats logistic regression on the same features, by the loss on val"
+        yield f"the run is in {self.run}; next: {next_steps(self.run, self.several_backbones)}"
+        yield f"every trial: optuna-dashboard sqlite:///{study}, or tensorboard --logdir {study}.logs"
 
 
 def describe_winner(
@@ -67,5 +66,5 @@ def describe_winner(
         "accuracy": winner.user_attrs["accuracy"],
         "cuts": cuts,
         "head": asdict(head),
-        "beats_logistic_regression": all(loss < one.loss for one in baselines if one.name == "logistic regression"),
+        "beats_logistic_regression": loss < loss_to_beat(baselines),
     }

@@ -12,10 +12,11 @@ import numpy as np
 from headstart.features.backbones.cuts import Cut, alternative_cuts, chosen_cuts, cut_names
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError
-from headstart.pipeline.head.config import OPTIMIZERS, HeadConfig
-from headstart.pipeline.sweep.choices import Choice, Chooser, NearestChooser, grid_parameters, is_number
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.sweep.choices import Choice, Choose, grid_points, is_number
+from optuna.trial import BaseTrial
 
-DEFAULT_SPACE = """\
+_DEFAULT_SPACE = """\
 # A list is a choice among its values, a table a range, and anything else is fixed.
 layers = [0, 1, 2]                                        # hidden ones
 units = { low = 64, high = 2048, log = true }             # of each
@@ -28,100 +29,101 @@ label_smoothing = { low = 0.0, high = 0.2 }
 epochs = 20                                               # at most: trials that do worse end sooner
 """
 _LARGEST_GRID = 20_000
-_NAMES = tuple(tomllib.loads(DEFAULT_SPACE))
 
 
 @dataclass(frozen=True)
 class CutChoice:
     """The cuts among which a head chooses its features."""
 
-    alternatives: tuple[tuple[Cut, ...], ...]  # combinations of cuts, of which a head takes one
-    free: bool  # a head takes any of the single cuts together; the last of them if it takes none
+    alternatives: tuple[tuple[Cut, ...], ...]  # combinations of cuts: a head takes one of them
+    free: bool  # the alternatives are single cuts, and a head joins any of them; without any, it takes the last
     names: Mapping[Cut, str]  # of each cut in a study
 
     @classmethod
     def of(cls, features: FeatureConfig) -> CutChoice:
         """The choice that `--cut` and `--backbone` leave; see `alternative_cuts`."""
         alternatives, free = alternative_cuts(features)
-        cuts = chosen_cuts(replace(features, cut=tuple(f"{c.backbone}/{c.name}" for c in _distinct(alternatives))))
+        single = dict.fromkeys(cut for cuts in alternatives for cut in cuts)
+        cuts = chosen_cuts(replace(features, cut=tuple(f"{cut.backbone}/{cut.name}" for cut in single)))
         return cls(alternatives, free, dict(zip(cuts, cut_names(cuts), strict=True)))
 
     def __str__(self) -> str:
-        return f"{'any of ' * self.free}{', '.join(self._joined())}"
+        return f"{'any of ' * self.free}{', '.join(map(self.name, self.alternatives))}"
 
-    def cuts(self) -> list[Cut]:
-        """Every cut of the alternatives, once."""
-        return _distinct(self.alternatives)
+    def name(self, cuts: Sequence[Cut]) -> str:
+        """The name of several cuts together in a study."""
+        return "+".join(self.names[cut] for cut in cuts)
 
-    def suggest(self, trial: Chooser) -> list[Cut]:
-        """The cuts that `trial` takes."""
+    def chosen_by(self, choose: Choose) -> list[Cut]:
+        """The cuts that a head takes."""
         if self.free:
             single = [cut for (cut,) in self.alternatives]
-            chosen = [cut for cut in single if trial.suggest_categorical(f"use {self.names[cut]}", [False, True])]
+            chosen = [cut for cut in single if choose(f"use {self.names[cut]}", Choice((False, True)))]
             return chosen or single[-1:]
-        joined = self._joined()
-        return list(self.alternatives[joined.index(Choice(tuple(joined)).suggest(trial, "cut"))])
-
-    def _joined(self) -> list[str]:
-        return ["+".join(self.names[cut] for cut in cuts) for cuts in self.alternatives]
-
-
-def _distinct(alternatives: Sequence[Sequence[Cut]]) -> list[Cut]:
-    return list(dict.fromkeys(cut for cuts in alternatives for cut in cuts))
+        by_name = {self.name(cuts): list(cuts) for cuts in self.alternatives}
+        return by_name[choose("cut", Choice(tuple(by_name)))]
 
 
 @dataclass(frozen=True)
 class Space:
-    """Everything that a trial chooses. `suggest` asks every chooser the same questions in the same order."""
+    """Everything that a search chooses for a head. Every head answers the same questions in the same order."""
 
     choices: Mapping[str, Choice]
     cuts: CutChoice
 
-    def suggest(self, trial: Chooser) -> tuple[HeadConfig, list[Cut]]:
-        """The head that `trial` tries, and its cuts."""
-        cuts = self.cuts.suggest(trial)
+    def suggest(self, trial: BaseTrial) -> tuple[HeadConfig, list[Cut]]:
+        """The head that an Optuna trial tries, and its cuts. A fixed setting is no parameter of the trial."""
+        return self._chosen_by(lambda name, choice: choice.suggest(trial, name))
 
-        def chosen(setting: str, name: str = "") -> Any:
-            return self.choices[setting].suggest(trial, name or setting)
+    def _chosen_by(self, choose: Choose) -> tuple[HeadConfig, list[Cut]]:
+        def ask(name: str, choice: Choice) -> Any:
+            return choice.values[0] if len(choice.values) == 1 else choose(name, choice)
 
-        layers = chosen("layers")
-        units = tuple(chosen("units", f"units {layer}") for layer in range(1, layers + 1))
-        dropout = chosen("dropout") if layers else 0.0
+        cuts = self.cuts.chosen_by(ask)
+        layers = ask("layers", self.choices["layers"])
+        units = tuple(ask(f"units {layer}", self.choices["units"]) for layer in range(1, layers + 1))
+        dropout = ask("dropout", self.choices["dropout"]) if layers else 0.0
         others = ("weight_decay", "learning_rate", "optimizer", "batch_size", "label_smoothing", "epochs")
-        return HeadConfig(units=units, dropout=dropout, **{name: chosen(name) for name in others}), cuts
+        settings = {name: ask(name, self.choices[name]) for name in others}
+        return HeadConfig(units=units, dropout=dropout, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
         """Parameters of the head nearest to `config`, on the first alternative, or with free cuts on the last one."""
         last = self.cuts.names[self.cuts.alternatives[-1][0]]
         wanted = {**vars(config), "layers": len(config.units), f"use {last}": True}
         wanted |= {f"units {layer}": units for layer, units in enumerate(config.units, 1)}
-        nearest = NearestChooser(wanted)
-        self.suggest(nearest)
-        return nearest.params
+        params: dict[str, Any] = {}
+
+        def choose(name: str, choice: Choice) -> Any:
+            params[name] = choice.nearest(wanted.get(name, choice.values[0]))
+            return params[name]
+
+        self._chosen_by(choose)
+        return params
 
     def grid(self, seed: int) -> list[dict[str, Any]]:
-        """Parameters of every head of the grid, each once, in an order drawn by `seed`; see `grid_parameters`."""
+        """Parameters of every head of the grid, each once, in an order drawn by `seed`; see `grid_points`."""
         by_head: dict[str, dict[str, Any]] = {}
-        for params in grid_parameters(self.suggest, _LARGEST_GRID):  # no cut at all means the last one: the same head
-            by_head.setdefault(repr(self.suggest(NearestChooser(params))), params)
+        for params, head in grid_points(self._chosen_by, _LARGEST_GRID):
+            by_head.setdefault(repr(head), params)  # two points are one head where no cut at all means the last one
         grid = list(by_head.values())
         return [grid[index] for index in np.random.default_rng(seed).permutation(len(grid))]
 
 
 def read_choices(file: Path | None) -> dict[str, Choice]:
-    """The choices in a TOML file. `DEFAULT_SPACE` gives those that it leaves out, and all of them for None.
+    """The choices in a TOML file. `_DEFAULT_SPACE` gives the settings that the file leaves out; all of them for None.
 
-    Raises OptionError where the file can't be read, or a setting in it can't be used.
+    Raises OptionError if the file can't be read, or if a setting in it can't be used.
     """
-    table = tomllib.loads(DEFAULT_SPACE)
+    table = tomllib.loads(_DEFAULT_SPACE)
+    names = list(table)
     if file is not None:
         try:
             table |= tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OptionError(f"--space {file}: can't be read ({error})") from error
-    unknown = sorted(set(table) - set(_NAMES))
-    if unknown:
-        raise OptionError(f"--space {file}: there is no setting {unknown[0]!r}; choose from {', '.join(_NAMES)}")
+    if unknown := sorted(set(table) - set(names)):
+        raise OptionError(f"--space {file}: there is no setting {unknown[0]!r}; choose from {', '.join(names)}")
     return {name: _choice(f"--space {file}: {name}", name, value) for name, value in table.items()}
 
 
@@ -152,9 +154,7 @@ def _range(where: str, value: dict[str, Any]) -> Choice:
 def _require_usable(where: str, name: str, value: Any) -> None:
     """Refuse a value that no head can have."""
     needed = ""
-    if name == "optimizer":
-        needed = "" if value in OPTIMIZERS else f"among {', '.join(OPTIMIZERS)}"
-    elif not is_number(value):
+    if name != "optimizer" and not is_number(value):
         needed = "numbers"
     elif name in ("layers", "units", "batch_size", "epochs") and not isinstance(value, int):
         needed = "whole numbers"

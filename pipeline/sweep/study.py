@@ -5,19 +5,19 @@ import json
 import re
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import optuna
 from headstart.features.errors import OptionError, StoreError
+from headstart.pipeline.sweep.config import Sampler
 from headstart.pipeline.sweep.space import Space
 from optuna.trial import FrozenTrial, TrialState
 
-Sampler = Literal["tpe", "random", "grid"]
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _NAME = "headstart"
 _OWNER, _REPLACES, _FAULTY = "worker", "replaces", "faulty"  # attributes of a trial
 _LOCK_SECONDS = 60
@@ -34,12 +34,14 @@ class Study:
             raise OptionError(f"--study must be a file, with no ? in its name. Received: {path}")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path, self.logs = path, path.with_name(f"{path.name}.logs")
-        self.space, self.seed = space, seed
-        self.sampler: Sampler = sampler
+        self.space, self.sampler, self.seed = space, sampler, seed
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.locked():
             self.optuna = self._open()
         self._worker = _Worker(path)
+
+    def __reduce__(self) -> tuple[type["Study"], tuple[Path, Space, Sampler, int]]:
+        return Study, (self.path, self.space, self.sampler, self.seed)  # for worker processes, which open it anew
 
     def _open(self) -> optuna.Study:
         arguments = {"connect_args": {"timeout": _LOCK_SECONDS}}
@@ -51,7 +53,10 @@ class Study:
             raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
-        """Keep data and settings of a new study as its `part`; raise OptionError, with names, if others are kept."""
+        """Keep `identity`, the data and settings of a new study, as its attribute `part`.
+
+        Raises OptionError, which names the differences, if the study was made with another one.
+        """
         now = json.loads(json.dumps(identity))
         with self.locked():
             then = self.optuna.user_attrs.get(part)
@@ -69,40 +74,43 @@ class Study:
             )
 
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
-        """Claim the next trial; also return how many are running elsewhere.
+        """Claim the next trial. Also returns the number of trials that run elsewhere.
 
-        The trial is None if `most` are finished or running. Trials of dead processes are given out again first. So
-        there may be more to do later as long as trials are running elsewhere.
+        The trial is None if `most` trials are finished or running. More may come later while trials run elsewhere: the
+        trials of a process that dies are given out again.
         """
         with self.locked():
             for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 owner = unfinished.user_attrs.get(_OWNER)
-                if owner == self._worker.name or _Worker.ended(self.path, owner):
+                if owner in (None, self._worker.name) or _Worker.ended(self.path, owner):
                     self._cut_off(unfinished)
             trials = self.optuna.get_trials(deepcopy=False)
             running = sum(trial.state == TrialState.RUNNING for trial in trials)
-            if count_finished(trials) + running >= most:
+            if sum(trial.state in _FINISHED for trial in trials) + running >= most:
                 return None, running
             if self.sampler == "grid" and not self._enqueue_from_grid(trials):
                 return None, running
-            self.optuna.sampler = _make_sampler(self.sampler, self.seed, len(trials))
+            # Each trial has its own sampler: a sampler's state is not on disk, and one that began anew would draw the
+            # same heads. TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
+            kind = optuna.samplers.TPESampler if self.sampler == "tpe" else optuna.samplers.RandomSampler
+            self.optuna.sampler = kind(seed=(self.seed * 1_000_003 + len(trials)) % 2**32)
             trial = self.optuna.ask()
             trial.set_user_attr(_OWNER, self._worker.name)
             self.space.suggest(trial)  # within the lock, so that the study has all parameters if this process is killed
             return trial, running
 
     def give_back(self, trial: optuna.Trial) -> None:
-        """Give a claimed trial back, to be done by another."""
+        """Give a claimed trial back, so that another process can do it."""
         with self.locked():
             self._cut_off(self.optuna.trials[trial.number])
 
     def fail(self, trial: optuna.Trial) -> None:
-        """Give a claimed trial up for good: its head would end the next start, too."""
+        """Give a claimed trial up for good, because its head would make the next process fail too."""
         trial.set_user_attr(_FAULTY, True)
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Fail a running trial, and queue its head again. The steps may be cut off anywhere and repeated."""
+        """Fail a running trial, and queue its head again. If this is cut off at any point, it can be repeated."""
         if trial.state != TrialState.RUNNING:
             return
         params = trial.system_attrs.get("fixed_params") or trial.params
@@ -113,7 +121,7 @@ class Study:
 
     def _enqueue_from_grid(self, trials: list[FrozenTrial]) -> bool:
         """Queue the next head of the grid. Returns whether there is one."""
-        if any(trial.state == TrialState.WAITING for trial in self.optuna.get_trials(deepcopy=False)):
+        if any(trial.state == TrialState.WAITING for trial in trials):
             return True
         taken = {
             json.dumps(trial.params, sort_keys=True)
@@ -137,11 +145,11 @@ class Study:
 
     def finished(self) -> list[FrozenTrial]:
         """The trials that are complete or pruned."""
-        return self.optuna.get_trials(deepcopy=False, states=FINISHED)
+        return self.optuna.get_trials(deepcopy=False, states=_FINISHED)
 
     @contextmanager
     def storage_errors_named(self) -> Iterator[None]:
-        """Turn errors of the database into a StoreError that names the study: full disk, lasting lock, damage."""
+        """Turn an error of the database (full disk, lasting lock, damage) into a StoreError that names the study."""
         try:
             yield
         except optuna.exceptions.StorageInternalError as error:
@@ -151,14 +159,14 @@ class Study:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the study's lock: no other process changes the study meanwhile."""
+        """Hold the study's lock, so that no other process changes the study."""
         with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
 def remove_curves(folder: Path) -> None:
-    """Remove TensorBoard's files of a trial, and the folders that are empty then. Other files stay."""
+    """Remove TensorBoard's files from the folder of a trial, and then its empty folders. Other files stay."""
     for file in folder.rglob("events.out.tfevents.*"):
         file.unlink(missing_ok=True)
     for inner in [*folder.glob("fold-*/*"), *folder.glob("fold-*"), folder]:
@@ -166,15 +174,10 @@ def remove_curves(folder: Path) -> None:
             inner.rmdir()
 
 
-def count_finished(trials: Sequence[FrozenTrial]) -> int:
-    """The number of complete or pruned trials."""
-    return sum(trial.state in FINISHED for trial in trials)
-
-
 class _Worker:
-    """A lock that this process holds as long as it lives, so that others can see that it does.
+    """A lock that shows other processes that this one lives. The kernel releases it when the process dies.
 
-    The kernel releases the lock when the process dies; a PID could be reused.
+    A process ID would not do: it can be reused.
     """
 
     def __init__(self, study: Path) -> None:
@@ -184,15 +187,14 @@ class _Worker:
         weakref.finalize(self, _release, file)
 
     @staticmethod
-    def ended(study: Path, name: str | None) -> bool:
+    def ended(study: Path, name: str) -> bool:
         """Whether the worker of that name is dead."""
-        try:
-            if name is not None:
-                with _worker_file(study, name).open("r+") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _release(file)
-        except (BlockingIOError, FileNotFoundError) as error:
-            return isinstance(error, FileNotFoundError)
+        with suppress(FileNotFoundError), _worker_file(study, name).open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            _release(file)
         return True
 
 
@@ -203,13 +205,6 @@ def _worker_file(study: Path, name: str) -> Path:
 def _release(file: IO[str]) -> None:
     Path(file.name).unlink(missing_ok=True)
     file.close()
-
-
-def _make_sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """A sampler for one trial: its state is not on disk, and a sampler that began anew would draw the same heads."""
-    # TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
-    kind = optuna.samplers.TPESampler if name == "tpe" else optuna.samplers.RandomSampler
-    return kind(seed=(seed * 1_000_003 + number) % 2**32)
 
 
 def _short(value: Any) -> str:

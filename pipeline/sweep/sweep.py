@@ -19,7 +19,6 @@ from headstart.pipeline.head.head import HEAD_VERSION
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.runs import Run, list_digests, require_free
 from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
-from headstart.pipeline.sweep.choices import NearestChooser
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import ranked
 from headstart.pipeline.sweep.processes import search
@@ -43,13 +42,13 @@ def sweep(
     overwrite: bool = False,
     seed: int = 0,
 ) -> SweepResult:
-    """Try heads on the features of `data`, and train the one of the lowest loss on val again as the run `path`.
+    """Try heads on the features of `data`, and train the one with the lowest loss on val again, as the run `path`.
 
-    Trials see train and val alone. The study, an SQLite file, goes on where it was cut off, and other processes may
-    fill it meanwhile. `seed` is of the choice, of every head, of folds, and of the split where `data` has no split
-    folders. Raises OptionError for settings that can't be used, or a study of other data or settings; DataError where
-    `data` can't be trained on, or no trial came to an end; RunError where `require_free` does; StoreError where the
-    study can't be read or written.
+    Trials see train and val only. The study is an SQLite file. A repeated call goes on where the study was cut off, and
+    other processes may fill it at the same time. `seed` decides the search, every head, the folds, and the split where
+    `data` has no split folders. Raises OptionError if settings can't be used, or if the study is of other data or
+    settings; DataError if `data` can't be trained on, or if no trial ended with a finite loss; StoreError if the study
+    can't be read or written; and RunError as `require_free` does.
     """
     start, began = time.perf_counter(), time.time()
     require_free(path, overwrite)
@@ -59,14 +58,15 @@ def sweep(
         cached, seen = _cache(study, data, features, extraction, config, seed)
         shared = _search_data(cached, config.folds, seed)
         study.enqueue_first(space.nearest_to(HeadConfig().for_examples(shared.training_sizes[0])))
-        search(study, shared, config, seed, _baselines(study, shared, space.suggest(NearestChooser({}))[1]))
+        first = space.cuts.chosen_by(lambda _, choice: choice.values[0])
+        search(study, shared, config, _baselines(study, shared, first))
         winner = _winner(study)
         head, cuts = space.suggest(FixedTrial(winner.params))
         head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + _MORE_EPOCHS))
         baselines = _baselines(study, shared, cuts)
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
-        unchanged = _require_unchanged(seen, data)
-        train = partial(train_run, data, path, chosen, extraction, head, seed=seed, require=unchanged)
+        require = _require_unchanged(seen, data)
+        train = partial(train_run, data, path, chosen, extraction, head, seed=seed, require=require)
         _write_run(study, winner.number, path, overwrite, began, train)
         return SweepResult(
             study=study_path,
@@ -80,9 +80,9 @@ def sweep(
 
 
 def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
-    """The space to search; raises OptionError if settings can't go together."""
+    """The space to search. Raises OptionError if settings contradict each other."""
     space = Space(read_choices(config.space), CutChoice.of(features))
-    require_averaged(space.cuts.cuts())
+    require_averaged(list(space.cuts.names))
     if config.folds and features.views:
         raise OptionError("--views: can't go with --folds, for val has no views")
     if features.precision == "int8":
@@ -98,14 +98,14 @@ def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
 def _cache(
     study: Study, data: Path, features: FeatureConfig, extraction: ExtractionConfig, config: SweepConfig, seed: int
 ) -> tuple[FeaturedExamples, dict[str, str]]:
-    """The examples with features at every cut of the space, and the digests of the examples that were scanned."""
-    every = replace(features, cut=tuple(study.space.cuts.names[cut] for cut in study.space.cuts.cuts()))
+    """The examples, with features at every cut of the space, and `list_digests` of the scan that found them."""
+    every = replace(features, cut=tuple(study.space.cuts.names.values()))
     seen: dict[str, str] = {}
 
     def require(scanned: Scan, fingerprints: dict[str, str]) -> None:
         require_trainable(scanned.examples, scanned.class_names, data)
         seen.update(list_digests(scanned.examples, scanned.class_names))
-        identity = {  # The test split may change while a study is filled: no trial sees it.
+        identity = {  # without the test split, which no trial sees: it may change while a study is filled
             **{f"features at {name}": key for name, key in fingerprints.items()},
             **{"classes": seen["classes"], "examples of train": seen["train"], "examples of val": seen["val"]},
             "cuts to choose from": str(study.space.cuts),
@@ -117,7 +117,7 @@ def _cache(
 
     cached = cache_features(data, every, extraction, seed, require)
     require_trainable(cached.examples, cached.class_names, data)
-    # Fewer examples than were scanned, if some can't be read for now.
+    # Some scanned examples may be unreadable for the moment.
     used = list_digests(cached.examples, cached.class_names)
     readable = {f"examples of {name} that could be read": used[name] for name in ("train", "val")}
     study.require_same(readable, "examples used")
@@ -126,18 +126,15 @@ def _cache(
 
 
 def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
-    """Features of train and val, and `count` folds over both; 0 trains on train and validates on val."""
+    """Features of train and val, and `count` folds over both. With a `count` of 0, train and val are the only fold."""
     train, val = cached.of("train"), cached.of("val")
-    labelled = cached.labelled([*train, *val])
-    if count:
-        return SearchData(labelled, _folds([*train, *val], labelled.labels, count, seed))
-    return SearchData(
-        replace(labelled, views=cached.views_of(train)), [(slice(0, len(train)), slice(len(train), None))]
-    )
+    labelled = cached.labelled([*train, *val], viewed=train)
+    folds = _folds([*train, *val], labelled.labels, count, seed) if count else None
+    return SearchData(labelled, folds or [(slice(0, len(train)), slice(len(train), None))])
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
-    """Folds with the class shares of the whole. Copies of an image are in the same fold."""
+    """Folds in which classes have the same shares as in the whole. Copies of an image are in the same fold."""
     fewest = min(len({example.image.digest for example in examples if example.label == label}) for label in set(labels))
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
@@ -146,8 +143,8 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 
 
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Baseline]:
-    """The baselines on the features at `cuts`. The study keeps them, because fitting takes its time."""
-    where = "+".join(study.space.cuts.names[cut] for cut in cuts)
+    """The baselines on the features at `cuts`. The study keeps them, because fitting takes long."""
+    where = study.space.cuts.name(cuts)
     key = f"baselines at {where}"
     kept = study.optuna.user_attrs.get(key)
     if kept is None:
@@ -174,7 +171,8 @@ def _write_run(
 ) -> None:
     """Train the winner, trial `number`, as the run `path`, unless another process that fills the study has done so.
 
-    A run that such a process wrote since this one `began` is replaced if a better head was found meanwhile.
+    The other process may have written the run after this one `began`, but before a better head was found. Then the run
+    is replaced.
     """
     origin = {"study": str(study.path.absolute()), "trial": number}
     with study.locked():
@@ -191,7 +189,7 @@ def _write_run(
 
 
 def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """A check that refuses to train the winner on examples whose `list_digests` is no longer `then`."""
+    """A check that raises DataError if the `list_digests` of the examples is no longer `then`."""
 
     def require(scanned: Scan, _: dict[str, str]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)

@@ -16,8 +16,8 @@ from headstart.pipeline.head.loop import writing_curves
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.optimizers import release
 from headstart.pipeline.sweep.baselines import Fold
-from headstart.pipeline.sweep.pruning import EpochPruner, first_rung, successive_halving
-from headstart.pipeline.sweep.study import Study, count_finished, remove_curves
+from headstart.pipeline.sweep.pruning import EpochPruner, successive_halving
+from headstart.pipeline.sweep.study import Study, remove_curves
 from optuna.trial import TrialState
 from tensorboard.plugins.hparams import api as hparams
 
@@ -42,19 +42,19 @@ class SearchData:
         return [len(self.labelled.labels[train]) for train, _ in self.folds]
 
 
-def run_trials(study: Study, data: SearchData, most: int, until: float, seed: int, tick: Callable[[], None]) -> None:
-    """Do trials until all processes together have finished `most`, or `time.time()` is `until`; `tick` now and then."""
-    study.optuna.pruner = successive_halving(first_rung(data.training_sizes))
+def run_trials(study: Study, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
+    """Do trials until all processes together have finished `most`, or until the time `until`; `tick` now and then."""
+    study.optuna.pruner = successive_halving(data.training_sizes)
     while time.time() < until:
         trial, elsewhere = study.claim(most)
         if trial is None:
             tick()
-            if not elsewhere or count_finished(study.finished()) >= most:
+            if not elsewhere or len(study.finished()) >= most:
                 return
-            time.sleep(POLL_SECONDS)  # a trial that runs elsewhere is ours if its process is killed
+            time.sleep(POLL_SECONDS)  # a trial that runs elsewhere can be claimed if its process is killed
             continue
         try:
-            _run_trial(study, trial, data, seed)
+            _run_trial(study, trial, data)
         except _ELSEWHERE:
             study.give_back(trial)
             raise
@@ -64,8 +64,8 @@ def run_trials(study: Study, data: SearchData, most: int, until: float, seed: in
         tick()
 
 
-def _run_trial(study: Study, trial: optuna.Trial, data: SearchData, seed: int) -> None:
-    """Train and validate the head of `trial` on each fold, and write the outcome into the study."""
+def _run_trial(study: Study, trial: optuna.Trial, data: SearchData) -> None:
+    """Train and validate the head of `trial` on each fold, and tell the study and TensorBoard how it ended."""
     config, cuts = study.space.suggest(trial)
     labelled = data.labelled.at(cuts)
     logs = study.logs / f"trial-{trial.number}"
@@ -76,7 +76,8 @@ def _run_trial(study: Study, trial: optuna.Trial, data: SearchData, seed: int) -
     with suppress(DivergedError):
         for number, (train, val) in enumerate(data.folds, 1):
             pruner = EpochPruner(trial if len(data.folds) == 1 else None)
-            trained = _fit(labelled.take(train), labelled.take(val), config, seed, pruner, logs / f"fold-{number}")
+            curves = logs / f"fold-{number}"
+            trained = _fit(labelled.take(train), labelled.take(val), config, study.seed, pruner, curves)
             release(trained.model.variables)
             done.append(trained)
             if len(data.folds) > 1:
@@ -85,31 +86,24 @@ def _run_trial(study: Study, trial: optuna.Trial, data: SearchData, seed: int) -
                 break
         else:
             complete = True
-    _report(study, trial, done, complete, time.perf_counter() - start, logs)
+    loss = _mean(done, "loss") if done else float("inf")
+    trial.set_user_attr("seconds", time.perf_counter() - start)
+    if done:
+        trial.set_user_attr("accuracy", _mean(done, "accuracy"))
+        trial.set_user_attr("best_epoch", max(head.best_epoch for head in done))
+    with tf.summary.create_file_writer(str(logs)).as_default():  # TensorBoard's HParams tab reads these
+        hparams.hparams(dict(trial.params), trial_id=f"trial-{trial.number}")
+        tf.summary.scalar("val_loss", loss, step=0)
+    kept = complete and np.isfinite(loss)
+    study.optuna.tell(trial, loss if kept else None, None if kept else TrialState.PRUNED)
 
 
 def _fit(
     train: LabelledFeatures, val: LabelledFeatures, config: HeadConfig, seed: int, pruner: EpochPruner, logs: Path
 ) -> TrainedHead:
-    """Train one head, with curves in `logs`, until `pruner` stops it."""
+    """Train one head until `pruner` stops it. Writes curves into `logs`."""
     with writing_curves(logs, config.learning_rate) as write:
         return fit_head(train, val, config, seed, on_epoch=lambda *ended: write(*ended) or pruner(*ended))
-
-
-def _report(
-    study: Study, trial: optuna.Trial, done: Sequence[TrainedHead], complete: bool, seconds: float, logs: Path
-) -> None:
-    """Tell the study, and TensorBoard's HParams tab, how a trial ended."""
-    loss = _mean(done, "loss") if done else float("inf")
-    trial.set_user_attr("seconds", seconds)
-    if done:
-        trial.set_user_attr("accuracy", _mean(done, "accuracy"))
-        trial.set_user_attr("best_epoch", max(head.best_epoch for head in done))
-    with tf.summary.create_file_writer(str(logs)).as_default():
-        hparams.hparams(dict(trial.params), trial_id=f"trial-{trial.number}")
-        tf.summary.scalar("val_loss", loss, step=0)
-    kept = complete and np.isfinite(loss)
-    study.optuna.tell(trial, loss if kept else None, None if kept else TrialState.PRUNED)
 
 
 def _mean(done: Sequence[TrainedHead], metric: str) -> float:

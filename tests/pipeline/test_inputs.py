@@ -166,7 +166,7 @@ def test_what_fits_a_buffer_comes_in_the_order_of_images(
 ) -> None:
     cached = cache_features(prepared, replace(small, views=2), extraction)
     examples = cached.of("train")
-    stores = [store for view in cached.parts[0].views for store in view.values()]
+    stores = [store for view in cached.views for store in view.values()]
     for epoch in range(3):
         images = train_dataset(examples, cached.network.images, 8, "none", 5, lambda epoch=epoch: epoch)
         features = features_dataset(stores, examples, 8, 5, lambda epoch=epoch: epoch)

@@ -104,7 +104,7 @@ def test_a_head_takes_a_view_an_epoch(
     cached = cache_features(prepared, replace(small, views=2), extraction)
     assert cached.views_extracted == 0  # `head` made them
     train = cached.of("train")
-    labelled = cached.labelled(train, views=True)
+    labelled = cached.labelled(train, viewed=train)
     plain, (first, second) = labelled.features, labelled.views
     assert not np.array_equal(first, plain)
     assert not np.array_equal(first, second)

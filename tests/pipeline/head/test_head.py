@@ -8,7 +8,8 @@ import pytest
 from headstart.features.errors import DivergedError, OptionError
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig, parse_units
-from headstart.pipeline.head.head import build_head, fit_head, train_head
+from headstart.pipeline.head.head import build_head, fit_head
+from headstart.pipeline.head.loop import writing_curves
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.metrics import score
 from headstart.pipeline.training import class_weights
@@ -44,7 +45,7 @@ QUICK = HeadConfig(units=(32,), epochs=5, learning_rate=1e-2)
 @pytest.mark.parametrize("classes", [2, 5])
 def test_a_head_learns_whatever_the_scale_of_its_features(classes: int) -> None:
     train, val = blobs(classes), blobs(classes, seed=3)
-    trained = train_head(train, val, replace(QUICK, epochs=10))
+    trained = fit_head(train, val, replace(QUICK, epochs=10))
     rival = make_pipeline(StandardScaler(), LogisticRegression()).fit(train.features, train.labels)
     assert trained.val["accuracy"] > rival.score(val.features, val.labels) - 0.05
     assert trained.model.output_shape == (None, 1 if classes == 2 else classes)
@@ -53,7 +54,7 @@ def test_a_head_learns_whatever_the_scale_of_its_features(classes: int) -> None:
 def test_the_best_epoch_on_val_is_kept() -> None:
     train, val = blobs(2, 60, noise=4.0), blobs(2, 200, noise=4.0, seed=3)
     config = HeadConfig(units=(64,), epochs=12, learning_rate=1e-1, dropout=0)
-    trained = train_head(train, val, config)
+    trained = fit_head(train, val, config)
     losses = [row["val_loss"] for row in trained.history]
     assert trained.best_epoch == int(np.argmin(losses)) + 1 < 12
     logits = trained.model.predict(val.features, verbose=0)
@@ -64,14 +65,14 @@ def test_the_best_epoch_on_val_is_kept() -> None:
 @pytest.mark.parametrize("reduced", [False, True])
 def test_one_seed_gives_one_head_and_another_gives_another(reduced: bool) -> None:
     train, val = blobs(2, reduced=reduced), blobs(2, seed=3)
-    first, again, other = (train_head(train, val, QUICK, seed).history for seed in (1, 1, 2))
+    first, again, other = (fit_head(train, val, QUICK, seed).history for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
 def test_a_thousand_classes() -> None:
     train, val = blobs(1000, 4000, 64, noise=0.3), blobs(1000, 2000, 64, noise=0.3, seed=3)
-    trained = train_head(train, val, HeadConfig(units=(256,), epochs=8, learning_rate=3e-3))
+    trained = fit_head(train, val, HeadConfig(units=(256,), epochs=8, learning_rate=3e-3))
     metrics = score(trained.model.predict(val.features, verbose=0), val.labels, [str(label) for label in range(1000)])
     assert metrics["accuracy"] > 0.8
     assert metrics["accuracy"] == pytest.approx(trained.val["accuracy"], abs=1e-6)
@@ -98,7 +99,7 @@ def test_a_feature_that_is_constant_in_train_does_no_harm() -> None:
 
 def test_a_head_survives_saving(tmp_path: Path) -> None:
     train, val = blobs(2, reduced=True), blobs(2, seed=3)
-    model = train_head(train, val, QUICK).model
+    model = fit_head(train, val, QUICK).model
     model.save(tmp_path / "head.keras")
     loaded = keras.models.load_model(tmp_path / "head.keras")
     np.testing.assert_array_equal(loaded.predict(val.features, verbose=0), model.predict(val.features, verbose=0))
@@ -113,7 +114,7 @@ def test_rare_classes_weigh_more() -> None:
 def test_weight_decay_shrinks_the_weights() -> None:
     train, val = blobs(2), blobs(2, seed=3)
     free, held = (
-        train_head(train, val, HeadConfig(units=(8,), epochs=3, learning_rate=1e-2, weight_decay=decay)).model
+        fit_head(train, val, HeadConfig(units=(8,), epochs=3, learning_rate=1e-2, weight_decay=decay)).model
         for decay in (0.0, 5.0)
     )
     norms = [np.linalg.norm(model.layers[-1].kernel) for model in (free, held)]
@@ -121,8 +122,9 @@ def test_weight_decay_shrinks_the_weights() -> None:
 
 
 def test_curves_are_written_as_keras_names_them(tmp_path: Path) -> None:
-    trained = train_head(blobs(2), blobs(2, seed=3), QUICK, logs=tmp_path)
-    curves = {name: EventAccumulator(str(tmp_path / "head" / name)).Reload() for name in ("train", "validation")}
+    with writing_curves(tmp_path, QUICK.learning_rate) as write:
+        trained = fit_head(blobs(2), blobs(2, seed=3), QUICK, on_epoch=write)
+    curves = {name: EventAccumulator(str(tmp_path / name)).Reload() for name in ("train", "validation")}
     assert set(curves["train"].Tags()["tensors"]) == {"epoch_loss", "epoch_accuracy", "epoch_learning_rate"}
     assert set(curves["validation"].Tags()["tensors"]) == {"epoch_loss", "epoch_accuracy"}
     points = curves["validation"].Tensors("epoch_loss")
@@ -133,7 +135,7 @@ def test_curves_are_written_as_keras_names_them(tmp_path: Path) -> None:
 
 def test_divergence_is_an_error() -> None:
     with pytest.raises(DivergedError, match="--learning-rate"):
-        train_head(blobs(2), blobs(2), HeadConfig(units=(8, 8, 8), optimizer="sgd", learning_rate=1e30, epochs=2))
+        fit_head(blobs(2), blobs(2), HeadConfig(units=(8, 8, 8), optimizer="sgd", learning_rate=1e30, epochs=2))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_label_smoothing_is_trained_towards_and_not_scored_by(classes: int) -> N
     whole = labelled(features, labels, classes)
     train, val = whole.take(slice(200)), whole.take(slice(200, None))
     config = HeadConfig(units=(16,), epochs=6, learning_rate=1e-2, batch_size=32)
-    plain, smoothed = (train_head(train, val, replace(config, label_smoothing=s)) for s in (0.0, 0.5))
+    plain, smoothed = (fit_head(train, val, replace(config, label_smoothing=s)) for s in (0.0, 0.5))
     logits = smoothed.model.predict(val.features, verbose=0)
     if classes == 2:
         losses = keras.losses.binary_crossentropy(val.labels[:, np.newaxis], logits, from_logits=True)

@@ -89,7 +89,7 @@ def test_a_search_finds_what_is_good_and_repeats_itself(space: Space, tmp_path: 
     found = []
     for name in ("a", "b"):
         study = Study(tmp_path / name / "study.db", space, "tpe", 0)
-        search(study, material(), SweepConfig(trials=4), 0)
+        search(study, material(), SweepConfig(trials=4))
         trials = study.finished()
         assert len(trials) == 4
         found.append([(trial.params, trial.value, trial.state) for trial in trials])
@@ -98,7 +98,7 @@ def test_a_search_finds_what_is_good_and_repeats_itself(space: Space, tmp_path: 
         assert best.user_attrs["accuracy"] > 0.65
         assert (study.logs / "trial-0").is_dir()
     assert found[0] == found[1]
-    search(study, material(), SweepConfig(trials=4), 0)  # nothing is left to do
+    search(study, material(), SweepConfig(trials=4))  # nothing is left to do
     assert len(study.optuna.trials) == 4
 
 
@@ -118,7 +118,7 @@ def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: 
     assert again.params == claimed.params
     study.optuna.tell(again, 1.0)
     study.give_back(again)  # too late: it is finished
-    search(study, material(), SweepConfig(trials=3), 0)
+    search(study, material(), SweepConfig(trials=3))
     assert len(study.finished()) == 3
     assert len(set(params_of(study))) == 3
     assert not [trial for trial in study.optuna.trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
@@ -166,7 +166,7 @@ def test_a_head_whose_training_fails_is_left_and_one_that_lacked_room_is_done_ag
 
         monkeypatch.setattr("headstart.pipeline.sweep.trials.fit_head", fail)
         with pytest.raises(type(error)):
-            search(study, material(), SweepConfig(trials=1), 0)
+            search(study, material(), SweepConfig(trials=1))
     trials = study.optuna.trials
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 3
     assert trials[0].params == trials[1].params == trials[2].params  # given back, and then done again
@@ -183,7 +183,7 @@ def test_a_grid_ends_where_all_is_done(space: Space, tmp_path: Path) -> None:
         space.cuts,
     )
     study = Study(tmp_path / "study.db", few, "grid", 0)
-    search(study, material(), SweepConfig(trials=100), 0)
+    search(study, material(), SweepConfig(trials=100))
     assert len(study.finished()) == 3
 
 
@@ -197,7 +197,7 @@ from headstart.pipeline.sweep.space import Space, read_choices
 from headstart.tests.pipeline.sweep.test_sweep import material, of_two
 folder = Path(sys.argv[1])
 space = Space(read_choices(folder / "space.toml"), of_two())
-search(Study(folder / "study.db", space, "tpe", 0), material(), SweepConfig(trials=int(sys.argv[2])), 0)
+search(Study(folder / "study.db", space, "tpe", 0), material(), SweepConfig(trials=int(sys.argv[2])))
 """
 
 
@@ -223,14 +223,14 @@ def test_a_killed_search_and_two_at_once_end_with_the_number_asked_for(space: Sp
 @pytest.mark.slow
 def test_jobs_share_a_study(space: Space, tmp_path: Path) -> None:
     study = Study(tmp_path / "study.db", space, "tpe", 0)
-    search(study, material(), SweepConfig(trials=8, jobs=2), 0)
+    search(study, material(), SweepConfig(trials=8, jobs=2))
     assert len(study.finished()) == 8
     assert len({trial.user_attrs["worker"] for trial in study.finished()}) == 2
 
 
 def test_a_time_limit_ends_the_search(space: Space, tmp_path: Path) -> None:
     study = Study(tmp_path / "study.db", space, "tpe", 0)
-    search(study, material(), SweepConfig(trials=1000, timeout=0.5), 0)
+    search(study, material(), SweepConfig(trials=1000, timeout=0.5))
     assert 1 <= len(study.finished()) < 100
 
 
@@ -239,7 +239,7 @@ def test_folds_are_averaged(space: Space, tmp_path: Path) -> None:
     rows = np.arange(120)
     parts = [(rows[rows % 3 != part], rows[rows % 3 == part]) for part in range(3)]
     study = Study(tmp_path / "study.db", space, "tpe", 0)
-    search(study, replace(whole, folds=parts), SweepConfig(trials=1), 0)
+    search(study, replace(whole, folds=parts), SweepConfig(trials=1))
     (first,) = study.finished()
     events = EventAccumulator(str(study.logs / "trial-0"))
     events.Reload()
@@ -349,8 +349,8 @@ def test_cuts_have_the_names_of_studies_that_exist() -> None:
     assert str(CutChoice.of(FeatureConfig(cut=("mixed8", "mixed6+mixed8")))) == "mixed8, mixed6+mixed8"
     every = CutChoice.of(replace(both, cut=("xception/all",)))
     assert str(every).startswith("any of xception/block2, ")
-    chooser = optuna.trial.FixedTrial({f"use xception/block{n}": n in (3, 5) for n in range(2, 15)})
-    assert [cut.block for cut in every.suggest(chooser)] == ["block3", "block5"]
+    chosen = {f"use xception/block{n}": n in (3, 5) for n in range(2, 15)}
+    assert [cut.block for cut in every.chosen_by(lambda name, _: chosen[name])] == ["block3", "block5"]
 
 
 def test_the_search_begins_near_the_default_head(space: Space) -> None:
