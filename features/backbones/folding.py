@@ -51,7 +51,7 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
 
 
 def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
-    """Each batch normalisation that alone reads the output of a convolution, after this convolution."""
+    """Pairs of a convolution and a batch normalisation. Nothing else reads the output of the convolution."""
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
     linear = keras.activations.linear
     found = [layer for layer in model.layers if isinstance(layer, convolutions) and layer.activation is linear]

@@ -40,7 +40,7 @@ def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> P
 
 
 def _product_seconds(*dtypes: tf.DType) -> list[float]:
-    """The least time, in seconds, of a matrix product in each of `dtypes`. Taking turns, other load slows all alike."""
+    """The least seconds of a matrix product in each of `dtypes`. They take turns: other load then slows all alike."""
     side = 6144 if on_gpu() else 768
     uniform = tf.random.stateless_uniform((side, side), seed=(0, 0))
     matrices = [tf.cast(uniform, dtype) for dtype in dtypes]
