@@ -5,9 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from headstart import cli
@@ -16,6 +16,10 @@ from headstart.pipeline.data.config import PrepareConfig
 from headstart.pipeline.data.demo import draw_demo
 from headstart.pipeline.data.prepare import prepare
 from typer.testing import CliRunner
+
+if TYPE_CHECKING:
+    from headstart.features.backbones.backbone import Backbone
+    from headstart.features.backbones.cuts import Cut
 
 # Two test processes on two cores: a thread each. Read by TensorFlow when it starts, and by the processes we start.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -60,6 +64,32 @@ def filled_store(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     store = tmp_path_factory.mktemp("store") / "store"
     cache_features(prepared, FeatureConfig(**SMALL), ExtractionConfig(store=store, **QUICK))
     return store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_forms() -> Iterator[None]:
+    """Equal backbones share one fast form in a test process: nothing changes it, and building one takes seconds."""
+    from headstart.features.backbones import frozen
+
+    known: dict[tuple[Any, ...], frozen.FrozenBackbone] = {}
+
+    def freeze(backbone: "Backbone", cuts: "Sequence[Cut]", batch_size: int = 0) -> frozen.FrozenBackbone:
+        arithmetic = (
+            backbone.name,
+            backbone.weights_digest,
+            backbone.rescaling,
+            backbone.image_size,
+            backbone.precision,
+        )
+        key = (*arithmetic, tuple(cuts), batch_size)
+        if key not in known:
+            known[key] = frozen.freeze(backbone, cuts, batch_size)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for user in ("features.backbones.network", "pipeline.upkeep.recompute"):
+            patch.setattr(f"headstart.{user}.freeze", freeze)
+        yield
 
 
 @pytest.fixture

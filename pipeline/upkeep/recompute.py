@@ -62,7 +62,8 @@ def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, 
         except (WeightsError, OptionError) as error:
             left_out.append(f"{group[0].folder}: {error}")
     if not errors:
-        raise StoreError(f"nothing could be recomputed: {'; '.join(left_out)}")
+        reasons = "; ".join(left_out) or f"the images in {data} changed since they were scanned"
+        raise StoreError(f"nothing could be recomputed: {reasons}")
     for reason in left_out:
         console.print(f"not recomputed: {reason}")
     bad = {
