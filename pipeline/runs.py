@@ -70,7 +70,7 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """The content of `config.json`; raises RunError where it is damaged."""
-        return _read_json(self.config_file)
+        return read_json(self.config_file)
 
     def configs(self) -> tuple[FeatureConfig, ExtractionConfig]:
         """The settings of the features that the head was trained on, and of their extraction."""
@@ -91,7 +91,7 @@ class Run:
 
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`; empty where there is none."""
-        return _read_json(self.metrics_file) if self.metrics_file.exists() else {}
+        return read_json(self.metrics_file) if self.metrics_file.exists() else {}
 
     def history(self) -> list[dict[str, str]]:
         """The rows of `history.csv`."""
@@ -112,7 +112,7 @@ class Run:
 
     def update(self, file: Path, **fields: Any) -> None:
         """Set top-level fields of one of the run's JSON files."""
-        write_json(file, {**(_read_json(file) if file.exists() else {}), **fields})
+        write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
 
     def forget_evaluations(self) -> None:
         """Remove the metrics and predictions that `evaluate` wrote: they are of the models before."""
@@ -125,13 +125,14 @@ class Run:
         return self.path / f"predictions-{split}.csv"
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path, remedy: str = "the run is damaged, train it again") -> dict[str, Any]:
+    """The JSON object in a file of a run. Raises RunError, which names the `remedy`, if there is none."""
     try:
         content = json.loads(file.read_text("utf-8", "surrogateescape"))
     except ValueError as error:
-        raise RunError(f"{file}: not JSON ({error}); the run is damaged, train it again") from error
+        raise RunError(f"{file}: not JSON ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise RunError(f"{file}: expected a JSON object; the run is damaged, train it again")
+        raise RunError(f"{file}: expected a JSON object; {remedy}")
     return content
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.files import folder_written_atomically, write_json
+from headstart.pipeline.runs import read_json
 
 
 class FinetuneState:
@@ -36,9 +37,8 @@ class FinetuneState:
         write_json(self._start_file, start)
 
     def start(self) -> dict[str, Any]:
-        """The argument of `begin`; empty if nothing was begun."""
-        start: dict[str, Any] = json.loads(self._start_file.read_text()) if self._start_file.exists() else {}
-        return start
+        """The argument of `begin`; empty if nothing was begun. Raises RunError if the file is damaged."""
+        return read_json(self._start_file, "--overwrite begins anew") if self._start_file.exists() else {}
 
     def resume(self) -> int | None:
         """Copy the kept state back to `work/`, and return its epoch; None if there is no kept state."""

@@ -229,6 +229,10 @@ def test_what_was_cut_off_goes_on_unless_overwritten(tmp_path: Path, began: bool
         with pytest.raises(RunError, match=r"other settings \(seed 0\)"):
             start_to_resume(run, state, {**settings, "seed": 2}, overwrite=False)
         assert start_to_resume(run, state, {**settings, "seed": 2}, overwrite=True) == {}
+    (state.folder / "start.json").write_text('{"settings"')  # damaged
+    with pytest.raises(RunError, match=r"start\.json: not JSON .*--overwrite begins anew"):
+        start_to_resume(run, state, settings, overwrite=False)
+    assert start_to_resume(run, state, settings, overwrite=True) == {}
     state.drop()
     with pytest.raises(RunError, match="fine-tuned already"):
         start_to_resume(run, state, settings, overwrite=False)
