@@ -111,8 +111,8 @@ def _remove(partial: Path) -> None:
 def _writer_ended(partial: Path) -> bool:
     """Whether the process that named a file or folder by `_partial` has ended, as far as this host can tell.
 
-    In two cases it counts as ended only after a day without a write: it runs on another host, or a process with its
-    number started at another time. The clock may have been set.
+    In two cases it counts as ended only after a day without a write: it runs on another host, or its number belongs to
+    a process with another start time (it may be the same process after the clock was set).
     """
     process = _PARTIAL.fullmatch(partial.name)
     if process is None:

@@ -59,9 +59,9 @@ def command(
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Register a command of `app`: a function that returns a result, which is shown here.
 
-    Each field of a parameter that is a dataclass becomes an option. If a field has the name of another parameter, as
-    `store` in `store explain STORE`, that parameter fills the field, and the option may only repeat its value. Every
-    command gets `--json` and `--seed`.
+    Each field of a parameter that is a dataclass becomes an option. A field that is named like another parameter takes
+    its value, as `store` in `store explain STORE`; the option may then only repeat it. Every command gets `--json` and
+    `--seed`.
 
     Args:
         device: whether to import TensorFlow first and print its device, or a function of the arguments that decides it.

@@ -29,7 +29,9 @@ from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run
 
 Stores = dict[Cut, FeatureStore]
-ScanCheck = Callable[[Scan, dict[str, str]], None]  # raises if a scan, or the `fingerprints()` to come, do not suit
+ScanCheck = Callable[
+    [Scan, dict[str, str]], None
+]  # given a scan and the coming `fingerprints()`, raises to refuse them
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class FeaturedExamples:
     networks: list[Network]  # one per backbone
     stores: Stores  # in the order of the features' columns
     views: list[Stores]  # of each augmented view; only training images have views
-    config: FeatureConfig  # nothing in it is left open
+    config: FeatureConfig  # with the cuts and the precision in use
     extraction: ExtractionConfig
     extracted: Extracted  # by this call alone
     views_extracted: int

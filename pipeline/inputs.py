@@ -101,7 +101,7 @@ def features_dataset(
 def _shuffled(
     pieces: Iterator[_Piece], labels: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> Iterator[_Piece]:
-    """Shuffle each of `pieces`, (positions int64 [n], rows [n, *shape]), into batches; the rest goes to the next."""
+    """Shuffle and batch each of `pieces`, (positions int64 [n], rows [n, *shape]). Rows left over go to the next."""
     left: _Piece | None = None
     for piece in pieces:
         positions, rows = _joined([left, piece]) if left else piece

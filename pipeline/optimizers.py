@@ -84,8 +84,8 @@ def fused(
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
     """Free the memory of variables that nothing will read again.
 
-    Otherwise they would stay: Keras's optimizers sum gradients over replicas by a function that TensorFlow registers
-    for good, with the graph of the step and all variables in it (Keras 3.15, TensorFlow 2.21).
+    Otherwise they would stay: Keras's optimizers register a function that TensorFlow never drops, nor the graph of the
+    step and the variables in it (Keras 3.15, TensorFlow 2.21).
     """
     for variable in variables:
         resource = variable.value if isinstance(variable, keras.Variable) else variable

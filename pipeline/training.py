@@ -74,14 +74,14 @@ class Progress(keras.callbacks.Callback):
 
 
 class EvalProgress(keras.callbacks.Callback):
-    """Tells `advance` how many more of `examples` examples `evaluate` or `predict` has done."""
+    """Calls `advance` with the examples done since its last call, of `examples` in all, in `evaluate` or `predict`."""
 
     def __init__(self, advance: Callable[[int], None], examples: int) -> None:
         super().__init__()
         self.advance, self.examples, self._done = advance, examples, 0
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Advance to the end of batch `batch`, by its share in the number of batches."""
+        """Advance to the end of batch `batch`, as if all batches were equally large."""
         now = round(self.examples * (batch + 1) / self.params["steps"])
         self.advance(now - self._done)
         self._done = now

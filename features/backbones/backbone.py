@@ -58,7 +58,8 @@ class Backbone:
     def boundary(self, cuts: Sequence[Cut]) -> int:
         """The index of the first layer that fine-tuning trains by default, for a head on `cuts`.
 
-        For the last cut it is `finetune_from`. For an inner cut, it is the first layer of the block that ends there.
+        If the deepest of `cuts` is the backbone's last, that is `spec.finetune_from`. Else it is the first layer of the
+        block that ends at the deepest cut.
         """
         blocks = list(self.spec.cuts)
         deepest = max(blocks.index(cut.block) for cut in cuts)
@@ -67,7 +68,7 @@ class Backbone:
         return self.layer_index(blocks[deepest - 1]) + 1 if deepest else 0
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Indices, lowest first, of the layers below `from_layer` whose outputs are needed above it, or at `cuts`.
+        """Ascending indices of the layers below `from_layer` that feed layers above it, or that end one of `cuts`.
 
         The frozen part of a fine-tuned network yields these outputs. Layer 0, the input, always counts as below.
         """

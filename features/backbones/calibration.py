@@ -22,7 +22,7 @@ def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping
 def calibration(folder: Path) -> dict[str, Any] | None:
     """The field `calibration` of a fingerprint: hashes of an 8-bit network and of the images it was quantised on.
 
-    None if `folder` does not exist. A damaged folder raises a StoreError, here and in the functions below.
+    None if `folder` does not exist. A damaged folder raises a StoreError.
     """
     if not folder.exists():
         return None

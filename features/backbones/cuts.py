@@ -1,4 +1,4 @@
-"""Cuts: the places in a backbone where features are taken. Only this module parses `--backbone`, `--cut`, `--weights`.
+"""Cuts: the places in a backbone where features are taken. Only this module takes `--cut` and `--weights` apart.
 
 This module imports no Keras, so that a wrong name is reported at once.
 """

@@ -34,7 +34,7 @@ class BackboneSource:
     """The settings and the weights file of a backbone at one time."""
 
     settings: str  # everything that decides weights and shapes, except the content of the weights file
-    state: Mapping[str, Any] | None  # changes with that content; None if there is no such file
+    state: Mapping[str, Any] | None  # changes with that content; None if the file is missing
 
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:

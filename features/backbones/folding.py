@@ -90,7 +90,10 @@ def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, exampl
 
 
 def _output_mean(convolution: keras.Layer, kernels: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
-    """The mean of each output channel before the bias, given the `mean` of each input channel. Borders are ignored."""
+    """The mean over positions of each output channel, without bias, if `mean` is that of the input channels.
+
+    Padding is ignored.
+    """
     sums = [kernel.astype(np.float64).sum((0, 1)) for kernel in kernels]
     if not isinstance(convolution, keras.layers.Conv2D):  # depthwise or separable: first each channel alone, [in, m]
         mean = (mean[:, np.newaxis] * sums.pop(0)).reshape(-1)

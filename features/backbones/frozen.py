@@ -29,8 +29,8 @@ class FrozenBackbone:
 
     Each of `passes` runs the network on `batch_size` images, and different ones may run at the same time.
     The features of an image depend neither on the other images in its batch nor on its place in the batch. For this,
-    batches are filled up with zeros, and only slots that compute alike are used. To find these slots, the constructor
-    runs the network once.
+    batches are filled up with zeros, and only slots that compute alike are used, if there are any (`_equal_slots`). To
+    find these slots, the constructor runs the network once.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:

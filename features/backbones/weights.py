@@ -93,7 +93,7 @@ def _digest(model: keras.Model) -> str:
 
 
 def _fill_at_random(model: keras.Model, seed: int) -> None:
-    """He initialisation (arXiv:1502.01852). Keras's default halves the variance of activations at each of 94 layers."""
+    """Fill kernels by He initialisation (arXiv:1502.01852). With Keras's default, activations vanish with depth."""
     for index, variable in enumerate(model.weights):
         if "kernel" in variable.name:
             rng, shape = np.random.default_rng([seed, index]), variable.shape

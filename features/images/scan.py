@@ -91,7 +91,7 @@ def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile |
 
 
 def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
-    """Read a file, or raise an OSError. If neither its name nor its first bytes are an image's, return only these."""
+    """Read a file, or raise an OSError. If it is no image by name and first bytes, return those bytes alone."""
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end
         return Fault("unreadable", "not a regular file")
     with open(path, "rb") as file:

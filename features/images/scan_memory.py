@@ -22,7 +22,7 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, Runt
 
 
 class ScanMemory:
-    """The digest and header of each file in one `data` folder, by path within it, size, and mtime in ns.
+    """The digest and header of each file in a `data` folder, found by the file's path, size and mtime in ns.
 
     `folder` holds one `.npz` per data folder; each scan replaces it. A memory that is damaged, or was written by
     another version, is ignored: its files are read again. With `forget` it begins empty.

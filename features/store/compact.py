@@ -1,6 +1,6 @@
 """Rewriting shards: few large ones instead of many small ones, or without features that no one uses.
 
-`compact` and `drop_unused` raise a StoreError if another process changes the store meanwhile.
+`compact` and `drop_unused` raise a StoreError if another process removes shards meanwhile.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -19,7 +19,7 @@ LARGE_SHARD_BYTES = 256 << 20
 
 def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
     """Rewrite small shards as large ones of up to `large` bytes. Readers and writers may go on."""
-    with _alone(store):
+    with _removals_named(store):
         store.remove_retired()
         small = [shard for shard in store.shards() if shard.lstat().st_size <= large // 2]
         if len(small) > 1:
@@ -29,7 +29,7 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
     """Keep only the features of `used` digests (hexadecimal). A shard with others is rewritten and retired."""
     wanted = set(used)
-    with _alone(store):
+    with _removals_named(store):
         store.remove_retired()
         mixed = [one for one in store.shards() if not wanted.issuperset(hex_digests(read_digests(one, store.form)))]
         if mixed:
@@ -44,7 +44,7 @@ def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
 
 
 @contextmanager
-def _alone(store: FeatureStore) -> Iterator[None]:
+def _removals_named(store: FeatureStore) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:

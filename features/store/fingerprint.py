@@ -36,7 +36,7 @@ class Fingerprint:
 
     @cached_property
     def key(self) -> str:
-        """The hash of all fields: SHA-256, hexadecimal."""
+        """The hash of all fields that apply: SHA-256, hexadecimal."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     @property

@@ -47,7 +47,7 @@ class Index:
         return found
 
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
-        """Find the rows of `digests` (`DIGEST` [N], each in a shard): one slab per `rows` neighbouring rows of a shard.
+        """Find the rows of `digests` (`DIGEST` [N], each in a shard). A slab lies within `rows` rows of one shard.
 
         `shuffled` draws the order of the shards, and of the slabs within each. None keeps the order on disk.
         """

@@ -1,6 +1,6 @@
 """Retired shards: out of use, but kept on disk until the next clean-up, because processes may be reading them.
 
-An empty file `shard-<sha256>.h5.retired` marks a retired shard. A process that renames this marker to `.removing`
+An empty file `shard-<hash>.h5.retired` marks a retired shard. A process that renames this marker to `.removing`
 claims the shard, and removes it.
 """
 
@@ -34,7 +34,7 @@ def shards_in_use(folder: Path) -> list[Path]:
 
 
 def put_in_use(shard: Path) -> bool:
-    """End a retirement of `shard`, which was just written. False: another process removed it, so write it again."""
+    """Put a `shard` that was just written back in use. False if another process removed it: write it again."""
     try:
         shard.with_name(f"{shard.name}.retired").unlink()
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""Features by digest, in a folder of immutable HDF5 shards. This module knows HDF5 and nothing of images.
+"""Features by digest, in a folder of immutable HDF5 shards. This module knows nothing of images.
 
 STORE/<backbone>-<cut>-<fingerprint>/
     fingerprint.json            everything that decides a feature's value
-    shard-<sha256>.h5           `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once named
-    shard-<sha256>.h5.retired   marks a shard that others replaced: out of use, and removed by the next clean-up
+    shard-<hash>.h5             `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once named
+    shard-<hash>.h5.retired     marks a shard that others replaced: out of use, and removed by the next clean-up
     features.h5                 the merged file for people; see `merged`
 """
 

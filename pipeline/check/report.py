@@ -151,7 +151,7 @@ class CheckResult(Scan):
         return table
 
     def failure(self) -> HeadstartError | None:
-        """The error of leaks or conflicting labels that are not allowed."""
+        """The error if there are leaks or conflicting labels, and no `--allow`; else None."""
         if self.config.allow or not (self.leaks or self.conflicts):
             return None
         return DataError(

@@ -130,7 +130,7 @@ def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: floa
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
     """Write `rejects.csv` (path, reason, detail) into `folder`.
 
-    The rows of an earlier file are dropped; with `keep_other_than`, only rows with one of these paths.
+    An earlier file is replaced. With `keep_other_than`, its rows of other paths than these stay.
     """
     path = folder / REJECTS
     old = path.read_bytes() if path.is_file() else b""

@@ -20,8 +20,8 @@ _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "
 def classes_of(paths: Sequence[PurePosixPath]) -> list[str | None]:
     """The class of each file of a source, or None. `paths` are those of all its files, relative to the source.
 
-    Class folders win over names such as `cat.0.jpg`. Folders that hold all images are skipped, and so are split
-    folders.
+    Class folders win over names such as `cat.0.jpg`. A folder around all images is skipped, and so are split folders.
+    `prepare` reads its sources by this; a data folder is read by `class_folders`.
     """
     folders_of_images = [path.parts[:-1] for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     levels = zip(*folders_of_images, strict=False)  # ends with the shortest path

@@ -86,7 +86,7 @@ class _Step:
         self._model = with_reduced_products(trained) if train.reduced else trained
         self._label_smoothing = config.label_smoothing
         self._class_weights = class_weights(train.labels, train.classes, config.class_weight)
-        self._share = 1.0  # of the new weights in the average; the first step replaces it
+        self._share = 1.0  # of the new weights in the average: all of it after the first step
         self._later_share = 1.0 - _AVERAGING ** (config.batch_size / SMALLEST_BATCH)
         # One graph for batches of any length: the last batch of an epoch is shorter.
         rows = tf.TensorSpec((None, train.features.shape[1]), train.features.dtype)

@@ -63,7 +63,7 @@ def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -
 
 
 def _neighbours(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
-    """Nearest neighbours by cosine. A class's probability is its share of them, one added to each class (Laplace)."""
+    """Nearest neighbours by cosine. A class's probability is its share of them, after one more for each class."""
     nearest = []
     for train, val in folds:
         most = min(_NEIGHBOURS[-1], len(labels[train]))

@@ -37,7 +37,7 @@ class Choice:
         return trial.suggest_float(name, low, high, log=self.log)
 
     def nearest(self, value: Any) -> Any:
-        """The number that is nearest to `value`; among other values an equal one, or else the first."""
+        """The number nearest to `value`. If not all are numbers: `value` if it is among them, else the first."""
         if self.between:
             return min(max(value, self.values[0]), self.values[1])
         if value in self.values:
@@ -64,7 +64,7 @@ def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[st
     A point has only the parameters that `build` asks for. Raises OptionError if there are more than `most` points.
     """
     found: list[tuple[dict[str, Any], Any]] = []
-    path: list[list[Any]] = []  # for each question on the way to a point, its answers that are left: the first is given
+    path: list[list[Any]] = []  # the answers that are left for each question so far; the first is in use
 
     def choose(name: str, choice: Choice) -> Any:
         question = len(params)

@@ -72,7 +72,7 @@ def _run_workers(
 
 @contextmanager
 def _worker_environment(threads: int) -> Iterator[None]:
-    """Processes that start within have so many `threads`, ignore Ctrl-C and keep TensorFlow quiet from the start on."""
+    """Processes that are started within use `threads` threads, ignore Ctrl-C and keep TensorFlow quiet."""
     changed = {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)

@@ -23,9 +23,9 @@ def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePrun
 
 
 class EpochPruner:
-    """Decides after each epoch whether the training of a head stops: `trial` is pruned, or the loss no longer falls.
+    """Stops the training of a head after an epoch if `trial` is pruned, or if the loss no longer falls.
 
-    `trial` is None if trials are pruned after folds, not after epochs. `pruned` tells the first reason from the second.
+    `pruned` says whether pruning was the reason. `trial` is None if trials are pruned after folds, not after epochs.
     """
 
     def __init__(self, trial: optuna.Trial | None) -> None:

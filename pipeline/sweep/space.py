@@ -36,7 +36,7 @@ class CutChoice:
     """The cuts among which a head chooses its features."""
 
     alternatives: tuple[tuple[Cut, ...], ...]  # combinations of cuts: a head takes one of them
-    free: bool  # the alternatives are single cuts, and a head joins any of them; without any, it takes the last
+    free: bool  # alternatives are single cuts; a head takes any of them together, or the last if it chose none
     names: Mapping[Cut, str]  # of each cut in a study
 
     @classmethod
@@ -88,7 +88,7 @@ class Space:
         return HeadConfig(units=units, dropout=dropout, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
-        """Parameters of the head nearest to `config`, on the first alternative, or with free cuts on the last one."""
+        """Parameters of the head nearest to `config`. Its cut is the first alternative; if cuts are free, the last."""
         last = self.cuts.names[self.cuts.alternatives[-1][0]]
         wanted = {**vars(config), "layers": len(config.units), f"use {last}": True}
         wanted |= {f"units {layer}": units for layer, units in enumerate(config.units, 1)}
@@ -105,7 +105,7 @@ class Space:
         """Parameters of every head of the grid, each once, in an order drawn by `seed`; see `grid_points`."""
         by_head: dict[str, dict[str, Any]] = {}
         for params, head in grid_points(self._chosen_by, _LARGEST_GRID):
-            by_head.setdefault(repr(head), params)  # two points are one head where no cut at all means the last one
+            by_head.setdefault(repr(head), params)  # without a cut a head takes the last, so two points may be one head
         grid = list(by_head.values())
         return [grid[index] for index in np.random.default_rng(seed).permutation(len(grid))]
 

@@ -66,7 +66,7 @@ def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int =
 
 
 def _chosen(root: Path, beginning: str) -> FeatureStore:
-    """The one store whose name starts with `beginning`. An empty `beginning` fits no augmented views."""
+    """The only store whose name starts with `beginning`; an empty one stands for all stores but those of views."""
     stores = open_stores(root)
     fitting = [store for store in stores_named(stores, beginning) if beginning or not store.fingerprint.view]
     if len(fitting) != 1:
