@@ -140,7 +140,7 @@ def test_heads_are_trained_in_the_precision_of_their_features(
 
 @pytest.mark.parametrize("optimizer", ["adam", "nadam"])
 def test_a_trained_head_leaves_no_memory_behind(optimizer: Optimizer) -> None:
-    config = HeadConfig(units=(1000,), epochs=1, optimizer=optimizer)
+    config = HeadConfig(units=(1000,), epochs=1, optimizer=optimizer, batch_size=4000)
     used = []
     for _ in range(6):
         features = np.ones((4000, 4000), np.float32)  # 64 MB; weights are 16, and the optimizer has three times as much
