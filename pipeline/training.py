@@ -38,10 +38,7 @@ def class_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray | N
 
 
 class Progress(keras.callbacks.Callback):
-    """Tells `advance` the number of examples in each finished batch, and measures the speed of training.
-
-    An epoch has `examples` examples.
-    """
+    """Tells `advance` how many of an epoch's `examples` each batch has finished, and measures the speed of training."""
 
     def __init__(self, advance: Callable[[int], None], examples: int, batch_size: int) -> None:
         super().__init__()

@@ -22,10 +22,7 @@ from headstart.pipeline.training import compile_model, make_optimizer
 
 @dataclass(frozen=True)
 class FinetuneModel:
-    """A compiled model and its parts.
-
-    Training `model` changes `head`, and the backbone of `cached` from layer `from_layer` on.
-    """
+    """A compiled model. Training it trains `head`, and the backbone of `cached` from layer `from_layer` on."""
 
     cached: FeaturedExamples
     head: keras.Model
@@ -86,7 +83,7 @@ def build_finetune_model(
         network = load_network(replace(network.config, precision=precision), network.extraction)
         cached = replace(cached, networks=[network])
     backbone, cuts = network.backbone, network.cuts
-    _ = backbone.model  # builds the model, if it is not built yet. That draws random numbers, so the seed is set later.
+    _ = backbone.model  # builds the model if it is not built yet; that draws random numbers, so the seed is set later
     keras.utils.set_random_seed(seed)
     from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cuts)
     top = max(backbone.layer_index(cut.block) for cut in cuts)

@@ -29,11 +29,10 @@ class HeadResult:
     best_epoch: int  # counts from 1
     seconds: float  # of extraction, training and writing together
     val: dict[str, float]  # `accuracy` and `loss` at the best epoch
-    several_backbones: bool  # whether the features come from several backbones
 
     def fields(self) -> dict[str, Any]:
         """The JSON object."""
-        return {name: value for name, value in asdict(self).items() if name != "several_backbones"}
+        return asdict(self)
 
     def lines(self) -> Iterator[str]:
         """The summary for a person."""
@@ -41,13 +40,14 @@ class HeadResult:
             f"val accuracy {self.val['accuracy']:.4f}, loss {self.val['loss']:.4f} "
             f"(best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s)"
         )
-        yield f"the run is in {self.run}; next: {next_steps(self.run, self.several_backbones)}"
+        yield f"the run is in {self.run}; next: {next_steps(self.run)}"
 
 
-def next_steps(run: str, several_backbones: bool) -> str:
-    """The commands for a new run. A run with features of several backbones can't be fine-tuned."""
+def next_steps(run: str) -> str:
+    """The commands for the run at the path `run`. With features of several backbones it can't be fine-tuned."""
     evaluate = f"headstart evaluate {run}"
-    return evaluate if several_backbones else f"headstart finetune {run}, or {evaluate}"
+    several = "+" in Run(Path(run)).configs()[0].backbone
+    return evaluate if several else f"headstart finetune {run}, or {evaluate}"
 
 
 def train_run(
@@ -95,7 +95,6 @@ def train_run(
         best_epoch=trained.best_epoch,
         seconds=time.perf_counter() - start,
         val=trained.val,
-        several_backbones=len(cached.networks) > 1,
     )
 
 

@@ -22,7 +22,6 @@ class SweepResult:
     seconds: float  # of this start
     best: dict[str, Any]  # see `describe_winner`
     baselines: list[Baseline]
-    several_backbones: bool  # whether the winner's features come from several backbones
 
     @property
     def pruned(self) -> int:
@@ -51,7 +50,7 @@ class SweepResult:
         )
         if not best["beats_logistic_regression"]:
             yield "no head beats logistic regression on the same features, by the loss on val"
-        yield f"the run is in {self.run}; next: {next_steps(self.run, self.several_backbones)}"
+        yield f"the run is in {self.run}; next: {next_steps(self.run)}"
         yield f"every trial: optuna-dashboard sqlite:///{study}, or tensorboard --logdir {study}.logs"
 
 

@@ -86,9 +86,8 @@ class Study:
                     self._cut_off(unfinished)
             trials = self.optuna.get_trials(deepcopy=False)
             running = sum(trial.state == TrialState.RUNNING for trial in trials)
-            if sum(trial.state in _FINISHED for trial in trials) + running >= most:
-                return None, running
-            if self.sampler == "grid" and not self._enqueue_from_grid(trials):
+            enough = sum(trial.state in _FINISHED for trial in trials) + running >= most
+            if enough or (self.sampler == "grid" and not self._enqueue_from_grid(trials)):
                 return None, running
             # Each trial has its own sampler: a sampler's state is not on disk, and one that began anew would draw the
             # same heads. TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".

@@ -75,7 +75,6 @@ def sweep(
             seconds=time.perf_counter() - start,
             best=describe_winner(winner, [space.cuts.names[cut] for cut in cuts], head, baselines),
             baselines=baselines,
-            several_backbones=len({cut.backbone for cut in cuts}) > 1,
         )
 
 

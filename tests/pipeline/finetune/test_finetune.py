@@ -30,7 +30,7 @@ from headstart.pipeline.head.run import train_run
 from headstart.pipeline.inputs import eval_dataset
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
-from headstart.pipeline.training import compile_model, make_optimizer
+from headstart.pipeline.training import Progress, compile_model, make_optimizer
 from headstart.tests.pipeline.conftest import QUICK
 
 
@@ -262,6 +262,16 @@ def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path,
     shutil.copy(prepared / "train" / "dog" / victim.name, victim)
     monkeypatch.undo()
     assert finetune(run, QUICK).epochs == 2
+
+
+def test_the_speed_of_training_leaves_out_validation_and_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 100.0, 102.0, 200.0, 204.0])  # the first end, and then begin and end of an epoch of one batch
+    monkeypatch.setattr("headstart.pipeline.training.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    progress = Progress(lambda _: None, examples=8, batch_size=8)
+    for epoch in range(3):
+        progress.on_epoch_begin(epoch)
+        progress.on_train_batch_end(0)
+    assert progress.examples_per_second == pytest.approx(16 / 6)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

@@ -528,7 +528,7 @@ def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanw
     assert better.best["trial"] != first.best["trial"], "no better head was found: the test would show nothing"
     assert Run.open(tmp_path / "run").config()["sweep"]["trial"] == better.best["trial"]
 
-    before = iter([True, True])  # as where this process chose before the better head was finished
+    before = iter([True])  # as where this process chose before the better head was finished
 
     def seen(trials: list[FrozenTrial]) -> list[FrozenTrial]:
         found = ranked(trials)
