@@ -57,10 +57,10 @@ tensorboard: $(READY) ## curves of all runs beside RUN
 	$(BIN)/tensorboard --logdir $(dir $(RUN)) $(ARGS)
 
 test: $(READY) ## the quick test suite
-	$(BIN)/pytest --numprocesses 2 $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-all: $(READY) ## with the slow tests, and those on real photographs where they are
-	$(BIN)/pytest --numprocesses 2 -m 'not network' $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not network' $(ARGS)
 
 lint: $(READY) ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .
