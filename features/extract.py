@@ -64,6 +64,7 @@ def extract_features(
     writers = {cut: _ShardWriter(store, frozenset(store.missing(by_digest))) for cut, store in stores.items()}
     lacking = {digest for writer in writers.values() for digest in writer.lacking}
     missing = [image for digest, image in by_digest.items() if digest in lacking]
+    del by_digest, lacking  # extraction may take days, and they have an entry per image
     if any(True for _ in decoded_batches(missing, config, batch_size=1)):  # it stops at the first that can be decoded
         which = "" if view is None else f"view {view.number} of "
         console.print(f"extracting features of {which}{len(missing)} images that have none yet")

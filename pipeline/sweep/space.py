@@ -12,7 +12,7 @@ import numpy as np
 from headstart.features.backbones.cuts import Cut, alternative_cuts, chosen_cuts, cut_names
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError
-from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.config import OPTIMIZERS, HeadConfig
 from headstart.pipeline.sweep.choices import Choice, Choose, grid_points, is_number
 from optuna.trial import BaseTrial
 
@@ -158,6 +158,8 @@ def _require_usable(where: str, name: str, value: Any) -> None:
         needed = "numbers"
     elif name in ("layers", "units", "batch_size", "epochs") and not isinstance(value, int):
         needed = "whole numbers"
+    elif name == "optimizer" and value not in OPTIMIZERS:
+        needed = f"among {', '.join(OPTIMIZERS)}"
     elif name == "layers" and not 0 <= value <= 2:
         needed = "from 0 to 2"
     elif name == "units" and value < 1:

@@ -288,7 +288,7 @@ def test_logistic_regression_is_penalised_no_more_than_is_good() -> None:
         ("dropout = 1.5", "--dropout must be at least 0 and under 1"),
         ('dropout = "much"', "dropout must be numbers"),
         ("learning_rate = { low = 0.0, high = 1.0, log = true }", "over 0 where log"),
-        ('optimizer = ["adam", "magic"]', "optimizer must be among"),
+        ('optimizer = ["adam", "magic"]', "optimizer must be among adam"),
         ("epochs = 2.5", "epochs must be whole"),
         ("batch_size = []", "batch_size must have values"),
         ("units = [[512, 256], [1024]]", "units must be numbers"),
