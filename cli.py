@@ -1,4 +1,4 @@
-"""The command line: the signature of each command, and one call. Heavy modules are imported when a command runs."""
+"""The commands: each is a signature and one call. Heavy modules are imported only when a command runs."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -70,7 +70,7 @@ def check(data: Data, config: CheckConfig, seed: int = 0) -> Result:
 
 @command(app, device=True, kept="the features so far are kept: repeat the command to go on")
 def features(data: Data, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0) -> Result:
-    """Run the frozen backbone over every image that the store has no features of yet."""
+    """Run the frozen backbone over every image whose features the store lacks."""
     from headstart.pipeline.featured import cache_features
 
     return cache_features(data, config, extraction, seed)
@@ -184,7 +184,7 @@ def verify(store: StoreArgument, config: VerifyConfig, seed: int = 0) -> Result:
 def explain(
     store: StoreArgument, data: Data, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0
 ) -> Result:
-    """Count the images that have features at these settings, and say how other features in the store differ."""
+    """Count the images with features at the given settings, and say in which settings other features differ."""
     from headstart.pipeline.upkeep.explain import explain
 
     return explain(data, config, extraction, seed)

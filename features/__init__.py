@@ -1,8 +1,8 @@
-"""Pixels to feature vectors: images, backbones, digests and shards; nothing of labels, splits or runs."""
+"""From pixels to feature vectors: images, backbones and stores. Labels, splits and runs are unknown here."""
 
 import os
 
-# Set before TensorFlow or Keras can be imported: Keras reads its backend once, and TensorFlow's C++ start-up chatter
-# would bury the one line a person needs.
+# Both are set before TensorFlow or Keras can be imported. Keras reads its backend only once. Without the log level,
+# TensorFlow's start-up messages would bury the one line that a person needs.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

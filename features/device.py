@@ -9,7 +9,7 @@ import tensorflow as tf
 
 
 def cpu_count() -> int:
-    """Cores that this process may use, within its affinity and its container's limit."""
+    """The number of cores that this process may use, given its affinity and its container's limit."""
     return int(joblib.cpu_count())
 
 
@@ -23,7 +23,7 @@ def use_device() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return f"CPU, {cpu_count()} cores"
-    with suppress(RuntimeError):  # this process already uses the GPU: memory growth is set
+    with suppress(RuntimeError):  # this process already uses the GPU: too late to change it
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
     return f"GPU, {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 DIGEST_BYTES = 32
-DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # NumPy sorts and compares these by their bytes
+DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # NumPy sorts and compares digests by their bytes
 
 
 def raw_digests(digests: Sequence[str]) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Errors that a person can mend. A command tells them in one line and exits with 1; a bug keeps its traceback."""
+"""Errors that a person can mend. A command prints them in one line and exits with 1. A bug keeps its traceback."""
 
 
 class HeadstartError(Exception):
-    """The base class. The message names the file, option or field, and the remedy."""
+    """The base class. Each message names the file, option or field, and the remedy."""
 
 
 class OptionError(HeadstartError, ValueError):
@@ -30,7 +30,7 @@ class DivergedError(HeadstartError):
 
 
 def require_options(*options: tuple[str, object, bool, str]) -> None:
-    """Raise an OptionError for the first invalid option. Each is (flag, value, whether it is valid, valid values)."""
+    """Raise an OptionError for the first invalid option. Each is (flag, value, value is valid, valid values)."""
     for name, value, valid, wanted in options:
         if not valid:
             raise OptionError(f"{name} must be {wanted}. Received: {value}")

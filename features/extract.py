@@ -1,4 +1,7 @@
-"""The loop that fills stores: missing digests, pixels, frozen backbone, shards. It knows nothing of labels."""
+"""The loop that fills stores: find missing digests, decode pixels, run the frozen backbone, write shards.
+
+It knows nothing of labels.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +21,13 @@ from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
 
 SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
-SHARD_BYTES = 256 << 20  # maps are large
+SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """The outcome of one call: digests whose features were made, images that could not be used, seconds of work."""
+    """The result of `extract_features`: digests with new features, images that could not be used, seconds of work."""
 
     digests: frozenset[str] = frozenset()
     rejects: Sequence[Reject] = ()
@@ -51,12 +54,12 @@ def extract_features(
     config: ImageConfig,
     view: View | None = None,
 ) -> Extracted:
-    """Fill `stores` with the features that `images`, or their augmented `view`, lack. One forward pass serves all cuts.
+    """Make the features of `images`, or of their augmented `view`, that `stores` lack. One pass serves all cuts.
 
     `freeze` builds the fast form of the backbone with the cuts of `stores`. It is called only if there is work.
-    Images that have their features are not read. Several processes may fill one store at the same time.
+    Images that have all their features are not read. Several processes may fill one store at the same time.
     Features that are not finite, or a store that went away, raise a StoreError. A disk that is too small for the
-    missing features raises an OSError. Finished shards stay.
+    missing features raises an OSError. Shards finished before an error stay.
     """
     by_digest: dict[str, ImageFile] = {}
     for image in images:
@@ -64,8 +67,8 @@ def extract_features(
     writers = {cut: _ShardWriter(store, frozenset(store.missing(by_digest))) for cut, store in stores.items()}
     lacking = {digest for writer in writers.values() for digest in writer.lacking}
     missing = [image for digest, image in by_digest.items() if digest in lacking]
-    del by_digest, lacking  # extraction may take days, and they have an entry per image
-    if any(True for _ in decoded_batches(missing, config, batch_size=1)):  # it stops at the first that can be decoded
+    del by_digest, lacking  # they have an entry per image, and extraction may take days
+    if any(True for _ in decoded_batches(missing, config, batch_size=1)):  # stops at the first decodable one
         which = "" if view is None else f"view {view.number} of "
         console.print(f"extracting features of {which}{len(missing)} images that have none yet")
         require_space(next(iter(stores.values())).folder, sum(one.bytes_to_come() for one in writers.values()))
@@ -86,7 +89,7 @@ def _extract(
 ) -> Extracted:
     extracted: set[str] = set()
     description = "extracting features" if view is None else f"view {view.number}"
-    start = time.perf_counter()  # from the first file read to the last shard's rename, warm-up aside
+    start = time.perf_counter()  # the backbone is built already; the last shard's rename is the end
     with ExitStack() as at_the_end, progress(description, len(missing)) as advance:
         for writer in writers.values():
             at_the_end.callback(writer.flush)  # also after Ctrl-C or an error: finished features are kept
@@ -105,7 +108,7 @@ def _extract(
 
 @dataclass
 class _ShardWriter:
-    """Gathers features until they make a shard: by count, bytes or time, so that a kill costs little."""
+    """Gathers features. Writes a shard when their number, bytes or age reaches a limit, so that a kill costs little."""
 
     store: FeatureStore
     lacking: frozenset[str]
@@ -114,7 +117,7 @@ class _ShardWriter:
     since: float = field(default_factory=time.monotonic)
 
     def bytes_to_come(self) -> int:
-        """An upper bound of the bytes that the shards will take on disk."""
+        """An upper bound of the size of all shards to come, in bytes."""
         return len(self.lacking) * (self.store.form.image_bytes + DIGEST_BYTES) + _SHARD_OVERHEAD
 
     def add(self, digests: Sequence[str], features: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Writing files and folders in one step: no reader sees half of one, and a killed process leaves none behind."""
+"""Writing files and folders in one step: a reader sees all of it or nothing, even after a process was killed."""
 
 import errno
 import json
@@ -17,16 +17,16 @@ from rich.filesize import decimal
 
 _PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
 _PARTIAL_NAME_LENGTH = 32
-_REPLACED = "replaced"  # keeps an old folder until the new one is in its place
+_REPLACED = "replaced"  # subfolder that keeps an old folder until the new one is in its place
 _FOREIGN_SECONDS = 24 * 3600
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
-# A file that was written less than this before it was read may change again without a change of its time.
+# A file that was read less than this after it was written may change again and keep its modification time.
 SETTLED_NS = 2_000_000_000
 
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to. On success flush the file to disk and rename it, else remove it."""
+    """Yield a path beside `path` to write to. On success flush the file and rename it to `path`, else remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
@@ -35,7 +35,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         flush_to_disk(path.parent)
     except OSError as error:
-        if error.filename == str(partial):  # a name that tells a person nothing
+        if error.filename == str(partial):  # this name tells a person nothing
             error.filename = str(path)
         raise
     finally:
@@ -46,8 +46,9 @@ def written_atomically(path: Path) -> Iterator[Path]:
 def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a folder to fill. On success flush it to disk and rename it to `path`, else remove it.
 
-    A folder at `path` is replaced if `replace`, else it raises a FileExistsError. No portable call exchanges two
-    folders, so the old one is moved away first. If the process is killed then, `remove_left_over` puts it back.
+    With `replace`, a folder at `path` is replaced. Without, one that is not empty raises a FileExistsError. No portable
+    call exchanges two folders, so the old one is moved away first. If the process is killed before the new one is in
+    place, `remove_left_over` puts the old one back.
     """
     with scratch_folder(path.parent, path.name) as scratch:
         new, replaced = scratch / "new", scratch / _REPLACED
@@ -65,13 +66,13 @@ def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Pat
                 raise FileExistsError(errno.EEXIST, "another process was first", str(path)) from error
             raise
         flush_to_disk(path.parent)
-        if replaced.exists():  # a half removed folder must never be put back
+        if replaced.exists():  # a half-removed folder must never be put back
             replaced.rename(scratch / "old")
 
 
 @contextmanager
 def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
-    """Yield a new folder in `parent`, removed at the end. Two at a time in one process need different names."""
+    """Yield a new folder in `parent`. It is removed at the end. Two at a time in one process need different names."""
     remove_left_over(parent)
     folder = _partial(parent / name)
     folder.mkdir(parents=True)
@@ -83,13 +84,13 @@ def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
 
 def _partial(path: Path) -> Path:
     """A path beside `path` whose name tells which process writes to it."""
-    # The suffix stays last: Keras and h5py choose the format by it. A long name must not become too long.
+    # The suffix stays last: Keras and h5py choose the format by it. A long name is cut to fit the file system's limit.
     process = f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
     return path.with_name(f".{process}.partial.{path.name[-_PARTIAL_NAME_LENGTH:]}")
 
 
 def remove_left_over(folder: Path) -> list[Path]:
-    """Remove half-written files and folders of ended processes; return their paths. Put back replaced folders."""
+    """Remove half-written files and folders of ended processes, and return their paths. Put back replaced folders."""
     removed = [path for path in folder.glob(".*.partial.*") if _writer_ended(path)]
     for path in removed:
         _remove(path)
@@ -109,10 +110,10 @@ def _remove(partial: Path) -> None:
 
 
 def _writer_ended(partial: Path) -> bool:
-    """Whether the process that named a file or folder by `_partial` has ended, as far as this host can tell.
+    """Whether the process that writes `partial` has ended, as far as this host can tell.
 
-    In two cases it counts as ended only after a day without a write: it runs on another host, or its number belongs to
-    a process with another start time (it may be the same process after the clock was set).
+    A process on another host counts as ended only after a day without a write. So does one whose number
+    belongs to a process with another start time: that may be the same process after the clock was set.
     """
     process = _PARTIAL.fullmatch(partial.name)
     if process is None:
@@ -129,13 +130,13 @@ def _writer_ended(partial: Path) -> bool:
 
 
 def _host() -> str:
-    """The name of this host and, on Linux, of the namespace of its process numbers: containers may share a name."""
+    """The name of this host. On Linux the number of the PID namespace follows, as containers may share a name."""
     name = socket.gethostname()
     return f"{name}+{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else name
 
 
 def _started(pid: int) -> int | None:
-    """The start of a process of this host, in ms since 1970; None if it has ended."""
+    """The start time of a process on this host, in ms since 1970. None if the process has ended."""
     try:
         return int(1000 * psutil.Process(pid).create_time())
     except psutil.Error:
@@ -160,7 +161,7 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `data` to `path` in one step: text as UTF-8, and undecodable bytes of file names unchanged."""
+    """Write `data` to `path` in one step. Text becomes UTF-8. Undecodable bytes of file names stay unchanged."""
     with written_atomically(path) as partial:
         partial.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 

@@ -1,4 +1,4 @@
-"""Fields of settings from which the command line makes options."""
+"""Dataclass fields from which the command line makes options."""
 
 from dataclasses import field
 from typing import Any

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)  # a path may hold `[old]`
+console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)  # `[old]` may be a path
 _QUIET_SECONDS, _LINE_SECONDS = 2.0, 10.0
 
 
@@ -24,10 +24,10 @@ class _SpeedColumn(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show progress, units per second and time left; yield a function that is called with the number just finished.
+    """Show progress, units per second and time left. Yield a function that takes the number of units just finished.
 
     `done` of the `total` units were finished earlier, and do not count for the speed. If standard error is no terminal,
-    the first line comes after two seconds.
+    plain lines are printed, the first after two seconds.
     """
     if console.is_terminal:
         shape = (BarColumn(), MofNCompleteColumn(), _SpeedColumn(unit), TimeRemainingColumn())
@@ -57,7 +57,7 @@ def _plain_lines(description: str, total: int, unit: str, before: int) -> Callab
 
 @contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Discard standard error, of C++ code too: TensorFlow writes to file descriptor 2 while it is imported."""
+    """Discard standard error of Python and of C++ code: TensorFlow writes to file descriptor 2 while it is imported."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -1,1 +1,1 @@
-"""Pretrained networks: what is known of each, their weights, and their fast frozen forms."""
+"""Pretrained networks: facts about them, their weights, and their fast frozen forms."""

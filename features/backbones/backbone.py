@@ -16,17 +16,17 @@ class Backbone:
     """A pretrained network with its weights. Its Keras model is built when `model` is first asked for."""
 
     name: str  # in `BACKBONES`
-    load: Callable[[], keras.Model]  # the same model each time
-    rescaling: Rescaling  # of pixels, before `model`
+    load: Callable[[], keras.Model]  # returns the same model each time
+    rescaling: Rescaling  # maps pixels to the input of `model`
     image_size: int  # side of the square input in pixels
     precision: Precision
     weights_digest: str  # SHA-256 over the shapes, dtypes and values of the weights
     shapes: Mapping[str, tuple[int, ...]]  # height, width and depth of the map at the end of each block
-    calibration: Mapping[str, Any] | None = None  # of int8 alone; see `calibration`
+    calibration: Mapping[str, Any] | None = None  # only for int8; see `calibration.calibration`
 
     @property
     def model(self) -> keras.Model:
-        """The `keras.applications` model without its top. `--from-layer` is an index into its `layers`."""
+        """The `keras.applications` model without its top. A number in `--from-layer` is an index into its `layers`."""
         return self.load()
 
     @property
@@ -39,7 +39,7 @@ class Backbone:
         return [Cut(self.name, block) for block in self.spec.cuts]
 
     def layer_index(self, layer: str | int) -> int:
-        """The index in `model.layers` of a layer, given by name, index or cut. An unknown one raises an OptionError."""
+        """The index in `model.layers` of `layer`: a name, index or cut. An unknown layer raises an OptionError."""
         layers = self.model.layers
         layer = self.spec.cuts.get(Cut.parse(self.name, str(layer)).block, layer)
         if isinstance(layer, str) and not layer.isdecimal():
@@ -58,8 +58,8 @@ class Backbone:
     def boundary(self, cuts: Sequence[Cut]) -> int:
         """The index of the first layer that fine-tuning trains by default, for a head on `cuts`.
 
-        If the deepest of `cuts` is the backbone's last, that is `spec.finetune_from`. Else it is the first layer of the
-        block that ends at the deepest cut.
+        If the deepest of `cuts` ends the backbone's last block, the layer is `spec.finetune_from`. Else it is the first
+        layer of the block that ends at the deepest cut.
         """
         blocks = list(self.spec.cuts)
         deepest = max(blocks.index(cut.block) for cut in cuts)
@@ -68,9 +68,10 @@ class Backbone:
         return self.layer_index(blocks[deepest - 1]) + 1 if deepest else 0
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Ascending indices of the layers below `from_layer` that feed layers above it, or that end one of `cuts`.
+        """Ascending indices of the layers below `from_layer` whose output is one of `cuts` or is needed further up.
 
-        The frozen part of a fine-tuned network yields these outputs. Layer 0, the input, always counts as below.
+        "Further up" means in `from_layer` or above. Layer 0, the input, always counts as below. The frozen part of a
+        fine-tuned network yields the outputs of the layers found.
         """
         layers, from_layer = self.model.layers, max(from_layer, 1)
         below = {id(layer.output): index for index, layer in enumerate(layers[:from_layer])}
@@ -89,11 +90,11 @@ class Backbone:
         return _at_cuts(maps, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
-        """The same features, computed from the outputs of the layers in `crossing`, [B, H, W, D] each."""
+        """Like `features`, but computed from `tensors`: the outputs of the layers in `crossing`, [B, H, W, D] each."""
         layers, crossing = self.model.layers, self.crossing(from_layer, cuts)
         outputs = dict(zip(crossing, tensors, strict=True))
         indices = [self.layer_index(cut.block) for cut in cuts]
-        above = [index for index in indices if index not in outputs]  # the other cuts are given
+        above = [index for index in indices if index not in outputs]  # `tensors` holds the other cuts
         top = keras.Model([layers[i].output for i in crossing], [layers[i].output for i in above], name=self.name)
         outputs |= dict(zip(above, keras.tree.flatten(top(list(tensors))), strict=True))
         return _at_cuts([outputs[index] for index in indices], cuts)

@@ -1,4 +1,4 @@
-"""8-bit networks in a store: each has a folder below `int8/`, which also lists the images it was quantised on."""
+"""8-bit networks in a store. Each has a folder in `int8/`, with the digests of the images it was quantised on."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ _AGAIN = "delete the folder, and the network is quantised anew, with other featu
 
 
 def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping[str, Any]) -> Path:
-    """The folder for a backbone's 8-bit network in the store at `root`. `cuts` and `fields` decide its name."""
+    """The folder for a backbone's 8-bit network in the store at `root`. All other arguments decide its name."""
     identity = json.dumps({**fields, "cuts": list(cuts)}, sort_keys=True)
     return root / "int8" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def calibration(folder: Path) -> dict[str, Any] | None:
-    """The field `calibration` of a fingerprint: hashes of an 8-bit network and of the images it was quantised on.
+    """The field `calibration` of a fingerprint: hashes of the network in `folder` and of its calibration images.
 
     None if `folder` does not exist. A damaged folder raises a StoreError.
     """

@@ -1,4 +1,4 @@
-"""Cuts: the places in a backbone where features are taken. Only this module takes `--cut` and `--weights` apart.
+"""Cuts: the places in a backbone where features are taken. Only this module parses `--cut` and `--weights`.
 
 This module imports no Keras, so that a wrong name is reported at once.
 """
@@ -27,7 +27,7 @@ class Cut:
 
     @classmethod
     def parse(cls, backbone: str, text: str) -> "Cut":
-        """Read `mixed8` or `mixed8:map` as a cut of `backbone`. Whether there is such a block is not checked."""
+        """Read `mixed8` or `mixed8:map` as a cut of `backbone`, without a check that the block exists."""
         return cls(backbone, text.removesuffix(_MAP), text.endswith(_MAP))
 
     @property
@@ -53,10 +53,11 @@ def chosen_backbones(config: FeatureConfig) -> list[str]:
 
 
 def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
-    """The cuts that a configuration asks for: backbone after backbone, and for each in the order given.
+    """The cuts that `config` asks for, grouped by backbone. The cuts of one backbone keep the order given.
 
-    `cut` means this cut of every backbone that has it, `backbone/cut` of this backbone alone. A backbone for which no
-    cut is given is cut at its last block. An unknown backbone or cut, or one given twice, raises an OptionError.
+    `mixed8` means this cut of every backbone that has it. `backbone/mixed8` means this cut of one backbone alone. A
+    backbone without a given cut is cut at its last block. An unknown backbone or cut, or one given twice, raises an
+    OptionError.
     """
     backbones = chosen_backbones(config)
     found: dict[str, list[Cut]] = {name: [] for name in backbones}
@@ -70,11 +71,11 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 
 
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
-    """The sets of cuts among which a search chooses, and whether it may also join sets.
+    """The sets of cuts among which a search chooses, and whether the search may also join sets.
 
     Each `--cut` is one set. A backbone that has no cut in a set adds its default cut, unless all cuts of the set are
     written as `backbone/cut`. If a `--cut` contains `all`, each single cut is a set, and sets may be joined. Without
-    `--cut`, the sets are the default cut of each backbone, and these together.
+    `--cut`, each backbone's default cut is a set, and all default cuts together are one more.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -109,7 +110,7 @@ def require_averaged(cuts: Sequence[Cut]) -> None:
 def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     """The `--weights` of each backbone: one for all, or one for each, joined by `+`. Else raise an OptionError.
 
-    A `+` may also be part of the path of an existing file.
+    The path of an existing file may itself contain a `+`.
     """
     names, text = chosen_backbones(config), config.weights
     if len(names) == 1 or "+" not in text or _is_weights(text):

@@ -1,4 +1,4 @@
-"""Facts about backbones that were built before: with them, a command that finds all features cached builds no network.
+"""Facts about backbones that were built before. A command that finds all features cached needs to build no network.
 
 Building InceptionV3 and reading its weights would take longer than the rest of such a command.
 """
@@ -31,10 +31,10 @@ class BackboneFacts:
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """The settings and the weights file of a backbone at one time."""
+    """The settings of a backbone, and the state of its weights file at one moment."""
 
     settings: str  # everything that decides weights and shapes, except the content of the weights file
-    state: Mapping[str, Any] | None  # changes with that content; None if the file is missing
+    state: Mapping[str, Any] | None  # changes when the file changes; None if the file is missing
 
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
@@ -47,14 +47,14 @@ def backbone_source(name: str, weights: str, image_size: int, weights_seed: int)
             status = os.stat(file)
         except (OSError, ValueError):
             return BackboneSource(settings, None)
-        # All weights files of a network have the same size, and a modification time can be set by hand.
+        # Size and mtime do not suffice: all weights files of a network have one size, and mtime can be set by hand.
         state |= {"bytes": status.st_size, "inode": status.st_ino}
         state |= {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
     return BackboneSource(settings, state)
 
 
 class KnownBackbones:
-    """The file `backbones.json` in a store's `folder`. It holds the facts of backbones that were built before.
+    """The file `backbones.json` in `folder`, a store. It holds the facts of backbones that were built before.
 
     The folder is not created. Damaged entries are ignored. With `forget` nothing is recalled.
     """

@@ -12,12 +12,12 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
     """Copy `model` for inference, with each batch normalisation folded into the convolution before it.
 
     Layers keep their names and indices. A folded normalisation becomes an identity. So does dropout: Keras would
-    activate it under `training=True`. A convolution whose output another layer reads, too, is left as it is. A folded
+    activate it under `training=True`. A convolution is left as it is if a second layer reads its output. A folded
     convolution keeps its weights in its compute precision.
 
     In reduced precision, rounding the weights shifts the mean of each output channel by about the same amount on every
-    image. The biases are corrected for this shift (Nagel et al. 2019, arXiv:1906.04721, section 4.2). It is estimated
-    on `example`, [1, H, W, 3] as `model` takes it; plain grey is enough.
+    image. The biases are corrected for this shift (Nagel et al. 2019, arXiv:1906.04721, section 4.2). The shift is
+    estimated on `example`, an input of `model`, [1, H, W, 3]. Plain grey is enough.
     """
     folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
     identities = {batchnorm.name for batchnorm in folded.values()}
@@ -51,7 +51,7 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
 
 
 def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
-    """Pairs of a convolution and a batch normalisation. Nothing else reads the output of the convolution."""
+    """Pairs of a convolution and the batch normalisation that reads its output. No other layer reads that output."""
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
     linear = keras.activations.linear
     found = [layer for layer in model.layers if isinstance(layer, convolutions) and layer.activation is linear]
@@ -64,7 +64,7 @@ def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
     """Kernels and bias with which `convolution` alone gives the output of both layers at inference.
 
-    The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1). Both are computed in float64.
+    The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1), computed in float64.
     """
     scale = 1 / np.sqrt(batchnorm.moving_variance.numpy().astype(np.float64) + batchnorm.epsilon)  # [channels]
     if batchnorm.scale:
@@ -80,7 +80,7 @@ def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNorma
 
 
 def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, example: Any) -> dict[str, np.ndarray]:
-    """The mean of each input channel, [channels], of each convolution in reduced precision, by its name."""
+    """For each convolution in reduced precision, by name: the means of its input channels, float64 [channels]."""
     rounding = [layer for layer in convolutions if layer.compute_dtype != "float32"]
     if not rounding:
         return {}
@@ -90,9 +90,9 @@ def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, exampl
 
 
 def _output_mean(convolution: keras.Layer, kernels: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
-    """The mean over positions of each output channel, without bias, if `mean` is that of the input channels.
+    """The mean of each output channel over all positions, [out], without bias.
 
-    Padding is ignored.
+    `mean` [in] holds the means of the input channels. Padding is ignored.
     """
     sums = [kernel.astype(np.float64).sum((0, 1)) for kernel in kernels]
     if not isinstance(convolution, keras.layers.Conv2D):  # depthwise or separable: first each channel alone, [in, m]

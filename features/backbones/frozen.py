@@ -27,10 +27,10 @@ Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] t
 class FrozenBackbone:
     """The fast form of a backbone: uint8 [b, H, W, 3] to float32 [b, *shape] for each of `cuts`.
 
-    Each of `passes` runs the network on `batch_size` images, and different ones may run at the same time.
-    The features of an image depend neither on the other images in its batch nor on its place in the batch. For this,
-    batches are filled up with zeros, and only slots that compute alike are used, if there are any (`_equal_slots`). To
-    find these slots, the constructor runs the network once.
+    Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time.
+    The features of an image depend neither on the other images in its batch nor on its slot, its place in the batch.
+    Batches are therefore filled up with zeros, and only slots that compute alike are used. `_equal_slots` names the
+    exception. The constructor runs the network once to find the slots.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -62,7 +62,7 @@ class FrozenBackbone:
     ) -> Iterator[tuple[np.ndarray, dict[Cut, np.ndarray]]]:
         """Run the network on each (positions, pixels) of `batches`. Yield (positions, features) in the same order.
 
-        All passes run at the same time. If `batches` fails, or the caller stops, their unfinished results are lost.
+        All passes run at the same time. If `batches` fails, or the caller stops, results not yet yielded are lost.
         """
         running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(len(self._passes)) as pool:
@@ -77,7 +77,7 @@ class FrozenBackbone:
 
 
 def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
-    """The fast form of a `backbone` that is not int8. `batch_size` 0: `default_batch_size`, on a GPU the fastest."""
+    """The fast form of a `backbone` that is not int8. `batch_size` 0: `default_batch_size`; on a GPU, the fastest."""
     folded = folded_backbone(backbone)
     if not batch_size:
         batch_size = _fastest_batch_size(partial(_pass_seconds, folded, cuts)) if on_gpu() else default_batch_size()
@@ -85,12 +85,12 @@ def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> Froz
 
 
 def passes_at_once() -> int:
-    """Forward passes to run at the same time: two on a processor, where one alone leaves cores idle 4 % of the time."""
+    """Forward passes to run at the same time: one on a GPU. On a CPU two, as one leaves cores idle 4 % of the time."""
     return 1 if on_gpu() else 2
 
 
 def default_batch_size() -> int:
-    """Images per forward pass on a processor: 12 for two cores, at most 48. More take more memory and gain little."""
+    """Images per forward pass on a CPU: 12 for each two cores, at most 48. More would take memory and gain little."""
     return 12 * min(4, max(1, cpu_count() // 2))
 
 
@@ -105,8 +105,8 @@ def traced(
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
     """A folded network as a TensorFlow function: uint8 [`batch_size`, H, W, 3] to float32 [B, *shape] per cut.
 
-    On a GPU, XLA compiles it, unless `compiled` is False. Weights stay variables: TensorFlow's optimizer would copy
-    constants in each of its passes.
+    On a GPU, XLA compiles the function, unless `compiled` is False. Weights stay variables: each step of TensorFlow's
+    graph optimizer would copy constants.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     model = keras.Model(pixels, backbone.features(pixels, cuts))
@@ -130,16 +130,16 @@ def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
 
 
 def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
-    """Fold batch normalisation in `model`, which is the model of `backbone` or its lower part."""
+    """Fold batch normalisation in `model`: the model of `backbone`, or the lower part of that model."""
     grey = np.full((1, backbone.image_size, backbone.image_size, 3), 127, np.uint8)
     return fold_batchnorm(model, backbone.rescale(grey))
 
 
 def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> list[Pass]:
-    """`passes_at_once` forward passes. If the network has shortcuts, each has a graph of its own.
+    """Build `passes_at_once` forward passes. If the network has shortcuts, each pass has a graph of its own.
 
-    An oneDNN convolution that adds a shortcut keeps both summands in the operation (TensorFlow 2.21, `MklConvOp`).
-    Passes that shared a graph mixed them up: features were wrong, or the process crashed.
+    A oneDNN convolution that adds a shortcut keeps both summands in the operation (TensorFlow 2.21, `MklConvOp`).
+    Passes that shared a graph mixed up their summands: features were wrong, or the process crashed.
     """
     count = passes_at_once()
     if not any(isinstance(layer, keras.layers.Add) for layer in folded.model.layers):
@@ -153,10 +153,10 @@ def _pass(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Pass:
 
 
 def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
-    """The places in a batch that yield the same bits for the same image, int64 [at most batch_size].
+    """The slots of a batch that yield the same bits for the same image, int64 [at most batch_size].
 
-    A matrix product may sum the last rows of a batch in another order, and then the last bit differs. If fewer than
-    half of the slots agree, all are used, and features depend on the slot by rounding errors.
+    A matrix product may sum the last rows of a batch in another order. Then the last bit differs. If fewer than half
+    of the slots agree, all are used, and features of different slots differ by rounding errors.
     """
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     outputs = run(np.repeat(image[np.newaxis], batch_size, axis=0))
@@ -176,7 +176,7 @@ def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> flo
 
 
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
-    """Double the batch size of 48 while that gives 10 % more images per second and fits into memory."""
+    """Start at 48. Double the batch size while this gives 10 % more images per second and fits into memory."""
     best, speed = _SMALLEST_BATCH, _SMALLEST_BATCH / seconds(_SMALLEST_BATCH)
     with suppress(tf.errors.ResourceExhaustedError):
         while best < _LARGEST_BATCH and (faster := 2 * best / seconds(2 * best)) >= 1.1 * speed:

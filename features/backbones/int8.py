@@ -1,8 +1,8 @@
 """The 8-bit form of a frozen backbone: quantised after training by NNCF, run by OpenVINO (the extra `int8`).
 
-Weights and activations become integers, whose ranges are measured on images (Jacob et al. 2018, "Quantization and
+Weights and activations become integers. Their ranges are measured on images (Jacob et al. 2018, "Quantization and
 Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). The quantised network is kept in the
-store under `int8/` and used for all later images: quantised again on other images, it would give other features.
+store under `int8/` and used for all later images. Ranges measured on other images would give other features.
 """
 
 import importlib
@@ -38,7 +38,7 @@ from headstart.features.images.decode import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import console
 
-CALIBRATION_IMAGES = 300  # what NNCF takes by default
+CALIBRATION_IMAGES = 300  # NNCF's default
 _CHECK_IMAGES = 300
 
 
@@ -52,7 +52,7 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
     compiled = core.compile_model(model, "CPU")
 
     def run(batch: np.ndarray) -> list[np.ndarray]:
-        outputs = compiled.create_infer_request().infer(batch)  # one request per call: calls may overlap
+        outputs = compiled.create_infer_request().infer(batch)  # a request for each call, because calls may overlap
         return [np.array(outputs[number]) for number in range(len(cuts))]
 
     return FrozenBackbone([run] * passes_at_once(), cuts, backbone.image_size, batch_size)
@@ -71,9 +71,9 @@ def quantise(
 ) -> None:
     """Quantise `backbone` and write it to `folder`. Then measure and report the loss of accuracy.
 
-    The ranges of activations are measured on at most 300 images. On up to 300 others, features are compared with those
-    in float32. Images are chosen by their digests, which is as good as at random. If none can be decoded, that raises a
-    DataError. If the extra `int8` is not installed, that raises an OptionError.
+    The ranges of activations are measured on at most 300 images. Features of up to 300 others are compared with their
+    float32 features. Images are chosen by digest, which is as good as at random. If no image for the ranges can be
+    decoded, that raises a DataError. If the extra `int8` is not installed, that raises an OptionError.
     """
     openvino, nncf = _extra("openvino"), _extra("nncf")
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
@@ -84,7 +84,7 @@ def quantise(
         raise DataError(f"--precision int8: none of {count} images can be decoded, to measure its ranges on")
     others, _ = _decoded(by_digest[count : count + _CHECK_IMAGES], config)
     console.print(f"quantising {backbone.name} on {len(chosen)} images")
-    with redirect_stdout(io.StringIO()):  # NNCF draws progress bars there, among the command's results
+    with redirect_stdout(io.StringIO()):  # else NNCF draws progress bars among the command's results
         model = openvino.convert_model(traced(folded_backbone(backbone), cuts, compiled=False))
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
     try:
@@ -121,8 +121,8 @@ def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarr
 
 
 def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:
-    """Per cut: the mean relative error of features in norm, and the share of images that keep their neighbour."""
-    if len(pixels) < 3:  # of two, each is the other's neighbour
+    """Per cut: the mean relative error of features in norm, and the share that keep their nearest neighbour."""
+    if len(pixels) < 3:  # of two images, each is always the other's neighbour
         return {}
     expected, found = (_features_of(network, pixels) for network in (plain, reduced))
     result = {}
@@ -141,7 +141,7 @@ def _features_of(network: FrozenBackbone, pixels: np.ndarray) -> dict[Cut, np.nd
 
 
 def _nearest(features: np.ndarray) -> np.ndarray:
-    """For each row the index of the other row with the largest cosine, int64 [n]."""
+    """For each row, the index of another row: the one with the largest cosine. int64 [n]."""
     unit = features / (np.linalg.norm(features, axis=1, keepdims=True) + np.finfo(np.float32).tiny)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)

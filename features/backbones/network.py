@@ -1,4 +1,4 @@
-"""Networks: a backbone with its cuts and settings, from which follow its fast form and its stores."""
+"""Networks: a network is a backbone with its cuts and settings. They decide its fast form and its stores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ class Network:
         return ImageConfig(self.config.image_size, self.config.resize, self.config.truncated)
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
-        """The fingerprint of the features at `cut`, of unchanged images or of an augmented view."""
+        """The fingerprint of features at `cut`: of unchanged images, or of an augmented `view` of them."""
         plain = Fingerprint(
             **self._shared(),
             cut=cut.name,
@@ -60,7 +60,7 @@ class Network:
         return quantised_folder(self.extraction.store, self.backbone.name, names, self._shared())
 
     def calibrated(self, images: Sequence[ImageFile]) -> "Network":
-        """The same network, ready for `freeze`: an 8-bit form that the store lacks is made from some of `images`."""
+        """This network, ready for `freeze`. An 8-bit form missing in the store is made from some of `images`."""
         if self.backbone.precision != "int8":
             return self
         folder = self.quantised_folder()
@@ -101,7 +101,7 @@ def load_networks(
 ) -> list[Network]:
     """One network for each backbone that `config` names. Errors: see `chosen_cuts` and `build_backbone`.
 
-    The model of a `known` backbone is built only when it is needed.
+    If `known` has the facts of a backbone, its model is built only when it is needed.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
     precision = resolve_precision(config.precision, extraction.store)
@@ -130,7 +130,7 @@ def weights_digest(networks: Sequence[Network]) -> str:
 
 
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
-    """Fill in `config` from `networks`: cuts, precision, and, if there is one network alone, its image size."""
+    """Fill in `config` with the cuts and precision of `networks`, and with the image size if there is only one."""
     cuts = tuple(cut_names([cut for network in networks for cut in network.cuts]))
     config = replace(config, cut=cuts, precision=networks[0].config.precision)
     return replace(config, image_size=networks[0].config.image_size) if len(networks) == 1 else config

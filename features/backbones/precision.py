@@ -13,14 +13,14 @@ from headstart.features.files import write_json
 from headstart.features.terminal import console
 
 _TRIES = 8
-_GAIN = 0.7  # bfloat16 must take at most this share of float32's time
+_GAIN = 0.7  # bfloat16 must take less than this share of float32's time
 
 
 def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> Precision:
     """Choose the arithmetic for `auto`; return any other precision unchanged.
 
-    The choice is made by timing, and could differ from command to command. Then all features would be made again.
-    Therefore an existing `store` keeps the first choice, also for other machines.
+    The choice is made by timing. If it differed from command to command, all features would be made again. Therefore an
+    existing `store` keeps the first choice, also for other machines.
     """
     if precision != "auto":
         return precision
@@ -40,7 +40,7 @@ def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> P
 
 
 def _product_seconds(*dtypes: tf.DType) -> list[float]:
-    """The least seconds of a matrix product in each of `dtypes`. They take turns: other load then slows all alike."""
+    """The least seconds of a matrix product in each of `dtypes`. They take turns, so other load slows all alike."""
     side = 6144 if on_gpu() else 768
     uniform = tf.random.stateless_uniform((side, side), seed=(0, 0))
     matrices = [tf.cast(uniform, dtype) for dtype in dtypes]

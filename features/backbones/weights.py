@@ -28,7 +28,7 @@ def build_backbone(
     weights_seed: int = 0,
     known: KnownBackbones | None = None,
 ) -> Backbone:
-    """Build a network of `BACKBONES` and fill it with weights. If `known` has its facts, its model is built on demand.
+    """Build a network of `BACKBONES` and fill it with weights. The model is built on demand if `known` has its facts.
 
     An unknown name, or a size that the network can't take, raises an OptionError. Weights that are missing, corrupt, or
     of another network raise a WeightsError.
@@ -37,7 +37,7 @@ def build_backbone(
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
         rescale: a key of `RESCALINGS`, or `auto` for the rescaling of the ImageNet weights.
         image_size: side of the input in pixels; 0 for the network's default.
-        precision: of the arithmetic. Weights stay float32. For int8 the float32 network is built.
+        precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
     """
     spec = backbone_spec(name)
     size = image_size or spec.image_size

@@ -31,9 +31,9 @@ class BackboneSpec:
 
     builder: str  # the network's name in `keras.applications`
     image_size: int  # side, in pixels, of the square images on which the ImageNet weights were trained
-    rescaling: str  # the key in `RESCALINGS` of the rescaling that the ImageNet weights expect
-    # The blocks at whose end the network may be cut, lowest first; the last is the default. Each has the name of its
-    # last layer, or the index if Keras gives the layer no stable name.
+    rescaling: str  # a key in `RESCALINGS`: the one that fits the ImageNet weights
+    # The network may be cut at the end of these blocks, lowest first. The last is the default. The value is the name of
+    # the block's last layer, or its index if Keras gives the layer no stable name.
     cuts: Mapping[str, str | int]
     finetune_from: str | int  # the first layer (name or index) that fine-tuning trains by default
     arguments: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the builder

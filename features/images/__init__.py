@@ -1,1 +1,1 @@
-"""Image files: which of them can be used, their pixels, and augmented views."""
+"""Image files: which of them are usable, their pixels, and augmented views."""

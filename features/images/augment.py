@@ -27,7 +27,7 @@ class View:
 
 
 def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
-    """Change one square image, uint8 [H, H, 3], at random. The result depends on `seed`, int32 [2]; the shape is kept.
+    """Change one square image, uint8 [H, H, 3], at random. `seed`, int32 [2], decides the result. The shape stays.
 
     `flip` mirrors half of the images. `standard` also crops to 70 to 100 % of each side, and changes brightness and
     contrast by up to 20 %.

@@ -26,8 +26,8 @@ def decoded_dataset(
     """Map a dataset of (path, decoder, orientation, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
 
     The order is kept. `finish` is applied to each decoded image and its further columns. If TensorFlow can't decode an
-    image, Pillow tries after the rest of the batch. If Pillow fails too, the error is raised, or with `skip` the image
-    is left out.
+    image, Pillow tries after the rest of the batch. If Pillow fails too, the error is raised. With `skip`, the image is
+    left out instead.
     """
 
     def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, orientation: tf.Tensor, *rest: tf.Tensor) -> Columns:
@@ -66,7 +66,7 @@ def decoded_dataset(
 def explicit_options() -> tf.data.Options:
     """Options for every dataset of headstart."""
     options = tf.data.Options()
-    options.autotune.enabled = False  # its thread can delay the end of an iterator by 60 s (TensorFlow 2.21)
+    options.autotune.enabled = False  # the tuning thread can delay the end of an iterator by 60 s (TensorFlow 2.21)
     options.experimental_optimization.apply_default_optimizations = False  # they copy all data into the graph, twice
     options.deterministic = True
     return options

@@ -1,7 +1,7 @@
-"""The only path from bytes to pixels: decode, resize, turn upright. `features.images.batches` does it for many files.
+"""The only path from bytes to pixels: decode, resize, turn upright. `features.images.batches` uses it for many files.
 
 Caching, fine-tuning and predicting share this code, so that they see the same pixels. TensorFlow decodes JPEG and PNG.
-Pillow decodes files at which TensorFlow fails, and all other formats: see decision 15 in ARCHITECTURE.md.
+Pillow decodes all other formats, and files at which TensorFlow fails: see decision 15 in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from headstart.features.images.scan import ImageFile
 from PIL import Image
 
 PIXELS_VERSION = 2  # part of every fingerprint: raise it when a file yields other pixels than before
-_JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg divides sides by these while it decodes
+_JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg can divide both sides by one of these while it decodes
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, co
     """Decode one image inside a graph, and resize it: uint8 [size, size, 3], RGB, upright.
 
     Transparent pixels are laid over white. Only the first frame of an animation is used. Resizing is bilinear, and
-    antialiased if the longer side shrinks by more than 2. Bytes that `decoder` can't decode raise a tf.errors.OpError.
+    antialiased if the longer side shrinks to less than half. Bytes that `decoder` can't decode raise a
+    tf.errors.OpError.
 
     Args:
         data: scalar string, the bytes of a file in one of `formats.FORMATS`.
         decoder: scalar int32, see `decoder_of`.
-        orientation: scalar int32, EXIF's, 1 to 8.
+        orientation: scalar int32, the EXIF orientation, 1 to 8.
     """
     if isinstance(decoder, int):
         pixels = _DECODERS[decoder](data, config)
@@ -60,7 +61,7 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, co
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """Choose the decoder of an image: an index into `_DECODERS`.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its sides: the smallest at which both are at least `config.size`.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size: the smallest whose sides are at least `config.size`.
     """
     if image.format == "JPEG":
         shorter = min(image.width, image.height)
@@ -70,7 +71,7 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
 
 def _decode_jpeg(data: tf.Tensor, config: ImageConfig, ratio: int) -> tf.Tensor:
     keep = config.truncated == "keep"
-    if keep:  # the file may end within a marker: append a whole one
+    if keep:  # the file may end within a marker: append a whole marker
         data = tf.strings.join([data, b"\xff\xd9"])
     return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE", try_recover_truncated=keep)
 
@@ -79,7 +80,7 @@ def _decode_png(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     # TensorFlow ignores a declaration that one colour is transparent, so such a file goes to Pillow.
     declared = tf.strings.regex_full_match(data, rb"\C*tRNS\C*")
     with tf.control_dependencies([tf.debugging.Assert(~declared, ["transparent colours"])]):
-        pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB, the even ones with alpha
+        pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB; an even number includes alpha
     channels = tf.shape(pixels)[2]
     pixels = tf.cond(channels % 2 == 0, lambda: _over_white(pixels), lambda: pixels)
     return tf.cond(channels < 3, lambda: tf.repeat(pixels, 3, axis=2), lambda: pixels)

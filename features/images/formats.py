@@ -14,18 +14,18 @@ from headstart.features.images.faults import MAX_PIXELS, Fault
 from PIL import Image
 
 HEADER_VERSION = 1  # part of every scan memory: raise it when a file yields another header than before
-MOST_SIDE = 65_535  # JPEG's own limit; resizing takes memory for the longer side
+MOST_SIDE = 65_535  # JPEG's own limit. In resizing, memory grows with the longer side
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
     ".jp2", ".jxl", ".ppm", ".pgm", ".pbm",
 })  # fmt: skip
 
-# Only these formats are opened: their first bytes tell the format, and Pillow's plugins for them only read bytes. Some
-# other plugins run another program. Pillow may be built without some of these.
+# Only known formats are opened. Their first bytes tell the format, and Pillow's plugins for them only read bytes. Some
+# plugins for other formats run another program. A build of Pillow may lack some known formats.
 Image.init()
 _KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
-_WEAK_MAGIC = ("BMP", "PPM")  # these begin with two letters, and so may a text
+_WEAK_MAGIC = ("BMP", "PPM")  # the magic is two letters: a text may begin with them
 _FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read
     "HEIC": (4, tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm"))),
     "JPEG XL": (0, (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")),
@@ -34,7 +34,7 @@ _FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read
 PREFIX_BYTES = 16
 _START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100  # a progressive JPEG has about ten
 _ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
-# Pillow's words for a good file of a kind that it does not know.
+# Words in Pillow's message about a good file of a kind that Pillow does not know.
 _NOT_KNOWN = ("unsupported", "unknown", "cannot handle", "not supported", "invalid ftyp")
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
@@ -45,7 +45,7 @@ class Header:
 
     width: int
     height: int
-    orientation: int  # EXIF's, 1 (upright) to 8, of the decoded pixels
+    orientation: int  # EXIF orientation of the decoded pixels, 1 (upright) to 8
     format: str  # one of `FORMATS`
     tile_pixels: int = 0  # pixels of one tile of a TIFF; 0 without tiles
     scans: int = 1  # passes over the image in a JPEG: 1, or about 10 if it is progressive
@@ -54,7 +54,7 @@ class Header:
 def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:
     """Read the header of an image from the bytes of its file, or say why it can't be used.
 
-    None: neither `name` nor the content is an image's.
+    Returns None if neither `name` nor the content marks an image.
     """
     named = is_image(name, b"")
     format = _format_of(data)
@@ -74,7 +74,7 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
 
 
 def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pixels: int) -> Fault | None:
-    """The fault of an image that takes too much memory or time to decode; None if it does not. See `Header`."""
+    """The fault of an image that takes too much memory or time to decode, else None. Arguments: see `Header`."""
     pixels = width * height
     if max(pixels, tile_pixels) > max_pixels:  # decoding a TIFF keeps a whole tile in RAM
         return Fault("too-large", f"{width} x {height} pixels, over --max-pixels {max_pixels}")
@@ -94,7 +94,7 @@ def open_image(data: bytes, format: str | None = None) -> Iterator[Image.Image]:
 
 
 class _LiftedLimit:
-    """Lifts Pillow's limit on pixels while any thread has an image open: `--max-pixels` is checked instead."""
+    """Lifts Pillow's limit on pixels while any thread has an image open. `--max-pixels` is checked instead."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -54,7 +54,7 @@ def inspect_images(
     max_pixels: int = MAX_PIXELS,
     recall: Callable[[str], ImageFile | None] | None = None,
 ) -> list[ImageFile | Reject | None]:
-    """Inspect many files in parallel, in order. Files that `recall` knows are not read, only held to `max_pixels`."""
+    """Inspect files in parallel, results in order. Files that `recall` knows are only checked against `max_pixels`."""
 
     def inspect(path: str | Path) -> ImageFile | Reject | None:
         known = recall(str(path)) if recall else None
@@ -73,7 +73,7 @@ def inspect_images(
 
 
 def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile | Reject | None:
-    """Read the digest and header of one file. None: neither its name nor its content is an image's."""
+    """Read the digest and header of one file. Return None if neither its name nor its content marks an image."""
     try:
         status = os.stat(path)
         content = content_of(path, status)
@@ -91,7 +91,7 @@ def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile |
 
 
 def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
-    """Read a file, or raise an OSError. If it is no image by name and first bytes, return those bytes alone."""
+    """Read a file, or raise an OSError. Return only the first bytes if neither they nor the name mark an image."""
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end
         return Fault("unreadable", "not a regular file")
     with open(path, "rb") as file:

@@ -17,15 +17,15 @@ from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import console
 
 _COLUMNS = ("bytes", "mtime_ns", "orientation", "width", "height", "tile_pixels", "scans")
-# Raised by NumPy and zipfile on bytes that are no archive of theirs.
+# NumPy and zipfile raise these errors if a file is not a valid archive.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, BadZipFile, zlib.error)
 
 
 class ScanMemory:
     """The digest and header of each file in a `data` folder, found by the file's path, size and mtime in ns.
 
-    `folder` holds one `.npz` per data folder; each scan replaces it. A memory that is damaged, or was written by
-    another version, is ignored: its files are read again. With `forget` it begins empty.
+    `folder` holds one `.npz` per data folder. Each scan replaces this file. If it is damaged, or was written by another
+    version, it is ignored, and all images are read again. With `forget` the memory begins empty.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
@@ -51,7 +51,7 @@ class ScanMemory:
 
     def save(self, images: Iterable[ImageFile]) -> None:
         """Write `images`, and nothing else, for the next scan."""
-        # A file that was written shortly before the scan is left out: it may change again without a change of its time.
+        # A file that was written shortly before the scan is left out: it may change again and keep its mtime.
         settled = [image for image in images if image.mtime_ns < self._started - SETTLED_NS]
         paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)
         digests = bytes.fromhex("".join(image.digest for image in settled))

@@ -1,4 +1,4 @@
-"""Rewriting shards: few large ones instead of many small ones, or without features that no one uses.
+"""Rewriting shards: many small ones become few large ones, and unused features are dropped.
 
 `compact` and `drop_unused` raise a StoreError if another process removes shards meanwhile.
 """
@@ -27,7 +27,7 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 
 
 def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
-    """Keep only the features of `used` digests (hexadecimal). A shard with others is rewritten and retired."""
+    """Keep only the features of `used` digests (hexadecimal). A shard with other features is rewritten and retired."""
     wanted = set(used)
     with _removals_named(store):
         store.remove_retired()
@@ -37,7 +37,7 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
-    """Remove bad `shards`, and all retired ones, at once. Features that only a bad shard held must be made anew."""
+    """Remove bad `shards`, and all retired ones, at once. Features that no other shard holds must be made anew."""
     if shards:
         store.retire(shards)
         store.remove_retired()

@@ -41,7 +41,7 @@ class Fingerprint:
 
     @property
     def folder_name(self) -> str:
-        """The name of the folder in a store."""
+        """The name of the folder in a store that holds features of this fingerprint."""
         return f"{self.backbone}-{self.cut.replace(':', '-')}-{self.key[:12]}"
 
     def to_json(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, values: Any) -> "Fingerprint":
-        """Read back the result of `to_json`. A field that is missing or of another type raises a ValueError."""
+        """Read back the result of `to_json`. A field that is missing or of a wrong type raises a ValueError."""
         if not isinstance(values, dict):
             raise ValueError("it holds no JSON object")
         known = {one.name: one for one in fields(cls) if one.name != "later"}
@@ -70,7 +70,7 @@ class Fingerprint:
         return fingerprint
 
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
-        """Each field that differs: its value in `self` as `asked`, and in `there` as `there`. None: it is absent."""
+        """The fields that differ: `asked` is the value in `self`, `there` the value in `there`. None: it is absent."""
         asked, other = self.to_json(), there.to_json()
         return {
             name: {"asked": asked.get(name), "there": other.get(name)}

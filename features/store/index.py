@@ -11,11 +11,11 @@ from headstart.features.store.shards import ShardFormat, read_features
 
 @dataclass(frozen=True)
 class Slab:
-    """Some rows of one shard that are read at once."""
+    """Some rows of one shard that are read together."""
 
     shard: Path
     rows: np.ndarray  # int32 [n], ascending
-    positions: np.ndarray  # int64 [n]: for each row, the position of its digest among those asked for
+    positions: np.ndarray  # int64 [n]: for each row, the position of its digest in the argument of `Index.slabs`
 
     def read(self, form: ShardFormat) -> np.ndarray:
         """The features of the rows, [n, *shape]. Errors: see `read_digests`."""
@@ -47,7 +47,7 @@ class Index:
         return found
 
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
-        """Find the rows of `digests` (`DIGEST` [N], each in a shard). A slab lies within `rows` rows of one shard.
+        """Find the rows of `digests`, `DIGEST` [N], each in a shard. A slab spans at most `rows` rows of one shard.
 
         `shuffled` draws the order of the shards, and of the slabs within each. None keeps the order on disk.
         """

@@ -43,11 +43,11 @@ class Verification:
     shards: int  # good or bad
     images: int  # in the good shards
     bad: list[Damage]  # shards
-    merged: list[Damage]  # merged files that may show NaN
+    merged: list[Damage]  # merged files that can't be trusted
 
 
 def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
-    """Open the store of each fingerprint in `root`, sorted by name. The second list has those that can't be opened.
+    """Open the store of each fingerprint in `root`, sorted by name. The second list names stores that can't be opened.
 
     A `root` that does not exist, or holds no features, raises a StoreError.
     """
@@ -65,7 +65,7 @@ def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
 
 
 def open_stores(root: Path) -> list[FeatureStore]:
-    """Open the stores in `root`. Name damaged ones on the console. If none can be opened, raise a StoreError."""
+    """Open the stores in `root`. Print damaged ones on the console. If none can be opened, raise a StoreError."""
     stores, damaged = find_stores(root)
     if not stores:
         raise StoreError(damaged[0].reason)

@@ -15,10 +15,10 @@ MOST_SHARDS = 160
 
 
 def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray], rows_left_out: int) -> None:
-    """Write the merged file: it shows some shards one after the other. `digests` gives the `DIGEST` [n] of each.
+    """Write the merged file. It shows the shards in `digests` one after the other. `digests` maps each to `DIGEST` [n].
 
     The file holds `features` [N, *shape] and `digest` [N] in hexadecimal. Its attributes are the fields of the
-    fingerprint, and the number of features in other shards, `rows_left_out`. Rows of a removed shard become NaN.
+    fingerprint, and `rows_left_out`, the number of features in other shards. Rows of a removed shard become NaN.
     """
     layout = h5py.VirtualLayout((sum(map(len, digests.values())), *form.shape), form.dtype)
     start = 0

@@ -34,7 +34,7 @@ def shards_in_use(folder: Path) -> list[Path]:
 
 
 def put_in_use(shard: Path) -> bool:
-    """Put a `shard` that was just written back in use. False if another process removed it: write it again."""
+    """Remove the marker of a `shard` that was just written. False if another process removed the shard: write again."""
     try:
         shard.with_name(f"{shard.name}.retired").unlink()
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def has_retired(folder: Path) -> bool:
 
 
 def remove_retired(folder: Path) -> None:
-    """Remove the files of retired shards. A folder with such a name raises a StoreError."""
+    """Remove the files of retired shards. A folder in place of a shard raises a StoreError."""
     for name in filter(_shard_of, os.listdir(folder)):
         marker, shard = folder / name, folder / _shard_of(name)
         if shard.is_dir() and not shard.is_symlink():
@@ -72,6 +72,6 @@ def _claim(shard: Path) -> Path:
 
 
 def _shard_of(name: str) -> str:
-    """The shard of a marker or claim; empty for any other file."""
+    """The name of the shard to which a marker or claim belongs. Empty for any other file."""
     shard, _, kind = name.rpartition(".")
     return shard if kind in ("retired", "removing") and SHARD_NAME.fullmatch(shard) else ""

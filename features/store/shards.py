@@ -56,7 +56,7 @@ class ShardFormat:
 
 
 def shard_name(content: bytes) -> str:
-    """The file name of a shard: it holds the hash of the shard's bytes."""
+    """The file name of a shard, made from the hash of its bytes."""
     return _name(hashlib.sha256(content).hexdigest())
 
 
@@ -85,7 +85,7 @@ def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
 
 @contextmanager
 def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
-    """Yield a buffer in memory and a new HDF5 file in it. HDF5 itself may crash the process on a full disk."""
+    """Yield a buffer in memory and a new HDF5 file in it. HDF5 could crash the process if it wrote to a full disk."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=_LIBVER) as file:
         yield buffer, file
@@ -108,7 +108,7 @@ def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.nd
 
 
 def shard_fault(path: Path, form: ShardFormat) -> str | None:
-    """Read every byte of a shard, and say why it can't be used; None for a good shard. OSError: see `read_digests`."""
+    """Read every byte of a shard, and say why it can't be used, None if it can. OSError: see `read_digests`."""
     try:
         digests = read_digests(path, form)
         with path.open("rb") as file:
@@ -135,7 +135,7 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
     try:
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise _NotAShardError("it is no regular file")
-        with h5py.File(path, "r", locking=False) as file:  # nobody writes to it
+        with h5py.File(path, "r", locking=False) as file:  # no process writes to a finished shard
             _require_layout(file, form, status.st_size)
             yield file
     except _NotAShardError as error:
@@ -148,7 +148,7 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
 
 
 def _system_error(error: OSError) -> int | None:
-    """The number of an error among `_SYSTEM_ERRORS`, or None. HDF5 gives the number in the message only."""
+    """The number of `error` if it is in `_SYSTEM_ERRORS`, else None. HDF5 gives the number only in the message."""
     said = re.search(r"errno = (\d+)", str(error))
     number = error.errno or (int(said[1]) if said else None)
     return number if number in _SYSTEM_ERRORS else None

@@ -3,7 +3,7 @@
 STORE/<backbone>-<cut>-<fingerprint>/
     fingerprint.json            everything that decides a feature's value
     shard-<hash>.h5             `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once named
-    shard-<hash>.h5.retired     marks a shard that others replaced: out of use, and removed by the next clean-up
+    shard-<hash>.h5.retired     marks a shard that is out of use; the next clean-up removes both files
     features.h5                 the merged file for people; see `merged`
 """
 
@@ -107,7 +107,7 @@ class FeatureStore:
                 f"{digests[int(finite.argmin())]} the first: check --weights and --rescale, or use --precision float32"
             )
         content = shard_content(self.form, raw_digests(digests), stored)
-        if not self._description.exists():  # the share was unmounted: a file would be written below its mount point
+        if not self._description.exists():  # a share was unmounted: the file would go to another disk
             raise StoreError(f"{self.folder}: the store is gone")
         target = self.folder / shard_name(content)
         while True:
@@ -123,7 +123,7 @@ class FeatureStore:
     def remove_retired(self) -> None:
         """Remove the files of retired shards."""
         if retired.has_retired(self.folder):
-            self.write_merged()  # a process may have been killed between retiring shards and this
+            self.write_merged()  # a process may have been killed after it retired shards
             retired.remove_retired(self.folder)
 
     def read(self, digests: Sequence[str]) -> np.ndarray:
@@ -139,14 +139,14 @@ class FeatureStore:
         """Read the features of `digests` in the order on disk, at most `slab_bytes` of one shard at a time.
 
         Yields positions in `digests`, int64 [n], and their features, [n, *shape] in the stored dtype. `shuffled` draws
-        the order of the shards, and of the pieces of each. A digest without features, or a damaged shard, raises a
-        StoreError.
+        the order of the shards, and the order of the slabs within each. A digest without features, or a damaged shard,
+        raises a StoreError.
         """
         digests = list(digests)
         raw, slab = raw_digests(digests), max(1, slab_bytes // self.form.image_bytes)
         waiting = np.arange(len(digests))
         while len(waiting):
-            # `compact` may have moved features to another shard. Then the folder is listed again.
+            # List the folder in each round: `compact` may have moved features to another shard.
             index = self._refreshed()
             found = index.find(raw[waiting])
             if not found.all():
@@ -164,13 +164,13 @@ class FeatureStore:
             waiting = waiting[~done]
 
     def shard_of(self, digest: str) -> Path:
-        """The shard that holds the features of `digest`, which must have some."""
+        """The shard that holds the features of `digest`. The digest must have features."""
         (slab,) = self._refreshed().slabs(raw_digests([digest]), 1)
         return slab.shard
 
     def write_merged(self) -> None:
         """Write the merged file. If it can't show all shards, say so on the console."""
-        while True:  # another process may change the shards meanwhile, and may have written its merged file first
+        while True:  # again if another process changed the shards: this may have replaced its newer file
             shards = self._shards_to_merge()
             index = self._index
             left_out = len(index.digests) - sum(len(self._digests[shard]) for shard in shards)
@@ -191,7 +191,7 @@ class FeatureStore:
             self.write_merged()
 
     def merged_fault(self) -> str | None:
-        """Say why the merged file is not to be trusted; None for a good file, or if there is none."""
+        """Say why the merged file can't be trusted. None if it is good or does not exist."""
         shown = merged_shards(self.merged)
         if not shown and self.merged.exists() and self.shards():
             return "it is not a merged file of the shards"
