@@ -18,9 +18,10 @@ def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model)
 
 
 def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
-    """The part of a classifier from `from_layer` on: outputs of `backbone.crossing`, float32 [B, H, W, D], to logits.
+    """The part of a classifier from `from_layer` on.
 
-    It shares its layers with `backbone` and `head`, so training it trains them.
+    It maps the outputs of the layers `backbone.crossing`, float32 [B, H, W, D], to logits. It shares its layers with
+    `backbone` and `head`, so training it trains them.
     """
     layers = [backbone.model.layers[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(layer.output.shape[1:], name=layer.name) for layer in layers]
@@ -42,11 +43,12 @@ def _joined(features: Sequence[Any]) -> Any:
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
     """Make the layers of `backbone` from index `from_layer` on trainable, and freeze the layers below.
 
-    Without `thaw_batchnorm`, batch normalisation stays frozen: scale, shift and moving statistics. Statistics of small
-    batches from another domain would spoil the network (keras.io, "Transfer learning & fine-tuning"). Dropout within
-    the backbone is turned off.
+    Without `thaw_batchnorm`, the scale, shift and moving statistics of batch normalisation stay frozen. Statistics of
+    small batches from another domain would spoil the network (keras.io, "Transfer learning & fine-tuning"). Dropout
+    within the backbone is turned off.
     """
-    # Each layer is set by itself: Keras passes `training` on to the layers of a nested model, however it was called.
+    # Each layer is set by itself. To call the backbone with `training=False` would not do: Keras passes the outer
+    # model's `training` on to the layers of a nested model.
     for index, layer in enumerate(backbone.model.layers):
         is_batchnorm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = index >= from_layer and (thaw_batchnorm or not is_batchnorm)

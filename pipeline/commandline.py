@@ -57,14 +57,14 @@ class Fallible(Protocol):
 def command(
     app: typer.Typer, device: bool | Callable[[Mapping[str, Any]], bool] = False, kept: str = "nothing was changed"
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
-    """Register a command of `app`: a function that returns a result, which is shown here.
+    """Register a function as a command of `app`. The command shows the result that the function returns.
 
-    Each field of a parameter that is a dataclass becomes an option. A field that is named like another parameter takes
-    its value, as `store` in `store explain STORE`; the option may then only repeat it. Every command gets `--json` and
-    `--seed`.
+    Each field of a parameter that is a dataclass becomes an option. A field with the name of another parameter takes
+    that parameter's value, as `store` in `store explain STORE`. Its option may then only repeat the value. Every
+    command gets `--json` and `--seed`.
 
     Args:
-        device: whether to import TensorFlow first and print its device, or a function of the arguments that decides it.
+        device: whether to import TensorFlow first and print its device, or a function that decides by the arguments.
         kept: printed after Ctrl-C, to say which work is not lost.
     """
 
@@ -106,7 +106,7 @@ def command(
 
 
 def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
-    """The parameters for Typer, and the parameters of `function` that are dataclasses, name to class."""
+    """The parameters for Typer, and a map from name to class of the parameters of `function` that are dataclasses."""
     parameters: list[inspect.Parameter] = []
     configs: dict[str, Any] = {}
     given = inspect.signature(function, eval_str=True).parameters
@@ -122,7 +122,7 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """The option of a field. It is hidden and has no default if another argument of the command is `given` for it."""
+    """The option of a field. It is hidden and has no default if another parameter gives its value (`given`)."""
     hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
         metadata.get("flag", f"--{field.name.replace('_', '-')}"),
@@ -141,7 +141,7 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a command: the values of Typer, with those of each dataclass put together."""
+    """The arguments of a command, from Typer's `values`. The values of a dataclass are joined into one argument."""
     arguments = dict(values)
     for name, config in configs.items():
         settings = {field.name: arguments.pop(f"{name}_{field.name}") for field in fields(config)}
@@ -168,7 +168,7 @@ def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> 
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """The exit code and the message for an error that a person can mend. Raises any other error again: it is a bug."""
+    """The exit code and message for an error that a person can mend. Any other error is a bug and is raised again."""
     line = " ".join(str(error).split())
     if isinstance(error, HeadstartError):
         return (2 if isinstance(error, OptionError) else 1), line
@@ -182,7 +182,7 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 
 def _is_full_disk(error: Exception) -> bool:
-    """Whether a disk or quota is full. Some libraries raise an error of their own that quotes the system's."""
+    """Whether a disk or quota is full. Some libraries raise their own error, which quotes the system's message."""
     quotes = isinstance(error, OSError) or type(error) is RuntimeError or _is_tensorflows(error)
     words = [text for code in _DISK_FULL for text in (f"[Errno {code}]", f"errno = {code}", os.strerror(code))]
     return quotes and any(text in str(error) for text in words)
@@ -194,7 +194,7 @@ def _is_tensorflows(error: Exception) -> bool:
 
 def _show(result: Result, as_json: bool) -> None:
     """Print the JSON object, or else the summary."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # for file names that are not UTF-8; JSON has the same escapes
+    if isinstance(sys.stdout, io.TextIOWrapper):  # escapes file names that are not UTF-8, as JSON does
         sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:
         print(json.dumps(result.fields(), ensure_ascii=False))

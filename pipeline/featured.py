@@ -31,7 +31,7 @@ from headstart.pipeline.runs import Run
 Stores = dict[Cut, FeatureStore]
 ScanCheck = Callable[
     [Scan, dict[str, str]], None
-]  # given a scan and the coming `fingerprints()`, raises to refuse them
+]  # takes a scan and its future `fingerprints()`, and raises if they can't be used
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class FeaturedExamples:
     ignored: int  # files; see `Scan`
     networks: list[Network]  # one per backbone
     stores: Stores  # in the order of the features' columns
-    views: list[Stores]  # of each augmented view; only training images have views
+    views: list[Stores]  # one for each augmented view; only training images have views
     config: FeatureConfig  # with the cuts and the precision in use
     extraction: ExtractionConfig
     extracted: Extracted  # by this call alone
@@ -58,13 +58,13 @@ class FeaturedExamples:
         return self.networks[0]
 
     def of(self, split: str) -> list[Example]:
-        """The examples of `split`; all of them for `all`."""
+        """The examples of `split`, or every example for `all`."""
         return [example for example in self.examples if split in ("all", example.split)]
 
     def labelled(self, examples: Sequence[Example], viewed: Sequence[Example] = ()) -> LabelledFeatures:
-        """The labels of `examples` and their features, all cuts side by side, with every view of `viewed`.
+        """The labels of `examples`, their features with all cuts side by side, and every view of `viewed`.
 
-        `viewed` are training examples, because only these have views.
+        `viewed` must be training examples: others have no views.
         """
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
         return LabelledFeatures(
@@ -125,7 +125,7 @@ def cache_features(
         seed: of the views, and of the split where `data` has no split folders.
         require: called before anything is extracted; it raises if the scan can't be used.
     """
-    chosen_cuts(config)  # a wrong name is told before the scan
+    chosen_cuts(config)  # reports a wrong name before the scan
     store = extraction.store
     create_folder(store)
     scanned = scan(data, seed, extraction.max_pixels, scan_memory(store, data, extraction.rehash))
@@ -161,7 +161,7 @@ def cache_features(
 class _Extractor:
     """Extracts features with one network, and keeps the network's fast form for the next images.
 
-    Nothing else may keep an extractor: the fast form would fill memory while heads are trained.
+    An extractor must not outlive extraction: its fast form would fill memory while heads are trained.
     """
 
     def __init__(self, network: Network, images: Sequence[ImageFile]) -> None:
@@ -169,13 +169,13 @@ class _Extractor:
         self._freeze = cache(self.network.freeze)
 
     def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
-        """Give `images`, or a view of them, the features that they lack. Returns the stores of these features too."""
+        """Extract the features that `images`, or a view of them, lack. Also returns the stores of their features."""
         stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
         return stores, extract_features(images, self._freeze, stores, self.network.images, view)
 
 
 def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[_Extractor], Stores, Extracted]:
-    """Extract with each network. An image that one of them can't decode is no example for the next."""
+    """Extract with each network. An image that one of them can't decode becomes a reject, and later ones skip it."""
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:
         images = [example.image for example in scanned.examples]
@@ -190,9 +190,10 @@ def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list
 def _extract_views(
     extractors: Sequence[_Extractor], images: Sequence[ImageFile], views: Sequence[View | None]
 ) -> tuple[list[Stores], int]:
-    """Extract views of usable images; None stands for the images as they are.
+    """Extract views of usable images. A view None stands for the images as they are.
 
-    Returns the stores of each view, and the number of images that were given features.
+    Returns the stores of each view, and the number of images extracted, summed over views and extractors. Raises
+    DataError if an image can't be decoded.
     """
     by_view, extracted = [Stores() for _ in views], 0
     for extractor in extractors:
@@ -227,14 +228,14 @@ def first_views(augment: Augment, seed: int, count: int) -> list[View]:
 def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
     """Scan the data folder of a run, or another folder `data`. Returns the examples with the run's features.
 
-    Raises RunError if the run's settings no longer yield the features that its head was trained on.
+    Raises RunError if the data folder is gone, or the run's settings no longer yield the features of its head.
     """
     settings = run.config()
     data = data or Path(settings["data"])
     if not data.exists():
         raise RunError(f"{run.path}: its data folder {data} is gone; say with --data where it is now")
     config, extraction = run.configs()
-    # `max_rejects` is for training alone. Callers for whom it matters compare the list of examples.
+    # `max_rejects` is for training alone. Callers that need the same examples compare the lists.
     extraction = replace(extraction, max_rejects=1.0, rehash=False)
 
     def require(_: Scan, fingerprints: dict[str, str]) -> None:

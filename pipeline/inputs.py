@@ -29,7 +29,7 @@ def train_dataset(
     """Batches of (pixels uint8 [b, H, W, 3], labels int64 [b]) over all `examples`, in another order each epoch.
 
     Order and augmentation are functions of `seed` and the epoch's number, so a resumed training sees the same batches
-    as one that was never interrupted. Each pass begins with a call of `next_epoch`, which returns that number.
+    as one that was never interrupted. Each pass first calls `next_epoch`, which returns the epoch's number.
     """
 
     def visits() -> Iterator[tuple[np.int64, np.ndarray]]:
@@ -66,12 +66,12 @@ def features_dataset(
 ) -> tf.data.Dataset:
     """Batches of (features [b, *shape] in the stored dtype, labels int64 [b]) of a cut too large for memory.
 
-    Shards are read in a random order. Examples are shuffled within a buffer of `buffer_bytes`, and memory holds about
-    three times as much. Both orders are functions of `seed`, the epoch's number and the store's shards. Examples that
-    fit into one buffer come in the order of `train_dataset`. Raises StoreError if an example has no features.
+    Shards are read in a random order. Examples are shuffled within a buffer of `buffer_bytes`. Memory holds about three
+    times `buffer_bytes`. Both orders are functions of `seed`, the epoch's number and the store's shards. If one buffer
+    holds all examples, they come in the order of `train_dataset`. Raises StoreError if an example has no features.
 
     Args:
-        stores: each epoch reads the next of them. Their features have one shape.
+        stores: epochs read them in turn. All have features of one shape.
         next_epoch: see `train_dataset`.
         raised: receives the errors of a pass, such as the StoreError of a damaged shard; see `explained`.
     """
@@ -101,7 +101,7 @@ def features_dataset(
 def _shuffled(
     pieces: Iterator[_Piece], labels: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> Iterator[_Piece]:
-    """Shuffle and batch each of `pieces`, (positions int64 [n], rows [n, *shape]). Rows left over go to the next."""
+    """Shuffle and batch each of `pieces`, (positions int64 [n], rows [n, *shape]). Rows left over join the next."""
     left: _Piece | None = None
     for piece in pieces:
         positions, rows = _joined([left, piece]) if left else piece
@@ -121,9 +121,9 @@ def _generated(
     signature: tuple[tf.TensorSpec, ...],
     raised: list[Exception] | None = None,
 ) -> tf.data.Dataset:
-    """A dataset of the `count` tuples that `generate` yields; each pass calls it anew.
+    """A dataset of the `count` tuples that `generate` yields. Each pass calls `generate` anew.
 
-    `raised` receives the errors of the iterator. TensorFlow raises errors of its own in their place.
+    `raised` receives the errors of the iterator, because TensorFlow raises its own errors in their place.
     """
     # TensorFlow's `from_generator` slows the whole process down: TensorFlow 2.21 sets malloc's M_TRIM_THRESHOLD, and
     # the kernel then maps and clears every temporary buffer over 128 KiB anew.

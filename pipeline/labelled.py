@@ -24,7 +24,7 @@ class LabelledFeatures:
         return len(self.labels)
 
     def at(self, cuts: Sequence[Cut]) -> LabelledFeatures:
-        """The features at some of the cuts, side by side. A single cut is not copied."""
+        """The same examples with the features at `cuts` alone, side by side. A single cut is not copied."""
         taken = [self.columns[cut] for cut in cuts]
 
         def side_by_side(rows: np.ndarray) -> np.ndarray:
@@ -37,6 +37,6 @@ class LabelledFeatures:
         )
 
     def take(self, rows: slice | np.ndarray) -> LabelledFeatures:
-        """Some of the examples, int64 [n]. A slice is not copied."""
+        """The examples at `rows`, a slice or int64 [n]. A slice is not copied."""
         views = [view[rows] for view in self.views]
         return replace(self, features=self.features[rows], labels=self.labels[rows], views=views)

@@ -20,7 +20,7 @@ def _for_each_class(logits: np.ndarray) -> np.ndarray:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The fraction of logits, [N, 1] (two classes) or [N, C], that predict the label. A single 0 predicts class 0."""
+    """The fraction of logits, [N, 1] (two classes) or [N, C], that predict the label. A lone 0 predicts class 0."""
     predicted = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
     return float((predicted == labels).mean())
 
@@ -28,7 +28,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """The mean cross-entropy of logits, [N, 1] (two classes) or [N, C], and labels [N], in nats.
 
-    It runs in every epoch of a head, where SciPy's `logsumexp` takes two to five times as long.
+    It runs in every epoch of a head. SciPy's `logsumexp` takes two to five times as long.
     """
     logits = _for_each_class(logits)
     top = logits.max(axis=1)
@@ -41,8 +41,8 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) ->
     """Score logits, float [N, 1] (two classes) or [N, C], against labels, int [N] in [0, C); N >= 1.
 
     Returns:
-        `accuracy`; `accuracy_interval` [low, high], see `wilson_interval`; `loss`, the mean cross-entropy in nats;
-        `auc`, see `roc_auc`, for several classes the mean of one class against the rest; `confusion`, counts by
+        `accuracy`; `accuracy_interval` [low, high], from `wilson_interval`; `loss`, the mean cross-entropy in nats;
+        `auc`, from `roc_auc` (of several classes, the mean over each class against the rest); `confusion`, counts by
         [true][predicted]; `per_class`, by name: `precision`, `recall`, `f1` and `support`. An undefined value is None.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -78,9 +78,9 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     """Area under the ROC curve of scores, float [N], of examples that are `positive`, bool [N], or negative.
 
-    It is the chance that a positive scores above a negative, where a tie counts half; None without positives or
-    negatives, or with a score that is NaN. Computed by ranks (Mann and Whitney, 1947): scikit-learn's `roc_auc_score`
-    takes three times as long.
+    It is the chance that a positive scores above a negative. A tie counts half. The result is None if positives or
+    negatives are missing, or a score is NaN. It is computed by ranks (Mann and Whitney, 1947), because scikit-learn's
+    `roc_auc_score` takes three times as long.
     """
     from scipy.stats import rankdata
 

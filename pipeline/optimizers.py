@@ -24,7 +24,7 @@ class Bfloat16Dense(keras.layers.Layer):
 
 
 def with_reduced_products(head: keras.Model) -> keras.Model:
-    """A model with the weights of `head`, whose hidden layers are `Bfloat16Dense`."""
+    """A copy of `head` that shares its weights. The hidden layers of the copy are `Bfloat16Dense`."""
 
     def layer_of(layer: keras.layers.Layer) -> keras.layers.Layer:
         hidden = isinstance(layer, keras.layers.Dense) and layer is not head.layers[-1]
@@ -36,7 +36,7 @@ def with_reduced_products(head: keras.Model) -> keras.Model:
 class FusedAdam:
     """Adam with decoupled weight decay, in one operation per float32 weight. `settings` is Keras's Adam or AdamW.
 
-    Keras's own Adam has some ten operations, and each takes a whole weight through memory. Kingma & Ba 2015,
+    Keras's own Adam has some ten operations, and each moves a whole weight through memory. Kingma & Ba 2015,
     arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
 
@@ -84,8 +84,8 @@ def fused(
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
     """Free the memory of variables that nothing will read again.
 
-    Otherwise they would stay: Keras's optimizers register a function that TensorFlow never drops, nor the graph of the
-    step and the variables in it (Keras 3.15, TensorFlow 2.21).
+    Otherwise they would stay. Keras's optimizers register a function. TensorFlow never drops it, the graph of the step,
+    or the variables in the graph (Keras 3.15, TensorFlow 2.21).
     """
     for variable in variables:
         resource = variable.value if isinstance(variable, keras.Variable) else variable

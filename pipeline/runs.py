@@ -54,7 +54,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """The run at `path`. Where a killed process left a run half replaced, the old one is put back first.
+        """The run at `path`. If a killed process left it half replaced, the old run is put back first.
 
         Raises RunError where there is no run.
         """
@@ -82,7 +82,7 @@ class Run:
 
     def load_model(self, file: Path) -> "keras.Model":
         """The head or classifier saved in `file`; raises RunError where it is damaged."""
-        import keras  # late: a wrong folder is reported without waiting for it
+        import keras  # late, so that a wrong folder is reported before this slow import
 
         try:
             return keras.models.load_model(file)
@@ -115,7 +115,7 @@ class Run:
         write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
 
     def forget_evaluations(self) -> None:
-        """Remove the metrics and predictions that `evaluate` wrote: they are of the models before."""
+        """Remove the metrics and predictions that `evaluate` wrote: they belong to earlier models."""
         write_json(self.metrics_file, {key: value for key, value in self.metrics().items() if key != "evaluate"})
         for file in self.path.glob("predictions-*.csv"):
             file.unlink()
@@ -126,7 +126,7 @@ class Run:
 
 
 def read_json(file: Path, remedy: str = "the run is damaged, train it again") -> dict[str, Any]:
-    """The JSON object in a file of a run. Raises RunError, which names the `remedy`, if there is none."""
+    """The JSON object in a file of a run. Raises RunError, which names the `remedy`, if the file holds none."""
     try:
         content = json.loads(file.read_text("utf-8", "surrogateescape"))
     except ValueError as error:
@@ -170,7 +170,7 @@ def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
 def require_free(path: Path, overwrite: bool) -> None:
     """Clear what killed processes left beside `path`; raise RunError if a new run may not be written to `path`.
 
-    With `overwrite` a run may be at `path`; without it, nothing.
+    With `overwrite`, `path` may be a run. Without it, nothing may exist at `path`.
     """
     _clear_left_over(path)
     if path.exists():
@@ -180,16 +180,17 @@ def require_free(path: Path, overwrite: bool) -> None:
 
 
 def _clear_left_over(path: Path) -> None:
-    """Remove half-written runs of killed processes beside `path`; put back a run that one was about to replace."""
+    """Remove half-written runs of killed processes beside `path`. Put back a run that such a process had moved away."""
     remove_left_over(path.parent)
-    # Earlier versions wrote `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced` first.
+    # Earlier versions wrote a run as `.NAME.PID.partial`. Before they replaced an old run, they moved it to
+    # `.NAME.PID.replaced`.
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, name.fullmatch(folder.name)) for folder in path.parent.glob(".*")]
     dead = [folder for folder, match in found if match and not psutil.pid_exists(int(match["pid"]))]
-    with suppress(FileNotFoundError):  # another process clears them, too
+    with suppress(FileNotFoundError):  # another process may clear them too
         for folder in sorted(dead, key=lambda folder: folder.stat().st_ctime, reverse=True):
             if folder.suffix == ".replaced" and not path.exists():
-                folder.rename(path)  # the last one moved; earlier ones may be half removed
+                folder.rename(path)  # the run moved last; those moved before may be half removed
             else:
                 shutil.rmtree(folder, ignore_errors=True)
 

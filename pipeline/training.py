@@ -11,7 +11,7 @@ _DRAWS_AN_EPOCH = 1_000_000  # no layer draws more often
 
 
 def make_optimizer(name: str, learning_rate: float, **settings: Any) -> keras.optimizers.Optimizer:
-    """The Keras optimizer `name`. `settings` are further arguments of it."""
+    """The Keras optimizer `name`. `settings` are its further arguments."""
     return keras.optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate, **settings}})
 
 
@@ -38,17 +38,20 @@ def class_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray | N
 
 
 class Progress(keras.callbacks.Callback):
-    """Tells `advance` how many of an epoch's `examples` each batch has finished, and measures the speed of training."""
+    """Tells `advance` the number of examples in each finished batch, and measures the speed of training.
+
+    `examples` is the number of examples in an epoch.
+    """
 
     def __init__(self, advance: Callable[[int], None], examples: int, batch_size: int) -> None:
         super().__init__()
         self.advance, self.examples, self.batch_size = advance, examples, batch_size
         self._done = 0  # examples of this epoch
         self._timed_examples, self._timed_seconds = 0, 0.0
-        self._since: float | None = None  # the start of the next batch; None before the first, which builds the graph
+        self._since: float | None = None  # start of the next batch; None until the first ends, as it builds the graph
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the clock; in the first epoch it starts after the first batch."""
+        """Start the clock. In the first epoch it starts only after the first batch."""
         self._done = 0
         if self._since is not None:
             self._since = time.perf_counter()
@@ -71,7 +74,7 @@ class Progress(keras.callbacks.Callback):
 
 
 class EvalProgress(keras.callbacks.Callback):
-    """Calls `advance` with the examples done since its last call, of `examples` in all, in `evaluate` or `predict`."""
+    """Tells `advance`, in `evaluate` or `predict`, how many of the `examples` were done since its last call."""
 
     def __init__(self, advance: Callable[[int], None], examples: int) -> None:
         super().__init__()
@@ -87,7 +90,7 @@ class EvalProgress(keras.callbacks.Callback):
 
 
 def restart_draws(model: keras.Model, epoch: int) -> None:
-    """Make the draws of dropout a function of the epoch, by the counter that Keras keeps beside each layer's seed."""
+    """Make the draws of dropout a function of the epoch. This sets the counter that Keras keeps with a layer's seed."""
     for variable in model.variables:
         if variable.name == "seed_generator_state":
             layer_seed, _ = variable.numpy()

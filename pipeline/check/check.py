@@ -66,7 +66,7 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Sequence[str]) -> FeatureStore | None:
-    """Of the stores whose name begins with `wanted`, the one with the most of `digests`; None if all have none."""
+    """Of the stores whose name begins with `wanted`, the one with the most of `digests`, or None if none has any."""
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: missing[store], default=None)
     return best if best and missing[best] < len(set(digests)) else None

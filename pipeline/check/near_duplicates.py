@@ -19,7 +19,7 @@ SAMPLE = 10_000  # images that the whitening is fitted on
 MOST_AXES, IMAGES_PER_AXIS = 256, 8
 CANDIDATES = 8  # nearest neighbours whose pixels are compared
 BLOCK = 4096  # images compared at a time
-_CLIP = 3  # standard deviations; no single feature can outweigh all others
+_CLIP = 3  # standard deviations at which features are clipped: no single one can outweigh all others
 _THUMBNAIL = 32
 
 
@@ -34,12 +34,12 @@ class Likeness:
 
 
 def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity: float) -> list[Likeness]:
-    """Find the images of val and test that are copies of one in an earlier split; the likest come first.
+    """Find the images of val and test that are copies of an image in an earlier split. The most similar come first.
 
-    Candidates are the nearest neighbours by the cosine of whitened features (Jegou and Chum 2012, "Negative evidences
-    and co-occurrences in image retrieval"), at least `similarity`. Without whitening, features of any two photographs
-    point into much the same direction. The pixels of a candidate must agree too. Images without features are left out,
-    and so are pairs of equal files. Raises StoreError where a shard is damaged.
+    Candidates are the nearest neighbours whose whitened features have a cosine of at least `similarity` (Jegou and Chum
+    2012, "Negative evidences and co-occurrences in image retrieval"). Without whitening, features of any two
+    photographs point into much the same direction. The pixels of a candidate must agree too. Images without features
+    are left out, and so are pairs of equal files. Raises StoreError where a shard is damaged.
     """
     lacking = set(store.missing([example.image.digest for example in examples]))
     seen = [example for example in examples if example.image.digest not in lacking]
@@ -63,7 +63,7 @@ def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity
 def _fit_whitening(features: np.ndarray) -> Pipeline:
     """Fit a map from features [N, D] to unit vectors [N, K] whose components are uncorrelated over `features`.
 
-    K grows with N, but stays far below it: with as many directions as images, every image is unlike all others.
+    K grows with N, but stays far below N: with as many directions as images, every image would be unlike all others.
     """
     count = max(1, min(MOST_AXES, len(features) // IMAGES_PER_AXIS, features.shape[1]))
     whitening = make_pipeline(
@@ -97,7 +97,7 @@ def _nearest(
 
 
 def _agreeing(pairs: Sequence[tuple[Example, Example, float]]) -> list[Likeness]:
-    """For each image, the pair whose thumbnails correlate best, if by at least `CORRELATION`."""
+    """For each image, the pair with the best correlation of thumbnails, if this is at least `CORRELATION`."""
     if not pairs:
         return []
     images = list(dict.fromkeys(example.image for pair in pairs for example in pair[:2]))

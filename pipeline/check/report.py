@@ -55,12 +55,12 @@ class CheckResult(Scan):
 
     @property
     def imbalance(self) -> tuple[int, int, float | None]:
-        """Training examples of the largest and the smallest class, and their ratio, None if the smallest has none."""
+        """Training examples of the largest and the smallest class, and their ratio (None if the smallest has none)."""
         counts = [count["train"] for count in self.classes.values()]
         return max(counts), min(counts), max(counts) / min(counts) if min(counts) else None
 
     def facts(self) -> list[str]:
-        """A line each on formats and sizes, imbalance, rejects, and a search for copies that was left out."""
+        """Lines on formats and sizes, imbalance and rejects, and one if near-duplicates could not be searched for."""
         lines = []
         if self.examples:
             sizes = (f"{name} {low:g} to {high:g}, median {mid:g}" for name, (low, mid, high) in self.sizes.items())
@@ -79,7 +79,7 @@ class CheckResult(Scan):
         return lines
 
     def findings(self) -> dict[str, list[list[Example]]]:
-        """The findings of each kind, by a title that says what they are. One finding is a list of examples."""
+        """The findings of each kind, by the kind's title. One finding is a list of examples."""
         found = {
             "leaks (the same image in several splits)": self.leaks,
             "conflicting labels (the same image in several classes)": self.conflicts,

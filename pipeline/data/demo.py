@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 CLASS_NAMES = ("cat", "dog")
 _ORIENTATION_TAG = 0x0112
-# EXIF's orientation to how the upright picture is transposed before it is stored; viewers undo that.
+# Maps EXIF's orientation to the transposition of the stored picture. Viewers undo the transposition.
 _STORED_AS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

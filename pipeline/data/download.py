@@ -1,4 +1,4 @@
-"""Downloading a large zip: with progress, resumed where it broke off, and checked by the CRCs in it.
+"""Downloading a large zip with progress. A broken download is resumed. The CRCs in the zip are checked.
 
 python -m headstart.pipeline.data.download URL FILE
 """
@@ -19,7 +19,7 @@ _TIMEOUT = 30.0  # seconds without a byte
 
 
 def download_zip(url: str, file: Path) -> None:
-    """Download a zip to `file`, unless it exists. A download that broke off goes on from its `<file>.partial`.
+    """Download a zip to `file`, unless it exists. A download that broke off goes on from `<file>.partial`.
 
     Raises DataError where the server can't be reached or breaks off, or the download is not a whole zip.
     """
@@ -46,7 +46,7 @@ def download_zip(url: str, file: Path) -> None:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    """Append the missing bytes to `partial`."""
+    """Append the missing bytes to `partial`. If the server sends the whole file, `partial` is written anew."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -65,7 +65,7 @@ def _fetch(url: str, partial: Path) -> None:
                 while block := response.read(_BLOCK):
                     file.write(block)
                     advance(len(block))
-            except IncompleteRead as error:  # in a chunked response only
+            except IncompleteRead as error:  # raised for chunked responses only
                 file.write(error.partial)
                 raise ConnectionError(f"broke off after {file.tell()} bytes") from error
     if total and partial.stat().st_size < total:

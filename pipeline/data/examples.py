@@ -39,7 +39,7 @@ class Scan:
     examples: list[Example]
     class_names: list[str]
     rejects: list[Reject]
-    ignored: int  # files that are clutter, outside class folders, or images neither by name nor by content
+    ignored: int  # clutter, files outside class folders, and files that are images neither by name nor by content
 
 
 def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMemory | None = None) -> Scan:
@@ -50,7 +50,7 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMe
     Args:
         seed: decides the split where `data` has no split folders.
         max_pixels: an image with more pixels is rejected as `too-large`.
-        memory: the scan memory of `data`. Files that it knows are not read, and it is brought up to date.
+        memory: the scan memory of `data`. Files that it knows are not read. The scan brings it up to date.
     """
     folders = class_folders(data)
     class_names = sorted({folder.name for _, folder in folders})
@@ -98,7 +98,7 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """The reject of the file `path`: the rejected file itself, or a copy of it that nobody tried to decode."""
+    """The reject of the file `path`, which is the file of `reject` itself or a copy that was not decoded."""
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")
@@ -121,7 +121,7 @@ def require_trainable(examples: Sequence[Example], class_names: Sequence[str], d
 
 
 def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:
-    """Raise a DataError that names the first few `rejects` if they are over the fraction `max_rejects` of `found`."""
+    """Raise a DataError, with the first few `rejects`, if they are over the fraction `max_rejects` of `found` files."""
     if len(rejects) > max_rejects * found:
         first = "; ".join([f"{one.path} ({one.reason})" for one in rejects[:3]] + ["..."] * (len(rejects) > 3))
         raise DataError(f"{len(rejects)} of {found} images can't be used, over --max-rejects {max_rejects}: {first}")
@@ -130,7 +130,7 @@ def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: floa
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
     """Write `rejects.csv` (path, reason, detail) into `folder`.
 
-    An earlier file is replaced. With `keep_other_than`, its rows of other paths than these stay.
+    An earlier file is replaced. With `keep_other_than`, its rows stay, except the rows of these paths.
     """
     path = folder / REJECTS
     old = path.read_bytes() if path.is_file() else b""

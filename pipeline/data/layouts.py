@@ -18,10 +18,10 @@ _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "
 
 
 def classes_of(paths: Sequence[PurePosixPath]) -> list[str | None]:
-    """The class of each file of a source, or None. `paths` are those of all its files, relative to the source.
+    """The class of each file of a source, or None. `paths` are all files of the source, relative to it.
 
     Class folders win over names such as `cat.0.jpg`. A folder around all images is skipped, and so are split folders.
-    `prepare` reads its sources by this; a data folder is read by `class_folders`.
+    This function is for the sources of `prepare`. For data folders there is `class_folders`.
     """
     folders_of_images = [path.parts[:-1] for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     levels = zip(*folders_of_images, strict=False)  # ends with the shortest path
@@ -41,7 +41,7 @@ def classes_of(paths: Sequence[PurePosixPath]) -> list[str | None]:
 
 
 def class_folders(data: Path) -> list[tuple[str, Path]]:
-    """List the class folders of a data folder as (split, folder). Without split folders the split is empty.
+    """List the class folders of a data folder as (split, folder). Without split folders the split is "".
 
     Raises DataError where `data` is no folder, or has no class folders.
     """
@@ -86,8 +86,8 @@ def files_below(folder: Path) -> list[Path]:
 def walk(folder: Path) -> tuple[list[str], int]:
     """List the files below `folder` except clutter, sorted, and count the files left out.
 
-    Links are followed, but no folder is entered twice, nor one that holds `folder` itself. Raises OSError where a
-    folder can't be read.
+    Links are followed. But a folder is entered only once, and a folder that holds `folder` itself is not entered.
+    Raises OSError where a folder can't be read.
     """
 
     def fail(error: OSError) -> None:

@@ -21,7 +21,7 @@ from headstart.pipeline.data.layouts import classes_of, files_below
 from headstart.pipeline.data.sources import Member, opened_source
 from headstart.pipeline.data.splits import SPLITS, split_of
 
-_MAX_NAME_BYTES = 240  # of 255; the rest is for the digest that keeps equal names apart
+_MAX_NAME_BYTES = 240  # of 255; the rest is for a digest, which keeps equal names apart
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _plan(
 
 
 def _short_name(path: PurePosixPath, digest: str) -> str:
-    """The name of the file. A name that is too long is cut, and ends with the digest."""
+    """The name of the file `path`. A name that is too long is cut, and the digest is added."""
     if len(os.fsencode(path.name)) <= _MAX_NAME_BYTES:
         return path.name
     return f"{path.name[: _MAX_NAME_BYTES // 8]}-{digest[:12]}{path.suffix[:8]}"
@@ -174,7 +174,7 @@ def _require_full_splits(
 
 
 def _require_same_splits(placements: Sequence[_Placement], data: Path) -> None:
-    """Raise a DataError if an image is in another split of `data` already: another seed has put it there."""
+    """Raise a DataError if an image is in another split of `data` already, by another seed or other fractions."""
     splits = {placement.digest: placement.split for placement in placements}
     for split in SPLITS:
         for path in files_below(data / split) if (data / split).is_dir() else []:

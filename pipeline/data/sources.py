@@ -18,7 +18,7 @@ from headstart.features.images.scan import MAX_FILE_BYTES, content_of, why_unrea
 from headstart.pipeline.data.layouts import files_below, is_clutter
 from rich.filesize import decimal
 
-# No archive of photographs exceeds these: JPEG and PNG can't be packed to a hundredth of their size.
+# No archive of photographs exceeds these limits: JPEG and PNG can't be packed to a hundredth of their size.
 MAX_ENTRIES = 10_000_000
 MAX_TOTAL_BYTES = 1 << 43
 MAX_RATIO = 100
@@ -29,7 +29,7 @@ _UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a source: in a folder, or in a zip, where several may have the same name."""
+    """One file of a folder or zip. In a zip, several files may have the same name."""
 
     name: str  # relative to the source, with slashes
     path: str  # as messages and `rejects.csv` name it
@@ -63,7 +63,7 @@ def _read_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | 
     if _is_bomb(entry.file_size, entry.compress_size):
         return Fault("too-large", f"{entry.file_size} bytes, packed into {entry.compress_size}")
     try:
-        with archive.open(entry) as packed:  # `archive.read` would unpack more than the zip's list says
+        with archive.open(entry) as packed:  # `archive.read` would not stop at the size in the zip's list
             return packed.read(entry.file_size + 1)
     except _DAMAGE as error:
         return Fault("corrupt", str(error))
@@ -73,7 +73,9 @@ def _read_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | 
 
 @contextmanager
 def opened_source(source: Path, data: Path) -> Iterator[list[Member]]:
-    """Yield the files of a folder or zip, without clutter. A `train.zip` within is unpacked into `data` meanwhile.
+    """Yield the files of a folder or zip, without clutter. If a zip holds a `train.zip`, yield the files of that.
+
+    The `train.zip` is unpacked into a scratch folder in `data`, which is removed when the context ends.
 
     Raises DataError where `source` is neither a folder nor a zip that can be read.
     """
@@ -113,7 +115,7 @@ def _is_bomb(size: int, packed: int) -> bool:
 
 
 def _opened_zip(source: Path) -> zipfile.ZipFile:
-    """Open a zip. Raises DataError where its list of contents exceeds the limits above."""
+    """Open a zip. Raises DataError where it is no zip, or its list of contents exceeds the limits of this module."""
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:

@@ -1,4 +1,4 @@
-"""Runs side by side on the same examples, with a test whether the best two differ by more than chance."""
+"""Runs side by side on the same examples, and a test of whether the best two differ by more than chance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ class Compared:
     accuracy_interval: list[float]
     loss: float
     seconds: float | None  # of training the model, if known
-    settings: dict[str, Any]  # of the run, only those in which the runs differ
+    settings: dict[str, Any]  # the run's settings in which the runs differ
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
             raise RunError(f"{run.path}: has no {file.name}; `headstart evaluate {run.path} --split {split}` writes it")
         try:
             rows = sorted(read_csv(file), key=_example)
-            labels = np.array([names.index(row["label"]) for row in rows])  # the same in all runs, or it is an error
+            labels = np.array([names.index(row["label"]) for row in rows])  # in all runs the same, as checked below
             found = _logits(rows, names)
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise RunError(f"{file}: damaged ({error}); `headstart evaluate` writes it anew") from error

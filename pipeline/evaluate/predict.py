@@ -18,7 +18,7 @@ from headstart.pipeline.data.layouts import files_below
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
 
-_Rows = dict[int, np.ndarray]  # by the position of an image, in order
+_Rows = dict[int, np.ndarray]  # position of an image to its row, in order of position
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Predictions in the order of the paths given, each folder sorted; and the files that could not be used."""
+    """Predictions in the order of the given paths, with each folder sorted, and the files that could not be used."""
 
     predictions: list[Prediction]
     rejects: list[Reject]
@@ -74,7 +74,7 @@ def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
 
 
 def _files(sources: Sequence[Path]) -> list[Path]:
-    """The files among `sources`, and those in its folders."""
+    """The files among `sources`, and the files in the folders among them."""
     files: list[Path] = []
     for source in sources:
         if not source.exists():
@@ -119,7 +119,7 @@ def _by_head(run: Run, images: Sequence[ImageFile]) -> _Rows:
     parts = []
     with progress("predicting", len(networks) * len(images)) as advance:
         for network in networks:
-            graph = traced(folded_backbone(network.backbone), network.cuts)  # any batch size: few images come
+            graph = traced(folded_backbone(network.backbone), network.cuts)  # takes any batch size: images are few
 
             def features(pixels: np.ndarray, graph: Callable[[tf.Tensor], list[tf.Tensor]] = graph) -> np.ndarray:
                 return np.concatenate([output.numpy() for output in graph(tf.constant(pixels))], axis=1)
@@ -140,7 +140,7 @@ def _decoded(
     function: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
 ) -> _Rows:
-    """The results of `function`, which takes a batch of pixels, for each image that can be decoded."""
+    """The row that `function` gives each image that can be decoded. `function` takes a batch of pixels."""
     rows: _Rows = {}
     for positions, pixels in decoded_batches(images, config, batch_size or default_batch_size()):
         rows.update(zip(positions.tolist(), function(pixels), strict=True))

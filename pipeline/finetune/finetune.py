@@ -23,7 +23,7 @@ from headstart.pipeline.inputs import explained, require_unchanged_files
 from headstart.pipeline.runs import Run, require_unchanged, versions
 from headstart.pipeline.training import EpochCounter, EvalProgress, Progress
 
-_WEIGHTS_FILES = 6  # the best and the latest weights: each in work, in the kept state, and in the next copy of it
+_WEIGHTS_FILES = 6  # the best and the latest weights, each in `work/`, in the kept state, and in the next kept state
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ def finetune(
     """Fine-tune the run at `path` and write `classifier.keras` into it.
 
     The frozen layers run in their fast form, in the run's precision; only the layers above have gradients. The
-    classifier is saved in float32. Epoch 0 counts: the result is never worse on val than the head.
+    classifier is saved in float32. Epoch 0, the head alone, counts too, so the loss on val is never above the head's.
 
-    The run keeps the state after each finished epoch. A repeated call with the same settings goes on from there. Raises
-    RunError if there is no run, it has a classifier, its data or weights changed, or its fine-tuning was cut off with
-    other settings; OptionError if there is no such layer.
+    The run keeps the state after each finished epoch. A repeated call with the same settings goes on from this state.
+    Raises RunError if there is no run, it has a classifier, its data or weights changed, or its fine-tuning was cut off
+    with other settings; OptionError if `config.from_layer` can't be used, or the run has several backbones.
 
     Args:
         overwrite: begin anew, even if the run has a classifier or an unfinished fine-tuning.
@@ -94,9 +94,9 @@ def finetune(
 
 
 def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-    """What `state.start` returns, if fine-tuning can go on from `state`. Empty if it begins anew.
+    """The result of `state.start` if fine-tuning can go on from `state`. Empty if fine-tuning begins anew.
 
-    Without `overwrite`, raises RunError if the run has a classifier, or if the state has other settings.
+    Without `overwrite`, raises RunError if the state has other settings, or the run has a classifier and no state.
     """
     if overwrite:  # even if the old state is damaged
         return {}
@@ -118,7 +118,7 @@ def _fit(
 ) -> FinetuneResult:
     """Train for the epochs that are left, and leave the model with the weights of the best epoch."""
     model, train, val = built.model, built.cached.of("train"), built.cached.of("val")
-    # Epochs count on from those of the head: the curves of both phases share an axis.
+    # Epochs count on from the head's epochs, because the curves of both phases share an axis.
     offset = sum(row["phase"] == "head" for row in run.history())
     epoch = EpochCounter()
     raised: list[Exception] = []
@@ -182,7 +182,7 @@ def _state_callbacks(state: FinetuneState, offset: int, examples: Sequence[Examp
         now = time.perf_counter()
         state.spend(now - since)
         since = now
-        state.keep(number - offset + 1)  # Keras's number, which counts on from the head's
+        state.keep(number - offset + 1)  # Keras's `number` counts on from the head's epochs
 
     return [
         keras.callbacks.CSVLogger(state.csv, append=True),
@@ -190,7 +190,7 @@ def _state_callbacks(state: FinetuneState, offset: int, examples: Sequence[Examp
             state.best_weights, save_best_only=True, save_weights_only=True, initial_value_threshold=best_so_far
         ),
         keras.callbacks.BackupAndRestore(state.backup, delete_checkpoint=False),
-        # It comes last, when all others have written.
+        # This callback comes last, when all others have written.
         keras.callbacks.LambdaCallback(on_epoch_end=keep),
     ]
 

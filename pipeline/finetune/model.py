@@ -75,7 +75,7 @@ def build_finetune_model(
 ) -> FinetuneModel:
     """Join the run's head and the backbone of `cached`, and compile the model.
 
-    `seed` is of dropout. `precision` takes the place of int8, which has no gradients. Raises OptionError if the first
+    `seed` is for dropout. `precision` takes the place of int8, which has no gradients. Raises OptionError if the first
     trained layer does not exist, lies above the cut, or does not go with `--from-cache`.
     """
     network = cached.network
@@ -104,7 +104,7 @@ def build_finetune_model(
 
 
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
-    """The cut whose map is all that layers from `from_layer` on take. Raises OptionError if there is none."""
+    """The cut whose map is the only input of the layers from `from_layer` on. Raises OptionError if there is none."""
     crossing = backbone.crossing(from_layer, cuts)
     by_layer = {backbone.layer_index(block): block for block in backbone.spec.cuts}
     if len(crossing) == 1 and crossing[0] in by_layer:

@@ -31,13 +31,13 @@ class FinetuneState:
         self._seconds_file = self._work / "seconds.json"
 
     def begin(self, start: dict[str, Any]) -> None:
-        """Begin anew; `start()` returns `start` from now on."""
+        """Begin anew. From now on `start()` returns this `start`."""
         self.drop()
         self._work.mkdir(parents=True)
         write_json(self._start_file, start)
 
     def start(self) -> dict[str, Any]:
-        """The argument of `begin`; empty if nothing was begun. Raises RunError if the file is damaged."""
+        """The argument of `begin`, or empty if nothing was begun. Raises RunError if `start.json` is damaged."""
         return read_json(self._start_file, "--overwrite begins anew") if self._start_file.exists() else {}
 
     def resume(self) -> int | None:
@@ -66,7 +66,7 @@ class FinetuneState:
         return float(json.loads(self._seconds_file.read_text())) if self._seconds_file.exists() else 0.0
 
     def drop(self) -> None:
-        """Remove everything, and `start.json` first, because no call goes on without it."""
+        """Remove everything. `start.json` goes first, because `resume` needs it."""
         self._start_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 

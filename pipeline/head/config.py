@@ -55,12 +55,12 @@ class HeadConfig:
         )
 
     def for_examples(self, count: int) -> HeadConfig:
-        """These settings, with batch size and learning rate chosen for `count` training examples if they are open.
+        """These settings. A batch size or learning rate of 0 is replaced by one for `count` training examples.
 
         The learning rate grows with the square root of the batch size, as the noise of the gradient falls (Krizhevsky
         2014, arXiv:1404.5997).
         """
-        fitting = 1 << max(count // _STEPS_AN_EPOCH, 1).bit_length() - 1  # the next power of two below
+        fitting = 1 << max(count // _STEPS_AN_EPOCH, 1).bit_length() - 1  # rounded down to a power of two
         batch_size = self.batch_size or min(max(fitting, SMALLEST_BATCH), _LARGEST_BATCH)
         rate = self.learning_rate or 3e-4 * math.sqrt(batch_size / SMALLEST_BATCH)
         return replace(self, batch_size=batch_size, learning_rate=rate)

@@ -12,7 +12,7 @@ from headstart.pipeline.head.loop import Advance, OnEpoch, run_epochs
 from headstart.pipeline.labelled import LabelledFeatures
 
 _BLOCK = 256  # rows
-HEAD_VERSION = 2  # raise it when the same settings give another head: then no study of the old version goes on
+HEAD_VERSION = 2  # raise it when the same settings give another head; it keeps old studies from going on
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class TrainedHead:
 def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
     """Build a head from float32 [B, D] to logits float32 [B, 1] for two classes, else [B, classes].
 
-    It standardises its input by the mean of each feature of `train`, and by the mean variance of the features of a cut.
-    One scale for a whole cut keeps the proportions of its features: the backbone learnt which of them matter.
+    It standardises its input by the mean of each feature of `train`, and by one variance for each cut, the mean over
+    its features. One scale for a cut keeps the proportions of its features: the backbone learnt which of them matter.
     """
     mean, variance = _moments(train.features)
     for columns in train.columns.values():
@@ -45,7 +45,7 @@ def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
     for units in config.units:
         x = keras.layers.Dense(units, activation="relu")(x)
         x = keras.layers.Dropout(config.dropout)(x)
-    # The only logit of two classes is the logit of the second.
+    # With two classes, the only logit is the logit of the second class.
     logits = keras.layers.Dense(1 if train.classes == 2 else train.classes, name="logits")(x)
     return keras.Model(inputs, logits, name="head")
 
@@ -63,7 +63,7 @@ def fit_head(
     Raises DivergedError if no epoch has a finite loss on val.
 
     Args:
-        config: open settings are chosen for the number of examples.
+        config: a batch size or learning rate of 0 is chosen by the number of examples.
         seed: of the weights, of dropout and of the order of examples.
         advance, on_epoch: see `run_epochs`.
     """

@@ -19,8 +19,8 @@ Row = dict[str, float]
 Advance = Callable[[int], None]
 OnEpoch = Callable[[int, Row], bool]
 
-# The kept head is a running average of the trained one, over about 1,300 examples (Polyak & Juditsky 1992,
-# doi:10.1137/0330046). This is its momentum for the smallest batch.
+# The kept head is a running average of the trained head, over about 1,300 examples (Polyak & Juditsky 1992,
+# doi:10.1137/0330046). This is the momentum of the average for the smallest batch.
 _AVERAGING = 0.95
 _BLOCK = 1024  # rows validated at a time: for thousands of classes, all logits would fill memory
 
@@ -38,13 +38,13 @@ def run_epochs(
 
     Args:
         trained: the model from `build_head`. It can't be used afterwards.
-        config: with nothing left open.
+        config: with a batch size and a learning rate over 0.
         advance: called with the number of examples of each finished step.
-        on_epoch: called with the number of each finished epoch, from 1, and its row; returns whether to stop.
+        on_epoch: called with the number of each finished epoch, from 1, and its row. It returns whether to stop.
 
     Returns:
-        the head with the running average of the weights, as it was after the best epoch by loss on val; a row per epoch
-        with `loss` and `accuracy` over its steps, `val_loss` and `val_accuracy`; the number of the best epoch.
+        the head with the averaged weights after the best epoch by loss on val; a row per epoch, with `loss` and
+        `accuracy` over its steps, `val_loss` and `val_accuracy`; the number of the best epoch, or 0 if there is none.
     """
     head = keras.models.clone_model(trained)
     step = _Step(trained, train, config)
@@ -86,7 +86,7 @@ class _Step:
         self._model = with_reduced_products(trained) if train.reduced else trained
         self._label_smoothing = config.label_smoothing
         self._class_weights = class_weights(train.labels, train.classes, config.class_weight)
-        self._share = 1.0  # of the new weights in the average: all of it after the first step
+        self._share = 1.0  # of the new weights in the average; after the first step they are all of it
         self._later_share = 1.0 - _AVERAGING ** (config.batch_size / SMALLEST_BATCH)
         # One graph for batches of any length: the last batch of an epoch is shorter.
         rows = tf.TensorSpec((None, train.features.shape[1]), train.features.dtype)
@@ -131,7 +131,7 @@ def _losses(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor
 
 
 def _validate(head: keras.Model, val: LabelledFeatures) -> Row:
-    """Mean cross-entropy in nats, and accuracy. No graph is used: tracing one takes as long as several epochs."""
+    """Mean cross-entropy in nats, and accuracy. No graph is used: to trace it would take as long as several epochs."""
     loss = right = 0.0
     for start in range(0, len(val), _BLOCK):
         labels = val.labels[start : start + _BLOCK]

@@ -44,7 +44,7 @@ class HeadResult:
 
 
 def next_steps(run: str) -> str:
-    """The commands for the run at the path `run`. With features of several backbones it can't be fine-tuned."""
+    """The commands that can follow for the run at the path `run`. A run of several backbones can't be fine-tuned."""
     evaluate = f"headstart evaluate {run}"
     several = "+" in Run(Path(run)).configs()[0].backbone
     return evaluate if several else f"headstart finetune {run}, or {evaluate}"
@@ -99,14 +99,14 @@ def train_run(
 
 
 def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: TrainedHead, **others: Any) -> None:
-    """Write the head, its history and metrics, and all settings that make it again, with absolute paths."""
+    """Write the head, its history and metrics, and all settings needed to make it again, with absolute paths."""
     save_for_inference(trained.model, run.head_file)
     run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
     metrics = {"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val}
     run.update(run.metrics_file, head=metrics)
     run.write_examples(cached.examples, cached.class_names)
     weights = list(chosen_weights(cached.config).values())
-    if cached.config.weights in weights:  # one for all backbones
+    if cached.config.weights in weights:  # the same for all backbones
         weights = [cached.config.weights]
     files = [name if name in KNOWN_WEIGHTS else str(Path(name).absolute()) for name in weights]
     config = replace(cached.config, weights="+".join(files))

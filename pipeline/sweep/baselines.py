@@ -12,17 +12,17 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # of C
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C
 _NEIGHBOURS = (1, 3, 10, 30)
 _LOGISTIC = "logistic regression"
 
-_Rows = slice | np.ndarray  # of features; int64 [n]
+_Rows = slice | np.ndarray  # of features: a slice or int64 [n]
 Fold = tuple[_Rows, _Rows]  # to train on, and to validate on
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method at its best setting by the loss on val; `loss` and `accuracy` are means over the folds."""
+    """A method at its best setting by loss on val. `loss` and `accuracy` are means over the folds."""
 
     name: str
     setting: dict[str, Any]
@@ -63,7 +63,7 @@ def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -
 
 
 def _neighbours(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
-    """Nearest neighbours by cosine. A class's probability is its share of them, after one more for each class."""
+    """Nearest neighbours by cosine. A class's probability is its share of them, with one added to each class."""
     nearest = []
     for train, val in folds:
         most = min(_NEIGHBOURS[-1], len(labels[train]))

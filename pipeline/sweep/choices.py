@@ -16,7 +16,7 @@ _GRID_POINTS = 3
 
 @dataclass(frozen=True)
 class Choice:
-    """The values that one setting may take: those in `values`, or with `between` the range from first to last."""
+    """The values that one setting may take: `values`, or with `between` the range from the first to the last."""
 
     values: tuple[Any, ...]
     between: bool = False
@@ -28,7 +28,7 @@ class Choice:
         return " or ".join(map(str, self.values))
 
     def suggest(self, trial: BaseTrial, name: str) -> Any:
-        """The value that an Optuna trial takes; it becomes the trial's parameter `name`."""
+        """The value that an Optuna trial takes. It becomes the trial's parameter `name`."""
         if not self.between:
             return trial.suggest_categorical(name, self.values)
         low, high = self.values
@@ -37,7 +37,7 @@ class Choice:
         return trial.suggest_float(name, low, high, log=self.log)
 
     def nearest(self, value: Any) -> Any:
-        """The number nearest to `value`. If not all are numbers: `value` if it is among them, else the first."""
+        """The number nearest to `value`. For values that are no numbers: `value` itself if allowed, else the first."""
         if self.between:
             return min(max(value, self.values[0]), self.values[1])
         if value in self.values:
@@ -46,7 +46,7 @@ class Choice:
         return min(self.values, key=lambda one: abs(one - value)) if numbers else self.values[0]
 
     def grid(self) -> list[Any]:
-        """The values, or three points of the range at equal distances."""
+        """The values, or three points of the range at equal distances (equal ratios with `log`)."""
         if not self.between:
             return list(self.values)
         low, high = self.values
@@ -64,7 +64,7 @@ def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[st
     A point has only the parameters that `build` asks for. Raises OptionError if there are more than `most` points.
     """
     found: list[tuple[dict[str, Any], Any]] = []
-    path: list[list[Any]] = []  # the answers that are left for each question so far; the first is in use
+    path: list[list[Any]] = []  # for each question so far, the answers left; the first of them is in use
 
     def choose(name: str, choice: Choice) -> Any:
         question = len(params)

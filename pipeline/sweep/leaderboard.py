@@ -51,7 +51,7 @@ def _short(settings: Mapping[str, Any]) -> str:
 def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterator[Callable[[], None]]:
     """Yield a function to call now and then. It shows the best trials beside `baselines`, the speed and the time left.
 
-    Without a terminal it prints a line every ten seconds.
+    Without a terminal, the function prints a line every ten seconds.
     """
     before, start = len(study.finished()), time.monotonic()
     next_line = start + _LINE_SECONDS

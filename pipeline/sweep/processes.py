@@ -42,7 +42,7 @@ def search(study: Study, data: SearchData, config: SweepConfig, baselines: Seque
 def _run_workers(
     study: Study, data: SearchData, folder: Path, config: SweepConfig, until: float, tick: Callable[[], None]
 ) -> None:
-    """`run_trials` in `config.jobs` processes."""
+    """Run `run_trials` in `config.jobs` processes."""
     for number, rows in enumerate([data.labelled.features, *data.labelled.views]):
         np.save(folder / f"{number}.npy", rows)
     without_arrays = replace(data, labelled=replace(data.labelled, features=np.empty(0), views=()))
@@ -59,7 +59,7 @@ def _run_workers(
     finally:
         for worker in workers:
             if worker.pid:
-                worker.terminate()  # its trial is given out again by the next call
+                worker.terminate()  # the next call gives its trial out again
                 worker.join()
     failed = [worker for worker in workers if worker.exitcode]
     if failed and len(study.finished()) < config.trials and time.time() < until:
@@ -72,7 +72,7 @@ def _run_workers(
 
 @contextmanager
 def _worker_environment(threads: int) -> Iterator[None]:
-    """Processes that are started within use `threads` threads, ignore Ctrl-C and keep TensorFlow quiet."""
+    """Processes started in this context use `threads` threads, ignore Ctrl-C and keep TensorFlow quiet."""
     changed = {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)

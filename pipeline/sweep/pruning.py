@@ -12,8 +12,8 @@ _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePruner:
     """Keep a third of the heads after the first rung, and a third of the rest after 3 and 9 times as many epochs.
 
-    The first rung is one epoch, or up to four if an epoch has few training examples. With several folds, whose training
-    examples are counted in `training_sizes`, folds take the place of epochs, and the first rung is two folds.
+    The first rung is one epoch, or up to four if an epoch has few training examples. `training_sizes` has the number of
+    training examples of each fold. With several folds, folds take the place of epochs, and the first rung is two folds.
 
     Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
     """
@@ -34,7 +34,7 @@ class EpochPruner:
         self._best, self._since = float("inf"), 0
 
     def __call__(self, epoch: int, row: dict[str, float]) -> bool:
-        """Whether to stop after `epoch`, which counts from 1 and ended with the metrics in `row`."""
+        """Whether to stop after `epoch`, which counts from 1. `row` has the metrics of the epoch."""
         if row["val_loss"] < self._best:
             self._best, self._since = row["val_loss"], 0
         else:

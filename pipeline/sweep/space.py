@@ -36,8 +36,8 @@ class CutChoice:
     """The cuts among which a head chooses its features."""
 
     alternatives: tuple[tuple[Cut, ...], ...]  # combinations of cuts: a head takes one of them
-    free: bool  # alternatives are single cuts; a head takes any of them together, or the last if it chose none
-    names: Mapping[Cut, str]  # of each cut in a study
+    free: bool  # alternatives are single cuts; a head joins any number of them, or takes the last if it chose none
+    names: Mapping[Cut, str]  # the name of each cut in a study
 
     @classmethod
     def of(cls, features: FeatureConfig) -> CutChoice:
@@ -66,7 +66,7 @@ class CutChoice:
 
 @dataclass(frozen=True)
 class Space:
-    """Everything that a search chooses for a head. Every head answers the same questions in the same order."""
+    """Everything that a search chooses for a head, always in the same order."""
 
     choices: Mapping[str, Choice]
     cuts: CutChoice
@@ -88,7 +88,7 @@ class Space:
         return HeadConfig(units=units, dropout=dropout, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
-        """Parameters of the head nearest to `config`. Its cut is the first alternative; if cuts are free, the last."""
+        """Parameters of the head nearest to `config`. Its cut is the first alternative, or the last of free cuts."""
         last = self.cuts.names[self.cuts.alternatives[-1][0]]
         wanted = {**vars(config), "layers": len(config.units), f"use {last}": True}
         wanted |= {f"units {layer}": units for layer, units in enumerate(config.units, 1)}
@@ -111,7 +111,7 @@ class Space:
 
 
 def read_choices(file: Path | None) -> dict[str, Choice]:
-    """The choices in a TOML file. `_DEFAULT_SPACE` gives the settings that the file leaves out; all of them for None.
+    """The choices in a TOML file. `_DEFAULT_SPACE` gives the settings that the file leaves out, or all without a file.
 
     Raises OptionError if the file can't be read, or if a setting in it can't be used.
     """
@@ -152,7 +152,7 @@ def _range(where: str, value: dict[str, Any]) -> Choice:
 
 
 def _require_usable(where: str, name: str, value: Any) -> None:
-    """Refuse a value that no head can have."""
+    """Raise OptionError for a value that no head can have."""
     needed = ""
     if name != "optimizer" and not is_number(value):
         needed = "numbers"

@@ -24,7 +24,7 @@ _LOCK_SECONDS = 60
 
 
 class Study:
-    """The study in the SQLite file `path`, made where there is none; `optuna-dashboard` opens it too.
+    """The study in the SQLite file `path`, which is made if it is missing. `optuna-dashboard` can open it too.
 
     `sampler`, `seed`, a trial's number and the trials before it decide the trial's parameters.
     """
@@ -53,9 +53,9 @@ class Study:
             raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
-        """Keep `identity`, the data and settings of a new study, as its attribute `part`.
+        """Keep `identity`, the data and settings of a new study, as the study's attribute `part`.
 
-        Raises OptionError, which names the differences, if the study was made with another one.
+        Raises OptionError, which names the differences, if the study was made with another `identity`.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
@@ -76,8 +76,8 @@ class Study:
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
         """Claim the next trial. Also returns the number of trials that run elsewhere.
 
-        The trial is None if `most` trials are finished or running. More may come later while trials run elsewhere: the
-        trials of a process that dies are given out again.
+        The trial is None if `most` trials are finished or running, or if the grid is used up. While trials run
+        elsewhere, a later call may return a trial: the trials of a process that dies are given out again.
         """
         with self.locked():
             for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -89,8 +89,8 @@ class Study:
             enough = sum(trial.state in _FINISHED for trial in trials) + running >= most
             if enough or (self.sampler == "grid" and not self._enqueue_from_grid(trials)):
                 return None, running
-            # Each trial has its own sampler: a sampler's state is not on disk, and one that began anew would draw the
-            # same heads. TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
+            # Each trial has its own sampler. A sampler's state is not on disk, and the same sampler begun anew would
+            # draw the same heads. TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
             kind = optuna.samplers.TPESampler if self.sampler == "tpe" else optuna.samplers.RandomSampler
             self.optuna.sampler = kind(seed=(self.seed * 1_000_003 + len(trials)) % 2**32)
             trial = self.optuna.ask()
@@ -109,7 +109,7 @@ class Study:
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Fail a running trial, and queue its head again. If this is cut off at any point, it can be repeated."""
+        """Fail a running trial, and queue its head again. The call can be repeated after a kill at any point."""
         if trial.state != TrialState.RUNNING:
             return
         params = trial.system_attrs.get("fixed_params") or trial.params
@@ -137,7 +137,7 @@ class Study:
         return self.space.grid(self.seed)
 
     def enqueue_first(self, params: Mapping[str, Any]) -> None:
-        """Queue a head that is known to be good as the first of a new study."""
+        """Queue a head that is known to be good as the first trial of a new study, unless the sampler is the grid."""
         with self.locked():
             if not self.optuna.get_trials(deepcopy=False) and self.sampler != "grid":
                 self.optuna.enqueue_trial(dict(params))
@@ -174,9 +174,9 @@ def remove_curves(folder: Path) -> None:
 
 
 class _Worker:
-    """A lock that shows other processes that this one lives. The kernel releases it when the process dies.
+    """A lock that shows other processes that this process is alive. The kernel releases it when the process dies.
 
-    A process ID would not do: it can be reused.
+    A process ID would not do, because it can be reused.
     """
 
     def __init__(self, study: Path) -> None:

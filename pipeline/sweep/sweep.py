@@ -29,7 +29,7 @@ from headstart.pipeline.sweep.trials import SearchData
 from optuna.trial import FixedTrial, FrozenTrial
 from sklearn.model_selection import StratifiedGroupKFold
 
-_MORE_EPOCHS = 5  # than the winner's best epoch, when the winner is trained again
+_MORE_EPOCHS = 5  # beyond the winner's best epoch, when the winner is trained again
 
 
 def sweep(
@@ -125,7 +125,7 @@ def _cache(
 
 
 def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
-    """Features of train and val, and `count` folds over both. With a `count` of 0, train and val are the only fold."""
+    """Features of train and val, and `count` folds over both. A `count` of 0 gives one fold: train, and val."""
     train, val = cached.of("train"), cached.of("val")
     labelled = cached.labelled([*train, *val], viewed=train)
     folds = _folds([*train, *val], labelled.labels, count, seed) if count else None
@@ -133,7 +133,7 @@ def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
-    """Folds in which classes have the same shares as in the whole. Copies of an image are in the same fold."""
+    """Folds with the same shares of classes as all `examples`. Copies of an image are in the same fold."""
     fewest = min(len({example.image.digest for example in examples if example.label == label}) for label in set(labels))
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
@@ -170,8 +170,8 @@ def _write_run(
 ) -> None:
     """Train the winner, trial `number`, as the run `path`, unless another process that fills the study has done so.
 
-    The other process may have written the run after this one `began`, but before a better head was found. Then the run
-    is replaced.
+    If the run that the other process wrote is of a worse trial, it is replaced. With `overwrite`, a run of the same
+    trial counts only if it was written after this process `began`.
     """
     origin = {"study": str(study.path.absolute()), "trial": number}
     with study.locked():
@@ -180,7 +180,7 @@ def _write_run(
         since = there is not None and there.config_file.stat().st_mtime >= began
         of_this_study = written.get("study") == origin["study"]
         better = [trial.number for trial in ranked(study.finished())]
-        better = better[: better.index(number)]  # these finished after this process chose
+        better = better[: better.index(number)]  # trials that finished after this process chose its winner
         if (written == origin and (since or not overwrite)) or (of_this_study and written["trial"] in better):
             console.print(f"{path} is there: another process that fills {study.path} wrote it")
         else:

@@ -43,7 +43,7 @@ class SearchData:
 
 
 def run_trials(study: Study, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
-    """Do trials until all processes together have finished `most`, or until the time `until`; `tick` now and then."""
+    """Do trials until all processes together finished `most`, or until the time `until`. Calls `tick` now and then."""
     study.optuna.pruner = successive_halving(data.training_sizes)
     while time.time() < until:
         trial, elsewhere = study.claim(most)

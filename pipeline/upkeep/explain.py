@@ -19,7 +19,7 @@ class Neighbour:
 
     folder: str
     present: int  # images that have its features
-    differs: dict[str, dict[str, Any]]  # field to its value `asked` for and `there`, see `Fingerprint.differences`
+    differs: dict[str, dict[str, Any]]  # field to its values `asked` and `there`; see `Fingerprint.differences`
 
 
 @dataclass(frozen=True)

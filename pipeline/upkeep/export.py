@@ -43,7 +43,7 @@ class Exported:
 def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int = 0) -> Exported:
     """Write `features` float32 [N, *shape], `labels` int64 [N], `splits`, `paths`, `digests` and `class_names`.
 
-    The format is that of the ending of `file`: `.npz`, `.h5` or `.hdf5`. An existing file is replaced. Raises
+    The ending of `file` decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is replaced. Raises
     OptionError for another ending, or where `config.fingerprint` fits no store or several; DataError where too many
     images have no features; StoreError where `root` holds no features.
     """
@@ -66,7 +66,7 @@ def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int =
 
 
 def _chosen(root: Path, beginning: str) -> FeatureStore:
-    """The only store whose name starts with `beginning`; an empty one stands for all stores but those of views."""
+    """The only store whose name starts with `beginning`. If that is empty, the only store that is not of a view."""
     stores = open_stores(root)
     fitting = [store for store in stores_named(stores, beginning) if beginning or not store.fingerprint.view]
     if len(fitting) != 1:

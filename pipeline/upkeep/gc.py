@@ -1,4 +1,4 @@
-"""`store gc` drops the features of images in no data folder; `store compact` joins small shards to large ones."""
+"""`store gc` drops the features of images that are in no data folder. `store compact` joins small shards."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -50,10 +50,10 @@ class Garbage:
 
 
 def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False) -> Garbage:
-    """Count the features in the store at `root` whose images are in none of the folders `data`; with `yes`, drop them.
+    """Count the features in the store at `root` whose images are in none of the folders `data`. With `yes`, drop them.
 
     Raises StoreError where `root` holds no features, or another process changed them meanwhile; DataError where a
-    folder has no images, or has files that can't be read, because their features may be in use.
+    folder has no images, or has files that can't be read (the features of such files may be in use).
     """
     stores = open_stores(root)
     used = {digest for folder in data for digest in _digests_in(root, folder)}

@@ -1,4 +1,4 @@
-"""Comparing features of a store with those of a fresh forward pass."""
+"""Comparing the features in a store with the features of a fresh forward pass."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import scan_all_sizes
 from headstart.pipeline.upkeep.config import VerifyConfig
 
-# Errors are norm(stored - fresh) / norm(fresh). Up to these, another machine may only have rounded differently.
+# Errors are norm(stored - fresh) / norm(fresh). Rounding on another machine may explain errors up to these limits.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 5e-2}
 _Error = tuple[FeatureStore, ImageFile, float]
 
@@ -36,14 +36,14 @@ class Recomputation:
     """The result of comparing stored features with fresh ones."""
 
     images: int
-    largest_error: float  # relative, in norm
+    largest_error: float  # norm(stored - fresh) / norm(fresh)
     bad: tuple[Damage, ...]  # shards
 
 
 def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, seed: int = 0) -> Recomputation:
     """Compare features of `config.recompute` images of `data`, drawn by `seed`, with a fresh forward pass.
 
-    Stores that can't be compared are named on the console, for example because of other weights. Raises StoreError
+    A store that can't be compared, for example because of other weights, is named on the console. Raises StoreError
     where no store can be compared; DataError where `data` has no images.
     """
     found = scan_all_sizes(stores[0].folder.parent, data)
@@ -85,7 +85,10 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 
 
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
-    """The backbone of a fingerprint, with the weights of `config`, which must be those of the fingerprint."""
+    """The backbone of a fingerprint, with the weights of `config`.
+
+    Raises WeightsError if the fingerprint is of other weights, OptionError if another version of headstart made it.
+    """
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")
     precision = cast(Precision, fingerprint.precision)

@@ -54,7 +54,7 @@ class VerifyResult:
         return lines
 
     def failure(self) -> HeadstartError | None:
-        """The error of damage that was not repaired."""
+        """The error of damage that was not repaired, or None."""
         if self.folders:
             return StoreError(self.folders[0].reason)
         if self.damage and not self.repaired:
@@ -65,8 +65,8 @@ class VerifyResult:
 def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResult:
     """Read every byte of the store at `root`; with `config.data`, also compare features with a fresh forward pass.
 
-    `seed` decides which images are compared: none in a store with damage that was not repaired. Raises StoreError where
-    `root` holds no features, or none that can be compared; DataError where `config.data` has no images.
+    `seed` decides which images are compared. After damage that was not repaired, none are compared. Raises StoreError
+    where `root` holds no features, or none that can be compared; DataError where `config.data` has no images.
     """
     stores, folders = find_stores(root)
     read = verify(stores, config.repair)
