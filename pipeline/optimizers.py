@@ -84,8 +84,8 @@ def fused(
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
     """Free the memory of variables that nothing will read again.
 
-    Otherwise they would stay. Keras's optimizers register a function. TensorFlow never drops it, the graph of the step,
-    or the variables in the graph (Keras 3.15, TensorFlow 2.21).
+    Otherwise they would stay: Keras's optimizers register a function that TensorFlow never drops, and with it the graph
+    of the step and the graph's variables (Keras 3.15, TensorFlow 2.21).
     """
     for variable in variables:
         resource = variable.value if isinstance(variable, keras.Variable) else variable

@@ -68,10 +68,10 @@ class Backbone:
         return self.layer_index(blocks[deepest - 1]) + 1 if deepest else 0
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Ascending indices of the layers below `from_layer` whose output is one of `cuts` or is needed further up.
+        """Find the layers below `from_layer` whose output ends one of `cuts`, or is read by a layer from there on.
 
-        "Further up" means in `from_layer` or above. Layer 0, the input, always counts as below. The frozen part of a
-        fine-tuned network yields the outputs of the layers found.
+        The frozen part of a fine-tuned network yields these outputs. Returns ascending indices. Layer 0, the input,
+        always counts as below.
         """
         layers, from_layer = self.model.layers, max(from_layer, 1)
         below = {id(layer.output): index for index, layer in enumerate(layers[:from_layer])}

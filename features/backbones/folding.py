@@ -80,7 +80,7 @@ def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNorma
 
 
 def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, example: Any) -> dict[str, np.ndarray]:
-    """For each convolution in reduced precision, by name: the means of its input channels, float64 [channels]."""
+    """The mean of each input channel, float64 [channels], of each convolution in reduced precision, by its name."""
     rounding = [layer for layer in convolutions if layer.compute_dtype != "float32"]
     if not rounding:
         return {}

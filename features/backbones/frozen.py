@@ -85,7 +85,7 @@ def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> Froz
 
 
 def passes_at_once() -> int:
-    """Forward passes to run at the same time: one on a GPU. On a CPU two, as one leaves cores idle 4 % of the time."""
+    """Forward passes to run at the same time. On a GPU one is enough. On a CPU two keep all cores busy."""
     return 1 if on_gpu() else 2
 
 

@@ -125,7 +125,7 @@ def _background(width: int, height: int, rng: np.random.Generator) -> Image.Imag
 
 
 def _animal(label: int, side: int, rng: np.random.Generator) -> Image.Image:
-    """Head and shoulders on a transparent ground, RGBA [side, side], turned by up to 25°. Drawn at twice the size."""
+    """Head and shoulders on a transparent ground, turned by up to 25°: RGBA [side, side]."""
     size = 2 * side
     fur, marks, skin = _colour(rng), _colour(rng), _colour(rng)
     coat = Image.new("RGB", (size, size), fur)
