@@ -13,6 +13,8 @@ from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.options import option
 
 Precision = Literal["float32", "bfloat16", "int8"]
+Rescale = Literal["auto", "none", "unit", "inception", "standardised", "caffe"]
+Tokens = Literal["mean", "first"]
 AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
@@ -20,17 +22,23 @@ AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 class FeatureConfig:
     """The settings that decide a feature's value, as given on the command line."""
 
-    backbone: str = option("inception_v3", "The pretrained network; a+b puts the features of several side by side.")
+    backbone: str = option(
+        "inception_v3",
+        "The pretrained network: a name that `headstart backbones` lists, or a .keras file; a+b puts the features of "
+        "several side by side.",
+    )
     weights: str = option(
         "imagenet",
         "imagenet, random, or a weights file. For several backbones: one for all, or one for each, joined by +.",
         env="HEADSTART_WEIGHTS",
     )
     weights_seed: int = option(0, "Seed of --weights random.")
-    rescale: Literal["auto", "inception", "unit"] = option(
+    rescale: Rescale = option(
         "auto",
-        "Pixel range that the weights expect: inception [-1, 1], unit [0, 1], auto: as the ImageNet weights.",
+        "Pixels that the weights expect. none: [0, 255]. unit: [0, 1]. inception: [-1, 1]. standardised: by ImageNet's "
+        "mean and deviation. caffe: BGR less the mean. auto: as the ImageNet weights.",
     )
+    tokens: Tokens = option("mean", "How the tokens of a .keras file become one vector: their mean, or the first.")
     cut: tuple[str, ...] = option(
         (),
         "Take features at the end of this block. Repeatable, also as a+b. all: every block. mixed8:map: not averaged "

@@ -23,8 +23,8 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
     It maps the outputs of the layers `backbone.crossing`, float32 [B, H, W, D], to logits. It shares its layers with
     `backbone` and `head`, so training it trains them.
     """
-    layers = [backbone.model.layers[index] for index in backbone.crossing(from_layer, cuts)]
-    tensors = [keras.Input(layer.output.shape[1:], name=layer.name) for layer in layers]
+    below = [backbone.model.operations[index] for index in backbone.crossing(from_layer, cuts)]
+    tensors = [keras.Input(operation.output.shape[1:], name=operation.name) for operation in below]
     features = backbone.features_from(tensors, from_layer, cuts)
     return keras.Model(tensors, head(_joined(features)), name="top")
 
@@ -49,7 +49,9 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
     """
     # Each layer is set by itself. To call the backbone with `training=False` would not do: Keras passes the outer
     # model's `training` on to the layers of a nested model.
-    for index, layer in enumerate(backbone.model.layers):
+    for index, layer in enumerate(backbone.model.operations):
+        if not isinstance(layer, keras.Layer):
+            continue
         is_batchnorm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = index >= from_layer and (thaw_batchnorm or not is_batchnorm)
         if isinstance(layer, keras.layers.Dropout):

@@ -2,82 +2,102 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.zoo import BACKBONES, BackboneSpec, Rescaling
-from headstart.features.config import Precision
+from headstart.features.backbones.graph import cut_indices, last_stage, output_of, read_graph
+from headstart.features.backbones.outlines import is_own
+from headstart.features.backbones.zoo import BACKBONES, Rescaling
+from headstart.features.config import Precision, Tokens
 from headstart.features.errors import OptionError
+
+OWN = "own"  # the name of `.keras` files in fingerprints
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A pretrained network with its weights. Its Keras model is built when `model` is first asked for."""
 
-    name: str  # in `BACKBONES`
+    name: str  # in `BACKBONES`, or the path of a `.keras` file
     load: Callable[[], keras.Model]  # returns the same model each time
     rescaling: Rescaling  # maps pixels to the input of `model`
     image_size: int  # side of the square input in pixels
     precision: Precision
-    weights_digest: str  # SHA-256 over the shapes, dtypes and values of the weights
-    shapes: Mapping[str, tuple[int, ...]]  # height, width and depth of the map at the end of each block
+    weights_digest: str  # SHA-256 over the shapes, dtypes and values of the weights; of a `.keras` file, over its bytes
+    shapes: Mapping[str, tuple[int, ...]]  # of the output at each cut: `(H, W, D)`; `(N, D)`: tokens; `(D,)`: a vector
     calibration: Mapping[str, Any] | None = None  # only for int8; see `calibration.calibration`
+    tokens: Tokens = "mean"  # how tokens become one vector
 
     @property
     def model(self) -> keras.Model:
-        """The `keras.applications` model without its top. A number in `--from-layer` is an index into its `layers`."""
+        """The model without its top. A number in `--from-layer` is an index into its `operations`; see `graph`."""
         return self.load()
 
     @property
-    def spec(self) -> BackboneSpec:
-        """The network's entry in the zoo."""
-        return BACKBONES[self.name]
+    def title(self) -> str:
+        """The name in fingerprints. It does not change when a `.keras` file is moved."""
+        return OWN if is_own(self.name) else self.name
+
+    @cached_property
+    def _indices(self) -> Mapping[str, int]:
+        renamed = {} if is_own(self.name) else BACKBONES[self.name].names
+        return cut_indices(self.model, is_own(self.name), renamed)
 
     def cuts(self) -> list[Cut]:
         """Every cut that averages over space, lowest first."""
-        return [Cut(self.name, block) for block in self.spec.cuts]
+        return [Cut(self.name, block) for block in self.shapes]
 
     def layer_index(self, layer: str | int) -> int:
-        """The index in `model.layers` of `layer`: a name, index or cut. An unknown layer raises an OptionError."""
-        layers = self.model.layers
-        layer = self.spec.cuts.get(Cut.parse(self.name, str(layer)).block, layer)
+        """The index in `model.operations` of `layer`: a name, index or cut. An unknown layer raises an OptionError."""
+        operations = self.model.operations
+        layer = self._indices.get(Cut.parse(self.name, str(layer)).block, layer)
         if isinstance(layer, str) and not layer.isdecimal():
-            names = [candidate.name for candidate in layers]
+            names = [operation.name for operation in operations]
             if layer in names:
                 return names.index(layer)
-        elif -len(layers) <= int(layer) < len(layers):
-            return int(layer) % len(layers)
-        raise OptionError(f"{self.name} has no layer {layer!r}: give an index from 0 to {len(layers) - 1}, or a name")
+        elif -len(operations) <= int(layer) < len(operations):
+            return int(layer) % len(operations)
+        raise OptionError(
+            f"{self.name} has no layer {layer!r}: give an index from 0 to {len(operations) - 1}, or a name"
+        )
 
     def shape(self, cut: Cut) -> tuple[int, ...]:
         """Shape of one image's features at `cut`: `(D,)`, or `(H, W, D)` for a map."""
-        height, width, depth = self.shapes[cut.block]
-        return (height, width, depth) if cut.map else (depth,)
+        return self.shapes[cut.block] if cut.map else self.shapes[cut.block][-1:]
 
     def boundary(self, cuts: Sequence[Cut]) -> int:
-        """The index of the first layer that fine-tuning trains by default, for a head on `cuts`.
+        """The index of the first operation that fine-tuning trains by default, for a head on `cuts`.
 
-        If the deepest of `cuts` ends the backbone's last block, the layer is `spec.finetune_from`. Else it is the first
-        layer of the block that ends at the deepest cut.
+        If the deepest of `cuts` is the backbone's last, this is where the last stage begins; see `graph.last_stage`.
+        Else it is the first operation of the block that ends at the deepest cut.
         """
-        blocks = list(self.spec.cuts)
+        blocks = list(self.shapes)
         deepest = max(blocks.index(cut.block) for cut in cuts)
         if deepest == len(blocks) - 1:
-            return self.layer_index(self.spec.finetune_from)
+            return last_stage(self.model)
         return self.layer_index(blocks[deepest - 1]) + 1 if deepest else 0
 
-    def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Find the layers below `from_layer` whose output ends one of `cuts`, or is read by a layer from there on.
+    def output(self, layer: int | str) -> keras.KerasTensor:
+        """The symbolic output of a layer: a name, index or cut."""
+        return output_of(self.model, self.layer_index(layer))
 
-        The frozen part of a fine-tuned network yields these outputs. Returns ascending indices. Layer 0, the input,
-        always counts as below.
+    def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
+        """Find the operations below `from_layer` whose output ends one of `cuts`, or is read from there on.
+
+        The frozen part of a fine-tuned network yields these outputs. Returns ascending indices. Operation 0, the
+        input, always counts as below.
         """
-        layers, from_layer = self.model.layers, max(from_layer, 1)
-        below = {id(layer.output): index for index, layer in enumerate(layers[:from_layer])}
-        outputs = [layers[self.layer_index(cut.block)].output for cut in cuts]
-        needed = {layer.name for layer in keras.Model(self.model.input, outputs).layers}
-        inputs = [layer.input for layer in layers[from_layer:] if layer.name in needed]
+        if read_graph(self.model) is None:
+            raise OptionError(
+                f"{self.name}: uses a layer twice, so its top can't be fine-tuned; only its features serve"
+            )
+        operations, from_layer = self.model.operations, max(from_layer, 1)
+        below = {id(operation.output): index for index, operation in enumerate(operations[:from_layer])}
+        outputs = [self.output(cut.block) for cut in cuts]
+        needed = {operation.name for operation in keras.Model(self.model.input, outputs).operations}
+        inputs = [operation.input for operation in operations[from_layer:] if operation.name in needed]
         return sorted({below[id(tensor)] for tensor in keras.tree.flatten([inputs, outputs]) if id(tensor) in below})
 
     def features(self, pixels: Any, cuts: Sequence[Cut]) -> list[Any]:
@@ -85,31 +105,38 @@ class Backbone:
 
         Returns float32 [B, D] per cut, the mean over space, or float32 [B, H, W, D] for a map.
         """
-        outputs = [self.model.layers[self.layer_index(cut.block)].output for cut in cuts]
-        maps = keras.Model(self.model.input, outputs, name=self.name)(self.rescale(pixels), training=False)
-        return _at_cuts(maps, cuts)
+        outputs = [self.output(cut.block) for cut in cuts]
+        found = keras.Model(self.model.input, outputs, name=self.title)(self.rescale(pixels), training=False)
+        return self._at_cuts(found, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
-        """Like `features`, but computed from `tensors`: the outputs of the layers in `crossing`, [B, H, W, D] each."""
-        layers, crossing = self.model.layers, self.crossing(from_layer, cuts)
+        """Like `features`, but computed from `tensors`: the outputs, [B, H, W, D] each, of `crossing`."""
+        crossing = self.crossing(from_layer, cuts)
         outputs = dict(zip(crossing, tensors, strict=True))
         indices = [self.layer_index(cut.block) for cut in cuts]
         above = [index for index in indices if index not in outputs]  # `tensors` holds the other cuts
-        top = keras.Model([layers[i].output for i in crossing], [layers[i].output for i in above], name=self.name)
+        below = [self.output(index) for index in crossing]
+        top = keras.Model(below, [self.output(index) for index in above], name=self.title)
         outputs |= dict(zip(above, keras.tree.flatten(top(list(tensors))), strict=True))
-        return _at_cuts([outputs[index] for index in indices], cuts)
+        return self._at_cuts([outputs[index] for index in indices], cuts)
 
     def rescale(self, pixels: Any) -> Any:
-        """Map pixels in [0, 255] to the range that `model` expects."""
+        """Map pixels in [0, 255], [B, H, W, 3] in RGB, to the range and order of channels that `model` expects."""
         scale, offset = self.rescaling.scale, self.rescaling.offset
+        if self.rescaling.bgr:
+            pixels = keras.ops.flip(pixels, axis=-1)
         return keras.layers.Rescaling(list(scale), list(offset), name="rescale")(pixels)
 
+    def _at_cuts(self, outputs: Sequence[Any], cuts: Sequence[Cut]) -> list[Any]:
+        # The mean is taken in float32: a sum of 64 values would lose too much in bfloat16.
+        def last(cut: Cut, tensor: Any) -> Any:
+            rank = len(self.shapes[cut.block])
+            if rank == 3 and not cut.map:
+                return keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"pool_{cut.block}")(tensor)
+            if rank == 2 and self.tokens == "mean":
+                return keras.layers.GlobalAveragePooling1D(dtype="float32", name=f"pool_{cut.block}")(tensor)
+            if rank == 2:
+                tensor = keras.ops.take(tensor, 0, axis=1)
+            return keras.layers.Activation("linear", dtype="float32", name=f"map_{cut.block}")(tensor)
 
-def _at_cuts(maps: Sequence[Any], cuts: Sequence[Cut]) -> list[Any]:
-    # The mean is taken in float32: a sum of 64 values would lose too much in bfloat16.
-    def last(cut: Cut) -> keras.Layer:
-        if cut.map:
-            return keras.layers.Activation("linear", dtype="float32", name=f"map_{cut.block}")
-        return keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"pool_{cut.block}")
-
-    return [last(cut)(tensor) for cut, tensor in zip(cuts, maps, strict=True)]
+        return [last(cut, tensor) for cut, tensor in zip(cuts, keras.tree.flatten(outputs), strict=True)]

@@ -3,12 +3,14 @@
 This module imports no Keras, so that a wrong name is reported at once.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
-from headstart.features.backbones.zoo import backbone_spec
+from headstart.features.backbones.outlines import is_own, outline
+from headstart.features.backbones.zoo import BACKBONES, backbone_spec
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError
 
@@ -21,8 +23,8 @@ _MAP = ":map"
 class Cut:
     """The end of one block of a backbone, where features are taken."""
 
-    backbone: str  # a name in `BACKBONES`
-    block: str  # a name in that backbone's `cuts`
+    backbone: str  # a name in `BACKBONES`, or the path of a `.keras` file
+    block: str  # a name in that backbone's `outline`
     map: bool = False  # features are a map, `[H, W, D]`; else they are averaged over space, `[D]`
 
     @classmethod
@@ -43,13 +45,31 @@ def cut_names(cuts: Sequence[Cut]) -> list[str]:
 
 
 def chosen_backbones(config: FeatureConfig) -> list[str]:
-    """The names that `--backbone` joins by `+`. An unknown name, or one given twice, raises an OptionError."""
-    names = config.backbone.split("+")
+    """The names, and absolute paths of `.keras` files, that `--backbone` joins by `+`.
+
+    An unknown name, or one given twice, raises an OptionError.
+    """
+    names = _joined_names(config.backbone)
     for name in names:
-        backbone_spec(name)
+        if not is_own(name):
+            backbone_spec(name)
     if len(set(names)) < len(names):
         raise OptionError(f"--backbone: names a backbone twice. Received: {config.backbone}")
     return names
+
+
+def _joined_names(text: str) -> list[str]:
+    """Split `text` at each `+` that ends a name of the zoo or of a `.keras` file, whose path may contain a `+`.
+
+    Paths are made absolute: a run outlives the working directory.
+    """
+    names, part = [], ""
+    for piece in text.split("+"):
+        part = f"{part}+{piece}" if part else piece
+        if part in BACKBONES or is_own(part):
+            names.append(os.path.abspath(part) if is_own(part) else part)
+            part = ""
+    return text.split("+") if part else names
 
 
 def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
@@ -65,9 +85,10 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
         for cut in _meant(text, backbones):
             found[cut.backbone].append(cut)
     for cuts in found.values():
+        require_maps([cut for cut in cuts if cut.map])
         if len(set(cuts)) < len(cuts):
             raise OptionError(f"--cut: names a cut twice. Received: {'+'.join(cut.name for cut in cuts)}")
-    return tuple(cut for name, cuts in found.items() for cut in cuts or [Cut(name, list(backbone_spec(name).cuts)[-1])])
+    return tuple(cut for name, cuts in found.items() for cut in cuts or [Cut(name, list(outline(name).cuts)[-1])])
 
 
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
@@ -107,6 +128,13 @@ def require_averaged(cuts: Sequence[Cut]) -> None:
             raise OptionError(f"--cut: a head takes features averaged over space, {wanted}. Received: {given}")
 
 
+def require_maps(cuts: Sequence[Cut]) -> None:
+    """Raise an OptionError if a network yields no map at one of `cuts`."""
+    for cut in cuts:
+        if len(outline(cut.backbone).cuts[cut.block]) != 3:
+            raise OptionError(f"--cut: {cut.backbone} has no map at {cut.block!r}. Received: {cut.name}")
+
+
 def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     """The `--weights` of each backbone: one for all, or one for each, joined by `+`. Else raise an OptionError.
 
@@ -139,15 +167,16 @@ def _separate(texts: Sequence[str]) -> list[str]:
 
 def _meant(text: str, backbones: Sequence[str]) -> list[Cut]:
     named, _, inner = text.rpartition("/")
+    named = os.path.abspath(named) if is_own(named) else named
     among = [name for name in backbones if named in ("", name)]
     if inner == ALL:
-        found = [Cut(name, block) for name in among for block in backbone_spec(name).cuts]
+        found = [Cut(name, block) for name in among for block in outline(name).cuts]
     else:
         cuts = [Cut.parse(name, inner) for name in among]
-        found = [cut for cut in cuts if cut.block in backbone_spec(cut.backbone).cuts]
+        found = [cut for cut in cuts if cut.block in outline(cut.backbone).cuts]
     if found:
         return found
     if len(backbones) == 1:
-        known = ", ".join(backbone_spec(backbones[0]).cuts)
+        known = ", ".join(outline(backbones[0]).cuts)
         raise OptionError(f"--cut: {backbones[0]} has no cut {text!r}; choose from {known}")
     raise OptionError(f"--cut: none of {', '.join(backbones)} has a cut {text!r}")

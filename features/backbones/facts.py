@@ -71,7 +71,7 @@ class KnownBackbones:
         with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
             entry = self._entries()[source.settings]
             if entry["state"] == source.state:
-                shapes = {cut: (int(h), int(w), int(d)) for cut, (h, w, d) in entry["shapes"].items()}
+                shapes = {cut: tuple(int(side) for side in shape) for cut, shape in entry["shapes"].items()}
                 return BackboneFacts(str(entry["weights_digest"]), shapes)
         return None
 

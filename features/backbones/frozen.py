@@ -120,7 +120,7 @@ def traced(
 def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
     """The fast form of a backbone's lower part: uint8 [B, H, W, 3] to the output of each of `layers`, float32."""
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
-    outputs = [backbone.model.layers[index].output for index in layers]
+    outputs = [backbone.output(index) for index in layers]
     below = _folded(backbone, keras.Model(backbone.model.input, outputs))
     tensors = keras.tree.flatten(below(backbone.rescale(pixels), training=False))
     float32 = [keras.layers.Activation("linear", dtype="float32")(tensor) for tensor in tensors]

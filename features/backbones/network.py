@@ -44,6 +44,7 @@ class Network:
             shape=self.backbone.shape(cut),
             dtype="float32" if self.backbone.precision == "float32" else "float16",
             calibration=self.backbone.calibration,
+            tokens=self.backbone.tokens if len(self.backbone.shapes[cut.block]) == 2 else None,
         )
         if view is None:
             return plain
@@ -57,7 +58,7 @@ class Network:
     def quantised_folder(self) -> Path:
         """The folder of the 8-bit form in the store. It need not exist."""
         names = [cut.name for cut in self.cuts]
-        return quantised_folder(self.extraction.store, self.backbone.name, names, self._shared())
+        return quantised_folder(self.extraction.store, self.backbone.title, names, self._shared())
 
     def calibrated(self, images: Sequence[ImageFile]) -> "Network":
         """This network, ready for `freeze`. An 8-bit form missing in the store is made from some of `images`."""
@@ -84,13 +85,13 @@ class Network:
     def _shared(self) -> dict[str, Any]:
         """The fields of the fingerprint that are the same at every cut and for every view."""
         return {
-            "backbone": self.backbone.name,
+            "backbone": self.backbone.title,
             "weights": self.backbone.weights_digest,
             "pixels_version": PIXELS_VERSION,
             "image_size": self.images.size,
             "resize": self.images.resize,
             "truncated": self.images.truncated,
-            "rescale": {"scale": self.backbone.rescaling.scale, "offset": self.backbone.rescaling.offset},
+            "rescale": self.backbone.rescaling.to_json(),
             "precision": self.backbone.precision,
             "forward_version": FORWARD_VERSION,
         }
@@ -107,7 +108,8 @@ def load_networks(
     precision = resolve_precision(config.precision, extraction.store)
     networks = []
     for name, file in weights.items():
-        backbone = build_backbone(name, file, config.rescale, config.image_size, precision, config.weights_seed, known)
+        size, seed = config.image_size, config.weights_seed
+        backbone = build_backbone(name, file, config.rescale, size, precision, seed, known, config.tokens)
         own = tuple(cut for cut in cuts if cut.backbone == name)
         settings = replace(config, backbone=name, weights=file, cut=tuple(cut_names(own)), precision=precision)
         network = Network(backbone, own, replace(settings, image_size=backbone.image_size), extraction)
@@ -132,5 +134,6 @@ def weights_digest(networks: Sequence[Network]) -> str:
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
     """Fill in `config` with the cuts and precision of `networks`, and with the image size if there is only one."""
     cuts = tuple(cut_names([cut for network in networks for cut in network.cuts]))
-    config = replace(config, cut=cuts, precision=networks[0].config.precision)
+    names = "+".join(network.backbone.name for network in networks)
+    config = replace(config, backbone=names, cut=cuts, precision=networks[0].config.precision)
     return replace(config, image_size=networks[0].config.image_size) if len(networks) == 1 else config

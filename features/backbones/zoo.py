@@ -1,7 +1,12 @@
-"""The available networks: one entry of `BACKBONES` per network. This module imports no Keras."""
+"""The networks that `--backbone` knows by name. This module imports no Keras.
+
+The builders are those of `keras.applications`, and `lite0` for EfficientNet-Lite0, whose weights come with headstart.
+Cuts, shapes and costs are read from each network's graph; see `outlines`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from headstart.features.errors import OptionError
@@ -9,19 +14,36 @@ from headstart.features.errors import OptionError
 
 @dataclass(frozen=True)
 class Rescaling:
-    """The map from pixels in [0, 255] to the input of a network: `pixel * scale + offset`."""
+    """The map from pixels in [0, 255] to the input of a network: `pixel * scale + offset`.
+
+    `scale` and `offset` have one value, or one per channel in the order in which the network takes channels.
+    """
 
     scale: tuple[float, ...]
     offset: tuple[float, ...]
+    bgr: bool = False  # the network takes blue, green, red
+
+    def to_json(self) -> dict[str, Any]:
+        """The field `rescale` of a fingerprint."""
+        return {"scale": self.scale, "offset": self.offset} | ({"bgr": True} if self.bgr else {})
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Rescaling":
+        """Read back the result of `to_json`."""
+        return cls(tuple(values["scale"]), tuple(values["offset"]), bool(values.get("bgr")))
 
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB, as in Keras's "torch" mode
 RESCALINGS: dict[str, Rescaling] = {
-    "inception": Rescaling((1 / 127.5,), (-1.0,)),
+    "none": Rescaling((1.0,), (0.0,)),
     "unit": Rescaling((1 / 255,), (0.0,)),
+    "inception": Rescaling((1 / 127.5,), (-1.0,)),  # Keras's "tf" mode
     "standardised": Rescaling(
         tuple(1 / (255 * std) for std in _STD), tuple(-mean / std for mean, std in zip(_MEAN, _STD, strict=True))
     ),
+    "caffe": Rescaling((1.0,), (-103.939, -116.779, -123.68), bgr=True),
+    "efficientnet_lite": Rescaling((1 / 128,), (-127 / 128,)),
+    "efficientnet_v2": Rescaling((1 / 128,), (-1.0,)),
 }
 
 
@@ -29,71 +51,78 @@ RESCALINGS: dict[str, Rescaling] = {
 class BackboneSpec:
     """One network of the zoo."""
 
-    builder: str  # the network's name in `keras.applications`
+    builder: str  # the network's name in `keras.applications`, or in `lite0`
     image_size: int  # side, in pixels, of the square images on which the ImageNet weights were trained
     rescaling: str  # a key in `RESCALINGS`: the one that fits the ImageNet weights
-    # The network may be cut at the end of these blocks, lowest first. The last is the default. The value is the name of
-    # the block's last layer, or its index if Keras gives the layer no stable name.
-    cuts: Mapping[str, str | int]
-    finetune_from: str | int  # the first layer (name or index) that fine-tuning trains by default
     arguments: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the builder
+    names: Mapping[str, str] = field(default_factory=dict)  # cuts with another name than their layer's
+    preprocesses: bool = False  # the builder's network begins with its own rescaling, which is cut off
+    shipped: bool = False  # the ImageNet weights are part of headstart
 
 
-def _same(*names: str) -> dict[str, str | int]:
-    return {name: name for name in names}
+_PLAIN = {"include_preprocessing": False}
+
+
+def _family(builder: str, sizes: Mapping[str, int], rescaling: str, **options: Any) -> dict[str, BackboneSpec]:
+    """Networks that differ in a suffix, such as `B0`, and in their image size."""
+    name = {"EfficientNet": "efficientnet_", "EfficientNetV2": "efficientnet_v2_", "ConvNeXt": "convnext_"}[builder]
+    return {
+        f"{name}{suffix.lower()}": BackboneSpec(f"{builder}{suffix}", size, rescaling, **options)
+        for suffix, size in sizes.items()
+    }
 
 
 BACKBONES: dict[str, BackboneSpec] = {
     # Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567
-    "inception_v3": BackboneSpec(
-        builder="InceptionV3",
-        image_size=299,
-        rescaling="inception",
-        cuts=_same(*(f"mixed{block}" for block in range(11))),
-        finetune_from=249,
-    ),
+    "inception_v3": BackboneSpec("InceptionV3", 299, "inception"),
+    # Tan and Le, "EfficientNet", arXiv:1905.11946, without squeeze-and-excitation and with ReLU6; see `lite0`
+    "efficientnet_lite0": BackboneSpec("EfficientNetLite0", 224, "efficientnet_lite", shipped=True),
     # Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", arXiv:1610.02357
-    "xception": BackboneSpec(
-        builder="Xception",
-        image_size=299,
-        rescaling="inception",
-        cuts={**{f"block{block}": 10 * block - 5 for block in range(2, 14)}, "block14": "block14_sepconv2_act"},
-        finetune_from=116,
-    ),
+    "xception": BackboneSpec("Xception", 299, "inception", names={"block14_sepconv2_act": "block14"}),
+    # Szegedy et al., "Inception-v4, Inception-ResNet and the Impact of Residual Connections", arXiv:1602.07261
+    "inception_resnet_v2": BackboneSpec("InceptionResNetV2", 299, "inception"),
+    # He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385
+    **{f"resnet{depth}": BackboneSpec(f"ResNet{depth}", 224, "caffe") for depth in (50, 101, 152)},
     # He et al., "Identity Mappings in Deep Residual Networks", arXiv:1603.05027
-    "resnet50_v2": BackboneSpec(
-        builder="ResNet50V2",
-        image_size=224,
-        rescaling="inception",
-        cuts=_same(
-            *(f"conv{stage}_block{n}_out" for stage, end in ((2, 4), (3, 5), (4, 7), (5, 3)) for n in range(1, end)),
-            "post_relu",
-        ),
-        finetune_from="conv5_block1_preact_bn",
+    **{f"resnet{depth}_v2": BackboneSpec(f"ResNet{depth}V2", 224, "inception") for depth in (50, 101, 152)},
+    # Huang et al., "Densely Connected Convolutional Networks", arXiv:1608.06993
+    **{f"densenet{depth}": BackboneSpec(f"DenseNet{depth}", 224, "standardised") for depth in (121, 169, 201)},
+    # Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", arXiv:1409.1556
+    **{f"vgg{depth}": BackboneSpec(f"VGG{depth}", 224, "caffe") for depth in (16, 19)},
+    # Howard et al., "MobileNets", arXiv:1704.04861; Sandler et al., "MobileNetV2", arXiv:1801.04381; Howard et al.,
+    # "Searching for MobileNetV3", arXiv:1905.02244
+    "mobilenet": BackboneSpec("MobileNet", 224, "inception"),
+    "mobilenet_v2": BackboneSpec("MobileNetV2", 224, "inception"),
+    "mobilenet_v3_small": BackboneSpec("MobileNetV3Small", 224, "inception", _PLAIN),
+    "mobilenet_v3_large": BackboneSpec("MobileNetV3Large", 224, "inception", _PLAIN),
+    # Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", arXiv:1707.07012
+    "nasnet_mobile": BackboneSpec("NASNetMobile", 224, "inception"),
+    "nasnet_large": BackboneSpec("NASNetLarge", 331, "inception"),
+    # Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", arXiv:1905.11946
+    **_family(
+        "EfficientNet",
+        {"B0": 224, "B1": 240, "B2": 260, "B3": 300, "B4": 380, "B5": 456, "B6": 528, "B7": 600},
+        "standardised",
+        preprocesses=True,
     ),
     # Tan and Le, "EfficientNetV2: Smaller Models and Faster Training", arXiv:2104.00298
-    "efficientnet_v2_b0": BackboneSpec(
-        builder="EfficientNetV2B0",
-        image_size=224,
-        rescaling="standardised",
-        cuts=_same(*(f"block{block}_add" for block in ("2b", "3b", "4c", "5e", "6d", "6h")), "top_activation"),
-        finetune_from="block6e_expand_conv",
-        arguments={"include_preprocessing": False},
-    ),
-    # Howard et al., "Searching for MobileNetV3", arXiv:1905.02244
-    "mobilenet_v3_small": BackboneSpec(
-        builder="MobileNetV3Small",
-        image_size=224,
-        rescaling="inception",
-        cuts={**_same(*(f"expanded_conv_{block}_add" for block in (2, 4, 5, 7, 9, 10))), "top_activation": -1},
-        finetune_from="expanded_conv_8_expand",
-        arguments={"include_preprocessing": False},
+    **_family("EfficientNetV2", {"B0": 224, "B1": 240, "B2": 260, "B3": 300}, "standardised", arguments=_PLAIN),
+    **_family("EfficientNetV2", {"S": 384, "M": 480, "L": 480}, "efficientnet_v2", arguments=_PLAIN),
+    # Liu et al., "A ConvNet for the 2020s", arXiv:2201.03545
+    **_family(
+        "ConvNeXt", dict.fromkeys(("Tiny", "Small", "Base", "Large", "XLarge"), 224), "standardised", arguments=_PLAIN
     ),
 }
 
 
 def backbone_spec(name: str) -> BackboneSpec:
-    """Return `BACKBONES[name]`. An unknown name raises an OptionError that lists all names."""
+    """Return `BACKBONES[name]`. An unknown name raises an OptionError that suggests the nearest names."""
     if name not in BACKBONES:
-        raise OptionError(f"--backbone: there is no {name!r}; choose from {', '.join(BACKBONES)}")
+        plain = {known.replace("_", ""): known for known in BACKBONES}
+        asked = "".join(letter for letter in name.lower() if letter.isalnum())
+        near = [plain[found] for found in get_close_matches(asked, plain, n=3, cutoff=0.5)]
+        meant = f"did you mean {' or '.join(near)}?" if near else "give a name"
+        raise OptionError(
+            f"--backbone: there is no {name!r}; {meant} (`headstart backbones` lists all, or a .keras file)"
+        )
     return BACKBONES[name]

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from headstart.features.backbones.cuts import chosen_backbones
 from headstart.features.errors import OptionError, RunError
 from headstart.features.files import require_space
 from headstart.features.terminal import console, progress
@@ -75,11 +76,11 @@ def finetune(
     settings = {**asdict(config), "seed": seed}
     state = FinetuneState(run.unfinished)
     resumed = start_to_resume(run, state, settings, overwrite)
-    backbone = run.configs()[0].backbone
-    if "+" in backbone:
+    backbones = chosen_backbones(run.configs()[0])
+    if len(backbones) > 1:
         raise OptionError(
-            f"{run.path}: has features of several backbones ({backbone}), and fine-tuning is of one; train a head on "
-            "one of them"
+            f"{run.path}: has features of several backbones ({'+'.join(backbones)}), and fine-tuning is of one; train "
+            "a head on one of them"
         )
     cached = load_examples(run, data)
     require_unchanged(run, cached.examples, cached.class_names, ("train", "val"))

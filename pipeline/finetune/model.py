@@ -91,7 +91,7 @@ def build_finetune_model(
         raise OptionError(f"--from-layer {config.from_layer}: above the cut, layer {top}; nothing would be trained")
     map_cut = _map_cut(backbone, from_layer, cuts) if config.from_cache else None
     unfreeze(backbone, from_layer, config.thaw_batchnorm)
-    make_deterministic(backbone.model.layers[from_layer:])
+    make_deterministic(backbone.model.operations[from_layer:])
     head = run.load_model(run.head_file)
     model = build_top(backbone, from_layer, cuts, head)
     if map_cut is None:
@@ -106,10 +106,10 @@ def build_finetune_model(
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
     """The cut whose map is the only input of the layers from `from_layer` on. Raises OptionError if there is none."""
     crossing = backbone.crossing(from_layer, cuts)
-    by_layer = {backbone.layer_index(block): block for block in backbone.spec.cuts}
+    by_layer = {backbone.layer_index(block): block for block in backbone.shapes}
     if len(crossing) == 1 and crossing[0] in by_layer:
         return Cut(backbone.name, by_layer[crossing[0]], map=True)
-    names = ", ".join(backbone.model.layers[index].name for index in crossing)
+    names = ", ".join(backbone.model.operations[index].name for index in crossing)
     raise OptionError(
         f"--from-cache: layer {from_layer} takes the output of {names}, and not of one cut alone; "
         f"give as --from-layer the layer after a cut ({', '.join(by_layer.values())}), or leave out --from-cache"

@@ -6,7 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headstart.features.backbones.cuts import KNOWN_WEIGHTS, chosen_cuts, chosen_weights, require_averaged
+from headstart.features.backbones.cuts import (
+    KNOWN_WEIGHTS,
+    chosen_backbones,
+    chosen_cuts,
+    chosen_weights,
+    require_averaged,
+)
 from headstart.features.backbones.network import weights_digest
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_to_json
 from headstart.features.terminal import console, progress
@@ -46,7 +52,7 @@ class HeadResult:
 def next_steps(run: str) -> str:
     """The commands that can follow for the run at the path `run`. A run of several backbones can't be fine-tuned."""
     evaluate = f"headstart evaluate {run}"
-    several = "+" in Run(Path(run)).configs()[0].backbone
+    several = len(chosen_backbones(Run(Path(run)).configs()[0])) > 1
     return evaluate if several else f"headstart finetune {run}, or {evaluate}"
 
 

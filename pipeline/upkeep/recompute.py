@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from headstart.features.backbones.backbone import Backbone
+from headstart.features.backbones.backbone import OWN, Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.frozen import FORWARD_VERSION, freeze
 from headstart.features.backbones.int8 import find_quantised
+from headstart.features.backbones.outlines import is_own
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.backbones.zoo import Rescaling
-from headstart.features.config import Precision
+from headstart.features.config import Precision, Tokens
 from headstart.features.errors import OptionError, StoreError, WeightsError
 from headstart.features.images.augment import Augment, View
 from headstart.features.images.batches import decoded_batches
@@ -93,11 +94,16 @@ def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")
     precision = cast(Precision, fingerprint.precision)
     size, seed = fingerprint.image_size, config.weights_seed
-    backbone = build_backbone(fingerprint.backbone, config.weights, "auto", size, precision, seed)
+    if fingerprint.backbone == OWN:
+        if not is_own(config.weights):
+            raise OptionError("its features are of a .keras file; say which with --weights FILE.keras")
+        tokens = cast(Tokens, fingerprint.tokens or "mean")
+        backbone = build_backbone(config.weights, "imagenet", "none", size, precision, tokens=tokens)
+    else:
+        backbone = build_backbone(fingerprint.backbone, config.weights, "auto", size, precision, seed)
     if backbone.weights_digest != fingerprint.weights:
         raise WeightsError(f"its features are of other weights than {config.weights}; say which with --weights")
-    rescale = fingerprint.rescale
-    return replace(backbone, rescaling=Rescaling(tuple(rescale["scale"]), tuple(rescale["offset"])))
+    return replace(backbone, rescaling=Rescaling.from_json(fingerprint.rescale))
 
 
 def _errors(stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence[ImageFile]) -> list[_Error]:

@@ -13,6 +13,7 @@ from headstart.features.backbones.cuts import (
     require_averaged,
     restricted,
 )
+from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 BOTH = "inception_v3+xception"
-EVERY = [Cut(name, block, map) for name, spec in BACKBONES.items() for block in spec.cuts for map in (False, True)]
+EVERY = [Cut(name, block, map) for name in BACKBONES for block in outline(name).cuts for map in (False, True)]
 
 
 def names(config: FeatureConfig) -> list[str]:
@@ -55,7 +56,7 @@ def test_cuts_are_read_back_from_their_names(cuts: list[Cut]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backbone": "inception_v4"}, "--backbone: there is no 'inception_v4'; choose from inception_v3"),
+        ({"backbone": "inception_v4"}, "--backbone: there is no 'inception_v4'; did you mean inception_v3"),
         ({"backbone": "xception+xception"}, "names a backbone twice"),
         ({"cut": ("mixed11",)}, "inception_v3 has no cut 'mixed11'; choose from mixed0"),
         ({"cut": ("mixed1", "mixed2+mixed1")}, "names a cut twice. Received: mixed1+mixed2+mixed1"),

@@ -186,7 +186,7 @@ def test_biases_make_up_for_what_rounding_the_weights_moves(kind: str) -> None:
 
 def test_the_frozen_part_yields_all_that_crosses(backbone: Backbone) -> None:
     cuts = backbone.cuts()[-1:]
-    above = range(backbone.boundary(cuts) + 1, len(backbone.model.layers))
+    above = range(backbone.boundary(cuts) + 1, len(backbone.model.operations))
     inside = next(layer for layer in above if len(backbone.crossing(layer, cuts)) > 1)
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
     for from_layer in (0, backbone.boundary(cuts), inside):
@@ -206,7 +206,7 @@ def test_one_tensor_crosses_the_boundary_of_inception() -> None:
     backbone = build_backbone("inception_v3", weights="random", image_size=SIZE)
     mixed = backbone.cuts()
     (crossing,) = backbone.crossing(249, mixed[10:])
-    assert backbone.model.layers[crossing].name == "mixed8"
+    assert backbone.model.operations[crossing].name == "mixed8"
     assert backbone.crossing(249, [mixed[7], mixed[10]]) == [backbone.layer_index("mixed7"), crossing]
 
 

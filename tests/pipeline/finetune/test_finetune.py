@@ -103,7 +103,7 @@ def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(tuned_run:
         name
         for name in before
         if int(name.split()[0]) < boundary
-        or isinstance(backbone.model.layers[int(name.split()[0])], keras.layers.BatchNormalization)
+        or isinstance(backbone.model.operations[int(name.split()[0])], keras.layers.BatchNormalization)
     }
     assert any("moving_mean" in name for name in frozen)
     assert moved == before.keys() - frozen

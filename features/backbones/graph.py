@@ -1,0 +1,237 @@
+"""Reading a Keras model's graph: the ends of its blocks, the start of its last stage, and the cost of its layers.
+
+An *operation* is a node of the graph: a layer, or a function such as the sum that `x + y` makes. `model.operations`
+lists them in the order in which they can be computed. For most networks it equals `model.layers`.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+from typing import Any
+
+import keras
+
+_ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU)
+_POOLINGS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
+_DOWNSAMPLES = 0.6  # an output with less than this share of the input's height has passed a stride of 2 or more
+TOP = "top_activation"  # the cut at the end of a network whose last layer has no name of its own
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The operations of a functional model, and which operation reads whose output."""
+
+    operations: Sequence[Any]
+    readers: Sequence[Sequence[int]]  # for each operation, the indices of those that read its output
+    alone: Sequence[bool]  # for each operation, whether its output is all that later operations read
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """The shape of the output of an operation, without the batch."""
+        return tuple(self.operations[index].output.shape[1:])
+
+    def merges(self, index: int) -> bool:
+        """Whether an operation joins several tensors to one. A product is a gate, as in squeeze-and-excitation."""
+        operation = self.operations[index]
+        return len(keras.tree.flatten(operation.input)) > 1 and type(operation).__name__ != "Multiply"
+
+    def gates(self, index: int) -> bool:
+        """Whether an operation's output only branches into a factor and the tensor that the factor scales."""
+        joined = next((later for later in range(index + 1, len(self.alone)) if self.alone[later]), index)
+        return type(self.operations[joined]).__name__ == "Multiply" and joined in self.readers[index]
+
+
+def read_graph(model: keras.Model) -> Graph | None:
+    """The graph of `model`; None if a layer is used twice, or has several outputs, so that an index names no tensor."""
+    operations = model.operations
+    outputs = [operation.output for operation in operations]  # of the first use, if a layer is used twice
+    inputs = [{id(tensor) for tensor in keras.tree.flatten(operation.input)} for operation in operations]
+    made_by = {id(output): index for index, output in enumerate(outputs)}
+    if outputs[-1] is not model.output or any(tensors - made_by.keys() for tensors in inputs):
+        return None
+    readers: list[list[int]] = [[] for _ in operations]
+    for index, tensors in enumerate(inputs):
+        for tensor in tensors - {id(outputs[index])}:  # Keras gives an input layer its output as its input
+            readers[made_by[tensor]].append(index)
+    alone, reach = [], 0  # `reach`: the last reader of all outputs made before
+    for index, reading in enumerate(readers):
+        alone.append(reach <= index)
+        reach = max(reach, *reading, index)
+    return Graph(operations, readers, alone)
+
+
+def block_ends(graph: Graph) -> list[int]:
+    """The indices of the operations that end a block, lowest first. The last is the network's output.
+
+    The output of such an operation is all that crosses from there on. It ends a block if it
+
+    - joins branches, as the concatenation of an Inception block or the sum of a residual block; an activation that
+      follows at once belongs to the block,
+    - is a normalisation without activation: the linear bottleneck of MobileNetV2 (arXiv:1801.04381),
+    - branches, after a convolution, as the pooling between the blocks of DenseNet (arXiv:1608.06993), or
+    - ends the network. Normalisation and activation before the network's end belong to its last block.
+
+    What lies before the first of these is the stem. A network without branches, as VGG, has a block per resolution.
+    """
+    count, output = len(graph.operations), len(graph.operations) - 1
+    single = [index for index in range(1, count) if graph.alone[index]]
+    if not any(graph.merges(index) for index in single):
+        ends = _stage_ends(graph, single)
+    else:
+        ends = []
+        for index in single:
+            last = _with_activation(graph, index) if graph.merges(index) else index
+            convolved = any(has_kernel(graph.operations[at]) for at in range(ends[-1] + 1 if ends else 0, last + 1))
+            branches = ends and len(graph.readers[index]) > 1 and not graph.gates(index)
+            if convolved and (graph.merges(index) or _is_bottleneck(graph, index) or branches):
+                ends.append(last)
+    while ends and not any(has_kernel(graph.operations[at]) for at in range(ends[-1] + 1, count)):
+        ends.pop()
+    return [*ends, output]
+
+
+def cut_indices(
+    model: keras.Model, stable_names: bool = False, renamed: Mapping[str, str] | None = None
+) -> dict[str, int]:
+    """Where `model` can be cut: each cut's name, and the index of its operation, lowest first.
+
+    A cut is the end of a block with a map as output, [H, W, D], or the network's output, of any shape. If a layer is
+    used twice, only the output is a cut.
+
+    Args:
+        stable_names: whether Keras keeps the names of all layers, as those of a loaded file.
+        renamed: other names of cuts, by the name of the layer.
+    """
+    graph = read_graph(model)
+    if graph is None:
+        return {model.operations[-1].name: len(model.operations) - 1}
+    ends = block_ends(graph)
+    maps = [index for index in ends if len(graph.shape(index)) == 3]
+    named = _named(graph, [*maps, *([] if ends[-1] in maps else ends[-1:])], stable_names)
+    return {(renamed or {}).get(name, name): index for name, index in named.items()}
+
+
+def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
+    """Name the block at each of `ends` by its last layer; return each name with its index.
+
+    Keras numbers some names anew in each process. Unless names are `stable`, such an end gets the name of its block,
+    `block5` or `stage_2_block_1`: the common start of the names of the block's last two layers with a name of their
+    own. An activation at the network's end is called `TOP`.
+    """
+    names: dict[str, int] = {}
+    for start, end in pairwise([0, *ends]):
+        name = graph.operations[end].name
+        if not stable and _is_numbered(graph.operations[end]):
+            own = [one.name for one in graph.operations[start + 1 : end] if not _is_numbered(one)]
+            block = _common_start(own[-2:]) or f"block{len(names) + 1}"
+            at_top = end == len(graph.operations) - 1 and isinstance(graph.operations[end], _ACTIVATIONS)
+            name = TOP if at_top else block
+        names[name if name not in names else f"{name}_{end}"] = end
+    return names
+
+
+def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
+    """The output of the operation of `model` at `index`."""
+    return model.output if index == len(model.operations) - 1 else model.operations[index].output
+
+
+def last_stage(model: keras.Model) -> int:
+    """The index of the first operation of the last stage: of the blocks that follow the last change of resolution.
+
+    For InceptionV3 these are `mixed9` and `mixed10`, from 249 on. If only one block ends at the last resolution, it is
+    the last stage. If most blocks have the last resolution, their last quarter is.
+    """
+    graph = read_graph(model)
+    if graph is None:
+        return max(index for index, operation in enumerate(model.operations) if has_kernel(operation))
+    ends = block_ends(graph)
+    resolution = graph.shape(ends[-1])[:-1]
+    if len(ends) == 1:
+        same = (index for index in range(1, ends[0] + 1) if graph.shape(index)[:-1] == resolution)
+        return next(same)
+    at_last = [number for number, end in enumerate(ends) if graph.shape(end)[:-1] == resolution]
+    first = min(at_last[0], len(ends) - 2)
+    if len(at_last) > max(2, len(ends) / 2):
+        first = len(ends) - 1 - math.ceil(len(ends) / 4)
+    return ends[first] + 1
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiplications with a weight that one image takes: those of convolutions and dense layers, nested ones too."""
+    total = 0
+    for layer in nested_layers(model):
+        positions = _positions(layer)
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            total += positions * math.prod(layer.kernel.shape)
+        elif isinstance(layer, keras.layers.SeparableConv2D):
+            total += positions * (math.prod(layer.depthwise_kernel.shape) + math.prod(layer.pointwise_kernel.shape))
+        elif isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            total += positions * math.prod(layer.kernel.shape)
+    return total
+
+
+def nested_layers(model: keras.Model) -> Iterator[keras.Layer]:
+    """The layers of `model`, with those of nested models in place of these models."""
+    for layer in model.layers:
+        yield from nested_layers(layer) if isinstance(layer, keras.Model) else [layer]
+
+
+def is_depthwise(layer: keras.Layer) -> bool:
+    """Whether a layer is a convolution that treats each channel alone, or groups of channels."""
+    alone = isinstance(layer, keras.layers.DepthwiseConv2D | keras.layers.SeparableConv2D)
+    return alone or (isinstance(layer, keras.layers.Conv2D) and layer.groups > 1)
+
+
+def _positions(layer: keras.Layer) -> int:
+    """The number of places at which a layer multiplies by its kernel, per use. Unknown sides count as 1."""
+    return math.prod(side or 1 for side in layer.output.shape[1:-1])
+
+
+def has_kernel(operation: Any) -> bool:
+    """Whether an operation multiplies by a matrix of weights, as convolutions do and normalisation does not."""
+    return any(len(weight.shape) > 1 for weight in getattr(operation, "weights", ()))
+
+
+def _with_activation(graph: Graph, index: int) -> int:
+    """The index of the activation that alone reads the output of `index`, or `index`."""
+    readers = graph.readers[index]
+    return readers[0] if len(readers) == 1 and isinstance(graph.operations[readers[0]], _ACTIVATIONS) else index
+
+
+def _is_bottleneck(graph: Graph, index: int) -> bool:
+    reading = [graph.operations[reader] for reader in graph.readers[index]]
+    convolved = any(has_kernel(operation) for operation in reading)
+    plain = not any(isinstance(operation, _ACTIVATIONS) for operation in reading)
+    return isinstance(graph.operations[index], keras.layers.BatchNormalization) and convolved and plain
+
+
+def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
+    """For a network without branches: the last operation at each resolution. A pooling ends the stage that it pools."""
+    ends, kept = [], 0  # `kept`: the last operation that is no padding
+    for index in single:
+        shape, before = graph.shape(index), graph.shape(kept)
+        if len(shape) != 3:
+            break
+        pools = isinstance(graph.operations[index], _POOLINGS)
+        if kept and shape[0] <= _DOWNSAMPLES * before[0] and any(map(has_kernel, graph.operations[: kept + 1])):
+            ends.append(index if pools else kept)
+        if not isinstance(graph.operations[index], keras.layers.ZeroPadding2D):
+            kept = index
+    return ends
+
+
+def _common_start(names: Sequence[str]) -> str:
+    """The words with which all of `names` begin: `block5` for `block5_sepconv3` and `block5_sepconv3_bn`."""
+    alike = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False))
+    words = [word for word, *_ in alike]
+    return "_".join(words[:-1] if "_".join(words) in names else words)
+
+
+def _is_numbered(operation: Any) -> bool:
+    """Whether Keras made up the name of an operation, from its class and a number."""
+    return re.sub(r"_\d+$", "", operation.name) == _snake_case(type(operation).__name__)
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().replace("2_d", "2d")

@@ -1,0 +1,97 @@
+"""EfficientNet-Lite0, whose ImageNet weights are part of headstart.
+
+The network is EfficientNet-B0 (Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6 for
+swish, as in TensorFlow's `tpu/models/official/efficientnet/lite`. `shipped/README.md` says where the weights come from.
+"""
+
+import hashlib
+import io
+from importlib import resources
+
+import keras
+import numpy as np
+from headstart.features.errors import WeightsError
+from keras import layers
+
+# Repeats, kernel size, stride, expansion and width of each stage: table 1 of the paper.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+_FILE = "efficientnet_lite0_imagenet.npz"
+_SHA256 = "f65f2d9ae26f7eb448e809e2c904e6fa94f75f17ef70647f6d5e6b5188e6578c"
+
+
+def build_efficientnet_lite0(
+    include_top: bool = False, weights: str | None = "imagenet", input_shape: tuple[int, int, int] = (224, 224, 3)
+) -> keras.Model:
+    """Build the network as the builders of `keras.applications` do, with the shipped weights or new ones (None).
+
+    It takes float32 [B, H, W, 3] in [-1, 1) and yields [B, H/32, W/32, 1280]. It has no top. A missing or damaged
+    weights file raises a WeightsError.
+    """
+    if include_top or weights not in ("imagenet", None):
+        raise ValueError("EfficientNet-Lite0 has no top, and takes the weights `imagenet` or None")
+    image = x = keras.Input(input_shape)
+    x = _convolution(x, "stem", 32, 3, 2)
+    number = 0
+    for repeats, kernel, stride, expansion, width in _STAGES:
+        for repeat in range(repeats):
+            x = _block(x, f"b{number}", kernel, stride if repeat == 0 else 1, expansion, width)
+            number += 1
+    x = _convolution(x, "top", 1280, 1, 1)
+    model = keras.Model(image, x, name="efficientnet_lite0")
+    if weights:
+        _fill(model)
+    return model
+
+
+def shipped_weights() -> dict[str, np.ndarray]:
+    """The shipped weights, float32, by `<layer>/<variable>`. A missing or damaged file raises a WeightsError."""
+    place = resources.files("headstart.features.backbones") / "shipped" / _FILE
+    try:
+        content = place.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{place}: the weights that come with headstart are missing; install it again") from error
+    if hashlib.sha256(content).hexdigest() != _SHA256:
+        raise WeightsError(f"{place}: the weights that come with headstart are damaged; install it again")
+    with np.load(io.BytesIO(content)) as file:
+        scales = {name.removesuffix("/scale"): file[name] for name in file if name.endswith("/scale")}
+        return {
+            name: (file[name] * scales[name]).astype(np.float32) if name in scales else file[name]
+            for name in file
+            if not name.endswith("/scale")
+        }
+
+
+def _fill(model: keras.Model) -> None:
+    weights = shipped_weights()
+    for layer in model.layers:
+        layer.set_weights([weights[f"{layer.name}/{variable.name}"] for variable in layer.weights])
+
+
+def _convolution(x: keras.KerasTensor, name: str, width: int, kernel: int, stride: int) -> keras.KerasTensor:
+    x = layers.Conv2D(width, kernel, stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    return _activated(x, f"{name}_bn", f"{name}_act")
+
+
+def _activated(x: keras.KerasTensor, batchnorm: str, activation: str) -> keras.KerasTensor:
+    return layers.ReLU(6.0, name=activation)(layers.BatchNormalization(epsilon=1e-3, name=batchnorm)(x))
+
+
+def _block(x: keras.KerasTensor, name: str, kernel: int, stride: int, expansion: int, width: int) -> keras.KerasTensor:
+    """An inverted residual block with a linear bottleneck (Sandler et al. 2018, arXiv:1801.04381)."""
+    block_input, channels = x, x.shape[-1]
+    if expansion > 1:
+        x = layers.Conv2D(channels * expansion, 1, padding="same", use_bias=False, name=f"{name}_expand")(x)
+        x = _activated(x, f"{name}_bn0", f"{name}_act0")
+    x = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=f"{name}_dw")(x)
+    x = _activated(x, f"{name}_bn1", f"{name}_act1")
+    x = layers.Conv2D(width, 1, padding="same", use_bias=False, name=f"{name}_project")(x)
+    x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn2")(x)
+    return layers.Add(name=f"{name}_add")([block_input, x]) if stride == 1 and channels == width else x
