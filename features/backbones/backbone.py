@@ -1,4 +1,4 @@
-"""A pretrained network without its classifier, with its weights."""
+"""The backbone: a pretrained network with its weights, but without its classifier."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from headstart.features.errors import OptionError
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network with its weights. Its Keras model is built when `model` is first asked for."""
+    """A pretrained network with its weights. Its Keras model is built, at the latest, when `model` is first read."""
 
     name: str  # in `BACKBONES`
     load: Callable[[], keras.Model]  # returns the same model each time
@@ -26,7 +26,7 @@ class Backbone:
 
     @property
     def model(self) -> keras.Model:
-        """The `keras.applications` model without its top. A number in `--from-layer` is an index into its `layers`."""
+        """The `keras.applications` model without its classifier. A number in `--from-layer` indexes its `layers`."""
         return self.load()
 
     @property
@@ -35,7 +35,7 @@ class Backbone:
         return BACKBONES[self.name]
 
     def cuts(self) -> list[Cut]:
-        """Every cut that averages over space, lowest first."""
+        """Return one cut for each block, averaged over space, lowest block first."""
         return [Cut(self.name, block) for block in self.spec.cuts]
 
     def layer_index(self, layer: str | int) -> int:
@@ -51,12 +51,12 @@ class Backbone:
         raise OptionError(f"{self.name} has no layer {layer!r}: give an index from 0 to {len(layers) - 1}, or a name")
 
     def shape(self, cut: Cut) -> tuple[int, ...]:
-        """Shape of one image's features at `cut`: `(D,)`, or `(H, W, D)` for a map."""
+        """Return the shape of one image's features at `cut`: `(D,)`, or `(H, W, D)` for a map."""
         height, width, depth = self.shapes[cut.block]
         return (height, width, depth) if cut.map else (depth,)
 
     def boundary(self, cuts: Sequence[Cut]) -> int:
-        """The index of the first layer that fine-tuning trains by default, for a head on `cuts`.
+        """Return the index of the first layer that fine-tuning trains by default, for a head on `cuts`.
 
         If the deepest of `cuts` ends the backbone's last block, the layer is `spec.finetune_from`. Else it is the first
         layer of the block that ends at the deepest cut.
@@ -68,10 +68,10 @@ class Backbone:
         return self.layer_index(blocks[deepest - 1]) + 1 if deepest else 0
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Find the layers below `from_layer` whose output ends one of `cuts`, or is read by a layer from there on.
+        """Return the indices of the frozen layers whose outputs the rest of the network needs, ascending.
 
-        The frozen part of a fine-tuned network yields these outputs. Returns ascending indices. Layer 0, the input,
-        always counts as below.
+        The layers below `from_layer` are frozen. Layer 0, the input, is always frozen. The output of a frozen layer is
+        needed if it is the output at one of `cuts`, or if a layer that is not frozen reads it to compute `cuts`.
         """
         layers, from_layer = self.model.layers, max(from_layer, 1)
         below = {id(layer.output): index for index, layer in enumerate(layers[:from_layer])}
@@ -81,16 +81,16 @@ class Backbone:
         return sorted({below[id(tensor)] for tensor in keras.tree.flatten([inputs, outputs]) if id(tensor) in below})
 
     def features(self, pixels: Any, cuts: Sequence[Cut]) -> list[Any]:
-        """Apply the network, in inference mode, to symbolic `pixels`, uint8 [B, H, W, 3].
+        """Apply the network, in inference mode, to a symbolic Keras tensor `pixels`, uint8 [B, H, W, 3].
 
-        Returns float32 [B, D] per cut, the mean over space, or float32 [B, H, W, D] for a map.
+        Return a tensor per cut: float32 [B, D], the mean over space, or float32 [B, H, W, D] for a map.
         """
         outputs = [self.model.layers[self.layer_index(cut.block)].output for cut in cuts]
         maps = keras.Model(self.model.input, outputs, name=self.name)(self.rescale(pixels), training=False)
         return _at_cuts(maps, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
-        """Like `features`, but computed from `tensors`: the outputs of the layers in `crossing`, [B, H, W, D] each."""
+        """Return the result of `features`, computed from the outputs of the layers in `crossing`, [B, H, W, D] each."""
         layers, crossing = self.model.layers, self.crossing(from_layer, cuts)
         outputs = dict(zip(crossing, tensors, strict=True))
         indices = [self.layer_index(cut.block) for cut in cuts]

@@ -28,14 +28,15 @@ def build_backbone(
     weights_seed: int = 0,
     known: KnownBackbones | None = None,
 ) -> Backbone:
-    """Build a network of `BACKBONES` and fill it with weights. The model is built on demand if `known` has its facts.
+    """Build a network of `BACKBONES` and fill it with weights.
 
-    An unknown name, or a size that the network can't take, raises an OptionError. Weights that are missing, corrupt, or
-    of another network raise a WeightsError.
+    If `known` has the network's facts, the Keras model is built only when it is first used. An unknown name, or a size
+    that the network can't take, raises an OptionError. Weights that are missing, corrupt, or of another network raise a
+    WeightsError.
 
     Args:
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file.
-        rescale: a key of `RESCALINGS`, or `auto` for the rescaling of the ImageNet weights.
+        rescale: a key of `RESCALINGS`, or `auto` for the rescaling that the ImageNet weights expect.
         image_size: side of the input in pixels; 0 for the network's default.
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
     """
