@@ -1,6 +1,6 @@
-"""The settings of features: those that decide a feature's value, and those that do not.
+"""Settings of feature extraction: `FeatureConfig` decides the features' values, `ExtractionConfig` does not.
 
-The command line makes its options from these fields. This module imports nothing heavy.
+The command line makes its options from these fields. This module imports neither TensorFlow nor Keras.
 """
 
 from collections.abc import Mapping
@@ -66,14 +66,14 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class ExtractionConfig:
-    """Where features are kept, and how they are made. None of these settings decides a feature's value."""
+    """The settings of where features are stored and how they are made. They do not change a feature's value."""
 
     store: Path = option(Path("store"), "Folder of cached features.", env="HEADSTART_STORE")
     batch_size: int = option(
         0, "Images per forward pass. 0: 12 for two cores, at most 48; on a GPU, the fastest number found by trials."
     )
     max_rejects: float = option(0.05, "Fraction of images that may be unusable.")
-    max_pixels: int = option(MAX_PIXELS, "Larger images are rejected.")
+    max_pixels: int = option(MAX_PIXELS, "Images with more pixels are rejected.")
     rehash: bool = option(False, "Read every file again, even if its size and time did not change.")
 
     def __post_init__(self) -> None:
@@ -85,12 +85,12 @@ class ExtractionConfig:
 
 
 def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict[str, Any]:
-    """Both configurations as one JSON object; a run keeps it under `features`."""
+    """Return both configurations as one JSON object. A run's config file keeps it under the key `features`."""
     return {**asdict(config), **asdict(extraction), "store": str(extraction.store)}
 
 
 def configs_from_json(values: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
-    """Read back the result of `configs_to_json`. Missing fields get their defaults."""
+    """Read back the result of `configs_to_json`. Missing fields, except `cut` and `store`, get their defaults."""
     values = {**values, "cut": tuple(values["cut"]), "store": Path(values["store"])}
     own, other = (
         {one.name: values[one.name] for one in fields(kind) if one.name in values}

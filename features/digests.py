@@ -1,4 +1,4 @@
-"""Arrays of the SHA-256 digests of image files: 32 raw bytes each."""
+"""Conversion of image files' SHA-256 digests between hexadecimal text and arrays of 32 raw bytes each."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # NumPy sorts and compares digests by the
 
 
 def raw_digests(digests: Sequence[str]) -> np.ndarray:
-    """Convert hexadecimal digests to `DIGEST` [N]."""
+    """Convert hexadecimal digests to an array [N] of dtype `DIGEST`."""
     return np.frombuffer(bytes.fromhex("".join(digests)), DIGEST)
 
 
 def hex_digests(raw: np.ndarray) -> list[str]:
-    """Convert `DIGEST` [N] to hexadecimal digests."""
+    """Convert an array [N] of dtype `DIGEST` to hexadecimal digests."""
     text, width = raw.tobytes().hex(), 2 * DIGEST_BYTES
     return [text[start : start + width] for start in range(0, len(text), width)]

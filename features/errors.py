@@ -1,8 +1,11 @@
-"""Errors that a person can mend. A command prints them in one line and exits with 1. A bug keeps its traceback."""
+"""Errors that the user can fix. A command prints such an error in one line, without a traceback.
+
+The command then exits with status 2 for an OptionError, and with status 1 for any other of these errors.
+"""
 
 
 class HeadstartError(Exception):
-    """The base class. Each message names the file, option or field, and the remedy."""
+    """The base class of errors that the user can fix. Each message names the file, option or field, and the remedy."""
 
 
 class OptionError(HeadstartError, ValueError):
@@ -26,11 +29,14 @@ class RunError(HeadstartError, ValueError):
 
 
 class DivergedError(HeadstartError):
-    """A training in which no loss was finite."""
+    """A training run in which no loss was finite."""
 
 
 def require_options(*options: tuple[str, object, bool, str]) -> None:
-    """Raise an OptionError for the first invalid option. Each is (flag, value, value is valid, valid values)."""
+    """Raise an OptionError for the first invalid option.
+
+    Each option is a tuple: its flag, its value, whether the value is valid, and a description of valid values.
+    """
     for name, value, valid, wanted in options:
         if not valid:
             raise OptionError(f"{name} must be {wanted}. Received: {value}")

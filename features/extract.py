@@ -1,6 +1,6 @@
 """The loop that fills stores: find missing digests, decode pixels, run the frozen backbone, write shards.
 
-It knows nothing of labels.
+This module does not use labels.
 """
 
 import time
@@ -27,7 +27,7 @@ _SHARD_OVERHEAD = 1 << 16
 
 @dataclass(frozen=True)
 class Extracted:
-    """The result of `extract_features`: digests with new features, images that could not be used, seconds of work."""
+    """The result of `extract_features`: digests with new features, unusable images, and seconds of extraction."""
 
     digests: frozenset[str] = frozenset()
     rejects: Sequence[Reject] = ()
@@ -35,12 +35,12 @@ class Extracted:
 
     @property
     def extracted(self) -> int:
-        """The number of digests whose features were made."""
+        """The number of digests for which features were extracted."""
         return len(self.digests)
 
     @property
     def images_per_second(self) -> float:
-        """Speed of this call; 0 if nothing was extracted."""
+        """The images extracted per second; 0 if nothing was extracted."""
         return self.extracted / self.seconds if self.seconds else 0.0
 
     def __add__(self, other: "Extracted") -> "Extracted":
@@ -54,12 +54,12 @@ def extract_features(
     config: ImageConfig,
     view: View | None = None,
 ) -> Extracted:
-    """Make the features of `images`, or of their augmented `view`, that `stores` lack. One pass serves all cuts.
+    """Extract the features of `images`, or of their augmented `view`, that are missing in `stores`.
 
-    `freeze` builds the fast form of the backbone with the cuts of `stores`. It is called only if there is work.
-    Images that have all their features are not read. Several processes may fill one store at the same time.
-    Features that are not finite, or a store that went away, raise a StoreError. A disk that is too small for the
-    missing features raises an OSError. Shards finished before an error stay.
+    One forward pass serves all cuts. `freeze` builds the fast form of the backbone with the cuts of `stores`. It is
+    called only if features are missing. Images that have all their features are not read. Several processes may fill
+    one store at the same time. Features that are not finite, or a store whose folder is gone, raise a StoreError. A
+    disk without room for the missing features raises an OSError. Shards written before an error are kept.
     """
     by_digest: dict[str, ImageFile] = {}
     for image in images:
@@ -67,8 +67,8 @@ def extract_features(
     writers = {cut: _ShardWriter(store, frozenset(store.missing(by_digest))) for cut, store in stores.items()}
     lacking = {digest for writer in writers.values() for digest in writer.lacking}
     missing = [image for digest, image in by_digest.items() if digest in lacking]
-    del by_digest, lacking  # they have an entry per image, and extraction may take days
-    if any(True for _ in decoded_batches(missing, config, batch_size=1)):  # stops at the first decodable one
+    del by_digest, lacking  # frees memory: both have an entry per image, and extraction may take days
+    if any(True for _ in decoded_batches(missing, config, batch_size=1)):  # stops at the first decodable image
         which = "" if view is None else f"view {view.number} of "
         console.print(f"extracting features of {which}{len(missing)} images that have none yet")
         require_space(next(iter(stores.values())).folder, sum(one.bytes_to_come() for one in writers.values()))
@@ -108,7 +108,7 @@ def _extract(
 
 @dataclass
 class _ShardWriter:
-    """Gathers features. Writes a shard when their number, bytes or age reaches a limit, so that a kill costs little."""
+    """Collects features. Writes a shard when their number, bytes or age reaches a limit, so a kill loses little."""
 
     store: FeatureStore
     lacking: frozenset[str]
@@ -117,7 +117,7 @@ class _ShardWriter:
     since: float = field(default_factory=time.monotonic)
 
     def bytes_to_come(self) -> int:
-        """An upper bound of the size of all shards to come, in bytes."""
+        """Return an upper bound, in bytes, of the total size of all shards still to be written."""
         return len(self.lacking) * (self.store.form.image_bytes + DIGEST_BYTES) + _SHARD_OVERHEAD
 
     def add(self, digests: Sequence[str], features: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Writing files and folders in one step: a reader sees all of it or nothing, even after a process was killed."""
+"""Atomic writes of files and folders: a reader never sees half-written content, even if the writer was killed."""
 
 import errno
 import json
@@ -20,13 +20,13 @@ _PARTIAL_NAME_LENGTH = 32
 _REPLACED = "replaced"  # subfolder that keeps an old folder until the new one is in its place
 _FOREIGN_SECONDS = 24 * 3600
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
-# A file that was read less than this after it was written may change again and keep its modification time.
+# A file that was written less than this time ago may be written again without a change of its modification time.
 SETTLED_NS = 2_000_000_000
 
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to. On success flush the file and rename it to `path`, else remove it."""
+    """Yield a temporary path to write to. On success flush the file and rename it to `path`, else remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
@@ -35,7 +35,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         flush_to_disk(path.parent)
     except OSError as error:
-        if error.filename == str(partial):  # this name tells a person nothing
+        if error.filename == str(partial):  # the temporary name would tell the user nothing
             error.filename = str(path)
         raise
     finally:
@@ -44,11 +44,11 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Yield a folder to fill. On success flush it to disk and rename it to `path`, else remove it.
+    """Yield a temporary folder to fill. On success flush it to disk and rename it to `path`, else remove it.
 
-    With `replace`, a folder at `path` is replaced. Without, one that is not empty raises a FileExistsError. No portable
-    call exchanges two folders, so the old one is moved away first. If the process is killed before the new one is in
-    place, `remove_left_over` puts the old one back.
+    With `replace`, a folder at `path` is replaced. Without `replace`, a folder at `path` that is not empty raises a
+    FileExistsError. No portable call exchanges two folders, so the old folder is moved away first. If the process is
+    killed before the new folder is in place, `remove_left_over` puts the old folder back.
     """
     with scratch_folder(path.parent, path.name) as scratch:
         new, replaced = scratch / "new", scratch / _REPLACED
@@ -72,7 +72,7 @@ def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Pat
 
 @contextmanager
 def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
-    """Yield a new folder in `parent`. It is removed at the end. Two at a time in one process need different names."""
+    """Yield a new folder in `parent`, and remove it at the end. Folders open at once in a process need unique names."""
     remove_left_over(parent)
     folder = _partial(parent / name)
     folder.mkdir(parents=True)
@@ -83,14 +83,17 @@ def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
 
 
 def _partial(path: Path) -> Path:
-    """A path beside `path` whose name tells which process writes to it."""
+    """Return a temporary path beside `path`. Its name identifies this process as the writer."""
     # The suffix stays last: Keras and h5py choose the format by it. A long name is cut to fit the file system's limit.
     process = f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
     return path.with_name(f".{process}.partial.{path.name[-_PARTIAL_NAME_LENGTH:]}")
 
 
 def remove_left_over(folder: Path) -> list[Path]:
-    """Remove half-written files and folders of ended processes, and return their paths. Put back replaced folders."""
+    """Remove half-written files and folders of ended processes, and return their paths.
+
+    Old folders that such a process moved away, and did not replace, are put back.
+    """
     removed = [path for path in folder.glob(".*.partial.*") if _writer_ended(path)]
     for path in removed:
         _remove(path)
@@ -101,7 +104,7 @@ def _remove(partial: Path) -> None:
     if not partial.is_dir():
         partial.unlink(missing_ok=True)
         return
-    for replaced in (partial / _REPLACED).glob("*"):  # goes back to its place
+    for replaced in (partial / _REPLACED).glob("*"):  # the old folder goes back to its place
         place = partial.parent / replaced.name
         if not place.exists():
             with suppress(FileNotFoundError):  # another process put it back first
@@ -110,10 +113,10 @@ def _remove(partial: Path) -> None:
 
 
 def _writer_ended(partial: Path) -> bool:
-    """Whether the process that writes `partial` has ended, as far as this host can tell.
+    """Return whether the process that writes `partial` has ended, as far as this host can tell.
 
-    A process on another host counts as ended only after a day without a write. So does one whose number
-    belongs to a process with another start time: that may be the same process after the clock was set.
+    A process on another host counts as ended after a day without a write. The same rule applies if a process here
+    has its ID but another start time: that may be the same process after the clock was set.
     """
     process = _PARTIAL.fullmatch(partial.name)
     if process is None:
@@ -123,20 +126,20 @@ def _writer_ended(partial: Path) -> bool:
         return True
     if here and _started(pid) == int(process["started"]):
         return False
-    with suppress(FileNotFoundError):  # another process removes it
+    with suppress(FileNotFoundError):  # another process removed it
         written = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))
         return time.time() - written > _FOREIGN_SECONDS
     return False
 
 
 def _host() -> str:
-    """The name of this host. On Linux the number of the PID namespace follows, as containers may share a name."""
+    """Return this host's name. On Linux, append the number of the PID namespace, as containers may share a name."""
     name = socket.gethostname()
     return f"{name}+{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else name
 
 
 def _started(pid: int) -> int | None:
-    """The start time of a process on this host, in ms since 1970. None if the process has ended."""
+    """Return the start time of a process on this host, in ms since 1970; None if the process has ended."""
     try:
         return int(1000 * psutil.Process(pid).create_time())
     except psutil.Error:
@@ -144,7 +147,7 @@ def _started(pid: int) -> int | None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return once the bytes of the file, or the entries of the folder, `path` are on disk."""
+    """Wait until the file or folder at `path` is on disk: a file's bytes, or a folder's list of entries."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -153,7 +156,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raise an OSError if the disk of `folder` has no room for `size` bytes: some libraries crash on a full disk."""
+    """Raise an OSError if the disk of `folder` has less than `size` bytes free. Some libraries crash on a full disk."""
     free = shutil.disk_usage(folder).free
     if free < size:
         message = f"No space left on device: {decimal(size)} are needed, {decimal(free)} are free"
@@ -161,11 +164,11 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `data` to `path` in one step. Text becomes UTF-8. Undecodable bytes of file names stay unchanged."""
+    """Write `data` to `path` atomically. Text becomes UTF-8; surrogate escapes become the bytes that they stand for."""
     with written_atomically(path) as partial:
         partial.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON in one step."""
+    """Write `value` to `path` atomically, as indented JSON."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -5,5 +5,5 @@ from typing import Any
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A dataclass field that is also a command-line option. `more` may hold `flag`, `env`, `metavar` and `parser`."""
+    """Return a dataclass field for a command-line option. `more` may hold `flag`, `env`, `metavar` and `parser`."""
     return field(default=default, metadata={"help": help, **more})

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)  # `[old]` may be a path
+console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)  # `[old]` may be in a path
 _QUIET_SECONDS, _LINE_SECONDS = 2.0, 10.0
 
 
@@ -26,8 +26,8 @@ class _SpeedColumn(ProgressColumn):
 def progress(description: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show progress, units per second and time left. Yield a function that takes the number of units just finished.
 
-    `done` of the `total` units were finished earlier, and do not count for the speed. If standard error is no terminal,
-    plain lines are printed, the first after two seconds.
+    `done` of the `total` units were finished earlier, and do not count for the speed. If standard error is not a
+    terminal, plain lines are printed: the first after two seconds, then at most one every ten seconds.
     """
     if console.is_terminal:
         shape = (BarColumn(), MofNCompleteColumn(), _SpeedColumn(unit), TimeRemainingColumn())
@@ -57,7 +57,7 @@ def _plain_lines(description: str, total: int, unit: str, before: int) -> Callab
 
 @contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Discard standard error of Python and of C++ code: TensorFlow writes to file descriptor 2 while it is imported."""
+    """Discard standard error, also that of C++ code: TensorFlow's import writes to file descriptor 2."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

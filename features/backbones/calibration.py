@@ -1,4 +1,4 @@
-"""8-bit networks in a store. Each has a folder in `int8/`, with the digests of the images it was quantised on."""
+"""Files of the 8-bit networks in a store: for each a folder in `int8/`, with the digests of its calibration images."""
 
 import hashlib
 import json
@@ -14,15 +14,16 @@ _AGAIN = "delete the folder, and the network is quantised anew, with other featu
 
 
 def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping[str, Any]) -> Path:
-    """The folder for a backbone's 8-bit network in the store at `root`. All other arguments decide its name."""
+    """Return the folder of a backbone's 8-bit network in the store at `root`. The other arguments decide its name."""
     identity = json.dumps({**fields, "cuts": list(cuts)}, sort_keys=True)
     return root / "int8" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def calibration(folder: Path) -> dict[str, Any] | None:
-    """The field `calibration` of a fingerprint: hashes of the network in `folder` and of its calibration images.
+    """Return the fingerprint's field `calibration` for the network in `folder`; None if `folder` does not exist.
 
-    None if `folder` does not exist. A damaged folder raises a StoreError.
+    The field holds the number of calibration images, the hash of their digests, and the hash of the network. A damaged
+    folder raises a StoreError.
     """
     if not folder.exists():
         return None
@@ -32,7 +33,7 @@ def calibration(folder: Path) -> dict[str, Any] | None:
 
 
 def calibrated_cuts(folder: Path) -> list[str]:
-    """The names of the cuts of the network in `folder`."""
+    """Return the names of the cuts of the network in `folder`."""
     return list(_description(folder)["cuts"])
 
 
@@ -54,7 +55,7 @@ def damaged_networks(root: Path) -> list[Damage]:
 
 
 def network_digest(folder: Path) -> str:
-    """SHA-256 of the network in `folder`, or the text `a file is missing`."""
+    """Return the hexadecimal SHA-256 of the network in `folder`, or the text `a file is missing`."""
     digest = hashlib.sha256()
     for name in ("model.xml", "model.bin"):
         try:

@@ -1,6 +1,6 @@
 """Cuts: the places in a backbone where features are taken. Only this module parses `--cut` and `--weights`.
 
-This module imports no Keras, so that a wrong name is reported at once.
+This module imports no Keras, so that a wrong name is reported without waiting for TensorFlow.
 """
 
 import os
@@ -29,17 +29,17 @@ class Cut:
 
     @classmethod
     def parse(cls, backbone: str, text: str) -> "Cut":
-        """Read `mixed8` or `mixed8:map` as a cut of `backbone`, without a check that the block exists."""
+        """Parse `mixed8` or `mixed8:map` as a cut of `backbone`. The block need not exist."""
         return cls(backbone, text.removesuffix(_MAP), text.endswith(_MAP))
 
     @property
     def name(self) -> str:
-        """The name within its backbone: `mixed8`, or `mixed8:map`."""
+        """The cut's name within its backbone: `mixed8`, or `mixed8:map`."""
         return f"{self.block}{_MAP * self.map}"
 
 
 def cut_names(cuts: Sequence[Cut]) -> list[str]:
-    """The name of each cut as on the command line: `mixed8`, or `backbone/mixed8` if there are several backbones."""
+    """Return the command-line name of each cut: `mixed8`, or `backbone/mixed8` if there are several backbones."""
     alone = len({cut.backbone for cut in cuts}) == 1
     return [cut.name if alone else f"{cut.backbone}/{cut.name}" for cut in cuts]
 
@@ -73,10 +73,10 @@ def _joined_names(text: str) -> list[str]:
 
 
 def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
-    """The cuts that `config` asks for, grouped by backbone. The cuts of one backbone keep the order given.
+    """Return the cuts that `config` names, grouped by backbone. The cuts of one backbone keep the order given.
 
-    `mixed8` means this cut of every backbone that has it. `backbone/mixed8` means this cut of one backbone alone. A
-    backbone without a given cut is cut at its last block. An unknown backbone or cut, or one given twice, raises an
+    `mixed8` names this cut in every backbone that has it. `backbone/mixed8` names this cut in one backbone only. A
+    backbone for which no cut is named is cut at its last block. An unknown or repeated backbone or cut raises an
     OptionError.
     """
     backbones = chosen_backbones(config)
@@ -92,11 +92,11 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 
 
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
-    """The sets of cuts among which a search chooses, and whether the search may also join sets.
+    """Return the sets of cuts from which a search chooses, and whether the search may also join sets.
 
     Each `--cut` is one set. A backbone that has no cut in a set adds its default cut, unless all cuts of the set are
     written as `backbone/cut`. If a `--cut` contains `all`, each single cut is a set, and sets may be joined. Without
-    `--cut`, each backbone's default cut is a set, and all default cuts together are one more.
+    `--cut`, each backbone's default cut is a set, and all default cuts together are one more set.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -113,7 +113,7 @@ def _combination(config: FeatureConfig, text: str) -> tuple[Cut, ...]:
 
 
 def restricted(config: FeatureConfig, cuts: Sequence[Cut]) -> FeatureConfig:
-    """Reduce `config` to the given cuts and their backbones."""
+    """Return a copy of `config` that has only the given cuts, their backbones, and the weights of these."""
     wanted = {cut.backbone for cut in cuts}
     weights = {name: file for name, file in chosen_weights(config).items() if name in wanted}
     files = config.weights if config.weights in weights.values() else "+".join(weights.values())
@@ -136,9 +136,10 @@ def require_maps(cuts: Sequence[Cut]) -> None:
 
 
 def chosen_weights(config: FeatureConfig) -> dict[str, str]:
-    """The `--weights` of each backbone: one for all, or one for each, joined by `+`. Else raise an OptionError.
+    """Map each backbone to its part of `--weights`: one for all, or one for each, joined by `+`.
 
-    The path of an existing file may itself contain a `+`.
+    The path of an existing file may itself contain a `+`. A text that can't be split in exactly one way raises an
+    OptionError.
     """
     names, text = chosen_backbones(config), config.weights
     if len(names) == 1 or "+" not in text or _is_weights(text):

@@ -1,6 +1,6 @@
-"""Facts about backbones that were built before. A command that finds all features cached needs to build no network.
+"""Saved facts about backbones that were built before. With them, a command need not build a network again.
 
-Building InceptionV3 and reading its weights would take longer than the rest of such a command.
+A command that finds all features cached would otherwise spend most of its time on building the network.
 """
 
 import json
@@ -23,7 +23,7 @@ _VERSION = 1  # raise it when a backbone yields other facts than before
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """The fields of `Backbone` that can only be found by building its model."""
+    """The fields of `Backbone` that are known only after its model was built."""
 
     weights_digest: str
     shapes: Mapping[str, tuple[int, ...]]
@@ -38,7 +38,7 @@ class BackboneSource:
 
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
-    """Describe a backbone's source without reading the weights file. See `build_backbone` for the arguments."""
+    """Describe a backbone's settings and weights file without reading the file. Arguments: see `build_backbone`."""
     state: dict[str, Any] = {"version": _VERSION, "keras": keras.__version__, "numpy": np.__version__}
     file = None if weights in KNOWN_WEIGHTS else os.path.realpath(weights)
     settings = json.dumps([name, file or weights, image_size, weights_seed if weights == "random" else 0])
@@ -47,16 +47,16 @@ def backbone_source(name: str, weights: str, image_size: int, weights_seed: int)
             status = os.stat(file)
         except (OSError, ValueError):
             return BackboneSource(settings, None)
-        # Size and mtime do not suffice: all weights files of a network have one size, and mtime can be set by hand.
+        # Size and mtime do not suffice: all weights files of a network have equal size, and mtime can be set by hand.
         state |= {"bytes": status.st_size, "inode": status.st_ino}
         state |= {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
     return BackboneSource(settings, state)
 
 
 class KnownBackbones:
-    """The file `backbones.json` in `folder`, a store. It holds the facts of backbones that were built before.
+    """The file `backbones.json` in the store `folder`. It holds the facts of backbones that were built before.
 
-    The folder is not created. Damaged entries are ignored. With `forget` nothing is recalled.
+    `folder` is never created. Damaged entries are ignored. With `forget`, `recall` always returns None.
     """
 
     def __init__(self, folder: Path, forget: bool = False) -> None:
@@ -65,7 +65,7 @@ class KnownBackbones:
         self._started = time.time_ns()
 
     def recall(self, source: BackboneSource) -> BackboneFacts | None:
-        """The facts of the backbone from `source`; None if `source` is new or has changed."""
+        """Return the saved facts of the backbone from `source`; None if `source` is new or has changed."""
         if self._forget or source.state is None:
             return None
         with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):

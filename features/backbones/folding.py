@@ -11,9 +11,9 @@ import numpy as np
 def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
     """Copy `model` for inference, with each batch normalisation folded into the convolution before it.
 
-    Layers keep their names and indices. A folded normalisation becomes an identity. So does dropout: Keras would
-    activate it under `training=True`. A convolution is left as it is if a second layer reads its output. A folded
-    convolution keeps its weights in its compute precision.
+    Layers keep their names and indices. A folded normalisation becomes an identity layer. Dropout becomes an identity
+    layer too, because `training=True` would activate it. A convolution is not folded if a second layer reads its
+    output. A folded convolution stores its weights in its compute precision.
 
     In reduced precision, rounding the weights shifts the mean of each output channel by about the same amount on every
     image. The biases are corrected for this shift (Nagel et al. 2019, arXiv:1906.04721, section 4.2). The shift is
@@ -51,7 +51,7 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
 
 
 def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
-    """Pairs of a convolution and the batch normalisation that reads its output. No other layer reads that output."""
+    """Return pairs of a convolution and a batch normalisation. No other layer reads the convolution's output."""
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
     linear = keras.activations.linear
     found = [layer for layer in model.layers if isinstance(layer, convolutions) and layer.activation is linear]
@@ -62,7 +62,7 @@ def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, 
 
 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    """Kernels and bias with which `convolution` alone gives the output of both layers at inference.
+    """Return kernels and bias with which `convolution` alone gives the output of both layers at inference.
 
     The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1), computed in float64.
     """
@@ -80,7 +80,7 @@ def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNorma
 
 
 def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, example: Any) -> dict[str, np.ndarray]:
-    """The mean of each input channel, float64 [channels], of each convolution in reduced precision, by its name."""
+    """Map the name of each convolution in reduced precision to the means of its input channels, float64 [channels]."""
     rounding = [layer for layer in convolutions if layer.compute_dtype != "float32"]
     if not rounding:
         return {}
@@ -90,7 +90,7 @@ def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, exampl
 
 
 def _output_mean(convolution: keras.Layer, kernels: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
-    """The mean of each output channel over all positions, [out], without bias.
+    """Return the mean of each output channel over all positions, float64 [out], without bias.
 
     `mean` [in] holds the means of the input channels. Padding is ignored.
     """

@@ -25,12 +25,12 @@ Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] t
 
 
 class FrozenBackbone:
-    """The fast form of a backbone: uint8 [b, H, W, 3] to float32 [b, *shape] for each of `cuts`.
+    """The fast form of a backbone. It maps uint8 [b, H, W, 3] to float32 [b, *shape] for each of `cuts`.
 
-    Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time.
-    The features of an image depend neither on the other images in its batch nor on its slot, its place in the batch.
-    Batches are therefore filled up with zeros, and only slots that compute alike are used. `_equal_slots` names the
-    exception. The constructor runs the network once to find the slots.
+    Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time. The features
+    of an image depend neither on the other images in its batch nor on its slot, which is its index in the batch. To
+    ensure this, a small batch is padded with zeros, and only slots that compute equal results are used. `_equal_slots`
+    describes the exception. The constructor runs the network once to find these slots.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -41,11 +41,11 @@ class FrozenBackbone:
 
     @property
     def images_per_pass(self) -> int:
-        """The most images that one pass takes."""
+        """The maximum number of images in one pass."""
         return len(self._slots)
 
     def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
-        """Run the network on uint8 [b, H, W, 3], b <= `images_per_pass`. Returns float32 [b, *shape] per cut.
+        """Run the network on uint8 [b, H, W, 3], b <= `images_per_pass`. Return float32 [b, *shape] per cut.
 
         `run` is one of the passes, the first by default.
         """
@@ -77,7 +77,10 @@ class FrozenBackbone:
 
 
 def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
-    """The fast form of a `backbone` that is not int8. `batch_size` 0: `default_batch_size`; on a GPU, the fastest."""
+    """Build the fast form of a `backbone` that is not int8.
+
+    `batch_size` 0 stands for `default_batch_size` on a CPU, and for the fastest batch size found by trials on a GPU.
+    """
     folded = folded_backbone(backbone)
     if not batch_size:
         batch_size = _fastest_batch_size(partial(_pass_seconds, folded, cuts)) if on_gpu() else default_batch_size()
@@ -85,17 +88,17 @@ def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> Froz
 
 
 def passes_at_once() -> int:
-    """Forward passes to run at the same time. On a GPU one is enough. On a CPU two keep all cores busy."""
+    """Return how many forward passes to run at the same time. One fills a GPU. Two keep all cores of a CPU busy."""
     return 1 if on_gpu() else 2
 
 
 def default_batch_size() -> int:
-    """Images per forward pass on a CPU: 12 for each two cores, at most 48. More would take memory and gain little."""
+    """Return the images per forward pass on a CPU: 12 for every two cores, at most 48. More images gain little."""
     return 12 * min(4, max(1, cpu_count() // 2))
 
 
 def folded_backbone(backbone: Backbone) -> Backbone:
-    """Fold batch normalisation into the convolutions, which TensorFlow then fuses with bias and relu."""
+    """Return `backbone` with batch normalisation folded into convolutions. TensorFlow then fuses bias and ReLU, too."""
     model = _folded(backbone, backbone.model)
     return replace(backbone, load=lambda: model)
 
@@ -103,10 +106,10 @@ def folded_backbone(backbone: Backbone) -> Backbone:
 def traced(
     backbone: Backbone, cuts: Sequence[Cut], batch_size: int | None = None, compiled: bool = True
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    """A folded network as a TensorFlow function: uint8 [`batch_size`, H, W, 3] to float32 [B, *shape] per cut.
+    """Trace a folded network into a TensorFlow function: uint8 [B, H, W, 3] to a list of float32 [B, *shape] per cut.
 
-    On a GPU, XLA compiles the function, unless `compiled` is False. Weights stay variables: each step of TensorFlow's
-    graph optimizer would copy constants.
+    B is `batch_size`, or any number if that is None. On a GPU, XLA compiles the function, unless `compiled` is False.
+    Weights stay variables, because each step of TensorFlow's graph optimizer would copy constants.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     model = keras.Model(pixels, backbone.features(pixels, cuts))
@@ -118,7 +121,7 @@ def traced(
 
 
 def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
-    """The fast form of a backbone's lower part: uint8 [B, H, W, 3] to the output of each of `layers`, float32."""
+    """Build the fast form of a backbone's lower part: uint8 [B, H, W, 3] to the float32 output of each of `layers`."""
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     outputs = [backbone.output(index) for index in layers]
     below = _folded(backbone, keras.Model(backbone.model.input, outputs))
@@ -136,10 +139,10 @@ def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
 
 
 def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> list[Pass]:
-    """Build `passes_at_once` forward passes. If the network has shortcuts, each pass has a graph of its own.
+    """Build `passes_at_once` forward passes. If the network has shortcuts, each pass has its own graph.
 
-    A oneDNN convolution that adds a shortcut keeps both summands in the operation (TensorFlow 2.21, `MklConvOp`).
-    Passes that shared a graph mixed up their summands: features were wrong, or the process crashed.
+    A oneDNN convolution that also adds a shortcut stores both summands in the operation object (TensorFlow 2.21,
+    `MklConvOp`). Passes that shared a graph mixed up these summands: features were wrong, or the process crashed.
     """
     count = passes_at_once()
     if not any(isinstance(layer, keras.layers.Add) for layer in folded.model.layers):
@@ -153,10 +156,10 @@ def _pass(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Pass:
 
 
 def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
-    """The slots of a batch that yield the same bits for the same image, int64 [at most batch_size].
+    """Return the slots of a batch that yield the same bits for the same image, int64 [n], n <= `batch_size`.
 
-    A matrix product may sum the last rows of a batch in another order. Then the last bit differs. If fewer than half
-    of the slots agree, all are used, and features of different slots differ by rounding errors.
+    A matrix product may sum the last rows of a batch in another order, so that their last bits differ. If fewer than
+    half of the slots agree, all slots are returned, and features of different slots differ by rounding errors.
     """
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     outputs = run(np.repeat(image[np.newaxis], batch_size, axis=0))
@@ -176,7 +179,10 @@ def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> flo
 
 
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
-    """Start at 48. Double the batch size while this gives 10 % more images per second and fits into memory."""
+    """Return the fastest batch size on a GPU. `seconds` times one pass with a given batch size.
+
+    Start at 48. Double the batch size while this gives at least 10 % more images per second and fits into memory.
+    """
     best, speed = _SMALLEST_BATCH, _SMALLEST_BATCH / seconds(_SMALLEST_BATCH)
     with suppress(tf.errors.ResourceExhaustedError):
         while best < _LARGEST_BATCH and (faster := 2 * best / seconds(2 * best)) >= 1.1 * speed:

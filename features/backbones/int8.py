@@ -2,7 +2,7 @@
 
 Weights and activations become integers. Their ranges are measured on images (Jacob et al. 2018, "Quantization and
 Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). The quantised network is kept in the
-store under `int8/` and used for all later images. Ranges measured on other images would give other features.
+store under `int8/` and used for all later images, because ranges measured on other images give other features.
 """
 
 import importlib
@@ -59,7 +59,7 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
 
 
 def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) -> FrozenBackbone:
-    """Load the 8-bit form whose `calibration` is `wanted` from the store at `root`, or raise an OptionError."""
+    """Load the 8-bit form with calibration `wanted` from the store at `root`. If it is gone, raise an OptionError."""
     for folder in (root / "int8").glob(f"{backbone.name}-*"):
         if calibration(folder) == wanted:
             return quantised(folder, backbone, [Cut.parse(backbone.name, name) for name in calibrated_cuts(folder)])
@@ -69,11 +69,11 @@ def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) ->
 def quantise(
     folder: Path, backbone: Backbone, cuts: Sequence[Cut], images: Sequence[ImageFile], config: ImageConfig
 ) -> None:
-    """Quantise `backbone` and write it to `folder`. Then measure and report the loss of accuracy.
+    """Quantise `backbone` and write it to `folder`. Then measure and print how much its features change.
 
-    The ranges of activations are measured on at most 300 images. Features of up to 300 others are compared with their
-    float32 features. Images are chosen by digest, which is as good as at random. If no image for the ranges can be
-    decoded, that raises a DataError. If the extra `int8` is not installed, that raises an OptionError.
+    The ranges of activations are measured on at most 300 images. The int8 and float32 features of up to 300 other
+    images are compared. Images are taken in the order of their digests, which is as good as random. If none of the
+    images for the ranges can be decoded, a DataError is raised. Without the extra `int8`, an OptionError is raised.
     """
     openvino, nncf = _extra("openvino"), _extra("nncf")
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
@@ -113,7 +113,7 @@ def quantise(
 
 
 def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarray, list[str]]:
-    """Pixels, uint8 [n, size, size, 3], and digests of the images that can be decoded."""
+    """Return pixels, uint8 [n, size, size, 3], and digests of the images that can be decoded."""
     parts = list(decoded_batches(images, config, 32))
     none = np.empty((0, config.size, config.size, 3), np.uint8)
     digests = [images[position].digest for positions, _ in parts for position in positions]
@@ -121,7 +121,11 @@ def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarr
 
 
 def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:
-    """Per cut: the mean relative error of features in norm, and the share that keep their nearest neighbour."""
+    """Compare the features of two networks on the same images. Return two figures per cut; none for under 3 images.
+
+    `relative_error` is the mean of norm(plain - reduced) / norm(plain). `neighbours_kept` is the fraction of images
+    that have the same nearest neighbour with both networks.
+    """
     if len(pixels) < 3:  # of two images, each is always the other's neighbour
         return {}
     expected, found = (_features_of(network, pixels) for network in (plain, reduced))
@@ -141,7 +145,7 @@ def _features_of(network: FrozenBackbone, pixels: np.ndarray) -> dict[Cut, np.nd
 
 
 def _nearest(features: np.ndarray) -> np.ndarray:
-    """For each row, the index of another row: the one with the largest cosine. int64 [n]."""
+    """Return for each row the index of the other row with the largest cosine similarity, int64 [n]."""
     unit = features / (np.linalg.norm(features, axis=1, keepdims=True) + np.finfo(np.float32).tiny)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)

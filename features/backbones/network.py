@@ -1,4 +1,4 @@
-"""Networks: a network is a backbone with its cuts and settings. They decide its fast form and its stores."""
+"""A network is a backbone with its cuts and settings. A network yields its fast form and its stores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,11 +33,11 @@ class Network:
 
     @property
     def images(self) -> ImageConfig:
-        """How a file becomes pixels."""
+        """The settings that decide how a file becomes pixels."""
         return ImageConfig(self.config.image_size, self.config.resize, self.config.truncated)
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
-        """The fingerprint of features at `cut`: of unchanged images, or of an augmented `view` of them."""
+        """Return the fingerprint of features at `cut`, made from unchanged images or from their augmented `view`."""
         plain = Fingerprint(
             **self._shared(),
             cut=cut.name,
@@ -52,16 +52,16 @@ class Network:
         return replace(plain, augment=view.augment, augment_version=version, seed=view.seed, view=view.number)
 
     def stores(self, view: View | None = None) -> dict[Cut, FeatureStore]:
-        """The store of each cut. Nothing is made on disk."""
+        """Return the store of each cut. Nothing is created on disk."""
         return {cut: FeatureStore(self.extraction.store, self.fingerprint(cut, view)) for cut in self.cuts}
 
     def quantised_folder(self) -> Path:
-        """The folder of the 8-bit form in the store. It need not exist."""
+        """Return the folder of the 8-bit form in the store. The folder need not exist."""
         names = [cut.name for cut in self.cuts]
         return quantised_folder(self.extraction.store, self.backbone.title, names, self._shared())
 
     def calibrated(self, images: Sequence[ImageFile]) -> "Network":
-        """This network, ready for `freeze`. An 8-bit form missing in the store is made from some of `images`."""
+        """Return this network, ready for `freeze`. Make a missing 8-bit form of an int8 network from some `images`."""
         if self.backbone.precision != "int8":
             return self
         folder = self.quantised_folder()
@@ -77,7 +77,7 @@ class Network:
         return replace(self, backbone=replace(self.backbone, calibration=found))
 
     def freeze(self) -> FrozenBackbone:
-        """Build the fast form, which takes seconds. An int8 network must be `calibrated`."""
+        """Build the fast form, which takes seconds. An int8 network must come from `calibrated`."""
         if self.backbone.precision == "int8":
             return quantised(self.quantised_folder(), self.backbone, self.cuts, self.extraction.batch_size)
         return freeze(self.backbone, self.cuts, self.extraction.batch_size)
@@ -100,7 +100,7 @@ class Network:
 def load_networks(
     config: FeatureConfig, extraction: ExtractionConfig, known: KnownBackbones | None = None
 ) -> list[Network]:
-    """One network for each backbone that `config` names. Errors: see `chosen_cuts` and `build_backbone`.
+    """Load one network for each backbone that `config` names. Errors: see `chosen_cuts` and `build_backbone`.
 
     If `known` has the facts of a backbone, its model is built only when it is needed.
     """
@@ -121,18 +121,18 @@ def load_networks(
 
 
 def load_network(config: FeatureConfig, extraction: ExtractionConfig) -> Network:
-    """The network of a `config` that names one backbone; see `load_networks`."""
+    """Load the network of a `config` that names exactly one backbone; see `load_networks`."""
     (network,) = load_networks(config, extraction)
     return network
 
 
 def weights_digest(networks: Sequence[Network]) -> str:
-    """The digests of the weights of all networks, joined by `+`."""
+    """Return the weights digests of all networks, joined by `+`."""
     return "+".join(network.backbone.weights_digest for network in networks)
 
 
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
-    """Fill in `config` with the cuts and precision of `networks`, and with the image size if there is only one."""
+    """Return `config` with the cuts and precision of `networks`, and with the image size if there is one network."""
     cuts = tuple(cut_names([cut for network in networks for cut in network.cuts]))
     names = "+".join(network.backbone.name for network in networks)
     config = replace(config, backbone=names, cut=cuts, precision=networks[0].config.precision)

@@ -17,10 +17,10 @@ _GAIN = 0.7  # bfloat16 must take less than this share of float32's time
 
 
 def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> Precision:
-    """Choose the arithmetic for `auto`; return any other precision unchanged.
+    """Choose float32 or bfloat16 for `auto` by timing both. Return any other precision unchanged.
 
-    The choice is made by timing. If it differed from command to command, all features would be made again. Therefore an
-    existing `store` keeps the first choice, also for other machines.
+    If the choice changed from one command to the next, all features would be made again. Therefore an existing `store`
+    saves the first choice, and later commands use that choice, also on other machines.
     """
     if precision != "auto":
         return precision
@@ -40,7 +40,10 @@ def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> P
 
 
 def _product_seconds(*dtypes: tf.DType) -> list[float]:
-    """The least seconds of a matrix product in each of `dtypes`. They take turns, so other load slows all alike."""
+    """Return the shortest time of a matrix product in each of `dtypes`, in seconds.
+
+    The dtypes take turns, so that other load on the machine slows all of them alike.
+    """
     side = 6144 if on_gpu() else 768
     uniform = tf.random.stateless_uniform((side, side), seed=(0, 0))
     matrices = [tf.cast(uniform, dtype) for dtype in dtypes]

@@ -34,10 +34,11 @@ def build_backbone(
     known: KnownBackbones | None = None,
     tokens: Tokens = "mean",
 ) -> Backbone:
-    """Build a network and fill it with weights. The model is built on demand if `known` has its facts.
+    """Build a network and fill it with weights.
 
-    An unknown name, or a size that the network can't take, raises an OptionError. Weights that are missing, corrupt, or
-    of another network raise a WeightsError.
+    If `known` has the network's facts, the Keras model is built only when it is first used. An unknown name, or a size
+    that the network can't take, raises an OptionError. Weights that are missing, corrupt, or of another network raise a
+    WeightsError.
 
     Args:
         name: a name in `BACKBONES`, or the path of a `.keras` file; see `load_own`.

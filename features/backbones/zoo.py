@@ -49,7 +49,7 @@ RESCALINGS: dict[str, Rescaling] = {
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """One network of the zoo."""
+    """The description of one available network: how to build it, and where it may be cut."""
 
     builder: str  # the network's name in `keras.applications`, or in `lite0`
     image_size: int  # side, in pixels, of the square images on which the ImageNet weights were trained

@@ -1,1 +1,1 @@
-"""Image files: which of them are usable, their pixels, and augmented views."""
+"""Code for image files: it finds the usable ones, decodes their pixels, and augments them."""

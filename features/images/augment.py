@@ -14,23 +14,23 @@ Augment = Literal["none", "flip", "standard"]
 
 @dataclass(frozen=True)
 class View:
-    """One augmented version of every image. Its features are cached in stores of their own."""
+    """One augmented version of every image. The features of each view have their own stores."""
 
     augment: Augment
     seed: int
     number: int  # from 1
 
     def image_seed(self, digest: str) -> np.ndarray:
-        """The seed of one image, int32 [2]."""
+        """Return the augmentation seed of the image with this `digest`, int32 [2]."""
         text = f"{self.seed} {self.number} {digest}".encode()
         return np.frombuffer(hashlib.sha256(text).digest()[:8], np.int32)
 
 
 def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
-    """Change one square image, uint8 [H, H, 3], at random. `seed`, int32 [2], decides the result. The shape stays.
+    """Augment one square image, uint8 [H, H, 3], and keep its shape. `seed`, int32 [2], decides the result.
 
-    `flip` mirrors half of the images. `standard` also crops to 70 to 100 % of each side, and changes brightness and
-    contrast by up to 20 %.
+    `none` changes nothing. `flip` mirrors the image left to right with probability 1/2. `standard` also crops a square
+    of 70 to 100 % of the side, resizes it to [H, H, 3], and changes brightness and contrast by up to 20 %.
     """
     if augment == "none":
         return pixels

@@ -1,4 +1,4 @@
-"""Decoding of many files in parallel: batches of pixels, and the reason for each file that can't be decoded."""
+"""Parallel decoding of image files into batches of pixels, and the reason why a file can't be decoded."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +25,9 @@ def decoded_dataset(
 ) -> tf.data.Dataset:
     """Map a dataset of (path, decoder, orientation, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
 
-    The order is kept. `finish` is applied to each decoded image and its further columns. If TensorFlow can't decode an
-    image, Pillow tries after the rest of the batch. If Pillow fails too, the error is raised. With `skip`, the image is
-    left out instead.
+    The order is kept. `finish` maps each decoded image and its further columns to the columns of the result. If
+    TensorFlow can't decode an image, Pillow tries after the rest of the batch. If Pillow fails too, the image is left
+    out with `skip`. Without `skip`, the error is raised.
     """
 
     def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, orientation: tf.Tensor, *rest: tf.Tensor) -> Columns:
@@ -64,7 +64,7 @@ def decoded_dataset(
 
 
 def explicit_options() -> tf.data.Options:
-    """Options for every dataset of headstart."""
+    """Return the `tf.data` options that every dataset in headstart uses."""
     options = tf.data.Options()
     options.autotune.enabled = False  # the tuning thread can delay the end of an iterator by 60 s (TensorFlow 2.21)
     options.experimental_optimization.apply_default_optimizations = False  # they copy all data into the graph, twice
@@ -75,9 +75,9 @@ def explicit_options() -> tf.data.Options:
 def decoded_batches(
     images: Sequence[ImageFile], config: ImageConfig, batch_size: int, view: View | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (positions in `images` int64 [b], pixels uint8 [b, size, size, 3]), b <= `batch_size`, augmented by `view`.
+    """Yield (positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3]), with b <= `batch_size`.
 
-    An image that can't be decoded is left out. `why_undecodable` says why.
+    Pixels are augmented if there is a `view`. An image that can't be decoded is left out; see `why_undecodable`.
     """
     if not images:
         return
@@ -93,7 +93,7 @@ def decoded_batches(
 
 
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """The path, decoder (int32) and orientation (int32) of each image: the first columns for `decoded_dataset`."""
+    """Return the first columns for `decoded_dataset`: each image's path, decoder (int32) and orientation (int32)."""
     return (
         [os.fsencode(image.path) for image in images],
         np.array([decoder_of(image, config) for image in images], np.int32),
@@ -102,7 +102,7 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
 
 
 def why_undecodable(image: ImageFile) -> Reject:
-    """Say why `decoded_batches` left an image out."""
+    """Return the reason why `decoded_batches` left `image` out."""
     fault = _fault(image.path) if image.is_unchanged() else Fault("vanished", "gone or changed since it was scanned")
     return Reject(image.path, fault.reason, fault.detail)
 

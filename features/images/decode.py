@@ -1,7 +1,7 @@
-"""The only path from bytes to pixels: decode, resize, turn upright. `features.images.batches` uses it for many files.
+"""Conversion of one file's bytes to pixels: decode, resize, turn upright. For many files, see `images.batches`.
 
-Caching, fine-tuning and predicting share this code, so that they see the same pixels. TensorFlow decodes JPEG and PNG.
-Pillow decodes all other formats, and files at which TensorFlow fails: see decision 15 in ARCHITECTURE.md.
+Caching, fine-tuning and predicting all use this code, so that they see the same pixels. TensorFlow decodes JPEG and
+PNG. Pillow decodes all other formats, and files that TensorFlow can't decode: see decision 15 in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg can divide both sides by one of these whi
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How bytes become pixels. A size under 32 raises an OptionError."""
+    """The settings that decide how a file becomes pixels. A `size` under 32 raises an OptionError."""
 
     size: int  # side of the square image in pixels
     resize: Literal["stretch", "crop"] = "stretch"  # stretch to a square, or crop the centre square first
@@ -33,9 +33,9 @@ class ImageConfig:
 
 
 def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    """Decode one image inside a graph, and resize it: uint8 [size, size, 3], RGB, upright.
+    """Decode and resize one image in a TensorFlow graph. Return uint8 [size, size, 3], RGB, upright.
 
-    Transparent pixels are laid over white. Only the first frame of an animation is used. Resizing is bilinear, and
+    Transparent images are laid over white. Only the first frame of an animation is used. Resizing is bilinear, and
     antialiased if the longer side shrinks to less than half. Bytes that `decoder` can't decode raise a
     tf.errors.OpError.
 
@@ -61,7 +61,8 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, co
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """Choose the decoder of an image: an index into `_DECODERS`.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size: the smallest whose sides are at least `config.size`.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its width and height: the smallest of these scales that keeps both
+    sides at `config.size` pixels or more.
     """
     if image.format == "JPEG":
         shorter = min(image.width, image.height)
@@ -77,7 +78,7 @@ def _decode_jpeg(data: tf.Tensor, config: ImageConfig, ratio: int) -> tf.Tensor:
 
 
 def _decode_png(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    # TensorFlow ignores a declaration that one colour is transparent, so such a file goes to Pillow.
+    # TensorFlow ignores the tRNS chunk that declares a colour transparent. Such a file fails here, and goes to Pillow.
     declared = tf.strings.regex_full_match(data, rb"\C*tRNS\C*")
     with tf.control_dependencies([tf.debugging.Assert(~declared, ["transparent colours"])]):
         pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB; an even number includes alpha
@@ -104,7 +105,10 @@ _PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 
 
 def pillow_pixels(data: bytes) -> np.ndarray:
-    """Decode any of `formats.FORMATS`: uint8 [H, W, 3], RGB, as stored. Pillow's parsers raise almost anything."""
+    """Decode a file of any of `formats.FORMATS` with Pillow. Return uint8 [H, W, 3], RGB.
+
+    EXIF orientation is left to the caller. A damaged file may raise an exception of almost any type.
+    """
     with open_image(data) as picture:
         if picture.mode.startswith("I"):  # 16 bits per sample
             return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=2)

@@ -1,4 +1,4 @@
-"""The header of an image: format, size and orientation, or a fault. The format is told by content, not by name."""
+"""Reading of an image's header: format, size and orientation, or a fault. The format is found from the content."""
 
 import functools
 import io
@@ -14,7 +14,7 @@ from headstart.features.images.faults import MAX_PIXELS, Fault
 from PIL import Image
 
 HEADER_VERSION = 1  # part of every scan memory: raise it when a file yields another header than before
-MOST_SIDE = 65_535  # JPEG's own limit. In resizing, memory grows with the longer side
+MOST_SIDE = 65_535  # JPEG's own limit. The memory for resizing grows with the longer side
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
     ".jp2", ".jxl", ".ppm", ".pgm", ".pbm",
@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = frozenset({
 Image.init()
 _KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
-_WEAK_MAGIC = ("BMP", "PPM")  # the magic is two letters: a text may begin with them
+_WEAK_MAGIC = ("BMP", "PPM")  # their magic bytes are two letters, with which a text may begin
 _FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read
     "HEIC": (4, tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm"))),
     "JPEG XL": (0, (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")),
@@ -34,7 +34,7 @@ _FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read
 PREFIX_BYTES = 16
 _START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100  # a progressive JPEG has about ten
 _ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
-# Words in Pillow's message about a good file of a kind that Pillow does not know.
+# Words in Pillow's error messages about valid files of a kind that Pillow does not support.
 _NOT_KNOWN = ("unsupported", "unknown", "cannot handle", "not supported", "invalid ftyp")
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
@@ -52,9 +52,9 @@ class Header:
 
 
 def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:
-    """Read the header of an image from the bytes of its file, or say why it can't be used.
+    """Return the header of an image from the bytes of its file, or the fault that makes the image unusable.
 
-    Returns None if neither `name` nor the content marks an image.
+    Return None if neither `name` nor the content is that of an image.
     """
     named = is_image(name, b"")
     format = _format_of(data)
@@ -74,7 +74,7 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
 
 
 def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pixels: int) -> Fault | None:
-    """The fault of an image that takes too much memory or time to decode, else None. Arguments: see `Header`."""
+    """Return a fault if an image takes too much memory or time to decode, else None. Arguments: see `Header`."""
     pixels = width * height
     if max(pixels, tile_pixels) > max_pixels:  # decoding a TIFF keeps a whole tile in RAM
         return Fault("too-large", f"{width} x {height} pixels, over --max-pixels {max_pixels}")
@@ -87,14 +87,14 @@ def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pix
 
 @contextmanager
 def open_image(data: bytes, format: str | None = None) -> Iterator[Image.Image]:
-    """Open an image, so that its pixels can be decoded in the `with` block. Pillow's parsers raise almost anything."""
+    """Open an image in a `with` block, where its pixels can be decoded. Errors may be of almost any type."""
     _silence_metadata_warnings()
     with _limit_lifted, Image.open(io.BytesIO(data), formats=[format] if format else FORMATS) as image:
         yield image
 
 
 class _LiftedLimit:
-    """Lifts Pillow's limit on pixels while any thread has an image open. `--max-pixels` is checked instead."""
+    """A context that lifts Pillow's limit on pixels while any thread is in it. `--max-pixels` is checked instead."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -119,7 +119,7 @@ _limit_lifted = _LiftedLimit()
 
 @functools.cache
 def _silence_metadata_warnings() -> None:
-    """Ignore Pillow's warnings about metadata in the whole process: Python 3.11 has no filter for one thread."""
+    """Ignore Pillow's metadata warnings in the whole process. Python 3.11 can't filter warnings of one thread alone."""
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
@@ -130,7 +130,7 @@ def _format_of(data: bytes) -> str | None:
 
 
 def is_image(name: str | Path, prefix: bytes) -> bool:
-    """Whether a file is an image by its name, or by its first `PREFIX_BYTES` bytes."""
+    """Return whether a file is an image, judged by the suffix of `name` and by `prefix`, its first `PREFIX_BYTES`."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES or bool(_format_of(prefix) or _foreign_format(prefix))
 
 
@@ -139,7 +139,7 @@ def _foreign_format(data: bytes) -> str | None:
 
 
 def _tile_pixels(image: Image.Image) -> int:
-    """The pixels of one tile of a TIFF, at most `sys.maxsize`: a hostile file may claim any size."""
+    """Return the pixels of one tile of a TIFF, 0 without tiles. `sys.maxsize` caps what a hostile file may claim."""
     tags = getattr(image, "tag_v2", {})
     width, length = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
     valid = isinstance(width, int) and isinstance(length, int)
@@ -156,7 +156,7 @@ def _unidentified(data: bytes, named: bool) -> Fault | None:
 
 
 class _Watched(io.BytesIO):
-    """Bytes that record whether a reader asked for more than there are."""
+    """A byte stream whose `ended` tells whether a reader asked for more bytes than were left."""
 
     ended = False
 
@@ -167,7 +167,7 @@ class _Watched(io.BytesIO):
 
 
 def _why_no_header(data: bytes, format: str) -> Fault:
-    """Why Pillow could not read the header. The plugin is called directly, because `Image.open` hides its message."""
+    """Return why Pillow could not read the header. Call the plugin directly: `Image.open` hides its error message."""
     watched = _Watched(data)
     said = "can't be read"
     try:

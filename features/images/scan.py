@@ -1,4 +1,4 @@
-"""Image files: the digest and header of each, or why it can't be used. This module imports no TensorFlow."""
+"""Scanning of image files for digests and headers, or for reasons to reject them. Does not import TensorFlow."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ class ImageFile:
     scans: int = 1
 
     def is_unchanged(self) -> bool:
-        """Whether the file still has the size and time of the scan. If so, its digest counts as unchanged, too."""
+        """Return whether size and modification time are those of the scan. Then the digest counts as unchanged."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -54,7 +54,10 @@ def inspect_images(
     max_pixels: int = MAX_PIXELS,
     recall: Callable[[str], ImageFile | None] | None = None,
 ) -> list[ImageFile | Reject | None]:
-    """Inspect files in parallel, results in order. Files that `recall` knows are only checked against `max_pixels`."""
+    """Inspect files in parallel. Return one result per file, in the order of `paths`; see `inspect_image`.
+
+    A file that `recall` knows is not read. It is only checked against `max_pixels`.
+    """
 
     def inspect(path: str | Path) -> ImageFile | Reject | None:
         known = recall(str(path)) if recall else None
@@ -73,7 +76,7 @@ def inspect_images(
 
 
 def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile | Reject | None:
-    """Read the digest and header of one file. Return None if neither its name nor its content marks an image."""
+    """Read the digest and header of one file. Return None if neither name nor content is that of an image."""
     try:
         status = os.stat(path)
         content = content_of(path, status)
@@ -91,7 +94,10 @@ def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile |
 
 
 def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
-    """Read a file, or raise an OSError. Return only the first bytes if neither they nor the name mark an image."""
+    """Return the bytes of a file, or a fault if it is not a regular file or too large. May raise an OSError.
+
+    Return only the first `PREFIX_BYTES` if neither they nor the name are those of an image.
+    """
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end
         return Fault("unreadable", "not a regular file")
     with open(path, "rb") as file:
@@ -104,7 +110,7 @@ def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
 
 
 def why_unreadable(error: OSError) -> Fault:
-    """The fault of a file that could not be opened or read."""
+    """Return the fault of a file that could not be opened or read."""
     if isinstance(error, FileNotFoundError):
         return Fault("vanished", "no such file, or a link to none")
     return Fault("unreadable", error.strerror or str(error))

@@ -1,4 +1,4 @@
-"""The scan memory: digests and headers from one scan. The next scan does not read files that have not changed."""
+"""The scan memory: it keeps digests and headers, so that the next scan does not read unchanged files again."""
 
 import hashlib
 import os
@@ -22,10 +22,10 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, Runt
 
 
 class ScanMemory:
-    """The digest and header of each file in a `data` folder, found by the file's path, size and mtime in ns.
+    """The digest and header of each file in a `data` folder, looked up by the file's path, size and mtime in ns.
 
-    `folder` holds one `.npz` per data folder. Each scan replaces this file. If it is damaged, or was written by another
-    version, it is ignored, and all images are read again. With `forget` the memory begins empty.
+    `folder` holds one `.npz` file per data folder, which `save` replaces. A file that is damaged, or has another
+    `HEADER_VERSION`, is ignored: all images are read again. With `forget` the memory begins empty.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
@@ -39,7 +39,7 @@ class ScanMemory:
                 self._load()
 
     def recall(self, path: str) -> ImageFile | None:
-        """Return the digest and header of a file; None if it is unknown or has changed."""
+        """Return the digest and header of the file at `path`; None if the file is unknown or has changed."""
         row = self._rows.get(path.removeprefix(self._root))
         if row is None:
             return None
@@ -50,7 +50,7 @@ class ScanMemory:
         return image if format in FORMATS and image.is_unchanged() else None
 
     def save(self, images: Iterable[ImageFile]) -> None:
-        """Write `images`, and nothing else, for the next scan."""
+        """Write the digests and headers of `images` for the next scan. Those of all other files are dropped."""
         # A file that was written shortly before the scan is left out: it may change again and keep its mtime.
         settled = [image for image in images if image.mtime_ns < self._started - SETTLED_NS]
         paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)
@@ -73,7 +73,7 @@ class ScanMemory:
             console.print(f"the next scan will read all files again: {error}")
 
     def _load(self) -> None:
-        """Read the memory. If it is missing or damaged, raise one of `_DAMAGE`."""
+        """Read the memory's file. A missing or damaged file raises one of the `_DAMAGE` errors."""
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if arrays["version"] != HEADER_VERSION:
                 return

@@ -18,7 +18,7 @@ LARGE_SHARD_BYTES = 256 << 20
 
 
 def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
-    """Rewrite small shards as large ones of up to `large` bytes. Readers and writers may go on."""
+    """Rewrite small shards as large ones of up to `large` bytes. Other processes may read and write meanwhile."""
     with _removals_named(store):
         store.remove_retired()
         small = [shard for shard in store.shards() if shard.lstat().st_size <= large // 2]
@@ -27,7 +27,7 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 
 
 def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
-    """Keep only the features of `used` digests (hexadecimal). A shard with other features is rewritten and retired."""
+    """Keep only the features of `used` digests (hexadecimal). A shard with unused features is rewritten and retired."""
     wanted = set(used)
     with _removals_named(store):
         store.remove_retired()
@@ -37,7 +37,7 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
-    """Remove bad `shards`, and all retired ones, at once. Features that no other shard holds must be made anew."""
+    """Remove bad `shards` and all retired shards. Features that no other shard holds must be extracted again."""
     if shards:
         store.retire(shards)
         store.remove_retired()
@@ -62,7 +62,7 @@ def _rewrite(store: FeatureStore, shards: Sequence[Path], wanted: set[str] | Non
 def _batches(
     store: FeatureStore, shards: Sequence[Path], wanted: set[str] | None, rows: int
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Read the wanted features of `shards`, each digest once, in batches of up to `rows` rows."""
+    """Yield (digests, features) of the wanted digests in `shards`, each once, in batches of up to `rows` rows."""
     index = Index(shards, {shard: read_digests(shard, store.form) for shard in shards})
     names = [name for name in hex_digests(np.unique(index.digests)) if wanted is None or name in wanted]
     digests: list[str] = []

@@ -1,4 +1,4 @@
-"""Everything that decides the value of a feature."""
+"""The fingerprint of features: everything that decides their values."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-FORMAT_VERSION = 1  # of a store's folder
+FORMAT_VERSION = 1  # of the layout of a store's folder
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Fingerprint:
 
     @cached_property
     def key(self) -> str:
-        """The hash of all fields that apply: SHA-256, hexadecimal."""
+        """The SHA-256 of all fields that are not None, in hexadecimal."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     @property
@@ -46,7 +46,7 @@ class Fingerprint:
         return f"{self.backbone}-{self.cut.replace(':', '-')}-{self.key[:12]}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that are not None, in JSON's types."""
+        """Return the fields that are not None, with values of JSON's types."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "later"} | dict(self.later)
         found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in values.items() if v is not None}))
         return found
@@ -71,7 +71,7 @@ class Fingerprint:
         return fingerprint
 
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
-        """The fields that differ: `asked` is the value in `self`, `there` the value in `there`. None: it is absent."""
+        """Map each field that differs to its values: `asked` in `self`, `there` in `there`. None: it is absent."""
         asked, other = self.to_json(), there.to_json()
         return {
             name: {"asked": asked.get(name), "there": other.get(name)}

@@ -1,4 +1,4 @@
-"""The place of each digest among the shards of a store."""
+"""An index of digests: it finds the shard and row of each digest in a store."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ class Slab:
     positions: np.ndarray  # int64 [n]: for each row, the position of its digest in the argument of `Index.slabs`
 
     def read(self, form: ShardFormat) -> np.ndarray:
-        """The features of the rows, [n, *shape]. Errors: see `read_digests`."""
+        """Read the features of the rows, [n, *shape]. Errors: see `shards.read_digests`."""
         first = int(self.rows[0])
         return read_features(self.shard, form, first, int(self.rows[-1]) + 1).take(self.rows - first, axis=0)
 
 
 class Index:
-    """All digests of some shards in one sorted array, `DIGEST` [n], each with its shard and row: 40 bytes per digest.
+    """All digests of some shards in one sorted array, `DIGEST` [n], with the shard and row of each digest.
 
-    If several shards hold a digest, the first of `shards` counts.
+    The index takes 40 bytes of memory per digest. If several shards hold a digest, the first of `shards` counts.
     """
 
     def __init__(self, shards: Sequence[Path], digests: Mapping[Path, np.ndarray]) -> None:
@@ -40,16 +40,17 @@ class Index:
         self._row = np.concatenate([np.empty(0, np.int32), *rows])[order]
 
     def find(self, digests: np.ndarray) -> np.ndarray:
-        """Tell which of `digests` (`DIGEST` [N]) are in a shard, bool [N]."""
+        """Return which of `digests` (`DIGEST` [N]) are in a shard, bool [N]."""
         if not len(self.digests):
             return np.zeros(len(digests), bool)
         found: np.ndarray = self.digests[self._places(digests)] == digests
         return found
 
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
-        """Find the rows of `digests`, `DIGEST` [N], each in a shard. A slab spans at most `rows` rows of one shard.
+        """Yield the slabs that hold `digests`, `DIGEST` [N]. A slab spans at most `rows` rows of one shard.
 
-        `shuffled` draws the order of the shards, and of the slabs within each. None keeps the order on disk.
+        Each digest must be in a shard. `shuffled` draws the order of the shards, and the order of the slabs within each
+        shard. If it is None, slabs keep the order on disk.
         """
         places = self._places(digests)
         shards, lines = self._shard[places], self._row[places]

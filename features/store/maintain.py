@@ -15,7 +15,7 @@ from headstart.features.terminal import console, progress
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of one fingerprint's folder."""
+    """A summary of one fingerprint's folder."""
 
     folder: Path
     backbone: str
@@ -75,7 +75,7 @@ def open_stores(root: Path) -> list[FeatureStore]:
 
 
 def stores_named(stores: Sequence[FeatureStore], beginning: str) -> list[FeatureStore]:
-    """The stores whose fingerprint or folder name starts with `beginning`. If there are none, raise an OptionError."""
+    """Return the stores whose key or folder name starts with `beginning`. If there are none, raise an OptionError."""
     fitting = [store for store in stores if store.key.startswith(beginning) or store.folder.name.startswith(beginning)]
     if beginning and not fitting:
         names = ", ".join(store.folder.name for store in stores) or "none"
@@ -103,9 +103,10 @@ def contents(store: FeatureStore) -> Contents:
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
-    """Read every byte of every shard. A shard that can't be reached raises an OSError: its content may be good.
+    """Read every byte of every shard, and find bad shards. With `repair`, remove bad shards and update merged files.
 
-    `repair` removes bad shards, so that the features of their images are made again, and updates merged files.
+    The next extraction makes the removed features again. A shard that can't be reached raises an OSError, because its
+    content may be good.
     """
     shards = [(store, shard) for store in stores for shard in store.shards()]
     images: list[int] = []  # in each good shard

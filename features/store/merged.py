@@ -15,10 +15,11 @@ MOST_SHARDS = 160
 
 
 def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray], rows_left_out: int) -> None:
-    """Write the merged file. It shows the shards in `digests` one after the other. `digests` maps each to `DIGEST` [n].
+    """Write the merged file. It shows the shards of `digests` one after the other.
 
-    The file holds `features` [N, *shape] and `digest` [N] in hexadecimal. Its attributes are the fields of the
-    fingerprint, and `rows_left_out`, the number of features in other shards. Rows of a removed shard become NaN.
+    `digests` maps the path of each shard to its digests, `DIGEST` [n]. The file holds `features` [N, *shape] and
+    `digest` [N] in hexadecimal. Its attributes are the fields of the fingerprint, and `rows_left_out`, the number of
+    features in other shards. Rows of a removed shard become NaN.
     """
     layout = h5py.VirtualLayout((sum(map(len, digests.values())), *form.shape), form.dtype)
     start = 0
@@ -34,7 +35,7 @@ def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarra
 
 
 def merged_shards(path: Path) -> list[str]:
-    """Names of the shards that a merged file shows; empty if `path` is not a merged file."""
+    """Return the names of the shards that a merged file shows; empty if `path` is not a merged file."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             return [source.file_name for source in file["features"].virtual_sources()]

@@ -1,7 +1,7 @@
 """Retired shards: out of use, but kept on disk until the next clean-up, because processes may be reading them.
 
-An empty file `shard-<hash>.h5.retired` marks a retired shard. A process that renames this marker to `.removing`
-claims the shard, and removes it.
+An empty file `shard-<hash>.h5.retired` marks a retired shard. A process claims the shard by renaming this marker to
+`shard-<hash>.h5.removing`, and then removes the shard.
 """
 
 import os
@@ -13,11 +13,11 @@ from headstart.features.errors import StoreError
 from headstart.features.files import flush_to_disk
 from headstart.features.store.shards import SHARD_NAME
 
-_REMOVAL_SECONDS = 5.0  # an older claim was left by a killed process
+_REMOVAL_SECONDS = 5.0  # a claim older than this was left by a killed process
 
 
 def retire(shards: Collection[Path], folder: Path) -> None:
-    """Take `shards` of `folder` out of use."""
+    """Mark `shards` of `folder` as retired."""
     for shard in shards:
         shard.with_name(f"{shard.name}.retired").touch()
     flush_to_disk(folder)
@@ -34,7 +34,10 @@ def shards_in_use(folder: Path) -> list[Path]:
 
 
 def put_in_use(shard: Path) -> bool:
-    """Remove the marker of a `shard` that was just written. False if another process removed the shard: write again."""
+    """Remove the `.retired` marker of a `shard` that was just written.
+
+    Return False if another process removed the shard meanwhile. The caller must then write the shard again.
+    """
     try:
         shard.with_name(f"{shard.name}.retired").unlink()
     except FileNotFoundError:
@@ -47,7 +50,7 @@ def put_in_use(shard: Path) -> bool:
 
 
 def has_retired(folder: Path) -> bool:
-    """Whether `folder` has retired shards."""
+    """Return whether `folder` has retired shards."""
     return any(map(_shard_of, os.listdir(folder)))
 
 
@@ -72,6 +75,6 @@ def _claim(shard: Path) -> Path:
 
 
 def _shard_of(name: str) -> str:
-    """The name of the shard to which a marker or claim belongs. Empty for any other file."""
+    """Return the name of the shard to which a marker or claim belongs; empty for any other file."""
     shard, _, kind = name.rpartition(".")
     return shard if kind in ("retired", "removing") and SHARD_NAME.fullmatch(shard) else ""

@@ -51,12 +51,12 @@ class ShardFormat:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one image's features."""
+        """The number of bytes of one image's features."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 
 def shard_name(content: bytes) -> str:
-    """The file name of a shard, made from the hash of its bytes."""
+    """Return the file name of a shard, made from the hash of its bytes."""
     return _name(hashlib.sha256(content).hexdigest())
 
 
@@ -65,7 +65,7 @@ def _name(digest: str) -> str:
 
 
 def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) -> bytes:
-    """The bytes of a shard with digests, `DIGEST` [n], n >= 1, and features, [n, *shape] in the stored dtype."""
+    """Make a shard's bytes from digests, `DIGEST` [n], n >= 1, and features, [n, *shape] in the stored dtype."""
     # Every byte is under a checksum: HDF5 1.10 checksums metadata, fletcher32 checksums data, and attributes of fixed
     # length are part of the metadata.
     with hdf5_in_memory() as (buffer, file):
@@ -78,7 +78,7 @@ def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) 
 
 
 def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
-    """Write each field as an attribute of `file`: text of fixed length, in JSON."""
+    """Write each field as an attribute of `file`: JSON text of fixed length."""
     for name, value in fields.items():
         file.attrs[name] = _attribute(value)
 
@@ -92,23 +92,23 @@ def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
 
 
 def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
-    """The digests of a shard, `DIGEST` [n].
+    """Read the digests of a shard, `DIGEST` [n].
 
-    A shard that is damaged or does not fit `form` raises a StoreError. One that can't be reached raises an OSError.
+    A shard that is damaged or does not fit `form` raises a StoreError. A shard that can't be reached raises an OSError.
     """
     with _opened(path, form) as file:
         return np.frombuffer(file["digest"][:].tobytes(), DIGEST)
 
 
 def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.ndarray:
-    """Rows `start` to `stop` of a shard's features, [stop - start, *shape]. Errors: see `read_digests`."""
+    """Read rows `start` to `stop` of a shard's features, [stop - start, *shape]. Errors: see `read_digests`."""
     with _opened(path, form) as file:
         rows: np.ndarray = file["features"][start:stop]
         return rows
 
 
 def shard_fault(path: Path, form: ShardFormat) -> str | None:
-    """Read every byte of a shard, and say why it can't be used, None if it can. OSError: see `read_digests`."""
+    """Read every byte of a shard. Return why it can't be used, else None. OSError: see `read_digests`."""
     try:
         digests = read_digests(path, form)
         with path.open("rb") as file:
@@ -130,7 +130,7 @@ def _attribute(value: Any) -> np.bytes_:
 
 @contextmanager
 def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
-    """Open a shard, and check that its layout is `form`."""
+    """Open a shard, and check that it has the layout `form`. Errors: see `read_digests`."""
     status = path.lstat()  # a link is not followed: it could lead anywhere
     try:
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
@@ -148,14 +148,14 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
 
 
 def _system_error(error: OSError) -> int | None:
-    """The number of `error` if it is in `_SYSTEM_ERRORS`, else None. HDF5 gives the number only in the message."""
+    """Return the errno of `error` if it is in `_SYSTEM_ERRORS`, else None. HDF5 gives it only in the message."""
     said = re.search(r"errno = (\d+)", str(error))
     number = error.errno or (int(said[1]) if said else None)
     return number if number in _SYSTEM_ERRORS else None
 
 
 class _NotAShardError(Exception):
-    """A file does not have the layout of a shard."""
+    """Raised if a file does not have the layout of a shard."""
 
 
 def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None:

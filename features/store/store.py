@@ -1,4 +1,4 @@
-"""Features by digest, in a folder of immutable HDF5 shards. This module knows nothing of images.
+"""The feature store: features by digest, in a folder of immutable HDF5 shards. This module knows nothing of images.
 
 STORE/<backbone>-<cut>-<fingerprint>/
     fingerprint.json            everything that decides a feature's value
@@ -37,7 +37,7 @@ def create_folder(folder: Path) -> None:
 
 
 class FeatureStore:
-    """The features of one fingerprint, in a folder of its own below `root`. Nothing is made there before `create`."""
+    """The features of one fingerprint, in their own folder below `root`. Only `create` makes this folder."""
 
     def __init__(self, root: Path, fingerprint: Fingerprint) -> None:
         self.fingerprint = fingerprint
@@ -50,7 +50,7 @@ class FeatureStore:
         self._index = Index([], {})
 
     def create(self) -> "FeatureStore":
-        """Make the folder and its `fingerprint.json`, if missing; see `create_folder`. Returns the store itself."""
+        """Make the folder and its `fingerprint.json`, if missing. Return the store. Errors: see `create_folder`."""
         create_folder(self.folder)
         if not self._description.exists():
             write_json(self._description, self.fingerprint.to_json())
@@ -58,7 +58,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureStore":
-        """Open the store in `folder`. If its `fingerprint.json` is missing or damaged, that raises a StoreError."""
+        """Open the store in `folder`. A missing or damaged `fingerprint.json` raises a StoreError."""
         path = folder / "fingerprint.json"
         try:
             if not path.is_file():  # opening a pipe would wait for ever
@@ -85,16 +85,16 @@ class FeatureStore:
         return hex_digests(self._refreshed().digests)
 
     def missing(self, digests: Collection[str]) -> list[str]:
-        """The `digests` (hexadecimal SHA-256) that have no features yet, each once, in the order given."""
+        """Return the `digests` (hexadecimal SHA-256) that have no features yet, each once, in the order given."""
         asked = list(dict.fromkeys(digests))
         found = self._refreshed().find(raw_digests(asked))
         return [asked[position] for position in np.flatnonzero(~found)]
 
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
-        """Write one shard, in full or not at all: n >= 1 hexadecimal digests, and features [n, *shape].
+        """Write n >= 1 hexadecimal digests and features [n, *shape] as one shard, atomically. Return its path.
 
-        Features are cast to the stored dtype. If a value is then not finite, or the folder is gone, that raises a
-        StoreError. Another shape raises a ValueError.
+        Features are cast to the stored dtype. If a value is then not finite, or if the store's folder is gone, a
+        StoreError is raised. Features of another shape raise a ValueError.
         """
         if features.shape != (len(digests), *self.form.shape) or not len(digests):
             raise ValueError(f"expected features {[len(digests), *self.form.shape]}. Received: {features.shape}")
@@ -127,7 +127,7 @@ class FeatureStore:
             retired.remove_retired(self.folder)
 
     def read(self, digests: Sequence[str]) -> np.ndarray:
-        """The features of `digests` in the order given, [N, *shape] in the stored dtype. Errors: see `stream`."""
+        """Read the features of `digests` in the order given, [N, *shape] in the stored dtype. Errors: see `stream`."""
         features = np.empty((len(digests), *self.form.shape), self.form.dtype)
         for positions, rows in self.stream(digests):
             features[positions] = rows
@@ -164,13 +164,13 @@ class FeatureStore:
             waiting = waiting[~done]
 
     def shard_of(self, digest: str) -> Path:
-        """The shard that holds the features of `digest`. The digest must have features."""
+        """Return the shard that holds the features of `digest`. The digest must have features."""
         (slab,) = self._refreshed().slabs(raw_digests([digest]), 1)
         return slab.shard
 
     def write_merged(self) -> None:
         """Write the merged file. If it can't show all shards, say so on the console."""
-        while True:  # again if another process changed the shards: this may have replaced its newer file
+        while True:  # repeat if another process changed the shards: its newer file may be overwritten
             shards = self._shards_to_merge()
             index = self._index
             left_out = len(index.digests) - sum(len(self._digests[shard]) for shard in shards)
@@ -191,7 +191,7 @@ class FeatureStore:
             self.write_merged()
 
     def merged_fault(self) -> str | None:
-        """Say why the merged file can't be trusted. None if it is good or does not exist."""
+        """Return why the merged file can't be trusted; None if it is good or does not exist."""
         shown = merged_shards(self.merged)
         if not shown and self.merged.exists() and self.shards():
             return "it is not a merged file of the shards"
@@ -203,12 +203,12 @@ class FeatureStore:
         return None
 
     def _shards_to_merge(self) -> list[Path]:
-        """The shards for the merged file: the largest, at most `MOST_SHARDS`, sorted by name."""
+        """Return the shards for the merged file: the largest, at most `MOST_SHARDS`, sorted by name."""
         shards = self._refreshed().shards
         return sorted(sorted(shards, key=lambda shard: -len(self._digests[shard]))[:MOST_SHARDS])
 
     def _refreshed(self) -> Index:
-        """The index of the shards on disk. Other processes write shards too, so the folder is listed at each call."""
+        """Return the index of the shards on disk. List the folder at each call, as other processes write shards too."""
         shards = self.shards()
         while shards != self._index.shards:
             known = self._digests
