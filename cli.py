@@ -1,4 +1,4 @@
-"""The commands: each is a signature and one call. Heavy modules are imported only when a command runs."""
+"""The commands of `headstart`. A command parses its options, then imports and calls the function that does the work."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,7 @@ def demo(
     images: Annotated[int, typer.Option(help="How many, half of each class.", min=2)] = 600,
     seed: int = 0,
 ) -> Result:
-    """Draw a small set of cats and dogs, a few broken files among them."""
+    """Draw a small set of cats and dogs, with a few broken files."""
     from headstart.pipeline.data.demo import draw_demo
 
     return draw_demo(folder, images, seed)

@@ -1,1 +1,1 @@
-"""Labelled vectors and images to a classifier: examples, heads, fine-tuning, evaluation, prediction, runs."""
+"""Train and use classifiers: data folders, heads on features, fine-tuning, evaluation, prediction and run folders."""

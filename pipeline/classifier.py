@@ -1,4 +1,4 @@
-"""Joining backbone and head into a classifier; freezing and saving it."""
+"""Join a backbone and a head into a classifier, choose its trainable layers, and save it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,19 @@ from headstart.features.files import written_atomically
 
 
 def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
-    """Join a backbone, cut at `cuts`, and a head: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes]."""
+    """Build a classifier: `backbone` computes the features at `cuts`, and `head` maps them to logits.
+
+    The classifier maps pixels, uint8 [B, H, W, 3], to logits, float32 [B, 1 or classes].
+    """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
     return keras.Model(pixels, head(_joined(backbone.features(pixels, cuts))), name="classifier")
 
 
 def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
-    """The part of a classifier from `from_layer` on.
+    """Build the upper part of a classifier: the layers of `backbone` from index `from_layer` on, and `head`.
 
-    It maps the outputs of the layers `backbone.crossing`, float32 [B, H, W, D], to logits. It shares its layers with
-    `backbone` and `head`, so training it trains them.
+    This part maps the outputs of the layers in `backbone.crossing`, float32 [B, H, W, D] each, to logits. It shares
+    its layers with `backbone` and `head`, so training this part also trains `backbone` and `head`.
     """
     below = [backbone.model.operations[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(operation.output.shape[1:], name=operation.name) for operation in below]
@@ -30,24 +33,27 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
 
 
 def build_streamed(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], top: keras.Model) -> keras.Model:
-    """Join the fast form of the frozen layers and `top`: uint8 [B, H, W, 3] to logits float32 [B, 1 or classes]."""
+    """Build a classifier from the fast form of the layers below `from_layer` (see `frozen_part`) and `top`.
+
+    The classifier maps pixels, uint8 [B, H, W, 3], to logits, float32 [B, 1 or classes].
+    """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
     return keras.Model(pixels, top(frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)))
 
 
 def _joined(features: Sequence[Any]) -> Any:
-    """The features of all cuts side by side, [B, D]."""
+    """Concatenate the features of all cuts, [B, D] each, along the last axis."""
     return features[0] if len(features) == 1 else keras.layers.Concatenate(name="features")(features)
 
 
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
     """Make the layers of `backbone` from index `from_layer` on trainable, and freeze the layers below.
 
-    Without `thaw_batchnorm`, the scale, shift and moving statistics of batch normalisation stay frozen. Statistics of
-    small batches from another domain would spoil the network (keras.io, "Transfer learning & fine-tuning"). Dropout
-    within the backbone is turned off.
+    Without `thaw_batchnorm`, the scale, shift and moving statistics of batch normalisation stay frozen. The statistics
+    of small batches from another domain would spoil the network (keras.io, "Transfer learning & fine-tuning"). Dropout
+    layers of the backbone get the rate 0.
     """
-    # Each layer is set by itself. To call the backbone with `training=False` would not do: Keras passes the outer
+    # Each layer is set on its own. Calling the backbone with `training=False` would not suffice: Keras passes the outer
     # model's `training` on to the layers of a nested model.
     for index, layer in enumerate(backbone.model.operations):
         if not isinstance(layer, keras.Layer):
@@ -59,6 +65,6 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
 
 
 def save_for_inference(model: keras.Model, path: Path) -> None:
-    """Save `model` as a `.keras` file in one step. Its optimizer, which may be twice as large, is left out."""
+    """Save `model` atomically as a `.keras` file. The optimizer state, up to twice as large, is left out."""
     with written_atomically(path) as partial:
         keras.Model(model.input, model.output, name=model.name).save(partial)

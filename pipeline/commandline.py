@@ -1,4 +1,4 @@
-"""The machinery of every command: options from dataclasses, errors in one line, one JSON object or a summary."""
+"""Code that all commands share: it makes options from dataclasses, shows results, and reports errors in one line."""
 
 import errno
 import functools
@@ -37,21 +37,21 @@ _Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
 
 
 class Result(Protocol):
-    """The outcome of a command."""
+    """The result of a command, which is shown as JSON or as a summary."""
 
     def fields(self) -> Mapping[str, Any]:
-        """The JSON object."""
+        """Return the JSON object that `--json` prints."""
 
     def lines(self) -> Iterable[Any]:
-        """The summary for a person: lines of text, and Rich's tables."""
+        """Return the summary that is printed without `--json`: lines of text, and Rich's tables."""
 
 
 @runtime_checkable
 class Fallible(Protocol):
-    """A result that can mean failure."""
+    """A result that can make its command exit with an error."""
 
     def failure(self) -> HeadstartError | None:
-        """The error that ends the command after its result is shown, or None."""
+        """Return the error to raise after the result is shown, or None."""
 
 
 def command(
@@ -59,13 +59,13 @@ def command(
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Register a function as a command of `app`. The command shows the result that the function returns.
 
-    Each field of a parameter that is a dataclass becomes an option. A field with the name of another parameter takes
-    that parameter's value, as `store` in `store explain STORE`. Its option may then only repeat the value. Every
-    command gets `--json` and `--seed`.
+    If a parameter is a dataclass, each of its fields becomes an option. If a field has the name of another parameter,
+    the field gets the value of that parameter, as `store` does in `store explain STORE`. The option of such a field is
+    hidden, and may only repeat the value. Every command gets `--json` and `--seed`.
 
     Args:
-        device: whether to import TensorFlow first and print its device, or a function that decides by the arguments.
-        kept: printed after Ctrl-C, to say which work is not lost.
+        device: whether to import TensorFlow first and print its device. A function decides this from the arguments.
+        kept: the message after Ctrl-C, which says what work is kept.
     """
 
     def register(function: Callable[..., Result]) -> Callable[..., None]:
@@ -106,7 +106,7 @@ def command(
 
 
 def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
-    """The parameters for Typer, and a map from name to class of the parameters of `function` that are dataclasses."""
+    """Return the parameters for Typer, and the dataclass of each parameter of `function` that has one, by name."""
     parameters: list[inspect.Parameter] = []
     configs: dict[str, Any] = {}
     given = inspect.signature(function, eval_str=True).parameters
@@ -122,7 +122,10 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """The option of a field. It is hidden and has no default if another parameter gives its value (`given`)."""
+    """Make the option of a field.
+
+    `given` says that another parameter sets the field. The option is then hidden, and its default is None.
+    """
     hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
         metadata.get("flag", f"--{field.name.replace('_', '-')}"),
@@ -141,7 +144,7 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a command, from Typer's `values`. The values of a dataclass are joined into one argument."""
+    """Turn Typer's `values` into the arguments of a command. The options of a dataclass become one instance of it."""
     arguments = dict(values)
     for name, config in configs.items():
         settings = {field.name: arguments.pop(f"{name}_{field.name}") for field in fields(config)}
@@ -157,7 +160,7 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
 
 
 def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Raise errors in the arguments that can be found without TensorFlow, which takes seconds to start."""
+    """Check backbones, cuts and data `folders` in the arguments before TensorFlow is imported, which takes seconds."""
     for value in arguments.values():
         if isinstance(value, FeatureConfig):
             alternative_cuts(value)
@@ -168,7 +171,7 @@ def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> 
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """The exit code and message for an error that a person can mend. Any other error is a bug and is raised again."""
+    """Return the exit code and message for an error that the user can fix. Any other error is a bug: raise it again."""
     line = " ".join(str(error).split())
     if isinstance(error, HeadstartError):
         return (2 if isinstance(error, OptionError) else 1), line
@@ -182,7 +185,7 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 
 def _is_full_disk(error: Exception) -> bool:
-    """Whether a disk or quota is full. Some libraries raise their own error, which quotes the system's message."""
+    """Whether `error` means a full disk or quota. Some libraries quote the system's message in errors of their own."""
     quotes = isinstance(error, OSError) or type(error) is RuntimeError or _is_tensorflows(error)
     words = [text for code in _DISK_FULL for text in (f"[Errno {code}]", f"errno = {code}", os.strerror(code))]
     return quotes and any(text in str(error) for text in words)
@@ -193,8 +196,8 @@ def _is_tensorflows(error: Exception) -> bool:
 
 
 def _show(result: Result, as_json: bool) -> None:
-    """Print the JSON object, or else the summary."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # escapes file names that are not UTF-8, as JSON does
+    """Print `result` as a JSON object or, without `as_json`, as a summary."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names that are not UTF-8 are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:
         print(json.dumps(result.fields(), ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Examples with their features: the first step of every command that needs features."""
+"""Scan a data folder and cache the features of its images: the first step of every command that needs features."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from headstart.pipeline.runs import Run
 Stores = dict[Cut, FeatureStore]
 ScanCheck = Callable[
     [Scan, dict[str, str]], None
-]  # takes a scan and its future `fingerprints()`, and raises if they can't be used
+]  # takes a scan and the `fingerprints()` of its features; raises if either can't be used
 
 
 @dataclass(frozen=True)
@@ -45,26 +45,26 @@ class FeaturedExamples:
     networks: list[Network]  # one per backbone
     stores: Stores  # in the order of the features' columns
     views: list[Stores]  # one for each augmented view; only training images have views
-    config: FeatureConfig  # with the cuts and the precision in use
+    config: FeatureConfig  # with the cuts and precision that were used
     extraction: ExtractionConfig
-    extracted: Extracted  # by this call alone
-    views_extracted: int
+    extracted: Extracted  # in this call, without views
+    views_extracted: int  # images, summed over views and networks
 
     @property
     def network(self) -> Network:
-        """The only network. Raises OptionError if there are several."""
+        """Return the only network. Raises OptionError if there are several."""
         if len(self.networks) > 1:
             raise OptionError(f"--backbone {self.config.backbone}: this needs one backbone alone")
         return self.networks[0]
 
     def of(self, split: str) -> list[Example]:
-        """The examples of `split`, or every example for `all`."""
+        """Return the examples of `split`. The split `all` means every example."""
         return [example for example in self.examples if split in ("all", example.split)]
 
     def labelled(self, examples: Sequence[Example], viewed: Sequence[Example] = ()) -> LabelledFeatures:
-        """The labels of `examples`, their features with all cuts side by side, and every view of `viewed`.
+        """Read the features of `examples` at all cuts, their labels, and the features of every view of `viewed`.
 
-        `viewed` must be training examples: others have no views.
+        `viewed` must be training examples, because only these have views.
         """
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
         return LabelledFeatures(
@@ -77,11 +77,11 @@ class FeaturedExamples:
         )
 
     def fingerprints(self) -> dict[str, str]:
-        """The key of each cut's fingerprint, by the name of the cut."""
+        """Map the name of each cut to the key of its fingerprint, a SHA-256."""
         return _fingerprints(self.stores)
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object of `headstart features`."""
+        """Return the JSON object of `headstart features`."""
         keys = [store.key for store in self.stores.values()]
         return {
             "examples": len(self.examples),
@@ -97,7 +97,7 @@ class FeaturedExamples:
         }
 
     def lines(self) -> Iterator[str]:
-        """The summary of `headstart features`."""
+        """Yield the summary of `headstart features`, line by line."""
         done, store = self.extracted, self.extraction.store
         timed = f" ({done.seconds:.1f} s, {done.images_per_second:.1f} images/s)" if done.extracted else ""
         yield (
@@ -118,12 +118,12 @@ def cache_features(
 ) -> FeaturedExamples:
     """Scan `data`, extract the features that the store lacks, and return the examples that can be used.
 
-    Writes `rejects.csv` into the store's folder. Raises DataError if there are no images, or more rejects than
-    `extraction.max_rejects`; OptionError, WeightsError or StoreError if the settings can't be used.
+    Writes `rejects.csv` into the store's folder. Raises DataError if there are no images, or if the fraction of rejects
+    exceeds `extraction.max_rejects`. Raises OptionError, WeightsError or StoreError if the settings can't be used.
 
     Args:
-        seed: of the views, and of the split where `data` has no split folders.
-        require: called before anything is extracted; it raises if the scan can't be used.
+        seed: decides the views and, if `data` has no split folders, the splits.
+        require: called with the scan and the fingerprints before extraction. It raises if they can't be used.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     store = extraction.store
@@ -159,9 +159,9 @@ def cache_features(
 
 
 class _Extractor:
-    """Extracts features with one network, and keeps the network's fast form for the next images.
+    """Extracts features with one network. The network's fast form is built once and kept for the next images.
 
-    An extractor must not outlive extraction: its fast form would fill memory while heads are trained.
+    Drop the extractor after extraction. Otherwise the fast form takes memory while heads are trained.
     """
 
     def __init__(self, network: Network, images: Sequence[ImageFile]) -> None:
@@ -169,13 +169,13 @@ class _Extractor:
         self._freeze = cache(self.network.freeze)
 
     def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
-        """Extract the features that `images`, or a view of them, lack. Also returns the stores of their features."""
+        """Extract the missing features of `images`, or of a `view` of them. Returns the stores and the `Extracted`."""
         stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
         return stores, extract_features(images, self._freeze, stores, self.network.images, view)
 
 
 def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[_Extractor], Stores, Extracted]:
-    """Extract with each network. An image that one of them can't decode becomes a reject, and later ones skip it."""
+    """Extract features with each network in turn. An image that can't be decoded becomes a reject, and is skipped."""
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:
         images = [example.image for example in scanned.examples]
@@ -190,7 +190,7 @@ def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list
 def _extract_views(
     extractors: Sequence[_Extractor], images: Sequence[ImageFile], views: Sequence[View | None]
 ) -> tuple[list[Stores], int]:
-    """Extract views of usable images. A view None stands for the images as they are.
+    """Extract the features of each of `views` of `images`. The view None means the unchanged images.
 
     Returns the stores of each view, and the number of images extracted, summed over views and extractors. Raises
     DataError if an image can't be decoded.
@@ -210,10 +210,10 @@ def _extract_views(
 def extract_at(
     network: Network, cut: Cut, examples: Sequence[Example], views: Sequence[View | None]
 ) -> list[FeatureStore]:
-    """Extract the features of `examples` at `cut`, if they are missing. Returns the store of each of `views`.
+    """Extract the missing features of `examples` at `cut`, for each of `views`. Returns one store per view.
 
-    `cut` need not be among the cuts of `network`. None among `views` stands for the images as they are. Raises
-    DataError if a file is gone, or has changed since the scan.
+    `cut` need not be among the cuts of `network`. The view None means the unchanged images. Raises DataError if a file
+    is gone, or has changed since the scan.
     """
     images = [example.image for example in examples]
     by_view, _ = _extract_views([_Extractor(replace(network, cuts=(cut,)), images)], images, views)
@@ -221,21 +221,22 @@ def extract_at(
 
 
 def first_views(augment: Augment, seed: int, count: int) -> list[View]:
-    """The first `count` views of a seed."""
+    """Return the views number 1 to `count` with this `seed`."""
     return [View(augment, seed, number) for number in range(1, count + 1)]
 
 
 def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
-    """Scan the data folder of a run, or another folder `data`. Returns the examples with the run's features.
+    """Scan the data folder of a run, or another folder `data`, and cache its features with the run's settings.
 
-    Raises RunError if the data folder is gone, or the run's settings no longer yield the features of its head.
+    Raises RunError if the data folder is gone, or if the settings no longer give the features that the head was
+    trained on.
     """
     settings = run.config()
     data = data or Path(settings["data"])
     if not data.exists():
         raise RunError(f"{run.path}: its data folder {data} is gone; say with --data where it is now")
     config, extraction = run.configs()
-    # `max_rejects` is for training alone. Callers that need the same examples compare the lists.
+    # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
     extraction = replace(extraction, max_rejects=1.0, rehash=False)
 
     def require(_: Scan, fingerprints: dict[str, str]) -> None:
@@ -254,6 +255,6 @@ def _fingerprints(stores: Stores) -> dict[str, str]:
 
 
 def _read(stores: Stores, examples: Sequence[Example]) -> np.ndarray:
-    """Features float32 [N, D], all cuts side by side."""
+    """Read the features of `examples` at all cuts, side by side: float32 [N, D]."""
     digests = [example.image.digest for example in examples]
     return np.concatenate([store.read(digests) for store in stores.values()], axis=1).astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""Batches with labels: of images, shuffled for training or in order for evaluation; of cached features."""
+"""Make datasets of labelled batches: images for training (shuffled) and evaluation (in order), and cached features."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +26,11 @@ def train_dataset(
     seed: int,
     next_epoch: NextEpoch,
 ) -> tf.data.Dataset:
-    """Batches of (pixels uint8 [b, H, W, 3], labels int64 [b]) over all `examples`, in another order each epoch.
+    """Make a dataset of batches (pixels uint8 [b, H, W, 3], labels int64 [b]), in a new order each epoch.
 
-    Order and augmentation are functions of `seed` and the epoch's number, so a resumed training sees the same batches
-    as one that was never interrupted. Each pass first calls `next_epoch`, which returns the epoch's number.
+    An epoch is one pass over `examples`. It begins with a call of `next_epoch`, which returns the epoch's number. Order
+    and augmentation depend on `seed` and this number alone, so a resumed training sees the same batches as one that
+    was never interrupted.
     """
 
     def visits() -> Iterator[tuple[np.int64, np.ndarray]]:
@@ -51,7 +52,7 @@ def train_dataset(
 
 
 def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: int) -> tf.data.Dataset:
-    """Batches of (pixels uint8 [b, H, W, 3], labels int64 [b]) over all `examples`, in their order."""
+    """Make a dataset of batches (pixels uint8 [b, H, W, 3], labels int64 [b]), in the order of `examples`."""
     return decoded_dataset(tf.data.Dataset.from_tensor_slices(_columns(examples, images)), images, batch_size)
 
 
@@ -64,16 +65,16 @@ def features_dataset(
     raised: list[Exception] | None = None,
     buffer_bytes: int = 256 << 20,
 ) -> tf.data.Dataset:
-    """Batches of (features [b, *shape] in the stored dtype, labels int64 [b]) of a cut too large for memory.
+    """Make batches (features [b, *shape] in the stored dtype, labels int64 [b]) of features too large for memory.
 
-    Shards are read in a random order. Examples are shuffled within a buffer of `buffer_bytes`. Memory holds about three
-    times `buffer_bytes`. Both orders are functions of `seed`, the epoch's number and the store's shards. If one buffer
-    holds all examples, they come in the order of `train_dataset`. Raises StoreError if an example has no features.
+    Shards are read in random order, and examples are shuffled within a buffer of `buffer_bytes`. Memory use is about
+    three times `buffer_bytes`. `seed`, the epoch's number and the store's shards decide the order. If all examples fit
+    into one buffer, the order is that of `train_dataset`. Raises StoreError if an example has no features.
 
     Args:
-        stores: epochs read them in turn. All have features of one shape.
+        stores: stores with features of one shape. Each epoch reads one of them, in turn.
         next_epoch: see `train_dataset`.
-        raised: receives the errors of a pass, such as the StoreError of a damaged shard; see `explained`.
+        raised: a list to which errors of a pass are added, such as the StoreError of a damaged shard; see `explained`.
     """
     digests = [example.image.digest for example in examples]
     for store in stores:
@@ -101,7 +102,10 @@ def features_dataset(
 def _shuffled(
     pieces: Iterator[_Piece], labels: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> Iterator[_Piece]:
-    """Shuffle and batch each of `pieces`, (positions int64 [n], rows [n, *shape]). Rows left over join the next."""
+    """Shuffle each of `pieces`, and yield batches (rows [b, *shape], labels [b]).
+
+    A piece is (positions in `labels` int64 [n], rows [n, *shape]). Rows that don't fill a batch join the next piece.
+    """
     left: _Piece | None = None
     for piece in pieces:
         positions, rows = _joined([left, piece]) if left else piece
@@ -121,12 +125,12 @@ def _generated(
     signature: tuple[tf.TensorSpec, ...],
     raised: list[Exception] | None = None,
 ) -> tf.data.Dataset:
-    """A dataset of the `count` tuples that `generate` yields. Each pass calls `generate` anew.
+    """Make a dataset of the `count` tuples that `generate()` yields. Each pass over the dataset calls `generate` again.
 
-    `raised` receives the errors of the iterator, because TensorFlow raises its own errors in their place.
+    Errors of the iterator are added to `raised`, because TensorFlow raises errors of its own instead.
     """
-    # TensorFlow's `from_generator` slows the whole process down: TensorFlow 2.21 sets malloc's M_TRIM_THRESHOLD, and
-    # the kernel then maps and clears every temporary buffer over 128 KiB anew.
+    # TensorFlow's `from_generator` would slow down the whole process: TensorFlow 2.21 sets malloc's M_TRIM_THRESHOLD,
+    # and the kernel then maps and clears every temporary buffer over 128 KiB again.
     numbers = itertools.count()
     passes: dict[int, Iterator[tuple[Any, ...]]] = {}
 
@@ -158,7 +162,7 @@ def _generated(
 
 
 def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
-    """Join consecutive pieces into buffers of at least `buffer_bytes`; the last may be smaller."""
+    """Join consecutive pieces into buffers of at least `buffer_bytes`. The last buffer may be smaller."""
     held: list[_Piece] = []
     size = 0
     for piece in pieces:
@@ -178,9 +182,10 @@ def _joined(pieces: Sequence[_Piece]) -> _Piece:
 
 @contextmanager
 def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> Iterator[None]:
-    """If TensorFlow fails in a pass over `examples`, raise the cause in place of TensorFlow's error.
+    """If TensorFlow fails within this context, raise the cause instead of TensorFlow's error.
 
-    The cause is the first error in `raised`, which `features_dataset` fills, or a file that changed.
+    The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, the cause is a
+    file of `examples` that is gone or has changed (DataError). Without a known cause, TensorFlow's error is raised.
     """
     try:
         yield
@@ -192,14 +197,14 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 
 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
-    """Raise DataError if a file is gone, or has changed since the scan."""
+    """Raise DataError if the file of an example is gone, or has changed since the scan."""
     changed = [example.image.path for example in examples if not example.image.is_unchanged()]
     if changed:
         raise DataError(f"{changed[0]}: gone or changed while it was in use ({len(changed)} such files)")
 
 
 def _columns(examples: Sequence[Example], images: ImageConfig) -> tuple[Any, ...]:
-    """The columns that `decoded_dataset` takes, and the labels int64 [N]."""
+    """Return the columns that `decoded_dataset` takes, with the labels, int64 [N], as the last column."""
     return *file_columns([example.image for example in examples], images), _labels(examples)
 
 

@@ -1,4 +1,4 @@
-"""Features in memory with their labels, on which heads are trained and scored."""
+"""Features in memory with their labels, for training and scoring heads."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class LabelledFeatures:
     features: np.ndarray  # float32 [N, D], the cuts side by side
     labels: np.ndarray  # int64 [N] in [0, classes)
     classes: int
-    columns: Mapping[Cut, slice]  # of `features`, in order and without gaps
-    views: Sequence[np.ndarray] = ()  # [N, D] of augmented views; an epoch trains on one of them, not on `features`
-    reduced: bool = False  # hidden layers multiply in bfloat16 while a head is trained
+    columns: Mapping[Cut, slice]  # the columns of `features` that belong to each cut, in order and without gaps
+    views: Sequence[np.ndarray] = ()  # [N, D] each, of augmented views; if any, an epoch trains on one of them
+    reduced: bool = False  # whether hidden layers multiply in bfloat16 during training
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, cuts: Sequence[Cut]) -> LabelledFeatures:
-        """The same examples with the features at `cuts` alone, side by side. A single cut is not copied."""
+        """Select the columns of `cuts`, side by side, for all examples. The columns of a single cut are not copied."""
         taken = [self.columns[cut] for cut in cuts]
 
         def side_by_side(rows: np.ndarray) -> np.ndarray:
@@ -37,6 +37,6 @@ class LabelledFeatures:
         )
 
     def take(self, rows: slice | np.ndarray) -> LabelledFeatures:
-        """The examples at `rows`, a slice or int64 [n]. A slice is not copied."""
+        """Select the examples at `rows`, a slice or int64 [n]. With a slice, no features are copied."""
         views = [view[rows] for view in self.views]
         return replace(self, features=self.features[rows], labels=self.labels[rows], views=views)

@@ -1,4 +1,4 @@
-"""Metrics from logits and labels."""
+"""Compute metrics from logits and labels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,25 +14,28 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def _for_each_class(logits: np.ndarray) -> np.ndarray:
-    """Logits [N, 1] or [N, C] as float64 [N, C]. The sigmoid of x is the softmax of (0, x)."""
+    """Convert logits [N, 1] or [N, C] to float64 [N, C]. One logit x becomes (0, x), whose softmax gives sigmoid(x)."""
     logits = logits.astype(np.float64)
     return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The fraction of logits, [N, 1] (two classes) or [N, C], that predict the label. A lone 0 predicts class 0."""
+    """Return the fraction of rows of `logits`, [N, 1] (two classes) or [N, C], that predict their label, int [N].
+
+    A single logit predicts class 1 if it is over 0.
+    """
     predicted = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
     return float((predicted == labels).mean())
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The mean cross-entropy of logits, [N, 1] (two classes) or [N, C], and labels [N], in nats.
+    """Return the mean cross-entropy in nats of logits, [N, 1] (two classes) or [N, C], and labels, int [N].
 
-    It runs in every epoch of a head. SciPy's `logsumexp` takes two to five times as long.
+    This function runs in every epoch of training a head. SciPy's `logsumexp` would take two to five times as long.
     """
     logits = _for_each_class(logits)
     top = logits.max(axis=1)
-    with np.errstate(invalid="ignore"):  # a network that diverged gets NaN and no warning
+    with np.errstate(invalid="ignore"):  # the logits of a diverged network give NaN without a warning
         log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         return float((log_sum - logits[np.arange(len(labels)), labels]).mean())
 
@@ -42,8 +45,9 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) ->
 
     Returns:
         `accuracy`; `accuracy_interval` [low, high], from `wilson_interval`; `loss`, the mean cross-entropy in nats;
-        `auc`, from `roc_auc` (of several classes, the mean over each class against the rest); `confusion`, counts by
-        [true][predicted]; `per_class`, by name: `precision`, `recall`, `f1` and `support`. An undefined value is None.
+        `auc`, from `roc_auc` (with three or more classes, the mean of each class against the rest); `confusion`, counts
+        as [true class][predicted class]; `per_class`, a dict from class name to `precision`, `recall`, `f1` and
+        `support`. An undefined value is None.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -68,7 +72,7 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) ->
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a fraction (Wilson, 1927, doi:10.1080/01621459.1927.10502953)."""
+    """Return the 95 % score interval of `successes / trials` (Wilson, 1927, doi:10.1080/01621459.1927.10502953)."""
     from scipy.stats import binomtest
 
     interval = binomtest(successes, trials).proportion_ci(method="wilson")
@@ -76,11 +80,11 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the ROC curve of scores, float [N], of examples that are `positive`, bool [N], or negative.
+    """Return the area under the ROC curve of `scores`, float [N]. `positive`, bool [N], marks the positive examples.
 
-    It is the chance that a positive scores above a negative. A tie counts half. The result is None if positives or
-    negatives are missing, or a score is NaN. It is computed by ranks (Mann and Whitney, 1947), because scikit-learn's
-    `roc_auc_score` takes three times as long.
+    This area is the probability that a positive example scores above a negative one. A tie counts half. The result is
+    None if there are no positives or no negatives, or if a score is NaN. The area is computed from ranks (Mann and
+    Whitney, 1947), because scikit-learn's `roc_auc_score` takes three times as long.
     """
     from scipy.stats import rankdata
 

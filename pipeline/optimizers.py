@@ -1,4 +1,4 @@
-"""Fast training of heads: products in bfloat16, fused updates of weights."""
+"""Train heads faster: matrix products in bfloat16, and fused weight updates."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ class Bfloat16Dense(keras.layers.Layer):
         self.dense = dense
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """[B, D] to [B, units], both float32."""
+        """Map inputs, float32 [B, D], to outputs, float32 [B, units]."""
         if not training:
             return self.dense(inputs)
         reduced = (keras.ops.cast(factor, "bfloat16") for factor in (inputs, self.dense.kernel))
@@ -24,7 +24,7 @@ class Bfloat16Dense(keras.layers.Layer):
 
 
 def with_reduced_products(head: keras.Model) -> keras.Model:
-    """A copy of `head` that shares its weights. The hidden layers of the copy are `Bfloat16Dense`."""
+    """Copy `head` with a `Bfloat16Dense` for each hidden dense layer. The copy shares the weights of `head`."""
 
     def layer_of(layer: keras.layers.Layer) -> keras.layers.Layer:
         hidden = isinstance(layer, keras.layers.Dense) and layer is not head.layers[-1]
@@ -34,10 +34,10 @@ def with_reduced_products(head: keras.Model) -> keras.Model:
 
 
 class FusedAdam:
-    """Adam with decoupled weight decay, in one operation per float32 weight. `settings` is Keras's Adam or AdamW.
+    """Adam with decoupled weight decay. One fused operation applies the Adam step to a float32 weight.
 
-    Keras's own Adam has some ten operations, and each moves a whole weight through memory. Kingma & Ba 2015,
-    arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
+    `settings` is Keras's Adam or AdamW. Keras's own update has some ten operations, and each reads or writes the whole
+    weight. Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
 
     def __init__(self, settings: keras.optimizers.Adam, weights: Sequence[tf.Variable]) -> None:
@@ -47,11 +47,11 @@ class FusedAdam:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """The moments of each weight, and the number of steps."""
+        """Return both moments of each weight, and the number of steps taken."""
         return [*self.moments[0], *self.moments[1], self.steps]
 
     def apply(self, gradients: Sequence[tf.Tensor]) -> None:
-        """Take one step."""
+        """Take one step: update each weight by its gradient."""
         settings = self.settings
         rate, step = settings.learning_rate, tf.cast(self.steps.assign_add(1), tf.float32)
         for weight, gradient, mean, square in zip(self.weights, gradients, *self.moments, strict=True):
@@ -74,7 +74,7 @@ class FusedAdam:
 def fused(
     optimizer: keras.optimizers.Optimizer, weights: Sequence[keras.Variable]
 ) -> FusedAdam | keras.optimizers.Optimizer:
-    """The optimizer for `weights`: `FusedAdam` for Adam and AdamW, else Keras's own."""
+    """Return a `FusedAdam` for `weights` if `optimizer` is Adam or AdamW, else `optimizer`, built for `weights`."""
     if isinstance(optimizer, keras.optimizers.Adam):
         return FusedAdam(optimizer, [weight.value for weight in weights])
     optimizer.build(weights)
@@ -84,8 +84,8 @@ def fused(
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
     """Free the memory of variables that nothing will read again.
 
-    Otherwise they would stay: Keras's optimizers register a function that TensorFlow never drops, and with it the graph
-    of the step and the graph's variables (Keras 3.15, TensorFlow 2.21).
+    Keras's optimizers register a function that TensorFlow never drops. This function keeps the graph of the training
+    step and its variables in memory (Keras 3.15, TensorFlow 2.21).
     """
     for variable in variables:
         resource = variable.value if isinstance(variable, keras.Variable) else variable

@@ -3,7 +3,7 @@
 RUN/
     config.json               settings, versions, fingerprints, digests of the class and example lists
     history.csv               phase, epoch, loss, accuracy, val_loss, val_accuracy
-    logs/                     TensorBoard, both phases on one axis
+    logs/                     TensorBoard logs; the epochs of both phases share one axis
     head.keras                features -> logits
     classifier.keras          raw pixels -> logits; only after fine-tuning
     examples.csv              path, digest, label and split of each example
@@ -54,9 +54,9 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """The run at `path`. If a killed process left it half replaced, the old run is put back first.
+        """Open the run at `path`. If a process was killed while it replaced the run, the old run is put back first.
 
-        Raises RunError where there is no run.
+        Raises RunError if there is no run at `path`.
         """
         if not path.exists():
             _clear_left_over(path)
@@ -69,19 +69,19 @@ class Run:
         return run
 
     def config(self) -> dict[str, Any]:
-        """The content of `config.json`; raises RunError where it is damaged."""
+        """Read `config.json`. Raises RunError if the file is damaged."""
         return read_json(self.config_file)
 
     def configs(self) -> tuple[FeatureConfig, ExtractionConfig]:
-        """The settings of the features that the head was trained on, and of their extraction."""
+        """Return the settings of the features that the head was trained on, and the settings of their extraction."""
         return configs_from_json(self.config()["features"])
 
     def class_names(self) -> list[str]:
-        """The classes in the order of their labels."""
+        """Return the class names. A label is an index into this list."""
         return list(self.config()["class_names"])
 
     def load_model(self, file: Path) -> "keras.Model":
-        """The head or classifier saved in `file`; raises RunError where it is damaged."""
+        """Load the head or classifier saved in `file`. Raises RunError if the file is damaged."""
         import keras  # late, so that a wrong folder is reported before this slow import
 
         try:
@@ -90,11 +90,11 @@ class Run:
             raise RunError(f"{file}: can't be loaded ({error}); the run is damaged, train it again") from error
 
     def metrics(self) -> dict[str, Any]:
-        """The content of `metrics.json`; empty where there is none."""
+        """Read `metrics.json`. Without such a file, return an empty dict."""
         return read_json(self.metrics_file) if self.metrics_file.exists() else {}
 
     def history(self) -> list[dict[str, str]]:
-        """The rows of `history.csv`."""
+        """Read the rows of `history.csv`."""
         return read_csv(self.history_file)
 
     def write_examples(self, examples: Iterable[Example], class_names: Sequence[str]) -> None:
@@ -103,7 +103,7 @@ class Run:
         write_csv(self.examples_file, ("path", "digest", "label", "split"), rows)
 
     def digests(self, split: str) -> set[str]:
-        """The digests of the run's examples of `split`."""
+        """Read the digests of the run's examples in `split` from `examples.csv`."""
         return {row["digest"] for row in read_csv(self.examples_file) if row["split"] == split}
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -111,22 +111,22 @@ class Run:
         write_csv(self.history_file, HISTORY_COLUMNS, ([row[name] for name in HISTORY_COLUMNS] for row in rows))
 
     def update(self, file: Path, **fields: Any) -> None:
-        """Set top-level fields of one of the run's JSON files."""
+        """Set the top-level `fields` of `file`, one of the run's JSON files. Other fields stay."""
         write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
 
     def forget_evaluations(self) -> None:
-        """Remove the metrics and predictions that `evaluate` wrote: they belong to earlier models."""
+        """Remove the metrics and predictions that `evaluate` wrote, because they belong to an earlier model."""
         write_json(self.metrics_file, {key: value for key, value in self.metrics().items() if key != "evaluate"})
         for file in self.path.glob("predictions-*.csv"):
             file.unlink()
 
     def predictions_file(self, split: str) -> Path:
-        """`predictions-<split>.csv`."""
+        """Return the path of `predictions-<split>.csv`."""
         return self.path / f"predictions-{split}.csv"
 
 
 def read_json(file: Path, remedy: str = "the run is damaged, train it again") -> dict[str, Any]:
-    """The JSON object in a file of a run. Raises RunError, which names the `remedy`, if the file holds none."""
+    """Read the JSON object in a file of a run. If there is none, raise a RunError whose message ends with `remedy`."""
     try:
         content = json.loads(file.read_text("utf-8", "surrogateescape"))
     except ValueError as error:
@@ -137,13 +137,13 @@ def read_json(file: Path, remedy: str = "the run is damaged, train it again") ->
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, column to text."""
+    """Read the rows of a CSV file. A row is a dict from column name to text."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file in one step."""
+    """Write a CSV file atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -153,9 +153,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 @contextmanager
 def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
-    """Yield a run in a folder beside `path`. On success rename the folder to `path`, else remove it.
+    """Yield a run in a temporary folder beside `path`. On success rename the folder to `path`, else remove it.
 
-    Raises RunError where `require_free` does, or where another process made `path` meanwhile.
+    Raises RunError if a run may not be written to `path` (see `require_free`), or if another process makes `path`
+    meanwhile.
     """
     require_free(path, overwrite)
     try:
@@ -168,9 +169,10 @@ def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
 
 
 def require_free(path: Path, overwrite: bool) -> None:
-    """Clear what killed processes left beside `path`; raise RunError if a new run may not be written to `path`.
+    """Raise RunError if a new run may not be written to `path`.
 
-    With `overwrite`, `path` may be a run. Without it, nothing may exist at `path`.
+    With `overwrite`, a run may exist at `path`. Without it, nothing may exist there. The function first cleans up after
+    killed processes.
     """
     _clear_left_over(path)
     if path.exists():
@@ -180,7 +182,7 @@ def require_free(path: Path, overwrite: bool) -> None:
 
 
 def _clear_left_over(path: Path) -> None:
-    """Remove half-written runs of killed processes beside `path`. Put back a run that such a process had moved away."""
+    """Remove the half-written runs of killed processes beside `path`, and put back a run that they had moved away."""
     remove_left_over(path.parent)
     # Earlier versions wrote a run as `.NAME.PID.partial`. Before they replaced an old run, they moved it to
     # `.NAME.PID.replaced`.
@@ -196,12 +198,15 @@ def _clear_left_over(path: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Python's version, and the versions of the packages that decide a run's results."""
+    """Return the versions of Python and of the packages that decide a run's results."""
     return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
 
 
 def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of the class list, and of the (digest, label) pairs of each split. File names and order don't matter."""
+    """Return SHA-256 digests: `classes` of the class names, and under each split of its (digest, label) pairs.
+
+    File names and the order of `examples` don't matter.
+    """
     lines: dict[str, list[str]] = {"classes": list(class_names)}
     for example in sorted(examples, key=lambda example: (example.image.digest, example.label)):
         lines.setdefault(example.split, []).append(f"{example.image.digest} {example.label}")
@@ -210,7 +215,7 @@ def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dic
 
 
 def require_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:
-    """Raise RunError if the classes, or the examples of `splits`, differ from those that the run was trained on."""
+    """Raise RunError if the classes, or the examples of `splits`, are not the ones that the run was trained on."""
     then, now = run.config()["examples"], list_digests(examples, class_names)
     changed = [name for name in ("classes", *splits) if then.get(name) != now.get(name)]
     if changed:

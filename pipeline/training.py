@@ -1,4 +1,4 @@
-"""Parts of training that both phases use: optimizer, loss and metrics, progress, and draws that repeat."""
+"""Parts of training that both phases share: optimizer, loss, metrics, progress, and reproducible dropout."""
 
 import time
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from typing import Any
 import keras
 import numpy as np
 
-_DRAWS_AN_EPOCH = 1_000_000  # no layer draws more often
+_DRAWS_AN_EPOCH = 1_000_000  # more than any layer draws in an epoch
 
 
 def make_optimizer(name: str, learning_rate: float, **settings: Any) -> keras.optimizers.Optimizer:
-    """The Keras optimizer `name`. `settings` are its further arguments."""
+    """Make the Keras optimizer `name`. `settings` are its other arguments."""
     return keras.optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate, **settings}})
 
 
 def compile_model(model: keras.Model, classes: int, optimizer: keras.optimizers.Optimizer) -> None:
-    """Compile `model`, which returns logits, with accuracy and cross-entropy."""
+    """Compile `model`, which returns logits: the loss is cross-entropy, and the metric is accuracy."""
     if classes == 2:
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)]
@@ -27,9 +27,10 @@ def compile_model(model: keras.Model, classes: int, optimizer: keras.optimizers.
 
 
 def class_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray | None:
-    """Weight of each class in the loss, float32 [classes]; None for mode `none`.
+    """Return the weight of each class in the loss, float32 [classes], or None if `mode` is `none`.
 
-    `balanced` gives n / (classes * count), as in scikit-learn, and 0 to a class without examples.
+    With `balanced`, the weight is len(labels) / (classes * examples of the class), as in scikit-learn. A class without
+    examples gets the weight 0.
     """
     if mode == "none":
         return None
@@ -38,7 +39,7 @@ def class_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray | N
 
 
 class Progress(keras.callbacks.Callback):
-    """Tells `advance` the number of examples in each finished batch, and measures the speed of training.
+    """Reports the number of examples in each finished batch to `advance`, and measures the speed of training.
 
     `examples` is the number of examples in an epoch.
     """
@@ -48,16 +49,16 @@ class Progress(keras.callbacks.Callback):
         self.advance, self.examples, self.batch_size = advance, examples, batch_size
         self._done = 0  # examples of this epoch
         self._timed_examples, self._timed_seconds = 0, 0.0
-        self._since: float | None = None  # start of the next batch; None until the first ends, as it builds the graph
+        self._since: float | None = None  # start of the next batch; None until the first, untimed batch ends
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the clock. In the first epoch it starts only after the first batch."""
+        """Start the clock. In the first epoch, the clock starts only after the first batch, which builds the graph."""
         self._done = 0
         if self._since is not None:
             self._since = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Advance to the end of batch `batch` of the epoch. Keras may have executed several batches in one call."""
+        """Report all examples to the end of batch `batch`. Keras may have run several batches since the last call."""
         count = min((batch + 1) * self.batch_size, self.examples) - self._done
         self._done += count
         self.advance(count)
@@ -69,19 +70,22 @@ class Progress(keras.callbacks.Callback):
 
     @property
     def examples_per_second(self) -> float:
-        """Speed of training, without validation and the first batch. 0 if there was only one batch."""
+        """Return the speed of training, without validation and the first batch. It is 0 if there was only one batch."""
         return self._timed_examples / self._timed_seconds if self._timed_seconds else 0.0
 
 
 class EvalProgress(keras.callbacks.Callback):
-    """Tells `advance`, in `evaluate` or `predict`, how many of the `examples` were done since its last call."""
+    """Reports the number of newly finished examples to `advance` during Keras's `evaluate` or `predict`.
+
+    `examples` is the number of all examples.
+    """
 
     def __init__(self, advance: Callable[[int], None], examples: int) -> None:
         super().__init__()
         self.advance, self.examples, self._done = advance, examples, 0
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Advance to the end of batch `batch`, as if all batches were equally large."""
+        """Report the examples up to the end of batch `batch`, as if all batches had the same size."""
         now = round(self.examples * (batch + 1) / self.params["steps"])
         self.advance(now - self._done)
         self._done = now
@@ -90,7 +94,10 @@ class EvalProgress(keras.callbacks.Callback):
 
 
 def restart_draws(model: keras.Model, epoch: int) -> None:
-    """Make the draws of dropout a function of the epoch. This sets the counter that Keras keeps with a layer's seed."""
+    """Make the random draws of dropout depend only on each layer's seed and on `epoch`.
+
+    Keras keeps a counter of draws with each layer's seed. This function sets the counter.
+    """
     for variable in model.variables:
         if variable.name == "seed_generator_state":
             layer_seed, _ = variable.numpy()
@@ -98,12 +105,12 @@ def restart_draws(model: keras.Model, epoch: int) -> None:
 
 
 class EpochCounter(keras.callbacks.Callback):
-    """Knows the number of the current epoch, and makes the draws of dropout a function of it."""
+    """Keeps the number of the current epoch in `number`, and restarts the draws of dropout in each epoch."""
 
     number = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Remember `epoch`, and call `restart_draws`."""
         self.number = epoch
-        # Keras's weights files have no state of dropout: a resumed training would repeat the draws of its first epochs.
+        # Keras's weights files lack the state of dropout, so a resumed training would repeat the first draws.
         restart_draws(self.model, epoch)

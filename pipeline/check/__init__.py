@@ -1,1 +1,1 @@
-"""`headstart check`: what is in a data folder, before anything is trained on it."""
+"""`headstart check`: find problems in a data folder before training."""

@@ -1,4 +1,4 @@
-"""`headstart check`: a look at a data folder before anything is trained on it."""
+"""`headstart check`: find problems in a data folder before training."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,10 +23,10 @@ _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 
 
 def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> CheckResult:
-    """Decode the images in `data` that have no features, compare all images, and write the page `config.html`, if any.
+    """Find rejects, copies, near-duplicates and tiny images in `data`. Write the HTML page `config.html`, if it is set.
 
-    Raises DataError where `data` has no images; OptionError where the store has no such fingerprint; StoreError where a
-    shard is damaged.
+    Images with features are not decoded here, because extraction has decoded them. Raises DataError if `data` has no
+    images, OptionError if no store's name begins with `config.fingerprint`, and StoreError if a shard is damaged.
     """
     stores = _stores(config.store)
     scanned = scan(data, seed, config.max_pixels, scan_memory(config.store, data) if stores else None)
@@ -56,7 +56,7 @@ def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> Che
 
 
 def _stores(root: Path) -> list[FeatureStore]:
-    """The stores in `root`, except those of maps and of augmented views; none before the first extraction."""
+    """Open the stores in `root`, except stores of maps and of augmented views. Return [] if there are none yet."""
     if root.exists() and not root.is_dir():
         raise StoreError(f"--store {root}: not a folder")
     try:
@@ -66,14 +66,14 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Sequence[str]) -> FeatureStore | None:
-    """Of the stores whose name begins with `wanted`, the one with the most of `digests`, or None if none has any."""
+    """Choose, among stores whose name begins with `wanted`, the one with most of `digests`; None if none has any."""
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: missing[store], default=None)
     return best if best and missing[best] < len(set(digests)) else None
 
 
 def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
-    """Decode one image of each digest that has no features, and return the images that can't be decoded."""
+    """Decode one image for each digest without features. Return a reject for each image that can't be decoded."""
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     by_digest = {image.digest: image for image in images}
     left = list(by_digest)

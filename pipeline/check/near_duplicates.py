@@ -1,4 +1,4 @@
-"""Near-duplicates: copies of a picture that were encoded or scaled anew, found by features and then by pixels."""
+"""Find near-duplicates: re-encoded or rescaled copies of a picture. Features find candidates, and pixels decide."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ SAMPLE = 10_000  # images that the whitening is fitted on
 MOST_AXES, IMAGES_PER_AXIS = 256, 8
 CANDIDATES = 8  # nearest neighbours whose pixels are compared
 BLOCK = 4096  # images compared at a time
-_CLIP = 3  # standard deviations at which features are clipped: no single one can outweigh all others
+_CLIP = 3  # clip features at this many standard deviations, so that no feature outweighs all others
 _THUMBNAIL = 32
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """An image, and the image of an earlier split that is most like it."""
+    """An image of val or test, and its near-duplicate in an earlier split."""
 
     image: Example
     like: Example
@@ -34,12 +34,13 @@ class Likeness:
 
 
 def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity: float) -> list[Likeness]:
-    """Find the images of val and test that are copies of an image in an earlier split. The most similar come first.
+    """Find the images of val and test that have a near-duplicate in an earlier split, the highest cosine first.
 
-    Candidates are the nearest neighbours whose whitened features have a cosine of at least `similarity` (Jegou and Chum
-    2012, "Negative evidences and co-occurrences in image retrieval"). Without whitening, features of any two
-    photographs point into much the same direction. The pixels of a candidate must agree too. Images without features
-    are left out, and so are pairs of equal files. Raises StoreError where a shard is damaged.
+    The splits are ordered train, val, test. The candidates for an image are its nearest neighbours, if the cosine of
+    the whitened features is at least `similarity` (Jegou and Chum 2012, "Negative evidences and co-occurrences in image
+    retrieval"). Without whitening, the features of any two photographs have a high cosine. The pixels of image and
+    candidate must have a correlation of at least `CORRELATION`. Images without features and pairs of equal files are
+    left out. Raises StoreError if a shard is damaged.
     """
     lacking = set(store.missing([example.image.digest for example in examples]))
     seen = [example for example in examples if example.image.digest not in lacking]
@@ -61,9 +62,9 @@ def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity
 
 
 def _fit_whitening(features: np.ndarray) -> Pipeline:
-    """Fit a map from features [N, D] to unit vectors [N, K] whose components are uncorrelated over `features`.
+    """Fit the whitening: it maps features [N, D] to unit vectors [N, K] with uncorrelated components.
 
-    K grows with N, but stays far below N: with as many directions as images, every image would be unlike all others.
+    K grows with N, but stays far below N. With as many components as images, every image would be unlike all others.
     """
     count = max(1, min(MOST_AXES, len(features) // IMAGES_PER_AXIS, features.shape[1]))
     whitening = make_pipeline(
@@ -79,7 +80,7 @@ def _fit_whitening(features: np.ndarray) -> Pipeline:
 def _nearest(
     images: Sequence[Example], others: Sequence[Example], store: FeatureStore, whitening: Pipeline, similarity: float
 ) -> list[tuple[Example, Example, float]]:
-    """Triples (image, near neighbour among `others`, cosine) with a cosine of at least `similarity`."""
+    """Return (image, neighbour, cosine) for the nearest `others` of each image, if the cosine is >= `similarity`."""
     directions = whitening.transform(store.read([example.image.digest for example in images]).astype(np.float32))
     best = np.full((len(images), CANDIDATES), -np.inf, np.float32)
     like = np.zeros((len(images), CANDIDATES), np.int64)
@@ -97,7 +98,7 @@ def _nearest(
 
 
 def _agreeing(pairs: Sequence[tuple[Example, Example, float]]) -> list[Likeness]:
-    """For each image, the pair with the best correlation of thumbnails, if this is at least `CORRELATION`."""
+    """Keep, for each image, the pair whose pixels correlate most, if the correlation is at least `CORRELATION`."""
     if not pairs:
         return []
     images = list(dict.fromkeys(example.image for pair in pairs for example in pair[:2]))

@@ -1,4 +1,4 @@
-"""The findings of `headstart check` as one HTML file with thumbnails in it."""
+"""Write the findings of `headstart check` as one HTML file with embedded thumbnails."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.splits import SPLITS
 from PIL import Image
 
-SHOWN = 200  # findings of each kind, and files of each finding
+SHOWN = 200  # at most this many findings of each kind, and files of each finding
 _THUMBNAIL = ImageConfig(128, "crop")
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
@@ -75,7 +75,7 @@ def _group(group: Sequence[Example], class_names: Sequence[str], thumbnails: dic
 
 
 def _thumbnails(examples: Iterable[Example]) -> dict[str, str]:
-    """A thumbnail of each image: digest to a data URL of a JPEG."""
+    """Make a thumbnail of each image. Return a dict from digest to the data URL of a JPEG."""
     images = list({example.image.digest: example.image for example in examples}.values())
     found: dict[str, str] = {}
     for positions, pixels in decoded_batches(images, _THUMBNAIL, 64):

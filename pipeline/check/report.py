@@ -15,12 +15,12 @@ from headstart.pipeline.data.splits import SPLITS
 from rich.table import Table
 from rich.text import Text
 
-SHOWN = 5  # findings of each kind, and files of each finding
+SHOWN = 5  # at most this many findings of each kind, and files of each finding
 
 
 @dataclass(frozen=True)
 class CheckResult(Scan):
-    """The content of a data folder, and the findings in it; `findings` describes each kind."""
+    """The examples and rejects of a data folder, and the findings. `findings` describes each kind of finding."""
 
     data: Path
     config: CheckConfig
@@ -34,33 +34,39 @@ class CheckResult(Scan):
 
     @property
     def splits(self) -> dict[str, int]:
-        """Examples in each split."""
+        """Return the number of examples in each split."""
         return {split: sum(counts[split] for counts in self.classes.values()) for split in SPLITS}
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Rejects for each reason, the commonest first."""
+        """Return the number of rejects for each reason, the most frequent first."""
         return dict(Counter(reject.reason for reject in self.rejects).most_common())
 
     @property
     def formats(self) -> dict[str, int]:
-        """Examples in each format, the commonest first."""
+        """Return the number of examples in each image format, the most frequent first."""
         return dict(Counter(example.image.format for example in self.examples).most_common())
 
     @property
     def sizes(self) -> dict[str, list[float]]:
-        """Least, median and greatest width and height in pixels, before any turn by EXIF."""
+        """Return minimum, median and maximum of the width and of the height, in pixels before any EXIF rotation."""
         sides = {name: [getattr(one.image, name) for one in self.examples] for name in ("width", "height")}
         return {name: [min(side), statistics.median(side), max(side)] for name, side in sides.items() if side}
 
     @property
     def imbalance(self) -> tuple[int, int, float | None]:
-        """Training examples of the largest and the smallest class, and their ratio (None if the smallest has none)."""
+        """Return the number of training examples in the largest and in the smallest class, and the ratio.
+
+        The ratio is None if the smallest class has no training examples.
+        """
         counts = [count["train"] for count in self.classes.values()]
         return max(counts), min(counts), max(counts) / min(counts) if min(counts) else None
 
     def facts(self) -> list[str]:
-        """Lines on formats and sizes, imbalance and rejects, and one if near-duplicates could not be searched for."""
+        """Return lines of text on formats, sizes, imbalance and rejects.
+
+        Without features, one more line says that near-duplicates were not looked for.
+        """
         lines = []
         if self.examples:
             sizes = (f"{name} {low:g} to {high:g}, median {mid:g}" for name, (low, mid, high) in self.sizes.items())
@@ -79,7 +85,7 @@ class CheckResult(Scan):
         return lines
 
     def findings(self) -> dict[str, list[list[Example]]]:
-        """The findings of each kind, by the kind's title. One finding is a list of examples."""
+        """Return a dict from the title of each kind to the findings of that kind. One finding is a list of examples."""
         found = {
             "leaks (the same image in several splits)": self.leaks,
             "conflicting labels (the same image in several classes)": self.conflicts,
@@ -95,7 +101,7 @@ class CheckResult(Scan):
         return found
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object. `similarity` and `correlation` are the limits for near-duplicates."""
+        """Return the JSON object. Its `similarity` and `correlation` are the thresholds for near-duplicates."""
         near = self.near_duplicates
         return {
             "examples": len(self.examples),
@@ -129,7 +135,7 @@ class CheckResult(Scan):
         return {"cosine": pair.cosine, "correlation": pair.correlation, "files": files}
 
     def lines(self) -> list[Any]:
-        """The summary for a person: counts, then each kind of finding with its first few files."""
+        """Return the summary for a person: counts, then the first few findings of each kind."""
         lines: list[Any] = [self._counts(), *self.facts()]
         lines += [f"  {reject.path}: {reject.reason}, {reject.detail}" for reject in self.rejects[:SHOWN]]
         lines += _more(len(self.rejects))
@@ -151,7 +157,7 @@ class CheckResult(Scan):
         return table
 
     def failure(self) -> HeadstartError | None:
-        """The error if there are leaks or conflicting labels, and no `--allow`; else None."""
+        """Return an error if there are leaks or conflicting labels, unless `--allow` is given."""
         if self.config.allow or not (self.leaks or self.conflicts):
             return None
         return DataError(

@@ -1,1 +1,1 @@
-"""From a folder or an archive to labelled examples."""
+"""Turn a folder or an archive of images into labelled examples."""

@@ -1,4 +1,4 @@
-"""Copies: image files with the same bytes, which may lie in several classes or splits."""
+"""Find copies: image files with the same bytes. They may lie in several classes or splits."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
@@ -7,7 +7,7 @@ from headstart.pipeline.data.examples import Example
 
 
 def repeated(examples: Iterable[Example], key: Callable[[Example], Hashable]) -> list[list[Example]]:
-    """Group `examples` by `key`, and leave out groups of one example."""
+    """Group `examples` by `key`. Groups of only one example are left out."""
     groups: dict[Hashable, list[Example]] = {}
     for example in examples:
         groups.setdefault(key(example), []).append(example)
@@ -20,12 +20,12 @@ def same_image(examples: Iterable[Example]) -> list[list[Example]]:
 
 
 def conflicting(groups: Iterable[list[Example]]) -> list[list[Example]]:
-    """The groups with examples in several classes."""
+    """Return the groups whose examples are in more than one class."""
     return [group for group in groups if len({example.label for example in group}) > 1]
 
 
 def tell_conflicts(examples: Sequence[Example], class_names: Sequence[str]) -> None:
-    """Print a warning that names the first few images that are in several classes, if there are any."""
+    """Print a warning if images are in several classes. The warning names the first few of them."""
     groups = conflicting(same_image(examples))
     files = (", ".join(f"{one.image.path} as {class_names[one.label]}" for one in group) for group in groups[:3])
     more = "; ... the run's examples.csv has all" if len(groups) > 3 else ""

@@ -1,7 +1,7 @@
-"""The demo set: drawings of cats and dogs, which need neither a licence nor a network.
+"""Draw the demo set: pictures of cats and dogs, which need neither a licence nor a download.
 
-Colours, sizes, poses and backgrounds of both classes have the same distributions, so neither mean colour nor a
-thumbnail nor the file's size tells the class. A cat has pointed ears, whiskers and stripes; a dog has hanging ears, a
+Colours, sizes, poses and backgrounds of both classes have the same distributions. So the mean colour, a thumbnail or
+the size of the file does not reveal the class. A cat has pointed ears, whiskers and stripes; a dog has hanging ears, a
 broad muzzle, a tongue and spots.
 """
 
@@ -36,26 +36,26 @@ _Draw = ImageDraw.ImageDraw
 
 @dataclass(frozen=True)
 class DemoResult:
-    """How many whole images and broken files `draw_demo` wrote, and the folder."""
+    """The number of whole images and of broken files that `draw_demo` wrote, and their folder."""
 
     images: int
     broken: int
     path: str
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """Return the JSON object that `--json` prints."""
         return asdict(self)
 
     def lines(self) -> list[Any]:
-        """The summary for a person."""
+        """Return the summary that is printed without `--json`."""
         return [f"drew {self.images} images and {self.broken} broken files in {self.path}"]
 
 
 def draw_demo(folder: Path, images: int = 600, seed: int = 0) -> DemoResult:
     """Draw `images` JPEGs into `folder/{cat,dog}/`, half of each class, and add a few broken files.
 
-    Each image depends on `seed` and its number alone. Raises DataError where `folder` exists, and is neither an empty
-    folder nor an earlier demo.
+    `seed` and the number of an image decide its content. Raises DataError if `folder` exists, unless it is empty or
+    holds an earlier demo set.
     """
     there = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
     if not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in there):
@@ -109,7 +109,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """A gradient between two colours, with a little noise and a few plain shapes."""
+    """Draw a gradient between two colours, with a little noise and a few plain shapes."""
     start, end = np.array(_colour(rng), float), np.array(_colour(rng), float)
     angle = rng.uniform(0, 2 * math.pi)
     x, y = np.meshgrid(np.linspace(-0.5, 0.5, width), np.linspace(-0.5, 0.5, height))
@@ -125,7 +125,7 @@ def _background(width: int, height: int, rng: np.random.Generator) -> Image.Imag
 
 
 def _animal(label: int, side: int, rng: np.random.Generator) -> Image.Image:
-    """Head and shoulders on a transparent ground, turned by up to 25°: RGBA [side, side]."""
+    """Draw a tilted head and shoulders of a cat (label 0) or dog (1): RGBA [side, side], transparent background."""
     size = 2 * side
     fur, marks, skin = _colour(rng), _colour(rng), _colour(rng)
     coat = Image.new("RGB", (size, size), fur)
@@ -149,7 +149,7 @@ def _animal(label: int, side: int, rng: np.random.Generator) -> Image.Image:
 
 
 def _box(x: float, y: float, rx: float, ry: float, size: int) -> tuple[float, float, float, float]:
-    """The box in pixels of an ellipse about (`x`, `y`) with radii (`rx`, `ry`), which are fractions of `size`."""
+    """Return the bounding box of an ellipse in pixels. The centre (x, y) and the radii are fractions of `size`."""
     return (x - rx) * size, (y - ry) * size, (x + rx) * size, (y + ry) * size
 
 

@@ -1,4 +1,4 @@
-"""The weights of the demo: ImageNet's if Keras has them or downloads them within ten seconds, else random ones.
+"""Choose the weights of the demo: ImageNet's if Keras loads or downloads them within ten seconds, else random ones.
 
     python -m headstart.pipeline.data.demo_weights
 
@@ -22,7 +22,7 @@ signal.alarm(0)
 
 def demo_weights(seconds: int = 10) -> str:
     """Return `imagenet` if ImageNet's weights load within `seconds`, else print a warning and return `random`."""
-    # The attempt has a process of its own: a download that hangs ends only with its process.
+    # The attempt runs in its own process, because a hanging download ends only with its process.
     tried = subprocess.run([sys.executable, "-c", _TRY.format(seconds=seconds)], capture_output=True, check=False)
     if tried.returncode == 0:
         return "imagenet"

@@ -1,4 +1,4 @@
-"""Downloading a large zip with progress. A broken download is resumed. The CRCs in the zip are checked.
+"""Download a large zip with progress. An interrupted download is resumed. The CRCs in the zip are checked.
 
 python -m headstart.pipeline.data.download URL FILE
 """
@@ -19,9 +19,9 @@ _TIMEOUT = 30.0  # seconds without a byte
 
 
 def download_zip(url: str, file: Path) -> None:
-    """Download a zip to `file`, unless it exists. A download that broke off goes on from `<file>.partial`.
+    """Download a zip to `file`, unless `file` exists. An interrupted download resumes from `<file>.partial`.
 
-    Raises DataError where the server can't be reached or breaks off, or the download is not a whole zip.
+    Raises DataError if the server can't be reached, if the connection breaks off, or if the zip is damaged.
     """
     if file.exists():
         return
@@ -46,7 +46,7 @@ def download_zip(url: str, file: Path) -> None:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    """Append the missing bytes to `partial`. If the server sends the whole file, `partial` is written anew."""
+    """Append the missing bytes to `partial`. If the server sends the whole file instead, overwrite `partial`."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

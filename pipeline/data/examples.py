@@ -1,7 +1,7 @@
-"""Scanning a data folder into examples.
+"""Scan a data folder into examples.
 
-A data folder is `DATA/{train,val,test}/<class>/...` as `headstart prepare` makes it, or `DATA/<class>/...`. The scan
-splits the second form by the same hash as `prepare`.
+A data folder is `DATA/{train,val,test}/<class>/...`, as `headstart prepare` makes it, or `DATA/<class>/...`. Without
+split folders, the scan assigns the splits by the same hash as `prepare`.
 """
 
 import csv
@@ -34,23 +34,24 @@ class Example:
 
 @dataclass(frozen=True)
 class Scan:
-    """The content of a data folder."""
+    """The examples of a data folder, and the files that can't be used."""
 
     examples: list[Example]
     class_names: list[str]
     rejects: list[Reject]
-    ignored: int  # clutter, files outside class folders, and files that are images neither by name nor by content
+    ignored: int  # number of other files: clutter, files outside class folders, files that are no images
 
 
 def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMemory | None = None) -> Scan:
     """Read the digest and header of every image in `data`.
 
-    Raises DataError where `data` is no folder, or has no class folders or no images.
+    Raises DataError if `data` is not a folder, or has no class folders or no images.
 
     Args:
-        seed: decides the split where `data` has no split folders.
+        seed: decides the splits if `data` has no split folders.
         max_pixels: an image with more pixels is rejected as `too-large`.
-        memory: the scan memory of `data`. Files that it knows are not read. The scan brings it up to date.
+        memory: digests and headers from the last scan of `data`. Unchanged files are not read again. The scan updates
+            the memory.
     """
     folders = class_folders(data)
     class_names = sorted({folder.name for _, folder in folders})
@@ -78,12 +79,12 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMe
 
 
 def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
-    """The scan memory of `data`, in the folder of a store. With `forget` it begins empty."""
+    """Open the scan memory of `data` in the folder `store`. With `forget`, the memory starts empty."""
     return ScanMemory(store / "scans", data, forget)
 
 
 def scan_all_sizes(store: Path, data: Path, seed: int = 0) -> Scan:
-    """Scan without a limit of pixels: an image may have features that were made under a higher limit."""
+    """Scan `data` without a limit on pixels, because a large image may have features from under a higher limit."""
     return scan(data, seed, sys.maxsize, scan_memory(store, data))
 
 
@@ -98,7 +99,7 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """The reject of the file `path`, which is the file of `reject` itself or a copy that was not decoded."""
+    """Make the reject for `path`, which is the file of `reject` itself or an equal file that was not decoded."""
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")
@@ -121,7 +122,7 @@ def require_trainable(examples: Sequence[Example], class_names: Sequence[str], d
 
 
 def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:
-    """Raise a DataError, with the first few `rejects`, if they are over the fraction `max_rejects` of `found` files."""
+    """Raise a DataError that names a few `rejects` if they exceed the fraction `max_rejects` of the `found` files."""
     if len(rejects) > max_rejects * found:
         first = "; ".join([f"{one.path} ({one.reason})" for one in rejects[:3]] + ["..."] * (len(rejects) > 3))
         raise DataError(f"{len(rejects)} of {found} images can't be used, over --max-rejects {max_rejects}: {first}")
@@ -130,7 +131,8 @@ def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: floa
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
     """Write `rejects.csv` (path, reason, detail) into `folder`.
 
-    An earlier file is replaced. With `keep_other_than`, its rows stay, except the rows of these paths.
+    An earlier file is replaced. `keep_other_than` is a collection of paths: earlier rows are kept if their path is not
+    in it. Without `keep_other_than`, no earlier row is kept.
     """
     path = folder / REJECTS
     old = path.read_bytes() if path.is_file() else b""
@@ -142,5 +144,5 @@ def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Coll
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows + [(one.path, one.reason, one.detail) for one in rejects])
     data = text.getvalue().encode(errors="surrogateescape")
-    if data != old:  # a store on a read-only disk can still be used
+    if data != old:  # without a change nothing is written, so the disk may be read-only
         write_atomically(path, data)

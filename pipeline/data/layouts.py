@@ -1,4 +1,4 @@
-"""How the names in a folder or archive are read: as classes, as splits, or as clutter."""
+"""Find classes, splits and clutter in a folder or archive by the names of its files and folders."""
 
 import itertools
 import os
@@ -18,10 +18,11 @@ _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "
 
 
 def classes_of(paths: Sequence[PurePosixPath]) -> list[str | None]:
-    """The class of each file of a source, or None. `paths` are all files of the source, relative to it.
+    """Return the class of each file of a `prepare` source, or None for a file without a class.
 
-    Class folders win over names such as `cat.0.jpg`. A folder around all images is skipped, and so are split folders.
-    This function is for the sources of `prepare`. For data folders there is `class_folders`.
+    `paths` are all files of the source, relative to it. If there are class folders, they decide. Otherwise names such
+    as `cat.0.jpg` do. Folders above the class folders are skipped: split folders, and a folder around all images. For
+    data folders, use `class_folders` instead.
     """
     folders_of_images = [path.parts[:-1] for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     levels = zip(*folders_of_images, strict=False)  # ends with the shortest path
@@ -43,7 +44,7 @@ def classes_of(paths: Sequence[PurePosixPath]) -> list[str | None]:
 def class_folders(data: Path) -> list[tuple[str, Path]]:
     """List the class folders of a data folder as (split, folder). Without split folders the split is "".
 
-    Raises DataError where `data` is no folder, or has no class folders.
+    Raises DataError if `data` is not a folder, or has no class folders.
     """
     require_folder(data)
     parents = {name: data / name for name in SPLITS if (data / name).is_dir()} or {"": data}
@@ -66,7 +67,7 @@ def require_folder(data: Path) -> None:
 
 
 def count_strays(data: Path, class_folders: Sequence[Path]) -> int:
-    """Count the files of a data folder that lie outside its class folders."""
+    """Count the files of a data folder that lie outside its class folders, except `rejects.csv`."""
     known = {*class_folders, data / REJECTS, *(data / split for split in SPLITS)}
     parents = {data, *(folder.parent for folder in class_folders)}
     strays = [entry for parent in parents for entry in parent.iterdir() if entry not in known]
@@ -74,20 +75,20 @@ def count_strays(data: Path, class_folders: Sequence[Path]) -> int:
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder of that name is hidden, or was left behind by a file or archive manager."""
+    """Whether `name` belongs to a hidden file or folder, or to one that a file manager or archiver leaves behind."""
     return (name.startswith(".") and name != "..") or name.lower() in _CLUTTER
 
 
 def files_below(folder: Path) -> list[Path]:
-    """List every file below `folder` except clutter, sorted."""
+    """List all files below `folder` except clutter, sorted by path."""
     return [Path(path) for path in walk(folder)[0]]
 
 
 def walk(folder: Path) -> tuple[list[str], int]:
-    """List the files below `folder` except clutter, sorted, and count the files left out.
+    """List all files below `folder` except clutter, sorted by path, and count the clutter files.
 
-    Links are followed. But a folder is entered only once, and a folder that holds `folder` itself is not entered.
-    Raises OSError where a folder can't be read.
+    Links are followed. Each folder is entered only once, and a folder that contains `folder` is not entered. Raises
+    OSError if a folder can't be read.
     """
 
     def fail(error: OSError) -> None:

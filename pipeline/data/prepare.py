@@ -1,4 +1,4 @@
-"""`headstart prepare`: labelled images of any usual layout into `DATA/{train,val,test}/<class>/`."""
+"""`headstart prepare`: put labelled images of any usual layout into `DATA/{train,val,test}/<class>/`."""
 
 import hashlib
 import itertools
@@ -26,7 +26,7 @@ _MAX_NAME_BYTES = 240  # of 255; the rest is for a digest, which keeps equal nam
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """How many images of the source are in each split of `data`, and how many could not be used."""
+    """The number of images of the source in each split of `data`, and the number of rejected images."""
 
     data: Path
     train: int
@@ -35,11 +35,11 @@ class PrepareResult:
     rejected: int
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """Return the JSON object that `--json` prints."""
         return {"train": self.train, "val": self.val, "test": self.test, "rejected": self.rejected}
 
     def lines(self) -> list[Any]:
-        """The summary for a person."""
+        """Return the summary that is printed without `--json`."""
         lines = [f"{self.data}: {self.train} train, {self.val} val, {self.test} test, {self.rejected} rejected"]
         if self.rejected:
             lines.append(f"{self.data}/rejects.csv says why, by their headers; `headstart features` decodes the rest")
@@ -58,16 +58,17 @@ class _Placement:
 def prepare(source: Path, data: Path, config: PrepareConfig = PrepareConfig(), seed: int = 0) -> PrepareResult:
     """Link, copy or move the images of `source` into `data/{train,val,test}/<class>/`.
 
-    The split depends on an image's digest and `seed`. So an image keeps its split when others are added, and equal
-    images are never in two splits. The content of `data` stays. Everything is read before anything is written. With
-    `config.move`, files are removed from `source` only once all are in `data`, so an interrupted move can be repeated.
+    An image's digest, `seed` and the fractions in `config` decide its split. So an image keeps its split when others
+    are added, and equal images get the same split. Files already in `data` stay. All images are read before the first
+    is written. With `config.move`, files are removed from `source` only after all are in `data`, so an interrupted move
+    can be repeated.
 
-    Raises OptionError where files are to be moved out of an archive; DataError where there are fewer than two classes,
-    a class lacks images in a split, or `data` already has one of the images in another split.
+    Raises OptionError if `config.move` is set and `source` is an archive. Raises DataError if there are fewer than two
+    classes, if a class lacks images in a split, or if `data` already has one of the images in another split.
 
     Args:
-        source: Kaggle's `train.zip`, the competition's zip around it, or the folder of either (`cat.0.jpg`);
-            Microsoft's `PetImages` zip or folder; class folders, or a zip of them.
+        source: class folders, or a zip of them, such as Microsoft's `PetImages`; or Kaggle's `train.zip` with names
+            such as `cat.0.jpg`, the competition's zip that contains `train.zip`, or an unpacked folder of either.
     """
     _require_places(source, data, config.move)
     with opened_source(source, data) as members:
@@ -102,7 +103,7 @@ def _require_places(source: Path, data: Path, move: bool) -> None:
 
 
 def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str]]:
-    """Each member that has a class, with its class. The number of other members is printed."""
+    """Pair each member that has a class with its class. Print how many members have none."""
     inside = [member for member in members if not member.escapes]
     classes = classes_of([PurePosixPath(member.name) for member in inside])
     labelled = [(member, label) for member, label in zip(inside, classes, strict=True) if label]
@@ -120,7 +121,7 @@ def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str
 def _plan(
     labelled: Sequence[tuple[Member, str]], data: Path, config: PrepareConfig, seed: int
 ) -> tuple[list[_Placement], list[Reject]]:
-    """Read every member once and decide where it goes."""
+    """Read every member once, and decide its target in `data`, or why it is rejected."""
     placements, rejects = [], []
     taken: dict[Path, str] = {}
     with progress("reading", len(labelled)) as advance:
@@ -140,14 +141,14 @@ def _plan(
 
 
 def _short_name(path: PurePosixPath, digest: str) -> str:
-    """The name of the file `path`. A name that is too long is cut, and the digest is added."""
+    """Return the name of the file `path`. If the name is too long, it is cut and the digest is added."""
     if len(os.fsencode(path.name)) <= _MAX_NAME_BYTES:
         return path.name
     return f"{path.name[: _MAX_NAME_BYTES // 8]}-{digest[:12]}{path.suffix[:8]}"
 
 
 def _free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
-    """`target`, with the digest added if another image has that name, in this call or on disk."""
+    """Return `target`, or add the digest to its name if another image has this name, in this call or on disk."""
     if target not in taken and target.is_file():
         taken[target] = _digest(target)
     if taken.setdefault(target, digest) == digest:
@@ -174,7 +175,7 @@ def _require_full_splits(
 
 
 def _require_same_splits(placements: Sequence[_Placement], data: Path) -> None:
-    """Raise a DataError if an image is in another split of `data` already, by another seed or other fractions."""
+    """Raise a DataError if `data` has an image in another split already, from another seed or other fractions."""
     splits = {placement.digest: placement.split for placement in placements}
     for split in SPLITS:
         for path in files_below(data / split) if (data / split).is_dir() else []:
@@ -187,7 +188,7 @@ def _require_same_splits(placements: Sequence[_Placement], data: Path) -> None:
 
 
 def _place(placement: _Placement) -> None:
-    """Link or copy one image to its place, unless it is there already."""
+    """Link or copy one image to its target, unless the target exists."""
     target, file = placement.target, placement.member.file
     if target.exists():
         return

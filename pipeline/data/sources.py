@@ -1,4 +1,4 @@
-"""Reading a folder or a zip of images, one member at a time. No zip is trusted."""
+"""Read a folder or a zip of images, one file at a time. A zip may be malicious, so its content is checked."""
 
 import lzma
 import shutil
@@ -22,7 +22,7 @@ from rich.filesize import decimal
 MAX_ENTRIES = 10_000_000
 MAX_TOTAL_BYTES = 1 << 43
 MAX_RATIO = 100
-_SMALL_BYTES = 1 << 26  # up to this size any ratio is accepted: a drawing may be packed that well
+_SMALL_BYTES = 1 << 26  # up to this size any ratio is accepted, because drawings compress well
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a method that Python lacks
 
@@ -38,12 +38,12 @@ class Member:
 
     @property
     def escapes(self) -> bool:
-        """Whether the name leads out of the source. Such a member is never read."""
+        """Whether the name leads out of the source, as `../a.jpg` does. Such a member is never read."""
         path = PurePosixPath(self.name)
         return path.is_absolute() or ".." in path.parts
 
     def read(self) -> bytes | Fault:
-        """The content, or why it can't be read."""
+        """Return the content, or a `Fault` that says why the content can't be read."""
         return Fault("unsupported", "a path out of the archive") if self.escapes else self.content()
 
 
@@ -73,11 +73,11 @@ def _read_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | 
 
 @contextmanager
 def opened_source(source: Path, data: Path) -> Iterator[list[Member]]:
-    """Yield the files of a folder or zip, without clutter. If a zip holds a `train.zip`, yield the files of that.
+    """Yield the files of a folder or zip, without clutter. If a zip holds a `train.zip`, yield the inner zip's files.
 
-    The `train.zip` is unpacked into a scratch folder in `data`, which is removed when the context ends.
+    A `train.zip` is unpacked into a scratch folder in `data`. The end of the context removes the scratch folder.
 
-    Raises DataError where `source` is neither a folder nor a zip that can be read.
+    Raises DataError if `source` is neither a folder nor a readable zip.
     """
     if source.is_dir():
         files = files_below(source)
@@ -115,7 +115,7 @@ def _is_bomb(size: int, packed: int) -> bool:
 
 
 def _opened_zip(source: Path) -> zipfile.ZipFile:
-    """Open a zip. Raises DataError where it is no zip, or its list of contents exceeds the limits of this module."""
+    """Open a zip. Raises DataError if the file is not a zip, or if its entries exceed the limits of this module."""
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:

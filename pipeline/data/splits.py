@@ -1,4 +1,4 @@
-"""The split that an image belongs to."""
+"""Assign images to splits by a hash."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ VAL_FRACTION = TEST_FRACTION = 0.1
 
 
 def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TEST_FRACTION) -> str:
-    """The split of an image, which depends on its digest and `seed`. `val` and `test` are fractions from 0 to 1."""
+    """Return the split of an image, drawn by a hash of `seed` and `digest`. `val` and `test` are fractions."""
     draw = int(hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()[:13], 16) / 16**13  # in [0, 1)
     if draw < test:
         return "test"

@@ -1,1 +1,1 @@
-"""`headstart evaluate`, `predict` and `compare`: a run used and judged."""
+"""`headstart evaluate`, `predict` and `compare`: score, use and compare runs."""

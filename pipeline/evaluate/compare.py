@@ -1,4 +1,4 @@
-"""Runs side by side on the same examples, and a test of whether the best two differ by more than chance."""
+"""Compare runs on the same examples, and test whether the best two models differ by more than chance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,20 +19,20 @@ _UNINTERESTING = {"data", "seed", "versions", "store", "rehash", "max_rejects", 
 
 @dataclass(frozen=True)
 class Compared:
-    """One model of a run: its head, or its fine-tuned classifier."""
+    """The metrics and settings of one model of a run: of its head, or of its fine-tuned classifier."""
 
     run: str
     model: str
     accuracy: float
     accuracy_interval: list[float]
     loss: float
-    seconds: float | None  # of training the model, if known
+    seconds: float | None  # that training the model took, if known
     settings: dict[str, Any]  # the run's settings in which the runs differ
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """The exact test of McNemar (1947, doi:10.1007/BF02295996) between two models on the same `n` examples."""
+    """The result of the exact McNemar test (1947, doi:10.1007/BF02295996) of two models on the same `n` examples."""
 
     first: str
     second: str
@@ -44,17 +44,17 @@ class McNemar:
 
 @dataclass(frozen=True)
 class CompareResult:
-    """Models side by side, the most accurate first, and a test of the first two."""
+    """The compared models, the most accurate first, and a test of the first two."""
 
     rows: list[Compared]
     test: McNemar
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """Return the JSON object that `--json` prints."""
         return {"runs": [asdict(row) for row in self.rows], "test": asdict(self.test)}
 
     def lines(self) -> list[Any]:
-        """The summary for a person."""
+        """Return the summary that is printed without `--json`."""
         table = Table("run", "", "accuracy", "95 % interval", "loss", "seconds", "settings that differ")
         for row in self.rows:
             low, high = row.accuracy_interval
@@ -79,8 +79,8 @@ class CompareResult:
 def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
     """Compare runs by the predictions on `split` that `evaluate` wrote.
 
-    Raises OptionError where there are fewer than two models, or a run is named twice; RunError where a path is no run,
-    or the runs were not all evaluated on `split` with the same examples and classes.
+    Raises OptionError if there are fewer than two models, or if a run is named twice. Raises RunError if a path is not
+    a run, or if the runs were not all evaluated on `split` with the same examples and classes.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise OptionError(f"RUN: names a run twice. Received: {' '.join(map(str, paths))}")
@@ -111,7 +111,7 @@ def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Labels int64 [N], class names, and the logits [N, 1 or classes] of each model. Examples are sorted by digest."""
+    """Read labels, int64 [N], class names, and each model's logits, [N, 1 or classes]. Rows are sorted by digest."""
     class_names = runs[0].class_names()
     examples: list[tuple[str, str]] = []
     logits = {}
@@ -142,14 +142,14 @@ def _example(row: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _logits(rows: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The logits [N, 1 or classes] of each model with columns in `rows`."""
+    """Return the logits, [N, 1 or classes], of each model that has columns in `rows`."""
     units = class_names[1:] if len(class_names) == 2 else class_names
     models = [model for model in _PHASES if f"{model}:{units[0]}" in rows[0]]
     return {model: np.array([[float(row[f"{model}:{unit}"]) for unit in units] for row in rows]) for model in models}
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
-    """The settings of each run, without those that are equal in all runs."""
+    """Return the settings of each run, without the settings that are equal in all runs."""
     found = {run: _flat(run) for run in runs}
     names = sorted({name for settings in found.values() for name in settings})
     differing = [name for name in names if any(one.get(name) != found[runs[0]].get(name) for one in found.values())]
@@ -157,7 +157,7 @@ def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    """The settings that may explain a difference between runs, named `phase.name`."""
+    """Return the settings that may explain a difference between runs, under names such as `head.epochs`."""
     config = run.config()
     return {
         f"{part}.{name}": value

@@ -1,4 +1,4 @@
-"""Scoring a run on a split: its head on cached features and, after fine-tuning, its classifier on raw images."""
+"""Score a run on a split: the head on cached features and, after fine-tuning, the classifier on raw images."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Metrics of a run's head and fine-tuned classifier (see `pipeline.metrics.score`) on `n` examples of a split."""
+    """Metrics (see `pipeline.metrics.score`) of a run's head and fine-tuned classifier on `n` examples of a split."""
 
     split: str
     n: int
@@ -27,11 +27,11 @@ class EvaluateResult:
     finetuned: dict[str, Any] | None
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """Return the JSON object that `--json` prints."""
         return {"split": self.split, "n": self.n, **self._models()}
 
     def lines(self) -> list[Any]:
-        """The summary for a person."""
+        """Return the summary that is printed without `--json`."""
         table = Table("", "accuracy", "95 % interval", "loss", "auc", title=f"{self.n} images of {self.split}")
         for name, metrics in self._models().items():
             low, high = metrics["accuracy_interval"]
@@ -44,13 +44,13 @@ class EvaluateResult:
 
 
 def evaluate(path: Path, split: str = "test", data: Path | None = None) -> EvaluateResult:
-    """Score the run at `path`; write `predictions-<split>.csv` into it, and the metrics into its `metrics.json`.
+    """Score the run at `path`. Write `predictions-<split>.csv` into the run, and the metrics into its `metrics.json`.
 
-    Raises RunError where there is no run, or its features can't be made again; DataError where the split has no usable
-    images, or the data folder has a class that the run does not know.
+    Raises RunError if there is no run, or if the features of its head can't be made again. Raises DataError if the
+    split has no usable images, or if the data folder has a class that the run does not know.
 
     Args:
-        split: `train`, `val`, `test`, or `all` of them.
+        split: `train`, `val`, `test`, or `all` for all three.
         data: a data folder to use instead of the run's own.
     """
     run = Run.open(path)
@@ -81,7 +81,7 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
 
 
 def _labelled(cached: FeaturedExamples, split: str, class_names: list[str], data: Path) -> list[Example]:
-    """The examples of `split`, with labels that index the run's class names."""
+    """Return the examples of `split`. Their labels are changed to indices into the run's class names."""
     if unknown := sorted(set(cached.class_names) - set(class_names)):
         names = ", ".join(map(repr, unknown))
         raise DataError(f"{data}: the run knows no class {names}; it has {', '.join(class_names)}")

@@ -1,4 +1,4 @@
-"""Probabilities for any images."""
+"""Predict the classes of any images with a run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +18,7 @@ from headstart.pipeline.data.layouts import files_below
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
 
-_Rows = dict[int, np.ndarray]  # position of an image to its row, in order of position
+_Rows = dict[int, np.ndarray]  # from an image's position to its row of logits or features, in order of position
 
 
 @dataclass(frozen=True)
@@ -33,31 +33,31 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Predictions in the order of the given paths, with each folder sorted, and the files that could not be used."""
+    """The predictions in the order of the given paths (the files of a folder are sorted), and the rejected files."""
 
     predictions: list[Prediction]
     rejects: list[Reject]
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """Return the JSON object that `--json` prints."""
         return asdict(self)
 
     def lines(self) -> list[Any]:
-        """The summary for a person."""
+        """Return the summary that is printed without `--json`."""
         lines = [f"{item.path}: {item.label} ({item.probability:.4f})" for item in self.predictions]
         return lines + [f"{reject.path}: {reject.reason}, {reject.detail}" for reject in self.rejects]
 
 
 def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
-    """Classify image files, and the images in folders, by a run's fine-tuned classifier, or else by its head.
+    """Classify image files, and the images in folders, by a run's fine-tuned classifier or, without one, by its head.
 
-    Images larger than the run's `--max-pixels` are rejected. Raises RunError where there is no run at `path`, or its
-    weights changed; DataError where a source does not exist, or no file could be used.
+    Images with more pixels than the run's `--max-pixels` are rejected. Raises RunError if there is no run at `path`, or
+    if the backbone's weights changed. Raises DataError if a source does not exist, or if no file can be used.
     """
     run = Run.open(path)
     files = _files(sources)
     seen = inspect_images(files, run.configs()[1].max_pixels)
-    # A file that was named is meant as an image; a folder may hold other files, too.
+    # A file named as a source should be an image, so it is a reject if it is none. A folder may hold other files, too.
     rejects = [
         Reject(str(file), "not-an-image", "no image by its content")
         for file, image in zip(files, seen, strict=True)
@@ -74,7 +74,7 @@ def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
 
 
 def _files(sources: Sequence[Path]) -> list[Path]:
-    """The files among `sources`, and the files in the folders among them."""
+    """List the files among `sources`, and the files in each folder among `sources`."""
     files: list[Path] = []
     for source in sources:
         if not source.exists():
@@ -84,7 +84,7 @@ def _files(sources: Sequence[Path]) -> list[Path]:
 
 
 def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], list[Reject]]:
-    """Predictions for the images that can be decoded, and rejects for the others."""
+    """Return predictions for the images that can be decoded, and rejects for the others."""
     class_names = run.class_names()
     logits = (_by_classifier if run.classifier_file.exists() else _by_head)(run, images)
     chances = probabilities(np.stack([*logits.values()])) if logits else ()
@@ -101,7 +101,7 @@ def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], l
 
 
 def _by_classifier(run: Run, images: Sequence[ImageFile]) -> _Rows:
-    """The logits of the fine-tuned classifier."""
+    """Return the logits of the fine-tuned classifier for each image that can be decoded."""
     classifier = run.load_model(run.classifier_file)
     config, extraction = run.configs()
     pixels = ImageConfig(config.image_size, config.resize, config.truncated)
@@ -110,7 +110,7 @@ def _by_classifier(run: Run, images: Sequence[ImageFile]) -> _Rows:
 
 
 def _by_head(run: Run, images: Sequence[ImageFile]) -> _Rows:
-    """The logits of the head on the features of the frozen networks."""
+    """Return the logits of the head, on features in float32, for each image that can be decoded."""
     config, extraction = run.configs()
     networks = load_networks(replace(config, precision="float32"), extraction)
     if weights_digest(networks) != run.config()["weights_digest"]:
@@ -140,7 +140,7 @@ def _decoded(
     function: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
 ) -> _Rows:
-    """The row that `function` gives each image that can be decoded. `function` takes a batch of pixels."""
+    """Apply `function` to batches of pixels, uint8 [b, H, W, 3]. Return its row for each image that can be decoded."""
     rows: _Rows = {}
     for positions, pixels in decoded_batches(images, config, batch_size or default_batch_size()):
         rows.update(zip(positions.tolist(), function(pixels), strict=True))
