@@ -1,1 +1,1 @@
-"""`headstart finetune`: phase 2, the top of the backbone trained on raw images."""
+"""`headstart finetune`: phase 2, training the head together with the top layers of the backbone."""

@@ -1,4 +1,4 @@
-"""The settings of phase 2."""
+"""The settings of phase 2, fine-tuning."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,20 +10,20 @@ from headstart.pipeline.head.config import OPTIMIZERS, Optimizer
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Layers and training of phase 2."""
+    """The settings of fine-tuning: the layers to train, and how to train them."""
 
-    from_layer: str = option("", "First layer trained: index or name. Default: the backbone's boundary.")
+    from_layer: str = option("", "First layer to train: index or name. The default depends on backbone and cut.")
     learning_rate: float = option(1e-4, "Step size.")
     momentum: float = option(0.9, "Momentum of sgd and rmsprop.")
-    optimizer: Optimizer = option("sgd", "How gradients become steps.")
+    optimizer: Optimizer = option("sgd", "Name of a Keras optimizer.")
     epochs: int = option(10, "Passes over the training images.")
     batch_size: int = option(16, "Images per step.")
     augment: Literal["none", "flip", "standard"] = option(
         "standard", "flip mirrors at random; standard also varies crop, brightness and contrast."
     )
     thaw_batchnorm: bool = option(False, "Train batch normalisation too.")
-    from_cache: bool = option(False, "Cache the input of the first trained layer, and train on it; no images are read.")
-    views: int = option(0, "With --from-cache: number of cached views by --augment; each epoch takes one.")
+    from_cache: bool = option(False, "Cache the input of the first trained layer. Train on the cache, not on images.")
+    views: int = option(0, "With --from-cache: augmented views of each image to cache; each epoch uses one.")
 
     def __post_init__(self) -> None:
         require_options(

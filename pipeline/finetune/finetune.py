@@ -1,4 +1,4 @@
-"""Phase 2: train the top of the backbone on raw images, from the head of phase 1 on."""
+"""Phase 2: train the head of phase 1 together with the top layers of the backbone."""
 
 import shutil
 import time
@@ -24,7 +24,7 @@ from headstart.pipeline.inputs import explained, require_unchanged_files
 from headstart.pipeline.runs import Run, require_unchanged, versions
 from headstart.pipeline.training import EpochCounter, EvalProgress, Progress
 
-_WEIGHTS_FILES = 6  # the best and the latest weights, each in `work/`, in the kept state, and in the next kept state
+_WEIGHTS_FILES = 6  # at most: best and latest weights, each in `work/`, in the kept state and in the next kept state
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class FinetuneResult:
 
     run: str
     before: dict[str, float]  # `accuracy` and `loss` of the head on val
-    after: dict[str, float]  # the same at the best epoch
-    best_epoch: int  # counts from 1; 0 is the head alone
+    after: dict[str, float]  # `accuracy` and `loss` of the classifier on val, at the best epoch
+    best_epoch: int  # counts from 1; 0 means before fine-tuning
     epochs: int
     images_per_second: float  # see `Progress.examples_per_second`
-    seconds: float  # spent on the epochs, all starts together
+    seconds: float  # spent on the epochs, summed over all starts
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The result as a JSON object."""
         return asdict(self)
 
     def lines(self) -> Iterator[str]:
-        """The summary for a person."""
+        """The result as lines for the console."""
         yield (
             f"val accuracy {self.before['accuracy']:.4f} -> {self.after['accuracy']:.4f}, "
             f"loss {self.before['loss']:.4f} -> {self.after['loss']:.4f} "
@@ -60,17 +60,19 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune the run at `path` and write `classifier.keras` into it.
 
-    The frozen layers run in their fast form, in the run's precision; only the layers above have gradients. The
-    classifier is saved in float32. Epoch 0, the head alone, counts too, so the loss on val is never above the head's.
+    The frozen layers run in their fast form, in the run's precision (int8 is replaced by another). Only the layers
+    above them have gradients. The classifier is saved in float32. Epoch 0, before fine-tuning, can be the best epoch.
+    So the classifier's loss on val is never above the head's.
 
-    The run keeps the state after each finished epoch. A repeated call with the same settings goes on from this state.
-    Raises RunError if there is no run, it has a classifier, its data or weights changed, or its fine-tuning was cut off
-    with other settings; OptionError if `config.from_layer` can't be used, or the run has several backbones.
+    The run keeps the state after each finished epoch. A repeated call with the same settings continues from this state.
+    Raises RunError if there is no run, if the run has a classifier, if its data or weights changed, or if an unfinished
+    fine-tuning has other settings. Raises OptionError if `config.from_layer` can't be used, or if the run has several
+    backbones.
 
     Args:
-        overwrite: begin anew, even if the run has a classifier or an unfinished fine-tuning.
-        seed: of the order of images, of augmentation and of dropout.
-        data: the place of the run's data folder, if it was moved.
+        overwrite: start again, even if the run has a classifier or an unfinished fine-tuning.
+        seed: decides the order of images, augmentation and dropout.
+        data: the run's data folder, if it has moved.
     """
     run = Run.open(path)
     settings = {**asdict(config), "seed": seed}
@@ -95,11 +97,11 @@ def finetune(
 
 
 def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-    """The result of `state.start` if fine-tuning can go on from `state`. Empty if fine-tuning begins anew.
+    """Return `state.start()` to continue fine-tuning from `state`, or an empty dict to start from epoch 0.
 
-    Without `overwrite`, raises RunError if the state has other settings, or the run has a classifier and no state.
+    Without `overwrite`, raises RunError if `state` has other settings, or if the run has a classifier and no state.
     """
-    if overwrite:  # even if the old state is damaged
+    if overwrite:  # the old state is not read, because it may be damaged
         return {}
     start = state.start()
     then = start.get("settings", settings)
@@ -117,7 +119,7 @@ def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], ov
 def _fit(
     run: Run, state: FinetuneState, built: FinetuneModel, config: FinetuneConfig, settings: dict[str, Any]
 ) -> FinetuneResult:
-    """Train for the epochs that are left, and leave the model with the weights of the best epoch."""
+    """Train for the remaining epochs, and then load the weights of the best epoch into the model."""
     model, train, val = built.model, built.cached.of("train"), built.cached.of("val")
     # Epochs count on from the head's epochs, because the curves of both phases share an axis.
     offset = sum(row["phase"] == "head" for row in run.history())
@@ -160,7 +162,7 @@ def _fit(
 def _begin(
     run: Run, state: FinetuneState, built: FinetuneModel, val_batches: tf.data.Dataset, settings: dict[str, Any]
 ) -> None:
-    """Evaluate epoch 0, the head alone, and keep its state. Raises OSError if the disk has too little room."""
+    """Evaluate the model before training, as epoch 0, and keep its state. Raises OSError if the disk lacks space."""
     shutil.rmtree(run.logs / "finetune", ignore_errors=True)
     count = len(built.cached.of("val"))
     with progress("evaluating the head", count) as advance:
@@ -173,7 +175,10 @@ def _begin(
 
 
 def _state_callbacks(state: FinetuneState, offset: int, examples: Sequence[Example]) -> list[keras.callbacks.Callback]:
-    """Callbacks that write history, best weights and latest weights into `state`, and then keep it."""
+    """Callbacks that write history, best weights and latest weights into `work/`, and then call `state.keep`.
+
+    During training, they raise DataError if a file of `examples` is gone or has changed.
+    """
     best_so_far = min(row["loss"] for row in _with_epoch_0(state))
     since = time.perf_counter()
 
@@ -197,7 +202,7 @@ def _state_callbacks(state: FinetuneState, offset: int, examples: Sequence[Examp
 
 
 def _with_epoch_0(state: FinetuneState) -> list[dict[str, float]]:
-    """Accuracy and loss on val after each finished epoch, from epoch 0 on."""
+    """Accuracy and loss on val, one row per finished epoch. The first row is epoch 0, before training."""
     finished = [{"accuracy": row["val_accuracy"], "loss": row["val_loss"]} for row in state.history()]
     return [state.start()["before"], *finished]
 

@@ -1,4 +1,4 @@
-"""The model that phase 2 trains, and its batches."""
+"""The model that phase 2 trains, and the batches it is trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,21 +22,24 @@ from headstart.pipeline.training import compile_model, make_optimizer
 
 @dataclass(frozen=True)
 class FinetuneModel:
-    """A compiled model. Training it trains `head`, and the backbone of `cached` from layer `from_layer` on."""
+    """A compiled model that shares its layers with `head` and with the backbone of `cached`.
+
+    Training the model trains `head`, and the layers of the backbone from index `from_layer` on.
+    """
 
     cached: FeaturedExamples
     head: keras.Model
     from_layer: int
     model: keras.Model  # from pixels, or from a cached map, to logits
-    map_cut: Cut | None  # `model` takes the map of this cut; None if it takes pixels
+    map_cut: Cut | None  # the cut whose map `model` takes; None if `model` takes pixels
 
     @property
     def state_bytes(self) -> int:
-        """The size of a weights file of the model, in which Keras saves the optimizer's variables too."""
+        """The size of the model's weights file, in bytes. Keras saves the optimizer's variables in this file, too."""
         return sum(variable.numpy().nbytes for variable in (*self.model.weights, *self.model.optimizer.variables))
 
     def classifier(self) -> keras.Model:
-        """The trained backbone and head: uint8 [B, H, W, 3] to logits. Always in float32."""
+        """Join the trained backbone and head into a float32 model that maps pixels uint8 [B, H, W, 3] to logits."""
         network = self.cached.network
         if network.backbone.precision != "float32":
             trained = network.backbone.model
@@ -47,9 +50,9 @@ class FinetuneModel:
     def batches(
         self, config: FinetuneConfig, seed: int, next_epoch: NextEpoch, raised: list[Exception] | None = None
     ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-        """Batches of train, in another order each epoch, and batches of val. Missing maps are extracted first.
+        """The datasets of train and val, in batches. Each epoch has train in another order.
 
-        See `features_dataset` for `next_epoch` and `raised`.
+        If the model takes maps, missing maps are extracted first. See `features_dataset` for `next_epoch` and `raised`.
         """
         cached, batch_size = self.cached, config.batch_size
         train, val = cached.of("train"), cached.of("val")
@@ -75,8 +78,8 @@ def build_finetune_model(
 ) -> FinetuneModel:
     """Join the run's head and the backbone of `cached`, and compile the model.
 
-    `seed` is for dropout. `precision` takes the place of int8, which has no gradients. Raises OptionError if the first
-    trained layer does not exist, lies above the cut, or does not go with `--from-cache`.
+    `seed` decides dropout. `precision` replaces a run's int8, which has no gradients. Raises OptionError if the first
+    trained layer does not exist, lies above the highest cut, or can't be used with `--from-cache`.
     """
     network = cached.network
     if network.backbone.precision == "int8":

@@ -1,12 +1,12 @@
-"""The state of an unfinished fine-tuning, kept whole after every epoch.
+"""The state of an unfinished fine-tuning, saved atomically after every epoch.
 
 Keras's callbacks (`BackupAndRestore`, `ModelCheckpoint`, `CSVLogger`) write several files into `work/`, one after
-another. After each epoch `work/` is copied to `epoch-<n>/` in one step. So a kill at any moment leaves one consistent
-state.
+another. After each epoch, `work/` is copied to `epoch-<n>/` atomically. So a process that is killed at any moment
+leaves a consistent state.
 
     finetune.partial/
         start.json     settings, precision, and the metrics of epoch 0
-        epoch-0003/    the last finished epoch, from which a repeated call goes on
+        epoch-0003/    the last finished epoch, from which a repeated call continues
         work/          files that the callbacks are writing
 """
 
@@ -31,17 +31,17 @@ class FinetuneState:
         self._seconds_file = self._work / "seconds.json"
 
     def begin(self, start: dict[str, Any]) -> None:
-        """Begin anew. From now on `start()` returns this `start`."""
+        """Remove any earlier state, and write `start` to `start.json`."""
         self.drop()
         self._work.mkdir(parents=True)
         write_json(self._start_file, start)
 
     def start(self) -> dict[str, Any]:
-        """The argument of `begin`, or empty if nothing was begun. Raises RunError if `start.json` is damaged."""
+        """The content of `start.json`, or an empty dict if there is none. Raises RunError if the file is damaged."""
         return read_json(self._start_file, "--overwrite begins anew") if self._start_file.exists() else {}
 
     def resume(self) -> int | None:
-        """Copy the kept state back to `work/`, and return its epoch; None if there is no kept state."""
+        """Copy the kept state to `work/`, and return its epoch. Returns None if there is no kept state."""
         kept = sorted(self.folder.glob("epoch-*"))
         if not kept or not self._start_file.exists():
             return None
@@ -58,20 +58,20 @@ class FinetuneState:
             shutil.rmtree(path)
 
     def spend(self, seconds: float) -> None:
-        """Add to the time spent on the state in `work/`."""
+        """Add `seconds` to the training time in `work/`."""
         write_json(self._seconds_file, self.seconds() + seconds)
 
     def seconds(self) -> float:
-        """The time spent on the state in `work/`, all starts together."""
+        """The training time in `work/`, in seconds, summed over all starts."""
         return float(json.loads(self._seconds_file.read_text())) if self._seconds_file.exists() else 0.0
 
     def drop(self) -> None:
-        """Remove everything. `start.json` goes first, because `resume` needs it."""
+        """Remove the folder. `start.json` is removed first: without this file, `resume` ignores what remains."""
         self._start_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def history(self) -> list[dict[str, float]]:
-        """A row for each finished epoch of the state in `work/`. Epochs count from 1."""
+        """The history in `work/`, one row per finished epoch. Epochs count from 1."""
         if not self.csv.exists():
             return []
         with self.csv.open(newline="") as file:

@@ -1,4 +1,4 @@
-"""The settings of a head."""
+"""The settings for building and training a head."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
 
 def parse_units(text: str) -> int:
-    """Units of a hidden layer from the command line. `none` gives 0; a single 0 means no hidden layer."""
+    """Parse the number of units of a hidden layer. `none` gives 0. `HeadConfig` takes a lone 0 as no hidden layer."""
     try:
         return 0 if text == "none" else int(text)
     except ValueError:
@@ -26,18 +26,18 @@ def parse_units(text: str) -> int:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Layers and training of a head."""
+    """The settings of a head's layers and of its training."""
 
     units: tuple[int, ...] = option(
         (1024,), "Units of a hidden layer; repeatable. none gives a linear head.", parser=parse_units
     )
-    dropout: float = option(0.3, "After each hidden layer.")
-    weight_decay: float = option(0.0, "Decoupled, as in AdamW.")
-    optimizer: Optimizer = option("adam", "How gradients become steps.")
+    dropout: float = option(0.3, "Dropout rate after each hidden layer.")
+    weight_decay: float = option(0.0, "Decoupled weight decay, as in AdamW.")
+    optimizer: Optimizer = option("adam", "Name of a Keras optimizer.")
     learning_rate: float = option(0.0, "Step size; 0 chooses 3e-4 for batches of 64, and 6e-4 for 256.")
     epochs: int = option(10, "Passes over the training examples.")
     batch_size: int = option(0, "Examples per step; 0 chooses 64 to 512 by their number.", flag="--head-batch-size")
-    label_smoothing: float = option(0.0, "Share of an even distribution over the classes in the target.")
+    label_smoothing: float = option(0.0, "Weight of the uniform distribution in the target.")
     class_weight: Literal["none", "balanced"] = option("none", "balanced gives rare classes more weight.")
 
     def __post_init__(self) -> None:
@@ -55,10 +55,10 @@ class HeadConfig:
         )
 
     def for_examples(self, count: int) -> HeadConfig:
-        """These settings. A batch size or learning rate of 0 is replaced by one for `count` training examples.
+        """Replace a batch size or learning rate of 0 by a value chosen for `count` training examples.
 
-        The learning rate grows with the square root of the batch size, as the noise of the gradient falls (Krizhevsky
-        2014, arXiv:1404.5997).
+        The chosen learning rate grows with the square root of the batch size, because the standard deviation of the
+        gradient falls by the same factor (Krizhevsky 2014, arXiv:1404.5997).
         """
         fitting = 1 << max(count // _STEPS_AN_EPOCH, 1).bit_length() - 1  # rounded down to a power of two
         batch_size = self.batch_size or min(max(fitting, SMALLEST_BATCH), _LARGEST_BATCH)

@@ -1,4 +1,4 @@
-"""Phase 1: a dense head on cached features."""
+"""Phase 1: building a dense head, and training it on cached features."""
 
 import time
 from dataclasses import dataclass
@@ -11,18 +11,21 @@ from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.loop import Advance, OnEpoch, run_epochs
 from headstart.pipeline.labelled import LabelledFeatures
 
-_BLOCK = 256  # rows
-HEAD_VERSION = 2  # raise it when the same settings give another head; it keeps old studies from going on
+_BLOCK = 256  # rows processed at a time
+HEAD_VERSION = 2  # raise it when the same settings give another head; studies of another version can't continue
 
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A head at its best epoch on val. `history` has a row per epoch. Epochs count from 1."""
+    """A head with the weights of its best epoch, the one with the lowest loss on val.
+
+    `history` has one row of metrics per epoch. `best_epoch` counts from 1.
+    """
 
     model: keras.Model
     history: list[dict[str, float]]
     best_epoch: int
-    seconds: float
+    seconds: float  # spent on training
 
     @property
     def val(self) -> dict[str, float]:
@@ -32,10 +35,11 @@ class TrainedHead:
 
 
 def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
-    """Build a head from float32 [B, D] to logits float32 [B, 1] for two classes, else [B, classes].
+    """Build a head that maps features float32 [B, D] to logits float32 [B, 1] (two classes) or [B, classes].
 
-    It standardises its input by the mean of each feature of `train`, and by one variance for each cut, the mean over
-    its features. One scale for a cut keeps the proportions of its features: the backbone learnt which of them matter.
+    The head first subtracts the mean of each feature over `train`. It then divides by one standard deviation per cut,
+    the root of the mean variance of the cut's features. One scale per cut preserves the relative scales of features,
+    which the backbone learnt.
     """
     mean, variance = _moments(train.features)
     for columns in train.columns.values():
@@ -58,13 +62,13 @@ def fit_head(
     advance: Advance = lambda _: None,
     on_epoch: OnEpoch = lambda *_: False,
 ) -> TrainedHead:
-    """Train a head, and return it as it was after its best epoch by loss on val.
+    """Train a head, and return it with the weights of the epoch with the lowest loss on val.
 
     Raises DivergedError if no epoch has a finite loss on val.
 
     Args:
-        config: a batch size or learning rate of 0 is chosen by the number of examples.
-        seed: of the weights, of dropout and of the order of examples.
+        config: a batch size or learning rate of 0 is replaced by a value for the number of examples.
+        seed: decides the initial weights, dropout and the order of examples.
         advance, on_epoch: see `run_epochs`.
     """
     config = config.for_examples(len(train))
@@ -79,7 +83,10 @@ def fit_head(
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each column, float64 [D]. Blocks of rows spare a second array as large as `features`."""
+    """The mean and variance of each column of `features`, both float64 [D].
+
+    Rows are processed in blocks, to avoid a temporary array as large as `features`.
+    """
     blocks = np.array_split(features, -(-len(features) // _BLOCK))
     mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks) / len(features)
     off = (block - mean.astype(np.float32) for block in blocks)

@@ -19,10 +19,10 @@ Row = dict[str, float]
 Advance = Callable[[int], None]
 OnEpoch = Callable[[int, Row], bool]
 
-# The kept head is a running average of the trained head, over about 1,300 examples (Polyak & Juditsky 1992,
-# doi:10.1137/0330046). This is the momentum of the average for the smallest batch.
+# The returned weights are a running average of the trained weights, over about 1,300 examples (Polyak & Juditsky 1992,
+# doi:10.1137/0330046). `_AVERAGING` is the decay of the average per step, with batches of the smallest size.
 _AVERAGING = 0.95
-_BLOCK = 1024  # rows validated at a time: for thousands of classes, all logits would fill memory
+_BLOCK = 1024  # rows validated at a time: with thousands of classes, the logits of all rows would fill memory
 
 
 def run_epochs(
@@ -34,17 +34,18 @@ def run_epochs(
     advance: Advance,
     on_epoch: OnEpoch,
 ) -> tuple[keras.Model, list[Row], int]:
-    """Train a head. The order of examples and the draws of dropout follow from `seed` and the epoch alone.
+    """Train a head for `config.epochs` epochs, or until `on_epoch` returns True.
 
     Args:
-        trained: the model from `build_head`. It can't be used afterwards.
-        config: with a batch size and a learning rate over 0.
-        advance: called with the number of examples of each finished step.
-        on_epoch: called with the number of each finished epoch, from 1, and its row. It returns whether to stop.
+        trained: the model from `build_head`. Its weights are freed at the end, so it can't be used afterwards.
+        config: its batch size and learning rate must be over 0.
+        seed: decides, with the epoch's number, the order of examples in each epoch.
+        advance: called after each step, with its number of examples.
+        on_epoch: called after each epoch, with its number, from 1, and its row of metrics.
 
     Returns:
-        the head with the averaged weights after the best epoch by loss on val; a row per epoch, with `loss` and
-        `accuracy` over its steps, `val_loss` and `val_accuracy`; the number of the best epoch, or 0 if there is none.
+        a copy of the head, with the averaged weights of the epoch with the lowest loss on val; a row per epoch, with
+        `loss`, `accuracy`, `val_loss` and `val_accuracy`; the number of the best epoch, or 0 if no loss was finite.
     """
     head = keras.models.clone_model(trained)
     step = _Step(trained, train, config)
@@ -75,18 +76,18 @@ def run_epochs(
 
 
 class _Step:
-    """One step of training on a batch, and the running average of the weights after it."""
+    """A callable that trains on one batch, and then updates the running average of the weights."""
 
     def __init__(self, trained: keras.Model, train: LabelledFeatures, config: HeadConfig) -> None:
         self.weights = [weight.value for weight in trained.trainable_variables]
         self.averages = [tf.Variable(weight) for weight in self.weights]
-        decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}  # AdamW has some by default
+        decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}  # AdamW's default is not 0
         optimizer = make_optimizer(config.optimizer, config.learning_rate, **decay)
         self.optimizer = fused(optimizer, trained.trainable_variables)
         self._model = with_reduced_products(trained) if train.reduced else trained
         self._label_smoothing = config.label_smoothing
         self._class_weights = class_weights(train.labels, train.classes, config.class_weight)
-        self._share = 1.0  # of the new weights in the average; after the first step they are all of it
+        self._share = 1.0  # fraction of the latest weights in the average: 1 in the first step, then `_later_share`
         self._later_share = 1.0 - _AVERAGING ** (config.batch_size / SMALLEST_BATCH)
         # One graph for batches of any length: the last batch of an epoch is shorter.
         rows = tf.TensorSpec((None, train.features.shape[1]), train.features.dtype)
@@ -94,7 +95,7 @@ class _Step:
         self._graph = tf.function(self._take, input_signature=signature, autograph=False)
 
     def __call__(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Take one step. Returns the sum of the examples' losses, and the number of correct ones, [2]."""
+        """Take one step. Returns float32 [2]: the sum of the examples' losses, and the number of right predictions."""
         totals: np.ndarray = self._graph(features, labels, self._share).numpy()
         self._share = self._later_share
         return totals
@@ -116,9 +117,9 @@ class _Step:
 
 
 def _losses(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """Cross-entropy of each example [b], from labels int64 [b] and logits [b, 1 or classes].
+    """The cross-entropy of each example, float32 [b], from labels int64 [b] and logits float32 [b, 1 or classes].
 
-    Label smoothing mixes an even distribution over the classes into the target (Szegedy et al. 2015, arXiv:1512.00567).
+    Label smoothing mixes a uniform distribution into the target (Szegedy et al. 2015, arXiv:1512.00567).
     """
     classes = logits.shape[1]
     if classes == 1:
@@ -131,7 +132,10 @@ def _losses(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor
 
 
 def _validate(head: keras.Model, val: LabelledFeatures) -> Row:
-    """Mean cross-entropy in nats, and accuracy. No graph is used: to trace it would take as long as several epochs."""
+    """The mean cross-entropy on `val`, in nats, and the accuracy.
+
+    The head runs eagerly, because tracing a graph would take as long as several epochs.
+    """
     loss = right = 0.0
     for start in range(0, len(val), _BLOCK):
         labels = val.labels[start : start + _BLOCK]
@@ -143,9 +147,9 @@ def _validate(head: keras.Model, val: LabelledFeatures) -> Row:
 
 @contextmanager
 def writing_curves(folder: Path, learning_rate: float) -> Iterator[OnEpoch]:
-    """Yield an `on_epoch` that writes TensorBoard's curves into `folder`.
+    """Yield an `on_epoch` function that writes the metrics of each epoch into `folder`, for TensorBoard.
 
-    The curves have the names that Keras's callback gives them, so that both phases share their charts.
+    Curves have the same names as in Keras's TensorBoard callback, so that both phases appear in the same charts.
     """
     train, val = (tf.summary.create_file_writer(str(folder / name)) for name in ("train", "validation"))
 

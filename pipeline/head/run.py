@@ -1,4 +1,4 @@
-"""`headstart head`: cached features in, a run folder with a trained head out."""
+"""`headstart head`: train a head on cached features, and write it to a run folder."""
 
 import time
 from collections.abc import Iterator
@@ -37,11 +37,11 @@ class HeadResult:
     val: dict[str, float]  # `accuracy` and `loss` at the best epoch
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The result as a JSON object."""
         return asdict(self)
 
     def lines(self) -> Iterator[str]:
-        """The summary for a person."""
+        """The result as lines for the console."""
         yield (
             f"val accuracy {self.val['accuracy']:.4f}, loss {self.val['loss']:.4f} "
             f"(best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s)"
@@ -50,7 +50,7 @@ class HeadResult:
 
 
 def next_steps(run: str) -> str:
-    """The commands that can follow for the run at the path `run`. A run of several backbones can't be fine-tuned."""
+    """The commands to suggest for the run at the path `run`. A run of several backbones can't be fine-tuned."""
     evaluate = f"headstart evaluate {run}"
     several = len(chosen_backbones(Run(Path(run)).configs()[0])) > 1
     return evaluate if several else f"headstart finetune {run}, or {evaluate}"
@@ -70,12 +70,12 @@ def train_run(
     """Train a head on the train split of `data` and write it to the run folder `path`.
 
     Features that the store lacks are extracted first. Raises OptionError for a cut that is a map, DataError if `data`
-    can't be trained on, DivergedError if no loss is finite, and RunError as `require_free` does.
+    can't be trained on, DivergedError if no epoch has a finite loss on val, and RunError as `require_free` does.
 
     Args:
-        seed: of the head's weights, dropout and order of examples, and of the split if `data` has no split folders.
+        seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
         require: see `cache_features`.
-        origin: further fields of `config.json`.
+        origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))
     start = time.perf_counter()
@@ -105,14 +105,14 @@ def train_run(
 
 
 def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: TrainedHead, **others: Any) -> None:
-    """Write the head, its history and metrics, and all settings needed to make it again, with absolute paths."""
+    """Write the head, its history, its metrics, and the settings that reproduce it. Paths are made absolute."""
     save_for_inference(trained.model, run.head_file)
     run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
     metrics = {"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val}
     run.update(run.metrics_file, head=metrics)
     run.write_examples(cached.examples, cached.class_names)
     weights = list(chosen_weights(cached.config).values())
-    if cached.config.weights in weights:  # the same for all backbones
+    if cached.config.weights in weights:  # one setting for all backbones
         weights = [cached.config.weights]
     files = [name if name in KNOWN_WEIGHTS else str(Path(name).absolute()) for name in weights]
     config = replace(cached.config, weights="+".join(files))

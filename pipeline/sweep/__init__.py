@@ -1,1 +1,1 @@
-"""`headstart sweep`: a search over heads."""
+"""`headstart sweep`: a search for the best head."""

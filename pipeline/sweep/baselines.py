@@ -12,17 +12,17 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C, the inverse of the penalty
 _NEIGHBOURS = (1, 3, 10, 30)
 _LOGISTIC = "logistic regression"
 
-_Rows = slice | np.ndarray  # of features: a slice or int64 [n]
-Fold = tuple[_Rows, _Rows]  # to train on, and to validate on
+_Rows = slice | np.ndarray  # a slice of rows, or row indices int64 [n]
+Fold = tuple[_Rows, _Rows]  # rows to train on, rows to validate on
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method at its best setting by loss on val. `loss` and `accuracy` are means over the folds."""
+    """The score of a method at one setting. `loss` and `accuracy` on the validation rows are means over the folds."""
 
     name: str
     setting: dict[str, Any]
@@ -31,29 +31,32 @@ class Baseline:
 
 
 def fit_baselines(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
-    """Fit each method at several settings to features float32 [N, D] with labels int64 [N]; return the best of each."""
+    """Fit each method at several settings, and return the setting with the lowest loss for each method.
+
+    `features` is float32 [N, D], and `labels` is int64 [N].
+    """
     methods = (_logistic(features, labels, folds), _neighbours(features, labels, folds, classes))
     return [min(tried, key=lambda baseline: baseline.loss) for tried in methods]
 
 
 def loss_to_beat(baselines: Sequence[Baseline]) -> float:
-    """The loss of logistic regression; infinite if `baselines` lack it."""
+    """The loss of logistic regression, or infinity if `baselines` does not include it."""
     return min((one.loss for one in baselines if one.name == _LOGISTIC), default=float("inf"))
 
 
 def logistic_regression(strength: float) -> Any:
-    """Logistic regression on standardised features. `strength` is the inverse of the penalty."""
+    """An unfitted logistic regression on standardised features. `strength` is C, the inverse of the penalty."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
 
 
 def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -> list[Baseline]:
-    """Logistic regression at weaker and weaker penalties, until one does worse. Weak penalties are slow."""
+    """Fit logistic regression with ever weaker penalties, until the loss rises. Weak penalties are slow to fit."""
     tried: list[Baseline] = []
     for strength in _STRENGTHS:
         chances = []
         for train, val in folds:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # the model after 300 steps is scored
+                warnings.simplefilter("ignore", ConvergenceWarning)  # a model that has not converged is scored, too
                 model = logistic_regression(strength).fit(features[train], labels[train])
             chances.append(model.predict_proba(features[val]))
         tried.append(_scored(_LOGISTIC, {"C": strength}, chances, labels, folds))
@@ -63,7 +66,10 @@ def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -
 
 
 def _neighbours(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
-    """Nearest neighbours by cosine. A class's probability is its share of them, with one added to each class."""
+    """Classify by the nearest neighbours in cosine distance, for several numbers of neighbours.
+
+    A class's probability is its share of the neighbours' votes, after one extra vote for each class.
+    """
     nearest = []
     for train, val in folds:
         most = min(_NEIGHBOURS[-1], len(labels[train]))
@@ -80,7 +86,10 @@ def _neighbours(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold],
 def _scored(
     name: str, setting: dict[str, Any], chances: Sequence[np.ndarray], labels: np.ndarray, folds: Sequence[Fold]
 ) -> Baseline:
-    """A baseline with its mean cross-entropy and accuracy over the folds, from the probabilities of each fold."""
+    """Score one setting by mean cross-entropy and accuracy over the folds.
+
+    `chances` has the class probabilities of each fold's validation rows, [n, classes].
+    """
     losses, accuracies = [], []
     for rows, (_, val) in zip(chances, folds, strict=True):
         right = rows[np.arange(len(rows)), labels[val]]

@@ -16,11 +16,14 @@ _GRID_POINTS = 3
 
 @dataclass(frozen=True)
 class Choice:
-    """The values that one setting may take: `values`, or with `between` the range from the first to the last."""
+    """The values that one setting may take.
+
+    These are `values`, or with `between`, all numbers from `values[0]` to `values[1]`.
+    """
 
     values: tuple[Any, ...]
     between: bool = False
-    log: bool = False  # the range is searched by powers
+    log: bool = False  # the range is searched on a logarithmic scale
 
     def __str__(self) -> str:
         if self.between:
@@ -28,7 +31,7 @@ class Choice:
         return " or ".join(map(str, self.values))
 
     def suggest(self, trial: BaseTrial, name: str) -> Any:
-        """The value that an Optuna trial takes. It becomes the trial's parameter `name`."""
+        """Let an Optuna trial choose a value, which becomes the trial's parameter `name`."""
         if not self.between:
             return trial.suggest_categorical(name, self.values)
         low, high = self.values
@@ -37,7 +40,10 @@ class Choice:
         return trial.suggest_float(name, low, high, log=self.log)
 
     def nearest(self, value: Any) -> Any:
-        """The number nearest to `value`. For values that are no numbers: `value` itself if allowed, else the first."""
+        """The allowed value nearest to `value`.
+
+        If `values` or `value` are not numbers, this is `value` itself if it is allowed, else the first of `values`.
+        """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])
         if value in self.values:
@@ -46,7 +52,7 @@ class Choice:
         return min(self.values, key=lambda one: abs(one - value)) if numbers else self.values[0]
 
     def grid(self) -> list[Any]:
-        """The values, or three points of the range at equal distances (equal ratios with `log`)."""
+        """All values of a list. For a range, three points at equal distances, or with `log`, at equal ratios."""
         if not self.between:
             return list(self.values)
         low, high = self.values
@@ -55,16 +61,17 @@ class Choice:
         return list(dict.fromkeys(round(point) if whole else float(point) for point in np.clip(evenly, low, high)))
 
 
-Choose = Callable[[str, Choice], Any]  # given the name of a setting and its choice, returns one of the values
+Choose = Callable[[str, Choice], Any]  # takes the name of a setting and its `Choice`, returns one of the allowed values
 
 
 def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[str, Any], Any]]:
-    """The parameters of every point of the grid, and the result of `build` there.
+    """List every point of the grid: its parameters, and what `build` returns for them.
 
-    A point has only the parameters that `build` asks for. Raises OptionError if there are more than `most` points.
+    `build` takes a function, and calls it for each parameter that it needs. A point has only these parameters. Raises
+    OptionError if there are more than `most` points.
     """
     found: list[tuple[dict[str, Any], Any]] = []
-    path: list[list[Any]] = []  # for each question so far, the answers left; the first of them is in use
+    path: list[list[Any]] = []  # for each parameter so far, the values left to try; the first is in use
 
     def choose(name: str, choice: Choice) -> Any:
         question = len(params)
@@ -86,5 +93,5 @@ def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[st
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a finite int or float, and no bool."""
+    """Whether `value` is a finite int or float, but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

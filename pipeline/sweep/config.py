@@ -13,7 +13,7 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `90`, `90s`, `10m` or `2h`."""
+    """Convert a time such as `90`, `90s`, `10m` or `2h` to seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(text).strip())
     if found is None:
         raise ValueError(f"must be a time such as 90s, 10m or 2h. Received: {text}")
@@ -22,16 +22,16 @@ def parse_duration(text: str) -> float:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """How much is tried, and how it is chosen."""
+    """The settings of a search: how many heads it tries, and how it chooses them."""
 
-    trials: int = option(64, "Heads to try, those of earlier starts included.")
+    trials: int = option(64, "Heads to try, including those tried in earlier starts.")
     timeout: float = option(
-        0.0, "Start none after this time, as 90s, 10m or 2h; 0 is no limit.", parser=parse_duration, metavar="TIME"
+        0.0, "Start no trial after this time, e.g. 90s, 10m, 2h; 0 is no limit.", parser=parse_duration, metavar="TIME"
     )
-    jobs: int = option(1, "Processes that try heads; which are tried depends on their speed.")
-    sampler: Sampler = option("tpe", "tpe learns from the trials before; grid takes three values of each range.")
-    folds: int = option(0, "Choose by cross-validation in so many parts over train and val; 0 is on val.")
-    space: Path | None = option(None, "TOML file of what is searched over.")
+    jobs: int = option(1, "Processes that try heads. With several, their speed affects which heads are tried.")
+    sampler: Sampler = option("tpe", "tpe learns from earlier trials; grid tries three values of each range.")
+    folds: int = option(0, "Number of cross-validation folds over train and val; 0 validates on val alone.")
+    space: Path | None = option(None, "TOML file that defines the search space.")
 
     def __post_init__(self) -> None:
         require_options(

@@ -1,4 +1,4 @@
-"""A search in this process, or in several worker processes that read one copy of the features on disk."""
+"""Run a search in this process, or in several worker processes that share one copy of the features on disk."""
 
 import multiprocessing
 import os
@@ -25,11 +25,11 @@ from headstart.pipeline.sweep.worker import run_pickled
 
 
 def search(study: Study, data: SearchData, config: SweepConfig, baselines: Sequence[Baseline] = ()) -> None:
-    """Do the trials that are left of `config.trials`, and show the best ones beside `baselines`.
+    """Run trials until `config.trials` are finished or time is up, and show the best ones beside `baselines`.
 
     Raises HeadstartError if worker processes failed before the search was done.
     """
-    tf.get_logger().setLevel("ERROR")  # TensorFlow warns that each head has a graph of its own
+    tf.get_logger().setLevel("ERROR")  # hides a warning that each head has a graph of its own
     until = time.time() + (config.timeout or float("inf"))
     with live_board(study, config.trials, baselines) as tick:
         if config.jobs == 1:
@@ -42,7 +42,7 @@ def search(study: Study, data: SearchData, config: SweepConfig, baselines: Seque
 def _run_workers(
     study: Study, data: SearchData, folder: Path, config: SweepConfig, until: float, tick: Callable[[], None]
 ) -> None:
-    """Run `run_trials` in `config.jobs` processes."""
+    """Run `run_trials` in `config.jobs` processes, which read the features from files in `folder`."""
     for number, rows in enumerate([data.labelled.features, *data.labelled.views]):
         np.save(folder / f"{number}.npy", rows)
     without_arrays = replace(data, labelled=replace(data.labelled, features=np.empty(0), views=()))
@@ -59,7 +59,7 @@ def _run_workers(
     finally:
         for worker in workers:
             if worker.pid:
-                worker.terminate()  # the next call gives its trial out again
+                worker.terminate()  # the next search repeats the trial of this worker
                 worker.join()
     failed = [worker for worker in workers if worker.exitcode]
     if failed and len(study.finished()) < config.trials and time.time() < until:
@@ -72,7 +72,7 @@ def _run_workers(
 
 @contextmanager
 def _worker_environment(threads: int) -> Iterator[None]:
-    """Processes started in this context use `threads` threads, ignore Ctrl-C and keep TensorFlow quiet."""
+    """Make processes started in this context use `threads` threads, ignore Ctrl-C and keep TensorFlow quiet."""
     changed = {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
@@ -87,7 +87,7 @@ def _worker_environment(threads: int) -> Iterator[None]:
 
 
 def run_worker(study: Study, data: SearchData, folder: Path, most: int, until: float, parent: int) -> None:
-    """Do trials in a worker process until the search is done or the process `parent` is gone."""
+    """Run trials in a worker process, until the search is done or the process with the ID `parent` has ended."""
     with silent_libraries():
         use_device()
     tf.get_logger().setLevel("ERROR")

@@ -1,4 +1,4 @@
-"""When a trial is given up: others are better after as many epochs, or it no longer improves."""
+"""Rules that stop a trial early: other trials are better after as many epochs, or its loss no longer falls."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 
 
 def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePruner:
-    """Keep a third of the heads after the first rung, and a third of the rest after 3 and 9 times as many epochs.
+    """A pruner that keeps the best third of the trials at each rung: after r, 3r and 9r epochs, and so on.
 
-    The first rung is one epoch, or up to four if an epoch has few training examples. `training_sizes` has the number of
-    training examples of each fold. With several folds, folds take the place of epochs, and the first rung is two folds.
+    The first rung r is one epoch, or up to four if an epoch has few training examples. `training_sizes` has the number
+    of training examples of each fold. With several folds, rungs count folds in place of epochs, and r is two folds.
 
     Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
     """
@@ -23,9 +23,9 @@ def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePrun
 
 
 class EpochPruner:
-    """Stops the training of a head after an epoch if `trial` is pruned, or if the loss no longer falls.
+    """Stops the training of a head after an epoch if `trial` is pruned, or if the loss on val no longer falls.
 
-    `pruned` says whether pruning was the reason. `trial` is None if trials are pruned after folds, not after epochs.
+    `pruned` tells whether `trial` was pruned. `trial` is None if trials are pruned after folds, not after epochs.
     """
 
     def __init__(self, trial: optuna.Trial | None) -> None:

@@ -1,4 +1,4 @@
-"""The outcome of a search, for scripts and for people."""
+"""The result of a search, as JSON and as lines for the console."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,17 +19,17 @@ class SweepResult:
     study: Path
     run: str
     finished: list[FrozenTrial]  # the complete and pruned trials of all starts
-    seconds: float  # of this start
+    seconds: float  # from the start of this command to its end
     best: dict[str, Any]  # see `describe_winner`
     baselines: list[Baseline]
 
     @property
     def pruned(self) -> int:
-        """The number of trials that were given up early."""
+        """The number of trials that were stopped early."""
         return sum(trial.state == TrialState.PRUNED for trial in self.finished)
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The result as a JSON object."""
         return {
             "trials": len(self.finished),
             "pruned": self.pruned,
@@ -40,7 +40,7 @@ class SweepResult:
         }
 
     def lines(self) -> Iterator[Any]:
-        """The summary for a person."""
+        """The result as lines for the console."""
         best, study, count = self.best, self.study, len(self.finished)
         yield board(self.finished, self.baselines)
         yield f"{count} trials, {self.pruned} of them given up early; {self.seconds:.1f} s since this start"
@@ -57,7 +57,7 @@ class SweepResult:
 def describe_winner(
     winner: FrozenTrial, cuts: list[str], head: HeadConfig, baselines: Sequence[Baseline]
 ) -> dict[str, Any]:
-    """The fields of `SweepResult.best`."""
+    """Describe the winning trial, for `SweepResult.best`."""
     loss = winner.value or 0.0
     return {
         "trial": winner.number,

@@ -1,4 +1,4 @@
-"""The space of a search: settings of heads, from a small TOML file, and the cuts whose features they take."""
+"""The search space: settings of heads, from a TOML file, and the cuts whose features a head can take."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _LARGEST_GRID = 20_000
 
 @dataclass(frozen=True)
 class CutChoice:
-    """The cuts among which a head chooses its features."""
+    """The cuts among which a search chooses for each head."""
 
     alternatives: tuple[tuple[Cut, ...], ...]  # combinations of cuts: a head takes one of them
-    free: bool  # alternatives are single cuts; a head joins any number of them, or takes the last if it chose none
+    free: bool  # alternatives are single cuts; a head joins those it chooses, or takes the last if it chooses none
     names: Mapping[Cut, str]  # the name of each cut in a study
 
     @classmethod
     def of(cls, features: FeatureConfig) -> CutChoice:
-        """The choice that `--cut` and `--backbone` leave; see `alternative_cuts`."""
+        """The choice of cuts that `--cut` and `--backbone` define; see `alternative_cuts`."""
         alternatives, free = alternative_cuts(features)
         single = dict.fromkeys(cut for cuts in alternatives for cut in cuts)
         cuts = chosen_cuts(replace(features, cut=tuple(f"{cut.backbone}/{cut.name}" for cut in single)))
@@ -51,11 +51,11 @@ class CutChoice:
         return f"{'any of ' * self.free}{', '.join(map(self.name, self.alternatives))}"
 
     def name(self, cuts: Sequence[Cut]) -> str:
-        """The name of several cuts together in a study."""
+        """The name of a combination of cuts in a study."""
         return "+".join(self.names[cut] for cut in cuts)
 
     def chosen_by(self, choose: Choose) -> list[Cut]:
-        """The cuts that a head takes."""
+        """The cuts of one head, selected by calls of `choose`."""
         if self.free:
             single = [cut for (cut,) in self.alternatives]
             chosen = [cut for cut in single if choose(f"use {self.names[cut]}", Choice((False, True)))]
@@ -66,13 +66,13 @@ class CutChoice:
 
 @dataclass(frozen=True)
 class Space:
-    """Everything that a search chooses for a head, always in the same order."""
+    """The choices that a search makes for each head. Settings are always chosen in the same order."""
 
     choices: Mapping[str, Choice]
     cuts: CutChoice
 
     def suggest(self, trial: BaseTrial) -> tuple[HeadConfig, list[Cut]]:
-        """The head that an Optuna trial tries, and its cuts. A fixed setting is no parameter of the trial."""
+        """Let an Optuna trial choose a head and its cuts. A setting with one value is not a parameter of the trial."""
         return self._chosen_by(lambda name, choice: choice.suggest(trial, name))
 
     def _chosen_by(self, choose: Choose) -> tuple[HeadConfig, list[Cut]]:
@@ -88,7 +88,10 @@ class Space:
         return HeadConfig(units=units, dropout=dropout, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
-        """Parameters of the head nearest to `config`. Its cut is the first alternative, or the last of free cuts."""
+        """The parameters of the head in this space that is nearest to `config`.
+
+        The head takes the first alternative of `cuts`, or the last one if `cuts.free`.
+        """
         last = self.cuts.names[self.cuts.alternatives[-1][0]]
         wanted = {**vars(config), "layers": len(config.units), f"use {last}": True}
         wanted |= {f"units {layer}": units for layer, units in enumerate(config.units, 1)}
@@ -102,16 +105,16 @@ class Space:
         return params
 
     def grid(self, seed: int) -> list[dict[str, Any]]:
-        """Parameters of every head of the grid, each once, in an order drawn by `seed`; see `grid_points`."""
+        """The parameters of every distinct head of the grid, in an order drawn by `seed`; see `grid_points`."""
         by_head: dict[str, dict[str, Any]] = {}
         for params, head in grid_points(self._chosen_by, _LARGEST_GRID):
-            by_head.setdefault(repr(head), params)  # without a cut a head takes the last, so two points may be one head
+            by_head.setdefault(repr(head), params)  # two points may give one head, as no cut means the last cut
         grid = list(by_head.values())
         return [grid[index] for index in np.random.default_rng(seed).permutation(len(grid))]
 
 
 def read_choices(file: Path | None) -> dict[str, Choice]:
-    """The choices in a TOML file. `_DEFAULT_SPACE` gives the settings that the file leaves out, or all without a file.
+    """The `Choice` of each setting, read from a TOML file. `_DEFAULT_SPACE` gives the settings that the file lacks.
 
     Raises OptionError if the file can't be read, or if a setting in it can't be used.
     """

@@ -1,4 +1,4 @@
-"""A search on disk: an Optuna study that several processes fill. A trial that was cut off is done again."""
+"""A search on disk: an Optuna study that several processes can fill. Interrupted trials are run again."""
 
 import fcntl
 import json
@@ -19,14 +19,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _NAME = "headstart"
-_OWNER, _REPLACES, _FAULTY = "worker", "replaces", "faulty"  # attributes of a trial
+_OWNER, _REPLACES, _FAULTY = "worker", "replaces", "faulty"  # keys of a trial's attributes
 _LOCK_SECONDS = 60
 
 
 class Study:
-    """The study in the SQLite file `path`, which is made if it is missing. `optuna-dashboard` can open it too.
+    """The study in the SQLite file `path`, which is created if missing. `optuna-dashboard` can open the file, too.
 
-    `sampler`, `seed`, a trial's number and the trials before it decide the trial's parameters.
+    A trial's parameters depend on `sampler`, `seed`, the trial's number and the earlier trials.
     """
 
     def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
@@ -41,7 +41,7 @@ class Study:
         self._worker = _Worker(path)
 
     def __reduce__(self) -> tuple[type["Study"], tuple[Path, Space, Sampler, int]]:
-        return Study, (self.path, self.space, self.sampler, self.seed)  # for worker processes, which open it anew
+        return Study, (self.path, self.space, self.sampler, self.seed)  # worker processes open the study again
 
     def _open(self) -> optuna.Study:
         arguments = {"connect_args": {"timeout": _LOCK_SECONDS}}
@@ -53,9 +53,10 @@ class Study:
             raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
-        """Keep `identity`, the data and settings of a new study, as the study's attribute `part`.
+        """Record `identity` in a new study, or compare it with the one recorded in an existing study.
 
-        Raises OptionError, which names the differences, if the study was made with another `identity`.
+        `identity` describes data and settings. The study's attribute `part` records it. Raises OptionError, which names
+        the differences, if the recorded identity is another.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
@@ -74,10 +75,10 @@ class Study:
             )
 
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
-        """Claim the next trial. Also returns the number of trials that run elsewhere.
+        """Claim the next trial. Returns the trial, and the number of trials that run in other processes.
 
-        The trial is None if `most` trials are finished or running, or if the grid is used up. While trials run
-        elsewhere, a later call may return a trial: the trials of a process that dies are given out again.
+        The trial is None if `most` trials are finished or running, or if the grid is used up. Even then, a later call
+        may return a trial: if another process dies, its trials can be claimed again.
         """
         with self.locked():
             for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -89,8 +90,8 @@ class Study:
             enough = sum(trial.state in _FINISHED for trial in trials) + running >= most
             if enough or (self.sampler == "grid" and not self._enqueue_from_grid(trials)):
                 return None, running
-            # Each trial has its own sampler. A sampler's state is not on disk, and the same sampler begun anew would
-            # draw the same heads. TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
+            # Each trial has a sampler with its own seed. A sampler's state is not saved, so with one seed for all, each
+            # start would draw the same heads. TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
             kind = optuna.samplers.TPESampler if self.sampler == "tpe" else optuna.samplers.RandomSampler
             self.optuna.sampler = kind(seed=(self.seed * 1_000_003 + len(trials)) % 2**32)
             trial = self.optuna.ask()
@@ -99,27 +100,30 @@ class Study:
             return trial, running
 
     def give_back(self, trial: optuna.Trial) -> None:
-        """Give a claimed trial back, so that another process can do it."""
+        """Return a claimed trial to the study, so that another process can run it."""
         with self.locked():
             self._cut_off(self.optuna.trials[trial.number])
 
     def fail(self, trial: optuna.Trial) -> None:
-        """Give a claimed trial up for good, because its head would make the next process fail too."""
+        """Mark a claimed trial as failed, and never run it again: its head would make the next process fail, too."""
         trial.set_user_attr(_FAULTY, True)
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Fail a running trial, and queue its head again. The call can be repeated after a kill at any point."""
+        """Mark a running trial as failed, and queue its head again.
+
+        If the process is killed at any point of this call, the call can be repeated.
+        """
         if trial.state != TrialState.RUNNING:
             return
         params = trial.system_attrs.get("fixed_params") or trial.params
         replaced = any(other.user_attrs.get(_REPLACES) == trial.number for other in self.optuna.trials)
-        if params and not replaced and self.sampler != "grid":  # the grid finds undone heads by itself
+        if params and not replaced and self.sampler != "grid":  # `_enqueue_from_grid` finds the head again
             self.optuna.enqueue_trial(params, user_attrs={_REPLACES: trial.number})
         self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _enqueue_from_grid(self, trials: list[FrozenTrial]) -> bool:
-        """Queue the next head of the grid. Returns whether there is one."""
+        """Queue the next untried head of the grid, unless a trial is queued. Returns whether a trial is queued now."""
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
         taken = {
@@ -137,7 +141,7 @@ class Study:
         return self.space.grid(self.seed)
 
     def enqueue_first(self, params: Mapping[str, Any]) -> None:
-        """Queue a head that is known to be good as the first trial of a new study, unless the sampler is the grid."""
+        """Queue the head with parameters `params` as the first trial of a new study, unless the sampler is `grid`."""
         with self.locked():
             if not self.optuna.get_trials(deepcopy=False) and self.sampler != "grid":
                 self.optuna.enqueue_trial(dict(params))
@@ -148,7 +152,7 @@ class Study:
 
     @contextmanager
     def storage_errors_named(self) -> Iterator[None]:
-        """Turn an error of the database (full disk, lasting lock, damage) into a StoreError that names the study."""
+        """Convert a database error (full disk, lasting lock, damage) into a StoreError that names the study."""
         try:
             yield
         except optuna.exceptions.StorageInternalError as error:
@@ -165,7 +169,7 @@ class Study:
 
 
 def remove_curves(folder: Path) -> None:
-    """Remove TensorBoard's files from the folder of a trial, and then its empty folders. Other files stay."""
+    """Remove TensorBoard's files from a trial's `folder`, and then the folders that are empty. Other files stay."""
     for file in folder.rglob("events.out.tfevents.*"):
         file.unlink(missing_ok=True)
     for inner in [*folder.glob("fold-*/*"), *folder.glob("fold-*"), folder]:
@@ -174,9 +178,9 @@ def remove_curves(folder: Path) -> None:
 
 
 class _Worker:
-    """A lock that shows other processes that this process is alive. The kernel releases it when the process dies.
+    """A locked file that shows other processes that this process is alive.
 
-    A process ID would not do, because it can be reused.
+    The kernel releases the lock when the process ends. A process ID would not be enough, because it can be reused.
     """
 
     def __init__(self, study: Path) -> None:
@@ -187,7 +191,7 @@ class _Worker:
 
     @staticmethod
     def ended(study: Path, name: str) -> bool:
-        """Whether the worker of that name is dead."""
+        """Whether the process of the worker `name` has ended."""
         with suppress(FileNotFoundError), _worker_file(study, name).open("r+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,7 +211,7 @@ def _release(file: IO[str]) -> None:
 
 
 def _short(value: Any) -> str:
-    """A value for a message; a hash is cut short."""
+    """Format a value for an error message. A SHA-256 hash is shortened to 12 characters."""
     if value is None:
         return "not there"
     text = value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""`headstart sweep`: a search over heads on cached features; the best on val becomes a run."""
+"""`headstart sweep`: search for the head with the lowest loss on val, and train it again as a run."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from headstart.pipeline.sweep.trials import SearchData
 from optuna.trial import FixedTrial, FrozenTrial
 from sklearn.model_selection import StratifiedGroupKFold
 
-_MORE_EPOCHS = 5  # beyond the winner's best epoch, when the winner is trained again
+_MORE_EPOCHS = 5  # the winner is trained again for at most its best epoch plus this many epochs
 
 
 def sweep(
@@ -42,11 +42,11 @@ def sweep(
     overwrite: bool = False,
     seed: int = 0,
 ) -> SweepResult:
-    """Try heads on the features of `data`, and train the one with the lowest loss on val again, as the run `path`.
+    """Search for the head with the lowest loss on val, and train it again as the run `path`.
 
-    Trials see train and val only. The study is an SQLite file. A repeated call goes on where the study was cut off, and
-    other processes may fill it at the same time. `seed` decides the search, every head, the folds, and the split where
-    `data` has no split folders. Raises OptionError if settings can't be used, or if the study is of other data or
+    Trials see train and val only. `study_path` is an SQLite file. A repeated call continues the study, and several
+    processes may fill the study at the same time. `seed` decides the search, every head, the folds, and the split if
+    `data` has no split folders. Raises OptionError if settings can't be used, or if the study has other data or
     settings; DataError if `data` can't be trained on, or if no trial ended with a finite loss; StoreError if the study
     can't be read or written; and RunError as `require_free` does.
     """
@@ -79,7 +79,7 @@ def sweep(
 
 
 def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
-    """The space to search. Raises OptionError if settings contradict each other."""
+    """The search space. Raises OptionError if settings can't be combined."""
     space = Space(read_choices(config.space), CutChoice.of(features))
     require_averaged(list(space.cuts.names))
     if config.folds and features.views:
@@ -97,7 +97,10 @@ def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
 def _cache(
     study: Study, data: Path, features: FeatureConfig, extraction: ExtractionConfig, config: SweepConfig, seed: int
 ) -> tuple[FeaturedExamples, dict[str, str]]:
-    """The examples, with features at every cut of the space, and `list_digests` of the scan that found them."""
+    """Extract the missing features of `data` at every cut of the space.
+
+    Returns the examples and the scan's `list_digests`. Raises OptionError if the study has other data or settings.
+    """
     every = replace(features, cut=tuple(study.space.cuts.names.values()))
     seen: dict[str, str] = {}
 
@@ -116,7 +119,7 @@ def _cache(
 
     cached = cache_features(data, every, extraction, seed, require)
     require_trainable(cached.examples, cached.class_names, data)
-    # Some scanned examples may be unreadable for the moment.
+    # Some scanned examples may be unreadable in this start, and readable in another.
     used = list_digests(cached.examples, cached.class_names)
     readable = {f"examples of {name} that could be read": used[name] for name in ("train", "val")}
     study.require_same(readable, "examples used")
@@ -125,7 +128,10 @@ def _cache(
 
 
 def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
-    """Features of train and val, and `count` folds over both. A `count` of 0 gives one fold: train, and val."""
+    """The features of train and val, and `count` folds over both.
+
+    If `count` is 0, there is one fold: heads are trained on train, and validated on val.
+    """
     train, val = cached.of("train"), cached.of("val")
     labelled = cached.labelled([*train, *val], viewed=train)
     folds = _folds([*train, *val], labelled.labels, count, seed) if count else None
@@ -133,7 +139,7 @@ def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
-    """Folds with the same shares of classes as all `examples`. Copies of an image are in the same fold."""
+    """Stratified folds, with similar class proportions in each. Copies of an image are in the same fold."""
     fewest = min(len({example.image.digest for example in examples if example.label == label}) for label in set(labels))
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
@@ -142,7 +148,7 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 
 
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Baseline]:
-    """The baselines on the features at `cuts`. The study keeps them, because fitting takes long."""
+    """The baselines on the features at `cuts`. The study stores their scores, because fitting is slow."""
     where = study.space.cuts.name(cuts)
     key = f"baselines at {where}"
     kept = study.optuna.user_attrs.get(key)
@@ -168,10 +174,10 @@ def _winner(study: Study) -> FrozenTrial:
 def _write_run(
     study: Study, number: int, path: Path, overwrite: bool, began: float, train: Callable[..., HeadResult]
 ) -> None:
-    """Train the winner, trial `number`, as the run `path`, unless another process that fills the study has done so.
+    """Train the winner, trial `number`, as the run `path`, unless another process has written this run or a better one.
 
-    If the run that the other process wrote is of a worse trial, it is replaced. With `overwrite`, a run of the same
-    trial counts only if it was written after this process `began`.
+    A run of a worse trial of the study is replaced. With `overwrite`, an existing run of trial `number` is replaced,
+    too, if it was written before the time `began`, at which this search started.
     """
     origin = {"study": str(study.path.absolute()), "trial": number}
     with study.locked():
@@ -180,7 +186,7 @@ def _write_run(
         since = there is not None and there.config_file.stat().st_mtime >= began
         of_this_study = written.get("study") == origin["study"]
         better = [trial.number for trial in ranked(study.finished())]
-        better = better[: better.index(number)]  # trials that finished after this process chose its winner
+        better = better[: better.index(number)]  # better trials, finished after this process chose its winner
         if (written == origin and (since or not overwrite)) or (of_this_study and written["trial"] in better):
             console.print(f"{path} is there: another process that fills {study.path} wrote it")
         else:
@@ -188,7 +194,7 @@ def _write_run(
 
 
 def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """A check that raises DataError if the `list_digests` of the examples is no longer `then`."""
+    """A check that raises DataError if classes, train or val differ from `then`, an earlier `list_digests`."""
 
     def require(scanned: Scan, _: dict[str, str]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)

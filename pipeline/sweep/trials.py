@@ -1,4 +1,4 @@
-"""The trials of one process: claim a trial, train its head on features in memory, report the outcome to the study."""
+"""Running trials in one process: claim a trial, train its head, and report the result to the study."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from tensorboard.plugins.hparams import api as hparams
 
 POLL_SECONDS = 0.5
-# Errors that say nothing about a trial's head: another process may do the trial.
+# Errors that a trial's head did not cause. Another process may run the trial.
 _ELSEWHERE = (
     KeyboardInterrupt, SystemExit, OSError, MemoryError, tf.errors.ResourceExhaustedError,
     optuna.exceptions.StorageInternalError,
@@ -33,7 +33,7 @@ _ELSEWHERE = (
 class SearchData:
     """The features and folds that all trials share."""
 
-    labelled: LabelledFeatures  # train, then val; augmented views of train come with a single fold only
+    labelled: LabelledFeatures  # rows of train, then of val; there are no views with several folds
     folds: Sequence[Fold]  # a trial's loss is the mean over them
 
     @property
@@ -43,7 +43,10 @@ class SearchData:
 
 
 def run_trials(study: Study, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
-    """Do trials until all processes together finished `most`, or until the time `until`. Calls `tick` now and then."""
+    """Run trials until all processes together have finished `most`, or until the time `until`, in seconds since 1970.
+
+    Calls `tick` after each trial, and regularly while trials of other processes run.
+    """
     study.optuna.pruner = successive_halving(data.training_sizes)
     while time.time() < until:
         trial, elsewhere = study.claim(most)
@@ -65,7 +68,7 @@ def run_trials(study: Study, data: SearchData, most: int, until: float, tick: Ca
 
 
 def _run_trial(study: Study, trial: optuna.Trial, data: SearchData) -> None:
-    """Train and validate the head of `trial` on each fold, and tell the study and TensorBoard how it ended."""
+    """Train and validate the head of `trial` on each fold, and report the result to the study and TensorBoard."""
     config, cuts = study.space.suggest(trial)
     labelled = data.labelled.at(cuts)
     logs = study.logs / f"trial-{trial.number}"
@@ -101,7 +104,7 @@ def _run_trial(study: Study, trial: optuna.Trial, data: SearchData) -> None:
 def _fit(
     train: LabelledFeatures, val: LabelledFeatures, config: HeadConfig, seed: int, pruner: EpochPruner, logs: Path
 ) -> TrainedHead:
-    """Train one head until `pruner` stops it. Writes curves into `logs`."""
+    """Train one head for all epochs, or until `pruner` stops it. Writes TensorBoard's curves into `logs`."""
     with writing_curves(logs, config.learning_rate) as write:
         return fit_head(train, val, config, seed, on_epoch=lambda *ended: write(*ended) or pruner(*ended))
 

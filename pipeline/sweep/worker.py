@@ -1,4 +1,4 @@
-"""The entry point of a search's worker processes. It imports no TensorFlow, whose import writes to standard error."""
+"""The entry point of worker processes. It must not import TensorFlow, whose import writes to standard error."""
 
 import pickle
 
@@ -6,7 +6,7 @@ from headstart.features.terminal import silent_libraries
 
 
 def run_pickled(call: bytes) -> None:
-    """Call a pickled function with its pickled arguments; unpickling it imports its module, silently."""
+    """Call a pickled function with its pickled arguments. Unpickling imports modules, with standard error discarded."""
     with silent_libraries():
         function, arguments = pickle.loads(call)
     function(*arguments)

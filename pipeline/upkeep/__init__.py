@@ -1,1 +1,1 @@
-"""`headstart store`: looking after a store, alone or together with data folders."""
+"""`headstart store`: commands that list, check, clean up and export the features in a store."""

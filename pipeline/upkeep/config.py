@@ -1,4 +1,4 @@
-"""The settings of `headstart store`'s commands."""
+"""The settings of `headstart store verify` and `headstart store export`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,10 @@ from headstart.features.options import option
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """What `store verify` compares, and whether it repairs."""
+    """The settings of `store verify`: the images to compare, and whether to drop bad shards."""
 
     repair: bool = option(False, "Drop bad shards; `headstart features` makes their features again.", flag="--repair")
-    data: Path | None = option(None, "Compare features of its images with a fresh forward pass.")
+    data: Path | None = option(None, "Data folder whose stored features are compared with a fresh forward pass.")
     recompute: int = option(0, "How many images to compare.")
     weights: str = option(
         "imagenet", "Weights for the fresh forward pass: imagenet, random, or a weights file.", env="HEADSTART_WEIGHTS"
@@ -29,10 +29,10 @@ class VerifyConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Which features `store export` writes, and how many may be missing."""
+    """The settings of `store export`: the features to write, and how many may be missing."""
 
-    fingerprint: str = option("", "Which features: the beginning of a fingerprint, or of a name in `store ls`.")
-    max_rejects: float = option(0.05, "Fraction of images that may be without features.")
+    fingerprint: str = option("", "Features to write: the beginning of a fingerprint, or of a name in `store ls`.")
+    max_rejects: float = option(0.05, "Fraction of images that may lack features.")
 
     def __post_init__(self) -> None:
         require_options(("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"))

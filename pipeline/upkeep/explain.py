@@ -1,4 +1,4 @@
-"""`store explain`: how many images have the features asked for, and how other features in the store differ."""
+"""`store explain`: count images with the requested features, and tell how other features in the store differ."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -15,36 +15,36 @@ from headstart.pipeline.data.examples import scan, scan_memory
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Another fingerprint in the store."""
+    """A fingerprint in the store that differs from the requested one."""
 
     folder: str
-    present: int  # images that have its features
-    differs: dict[str, dict[str, Any]]  # field to its values `asked` and `there`; see `Fingerprint.differences`
+    present: int  # images that have features of this fingerprint
+    differs: dict[str, dict[str, Any]]  # field name to its values `asked` and `there`; see `Fingerprint.differences`
 
 
 @dataclass(frozen=True)
 class CutState:
-    """One cut that was asked for. Copies of an image count once."""
+    """How many images have features at one requested cut. Copies of an image count once."""
 
     cut: str
     fingerprint: str
-    present: int  # images that have its features
-    missing: int
+    present: int  # images that have features of `fingerprint`
+    missing: int  # images that have none
     others: list[Neighbour]  # the most similar first
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The state of each cut that was asked for."""
+    """The state of each requested cut."""
 
     cuts: list[CutState]
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The result as a JSON object."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The summary for people."""
+        """The result as lines for the console."""
         lines = []
         for state in self.cuts:
             have = f"{state.present} images have features"

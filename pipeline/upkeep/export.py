@@ -1,4 +1,4 @@
-"""`store export`: features, labels and splits in one plain file, for any program that reads HDF5 or NumPy."""
+"""`store export`: write features, labels and splits into one plain HDF5 or NumPy file."""
 
 import math
 import os
@@ -21,31 +21,34 @@ _SLAB_BYTES = 1 << 29
 
 @dataclass(frozen=True)
 class Exported:
-    """The exported file: `examples` rows, features of `shape` [N, D] or [N, H, W, D], `missing` images left out."""
+    """A summary of the exported file. `shape` is the shape of its features, [N, D] or [N, H, W, D]."""
 
     path: str
-    examples: int
-    missing: int
+    examples: int  # N
+    missing: int  # images left out: rejects, and images without features
     shape: list[int]
     classes: int
     fingerprint: str
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The result as a JSON object."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The summary for people."""
+        """The result as lines for the console."""
         without = f"; {self.missing} images have none" if self.missing else ""
         return [f"{self.path}: features of {self.examples} images, {self.shape}{without}"]
 
 
 def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int = 0) -> Exported:
-    """Write `features` float32 [N, *shape], `labels` int64 [N], `splits`, `paths`, `digests` and `class_names`.
+    """Read the features of the images in `data` from the store at `root`, and write them to `file` with labels.
 
-    The ending of `file` decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is replaced. Raises
-    OptionError for another ending, or where `config.fingerprint` fits no store or several; DataError where too many
-    images have no features; StoreError where `root` holds no features.
+    The file holds `features` float32 [N, *shape], `labels` int64 [N], and the texts `splits`, `paths`, `digests` and
+    `class_names`. Its ending decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is replaced. `seed` decides
+    the split if `data` has no split folders.
+
+    Raises OptionError for another ending, or if `config.fingerprint` does not select exactly one store; DataError if
+    too many images lack features; StoreError if `root` holds no features.
     """
     if file.suffix not in (".npz", ".h5", ".hdf5"):
         raise OptionError(f"{file}: the file's name must end in .npz, .h5 or .hdf5. Received: {file.suffix!r}")
@@ -66,7 +69,10 @@ def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int =
 
 
 def _chosen(root: Path, beginning: str) -> FeatureStore:
-    """The only store whose name starts with `beginning`. If that is empty, the only store that is not of a view."""
+    """The only store whose fingerprint or name starts with `beginning`. Raises OptionError unless there is exactly one.
+
+    If `beginning` is empty, stores of augmented views don't count.
+    """
     stores = open_stores(root)
     fitting = [store for store in stores_named(stores, beginning) if beginning or not store.fingerprint.view]
     if len(fitting) != 1:

@@ -14,12 +14,12 @@ from rich.filesize import decimal
 
 @dataclass(frozen=True)
 class Unused:
-    """The features of one fingerprint, as numbers of images."""
+    """How many images with features of one fingerprint are in use, and how many are not."""
 
     folder: str
     kept: int  # images in a data folder
-    dropped: int  # images in none
-    bytes: int  # of the dropped features
+    dropped: int  # images in no data folder
+    bytes: int  # size of the features of the images in no data folder
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Garbage:
 
     @property
     def dropped(self) -> int:
-        """Dropped images of all fingerprints together."""
+        """The number of unused images, summed over all fingerprints."""
         return sum(one.dropped for one in self.fingerprints)
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The result as a JSON object."""
         return {"fingerprints": [asdict(one) for one in self.fingerprints], "dropped": self.dropped, "done": self.done}
 
     def lines(self) -> Iterator[str]:
-        """The summary for people."""
+        """The result as lines for the console."""
         verb, remark = "to drop", "nothing was changed; --yes does it"
         if self.done:
             verb, remark = "dropped", "the disk is freed by the next gc or compact"
@@ -50,10 +50,10 @@ class Garbage:
 
 
 def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False) -> Garbage:
-    """Count the features in the store at `root` whose images are in none of the folders `data`. With `yes`, drop them.
+    """Count the features in the store at `root` whose images are in no folder of `data`. With `yes`, also drop them.
 
-    Raises StoreError where `root` holds no features, or another process changed them meanwhile; DataError where a
-    folder has no images, or has files that can't be read (the features of such files may be in use).
+    Raises StoreError if `root` holds no features, or if another process changed the store meanwhile. Raises DataError
+    if a folder has no images, or has files that can't be read: the features of such files may be in use.
     """
     stores = open_stores(root)
     used = {digest for folder in data for digest in _digests_in(root, folder)}
@@ -80,17 +80,17 @@ def _digests_in(root: Path, data: Path) -> set[str]:
 
 @dataclass(frozen=True)
 class Compaction:
-    """The folder of each fingerprint, and the number of shards in it before and after."""
+    """The folder of each fingerprint, and its number of shards before and after compaction."""
 
     folders: list[tuple[str, int, int]]
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The result as a JSON object."""
         _, before, after = zip(*self.folders, strict=True)
         return {"shards_before": sum(before), "shards_after": sum(after)}
 
     def lines(self) -> Iterator[str]:
-        """The summary for people."""
+        """The result as lines for the console."""
         for folder, before, after in self.folders:
             yield f"{folder}: {before} -> {after} shards"
         if any(before != after for _, before, after in self.folders):
@@ -100,7 +100,7 @@ class Compaction:
 def compact_store(root: Path) -> Compaction:
     """Rewrite the small shards of the store at `root` as large ones. Other processes can read and write meanwhile.
 
-    Raises StoreError where `root` holds no features, or another process rewrote its shards meanwhile.
+    Raises StoreError if `root` holds no features, or if another process rewrote its shards meanwhile.
     """
     folders = []
     for store in open_stores(root):

@@ -1,4 +1,4 @@
-"""`store ls`: the fingerprints of a store."""
+"""`store ls`: list the fingerprints of a store."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -16,11 +16,11 @@ class Listing:
     fingerprints: list[Contents]
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The result as a JSON object."""
         return {"fingerprints": [{**asdict(one), "folder": one.folder.name} for one in self.fingerprints]}
 
     def lines(self) -> list[str]:
-        """The summary for people."""
+        """The result as lines for the console."""
         return [
             f"{one.folder.name}: {f'view {one.view} of ' if one.view else ''}{one.images} images, {one.precision}, in "
             f"{one.shards} shards, {decimal(one.bytes)}, written {datetime.fromtimestamp(one.modified):%Y-%m-%d %H:%M}"
@@ -29,5 +29,5 @@ class Listing:
 
 
 def list_store(root: Path) -> Listing:
-    """List the fingerprints of the store at `root`. Raises StoreError where `root` holds no features."""
+    """List the fingerprints of the store at `root`. Raises StoreError if `root` holds no features."""
     return Listing([contents(store) for store in open_stores(root)])

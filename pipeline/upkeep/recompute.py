@@ -27,7 +27,7 @@ from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import scan_all_sizes
 from headstart.pipeline.upkeep.config import VerifyConfig
 
-# Errors are norm(stored - fresh) / norm(fresh). Rounding on another machine may explain errors up to these limits.
+# Errors are norm(stored - fresh) / norm(fresh). Rounding on another machine can cause errors up to these limits.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 5e-2}
 _Error = tuple[FeatureStore, ImageFile, float]
 
@@ -36,16 +36,16 @@ _Error = tuple[FeatureStore, ImageFile, float]
 class Recomputation:
     """The result of comparing stored features with fresh ones."""
 
-    images: int
+    images: int  # that were compared
     largest_error: float  # norm(stored - fresh) / norm(fresh)
-    bad: tuple[Damage, ...]  # shards
+    bad: tuple[Damage, ...]  # shards with features that differ too much
 
 
 def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, seed: int = 0) -> Recomputation:
-    """Compare features of `config.recompute` images of `data`, drawn by `seed`, with a fresh forward pass.
+    """Compare the stored features of up to `config.recompute` images of `data` with a fresh forward pass.
 
-    A store that can't be compared, for example because of other weights, is named on the console. Raises StoreError
-    where no store can be compared; DataError where `data` has no images.
+    `seed` decides which images are compared. Stores that can't be compared, for example because of other weights, are
+    reported on the console. Raises StoreError if no store can be compared; DataError if `data` has no images.
     """
     found = scan_all_sizes(stores[0].folder.parent, data)
     images = {example.image.digest: example.image for example in found.examples}
@@ -78,7 +78,7 @@ def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, 
 
 
 def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureStore]]:
-    """Group the stores that differ in the cut alone: one forward pass serves a group."""
+    """Group stores whose fingerprints differ only in the cut. One forward pass serves a whole group."""
     groups: dict[str, list[FeatureStore]] = {}
     for store in stores:
         groups.setdefault(replace(store.fingerprint, cut="", shape=()).key, []).append(store)
@@ -86,9 +86,9 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 
 
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
-    """The backbone of a fingerprint, with the weights of `config`.
+    """Build the backbone that `fingerprint` describes, with the weights that `config` names.
 
-    Raises WeightsError if the fingerprint is of other weights, OptionError if another version of headstart made it.
+    Raises WeightsError if `fingerprint` has other weights; OptionError if another version of headstart made it.
     """
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")
@@ -126,7 +126,10 @@ def _errors(stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence
 
 
 def _errors_of_batch(store: FeatureStore, batch: Sequence[ImageFile], fresh: np.ndarray) -> list[_Error]:
-    """Compare the `fresh` features [n, *shape] of `batch` with those in `store`. Files that changed are left out."""
+    """The relative error of each image's features in `store`, compared with `fresh`, float32 [n, *shape].
+
+    Images without features in `store`, and images whose file changed since the scan, are left out.
+    """
     lacking = set(store.missing([image.digest for image in batch]))
     rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged()]
     flat = len(rows), math.prod(store.form.shape)

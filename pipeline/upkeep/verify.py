@@ -1,4 +1,4 @@
-"""`store verify`: reading every byte of a store, and comparing features with a fresh forward pass."""
+"""`store verify`: read every byte of a store, and compare its features with a fresh forward pass."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """All damage of a store."""
+    """The damage that was found in the store at `root`."""
 
     root: Path
-    repaired: bool  # bad shards were dropped
+    repaired: bool  # whether bad shards were dropped
     read: Verification
-    folders: list[Damage]  # of fingerprints and 8-bit networks that can't be used
-    fresh: "Recomputation | None" = None
+    folders: list[Damage]  # damaged folders, of fingerprints or of int8 networks
+    fresh: "Recomputation | None" = None  # None if no features were recomputed
 
     @property
     def damage(self) -> list[Damage]:
@@ -31,7 +31,7 @@ class VerifyResult:
         return [*self.read.bad, *(self.fresh.bad if self.fresh else ()), *self.read.merged, *self.folders]
 
     def fields(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The result as a JSON object."""
         return {
             "shards": self.read.shards,
             "images": self.read.images,
@@ -42,7 +42,7 @@ class VerifyResult:
         }
 
     def lines(self) -> list[str]:
-        """The summary for people."""
+        """The result as lines for the console."""
         lines = [one.reason if one.reason.startswith(one.path) else f"{one.path}: {one.reason}" for one in self.damage]
         lines.append(f"{self.read.shards} shards, {self.read.images} images, {len(self.damage)} bad")
         if self.fresh:
@@ -54,7 +54,7 @@ class VerifyResult:
         return lines
 
     def failure(self) -> HeadstartError | None:
-        """The error of damage that was not repaired, or None."""
+        """The error to raise for damage that was not repaired, or None if there is no such damage."""
         if self.folders:
             return StoreError(self.folders[0].reason)
         if self.damage and not self.repaired:
@@ -65,8 +65,9 @@ class VerifyResult:
 def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResult:
     """Read every byte of the store at `root`; with `config.data`, also compare features with a fresh forward pass.
 
-    `seed` decides which images are compared. After damage that was not repaired, none are compared. Raises StoreError
-    where `root` holds no features, or none that can be compared; DataError where `config.data` has no images.
+    `seed` decides which images are compared. No images are compared if a folder is damaged, or if a bad shard was not
+    dropped. Raises StoreError if `root` holds no features, or none that can be compared; DataError if `config.data` has
+    no images.
     """
     stores, folders = find_stores(root)
     read = verify(stores, config.repair)
