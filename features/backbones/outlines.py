@@ -43,7 +43,7 @@ class Outline:
 
 
 def is_own(name: str) -> bool:
-    """Whether `name`, of `--backbone`, is the path of a `.keras` file rather than a name of the zoo."""
+    """Whether `name`, a value of `--backbone`, is the path of a `.keras` file and not the name of a zoo network."""
     return name.endswith(".keras")
 
 

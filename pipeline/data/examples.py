@@ -84,7 +84,7 @@ def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
 
 
 def scan_all_sizes(store: Path, data: Path, seed: int = 0) -> Scan:
-    """Scan `data` without a limit on pixels, because a large image may have features from under a higher limit."""
+    """Scan `data` without a limit on pixels: the limit was perhaps higher when a large image's features were made."""
     return scan(data, seed, sys.maxsize, scan_memory(store, data))
 
 

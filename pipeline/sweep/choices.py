@@ -67,8 +67,9 @@ Choose = Callable[[str, Choice], Any]  # takes the name of a setting and its `Ch
 def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[str, Any], Any]]:
     """List every point of the grid: its parameters, and what `build` returns for them.
 
-    `build` takes a function, and calls it for each parameter that it needs. A point has only these parameters. Raises
-    OptionError if there are more than `most` points.
+    `build` receives a function, and calls this function for each parameter that `build` needs. A point holds the
+    parameters that were asked for, so points may have different ones. Raises OptionError if there are more than `most`
+    points.
     """
     found: list[tuple[dict[str, Any], Any]] = []
     path: list[list[Any]] = []  # for each parameter so far, the values left to try; the first is in use

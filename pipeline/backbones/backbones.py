@@ -1,0 +1,106 @@
+"""List the networks of the zoo, or the cuts of one network."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from headstart.features.backbones.outlines import Outline, is_own, outline
+from headstart.features.backbones.zoo import BACKBONES
+from headstart.features.speeds import Speed, measured_speeds
+from rich.table import Table
+
+Weights = Literal["shipped", "cached", "download", "none"]
+
+
+@dataclass(frozen=True)
+class ListedBackbone:
+    """One network: its size and cost, where it can be cut, and where its weights are."""
+
+    name: str
+    image_size: int  # side of the square input in pixels; 0 if the network takes any size
+    parameters: int  # without the top
+    multiply_adds: int  # of one image at `image_size`
+    cuts: dict[str, list[int]]  # name to shape, lowest first
+    boundary: int  # the first operation that fine-tuning trains by default
+    weights: Weights  # shipped with headstart, cached by Keras, to be downloaded, or `none` published for it
+    images_per_second: float | None  # measured on this machine by `headstart features`; None if it was not
+    precision: str | None  # in which the speed was measured
+
+
+@dataclass(frozen=True)
+class BackbonesResult:
+    """The result of `headstart backbones`. With `detailed` it is about one network."""
+
+    backbones: list[ListedBackbone]
+    detailed: bool
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object that `--json` prints."""
+        return {"backbones": [asdict(one) for one in self.backbones]}
+
+    def lines(self) -> list[Any]:
+        """Return the summary that is printed without `--json`."""
+        return _details(self.backbones[0]) if self.detailed else [_table(self.backbones)]
+
+
+def list_backbones(name: str | None, store: Path) -> BackbonesResult:
+    """List every network of the zoo, or the network `name`: a name of the zoo, or the path of a `.keras` file.
+
+    Speeds are those that `headstart features` measured on this machine and kept in `store`. An unknown name raises an
+    OptionError; a `.keras` file that can't be used raises as `load_own` does.
+    """
+    speeds = measured_speeds(store)
+    names = [name] if name else list(BACKBONES)
+    return BackbonesResult([_listed(one, outline(one), speeds.get(one)) for one in names], detailed=name is not None)
+
+
+def _listed(name: str, found: Outline, speed: Speed | None) -> ListedBackbone:
+    return ListedBackbone(
+        name=name,
+        image_size=found.image_size,
+        parameters=found.parameters,
+        multiply_adds=found.multiply_adds,
+        cuts={cut: list(shape) for cut, shape in found.cuts.items()},
+        boundary=found.boundary,
+        weights=_weights(name, found),
+        images_per_second=speed.images_per_second if speed else None,
+        precision=speed.precision if speed else None,
+    )
+
+
+def _weights(name: str, found: Outline) -> Weights:
+    if is_own(name) or BACKBONES[name].shipped:
+        return "shipped"
+    if not found.file:
+        return "none"
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    return "cached" if (home / "models" / found.file).is_file() else "download"
+
+
+def _table(backbones: Sequence[ListedBackbone]) -> Table:
+    table = Table("name", "pixels", "parameters", "multiply-adds", "cuts", "ImageNet weights", "images/s here", box=None)
+    for one in backbones:
+        speed = f"{one.images_per_second:.0f} ({one.precision})" if one.images_per_second else ""
+        size, parameters, cost = str(one.image_size), _millions(one.parameters), f"{one.multiply_adds / 1e9:.2f} billion"
+        table.add_row(one.name, size, parameters, cost, str(len(one.cuts)), one.weights, speed)
+    return table
+
+
+def _details(one: ListedBackbone) -> list[Any]:
+    size = f"{one.image_size} x {one.image_size} pixels" if one.image_size else "images of any size"
+    table = Table("cut", "shape", box=None)
+    for cut, shape in one.cuts.items():
+        table.add_row(cut, " x ".join(str(side) if side else "?" for side in shape))
+    return [
+        f"{one.name}: {size}, {_millions(one.parameters)} parameters, {one.multiply_adds / 1e9:.2f} billion "
+        f"multiply-adds an image; weights: {one.weights}",
+        *([f"{one.images_per_second:.0f} images/s here in {one.precision}"] if one.images_per_second else []),
+        f"fine-tuning trains from layer {one.boundary} on, if the head is on the last cut",
+        table,
+    ]
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} million"
