@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import typer
-from headstart.features.backbones.cuts import alternative_cuts
+from headstart.features.backbones.cuts import alternative_cuts, chosen_weights
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError
 from headstart.features.terminal import console as messages
-from headstart.features.terminal import silent_libraries
 from rich.console import Console
 
 _ENVIRONMENT_ERRORS = {
@@ -55,7 +54,7 @@ class Fallible(Protocol):
 
 
 def command(
-    app: typer.Typer, device: bool | Callable[[Mapping[str, Any]], bool] = False, kept: str = "nothing was changed"
+    app: typer.Typer, kept: str = "nothing was changed"
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Register a function as a command of `app`. The command shows the result that the function returns.
 
@@ -64,7 +63,6 @@ def command(
     command gets `--json` and `--seed`.
 
     Args:
-        device: whether to import TensorFlow first and print its device, or a function that decides by the arguments.
         kept: printed after Ctrl-C, to say which work is not lost.
     """
 
@@ -79,12 +77,6 @@ def command(
                 if "seed" in inspect.signature(function).parameters:
                     arguments["seed"] = seed
                 _require_plausible(arguments, folders)
-                if device(arguments) if callable(device) else device:
-                    with silent_libraries():
-                        from headstart.features.device import use_device
-
-                        name = use_device()
-                    messages.print(f"device: {name}", style="dim")
                 result = function(**arguments)
                 _show(result, json)
                 if isinstance(result, Fallible) and (failure := result.failure()):
@@ -157,10 +149,14 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
 
 
 def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Raise errors in the arguments that can be found without TensorFlow, which takes seconds to start."""
+    """Raise errors in the arguments that can be found before any file of a data folder is read."""
     for value in arguments.values():
         if isinstance(value, FeatureConfig):
             alternative_cuts(value)
+            for weights in chosen_weights(value).values():
+                from headstart.features.backbones.facts import require_weights_file
+
+                require_weights_file(weights)
     for name in folders:
         from headstart.pipeline.data.layouts import require_folder
 

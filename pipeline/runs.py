@@ -82,7 +82,7 @@ class Run:
 
     def load_model(self, file: Path) -> "keras.Model":
         """The head or classifier saved in `file`; raises RunError where it is damaged."""
-        import keras  # late, so that a wrong folder is reported before this slow import
+        from headstart.features.tensorflow import keras  # late, so that a wrong folder is reported before this
 
         try:
             return keras.models.load_model(file)

@@ -1,14 +1,18 @@
 """A pretrained network without its classifier, with its weights."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.zoo import BACKBONES, BackboneSpec, Rescaling
 from headstart.features.config import Precision
 from headstart.features.errors import OptionError
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Backbone:
         The frozen part of a fine-tuned network yields these outputs. Returns ascending indices. Layer 0, the input,
         always counts as below.
         """
+        from headstart.features.tensorflow import keras
+
         layers, from_layer = self.model.layers, max(from_layer, 1)
         below = {id(layer.output): index for index, layer in enumerate(layers[:from_layer])}
         outputs = [layers[self.layer_index(cut.block)].output for cut in cuts]
@@ -85,12 +91,16 @@ class Backbone:
 
         Returns float32 [B, D] per cut, the mean over space, or float32 [B, H, W, D] for a map.
         """
+        from headstart.features.tensorflow import keras
+
         outputs = [self.model.layers[self.layer_index(cut.block)].output for cut in cuts]
         maps = keras.Model(self.model.input, outputs, name=self.name)(self.rescale(pixels), training=False)
         return _at_cuts(maps, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
         """Like `features`, but computed from `tensors`: the outputs of the layers in `crossing`, [B, H, W, D] each."""
+        from headstart.features.tensorflow import keras
+
         layers, crossing = self.model.layers, self.crossing(from_layer, cuts)
         outputs = dict(zip(crossing, tensors, strict=True))
         indices = [self.layer_index(cut.block) for cut in cuts]
@@ -101,11 +111,15 @@ class Backbone:
 
     def rescale(self, pixels: Any) -> Any:
         """Map pixels in [0, 255] to the range that `model` expects."""
+        from headstart.features.tensorflow import keras
+
         scale, offset = self.rescaling.scale, self.rescaling.offset
         return keras.layers.Rescaling(list(scale), list(offset), name="rescale")(pixels)
 
 
 def _at_cuts(maps: Sequence[Any], cuts: Sequence[Cut]) -> list[Any]:
+    from headstart.features.tensorflow import keras
+
     # The mean is taken in float32: a sum of 64 values would lose too much in bfloat16.
     def last(cut: Cut) -> keras.Layer:
         if cut.map:

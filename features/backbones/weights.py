@@ -1,5 +1,7 @@
 """Building a backbone and filling it with weights: ImageNet's, a file's, or random ones."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import socket
@@ -7,14 +9,17 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.facts import BackboneFacts, KnownBackbones, backbone_source
 from headstart.features.backbones.zoo import RESCALINGS, BackboneSpec, backbone_spec
 from headstart.features.config import Precision
 from headstart.features.errors import OptionError, WeightsError
+
+if TYPE_CHECKING:
+    import keras
 
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
 
@@ -65,6 +70,8 @@ def build_backbone(
 
 
 def _filled(spec: BackboneSpec, weights: str, size: int, precision: Precision, weights_seed: int) -> keras.Model:
+    from headstart.features.tensorflow import keras
+
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try:
@@ -103,6 +110,8 @@ def _fill_at_random(model: keras.Model, seed: int) -> None:
 
 
 def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
+    from headstart.features.tensorflow import keras
+
     builder = getattr(keras.applications, spec.builder)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)

@@ -6,11 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C
 _NEIGHBOURS = (1, 3, 10, 30)
@@ -43,11 +38,17 @@ def loss_to_beat(baselines: Sequence[Baseline]) -> float:
 
 def logistic_regression(strength: float) -> Any:
     """Logistic regression on standardised features. `strength` is the inverse of the penalty."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
 
 
 def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -> list[Baseline]:
     """Logistic regression at weaker and weaker penalties, until one does worse. Weak penalties are slow."""
+    from sklearn.exceptions import ConvergenceWarning
+
     tried: list[Baseline] = []
     for strength in _STRENGTHS:
         chances = []
@@ -64,6 +65,8 @@ def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -
 
 def _neighbours(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
     """Nearest neighbours by cosine. A class's probability is its share of them, with one added to each class."""
+    from sklearn.neighbors import NearestNeighbors
+
     nearest = []
     for train, val in folds:
         most = min(_NEIGHBOURS[-1], len(labels[train]))

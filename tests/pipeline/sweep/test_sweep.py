@@ -469,7 +469,7 @@ def test_the_winner_is_not_trained_on_data_that_changed_meanwhile(
         search(*arguments)
         sorted((data / "val" / "dog").iterdir())[0].unlink()
 
-    monkeypatch.setattr("headstart.pipeline.sweep.sweep.search", search_and_remove)
+    monkeypatch.setattr("headstart.pipeline.sweep.processes.search", search_and_remove)
     config = SweepConfig(trials=1, space=space_file)
     with pytest.raises(DataError, match=r"changed while heads were searched for \(val\)"):
         sweep(data, tmp_path / "study.db", tmp_path / "run", small, extraction, config)
@@ -490,7 +490,7 @@ def test_a_study_does_not_go_on_with_images_that_could_not_be_read_before(
 
     with monkeypatch.context() as patched:
         patched.setattr("headstart.pipeline.sweep.sweep.cache_features", all_but_one)
-        patched.setattr("headstart.pipeline.sweep.sweep.search", lambda *_: None)
+        patched.setattr("headstart.pipeline.sweep.processes.search", lambda *_: None)
         with pytest.raises(DataError, match="none of 0 finished trials"):
             tried()
     with pytest.raises(OptionError, match=r"examples of val that could be read was .*, is "):
@@ -505,7 +505,7 @@ def test_a_study_that_can_not_be_read_any_more_is_told(
             connection.execute("drop table trials")
             connection.commit()
 
-    monkeypatch.setattr("headstart.pipeline.sweep.sweep.search", damage)
+    monkeypatch.setattr("headstart.pipeline.sweep.processes.search", damage)
     with pytest.raises(StoreError, match=r"study\.db: can't be read or written .*no such table"):
         sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, extraction, SweepConfig(1, space=space_file))
     assert not (tmp_path / "run").exists()
