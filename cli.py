@@ -96,7 +96,7 @@ def head(
 def sweep(
     data: Data,
     study: Annotated[Path, typer.Option(help="SQLite file of the search; made if it is missing.")],
-    run: Annotated[Path, typer.Option(help="Run folder to make from the best head.")],
+    run: NewRun,
     features: FeatureConfig,
     extraction: ExtractionConfig,
     config: SweepConfig,

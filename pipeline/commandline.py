@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
@@ -68,7 +68,7 @@ def command(
 
     def register(function: Callable[..., Result]) -> Callable[..., None]:
         parameters, configs = _parameters(function)
-        folders = [parameter.name for parameter in parameters if parameter.annotation == Data]
+        roles = {parameter.name: parameter.annotation for parameter in parameters}
 
         @functools.wraps(function)
         def call(json: bool, seed: int, **values: Any) -> None:
@@ -76,7 +76,7 @@ def command(
                 arguments = _with_configs(values, configs)
                 if "seed" in inspect.signature(function).parameters:
                     arguments["seed"] = seed
-                _require_plausible(arguments, folders)
+                _require_plausible(arguments, roles)
                 result = function(**arguments)
                 _show(result, json)
                 if isinstance(result, Fallible) and (failure := result.failure()):
@@ -90,7 +90,7 @@ def command(
                 raise typer.Exit(130) from error
 
         vars(call)["__signature__"] = inspect.Signature(parameters)
-        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        call.__annotations__ = roles
         app.command()(call)
         return call
 
@@ -148,19 +148,23 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
     return arguments
 
 
-def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Raise errors in the arguments that can be found before any file of a data folder is read."""
-    for value in arguments.values():
+def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any]) -> None:
+    """Raise errors in the arguments that can be found at once, before the modules of a command are imported."""
+    from headstart.features.backbones.facts import require_weights_file
+    from headstart.pipeline.data.layouts import require_folder
+    from headstart.pipeline.runs import Run, require_free
+
+    for name, value in arguments.items():
         if isinstance(value, FeatureConfig):
             alternative_cuts(value)
             for weights in chosen_weights(value).values():
-                from headstart.features.backbones.facts import require_weights_file
-
                 require_weights_file(weights)
-    for name in folders:
-        from headstart.pipeline.data.layouts import require_folder
-
-        require_folder(arguments[name])
+        elif roles.get(name) == Data:
+            require_folder(value)
+        elif roles.get(name) == RunArgument:
+            Run.open(value)
+        elif roles.get(name) == NewRun:
+            require_free(value, arguments["overwrite"])
 
 
 def _explain(error: Exception) -> tuple[int, str]:

@@ -12,6 +12,8 @@ RUN/
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
 """
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import io
@@ -29,10 +31,10 @@ import psutil
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_from_json
 from headstart.features.errors import RunError
 from headstart.features.files import folder_written_atomically, remove_left_over, write_atomically, write_json
-from headstart.pipeline.data.examples import Example
 
 if TYPE_CHECKING:
     import keras
+    from headstart.pipeline.data.examples import Example
 
 HISTORY_COLUMNS = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
 _PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
@@ -53,7 +55,7 @@ class Run:
         self.unfinished = path / "finetune.partial"
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
+    def open(cls, path: Path) -> Run:
         """The run at `path`. If a killed process left it half replaced, the old run is put back first.
 
         Raises RunError where there is no run.
@@ -80,7 +82,7 @@ class Run:
         """The classes in the order of their labels."""
         return list(self.config()["class_names"])
 
-    def load_model(self, file: Path) -> "keras.Model":
+    def load_model(self, file: Path) -> keras.Model:
         """The head or classifier saved in `file`; raises RunError where it is damaged."""
         from headstart.features.tensorflow import keras  # late, so that a wrong folder is reported before this
 

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from headstart.features.backbones.cuts import KNOWN_WEIGHTS
 from headstart.features.errors import WeightsError
 from headstart.features.files import SETTLED_NS, write_json
@@ -40,7 +39,7 @@ class BackboneSource:
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
     """Describe a backbone's source without reading the weights file. See `build_backbone` for the arguments."""
-    state: dict[str, Any] = {"version": _VERSION, "keras": version("keras"), "numpy": np.__version__}
+    state: dict[str, Any] = {"version": _VERSION, "keras": version("keras"), "numpy": version("numpy")}
     file = None if weights in KNOWN_WEIGHTS else os.path.realpath(weights)
     settings = json.dumps([name, file or weights, image_size, weights_seed if weights == "random" else 0])
     if file:
