@@ -98,6 +98,8 @@ def test_check_of_images_with_features(whole: Path, extraction: ExtractionConfig
         ("check absent", "absent: no such folder"),
         ("check DATA --similarity=2", "--similarity"),
         ("store verify absent", "absent"),
+        ("store verify STORE --data=absent --recompute=3", "absent: no such folder"),
+        ("sweep DATA --study=new.db --run=new --precision=int8", "--precision int8"),
     ],
 )
 def test_errors(

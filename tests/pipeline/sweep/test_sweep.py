@@ -431,9 +431,8 @@ def test_the_winner_becomes_a_run(
     assert "logistic regression" in text
     headstart("evaluate", tmp_path / "run")
     written = (tmp_path / "run" / "head.keras").stat().st_mtime_ns
-    monkeypatch.setattr(
-        "headstart.pipeline.sweep.sweep.require_free", lambda *_: None
-    )  # as where another process wrote it meanwhile
+    for module in ("runs", "sweep.sweep"):  # as where another process wrote it meanwhile
+        monkeypatch.setattr(f"headstart.pipeline.{module}.require_free", lambda *_: None)
     assert headstart("sweep", prepared, *flags, *cuts)["trials"] == 3
     assert (tmp_path / "run" / "head.keras").stat().st_mtime_ns == written
     folder = [flag if "--study" not in flag else f"--study={tmp_path}" for flag in flags]
@@ -521,9 +520,8 @@ def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanw
         )
 
     first = tried(1)
-    monkeypatch.setattr(
-        "headstart.pipeline.sweep.sweep.require_free", lambda *_: None
-    )  # as where another process wrote it meanwhile
+    for module in ("runs", "sweep.sweep"):  # as where another process wrote it meanwhile
+        monkeypatch.setattr(f"headstart.pipeline.{module}.require_free", lambda *_: None)
     better = tried(4)
     assert better.best["trial"] != first.best["trial"], "no better head was found: the test would show nothing"
     assert Run.open(tmp_path / "run").config()["sweep"]["trial"] == better.best["trial"]
