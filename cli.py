@@ -60,7 +60,7 @@ def prepare(
     return prepare(source, data, config, seed)
 
 
-@command(app, device=True)
+@command(app)
 def check(data: Data, config: CheckConfig, seed: int = 0) -> Result:
     """Look for problems in DATA before anything is trained on it. Exits with 1 on leaks or conflicting labels."""
     from headstart.pipeline.check.check import check
@@ -68,7 +68,7 @@ def check(data: Data, config: CheckConfig, seed: int = 0) -> Result:
     return check(data, config, seed)
 
 
-@command(app, device=True, kept="the features so far are kept: repeat the command to go on")
+@command(app, kept="the features so far are kept: repeat the command to go on")
 def features(data: Data, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0) -> Result:
     """Run the frozen backbone over every image whose features the store lacks."""
     from headstart.pipeline.featured import cache_features
@@ -76,7 +76,7 @@ def features(data: Data, config: FeatureConfig, extraction: ExtractionConfig, se
     return cache_features(data, config, extraction, seed)
 
 
-@command(app, device=True, kept="features extracted so far are kept, the run was not made")
+@command(app, kept="features extracted so far are kept, the run was not made")
 def head(
     data: Data,
     run: NewRun,
@@ -92,11 +92,11 @@ def head(
     return train_run(data, run, features, extraction, config, overwrite, seed)
 
 
-@command(app, device=True, kept="the finished trials are kept: repeat the command to go on")
+@command(app, kept="the finished trials are kept: repeat the command to go on")
 def sweep(
     data: Data,
     study: Annotated[Path, typer.Option(help="SQLite file of the search; made if it is missing.")],
-    run: Annotated[Path, typer.Option(help="Run folder to make from the best head.")],
+    run: NewRun,
     features: FeatureConfig,
     extraction: ExtractionConfig,
     config: SweepConfig,
@@ -109,7 +109,7 @@ def sweep(
     return sweep(data, study, run, features, extraction, config, overwrite, seed)
 
 
-@command(app, device=True, kept="the finished epochs are kept: repeat the command without --overwrite to go on")
+@command(app, kept="the finished epochs are kept: repeat the command without --overwrite to go on")
 def finetune(
     run: RunArgument,
     config: FinetuneConfig,
@@ -123,7 +123,7 @@ def finetune(
     return finetune(run, config, overwrite, seed, data)
 
 
-@command(app, device=True)
+@command(app)
 def evaluate(
     run: RunArgument,
     split: Split = "test",
@@ -146,7 +146,7 @@ def compare(
     return compare(runs, split)
 
 
-@command(app, device=True)
+@command(app)
 def predict(
     run: RunArgument,
     paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
@@ -168,11 +168,7 @@ def ls(store: StoreArgument) -> Result:
     return list_store(store)
 
 
-@command(
-    store,
-    device=lambda values: values["config"].recompute > 0,
-    kept="bad shards that were dropped by --repair stay dropped",
-)
+@command(store, kept="bad shards that were dropped by --repair stay dropped")
 def verify(store: StoreArgument, config: VerifyConfig, seed: int = 0) -> Result:
     """Read every byte of a store; with --data and --recompute, also compare features with fresh ones."""
     from headstart.pipeline.upkeep.verify import verify_store
@@ -180,7 +176,7 @@ def verify(store: StoreArgument, config: VerifyConfig, seed: int = 0) -> Result:
     return verify_store(store, config, seed)
 
 
-@command(store, device=True)
+@command(store)
 def explain(
     store: StoreArgument, data: Data, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0
 ) -> Result:

@@ -17,7 +17,7 @@ import keras
 import psutil
 import tensorflow as tf
 from headstart.features.backbones.weights import build_backbone
-from headstart.features.device import use_device
+from headstart.features.device import start_tensorflow
 from headstart.features.files import write_json
 from headstart.features.images.scan import ImageFile, inspect_images
 from headstart.pipeline.data.config import PrepareConfig
@@ -107,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         parts = (arguments.only,) if arguments.only else PARTS
         rows = [row.as_fields(most) for row in measure(parts, arguments.images, arguments.photos, Path(folder))]
-    machine = {"processor": processor(), "cores": os.cpu_count(), "device": use_device()}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "device": start_tensorflow()}
     machine["memory_gib"] = round(psutil.virtual_memory().total / 2**30, 1)
     machine |= {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
     machine["gflops_of_a_4096_product"] = most

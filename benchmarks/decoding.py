@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from headstart.features.images.batches import decoded_batches
-from headstart.features.images.decode import ImageConfig
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, inspect_images
 from PIL import Image
 

@@ -14,7 +14,7 @@ from headstart.features.backbones.frozen import folded_backbone, traced
 from headstart.features.backbones.precision import resolve_precision
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.batches import decoded_batches
-from headstart.features.images.decode import ImageConfig
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.featured import cache_features
 

@@ -1,24 +1,28 @@
 """The loop that fills stores: find missing digests, decode pixels, run the frozen backbone, write shards.
 
-This module does not use labels.
+It knows nothing of labels, and imports TensorFlow only where an image lacks features.
 """
+
+from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.frozen import FrozenBackbone
 from headstart.features.digests import DIGEST_BYTES
 from headstart.features.files import require_space
 from headstart.features.images.augment import View
-from headstart.features.images.batches import decoded_batches, why_undecodable
-from headstart.features.images.decode import ImageConfig
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
+
+if TYPE_CHECKING:
+    from headstart.features.backbones.frozen import FrozenBackbone
 
 SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
@@ -43,7 +47,7 @@ class Extracted:
         """The images extracted per second; 0 if nothing was extracted."""
         return self.extracted / self.seconds if self.seconds else 0.0
 
-    def __add__(self, other: "Extracted") -> "Extracted":
+    def __add__(self, other: Extracted) -> Extracted:
         return Extracted(self.digests | other.digests, [*self.rejects, *other.rejects], self.seconds + other.seconds)
 
 
@@ -67,26 +71,40 @@ def extract_features(
     writers = {cut: _ShardWriter(store, frozenset(store.missing(by_digest))) for cut, store in stores.items()}
     lacking = {digest for writer in writers.values() for digest in writer.lacking}
     missing = [image for digest, image in by_digest.items() if digest in lacking]
-    del by_digest, lacking  # frees memory: both have an entry per image, and extraction may take days
-    if any(True for _ in decoded_batches(missing, config, batch_size=1)):  # stops at the first decodable image
-        which = "" if view is None else f"view {view.number} of "
-        console.print(f"extracting features of {which}{len(missing)} images that have none yet")
-        require_space(next(iter(stores.values())).folder, sum(one.bytes_to_come() for one in writers.values()))
-        done = _extract(missing, freeze(), writers, config, view)
-    else:
-        done = Extracted(rejects=[why_undecodable(image) for image in missing])
+    del by_digest, lacking  # they have an entry per image, and extraction may take days
+    done = _extract_missing(missing, freeze, writers, config, view) if missing else Extracted()
     for store in stores.values():
         store.update_merged()
     return done
 
 
-def _extract(
+def _extract_missing(
     missing: Sequence[ImageFile],
-    backbone: FrozenBackbone,
-    writers: Mapping[Cut, "_ShardWriter"],
+    freeze: Callable[[], FrozenBackbone],
+    writers: Mapping[Cut, _ShardWriter],
     config: ImageConfig,
     view: View | None,
 ) -> Extracted:
+    from headstart.features.images.batches import decoded_batches, why_undecodable
+
+    if not any(True for _ in decoded_batches(missing, config, batch_size=1)):  # stops at the first decodable one
+        return Extracted(rejects=[why_undecodable(image) for image in missing])
+    which = "" if view is None else f"view {view.number} of "
+    console.print(f"extracting features of {which}{len(missing)} images that have none yet")
+    folder = next(iter(writers.values())).store.folder
+    require_space(folder, sum(writer.bytes_to_come() for writer in writers.values()))
+    return _extract(missing, freeze(), writers, config, view)
+
+
+def _extract(
+    missing: Sequence[ImageFile],
+    backbone: FrozenBackbone,
+    writers: Mapping[Cut, _ShardWriter],
+    config: ImageConfig,
+    view: View | None,
+) -> Extracted:
+    from headstart.features.images.batches import decoded_batches, why_undecodable
+
     extracted: set[str] = set()
     description = "extracting features" if view is None else f"view {view.number}"
     start = time.perf_counter()  # the backbone is built already; the last shard's rename is the end

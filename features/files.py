@@ -1,6 +1,7 @@
 """Atomic writes of files and folders: a reader never sees half-written content, even if the writer was killed."""
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -26,14 +27,21 @@ SETTLED_NS = 2_000_000_000
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to. On success flush the file and rename it to `path`, else remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    try:
+    """Yield a path beside `path` to write to. On success flush the file and rename it to `path`, else remove it."""
+    with _written_beside(path) as partial:
         yield partial
         flush_to_disk(partial)
         os.replace(partial, path)
         flush_to_disk(path.parent)
+
+
+@contextmanager
+def _written_beside(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to. The file is removed at the end, unless it was renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    try:
+        yield partial
     except OSError as error:
         if error.filename == str(partial):  # the temporary name would tell the user nothing
             error.filename = str(path)
@@ -169,6 +177,44 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         partial.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
+def write_first(path: Path, text: str) -> bool:
+    """Write `text` to `path` in one step, unless something is there. Returns whether this call wrote the file.
+
+    Of several processes that write at the same time, one alone succeeds.
+    """
+    with _written_beside(path) as partial:
+        partial.write_bytes(text.encode(errors="surrogateescape"))
+        flush_to_disk(partial)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links; other errors come again
+            with _locked(path.parent):
+                if os.path.lexists(path):
+                    return False
+                os.replace(partial, path)
+        flush_to_disk(path.parent)
+    return True
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of this host out of the same block. It ends with the process, and leaves no file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks, too
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON, as in all files for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` atomically, as indented JSON."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write `value` to `path` as indented JSON in one step."""
+    write_atomically(path, json_text(value))

@@ -7,17 +7,16 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import typer
-from headstart.features.backbones.cuts import alternative_cuts
+from headstart.features.backbones.cuts import alternative_cuts, chosen_weights
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError
 from headstart.features.terminal import console as messages
-from headstart.features.terminal import silent_libraries
 from rich.console import Console
 
 _ENVIRONMENT_ERRORS = {
@@ -55,7 +54,7 @@ class Fallible(Protocol):
 
 
 def command(
-    app: typer.Typer, device: bool | Callable[[Mapping[str, Any]], bool] = False, kept: str = "nothing was changed"
+    app: typer.Typer, kept: str = "nothing was changed"
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Register a function as a command of `app`. The command shows the result that the function returns.
 
@@ -64,13 +63,12 @@ def command(
     hidden, and may only repeat the value. Every command gets `--json` and `--seed`.
 
     Args:
-        device: whether to import TensorFlow first and print its device. A function decides this from the arguments.
-        kept: the message after Ctrl-C, which says what work is kept.
+        kept: printed after Ctrl-C, to say which work is not lost.
     """
 
     def register(function: Callable[..., Result]) -> Callable[..., None]:
         parameters, configs = _parameters(function)
-        folders = [parameter.name for parameter in parameters if parameter.annotation == Data]
+        roles = {parameter.name: parameter.annotation for parameter in parameters}
 
         @functools.wraps(function)
         def call(json: bool, seed: int, **values: Any) -> None:
@@ -78,13 +76,7 @@ def command(
                 arguments = _with_configs(values, configs)
                 if "seed" in inspect.signature(function).parameters:
                     arguments["seed"] = seed
-                _require_plausible(arguments, folders)
-                if device(arguments) if callable(device) else device:
-                    with silent_libraries():
-                        from headstart.features.device import use_device
-
-                        name = use_device()
-                    messages.print(f"device: {name}", style="dim")
+                _require_plausible(arguments, roles)
                 result = function(**arguments)
                 _show(result, json)
                 if isinstance(result, Fallible) and (failure := result.failure()):
@@ -98,7 +90,7 @@ def command(
                 raise typer.Exit(130) from error
 
         vars(call)["__signature__"] = inspect.Signature(parameters)
-        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        call.__annotations__ = roles
         app.command()(call)
         return call
 
@@ -159,15 +151,23 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
     return arguments
 
 
-def _require_plausible(arguments: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Check backbones, cuts and data `folders` in the arguments before TensorFlow is imported, which takes seconds."""
-    for value in arguments.values():
+def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any]) -> None:
+    """Raise errors in the arguments that can be found at once, before the modules of a command are imported."""
+    from headstart.features.backbones.facts import require_weights_file
+    from headstart.pipeline.data.layouts import require_folder
+    from headstart.pipeline.runs import Run, require_free
+
+    for name, value in arguments.items():
         if isinstance(value, FeatureConfig):
             alternative_cuts(value)
-    for name in folders:
-        from headstart.pipeline.data.layouts import require_folder
-
-        require_folder(arguments[name])
+            for weights in chosen_weights(value).values():
+                require_weights_file(weights)
+        elif roles.get(name) == Data:
+            require_folder(value)
+        elif roles.get(name) == RunArgument:
+            Run.open(value)
+        elif roles.get(name) == NewRun:
+            require_free(value, arguments["overwrite"])
 
 
 def _explain(error: Exception) -> tuple[int, str]:

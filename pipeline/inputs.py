@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import Augment, augment_image
 from headstart.features.images.batches import decoded_dataset, explicit_options, file_columns
-from headstart.features.images.decode import ImageConfig
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.store.store import FeatureStore
+from headstart.features.tensorflow import tf
 from headstart.pipeline.data.examples import Example
 
 NextEpoch = Callable[[], int]

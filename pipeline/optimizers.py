@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import keras
-import tensorflow as tf
+from headstart.features.tensorflow import keras, tf
 
 
 class Bfloat16Dense(keras.layers.Layer):

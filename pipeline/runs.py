@@ -12,6 +12,8 @@ RUN/
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
 """
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import io
@@ -29,10 +31,10 @@ import psutil
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_from_json
 from headstart.features.errors import RunError
 from headstart.features.files import folder_written_atomically, remove_left_over, write_atomically, write_json
-from headstart.pipeline.data.examples import Example
 
 if TYPE_CHECKING:
     import keras
+    from headstart.pipeline.data.examples import Example
 
 HISTORY_COLUMNS = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
 _PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
@@ -53,8 +55,8 @@ class Run:
         self.unfinished = path / "finetune.partial"
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
-        """Open the run at `path`. If a process was killed while it replaced the run, the old run is put back first.
+    def open(cls, path: Path) -> Run:
+        """The run at `path`. If a killed process left it half replaced, the old run is put back first.
 
         Raises RunError if there is no run at `path`.
         """
@@ -80,9 +82,9 @@ class Run:
         """Return the class names. A label is an index into this list."""
         return list(self.config()["class_names"])
 
-    def load_model(self, file: Path) -> "keras.Model":
-        """Load the head or classifier saved in `file`. Raises RunError if the file is damaged."""
-        import keras  # late, so that a wrong folder is reported before this slow import
+    def load_model(self, file: Path) -> keras.Model:
+        """The head or classifier saved in `file`; raises RunError where it is damaged."""
+        from headstart.features.tensorflow import keras  # late, so that a wrong folder is reported before this
 
         try:
             return keras.models.load_model(file)

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
+from headstart.features.tensorflow import keras
 
 _DRAWS_AN_EPOCH = 1_000_000  # more than any layer draws in an epoch
 

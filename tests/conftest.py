@@ -72,6 +72,7 @@ def fast_forms() -> Iterator[None]:
     from headstart.features.backbones import frozen
 
     known: dict[tuple[Any, ...], frozen.FrozenBackbone] = {}
+    build = frozen.freeze
 
     def freeze(backbone: "Backbone", cuts: "Sequence[Cut]", batch_size: int = 0) -> frozen.FrozenBackbone:
         arithmetic = (
@@ -83,11 +84,11 @@ def fast_forms() -> Iterator[None]:
         )
         key = (*arithmetic, tuple(cuts), batch_size)
         if key not in known:
-            known[key] = frozen.freeze(backbone, cuts, batch_size)
+            known[key] = build(backbone, cuts, batch_size)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        for user in ("features.backbones.network", "pipeline.upkeep.recompute"):
+        for user in ("features.backbones.frozen", "pipeline.upkeep.recompute"):
             patch.setattr(f"headstart.{user}.freeze", freeze)
         yield
 

@@ -1,17 +1,20 @@
 """A pretrained network without its classifier, with its weights."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.graph import cut_indices, last_stage, output_of, read_graph
 from headstart.features.backbones.outlines import is_own
 from headstart.features.backbones.zoo import BACKBONES, Rescaling
 from headstart.features.config import Precision, Tokens
 from headstart.features.errors import OptionError
+
+if TYPE_CHECKING:
+    import keras
 
 OWN = "own"  # the name of `.keras` files in fingerprints
 
@@ -42,6 +45,8 @@ class Backbone:
 
     @cached_property
     def _indices(self) -> Mapping[str, int]:
+        from headstart.features.backbones.graph import cut_indices
+
         renamed = {} if is_own(self.name) else BACKBONES[self.name].names
         return cut_indices(self.model, is_own(self.name), renamed)
 
@@ -73,6 +78,8 @@ class Backbone:
         If the deepest of `cuts` is the backbone's last, this is where the last stage begins; see `graph.last_stage`.
         Else it is the first operation of the block that ends at the deepest cut.
         """
+        from headstart.features.backbones.graph import last_stage
+
         blocks = list(self.shapes)
         deepest = max(blocks.index(cut.block) for cut in cuts)
         if deepest == len(blocks) - 1:
@@ -81,6 +88,8 @@ class Backbone:
 
     def output(self, layer: int | str) -> keras.KerasTensor:
         """The symbolic output of a layer: a name, index or cut."""
+        from headstart.features.backbones.graph import output_of
+
         return output_of(self.model, self.layer_index(layer))
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
@@ -89,6 +98,9 @@ class Backbone:
         The frozen part of a fine-tuned network yields these outputs. Returns ascending indices. Operation 0, the
         input, always counts as below.
         """
+        from headstart.features.backbones.graph import read_graph
+        from headstart.features.tensorflow import keras
+
         if read_graph(self.model) is None:
             raise OptionError(
                 f"{self.name}: uses a layer twice, so its top can't be fine-tuned; only its features serve"
@@ -105,12 +117,16 @@ class Backbone:
 
         Returns float32 [B, D] per cut, the mean over space, or float32 [B, H, W, D] for a map.
         """
+        from headstart.features.tensorflow import keras
+
         outputs = [self.output(cut.block) for cut in cuts]
         found = keras.Model(self.model.input, outputs, name=self.title)(self.rescale(pixels), training=False)
         return self._at_cuts(found, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
         """Like `features`, but computed from `tensors`: the outputs, [B, H, W, D] each, of `crossing`."""
+        from headstart.features.tensorflow import keras
+
         crossing = self.crossing(from_layer, cuts)
         outputs = dict(zip(crossing, tensors, strict=True))
         indices = [self.layer_index(cut.block) for cut in cuts]
@@ -122,12 +138,16 @@ class Backbone:
 
     def rescale(self, pixels: Any) -> Any:
         """Map pixels in [0, 255], [B, H, W, 3] in RGB, to the range and order of channels that `model` expects."""
+        from headstart.features.tensorflow import keras
+
         scale, offset = self.rescaling.scale, self.rescaling.offset
         if self.rescaling.bgr:
             pixels = keras.ops.flip(pixels, axis=-1)
         return keras.layers.Rescaling(list(scale), list(offset), name="rescale")(pixels)
 
     def _at_cuts(self, outputs: Sequence[Any], cuts: Sequence[Cut]) -> list[Any]:
+        from headstart.features.tensorflow import keras
+
         # The mean is taken in float32: a sum of 64 values would lose too much in bfloat16.
         def last(cut: Cut, tensor: Any) -> Any:
             rank = len(self.shapes[cut.block])

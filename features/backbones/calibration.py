@@ -10,6 +10,7 @@ from headstart.features.errors import StoreError
 from headstart.features.store.maintain import Damage
 
 CALIBRATION_FILE = "calibration.json"
+CALIBRATION_IMAGES = 300  # NNCF's default
 _AGAIN = "delete the folder, and the network is quantised anew, with other features"
 
 

@@ -9,12 +9,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
 from headstart.features.backbones.cuts import KNOWN_WEIGHTS
+from headstart.features.errors import WeightsError
 from headstart.features.files import SETTLED_NS, write_json
 from headstart.features.terminal import console
 
@@ -38,8 +38,8 @@ class BackboneSource:
 
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
-    """Describe a backbone's settings and weights file without reading the file. Arguments: see `build_backbone`."""
-    state: dict[str, Any] = {"version": _VERSION, "keras": keras.__version__, "numpy": np.__version__}
+    """Describe a backbone's source without reading the weights file. See `build_backbone` for the arguments."""
+    state: dict[str, Any] = {"version": _VERSION, "keras": version("keras"), "numpy": version("numpy")}
     file = None if weights in KNOWN_WEIGHTS else os.path.realpath(weights)
     settings = json.dumps([name, file or weights, image_size, weights_seed if weights == "random" else 0])
     if file:
@@ -51,6 +51,14 @@ def backbone_source(name: str, weights: str, image_size: int, weights_seed: int)
         state |= {"bytes": status.st_size, "inode": status.st_ino}
         state |= {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
     return BackboneSource(settings, state)
+
+
+def require_weights_file(weights: str) -> None:
+    """Raise a WeightsError if `weights` names a file that does not exist. This is told before a network is built."""
+    if weights not in KNOWN_WEIGHTS and not Path(weights).is_file():
+        raise WeightsError(
+            f"--weights {weights}: no such file; give imagenet, random, or a .weights.h5 or _notop.h5 file"
+        )
 
 
 class KnownBackbones:

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
+from headstart.features.tensorflow import keras
 
 
 def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:

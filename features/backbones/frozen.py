@@ -10,15 +10,13 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle
 
-import keras
 import numpy as np
-import tensorflow as tf
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.folding import fold_batchnorm
 from headstart.features.device import cpu_count, on_gpu
+from headstart.features.tensorflow import keras, tf
 
-FORWARD_VERSION = 3  # part of every fingerprint: raise it when the arithmetic below yields other features
 _SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
 
 Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] to one array per cut

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Any
 
-import keras
+from headstart.features.tensorflow import keras
 
 _ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU)
 _POOLINGS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)

@@ -17,6 +17,7 @@ import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.calibration import (
     CALIBRATION_FILE,
+    CALIBRATION_IMAGES,
     calibrated_cuts,
     calibration,
     network_digest,
@@ -34,11 +35,10 @@ from headstart.features.backbones.frozen import (
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import folder_written_atomically, write_json
 from headstart.features.images.batches import decoded_batches
-from headstart.features.images.decode import ImageConfig
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import console
 
-CALIBRATION_IMAGES = 300  # NNCF's default
 _CHECK_IMAGES = 300
 
 

@@ -8,10 +8,11 @@ import hashlib
 import io
 from importlib import resources
 
-import keras
 import numpy as np
 from headstart.features.errors import WeightsError
-from keras import layers
+from headstart.features.tensorflow import keras
+
+layers = keras.layers
 
 # Repeats, kernel size, stride, expansion and width of each stage: table 1 of the paper.
 _STAGES = (

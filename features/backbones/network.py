@@ -1,25 +1,33 @@
-"""A network is a backbone with its cuts and settings. A network yields its fast form and its stores."""
+"""Networks: a network is a backbone with its cuts and settings. They decide its fast form and its stores.
+
+This module imports no TensorFlow. A network is all that a command needs whose features are in the store.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart.features.backbones.backbone import Backbone
-from headstart.features.backbones.calibration import calibration, quantised_folder
+from headstart.features.backbones.calibration import CALIBRATION_IMAGES, calibration, quantised_folder
 from headstart.features.backbones.cuts import Cut, chosen_cuts, chosen_weights, cut_names
-from headstart.features.backbones.facts import KnownBackbones
-from headstart.features.backbones.frozen import FORWARD_VERSION, FrozenBackbone, freeze
-from headstart.features.backbones.int8 import CALIBRATION_IMAGES, quantise, quantised
+from headstart.features.backbones.facts import KnownBackbones, require_weights_file
 from headstart.features.backbones.precision import resolve_precision
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.augment import AUGMENT_VERSION, View
-from headstart.features.images.decode import PIXELS_VERSION, ImageConfig
+from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console
+
+if TYPE_CHECKING:
+    from headstart.features.backbones.frozen import FrozenBackbone
+
+FORWARD_VERSION = 3  # part of every fingerprint: raise it when the arithmetic in `frozen` yields other features
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,15 @@ class Network:
         names = [cut.name for cut in self.cuts]
         return quantised_folder(self.extraction.store, self.backbone.title, names, self._shared())
 
-    def calibrated(self, images: Sequence[ImageFile]) -> "Network":
-        """Return this network, ready for `freeze`. Make a missing 8-bit form of an int8 network from some `images`."""
+    def calibrated(self, images: Sequence[ImageFile]) -> Network:
+        """This network, ready for `freeze`. An 8-bit form missing in the store is made from some of `images`."""
         if self.backbone.precision != "int8":
             return self
         folder = self.quantised_folder()
         found = calibration(folder)
         if found is None:
+            from headstart.features.backbones.int8 import quantise
+
             quantise(folder, self.backbone, self.cuts, images, self.images)
             found = calibration(folder)
         elif found["images"] < min(CALIBRATION_IMAGES, len(images) // 2):
@@ -77,9 +87,13 @@ class Network:
         return replace(self, backbone=replace(self.backbone, calibration=found))
 
     def freeze(self) -> FrozenBackbone:
-        """Build the fast form, which takes seconds. An int8 network must come from `calibrated`."""
+        """Start TensorFlow and build the fast form, which takes seconds. An int8 network must be `calibrated`."""
         if self.backbone.precision == "int8":
+            from headstart.features.backbones.int8 import quantised
+
             return quantised(self.quantised_folder(), self.backbone, self.cuts, self.extraction.batch_size)
+        from headstart.features.backbones.frozen import freeze
+
         return freeze(self.backbone, self.cuts, self.extraction.batch_size)
 
     def _shared(self) -> dict[str, Any]:
@@ -105,6 +119,8 @@ def load_networks(
     If `known` has the facts of a backbone, its model is built only when it is needed.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
+    for file in weights.values():
+        require_weights_file(file)
     precision = resolve_precision(config.precision, extraction.store)
     networks = []
     for name, file in weights.items():

@@ -90,8 +90,8 @@ def _outlines() -> dict[str, Outline]:
 
 def zoo_outline(name: str) -> Outline:
     """Build a network of the zoo with new weights, and read its outline from the graph."""
-    import keras
-    from headstart.features.backbones.weights import built, without_preprocessing
+    from headstart.features.backbones.models import built, without_preprocessing
+    from headstart.features.tensorflow import keras
 
     spec = BACKBONES[name]
     model = built(spec, spec.image_size)
@@ -107,6 +107,7 @@ def _published(builder: str, arguments: dict[str, Any]) -> dict[str, str]:
     """The name and address of the ImageNet weights: what a builder of Keras asks for instead of what it gets."""
     from unittest.mock import patch
 
+    from headstart.features.tensorflow import keras
     from keras.src.utils import file_utils
 
     class Asked(Exception):  # noqa: N818
@@ -114,8 +115,6 @@ def _published(builder: str, arguments: dict[str, Any]) -> dict[str, str]:
 
     def get_file(fname: str, origin: str, **_: Any) -> str:
         raise Asked(fname, origin)
-
-    import keras
 
     try:
         with patch.object(file_utils, "get_file", get_file), warnings.catch_warnings(action="ignore"):

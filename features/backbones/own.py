@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from headstart.features.config import Precision
 from headstart.features.errors import OptionError, WeightsError
+from headstart.features.tensorflow import keras
 
 _CONFIG_BYTES = 64 << 20
 _RATIO = 100  # a member that unpacks to more than this multiple of its size is refused

@@ -2,48 +2,98 @@
 
 import json
 import time
-from contextlib import suppress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 from headstart.features.config import AskedPrecision, Precision
-from headstart.features.device import on_gpu
-from headstart.features.files import write_json
+from headstart.features.device import cpu_count, on_gpu, processor, start_tensorflow
+from headstart.features.errors import StoreError
+from headstart.features.files import json_text, write_first
 from headstart.features.terminal import console
 
 _TRIES = 8
 _GAIN = 0.7  # bfloat16 must take less than this share of float32's time
+_CHOICES: Mapping[Any, Precision] = {"float32": "float32", "bfloat16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The precision that `auto` stands for in a store, and the machine on which it was found by timing."""
+
+    precision: Precision
+    machine: Mapping[str, Any] = field(default_factory=dict)  # see `_machine`; empty if an earlier version timed it
+
+    def __str__(self) -> str:
+        if not self.machine:
+            return f"--precision auto is {self.precision} in this store; an earlier version of headstart timed it"
+        where = ", ".join(f"{name} {value}" for name, value in self.machine.items())
+        return f"--precision auto is {self.precision} in this store; timed on: {where}"
 
 
 def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> Precision:
     """Choose float32 or bfloat16 for `auto` by timing both. Return any other precision unchanged.
 
-    If the choice changed from one command to the next, all features would be made again. Therefore an existing `store`
-    saves the first choice, and later commands use that choice, also on other machines.
+    The choice is made by timing. If it differed from command to command, all features would be made again. Therefore a
+    `store` keeps the first verdict, also for other machines. Of several processes that time at the same moment, the
+    first to write decides for all. A damaged verdict raises a StoreError.
     """
     if precision != "auto":
         return precision
-    file = store / "precision.json" if store else None
-    if file:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is ignored
-            verdicts: dict[Any, Precision] = {"float32": "float32", "bfloat16": "bfloat16"}
-            return verdicts[json.loads(file.read_bytes())["auto"]]
-    full, reduced = _product_seconds(tf.float32, tf.bfloat16)  # some machines are slower with bfloat16
-    found: Precision = "bfloat16" if reduced < _GAIN * full else "float32"
-    if file and file.parent.is_dir():
+    if store and (known := stored_verdict(store)):
+        return known.precision
+    found, machine = _timed(), _machine()
+    if store:
         try:
-            write_json(file, {"auto": found})
+            write_first(_file(store), json_text({"auto": found, "machine": machine}))
         except OSError as error:  # a read-only or full disk
             console.print(f"--precision auto is {found} by timing, and will be timed again: {error}")
+            return found
+        first = stored_verdict(store)
+        found = first.precision if first else found
     return found
 
 
-def _product_seconds(*dtypes: tf.DType) -> list[float]:
-    """Return the shortest time of a matrix product in each of `dtypes`, in seconds.
+def stored_verdict(store: Path) -> Verdict | None:
+    """The verdict that `store` keeps; None before the first. A damaged file raises a StoreError."""
+    file = _file(store)
+    try:
+        content = json.loads(file.read_bytes())
+        return Verdict(_CHOICES[content["auto"]], dict(content.get("machine", {})))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        # Timed again, `auto` might be another precision, and all features would be made anew.
+        raise StoreError(
+            f"{file}: damaged, so the precision of --precision auto is unknown; give --precision float32 or bfloat16, "
+            f"or delete the file to have it timed again (`headstart store explain {store} DATA --precision float32` "
+            "tells which features are there)"
+        ) from error
 
-    The dtypes take turns, so that other load on the machine slows all of them alike.
-    """
+
+def _file(store: Path) -> Path:
+    return store / "precision.json"
+
+
+def _machine() -> dict[str, Any]:
+    """What the timing depends on, and when it was made."""
+    gpu = {"gpu": start_tensorflow().removeprefix("GPU, ")} if on_gpu() else {}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"processor": processor(), "cores": cpu_count(), **gpu, "tensorflow": version("tensorflow"), "date": date}
+
+
+def _timed() -> Precision:
+    full, reduced = _product_seconds("float32", "bfloat16")  # some machines are slower with bfloat16
+    return "bfloat16" if reduced < _GAIN * full else "float32"
+
+
+def _product_seconds(*dtypes: str) -> list[float]:
+    """The least seconds of a matrix product in each of `dtypes`. They take turns, so other load slows all alike."""
+    from headstart.features.tensorflow import tf
+
     side = 6144 if on_gpu() else 768
     uniform = tf.random.stateless_uniform((side, side), seed=(0, 0))
     matrices = [tf.cast(uniform, dtype) for dtype in dtypes]

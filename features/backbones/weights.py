@@ -1,27 +1,22 @@
-"""Building a backbone and filling it with weights: ImageNet's, a file's, or random ones."""
+"""Backbones with their weights: ImageNet's, a file's, or random ones. This module imports no TensorFlow."""
+
+from __future__ import annotations
 
 import functools
 import hashlib
-import socket
-import sys
-import warnings
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-import keras
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.facts import BackboneFacts, KnownBackbones, backbone_source
-from headstart.features.backbones.graph import cut_indices, has_kernel, output_of
-from headstart.features.backbones.lite0 import build_efficientnet_lite0
 from headstart.features.backbones.outlines import is_own, outline
-from headstart.features.backbones.own import at_size, load_own
-from headstart.features.backbones.zoo import BACKBONES, RESCALINGS, BackboneSpec, backbone_spec
+from headstart.features.backbones.zoo import BACKBONES, RESCALINGS, backbone_spec
 from headstart.features.config import Precision, Rescale, Tokens
 from headstart.features.errors import OptionError, WeightsError
 
-_DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
+if TYPE_CHECKING:
+    import keras
 
 
 def build_backbone(
@@ -58,10 +53,7 @@ def build_backbone(
 
     @functools.cache
     def load() -> keras.Model:
-        if is_own(name):
-            model = at_size(load_own(Path(name)).model, name, size, precision)
-        else:
-            model = _filled(backbone_spec(name), weights, size, precision, weights_seed)
+        model = _model(name, weights, size, precision, weights_seed)
         if recalled and _digest(name, model) != recalled.weights_digest:
             raise WeightsError(
                 f"--weights {weights}: changed since this command began, or since the store's backbones.json was "
@@ -76,37 +68,14 @@ def build_backbone(
     return Backbone(name, load, rescaling, size, precision, facts.weights_digest, facts.shapes, tokens=tokens)
 
 
-def built(spec: BackboneSpec, size: int, weights: str | None = None) -> keras.Model:
-    """Build a network of the zoo without its top. `weights` is `imagenet`, or None for Keras's new weights."""
-    builder = build_efficientnet_lite0 if spec.shipped else getattr(keras.applications, spec.builder)
-    with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):  # Keras reports a download on stdout
-        return builder(include_top=False, weights=weights, input_shape=(size, size, 3), **spec.arguments)
+def _model(name: str, weights: str, size: int, precision: Precision, weights_seed: int) -> keras.Model:
+    if is_own(name):
+        from headstart.features.backbones.own import at_size, load_own
 
+        return at_size(load_own(Path(name)).model, name, size, precision)
+    from headstart.features.backbones.models import filled
 
-def _filled(spec: BackboneSpec, weights: str, size: int, precision: Precision, weights_seed: int) -> keras.Model:
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-    try:
-        model = _build(spec, size, weights == "imagenet")
-    finally:
-        keras.config.set_dtype_policy(policy)
-    if weights == "random":
-        _fill_at_random(model, weights_seed)
-    elif weights != "imagenet":
-        _load_weights(model, Path(weights))
-    return without_preprocessing(model) if spec.preprocesses else model
-
-
-def without_preprocessing(model: keras.Model) -> keras.Model:
-    """Cut off the rescaling with which `model` begins: all before the first operation with a kernel, or its padding."""
-    operations = model.operations
-    first = next(index for index, operation in enumerate(operations) if has_kernel(operation))
-    if isinstance(operations[first - 1], keras.layers.ZeroPadding2D):
-        first -= 1
-    rest = keras.Model(operations[first].input, model.output, name=model.name)
-    copied = keras.models.clone_model(rest)  # `rest` shares its layers with `model`, so they have several outputs
-    copied.set_weights(rest.get_weights())
-    return copied
+    return filled(backbone_spec(name), weights, size, precision, weights_seed)
 
 
 def _own_settings(name: str, weights: str, rescale: str) -> str:
@@ -133,6 +102,8 @@ def _size(name: str, image_size: int) -> int:
 
 
 def _facts(name: str, model: keras.Model) -> BackboneFacts:
+    from headstart.features.backbones.graph import cut_indices, output_of
+
     renamed = {} if is_own(name) else BACKBONES[name].names
     cuts = cut_indices(model, is_own(name), renamed)
     return BackboneFacts(_digest(name, model), {cut: tuple(output_of(model, at).shape[1:]) for cut, at in cuts.items()})
@@ -140,6 +111,8 @@ def _facts(name: str, model: keras.Model) -> BackboneFacts:
 
 def _digest(name: str, model: keras.Model) -> str:
     if is_own(name):
+        from headstart.features.backbones.own import load_own
+
         return load_own(Path(name)).digest
     digest = hashlib.sha256()
     for variable in model.weights:
@@ -147,54 +120,3 @@ def _digest(name: str, model: keras.Model) -> str:
         digest.update(f"{value.shape} {value.dtype}".encode())
         digest.update(value.data)
     return digest.hexdigest()
-
-
-def _fill_at_random(model: keras.Model, seed: int) -> None:
-    """Fill kernels by He initialisation (arXiv:1502.01852). With Keras's default, activations vanish with depth."""
-    for index, variable in enumerate(model.weights):
-        if "kernel" in variable.name:
-            rng, shape = np.random.default_rng([seed, index]), variable.shape
-            # A depthwise kernel [h, w, channels, 1] has one input channel per filter.
-            depthwise = any(name in variable.path for name in ("depthwise", "_dw/"))
-            fan_in = np.prod(shape[:2] if depthwise else shape[:-1])
-            variable.assign(rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in)))
-
-
-def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
-    try:
-        return built(spec, size, "imagenet" if imagenet else None)
-    except ValueError as error:
-        raise OptionError(f"--image-size {size}: {spec.builder} can't take it: {error}") from error
-    except WeightsError:
-        raise
-    except Exception as error:  # Keras raises a bare Exception where a download fails
-        if not imagenet:
-            raise
-        raise WeightsError(
-            f"--weights imagenet: can't be downloaded ({error}); fetch that file on a machine with a network and give "
-            "it as --weights FILE or HEADSTART_WEIGHTS, or use --backbone efficientnet_lite0, whose ImageNet weights "
-            "come with headstart"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def _load_weights(model: keras.Model, file: Path) -> None:
-    """Load a weights file, and check that it fills every weight."""
-    if not file.is_file():
-        raise WeightsError(f"--weights {file}: no such file; give imagenet, random, or a .weights.h5 or _notop.h5 file")
-    if file.suffix != ".h5":
-        raise WeightsError(f"--weights {file}: not a .weights.h5 or _notop.h5 file by its name")
-    for variable in model.weights:
-        variable.assign(np.full(variable.shape, np.nan, np.float32))
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            model.load_weights(file)
-    except Exception as error:  # Keras and h5py raise a dozen kinds for a file that doesn't fit
-        said = " ".join(str(error).split())[:200]
-        raise WeightsError(f"--weights {file}: not weights of this network, or corrupt ({said})") from error
-    unfilled = [variable.path for variable in model.weights if not np.isfinite(variable.numpy()).all()]
-    if unfilled:
-        raise WeightsError(f"--weights {file}: leaves {len(unfilled)} weights unfilled, {unfilled[0]} the first")

@@ -1,11 +1,15 @@
 """Augmentation: random changes of an image, decided by a seed."""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import tensorflow as tf
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 AUGMENT_VERSION = 1  # part of the fingerprint of a view: raise it when a seed gives other pixels than before
 
@@ -34,6 +38,8 @@ def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Te
     """
     if augment == "none":
         return pixels
+    from headstart.features.tensorflow import tf
+
     seeds = tf.random.split(seed, 4)
     pixels = tf.image.stateless_random_flip_left_right(pixels, seeds[0])
     if augment == "flip":

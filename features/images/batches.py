@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from headstart.features.device import cpu_count
 from headstart.features.images.augment import View, augment_image
-from headstart.features.images.decode import PILLOW, ImageConfig, decode, decoder_of, pillow_pixels
+from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels
 from headstart.features.images.faults import Fault
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, why_unreadable
+from headstart.features.tensorflow import tf
 
 Columns = tuple[tf.Tensor, ...]
 

@@ -5,31 +5,16 @@ PNG. Pillow decodes all other formats, and files that TensorFlow can't decode: s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
-import tensorflow as tf
-from headstart.features.errors import require_options
 from headstart.features.images.formats import open_image
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
+from headstart.features.tensorflow import tf
 from PIL import Image
 
-PIXELS_VERSION = 2  # part of every fingerprint: raise it when a file yields other pixels than before
 _JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg can divide both sides by one of these while it decodes
-
-
-@dataclass(frozen=True)
-class ImageConfig:
-    """The settings that decide how a file becomes pixels. A `size` under 32 raises an OptionError."""
-
-    size: int  # side of the square image in pixels
-    resize: Literal["stretch", "crop"] = "stretch"  # stretch to a square, or crop the centre square first
-    truncated: Literal["reject", "keep"] = "reject"  # reject a JPEG that ends early, or keep it with a grey lower part
-
-    def __post_init__(self) -> None:
-        require_options(("--image-size", self.size, self.size >= 32, "at least 32"))
 
 
 def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:

@@ -1,12 +1,13 @@
 """Reading of an image's header: format, size and orientation, or a fault. The format is found from the content."""
 
 import functools
+import importlib
 import io
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,11 @@ IMAGE_SUFFIXES = frozenset({
 
 # Only known formats are opened. Their first bytes tell the format, and Pillow's plugins for them only read bytes. Some
 # plugins for other formats run another program. A build of Pillow may lack some known formats.
-Image.init()
 _KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+Image.preinit()
+for _plugin in ("WebP", "Tiff", "Avif", "Jpeg2K"):  # the others are there; to load all of Pillow's takes longer
+    with suppress(ImportError):
+        importlib.import_module(f"PIL.{_plugin}ImagePlugin")
 FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
 _WEAK_MAGIC = ("BMP", "PPM")  # their magic bytes are two letters, with which a text may begin
 _FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile
@@ -34,6 +34,7 @@ class ScanMemory:
         self._started = time.time_ns()
         self._rows: dict[str, int] = {}
         self._loaded: dict[str, np.ndarray] = {}
+        self._recalled: dict[str, ImageFile] = {}
         if not forget:
             with suppress(*_DAMAGE):
                 self._load()
@@ -47,10 +48,15 @@ class ScanMemory:
         format = self._loaded["formats"][row].decode("ascii", errors="replace")
         digest = self._loaded["digests"][row].tobytes().hex()
         image = ImageFile(path, digest, size, mtime_ns, orientation, width, height, format, tile_pixels, scans)
-        return image if format in FORMATS and image.is_unchanged() else None
+        if format not in FORMATS or not image.is_unchanged():
+            return None
+        self._recalled[path] = image
+        return image
 
-    def save(self, images: Iterable[ImageFile]) -> None:
-        """Write the digests and headers of `images` for the next scan. Those of all other files are dropped."""
+    def save(self, images: Sequence[ImageFile]) -> None:
+        """Write `images`, and nothing else, for the next scan."""
+        if len(images) == len(self._rows) and all(self._recalled.get(image.path) is image for image in images):
+            return  # the file holds them
         # A file that was written shortly before the scan is left out: it may change again and keep its mtime.
         settled = [image for image in images if image.mtime_ns < self._started - SETTLED_NS]
         paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)

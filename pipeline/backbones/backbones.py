@@ -80,10 +80,16 @@ def _weights(name: str, found: Outline) -> Weights:
 
 
 def _table(backbones: Sequence[ListedBackbone]) -> Table:
-    table = Table("name", "pixels", "parameters", "multiply-adds", "cuts", "ImageNet weights", "images/s here", box=None)
+    table = Table(
+        "name", "pixels", "parameters", "multiply-adds", "cuts", "ImageNet weights", "images/s here", box=None
+    )
     for one in backbones:
         speed = f"{one.images_per_second:.0f} ({one.precision})" if one.images_per_second else ""
-        size, parameters, cost = str(one.image_size), _millions(one.parameters), f"{one.multiply_adds / 1e9:.2f} billion"
+        size, parameters, cost = (
+            str(one.image_size),
+            _millions(one.parameters),
+            f"{one.multiply_adds / 1e9:.2f} billion",
+        )
         table.add_row(one.name, size, parameters, cost, str(len(one.cuts)), one.weights, speed)
     return table
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from headstart.features.errors import StoreError
-from headstart.features.images.batches import decoded_batches, why_undecodable
-from headstart.features.images.decode import PIXELS_VERSION, ImageConfig
+from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.store import FeatureStore
@@ -80,6 +79,10 @@ def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], se
     for store in stores:
         if (store.fingerprint.pixels_version, store.fingerprint.truncated) == (PIXELS_VERSION, config.truncated):
             left = store.missing(left)
+    if not left:
+        return []
+    from headstart.features.images.batches import decoded_batches, why_undecodable
+
     unseen = [by_digest[digest] for digest in left]
     decoded: set[int] = set()
     with progress("decoding", len(unseen)) as advance:

@@ -1,18 +1,20 @@
 """Find near-duplicates: re-encoded or rescaled copies of a picture. Features find candidates, and pixels decide."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from headstart.features.images.batches import decoded_batches
-from headstart.features.images.decode import ImageConfig
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import progress
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.splits import SPLITS
-from sklearn.decomposition import PCA
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler, normalize
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 CORRELATION = 0.85  # least correlation between the pixels of two thumbnails
 SAMPLE = 10_000  # images that the whitening is fitted on
@@ -66,6 +68,10 @@ def _fit_whitening(features: np.ndarray) -> Pipeline:
 
     K grows with N, but stays far below N. With as many components as images, every image would be unlike all others.
     """
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
+
     count = max(1, min(MOST_AXES, len(features) // IMAGES_PER_AXIS, features.shape[1]))
     whitening = make_pipeline(
         StandardScaler(),
@@ -101,6 +107,9 @@ def _agreeing(pairs: Sequence[tuple[Example, Example, float]]) -> list[Likeness]
     """Keep, for each image, the pair whose pixels correlate most, if the correlation is at least `CORRELATION`."""
     if not pairs:
         return []
+    from headstart.features.images.batches import decoded_batches
+    from sklearn.preprocessing import normalize
+
     images = list(dict.fromkeys(example.image for pair in pairs for example in pair[:2]))
     pixels = np.zeros((len(images), _THUMBNAIL * _THUMBNAIL * 3), np.float32)
     for positions, decoded in decoded_batches(images, ImageConfig(_THUMBNAIL), BLOCK // 32):

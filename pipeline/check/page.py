@@ -7,8 +7,7 @@ from html import escape
 from pathlib import Path
 
 from headstart.features.files import write_atomically
-from headstart.features.images.batches import decoded_batches
-from headstart.features.images.decode import ImageConfig
+from headstart.features.images.pixels import ImageConfig
 from headstart.pipeline.check.report import CheckResult
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.splits import SPLITS
@@ -77,6 +76,10 @@ def _group(group: Sequence[Example], class_names: Sequence[str], thumbnails: dic
 def _thumbnails(examples: Iterable[Example]) -> dict[str, str]:
     """Make a thumbnail of each image. Return a dict from digest to the data URL of a JPEG."""
     images = list({example.image.digest: example.image for example in examples}.values())
+    if not images:
+        return {}
+    from headstart.features.images.batches import decoded_batches
+
     found: dict[str, str] = {}
     for positions, pixels in decoded_batches(images, _THUMBNAIL, 64):
         for position, thumbnail in zip(positions, pixels, strict=True):

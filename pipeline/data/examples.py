@@ -74,7 +74,7 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMe
     if not examples and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
-        memory.save(example.image for example in examples)
+        memory.save([example.image for example in examples])
     return Scan(examples, class_names, rejects, ignored)
 
 

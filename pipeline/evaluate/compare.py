@@ -11,7 +11,6 @@ from headstart.pipeline.metrics import probabilities, score
 from headstart.pipeline.runs import Run, read_csv
 from rich.table import Table
 from rich.text import Text
-from scipy.stats import binomtest
 
 _PHASES = {"head": "head", "finetuned": "finetune"}  # the phase that trained each model
 _UNINTERESTING = {"data", "seed", "versions", "store", "rehash", "max_rejects", "overwrite"}
@@ -105,6 +104,8 @@ def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
     right, other = (probabilities(values).argmax(axis=1) == labels for _, values in ranked[:2])
     only_first, only_second = int((right & ~other).sum()), int((other & ~right).sum())
     differ = only_first + only_second
+    from scipy.stats import binomtest
+
     p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
     test = McNemar(first, second, len(labels), only_first, only_second, p)
     return CompareResult([row for row, _ in ranked], test)

@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.features.backbones.frozen import default_batch_size
 from headstart.features.errors import DataError
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.featured import FeaturedExamples, load_examples
-from headstart.pipeline.inputs import eval_dataset, explained
 from headstart.pipeline.metrics import score
 from headstart.pipeline.runs import Run, write_csv
-from headstart.pipeline.training import EvalProgress
 from rich.table import Table
 
 
@@ -65,19 +62,29 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
         warning = f"warning: {len(leaked)} images of {split} are in train too, {leaked[0]} the first"
         console.print(warning, style="yellow")
     features = cached.labelled(examples).features
-    logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}
+    logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}  # [N, 1 or C]
     if run.classifier_file.exists():
-        classifier = run.load_model(run.classifier_file)
-        images = eval_dataset(examples, cached.network.images, cached.extraction.batch_size or default_batch_size())
-        with explained(examples), progress("evaluating the classifier", len(examples)) as advance:
-            callback = EvalProgress(advance, len(examples))
-            logits["finetuned"] = classifier.predict(images, verbose=0, callbacks=[callback])  # [N, 1 or C]
+        logits["finetuned"] = _logits_of_classifier(run, cached, examples)
     metrics = {model: score(values, labels, class_names) for model, values in logits.items()}
     _write_predictions(run, split, examples, class_names, logits)
     key = split if data is None else f"{split} of {data}"
     evaluated = {**run.metrics().get("evaluate", {}), key: {"n": len(examples), **metrics}}
     run.update(run.metrics_file, evaluate=evaluated)
     return EvaluateResult(split=split, n=len(examples), head=metrics["head"], finetuned=metrics.get("finetuned"))
+
+
+def _logits_of_classifier(run: Run, cached: FeaturedExamples, examples: list[Example]) -> np.ndarray:
+    """The logits of the fine-tuned classifier on raw images, [N, 1 or C]."""
+    from headstart.features.backbones.frozen import default_batch_size
+    from headstart.pipeline.inputs import eval_dataset, explained
+    from headstart.pipeline.training import EvalProgress
+
+    classifier = run.load_model(run.classifier_file)
+    images = eval_dataset(examples, cached.network.images, cached.extraction.batch_size or default_batch_size())
+    with explained(examples), progress("evaluating the classifier", len(examples)) as advance:
+        callback = EvalProgress(advance, len(examples))
+        logits: np.ndarray = classifier.predict(images, verbose=0, callbacks=[callback])
+    return logits
 
 
 def _labelled(cached: FeaturedExamples, split: str, class_names: list[str], data: Path) -> list[Example]:

@@ -1,24 +1,26 @@
 """Predict the classes of any images with a run."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
-from headstart.features.backbones.frozen import default_batch_size, folded_backbone, traced
 from headstart.features.backbones.network import load_networks, weights_digest
 from headstart.features.errors import DataError, RunError
-from headstart.features.images.batches import decoded_batches, why_undecodable
-from headstart.features.images.decode import ImageConfig
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.terminal import progress
 from headstart.pipeline.data.layouts import files_below
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
 
-_Rows = dict[int, np.ndarray]  # from an image's position to its row of logits or features, in order of position
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_Rows = dict[int, np.ndarray]  # position of an image to its row, in order of position
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def _files(sources: Sequence[Path]) -> list[Path]:
 
 
 def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], list[Reject]]:
-    """Return predictions for the images that can be decoded, and rejects for the others."""
+    """Predictions for the images that can be decoded, and rejects for the others."""
+    from headstart.features.images.batches import why_undecodable
+
     class_names = run.class_names()
     logits = (_by_classifier if run.classifier_file.exists() else _by_head)(run, images)
     chances = probabilities(np.stack([*logits.values()])) if logits else ()
@@ -115,6 +119,9 @@ def _by_head(run: Run, images: Sequence[ImageFile]) -> _Rows:
     networks = load_networks(replace(config, precision="float32"), extraction)
     if weights_digest(networks) != run.config()["weights_digest"]:
         raise RunError(f"{run.path}: {config.weights} holds other weights than those it was trained with")
+    from headstart.features.backbones.frozen import folded_backbone, traced
+    from headstart.features.tensorflow import tf
+
     head = run.load_model(run.head_file)
     parts = []
     with progress("predicting", len(networks) * len(images)) as advance:
@@ -140,7 +147,10 @@ def _decoded(
     function: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
 ) -> _Rows:
-    """Apply `function` to batches of pixels, uint8 [b, H, W, 3]. Return its row for each image that can be decoded."""
+    """The row that `function` gives each image that can be decoded. `function` takes a batch of pixels."""
+    from headstart.features.backbones.frozen import default_batch_size
+    from headstart.features.images.batches import decoded_batches
+
     rows: _Rows = {}
     for positions, pixels in decoded_batches(images, config, batch_size or default_batch_size()):
         rows.update(zip(positions.tolist(), function(pixels), strict=True))

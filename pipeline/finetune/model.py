@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import keras
-import tensorflow as tf
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.network import load_network
 from headstart.features.config import AskedPrecision
 from headstart.features.device import make_deterministic
 from headstart.features.errors import OptionError
+from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
 from headstart.pipeline.featured import FeaturedExamples, extract_at, first_views

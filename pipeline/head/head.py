@@ -3,16 +3,15 @@
 import time
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 from headstart.features.device import make_deterministic
 from headstart.features.errors import DivergedError
+from headstart.features.tensorflow import keras
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.loop import Advance, OnEpoch, run_epochs
 from headstart.pipeline.labelled import LabelledFeatures
 
-_BLOCK = 256  # rows processed at a time
-HEAD_VERSION = 2  # raise it when the same settings give another head; studies of another version can't continue
+_BLOCK = 256  # rows
 
 
 @dataclass(frozen=True)

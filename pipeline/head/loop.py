@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
+from headstart.features.tensorflow import keras, tf
 from headstart.pipeline.head.config import SMALLEST_BATCH, HeadConfig
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.metrics import accuracy, cross_entropy

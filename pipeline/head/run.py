@@ -1,10 +1,12 @@
 """`headstart head`: train a head on cached features, and write it to a run folder."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart.features.backbones.cuts import (
     KNOWN_WEIGHTS,
@@ -16,14 +18,14 @@ from headstart.features.backbones.cuts import (
 from headstart.features.backbones.network import weights_digest
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_to_json
 from headstart.features.terminal import console, progress
-from headstart.pipeline.classifier import save_for_inference
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.head import TrainedHead, fit_head
-from headstart.pipeline.head.loop import writing_curves
 from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions
+
+if TYPE_CHECKING:
+    from headstart.pipeline.head.head import TrainedHead
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ def train_run(
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images rejected: {extraction.store}/rejects.csv says why")
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
+    from headstart.pipeline.head.head import fit_head
+    from headstart.pipeline.head.loop import writing_curves
+
     train = cached.labelled(cached.of("train"), viewed=cached.of("train"))
     val = cached.labelled(cached.of("val"))
     head = head.for_examples(len(train))
@@ -105,7 +110,9 @@ def train_run(
 
 
 def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: TrainedHead, **others: Any) -> None:
-    """Write the head, its history, its metrics, and the settings that reproduce it. Paths are made absolute."""
+    """Write the head, its history and metrics, and all settings needed to make it again, with absolute paths."""
+    from headstart.pipeline.classifier import save_for_inference
+
     save_for_inference(trained.model, run.head_file)
     run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
     metrics = {"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val}

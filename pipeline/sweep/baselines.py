@@ -6,11 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C, the inverse of the penalty
 _NEIGHBOURS = (1, 3, 10, 30)
@@ -45,12 +40,18 @@ def loss_to_beat(baselines: Sequence[Baseline]) -> float:
 
 
 def logistic_regression(strength: float) -> Any:
-    """An unfitted logistic regression on standardised features. `strength` is C, the inverse of the penalty."""
+    """Logistic regression on standardised features. `strength` is the inverse of the penalty."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
 
 
 def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -> list[Baseline]:
-    """Fit logistic regression with ever weaker penalties, until the loss rises. Weak penalties are slow to fit."""
+    """Logistic regression at weaker and weaker penalties, until one does worse. Weak penalties are slow."""
+    from sklearn.exceptions import ConvergenceWarning
+
     tried: list[Baseline] = []
     for strength in _STRENGTHS:
         chances = []
@@ -66,10 +67,9 @@ def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -
 
 
 def _neighbours(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
-    """Classify by the nearest neighbours in cosine distance, for several numbers of neighbours.
+    """Nearest neighbours by cosine. A class's probability is its share of them, with one added to each class."""
+    from sklearn.neighbors import NearestNeighbors
 
-    A class's probability is its share of the neighbours' votes, after one extra vote for each class.
-    """
     nearest = []
     for train, val in folds:
         most = min(_NEIGHBOURS[-1], len(labels[train]))

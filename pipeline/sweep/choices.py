@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from headstart.features.errors import OptionError
-from optuna.trial import BaseTrial
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
 
 _GRID_POINTS = 3
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
-from headstart.features.device import cpu_count, use_device
+from headstart.features.device import cpu_count
 from headstart.features.errors import HeadstartError
 from headstart.features.files import scratch_folder
-from headstart.features.terminal import console, silent_libraries
+from headstart.features.tensorflow import tf
+from headstart.features.terminal import console
 from headstart.pipeline.sweep.baselines import Baseline
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import live_board
@@ -87,9 +87,7 @@ def _worker_environment(threads: int) -> Iterator[None]:
 
 
 def run_worker(study: Study, data: SearchData, folder: Path, most: int, until: float, parent: int) -> None:
-    """Run trials in a worker process, until the search is done or the process with the ID `parent` has ended."""
-    with silent_libraries():
-        use_device()
+    """Do trials in a worker process until the search is done or the process `parent` is gone."""
     tf.get_logger().setLevel("ERROR")
     files = sorted(folder.iterdir(), key=lambda path: int(path.stem))
     features, *views = (np.load(file, mmap_mode="r") for file in files)

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut, alternative_cuts, chosen_cuts, cut_names
@@ -14,7 +14,9 @@ from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.pipeline.head.config import OPTIMIZERS, HeadConfig
 from headstart.pipeline.sweep.choices import Choice, Choose, grid_points, is_number
-from optuna.trial import BaseTrial
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
 
 _DEFAULT_SPACE = """\
 # A list is a choice among its values, a table a range, and anything else is fixed.

@@ -1,10 +1,13 @@
 """`headstart sweep`: search for the head with the lowest loss on val, and train it again as a run."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut, require_averaged, restricted
@@ -14,20 +17,19 @@ from headstart.features.terminal import console
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import Example, Scan, require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
-from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.head import HEAD_VERSION
+from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.runs import Run, list_digests, require_free
 from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import ranked
-from headstart.pipeline.sweep.processes import search
 from headstart.pipeline.sweep.result import SweepResult, describe_winner
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
 from headstart.pipeline.sweep.study import Study
-from headstart.pipeline.sweep.trials import SearchData
 from optuna.trial import FixedTrial, FrozenTrial
-from sklearn.model_selection import StratifiedGroupKFold
+
+if TYPE_CHECKING:
+    from headstart.pipeline.sweep.trials import SearchData
 
 _MORE_EPOCHS = 5  # the winner is trained again for at most its best epoch plus this many epochs
 
@@ -57,6 +59,8 @@ def sweep(
     with study.storage_errors_named():
         cached, seen = _cache(study, data, features, extraction, config, seed)
         shared = _search_data(cached, config.folds, seed)
+        from headstart.pipeline.sweep.processes import search
+
         study.enqueue_first(space.nearest_to(HeadConfig().for_examples(shared.training_sizes[0])))
         first = space.cuts.chosen_by(lambda _, choice: choice.values[0])
         search(study, shared, config, _baselines(study, shared, first))
@@ -135,6 +139,8 @@ def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
     train, val = cached.of("train"), cached.of("val")
     labelled = cached.labelled([*train, *val], viewed=train)
     folds = _folds([*train, *val], labelled.labels, count, seed) if count else None
+    from headstart.pipeline.sweep.trials import SearchData
+
     return SearchData(labelled, folds or [(slice(0, len(train)), slice(len(train), None))])
 
 
@@ -143,6 +149,8 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
     fewest = min(len({example.image.digest for example in examples if example.label == label}) for label in set(labels))
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
+    from sklearn.model_selection import StratifiedGroupKFold
+
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     return list(splitter.split(labels, labels, [example.image.digest for example in examples]))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-import tensorflow as tf
 from headstart.features.errors import DivergedError
+from headstart.features.tensorflow import tf
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import TrainedHead, fit_head
 from headstart.pipeline.head.loop import writing_curves

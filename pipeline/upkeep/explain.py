@@ -7,9 +7,12 @@ from typing import Any
 
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.network import load_networks
+from headstart.features.backbones.precision import Verdict, stored_verdict
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import StoreError
 from headstart.features.store.maintain import open_stores
 from headstart.features.store.store import FeatureStore
+from headstart.features.terminal import console
 from headstart.pipeline.data.examples import scan, scan_memory
 
 
@@ -35,9 +38,10 @@ class CutState:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The state of each requested cut."""
+    """The state of each cut that was asked for, and what `--precision auto` stands for."""
 
     cuts: list[CutState]
+    precision_verdict: Verdict | None  # None if nothing was timed for this store, or the verdict is damaged
 
     def fields(self) -> dict[str, Any]:
         """The result as a JSON object."""
@@ -53,7 +57,7 @@ class Explanation:
                 fields = other.differs.items()
                 differences = (f"{name}: asked for {both['asked']}, there {both['there']}" for name, both in fields)
                 lines.append(f"  {other.folder} has {other.present} of them, but differs in {'; '.join(differences)}")
-        return lines
+        return lines + ([str(self.precision_verdict)] if self.precision_verdict else [])
 
 
 def explain(data: Path, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0) -> Explanation:
@@ -67,7 +71,16 @@ def explain(data: Path, config: FeatureConfig, extraction: ExtractionConfig, see
     found = scan(data, seed, extraction.max_pixels, scan_memory(root, data, extraction.rehash))
     digests = {example.image.digest for example in found.examples}
     networks = load_networks(config, extraction, KnownBackbones(root, extraction.rehash))
-    return Explanation([_state(store, digests, stores) for network in networks for store in network.stores().values()])
+    states = [_state(store, digests, stores) for network in networks for store in network.stores().values()]
+    return Explanation(states, _verdict(root))
+
+
+def _verdict(root: Path) -> Verdict | None:
+    try:
+        return stored_verdict(root)
+    except StoreError as error:  # `auto` was not asked for, so the command needs no verdict
+        console.print(str(error))
+        return None
 
 
 def _state(store: FeatureStore, digests: Collection[str], stores: Sequence[FeatureStore]) -> CutState:

@@ -9,8 +9,9 @@ from typing import Any, cast
 import numpy as np
 from headstart.features.backbones.backbone import OWN, Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.frozen import FORWARD_VERSION, freeze
+from headstart.features.backbones.frozen import freeze
 from headstart.features.backbones.int8 import find_quantised
+from headstart.features.backbones.network import FORWARD_VERSION
 from headstart.features.backbones.outlines import is_own
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.backbones.zoo import Rescaling
@@ -18,7 +19,7 @@ from headstart.features.config import Precision, Tokens
 from headstart.features.errors import OptionError, StoreError, WeightsError
 from headstart.features.images.augment import Augment, View
 from headstart.features.images.batches import decoded_batches
-from headstart.features.images.decode import PIXELS_VERSION, ImageConfig
+from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.maintain import Damage

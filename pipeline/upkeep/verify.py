@@ -9,6 +9,7 @@ from headstart.features.errors import HeadstartError, StoreError
 from headstart.features.store.compact import drop_shards
 from headstart.features.store.maintain import Damage, Verification, find_stores, verify
 from headstart.features.terminal import console
+from headstart.pipeline.data.layouts import require_folder
 from headstart.pipeline.upkeep.config import VerifyConfig
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResul
     dropped. Raises StoreError if `root` holds no features, or none that can be compared; DataError if `config.data` has
     no images.
     """
+    if config.data:
+        require_folder(config.data)
     stores, folders = find_stores(root)
     read = verify(stores, config.repair)
     result = VerifyResult(root, config.repair, read, [*folders, *damaged_networks(root)])

@@ -12,7 +12,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.extract import extract_features
 from headstart.features.images.augment import View, augment_image
 from headstart.features.images.batches import decoded_batches
-from headstart.features.images.decode import ImageConfig
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, inspect_images
 from headstart.features.store.store import FeatureStore
 from headstart.tests.conftest import SMALL

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -5,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from headstart.features.files import folder_written_atomically, remove_left_over, written_atomically
+from headstart.features.files import folder_written_atomically, remove_left_over, write_first, written_atomically
 
 
 def test_a_file_is_there_in_full_or_not_at_all(tmp_path: Path) -> None:
@@ -108,3 +109,48 @@ def test_a_kill_while_a_folder_is_replaced_leaves_one_of_both(tmp_path: Path, re
     assert len(remove_left_over(tmp_path)) == 1
     assert sorted(tmp_path.rglob("*")) == [place, place / "x"]
     assert (place / "x").read_text() == content
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_the_first_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    assert write_first(tmp_path / "new" / "x", "first")
+    assert not write_first(tmp_path / "new" / "x", "second")
+    (tmp_path / "new" / "gone").symlink_to("nowhere")
+    assert not write_first(tmp_path / "new" / "gone", "third")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"x", "gone"}
+    assert (tmp_path / "new" / "x").read_text() == "first"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_of_many_processes_one_writes_the_file(tmp_path: Path, links: bool) -> None:
+    code = """if True:
+        import os, sys, time
+        from pathlib import Path
+        from headstart.features.files import write_first
+        def refuse(*_):
+            raise OSError("no links")
+        if sys.argv[3] == "False":
+            os.link = refuse
+        path = Path(sys.argv[1])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        won = [number for number in range(100) if write_first(path / str(number), sys.argv[2])]
+        assert all((path / str(number)).read_text() == sys.argv[2] for number in won)
+        print(*won)
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / "folder", name, str(links)], **pipes) for name in "abc"
+    ]
+    for process in started:
+        process.stdout.readline()
+    for process in started:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    won = [number for process in started for number in process.communicate()[0].split()]
+    assert sorted(map(int, won)) == list(range(100))

@@ -7,7 +7,7 @@ import tensorflow as tf
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import augment_image
-from headstart.features.images.decode import ImageConfig
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.examples import Example, scan
 from headstart.pipeline.featured import cache_features

@@ -8,8 +8,9 @@ import tensorflow as tf
 from headstart.features.errors import OptionError
 from headstart.features.images import decode as images
 from headstart.features.images.batches import decoded_batches, why_undecodable
-from headstart.features.images.decode import ImageConfig, decode, decoder_of, pillow_pixels
+from headstart.features.images.decode import decode, decoder_of, pillow_pixels
 from headstart.features.images.formats import FORMATS
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, inspect_image
 from headstart.pipeline.data.demo import _STORED_AS
 from PIL import Image

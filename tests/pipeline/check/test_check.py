@@ -184,10 +184,9 @@ def test_what_has_features_is_not_decoded_again(
     data: Path, small: FeatureConfig, extraction: ExtractionConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache_features(data, small, extraction)
-    for module in ("check", "near_duplicates"):
-        monkeypatch.setattr(
-            f"headstart.pipeline.check.{module}.decoded_batches", lambda images, *_: iter([]) if not images else 1 / 0
-        )
+    monkeypatch.setattr(
+        "headstart.features.images.batches.decoded_batches", lambda images, *_: iter([]) if not images else 1 / 0
+    )
     assert len(check(data, CheckConfig(store=extraction.store, similarity=1)).examples) == 56
 
 

@@ -431,9 +431,8 @@ def test_the_winner_becomes_a_run(
     assert "logistic regression" in text
     headstart("evaluate", tmp_path / "run")
     written = (tmp_path / "run" / "head.keras").stat().st_mtime_ns
-    monkeypatch.setattr(
-        "headstart.pipeline.sweep.sweep.require_free", lambda *_: None
-    )  # as where another process wrote it meanwhile
+    for module in ("runs", "sweep.sweep"):  # as where another process wrote it meanwhile
+        monkeypatch.setattr(f"headstart.pipeline.{module}.require_free", lambda *_: None)
     assert headstart("sweep", prepared, *flags, *cuts)["trials"] == 3
     assert (tmp_path / "run" / "head.keras").stat().st_mtime_ns == written
     folder = [flag if "--study" not in flag else f"--study={tmp_path}" for flag in flags]
@@ -469,7 +468,7 @@ def test_the_winner_is_not_trained_on_data_that_changed_meanwhile(
         search(*arguments)
         sorted((data / "val" / "dog").iterdir())[0].unlink()
 
-    monkeypatch.setattr("headstart.pipeline.sweep.sweep.search", search_and_remove)
+    monkeypatch.setattr("headstart.pipeline.sweep.processes.search", search_and_remove)
     config = SweepConfig(trials=1, space=space_file)
     with pytest.raises(DataError, match=r"changed while heads were searched for \(val\)"):
         sweep(data, tmp_path / "study.db", tmp_path / "run", small, extraction, config)
@@ -490,7 +489,7 @@ def test_a_study_does_not_go_on_with_images_that_could_not_be_read_before(
 
     with monkeypatch.context() as patched:
         patched.setattr("headstart.pipeline.sweep.sweep.cache_features", all_but_one)
-        patched.setattr("headstart.pipeline.sweep.sweep.search", lambda *_: None)
+        patched.setattr("headstart.pipeline.sweep.processes.search", lambda *_: None)
         with pytest.raises(DataError, match="none of 0 finished trials"):
             tried()
     with pytest.raises(OptionError, match=r"examples of val that could be read was .*, is "):
@@ -505,7 +504,7 @@ def test_a_study_that_can_not_be_read_any_more_is_told(
             connection.execute("drop table trials")
             connection.commit()
 
-    monkeypatch.setattr("headstart.pipeline.sweep.sweep.search", damage)
+    monkeypatch.setattr("headstart.pipeline.sweep.processes.search", damage)
     with pytest.raises(StoreError, match=r"study\.db: can't be read or written .*no such table"):
         sweep(prepared, tmp_path / "study.db", tmp_path / "run", small, extraction, SweepConfig(1, space=space_file))
     assert not (tmp_path / "run").exists()
@@ -521,9 +520,8 @@ def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanw
         )
 
     first = tried(1)
-    monkeypatch.setattr(
-        "headstart.pipeline.sweep.sweep.require_free", lambda *_: None
-    )  # as where another process wrote it meanwhile
+    for module in ("runs", "sweep.sweep"):  # as where another process wrote it meanwhile
+        monkeypatch.setattr(f"headstart.pipeline.{module}.require_free", lambda *_: None)
     better = tried(4)
     assert better.best["trial"] != first.best["trial"], "no better head was found: the test would show nothing"
     assert Run.open(tmp_path / "run").config()["sweep"]["trial"] == better.best["trial"]

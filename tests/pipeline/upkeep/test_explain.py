@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import StoreError
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.upkeep.explain import explain
 
@@ -41,3 +42,20 @@ def test_each_difference_is_named(
     assert set(asked.others[0].differs) == fields
     assert sorted(extraction.store.rglob("shard-*")) == before
     assert len(open_stores(extraction.store)) == 1  # asking makes no folder
+
+
+def test_the_verdict_of_auto_is_told(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, capsys: pytest.CaptureFixture
+) -> None:
+    assert explain(prepared, small, extraction).precision_verdict is None
+    asked = explain(prepared, replace(small, precision="auto"), extraction)
+    told = asked.fields()["precision_verdict"]
+    assert told["machine"].keys() - {"gpu"} == {"processor", "cores", "tensorflow", "date"}
+    assert told["machine"]["date"] in asked.lines()[-1]
+    assert f"--precision auto is {told['precision']}" in asked.lines()[-1]
+    assert explain(prepared, small, extraction).precision_verdict == asked.precision_verdict
+    (extraction.store / "precision.json").write_text("{")
+    assert explain(prepared, small, extraction).precision_verdict is None
+    assert "precision.json: damaged" in capsys.readouterr().err
+    with pytest.raises(StoreError, match=r"precision\.json: damaged"):
+        explain(prepared, replace(small, precision="auto"), extraction)
