@@ -9,6 +9,7 @@ import argparse
 import os
 import platform
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import keras
 import psutil
 import tensorflow as tf
 from headstart.features.backbones.weights import build_backbone
-from headstart.features.device import processor, start_tensorflow
+from headstart.features.device import start_tensorflow
 from headstart.features.files import write_json
 from headstart.features.images.scan import ImageFile, inspect_images
 from headstart.pipeline.data.config import PrepareConfig
@@ -83,6 +84,17 @@ def table(rows: list[dict[str, Any]]) -> Table:
             f"{row['gflops']:.0f}" if "gflops" in row else "", share,
         )  # fmt: skip
     return drawn
+
+
+def processor() -> str:
+    """Its name, and which of the instructions that matter here it has."""
+    with suppress(OSError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+        facts = {name.strip(): value.strip() for name, value in lines.items()}
+        flags = [flag for flag in facts.get("flags", "").split() if flag.startswith(("avx", "amx"))]
+        model = (facts.get(name, "?") for name in ("model name", "cpu family", "model"))
+        return "{}, family {}, model {}".format(*model) + f" ({' '.join(flags)})"
+    return platform.processor() or platform.machine()
 
 
 def main() -> None:
