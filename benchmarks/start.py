@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from headstart.benchmarks.scale import PIXEL
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.network import load_networks
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.pipeline.data.examples import scan
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.scale import PIXEL
 
 SHARD, CLASSES = 1024, 2
 OPTIONS = ("--backbone=mobilenet_v3_small", "--weights=random", "--image-size=32", "--precision=auto")
