@@ -8,6 +8,7 @@ from typing import Any
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.calibration import calibration, quantised_folder
 from headstart.features.backbones.cuts import Cut, chosen_cuts, chosen_weights, cut_names
+from headstart.features.backbones.engines import engine
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.frozen import FORWARD_VERSION, FrozenBackbone, freeze
 from headstart.features.backbones.int8 import CALIBRATION_IMAGES, quantise, quantised
@@ -44,6 +45,7 @@ class Network:
             shape=self.backbone.shape(cut),
             dtype="float32" if self.backbone.precision == "float32" else "float16",
             calibration=self.backbone.calibration,
+            engine=engine(self.backbone),
         )
         if view is None:
             return plain
@@ -79,7 +81,7 @@ class Network:
         """Build the fast form, which takes seconds. An int8 network must be `calibrated`."""
         if self.backbone.precision == "int8":
             return quantised(self.quantised_folder(), self.backbone, self.cuts, self.extraction.batch_size)
-        return freeze(self.backbone, self.cuts, self.extraction.batch_size)
+        return freeze(self.backbone, self.cuts, self.extraction.batch_size, engine(self.backbone))
 
     def _shared(self) -> dict[str, Any]:
         """The fields of the fingerprint that are the same at every cut and for every view."""
