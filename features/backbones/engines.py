@@ -4,9 +4,11 @@ TensorFlow runs depthwise convolutions slowly there. In float32 both engines yie
 the fingerprint does not name the engine. In bfloat16 they do not: see `engine`.
 """
 
-import functools
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -17,7 +19,7 @@ from headstart.features.device import cpu_count, on_gpu
 from headstart.features.errors import OptionError
 from headstart.features.terminal import console
 
-BATCH_SIZE = 4  # images per pass: the fastest of 1, 4, 12 and 32 on two cores, because their maps stay in the cache
+BATCH_SIZE = 8  # images per pass: the maps of few images stay in the processor's cache
 Engine = Literal["openvino"]
 Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] to one array per cut
 
@@ -41,37 +43,41 @@ def has_depthwise(backbone: Backbone) -> bool:
 def uses_openvino(precision: Precision, engine: str | None) -> bool:
     """Whether OpenVINO makes the features of a fingerprint with this `precision` and `engine` on this machine.
 
-    In float32 a processor uses OpenVINO where it is installed. Where it is not, the console says so once.
+    In float32 a processor uses OpenVINO where it is installed. Where it is not, a line on the console says so.
     """
     if engine is not None or precision != "float32" or on_gpu():
         return engine is not None
     if not installed():
-        _say_missing()
-        return False
-    return True
+        console.print("openvino is not installed: TensorFlow makes the same features, but takes longer")
+    return installed()
 
 
-@functools.cache
 def installed() -> bool:
-    """Whether OpenVINO can be imported."""
+    """Whether OpenVINO is installed. It is not loaded."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def load_openvino() -> Any:
+    """Import OpenVINO. If that fails, an OptionError is raised."""
+    # Its converter would report each use to its makers, without asking. It does without where this package is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        importlib.import_module("openvino")
-    except ImportError:
-        return False
-    return True
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise OptionError(f"openvino can't be imported ({error}): `pip install --force-reinstall openvino`") from error
 
 
 def converted(graph: Any) -> Any:
     """Convert a TensorFlow function, as `traced` makes them without XLA, to an OpenVINO model with the same outputs."""
-    openvino = _openvino()
+    openvino = load_openvino()
     model = openvino.convert_model(graph)
     # OpenVINO adds an output for each activation such as swish, and then spends half of the time on transposing them.
     return openvino.Model([model.output(tensor.name) for tensor in graph.outputs], model.get_parameters())
 
 
-def read_model(file: Any) -> Any:
+def read_model(file: Path) -> Any:
     """Read an OpenVINO model from its `.xml` file and the file of weights beside it."""
-    return _openvino().Core().read_model(file)
+    return load_openvino().Core().read_model(file)
 
 
 def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, arithmetic: str | None) -> list[Pass]:
@@ -86,7 +92,7 @@ def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, ari
     settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": cpu_count(), "ENABLE_CPU_PINNING": False}
     if arithmetic:
         settings["INFERENCE_PRECISION_HINT"] = arithmetic
-    compiled = _openvino().Core().compile_model(model, "CPU", settings)
+    compiled = load_openvino().Core().compile_model(model, "CPU", settings)
 
     def new_pass() -> Pass:
         request = compiled.create_infer_request()
@@ -99,15 +105,3 @@ def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, ari
 
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
     return [new_pass() for _ in range(at_once + 1)]
-
-
-def _openvino() -> Any:
-    try:
-        return importlib.import_module("openvino")
-    except ImportError as error:
-        raise OptionError("openvino can't be imported, and these features need it: `pip install openvino`") from error
-
-
-@functools.cache
-def _say_missing() -> None:
-    console.print("openvino can't be imported: TensorFlow makes the same features, more slowly")

@@ -54,7 +54,8 @@ def in_float32(model: keras.Model) -> keras.Model:
     """Copy `model` for float32 arithmetic. Weights that are in bfloat16 keep their rounded values."""
 
     def copy(layer: keras.Layer) -> keras.Layer:
-        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+        config = layer.get_config()  # an operation such as a sum has no "dtype"
+        return type(layer).from_config(config | ({"dtype": "float32"} if "dtype" in config else {}))
 
     copied = keras.models.clone_model(model, clone_function=copy)
     for layer, twin in zip(model.layers, copied.layers, strict=True):

@@ -78,7 +78,7 @@ class FrozenBackbone:
 def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0, engine: str | None = None) -> FrozenBackbone:
     """The fast form of a `backbone` that is not int8, for a fingerprint with this `engine`.
 
-    `batch_size` 0: 4 for OpenVINO, `default_batch_size` for TensorFlow, the fastest on a GPU.
+    `batch_size` 0: 8 for OpenVINO, `default_batch_size` for TensorFlow, the fastest on a GPU.
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):

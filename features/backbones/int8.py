@@ -23,7 +23,7 @@ from headstart.features.backbones.calibration import (
     require_whole_network,
 )
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.engines import BATCH_SIZE, converted, openvino_passes, read_model
+from headstart.features.backbones.engines import BATCH_SIZE, converted, load_openvino, openvino_passes, read_model
 from headstart.features.backbones.frozen import FrozenBackbone, folded_backbone, freeze, traced
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import folder_written_atomically, write_json
@@ -61,7 +61,7 @@ def quantise(
     float32 features. Images are chosen by digest, which is as good as at random. If no image for the ranges can be
     decoded, that raises a DataError. If the extra `int8` is not installed, that raises an OptionError.
     """
-    openvino, nncf = _extra("openvino"), _extra("nncf")
+    openvino, nncf = load_openvino(), _nncf()
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
     by_digest = sorted({image.digest: image for image in images}.values(), key=lambda image: image.digest)
     count = min(CALIBRATION_IMAGES, -(-3 * len(by_digest) // 4))
@@ -135,8 +135,8 @@ def _nearest(features: np.ndarray) -> np.ndarray:
     return nearest
 
 
-def _extra(package: str) -> Any:
+def _nncf() -> Any:
     try:
-        return importlib.import_module(package)
+        return importlib.import_module("nncf")
     except ImportError as error:
         raise OptionError("--precision int8: needs the extra int8, `pip install 'headstart[int8]'`") from error

@@ -27,7 +27,7 @@ class Fingerprint:
     pixels_version: int  # see `PIXELS_VERSION`
     forward_version: int | None = None  # see `FORWARD_VERSION`; None in stores of early versions
     calibration: Mapping[str, Any] | None = None  # hashes of an 8-bit network and of its images; None if not int8
-    engine: str | None = None  # what ran the network in bfloat16: `openvino`; None for TensorFlow, and not in float32
+    engine: str | None = None  # of bfloat16 alone: `openvino`; None is TensorFlow
     augment: str | None = None  # this and the next three: see `View`; None for unchanged images
     augment_version: int | None = None
     seed: int | None = None
