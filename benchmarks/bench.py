@@ -1,8 +1,8 @@
 """Speed of the real code, each row against a named baseline in the same run: python -m benchmarks.bench
 
 Draws its own images, uses random weights (speed does not depend on them), and writes benchmarks/results.json. With
-`--photos DIR`, decoding is measured on those too, and on 12-megapixel JPEGs made of some; engines on those alone. `--only`
-takes one part, and writes results-PART.json.
+`--photos DIR`, decoding is measured on those too, and on 12-megapixel JPEGs made of some; engines on those alone.
+`--only` takes one part, and writes results-PART.json.
 """
 
 import argparse
