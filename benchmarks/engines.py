@@ -40,7 +40,8 @@ def _rows_of(name: str, precision: Precision, images: list[ImageFile], folder: P
 
     def ours() -> float:
         empty = replace(network, extraction=ExtractionConfig(store=folder / name / str(next(numbers))))
-        return extract_features(images, lambda: frozen, empty.stores(), empty.images).images_per_second
+        stores = {cut: store.create() for cut, store in empty.stores().items()}
+        return extract_features(images, lambda: frozen, stores, empty.images).images_per_second
 
     def decode_only() -> float:
         return len(images) / seconds(lambda: [None for _ in decoded_batches(images, network.images, 32)])
