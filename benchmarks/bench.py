@@ -1,8 +1,8 @@
 """Speed of the real code, each row against a named baseline in the same run: python -m benchmarks.bench
 
 Draws its own images, uses random weights (speed does not depend on them), and writes benchmarks/results.json. With
-`--photos DIR`, decoding is measured on those too, and on 12-megapixel JPEGs made of some. `--only` takes one part, and
-writes results-PART.json.
+`--photos DIR`, decoding is measured on those too, and on 12-megapixel JPEGs made of some; engines on those alone.
+`--only` takes one part, and writes results-PART.json.
 """
 
 import argparse
@@ -27,12 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.decoding import decoding_row, large_jpegs
+from benchmarks.engines import engine_rows
 from benchmarks.extraction import extraction_rows
 from benchmarks.finetuning import finetuning_rows
 from benchmarks.heads import head_row, phase1_rows
 from benchmarks.timing import Row, ceilings
 
-PARTS = ("decoding", "extraction", "head", "phase1", "finetuning")
+PARTS = ("decoding", "extraction", "engines", "head", "phase1", "finetuning")
 _WIDTH = 150
 _MANY = 4  # times as many images where they only pass once: starting a pipeline takes as long as a dozen of them
 
@@ -52,6 +53,8 @@ def measure(parts: tuple[str, ...], count: int, photos: Path | None, folder: Pat
                 rows.append(decoding_row(f"12-megapixel JPEGs, {name},", large))
     if "extraction" in parts:
         rows += extraction_rows(more, many, folder, backbone)
+    if "engines" in parts:
+        rows += engine_rows(usable(sorted(photos.glob("*/*.jpg"))[: 4 * count]) if photos else more, folder / "engines")
     if "head" in parts:
         rows.append(head_row())
     if "phase1" in parts:

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from headstart.features.backbones.backbone import Backbone
-from headstart.features.backbones.frozen import folded_backbone, traced
 from headstart.features.backbones.precision import resolve_precision
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.batches import decoded_batches
@@ -18,6 +17,7 @@ from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.featured import cache_features
 
+from benchmarks.engines import openvino_fed
 from benchmarks.timing import Row, Stalls, in_turns, seconds
 
 MACS = 5.71e9  # of InceptionV3 at 299 x 299
@@ -67,7 +67,7 @@ def extraction_rows(images: list[ImageFile], data: Path, folder: Path, backbone:
         return len(images) / seconds(lambda: [None for _ in decoded_batches(images, ImageConfig(SIZE), BATCH)])
 
     best = resolve_precision("auto")
-    mine = dict.fromkeys(("float32", best, *(["int8"] if installed("openvino") and installed("nncf") else [])))
+    mine = dict.fromkeys(("float32", best, *(["int8"] if installed("nncf") else [])))
     others = {"model.predict": predict, "decoding alone": decode_only, **rivals(images, backbone)}
     found = in_turns({**{precision: ours(precision) for precision in mine}, **others})
 
@@ -83,14 +83,7 @@ def extraction_rows(images: list[ImageFile], data: Path, folder: Path, backbone:
 
 def rivals(images: list[ImageFile], backbone: Backbone) -> dict[str, Callable[[], float]]:
     """Other runtimes that are installed, fed by the same input pipeline, warmed up."""
-    found = {}
-    if installed("openvino"):
-        import openvino
-
-        model = openvino.convert_model(traced(folded_backbone(backbone), backbone.cuts()[-1:], compiled=False))
-        model.reshape([BATCH, SIZE, SIZE, 3])
-        compiled = openvino.Core().compile_model(model, "CPU")  # in bfloat16 where the processor has it
-        found["OpenVINO"] = fed(images, lambda pixels: compiled(padded(pixels)))
+    found = {"OpenVINO": openvino_fed(images, backbone, resolve_precision("auto"), BATCH)}
     if installed("torchvision"):
         import torch
         import torchvision
@@ -104,10 +97,6 @@ def rivals(images: list[ImageFile], backbone: Backbone) -> dict[str, Callable[[]
 
         found["PyTorch, float32"] = fed(images, forward)
     return found
-
-
-def padded(pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate([pixels, np.zeros((BATCH - len(pixels), *pixels.shape[1:]), np.uint8)])
 
 
 def fed(images: list[ImageFile], forward: Callable[[np.ndarray], Any]) -> Callable[[], float]:

@@ -55,6 +55,11 @@ def start_tensorflow() -> str:
     return name
 
 
+def gpu_at_hand() -> bool:
+    """Whether the system has a GPU of NVIDIA's. Unlike `on_gpu`, this starts no TensorFlow."""
+    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/dxg"))
+
+
 def on_gpu() -> bool:
     """Whether TensorFlow has a GPU."""
     return start_tensorflow().startswith("GPU")

@@ -74,7 +74,9 @@ def fast_forms() -> Iterator[None]:
     known: dict[tuple[Any, ...], frozen.FrozenBackbone] = {}
     build = frozen.freeze
 
-    def freeze(backbone: "Backbone", cuts: "Sequence[Cut]", batch_size: int = 0) -> frozen.FrozenBackbone:
+    def freeze(
+        backbone: "Backbone", cuts: "Sequence[Cut]", batch_size: int = 0, engine: str | None = None
+    ) -> frozen.FrozenBackbone:
         arithmetic = (
             backbone.name,
             backbone.weights_digest,
@@ -82,9 +84,9 @@ def fast_forms() -> Iterator[None]:
             backbone.image_size,
             backbone.precision,
         )
-        key = (*arithmetic, tuple(cuts), batch_size)
+        key = (*arithmetic, tuple(cuts), batch_size, engine)
         if key not in known:
-            known[key] = build(backbone, cuts, batch_size)
+            known[key] = build(backbone, cuts, batch_size, engine)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -50,6 +50,19 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
     return copied
 
 
+def in_float32(model: keras.Model) -> keras.Model:
+    """Copy `model` for float32 arithmetic. Weights that are in bfloat16 keep their rounded values."""
+
+    def copy(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config()  # an operation such as a sum has no "dtype"
+        return type(layer).from_config(config | ({"dtype": "float32"} if "dtype" in config else {}))
+
+    copied = keras.models.clone_model(model, clone_function=copy)
+    for layer, twin in zip(model.layers, copied.layers, strict=True):
+        twin.set_weights([weight.astype(np.float32) for weight in layer.get_weights()])
+    return copied
+
+
 def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
     """Return pairs of a convolution and a batch normalisation. No other layer reads the convolution's output."""
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)

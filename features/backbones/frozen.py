@@ -13,13 +13,12 @@ from itertools import cycle
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.folding import fold_batchnorm
+from headstart.features.backbones.engines import BATCH_SIZE, Pass, converted, openvino_passes, uses_openvino
+from headstart.features.backbones.folding import fold_batchnorm, in_float32
 from headstart.features.device import cpu_count, on_gpu
 from headstart.features.tensorflow import keras, tf
 
 _SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
-
-Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] to one array per cut
 
 
 class FrozenBackbone:
@@ -74,15 +73,28 @@ class FrozenBackbone:
                 yield done, features.result()
 
 
-def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
-    """Build the fast form of a `backbone` that is not int8.
+def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0, engine: str | None = None) -> FrozenBackbone:
+    """Build the fast form of a `backbone` that is not int8, for a fingerprint with this `engine`.
 
-    `batch_size` 0 stands for `default_batch_size` on a CPU, and for the fastest batch size found by trials on a GPU.
+    `batch_size` 0 stands for 8 with OpenVINO, and for `default_batch_size` with TensorFlow. On a GPU it stands for the
+    fastest batch size found by trials.
     """
     folded = folded_backbone(backbone)
+    if uses_openvino(backbone.precision, engine):
+        return _frozen_by_openvino(folded, cuts, batch_size or BATCH_SIZE)
     if not batch_size:
         batch_size = _fastest_batch_size(partial(_pass_seconds, folded, cuts)) if on_gpu() else default_batch_size()
     return FrozenBackbone(_passes(folded, cuts, batch_size), cuts, backbone.image_size, batch_size)
+
+
+def _frozen_by_openvino(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> FrozenBackbone:
+    """The form that OpenVINO runs. In bfloat16 it rounds by itself, and reads no bfloat16 constants."""
+    reduced = folded.precision == "bfloat16"
+    model = in_float32(folded.model) if reduced else folded.model
+    graph = traced(replace(folded, load=lambda: model), cuts, batch_size, compiled=False)
+    size = folded.image_size
+    passes = openvino_passes(converted(graph), len(cuts), size, batch_size, "bf16" if reduced else "f32")
+    return FrozenBackbone(passes, cuts, size, batch_size)
 
 
 def passes_at_once() -> int:

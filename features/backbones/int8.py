@@ -24,14 +24,8 @@ from headstart.features.backbones.calibration import (
     require_whole_network,
 )
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.frozen import (
-    FrozenBackbone,
-    default_batch_size,
-    folded_backbone,
-    freeze,
-    passes_at_once,
-    traced,
-)
+from headstart.features.backbones.engines import BATCH_SIZE, converted, load_openvino, openvino_passes, read_model
+from headstart.features.backbones.frozen import FrozenBackbone, folded_backbone, freeze, traced
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import folder_written_atomically, write_json
 from headstart.features.images.batches import decoded_batches
@@ -45,17 +39,9 @@ _CHECK_IMAGES = 300
 def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
     """Load the 8-bit form of `backbone`, with `cuts`, from `folder`. Damaged files raise a StoreError."""
     require_whole_network(folder)
-    batch_size = batch_size or default_batch_size()
-    core = _extra("openvino").Core()
-    model = core.read_model(folder / "model.xml")
-    model.reshape([batch_size, backbone.image_size, backbone.image_size, 3])
-    compiled = core.compile_model(model, "CPU")
-
-    def run(batch: np.ndarray) -> list[np.ndarray]:
-        outputs = compiled.create_infer_request().infer(batch)  # a request for each call, because calls may overlap
-        return [np.array(outputs[number]) for number in range(len(cuts))]
-
-    return FrozenBackbone([run] * passes_at_once(), cuts, backbone.image_size, batch_size)
+    batch_size, size = batch_size or BATCH_SIZE, backbone.image_size
+    passes = openvino_passes(read_model(folder / "model.xml"), len(cuts), size, batch_size, None)
+    return FrozenBackbone(passes, cuts, size, batch_size)
 
 
 def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) -> FrozenBackbone:
@@ -75,7 +61,7 @@ def quantise(
     images are compared. Images are taken in the order of their digests, which is as good as random. If none of the
     images for the ranges can be decoded, a DataError is raised. Without the extra `int8`, an OptionError is raised.
     """
-    openvino, nncf = _extra("openvino"), _extra("nncf")
+    openvino, nncf = load_openvino(), _nncf()
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
     by_digest = sorted({image.digest: image for image in images}.values(), key=lambda image: image.digest)
     count = min(CALIBRATION_IMAGES, -(-3 * len(by_digest) // 4))
@@ -85,7 +71,7 @@ def quantise(
     others, _ = _decoded(by_digest[count : count + _CHECK_IMAGES], config)
     console.print(f"quantising {backbone.name} on {len(chosen)} images")
     with redirect_stdout(io.StringIO()):  # else NNCF draws progress bars among the command's results
-        model = openvino.convert_model(traced(folded_backbone(backbone), cuts, compiled=False))
+        model = converted(traced(folded_backbone(backbone), cuts, compiled=False))
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
     try:
         with folder_written_atomically(folder) as partial:
@@ -153,8 +139,8 @@ def _nearest(features: np.ndarray) -> np.ndarray:
     return nearest
 
 
-def _extra(package: str) -> Any:
+def _nncf() -> Any:
     try:
-        return importlib.import_module(package)
+        return importlib.import_module("nncf")
     except ImportError as error:
         raise OptionError("--precision int8: needs the extra int8, `pip install 'headstart[int8]'`") from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.calibration import CALIBRATION_IMAGES, calibration, quantised_folder
 from headstart.features.backbones.cuts import Cut, chosen_cuts, chosen_weights, cut_names
+from headstart.features.backbones.engines import engine
 from headstart.features.backbones.facts import KnownBackbones, require_weights_file
 from headstart.features.backbones.precision import resolve_precision
 from headstart.features.backbones.weights import build_backbone
@@ -53,6 +54,7 @@ class Network:
             dtype="float32" if self.backbone.precision == "float32" else "float16",
             calibration=self.backbone.calibration,
             tokens=self.backbone.tokens if len(self.backbone.shapes[cut.block]) == 2 else None,
+            engine=engine(self.backbone),
         )
         if view is None:
             return plain
@@ -94,7 +96,7 @@ class Network:
             return quantised(self.quantised_folder(), self.backbone, self.cuts, self.extraction.batch_size)
         from headstart.features.backbones.frozen import freeze
 
-        return freeze(self.backbone, self.cuts, self.extraction.batch_size)
+        return freeze(self.backbone, self.cuts, self.extraction.batch_size, engine(self.backbone))
 
     def _shared(self) -> dict[str, Any]:
         """The fields of the fingerprint that are the same at every cut and for every view."""

@@ -113,7 +113,7 @@ def _errors(stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence
     config = ImageConfig(shared.image_size, cast(Any, shared.resize), cast(Any, shared.truncated))
     view = View(cast(Augment, shared.augment), shared.seed or 0, shared.view) if shared.view else None
     if shared.calibration is None:
-        frozen = freeze(backbone, list(by_cut))
+        frozen = freeze(backbone, list(by_cut), engine=shared.engine)
     else:
         frozen = find_quantised(stores[0].folder.parent, backbone, shared.calibration)
     errors = []

@@ -1,3 +1,4 @@
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,12 +29,12 @@ def with_statistics(name: str, precision: Precision = "float32") -> Backbone:
     return backbone
 
 
-def relative_error(backbone: Backbone, fast_form_of: Backbone) -> float:
+def relative_error(backbone: Backbone, fast_form_of: Backbone, engine: str | None = None) -> float:
     cuts = [backbone.cuts()[0], backbone.cuts()[-1]]
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     plain = keras.Model(pixels, backbone.features(pixels, cuts))
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.uint8)
-    fast = freeze(fast_form_of, cuts, batch_size=8)(images)
+    fast = freeze(fast_form_of, cuts, 8, engine)(images)
     errors = [
         np.linalg.norm(fast[cut] - expected) / np.linalg.norm(expected)
         for cut, expected in zip(cuts, plain.predict(images, verbose=0), strict=True)
@@ -57,9 +58,10 @@ def test_the_fast_form_equals_the_plain_model(backbone: Backbone) -> None:
     assert relative_error(backbone, backbone) < 1e-5
 
 
-def test_the_fast_form_equals_the_plain_model_but_for_rounding_in_bfloat16() -> None:
+@pytest.mark.parametrize("engine", [None, "openvino"])
+def test_the_fast_form_equals_the_plain_model_but_for_rounding_in_bfloat16(engine: str | None) -> None:
     full, reduced = (with_statistics("mobilenet_v3_small", precision) for precision in PRECISIONS)
-    assert relative_error(full, reduced) < 0.06  # 0.30 without folding
+    assert relative_error(full, reduced, engine) < 0.06  # 0.30 without folding
 
 
 def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +88,7 @@ def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit(monkey
 
 def test_passes_at_a_time_share_no_graph_of_a_network_with_shortcuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.features.backbones.frozen.on_gpu", lambda: False)
+    monkeypatch.setitem(sys.modules, "openvino", None)  # OpenVINO's passes share no state
     shared = []
 
     def traced_alone(*arguments: Any) -> Callable[[tf.Tensor], list[tf.Tensor]]:
@@ -111,7 +114,12 @@ def test_passes_at_a_time_share_no_graph_of_a_network_with_shortcuts(monkeypatch
 
 
 @pytest.mark.slow
-def test_many_passes_at_a_time_keep_every_bit_of_a_network_with_shortcuts() -> None:
+@pytest.mark.parametrize("engine", ["TensorFlow", "openvino"])
+def test_many_passes_at_a_time_keep_every_bit_of_a_network_with_shortcuts(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "TensorFlow":
+        monkeypatch.setitem(sys.modules, "openvino", None)
     backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=64)
     frozen = freeze(backbone, backbone.cuts(), batch_size=8)
     images = np.random.default_rng(0).integers(0, 256, (8, frozen.images_per_pass, 64, 64, 3), dtype=np.uint8)

@@ -27,6 +27,7 @@ PLAIN: dict[str, Any] = {
 }
 VIEW = {**PLAIN, "augment": "standard", "augment_version": 1, "seed": 0, "view": 2}
 INT8 = {**PLAIN, "precision": "int8", "dtype": "float16", "calibration": {"images": 9, "digests": "d", "model": "m"}}
+OPENVINO = {**PLAIN, "precision": "bfloat16", "dtype": "float16", "engine": "openvino"}
 KEYS = (
     "167de977f6df207637373558fb7dcd18ea37452bfdb1719a98da39107cbf9920",
     "fbe6385cfa07037acddfa250d0adf51a8eba1626bcbab56cd5cb29c34e058b93",
@@ -50,7 +51,7 @@ def test_a_map_has_a_folder_that_every_system_can_hold() -> None:
 
 
 @given(
-    st.sampled_from((PLAIN, VIEW, INT8)),
+    st.sampled_from((PLAIN, VIEW, INT8, OPENVINO)),
     st.integers(32, 999),
     st.lists(st.integers(1, 99), min_size=1, max_size=3),
     st.lists(st.floats(-2, 2), min_size=1, max_size=3),
