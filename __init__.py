@@ -10,6 +10,7 @@ _NAMES = {
     "features.config": ("ExtractionConfig", "FeatureConfig"),
     "features.errors": ("DataError", "HeadstartError", "OptionError", "RunError", "StoreError", "WeightsError"),
     "features.store.store": ("FeatureStore",),
+    "pipeline.backbones.backbones": ("list_backbones",),
     "pipeline.check.check": ("check",),
     "pipeline.check.config": ("CheckConfig",),
     "pipeline.data.config": ("PrepareConfig",),

@@ -157,6 +157,21 @@ def predict(
     return predict(run, paths)
 
 
+@command(app)
+def backbones(
+    name: Annotated[
+        str | None, typer.Argument(help="One network, or a .keras file: its cuts and their shapes.")
+    ] = None,
+    store: Annotated[
+        Path, typer.Option(help="Store whose measured speeds are shown.", envvar="HEADSTART_STORE")
+    ] = Path("store"),
+) -> Result:
+    """List the networks that `--backbone` takes, or the cuts of one."""
+    from headstart.pipeline.backbones.backbones import list_backbones
+
+    return list_backbones(name, store)
+
+
 app.add_typer(store, name="store")
 
 

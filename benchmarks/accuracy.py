@@ -15,9 +15,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from headstart.features.backbones.frozen import freeze
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.device import make_deterministic
+from headstart.features.frozen.frozen import freeze
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import fit_head

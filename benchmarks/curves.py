@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from headstart.features.backbones.network import load_network
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.frozen.network import load_network
 from headstart.pipeline.classifier import build_classifier, unfreeze
 from headstart.pipeline.data.config import PrepareConfig
 from headstart.pipeline.data.prepare import prepare

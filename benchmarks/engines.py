@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
-from headstart.features.backbones.engines import converted, load_openvino
-from headstart.features.backbones.frozen import folded_backbone, traced
-from headstart.features.backbones.network import load_network
-from headstart.features.backbones.precision import resolve_precision
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig, Precision
 from headstart.features.extract import extract_features
+from headstart.features.frozen.engines import converted, load_openvino
+from headstart.features.frozen.frozen import folded_backbone, traced
+from headstart.features.frozen.network import load_network
+from headstart.features.frozen.precision import resolve_precision
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.decode import ImageConfig
 from headstart.features.images.scan import ImageFile

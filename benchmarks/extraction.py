@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from headstart.features.backbones.backbone import Backbone
-from headstart.features.backbones.precision import resolve_precision
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.frozen.precision import resolve_precision
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile

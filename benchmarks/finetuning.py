@@ -6,8 +6,8 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from headstart.features.backbones.network import load_network
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.frozen.network import load_network
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.classifier import build_classifier, unfreeze
 from headstart.pipeline.featured import load_examples

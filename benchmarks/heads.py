@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.precision import resolve_precision
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.frozen.precision import resolve_precision
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import fit_head

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from headstart.features.backbones.facts import KnownBackbones
-from headstart.features.backbones.network import load_networks
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.frozen.network import load_networks
 from headstart.pipeline.data.examples import scan
 from rich.console import Console
 from rich.table import Table

@@ -22,7 +22,7 @@ from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
 
 if TYPE_CHECKING:
-    from headstart.features.backbones.frozen import FrozenBackbone
+    from headstart.features.frozen.frozen import FrozenBackbone
 
 SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES

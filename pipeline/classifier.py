@@ -6,8 +6,8 @@ from typing import Any
 
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.frozen import frozen_part
 from headstart.features.files import written_atomically
+from headstart.features.frozen.frozen import frozen_part
 from headstart.features.tensorflow import keras
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from headstart.features.backbones.cuts import Cut, chosen_cuts, cut_names
 from headstart.features.backbones.facts import KnownBackbones
-from headstart.features.backbones.network import Network, load_networks, resolved_config
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted, extract_features
+from headstart.features.frozen.network import Network, load_networks, resolved_config
+from headstart.features.frozen.speeds import keep_speed
 from headstart.features.images.augment import Augment, View
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.store import FeatureStore, create_folder
@@ -171,7 +172,10 @@ class _Extractor:
     def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
         """Extract the missing features of `images`, or of a `view` of them. Returns the stores and the `Extracted`."""
         stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
-        return stores, extract_features(images, self._freeze, stores, self.network.images, view)
+        done = extract_features(images, self._freeze, stores, self.network.images, view)
+        backbone, store = self.network.backbone, self.network.extraction.store
+        keep_speed(store, backbone.name, done.extracted, done.seconds, backbone.precision, backbone.image_size)
+        return stores, done
 
 
 def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[_Extractor], Stores, Extracted]:

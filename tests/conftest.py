@@ -90,7 +90,7 @@ def fast_forms() -> Iterator[None]:
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        for user in ("features.backbones.frozen", "pipeline.upkeep.recompute"):
+        for user in ("features.frozen.frozen", "pipeline.upkeep.recompute"):
             patch.setattr(f"headstart.{user}.freeze", freeze)
         yield
 

@@ -12,7 +12,7 @@ import headstart.features.files
 import numpy as np
 from headstart import cli
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.frozen import FrozenBackbone, Pass
+from headstart.features.frozen.frozen import FrozenBackbone, Pass
 
 SHARD_IMAGES = 32
 PASS_SECONDS = 0.02

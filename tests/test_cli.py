@@ -203,7 +203,7 @@ def test_running_out_of_memory_says_what_to_lower(headstart, prepared, tmp_path:
     def starve(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("headstart.features.backbones.frozen.FrozenBackbone.__call__", starve)
+    monkeypatch.setattr("headstart.features.frozen.frozen.FrozenBackbone.__call__", starve)
     line = headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
     assert "lower --batch-size" in line
 
@@ -212,7 +212,7 @@ def test_a_bug_keeps_its_traceback(headstart, prepared, tmp_path: Path, monkeypa
     def bug(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("headstart.features.backbones.frozen.FrozenBackbone.__call__", bug)
+    monkeypatch.setattr("headstart.features.frozen.frozen.FrozenBackbone.__call__", bug)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         headstart("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
 

@@ -1,1 +1,1 @@
-"""Pretrained networks: facts about them, their weights, and their fast frozen forms."""
+"""Pretrained networks: their graphs, the places to cut them, and their weights."""

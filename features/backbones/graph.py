@@ -37,7 +37,7 @@ class Graph:
         return len(keras.tree.flatten(operation.input)) > 1 and type(operation).__name__ != "Multiply"
 
     def gates(self, index: int) -> bool:
-        """Whether only a gate reads an operation's output: one branch makes a factor of it, which multiplies the other."""
+        """Whether only a gate reads an operation's output: a branch makes a factor that multiplies the other."""
         joined = next((later for later in range(index + 1, len(self.alone)) if self.alone[later]), index)
         return type(self.operations[joined]).__name__ == "Multiply" and joined in self.readers[index]
 

@@ -1,23 +1,19 @@
 """Outlines: what a network's graph says of it, known before the network is built.
 
 The outlines of the zoo lie in `outlines.json`, so that a command which builds no network imports no Keras. The file is
-made from the graphs:
-
-    python -m headstart.features.backbones.outlines
+made from the graphs by `make_outlines`.
 """
 
 import json
-import sys
-import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.features.backbones.zoo import BACKBONES, backbone_spec
-from headstart.features.files import write_json
+from headstart.features.backbones.zoo import backbone_spec
+from headstart.features.errors import WeightsError
 
 if TYPE_CHECKING:
     import keras
@@ -50,6 +46,8 @@ def is_own(name: str) -> bool:
 def outline(name: str) -> Outline:
     """The outline of a network of the zoo, or of a `.keras` file. Errors: see `backbone_spec` and `load_own`."""
     if is_own(name):
+        if not Path(name).is_file():
+            raise WeightsError(f"--backbone {name}: no such file")
         from headstart.features.backbones.own import load_own
 
         return outline_of(load_own(Path(name)).model, stable_names=True)
@@ -58,9 +56,13 @@ def outline(name: str) -> Outline:
 
 
 def outline_of(
-    model: "keras.Model", stable_names: bool = False, renamed: Mapping[str, str] | None = None, **published: Any
+    model: "keras.Model",
+    stable_names: bool = False,
+    renamed: Mapping[str, str] | None = None,
+    file: str = "",
+    url: str = "",
 ) -> Outline:
-    """Read the outline of `model` from its graph. Arguments: see `graph.cut_indices`; `published`: further fields."""
+    """Read the outline of `model` from its graph. Arguments: see `graph.cut_indices`."""
     from headstart.features.backbones.graph import (
         cut_indices,
         is_depthwise,
@@ -78,7 +80,8 @@ def outline_of(
         boundary=last_stage(model),
         depthwise=any(map(is_depthwise, nested_layers(model))),
         cuts={name: tuple(output_of(model, index).shape[1:]) for name, index in cuts.items()},
-        **published,
+        file=file,
+        url=url,
     )
 
 
@@ -86,50 +89,3 @@ def outline_of(
 def _outlines() -> dict[str, Outline]:
     text = (resources.files("headstart.features.backbones") / "outlines.json").read_text()
     return {name: Outline.from_json(values) for name, values in json.loads(text).items()}
-
-
-def zoo_outline(name: str) -> Outline:
-    """Build a network of the zoo with new weights, and read its outline from the graph."""
-    from headstart.features.backbones.models import built, without_preprocessing
-    from headstart.features.tensorflow import keras
-
-    spec = BACKBONES[name]
-    model = built(spec, spec.image_size)
-    if spec.preprocesses:
-        model = without_preprocessing(model)
-    published = {} if spec.shipped else _published(spec.builder, dict(spec.arguments))
-    found = outline_of(model, renamed=spec.names, **published)
-    keras.utils.clear_session()
-    return found
-
-
-def _published(builder: str, arguments: dict[str, Any]) -> dict[str, str]:
-    """The name and address of the ImageNet weights: what a builder of Keras asks for instead of what it gets."""
-    from unittest.mock import patch
-
-    from headstart.features.tensorflow import keras
-    from keras.src.utils import file_utils
-
-    class Asked(Exception):  # noqa: N818
-        pass
-
-    def get_file(fname: str, origin: str, **_: Any) -> str:
-        raise Asked(fname, origin)
-
-    try:
-        with patch.object(file_utils, "get_file", get_file), warnings.catch_warnings(action="ignore"):
-            getattr(keras.applications, builder)(include_top=False, weights="imagenet", **arguments)
-    except Asked as asked:
-        file, url = asked.args
-        return {"file": file, "url": url}
-    return {}
-
-
-if __name__ == "__main__":
-    chosen = sys.argv[1:] or list(BACKBONES)
-    place = Path(__file__).with_name("outlines.json")
-    known = json.loads(place.read_text()) if place.exists() else {}
-    for each in chosen:
-        known[each] = asdict(zoo_outline(each))
-        print(each, len(known[each]["cuts"]), known[each]["boundary"], flush=True)
-    write_json(place, {each: known[each] for each in BACKBONES if each in known})

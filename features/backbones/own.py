@@ -30,12 +30,9 @@ def load_own(file: Path) -> OwnNetwork:
     """Load a functional Keras model from images, [B, H, W, 3], to a map [B, H, W, D], tokens [B, N, D] or [B, D].
 
     Keras's safe mode refuses what would run code: Lambda layers, and classes that are not Keras's. A file that is
-    missing, damaged or refused raises a WeightsError. A model of another form raises an OptionError.
+    damaged or refused raises a WeightsError. A model of another form raises an OptionError.
     """
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise WeightsError(f"--backbone {file}: no such file") from error
+    status = file.stat()
     return _load(os.path.realpath(file), str(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 

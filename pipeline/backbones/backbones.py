@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from headstart.features.backbones.outlines import Outline, is_own, outline
 from headstart.features.backbones.zoo import BACKBONES
-from headstart.features.speeds import Speed, measured_speeds
+from headstart.features.frozen.speeds import Speed, measured_speeds
 from rich.table import Table
 
 Weights = Literal["shipped", "cached", "download", "none"]
@@ -80,17 +80,13 @@ def _weights(name: str, found: Outline) -> Weights:
 
 
 def _table(backbones: Sequence[ListedBackbone]) -> Table:
-    table = Table(
-        "name", "pixels", "parameters", "multiply-adds", "cuts", "ImageNet weights", "images/s here", box=None
-    )
+    heads = ("name", "pixels", "parameters", "multiply-adds", "cuts", "ImageNet weights", "images/s here")
+    table = Table(*heads, box=None)
     for one in backbones:
         speed = f"{one.images_per_second:.0f} ({one.precision})" if one.images_per_second else ""
-        size, parameters, cost = (
-            str(one.image_size),
-            _millions(one.parameters),
-            f"{one.multiply_adds / 1e9:.2f} billion",
-        )
-        table.add_row(one.name, size, parameters, cost, str(len(one.cuts)), one.weights, speed)
+        cost = f"{one.multiply_adds / 1e9:.2f} billion"
+        row = (str(one.image_size), _millions(one.parameters), cost, str(len(one.cuts)), one.weights, speed)
+        table.add_row(one.name, *row)
     return table
 
 

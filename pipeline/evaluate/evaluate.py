@@ -75,7 +75,7 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
 
 def _logits_of_classifier(run: Run, cached: FeaturedExamples, examples: list[Example]) -> np.ndarray:
     """The logits of the fine-tuned classifier on raw images, [N, 1 or C]."""
-    from headstart.features.backbones.frozen import default_batch_size
+    from headstart.features.frozen.frozen import default_batch_size
     from headstart.pipeline.inputs import eval_dataset, explained
     from headstart.pipeline.training import EvalProgress
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from headstart.features.backbones.network import load_networks, weights_digest
 from headstart.features.errors import DataError, RunError
+from headstart.features.frozen.network import load_networks, weights_digest
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.terminal import progress
@@ -119,7 +119,7 @@ def _by_head(run: Run, images: Sequence[ImageFile]) -> _Rows:
     networks = load_networks(replace(config, precision="float32"), extraction)
     if weights_digest(networks) != run.config()["weights_digest"]:
         raise RunError(f"{run.path}: {config.weights} holds other weights than those it was trained with")
-    from headstart.features.backbones.frozen import folded_backbone, traced
+    from headstart.features.frozen.frozen import folded_backbone, traced
     from headstart.features.tensorflow import tf
 
     head = run.load_model(run.head_file)
@@ -148,7 +148,7 @@ def _decoded(
     advance: Callable[[int], None],
 ) -> _Rows:
     """The row that `function` gives each image that can be decoded. `function` takes a batch of pixels."""
-    from headstart.features.backbones.frozen import default_batch_size
+    from headstart.features.frozen.frozen import default_batch_size
     from headstart.features.images.batches import decoded_batches
 
     rows: _Rows = {}

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.network import load_network
 from headstart.features.config import AskedPrecision
 from headstart.features.device import make_deterministic
 from headstart.features.errors import OptionError
+from headstart.features.frozen.network import load_network
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze

@@ -15,8 +15,8 @@ from headstart.features.backbones.cuts import (
     chosen_weights,
     require_averaged,
 )
-from headstart.features.backbones.network import weights_digest
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_to_json
+from headstart.features.frozen.network import weights_digest
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import require_trainable

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.backbones.facts import KnownBackbones
-from headstart.features.backbones.network import load_networks
-from headstart.features.backbones.precision import Verdict, stored_verdict
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import StoreError
+from headstart.features.frozen.network import load_networks
+from headstart.features.frozen.precision import Verdict, stored_verdict
 from headstart.features.store.maintain import open_stores
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console

@@ -9,14 +9,14 @@ from typing import Any, cast
 import numpy as np
 from headstart.features.backbones.backbone import OWN, Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.frozen import freeze
-from headstart.features.backbones.int8 import find_quantised
-from headstart.features.backbones.network import FORWARD_VERSION
 from headstart.features.backbones.outlines import is_own
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.backbones.zoo import Rescaling
 from headstart.features.config import Precision, Tokens
 from headstart.features.errors import OptionError, StoreError, WeightsError
+from headstart.features.frozen.frozen import freeze
+from headstart.features.frozen.int8 import find_quantised
+from headstart.features.frozen.network import FORWARD_VERSION
 from headstart.features.images.augment import Augment, View
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig

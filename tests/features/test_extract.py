@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.frozen import FrozenBackbone, Pass, freeze
-from headstart.features.backbones.network import Network
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.extract import extract_features
+from headstart.features.frozen.frozen import FrozenBackbone, Pass, freeze
+from headstart.features.frozen.network import Network
 from headstart.features.images.augment import View, augment_image
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.pixels import ImageConfig

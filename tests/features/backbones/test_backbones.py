@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.outlines import outline, zoo_outline
+from headstart.features.backbones.make_outlines import zoo_outline
+from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.backbones.zoo import BACKBONES, RESCALINGS
 from headstart.features.errors import OptionError, WeightsError

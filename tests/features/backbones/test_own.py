@@ -39,7 +39,7 @@ def saved(folder: Path, output: str = "map", size: int | None = SIZE, **options:
 
 
 def features_of(file: str, images: np.ndarray, **options: object) -> np.ndarray:
-    from headstart.features.backbones.frozen import freeze
+    from headstart.features.frozen.frozen import freeze
 
     backbone = build_backbone(file, rescale="unit", **options)
     cut = backbone.cuts()[-1]

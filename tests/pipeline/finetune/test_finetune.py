@@ -12,10 +12,10 @@ import keras
 import numpy as np
 import pytest
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.frozen import FrozenBackbone
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
+from headstart.features.frozen.frozen import FrozenBackbone
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.scan import ImageFile, inspect_images
 from headstart.features.store.maintain import open_stores

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.engines import converted, uses_openvino
-from headstart.features.backbones.folding import in_float32
-from headstart.features.backbones.frozen import FrozenBackbone, folded_backbone, freeze, traced
-from headstart.features.backbones.network import load_network
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig, Precision
 from headstart.features.errors import OptionError
+from headstart.features.frozen.engines import converted, uses_openvino
+from headstart.features.frozen.folding import in_float32
+from headstart.features.frozen.frozen import FrozenBackbone, folded_backbone, freeze, traced
+from headstart.features.frozen.network import load_network
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.upkeep.config import VerifyConfig
 from headstart.pipeline.upkeep.verify import verify_store
@@ -140,7 +140,7 @@ def test_only_fingerprints_of_depthwise_networks_in_bfloat16_name_openvino(
     network = load_network(config, ExtractionConfig(store=tmp_path))
     found = network.fingerprint(network.cuts[0])
     assert (found.engine, "engine" in found.to_json()) == (engine, engine is not None)
-    monkeypatch.setattr("headstart.features.backbones.engines.on_gpu", lambda: True)
+    monkeypatch.setattr("headstart.features.frozen.engines.on_gpu", lambda: True)
     assert network.fingerprint(network.cuts[0]).engine is None
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -179,7 +179,7 @@ def test_features_in_bfloat16_are_recomputed_by_the_engine_that_made_them(
 
 def test_openvino_reports_nothing_to_its_makers() -> None:
     code = (
-        "from headstart.features.backbones.engines import load_openvino; load_openvino();"
+        "from headstart.features.frozen.engines import load_openvino; load_openvino();"
         "from openvino.tools.ovc import convert_impl; assert convert_impl.tm.__name__.endswith('stub')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

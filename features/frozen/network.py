@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.features.backbones.backbone import Backbone
-from headstart.features.backbones.calibration import CALIBRATION_IMAGES, calibration, quantised_folder
 from headstart.features.backbones.cuts import Cut, chosen_cuts, chosen_weights, cut_names
-from headstart.features.backbones.engines import engine
 from headstart.features.backbones.facts import KnownBackbones, require_weights_file
-from headstart.features.backbones.precision import resolve_precision
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.frozen.calibration import CALIBRATION_IMAGES, calibration, quantised_folder
+from headstart.features.frozen.engines import engine
+from headstart.features.frozen.precision import resolve_precision
 from headstart.features.images.augment import AUGMENT_VERSION, View
 from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import ImageFile
@@ -26,7 +26,7 @@ from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console
 
 if TYPE_CHECKING:
-    from headstart.features.backbones.frozen import FrozenBackbone
+    from headstart.features.frozen.frozen import FrozenBackbone
 
 FORWARD_VERSION = 3  # part of every fingerprint: raise it when the arithmetic in `frozen` yields other features
 
@@ -77,7 +77,7 @@ class Network:
         folder = self.quantised_folder()
         found = calibration(folder)
         if found is None:
-            from headstart.features.backbones.int8 import quantise
+            from headstart.features.frozen.int8 import quantise
 
             quantise(folder, self.backbone, self.cuts, images, self.images)
             found = calibration(folder)
@@ -91,10 +91,10 @@ class Network:
     def freeze(self) -> FrozenBackbone:
         """Start TensorFlow and build the fast form, which takes seconds. An int8 network must be `calibrated`."""
         if self.backbone.precision == "int8":
-            from headstart.features.backbones.int8 import quantised
+            from headstart.features.frozen.int8 import quantised
 
             return quantised(self.quantised_folder(), self.backbone, self.cuts, self.extraction.batch_size)
-        from headstart.features.backbones.frozen import freeze
+        from headstart.features.frozen.frozen import freeze
 
         return freeze(self.backbone, self.cuts, self.extraction.batch_size, engine(self.backbone))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from headstart.features.backbones import precision
-from headstart.features.backbones.precision import Verdict, resolve_precision, stored_verdict
 from headstart.features.errors import StoreError
+from headstart.features.frozen.precision import Verdict, resolve_precision, stored_verdict
 
 _RACE = """
 import sys, time

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from headstart.features.backbones.network import load_network
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError, RunError, StoreError
+from headstart.features.frozen.network import load_network
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.featured import FeaturedExamples, cache_features, load_examples

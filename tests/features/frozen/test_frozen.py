@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.folding import fold_batchnorm
-from headstart.features.backbones.frozen import FrozenBackbone, Pass, _fastest_batch_size, freeze, frozen_part, traced
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.config import Precision
+from headstart.features.frozen.folding import fold_batchnorm
+from headstart.features.frozen.frozen import FrozenBackbone, Pass, _fastest_batch_size, freeze, frozen_part, traced
 
 SIZE = 96
 
@@ -65,7 +65,7 @@ def test_the_fast_form_equals_the_plain_model_but_for_rounding_in_bfloat16(engin
 
 
 def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headstart.features.backbones.frozen.on_gpu", lambda: False)  # where one pass fills the device
+    monkeypatch.setattr("headstart.features.frozen.frozen.on_gpu", lambda: False)  # where one pass fills the device
     both_running = threading.Barrier(2)
     backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=SIZE)
     cut = backbone.cuts()[-1]
@@ -87,7 +87,7 @@ def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit(monkey
 
 
 def test_passes_at_a_time_share_no_graph_of_a_network_with_shortcuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headstart.features.backbones.frozen.on_gpu", lambda: False)
+    monkeypatch.setattr("headstart.features.frozen.frozen.on_gpu", lambda: False)
     monkeypatch.setitem(sys.modules, "openvino", None)  # OpenVINO's passes share no state
     shared = []
 
@@ -104,7 +104,7 @@ def test_passes_at_a_time_share_no_graph_of_a_network_with_shortcuts(monkeypatch
 
         return run
 
-    monkeypatch.setattr("headstart.features.backbones.frozen.traced", traced_alone)
+    monkeypatch.setattr("headstart.features.frozen.frozen.traced", traced_alone)
     backbone = build_backbone("mobilenet_v3_small", weights="random", image_size=SIZE)
     frozen = freeze(backbone, backbone.cuts(), batch_size=1)
     image = np.zeros((1, SIZE, SIZE, 3), np.uint8)

@@ -13,9 +13,9 @@ from itertools import cycle
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.engines import BATCH_SIZE, Pass, converted, openvino_passes, uses_openvino
-from headstart.features.backbones.folding import fold_batchnorm, in_float32
 from headstart.features.device import cpu_count, on_gpu
+from headstart.features.frozen.engines import BATCH_SIZE, Pass, converted, openvino_passes, uses_openvino
+from headstart.features.frozen.folding import fold_batchnorm, in_float32
 from headstart.features.tensorflow import keras, tf
 
 _SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
