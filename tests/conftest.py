@@ -69,7 +69,7 @@ def filled_store(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session", autouse=True)
 def fast_forms() -> Iterator[None]:
     """Equal backbones share one fast form in a test process: nothing changes it, and building one takes seconds."""
-    from headstart.features.backbones import frozen
+    from headstart.features.frozen import frozen
 
     known: dict[tuple[Any, ...], frozen.FrozenBackbone] = {}
     build = frozen.freeze

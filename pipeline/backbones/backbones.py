@@ -80,13 +80,13 @@ def _weights(name: str, found: Outline) -> Weights:
 
 
 def _table(backbones: Sequence[ListedBackbone]) -> Table:
-    heads = ("name", "pixels", "parameters", "multiply-adds", "cuts", "ImageNet weights", "images/s here")
-    table = Table(*heads, box=None)
+    table = Table(box=None)
+    for head in ("name", "pixels", "million weights", "billion mult-adds", "cuts", "ImageNet", "images/s here"):
+        table.add_column(head, no_wrap=head == "name", justify="left" if head in ("name", "ImageNet") else "right")
     for one in backbones:
-        speed = f"{one.images_per_second:.0f} ({one.precision})" if one.images_per_second else ""
-        cost = f"{one.multiply_adds / 1e9:.2f} billion"
-        row = (str(one.image_size), _millions(one.parameters), cost, str(len(one.cuts)), one.weights, speed)
-        table.add_row(one.name, *row)
+        speed = f"{one.images_per_second:.0f} ({one.precision})" if one.images_per_second else "-"
+        costs = (f"{one.parameters / 1e6:.1f}", f"{one.multiply_adds / 1e9:.2f}")
+        table.add_row(one.name, str(one.image_size), *costs, str(len(one.cuts)), one.weights, speed)
     return table
 
 
@@ -96,13 +96,9 @@ def _details(one: ListedBackbone) -> list[Any]:
     for cut, shape in one.cuts.items():
         table.add_row(cut, " x ".join(str(side) if side else "?" for side in shape))
     return [
-        f"{one.name}: {size}, {_millions(one.parameters)} parameters, {one.multiply_adds / 1e9:.2f} billion "
+        f"{one.name}: {size}, {one.parameters / 1e6:.1f} million parameters, {one.multiply_adds / 1e9:.2f} billion "
         f"multiply-adds an image; weights: {one.weights}",
         *([f"{one.images_per_second:.0f} images/s here in {one.precision}"] if one.images_per_second else []),
         f"fine-tuning trains from layer {one.boundary} on, if the head is on the last cut",
         table,
     ]
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.1f} million"

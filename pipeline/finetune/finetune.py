@@ -70,12 +70,7 @@ def finetune(
     settings = {**asdict(config), "seed": seed}
     state = FinetuneState(run.unfinished)
     resumed = start_to_resume(run, state, settings, overwrite)
-    backbones = chosen_backbones(run.configs()[0])
-    if len(backbones) > 1:
-        raise OptionError(
-            f"{run.path}: has features of several backbones ({'+'.join(backbones)}), and fine-tuning is of one; train "
-            "a head on one of them"
-        )
+    _require_one_backbone(run)
     cached = load_examples(run, data)
     require_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
@@ -99,6 +94,15 @@ def finetune(
     _write(run, state, built, result, {**settings, "overwrite": overwrite})
     state.drop()
     return result
+
+
+def _require_one_backbone(run: Run) -> None:
+    backbones = chosen_backbones(run.configs()[0])
+    if len(backbones) > 1:
+        raise OptionError(
+            f"{run.path}: has features of several backbones ({'+'.join(backbones)}), and fine-tuning is of one; train "
+            "a head on one of them"
+        )
 
 
 def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:

@@ -30,7 +30,7 @@ BF16 = FeatureConfig(**{**SMALL, "precision": "bfloat16"})
 @pytest.fixture(autouse=True)
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("engines", "frozen"):
-        monkeypatch.setattr(f"headstart.features.backbones.{module}.on_gpu", lambda: False)
+        monkeypatch.setattr(f"headstart.features.frozen.{module}.on_gpu", lambda: False)
 
 
 def random_backbone(name: str, precision: Precision = "float32") -> Backbone:

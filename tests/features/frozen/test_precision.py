@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
-from headstart.features.backbones import precision
 from headstart.features.errors import StoreError
+from headstart.features.frozen import precision
 from headstart.features.frozen.precision import Verdict, resolve_precision, stored_verdict
 
 _RACE = """
 import sys, time
 from pathlib import Path
-from headstart.features.backbones import precision
+from headstart.features.frozen import precision
 precision._product_seconds = lambda *_: (1.0, float(sys.argv[2]))
 precision._machine = lambda: {"processor": sys.argv[2]}
 write = precision.write_first
