@@ -66,7 +66,8 @@ def _begin(
         callbacks = [EvalProgress(advance, count)]
         before = built.model.evaluate(val_batches, verbose=0, return_dict=True, callbacks=callbacks)
     require_space(run.path, _WEIGHTS_FILES * built.state_bytes)
-    state.begin({"settings": settings, "precision": built.cached.network.backbone.precision, "before": before})
+    precision = built.cached.network.backbone.precision
+    state.begin({"settings": settings, "precision": precision, "from_layer": built.from_layer, "before": before})
     built.model.save_weights(state.best_weights)
     state.keep(0)
 

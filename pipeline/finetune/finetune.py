@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,7 @@ def finetune(
     from headstart.pipeline.finetune.epochs import train_epochs
     from headstart.pipeline.finetune.model import build_finetune_model
 
+    config = _as_begun(run, config, resumed)
     built = build_finetune_model(run, cached, config, seed, resumed.get("precision", "auto"))
     if not resumed:
         state.drop()
@@ -123,6 +124,15 @@ def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], ov
     if not start and run.classifier_file.exists():
         raise RunError(f"{run.path}: is fine-tuned already; --overwrite to do it anew")
     return start
+
+
+def _as_begun(run: Run, config: FinetuneConfig, start: dict[str, Any]) -> FinetuneConfig:
+    """Continue from the layer with which fine-tuning began, because another version may have another default."""
+    if "from_layer" in start:
+        return replace(config, from_layer=str(start["from_layer"]))
+    if start and not config.from_layer and run.configs()[0].backbone != "inception_v3":
+        raise RunError(f"{run.path}: its fine-tuning was begun by an earlier version; begin anew with --overwrite")
+    return config
 
 
 def _write(
