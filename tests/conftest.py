@@ -83,6 +83,7 @@ def fast_forms() -> Iterator[None]:
             backbone.rescaling,
             backbone.image_size,
             backbone.precision,
+            backbone.tokens,
         )
         key = (*arithmetic, tuple(cuts), batch_size, engine)
         if key not in known:

@@ -76,7 +76,7 @@ def test_several_cuts_are_filled_side_by_side_and_a_head_refuses_maps(
     cuts = ("--cut=all", "--cut=expanded_conv_10_add:map")
     flags = (*SMALL_FLAGS, f"--store={extraction.store}", "--max-rejects=1")
     done = headstart("features", prepared, *flags, *cuts)
-    assert (done["extracted"], len(done["fingerprint"])) == (40, 8)
+    assert (done["extracted"], len(done["fingerprint"])) == (40, 13)
     assert headstart("features", prepared, *flags, *cuts)["extracted"] == 0
     shapes = set()
     for merged in extraction.store.glob("*/features.h5"):

@@ -194,7 +194,7 @@ def has_kernel(operation: Any) -> bool:
 
 
 def _with_activation(graph: Graph, index: int) -> int:
-    """The index of the activation that alone reads the output of `index`, or `index`."""
+    """If an activation is the only reader of the output of operation `index`, return its index, else `index`."""
     readers = graph.readers[index]
     return readers[0] if len(readers) == 1 and isinstance(graph.operations[readers[0]], _ACTIVATIONS) else index
 

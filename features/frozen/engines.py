@@ -64,7 +64,7 @@ def load_openvino() -> Any:
 def converted(graph: Any) -> Any:
     """Convert a TensorFlow function, as `traced` makes them without XLA, to an OpenVINO model with the same outputs."""
     openvino = load_openvino()
-    model = openvino.convert_model(graph)
+    model = openvino.convert_model(graph, share_weights=False)  # shared weights would be freed with the graph
     # OpenVINO adds an output for each activation such as swish, and then spends half of the time on transposing them.
     return openvino.Model([model.output(tensor.name) for tensor in graph.outputs], model.get_parameters())
 

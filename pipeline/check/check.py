@@ -72,7 +72,7 @@ def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Sequence[str])
 
 
 def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
-    """Decode one image for each digest without features. Return a reject for each image that can't be decoded."""
+    """Decode one image for each digest that has no features in `stores`. Return a reject for each failure."""
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     by_digest = {image.digest: image for image in images}
     left = list(by_digest)

@@ -71,7 +71,7 @@ def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, 
     bad = {
         shard: Damage(str(shard), f"features of {image.path} are off by {error:.2g} of their norm")
         for store, image, error in errors
-        if error > _TOLERANCE[store.fingerprint.precision]
+        if not error <= _TOLERANCE[store.fingerprint.precision]  # true for NaN, too
         for shard in [store.shard_of(image.digest)]
     }
     compared = {image.digest for _, image, _ in errors}

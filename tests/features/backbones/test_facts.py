@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 import headstart.features.backbones.facts
-import headstart.features.backbones.weights
+import headstart.features.backbones.models
 import pytest
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.weights import build_backbone
@@ -35,13 +35,13 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     built: list[str] = []
-    original = headstart.features.backbones.weights._filled
+    original = headstart.features.backbones.models.filled
 
     def counted(*settings):
         built.append(settings[1])
         return original(*settings)
 
-    monkeypatch.setattr(headstart.features.backbones.weights, "_filled", counted)
+    monkeypatch.setattr(headstart.features.backbones.models, "filled", counted)
     return built
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_remembered(
 ) -> None:
     link = tmp_path / "x.weights.h5"
     link.symlink_to(saved[0])
-    original = headstart.features.backbones.weights._filled
+    original = headstart.features.backbones.models.filled
 
     def slow(*settings):
         model = original(*settings)
@@ -111,7 +111,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_remembered(
         link.symlink_to(saved[1])
         return model
 
-    monkeypatch.setattr(headstart.features.backbones.weights, "_filled", slow)
+    monkeypatch.setattr(headstart.features.backbones.models, "filled", slow)
     build_backbone(NAME, str(link), image_size=SIZE, known=KnownBackbones(tmp_path))
     assert not list(tmp_path.glob("*.json"))
 

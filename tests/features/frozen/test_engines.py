@@ -31,6 +31,7 @@ BF16 = FeatureConfig(**{**SMALL, "precision": "bfloat16"})
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("engines", "frozen"):
         monkeypatch.setattr(f"headstart.features.frozen.{module}.on_gpu", lambda: False)
+    monkeypatch.setattr("headstart.features.frozen.engines.gpu_at_hand", lambda: False)
 
 
 def random_backbone(name: str, precision: Precision = "float32") -> Backbone:
@@ -140,7 +141,7 @@ def test_only_fingerprints_of_depthwise_networks_in_bfloat16_name_openvino(
     network = load_network(config, ExtractionConfig(store=tmp_path))
     found = network.fingerprint(network.cuts[0])
     assert (found.engine, "engine" in found.to_json()) == (engine, engine is not None)
-    monkeypatch.setattr("headstart.features.frozen.engines.on_gpu", lambda: True)
+    monkeypatch.setattr("headstart.features.frozen.engines.gpu_at_hand", lambda: True)
     assert network.fingerprint(network.cuts[0]).engine is None
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "openvino", None)

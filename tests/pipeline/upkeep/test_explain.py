@@ -28,7 +28,7 @@ def test_what_is_there_is_explained(prepared: Path, small: FeatureConfig, extrac
         ({"image_size": 96}, {"image_size"}),
         ({"resize": "crop"}, {"resize"}),
         ({"truncated": "keep"}, {"truncated"}),
-        ({"precision": "bfloat16"}, {"precision", "dtype"}),
+        ({"precision": "bfloat16"}, {"precision", "dtype", "engine"}),
         ({"cut": ("expanded_conv_7_add",)}, {"cut", "shape"}),
         ({"cut": ("top_activation:map",)}, {"cut", "shape"}),
         ({"backbone": "resnet50_v2", "image_size": 64}, {"backbone", "cut", "shape", "weights"}),
