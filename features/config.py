@@ -51,7 +51,11 @@ class FeatureConfig:
     )
     image_size: int = option(0, "Side of the input in pixels; 0 is the backbone's own.")
     truncated: Literal["reject", "keep"] = option("reject", "What to do with JPEGs that end early.")
-    resize: Literal["stretch", "crop"] = option("stretch", "Stretch images to a square, or crop the centre square.")
+    resize: Literal["auto", "stretch", "crop"] = option(
+        "auto",
+        "stretch: to a square. crop: the centre square. auto: stretch for inception_v3, xception, resnet50_v2, "
+        "efficientnet_v2_b0, mobilenet_v3_small and .keras files, crop for the others.",
+    )
     views: int = option(0, "Number of augmented views of each training image to cache as well.")
     augment: Literal["flip", "standard"] = option(
         "standard", "Augmentation of --views. flip: mirror. standard: mirror, crop, brightness and contrast."

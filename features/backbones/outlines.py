@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.features.backbones.zoo import backbone_spec
+from headstart.features.backbones.zoo import BACKBONES, Resize, backbone_spec
 from headstart.features.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ class Outline:
 def is_own(name: str) -> bool:
     """Whether `name`, a value of `--backbone`, is the path of a `.keras` file and not the name of a zoo network."""
     return name.endswith(".keras")
+
+
+def default_resize(name: str) -> Resize:
+    """How images become squares for a network, unless `--resize` says it."""
+    return "stretch" if is_own(name) else BACKBONES[name].resize
 
 
 def outline(name: str) -> Outline:

@@ -7,7 +7,7 @@ Cuts, shapes and costs are read from each network's graph; see `outlines`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from headstart.features.errors import OptionError
 
@@ -47,6 +47,9 @@ RESCALINGS: dict[str, Rescaling] = {
 }
 
 
+Resize = Literal["stretch", "crop"]
+
+
 @dataclass(frozen=True)
 class BackboneSpec:
     """The description of one available network: how to build it, and where it may be cut."""
@@ -54,6 +57,8 @@ class BackboneSpec:
     builder: str  # the network's name in `keras.applications`, or in `lite0`
     image_size: int  # side, in pixels, of the square images on which the ImageNet weights were trained
     rescaling: str  # a key in `RESCALINGS`: the one that fits the ImageNet weights
+    # How images become squares by default. The weights were evaluated on centre squares; see `--resize` for the others.
+    resize: Resize = "crop"
     arguments: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the builder
     names: Mapping[str, str] = field(default_factory=dict)  # cuts with another name than their layer's
     preprocesses: bool = False  # the builder's network begins with its own rescaling, which is cut off
@@ -74,17 +79,18 @@ def _family(builder: str, sizes: Mapping[str, int], rescaling: str, **options: A
 
 BACKBONES: dict[str, BackboneSpec] = {
     # Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567
-    "inception_v3": BackboneSpec("InceptionV3", 299, "inception"),
+    "inception_v3": BackboneSpec("InceptionV3", 299, "inception", "stretch"),
     # Tan and Le, "EfficientNet", arXiv:1905.11946, without squeeze-and-excitation and with ReLU6; see `lite0`
     "efficientnet_lite0": BackboneSpec("EfficientNetLite0", 224, "efficientnet_lite", shipped=True),
     # Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", arXiv:1610.02357
-    "xception": BackboneSpec("Xception", 299, "inception", names={"block14_sepconv2_act": "block14"}),
+    "xception": BackboneSpec("Xception", 299, "inception", "stretch", names={"block14_sepconv2_act": "block14"}),
     # Szegedy et al., "Inception-v4, Inception-ResNet and the Impact of Residual Connections", arXiv:1602.07261
     "inception_resnet_v2": BackboneSpec("InceptionResNetV2", 299, "inception"),
     # He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385
     **{f"resnet{depth}": BackboneSpec(f"ResNet{depth}", 224, "caffe") for depth in (50, 101, 152)},
     # He et al., "Identity Mappings in Deep Residual Networks", arXiv:1603.05027
-    **{f"resnet{depth}_v2": BackboneSpec(f"ResNet{depth}V2", 224, "inception") for depth in (50, 101, 152)},
+    "resnet50_v2": BackboneSpec("ResNet50V2", 224, "inception", "stretch"),
+    **{f"resnet{depth}_v2": BackboneSpec(f"ResNet{depth}V2", 224, "inception") for depth in (101, 152)},
     # Huang et al., "Densely Connected Convolutional Networks", arXiv:1608.06993
     **{f"densenet{depth}": BackboneSpec(f"DenseNet{depth}", 224, "standardised") for depth in (121, 169, 201)},
     # Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", arXiv:1409.1556
@@ -93,8 +99,8 @@ BACKBONES: dict[str, BackboneSpec] = {
     # "Searching for MobileNetV3", arXiv:1905.02244
     "mobilenet": BackboneSpec("MobileNet", 224, "inception"),
     "mobilenet_v2": BackboneSpec("MobileNetV2", 224, "inception"),
-    "mobilenet_v3_small": BackboneSpec("MobileNetV3Small", 224, "inception", _PLAIN),
-    "mobilenet_v3_large": BackboneSpec("MobileNetV3Large", 224, "inception", _PLAIN),
+    "mobilenet_v3_small": BackboneSpec("MobileNetV3Small", 224, "inception", "stretch", _PLAIN),
+    "mobilenet_v3_large": BackboneSpec("MobileNetV3Large", 224, "inception", arguments=_PLAIN),
     # Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", arXiv:1707.07012
     "nasnet_mobile": BackboneSpec("NASNetMobile", 224, "inception"),
     "nasnet_large": BackboneSpec("NASNetLarge", 331, "inception"),
@@ -106,7 +112,8 @@ BACKBONES: dict[str, BackboneSpec] = {
         preprocesses=True,
     ),
     # Tan and Le, "EfficientNetV2: Smaller Models and Faster Training", arXiv:2104.00298
-    **_family("EfficientNetV2", {"B0": 224, "B1": 240, "B2": 260, "B3": 300}, "standardised", arguments=_PLAIN),
+    **_family("EfficientNetV2", {"B0": 224}, "standardised", resize="stretch", arguments=_PLAIN),
+    **_family("EfficientNetV2", {"B1": 240, "B2": 260, "B3": 300}, "standardised", arguments=_PLAIN),
     **_family("EfficientNetV2", {"S": 384, "M": 480, "L": 480}, "efficientnet_v2", arguments=_PLAIN),
     # Liu et al., "A ConvNet for the 2020s", arXiv:2201.03545
     **_family(

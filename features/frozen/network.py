@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut, chosen_cuts, chosen_weights, cut_names
 from headstart.features.backbones.facts import KnownBackbones, require_weights_file
+from headstart.features.backbones.outlines import default_resize
 from headstart.features.backbones.weights import build_backbone
+from headstart.features.backbones.zoo import Resize
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.frozen.calibration import CALIBRATION_IMAGES, calibration, quantised_folder
 from headstart.features.frozen.engines import engine
@@ -37,13 +39,13 @@ class Network:
 
     backbone: Backbone
     cuts: tuple[Cut, ...]
-    config: FeatureConfig  # of this backbone alone, with the cuts, precision and image size in use
+    config: FeatureConfig  # of this backbone alone, with the cuts, precision, image size and resizing in use
     extraction: ExtractionConfig
 
     @property
     def images(self) -> ImageConfig:
         """The settings that decide how a file becomes pixels."""
-        return ImageConfig(self.config.image_size, self.config.resize, self.config.truncated)
+        return ImageConfig(self.config.image_size, cast(Resize, self.config.resize), self.config.truncated)
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
         """Return the fingerprint of features at `cut`, made from unchanged images or from their augmented `view`."""
@@ -129,7 +131,9 @@ def load_networks(
         size, seed = config.image_size, config.weights_seed
         backbone = build_backbone(name, file, config.rescale, size, precision, seed, known, config.tokens)
         own = tuple(cut for cut in cuts if cut.backbone == name)
-        settings = replace(config, backbone=name, weights=file, cut=tuple(cut_names(own)), precision=precision)
+        resize = default_resize(name) if config.resize == "auto" else config.resize
+        cuts_of_it = tuple(cut_names(own))
+        settings = replace(config, backbone=name, weights=file, cut=cuts_of_it, precision=precision, resize=resize)
         network = Network(backbone, own, replace(settings, image_size=backbone.image_size), extraction)
         if precision == "int8":
             found = calibration(network.quantised_folder())
@@ -150,8 +154,10 @@ def weights_digest(networks: Sequence[Network]) -> str:
 
 
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
-    """Return `config` with the cuts and precision of `networks`, and with the image size if there is one network."""
+    """Return `config` with the cuts and precision of `networks`, and of a single network its image size and resizing."""
     cuts = tuple(cut_names([cut for network in networks for cut in network.cuts]))
     names = "+".join(network.backbone.name for network in networks)
     config = replace(config, backbone=names, cut=cuts, precision=networks[0].config.precision)
-    return replace(config, image_size=networks[0].config.image_size) if len(networks) == 1 else config
+    if len(networks) > 1:
+        return config
+    return replace(config, image_size=networks[0].config.image_size, resize=networks[0].config.resize)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from headstart.features.backbones.zoo import Resize
 from headstart.features.errors import DataError, RunError
 from headstart.features.frozen.network import load_networks, weights_digest
 from headstart.features.images.pixels import ImageConfig
@@ -108,7 +109,7 @@ def _by_classifier(run: Run, images: Sequence[ImageFile]) -> _Rows:
     """Return the logits of the fine-tuned classifier for each image that can be decoded."""
     classifier = run.load_model(run.classifier_file)
     config, extraction = run.configs()
-    pixels = ImageConfig(config.image_size, config.resize, config.truncated)
+    pixels = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated)
     with progress("predicting", len(images)) as advance:
         return _decoded(images, pixels, extraction.batch_size, classifier.predict_on_batch, advance)
 

@@ -13,7 +13,7 @@ from headstart.features.options import option
 # hundred examples would have too few steps with batches of 512.
 SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion"]
-HEAD_VERSION = 2  # raise it when the same settings give another head; it keeps old studies from going on
+HEAD_VERSION = 3  # raise it when the same settings give another head; it keeps old studies from going on
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
 

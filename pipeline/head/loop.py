@@ -21,6 +21,7 @@ OnEpoch = Callable[[int, Row], bool]
 # The returned weights are a running average of the trained weights, over about 1,300 examples (Polyak & Juditsky 1992,
 # doi:10.1137/0330046). `_AVERAGING` is the decay of the average per step, with batches of the smallest size.
 _AVERAGING = 0.95
+_WARM_UP = 9  # steps, as of TensorFlow's `ExponentialMovingAverage`
 _BLOCK = 1024  # rows validated at a time: with thousands of classes, the logits of all rows would fill memory
 
 
@@ -86,8 +87,8 @@ class _Step:
         self._model = with_reduced_products(trained) if train.reduced else trained
         self._label_smoothing = config.label_smoothing
         self._class_weights = class_weights(train.labels, train.classes, config.class_weight)
-        self._share = 1.0  # fraction of the latest weights in the average: 1 in the first step, then `_later_share`
-        self._later_share = 1.0 - _AVERAGING ** (config.batch_size / SMALLEST_BATCH)
+        self._steps = 0
+        self._least_share = 1.0 - _AVERAGING ** (config.batch_size / SMALLEST_BATCH)
         # One graph for batches of any length: the last batch of an epoch is shorter.
         rows = tf.TensorSpec((None, train.features.shape[1]), train.features.dtype)
         signature = [rows, tf.TensorSpec((None,), tf.int64), tf.TensorSpec((), tf.float32)]
@@ -95,8 +96,10 @@ class _Step:
 
     def __call__(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Take one step. Returns float32 [2]: the sum of the examples' losses, and the number of right predictions."""
-        totals: np.ndarray = self._graph(features, labels, self._share).numpy()
-        self._share = self._later_share
+        # The share of the latest weights in the average falls from 1: else the first weights would outlive ten steps.
+        share = max(self._least_share, _WARM_UP / (_WARM_UP + self._steps))
+        totals: np.ndarray = self._graph(features, labels, share).numpy()
+        self._steps += 1
         return totals
 
     def _take(self, features: tf.Tensor, labels: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
