@@ -40,7 +40,7 @@ $(READY): $(INSTALLED)
 setup: $(READY) ## the virtual environment with the developers' tools, in .venv
 
 demo: $(INSTALLED) ## both phases on drawn cats and dogs, in demo/; needs no network once it is installed
-	HEADSTART_WEIGHTS=$(WEIGHTS) $(HEADSTART) demo $(ARGS)
+	HEADSTART_WEIGHTS="$(WEIGHTS)" $(HEADSTART) demo $(ARGS)
 
 data: $(INSTALLED) ## Microsoft's Dogs vs Cats (787 MB) into DATA
 	$(BIN)/python -m headstart.pipeline.data.download $(DOWNLOAD_URL) $(DOWNLOAD)

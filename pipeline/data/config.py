@@ -6,7 +6,7 @@ from headstart.features.errors import OptionError
 from headstart.features.options import option
 from headstart.pipeline.data.splits import TEST_FRACTION, VAL_FRACTION
 
-DEMO_IMAGES = 800
+DEMO_IMAGES = 1000
 
 
 @dataclass(frozen=True)

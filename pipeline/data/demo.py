@@ -33,8 +33,8 @@ _STORED_AS = {
 }
 
 _SCALE = (0.65, 1.0)  # of an animal, as a fraction of the picture's shorter side
-_PLAIN_COATS = 0.2  # fraction of animals
-_UNUSUAL_EARS = 0.08  # fraction of animals with the other class's ears
+_PLAIN_COATS = 0.3  # fraction of animals
+_UNUSUAL_EARS = 0.06  # fraction of animals with the other class's ears
 Colour = tuple[int, ...]  # red, green, blue
 _Draw = ImageDraw.ImageDraw
 

@@ -26,7 +26,7 @@ from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.runs import Run
 
 _FOLDER = Path("demo")
-_FINETUNING = FinetuneConfig(epochs=3, learning_rate=1e-3)
+FINETUNING = FinetuneConfig(epochs=3, learning_rate=1e-3)
 _MARK = "about.txt"  # its presence says that the folder is the demo's own, to be made anew
 _ABOUT = "`headstart demo` made this folder, and makes it anew when it runs again.\n"
 
@@ -100,7 +100,7 @@ def run_demo(
     seed: int = 0,
     folder: Path = _FOLDER,
     network: FeatureConfig | None = None,
-    finetuning: FinetuneConfig = _FINETUNING,
+    finetuning: FinetuneConfig | None = None,
 ) -> DemoRunResult:
     """Run every stage on `images` drawn cats and dogs in `folder`, and print the command line of each stage.
 
@@ -110,10 +110,11 @@ def run_demo(
     Args:
         seed: of the drawing and of every stage.
         network: settings of the features, in place of those of `choose_network`.
+        finetuning: settings of phase 2, in place of `FINETUNING`.
     """
     start = time.perf_counter()
     _claim(folder)
-    features = network or choose_network()
+    features, finetuning = network or choose_network(), finetuning or FINETUNING
     drawings, data, run, picture = (folder / name for name in ("drawn", "data", "run", "demo.png"))
     extraction = ExtractionConfig(store=folder / "store")
     counted = [f"--images={images}"] if images != DEMO_IMAGES else []
