@@ -9,6 +9,7 @@ PYTHON  ?= python3
 
 VENV := .venv
 BIN  := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 HEADSTART := $(BIN)/headstart
 DOWNLOAD := downloads/kagglecatsanddogs_5340.zip
@@ -25,35 +26,39 @@ help: ## this list
 	@echo
 	@echo "variables: DATA=$(DATA) STORE=$(STORE) RUN=$(RUN) WEIGHTS=$(WEIGHTS) ARGS=$(ARGS) (further options of the command)"
 
-$(READY): pyproject.toml
+$(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: headstart needs Python 3.11 or later, " + sys.executable + " is " + sys.version.split()[0] + "; give another as PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(READY): $(INSTALLED)
 	$(BIN)/pip install --quiet --editable . --group dev
 	@touch $@
 
-setup: $(READY) ## the virtual environment, in .venv
+setup: $(READY) ## the virtual environment with the developers' tools, in .venv
 
-demo: $(READY) ## both phases on drawn cats and dogs, in demo/; needs no network
-	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh demo
+demo: $(INSTALLED) ## both phases on drawn cats and dogs, in demo/; needs no network once it is installed
+	HEADSTART_WEIGHTS="$(WEIGHTS)" $(HEADSTART) demo $(ARGS)
 
-data: $(READY) ## Microsoft's Dogs vs Cats (787 MB) into DATA
+data: $(INSTALLED) ## Microsoft's Dogs vs Cats (787 MB) into DATA
 	$(BIN)/python -m headstart.pipeline.data.download $(DOWNLOAD_URL) $(DOWNLOAD)
 	$(HEADSTART) prepare $(DOWNLOAD) $(DATA) $(ARGS)
 
-features: $(READY) ## features of DATA into STORE
+features: $(INSTALLED) ## features of DATA into STORE
 	$(HEADSTART) features $(DATA) $(FEATURE_OPTIONS) $(ARGS)
 
-head: $(READY) ## phase 1: a head on the features, as RUN
+head: $(INSTALLED) ## phase 1: a head on the features, as RUN
 	$(HEADSTART) head $(DATA) --run $(RUN) $(FEATURE_OPTIONS) $(ARGS)
 
-finetune: $(READY) ## phase 2: fine-tune RUN
+finetune: $(INSTALLED) ## phase 2: fine-tune RUN
 	$(HEADSTART) finetune $(RUN) $(ARGS)
 
-evaluate: $(READY) ## score RUN on the test split
+evaluate: $(INSTALLED) ## score RUN on the test split
 	$(HEADSTART) evaluate $(RUN) $(ARGS)
 
-tensorboard: $(READY) ## curves of all runs beside RUN
+tensorboard: $(INSTALLED) ## curves of all runs beside RUN
 	$(BIN)/tensorboard --logdir $(dir $(RUN)) $(ARGS)
 
 test: $(READY) ## the quick test suite

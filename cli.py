@@ -8,7 +8,7 @@ import typer
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
-from headstart.pipeline.data.config import PrepareConfig
+from headstart.pipeline.data.config import DEMO_IMAGES, PrepareConfig
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.sweep.config import SweepConfig
@@ -35,13 +35,21 @@ def main(
     """Train image classifiers in two phases: a head on cached features, then the top of the network."""
 
 
-@command(app, kept="the images drawn so far are kept")
+@command(
+    app,
+    device=lambda values: values["folder"] is None,
+    kept="the images drawn and the features so far are kept: repeat the command",
+)
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to draw.")],
-    images: Annotated[int, typer.Option(help="How many, half of each class.", min=2)] = 600,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Draw into this folder, and do no more.")] = None,
+    images: Annotated[int, typer.Option(help="How many, half of each class.", min=2)] = DEMO_IMAGES,
     seed: int = 0,
 ) -> Result:
-    """Draw a small set of cats and dogs, with a few broken files."""
+    """Run every stage on drawn cats and dogs, in ./demo. With DIR, only draw them, with a few broken files."""
+    if folder is None:
+        from headstart.pipeline.demo.demo import run_demo
+
+        return run_demo(images, seed)
     from headstart.pipeline.data.demo import draw_demo
 
     return draw_demo(folder, images, seed)

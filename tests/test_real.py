@@ -60,19 +60,6 @@ def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Pat
         assert np.array_equal(value, after[place]) != trains, place
 
 
-@pytest.mark.slow
-def test_the_demo_is_told_apart_by_random_features(tmp_path: Path) -> None:
-    draw_demo(tmp_path / "drawn", images=200)
-    features = FeatureConfig(weights="random", precision="float32")
-    extraction = ExtractionConfig(store=tmp_path / "s", max_rejects=1)
-    train_run(tmp_path / "drawn", tmp_path / "run", features, extraction, HeadConfig())
-    cached = load_examples(Run.open(tmp_path / "run"))
-    labelled = cached.labelled([example for example in cached.examples if example.split != "train"])
-    vectors, labels = labelled.features, labelled.labels
-    logits = keras.models.load_model(tmp_path / "run" / "head.keras").predict(vectors, verbose=0)
-    assert ((logits[:, 0] > 0) == labels).mean() > 0.65
-
-
 @pytest.fixture
 def photographs(shared: Path, tmp_path: Path) -> Path:
     """100 real photographs of each class, as links."""

@@ -154,7 +154,7 @@ def weights_digest(networks: Sequence[Network]) -> str:
 
 
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
-    """Return `config` with the cuts and precision of `networks`, and of a single network its image size and resizing."""
+    """Return `config` with the cuts and precision of `networks`, and the size and resizing of a single network."""
     cuts = tuple(cut_names([cut for network in networks for cut in network.cuts]))
     names = "+".join(network.backbone.name for network in networks)
     config = replace(config, backbone=names, cut=cuts, precision=networks[0].config.precision)

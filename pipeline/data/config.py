@@ -1,10 +1,12 @@
-"""The settings of `prepare`."""
+"""The settings of `prepare`, and the number of images that `demo` draws."""
 
 from dataclasses import dataclass
 
 from headstart.features.errors import OptionError
 from headstart.features.options import option
 from headstart.pipeline.data.splits import TEST_FRACTION, VAL_FRACTION
+
+DEMO_IMAGES = 1000
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Draw the demo set: pictures of cats and dogs, which need neither a licence nor a download.
 
 Colours, sizes, poses and backgrounds of both classes have the same distributions. So the mean colour, a thumbnail or
-the size of the file does not reveal the class. A cat has pointed ears, whiskers and stripes; a dog has hanging ears, a
-broad muzzle, a tongue and spots.
+the size of the file does not reveal the class. A cat has whiskers and slit pupils, a dog a broad muzzle and often a
+tongue. Most cats have stripes and pointed ears, and most dogs spots and hanging ears. But some animals have a plain
+coat, or the ears of the other class: these are what phase 2 has still to learn.
 """
 
 import io
@@ -15,6 +16,7 @@ import numpy as np
 from headstart.features.errors import DataError
 from headstart.features.files import write_atomically
 from headstart.features.terminal import progress
+from headstart.pipeline.data.config import DEMO_IMAGES
 from PIL import Image, ImageDraw, ImageFilter
 
 CLASS_NAMES = ("cat", "dog")
@@ -30,6 +32,9 @@ _STORED_AS = {
     8: Image.Transpose.ROTATE_270,
 }
 
+_SCALE = (0.65, 1.0)  # of an animal, as a fraction of the picture's shorter side
+_PLAIN_COATS = 0.3  # fraction of animals
+_UNUSUAL_EARS = 0.06  # fraction of animals with the other class's ears
 Colour = tuple[int, ...]  # red, green, blue
 _Draw = ImageDraw.ImageDraw
 
@@ -51,7 +56,7 @@ class DemoResult:
         return [f"drew {self.images} images and {self.broken} broken files in {self.path}"]
 
 
-def draw_demo(folder: Path, images: int = 600, seed: int = 0) -> DemoResult:
+def draw_demo(folder: Path, images: int = DEMO_IMAGES, seed: int = 0) -> DemoResult:
     """Draw `images` JPEGs into `folder/{cat,dog}/`, half of each class, and add a few broken files.
 
     `seed` and the number of an image decide its content. Raises DataError if `folder` exists, unless it is empty or
@@ -85,7 +90,7 @@ def draw_demo(folder: Path, images: int = 600, seed: int = 0) -> DemoResult:
 def _draw_jpeg(label: int, rng: np.random.Generator) -> bytes:
     width, height = rng.integers(150, 420, size=2).tolist()
     picture = _background(width, height, rng)
-    animal = _animal(label, int(min(width, height) * rng.uniform(0.75, 1.0)), rng)
+    animal = _animal(label, int(min(width, height) * rng.uniform(*_SCALE)), rng)
     corner = (int(rng.uniform(0, width - animal.width)), int(rng.uniform(0, height - animal.height)))
     picture.paste(animal, corner, animal)
     if rng.random() < 0.3:
@@ -129,17 +134,19 @@ def _animal(label: int, side: int, rng: np.random.Generator) -> Image.Image:
     size = 2 * side
     fur, marks, skin = _colour(rng), _colour(rng), _colour(rng)
     coat = Image.new("RGB", (size, size), fur)
-    (_draw_stripes if label == 0 else _draw_spots)(ImageDraw.Draw(coat), size, marks, rng)
+    if rng.random() > _PLAIN_COATS:
+        (_draw_stripes if label == 0 else _draw_spots)(ImageDraw.Draw(coat), size, marks, rng)
     shape = Image.new("L", (size, size))
     silhouette = ImageDraw.Draw(shape)
     silhouette.ellipse(_box(0.5, 0.95, 0.36, 0.34, size), fill=255)
     silhouette.ellipse(_box(0.5, 0.45, rng.uniform(0.26, 0.32), rng.uniform(0.24, 0.29), size), fill=255)
     animal = Image.new("RGBA", (size, size))
     draw = ImageDraw.Draw(animal)
-    if label == 0:
+    pointed = (label == 0) != (rng.random() < _UNUSUAL_EARS)
+    if pointed:
         _draw_pointed_ears(draw, size, fur, skin, rng)
     animal.paste(coat, (0, 0), shape)
-    if label == 1:
+    if not pointed:
         _draw_hanging_ears(draw, size, _shade(fur, rng.uniform(0.6, 1.4)), rng)
     (_draw_cat_face if label == 0 else _draw_dog_face)(draw, size, _shade(fur, 1.3), skin, rng)
     if rng.random() < 0.5:

@@ -6,7 +6,6 @@ import pytest
 from headstart.features.errors import DataError
 from headstart.features.images.scan import ImageFile, inspect_image
 from headstart.pipeline.data.demo import draw_demo
-from headstart.pipeline.data.demo_weights import demo_weights
 from PIL import Image, ImageOps
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -74,12 +73,3 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match="holds something else"):
         draw_demo(tmp_path / "photos", 4)
-
-
-def test_without_imagenet_weights_the_demo_says_so(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
-    assert demo_weights(seconds=1) == "random"
-    assert "NO PRETRAINED WEIGHTS" in capfd.readouterr().err

@@ -1,0 +1,1 @@
+"""`headstart demo`: both phases on drawn cats and dogs."""

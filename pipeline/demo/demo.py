@@ -1,0 +1,181 @@
+"""`headstart demo`: draw cats and dogs, run every stage on them, and show what was learnt."""
+
+import shlex
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import DataError
+from headstart.features.files import write_atomically
+from headstart.features.terminal import console
+from headstart.pipeline.data.config import DEMO_IMAGES
+from headstart.pipeline.data.demo import DemoResult, draw_demo
+from headstart.pipeline.data.prepare import prepare
+from headstart.pipeline.demo.network import choose_network
+from headstart.pipeline.demo.picture import draw_picture, read_guesses
+from headstart.pipeline.evaluate.evaluate import EvaluateResult, evaluate
+from headstart.pipeline.featured import FeaturedExamples, cache_features
+from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.finetune import FinetuneResult, finetune
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.run import HeadResult, train_run
+from headstart.pipeline.runs import Run
+
+_FOLDER = Path("demo")
+FINETUNING = FinetuneConfig(epochs=3, learning_rate=1e-3)
+_MARK = "about.txt"  # its presence says that the folder is the demo's own, to be made anew
+_ABOUT = "`headstart demo` made this folder, and makes it anew when it runs again.\n"
+
+
+class _Shown(Protocol):
+    """The result of a stage."""
+
+    def lines(self) -> Iterable[Any]:
+        """Return its summary."""
+
+
+_Stage = TypeVar("_Stage", bound=_Shown)
+
+
+@dataclass(frozen=True)
+class DemoRunResult:
+    """The results of the demo's stages, the files that they left, and the seconds that all of them took."""
+
+    drawn: DemoResult
+    features: FeaturedExamples
+    trained: HeadResult
+    tuned: FinetuneResult
+    tested: EvaluateResult
+    picture: str
+    seconds: float
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object that `--json` prints. `head` and `finetuned` are metrics on the test split."""
+        config = self.features.config
+        return {
+            **self.drawn.fields(),
+            "backbone": config.backbone,
+            "weights": config.weights,
+            "extracted": self.features.extracted.extracted,
+            "test_images": self.tested.n,
+            "head": self.tested.head,
+            "finetuned": self.tested.finetuned,
+            "val": {"head": self.tuned.before, "finetuned": self.tuned.after},
+            "run": self.trained.run,
+            "picture": self.picture,
+            "seconds": self.seconds,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield what was learnt, in three lines."""
+        head, finetuned, n = self.tested.head, self.tested.finetuned, self.tested.n
+        assert finetuned is not None
+        yield ""
+        low, high = head["accuracy_interval"]
+        done, before, after = self.features.extracted, self.tuned.before, self.tuned.after
+        passes = f"in {done.seconds:.1f} s" if done.extracted else "in an earlier run of the demo"
+        yield (
+            f"Phase 1: the network saw each of {len(self.features.examples)} images once, {passes}; a head on its "
+            f"features took {self.trained.seconds:.1f} s, and is right on {head['accuracy']:.1%} of {n} unseen test "
+            f"drawings (95 % interval {low:.1%} to {high:.1%})."
+        )
+        yield (
+            f"Phase 2: {self.tuned.epochs} epochs of fine-tuning took {self.tuned.seconds:.0f} s; on val, loss "
+            f"{before['loss']:.4f} -> {after['loss']:.4f}, accuracy {before['accuracy']:.1%} -> "
+            f"{after['accuracy']:.1%}; on test, loss {head['loss']:.4f} -> {finetuned['loss']:.4f}, accuracy "
+            f"{head['accuracy']:.1%} -> {finetuned['accuracy']:.1%}."
+        )
+        yield (
+            f"See {self.picture}; the run is {self.trained.run}. With photographs of your own, in a folder for each "
+            "class, begin with: headstart prepare PHOTOS data"
+        )
+
+
+def run_demo(
+    images: int = DEMO_IMAGES,
+    seed: int = 0,
+    folder: Path = _FOLDER,
+    network: FeatureConfig | None = None,
+    finetuning: FinetuneConfig | None = None,
+) -> DemoRunResult:
+    """Run every stage on `images` drawn cats and dogs in `folder`, and print the command line of each stage.
+
+    What an earlier demo left in `folder` is made anew, but for the features. Raises DataError if `folder` holds
+    something else, and OptionError as `choose_network` does.
+
+    Args:
+        seed: of the drawing and of every stage.
+        network: settings of the features, in place of those of `choose_network`.
+        finetuning: settings of phase 2, in place of `FINETUNING`.
+    """
+    start = time.perf_counter()
+    _claim(folder)
+    features, finetuning = network or choose_network(), finetuning or FINETUNING
+    drawings, data, run, picture = (folder / name for name in ("drawn", "data", "run", "demo.png"))
+    extraction = ExtractionConfig(store=folder / "store")
+    counted = [f"--images={images}"] if images != DEMO_IMAGES else []
+    seeded = [f"--seed={seed}"] if seed else []
+    asked = [f"--store={extraction.store}", *_flags(features), *seeded]
+
+    _announce("demo", drawings, *counted, *seeded)
+    drawn = _shown(draw_demo(drawings, images, seed))
+    _announce("prepare", drawings, data, *seeded)
+    _shown(prepare(drawings, data, seed=seed))
+    _announce("features", data, *asked)
+    cached = _shown(cache_features(data, features, extraction, seed))
+    _announce("head", data, f"--run={run}", *asked, "--overwrite")
+    trained = _shown(train_run(data, run, features, extraction, HeadConfig(), True, seed))
+    _announce("finetune", run, *_flags(finetuning), *seeded, "--overwrite")
+    tuned = _shown(finetune(run, finetuning, True, seed))
+    _announce("evaluate", run)
+    tested = _shown(evaluate(run))
+    draw_picture(picture, read_guesses(Run.open(run)), cached.class_names, _heading(features, tested))
+    return DemoRunResult(drawn, cached, trained, tuned, tested, str(picture), time.perf_counter() - start)
+
+
+def _claim(folder: Path) -> None:
+    """Make `folder`, or clear it of an earlier demo's drawings. Raises DataError if it holds something else."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise DataError(f"{folder}: exists and is no earlier demo; move it away, or go to another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / _MARK, _ABOUT)
+    for stale in ("drawn", "data"):  # drawings of another seed or number would stay among the new ones
+        shutil.rmtree(folder / stale, ignore_errors=True)
+
+
+def _flags(config: FeatureConfig | FinetuneConfig) -> list[str]:
+    """Return the options that give `config` on the command line, without those that have their default."""
+    return [
+        f"{one.metadata.get('flag', '--' + one.name.replace('_', '-'))}={getattr(config, one.name)}"
+        for one in fields(config)
+        if getattr(config, one.name) != one.default
+    ]
+
+
+def _announce(*arguments: object) -> None:
+    """Print the command line that does what comes next."""
+    console.print("\n$ " + shlex.join(["headstart", *map(str, arguments)]), style="bold")
+
+
+def _shown(result: _Stage) -> _Stage:
+    """Print the summary of a stage's result, and return the result."""
+    for line in result.lines():
+        console.print(line)
+    return result
+
+
+def _heading(features: FeatureConfig, tested: EvaluateResult) -> list[str]:
+    assert tested.finetuned is not None
+    return [
+        f"{tested.n} drawings that training has not seen",
+        f"phase 1, a head on features of {features.backbone}: {_scored(tested.head)}",
+        f"phase 2, fine-tuned: {_scored(tested.finetuned)}",
+    ]
+
+
+def _scored(metrics: Mapping[str, Any]) -> str:
+    return f"{metrics['accuracy']:.1%} right, loss {metrics['loss']:.4f}"

@@ -1,0 +1,104 @@
+"""The picture with which the demo ends: test drawings, each with the class that was predicted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from headstart.features.files import written_atomically
+from headstart.pipeline.metrics import probabilities
+from headstart.pipeline.runs import Run, read_csv
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+_COLUMNS, _ROWS = 6, 4
+_TILE, _GAP, _CAPTION, _FRAME = 200, 16, 30, 6  # pixels
+_MARGIN, _HEADING = 32, 128
+_PAPER, _MAT, _INK, _PALE = "#fbfaf7", "#eeece6", "#22262b", "#6b727a"
+_WRONG, _MENDED, _RIGHT = "#c8322b", "#c77700", "#d9d7d0"  # colours of frames
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the head and the fine-tuned classifier say about one image."""
+
+    path: str
+    label: int
+    head: int  # the class that the head predicts
+    predicted: int  # the class that the classifier predicts
+    probability: float  # of `predicted`
+
+    @property
+    def colour(self) -> str:
+        """The colour that marks the image: wrong, mended by fine-tuning, or right all along."""
+        if self.predicted != self.label:
+            return _WRONG
+        return _RIGHT if self.head == self.label else _MENDED
+
+
+def read_guesses(run: Run, split: str = "test") -> list[Guess]:
+    """Read the predictions that `evaluate` wrote: wrong ones first, then mended ones, then the others.
+
+    Within each group, the least certain come first.
+    """
+    rows, names = read_csv(run.predictions_file(split)), run.class_names()
+    logits = (np.array([[float(row[f"{model}:{names[1]}"])] for row in rows]) for model in ("head", "finetuned"))
+    head, finetuned = map(probabilities, logits)
+    guesses = [
+        Guess(row["path"], names.index(row["label"]), int(first.argmax()), int(last.argmax()), float(last.max()))
+        for row, first, last in zip(rows, head, finetuned, strict=True)
+    ]
+    order = (_WRONG, _MENDED, _RIGHT)
+    return sorted(guesses, key=lambda guess: (order.index(guess.colour), guess.probability))
+
+
+def draw_picture(file: Path, guesses: Sequence[Guess], class_names: Sequence[str], heading: Sequence[str]) -> None:
+    """Write a PNG of the first `guesses` to `file`. The lines of `heading` stand above them."""
+    shown = guesses[: _COLUMNS * _ROWS]
+    rows = -(-len(shown) // _COLUMNS)
+    width = 2 * _MARGIN + _COLUMNS * (_TILE + _GAP) - _GAP
+    height = _MARGIN + _HEADING + rows * (_TILE + _CAPTION + _GAP) + _MARGIN // 2
+    picture = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((_MARGIN, _MARGIN - 8), heading[0], fill=_INK, font=ImageFont.load_default(26))
+    for number, line in enumerate(heading[1:]):
+        draw.text((_MARGIN, _MARGIN + 30 + 24 * number), line, fill=_PALE, font=ImageFont.load_default(18))
+    _draw_legend(draw, width)
+    for number, guess in enumerate(shown):
+        row, column = divmod(number, _COLUMNS)
+        corner = (_MARGIN + column * (_TILE + _GAP), _MARGIN + _HEADING + row * (_TILE + _CAPTION + _GAP))
+        _draw_tile(picture, draw, corner, guess, class_names)
+    with written_atomically(file) as partial:
+        picture.save(partial, "PNG")
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, width: int) -> None:
+    font, x, y = ImageFont.load_default(16), _MARGIN, _MARGIN + _HEADING - 38
+    for colour, meaning in (
+        (_WRONG, "wrong"),
+        (_MENDED, "right since fine-tuning"),
+        (_RIGHT, "right; the least certain first"),
+    ):
+        draw.rectangle((x, y, x + 16, y + 16), fill=colour)
+        draw.text((x + 24, y - 2), meaning, fill=_INK, font=font)
+        x += 24 + int(draw.textlength(meaning, font)) + 28
+    draw.line((_MARGIN, y + 27, width - _MARGIN, y + 27), fill=_RIGHT)
+
+
+def _draw_tile(
+    picture: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], guess: Guess, class_names: Sequence[str]
+) -> None:
+    """Draw the image in a square frame of its colour, and below it the class with its probability."""
+    x, y = corner
+    with Image.open(guess.path) as drawing:
+        upright = ImageOps.exif_transpose(drawing).convert("RGB")
+    draw.rectangle((x, y, x + _TILE - 1, y + _TILE - 1), fill=guess.colour)
+    frame = _FRAME if guess.colour != _RIGHT else 1
+    picture.paste(ImageOps.pad(upright, (_TILE - 2 * frame,) * 2, color=_MAT), (x + frame, y + frame))
+    font = ImageFont.load_default(17)
+    sure = "over 99.9%" if guess.probability > 0.999 else f"{guess.probability:.1%}"
+    text = f"{class_names[guess.predicted]} {sure}"
+    right = guess.colour == _RIGHT
+    draw.text((x + 1, y + _TILE + 4), text, fill=_INK if right else guess.colour, font=font)
+    if not right:
+        note = f"is a {class_names[guess.label]}" if guess.colour == _WRONG else f"head: {class_names[guess.head]}"
+        draw.text((x + _TILE - 1 - draw.textlength(note, font), y + _TILE + 4), note, fill=_PALE, font=font)
