@@ -35,11 +35,7 @@ def main(
     """Train image classifiers in two phases: a head on cached features, then the top of the network."""
 
 
-@command(
-    app,
-    device=lambda values: values["folder"] is None,
-    kept="the images drawn and the features so far are kept: repeat the command",
-)
+@command(app, kept="the images drawn and the features so far are kept: repeat the command")
 def demo(
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Draw into this folder, and do no more.")] = None,
     images: Annotated[int, typer.Option(help="How many, half of each class.", min=2)] = DEMO_IMAGES,

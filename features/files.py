@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.filesize import decimal
 
 _PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
@@ -130,6 +129,8 @@ def _writer_ended(partial: Path) -> bool:
     if process is None:
         return False
     pid, here = int(process["pid"]), process["host"] == _host()
+    import psutil  # late: `headstart --help` needs none of it
+
     if here and not psutil.pid_exists(pid):
         return True
     if here and _started(pid) == int(process["started"]):
@@ -148,6 +149,8 @@ def _host() -> str:
 
 def _started(pid: int) -> int | None:
     """Return the start time of a process on this host, in ms since 1970; None if the process has ended."""
+    import psutil
+
     try:
         return int(1000 * psutil.Process(pid).create_time())
     except psutil.Error:

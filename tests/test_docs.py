@@ -33,8 +33,6 @@ NOT_RUN = {"README.md": 2, "data.md": 2, "backbones.md": 1, "speed.md": 3, "runs
 FOREIGN_OPTIONS = {"--group", "--logdir", "--only", "--photos"}  # of pip, TensorBoard and the benchmarks
 
 # The demo and its picture come with another branch: remove both.
-DEMO_COMES = pytest.mark.xfail(strict=True, reason="the demo comes with another branch")
-MISSING_FILES = {"docs/demo.png"}
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,8 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 def _commands() -> Iterator[Any]:
     for block in BLOCKS:
         for words in block.commands() if block.language == "sh" else []:
-            comes = words == ["headstart", "demo"]
             name = f"{block.page.name}:{block.line}:{' '.join(words)}"
-            yield pytest.param(words, id=name, marks=[DEMO_COMES] if comes else [])
+            yield pytest.param(words, id=name)
 
 
 def made_by(words: list[str]) -> list[list[str]]:
@@ -193,7 +190,7 @@ def test_links_lead_somewhere() -> None:
                 missing.add(str(target.relative_to(ROOT)))
             elif anchor:
                 assert anchor in _anchors(target), f"{page.name}: {link}"
-    assert missing == MISSING_FILES
+    assert not missing
 
 
 @pytest.fixture(scope="module")
