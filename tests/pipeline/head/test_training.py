@@ -29,27 +29,42 @@ def examples(classes: int, count: int = 500) -> tuple[LabelledFeatures, Labelled
     return whole.take(slice(count * 4 // 5)), whole.take(slice(count * 4 // 5, None))
 
 
+class Averaging(keras.callbacks.Callback):
+    """Keeps a running average of the weights, to which the first steps add larger shares of the latest weights."""
+
+    def __init__(self, least_share: float) -> None:
+        super().__init__()
+        self.least_share, self.steps, self.averages = least_share, 0, []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        weights = [weight.numpy() for weight in self.model.trainable_variables]
+        share = max(self.least_share, 9 / (9 + self.steps))
+        before = self.averages or weights
+        self.averages = [old + share * (new - old) for old, new in zip(before, weights, strict=True)]
+        self.steps += 1
+
+
 def epoch_of_keras(train: LabelledFeatures, config: HeadConfig, seed: int) -> tuple[float, list[np.ndarray]]:
     """The training loss of one epoch of Keras's own `fit`, and the averaged weights after it."""
     keras.utils.set_random_seed(seed)
     model = build_head(train, config)
     restart_draws(model, 0)
     decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
-    average = {"use_ema": True, "ema_momentum": 0.95 ** (config.batch_size / 64)}
+    averaging = Averaging(1 - 0.95 ** (config.batch_size / 64))
     if train.classes == 2:
         loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
     else:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
-    model.compile(make_optimizer(config.optimizer, config.learning_rate, **decay, **average), loss, jit_compile=False)
+    model.compile(make_optimizer(config.optimizer, config.learning_rate, **decay), loss, jit_compile=False)
     rows = np.random.default_rng([seed, 0]).permutation(len(train))
     targets = train.labels if train.classes == 2 else np.eye(train.classes, dtype=np.float32)[train.labels]
     weights = class_weights(train.labels, train.classes, config.class_weight)
     fitted = model.fit(
         train.features[rows], targets[rows], config.batch_size, shuffle=False, verbose=0,
         sample_weight=None if weights is None else weights[train.labels[rows]],
-        callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True)],
+        callbacks=[averaging],
     )  # fmt: skip
-    return fitted.history["loss"][0], [weight.numpy() for weight in model.trainable_variables]
+    return fitted.history["loss"][0], averaging.averages
 
 
 @pytest.mark.parametrize(
@@ -70,6 +85,16 @@ def test_an_epoch_is_that_of_keras(optimizer: Optimizer, classes: int, settings:
     assert trained.history[0]["loss"] == pytest.approx(loss, rel=1e-5)
     for one, other in zip(trained.model.trainable_variables, weights, strict=True):
         np.testing.assert_allclose(one.numpy(), other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_of_few_examples_does_not_keep_its_first_weights() -> None:
+    whole, val = examples(2)
+    config = HeadConfig((64,), epochs=10)
+    few = whole.take(slice(24))  # ten steps, one in each epoch
+    trained = fit_head(few, val, config.for_examples(len(few)), seed=1)
+    longer = fit_head(few, val, replace(config, epochs=60).for_examples(len(few)), seed=1)
+    assert trained.val["loss"] < 0.6
+    assert trained.val["accuracy"] > longer.val["accuracy"] - 0.1
 
 
 def test_only_adam_is_fused() -> None:
