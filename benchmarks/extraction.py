@@ -83,7 +83,9 @@ def extraction_rows(images: list[ImageFile], data: Path, folder: Path, backbone:
 
 def rivals(images: list[ImageFile], backbone: Backbone) -> dict[str, Callable[[], float]]:
     """Other runtimes that are installed, fed by the same input pipeline, warmed up."""
-    found = {"OpenVINO": openvino_fed(images, backbone, resolve_precision("auto"), BATCH)}
+    found = {
+        "OpenVINO": openvino_fed(images, ImageConfig(backbone.image_size), backbone, resolve_precision("auto"), BATCH)
+    }
     if installed("torchvision"):
         import torch
         import torchvision
