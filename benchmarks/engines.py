@@ -48,9 +48,8 @@ def _rows_of(name: str, precision: Precision, images: list[ImageFile], folder: P
         return len(images) / seconds(lambda: [None for _ in decoded_batches(images, network.images, 32)])
 
     plain = build_backbone(name, "random")
-    rivals = {
-        f"OpenVINO, batch {size}": openvino_fed(images, network.images, plain, precision, size) for size in BATCHES
-    }
+    feed = partial(openvino_fed, images, network.images, plain, precision)
+    rivals = {f"OpenVINO, batch {size}": feed(size) for size in BATCHES}
     found = in_turns({"ours": ours, "decoding alone": decode_only, **rivals})
     best = max(rivals, key=lambda rival: statistics.median(found[rival]))
     return [
