@@ -87,9 +87,10 @@ def _commands() -> Iterator[Any]:
 def made_by(words: list[str]) -> list[list[str]]:
     """The commands that a `make` in `words` would run, once the environment is there."""
     command = ["make", "--dry-run", "--old-file=.venv/.ready", *words[1:]]
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("HEADSTART_", "MAKE"))}
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("HEADSTART_", "MAKE", "ARGS"))}
     told = subprocess.run(command, cwd=ROOT, env=plain, check=True, capture_output=True, text=True)
-    return [shlex.split(line) for line in told.stdout.splitlines() if "/headstart " in line]
+    lines = [shlex.split(line) for line in told.stdout.splitlines() if "/headstart " in line]
+    return [words[1:] if "=" in words[0] else words for words in lines]  # without a variable that is set for it
 
 
 def require_headstart(words: list[str]) -> None:

@@ -88,13 +88,14 @@ def test_an_epoch_is_that_of_keras(optimizer: Optimizer, classes: int, settings:
 
 
 def test_a_head_of_few_examples_does_not_keep_its_first_weights() -> None:
-    whole, val = examples(2)
-    config = HeadConfig((64,), epochs=10)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    features = (rng.normal(size=(400, 64)) + (labels - 0.5)[:, np.newaxis]).astype(np.float32)
+    whole = LabelledFeatures(features, labels, 2, {"cut": slice(0, 64)})
     few = whole.take(slice(24))  # ten steps, one in each epoch
-    trained = fit_head(few, val, config.for_examples(len(few)), seed=1)
-    longer = fit_head(few, val, replace(config, epochs=60).for_examples(len(few)), seed=1)
-    assert trained.val["loss"] < 0.6
-    assert trained.val["accuracy"] > longer.val["accuracy"] - 0.1
+    trained = fit_head(few, whole.take(slice(24, 400)), HeadConfig((256,), epochs=10).for_examples(24), seed=1)
+    assert trained.val["loss"] < 0.65  # 0.79 if the first weights keep their share
+    assert trained.val["accuracy"] > 0.65  # 0.37
 
 
 def test_only_adam_is_fused() -> None:
