@@ -74,7 +74,7 @@ class ExtractionConfig:
 
     store: Path = option(Path("store"), "Folder of cached features.", env="HEADSTART_STORE")
     batch_size: int = option(
-        0, "Images per forward pass. 0: 12 for two cores, at most 48; on a GPU, the fastest number found by trials."
+        0, "Images per forward pass. 0: 8 with OpenVINO, on a GPU the fastest number found by trials."
     )
     max_rejects: float = option(0.05, "Fraction of images that may be unusable.")
     max_pixels: int = option(MAX_PIXELS, "Images with more pixels are rejected.")

@@ -57,7 +57,7 @@ def start_tensorflow() -> str:
 
 def gpu_at_hand() -> bool:
     """Whether the system has a GPU of NVIDIA's. Unlike `on_gpu`, this starts no TensorFlow."""
-    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/dxg"))
+    return Path("/dev/dxg").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def on_gpu() -> bool:

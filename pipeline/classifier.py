@@ -6,6 +6,7 @@ from typing import Any
 
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
+from headstart.features.backbones.graph import nested_layers
 from headstart.features.files import written_atomically
 from headstart.features.frozen.frozen import frozen_part
 from headstart.features.tensorflow import keras
@@ -55,13 +56,19 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
     """
     # Each layer is set on its own. Calling the backbone with `training=False` would not suffice: Keras passes the outer
     # model's `training` on to the layers of a nested model.
-    for index, layer in enumerate(backbone.model.operations):
-        if not isinstance(layer, keras.Layer):
-            continue
+    for layer in nested_layers(backbone.model.operations):
+        layer.trainable = False
+    for layer in trained_layers(backbone, from_layer):
         is_batchnorm = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = index >= from_layer and (thaw_batchnorm or not is_batchnorm)
+        layer.trainable = thaw_batchnorm or not is_batchnorm
+    for layer in nested_layers(backbone.model.operations):
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
+
+
+def trained_layers(backbone: Backbone, from_layer: int) -> list[keras.Layer]:
+    """The layers of `backbone` from index `from_layer` on, with those of nested models in place of these."""
+    return list(nested_layers(backbone.model.operations[from_layer:]))
 
 
 def save_for_inference(model: keras.Model, path: Path) -> None:

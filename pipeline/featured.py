@@ -247,8 +247,8 @@ def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
         if fingerprints != settings["fingerprints"]:
             raise RunError(
                 f"{run.path}: its features can't be made again: {config.weights} holds other weights than it was "
-                "trained with, its int8 network is gone, or another version of headstart made it; run "
-                "`headstart head` again, with --overwrite"
+                "trained with, its int8 network is gone, another engine computes bfloat16 (a GPU, or OpenVINO that "
+                "came or went), or another version of headstart made it; run `headstart head` again, with --overwrite"
             )
 
     return cache_features(data, replace(config, views=0), extraction, settings["seed"], require)

@@ -54,16 +54,20 @@ class Backbone:
         """Every cut that averages over space, lowest first."""
         return [Cut(self.name, block) for block in self.shapes]
 
-    def layer_index(self, layer: str | int) -> int:
-        """The index in `model.operations` of `layer`: a name, index or cut. An unknown layer raises an OptionError."""
+    def layer_index(self, layer: str | int | Cut) -> int:
+        """The index in `model.operations` of `layer`: a cut, an index, or the name of a layer or cut.
+
+        An unknown layer raises an OptionError.
+        """
+        if isinstance(layer, Cut):
+            return self._indices[layer.block]
         operations = self.model.operations
-        layer = self._indices.get(Cut.parse(self.name, str(layer)).block, layer)
-        if isinstance(layer, str) and not layer.isdecimal():
-            names = [operation.name for operation in operations]
-            if layer in names:
-                return names.index(layer)
-        elif -len(operations) <= int(layer) < len(operations):
-            return int(layer) % len(operations)
+        if isinstance(layer, str) and not layer.lstrip("-").isdecimal():
+            names = {operation.name: index for index, operation in enumerate(operations)} | dict(self._indices)
+            if (block := Cut.parse(self.name, layer).block) in names:
+                return names[block]
+        elif 0 <= int(layer) < len(operations):
+            return int(layer)
         raise OptionError(
             f"{self.name} has no layer {layer!r}: give an index from 0 to {len(operations) - 1}, or a name"
         )
@@ -84,10 +88,10 @@ class Backbone:
         deepest = max(blocks.index(cut.block) for cut in cuts)
         if deepest == len(blocks) - 1:
             return last_stage(self.model)
-        return self.layer_index(blocks[deepest - 1]) + 1 if deepest else 0
+        return self.layer_index(Cut(self.name, blocks[deepest - 1])) + 1 if deepest else 0
 
-    def output(self, layer: int | str) -> keras.KerasTensor:
-        """The symbolic output of a layer: a name, index or cut."""
+    def output(self, layer: int | str | Cut) -> keras.KerasTensor:
+        """The symbolic output of a layer; see `layer_index`."""
         from headstart.features.backbones.graph import output_of
 
         return output_of(self.model, self.layer_index(layer))
@@ -107,7 +111,7 @@ class Backbone:
             )
         operations, from_layer = self.model.operations, max(from_layer, 1)
         below = {id(operation.output): index for index, operation in enumerate(operations[:from_layer])}
-        outputs = [self.output(cut.block) for cut in cuts]
+        outputs = [self.output(cut) for cut in cuts]
         needed = {operation.name for operation in keras.Model(self.model.input, outputs).operations}
         inputs = [operation.input for operation in operations[from_layer:] if operation.name in needed]
         return sorted({below[id(tensor)] for tensor in keras.tree.flatten([inputs, outputs]) if id(tensor) in below})
@@ -119,7 +123,7 @@ class Backbone:
         """
         from headstart.features.tensorflow import keras
 
-        outputs = [self.output(cut.block) for cut in cuts]
+        outputs = [self.output(cut) for cut in cuts]
         found = keras.Model(self.model.input, outputs, name=self.title)(self.rescale(pixels), training=False)
         return self._at_cuts(found, cuts)
 
@@ -129,7 +133,7 @@ class Backbone:
 
         crossing = self.crossing(from_layer, cuts)
         outputs = dict(zip(crossing, tensors, strict=True))
-        indices = [self.layer_index(cut.block) for cut in cuts]
+        indices = [self.layer_index(cut) for cut in cuts]
         above = [index for index in indices if index not in outputs]  # `tensors` holds the other cuts
         below = [self.output(index) for index in crossing]
         top = keras.Model(below, [self.output(index) for index in above], name=self.title)

@@ -81,7 +81,7 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
     """
     backbones = chosen_backbones(config)
     found: dict[str, list[Cut]] = {name: [] for name in backbones}
-    for text in _separate(config.cut):
+    for text in _separate(config.cut, backbones):
         for cut in _meant(text, backbones):
             found[cut.backbone].append(cut)
     for cuts in found.values():
@@ -101,14 +101,15 @@ def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...]
     if not config.cut:
         cuts = chosen_cuts(config)
         return tuple(dict.fromkeys([*((cut,) for cut in cuts), cuts])), False
-    if any(text.rpartition("/")[2] == ALL for text in _separate(config.cut)):
-        single = dict.fromkeys(cut for text in _separate(config.cut) for cut in _combination(config, text))
+    if any(text.rpartition("/")[2] == ALL for text in _separate(config.cut, chosen_backbones(config))):
+        parts = _separate(config.cut, chosen_backbones(config))
+        single = dict.fromkeys(cut for text in parts for cut in _combination(config, text))
         return tuple((cut,) for cut in single), True
     return tuple(dict.fromkeys(_combination(config, text) for text in config.cut)), False
 
 
 def _combination(config: FeatureConfig, text: str) -> tuple[Cut, ...]:
-    named = {part.rpartition("/")[0] for part in _separate((text,))}
+    named = {_named(part) for part in _separate((text,), chosen_backbones(config))}
     return tuple(cut for cut in chosen_cuts(replace(config, cut=(text,))) if "" in named or cut.backbone in named)
 
 
@@ -117,7 +118,10 @@ def restricted(config: FeatureConfig, cuts: Sequence[Cut]) -> FeatureConfig:
     wanted = {cut.backbone for cut in cuts}
     weights = {name: file for name, file in chosen_weights(config).items() if name in wanted}
     files = config.weights if config.weights in weights.values() else "+".join(weights.values())
-    return replace(config, backbone="+".join(weights), weights=files, cut=tuple(cut_names(cuts)))
+    # `--rescale` is for `.keras` files if there are any; see `load_networks`.
+    of_others = any(map(is_own, chosen_backbones(config))) and not any(map(is_own, weights))
+    rescale = "auto" if of_others else config.rescale
+    return replace(config, backbone="+".join(weights), weights=files, rescale=rescale, cut=tuple(cut_names(cuts)))
 
 
 def require_averaged(cuts: Sequence[Cut]) -> None:
@@ -141,7 +145,12 @@ def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     The path of an existing file may itself contain a `+`. A text that can't be split in exactly one way raises an
     OptionError.
     """
-    names, text = chosen_backbones(config), config.weights
+    every, text = chosen_backbones(config), config.weights
+    names = [name for name in every if not is_own(name)] or every  # a `.keras` file holds its own weights
+    return dict.fromkeys(every, "imagenet") | _weights_of_each(names, text)
+
+
+def _weights_of_each(names: Sequence[str], text: str) -> dict[str, str]:
     if len(names) == 1 or "+" not in text or _is_weights(text):
         return dict.fromkeys(names, text)
     joints = [place for place, letter in enumerate(text) if letter == "+"]
@@ -162,13 +171,25 @@ def _is_weights(text: str) -> bool:
     return text in KNOWN_WEIGHTS or Path(text).is_file()
 
 
-def _separate(texts: Sequence[str]) -> list[str]:
-    return [part for text in texts for part in text.split("+")]
+def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
+    """Split `texts` at each `+`, but for those in the paths of `backbones`."""
+    marks = {f"{name}/": f"{number}\0/" for number, name in enumerate(backbones) if "+" in name}
+    for name, mark in marks.items():
+        texts = [text.replace(name, mark) for text in texts]
+    parts = [part for text in texts for part in text.split("+")]
+    for name, mark in marks.items():
+        parts = [part.replace(mark, name) for part in parts]
+    return parts
+
+
+def _named(text: str) -> str:
+    """The backbone that a cut names, as `chosen_backbones` writes it; empty if it names none."""
+    named = text.rpartition("/")[0]
+    return os.path.abspath(named) if is_own(named) else named
 
 
 def _meant(text: str, backbones: Sequence[str]) -> list[Cut]:
-    named, _, inner = text.rpartition("/")
-    named = os.path.abspath(named) if is_own(named) else named
+    named, inner = _named(text), text.rpartition("/")[2]
     among = [name for name in backbones if named in ("", name)]
     if inner == ALL:
         found = [Cut(name, block) for name in among for block in outline(name).cuts]

@@ -6,7 +6,7 @@ lists them in the order in which they can be computed. For most networks it equa
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Any
@@ -45,11 +45,11 @@ class Graph:
 def read_graph(model: keras.Model) -> Graph | None:
     """The graph of `model`; None if a layer is used twice, or has several outputs, so that an index names no tensor."""
     operations = model.operations
-    outputs = [operation.output for operation in operations]  # of the first use, if a layer is used twice
+    outputs = [operation.output for operation in operations]
+    if not uses_layers_once(model) or outputs[-1] is not model.output:
+        return None
     inputs = [{id(tensor) for tensor in keras.tree.flatten(operation.input)} for operation in operations]
     made_by = {id(output): index for index, output in enumerate(outputs)}
-    if outputs[-1] is not model.output or any(tensors - made_by.keys() for tensors in inputs):
-        return None
     readers: list[list[int]] = [[] for _ in operations]
     for index, tensors in enumerate(inputs):
         for tensor in tensors - {id(outputs[index])}:  # Keras gives an input layer its output as its input
@@ -59,6 +59,13 @@ def read_graph(model: keras.Model) -> Graph | None:
         alone.append(reach <= index)
         reach = max(reach, *reading, index)
     return Graph(operations, readers, alone)
+
+
+def uses_layers_once(model: keras.Model) -> bool:
+    """Whether each operation of `model` has one use and one output, so that `operation.output` is its only tensor."""
+    made = {id(operation.output) for operation in model.operations}  # of the first use, if a layer is used twice
+    read = [operation.input for operation in model.operations]
+    return all(id(tensor) in made for tensor in keras.tree.flatten([read, model.outputs]))
 
 
 def block_ends(graph: Graph) -> list[int]:
@@ -143,24 +150,25 @@ def last_stage(model: keras.Model) -> int:
     the last stage. If most blocks have the last resolution, their last quarter is.
     """
     graph = read_graph(model)
+    last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)
     if graph is None:
-        return max(index for index, operation in enumerate(model.operations) if has_kernel(operation))
+        return last_kernel
     ends = block_ends(graph)
     resolution = graph.shape(ends[-1])[:-1]
     if len(ends) == 1:
         same = (index for index in range(1, ends[0] + 1) if graph.shape(index)[:-1] == resolution)
-        return next(same)
+        return min(next(same), last_kernel)
     at_last = [number for number, end in enumerate(ends) if graph.shape(end)[:-1] == resolution]
     first = min(at_last[0], len(ends) - 2)
     if len(at_last) > max(2, len(ends) / 2):
         first = len(ends) - 1 - math.ceil(len(ends) / 4)
-    return ends[first] + 1
+    return min(ends[first] + 1, last_kernel)
 
 
 def multiply_adds(model: keras.Model) -> int:
     """Multiplications with a weight that one image takes: those of convolutions and dense layers, nested ones too."""
     total = 0
-    for layer in nested_layers(model):
+    for layer in nested_layers(model.operations):
         positions = _positions(layer)
         if isinstance(layer, keras.layers.DepthwiseConv2D):
             total += positions * math.prod(layer.kernel.shape)
@@ -171,10 +179,13 @@ def multiply_adds(model: keras.Model) -> int:
     return total
 
 
-def nested_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """The layers of `model`, with those of nested models in place of these models."""
-    for layer in model.layers:
-        yield from nested_layers(layer) if isinstance(layer, keras.Model) else [layer]
+def nested_layers(operations: Iterable[Any]) -> Iterator[keras.Layer]:
+    """The layers among `operations`, with those of nested models in place of these models."""
+    for operation in operations:
+        if isinstance(operation, keras.Model):
+            yield from nested_layers(operation.layers)
+        elif isinstance(operation, keras.Layer):
+            yield operation
 
 
 def is_depthwise(layer: keras.Layer) -> bool:

@@ -6,7 +6,7 @@ made from the graphs by `make_outlines`.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,6 +17,8 @@ from headstart.features.errors import WeightsError
 
 if TYPE_CHECKING:
     import keras
+
+_USUAL_SIZE = 224  # of images, in pixels: the shapes and cost of a network that takes any size are given for it
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,13 @@ def outline(name: str) -> Outline:
     if is_own(name):
         if not Path(name).is_file():
             raise WeightsError(f"--backbone {name}: no such file")
-        from headstart.features.backbones.own import load_own
+        from headstart.features.backbones.own import at_size, load_own
 
-        return outline_of(load_own(Path(name)).model, stable_names=True)
+        model = load_own(Path(name)).model
+        if model.input.shape[1]:
+            return outline_of(model, stable_names=True)
+        usual = at_size(model, name, _USUAL_SIZE, "float32")
+        return replace(outline_of(usual, stable_names=True), image_size=0)
     backbone_spec(name)
     return _outlines()[name]
 
@@ -83,7 +89,7 @@ def outline_of(
         parameters=model.count_params(),
         multiply_adds=multiply_adds(model),
         boundary=last_stage(model),
-        depthwise=any(map(is_depthwise, nested_layers(model))),
+        depthwise=any(map(is_depthwise, nested_layers(model.operations))),
         cuts={name: tuple(output_of(model, index).shape[1:]) for name, index in cuts.items()},
         file=file,
         url=url,

@@ -85,7 +85,7 @@ def _require_sound_archive(path: str, shown: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {member.filename: member for member in archive.infolist()}
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile raises half a dozen kinds
         raise WeightsError(f"--backbone {shown}: not a .keras file ({error})") from error
     if "config.json" not in members or "model.weights.h5" not in members:
         raise WeightsError(f"--backbone {shown}: not a .keras file: it lacks config.json or model.weights.h5")
@@ -112,4 +112,23 @@ def _functional(model: Any, shown: str) -> keras.Model:
         raise OptionError(f"--backbone {shown}: has {len(outputs)} outputs; {wanted}")
     if len(outputs[0].shape) not in (2, 3, 4) or outputs[0].shape[-1] is None:
         raise OptionError(f"--backbone {shown}: its output has the shape {tuple(outputs[0].shape)}; {wanted}")
-    return keras.Model(inputs[0], outputs[0], name="own")
+    if not model.weights:
+        raise OptionError(f"--backbone {shown}: has no weights; {wanted}")
+    return _flat(keras.Model(inputs[0], outputs[0], name="own"))
+
+
+def _flat(model: keras.Model) -> keras.Model:
+    """Copy `model`, with the layers of nested models in place of these. Each layer then has one use, if it had one."""
+
+    def call(operation: Any, *inputs: Any, **arguments: Any) -> Any:
+        if isinstance(operation, keras.Model):  # `call` runs through its graph, `__call__` would make one node of it
+            return operation.call(*inputs)
+        return operation(*inputs, **arguments)
+
+    try:
+        flat = keras.models.clone_model(model, clone_function=lambda operation: operation, call_function=call)
+        copied = keras.models.clone_model(flat)
+    except (ValueError, TypeError, AttributeError):  # as for two layers of one name
+        flat, copied = model, keras.models.clone_model(model)
+    copied.set_weights(flat.get_weights())
+    return copied

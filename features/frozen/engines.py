@@ -24,6 +24,10 @@ Engine = Literal["openvino"]
 Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] to one array per cut
 
 
+class ConversionError(Exception):
+    """OpenVINO has no form of an operation of a network."""
+
+
 def engine(backbone: Backbone) -> Engine | None:
     """The field `engine` of a fingerprint: what makes features in bfloat16. None is TensorFlow.
 
@@ -64,7 +68,11 @@ def load_openvino() -> Any:
 def converted(graph: Any) -> Any:
     """Convert a TensorFlow function, as `traced` makes them without XLA, to an OpenVINO model with the same outputs."""
     openvino = load_openvino()
-    model = openvino.convert_model(graph, share_weights=False)  # shared weights would be freed with the graph
+    try:
+        model = openvino.convert_model(graph, share_weights=False)  # shared weights would be freed with the graph
+    except Exception as error:  # of several kinds, none of them public
+        said = " ".join(str(error).split())[:160]
+        raise ConversionError(f"OpenVINO can't run this network ({said})") from error
     # OpenVINO adds an output for each activation such as swish, and then spends half of the time on transposing them.
     return openvino.Model([model.output(tensor.name) for tensor in graph.outputs], model.get_parameters())
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from headstart.features.backbones.graph import uses_layers_once
 from headstart.features.tensorflow import keras
 
 
@@ -65,13 +66,16 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
     """Return pairs of a convolution and a batch normalisation. No other layer reads the convolution's output."""
+    if not uses_layers_once(model):
+        return []
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
     linear = keras.activations.linear
     found = [layer for layer in model.layers if isinstance(layer, convolutions) and layer.activation is linear]
     uses = Counter(id(tensor) for layer in model.layers for tensor in keras.tree.flatten(layer.input))
     once = {id(layer.output): layer for layer in found if uses[id(layer.output)] == 1}
     normalising = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    return [(once[id(layer.input)], layer) for layer in normalising if id(layer.input) in once]
+    pairs = [(once[id(layer.input)], layer) for layer in normalising if id(layer.input) in once]
+    return [(convolution, batchnorm) for convolution, batchnorm in pairs if batchnorm.axis in (-1, 3)]
 
 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
@@ -110,6 +114,8 @@ def _output_mean(convolution: keras.Layer, kernels: Sequence[np.ndarray], mean: 
     sums = [kernel.astype(np.float64).sum((0, 1)) for kernel in kernels]
     if not isinstance(convolution, keras.layers.Conv2D):  # depthwise or separable: first each channel alone, [in, m]
         mean = (mean[:, np.newaxis] * sums.pop(0)).reshape(-1)
-    for weight in sums:  # [in, out]
-        mean = mean @ weight
+    for weight in sums:  # [in, out], or [in / groups, out], where each group of outputs has its own inputs
+        groups = len(mean) // len(weight)
+        parts = zip(np.split(mean, groups), np.split(weight, groups, axis=1), strict=True)
+        mean = np.concatenate([inputs @ kernel for inputs, kernel in parts])
     return mean

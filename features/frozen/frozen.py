@@ -14,9 +14,18 @@ import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.device import cpu_count, on_gpu
-from headstart.features.frozen.engines import BATCH_SIZE, Pass, converted, openvino_passes, uses_openvino
+from headstart.features.errors import OptionError
+from headstart.features.frozen.engines import (
+    BATCH_SIZE,
+    ConversionError,
+    Pass,
+    converted,
+    openvino_passes,
+    uses_openvino,
+)
 from headstart.features.frozen.folding import fold_batchnorm, in_float32
 from headstart.features.tensorflow import keras, tf
+from headstart.features.terminal import console
 
 _SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
 
@@ -81,7 +90,12 @@ def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0, engine:
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):
-        return _frozen_by_openvino(folded, cuts, batch_size or BATCH_SIZE)
+        try:
+            return _frozen_by_openvino(folded, cuts, batch_size or BATCH_SIZE)
+        except ConversionError as error:
+            if backbone.precision != "float32":
+                raise OptionError(f"--precision {backbone.precision}: {error}; use --precision float32") from error
+            console.print(f"{error}: TensorFlow makes the same features, but takes longer")
     if not batch_size:
         batch_size = _fastest_batch_size(partial(_pass_seconds, folded, cuts)) if on_gpu() else default_batch_size()
     return FrozenBackbone(_passes(folded, cuts, batch_size), cuts, backbone.image_size, batch_size)

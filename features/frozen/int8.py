@@ -46,7 +46,7 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
 
 def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) -> FrozenBackbone:
     """Load the 8-bit form with calibration `wanted` from the store at `root`. If it is gone, raise an OptionError."""
-    for folder in (root / "int8").glob(f"{backbone.name}-*"):
+    for folder in (root / "int8").glob(f"{backbone.title}-*"):
         if calibration(folder) == wanted:
             return quantised(folder, backbone, [Cut.parse(backbone.name, name) for name in calibrated_cuts(folder)])
     raise OptionError(f"{root}/int8: the quantised network that made the features is gone")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut, chosen_cuts, chosen_weights, cut_names
 from headstart.features.backbones.facts import KnownBackbones, require_weights_file
-from headstart.features.backbones.outlines import default_resize
+from headstart.features.backbones.outlines import default_resize, is_own
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.backbones.zoo import Resize
 from headstart.features.config import ExtractionConfig, FeatureConfig
@@ -55,7 +55,7 @@ class Network:
             shape=self.backbone.shape(cut),
             dtype="float32" if self.backbone.precision == "float32" else "float16",
             calibration=self.backbone.calibration,
-            tokens=self.backbone.tokens if len(self.backbone.shapes[cut.block]) == 2 else None,
+            tokens=self.backbone.tokens if self._has_tokens(cut) else None,
             engine=engine(self.backbone),
         )
         if view is None:
@@ -70,7 +70,8 @@ class Network:
     def quantised_folder(self) -> Path:
         """Return the folder of the 8-bit form in the store. The folder need not exist."""
         names = [cut.name for cut in self.cuts]
-        return quantised_folder(self.extraction.store, self.backbone.title, names, self._shared())
+        tokens = {"tokens": self.backbone.tokens} if any(self._has_tokens(cut) for cut in self.cuts) else {}
+        return quantised_folder(self.extraction.store, self.backbone.title, names, self._shared() | tokens)
 
     def calibrated(self, images: Sequence[ImageFile]) -> Network:
         """This network, ready for `freeze`. An 8-bit form missing in the store is made from some of `images`."""
@@ -99,6 +100,9 @@ class Network:
         from headstart.features.frozen.frozen import freeze
 
         return freeze(self.backbone, self.cuts, self.extraction.batch_size, engine(self.backbone))
+
+    def _has_tokens(self, cut: Cut) -> bool:
+        return len(self.backbone.shapes[cut.block]) == 2
 
     def _shared(self) -> dict[str, Any]:
         """The fields of the fingerprint that are the same at every cut and for every view."""
@@ -129,11 +133,15 @@ def load_networks(
     networks = []
     for name, file in weights.items():
         size, seed = config.image_size, config.weights_seed
-        backbone = build_backbone(name, file, config.rescale, size, precision, seed, known, config.tokens)
+        others = any(is_own(other) for other in weights) and not is_own(name)  # `--rescale` is then for `.keras` files
+        rescale = "auto" if others else config.rescale
+        backbone = build_backbone(name, file, rescale, size, precision, seed, known, config.tokens)
         own = tuple(cut for cut in cuts if cut.backbone == name)
         resize = default_resize(name) if config.resize == "auto" else config.resize
         cuts_of_it = tuple(cut_names(own))
-        settings = replace(config, backbone=name, weights=file, cut=cuts_of_it, precision=precision, resize=resize)
+        settings = replace(
+            config, backbone=name, weights=file, rescale=rescale, cut=cuts_of_it, precision=precision, resize=resize
+        )
         network = Network(backbone, own, replace(settings, image_size=backbone.image_size), extraction)
         if precision == "int8":
             found = calibration(network.quantised_folder())

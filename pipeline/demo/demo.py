@@ -139,12 +139,17 @@ def run_demo(
 
 def _claim(folder: Path) -> None:
     """Make `folder`, or clear it of an earlier demo's drawings. Raises DataError if it holds something else."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARK).exists():
+    if folder.is_dir() and any(folder.iterdir()) and not _is_demo(folder):
         raise DataError(f"{folder}: exists and is no earlier demo; move it away, or go to another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / _MARK, _ABOUT)
     for stale in ("drawn", "data"):  # drawings of another seed or number would stay among the new ones
         shutil.rmtree(folder / stale, ignore_errors=True)
+
+
+def _is_demo(folder: Path) -> bool:
+    mark = folder / _MARK
+    return mark.is_file() and mark.read_bytes() == _ABOUT.encode()
 
 
 def _flags(config: FeatureConfig | FinetuneConfig) -> list[str]:

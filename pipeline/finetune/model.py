@@ -11,7 +11,7 @@ from headstart.features.errors import OptionError
 from headstart.features.frozen.network import load_network
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console
-from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
+from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, trained_layers, unfreeze
 from headstart.pipeline.featured import FeaturedExamples, extract_at, first_views
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.inputs import NextEpoch, eval_dataset, features_dataset, train_dataset
@@ -88,12 +88,12 @@ def build_finetune_model(
     _ = backbone.model  # builds the model if it is not built yet; that draws random numbers, so the seed is set later
     keras.utils.set_random_seed(seed)
     from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cuts)
-    top = max(backbone.layer_index(cut.block) for cut in cuts)
+    top = max(backbone.layer_index(cut) for cut in cuts)
     if from_layer > top:
         raise OptionError(f"--from-layer {config.from_layer}: above the cut, layer {top}; nothing would be trained")
     map_cut = _map_cut(backbone, from_layer, cuts) if config.from_cache else None
     unfreeze(backbone, from_layer, config.thaw_batchnorm)
-    make_deterministic(backbone.model.operations[from_layer:])
+    make_deterministic(trained_layers(backbone, from_layer))
     head = run.load_model(run.head_file)
     model = build_top(backbone, from_layer, cuts, head)
     if map_cut is None:
@@ -108,7 +108,7 @@ def build_finetune_model(
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
     """The cut whose map is the only input of the layers from `from_layer` on. Raises OptionError if there is none."""
     crossing = backbone.crossing(from_layer, cuts)
-    by_layer = {backbone.layer_index(block): block for block in backbone.shapes}
+    by_layer = {backbone.layer_index(cut): cut.block for cut in backbone.cuts()}
     if len(crossing) == 1 and crossing[0] in by_layer:
         return Cut(backbone.name, by_layer[crossing[0]], map=True)
     names = ", ".join(backbone.model.operations[index].name for index in crossing)

@@ -7,11 +7,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from headstart.features.backbones.cuts import Cut, chosen_cuts, cut_names
+from headstart.features.backbones.cuts import Cut, chosen_cuts, chosen_weights, cut_names, restricted
 from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.weights import build_backbone
-from headstart.features.config import FeatureConfig
+from headstart.features.backbones.zoo import RESCALINGS
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError, WeightsError
+from headstart.features.frozen.network import load_networks, resolved_config
 from keras import layers
 
 SIZE = 32
@@ -191,3 +193,120 @@ def test_its_pixels_must_be_said_and_it_has_its_own_weights(tmp_path: Path) -> N
     with pytest.raises(WeightsError, match="no such file"):
         chosen_cuts(FeatureConfig(backbone=str(tmp_path / "gone.keras")))
     assert Cut(file, "sum") in build_backbone(file, rescale="caffe").cuts()
+
+
+def saved_as(folder: Path, name: str, inputs: object, output: object) -> str:
+    """Save the model from `inputs` to `output`, with weights unlike those of a new model."""
+    model = keras.Model(inputs, output)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in model.weights])
+    file = folder / f"{name}.keras"
+    model.save(file)
+    return str(file)
+
+
+@pytest.mark.parametrize("kind", ["shared normalisation", "shared convolution", "normalised height", "groups"])
+def test_what_can_not_be_folded_keeps_its_values(tmp_path: Path, kind: str) -> None:
+    image = keras.Input((SIZE, SIZE, 3))
+    convolve, normalise = layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization()
+    if kind == "shared normalisation":
+        output = layers.Add()([normalise(convolve(image)), normalise(layers.Conv2D(4, 1)(image))])
+    elif kind == "shared convolution":
+        output = layers.Add()([normalise(convolve(image)), convolve(layers.ReLU()(image))])
+    elif kind == "normalised height":
+        output = layers.BatchNormalization(axis=1)(convolve(image))
+    else:
+        output = normalise(layers.Conv2D(4, 3, groups=2)(layers.Conv2D(6, 1)(image)))
+    file = saved_as(tmp_path, "x", image, output)
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
+    expected = np.asarray(keras.models.load_model(file)(images / np.float32(255))).mean((1, 2))
+    np.testing.assert_allclose(features_of(file, images), expected, rtol=1e-4)
+    reduced = features_of(file, images, precision="bfloat16")
+    assert np.linalg.norm(reduced - expected) < 0.02 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("nested", ["functional", "sequential"])
+def test_nested_models_are_read_as_their_layers(tmp_path: Path, nested: str) -> None:
+    inner_layers = [
+        layers.Conv2D(4, 3, name="c1"),
+        layers.BatchNormalization(name="n1"),
+        layers.Conv2D(6, 3, name="c2"),
+    ]
+    inner = keras.Sequential([keras.Input((SIZE, SIZE, 3)), *inner_layers])
+    if nested == "functional":
+        inner = keras.Model(inner.inputs[0], inner.outputs[0])
+    image = keras.Input((SIZE, SIZE, 3))
+    file = saved_as(tmp_path, "x", image, layers.GlobalAveragePooling2D(name="pooled")(inner(image)))
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
+    expected = keras.models.load_model(file)(images / np.float32(255))
+    np.testing.assert_allclose(features_of(file, images), expected, rtol=1e-4)
+    backbone = build_backbone(file, rescale="unit")
+    assert backbone.layer_index("c2") >= backbone.boundary(backbone.cuts()[-1:]) > 0
+
+
+def test_a_sequential_model_lists_the_cuts_that_its_backbone_has(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((64, 64, 3)), *(layers.Conv2D(4, 3, 2, name=f"c{n}") for n in range(3))])
+    model.save(tmp_path / "x.keras")
+    file = str(tmp_path / "x.keras")
+    assert list(outline(file).cuts) == list(build_backbone(file, rescale="unit").shapes) == ["c0", "c1", "c2"]
+
+
+def test_an_unbranched_network_of_any_size_has_cuts(tmp_path: Path) -> None:
+    image = x = keras.Input((None, None, 3))
+    for number in range(3):
+        x = layers.Conv2D(4, 3, 2, padding="same", name=f"c{number}")(x)
+    file = saved_as(tmp_path, "any", image, x)
+    found = outline(file)
+    assert (found.image_size, list(found.cuts)) == (0, ["c0", "c1", "c2"])
+    assert list(build_backbone(file, rescale="unit", image_size=64).shapes) == list(found.cuts)
+
+
+def test_layers_with_numbers_for_names_are_found_by_cut_and_by_index(tmp_path: Path) -> None:
+    image = x = keras.Input((SIZE, SIZE, 3))
+    for name in ("5", "3", "1"):
+        x = layers.Conv2D(4, 3, 2, padding="same", name=name)(x)
+    backbone = build_backbone(saved_as(tmp_path, "x", image, x), rescale="unit")
+    assert [backbone.layer_index(cut) for cut in backbone.cuts()] == [1, 2, 3]
+    assert [backbone.layer_index(index) for index in (1, 2, 3)] == [1, 2, 3]
+    assert backbone.layer_index("3") == 3
+
+
+def test_beside_a_network_of_the_zoo_rescaling_and_weights_are_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "c++").mkdir()
+    file = saved(tmp_path / "c++", "map")
+    config = FeatureConfig(
+        backbone=f"mobilenet_v3_small+{file}", weights="random", rescale="unit", image_size=SIZE, precision="float32"
+    )
+    networks = load_networks(config, ExtractionConfig(store=tmp_path / "store"))
+    assert [network.backbone.rescaling for network in networks] == [RESCALINGS["inception"], RESCALINGS["unit"]]
+    again = resolved_config(config, networks)
+    assert chosen_cuts(again) == chosen_cuts(config)
+    assert chosen_weights(again) == {"mobilenet_v3_small": "random", file: "imagenet"}
+    zoo, own = chosen_cuts(config)
+    assert (restricted(config, [zoo]).rescale, restricted(config, [own]).rescale) == ("auto", "unit")
+
+
+def test_what_openvino_can_not_convert_is_run_by_tensorflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = keras.Input((SIZE, SIZE, 3))
+    x = layers.UpSampling2D(interpolation="lanczos3")(layers.Conv2D(4, 3)(image))
+    file = saved_as(tmp_path, "x", image, x)
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
+    expected = np.asarray(keras.models.load_model(file)(images / np.float32(255))).mean((1, 2))
+    np.testing.assert_allclose(features_of(file, images), expected, rtol=1e-4)
+    assert "TensorFlow makes the same features" in capsys.readouterr().err
+
+
+def test_networks_in_eight_bits_differ_by_their_tokens(tmp_path: Path) -> None:
+    file = saved(tmp_path, "tokens")
+    folders = set()
+    for tokens in ("mean", "first"):
+        config = FeatureConfig(backbone=file, rescale="unit", precision="int8", tokens=tokens)
+        (network,) = load_networks(config, ExtractionConfig(store=tmp_path))
+        folders.add(network.quantised_folder())
+    assert len(folders) == 2
+
+
+def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
+    image = keras.Input((SIZE, SIZE, 3))
+    keras.Model(image, layers.ReLU()(image)).save(tmp_path / "x.keras")
+    assert "has no weights" in refused(tmp_path / "x.keras")
