@@ -166,6 +166,10 @@ def test_python_and_toml_blocks_can_be_parsed() -> None:
             tomllib.loads(block.text)
 
 
+def test_no_figure_is_left_open() -> None:
+    assert not [page.name for page in PAGES if "@@" in page.read_text()]
+
+
 def test_the_front_page_is_short_and_leads_to_all_pages() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= README_LINES
