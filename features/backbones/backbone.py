@@ -32,6 +32,7 @@ class Backbone:
     shapes: Mapping[str, tuple[int, ...]]  # of the output at each cut: `(H, W, D)`; `(N, D)`: tokens; `(D,)`: a vector
     calibration: Mapping[str, Any] | None = None  # only for int8; see `calibration.calibration`
     tokens: Tokens = "mean"  # how tokens become one vector
+    known_indices: Mapping[str, int] | None = None  # those of the network that `model` copies; None to read the graph
 
     @property
     def model(self) -> keras.Model:
@@ -44,7 +45,10 @@ class Backbone:
         return OWN if is_own(self.name) else self.name
 
     @cached_property
-    def _indices(self) -> Mapping[str, int]:
+    def indices(self) -> Mapping[str, int]:
+        """The index in `model.operations` of each cut."""
+        if self.known_indices is not None:
+            return self.known_indices
         from headstart.features.backbones.graph import cut_indices
 
         renamed = {} if is_own(self.name) else BACKBONES[self.name].names
@@ -60,10 +64,10 @@ class Backbone:
         An unknown layer raises an OptionError.
         """
         if isinstance(layer, Cut):
-            return self._indices[layer.block]
+            return self.indices[layer.block]
         operations = self.model.operations
         if isinstance(layer, str) and not layer.lstrip("-").isdecimal():
-            names = {operation.name: index for index, operation in enumerate(operations)} | dict(self._indices)
+            names = {operation.name: index for index, operation in enumerate(operations)} | dict(self.indices)
             if (block := Cut.parse(self.name, layer).block) in names:
                 return names[block]
         elif 0 <= int(layer) < len(operations):

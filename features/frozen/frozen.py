@@ -124,7 +124,8 @@ def default_batch_size() -> int:
 def folded_backbone(backbone: Backbone) -> Backbone:
     """Return `backbone` with batch normalisation folded into convolutions. TensorFlow then fuses bias and ReLU, too."""
     model = _folded(backbone, backbone.model)
-    return replace(backbone, load=lambda: model)
+    # Where normalisation was folded, the graph no longer tells each cut. Operations keep their indices.
+    return replace(backbone, load=lambda: model, known_indices=backbone.indices)
 
 
 def traced(

@@ -52,13 +52,14 @@ def test_a_second_scan_reads_only_what_could_not_be_used(data: Path, reads: list
 @pytest.mark.parametrize("seconds", [-100, 0, 100])
 def test_what_changed_is_read_again(data: Path, reads: list[str], seconds: int) -> None:
     before = scan(data, memory=memory(data))
-    one, other = data / "cat" / "cat.0.jpg", data / "cat" / "cat.2.jpg"
+    pair = (data / "cat" / "cat.0.jpg", data / "cat" / "cat.2.jpg")
+    other, one = sorted(pair, key=lambda path: path.stat().st_size)
     content = other.read_bytes()
     one.write_bytes(content + b"x" if seconds == 0 else content.ljust(one.stat().st_size, b"x"))
     os.utime(one, (OLD + seconds,) * 2)
     reads.clear()
     after = scan(data, memory=memory(data))
-    assert "cat.0.jpg" in reads
+    assert one.name in reads
     (digest,) = {e.image.digest for e in after.examples if e.image.path == str(one)}
     assert digest not in {e.image.digest for e in before.examples}
 
