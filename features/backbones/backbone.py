@@ -32,7 +32,8 @@ class Backbone:
     shapes: Mapping[str, tuple[int, ...]]  # of the output at each cut: `(H, W, D)`; `(N, D)`: tokens; `(D,)`: a vector
     calibration: Mapping[str, Any] | None = None  # only for int8; see `calibration.calibration`
     tokens: Tokens = "mean"  # how tokens become one vector
-    known_indices: Mapping[str, int] | None = None  # those of the network that `model` copies; None to read the graph
+    # Cut to the index of its operation, from the original network if `model` is a copy; None: read from the graph.
+    known_indices: Mapping[str, int] | None = None
 
     @property
     def model(self) -> keras.Model:

@@ -71,12 +71,14 @@ def uses_layers_once(model: keras.Model) -> bool:
 def block_ends(graph: Graph) -> list[int]:
     """The indices of the operations that end a block, lowest first. The last is the network's output.
 
-    The output of such an operation is all that crosses from there on. It ends a block if it
+    An operation can end a block only if all later operations depend on earlier ones through its output alone. Such an
+    operation ends a block if it
 
     - joins branches, as the concatenation of an Inception block or the sum of a residual block; an activation that
       follows at once belongs to the block,
     - is a normalisation without activation: the linear bottleneck of MobileNetV2 (arXiv:1801.04381),
-    - branches, after a convolution, as the pooling between the blocks of DenseNet (arXiv:1608.06993), or
+    - comes after a convolution and feeds several branches, as the pooling between the blocks of DenseNet
+      (arXiv:1608.06993), or
     - ends the network. Normalisation and activation before the network's end belong to its last block.
 
     What lies before the first of these is the stem. A network without branches, as VGG, has a block per resolution.
