@@ -127,10 +127,10 @@ def test_features_of_every_cut_are_finite_and_differ_between_images(backbone) ->
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     model = keras.Model(pixels, backbone.features(pixels, cuts))
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
-    for cut, features in zip(cuts, model.predict(images, verbose=0), strict=True):
+    for cut, features in zip(cuts, keras.tree.flatten(model.predict(images, verbose=0)), strict=True):
         assert features.shape == (2, *backbone.shape(cut))
         assert np.isfinite(features).all()
-        assert features.std(axis=0).max() > 1e-5
+        assert features.std(axis=0).max() > 1e-3 * np.abs(features).max() > 0
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,11 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v3_small", "efficientnet_v2_b0", pytest.param("inception_v3", marks=pytest.mark.slow)]
+    "name",
+    [
+        "mobilenet_v3_small",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnet_v2_b0", "inception_v3")),
+    ],
 )
 def test_both_engines_yield_the_same_features_in_float32(name: str) -> None:
     backbone = random_backbone(name)

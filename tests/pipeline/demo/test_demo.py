@@ -100,6 +100,7 @@ def test_the_demo_tells_what_was_learnt(folder: Path, result: DemoRunResult) -> 
         assert picture.width > 1000
 
 
+@pytest.mark.slow
 def test_a_second_time_extracts_nothing_and_its_lines_can_be_typed(
     headstart, folder: Path, result: DemoRunResult, choose_small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
