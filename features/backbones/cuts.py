@@ -69,7 +69,7 @@ def _joined_names(text: str) -> list[str]:
         if part in BACKBONES or is_own(part):
             names.append(os.path.abspath(part) if is_own(part) else part)
             part = ""
-    return text.split("+") if part else names
+    return text.split("+") if part or not text or text.endswith("+") else names
 
 
 def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:

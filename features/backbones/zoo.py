@@ -130,6 +130,6 @@ def backbone_spec(name: str) -> BackboneSpec:
         near = [plain[found] for found in get_close_matches(asked, plain, n=3, cutoff=0.5)]
         meant = f"did you mean {' or '.join(near)}?" if near else "give a name"
         raise OptionError(
-            f"--backbone: there is no {name!r}; {meant} (`headstart backbones` lists all, or a .keras file)"
+            f"--backbone: there is no {name!r}; {meant}; `headstart backbones` lists all; a .keras file is taken, too"
         )
     return BACKBONES[name]

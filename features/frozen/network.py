@@ -17,6 +17,7 @@ from headstart.features.backbones.outlines import default_resize, is_own
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.backbones.zoo import Resize
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import OptionError
 from headstart.features.frozen.calibration import CALIBRATION_IMAGES, calibration, quantised_folder
 from headstart.features.frozen.engines import engine
 from headstart.features.frozen.precision import resolve_precision
@@ -55,7 +56,7 @@ class Network:
             shape=self.backbone.shape(cut),
             dtype="float32" if self.backbone.precision == "float32" else "float16",
             calibration=self.backbone.calibration,
-            tokens=self.backbone.tokens if self._has_tokens(cut) else None,
+            tokens=self.backbone.tokens if self.has_tokens(cut) else None,
             engine=engine(self.backbone),
         )
         if view is None:
@@ -70,7 +71,7 @@ class Network:
     def quantised_folder(self) -> Path:
         """Return the folder of the 8-bit form in the store. The folder need not exist."""
         names = [cut.name for cut in self.cuts]
-        tokens = {"tokens": self.backbone.tokens} if any(self._has_tokens(cut) for cut in self.cuts) else {}
+        tokens = {"tokens": self.backbone.tokens} if any(self.has_tokens(cut) for cut in self.cuts) else {}
         return quantised_folder(self.extraction.store, self.backbone.title, names, self._shared() | tokens)
 
     def calibrated(self, images: Sequence[ImageFile]) -> Network:
@@ -101,7 +102,8 @@ class Network:
 
         return freeze(self.backbone, self.cuts, self.extraction.batch_size, engine(self.backbone))
 
-    def _has_tokens(self, cut: Cut) -> bool:
+    def has_tokens(self, cut: Cut) -> bool:
+        """Whether the network yields tokens at `cut`, and no map or vector."""
         return len(self.backbone.shapes[cut.block]) == 2
 
     def _shared(self) -> dict[str, Any]:
@@ -147,6 +149,8 @@ def load_networks(
             found = calibration(network.quantised_folder())
             network = replace(network, backbone=replace(backbone, calibration=found))
         networks.append(network)
+    if config.tokens != "mean" and not any(network.has_tokens(cut) for network in networks for cut in network.cuts):
+        raise OptionError(f"--tokens {config.tokens}: {config.backbone} yields no tokens; leave the option out")
     return networks
 
 

@@ -52,7 +52,7 @@ def list_backbones(name: str | None, store: Path) -> BackbonesResult:
     OptionError; a `.keras` file that can't be used raises as `load_own` does.
     """
     speeds = measured_speeds(store)
-    names = [os.path.abspath(name) if is_own(name) else name] if name else list(BACKBONES)
+    names = [os.path.abspath(name) if is_own(name) else name] if name is not None else list(BACKBONES)
     return BackbonesResult([_listed(one, outline(one), speeds.get(one)) for one in names], detailed=name is not None)
 
 

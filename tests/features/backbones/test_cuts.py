@@ -58,6 +58,8 @@ def test_cuts_are_read_back_from_their_names(cuts: list[Cut]) -> None:
     [
         ({"backbone": "inception_v4"}, "--backbone: there is no 'inception_v4'; did you mean inception_v3"),
         ({"backbone": "xception+xception"}, "names a backbone twice"),
+        ({"backbone": ""}, "there is no ''"),
+        ({"backbone": "xception+"}, "there is no ''"),
         ({"cut": ("mixed11",)}, "inception_v3 has no cut 'mixed11'; choose from mixed0"),
         ({"cut": ("mixed1", "mixed2+mixed1")}, "names a cut twice. Received: mixed1+mixed2+mixed1"),
         ({"backbone": BOTH, "cut": ("xception/mixed1",)}, "none of inception_v3, xception has a cut 'xception/mixed1'"),

@@ -310,3 +310,8 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
     image = keras.Input((SIZE, SIZE, 3))
     keras.Model(image, layers.ReLU()(image)).save(tmp_path / "x.keras")
     assert "has no weights" in refused(tmp_path / "x.keras")
+
+
+def test_tokens_of_a_network_without_any_are_refused(headstart, prepared: Path, tmp_path: Path) -> None:
+    options = ("--backbone", "mobilenet_v3_small", "--weights", "random", "--store", tmp_path, "--tokens", "first")
+    assert "yields no tokens" in headstart.error("features", prepared, *options, code=2)
