@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.outlines import is_own
-from headstart.features.backbones.zoo import BACKBONES, Rescaling
+from headstart.features.backbones.outlines import cut_places, is_own
+from headstart.features.backbones.zoo import Rescaling
 from headstart.features.config import Precision, Tokens
 from headstart.features.errors import OptionError
 
@@ -48,12 +48,7 @@ class Backbone:
     @cached_property
     def indices(self) -> Mapping[str, int]:
         """The index in `model.operations` of each cut."""
-        if self.known_indices is not None:
-            return self.known_indices
-        from headstart.features.backbones.graph import cut_indices
-
-        renamed = {} if is_own(self.name) else BACKBONES[self.name].names
-        return cut_indices(self.model, is_own(self.name), renamed)
+        return cut_places(self.name, self.model) if self.known_indices is None else self.known_indices
 
     def cuts(self) -> list[Cut]:
         """Every cut that averages over space, lowest first."""

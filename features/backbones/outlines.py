@@ -66,6 +66,13 @@ def outline(name: str) -> Outline:
     return _outlines()[name]
 
 
+def cut_places(name: str, model: "keras.Model") -> dict[str, int]:
+    """The index in `model.operations` of each cut of the network `name`, whose model is `model`, lowest first."""
+    from headstart.features.backbones.graph import cut_indices
+
+    return cut_indices(model, is_own(name), {} if is_own(name) else BACKBONES[name].names)
+
+
 def outline_of(
     model: "keras.Model",
     stable_names: bool = False,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.facts import BackboneFacts, KnownBackbones, backbone_source
-from headstart.features.backbones.outlines import is_own, outline
-from headstart.features.backbones.zoo import BACKBONES, RESCALINGS, backbone_spec
+from headstart.features.backbones.outlines import cut_places, is_own, outline
+from headstart.features.backbones.zoo import RESCALINGS, backbone_spec
 from headstart.features.config import Precision, Rescale, Tokens
 from headstart.features.errors import OptionError, WeightsError
 
@@ -102,10 +102,9 @@ def _size(name: str, image_size: int) -> int:
 
 
 def _facts(name: str, model: keras.Model) -> BackboneFacts:
-    from headstart.features.backbones.graph import cut_indices, output_of
+    from headstart.features.backbones.graph import output_of
 
-    renamed = {} if is_own(name) else BACKBONES[name].names
-    cuts = cut_indices(model, is_own(name), renamed)
+    cuts = cut_places(name, model)
     return BackboneFacts(_digest(name, model), {cut: tuple(output_of(model, at).shape[1:]) for cut, at in cuts.items()})
 
 
