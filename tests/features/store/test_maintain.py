@@ -212,13 +212,14 @@ class AnySequence(RuleBasedStateMachine):
             drop_unused(self.store, [digest(number) for number in used])
             self.model &= used
 
-    @rule(data=st.data())
-    def damage_and_repair(self, data: st.DataObject) -> None:
+    @rule(which=st.integers(0, 29))
+    def damage_and_repair(self, which: int) -> None:
+        """The number is drawn whatever shards there are: a slow machine removes one more or less."""
         shards = self.store.shards()
         if not shards:
             return
         held = {shard: set(hex_digests(read_digests(shard, self.store.form))) for shard in shards}
-        damaged = data.draw(st.sampled_from(shards))
+        damaged = shards[which % len(shards)]
         flip(damaged)
         assert [bad.path for bad in verify([self.store]).bad] == [str(damaged)]
         verify([self.store], repair=True)
