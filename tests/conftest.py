@@ -96,6 +96,31 @@ def fast_forms() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def keras_models() -> Iterator[None]:
+    """Equal models with random weights share one in a test process, as it was built: building one takes a second."""
+    from headstart.features.backbones import models
+
+    known: dict[tuple[Any, ...], tuple[Any, list[Any]]] = {}
+    build = models.filled
+
+    def filled(spec: Any, weights: str, *settings: Any) -> Any:
+        if weights != "random":
+            return build(spec, weights, *settings)
+        key = (spec.builder, *settings)
+        if key not in known:
+            model = build(spec, weights, *settings)
+            known[key] = (model, model.get_weights())
+        model, values = known[key]
+        model.trainable = True
+        model.set_weights(values)
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "filled", filled)
+        yield
+
+
 @pytest.fixture
 def small() -> FeatureConfig:
     """The small backbone."""

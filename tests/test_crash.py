@@ -93,6 +93,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     return start
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_nothing(headstart, start, few: Path, tmp_path: Path) -> None:
     lose_nothing(headstart, start, few, tmp_path, kills=1)
     assert vectors(tmp_path / "store") == features_of(few, tmp_path / "undisturbed")

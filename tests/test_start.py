@@ -40,6 +40,7 @@ def whole(prepared: Path, extraction: ExtractionConfig, tmp_path: Path) -> Path:
     return data
 
 
+@pytest.mark.slow
 def test_an_extraction_starts_tensorflow_and_tells_the_device_once(whole: Path, tmp_path: Path) -> None:
     code, told, loaded = started("features", whole, f"--store={tmp_path / 'new'}", *_FEATURES, "--views=1")
     assert (code, loaded[:2], told.count("device: ")) == (0, ["tensorflow", "keras"], 1)

@@ -166,6 +166,7 @@ def test_what_is_computed_is_kept_on_an_interrupt(
     assert extract_features(images, lambda: frozen, stores, ImageConfig(64)).extracted == 40 - seen
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32(images) -> None:
     good = [image for image in images if "broken" not in image.path]
     ((_, batch),) = decoded_batches(good[:4], ImageConfig(64), 4)

@@ -78,6 +78,7 @@ def test_cuts_lie_where_one_map_crosses_and_the_output_may_be_another(tmp_path: 
         chosen_cuts(FeatureConfig(backbone=config.backbone, cut=("mixed9",)))
 
 
+@pytest.mark.slow
 def test_both_phases_run_with_it_and_its_digest_is_in_the_fingerprint(
     headstart, prepared: Path, tmp_path: Path
 ) -> None:

@@ -72,7 +72,7 @@ def test_both_engines_yield_the_same_features_in_float32(name: str) -> None:
         assert 0 < relative_error(found[cut], expected[cut]) < 3e-6  # if it is 0, TensorFlow made both
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_features_depend_neither_on_batch_nor_slot_nor_what_runs_beside(precision: Precision) -> None:
     backbone = random_backbone("mobilenet_v3_small", precision)
     cuts = backbone.cuts()
@@ -94,6 +94,7 @@ def test_features_depend_neither_on_batch_nor_slot_nor_what_runs_beside(precisio
             np.testing.assert_array_equal(features[cut], np.roll(expected[cut], turn, axis=0))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_as_near_to_float32_as_tensorflows_and_pools_in_float32() -> None:
     full, reduced = (random_backbone("mobilenet_v3_small", precision) for precision in ("float32", "bfloat16"))
     block = full.cuts()[2].block
@@ -121,6 +122,7 @@ def test_a_copy_in_float32_keeps_the_rounded_weights() -> None:
         np.testing.assert_array_equal(after, keras.ops.cast(before, "float32"))
 
 
+@pytest.mark.slow
 def test_a_converted_network_has_the_outputs_of_its_cuts_alone_in_their_order() -> None:
     backbone = folded_backbone(random_backbone("efficientnet_v2_b0"))
     cuts = backbone.cuts()[::-1]
@@ -167,6 +169,7 @@ def test_without_openvino_tensorflow_makes_the_same_features_and_says_so(
         freeze(random_backbone("mobilenet_v3_small", "bfloat16"), cuts, 4, "openvino")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("installed", [True, False], ids=["openvino", "TensorFlow"])
 def test_features_in_bfloat16_are_recomputed_by_the_engine_that_made_them(
     installed: bool, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

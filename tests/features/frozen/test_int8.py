@@ -37,6 +37,7 @@ def cached(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Featured
     return cache_features(prepared, INT8, within(tmp_path_factory.mktemp("int8") / "store"))
 
 
+@pytest.mark.slow
 def test_eight_bits_are_near_float32_and_their_own_features(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, cached: FeaturedExamples
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_run_on_eight_bits_is_fine_tuned_in_another_precision(
     assert set(evaluate(tmp_path / "run").finetuned) == set(evaluate(tmp_path / "run").head)
 
 
+@pytest.mark.slow
 def test_too_few_images_to_quantise_on_are_told(
     prepared: Path, cached: FeaturedExamples, tmp_path: Path, capsys
 ) -> None:

@@ -84,6 +84,7 @@ def test_weights_of_a_persons_own_are_used_and_random_ones_never(monkeypatch: py
         choose_network()
 
 
+@pytest.mark.slow
 def test_the_demo_tells_what_was_learnt(folder: Path, result: DemoRunResult) -> None:
     fields = json.loads(json.dumps(result.fields()))
     assert set(fields) == FIELDS

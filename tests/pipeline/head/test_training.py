@@ -136,7 +136,9 @@ def test_a_layer_in_bfloat16_rounds_only_while_it_is_trained() -> None:
     assert 0 < np.abs(trained(features, training=True) - exact).max() < 0.05
 
 
-@pytest.mark.parametrize(("precision", "reduced"), [("float32", False), ("bfloat16", True)])
+@pytest.mark.parametrize(
+    ("precision", "reduced"), [("float32", False), pytest.param("bfloat16", True, marks=pytest.mark.slow)]
+)
 def test_heads_are_trained_in_the_precision_of_their_features(
     prepared: Path,
     small: FeatureConfig,
@@ -164,6 +166,7 @@ def test_heads_are_trained_in_the_precision_of_their_features(
     assert set(seen) == {reduced}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "nadam"])
 def test_a_trained_head_leaves_no_memory_behind(optimizer: Optimizer) -> None:
     config = HeadConfig(units=(1000,), epochs=1, optimizer=optimizer, batch_size=4000)
