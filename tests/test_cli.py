@@ -56,14 +56,6 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_several_cuts_are_filled_side_by_side(headstart, prepared: Path, tmp_path: Path) -> None:
-    flags = (*SMALL_FLAGS, f"--store={tmp_path / 's'}")
-    both = headstart("features", prepared, *flags, "--cut=top_activation", "--cut=expanded_conv_7_add")
-    one = headstart("features", prepared, *flags)
-    assert both["extracted"] == 40
-    assert (one["extracted"], one["fingerprint"]) == (0, both["fingerprint"][0])
-
-
 def test_head_extracts_what_is_missing_and_says_so(headstart, prepared: Path, tmp_path: Path, capfd) -> None:
     flags = (*SMALL_FLAGS, f"--store={tmp_path / 's'}", f"--run={tmp_path / 'r'}", *HEAD_FLAGS)
     from typer.testing import CliRunner
@@ -217,6 +209,7 @@ def test_a_bug_keeps_its_traceback(headstart, prepared, tmp_path: Path, monkeypa
         headstart("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 's'}")
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_keeps_what_is_finished(start_headstart, drawn: Path, tmp_path: Path) -> None:
     flags = ("--backbone=resnet50_v2", "--weights=random", "--batch-size=2", "--max-rejects=1", "--views=9")
     process = start_headstart("features", drawn, f"--store={tmp_path / 's'}", *flags)

@@ -77,9 +77,10 @@ def test_only_what_is_missing_is_extracted(tmp_path: Path, backbone, frozen, ima
     good = [image for image in images if "broken" not in image.path]
     stores = stores_in(tmp_path, backbone)
     inner, outer = stores.values()
-    extract_features(good[:10], lambda: freeze(backbone, [OUTER], 8), {OUTER: outer}, ImageConfig(64))
+    of_one = freeze(backbone, [OUTER], 8)
+    extract_features(good[:10], lambda: of_one, {OUTER: outer}, ImageConfig(64))
     assert sum(passes) == 10
-    done = extract_features(good[5:12], lambda: freeze(backbone, [OUTER], 8), {OUTER: outer}, ImageConfig(64))
+    done = extract_features(good[5:12], lambda: of_one, {OUTER: outer}, ImageConfig(64))
     assert done.digests == {image.digest for image in good[10:12]}
     assert sum(passes) == 12
     extract_features(good[:12], lambda: frozen, stores, ImageConfig(64))

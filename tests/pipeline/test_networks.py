@@ -95,6 +95,7 @@ def test_what_does_not_fit_together_is_told(
         cache_features(prepared, replace(small, **change), extraction)
 
 
+@pytest.mark.slow
 def test_a_head_takes_a_view_an_epoch(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:
