@@ -53,8 +53,10 @@ def demo(
 
 @command(app, kept="what is in DATA already is kept: repeat the command to go on")
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Class folders, cat.0.jpg names, or a zip of either.")],
-    data: Annotated[Path, typer.Argument(help="Gets {train,val,test}/<class>/.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Class folders, cat.0.jpg names, or a zip of either.")
+    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Gets {train,val,test}/<class>/.")],
     config: PrepareConfig,
     seed: int = 0,
 ) -> Result:
@@ -141,7 +143,7 @@ def evaluate(
 
 @command(app)
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Evaluated runs.")],
     split: Split = "test",
 ) -> Result:
     """Show runs side by side, and test whether the best two differ by more than chance."""
@@ -153,7 +155,7 @@ def compare(
 @command(app)
 def predict(
     run: RunArgument,
-    paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images and folders.")],
 ) -> Result:
     """Classify images."""
     from headstart.pipeline.evaluate.predict import predict
@@ -216,7 +218,7 @@ def compact(store: StoreArgument) -> Result:
 @command(store, kept="no features in use are lost: repeat the command to go on")
 def gc(
     store: StoreArgument,
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Every data folder in use.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Every data folder in use.")],
     yes: Annotated[bool, typer.Option("--yes", help="Drop the features; without it they are only counted.")] = False,
 ) -> Result:
     """Drop the features of images that are in none of the data folders."""

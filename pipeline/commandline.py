@@ -18,6 +18,7 @@ from headstart.features.config import FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError
 from headstart.features.terminal import console as messages
 from rich.console import Console
+from typer.core import TyperCommand
 
 _ENVIRONMENT_ERRORS = {
     getattr(errno, name)
@@ -25,8 +26,8 @@ _ENVIRONMENT_ERRORS = {
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-Data = Annotated[Path, typer.Argument(help="DATA/{train,val,test}/<class>/, or DATA/<class>/.")]
-RunArgument = Annotated[Path, typer.Argument(help="A run folder made by `headstart head`.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="DATA/{train,val,test}/<class>/, or DATA/<class>/.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `headstart head`.")]
 NewRun = Annotated[Path, typer.Option("--run", help="Run folder to make.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result once the new one is finished.")]
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A folder made by `headstart features`.")]
@@ -51,6 +52,22 @@ class Fallible(Protocol):
 
     def failure(self) -> HeadstartError | None:
         """Return the error to raise after the result is shown, or None."""
+
+
+class _Command(TyperCommand):
+    """A command that refuses empty arguments, because an empty path would mean the current folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse `args`. An empty one is mostly a shell variable that has no value."""
+        for number, argument in enumerate(args):
+            option, _, value = argument.partition("=")
+            before = args[number - 1] if number else ""
+            if argument == "":
+                named = before if before.startswith("--") else f"argument {number + 1}"
+                raise typer.BadParameter("is empty; name a file, a folder or a value", ctx, param_hint=named)
+            if option.startswith("--") and "=" in argument and not value:
+                raise typer.BadParameter("is empty; give a value, or leave the option out", ctx, param_hint=option)
+        return super().parse_args(ctx, args)
 
 
 def command(
@@ -91,7 +108,7 @@ def command(
 
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = roles
-        app.command()(call)
+        app.command(cls=_Command)(call)
         return call
 
     return register

@@ -159,6 +159,25 @@ def test_wrong_usage_exits_with_2(headstart) -> None:
         assert CliRunner().invoke(cli.app, arguments).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["features", ""], "argument 1"),
+        (["prepare", "SOURCE", ""], "argument 2"),
+        (["features", "DATA", "--store", ""], "--store"),
+        (["head", "DATA", "--run="], "--run"),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(
+    arguments: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2
+    assert f"Invalid value for {named}: is empty" in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_store_that_can_not_be_written_is_told_in_one_line(headstart, prepared, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "--store" in headstart.error("features", prepared, *SMALL_FLAGS, f"--store={tmp_path / 'file'}")

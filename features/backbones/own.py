@@ -49,7 +49,7 @@ def _load(path: str, shown: str, *state: int) -> OwnNetwork:
         if "lambda" in said.lower() or "Could not locate" in said or "not registered" in said.lower():
             raise WeightsError(
                 f"--backbone {shown}: has a Lambda or another layer that is code, and Keras's safe mode runs no code "
-                f"from a file; build the model from Keras's own layers ({said[:160]})"
+                f"from a file; build the model from Keras's own layers ({said.split('. ')[0][:160]})"
             ) from error
         raise WeightsError(f"--backbone {shown}: Keras can't load it ({said[:200]})") from error
     model = _functional(model, shown)

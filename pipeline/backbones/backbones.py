@@ -13,6 +13,11 @@ from rich.table import Table
 
 Weights = Literal["shipped", "cached", "download", "none"]
 
+_LEGEND = (
+    "ImageNet: where the weights are. images/s here: `headstart features` measures it when it extracts 100 images or "
+    "more; - means not yet. `headstart backbones NAME` shows the cuts of one."
+)
+
 
 @dataclass(frozen=True)
 class ListedBackbone:
@@ -24,7 +29,9 @@ class ListedBackbone:
     multiply_adds: int  # of one image at `image_size`
     cuts: dict[str, list[int]]  # name to shape, lowest first
     boundary: int  # the first operation that fine-tuning trains by default
-    weights: Weights  # shipped with headstart, cached by Keras, to be downloaded, or `none` published for it
+    weights: (
+        Weights  # shipped with headstart or in the `.keras` file, cached by Keras, to be downloaded, or none published
+    )
     images_per_second: float | None  # measured on this machine by `headstart features`; None if it was not
     precision: str | None  # in which the speed was measured
 
@@ -42,7 +49,7 @@ class BackbonesResult:
 
     def lines(self) -> list[Any]:
         """Return the summary that is printed without `--json`."""
-        return _details(self.backbones[0]) if self.detailed else [_table(self.backbones)]
+        return _details(self.backbones[0]) if self.detailed else [_table(self.backbones), "", _LEGEND]
 
 
 def list_backbones(name: str | None, store: Path) -> BackbonesResult:
@@ -97,7 +104,7 @@ def _details(one: ListedBackbone) -> list[Any]:
         table.add_row(cut, " x ".join(str(side) if side else "?" for side in shape))
     return [
         f"{one.name}: {size}, {one.parameters / 1e6:.1f} million parameters, {one.multiply_adds / 1e9:.2f} billion "
-        f"multiply-adds an image; weights: {one.weights}",
+        f"multiply-adds an image; weights: {'in the file' if is_own(one.name) else one.weights}",
         *([f"{one.images_per_second:.0f} images/s here in {one.precision}"] if one.images_per_second else []),
         f"fine-tuning trains from layer {one.boundary} on, if the head is on the last cut",
         table,

@@ -113,8 +113,9 @@ def run_demo(
         finetuning: settings of phase 2, in place of `FINETUNING`.
     """
     start = time.perf_counter()
-    _claim(folder)
+    _require_no_other(folder)
     features, finetuning = network or choose_network(), finetuning or FINETUNING
+    _claim(folder)
     drawings, data, run, picture = (folder / name for name in ("drawn", "data", "run", "demo.png"))
     extraction = ExtractionConfig(store=folder / "store")
     counted = [f"--images={images}"] if images != DEMO_IMAGES else []
@@ -137,10 +138,14 @@ def run_demo(
     return DemoRunResult(drawn, cached, trained, tuned, tested, str(picture), time.perf_counter() - start)
 
 
-def _claim(folder: Path) -> None:
-    """Make `folder`, or clear it of an earlier demo's drawings. Raises DataError if it holds something else."""
+def _require_no_other(folder: Path) -> None:
+    """Raise a DataError if `folder` holds something other than an earlier demo."""
     if folder.is_dir() and any(folder.iterdir()) and not _is_demo(folder):
         raise DataError(f"{folder}: exists and is no earlier demo; move it away, or go to another folder")
+
+
+def _claim(folder: Path) -> None:
+    """Make `folder`, or clear it of an earlier demo's drawings."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / _MARK, _ABOUT)
     for stale in ("drawn", "data"):  # drawings of another seed or number would stay among the new ones

@@ -52,10 +52,10 @@ def test_a_damaged_or_missing_file_is_told_in_one_line(
 
 
 @pytest.mark.real
-def test_it_sees_imagenets_dogs_and_its_features_are_those_of_float32(shared: Path) -> None:
+def test_it_sees_imagenets_dogs_and_its_features_are_those_of_float32(shared: Path, tmp_path: Path) -> None:
     with np.load(shared / "weights" / "efficientnet_lite0_imagenet.npz") as file:
         full = {name: file[name] for name in file.files}
-    images = [example.image for example in scan_all_sizes(Path("unused"), shared / "data" / "dogs_vs_cats").examples]
+    images = [example.image for example in scan_all_sizes(tmp_path, shared / "data" / "dogs_vs_cats").examples]
     dogs = [image for image in images if "dog." in str(image.path)][:200]
     batches = decoded_batches(dogs, ImageConfig(224, "stretch", "reject"), 50)
     pixels = np.concatenate([batch for _, batch in batches]).astype(np.float32)

@@ -84,6 +84,15 @@ def test_weights_of_a_persons_own_are_used_and_random_ones_never(monkeypatch: py
         choose_network()
 
 
+def test_random_weights_are_refused_before_anything_is_written(
+    headstart, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADSTART_WEIGHTS", "random")
+    assert "HEADSTART_WEIGHTS=random" in headstart.error("demo", code=2)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_demo_tells_what_was_learnt(folder: Path, result: DemoRunResult) -> None:
     fields = json.loads(json.dumps(result.fields()))
