@@ -75,9 +75,9 @@ def _joined_names(text: str) -> list[str]:
 def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
     """Return the cuts that `config` names, grouped by backbone. The cuts of one backbone keep the order given.
 
-    `mixed8` names this cut in every backbone that has it. `backbone/mixed8` names this cut in one backbone only. A
-    backbone for which no cut is named is cut at its last block. An unknown or repeated backbone or cut raises an
-    OptionError.
+    A name such as `mixed8` selects the cut of that name in every backbone that has it. `backbone/mixed8` selects it in
+    that backbone only. A backbone for which no cut is named is cut at its last block. An unknown or repeated backbone
+    or cut raises an OptionError.
     """
     backbones = chosen_backbones(config)
     found: dict[str, list[Cut]] = {name: [] for name in backbones}

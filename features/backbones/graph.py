@@ -32,12 +32,15 @@ class Graph:
         return tuple(self.operations[index].output.shape[1:])
 
     def merges(self, index: int) -> bool:
-        """Whether an operation joins several tensors to one. A product is a gate, as in squeeze-and-excitation."""
+        """Whether an operation joins several tensors to one. A multiplication does not count, because it is a gate."""
         operation = self.operations[index]
         return len(keras.tree.flatten(operation.input)) > 1 and type(operation).__name__ != "Multiply"
 
     def gates(self, index: int) -> bool:
-        """Whether only a gate reads an operation's output: a branch makes a factor that multiplies the other."""
+        """Whether an operation's output is read by nothing but a gate, as in squeeze-and-excitation (arXiv:1709.01507).
+
+        A gate has two branches. One computes a factor, and the gate multiplies the tensor of the other by it.
+        """
         joined = next((later for later in range(index + 1, len(self.alone)) if self.alone[later]), index)
         return type(self.operations[joined]).__name__ == "Multiply" and joined in self.readers[index]
 

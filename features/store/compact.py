@@ -37,7 +37,10 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
-    """Remove bad `shards` and all retired shards. Features that no other shard holds must be extracted again."""
+    """Remove the bad `shards`, and all shards that were retired: replaced by compaction, or not used any more.
+
+    Features that no remaining shard holds must be extracted again.
+    """
     if shards:
         store.retire(shards)
         store.remove_retired()

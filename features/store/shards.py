@@ -78,7 +78,7 @@ def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) 
 
 
 def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
-    """Write each field as an attribute of `file`: JSON text of fixed length."""
+    """Write each field as an attribute of `file`: JSON, in HDF5's type of strings of fixed length."""
     for name, value in fields.items():
         file.attrs[name] = _attribute(value)
 

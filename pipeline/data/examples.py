@@ -17,7 +17,8 @@ from headstart.features.files import write_atomically
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.images.scan_memory import ScanMemory
-from headstart.pipeline.data.layouts import REJECTS, class_folders, count_strays, walk
+from headstart.pipeline.data.layouts import REJECTS, class_folders, count_strays
+from headstart.pipeline.data.listing import walk
 from headstart.pipeline.data.splits import split_of
 
 _REJECT_FIELDS = ("path", "reason", "detail")

@@ -1,17 +1,16 @@
 """Find classes, splits and clutter in a folder or archive by the names of its files and folders."""
 
 import itertools
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from headstart.features.errors import DataError
 from headstart.features.images.formats import IMAGE_SUFFIXES
+from headstart.pipeline.data.listing import is_clutter
 from headstart.pipeline.data.splits import SPLITS
 
 REJECTS = "rejects.csv"
-_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _NUMBERED = re.compile(r"(?P<label>[^.]+)\.\d+\.\w+$")  # Kaggle's names: cat.0.jpg
 _COMPETITION_FOLDERS = frozenset({"train", "test", "test1"})
 _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test"})
@@ -72,40 +71,3 @@ def count_strays(data: Path, class_folders: Sequence[Path]) -> int:
     parents = {data, *(folder.parent for folder in class_folders)}
     strays = [entry for parent in parents for entry in parent.iterdir() if entry not in known]
     return sum(sum(not path.is_dir() for path in stray.rglob("*")) if stray.is_dir() else 1 for stray in strays)
-
-
-def is_clutter(name: str) -> bool:
-    """Whether `name` belongs to a hidden file or folder, or to one that a file manager or archiver leaves behind."""
-    return (name.startswith(".") and name != "..") or name.lower() in _CLUTTER
-
-
-def files_below(folder: Path) -> list[Path]:
-    """List all files below `folder` except clutter, sorted by path."""
-    return [Path(path) for path in walk(folder)[0]]
-
-
-def walk(folder: Path) -> tuple[list[str], int]:
-    """List all files below `folder` except clutter, sorted by path, and count the clutter files.
-
-    Links are followed. Each folder is entered only once, and a folder that contains `folder` is not entered. Raises
-    OSError if a folder can't be read.
-    """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    files: list[str] = []
-    hidden = 0
-    top, entered = os.path.realpath(folder), set()
-    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        here = os.path.realpath(parent)
-        if here in entered or top.startswith(here.rstrip(os.sep) + os.sep):
-            folders.clear()
-            continue
-        entered.add(here)
-        folders.sort()
-        in_clutter = any(map(is_clutter, parent[len(str(folder)) :].split(os.sep)))
-        visible = [] if in_clutter else [name for name in names if not is_clutter(name)]
-        hidden += len(names) - len(visible)
-        files += [os.path.join(parent, name) for name in visible]
-    return sorted(files), hidden

@@ -17,7 +17,8 @@ from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import PrepareConfig
 from headstart.pipeline.data.examples import write_rejects
-from headstart.pipeline.data.layouts import classes_of, files_below
+from headstart.pipeline.data.layouts import classes_of
+from headstart.pipeline.data.listing import files_below
 from headstart.pipeline.data.sources import Member, opened_source
 from headstart.pipeline.data.splits import SPLITS, split_of
 

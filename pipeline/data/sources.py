@@ -15,7 +15,7 @@ from headstart.features.errors import DataError
 from headstart.features.files import require_space, scratch_folder
 from headstart.features.images.faults import Fault
 from headstart.features.images.scan import MAX_FILE_BYTES, content_of, why_unreadable
-from headstart.pipeline.data.layouts import files_below, is_clutter
+from headstart.pipeline.data.listing import files_below, is_clutter
 from rich.filesize import decimal
 
 # No archive of photographs exceeds these limits: JPEG and PNG can't be packed to a hundredth of their size.

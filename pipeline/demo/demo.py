@@ -102,13 +102,14 @@ def run_demo(
     network: FeatureConfig | None = None,
     finetuning: FinetuneConfig | None = None,
 ) -> DemoRunResult:
-    """Run every stage on `images` drawn cats and dogs in `folder`, and print the command line of each stage.
+    """Draw pictures of cats and dogs in `folder`, run every stage on them, and print the command line of each stage.
 
-    What an earlier demo left in `folder` is made anew, but for the features. Raises DataError if `folder` holds
-    something else, and OptionError as `choose_network` does.
+    Anything that an earlier demo left in `folder` is made again, except the features. Raises DataError if `folder`
+    holds something else, and OptionError as `choose_network` does.
 
     Args:
-        seed: of the drawing and of every stage.
+        images: number of pictures.
+        seed: of the pictures and of every stage.
         network: settings of the features, in place of those of `choose_network`.
         finetuning: settings of phase 2, in place of `FINETUNING`.
     """

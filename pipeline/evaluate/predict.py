@@ -14,7 +14,7 @@ from headstart.features.frozen.network import load_networks, weights_digest
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.terminal import progress
-from headstart.pipeline.data.layouts import files_below
+from headstart.pipeline.data.listing import files_below
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
 

@@ -110,9 +110,9 @@ class Study:
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Mark a running trial as failed, and queue its head again.
+        """Mark a trial whose process ended while it ran as failed, and queue its head again.
 
-        If the process is killed at any point of this call, the call can be repeated.
+        If this process is killed during the call, the call can be repeated.
         """
         if trial.state != TrialState.RUNNING:
             return
