@@ -1,73 +1,323 @@
-"""Find classes, splits and clutter in a folder or archive by the names of its files and folders."""
+"""How the folders and names of a data set are read: which are splits, which are classes.
 
-import itertools
-import re
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+These are pure functions on a listing of names. What a person would see at a glance is read so, and told in lines. Where
+a person would ask, a DataError asks: it shows what was found, the possible readings, and the option that chooses.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from headstart.features.errors import DataError
-from headstart.features.images.formats import IMAGE_SUFFIXES
-from headstart.pipeline.data.listing import is_clutter
-from headstart.pipeline.data.splits import SPLITS
+from headstart.pipeline.data.config import Layout
+from headstart.pipeline.data.names import (
+    are_parts,
+    as_label,
+    has_image_suffix,
+    is_mask_folder,
+    numbered_labels,
+    perhaps_labels,
+    says_nothing,
+    split_named,
+    splits_named,
+)
 
-REJECTS = "rejects.csv"
-_NUMBERED = re.compile(r"(?P<label>[^.]+)\.\d+\.\w+$")  # Kaggle's names: cat.0.jpg
-_COMPETITION_FOLDERS = frozenset({"train", "test", "test1"})
-_SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test"})
+_Parts = tuple[str, ...]
+_Place = tuple[str, str | None]  # split ("" for none), label (None for none)
+_FEW = 0.05  # this fraction of the images may lie elsewhere than the others
+_SHOWN = 4
 
 
-def classes_of(paths: Sequence[PurePosixPath]) -> list[str | None]:
-    """Return the class of each file of a `prepare` source, or None for a file without a class.
+@dataclass(frozen=True)
+class Reading:
+    """The split ("" for none) and label (None for none) of each file, and how the listing was read, line by line."""
 
-    `paths` are all files of the source, relative to it. If there are class folders, they decide. Otherwise names such
-    as `cat.0.jpg` do. Folders above the class folders are skipped: split folders, and a folder around all images. For
-    data folders, use `class_folders` instead.
+    splits: list[str]
+    labels: list[str | None]
+    lines: list[str]
+    groups: list[str | None] = field(default_factory=list)  # of each file; empty if no image has a group
+    empty_classes: list[str] = field(default_factory=list)  # class folders without a file
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of all classes, sorted. A label is an index into this list."""
+        return sorted({label for label in self.labels if label is not None} | set(self.empty_classes))
+
+
+@dataclass
+class _Images:
+    """Images below one folder: for each, its position in the listing, and its path below the folder as parts."""
+
+    found: list[tuple[int, _Parts]]
+
+    @property
+    def loose(self) -> list[tuple[int, _Parts]]:
+        """The images directly in the folder."""
+        return [one for one in self.found if len(one[1]) == 1]
+
+    def folders(self) -> "dict[str, _Images]":
+        """Return the subfolders with images, by name, sorted."""
+        inside: dict[str, list[tuple[int, _Parts]]] = defaultdict(list)
+        for number, parts in self.found:
+            if len(parts) > 1:
+                inside[parts[0]].append((number, parts[1:]))
+        return {name: _Images(inside[name]) for name in sorted(inside)}
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether (nearly) all images lie directly in the folder."""
+        return len(self.loose) >= (1 - _FEW) * len(self.found)
+
+
+def read_layout(
+    paths: Sequence[str], where: str, layout: Layout = "auto", classes: Sequence[str] = (), empty: Sequence[str] = ()
+) -> Reading:
+    """Read the splits and classes of the files `paths`: relative to the data set, with slashes, without clutter.
+
+    Raises DataError if the names can be read in several ways, or in none.
+
+    Args:
+        where: the name of the data set, for messages.
+        layout: `outer` or `inner` if classes are the outermost or innermost folders, `names` for names such as
+            `cat.0.jpg`, `none` for unlabelled images. `auto` finds out.
+        classes: names of folders. If there are any, these folders are the classes.
+        empty: folders without files, which may be empty classes.
     """
-    folders_of_images = [path.parts[:-1] for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-    levels = zip(*folders_of_images, strict=False)  # ends with the shortest path
-    depth = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
-    inside = [path.parts[depth:] for path in paths]
-    folders = {parts[0] for parts in inside if len(parts) > 1}
-    training = [parts[1:] for parts in inside if parts[:1] == ("train",) and len(parts) > 1]
-    numbered = all(len(parts) == 1 and _NUMBERED.match(parts[0]) for parts in training)
-    if "train" in folders <= _COMPETITION_FOLDERS and numbered:
-        inside = [parts[1:] if parts[:1] == ("train",) else () for parts in inside]  # test1/ has no labels
-    elif folders and {folder.lower() for folder in folders} <= _SPLIT_FOLDERS:
-        inside = [parts[1:] for parts in inside]
-    if any(len(parts) > 1 for parts in inside):
-        return [parts[0] if len(parts) > 1 else None for parts in inside]
-    matches = [_NUMBERED.match("".join(parts)) for parts in inside]  # each has one part or none
-    return [match["label"] if match else None for match in matches]
+    parts = [tuple(path.split("/")) for path in paths]
+    images = [number for number, path in enumerate(paths) if has_image_suffix(path)] or range(len(paths))
+    reader = _Reader(where, layout, {as_label(name) for name in classes})
+    places = reader.read(_Images([(number, parts[number]) for number in images]))
+    every = _with_other_files(parts, places, set(images))
+    reading = Reading(
+        splits=[every[number][0] if number in every else "" for number in range(len(parts))],
+        labels=[every[number][1] if number in every else None for number in range(len(parts))],
+        lines=reader.lines,
+        empty_classes=_empty_classes(parts, places, empty),
+    )
+    reading.lines.extend(_told_cases(reading.class_names))
+    return reading
 
 
-def class_folders(data: Path) -> list[tuple[str, Path]]:
-    """List the class folders of a data folder as (split, folder). Without split folders the split is "".
+@dataclass
+class _Reader:
+    where: str
+    layout: Layout
+    classes: set[str]
+    lines: list[str] = field(default_factory=list)
 
-    Raises DataError if `data` is not a folder, or has no class folders.
+    def read(self, images: _Images) -> dict[int, _Place]:
+        """Return the place of each image that has one."""
+        if self.layout == "none":
+            self.lines.append(f"{self.where}: read without labels")
+            return {}
+        images = self._below_wrappers(self._without_copies(images))
+        images = _splits_outside(images)
+        folders = images.folders()
+        splits = self._splits(images, folders)
+        if not splits:
+            return {number: ("", label) for number, label in self._labels(images).items()}
+        return self._read_splits(folders, splits)
+
+    def _read_splits(self, folders: "Mapping[str, _Images]", splits: Mapping[str, str]) -> dict[int, _Place]:
+        labels = {name: self._labels(folders[name], quiet=True) for name in splits}
+        counted = {name: Counter(labels[name].values()) for name in splits}
+        training = next((name for name in splits if splits[name] == "train"), None)
+        if training is None:
+            raise DataError(
+                f"{self.where}: has {_listed(list(splits))} and no train split; name the folder to train on"
+            )
+        known = set(counted[training])
+        if not known:
+            return {}
+        unlabelled = [name for name in splits if not known & set(counted[name])]
+        for name in unlabelled:
+            self.lines.append(f"{name}/ has {len(folders[name].found)} images without a known class; they are left out")
+        for name in folders.keys() - splits.keys():
+            self.lines.append(f"{name}/ ({len(folders[name].found)} images) is no split and is left out")
+        used = [name for name in splits if name not in unlabelled]
+        if used == [training]:
+            self.lines.append(f"{self.where}: read as {len(known)} classes in {training}/, not split yet")
+            return {number: ("", label) for number, label in labels[training].items()}
+        as_named = ", ".join(f"{name}/ is {splits[name]}" if name != splits[name] else f"{name}/" for name in used)
+        self.lines.append(f"{self.where}: read as split folders ({as_named}) with {len(known)} classes")
+        return {number: (splits[name], label) for name in used for number, label in labels[name].items()}
+
+    def _splits(self, images: _Images, folders: "Mapping[str, _Images]") -> dict[str, str]:
+        """Return the split of each of `folders` that is one; empty if none is."""
+        splits = splits_named(folders)
+        others = [name for name in folders if name not in splits]
+        if not splits or len(images.loose) > _FEW * len(images.found):
+            return {}
+        flat = all(folders[name].is_flat for name in folders)
+        if len(splits) == 1 and others and flat:
+            return {}  # a class that is called like a split
+        if others and not all(folders[name].is_flat or _is_chain(folders[name]) for name in others):
+            raise self._asking(
+                folders, "some folders are named like splits, others are not", "--classes, or one folder"
+            )
+        if len(set(splits.values())) < len(splits):
+            raise self._asking(folders, "several folders are named like one split", "one of them, or a folder above")
+        return splits
+
+    def _labels(self, images: _Images, quiet: bool = False) -> dict[int, str]:
+        """Return the label of each image that has one. The images lie below a folder that is no split."""
+        images = self._below_wrappers(images)
+        if self.classes:
+            return self._named_classes(images)
+        folders = images.folders()
+        if images.is_flat or self.layout == "names":
+            return self._labels_in_names(images, quiet)
+        if are_parts(folders) and self.layout == "auto":
+            raise self._asking(
+                folders, "these look like parts of one set, not like classes", "--layout outer if they are"
+            )
+        inner = self._is_inner(folders)
+        labels = {
+            number: as_label(parts[-2] if inner else parts[0]) for number, parts in images.found if len(parts) > 1
+        }
+        if not quiet:
+            left = f"; {len(images.loose)} images beside them are left out" if images.loose else ""
+            self.lines.append(f"{self.where}: read as {len(set(labels.values()))} class folders{left}")
+        return labels
+
+    def _is_inner(self, folders: "Mapping[str, _Images]") -> bool:
+        """Whether the innermost of nested folders are the classes, and not the outermost."""
+        if self.layout in ("outer", "inner"):
+            return self.layout == "inner"
+        deep = [name for name in folders if not folders[name].is_flat and not _is_chain(folders[name])]
+        total = sum(len(one.found) for one in folders.values())
+        if sum(len(folders[name].found) - len(folders[name].loose) for name in deep) <= _FEW * total:
+            return False
+        inside = {sub for name in deep for sub in folders[name].folders()}
+        raise self._asking(
+            folders,
+            f"the classes are these {len(folders)}, or the {len(inside)} folders in them ({_listed(sorted(inside))})",
+            "--layout outer or --layout inner, or give one folder",
+        )
+
+    def _named_classes(self, images: _Images) -> dict[int, str]:
+        found = {
+            number: next((as_label(part) for part in parts[:-1] if as_label(part) in self.classes), None)
+            for number, parts in images.found
+        }
+        labels = {number: label for number, label in found.items() if label}
+        if absent := self.classes - set(labels.values()):
+            raise DataError(f"--classes: {self.where} has no images in a folder {_listed(sorted(absent))}")
+        if len(labels) < len(found):
+            self.lines.append(f"{len(found) - len(labels)} images lie in none of the --classes and are left out")
+        return labels
+
+    def _labels_in_names(self, images: _Images, quiet: bool) -> dict[int, str]:
+        labels = numbered_labels([parts[-1] for _, parts in images.found])
+        if labels and not quiet:
+            self.lines.append(f"{self.where}: read as {len(set(labels) - {None})} classes by names such as cat.0.jpg")
+        return {number: label for (number, _), label in zip(images.found, labels or [], strict=False) if label}
+
+    def _below_wrappers(self, images: _Images) -> _Images:
+        """Go down while one folder alone holds (nearly) all images, unless that folder is a class."""
+        while True:
+            folders = images.folders()
+            if len(folders) != 1 or len(images.loose) > _FEW * len(images.found):
+                return images
+            ((name, inner),) = folders.items()
+            if inner.is_flat:
+                is_class = not says_nothing(name) and not numbered_labels([parts[-1] for _, parts in inner.found])
+                return images if is_class else inner
+            if split_named(name):
+                self.lines.append(f"{name}/ is the only split folder, so the images count as not split yet")
+            images = self._without_copies(inner)
+
+    def _without_copies(self, images: _Images) -> _Images:
+        """Leave out folders of masks beside folders of images, and a folder that holds its siblings once more."""
+        folders = images.folders()
+        drop: dict[str, str] = {}
+        stems = {name: {parts[-1].rpartition(".")[0] for _, parts in one.found} for name, one in folders.items()}
+        paths = {name: {(name, *parts) for _, parts in one.found} for name, one in folders.items()}
+        for name, one in folders.items():
+            if any(is_mask_folder(name, stems[name], stems[other]) for other in folders if other not in (name, *drop)):
+                drop[name] = "pairs up with images by name, so it is no class"
+            elif len(folders) > 2 and {parts for _, parts in one.found} == set().union(
+                *(paths[other] for other in folders if other != name)
+            ):
+                drop[name] = "holds the folders beside it once more"
+        for name, why in drop.items():
+            self.lines.append(f"{name}/ ({len(folders[name].found)} images) {why}; it is left out")
+        return _Images([one for one in images.found if len(one[1]) == 1 or one[1][0] not in drop])
+
+    def _asking(self, folders: "Mapping[str, _Images]", found: str, say: str) -> DataError:
+        tree = [
+            f"{name}/ ({len(one.folders())} folders, {len(one.found)} images)"
+            if one.folders()
+            else f"{name}/ ({len(one.found)} images)"
+            for name, one in folders.items()
+        ]
+        return DataError(f"{self.where}: {_listed(tree)}: {found}; say {say}")
+
+
+def no_labels(where: str, names: Sequence[str], lists: Sequence[str] = ()) -> DataError:
+    """Return the error for images with these file `names` and no labels. It says how labels can be given.
+
+    `lists` are files that lie there and may be manifests.
     """
-    require_folder(data)
-    parents = {name: data / name for name in SPLITS if (data / name).is_dir()} or {"": data}
-    folders = [
-        (split, folder)
-        for split, parent in parents.items()
-        for folder in sorted(parent.iterdir())
-        if folder.is_dir() and not is_clutter(folder.name)
+    perhaps = perhaps_labels(names)
+    hint = "give a CSV file with columns path,label as DATA, or --label-from REGEX"
+    if lists:
+        hint = f"{where}/{lists[0]} may list the labels: then give it as DATA, or --label-from REGEX"
+    if perhaps:
+        hint = (
+            f"names such as {names[0]} may hold {len(perhaps)} classes ({_listed(sorted(perhaps))}): then give "
+            r"--label-from '(?P<label>.+?)[-_ ]*\d+\.\w+'"
+        )
+    return DataError(
+        f"{where}: no class folders; expected {where}/<class>/*.jpg, found {len(names)} images without classes; {hint}"
+    )
+
+
+def _is_chain(images: _Images) -> bool:
+    """Whether a folder has no images but those in one folder below it, as `cats/images/` has."""
+    folders = images.folders()
+    return not images.loose and len(folders) == 1 and (inner := next(iter(folders.values()))).is_flat | _is_chain(inner)
+
+
+def _splits_outside(images: _Images) -> _Images:
+    """Turn `cats/train/1.jpg` into `train/cats/1.jpg`, if every class has split folders alone."""
+    inside = [one.folders() if not one.loose else {} for one in images.folders().values()]
+    if images.loose or not inside or not all(one and len(splits_named(one)) == len(one) > 1 for one in inside):
+        return images
+    return _Images([(number, (parts[1], parts[0], *parts[2:])) for number, parts in images.found])
+
+
+def _with_other_files(parts: Sequence[_Parts], places: Mapping[int, _Place], images: set[int]) -> dict[int, _Place]:
+    """Add the files that are no images by their suffix: they have the place of the images in their folder."""
+    by_folder = {parts[number][:-1]: place for number, place in places.items()}
+    named = len({place for number, place in places.items() if len(parts[number]) == 1}) > 1
+    others = [number for number in range(len(parts)) if number not in images]
+    found = {number: by_folder[parts[number][:-1]] for number in others if parts[number][:-1] in by_folder}
+    return {**({} if named else found), **places}
+
+
+def _empty_classes(parts: Sequence[_Parts], places: Mapping[int, _Place], empty: Sequence[str]) -> list[str]:
+    """Return the classes of folders without files, if class folders lie beside them."""
+    beside = {
+        parts[number][:at]
+        for number, (_, label) in places.items()
+        for at, name in enumerate(parts[number][:-1])
+        if label is not None and as_label(name) == label
+    }
+    found = [tuple(path.split("/")) for path in empty]
+    return sorted({as_label(one[-1]) for one in found if one[:-1] in beside})
+
+
+def _told_cases(names: Sequence[str]) -> list[str]:
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[name.casefold()].append(name)
+    return [
+        f"classes {_listed(same)} differ in case only; rename the folders if they are one class"
+        for same in alike.values()
+        if len(same) > 1
     ]
-    if not folders:
-        parent = f"{data}" if "" in parents else f"{data}/train"
-        raise DataError(f"{data}: no class folders; expected {parent}/<class>/*.jpg")
-    return folders
 
 
-def require_folder(data: Path) -> None:
-    """Raise a DataError unless `data` is a folder."""
-    if not data.is_dir():
-        raise DataError(f"{data}: no such folder" if not data.exists() else f"{data}: not a folder")
-
-
-def count_strays(data: Path, class_folders: Sequence[Path]) -> int:
-    """Count the files of a data folder that lie outside its class folders, except `rejects.csv`."""
-    known = {*class_folders, data / REJECTS, *(data / split for split in SPLITS)}
-    parents = {data, *(folder.parent for folder in class_folders)}
-    strays = [entry for parent in parents for entry in parent.iterdir() if entry not in known]
-    return sum(sum(not path.is_dir() for path in stray.rglob("*")) if stray.is_dir() else 1 for stray in strays)
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,6 +1,8 @@
 """List the files below a folder, without the clutter that cameras, file managers and headstart itself leave there."""
 
 import os
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
@@ -41,3 +43,26 @@ def walk(folder: Path) -> tuple[list[str], int]:
         hidden += len(names) - len(visible)
         files += [os.path.join(parent, name) for name in visible]
     return sorted(files), hidden
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files below a folder without clutter: paths relative to it, with slashes, sorted."""
+
+    files: list[str]
+    ignored: Counter[str]  # number of clutter files by kind
+    unreadable: list[str]  # folders
+    empty: list[str]  # folders without a file
+
+
+def list_files(folder: Path) -> Listing:
+    """List all files below `folder`. Stub until the archives branch is merged."""
+    files, hidden = walk(folder)
+    start = len(str(folder)) + 1
+    empty = [
+        os.path.join(parent, name)[start:]
+        for parent, folders, _ in os.walk(folder)
+        for name in folders
+        if not any(names for _, _, names in os.walk(os.path.join(parent, name))) and not is_clutter(name)
+    ]
+    return Listing([path[start:] for path in files], Counter(hidden=hidden), [], empty)

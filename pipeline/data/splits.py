@@ -1,14 +1,128 @@
-"""Assign images to splits by a hash."""
+"""Assign images to splits by a hash, class by class, so that groups of images stay together."""
 
 import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 SPLITS = ("train", "val", "test")
 VAL_FRACTION = TEST_FRACTION = 0.1
+Label = str | int
+_DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are left
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to be split."""
+
+    digest: str
+    label: Label
+    group: Hashable = None  # images of one group get the same split; None for no group
+    split: str = ""  # the split that it has already; "" for none
+
+
+def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
+    """Return the split of each item.
+
+    The images of each class with the lowest hashes of `seed` and digest make test, the next val, and the rest train. A
+    split's share of a class is its fraction, rounded to one image; a class of three images or more has one in every
+    split with a fraction above 0, and a class of two has one in train and one in val. Equal images, and images of one
+    group, get the same split. Then shares are as near as whole groups allow.
+
+    A group of which some images have a split already gets the split of most of them. If these are equally many, test
+    goes before val, and val before train.
+
+    Args:
+        fractions: of `val` and `test`. A split that is left out, or has 0, gets no further images.
+    """
+    hashes = [_hash(item.digest, seed) for item in items]
+    groups = sorted(_groups(items), key=lambda group: min(hashes[at] for at in group))
+    contents = [_content(items, group) for group in groups]
+    wanted = _wanted(contents, fractions)
+    splits = [_held(items, group) for group in groups]
+    for content, split in zip(contents, splits, strict=True):
+        for label, count in content.items():
+            wanted[label, split] -= count
+    for number, (content, held) in enumerate(zip(contents, splits, strict=True)):
+        if not held:
+            splits[number] = _next_split(content, wanted)
+    found = [""] * len(items)
+    for group, split in zip(groups, splits, strict=True):
+        for at in group:
+            found[at] = split
+    return found
+
+
+def _content(items: Sequence[Item], group: Sequence[int]) -> dict[Label, int]:
+    """Return how many different images of each class a group holds."""
+    if len(group) == 1:
+        return {items[group[0]].label: 1}
+    return Counter(label for _, label in {(items[at].digest, items[at].label) for at in group})
+
+
+def _held(items: Sequence[Item], group: Sequence[int]) -> str:
+    """Return the split that most images of a group have already; "" if none has one."""
+    held = Counter(items[at].split for at in group if items[at].split)
+    return max(reversed(SPLITS), key=lambda split: held[split]) if held else ""
+
+
+def _next_split(content: Mapping[Label, int], wanted: Counter[tuple[Label, str]]) -> str:
+    """Return the first split that lacks at least half of a group's images, and count the group as its own."""
+    for split in _DRAWN:
+        lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())
+        if 2 * lacking >= sum(content.values()):
+            for label, count in content.items():
+                wanted[label, split] -= count
+            return split
+    return "train"
+
+
+def _wanted(contents: Sequence[Mapping[Label, int]], fractions: Mapping[str, float]) -> Counter[tuple[Label, str]]:
+    """Return how many different images of each class val and test should have."""
+    sizes: Counter[Label] = Counter()
+    groups: Counter[Label] = Counter()
+    for content in contents:
+        for label, count in content.items():
+            sizes[label] += count
+            groups[label] += 1
+    wanted: Counter[tuple[Label, str]] = Counter()
+    for label, size in sizes.items():
+        left = groups[label] - 1  # train gets one group at least
+        for split in ("val", "test"):
+            if fractions.get(split) and left > 0:
+                wanted[label, split] = min(max(1, int(fractions[split] * size + 0.5)), size - 1)
+                left -= 1
+    return wanted
+
+
+def _groups(items: Sequence[Item]) -> list[list[int]]:
+    """Return the positions of the items of each group. Items with equal digests or equal groups are in one group."""
+    first: dict[tuple[str, Hashable], int] = {}
+    parents = list(range(len(items)))
+
+    def root(at: int) -> int:
+        while parents[at] != at:
+            parents[at] = parents[parents[at]]
+            at = parents[at]
+        return at
+
+    for at, item in enumerate(items):
+        for key in (("digest", item.digest), ("group", item.group)):
+            if key[1] is not None and (other := first.setdefault(key, at)) != at:
+                parents[root(at)] = root(other)
+    found: dict[int, list[int]] = defaultdict(list)
+    for at in range(len(items)):
+        found[root(at)].append(at)
+    return list(found.values())
+
+
+def _hash(digest: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
 
 
 def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TEST_FRACTION) -> str:
-    """Return the split of an image, drawn by a hash of `seed` and `digest`. `val` and `test` are fractions."""
-    draw = int(hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()[:13], 16) / 16**13  # in [0, 1)
+    """Return the split that versions before 0.2 drew for an image, whatever its class."""
+    draw = int(_hash(digest, seed)[:13], 16) / 16**13  # in [0, 1)
     if draw < test:
         return "test"
     return "val" if draw < test + val else "train"

@@ -1,0 +1,165 @@
+"""Manifests: lists of images with labels, as CSV, TSV, JSON lines or Parquet."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.features.errors import DataError, OptionError
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.names import split_named
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a manifest."""
+
+    path: str  # relative to the manifest's folder, or absolute
+    label: str | None
+    split: str  # "" for none
+    group: str | None
+
+
+def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list[Entry]:
+    """Read a manifest. A path that is named several times with the same label counts once.
+
+    Raises DataError if the file can't be read as its suffix says, if it lacks a column, or if a row has no path, no
+    label (where images must be `labelled`), an unknown split, another label than before, or a path that leads out of
+    the manifest's folder. Raises OptionError for an unknown encoding.
+    """
+    entries: dict[str, Entry] = {}
+    for number, row in _rows(file, config):
+        entry = _entry(f"{file}, row {number}", row, config, labelled)
+        before = entries.setdefault(entry.path, entry)
+        if (before.label, before.split) != (entry.label, entry.split):
+            raise DataError(
+                f"{file}, row {number}: {entry.path} is {entry.label!r} {entry.split}, and was {before.label!r} "
+                f"{before.split} in an earlier row; keep one of them"
+            )
+    if not entries:
+        raise DataError(f"{file}: has no rows")
+    return list(entries.values())
+
+
+def _entry(where: str, row: _Row, config: DataConfig, labelled: bool) -> Entry:
+    path = _text(row, config.path_column) if not config.path_format else _formatted(where, row, config.path_format)
+    if not path:
+        raise DataError(f"{where}: {config.path_column} is empty")
+    path = os.path.normpath(path)
+    if not config.allow_outside and (os.path.isabs(path) or path.split(os.sep)[0] == ".." or "\0" in path):
+        raise DataError(f"{where}: {path} leads out of the manifest's folder; move the file, or --allow-outside")
+    label = _text(row, config.label_column)
+    if labelled and not label:
+        raise DataError(f"{where}: {config.label_column} is empty for {path}; give it a label, or remove the row")
+    given = _text(row, config.split_column)
+    split = split_named(given) if given else ""
+    if split is None:
+        raise DataError(f"{where}: {config.split_column} is {given!r}; expected train, val or test")
+    return Entry(path, label or None, split, _text(row, config.group_column) or None)
+
+
+def _text(row: _Row, column: str) -> str:
+    value = row.get(column)
+    return "" if value is None else str(value).strip()
+
+
+def _formatted(where: str, row: _Row, pattern: str) -> str:
+    """Fill the names in braces of `pattern` with the row's fields."""
+
+    def value(match: re.Match[str]) -> str:
+        text = _text(row, match[1])
+        if not text:
+            raise DataError(f"{where}: {match[1]} of --path-format is empty")
+        return text
+
+    return _FIELD.sub(value, pattern)
+
+
+def _rows(file: Path, config: DataConfig) -> Iterator[tuple[int, _Row]]:
+    """Yield the rows, counted from 1 below the header, after a check of the columns."""
+    needed = list(_FIELD.findall(config.path_format)) or [config.path_column]
+    default = DataConfig()
+    needed += [
+        getattr(config, name)
+        for name in ("label_column", "split_column", "group_column")
+        if getattr(config, name) != getattr(default, name)
+    ]
+    if not config.label_from and config.layout != "none":
+        needed.append(config.label_column)
+    readers = {".jsonl": _json_rows, ".ndjson": _json_rows, ".parquet": _parquet_rows}
+    try:
+        yield from readers.get(file.suffix.lower(), _csv_rows)(file, config.encoding, list(dict.fromkeys(needed)))
+    except LookupError as error:
+        raise OptionError(f"--encoding {config.encoding}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: not {config.encoding} at byte {error.start}; say with --encoding what it is"
+        ) from error
+
+
+def _require_columns(file: Path, needed: list[str], found: list[str]) -> None:
+    if absent := [name for name in needed if name not in found]:
+        raise DataError(
+            f"{file}: has no column {', '.join(absent)}; it has {', '.join(map(str, found[:12])) or 'none'}; name "
+            "them with --path-column, --label-column or --path-format"
+        )
+
+
+def _csv_rows(file: Path, encoding: str, needed: list[str]) -> Iterator[tuple[int, _Row]]:
+    encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    with file.open(newline="", encoding=encoding) as lines:
+        header = lines.readline()
+        lines.seek(0)
+        delimiter = max("\t;,", key=header.count) if any(mark in header for mark in "\t;,") else ","
+        reader = csv.DictReader(lines, delimiter=delimiter)
+        try:
+            _require_columns(file, needed, list(reader.fieldnames or []))
+            for number, row in enumerate(reader, 1):
+                if None in row:
+                    raise DataError(
+                        f"{file}, row {number}: has more fields than the header; quote those with a {delimiter!r}"
+                    )
+                yield number, row
+        except csv.Error as error:
+            raise DataError(f"{file}, line {reader.line_num}: can't be read as CSV ({error})") from error
+
+
+def _json_rows(file: Path, encoding: str, needed: list[str]) -> Iterator[tuple[int, _Row]]:
+    with file.open(encoding=encoding) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{file}, row {number}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{file}, row {number}: expected a JSON object. Received: {line.strip()[:60]}")
+            _require_columns(file, needed, list(row))
+            yield number, row
+
+
+def _parquet_rows(file: Path, _: str, needed: list[str]) -> Iterator[tuple[int, _Row]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(f"{file}: reading Parquet needs pyarrow: pip install 'headstart[parquet]'") from error
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            _require_columns(file, needed, table.schema_arrow.names)
+            number = 0
+            for batch in table.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file}: can't be read as Parquet ({error})") from error

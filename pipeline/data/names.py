@@ -1,0 +1,92 @@
+"""What the names of folders and files say: splits, masks, parts of a set, labels."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
+
+from headstart.features.images.formats import IMAGE_SUFFIXES
+from headstart.pipeline.data.splits import SPLITS
+
+_END = r"[-_ ]?(?:set|data|dataset|images|imgs|split|folder)?s?[-_ ]?\d*"
+_SPLITS = {
+    "train": re.compile(rf"(?:train|training|trn){_END}"),
+    "val": re.compile(rf"(?:val|valid|validation|dev|development){_END}"),
+    "test": re.compile(rf"(?:test|testing|tst|eval|evaluation|hold[-_ ]?out){_END}"),
+}
+_MASKS = re.compile(
+    r"annot\w*|\w*masks?|\w*segment\w*|\w*trimaps?|labels?|label_?im\w*|gt|ground[-_ ]?truths?|bound\w*|depth\w*", re.I
+)
+_PARTS = re.compile(
+    r"(?:.*[-_ ])?(?:part|batch|chunk|shard|fold|folder|set|disk|disc|session|images|imgs)[-_ ]?\d+", re.I
+)
+_NOTHING = re.compile(
+    r"(?:jpeg|all|raw)?[-_ ]?(?:images?|imgs?|jpe?gs?|pngs?|photos?|pictures?|pics?|data(?:set)?|files?)", re.I
+)
+_NUMBERED = re.compile(r"(?P<label>[^.]+)\.\d+\.\w+$")  # Kaggle's names: cat.0.jpg
+_PERHAPS = re.compile(r"(?P<label>.*?[^\d\W])[-_ ]*\d+\.\w+$")  # Abyssinian_100.jpg, and IMG_0001.jpg
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether the suffix of a file's name is that of an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def split_named(name: str) -> str | None:
+    """Return the split that a folder or a manifest's field names, such as `val` for `Validation`; None for no split."""
+    plain = name.strip().lower()
+    return next((split for split in SPLITS if _SPLITS[split].fullmatch(plain)), None)
+
+
+def splits_named(names: Collection[str]) -> dict[str, str]:
+    """Map those of sibling folders' `names` that name a split to it. A beginning that all share does not count.
+
+    So `seg_train` and `seg_test` name train and test.
+    """
+    found = {name: split for name in names if (split := split_named(name))}
+    if found or len(names) < 2:
+        return found
+    shared = os.path.commonprefix([name.lower() for name in names])  # noqa: RUF071 of characters, not of folders
+    begins = max(shared.rfind(mark) for mark in "-_ ") + 1
+    return {name: split for name in names if begins and (split := split_named(name[begins:]))}
+
+
+def is_mask_folder(name: str, stems: set[str], others: set[str]) -> bool:
+    """Whether the folder `name` holds masks or annotations of the images in another folder, not images of a class.
+
+    `stems` are the file names in it without suffix, and `others` those in the other folder.
+    """
+    return bool(_MASKS.fullmatch(name)) and len(stems & others) >= 0.9 * len(stems)
+
+
+def are_parts(names: Collection[str]) -> bool:
+    """Whether folders with these `names` look like parts of one set, such as `part_1` and `part_2`."""
+    return len(names) > 1 and all(_PARTS.fullmatch(name) for name in names)
+
+
+def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
+    """Return the label in each of names such as `cat.0.jpg`, None for a name without.
+
+    Return None if fewer than nineteen of twenty names have one.
+    """
+    matches = [_NUMBERED.match(name) for name in names]
+    if not names or sum(match is not None for match in matches) < 0.95 * len(names):
+        return None
+    return [match["label"] if match else None for match in matches]
+
+
+def perhaps_labels(names: Sequence[str]) -> set[str]:
+    """Return the labels that names such as `Abyssinian_100.jpg` may hold; empty if the names don't look like that."""
+    matches = [_PERHAPS.match(name) for name in names]
+    labels = {match["label"] for match in matches if match}
+    return labels if all(matches) and 2 <= len(labels) <= len(names) / 2 else set()
+
+
+def says_nothing(name: str) -> bool:
+    """Whether the name of a folder, such as `images` or `train`, says nothing of what is on the images in it."""
+    return bool(_NOTHING.fullmatch(name)) or split_named(name) is not None
+
+
+def as_label(name: str) -> str:
+    """Return the class that a folder's name stands for: names that differ only in Unicode form are one class."""
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,169 @@
+"""Read a folder or a manifest: the split, label and group of each file, and in lines how they were found."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from headstart.features.errors import DataError
+from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
+from headstart.pipeline.data.layouts import Reading, no_labels, read_layout
+from headstart.pipeline.data.listing import list_files
+from headstart.pipeline.data.manifest import SUFFIXES, Entry, read_manifest
+from headstart.pipeline.data.names import has_image_suffix
+
+REJECTS, PREPARED = "rejects.csv", "prepared.json"  # files that `prepare` writes into a data folder
+_ODD = 0.05  # a regular expression may miss this fraction of the images
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a data set, how they are read, and the number of ignored files by kind."""
+
+    paths: list[str]
+    reading: Reading
+    ignored: Counter[str]
+
+
+def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
+    """List and read the folder or manifest `data`. Files without a label are left out, unless none has one.
+
+    Raises DataError if `data` is neither, if it can be read in several ways, or if images must be `labelled` and are
+    not.
+    """
+    if data.is_file():
+        return _read_list(data, config, labelled)
+    require_data(data)
+    listing = list_files(data)
+    if listing.unreadable:
+        raise DataError(f"{data}: {len(listing.unreadable)} folders can't be read, {listing.unreadable[0]} the first")
+    names = [name for name in listing.files if name not in (REJECTS, PREPARED)]
+    reading = read_names(names, str(data), config, listing.empty, labelled)
+    ignored = Counter(listing.ignored)
+    if reading.class_names:
+        kept = [at for at, label in enumerate(reading.labels) if label is not None]
+        ignored["outside classes"] += len(names) - len(kept)
+        names, reading = [names[at] for at in kept], _taken(reading, kept)
+    return Files([os.path.join(data, name) for name in names], reading, +ignored)
+
+
+def require_data(data: Path) -> None:
+    """Raise a DataError unless `data` is a folder or a manifest."""
+    if data.is_dir() or (data.is_file() and data.suffix.lower() in SUFFIXES):
+        return
+    if not data.exists():
+        raise DataError(f"{data}: no such folder")
+    raise DataError(f"{data}: neither a folder nor a list ({', '.join(SUFFIXES)}); `headstart prepare` takes archives")
+
+
+def read_names(
+    names: Sequence[str], where: str, config: DataConfig, empty: Sequence[str] = (), labelled: bool = True
+) -> Reading:
+    """Read the files `names` of a folder or archive: relative to it, with slashes. Arguments and errors: `read_data`."""
+    try:
+        reading = read_layout(names, where, "none" if config.label_from else config.layout, config.class_list, empty)
+    except DataError as error:
+        if labelled:
+            raise
+        lines = [f"{where}: read without labels, because they are not needed here ({error})"]
+        reading = Reading([""] * len(names), [None] * len(names), lines)
+    if config.label_from:
+        reading = _labelled_by_names(reading, names, where, config)
+    if labelled and not reading.class_names:
+        images = [os.path.basename(name) for name in names if has_image_suffix(name)]
+        raise no_labels(where, images, [name for name in names if name.lower().endswith(SUFFIXES) and "/" not in name])
+    return _grouped(_resplit(reading, where, config), names, where, config)
+
+
+def _labelled_by_names(reading: Reading, names: Sequence[str], where: str, config: DataConfig) -> Reading:
+    pattern = re.compile(config.label_from)
+    matches = [pattern.fullmatch(name if "/" in config.label_from else os.path.basename(name)) for name in names]
+    images = [at for at, name in enumerate(names) if has_image_suffix(name)]
+    missed = [names[at] for at in images if not matches[at]]
+    if len(missed) > _ODD * len(images) or not images:
+        raise DataError(
+            f"{where}: --label-from {config.label_from} does not match the names of {len(missed)} of {len(images)} images, "
+            f"{', '.join(missed[:3])} among them"
+        )
+    labels = [match["label"] if match else None for match in matches]
+    line = f"{where}: labels from file names, {len(set(labels) - {None})} classes"
+    left = (
+        [f"{len(missed)} images without a label in their name are left out: {', '.join(missed[:3])}"] if missed else []
+    )
+    return replace(reading, labels=labels, lines=[line, *left])
+
+
+def _resplit(reading: Reading, where: str, config: DataConfig) -> Reading:
+    given = sorted(set(reading.splits) - {""})
+    if not config.resplit or not given:
+        return reading
+    line = f"{where}: its splits ({', '.join(given)}) are dissolved, as --resplit says"
+    return replace(reading, splits=[""] * len(reading.splits), lines=[*reading.lines, line])
+
+
+def _grouped(reading: Reading, names: Sequence[str], where: str, config: DataConfig) -> Reading:
+    if not config.group or config.group == NEAR_DUPLICATES:
+        return reading
+    matches = [re.search(config.group, name) for name in names]
+    groups = [match[1 if match.re.groups else 0] if match else None for match in matches]
+    alone = sum(group is None for group, label in zip(groups, reading.labels, strict=True) if label is not None)
+    if all(group is None for group in groups):
+        raise DataError(f"{where}: --group {config.group} matches no path, such as {names[0]}")
+    line = f"{where}: {len(set(groups) - {None})} groups by --group"
+    return replace(
+        reading, groups=groups, lines=[*reading.lines, line + (f"; {alone} images have none" if alone else "")]
+    )
+
+
+def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
+    require_data(file)
+    entries = read_manifest(file, config, labelled and not config.label_from)
+    root = str(file.parent)
+    names = [entry.path for entry in entries]
+    reading = Reading(
+        splits=[entry.split for entry in entries],
+        labels=[entry.label for entry in entries],
+        lines=[],
+        groups=[entry.group for entry in entries],
+    )
+    lines = [_described(file, entries)]
+    if config.label_from:
+        reading = _labelled_by_names(reading, names, str(file), config)
+        lines += reading.lines
+    without = _without_row(file, names)
+    if without:
+        lines.append(f"{len(without)} images beside them have no row and are left out, {without[0]} the first")
+    reading = _grouped(_resplit(replace(reading, lines=lines), str(file), config), names, str(file), config)
+    return Files([os.path.join(root, name) for name in names], reading, Counter({"without a row": len(without)}))
+
+
+def _described(file: Path, entries: Sequence[Entry]) -> str:
+    labels, splits = {entry.label for entry in entries} - {None}, {entry.split for entry in entries} - {""}
+    parts = [f"{len(entries)} images in {len(labels)} classes" if labels else f"{len(entries)} images without labels"]
+    parts += [f"splits {', '.join(sorted(splits))}"] if splits else []
+    return f"{file}: a list of {', '.join(parts)}"
+
+
+def _without_row(file: Path, names: Sequence[str]) -> list[str]:
+    """Return the images that have no row, in the folders that rows name."""
+    known = set(names)
+    found = []
+    for folder in sorted({os.path.dirname(name) for name in names}):
+        here = file.parent / folder
+        if here.is_dir():
+            inside = sorted(
+                os.path.join(folder, entry.name) for entry in os.scandir(here) if has_image_suffix(entry.name)
+            )
+            found += [name for name in inside if name not in known]
+    return found
+
+
+def _taken(reading: Reading, kept: Sequence[int]) -> Reading:
+    return replace(
+        reading,
+        splits=[reading.splits[at] for at in kept],
+        labels=[reading.labels[at] for at in kept],
+        groups=[reading.groups[at] for at in kept] if reading.groups else [],
+    )
