@@ -20,6 +20,7 @@ from headstart.features.errors import OptionError
 from headstart.features.terminal import console
 
 BATCH_SIZE = 8  # images per pass: the maps of few images stay in the processor's cache
+_LARGE, _BATCH_SIZE_OF_LARGE = 2e9, 4  # multiply-adds of an image; the maps of a large network are larger
 Engine = Literal["openvino"]
 Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] to one array per cut
 
@@ -48,6 +49,11 @@ def uses_openvino(precision: Precision, engine: str | None) -> bool:
     if not installed():
         console.print("openvino is not installed: TensorFlow makes the same features, but takes longer")
     return installed()
+
+
+def openvino_batch_size(multiply_adds: int) -> int:
+    """Return how many images OpenVINO takes per pass of a network with so many multiply-adds per image."""
+    return _BATCH_SIZE_OF_LARGE if multiply_adds > _LARGE else BATCH_SIZE
 
 
 def installed() -> bool:

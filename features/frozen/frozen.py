@@ -13,13 +13,14 @@ from itertools import cycle
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
+from headstart.features.backbones.outlines import outline
 from headstart.features.device import cpu_count, on_gpu
 from headstart.features.errors import OptionError
 from headstart.features.frozen.engines import (
-    BATCH_SIZE,
     ConversionError,
     Pass,
     converted,
+    openvino_batch_size,
     openvino_passes,
     uses_openvino,
 )
@@ -85,13 +86,14 @@ class FrozenBackbone:
 def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0, engine: str | None = None) -> FrozenBackbone:
     """Build the fast form of a `backbone` that is not int8, for a fingerprint with this `engine`.
 
-    `batch_size` 0 stands for 8 with OpenVINO, and for `default_batch_size` with TensorFlow. On a GPU it stands for the
-    fastest batch size found by trials.
+    `batch_size` 0 stands for 8 with OpenVINO, or 4 for a large network, and for `default_batch_size` with TensorFlow.
+    On a GPU it stands for the fastest batch size found by trials.
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):
         try:
-            return _frozen_by_openvino(folded, cuts, batch_size or BATCH_SIZE)
+            fitting = openvino_batch_size(outline(backbone.name).multiply_adds)
+            return _frozen_by_openvino(folded, cuts, batch_size or fitting)
         except ConversionError as error:
             if backbone.precision != "float32":
                 raise OptionError(f"--precision {backbone.precision}: {error}; use --precision float32") from error

@@ -356,7 +356,7 @@ def same_history(streamed: Path, cached: Path, **near: float) -> None:
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), **near)
         assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), **near)
     before = [Run(run).metrics()["finetune"]["before"] for run in (streamed, cached)]
-    assert before[1] == pytest.approx(before[0], rel=1e-3)
+    assert before[1] == pytest.approx(before[0], **near)
 
 
 def test_the_cache_gives_what_streaming_gives(tuned_run: Path, run: Path) -> None:
