@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from headstart.features.errors import DataError
 from headstart.features.images.formats import IMAGE_SUFFIXES
-from headstart.pipeline.data.listing import is_clutter
+from headstart.pipeline.data.listing import is_clutter_folder
 from headstart.pipeline.data.splits import SPLITS
 
 REJECTS = "rejects.csv"
@@ -51,7 +51,7 @@ def class_folders(data: Path) -> list[tuple[str, Path]]:
         (split, folder)
         for split, parent in parents.items()
         for folder in sorted(parent.iterdir())
-        if folder.is_dir() and not is_clutter(folder.name)
+        if folder.is_dir() and not is_clutter_folder(folder)
     ]
     if not folders:
         parent = f"{data}" if "" in parents else f"{data}/train"
