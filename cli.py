@@ -54,7 +54,7 @@ def demo(
 @command(app, kept="what is in DATA already is kept: repeat the command to go on")
 def prepare(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Class folders, cat.0.jpg names, or a zip of either.")
+        Path, typer.Argument(metavar="SOURCE", help="Class folders, cat.0.jpg names, or an archive of either.")
     ],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Gets {train,val,test}/<class>/.")],
     config: PrepareConfig,

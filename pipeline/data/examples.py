@@ -61,9 +61,9 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMe
     ignored = count_strays(data, [folder for _, folder in folders])
     found: list[tuple[str, int, str]] = []  # split, label and path
     for split, folder in folders:
-        files, hidden = walk(folder)
+        files, clutter = walk(folder)
         found += [(split, labels[folder.name], file) for file in files]
-        ignored += hidden
+        ignored += clutter.total()
     seen = inspect_images([file for _, _, file in found], max_pixels, memory.recall if memory else None)
     for (split, label, _), image in zip(found, seen, strict=True):
         if image is None:

@@ -1,68 +1,101 @@
-"""List the files below a folder, without the clutter that cameras, file managers and headstart itself leave there."""
+"""List the files below a folder, without clutter; see `clutter`."""
 
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-
-
-def is_clutter(name: str) -> bool:
-    """Whether `name` belongs to a hidden file or folder, or to one that a file manager or archiver leaves behind."""
-    return (name.startswith(".") and name != "..") or name.lower() in _CLUTTER
-
-
-def files_below(folder: Path) -> list[Path]:
-    """List all files below `folder` except clutter, sorted by path."""
-    return [Path(path) for path in walk(folder)[0]]
-
-
-def walk(folder: Path) -> tuple[list[str], int]:
-    """List all files below `folder` except clutter, sorted by path, and count the clutter files.
-
-    Links are followed. Each folder is entered only once, and a folder that contains `folder` is not entered. Raises
-    OSError if a folder can't be read.
-    """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    files: list[str] = []
-    hidden = 0
-    top, entered = os.path.realpath(folder), set()
-    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        here = os.path.realpath(parent)
-        if here in entered or top.startswith(here.rstrip(os.sep) + os.sep):
-            folders.clear()
-            continue
-        entered.add(here)
-        folders.sort()
-        in_clutter = any(map(is_clutter, parent[len(str(folder)) :].split(os.sep)))
-        visible = [] if in_clutter else [name for name in names if not is_clutter(name)]
-        hidden += len(names) - len(visible)
-        files += [os.path.join(parent, name) for name in visible]
-    return sorted(files), hidden
+from headstart.features.errors import DataError
+from headstart.pipeline.data.clutter import clutter_kind, clutter_kinds, is_headstarts
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files below a folder without clutter: paths relative to it, with slashes, sorted."""
+    """The files below a folder. Paths are relative to the folder, with slashes, and sorted."""
 
-    files: list[str]
+    files: list[str]  # neither folders nor clutter; links count as what they lead to
     ignored: Counter[str]  # number of clutter files by kind
-    unreadable: list[str]  # folders
-    empty: list[str]  # folders without a file
+    unreadable: list[str]  # folders that could not be read, clutter folders left out
+    empty: list[str]  # folders with nothing in them
 
 
 def list_files(folder: Path) -> Listing:
-    """List all files below `folder`. Stub until the archives branch is merged."""
-    files, hidden = walk(folder)
-    start = len(str(folder)) + 1
-    empty = [
-        os.path.join(parent, name)[start:]
-        for parent, folders, _ in os.walk(folder)
-        for name in folders
-        if not any(names for _, _, names in os.walk(os.path.join(parent, name))) and not is_clutter(name)
-    ]
-    return Listing([path[start:] for path in files], Counter(hidden=hidden), [], empty)
+    """List all files below `folder`, however deep.
+
+    Links to folders are followed. Each folder is entered only once, and a folder that contains `folder` is not entered.
+    Raises OSError if `folder` itself can't be read.
+    """
+    paths, unreadable, empty = _all_below(folder)
+    kinds = clutter_kinds(paths)
+    files = [path for path, kind in zip(paths, kinds, strict=True) if kind is None]
+    return Listing(sorted(files), Counter(kind for kind in kinds if kind is not None), sorted(unreadable), sorted(empty))
+
+
+def walk(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Return the paths of all files below `folder` except clutter, sorted, and the number of clutter files by kind.
+
+    Raises DataError if a folder below can't be read. Otherwise like `list_files`.
+    """
+    listing = list_files(folder)
+    require_readable(folder, listing)
+    return [os.path.join(folder, path) for path in listing.files], listing.ignored
+
+
+def files_below(folder: Path) -> list[Path]:
+    """List all files below `folder` except clutter, sorted by path. Errors: see `walk`."""
+    return [Path(path) for path in walk(folder)[0]]
+
+
+def require_readable(folder: Path, listing: Listing) -> None:
+    """Raise a DataError that names the folders below `folder` that could not be read, if there are any."""
+    if listing.unreadable:
+        first = ", ".join(listing.unreadable[:3]) + (", ..." if len(listing.unreadable) > 3 else "")
+        raise DataError(
+            f"{folder}: {len(listing.unreadable)} of its folders can't be read: {first}; change their permissions, or "
+            "move them elsewhere"
+        )
+
+
+def is_clutter_folder(folder: Path) -> bool:
+    """Whether `folder` is no data: clutter by its name, or a store or run of headstart by the files in it."""
+    return clutter_kind(folder.name) is not None or is_headstarts(_all_below(folder)[0])
+
+
+def _all_below(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the relative paths of all files below `folder`, of folders that can't be read, and of empty folders."""
+    paths: list[str] = []
+    empty: list[str] = []
+    unreadable: list[str] = []
+    top, entered = os.path.realpath(folder), set[str]()
+    pending, clutter = [""], list[str]()  # folders; clutter comes last, as a link in it may lead to data
+    while pending or clutter:
+        in_clutter = not pending
+        path = (clutter if in_clutter else pending).pop()
+        here = os.path.realpath(os.path.join(folder, path))
+        if here in entered or (path and top.startswith(here.rstrip(os.sep) + os.sep)):
+            continue
+        entered.add(here)
+        try:
+            files, folders = _entries(os.path.join(folder, path), f"{path}/" if path else "")
+        except OSError:
+            if not path:
+                raise
+            (paths if in_clutter else unreadable).append(path)  # an unreadable clutter folder counts as one file
+            continue
+        paths += files
+        if path and not in_clutter and not files and not folders:
+            empty.append(path)
+        for child in sorted(folders, reverse=True):
+            hidden = in_clutter or clutter_kind(child.rpartition("/")[2]) is not None
+            (clutter if hidden else pending).append(child)
+    return paths, unreadable, empty
+
+
+def _entries(folder: str, prefix: str) -> tuple[list[str], list[str]]:
+    """Return the files and the folders in `folder`, each name with `prefix`."""
+    files: list[str] = []
+    folders: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            (folders if entry.is_dir() else files).append(prefix + entry.name)
+    return files, folders

@@ -19,6 +19,7 @@ from headstart.pipeline.data.config import PrepareConfig
 from headstart.pipeline.data.examples import write_rejects
 from headstart.pipeline.data.layouts import classes_of
 from headstart.pipeline.data.listing import files_below
+from headstart.pipeline.data.placing import Placer
 from headstart.pipeline.data.sources import Member, opened_source
 from headstart.pipeline.data.splits import SPLITS, split_of
 
@@ -57,7 +58,7 @@ class _Placement:
 
 
 def prepare(source: Path, data: Path, config: PrepareConfig = PrepareConfig(), seed: int = 0) -> PrepareResult:
-    """Link, copy or move the images of `source` into `data/{train,val,test}/<class>/`.
+    """Link (see `Placer`), copy or move the images of `source` into `data/{train,val,test}/<class>/`.
 
     An image's digest, `seed` and the fractions in `config` decide its split. So an image keeps its split when others
     are added, and equal images get the same split. Files already in `data` stay. All images are read before the first
@@ -68,11 +69,13 @@ def prepare(source: Path, data: Path, config: PrepareConfig = PrepareConfig(), s
     classes, if a class lacks images in a split, or if `data` already has one of the images in another split.
 
     Args:
-        source: class folders, or a zip of them, such as Microsoft's `PetImages`; or Kaggle's `train.zip` with names
-            such as `cat.0.jpg`, the competition's zip that contains `train.zip`, or an unpacked folder of either.
+        source: class folders, or an archive of them, such as Microsoft's `PetImages`; or Kaggle's `train.zip` with
+            names such as `cat.0.jpg`, the competition's zip that contains `train.zip`, or an unpacked folder of either.
     """
     _require_places(source, data, config.move)
-    with opened_source(source, data) as members:
+    placer = Placer(config.copy, config.move)
+    with opened_source(source, data, config.zip_encoding) as members:
+        _require_movable(source, members, config.move)
         labelled = _labelled(source, members)
         escaping = [(member, "") for member in members if member.escapes]
         placements, rejects = _plan([*labelled, *escaping], data, config, seed)
@@ -80,8 +83,10 @@ def prepare(source: Path, data: Path, config: PrepareConfig = PrepareConfig(), s
         _require_same_splits(placements, data)
         with progress("preparing", len(placements)) as advance:
             for placement in placements:
-                _place(placement)
+                _place(placement, placer)
                 advance(1)
+    for line in placer.lines(source, data):
+        console.print(line)
     write_rejects(data, rejects, keep_other_than={member.path for member in members})
     if config.move:
         for placement in placements:
@@ -101,6 +106,11 @@ def _require_places(source: Path, data: Path, move: bool) -> None:
     inner, outer = data.resolve(), source.resolve()
     if source.is_dir() and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
         raise DataError(f"{data}: lies in {source}, or {source} in it; name a folder elsewhere")
+
+
+def _require_movable(source: Path, members: Sequence[Member], move: bool) -> None:
+    if move and any(member.file is None for member in members):
+        raise OptionError(f"--move: images of {source} lie in archives; only files can be moved")
 
 
 def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str]]:
@@ -188,19 +198,14 @@ def _require_same_splits(placements: Sequence[_Placement], data: Path) -> None:
                 )
 
 
-def _place(placement: _Placement) -> None:
-    """Link or copy one image to its target, unless the target exists."""
-    target, file = placement.target, placement.member.file
-    if target.exists():
+def _place(placement: _Placement, placer: Placer) -> None:
+    """Put one image at its target, unless the target exists."""
+    if placement.target.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if file is None:
-        content = placement.member.read()
-        if isinstance(content, Fault):
-            raise DataError(f"{placement.member.path}: changed while it was read ({content.detail})")
-        write_atomically(target, content)
-    else:
-        try:
-            os.link(file.resolve(), target)
-        except OSError:  # another file system, or one without links
-            write_atomically(target, file.read_bytes())
+    if placement.member.file:
+        placer.place(placement.member.file, placement.target)
+        return
+    content = placement.member.read()
+    if isinstance(content, Fault):
+        raise DataError(f"{placement.member.path}: changed while it was read ({content.detail})")
+    write_atomically(placement.target, content)

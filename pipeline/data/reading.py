@@ -10,11 +10,12 @@ from pathlib import Path
 from headstart.features.errors import DataError
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading, no_labels, read_layout
-from headstart.pipeline.data.listing import list_files
+from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
+from headstart.pipeline.data.listing import list_files, require_readable
 from headstart.pipeline.data.manifest import SUFFIXES, Entry, read_manifest
 from headstart.pipeline.data.names import has_image_suffix
 
-REJECTS, PREPARED = "rejects.csv", "prepared.json"  # files that `prepare` writes into a data folder
+PREPARED = "prepared.json"  # what `prepare` did to make a data folder, in that folder
 _ODD = 0.05  # a regular expression may miss this fraction of the images
 
 
@@ -36,9 +37,10 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     if data.is_file():
         return _read_list(data, config, labelled)
     require_data(data)
+    if config.layout == "v1":
+        return Files(*read_folder_v1(data))
     listing = list_files(data)
-    if listing.unreadable:
-        raise DataError(f"{data}: {len(listing.unreadable)} folders can't be read, {listing.unreadable[0]} the first")
+    require_readable(data, listing)
     names = [name for name in listing.files if name not in (REJECTS, PREPARED)]
     reading = read_names(names, str(data), config, listing.empty, labelled)
     ignored = Counter(listing.ignored)

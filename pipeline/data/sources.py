@@ -1,50 +1,76 @@
-"""Read a folder or a zip of images, one file at a time. A zip may be malicious, so its content is checked."""
+"""List the files that `prepare` may take: those of a folder, of an archive, or of archives in one."""
 
-import lzma
-import shutil
-import stat
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from headstart.features.errors import DataError
-from headstart.features.files import require_space, scratch_folder
+from headstart.features.errors import DataError, OptionError
 from headstart.features.images.faults import Fault
-from headstart.features.images.scan import MAX_FILE_BYTES, content_of, why_unreadable
-from headstart.pipeline.data.listing import files_below, is_clutter
-from rich.filesize import decimal
-
-# No archive of photographs exceeds these limits: JPEG and PNG can't be packed to a hundredth of their size.
-MAX_ENTRIES = 10_000_000
-MAX_TOTAL_BYTES = 1 << 43
-MAX_RATIO = 100
-_SMALL_BYTES = 1 << 26  # up to this size any ratio is accepted, because drawings compress well
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
-_UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a method that Python lacks
+from headstart.features.images.scan import content_of, why_unreadable
+from headstart.features.terminal import console
+from headstart.pipeline.data.archives.entries import Entry
+from headstart.pipeline.data.archives.names import leads_out
+from headstart.pipeline.data.archives.opening import Archives, archive_suffix, is_archive_name
+from headstart.pipeline.data.clutter import clutter_kinds, is_image_name, told
+from headstart.pipeline.data.listing import list_files, require_readable
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a folder or zip. In a zip, several files may have the same name."""
+    """One file of a folder or archive. In an archive, several files may have the same name."""
 
     name: str  # relative to the source, with slashes
     path: str  # as messages and `rejects.csv` name it
     content: Callable[[], bytes | Fault]
-    file: Path | None = None  # None in a zip
+    file: Path | None = None  # None in an archive
+    entry: Entry | None = None  # None in a folder
 
     @property
     def escapes(self) -> bool:
-        """Whether the name leads out of the source, as `../a.jpg` does. Such a member is never read."""
-        path = PurePosixPath(self.name)
-        return path.is_absolute() or ".." in path.parts
+        """Whether the name leads out of the archive, as `../a.jpg` does. Such a member is never read."""
+        return self.file is None and leads_out(self.name)
 
     def read(self) -> bytes | Fault:
         """Return the content, or a `Fault` that says why the content can't be read."""
         return Fault("unsupported", "a path out of the archive") if self.escapes else self.content()
+
+
+@contextmanager
+def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> Iterator[list[Member]]:
+    """Yield the files of a folder or archive (zip; tar, plain or compressed), without clutter.
+
+    If there are no images but archives, as in Kaggle's competitions, the files of these are yielded, each below a
+    folder that is called like its archive. What has to be unpacked lies on the disk of `data` meanwhile, in a file
+    without a name. How names were read is printed, and what was ignored.
+
+    Raises DataError if `source` is neither a folder nor an archive that can be read, or if it has no files. Raises
+    OptionError if `zip_encoding` is no encoding, does not fit the names, or there is no zip.
+    """
+    with ExitStack() as stack:
+        archives = Archives(stack, data, zip_encoding)
+        members = _of_folder(source) if source.is_dir() else _members(archives.open(source), str(source))
+        if not any(is_image_name(member.name) for member in members):
+            members = _unnested(members, archives)
+        _tell_archives(source, members)
+        if zip_encoding is not None and not archives.zips:
+            raise OptionError(
+                f"--zip-encoding {zip_encoding}: {source} is no zip, and holds none; leave the option out"
+            )
+        yield members
+
+
+def _of_folder(source: Path) -> list[Member]:
+    listing = list_files(source)
+    require_readable(source, listing)
+    _tell_ignored(source, listing.ignored)
+    files = [source / name for name in listing.files]
+    return [
+        Member(name, str(file), partial(_read_file, file), file)
+        for name, file in zip(listing.files, files, strict=True)
+    ]
 
 
 def _read_file(file: Path) -> bytes | Fault:
@@ -54,86 +80,50 @@ def _read_file(file: Path) -> bytes | Fault:
         return why_unreadable(error)
 
 
-def _read_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | Fault:
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG):
-        return Fault("unsupported", "a link or device")
-    if entry.file_size > MAX_FILE_BYTES:
-        return Fault("too-large", f"{entry.file_size} bytes, over {MAX_FILE_BYTES}")
-    if _is_bomb(entry.file_size, entry.compress_size):
-        return Fault("too-large", f"{entry.file_size} bytes, packed into {entry.compress_size}")
-    try:
-        with archive.open(entry) as packed:  # `archive.read` would not stop at the size in the zip's list
-            return packed.read(entry.file_size + 1)
-    except _DAMAGE as error:
-        return Fault("corrupt", str(error))
-    except _UNSUPPORTED as error:
-        return Fault("unsupported", str(error))
-
-
-@contextmanager
-def opened_source(source: Path, data: Path) -> Iterator[list[Member]]:
-    """Yield the files of a folder or zip, without clutter. If a zip holds a `train.zip`, yield the inner zip's files.
-
-    A `train.zip` is unpacked into a scratch folder in `data`. The end of the context removes the scratch folder.
-
-    Raises DataError if `source` is neither a folder nor a readable zip.
-    """
-    if source.is_dir():
-        files = files_below(source)
-        yield [
-            Member(file.relative_to(source).as_posix(), str(file), partial(_read_file, file), file) for file in files
-        ]
-        return
-    with _opened_zip(source) as archive:
-        inner = [entry for entry in archive.infolist() if PurePosixPath(entry.filename).name == "train.zip"]
-        if not inner:
-            yield _members(archive, source)
-            return
-        made = not data.exists()
-        try:
-            with scratch_folder(data) as folder:
-                require_space(data, inner[0].file_size)
-                _unpack(archive, inner[0], folder / "train.zip")
-                with _opened_zip(folder / "train.zip") as train:
-                    yield _members(train, source / "train.zip")
-        finally:
-            if made and not any(data.iterdir()):
-                data.rmdir()
-
-
-def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
-    try:
-        with archive.open(entry) as packed, target.open("wb") as file:
-            shutil.copyfileobj(packed, file, 1 << 20)
-    except (*_DAMAGE, *_UNSUPPORTED) as error:
-        raise DataError(f"{archive.filename}: its {entry.filename} can't be unpacked ({error})") from error
-
-
-def _is_bomb(size: int, packed: int) -> bool:
-    return size > max(_SMALL_BYTES, MAX_RATIO * packed)
-
-
-def _opened_zip(source: Path) -> zipfile.ZipFile:
-    """Open a zip. Raises DataError if the file is not a zip, or if its entries exceed the limits of this module."""
-    try:
-        archive = zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise DataError(f"{source}: neither a folder nor a zip that can be read ({error})") from error
-    entries = archive.infolist()
-    total, packed = sum(entry.file_size for entry in entries), source.stat().st_size
-    if len(entries) <= MAX_ENTRIES and total <= MAX_TOTAL_BYTES and not _is_bomb(total, packed):
-        return archive
-    archive.close()
-    raise DataError(
-        f"{source}: {len(entries)} files of {decimal(total)} in {decimal(packed)}; no more than {MAX_ENTRIES} files, "
-        f"{decimal(MAX_TOTAL_BYTES)}, or {MAX_RATIO} times the size of the zip are unpacked"
-    )
-
-
-def _members(archive: zipfile.ZipFile, source: Path) -> list[Member]:
-    files = [entry for entry in archive.infolist() if not entry.is_dir()]
-    files = [entry for entry in files if not any(map(is_clutter, PurePosixPath(entry.filename).parts))]
-    return [
-        Member(entry.filename, f"{source}/{entry.filename}", partial(_read_from_zip, archive, entry)) for entry in files
+def _members(entries: Sequence[Entry], archive: str) -> list[Member]:
+    kinds = clutter_kinds(entry.name for entry in entries)
+    _tell_ignored(archive, Counter(kind for kind in kinds if kind is not None))
+    members = [
+        Member(entry.name, f"{archive}/{entry.name}", entry.read, entry=entry)
+        for entry, kind in zip(entries, kinds, strict=True)
+        if kind is None
     ]
+    if not members:
+        raise DataError(f"{archive}: an archive without files; nothing can be taken from it")
+    return members
+
+
+def _unnested(members: Sequence[Member], archives: Archives) -> list[Member]:
+    """Replace the archives among `members` by the files in them."""
+    found: list[Member] = []
+    for member in members:
+        if not is_archive_name(member.name) or member.escapes:
+            found.append(member)
+        elif member.entry:
+            found += _below(_members(archives.open_inner(member.entry, member.path), member.path), member.name)
+        else:
+            found += _below(_members(archives.open(Path(member.path)), member.path), member.name)
+    return found
+
+
+def _below(members: Sequence[Member], archive: str) -> list[Member]:
+    """Put the files of `a/train.zip` below `a/train/`, once only if the archive has such a folder itself."""
+    parent, slash, name = archive.rpartition("/")
+    folder = name[: -len(archive_suffix(name))] + "/"
+    above = parent + slash
+    inside = above if all(member.name.startswith(folder) for member in members) else above + folder
+    return [member if member.escapes else replace(member, name=inside + member.name) for member in members]
+
+
+def _tell_archives(source: Path, members: Sequence[Member]) -> None:
+    """Print how many archives among `members` stay unread. Raise a DataError if there are no images beside them."""
+    left = [member.path for member in members if is_archive_name(member.name)]
+    if left and not any(is_image_name(member.name) for member in members):
+        raise DataError(f"{source}: holds no images, but {left[0]}; unpack that, and name the folder")
+    if left:
+        console.print(f"{source}: {len(left)} archives beside images are not unpacked, {left[0]} the first")
+
+
+def _tell_ignored(source: Path | str, ignored: Counter[str]) -> None:
+    if ignored:
+        console.print(f"{source}: {ignored.total()} files ignored: {told(ignored)}")

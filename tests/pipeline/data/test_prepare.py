@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from headstart.features.errors import DataError, OptionError
-from headstart.pipeline.data import sources
+from headstart.pipeline.data.archives import entries
 from headstart.pipeline.data.config import PrepareConfig
 from headstart.pipeline.data.examples import scan
 from headstart.pipeline.data.prepare import prepare
@@ -104,20 +104,19 @@ def test_the_zip_inside_the_competition_s_zip(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["rejects.csv", *sorted(SPLITS)]
 
 
-def test_a_killed_prepare_leaves_nothing_that_the_next_does_not_clear(tmp_path: Path) -> None:
+def test_a_killed_prepare_leaves_nothing(tmp_path: Path) -> None:
     inner = write_zip(tmp_path / "train.zip", LAYOUTS["Kaggle's train"])
-    outer = write_zip(tmp_path / "outer.zip", {"train.zip": inner.read_bytes()})
+    (tmp_path / "in").mkdir()
+    outer = write_zip(tmp_path / "in" / "outer.zip", {"train.zip": inner.read_bytes()})
     code = f"""
 import os, signal
 from pathlib import Path
 from headstart.pipeline.data.sources import opened_source
-with opened_source(Path({str(outer)!r}), Path({str(tmp_path / "data")!r})):
+with opened_source(Path({str(outer)!r}), Path({str(tmp_path / "in" / "data")!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    assert len(list((tmp_path / "data").glob(".*"))) == 1
-    prepare(outer, tmp_path / "data", HALVES)
-    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["rejects.csv", *sorted(SPLITS)]
+    assert list((tmp_path / "in").iterdir()) == [outer]
 
 
 def test_members_of_one_name_are_all_read(tmp_path: Path) -> None:
@@ -253,7 +252,7 @@ def test_a_damaged_zip_around_the_images_is_an_error(tmp_path: Path) -> None:
     data = bytearray(outer.read_bytes())
     data[data.index(inner) + 100] ^= 1
     outer.write_bytes(data)
-    with pytest.raises(DataError, match=r"train\.zip can't be unpacked"):
+    with pytest.raises(DataError, match=r"train\.zip: can't be unpacked"):
         prepare(outer, tmp_path / "data", HALVES)
     assert not (tmp_path / "data").exists()
 
@@ -310,7 +309,7 @@ def test_bad_places(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("hello")
     with pytest.raises(DataError, match="no such file"):
         prepare(tmp_path / "gone", tmp_path / "data")
-    with pytest.raises(DataError, match="neither a folder nor a zip"):
+    with pytest.raises(DataError, match="neither a folder nor an archive"):
         prepare(tmp_path / "file", tmp_path / "data")
     with pytest.raises(DataError, match="not a folder"):
         prepare(source, tmp_path / "file")
@@ -321,7 +320,7 @@ def test_bad_places(tmp_path: Path) -> None:
 
 
 def test_a_bomb_among_the_members_is_rejected_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_SMALL_BYTES", 10_000)
+    monkeypatch.setattr(entries, "SMALL_BYTES", 10_000)
     content = {**LAYOUTS["class folders"], **{f"cat/noise{n}.jpg": os.urandom(3000) for n in range(40)}}
     source = write_zip(tmp_path / "s.zip", content)
     with zipfile.ZipFile(source, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -334,13 +333,13 @@ def test_a_bomb_among_the_members_is_rejected_unread(tmp_path: Path, monkeypatch
     assert "cat/bomb.bmp" not in opened
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_ENTRIES", 39), ("MAX_TOTAL_BYTES", 1000), ("_SMALL_BYTES", 0)])
+@pytest.mark.parametrize(("limit", "value"), [("MAX_ENTRIES", 39), ("MAX_TOTAL_BYTES", 1000), ("SMALL_BYTES", 0)])
 def test_an_archive_that_is_a_bomb_as_a_whole_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
     source = write_zip(tmp_path / "s.zip", LAYOUTS["class folders"])
-    monkeypatch.setattr(sources, limit, value)
-    if limit == "_SMALL_BYTES":
+    monkeypatch.setattr(entries, limit, value)
+    if limit == "SMALL_BYTES":
         with zipfile.ZipFile(source, "a", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("cat/bomb.bmp", bytes(9_000_000))
     with pytest.raises(DataError, match=r"s\.zip: 4[01] files of .* are unpacked"):

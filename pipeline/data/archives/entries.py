@@ -1,0 +1,79 @@
+"""One file of an archive, and the limits that keep archives from filling disk and memory."""
+
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from headstart.features.errors import DataError
+from headstart.features.images.faults import Fault
+from headstart.features.images.formats import PREFIX_BYTES, is_image
+from headstart.features.images.scan import MAX_FILE_BYTES, why_unreadable
+from rich.filesize import decimal
+
+# No archive of photographs exceeds these limits: JPEG and PNG can't be packed to a hundredth of their size.
+MAX_ENTRIES = 10_000_000
+MAX_TOTAL_BYTES = 1 << 43
+MAX_RATIO = 100
+SMALL_BYTES = 1 << 26  # up to this size any ratio is accepted, because drawings compress well
+BLOCK = 1 << 20
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, OverflowError)
+UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a method that Python lacks
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of an archive. `size` and `packed` are in bytes, as the archive's list has them."""
+
+    name: str  # with slashes; several entries may have one name
+    size: int
+    packed: int
+    blocks: Callable[[], Iterator[bytes]]  # yields the content; may raise DAMAGE, UNSUPPORTED or OSError
+    fault: Fault | None = None  # why the content is never read, if it is not
+
+    def read(self) -> bytes | Fault:
+        """Return the content, or the fault that keeps it from being read.
+
+        Only the first bytes of a file are returned if neither they nor the name are those of an image.
+        """
+        fault = self.fault or (self._why_too_large() if is_image(self.name, b"") else None)
+        if fault:
+            return fault
+        try:
+            return self._content()
+        except OSError as error:
+            return why_unreadable(error)
+        except DAMAGE as error:
+            return Fault("corrupt", str(error))
+        except UNSUPPORTED as error:
+            return Fault("unsupported", str(error))
+
+    def _content(self) -> bytes | Fault:
+        blocks = self.blocks()
+        first = next(blocks, b"")
+        if not is_image(self.name, first[:PREFIX_BYTES]):
+            return first[:PREFIX_BYTES]
+        return self._why_too_large() or b"".join([first, *blocks])
+
+    def _why_too_large(self) -> Fault | None:
+        if self.size > MAX_FILE_BYTES:
+            return Fault("too-large", f"{self.size} bytes, over {MAX_FILE_BYTES}")
+        if is_bomb(self.size, self.packed):
+            return Fault("too-large", f"{self.size} bytes, packed into {self.packed}")
+        return None
+
+
+def is_bomb(size: int, packed: int) -> bool:
+    """Whether `packed` bytes unpack to a `size` in bytes that no archive of photographs has."""
+    return size > max(SMALL_BYTES, MAX_RATIO * packed)
+
+
+def require_within_limits(archive: str, count: int, size: int, packed: int) -> None:
+    """Raise a DataError if an archive of `packed` bytes holds too many files, or too many bytes in all."""
+    if count > MAX_ENTRIES or size > MAX_TOTAL_BYTES or is_bomb(size, packed):
+        raise DataError(
+            f"{archive}: {count} files of {decimal(size)} in {decimal(packed)}; no more than {MAX_ENTRIES} files, "
+            f"{decimal(MAX_TOTAL_BYTES)}, or {MAX_RATIO} times the size of the archive are unpacked"
+        )

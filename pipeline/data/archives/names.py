@@ -1,0 +1,150 @@
+"""Guess the encoding of the names in a zip, and make Windows's names into paths.
+
+A zip marks names in UTF-8. The encoding of the others is that of the machine that wrote them, and nothing tells which.
+"""
+
+import codecs
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+from headstart.features.errors import OptionError
+
+_SAMPLE = 5000  # words that are looked at to tell encodings apart
+_WORD = re.compile(r"[^\W\d_]+")
+_ROOT = re.compile(r"([A-Za-z]:)?/+")
+_RUSSIAN = frozenset("оеаинтсрвлкмдпуязбгч")  # nine letters of ten in a text
+_LATIN_1 = re.compile(r"[\u00c0-\u00ff\u0152\u0153\u0160\u0161\u017d\u017e\u0178]")
+
+
+def _latin(word: str) -> float:
+    """The part of the foreign letters in a word that Western languages have: those of plain Latin prevail in it."""
+    foreign = [letter for letter in word if not letter.isascii()]
+    return len(_LATIN_1.findall(word)) / len(foreign) if 2 * len(foreign) <= len(word) else 0.0
+
+
+def _russian(word: str) -> float:
+    """The part of the letters that are common in Russian; capitals are at the beginning of a word."""
+    return sum(letter in _RUSSIAN for letter in word.lower()) / len(word) if word[1:] == word[1:].lower() else 0.0
+
+
+def _japanese(word: str) -> float:
+    """The part of the foreign letters that are hiragana, katakana of full width, or kanji of JIS's first level."""
+    codes = [letter.encode("cp932") for letter in word if not letter.isascii()]
+    return sum(b"\x82\x9f" <= code <= b"\x83\x96" or b"\x88\x9f" <= code <= b"\x98\x72" for code in codes) / len(codes)
+
+
+def _chinese(word: str) -> float:
+    """The part of the foreign letters that are hanzi of GB 2312's first level."""
+    codes = [letter.encode("gbk") for letter in word if not letter.isascii()]
+    return sum(b"\xb0\xa1" <= code <= b"\xd7\xf9" and code[1] > 0xA0 for code in codes) / len(codes)
+
+
+# An earlier encoding is preferred where words are as plausible in both. cp437 is what the format of zip says.
+_CANDIDATES: dict[str, Callable[[str], float]] = {
+    "cp932": _japanese,
+    "gbk": _chinese,
+    "cp437": _latin,
+    "cp850": _latin,
+    "cp1252": _latin,
+    "cp866": _russian,
+    "cp1251": _russian,
+}
+_FALLBACK = "cp437"
+
+
+def guess_encoding(names: Collection[bytes]) -> str:
+    """Return the encoding in which all `names` can be read and are most plausible."""
+    foreign = [name for name in names if not name.isascii()]
+    if _all_decode(foreign, "utf-8"):
+        return "utf-8"
+    scores = {
+        encoding: _plausibility(foreign[:_SAMPLE], encoding, judge)
+        for encoding, judge in _CANDIDATES.items()
+        if _all_decode(foreign, encoding)
+    }
+    best = max(scores, key=lambda encoding: scores[encoding])  # the first of equal ones
+    return best if scores[best] else _FALLBACK
+
+
+def require_encoding(name: str, names: Collection[bytes], archive: str) -> str:
+    """Return `name`, the value of `--zip-encoding`. Raises OptionError unless all `names` can be read in it."""
+    try:
+        b"".decode(name)
+        codecs.lookup(name)
+    except (LookupError, ValueError) as error:
+        raise OptionError(
+            f"--zip-encoding {name}: no encoding of text; give one such as cp932, gbk or cp866"
+        ) from error
+    for raw in names:
+        try:
+            raw.decode(name)
+        except ValueError as error:
+            raise OptionError(
+                f"--zip-encoding {name}: does not fit {archive}, in which a name is {raw!r}; leave the option out, and "
+                "headstart guesses"
+            ) from error
+    return name
+
+
+def _all_decode(names: Collection[bytes], encoding: str) -> bool:
+    try:
+        for name in names:
+            name.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str], float]) -> float:
+    """Return the mean of `judge` over the foreign words in `names`, from 0 to 1. Foreign signs count as wrong words."""
+    text = "\n".join(dict.fromkeys(part for name in names for part in re.split(r"[/\\]", name.decode(encoding))))
+    words = [word for word in _WORD.findall(text) if not word.isascii()]
+    signs = sum(not (letter.isascii() or letter.isalpha()) for letter in text)
+    return sum(map(judge, words)) / (len(words) + signs) if words else 0.0
+
+
+class Paths(NamedTuple):
+    """The names in an archive as relative paths, and how they were read if that was not plain."""
+
+    names: list[str]
+    notes: list[str]
+
+
+def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
+    """Return `names` with slashes, and without a root that all have, such as `C:/` or `/`.
+
+    Backslashes part folders in names that a program for Windows wrote (`windows`), and where each name has one and none
+    has a slash. Elsewhere they are part of a name.
+    """
+    notes = []
+    if names and not any(windows) and all("\\" in name and "/" not in name for name in names):
+        windows = [True] * len(names)
+        notes.append("backslashes are read as slashes, as every name has one")
+    slashed = (name.replace("\\", "/") if foreign else name for name, foreign in zip(names, windows, strict=True))
+    paths = list(map(_plain, slashed))
+    roots = {match[0] if (match := _ROOT.match(path)) else "" for path in paths}
+    if len(roots) == 1 and (root := roots.pop()):
+        paths = [path.removeprefix(root) for path in paths]
+        notes.append(f"all names begin with {root}, which is left out")
+    counts: dict[str, int] = {}
+    for path in paths:
+        form = path if path.isascii() else unicodedata.normalize("NFC", path)
+        counts[form] = counts.get(form, 0) + 1
+    several = [path for path, count in counts.items() if count > 1 and not path.endswith("/")]
+    if several:
+        notes.append(f"{len(several)} names belong to more than one file each, {several[0]!r} the first; all are read")
+    return Paths(paths, notes)
+
+
+def _plain(path: str) -> str:
+    """Leave `.` and empty parts out of a path. A slash at its end, which marks a folder, stays."""
+    root = match[0] if (match := _ROOT.match(path)) else ""
+    parts = [part for part in path[len(root) :].split("/") if part not in ("", ".")]
+    return root + "/".join(parts) + "/" * (path.endswith("/") and bool(parts))
+
+
+def leads_out(name: str) -> bool:
+    """Whether a path of an archive leads out of it, as `../a.jpg`, `/a.jpg` and `C:/a.jpg` do, or can't be a path."""
+    return not name or "\0" in name or _ROOT.match(name) is not None or ".." in name.split("/")

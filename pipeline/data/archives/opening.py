@@ -1,0 +1,198 @@
+"""Open an archive of any kind, which its first bytes tell. What has to be unpacked goes into a file without a name.
+
+A compressed tar can only be read from its beginning, but images are read twice, and in any order. So it is decompressed
+once, into a plain tar. The system frees a file without a name when the process ends, however that happens.
+"""
+
+import bz2
+import gzip
+import importlib
+import lzma
+import os
+import re
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from headstart.features.errors import DataError
+from headstart.features.files import require_space
+from headstart.features.terminal import console, progress
+from headstart.pipeline.data.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
+from headstart.pipeline.data.archives.names import as_paths
+from headstart.pipeline.data.archives.tars import tar_entries
+from headstart.pipeline.data.archives.zips import zip_entries
+
+_SUFFIX = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
+_KINDS = "zip, tar, tar.gz, tar.bz2, tar.xz and tar.zst are read"
+_XZ_MEMORY = 1 << 29  # bytes; `xz -9` needs an eighth
+
+
+def archive_suffix(name: str) -> str:
+    """Return the end of a file's name that is usual for archives, such as `.tar.gz`; "" if it has none."""
+    match = _SUFFIX.search(name)
+    return match[0] if match else ""
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether a file of this name should be an archive, by its suffix."""
+    return _SUFFIX.search(name) is not None
+
+
+class Archives:
+    """Opens archives until `stack` is closed. Unpacked ones lie on the disk of `folder`, and take no name there."""
+
+    def __init__(self, stack: ExitStack, folder: Path, zip_encoding: str | None) -> None:
+        self._stack = stack
+        self._folder = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+        self._zip_encoding = zip_encoding
+        self.zips = 0  # number of zips opened so far
+
+    def open(self, path: Path) -> list[Entry]:
+        """List the files of the archive at `path`. Raises DataError or OptionError if it can't be read."""
+        return self._entries(self._stack.enter_context(path.open("rb")), str(path))
+
+    def open_inner(self, entry: Entry, archive: str) -> list[Entry]:
+        """List the files of an archive that is a file of another, and that messages name `archive`."""
+        if entry.fault:
+            raise DataError(f"{archive}: can't be unpacked ({entry.fault.detail})")
+        require_space(self._folder, entry.size)
+        return self._entries(self._unpacked(entry.blocks(), archive, entry.packed), archive)
+
+    def _entries(self, file: BinaryIO, archive: str) -> list[Entry]:
+        kind = _kind_of(file)
+        if kind in _DECOMPRESSED:
+            file = self._decompressed(file, kind, archive)
+            if _kind_of(file) != "tar":
+                raise DataError(f"{archive}: no tar, but something else in {kind}; {_KINDS}")
+        elif kind not in ("zip", "tar"):
+            raise DataError(f"{archive}: neither a folder nor an archive that can be read ({kind}); {_KINDS}")
+        if kind == "zip":
+            self.zips += 1
+            entries, notes = zip_entries(file, archive, self._zip_encoding)
+        else:
+            files = tar_entries(file, archive)
+            paths, notes = as_paths([entry.name for entry in files], [False] * len(files))
+            entries = [replace(entry, name=path) for entry, path in zip(files, paths, strict=True)]
+        for note in notes:
+            console.print(f"{archive}: {note}")
+        return entries
+
+    def _decompressed(self, file: BinaryIO, kind: str, archive: str) -> BinaryIO:
+        packed = os.fstat(file.fileno()).st_size
+        require_space(self._folder, packed)
+        file.seek(0)
+        with progress(f"unpacking {archive}", packed, "bytes") as advance:
+            return self._unpacked(_told(_DECOMPRESSED[kind](file), file, advance), archive, packed)
+
+    def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> BinaryIO:
+        """Write `blocks`, which `packed` bytes unpack to, into a file without a name, and return it."""
+        unpacked = self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
+        size = 0
+        try:
+            for block in blocks:
+                size += len(block)
+                require_within_limits(archive, 1, size, packed)
+                unpacked.write(block)
+            unpacked.flush()
+        except (*DAMAGE, *UNSUPPORTED, OSError) as error:
+            if isinstance(error, OSError) and error.errno:  # of the disk; gzip's and bz2's own have no number
+                raise
+            raise DataError(f"{archive}: can't be unpacked ({error}); make or download it anew") from error
+        return unpacked
+
+
+def _kind_of(file: BinaryIO) -> str:
+    """Return the kind of an archive by its first bytes: `zip`, `tar`, a key of `_DECOMPRESSED`, or in words what it is.
+
+    A zip may also have a program before it, which unpacks it.
+    """
+    file.seek(0)
+    start = file.read(tarfile.BLOCKSIZE)
+    if _begins_tar(start):
+        return "tar"
+    for magic, kind in _MAGIC.items():
+        if start.startswith(magic):
+            return kind
+    if zipfile.is_zipfile(file):
+        return "zip"
+    return "its first bytes are of no archive" if start else "an empty file"
+
+
+def _begins_tar(start: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return len(start) == tarfile.BLOCKSIZE and not any(start)  # the end, so an empty tar
+    return True
+
+
+def _told(blocks: Iterable[bytes], file: BinaryIO, advance: Callable[[int], None]) -> Iterator[bytes]:
+    """Yield `blocks`, and tell `advance` how many bytes of `file` were read for each."""
+    before = 0
+    for block in blocks:
+        yield block
+        before, read = file.tell(), file.tell() - before
+        advance(read)
+
+
+def _pieces(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        yield block
+
+
+def _from_gzip(file: BinaryIO) -> Iterator[bytes]:
+    return _pieces(gzip.GzipFile(fileobj=file, mode="rb"))
+
+
+def _from_bzip2(file: BinaryIO) -> Iterator[bytes]:
+    return _pieces(bz2.BZ2File(file))
+
+
+def _from_xz(file: BinaryIO) -> Iterator[bytes]:
+    """Decompress one xz stream after another. `lzma.LZMAFile` would give a stream any memory that it asks for."""
+    rest = file.read(BLOCK)
+    while rest:
+        stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+        while not stream.eof:
+            if block := stream.decompress(rest, BLOCK):
+                yield block
+            rest = file.read(BLOCK) if stream.needs_input and not stream.eof else b""
+            if stream.needs_input and not rest and not stream.eof:
+                raise EOFError("it ends early")
+        rest = (stream.unused_data or file.read(BLOCK)).lstrip(b"\0")
+
+
+def _from_zstd(file: BinaryIO) -> Iterator[bytes]:
+    try:
+        zstandard = importlib.import_module("zstandard")
+    except ImportError as error:
+        raise DataError(
+            f"{getattr(file, 'name', 'a tar.zst')}: zstd needs the extra `zstd`: pip install 'headstart[zstd]'"
+        ) from error
+    try:
+        yield from _pieces(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+    except zstandard.ZstdError as error:
+        raise EOFError(str(error)) from error
+
+
+_DECOMPRESSED: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+    "gzip": _from_gzip,
+    "bzip2": _from_bzip2,
+    "xz": _from_xz,
+    "zstd": _from_zstd,
+}
+_MAGIC = {
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+}

@@ -1,0 +1,95 @@
+"""Read a plain tar by its headers. Nothing is unpacked to disk, and links and devices are never made."""
+
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, BinaryIO
+
+from headstart.features.errors import DataError
+from headstart.features.images.faults import Fault
+from headstart.pipeline.data.archives.entries import BLOCK, DAMAGE, Entry, require_within_limits
+
+# tarfile keeps a long header (a long name, extended attributes) in memory. Real ones have a few hundred bytes.
+_MOST_HEADER_BYTES = 1 << 18
+
+
+def tar_entries(file: BinaryIO, archive: str) -> list[Entry]:
+    """List the files of the tar `file`, which messages name `archive`. Folders are left out.
+
+    A hard link has the content of the file before it that it names. Raises DataError if the tar is damaged or ends
+    early, or if its files exceed the limits of `entries`.
+    """
+    entries: list[Entry] = []
+    packed, total = os.fstat(file.fileno()).st_size, 0
+    regular: dict[str, Entry] = {}
+    for info in _headers(file, archive):
+        if not info.isdir():
+            entry = _entry(file, info, regular)
+            entries.append(entry)
+            total += entry.size
+            require_within_limits(archive, len(entries), total, packed)
+    return entries
+
+
+def _headers(file: BinaryIO, archive: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers in a tar, and require that they go on to its end."""
+    before = -1
+    try:
+        with tarfile.TarFile(fileobj=_HeaderFile(file), encoding="utf-8", errors="surrogateescape") as headers:  # type: ignore[arg-type]
+            while (info := headers.next()) is not None:
+                if info.offset <= before or info.size < 0 or info.offset_data < 0:  # it would never end
+                    raise tarfile.ReadError("a header leads back")
+                before = info.offset
+                vars(headers)["members"].clear()  # they would fill memory
+                yield info
+            file.seek(headers.offset)
+    except (*DAMAGE, RecursionError) as error:
+        raise DataError(f"{archive}: a damaged tar ({error}); make or download it anew") from error
+    if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes any damage for the end
+        raise DataError(f"{archive}: a damaged tar (no header at byte {headers.offset}); make or download it anew")
+
+
+class _HeaderFile:
+    """The file from which tarfile reads headers. It refuses to read more at once than a header has."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MOST_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+
+def _entry(file: BinaryIO, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entry:
+    if info.islnk() and info.linkname in regular:
+        return replace(regular[info.linkname], name=info.name)
+    if not info.isreg():
+        return Entry(info.name, 0, 0, partial(iter, ()), Fault("unsupported", "a link or device"))
+    sparse: Any = info.sparse  # a list of (offset, length); its type in typeshed is wrong
+    pieces: list[tuple[int, int]] = [(0, info.size)] if sparse is None else sparse
+    stored = sum(length for _, length in pieces)
+    blocks = partial(_blocks, file, info.offset_data, tuple(pieces), info.size)
+    regular[info.name] = entry = Entry(info.name, info.size, stored, blocks)
+    return entry
+
+
+def _blocks(file: BinaryIO, start: int, pieces: Sequence[tuple[int, int]], size: int) -> Iterator[bytes]:
+    """Yield the content of a file of `size` bytes. Its `pieces`, each (offset, length), lie one after another.
+
+    What lies between the pieces of a sparse file is 0.
+    """
+    done = 0
+    for offset, length in (*pieces, (size, 0)):
+        if not done <= offset <= offset + length <= size:
+            raise tarfile.ReadError("a sparse file whose pieces overlap")
+        yield from (bytes(min(BLOCK, offset - at)) for at in range(done, offset, BLOCK))
+        for at in range(start, start + length, BLOCK):
+            block = os.pread(file.fileno(), min(BLOCK, start + length - at), at)  # safe in several threads
+            if not block:
+                raise EOFError("the archive ends early")
+            yield block
+        start, done = start + length, offset + length

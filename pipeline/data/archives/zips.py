@@ -1,0 +1,91 @@
+"""Read a zip, also one with names from Windows or in old encodings."""
+
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from typing import BinaryIO
+
+from headstart.features.errors import DataError
+from headstart.features.images.faults import Fault
+from headstart.pipeline.data.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
+from headstart.pipeline.data.archives.names import as_paths, guess_encoding, require_encoding
+
+_ENCRYPTED, _UTF_8 = 0x1, 0x800  # flags of an entry
+_WINDOWS = (0, 10, 11, 14)  # "made by" FAT, NTFS by two numbers, VFAT
+_UNICODE_PATH = 0x7075  # Info-ZIP's extra field: the name in UTF-8
+
+
+def zip_entries(file: BinaryIO, archive: str, encoding: str | None) -> tuple[list[Entry], list[str]]:
+    """List the files of the zip `file`, which messages name `archive`, and lines on how its names were read.
+
+    `encoding` is that of the names that are not marked as UTF-8; with None, it is guessed. Raises DataError if the file
+    is not a zip, if its files exceed the limits of `entries`, or if all are encrypted. Raises OptionError if `encoding`
+    does not fit.
+    """
+    try:
+        opened = zipfile.ZipFile(file)
+    except (*DAMAGE, *UNSUPPORTED, OSError) as error:
+        raise DataError(f"{archive}: a damaged zip ({error}); make or download it anew") from error
+    infos = opened.infolist()
+    size = file.seek(0, 2)
+    require_within_limits(archive, len(infos), sum(info.file_size for info in infos), size)
+    names, notes = _names(infos, archive, encoding)
+    paths = as_paths(names, [info.create_system in _WINDOWS for info in infos])
+    found = [(name, info) for name, info in zip(paths.names, infos, strict=True) if name and not name.endswith("/")]
+    if found and all(info.flag_bits & _ENCRYPTED for _, info in found):
+        raise DataError(f"{archive}: encrypted; unpack it with its password, and name the folder")
+    return [_entry(opened, name, info) for name, info in found], notes + paths.notes
+
+
+def _names(infos: list[zipfile.ZipInfo], archive: str, encoding: str | None) -> tuple[list[str], list[str]]:
+    """Return the name of each of `infos`, and a line on the encoding if it was guessed."""
+    marked = [_marked_name(info) for info in infos]
+    raw = {_raw_name(info) for info, name in zip(infos, marked, strict=True) if name is None}
+    foreign = {name for name in raw if not name.isascii()}
+    notes = []
+    if encoding is not None:
+        require_encoding(encoding, raw, archive)
+    elif foreign:
+        encoding = guess_encoding(foreign)
+        example = min(foreign).decode(encoding)
+        notes.append(
+            f"names are read as {encoding}, which fits all of them best ({example!r}); --zip-encoding gives another"
+        )
+    names = [
+        _raw_name(info).decode(encoding or "ascii") if name is None else name
+        for info, name in zip(infos, marked, strict=True)
+    ]
+    return names, notes
+
+
+def _raw_name(info: zipfile.ZipInfo) -> bytes:
+    return info.orig_filename.partition("\0")[0].encode("cp437")
+
+
+def _marked_name(info: zipfile.ZipInfo) -> str | None:
+    """Return the name of an entry that says that it is UTF-8, or None."""
+    if info.flag_bits & _UTF_8:
+        return info.filename
+    extra = info.extra
+    while len(extra) >= 9:
+        kind, length = struct.unpack_from("<HH", extra)
+        if kind == _UNICODE_PATH and struct.unpack_from("<xI", extra, 4)[0] == zlib.crc32(_raw_name(info)):
+            return extra[9 : 4 + length].decode(errors="surrogateescape")
+        extra = extra[4 + length :]
+    return None
+
+
+def _entry(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> Entry:
+    fault = None
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+        fault = Fault("unsupported", "a link or device")
+    return Entry(name, info.file_size, info.compress_size, partial(_blocks, archive, info), fault)
+
+
+def _blocks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    with archive.open(info) as packed:  # it ends at the size in the zip's list
+        while block := packed.read(BLOCK):
+            yield block

@@ -1,0 +1,106 @@
+"""Tell data from clutter: what cameras, disks, file managers and headstart itself leave among photographs.
+
+Everything here goes by names alone, so that one rule holds for folders and archives.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from headstart.features.images.formats import IMAGE_SUFFIXES
+
+HEADSTART = "headstart"
+_KINDS = {
+    name: kind
+    for kind, names in {
+        "thumbnails": ("@eadir", ".@__thumb", ".thumbnails", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db"),
+        "recycle bin": ("#recycle", "@recycle", "$recycle.bin", ".trash", ".trashes"),
+        "notebook checkpoints": (".ipynb_checkpoints",),
+        "system files": (
+            *("system volume information", "lost+found", "desktop.ini", "@tmp", "#snapshot", "@recently-snapshot"),
+            *("__macosx", ".ds_store", ".spotlight-v100", ".fseventsd", ".appledouble", ".localized", "icon\r"),
+            *(".picasa.ini", "picasa.ini", ".picasaoriginals", ".nomedia", "zbthumbnail.info"),
+        ),
+    }.items()
+    for name in names
+}
+_SHARD = re.compile(r"shard-[0-9a-f]{16}\.h5(\.retired)?")
+_SCAN_MEMORY_OR_CURVES = re.compile(r"[0-9a-f]{16}\.npz|events\.out\.tfevents\..*")
+
+
+def clutter_kind(name: str) -> str | None:
+    """Return the kind of clutter that a file or folder of this name is, or None if the name may be that of data."""
+    kind = _KINDS.get(name.lower())
+    if kind or name[:1] != "." or name in (".", ".."):
+        return kind
+    if name.startswith("._"):  # the second half that macOS writes of each file on a foreign disk
+        return "system files"
+    return "recycle bin" if name.lower().startswith(".trash-") else "hidden"
+
+
+def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
+    """Return the kind of clutter that each file is, or None for data.
+
+    `paths` are all files of a folder or archive, relative to it, with slashes. A file in a clutter folder is clutter of
+    the folder's kind. Stores and runs of headstart are known by the files in them, whatever the folders are called.
+    """
+    pairs = [path.rpartition("/") for path in paths]
+    names: dict[str, list[str]] = {}
+    for folder, _, name in pairs:
+        names.setdefault(folder, []).append(name)
+    kinds = _kinds_of_folders(names)
+    return [kinds[folder] or clutter_kind(name) for folder, _, name in pairs]
+
+
+def is_headstarts(paths: Iterable[str]) -> bool:
+    """Whether the files at `paths`, relative to a folder, are those of a store or run, or of a folder of such."""
+    kinds = clutter_kinds(f"-/{path}" for path in paths)
+    return HEADSTART in kinds and None not in kinds
+
+
+def told(ignored: Mapping[str, int]) -> str:
+    """Return counts by kind as words, the largest first: `12 thumbnails, 3 hidden`."""
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(ignored).most_common())
+
+
+def _kinds_of_folders(names: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
+    """Return the kind of clutter of each folder; `names` are those of the files in it, and "" is the top."""
+    inside: dict[str, set[str]] = {folder: set() for folder in names}  # the folders in each folder
+    for child in names:
+        while child:
+            above = child.rpartition("/")[0]
+            if child in inside.setdefault(above, set()):
+                break
+            inside[above].add(child)
+            child = above  # noqa: PLW2901
+    inside.setdefault("", set())
+    order = sorted(inside.keys() - {""}, key=lambda folder: folder.count("/"))  # each after the one that it lies in
+    ours: set[str] = set()
+    for folder in reversed(order):
+        if _is_ours(names.get(folder, ()), inside[folder], ours):
+            ours.add(folder)
+    kinds: dict[str, str | None] = {"": None}
+    for folder in order:
+        above, _, name = folder.rpartition("/")
+        kinds[folder] = kinds[above] or clutter_kind(name) or (HEADSTART if folder in ours else None)
+    return kinds
+
+
+def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
+    """Whether a folder with these files and folders is one that headstart made. `ours` has those deeper down."""
+    here = set(names)
+    if {"config.json", "head.keras"} <= here:  # a run
+        return True
+    if "fingerprint.json" in here and (any(map(_SHARD.fullmatch, names)) or (len(here) == 1 and not folders)):
+        return True
+    first = next((name for name in names if clutter_kind(name) is None), "")
+    if _SCAN_MEMORY_OR_CURVES.fullmatch(first):
+        return all(_SCAN_MEMORY_OR_CURVES.fullmatch(name) or clutter_kind(name) for name in names)
+    below = {folder for folder in folders if clutter_kind(folder.rpartition("/")[2]) is None}
+    return bool(below) and below <= ours and not any(map(is_image_name, names))
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name should be an image, by its suffix."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

@@ -1,0 +1,58 @@
+"""How versions before 0.2 read a data folder: for their runs, and for `--layout v1`."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from headstart.features.errors import DataError
+from headstart.pipeline.data.layouts import Reading
+from headstart.pipeline.data.listing import is_clutter_folder, walk
+from headstart.pipeline.data.splits import SPLITS
+
+REJECTS = "rejects.csv"
+
+
+def read_folder_v1(data: Path) -> tuple[list[str], Reading, Counter[str]]:
+    """Return the files of a data folder, how they are read, and the number of ignored files by kind.
+
+    Folders called `train`, `val` and `test` are the splits, and the folders in them, or else in `data`, the classes.
+    Raises DataError if there are no class folders.
+    """
+    folders = class_folders(data)
+    ignored = Counter({"outside classes": count_strays(data, [folder for _, folder in folders])})
+    reading = Reading([], [], [f"{data}: read as versions before 0.2 did"])
+    paths: list[str] = []
+    for split, folder in folders:
+        files, clutter = walk(folder)
+        paths += files
+        reading.splits.extend([split] * len(files))
+        reading.labels.extend([folder.name] * len(files))
+        ignored.update(clutter)
+    reading.empty_classes.extend(folder.name for _, folder in folders)
+    return paths, reading, ignored
+
+
+def class_folders(data: Path) -> list[tuple[str, Path]]:
+    """List the class folders of a data folder as (split, folder). Without split folders the split is "".
+
+    Raises DataError if `data` is not a folder, or has no class folders.
+    """
+    parents = {name: data / name for name in SPLITS if (data / name).is_dir()} or {"": data}
+    folders = [
+        (split, folder)
+        for split, parent in parents.items()
+        for folder in sorted(parent.iterdir())
+        if folder.is_dir() and not is_clutter_folder(folder)
+    ]
+    if not folders:
+        parent = f"{data}" if "" in parents else f"{data}/train"
+        raise DataError(f"{data}: no class folders; expected {parent}/<class>/*.jpg")
+    return folders
+
+
+def count_strays(data: Path, class_folders: Sequence[Path]) -> int:
+    """Count the files of a data folder that lie outside its class folders, except `rejects.csv`."""
+    known = {*class_folders, data / REJECTS, *(data / split for split in SPLITS)}
+    parents = {data, *(folder.parent for folder in class_folders)}
+    strays = [entry for parent in parents for entry in parent.iterdir() if entry not in known]
+    return sum(sum(not path.is_dir() for path in stray.rglob("*")) if stray.is_dir() else 1 for stray in strays)
