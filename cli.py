@@ -8,7 +8,7 @@ import typer
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
-from headstart.pipeline.data.config import DEMO_IMAGES, PrepareConfig
+from headstart.pipeline.data.config import DEMO_IMAGES, DataConfig, PrepareConfig
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.sweep.config import SweepConfig
@@ -58,12 +58,13 @@ def prepare(
     ],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Gets {train,val,test}/<class>/.")],
     config: PrepareConfig,
+    reading: DataConfig,
     seed: int = 0,
 ) -> Result:
     """Split labelled images into DATA/{train,val,test}/<class>/ by a hash of their content."""
     from headstart.pipeline.data.prepare import prepare
 
-    return prepare(source, data, config, seed)
+    return prepare(source, data, config, seed, reading)
 
 
 @command(app)
@@ -75,11 +76,13 @@ def check(data: Data, config: CheckConfig, seed: int = 0) -> Result:
 
 
 @command(app, kept="the features so far are kept: repeat the command to go on")
-def features(data: Data, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0) -> Result:
+def features(
+    data: Data, config: FeatureConfig, extraction: ExtractionConfig, reading: DataConfig, seed: int = 0
+) -> Result:
     """Run the frozen backbone over every image whose features the store lacks."""
     from headstart.pipeline.featured import cache_features
 
-    return cache_features(data, config, extraction, seed)
+    return cache_features(data, config, extraction, seed, reading=reading, labelled=False)
 
 
 @command(app, kept="features extracted so far are kept, the run was not made")
@@ -88,6 +91,7 @@ def head(
     run: NewRun,
     features: FeatureConfig,
     extraction: ExtractionConfig,
+    reading: DataConfig,
     config: HeadConfig,
     overwrite: Overwrite = False,
     seed: int = 0,
@@ -95,7 +99,7 @@ def head(
     """Phase 1: train a head on cached features."""
     from headstart.pipeline.head.run import train_run
 
-    return train_run(data, run, features, extraction, config, overwrite, seed)
+    return train_run(data, run, features, extraction, config, overwrite, seed, reading=reading)
 
 
 @command(app, kept="the finished trials are kept: repeat the command to go on")
@@ -105,6 +109,7 @@ def sweep(
     run: NewRun,
     features: FeatureConfig,
     extraction: ExtractionConfig,
+    reading: DataConfig,
     config: SweepConfig,
     overwrite: Overwrite = False,
     seed: int = 0,
@@ -112,7 +117,7 @@ def sweep(
     """Try many heads on cached features, and make a run of the head that is best on val."""
     from headstart.pipeline.sweep.sweep import sweep
 
-    return sweep(data, study, run, features, extraction, config, overwrite, seed)
+    return sweep(data, study, run, features, extraction, config, overwrite, seed, reading)
 
 
 @command(app, kept="the finished epochs are kept: repeat the command without --overwrite to go on")
@@ -199,12 +204,17 @@ def verify(store: StoreArgument, config: VerifyConfig, seed: int = 0) -> Result:
 
 @command(store)
 def explain(
-    store: StoreArgument, data: Data, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0
+    store: StoreArgument,
+    data: Data,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    reading: DataConfig,
+    seed: int = 0,
 ) -> Result:
     """Count the images with features at the given settings, and say in which settings other features differ."""
     from headstart.pipeline.upkeep.explain import explain
 
-    return explain(data, config, extraction, seed)
+    return explain(data, config, extraction, seed, reading)
 
 
 @command(store, kept="no features are lost: repeat the command to go on")
@@ -233,12 +243,13 @@ def export(
     data: Data,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .npz, .h5 or .hdf5.")],
     config: ExportConfig,
+    reading: DataConfig,
     seed: int = 0,
 ) -> Result:
     """Write features, labels, splits, paths and class names into one plain file."""
     from headstart.pipeline.upkeep.export import export
 
-    return export(store, data, file, config, seed)
+    return export(store, data, file, config, seed, reading)
 
 
 if __name__ == "__main__":

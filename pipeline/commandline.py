@@ -171,7 +171,7 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
 def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any]) -> None:
     """Raise errors in the arguments that can be found at once, before the modules of a command are imported."""
     from headstart.features.backbones.facts import require_weights_file
-    from headstart.pipeline.data.layouts import require_folder
+    from headstart.pipeline.data.reading import require_data
     from headstart.pipeline.runs import Run, require_free
 
     for name, value in arguments.items():
@@ -180,7 +180,7 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any]) -
             for weights in chosen_weights(value).values():
                 require_weights_file(weights)
         elif roles.get(name) == Data:
-            require_folder(value)
+            require_data(value)
         elif roles.get(name) == RunArgument:
             Run.open(value)
         elif roles.get(name) == NewRun:

@@ -17,6 +17,7 @@ from headstart.features.frozen.speeds import keep_speed
 from headstart.features.images.augment import Augment, View
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.store import FeatureStore, create_folder
+from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import (
     Example,
     Scan,
@@ -24,6 +25,7 @@ from headstart.pipeline.data.examples import (
     require_few_rejects,
     scan,
     scan_memory,
+    tell_reading,
     write_rejects,
 )
 from headstart.pipeline.labelled import LabelledFeatures
@@ -43,6 +45,9 @@ class FeaturedExamples:
     class_names: list[str]
     rejects: list[Reject]
     ignored: int  # files; see `Scan`
+    ignored_kinds: dict[str, int]
+    reading: list[str]
+    read_as: DataConfig
     networks: list[Network]  # one per backbone
     stores: Stores  # in the order of the features' columns
     views: list[Stores]  # one for each augmented view; only training images have views
@@ -102,7 +107,7 @@ class FeaturedExamples:
         done, store = self.extracted, self.extraction.store
         timed = f" ({done.seconds:.1f} s, {done.images_per_second:.1f} images/s)" if done.extracted else ""
         yield (
-            f"{len(self.examples)} examples in {len(self.class_names)} classes: {done.extracted} extracted{timed}, "
+            f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {done.extracted} extracted{timed}, "
             f"{self.fields()['cached']} cached"
         )
         if self.views:
@@ -115,7 +120,13 @@ class FeaturedExamples:
 
 
 def cache_features(
-    data: Path, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0, require: ScanCheck | None = None
+    data: Path,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    seed: int = 0,
+    require: ScanCheck | None = None,
+    reading: DataConfig = DataConfig(),
+    labelled: bool = True,
 ) -> FeaturedExamples:
     """Scan `data`, extract the features that the store lacks, and return the examples that can be used.
 
@@ -125,11 +136,15 @@ def cache_features(
     Args:
         seed: decides the views and, if `data` has no split folders, the splits.
         require: called with the scan and the fingerprints before extraction. It raises if they can't be used.
+        reading: how `data` is read.
+        labelled: images without labels are refused.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     store = extraction.store
     create_folder(store)
-    scanned = scan(data, seed, extraction.max_pixels, scan_memory(store, data, extraction.rehash))
+    memory = scan_memory(store, data, extraction.rehash)
+    scanned = scan(data, seed, extraction.max_pixels, memory, reading, labelled)
+    tell_reading(scanned)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
@@ -149,6 +164,7 @@ def cache_features(
     views, views_extracted = _extract_views(extractors, train, first_views(config.augment, seed, config.views))
     return FeaturedExamples(
         **vars(scanned),
+        read_as=reading,
         networks=[extractor.network for extractor in extractors],
         stores=stores,
         views=views,
@@ -251,7 +267,7 @@ def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
                 "came or went), or another version of headstart made it; run `headstart head` again, with --overwrite"
             )
 
-    return cache_features(data, replace(config, views=0), extraction, settings["seed"], require)
+    return cache_features(data, replace(config, views=0), extraction, settings["seed"], require, run.read_as())
 
 
 def _fingerprints(stores: Stores) -> dict[str, str]:

@@ -31,6 +31,7 @@ import psutil
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_from_json
 from headstart.features.errors import RunError
 from headstart.features.files import folder_written_atomically, remove_left_over, write_atomically, write_json
+from headstart.pipeline.data.config import DataConfig
 
 if TYPE_CHECKING:
     import keras
@@ -77,6 +78,14 @@ class Run:
     def configs(self) -> tuple[FeatureConfig, ExtractionConfig]:
         """Return the settings of the features that the head was trained on, and the settings of their extraction."""
         return configs_from_json(self.config()["features"])
+
+    def read_as(self) -> DataConfig:
+        """Return how the run's data are read. Runs of versions before 0.2 don't say: they were read as `v1`."""
+        found = self.config().get("reading", {"layout": "v1"})
+        try:
+            return DataConfig(**found)
+        except TypeError as error:
+            raise RunError(f"{self.config_file}: `reading` is of another version of headstart ({error})") from error
 
     def class_names(self) -> list[str]:
         """Return the class names. A label is an index into this list."""

@@ -1,11 +1,8 @@
-"""Scan a data folder into examples.
-
-A data folder is `DATA/{train,val,test}/<class>/...`, as `headstart prepare` makes it, or `DATA/<class>/...`. Without
-split folders, the scan assigns the splits by the same hash as `prepare`.
-"""
+"""Scan a data folder or manifest into examples. A hash assigns the splits that it does not give, as in `prepare`."""
 
 import csv
 import io
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -17,66 +14,95 @@ from headstart.features.files import write_atomically
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.images.scan_memory import ScanMemory
-from headstart.pipeline.data.layouts import REJECTS, class_folders, count_strays
-from headstart.pipeline.data.listing import walk
-from headstart.pipeline.data.splits import split_of
+from headstart.features.terminal import console
+from headstart.pipeline.data.clutter import told
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.layouts_v1 import REJECTS
+from headstart.pipeline.data.reading import read_data
+from headstart.pipeline.data.splits import FRACTIONS, Item, complete, split_of
 
+EVERY_IMAGE = DataConfig(layout="none")  # of a folder, whatever its class
 _REJECT_FIELDS = ("path", "reason", "detail")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image, its label (an index into the class names) and its split."""
+    """An image, its label and its split. Images of one group belong together: no split or fold parts them."""
 
     image: ImageFile
-    label: int
+    label: int  # an index into the class names; -1 without labels
     split: str
+    group: str | None = None
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The examples of a data folder, and the files that can't be used."""
+    """The examples of a data folder or manifest, and the files that can't be used."""
 
     examples: list[Example]
-    class_names: list[str]
+    class_names: list[str]  # empty if the images have no labels
     rejects: list[Reject]
     ignored: int  # number of other files: clutter, files outside class folders, files that are no images
+    ignored_kinds: dict[str, int]  # the same by kind
+    reading: list[str]  # lines that say how the data were read
 
 
-def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMemory | None = None) -> Scan:
-    """Read the digest and header of every image in `data`.
+def scan(
+    data: Path,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    memory: ScanMemory | None = None,
+    config: DataConfig = DataConfig(),
+    labelled: bool = True,
+) -> Scan:
+    """Read the digest and header of every image in `data`, a folder or a manifest.
 
-    Raises DataError if `data` is not a folder, or has no class folders or no images.
+    Raises DataError if there are no images, or as `read_data` does.
 
     Args:
-        seed: decides the splits if `data` has no split folders.
+        seed: decides the splits that `data` does not give.
         max_pixels: an image with more pixels is rejected as `too-large`.
         memory: digests and headers from the last scan of `data`. Unchanged files are not read again. The scan updates
             the memory.
+        config: how `data` is read.
+        labelled: images without labels are refused.
     """
-    folders = class_folders(data)
-    class_names = sorted({folder.name for _, folder in folders})
+    files = read_data(data, config, labelled)
+    reading, class_names = files.reading, files.reading.class_names
     labels = {name: label for label, name in enumerate(class_names)}
-    examples, rejects = [], []
-    ignored = count_strays(data, [folder for _, folder in folders])
-    found: list[tuple[str, int, str]] = []  # split, label and path
-    for split, folder in folders:
-        files, clutter = walk(folder)
-        found += [(split, labels[folder.name], file) for file in files]
-        ignored += clutter.total()
-    seen = inspect_images([file for _, _, file in found], max_pixels, memory.recall if memory else None)
-    for (split, label, _), image in zip(found, seen, strict=True):
+    rejects, ignored = [], files.ignored.copy()
+    seen = inspect_images(files.paths, max_pixels, memory.recall if memory else None)
+    groups = reading.groups or itertools.repeat(None)
+    images: list[ImageFile] = []
+    items: list[Item] = []
+    for image, split, label, group in zip(seen, reading.splits, reading.labels, groups, strict=False):
         if image is None:
-            ignored += 1
+            ignored["no image"] += 1
         elif isinstance(image, Reject):
             rejects.append(image)
         else:
-            examples.append(Example(image, label, split or split_of(image.digest, seed)))
-    if not examples and not rejects:
+            images.append(image)
+            items.append(Item(image.digest, -1 if label is None else labels[label], group, split))
+    if not images and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
-        memory.save([example.image for example in examples])
-    return Scan(examples, class_names, rejects, ignored)
+        memory.save(images)
+    if config.layout == "v1":
+        splits, how = [item.split or split_of(item.digest, seed) for item in items], []
+    else:
+        splits, how = complete(items, {item.split for item in items}, seed, FRACTIONS)
+    examples = [
+        Example(image, item.label, split, item.group) for image, item, split in zip(images, items, splits, strict=True)
+    ]
+    return Scan(examples, class_names, rejects, ignored.total(), dict(+ignored), [*reading.lines, *how])
+
+
+def tell_reading(scanned: Scan) -> None:
+    """Print how the data were read, and what was ignored."""
+    for line in scanned.reading:
+        console.print(line)
+    if scanned.ignored:
+        console.print(f"{scanned.ignored} files ignored: {told(scanned.ignored_kinds)}")
 
 
 def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
@@ -84,9 +110,12 @@ def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
     return ScanMemory(store / "scans", data, forget)
 
 
-def scan_all_sizes(store: Path, data: Path, seed: int = 0) -> Scan:
-    """Scan `data` without a limit on pixels: the limit was perhaps higher when a large image's features were made."""
-    return scan(data, seed, sys.maxsize, scan_memory(store, data))
+def scan_all_sizes(store: Path, data: Path, seed: int = 0, config: DataConfig = DataConfig()) -> Scan:
+    """Scan `data`, with or without labels, and without a limit on pixels.
+
+    The limit was perhaps higher when a large image's features were made.
+    """
+    return scan(data, seed, sys.maxsize, scan_memory(store, data), config, labelled=False)
 
 
 def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:

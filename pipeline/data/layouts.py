@@ -7,6 +7,7 @@ a person would ask, a DataError asks: it shows what was found, the possible read
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from headstart.features.errors import DataError
 from headstart.pipeline.data.config import Layout
@@ -50,11 +51,12 @@ class _Images:
 
     found: list[tuple[int, _Parts]]
 
-    @property
+    @cached_property
     def loose(self) -> list[tuple[int, _Parts]]:
         """The images directly in the folder."""
         return [one for one in self.found if len(one[1]) == 1]
 
+    @cached_property
     def folders(self) -> "dict[str, _Images]":
         """Return the subfolders with images, by name, sorted."""
         inside: dict[str, list[tuple[int, _Parts]]] = defaultdict(list)
@@ -62,6 +64,11 @@ class _Images:
             if len(parts) > 1:
                 inside[parts[0]].append((number, parts[1:]))
         return {name: _Images(inside[name]) for name in sorted(inside)}
+
+    @cached_property
+    def stems(self) -> set[str]:
+        """The names of the images without suffix."""
+        return {parts[-1].rpartition(".")[0] for _, parts in self.found}
 
     @property
     def is_flat(self) -> bool:
@@ -112,7 +119,7 @@ class _Reader:
             return {}
         images = self._below_wrappers(self._without_copies(images))
         images = _splits_outside(images)
-        folders = images.folders()
+        folders = images.folders
         splits = self._splits(images, folders)
         if not splits:
             return {number: ("", label) for number, label in self._labels(images).items()}
@@ -164,7 +171,7 @@ class _Reader:
         images = self._below_wrappers(images)
         if self.classes:
             return self._named_classes(images)
-        folders = images.folders()
+        folders = images.folders
         if images.is_flat or self.layout == "names":
             return self._labels_in_names(images, quiet)
         if are_parts(folders) and self.layout == "auto":
@@ -188,7 +195,7 @@ class _Reader:
         total = sum(len(one.found) for one in folders.values())
         if sum(len(folders[name].found) - len(folders[name].loose) for name in deep) <= _FEW * total:
             return False
-        inside = {sub for name in deep for sub in folders[name].folders()}
+        inside = {sub for name in deep for sub in folders[name].folders}
         raise self._asking(
             folders,
             f"the classes are these {len(folders)}, or the {len(inside)} folders in them ({_listed(sorted(inside))})",
@@ -216,7 +223,7 @@ class _Reader:
     def _below_wrappers(self, images: _Images) -> _Images:
         """Go down while one folder alone holds (nearly) all images, unless that folder is a class."""
         while True:
-            folders = images.folders()
+            folders = images.folders
             if len(folders) != 1 or len(images.loose) > _FEW * len(images.found):
                 return images
             ((name, inner),) = folders.items()
@@ -229,16 +236,13 @@ class _Reader:
 
     def _without_copies(self, images: _Images) -> _Images:
         """Leave out folders of masks beside folders of images, and a folder that holds its siblings once more."""
-        folders = images.folders()
+        folders = images.folders
         drop: dict[str, str] = {}
-        stems = {name: {parts[-1].rpartition(".")[0] for _, parts in one.found} for name, one in folders.items()}
-        paths = {name: {(name, *parts) for _, parts in one.found} for name, one in folders.items()}
         for name, one in folders.items():
-            if any(is_mask_folder(name, stems[name], stems[other]) for other in folders if other not in (name, *drop)):
+            beside = [folders[other] for other in folders if other not in (name, *drop)]
+            if is_mask_folder(name) and any(len(one.stems & other.stems) >= 0.9 * len(one.stems) for other in beside):
                 drop[name] = "pairs up with images by name, so it is no class"
-            elif len(folders) > 2 and {parts for _, parts in one.found} == set().union(
-                *(paths[other] for other in folders if other != name)
-            ):
+            elif len(one.folders) > 1 and one.folders.keys() == folders.keys() - {name}:
                 drop[name] = "holds the folders beside it once more"
         for name, why in drop.items():
             self.lines.append(f"{name}/ ({len(folders[name].found)} images) {why}; it is left out")
@@ -246,8 +250,8 @@ class _Reader:
 
     def _asking(self, folders: "Mapping[str, _Images]", found: str, say: str) -> DataError:
         tree = [
-            f"{name}/ ({len(one.folders())} folders, {len(one.found)} images)"
-            if one.folders()
+            f"{name}/ ({len(one.folders)} folders, {len(one.found)} images)"
+            if one.folders
             else f"{name}/ ({len(one.found)} images)"
             for name, one in folders.items()
         ]
@@ -275,13 +279,13 @@ def no_labels(where: str, names: Sequence[str], lists: Sequence[str] = ()) -> Da
 
 def _is_chain(images: _Images) -> bool:
     """Whether a folder has no images but those in one folder below it, as `cats/images/` has."""
-    folders = images.folders()
+    folders = images.folders
     return not images.loose and len(folders) == 1 and (inner := next(iter(folders.values()))).is_flat | _is_chain(inner)
 
 
 def _splits_outside(images: _Images) -> _Images:
     """Turn `cats/train/1.jpg` into `train/cats/1.jpg`, if every class has split folders alone."""
-    inside = [one.folders() if not one.loose else {} for one in images.folders().values()]
+    inside = [one.folders if not one.loose else {} for one in images.folders.values()]
     if images.loose or not inside or not all(one and len(splits_named(one)) == len(one) > 1 for one in inside):
         return images
     return _Images([(number, (parts[1], parts[0], *parts[2:])) for number, parts in images.found])

@@ -28,7 +28,9 @@ def list_files(folder: Path) -> Listing:
     paths, unreadable, empty = _all_below(folder)
     kinds = clutter_kinds(paths)
     files = [path for path, kind in zip(paths, kinds, strict=True) if kind is None]
-    return Listing(sorted(files), Counter(kind for kind in kinds if kind is not None), sorted(unreadable), sorted(empty))
+    return Listing(
+        sorted(files), Counter(kind for kind in kinds if kind is not None), sorted(unreadable), sorted(empty)
+    )
 
 
 def walk(folder: Path) -> tuple[list[str], Counter[str]]:

@@ -51,12 +51,9 @@ def splits_named(names: Collection[str]) -> dict[str, str]:
     return {name: split for name in names if begins and (split := split_named(name[begins:]))}
 
 
-def is_mask_folder(name: str, stems: set[str], others: set[str]) -> bool:
-    """Whether the folder `name` holds masks or annotations of the images in another folder, not images of a class.
-
-    `stems` are the file names in it without suffix, and `others` those in the other folder.
-    """
-    return bool(_MASKS.fullmatch(name)) and len(stems & others) >= 0.9 * len(stems)
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder of this name may hold masks or annotations of the images beside it, not images of a class."""
+    return bool(_MASKS.fullmatch(name))
 
 
 def are_parts(names: Collection[str]) -> bool:

@@ -1,48 +1,57 @@
 """`headstart prepare`: put labelled images of any usual layout into `DATA/{train,val,test}/<class>/`."""
 
 import hashlib
-import itertools
+import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from headstart.features.errors import DataError, OptionError
-from headstart.features.files import write_atomically
+from headstart.features.files import write_atomically, write_json
 from headstart.features.images.faults import Fault
 from headstart.features.images.formats import inspect_bytes
 from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
-from headstart.pipeline.data.config import PrepareConfig
+from headstart.pipeline.data.config import DataConfig, PrepareConfig
 from headstart.pipeline.data.examples import write_rejects
-from headstart.pipeline.data.layouts import classes_of
+from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.listing import files_below
+from headstart.pipeline.data.manifest import SUFFIXES
 from headstart.pipeline.data.placing import Placer
-from headstart.pipeline.data.sources import Member, opened_source
-from headstart.pipeline.data.splits import SPLITS, split_of
+from headstart.pipeline.data.reading import PREPARED, read_data, read_names
+from headstart.pipeline.data.sources import Member, opened_source, read_file
+from headstart.pipeline.data.splits import SPLITS, Item, complete
 
 _MAX_NAME_BYTES = 240  # of 255; the rest is for a digest, which keeps equal names apart
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """The number of images of the source in each split of `data`, and the number of rejected images."""
+    """The number of images of the source in each split of `data`, and of those that are not in it."""
 
     data: Path
     train: int
     val: int
     test: int
     rejected: int
+    dropped: int  # copies of other images
+    moved: int  # images that were in another split of `data` before
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
-        return {"train": self.train, "val": self.val, "test": self.test, "rejected": self.rejected}
+        return {name: value for name, value in vars(self).items() if name != "data"}
 
     def lines(self) -> list[Any]:
         """Return the summary that is printed without `--json`."""
-        lines = [f"{self.data}: {self.train} train, {self.val} val, {self.test} test, {self.rejected} rejected"]
+        counts = f"{self.train} train, {self.val} val, {self.test} test, {self.rejected} rejected"
+        lines = [f"{self.data}: {counts}" + (f", {self.dropped} copies dropped" if self.dropped else "")]
+        if self.moved:
+            lines.append(f"{self.moved} images moved to another split, because their groups grew together")
         if self.rejected:
             lines.append(f"{self.data}/rejects.csv says why, by their headers; `headstart features` decodes the rest")
         return lines
@@ -50,50 +59,89 @@ class PrepareResult:
 
 @dataclass(frozen=True)
 class _Placement:
+    """An image of the source: its digest and label, the split that the source gives it ("" for none), its group."""
+
     member: Member
     digest: str
-    target: Path
-    split: str
     label: str
+    split: str
+    group: str | None
 
 
-def prepare(source: Path, data: Path, config: PrepareConfig = PrepareConfig(), seed: int = 0) -> PrepareResult:
+def prepare(
+    source: Path,
+    data: Path,
+    config: PrepareConfig = PrepareConfig(),
+    seed: int = 0,
+    reading: DataConfig = DataConfig(),
+) -> PrepareResult:
     """Link (see `Placer`), copy or move the images of `source` into `data/{train,val,test}/<class>/`.
 
-    An image's digest, `seed` and the fractions in `config` decide its split. So an image keeps its split when others
-    are added, and equal images get the same split. Files already in `data` stay. All images are read before the first
-    is written. With `config.move`, files are removed from `source` only after all are in `data`, so an interrupted move
-    can be repeated.
+    Splits that the source gives are kept. The others follow from the digests, `seed` and the fractions in `config`;
+    see `splits.assign`. Images already in `data` keep their split, unless the groups of several grow together. All
+    images are read before the first is written. With `config.move`, files are removed from `source` only after all are
+    in `data`, so an interrupted move can be repeated.
 
-    Raises OptionError if `config.move` is set and `source` is an archive. Raises DataError if there are fewer than two
-    classes, if a class lacks images in a split, or if `data` already has one of the images in another split.
+    Raises OptionError if `config.move` is set and `source` is an archive. Raises DataError as `read_data` does, if
+    there are fewer than two classes, if a class lacks images in a split, if an image is in another split of `data` than
+    the source says, or if `data` was made with other fractions or another seed.
 
     Args:
-        source: class folders, or an archive of them, such as Microsoft's `PetImages`; or Kaggle's `train.zip` with
-            names such as `cat.0.jpg`, the competition's zip that contains `train.zip`, or an unpacked folder of either.
+        source: a folder, an archive or a manifest.
+        reading: how `source` is read.
     """
     _require_places(source, data, config.move)
+    settings = {"seed": seed, "val": config.val, "test": config.test, "group": reading.group}
+    _require_same_settings(data, settings)
     placer = Placer(config.copy, config.move)
-    with opened_source(source, data, config.zip_encoding) as members:
+    with _opened(source, data, config, reading) as (members, read):
         _require_movable(source, members, config.move)
-        labelled = _labelled(source, members)
-        escaping = [(member, "") for member in members if member.escapes]
-        placements, rejects = _plan([*labelled, *escaping], data, config, seed)
-        _require_full_splits(source, sorted({label for _, label in labelled}), placements, config)
-        _require_same_splits(placements, data)
-        with progress("preparing", len(placements)) as advance:
-            for placement in placements:
-                _place(placement, placer)
+        _require_classes(source, read)
+        images, rejects = _read(members, read, config.max_pixels)
+        there = _splits_there(data)
+        splits, line = _splits(images, there, {split for split in read.splits if split}, seed, config)
+        console.print("\n".join([*read.lines, *line]))
+        _require_full_splits(source, read, images, splits, config)
+        moved = _move_within(data, there, {one.digest: split for one, split in zip(images, splits, strict=True)})
+        with progress("preparing", len(images)) as advance:
+            for placed, target in _targets(images, splits, data):
+                _place(placed.member, target, placer)
                 advance(1)
-    for line in placer.lines(source, data):
-        console.print(line)
+    for told in placer.lines(source, data):
+        console.print(told)
     write_rejects(data, rejects, keep_other_than={member.path for member in members})
+    write_json(data / PREPARED, settings)
     if config.move:
-        for placement in placements:
-            assert placement.member.file is not None
-            placement.member.file.unlink()
-    counts = Counter(placement.split for placement in placements)
-    return PrepareResult(data, counts["train"], counts["val"], counts["test"], rejected=len(rejects))
+        for one in images:
+            assert one.member.file is not None
+            one.member.file.unlink()
+    counts = Counter(splits)
+    return PrepareResult(
+        data, counts["train"], counts["val"], counts["test"], rejected=len(rejects), dropped=0, moved=moved
+    )
+
+
+@contextmanager
+def _opened(
+    source: Path, data: Path, config: PrepareConfig, reading: DataConfig
+) -> Iterator[tuple[list[Member], Reading]]:
+    """Yield the files of `source`, and how they are read."""
+    if reading.layout == "v1":
+        raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
+    if source.is_file() and source.suffix.lower() in SUFFIXES:
+        files = read_data(source, reading)
+        yield [Member(path, path, partial(read_file, Path(path)), Path(path)) for path in files.paths], files.reading
+        return
+    with opened_source(source, data, config.zip_encoding) as members:
+        inside = [member for member in members if not member.escapes]
+        read = read_names([member.name for member in inside], str(source), reading)
+        left = sum(label is None for label in read.labels)
+        if left:
+            read = replace(read, lines=[*read.lines, f"{left} files of {source} belong to no class and are left out"])
+        outside = [member for member in members if member.escapes]
+        blank: list[None] = [None] * len(outside)
+        read = replace(read, labels=[*read.labels, *blank], splits=[*read.splits, *[""] * len(outside)])
+        yield [*inside, *outside], read
 
 
 def _require_places(source: Path, data: Path, move: bool) -> None:
@@ -113,42 +161,97 @@ def _require_movable(source: Path, members: Sequence[Member], move: bool) -> Non
         raise OptionError(f"--move: images of {source} lie in archives; only files can be moved")
 
 
-def _labelled(source: Path, members: Sequence[Member]) -> list[tuple[Member, str]]:
-    """Pair each member that has a class with its class. Print how many members have none."""
-    inside = [member for member in members if not member.escapes]
-    classes = classes_of([PurePosixPath(member.name) for member in inside])
-    labelled = [(member, label) for member, label in zip(inside, classes, strict=True) if label]
-    names = sorted({label for _, label in labelled})
-    if len(names) < 2:
+def _require_classes(source: Path, read: Reading) -> None:
+    if len(read.class_names) < 2:
         raise DataError(
-            f"{source}: {'one class only, ' + repr(names[0]) if names else 'no classes'}; expected "
-            "<class>/*.jpg, or names like cat.0.jpg"
+            f"{source}: one class only, {read.class_names[0]!r}; expected at least two: <class>/*.jpg, or names like "
+            "cat.0.jpg"
         )
-    if len(labelled) < len(inside):
-        console.print(f"{len(inside) - len(labelled)} files of {source} belong to no class and are left out")
-    return labelled
 
 
-def _plan(
-    labelled: Sequence[tuple[Member, str]], data: Path, config: PrepareConfig, seed: int
-) -> tuple[list[_Placement], list[Reject]]:
-    """Read every member once, and decide its target in `data`, or why it is rejected."""
-    placements, rejects = [], []
-    taken: dict[Path, str] = {}
-    with progress("reading", len(labelled)) as advance:
-        for member, label in labelled:
+def _require_same_settings(data: Path, settings: dict[str, Any]) -> None:
+    file = data / PREPARED
+    if not file.is_file():
+        return
+    try:
+        before = json.loads(file.read_bytes())
+        differing = [name for name in settings if before[name] != settings[name]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: damaged ({error!r}); name a new folder") from error
+    if differing:
+        name = differing[0]
+        raise DataError(
+            f"{data}: was made with --{name} {before[name]!r}, and now is asked for {settings[name]!r}; repeat that, or "
+            "name a new folder"
+        )
+
+
+def _read(members: Sequence[Member], read: Reading, max_pixels: int) -> tuple[list[_Placement], list[Reject]]:
+    """Read every member with a class, and every member that escapes, once. Return the images, and the rejects."""
+    images, rejects = [], []
+    groups = read.groups or [None] * len(members)
+    with progress("reading", len(members)) as advance:
+        for member, label, split, group in zip(members, read.labels, read.splits, groups, strict=False):
             advance(1)
+            if label is None and not member.escapes:
+                continue
             content = member.read()
-            header = content if isinstance(content, Fault) else inspect_bytes(content, member.name)
+            header = content if isinstance(content, Fault) else inspect_bytes(content, member.name, max_pixels)
             if isinstance(header, Fault):
                 rejects.append(Reject(member.path, header.reason, header.detail))
             elif header is not None:
                 assert isinstance(content, bytes)
-                digest = hashlib.sha256(content).hexdigest()
-                split = split_of(digest, seed, config.val, config.test)
-                place = data / split / label / _short_name(PurePosixPath(member.name), digest)
-                placements.append(_Placement(member, digest, _free_name(place, digest, taken), split, label))
-    return placements, rejects
+                assert label is not None
+                images.append(_Placement(member, hashlib.sha256(content).hexdigest(), label, split, group))
+    return images, rejects
+
+
+def _splits_there(data: Path) -> dict[str, tuple[str, Path]]:
+    """Return the split and path of each image that is in `data` already, by digest."""
+    found = {}
+    for split in SPLITS:
+        for path in files_below(data / split) if (data / split).is_dir() else []:
+            found[_digest(path)] = (split, path)
+    return found
+
+
+def _splits(
+    images: Sequence[_Placement],
+    there: dict[str, tuple[str, Path]],
+    given: set[str],
+    seed: int,
+    config: PrepareConfig,
+) -> tuple[list[str], list[str]]:
+    """Return the split of each image, and a line that says how they were split."""
+    items = []
+    for one in images:
+        held = there[one.digest][0] if one.digest in there else ""
+        from_train = one.split == "train" and held == "val"  # val was taken out of train
+        if one.split and held and one.split != held and not from_train:
+            raise DataError(
+                f"{one.member.path}: is in {one.split} of the source, and in {held} of the data folder "
+                f"({there[one.digest][1]}); name a new folder"
+            )
+        items.append(Item(one.digest, one.label, one.group, held or one.split))
+    return complete(items, given, seed, {"val": config.val, "test": config.test})
+
+
+def _move_within(data: Path, there: dict[str, tuple[str, Path]], splits: dict[str, str]) -> int:
+    """Move the images of `data` that are in another split now. Return how many they are."""
+    moved = [(digest, split, path) for digest, (split, path) in there.items() if splits.get(digest, split) != split]
+    for digest, split, path in moved:
+        target = data / splits[digest] / path.relative_to(data / split)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(_free_name(target, digest, {}))
+    return len(moved)
+
+
+def _targets(images: Sequence[_Placement], splits: Sequence[str], data: Path) -> Iterator[tuple[_Placement, Path]]:
+    """Yield each image with the path in `data` that it gets."""
+    taken: dict[Path, str] = {}
+    for one, split in zip(images, splits, strict=True):
+        place = data / split / one.label / _short_name(PurePosixPath(one.member.name), one.digest)
+        yield one, _free_name(place, one.digest, taken)
 
 
 def _short_name(path: PurePosixPath, digest: str) -> str:
@@ -173,39 +276,37 @@ def _digest(path: Path) -> str:
 
 
 def _require_full_splits(
-    source: Path, labels: Sequence[str], placements: Sequence[_Placement], config: PrepareConfig
+    source: Path, read: Reading, images: Sequence[_Placement], splits: Sequence[str], config: PrepareConfig
 ) -> None:
-    present = {(placement.label, placement.split) for placement in placements}
-    splits = [split for split in SPLITS if split == "train" or getattr(config, split)]
-    for label, split in itertools.product(labels, splits):
-        if (label, split) not in present:
-            raise DataError(
-                f"{source}: no usable image of class {label!r} falls into {split}: add some, raise --{split}, or "
-                "try another --seed"
-            )
+    """Raise a DataError that names every class without images in a split that was asked for or given."""
+    asked = {"train", *(split for split in read.splits if split)}
+    if not any(read.splits):
+        asked |= {split for split in ("val", "test") if getattr(config, split)}
+    elif "test" in asked and config.val:
+        asked.add("val")
+    present = {(one.label, split) for one, split in zip(images, splits, strict=True)}
+    sizes = Counter(one.label for one in images)
+    lacking = [
+        f"{label!r} ({sizes[label]} images) has none in {', '.join(absent)}"
+        for label in read.class_names
+        if (absent := [split for split in SPLITS if split in asked and (label, split) not in present])
+    ]
+    if lacking:
+        more = f" and {len(lacking) - 5} more classes" if len(lacking) > 5 else ""
+        raise DataError(
+            f"{source}: {'; '.join(lacking[:5])}{more}: add images, leave these classes out by --classes, or give "
+            "--val 0 or --test 0"
+        )
 
 
-def _require_same_splits(placements: Sequence[_Placement], data: Path) -> None:
-    """Raise a DataError if `data` has an image in another split already, from another seed or other fractions."""
-    splits = {placement.digest: placement.split for placement in placements}
-    for split in SPLITS:
-        for path in files_below(data / split) if (data / split).is_dir() else []:
-            digest = _digest(path)
-            if splits.get(digest, split) != split:
-                raise DataError(
-                    f"{path}: would be in {splits[digest]} too; {data} was made with another --seed, --val or --test: "
-                    "repeat those, or name a new folder"
-                )
-
-
-def _place(placement: _Placement, placer: Placer) -> None:
+def _place(member: Member, target: Path, placer: Placer) -> None:
     """Put one image at its target, unless the target exists."""
-    if placement.target.exists():
+    if target.exists():
         return
-    if placement.member.file:
-        placer.place(placement.member.file, placement.target)
+    if member.file:
+        placer.place(member.file, target)
         return
-    content = placement.member.read()
+    content = member.read()
     if isinstance(content, Fault):
-        raise DataError(f"{placement.member.path}: changed while it was read ({content.detail})")
-    write_atomically(placement.target, content)
+        raise DataError(f"{member.path}: changed while it was read ({content.detail})")
+    write_atomically(target, content)

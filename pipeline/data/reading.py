@@ -63,7 +63,10 @@ def require_data(data: Path) -> None:
 def read_names(
     names: Sequence[str], where: str, config: DataConfig, empty: Sequence[str] = (), labelled: bool = True
 ) -> Reading:
-    """Read the files `names` of a folder or archive: relative to it, with slashes. Arguments and errors: `read_data`."""
+    """Read the files `names`, relative to the folder or archive `where`, with slashes; see `read_data`.
+
+    `empty` are folders without files.
+    """
     try:
         reading = read_layout(names, where, "none" if config.label_from else config.layout, config.class_list, empty)
     except DataError as error:
@@ -86,8 +89,8 @@ def _labelled_by_names(reading: Reading, names: Sequence[str], where: str, confi
     missed = [names[at] for at in images if not matches[at]]
     if len(missed) > _ODD * len(images) or not images:
         raise DataError(
-            f"{where}: --label-from {config.label_from} does not match the names of {len(missed)} of {len(images)} images, "
-            f"{', '.join(missed[:3])} among them"
+            f"{where}: --label-from {config.label_from} does not match the names of {len(missed)} of {len(images)} "
+            f"images, {', '.join(missed[:3])} among them"
         )
     labels = [match["label"] if match else None for match in matches]
     line = f"{where}: labels from file names, {len(set(labels) - {None})} classes"

@@ -68,12 +68,12 @@ def _of_folder(source: Path) -> list[Member]:
     _tell_ignored(source, listing.ignored)
     files = [source / name for name in listing.files]
     return [
-        Member(name, str(file), partial(_read_file, file), file)
-        for name, file in zip(listing.files, files, strict=True)
+        Member(name, str(file), partial(read_file, file), file) for name, file in zip(listing.files, files, strict=True)
     ]
 
 
-def _read_file(file: Path) -> bytes | Fault:
+def read_file(file: Path) -> bytes | Fault:
+    """Return the content of a file, or a fault that says why it can't be read."""
     try:
         return content_of(file, file.stat())
     except OSError as error:

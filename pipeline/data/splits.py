@@ -1,18 +1,19 @@
 """Assign images to splits by a hash, class by class, so that groups of images stay together."""
 
 import hashlib
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 SPLITS = ("train", "val", "test")
 VAL_FRACTION = TEST_FRACTION = 0.1
+FRACTIONS = {"val": VAL_FRACTION, "test": TEST_FRACTION}
 Label = str | int
 _DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are left
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """An image to be split."""
 
     digest: str
@@ -36,6 +37,10 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
         fractions: of `val` and `test`. A split that is left out, or has 0, gets no further images.
     """
     hashes = [_hash(item.digest, seed) for item in items]
+    if len({item.digest for item in items}) == len(items) and not any(
+        item.group is not None or item.split for item in items
+    ):
+        return _assign_each(items, hashes, fractions)
     groups = sorted(_groups(items), key=lambda group: min(hashes[at] for at in group))
     contents = [_content(items, group) for group in groups]
     wanted = _wanted(contents, fractions)
@@ -51,6 +56,40 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
         for at in group:
             found[at] = split
     return found
+
+
+def complete(
+    items: Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
+) -> tuple[list[str], list[str]]:
+    """Return the split of each item, and a line that says how the items without a split got theirs.
+
+    `given` are the splits that a data set comes with. They stay, but if there are train and test without val, a
+    fraction of train becomes val.
+    """
+    lacks_val = {"train", "test"} <= set(given) and "val" not in given and fractions.get("val", 0) > 0
+    if lacks_val:
+        items = [item._replace(split="") if item.split == "train" else item for item in items]
+    elif all(item.split for item in items):
+        return [item.split for item in items], []
+    shares = {"val": fractions["val"]} if lacks_val else {name: share for name, share in fractions.items() if share}
+    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) or "train alone"
+    line = f"split by a hash of each image, class by class: {told}{' of train; test is as it was given' * lacks_val}"
+    return assign(items, seed, shares), [line]
+
+
+def _assign_each(items: Sequence[Item], hashes: Sequence[str], fractions: Mapping[str, float]) -> list[str]:
+    """Do the same for images that are all different, and have neither groups nor splits: this is much faster."""
+    classes: dict[Label, list[int]] = defaultdict(list)
+    for at, item in enumerate(items):
+        classes[item.label].append(at)
+    wanted = _wanted([{label: 1} for label, images in classes.items() for _ in images], fractions)
+    splits = ["train"] * len(items)
+    for label, images in classes.items():
+        rest = iter(sorted(images, key=hashes.__getitem__))
+        for split in _DRAWN:
+            for at in itertools.islice(rest, wanted[label, split]):
+                splits[at] = split
+    return splits
 
 
 def _content(items: Sequence[Item], group: Sequence[int]) -> dict[Label, int]:

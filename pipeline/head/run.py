@@ -18,6 +18,7 @@ from headstart.features.backbones.cuts import (
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_to_json
 from headstart.features.frozen.network import weights_digest
 from headstart.features.terminal import console, progress
+from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
@@ -67,6 +68,7 @@ def train_run(
     overwrite: bool = False,
     seed: int = 0,
     require: ScanCheck | None = None,
+    reading: DataConfig = DataConfig(),
     **origin: Any,
 ) -> HeadResult:
     """Train a head on the train split of `data` and write it to the run folder `path`.
@@ -76,13 +78,13 @@ def train_run(
 
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
-        require: see `cache_features`.
+        require, reading: see `cache_features`.
         origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))
     start = time.perf_counter()
     require_free(path, overwrite)
-    cached = cache_features(data, features, extraction, seed, require)
+    cached = cache_features(data, features, extraction, seed, require, reading)
     require_trainable(cached.examples, cached.class_names, data)
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images rejected: {extraction.store}/rejects.csv says why")
@@ -131,6 +133,7 @@ def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: Traine
         head=asdict(head),
         weights_digest=weights_digest(cached.networks),
         fingerprints=cached.fingerprints(),
+        reading=asdict(cached.read_as),
         examples=list_digests(cached.examples, cached.class_names),
         versions=versions(),
         **others,

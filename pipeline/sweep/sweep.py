@@ -14,6 +14,7 @@ from headstart.features.backbones.cuts import Cut, require_averaged, restricted
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.features.terminal import console
+from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import Example, Scan, require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
@@ -43,6 +44,7 @@ def sweep(
     config: SweepConfig,
     overwrite: bool = False,
     seed: int = 0,
+    reading: DataConfig = DataConfig(),
 ) -> SweepResult:
     """Search for the head with the lowest loss on val, and train it again as the run `path`.
 
@@ -57,7 +59,7 @@ def sweep(
     space = _space(features, config, seed)
     study = Study(study_path, space, config.sampler, seed)
     with study.storage_errors_named():
-        cached, seen = _cache(study, data, features, extraction, config, seed)
+        cached, seen = _cache(study, data, features, extraction, config, seed, reading)
         shared = _search_data(cached, config.folds, seed)
         from headstart.pipeline.sweep.processes import search
 
@@ -70,7 +72,7 @@ def sweep(
         baselines = _baselines(study, shared, cuts)
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
         require = _require_unchanged(seen, data)
-        train = partial(train_run, data, path, chosen, extraction, head, seed=seed, require=require)
+        train = partial(train_run, data, path, chosen, extraction, head, seed=seed, require=require, reading=reading)
         _write_run(study, winner.number, path, overwrite, began, train)
         return SweepResult(
             study=study_path,
@@ -99,7 +101,13 @@ def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
 
 
 def _cache(
-    study: Study, data: Path, features: FeatureConfig, extraction: ExtractionConfig, config: SweepConfig, seed: int
+    study: Study,
+    data: Path,
+    features: FeatureConfig,
+    extraction: ExtractionConfig,
+    config: SweepConfig,
+    seed: int,
+    reading: DataConfig,
 ) -> tuple[FeaturedExamples, dict[str, str]]:
     """Extract the missing features of `data` at every cut of the space.
 
@@ -121,7 +129,7 @@ def _cache(
         }
         study.require_same(identity)
 
-    cached = cache_features(data, every, extraction, seed, require)
+    cached = cache_features(data, every, extraction, seed, require, reading)
     require_trainable(cached.examples, cached.class_names, data)
     # Some scanned examples may be unreadable in this start, and readable in another.
     used = list_digests(cached.examples, cached.class_names)

@@ -13,7 +13,8 @@ from headstart.features.frozen.precision import Verdict, stored_verdict
 from headstart.features.store.maintain import open_stores
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console
-from headstart.pipeline.data.examples import scan, scan_memory
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.examples import scan, scan_memory, tell_reading
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,13 @@ class Explanation:
         return lines + ([str(self.precision_verdict)] if self.precision_verdict else [])
 
 
-def explain(data: Path, config: FeatureConfig, extraction: ExtractionConfig, seed: int = 0) -> Explanation:
+def explain(
+    data: Path,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    seed: int = 0,
+    reading: DataConfig = DataConfig(),
+) -> Explanation:
     """Count the images of `data` that have features in `extraction.store`, for each cut of `config`.
 
     Raises StoreError where the store holds no features; DataError where `data` has no images; OptionError or
@@ -68,7 +75,9 @@ def explain(data: Path, config: FeatureConfig, extraction: ExtractionConfig, see
     """
     root = extraction.store
     stores = open_stores(root)
-    found = scan(data, seed, extraction.max_pixels, scan_memory(root, data, extraction.rehash))
+    memory = scan_memory(root, data, extraction.rehash)
+    found = scan(data, seed, extraction.max_pixels, memory, reading, labelled=False)
+    tell_reading(found)
     digests = {example.image.digest for example in found.examples}
     networks = load_networks(config, extraction, KnownBackbones(root, extraction.rehash))
     states = [_state(store, digests, stores) for network in networks for store in network.stores().values()]

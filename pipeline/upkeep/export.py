@@ -13,7 +13,8 @@ from headstart.features.files import require_space, written_atomically
 from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.shards import describe
 from headstart.features.store.store import FeatureStore
-from headstart.pipeline.data.examples import Example, scan_all_sizes
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.examples import Example, scan_all_sizes, tell_reading
 from headstart.pipeline.upkeep.config import ExportConfig
 
 _SLAB_BYTES = 1 << 29
@@ -40,7 +41,9 @@ class Exported:
         return [f"{self.path}: features of {self.examples} images, {self.shape}{without}"]
 
 
-def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int = 0) -> Exported:
+def export(
+    root: Path, data: Path, file: Path, config: ExportConfig, seed: int = 0, reading: DataConfig = DataConfig()
+) -> Exported:
     """Read the features of the images in `data` from the store at `root`, and write them to `file` with labels.
 
     The file holds `features` float32 [N, *shape], `labels` int64 [N], and the texts `splits`, `paths`, `digests` and
@@ -53,7 +56,8 @@ def export(root: Path, data: Path, file: Path, config: ExportConfig, seed: int =
     if file.suffix not in (".npz", ".h5", ".hdf5"):
         raise OptionError(f"{file}: the file's name must end in .npz, .h5 or .hdf5. Received: {file.suffix!r}")
     store = _chosen(root, config.fingerprint)
-    found = scan_all_sizes(root, data, seed)
+    found = scan_all_sizes(root, data, seed, reading)
+    tell_reading(found)
     lacking = set(store.missing([example.image.digest for example in found.examples]))
     examples = [example for example in found.examples if example.image.digest not in lacking]
     total = len(found.examples) + len(found.rejects)

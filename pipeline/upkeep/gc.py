@@ -8,7 +8,7 @@ from typing import Any
 from headstart.features.errors import DataError
 from headstart.features.store.compact import compact, drop_unused
 from headstart.features.store.maintain import open_stores
-from headstart.pipeline.data.examples import scan_all_sizes
+from headstart.pipeline.data.examples import EVERY_IMAGE, scan_all_sizes
 from rich.filesize import decimal
 
 
@@ -68,7 +68,7 @@ def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False) -> Garb
 
 
 def _digests_in(root: Path, data: Path) -> set[str]:
-    found = scan_all_sizes(root, data)
+    found = scan_all_sizes(root, data, config=EVERY_IMAGE)
     unread = [reject for reject in found.rejects if reject.reason in ("unreadable", "vanished")]
     if unread:
         raise DataError(

@@ -9,7 +9,7 @@ from headstart.features.frozen.calibration import damaged_networks
 from headstart.features.store.compact import drop_shards
 from headstart.features.store.maintain import Damage, Verification, find_stores, verify
 from headstart.features.terminal import console
-from headstart.pipeline.data.layouts import require_folder
+from headstart.pipeline.data.reading import require_data
 from headstart.pipeline.upkeep.config import VerifyConfig
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResul
     no images.
     """
     if config.data:
-        require_folder(config.data)
+        require_data(config.data)
     stores, folders = find_stores(root)
     read = verify(stores, config.repair)
     result = VerifyResult(root, config.repair, read, [*folders, *damaged_networks(root)])
