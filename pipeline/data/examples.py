@@ -88,7 +88,8 @@ def scan(
     if memory:
         memory.save(images)
     if config.layout == "v1":
-        splits, how = [item.split or split_of(item.digest, seed) for item in items], []
+        splits = [item.split or split_of(item.digest, seed) for item in items]
+        how: list[str] = []
     else:
         splits, how = complete(items, {item.split for item in items}, seed, FRACTIONS)
     examples = [

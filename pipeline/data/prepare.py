@@ -224,6 +224,7 @@ def _splits(
 ) -> tuple[list[str], list[str]]:
     """Return the split of each image, and a line that says how they were split."""
     items = []
+    labels = {name: number for number, name in enumerate(sorted({one.label for one in images}))}
     for one in images:
         held = there[one.digest][0] if one.digest in there else ""
         from_train = one.split == "train" and held == "val"  # val was taken out of train
@@ -232,7 +233,7 @@ def _splits(
                 f"{one.member.path}: is in {one.split} of the source, and in {held} of the data folder "
                 f"({there[one.digest][1]}); name a new folder"
             )
-        items.append(Item(one.digest, one.label, one.group, held or one.split))
+        items.append(Item(one.digest, labels[one.label], one.group, held or one.split))
     return complete(items, given, seed, {"val": config.val, "test": config.test})
 
 

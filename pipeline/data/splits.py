@@ -3,13 +3,12 @@
 import hashlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 SPLITS = ("train", "val", "test")
 VAL_FRACTION = TEST_FRACTION = 0.1
 FRACTIONS = {"val": VAL_FRACTION, "test": TEST_FRACTION}
-Label = str | int
 _DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are left
 
 
@@ -17,8 +16,8 @@ class Item(NamedTuple):
     """An image to be split."""
 
     digest: str
-    label: Label
-    group: Hashable = None  # images of one group get the same split; None for no group
+    label: int
+    group: str | None = None  # images of one group get the same split; None for no group
     split: str = ""  # the split that it has already; "" for none
 
 
@@ -79,7 +78,7 @@ def complete(
 
 def _assign_each(items: Sequence[Item], hashes: Sequence[str], fractions: Mapping[str, float]) -> list[str]:
     """Do the same for images that are all different, and have neither groups nor splits: this is much faster."""
-    classes: dict[Label, list[int]] = defaultdict(list)
+    classes: dict[int, list[int]] = defaultdict(list)
     for at, item in enumerate(items):
         classes[item.label].append(at)
     wanted = _wanted([{label: 1} for label, images in classes.items() for _ in images], fractions)
@@ -92,7 +91,7 @@ def _assign_each(items: Sequence[Item], hashes: Sequence[str], fractions: Mappin
     return splits
 
 
-def _content(items: Sequence[Item], group: Sequence[int]) -> dict[Label, int]:
+def _content(items: Sequence[Item], group: Sequence[int]) -> dict[int, int]:
     """Return how many different images of each class a group holds."""
     if len(group) == 1:
         return {items[group[0]].label: 1}
@@ -105,7 +104,7 @@ def _held(items: Sequence[Item], group: Sequence[int]) -> str:
     return max(reversed(SPLITS), key=lambda split: held[split]) if held else ""
 
 
-def _next_split(content: Mapping[Label, int], wanted: Counter[tuple[Label, str]]) -> str:
+def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
     """Return the first split that lacks at least half of a group's images, and count the group as its own."""
     for split in _DRAWN:
         lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())
@@ -116,15 +115,15 @@ def _next_split(content: Mapping[Label, int], wanted: Counter[tuple[Label, str]]
     return "train"
 
 
-def _wanted(contents: Sequence[Mapping[Label, int]], fractions: Mapping[str, float]) -> Counter[tuple[Label, str]]:
+def _wanted(contents: Sequence[Mapping[int, int]], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
     """Return how many different images of each class val and test should have."""
-    sizes: Counter[Label] = Counter()
-    groups: Counter[Label] = Counter()
+    sizes: Counter[int] = Counter()
+    groups: Counter[int] = Counter()
     for content in contents:
         for label, count in content.items():
             sizes[label] += count
             groups[label] += 1
-    wanted: Counter[tuple[Label, str]] = Counter()
+    wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():
         left = groups[label] - 1  # train gets one group at least
         for split in ("val", "test"):
@@ -136,7 +135,7 @@ def _wanted(contents: Sequence[Mapping[Label, int]], fractions: Mapping[str, flo
 
 def _groups(items: Sequence[Item]) -> list[list[int]]:
     """Return the positions of the items of each group. Items with equal digests or equal groups are in one group."""
-    first: dict[tuple[str, Hashable], int] = {}
+    first: dict[tuple[str, str], int] = {}
     parents = list(range(len(items)))
 
     def root(at: int) -> int:
@@ -146,8 +145,8 @@ def _groups(items: Sequence[Item]) -> list[list[int]]:
         return at
 
     for at, item in enumerate(items):
-        for key in (("digest", item.digest), ("group", item.group)):
-            if key[1] is not None and (other := first.setdefault(key, at)) != at:
+        for kind, value in (("digest", item.digest), ("group", item.group)):
+            if value is not None and (other := first.setdefault((kind, value), at)) != at:
                 parents[root(at)] = root(other)
     found: dict[int, list[int]] = defaultdict(list)
     for at in range(len(items)):

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from headstart.features.errors import DataError
 from headstart.features.images.scan import Reject
+from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import require_few_rejects, require_trainable, scan, write_rejects
+from headstart.pipeline.data.prepare import prepare
 from headstart.pipeline.data.splits import split_of
 from headstart.tests.conftest import Cli
 from hypothesis import given
@@ -84,9 +86,18 @@ def test_split_folders_are_taken_as_they_are(prepared: Path) -> None:
         assert Path(example.image.path).parts[-3] == example.split
 
 
-def test_class_folders_are_split_as_prepare_would(drawn: Path) -> None:
-    for example in scan(drawn, seed=7).examples:
+def test_class_folders_are_split_as_prepare_would(drawn: Path, tmp_path: Path) -> None:
+    prepare(drawn, tmp_path / "data", seed=7)
+    then = {example.image.digest: example.split for example in scan(tmp_path / "data").examples}
+    assert {example.image.digest: example.split for example in scan(drawn, seed=7).examples} == then
+
+
+def test_v1_reads_and_splits_as_versions_before_did(drawn: Path, tmp_path: Path) -> None:
+    for example in scan(drawn, seed=7, config=DataConfig(layout="v1")).examples:
         assert example.split == split_of(example.image.digest, 7)
+    shutil.copytree(drawn, tmp_path / "Train")
+    found = scan(tmp_path, config=DataConfig(layout="v1"))
+    assert found.class_names == ["Train"]
 
 
 @pytest.mark.parametrize("kind", ["gone", "file", "empty", "only files", "empty classes"])
@@ -140,7 +151,7 @@ def test_links_to_folders_are_followed_but_never_round_in_circles(drawn: Path, t
     (tmp_path / "elsewhere" / "more" / "loop").symlink_to(tmp_path / "elsewhere")
     (data / "cat" / "up").symlink_to(data)
     (data / "dog" / "self").symlink_to(data / "dog")
-    plain, linked = scan(drawn), scan(data)
+    plain, linked = scan(drawn), scan(data, config=DataConfig(layout="outer"))
     cats = [example for example in plain.examples if example.label == 0]
     assert len(linked.examples) == len(plain.examples) + len(cats)
     assert Counter(example.label for example in linked.examples) == {
