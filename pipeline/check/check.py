@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from headstart.features.backbones.outlines import outline
+from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.errors import StoreError
 from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
@@ -17,12 +19,15 @@ from headstart.pipeline.check.report import CheckResult
 from headstart.pipeline.data.copies import conflicting, repeated, same_image
 from headstart.pipeline.data.examples import reject_undecodable, scan, scan_memory
 from headstart.pipeline.data.splits import SPLITS
+from headstart.pipeline.data.trainable import too_many_rejects, untrainable
 
 _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 
 
 def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> CheckResult:
-    """Find rejects, copies, near-duplicates and tiny images in `data`. Write the HTML page `config.html`, if it is set.
+    """Find what training will refuse, and rejects, copies, near-duplicates and tiny images in `data`.
+
+    Writes the HTML page `config.html`, if it is set.
 
     Images with features are not decoded here, because extraction has decoded them. Raises DataError if `data` has no
     images, OptionError if no store's name begins with `config.fingerprint`, and StoreError if a shard is damaged.
@@ -35,6 +40,7 @@ def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> Che
     groups = same_image(examples)
     chosen = _chosen(stores, config.fingerprint, [example.image.digest for example in examples])
     counts = Counter((example.label, example.split) for example in examples)
+    rejected = too_many_rejects(scanned.rejects, len(examples) + len(scanned.rejects), config.max_rejects)
     result = CheckResult(
         **vars(scanned),
         data=data,
@@ -43,6 +49,7 @@ def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> Che
             name: {split: counts[label, split] for split in SPLITS} for label, name in enumerate(scanned.class_names)
         },
         duplicates=[part for group in groups for part in repeated(group, lambda one: (one.label, one.split))],
+        problems=[*untrainable(examples, scanned.class_names), *([rejected] if rejected else [])],
         conflicts=conflicting(groups),
         leaks=[group for group in groups if len({example.split for example in group}) > 1],
         near_duplicates=near_duplicates(examples, chosen, config.similarity) if chosen else None,
@@ -65,10 +72,20 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Sequence[str]) -> FeatureStore | None:
-    """Choose, among stores whose name begins with `wanted`, the one with most of `digests`; None if none has any."""
+    """Choose, among stores whose name begins with `wanted`, the one with most of `digests`; None if none has any.
+
+    Of several with as many, it is the one at the latest cut of its network: at the default cut, if it is there.
+    """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
-    best = min(missing, key=lambda store: missing[store], default=None)
+    best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)
     return best if best and missing[best] < len(set(digests)) else None
+
+
+def _cut_number(store: FeatureStore) -> int:
+    """The place of a store's cut among those of its network, from the input on; -1 if the network is not known here."""
+    backbone, cut = store.fingerprint.backbone, store.fingerprint.cut
+    cuts = list(outline(backbone).cuts) if backbone in BACKBONES else []
+    return cuts.index(cut) if cut in cuts else -1
 
 
 def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:

@@ -1,46 +1,101 @@
-"""Write the findings of `headstart check` as one HTML file with embedded thumbnails."""
+"""Write the result of `headstart check` as one HTML page that needs no other file, no script and no network."""
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
 
 from headstart.features.files import write_atomically
-from headstart.features.images.pixels import ImageConfig
+from headstart.features.images.thumbnails import thumbnails
+from headstart.features.terminal import progress
+from headstart.pipeline.check.charts import histogram, stacked_bar
 from headstart.pipeline.check.report import CheckResult
+from headstart.pipeline.check.style import STYLE
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.splits import SPLITS
-from PIL import Image
 
-SHOWN = 200  # at most this many findings of each kind, and files of each finding
-_THUMBNAIL = ImageConfig(128, "crop")
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left }
-td.n, th.n { text-align: right }
-.group { display: flex; flex-wrap: wrap; gap: 1rem; border-top: 1px solid #ddd; padding: .8rem 0 }
-figure { margin: 0; width: 10rem } img { width: 128px; height: 128px; background: #eee }
-figcaption { font-size: 12px; overflow-wrap: anywhere } .none { color: #777 }
-"""
+SHEETS, ON_A_SHEET = 30, 12  # at most this many classes have a contact sheet, with this many images each
+SHOWN, FILES = 40, 8  # at most this many findings of each kind have thumbnails, and this many files of each finding
+ROWS = 500  # at most this many classes and rejects are listed
+_SIDE, _QUALITY = 160, 75  # of the thumbnails: the longer side in pixels, and JPEG's quality
+_OPENED = 20  # at most this many rejects are shown at once
+_SAFE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_page(result: CheckResult, path: Path) -> None:
-    """Write the page to `path`: counts, and the first `SHOWN` findings of each kind with thumbnails."""
-    found = result.findings()
-    thumbnails = _thumbnails([example for groups in found.values() for group in groups[:SHOWN] for example in group])
-    rows = [(name, *counts.values(), sum(counts.values())) for name, counts in result.classes.items()]
-    rows.append(("all", *result.splits.values(), len(result.examples)))
-    body = [f"<h1>{_text(result.data)}</h1>", _table(("class", *SPLITS, "all"), rows)]
-    body += [f"<p>{_text(fact)}</p>" for fact in result.facts()]
-    body.append(_table(("path", "reason", "detail"), [tuple(vars(one).values()) for one in result.rejects[:SHOWN]]))
-    body.append(_more(len(result.rejects)))
-    for title, groups in found.items():
-        body.append(f"<h2>{len(groups)} {_text(title)}</h2>")
-        body += [_group(group[:SHOWN], result.class_names, thumbnails) for group in groups[:SHOWN]]
-        body.append(_more(len(groups)))
-    page = f"<!doctype html><meta charset=utf-8><title>{_text(result.data)}</title><style>{_STYLE}</style>"
-    write_atomically(path, page + "\n".join(body) + "\n")
+    """Write the page to `path`: how the folder was read, what is wrong, counts, and a contact sheet of each class."""
+    sheets = _sheets(result)
+    findings = result.findings()
+    found = (one for groups in findings.values() for group in groups[:SHOWN] for one in group[:FILES])
+    images = _Images(list(chain(found, *sheets.values())), result.class_names)
+    body = [f"<h1>{_name(result.data)}</h1>", _summary(result)]
+    body += [_list(result.reading, "reading")]
+    body += [_list([f"training refuses: {one}" for one in result.problems], "problems")]
+    for title, groups in findings.items():
+        body.append(f"<h2>{len(groups):,} {_text(title)}</h2>")
+        body += [
+            f"<div class=group>{images.figures(group[:FILES])}</div>{_more(group, FILES)}" for group in groups[:SHOWN]
+        ]
+        body.append(_more(groups, SHOWN))
+    body += [_rejects(result), _classes(result), _charts(result), *(f"<p>{_text(fact)}</p>" for fact in result.facts())]
+    body.append("<h2>Images of each class</h2>" if sheets else "")
+    for name, sheet in sheets.items():
+        count = sum(result.classes[name].values())
+        body.append(f"<h3>{_name(name)} <small>{count:,}</small></h3><div class=sheet>{images.plain(sheet)}</div>")
+    body.append(_more([name for name, counts in result.classes.items() if sum(counts.values())], SHEETS, "classes"))
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(result.data)}</title>"
+    head += f'<meta http-equiv="Content-Security-Policy" content="{_SAFE}">'
+    head += f"<meta name=viewport content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
+    write_atomically(path, head + "\n".join(filter(None, body)) + "\n")
+
+
+def _sheets(result: CheckResult) -> dict[str, list[Example]]:
+    """Choose the images of each class's contact sheet, evenly from all of them. Classes without images are left out."""
+    by_label: dict[int, list[Example]] = defaultdict(list)
+    for example in result.examples:
+        by_label[example.label].append(example)
+    return {
+        result.class_names[label]: [some[place * len(some) // ON_A_SHEET] for place in range(ON_A_SHEET)]
+        if len(some) > ON_A_SHEET
+        else some
+        for label, some in sorted(by_label.items())[:SHEETS]
+    }
+
+
+class _Images:
+    """The thumbnails of examples, each made once."""
+
+    def __init__(self, examples: Sequence[Example], class_names: Sequence[str]) -> None:
+        self._class_names = class_names
+        self._urls: dict[str, str] = {}
+        images = list({example.image.digest: example.image for example in examples}.values())
+        with progress("making thumbnails", len(images)) as advance:
+            for image, small in zip(images, thumbnails(images, "RGB", _SIDE, keep_shape=True), strict=True):
+                if small:
+                    small.save(data := io.BytesIO(), "JPEG", quality=_QUALITY)
+                    self._urls[image.digest] = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+                advance(1)
+
+    def plain(self, examples: Sequence[Example]) -> str:
+        """Show images without a caption. Their title is the path."""
+        return "".join(map(self._image, examples))
+
+    def figures(self, examples: Sequence[Example]) -> str:
+        """Show images with split, class, size and path."""
+        return "".join(
+            f"<figure>{self._image(one)}<figcaption>{_text(one.split)}, {_name(self._class_names[one.label])}, "
+            f"{one.image.width} x {one.image.height}<br>{_name(one.image.path)}</figcaption></figure>"
+            for one in examples
+        )
+
+    def _image(self, example: Example) -> str:
+        url, path = self._urls.get(example.image.digest), _text(example.image.path)
+        return (
+            f"<img src='{url}' alt='' title='{path}'>" if url else f"<span class=none title='{path}'>no picture</span>"
+        )
 
 
 def _text(value: object) -> str:
@@ -48,42 +103,54 @@ def _text(value: object) -> str:
     return escape(str(value).encode(errors="backslashreplace").decode())
 
 
-def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    if not rows:
+def _name(value: object) -> str:
+    """Escape a name, and keep its direction of writing to itself."""
+    return f"<bdi>{_text(value)}</bdi>"
+
+
+def _list(lines: Sequence[str], kind: str) -> str:
+    return f"<ul class={kind}>{''.join(f'<li>{_text(line)}' for line in lines)}</ul>" if lines else ""
+
+
+def _more(all: Sequence[object], shown: int, what: str = "") -> str:
+    left = len(all) - shown
+    return f"<p class=more>and {left:,} more {what}</p>" if left > 0 else ""
+
+
+def _summary(result: CheckResult) -> str:
+    splits = ", ".join(f"{count:,} {split}" for split, count in result.splits.items())
+    return (
+        f"<p class=summary><b>{len(result.examples):,}</b> images in <b>{len(result.classes):,}</b> classes: {splits}; "
+        f"{len(result.rejects):,} rejected</p>"
+    )
+
+
+def _rejects(result: CheckResult) -> str:
+    if not result.rejects:
         return ""
-    head = "".join(f"<th{'' if not place else ' class=n'}>{_text(cell)}" for place, cell in enumerate(header))
-    lines = (
-        "<tr>" + "".join(f"<td{' class=n' if isinstance(cell, int | float) else ''}>{_text(cell)}" for cell in row)
-        for row in rows
-    )
-    return f"<table><tr>{head}{''.join(lines)}</table>"
+    rows = "".join(f"<li>{_name(one.path)}: {_text(one.reason)}, {_text(one.detail)}" for one in result.rejects[:ROWS])
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.reasons.items())
+    opened = " open" if len(result.rejects) <= _OPENED else ""
+    files = f"<details{opened}><summary>files</summary><ul>{rows}</ul>{_more(result.rejects, ROWS)}</details>"
+    return f"<h2>{len(result.rejects):,} rejected: {_text(reasons)}</h2>{files}"
 
 
-def _more(count: int) -> str:
-    return f"<p class=none>and {count - SHOWN} more; <code>--json</code> lists all</p>" if count > SHOWN else ""
+def _classes(result: CheckResult) -> str:
+    longest = max((sum(counts.values()) for counts in result.classes.values()), default=0)
+    key = "".join(f"<span><i class=c{number}></i>{split}</span>" for number, split in enumerate(SPLITS))
+    rows = "".join(_row(name, list(counts.values()), longest) for name, counts in list(result.classes.items())[:ROWS])
+    return f"<h2>Classes</h2><p class=key>{key}</p><div class=rows>{rows}</div>{_more(list(result.classes), ROWS, 'classes')}"
 
 
-def _group(group: Sequence[Example], class_names: Sequence[str], thumbnails: dict[str, str]) -> str:
-    figures = (
-        f"<figure><img src='{thumbnails.get(example.image.digest, '')}' alt=''><figcaption>"
-        f"{_text(example.split)}, {_text(class_names[example.label])}, {example.image.width} x {example.image.height}"
-        f"<br>{_text(example.image.path)}</figcaption></figure>"
-        for example in group
-    )
-    return f"<div class=group>{''.join(figures)}</div>"
+def _row(name: str, counts: Sequence[int], longest: int) -> str:
+    numbers = " + ".join(f"{count:,}" for count in counts)
+    return f"<div class=row><div>{_name(name)}</div>{stacked_bar(counts, longest)}<div class=n>{numbers}</div></div>"
 
 
-def _thumbnails(examples: Iterable[Example]) -> dict[str, str]:
-    """Make a thumbnail of each image. Return a dict from digest to the data URL of a JPEG."""
-    images = list({example.image.digest: example.image for example in examples}.values())
-    if not images:
-        return {}
-    from headstart.features.images.batches import decoded_batches
-
-    found: dict[str, str] = {}
-    for positions, pixels in decoded_batches(images, _THUMBNAIL, 64):
-        for position, thumbnail in zip(positions, pixels, strict=True):
-            Image.fromarray(thumbnail).save(data := io.BytesIO(), "JPEG", quality=80)
-            encoded = base64.b64encode(data.getvalue()).decode()
-            found[images[position].digest] = f"data:image/jpeg;base64,{encoded}"
-    return found
+def _charts(result: CheckResult) -> str:
+    if not result.examples:
+        return ""
+    widths, heights = ([getattr(one.image, side) for one in result.examples] for side in ("width", "height"))
+    rows = "".join(_row(name, [count], len(result.examples)) for name, count in result.formats.items())
+    drawn = histogram(widths, "width in pixels") + histogram(heights, "height in pixels")
+    return f"<h2>Sizes and formats</h2><div class=charts>{drawn}<div class='rows formats'>{rows}</div></div>"

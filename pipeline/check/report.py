@@ -3,14 +3,15 @@
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import DataError, HeadstartError
 from headstart.pipeline.check.config import CheckConfig
-from headstart.pipeline.check.near_duplicates import CORRELATION, Likeness
+from headstart.pipeline.check.near_duplicates import Likeness
 from headstart.pipeline.data.examples import Example, Scan
+from headstart.pipeline.data.similar import CORRELATION
 from headstart.pipeline.data.splits import SPLITS
 from rich.table import Table
 from rich.text import Text
@@ -18,13 +19,15 @@ from rich.text import Text
 SHOWN = 5  # at most this many findings of each kind, and files of each finding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckResult(Scan):
-    """The examples and rejects of a data folder, and the findings. `findings` describes each kind of finding."""
+    """The examples and rejects of a data folder, and what is wrong. `findings` describes each kind of finding."""
 
     data: Path
     config: CheckConfig
     classes: dict[str, dict[str, int]]  # class name to split to number of examples
+    problems: list[str]  # why `head` will refuse the folder; [] if it will not
+    reading: list[str] = field(default_factory=list)  # how the folder was read
     duplicates: list[list[Example]]
     conflicts: list[list[Example]]
     leaks: list[list[Example]]
@@ -59,51 +62,50 @@ class CheckResult(Scan):
 
         The ratio is None if the smallest class has no training examples.
         """
-        counts = [count["train"] for count in self.classes.values()]
+        counts = [count["train"] for count in self.classes.values()] or [0]
         return max(counts), min(counts), max(counts) / min(counts) if min(counts) else None
 
     def facts(self) -> list[str]:
-        """Return lines of text on formats, sizes, imbalance and rejects.
-
-        Without features, one more line says that near-duplicates were not looked for.
-        """
+        """Return lines of text on formats, sizes, imbalance, rejects, and whether near-duplicates were looked for."""
         lines = []
         if self.examples:
             sizes = (f"{name} {low:g} to {high:g}, median {mid:g}" for name, (low, mid, high) in self.sizes.items())
             lines.append(f"{_counted(self.formats)}; {', '.join(sizes)} pixels")
         largest, smallest, ratio = self.imbalance
-        if ratio is None:
-            lines.append("a class has no images in train")
-        elif ratio >= self.config.imbalance:
+        if ratio is not None and ratio >= self.config.imbalance:
             lines.append(f"imbalanced: {largest} images in train of the largest class, {smallest} of the smallest")
         reasons = f" ({_counted(self.reasons)})" if self.reasons else ""
         lines.append(f"{len(self.rejects)} rejected{reasons}, {self.ignored} other files ignored")
         if self.near_duplicates is None:
-            lines.append(
-                f"copies that were encoded or scaled anew: not looked for, {self.config.store} has no features of these"
-            )
+            lines.append(f"near-duplicates: not looked for, {self.config.store} has no features of these images")
+        elif not self.near_duplicates:
+            lines.append(f"near-duplicates: none across splits, by the features in {self.store}")
         return lines
 
     def findings(self) -> dict[str, list[list[Example]]]:
-        """Return a dict from the title of each kind to the findings of that kind. One finding is a list of examples."""
+        """Map the title of each kind of finding to the findings of that kind. One finding is a list of examples.
+
+        Kinds of which there are none are left out.
+        """
+        near = (
+            f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "
+            f"correlation of pixels at least {CORRELATION:g}; {self.store})"
+        )
         found = {
             "leaks (the same image in several splits)": self.leaks,
             "conflicting labels (the same image in several classes)": self.conflicts,
+            near: [[pair.image, pair.like] for pair in self.near_duplicates or []],
+            "duplicates (the same image again in its class and split)": self.duplicates,
+            f"tiny (a side under {self.config.tiny} pixels)": [[example] for example in self.tiny],
         }
-        if self.near_duplicates is not None:
-            title = (
-                f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "
-                f"correlation of pixels at least {CORRELATION:g}; {self.store})"
-            )
-            found[title] = [[pair.image, pair.like] for pair in self.near_duplicates]
-        found["duplicates (the same image again in its class and split)"] = self.duplicates
-        found[f"tiny (a side under {self.config.tiny} pixels)"] = [[example] for example in self.tiny]
-        return found
+        return {title: groups for title, groups in found.items() if groups}
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object. Its `similarity` and `correlation` are the thresholds for near-duplicates."""
         near = self.near_duplicates
         return {
+            "reading": self.reading,
+            "problems": self.problems,
             "examples": len(self.examples),
             "classes": self.classes,
             "splits": self.splits,
@@ -135,16 +137,19 @@ class CheckResult(Scan):
         return {"cosine": pair.cosine, "correlation": pair.correlation, "files": files}
 
     def lines(self) -> list[Any]:
-        """Return the summary for a person: counts, then the first few findings of each kind."""
-        lines: list[Any] = [self._counts(), *self.facts()]
-        lines += [f"  {reject.path}: {reject.reason}, {reject.detail}" for reject in self.rejects[:SHOWN]]
-        lines += _more(len(self.rejects))
+        """Return the summary for a person: how the folder was read, what is wrong, and counts."""
+        lines: list[Any] = [*self.reading, *(f"training refuses: {problem}" for problem in self.problems)]
         for title, groups in self.findings().items():
             lines.append(f"{title}: {len(groups)}")
             for group in groups[:SHOWN]:
                 files = (f"{one.image.path} ({one.split}, {self.class_names[one.label]})" for one in group[:SHOWN])
                 lines.append(f"  {', '.join(files)}")
             lines += _more(len(groups))
+        if not (self.problems or self.findings()):
+            lines.append("nothing wrong was found")
+        lines += [self._counts(), *self.facts()]
+        lines += [f"  {reject.path}: {reject.reason}, {reject.detail}" for reject in self.rejects[:SHOWN]]
+        lines += _more(len(self.rejects))
         if self.config.html:
             lines.append(f"thumbnails are in {self.config.html}")
         return lines
@@ -157,13 +162,18 @@ class CheckResult(Scan):
         return table
 
     def failure(self) -> HeadstartError | None:
-        """Return an error if there are leaks or conflicting labels, unless `--allow` is given."""
-        if self.config.allow or not (self.leaks or self.conflicts):
+        """Return an error that names all that is wrong, unless `--allow` is given: problems, leaks and conflicts."""
+        near = len(self.near_duplicates or [])
+        advice = "`headstart prepare --group near-duplicates` keeps such together, `--drop-duplicates` leaves them out"
+        wrong = [
+            *self.problems,
+            *([f"{len(self.leaks)} images in several splits"] if self.leaks else []),
+            *([f"{len(self.conflicts)} images in several classes"] if self.conflicts else []),
+            *([f"{near} near-duplicates across splits ({advice})"] if near else []),
+        ]
+        if self.config.allow or not wrong:
             return None
-        return DataError(
-            f"{self.data}: {len(self.leaks)} images in several splits, {len(self.conflicts)} in several classes; "
-            "remove them, or --allow them"
-        )
+        return DataError(f"{self.data}: {'; '.join(wrong)}; mend this, or --allow it")
 
 
 def _counted(counts: dict[str, int]) -> str:

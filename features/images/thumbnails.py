@@ -1,0 +1,72 @@
+"""Thumbnails of image files, to look at and to compare. No feature is made of them. Imports no TensorFlow."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from headstart.features.device import cpu_count
+from headstart.features.images.formats import open_image
+from headstart.features.images.scan import ImageFile
+from PIL import Image
+
+Mode = Literal["F", "RGB"]  # F: brightness as floating-point numbers, of any range
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation to its undoing
+_AHEAD = 256  # images that are handed to the threads at a time
+
+
+def thumbnails(
+    images: Sequence[ImageFile], mode: Mode, side: int, keep_shape: bool = False
+) -> Iterator[Image.Image | None]:
+    """Yield a small upright copy of each image, in their order, or None for an image that Pillow can't decode.
+
+    Threads decode on all cores. Transparent images are laid over white.
+
+    Args:
+        mode: of the thumbnails.
+        side: of the square in pixels to which images are stretched; with `keep_shape`, the longer side.
+    """
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        make = partial(_thumbnail, mode=mode, side=side, keep_shape=keep_shape)
+        for start in range(0, len(images), _AHEAD):
+            yield from pool.map(make, images[start : start + _AHEAD])
+
+
+def _thumbnail(image: ImageFile, mode: Mode, side: int, keep_shape: bool) -> Image.Image | None:
+    try:
+        with open_image(Path(image.path).read_bytes()) as picture:
+            picture.draft("L" if mode == "F" else "RGB", (2 * side, 2 * side))  # lets JPEGs be decoded smaller
+            small = _converted(picture, mode)
+            scale = side / max(small.size)
+            size = [max(1, round(one * scale)) for one in small.size] if keep_shape else [side, side]
+            small = small.resize((size[0], size[1]), Image.Resampling.BILINEAR)
+            return small.transpose(_TURNS[image.orientation]) if image.orientation in _TURNS else small
+    except Exception:  # Pillow's parsers raise almost anything
+        return None
+
+
+def _converted(picture: Image.Image, mode: Mode) -> Image.Image:
+    if picture.mode[0] in "IF":  # more than 8 bits a sample, of an unknown range
+        grey = picture.convert("F")
+        return (
+            grey if mode == "F" else grey.point(lambda value: value * _to_8_bits(grey) + 0).convert("L").convert(mode)
+        )
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        white.alpha_composite(picture.convert("RGBA"))
+        picture = white
+    return picture.convert("RGB") if mode == "RGB" else picture.convert("L").convert("F")
+
+
+def _to_8_bits(grey: Image.Image) -> float:
+    highest = max(map(float, grey.getextrema()))  # type: ignore[arg-type] # of one band: two numbers
+    return 255 / highest if highest > 255 else 1

@@ -1,0 +1,33 @@
+"""The style of the page that `headstart check --html` writes: light and dark, for narrow and wide windows."""
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2126; --soft: #667; --paper: #fff; --line: #dde1e6; --box: #f2f4f7;
+  --bad: #a3230f; --bad-box: #fdeeea; --c0: #2f6fb3; --c1: #d98b1f; --c2: #4a9a68 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --soft: #9aa3ad; --paper: #14171a; --line: #31373d;
+  --box: #1f2428; --bad: #ff9c87; --bad-box: #3a1d17; --c0: #6aa5e0; --c1: #e0a550; --c2: #72bf90 } }
+* { box-sizing: border-box }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; color: var(--ink);
+  background: var(--paper); overflow-wrap: anywhere }
+h1 { font-size: 1.4rem; margin: .5rem 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem } h3 { font-size: 1rem;
+  margin: 1.2rem 0 .4rem } small, .more, figcaption, .ends { color: var(--soft); font-weight: normal; font-size: 12px }
+ul { margin: .5rem 0; padding: 0 0 0 1.2rem } .reading, .problems { list-style: none; padding: .6rem .9rem;
+  border-radius: 6px; background: var(--box) } .problems { background: var(--bad-box); color: var(--bad) }
+img, .none { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--box); border-radius: 4px;
+  display: block } .none { display: grid; place-items: center; color: var(--soft); font-size: 12px }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); gap: 6px }
+.group { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 12px; padding: .8rem 0;
+  border-top: 1px solid var(--line) } figure { margin: 0; min-width: 0; max-width: 180px }
+figcaption { padding-top: 4px; line-height: 1.35 }
+.row { display: grid; grid-template-columns: minmax(4rem, 12rem) 1fr minmax(6.5rem, auto); gap: .8rem;
+  align-items: center; padding: 2px 0 } .row div { min-width: 0; line-height: 1.25 }
+.n { font-variant-numeric: tabular-nums; text-align: right; font-size: 13px; color: var(--soft) }
+.bar { width: 100%; height: 12px; background: var(--box); border-radius: 3px }
+.c0 { fill: var(--c0); background: var(--c0) } .c1 { fill: var(--c1); background: var(--c1) }
+.c2 { fill: var(--c2); background: var(--c2) } .key span { margin-right: 1rem; font-size: 13px }
+.key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .35em }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1.5rem }
+.chart { max-width: none } .chart svg { width: 100%; height: 64px; border-bottom: 1px solid var(--line) }
+.ends { display: flex; justify-content: space-between } .formats .row { grid-template-columns: 5rem 1fr 4rem }
+@media (max-width: 600px) { .row { grid-template-columns: 6rem 1fr 6.5rem; gap: .5rem }
+  .group { grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)) } }
+"""

@@ -1,0 +1,69 @@
+"""What training refuses, all at once: classes that can't be learnt or validated, and too many rejects."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from headstart.features.errors import DataError
+from headstart.features.images.scan import Reject
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.splits import SPLITS
+
+_NAMED = 5  # at most this many classes or rejects are named
+
+
+def require_trainable(examples: Sequence[Example], class_names: Sequence[str], data: Path) -> None:
+    """Raise a DataError that names everything that `untrainable` finds."""
+    if problems := untrainable(examples, class_names):
+        raise DataError(f"{data}: {'; '.join(problems)}")
+
+
+def untrainable(examples: Sequence[Example], class_names: Sequence[str]) -> list[str]:
+    """Return why no head can be trained on these examples, a phrase for each reason; [] if one can.
+
+    There must be two classes or more. Each needs images in train and in val, and as many as there are splits.
+    """
+    counts = Counter((example.label, example.split) for example in examples)
+    splits = [split for split in SPLITS if split != "test" or any(example.split == "test" for example in examples)]
+    images = {name: sum(counts[label, split] for split in SPLITS) for label, name in enumerate(class_names)}
+    problems = []
+    if len(class_names) < 2:
+        only = f"one class only, {class_names[0]!r}" if class_names else "no classes"
+        problems.append(f"{only}; expected at least two class folders")
+    if empty := [name for name, count in images.items() if not count]:
+        problems.append(f"no usable images of class {_some(empty)}: add some, or remove the folder")
+    if few := [name for name, count in images.items() if 0 < count < len(splits)]:
+        problems.append(f"fewer images than the {len(splits)} splits of class {_some(few)}: add some")
+    for split in ("train", "val"):
+        if not any(example.split == split for example in examples):
+            problems.append(f"the {split} split has no usable images; run `headstart prepare`, or add some")
+            continue
+        if absent := [
+            name
+            for label, name in enumerate(class_names)
+            if not counts[label, split] and images[name] >= len(splits)  # the others are named above
+        ]:
+            problems.append(
+                f"the {split} split has no usable images of class {_some(absent)}; every class needs some in train and "
+                "val: add images, or split them by `headstart prepare --val 0.2`"
+            )
+    return problems
+
+
+def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:
+    """Raise a DataError if the `rejects` of `found` image files are more than the fraction `max_rejects`."""
+    if problem := too_many_rejects(rejects, found, max_rejects):
+        raise DataError(problem)
+
+
+def too_many_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> str:
+    """Return a phrase that names a few `rejects` if they exceed `max_rejects` of `found` files, else ""."""
+    if len(rejects) <= max_rejects * found:
+        return ""
+    first = "; ".join([f"{one.path} ({one.reason})" for one in rejects[:3]] + ["..."] * (len(rejects) > 3))
+    return f"{len(rejects)} of {found} images can't be used, over --max-rejects {max_rejects}: {first}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    return ", ".join([*map(repr, names[:_NAMED]), *more])
