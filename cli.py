@@ -68,11 +68,11 @@ def prepare(
 
 
 @command(app)
-def check(data: Data, config: CheckConfig, seed: int = 0) -> Result:
+def check(data: Data, config: CheckConfig, reading: DataConfig, seed: int = 0) -> Result:
     """Look for problems in DATA before anything is trained on it. Exits with 1 on leaks or conflicting labels."""
     from headstart.pipeline.check.check import check
 
-    return check(data, config, seed)
+    return check(data, config, seed, reading)
 
 
 @command(app, kept="the features so far are kept: repeat the command to go on")

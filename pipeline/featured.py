@@ -22,12 +22,12 @@ from headstart.pipeline.data.examples import (
     Example,
     Scan,
     reject_undecodable,
-    require_few_rejects,
     scan,
     scan_memory,
     tell_reading,
     write_rejects,
 )
+from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run
 

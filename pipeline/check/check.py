@@ -16,6 +16,7 @@ from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.check.near_duplicates import near_duplicates
 from headstart.pipeline.check.page import write_page
 from headstart.pipeline.check.report import CheckResult
+from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import conflicting, repeated, same_image
 from headstart.pipeline.data.examples import reject_undecodable, scan, scan_memory
 from headstart.pipeline.data.splits import SPLITS
@@ -24,7 +25,9 @@ from headstart.pipeline.data.trainable import too_many_rejects, untrainable
 _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 
 
-def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> CheckResult:
+def check(
+    data: Path, config: CheckConfig = CheckConfig(), seed: int = 0, reading: DataConfig = DataConfig()
+) -> CheckResult:
     """Find what training will refuse, and rejects, copies, near-duplicates and tiny images in `data`.
 
     Writes the HTML page `config.html`, if it is set.
@@ -33,7 +36,8 @@ def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> Che
     images, OptionError if no store's name begins with `config.fingerprint`, and StoreError if a shard is damaged.
     """
     stores = _stores(config.store)
-    scanned = scan(data, seed, config.max_pixels, scan_memory(config.store, data) if stores else None)
+    memory = scan_memory(config.store, data) if stores else None
+    scanned = scan(data, seed, config.max_pixels, memory, reading, labelled=False)
     undecodable = _undecodable([example.image for example in scanned.examples], stores, config)
     scanned = reject_undecodable(scanned, undecodable)
     examples = scanned.examples
@@ -49,7 +53,10 @@ def check(data: Path, config: CheckConfig = CheckConfig(), seed: int = 0) -> Che
             name: {split: counts[label, split] for split in SPLITS} for label, name in enumerate(scanned.class_names)
         },
         duplicates=[part for group in groups for part in repeated(group, lambda one: (one.label, one.split))],
-        problems=[*untrainable(examples, scanned.class_names), *([rejected] if rejected else [])],
+        problems=[
+            *(untrainable(examples, scanned.class_names) if scanned.class_names else []),
+            *([rejected] if rejected else []),
+        ],
         conflicts=conflicting(groups),
         leaks=[group for group in groups if len({example.split for example in group}) > 1],
         near_duplicates=near_duplicates(examples, chosen, config.similarity) if chosen else None,

@@ -4,7 +4,6 @@ import csv
 import io
 import itertools
 import sys
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,29 +133,6 @@ def _reject_copy(reject: Reject, path: str) -> Reject:
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")
-
-
-def require_trainable(examples: Sequence[Example], class_names: Sequence[str], data: Path) -> None:
-    """Raise a DataError if there are fewer than two classes, or a class has no images in train or in val."""
-    if len(class_names) < 2:
-        raise DataError(f"{data}: one class only, {class_names[0]!r}; expected at least two class folders")
-    counts = Counter((example.split, example.label) for example in examples)
-    for split in ("train", "val"):
-        absent = [name for label, name in enumerate(class_names) if not counts[split, label]]
-        if len(absent) == len(class_names):
-            raise DataError(f"{data}: the {split} split has no usable images; run `headstart prepare`, or add some")
-        if absent:
-            raise DataError(
-                f"{data}: the {split} split has no usable images of class {', '.join(map(repr, absent))}; "
-                "every class needs some in train and val: add images, or split them by `headstart prepare --val 0.2`"
-            )
-
-
-def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:
-    """Raise a DataError that names a few `rejects` if they exceed the fraction `max_rejects` of the `found` files."""
-    if len(rejects) > max_rejects * found:
-        first = "; ".join([f"{one.path} ({one.reason})" for one in rejects[:3]] + ["..."] * (len(rejects) > 3))
-        raise DataError(f"{len(rejects)} of {found} images can't be used, over --max-rejects {max_rejects}: {first}")
 
 
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:

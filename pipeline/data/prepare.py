@@ -15,15 +15,16 @@ from headstart.features.errors import DataError, OptionError
 from headstart.features.files import write_atomically, write_json
 from headstart.features.images.faults import Fault
 from headstart.features.images.formats import inspect_bytes
-from headstart.features.images.scan import Reject
+from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.terminal import console, progress
-from headstart.pipeline.data.config import DataConfig, PrepareConfig
+from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig, PrepareConfig
 from headstart.pipeline.data.examples import write_rejects
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.listing import files_below
 from headstart.pipeline.data.manifest import SUFFIXES
 from headstart.pipeline.data.placing import Placer
 from headstart.pipeline.data.reading import PREPARED, read_data, read_names
+from headstart.pipeline.data.similar import near_duplicate_groups
 from headstart.pipeline.data.sources import Member, opened_source, read_file
 from headstart.pipeline.data.splits import SPLITS, Item, complete
 
@@ -59,10 +60,10 @@ class PrepareResult:
 
 @dataclass(frozen=True)
 class _Placement:
-    """An image of the source: its digest and label, the split that the source gives it ("" for none), its group."""
+    """An image of the source, its label, the split that the source gives it ("" for none), and its group."""
 
     member: Member
-    digest: str
+    image: ImageFile
     label: str
     split: str
     group: str | None
@@ -98,11 +99,12 @@ def prepare(
         _require_movable(source, members, config.move)
         _require_classes(source, read)
         images, rejects = _read(members, read, config.max_pixels)
+        images, dropped, grouped = _without_copies(source, images, config, reading)
         there = _splits_there(data)
         splits, line = _splits(images, there, {split for split in read.splits if split}, seed, config)
-        console.print("\n".join([*read.lines, *line]))
+        console.print("\n".join([*read.lines, *grouped, *line]))
         _require_full_splits(source, read, images, splits, config)
-        moved = _move_within(data, there, {one.digest: split for one, split in zip(images, splits, strict=True)})
+        moved = _move_within(data, there, {one.image.digest: split for one, split in zip(images, splits, strict=True)})
         with progress("preparing", len(images)) as advance:
             for placed, target in _targets(images, splits, data):
                 _place(placed.member, target, placer)
@@ -117,7 +119,7 @@ def prepare(
             one.member.file.unlink()
     counts = Counter(splits)
     return PrepareResult(
-        data, counts["train"], counts["val"], counts["test"], rejected=len(rejects), dropped=0, moved=moved
+        data, counts["train"], counts["val"], counts["test"], rejected=len(rejects), dropped=dropped, moved=moved
     )
 
 
@@ -202,8 +204,34 @@ def _read(members: Sequence[Member], read: Reading, max_pixels: int) -> tuple[li
             elif header is not None:
                 assert isinstance(content, bytes)
                 assert label is not None
-                images.append(_Placement(member, hashlib.sha256(content).hexdigest(), label, split, group))
+                digest = hashlib.sha256(content).hexdigest()
+                image = ImageFile(str(member.file or member.path), digest, len(content), 0, **vars(header))
+                images.append(_Placement(member, image, label, split, group))
     return images, rejects
+
+
+def _without_copies(
+    source: Path, images: list[_Placement], config: PrepareConfig, reading: DataConfig
+) -> tuple[list[_Placement], int, list[str]]:
+    """Group near-duplicates, or drop all but the first of each group of copies, as the settings say.
+
+    Returns the images, how many were dropped, and a line that says what was found.
+    """
+    if not (config.drop_duplicates or reading.group == NEAR_DUPLICATES):
+        return images, 0, []
+    if any(one.member.file is None for one in images):
+        option = "--drop-duplicates" if config.drop_duplicates else f"--group {NEAR_DUPLICATES}"
+        raise OptionError(f"{option}: compares the pixels of files; unpack {source}, and name the folder")
+    groups = near_duplicate_groups([one.image for one in images])
+    in_groups = sum(map(len, groups))
+    line = f"{in_groups} images are near-duplicates of others, in {len(groups)} groups"
+    if not config.drop_duplicates:
+        group_of = {at: f"near-duplicates {number}" for number, group in enumerate(groups) for at in group}
+        return [replace(one, group=group_of.get(at, one.group)) for at, one in enumerate(images)], 0, [line]
+    copies = {at for group in groups for at in group[1:]}
+    first: dict[str, int] = {}
+    copies |= {at for at, one in enumerate(images) if first.setdefault(one.image.digest, at) != at}
+    return [one for at, one in enumerate(images) if at not in copies], len(copies), [line]
 
 
 def _splits_there(data: Path) -> dict[str, tuple[str, Path]]:
@@ -226,14 +254,14 @@ def _splits(
     items = []
     labels = {name: number for number, name in enumerate(sorted({one.label for one in images}))}
     for one in images:
-        held = there[one.digest][0] if one.digest in there else ""
+        held = there[one.image.digest][0] if one.image.digest in there else ""
         from_train = one.split == "train" and held == "val"  # val was taken out of train
         if one.split and held and one.split != held and not from_train:
             raise DataError(
                 f"{one.member.path}: is in {one.split} of the source, and in {held} of the data folder "
-                f"({there[one.digest][1]}); name a new folder"
+                f"({there[one.image.digest][1]}); name a new folder"
             )
-        items.append(Item(one.digest, labels[one.label], one.group, held or one.split))
+        items.append(Item(one.image.digest, labels[one.label], one.group, held or one.split))
     return complete(items, given, seed, {"val": config.val, "test": config.test})
 
 
@@ -251,8 +279,8 @@ def _targets(images: Sequence[_Placement], splits: Sequence[str], data: Path) ->
     """Yield each image with the path in `data` that it gets."""
     taken: dict[Path, str] = {}
     for one, split in zip(images, splits, strict=True):
-        place = data / split / one.label / _short_name(PurePosixPath(one.member.name), one.digest)
-        yield one, _free_name(place, one.digest, taken)
+        place = data / split / one.label / _short_name(PurePosixPath(one.member.name), one.image.digest)
+        yield one, _free_name(place, one.image.digest, taken)
 
 
 def _short_name(path: PurePosixPath, digest: str) -> str:

@@ -20,7 +20,7 @@ from headstart.features.frozen.network import weights_digest
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
-from headstart.pipeline.data.examples import require_trainable
+from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions

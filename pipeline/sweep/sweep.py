@@ -16,7 +16,8 @@ from headstart.features.errors import DataError, OptionError
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
-from headstart.pipeline.data.examples import Example, Scan, require_trainable
+from headstart.pipeline.data.examples import Example, Scan
+from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
