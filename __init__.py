@@ -14,7 +14,7 @@ _NAMES = {
     "pipeline.check.check": ("check",),
     "pipeline.check.config": ("CheckConfig",),
     "pipeline.data.config": ("PrepareConfig",),
-    "pipeline.data.prepare": ("prepare",),
+    "pipeline.prepare.prepare": ("prepare",),
     "pipeline.evaluate.compare": ("compare",),
     "pipeline.evaluate.evaluate": ("evaluate",),
     "pipeline.evaluate.predict": ("predict",),

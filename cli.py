@@ -8,9 +8,11 @@ import typer
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
-from headstart.pipeline.data.config import DEMO_IMAGES, DataConfig, PrepareConfig
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.demo.config import DEMO_IMAGES
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
 
@@ -46,7 +48,7 @@ def demo(
         from headstart.pipeline.demo.demo import run_demo
 
         return run_demo(images, seed)
-    from headstart.pipeline.data.demo import draw_demo
+    from headstart.pipeline.demo.drawing import draw_demo
 
     return draw_demo(folder, images, seed)
 
@@ -62,7 +64,7 @@ def prepare(
     seed: int = 0,
 ) -> Result:
     """Split labelled images into DATA/{train,val,test}/<class>/ by a hash of their content."""
-    from headstart.pipeline.data.prepare import prepare
+    from headstart.pipeline.prepare.prepare import prepare
 
     return prepare(source, data, config, seed, reading)
 

@@ -20,9 +20,9 @@ from headstart.features.backbones.weights import build_backbone
 from headstart.features.device import start_tensorflow
 from headstart.features.files import write_json
 from headstart.features.images.scan import ImageFile, inspect_images
-from headstart.pipeline.data.config import PrepareConfig
-from headstart.pipeline.data.demo import draw_demo
-from headstart.pipeline.data.prepare import prepare
+from headstart.pipeline.demo.drawing import draw_demo
+from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.prepare.prepare import prepare
 from rich.console import Console
 from rich.table import Table
 

@@ -10,14 +10,14 @@ import keras
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.frozen.network import load_network
 from headstart.pipeline.classifier import build_classifier, unfreeze
-from headstart.pipeline.data.config import PrepareConfig
-from headstart.pipeline.data.prepare import prepare
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.inputs import eval_dataset, train_dataset
+from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.prepare.prepare import prepare
 from headstart.pipeline.runs import Run
 from headstart.pipeline.training import compile_model
 

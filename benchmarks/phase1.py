@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.files import write_json
-from headstart.pipeline.data.config import PrepareConfig
 from headstart.pipeline.data.examples import Example, scan
-from headstart.pipeline.data.prepare import prepare
+from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.prepare.prepare import prepare
 from rich.console import Console
 
 from benchmarks.extraction import BATCH, keras_files

@@ -106,9 +106,10 @@ class FeaturedExamples:
         """Yield the summary of `headstart features`, line by line."""
         done, store = self.extracted, self.extraction.store
         timed = f" ({done.seconds:.1f} s, {done.images_per_second:.1f} images/s)" if done.extracted else ""
+        copies = len(self.examples) - len({example.image.digest for example in self.examples})
         yield (
-            f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {done.extracted} extracted{timed}, "
-            f"{self.fields()['cached']} cached"
+            f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {done.extracted} extracted"
+            f"{timed}, {self.fields()['cached']} cached" + (f", {copies} copies of others" if copies else "")
         )
         if self.views:
             count = len({example.image.digest for example in self.of("train")})

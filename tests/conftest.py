@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from headstart import cli
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.pipeline.data.config import PrepareConfig
-from headstart.pipeline.data.demo import draw_demo
-from headstart.pipeline.data.prepare import prepare
+from headstart.pipeline.demo.drawing import draw_demo
+from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.prepare.prepare import prepare
 from typer.testing import CliRunner
 
 if TYPE_CHECKING:

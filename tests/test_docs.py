@@ -18,9 +18,9 @@ from typing import Any
 import headstart
 import pytest
 from headstart.cli import app
-from headstart.pipeline.data.config import PrepareConfig
-from headstart.pipeline.data.demo import draw_demo
-from headstart.pipeline.data.prepare import prepare
+from headstart.pipeline.demo.drawing import draw_demo
+from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.prepare.prepare import prepare
 from typer.main import get_command
 from typer.testing import CliRunner
 

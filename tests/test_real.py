@@ -16,14 +16,14 @@ from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.pipeline.check.check import check
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.classifier import build_classifier
-from headstart.pipeline.data.demo import draw_demo
-from headstart.pipeline.data.prepare import prepare
+from headstart.pipeline.demo.drawing import draw_demo
 from headstart.pipeline.featured import cache_features, load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.metrics import probabilities
+from headstart.pipeline.prepare.prepare import prepare
 from headstart.pipeline.runs import Run
 from PIL import Image
 

@@ -139,7 +139,8 @@ def _classes(result: CheckResult) -> str:
     longest = max((sum(counts.values()) for counts in result.classes.values()), default=0)
     key = "".join(f"<span><i class=c{number}></i>{split}</span>" for number, split in enumerate(SPLITS))
     rows = "".join(_row(name, list(counts.values()), longest) for name, counts in list(result.classes.items())[:ROWS])
-    return f"<h2>Classes</h2><p class=key>{key}</p><div class=rows>{rows}</div>{_more(list(result.classes), ROWS, 'classes')}"
+    more = _more(list(result.classes), ROWS, "classes")
+    return f"<h2>Classes</h2><p class=key>{key}</p><div class=rows>{rows}</div>{more}"
 
 
 def _row(name: str, counts: Sequence[int], longest: int) -> str:

@@ -18,7 +18,7 @@ from headstart.pipeline.data.clutter import told
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.reading import read_data
-from headstart.pipeline.data.splits import FRACTIONS, Item, complete, split_of
+from headstart.pipeline.data.splits import FRACTIONS, Item, complete, split_of, takes_val_from_train
 
 EVERY_IMAGE = DataConfig(layout="none")  # of a folder, whatever its class
 _REJECT_FIELDS = ("path", "reason", "detail")
@@ -90,7 +90,10 @@ def scan(
         splits = [item.split or split_of(item.digest, seed) for item in items]
         how: list[str] = []
     else:
-        splits, how = complete(items, {item.split for item in items}, seed, FRACTIONS)
+        given = {item.split for item in items} - {""}
+        if takes_val_from_train(given, FRACTIONS):
+            items = [item._replace(split="") if item.split == "train" else item for item in items]
+        splits, how = complete(items, given, seed, FRACTIONS)
     examples = [
         Example(image, item.label, split, item.group) for image, item, split in zip(images, items, splits, strict=True)
     ]

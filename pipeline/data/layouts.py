@@ -7,7 +7,6 @@ a person would ask, a DataError asks: it shows what was found, the possible read
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from headstart.features.errors import DataError
 from headstart.pipeline.data.config import Layout
@@ -22,10 +21,9 @@ from headstart.pipeline.data.names import (
     split_named,
     splits_named,
 )
+from headstart.pipeline.data.tree import FEW, ImageTree, Parts, is_chain, splits_outside
 
-_Parts = tuple[str, ...]
 _Place = tuple[str, str | None]  # split ("" for none), label (None for none)
-_FEW = 0.05  # this fraction of the images may lie elsewhere than the others
 _SHOWN = 4
 
 
@@ -45,37 +43,6 @@ class Reading:
         return sorted({label for label in self.labels if label is not None} | set(self.empty_classes))
 
 
-@dataclass
-class _Images:
-    """Images below one folder: for each, its position in the listing, and its path below the folder as parts."""
-
-    found: list[tuple[int, _Parts]]
-
-    @cached_property
-    def loose(self) -> list[tuple[int, _Parts]]:
-        """The images directly in the folder."""
-        return [one for one in self.found if len(one[1]) == 1]
-
-    @cached_property
-    def folders(self) -> "dict[str, _Images]":
-        """Return the subfolders with images, by name, sorted."""
-        inside: dict[str, list[tuple[int, _Parts]]] = defaultdict(list)
-        for number, parts in self.found:
-            if len(parts) > 1:
-                inside[parts[0]].append((number, parts[1:]))
-        return {name: _Images(inside[name]) for name in sorted(inside)}
-
-    @cached_property
-    def stems(self) -> set[str]:
-        """The names of the images without suffix."""
-        return {parts[-1].rpartition(".")[0] for _, parts in self.found}
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether (nearly) all images lie directly in the folder."""
-        return len(self.loose) >= (1 - _FEW) * len(self.found)
-
-
 def read_layout(
     paths: Sequence[str], where: str, layout: Layout = "auto", classes: Sequence[str] = (), empty: Sequence[str] = ()
 ) -> Reading:
@@ -93,7 +60,7 @@ def read_layout(
     parts = [tuple(path.split("/")) for path in paths]
     images = [number for number, path in enumerate(paths) if has_image_suffix(path)] or range(len(paths))
     reader = _Reader(where, layout, {as_label(name) for name in classes})
-    places = reader.read(_Images([(number, parts[number]) for number in images]))
+    places = reader.read(ImageTree([(number, parts[number]) for number in images]))
     every = _with_other_files(parts, places, set(images))
     reading = Reading(
         splits=[every[number][0] if number in every else "" for number in range(len(parts))],
@@ -112,20 +79,20 @@ class _Reader:
     classes: set[str]
     lines: list[str] = field(default_factory=list)
 
-    def read(self, images: _Images) -> dict[int, _Place]:
+    def read(self, images: ImageTree) -> dict[int, _Place]:
         """Return the place of each image that has one."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return {}
         images = self._below_wrappers(self._without_copies(images))
-        images = _splits_outside(images)
+        images = splits_outside(images)
         folders = images.folders
         splits = self._splits(images, folders)
         if not splits:
             return {number: ("", label) for number, label in self._labels(images).items()}
         return self._read_splits(folders, splits)
 
-    def _read_splits(self, folders: "Mapping[str, _Images]", splits: Mapping[str, str]) -> dict[int, _Place]:
+    def _read_splits(self, folders: "Mapping[str, ImageTree]", splits: Mapping[str, str]) -> dict[int, _Place]:
         labels = {name: self._labels(folders[name], quiet=True) for name in splits}
         counted = {name: Counter(labels[name].values()) for name in splits}
         training = next((name for name in splits if splits[name] == "train"), None)
@@ -149,16 +116,16 @@ class _Reader:
         self.lines.append(f"{self.where}: read as split folders ({as_named}) with {len(known)} classes")
         return {number: (splits[name], label) for name in used for number, label in labels[name].items()}
 
-    def _splits(self, images: _Images, folders: "Mapping[str, _Images]") -> dict[str, str]:
+    def _splits(self, images: ImageTree, folders: "Mapping[str, ImageTree]") -> dict[str, str]:
         """Return the split of each of `folders` that is one; empty if none is."""
         splits = splits_named(folders)
         others = [name for name in folders if name not in splits]
-        if not splits or len(images.loose) > _FEW * len(images.found):
+        if not splits or len(images.loose) > FEW * len(images.found):
             return {}
         flat = all(folders[name].is_flat for name in folders)
         if len(splits) == 1 and others and flat:
             return {}  # a class that is called like a split
-        if others and not all(folders[name].is_flat or _is_chain(folders[name]) for name in others):
+        if others and not all(folders[name].is_flat or is_chain(folders[name]) for name in others):
             raise self._asking(
                 folders, "some folders are named like splits, others are not", "--classes, or one folder"
             )
@@ -166,7 +133,7 @@ class _Reader:
             raise self._asking(folders, "several folders are named like one split", "one of them, or a folder above")
         return splits
 
-    def _labels(self, images: _Images, quiet: bool = False) -> dict[int, str]:
+    def _labels(self, images: ImageTree, quiet: bool = False) -> dict[int, str]:
         """Return the label of each image that has one. The images lie below a folder that is no split."""
         images = self._below_wrappers(images)
         if self.classes:
@@ -187,13 +154,13 @@ class _Reader:
             self.lines.append(f"{self.where}: read as {len(set(labels.values()))} class folders{left}")
         return labels
 
-    def _is_inner(self, folders: "Mapping[str, _Images]") -> bool:
+    def _is_inner(self, folders: "Mapping[str, ImageTree]") -> bool:
         """Whether the innermost of nested folders are the classes, and not the outermost."""
         if self.layout in ("outer", "inner"):
             return self.layout == "inner"
-        deep = [name for name in folders if not folders[name].is_flat and not _is_chain(folders[name])]
+        deep = [name for name in folders if not folders[name].is_flat and not is_chain(folders[name])]
         total = sum(len(one.found) for one in folders.values())
-        if sum(len(folders[name].found) - len(folders[name].loose) for name in deep) <= _FEW * total:
+        if sum(len(folders[name].found) - len(folders[name].loose) for name in deep) <= FEW * total:
             return False
         inside = {sub for name in deep for sub in folders[name].folders}
         raise self._asking(
@@ -202,7 +169,7 @@ class _Reader:
             "--layout outer or --layout inner, or give one folder",
         )
 
-    def _named_classes(self, images: _Images) -> dict[int, str]:
+    def _named_classes(self, images: ImageTree) -> dict[int, str]:
         found = {
             number: next((as_label(part) for part in parts[:-1] if as_label(part) in self.classes), None)
             for number, parts in images.found
@@ -214,17 +181,17 @@ class _Reader:
             self.lines.append(f"{len(found) - len(labels)} images lie in none of the --classes and are left out")
         return labels
 
-    def _labels_in_names(self, images: _Images, quiet: bool) -> dict[int, str]:
+    def _labels_in_names(self, images: ImageTree, quiet: bool) -> dict[int, str]:
         labels = numbered_labels([parts[-1] for _, parts in images.found])
         if labels and not quiet:
             self.lines.append(f"{self.where}: read as {len(set(labels) - {None})} classes by names such as cat.0.jpg")
         return {number: label for (number, _), label in zip(images.found, labels or [], strict=False) if label}
 
-    def _below_wrappers(self, images: _Images) -> _Images:
+    def _below_wrappers(self, images: ImageTree) -> ImageTree:
         """Go down while one folder alone holds (nearly) all images, unless that folder is a class."""
         while True:
             folders = images.folders
-            if len(folders) != 1 or len(images.loose) > _FEW * len(images.found):
+            if len(folders) != 1 or len(images.loose) > FEW * len(images.found):
                 return images
             ((name, inner),) = folders.items()
             if inner.is_flat:
@@ -234,7 +201,7 @@ class _Reader:
                 self.lines.append(f"{name}/ is the only split folder, so the images count as not split yet")
             images = self._without_copies(inner)
 
-    def _without_copies(self, images: _Images) -> _Images:
+    def _without_copies(self, images: ImageTree) -> ImageTree:
         """Leave out folders of masks beside folders of images, and a folder that holds its siblings once more."""
         folders = images.folders
         drop: dict[str, str] = {}
@@ -246,9 +213,9 @@ class _Reader:
                 drop[name] = "holds the folders beside it once more"
         for name, why in drop.items():
             self.lines.append(f"{name}/ ({len(folders[name].found)} images) {why}; it is left out")
-        return _Images([one for one in images.found if len(one[1]) == 1 or one[1][0] not in drop])
+        return ImageTree([one for one in images.found if len(one[1]) == 1 or one[1][0] not in drop])
 
-    def _asking(self, folders: "Mapping[str, _Images]", found: str, say: str) -> DataError:
+    def _asking(self, folders: "Mapping[str, ImageTree]", found: str, say: str) -> DataError:
         tree = [
             f"{name}/ ({len(one.folders)} folders, {len(one.found)} images)"
             if one.folders
@@ -277,21 +244,7 @@ def no_labels(where: str, names: Sequence[str], lists: Sequence[str] = ()) -> Da
     )
 
 
-def _is_chain(images: _Images) -> bool:
-    """Whether a folder has no images but those in one folder below it, as `cats/images/` has."""
-    folders = images.folders
-    return not images.loose and len(folders) == 1 and (inner := next(iter(folders.values()))).is_flat | _is_chain(inner)
-
-
-def _splits_outside(images: _Images) -> _Images:
-    """Turn `cats/train/1.jpg` into `train/cats/1.jpg`, if every class has split folders alone."""
-    inside = [one.folders if not one.loose else {} for one in images.folders.values()]
-    if images.loose or not inside or not all(one and len(splits_named(one)) == len(one) > 1 for one in inside):
-        return images
-    return _Images([(number, (parts[1], parts[0], *parts[2:])) for number, parts in images.found])
-
-
-def _with_other_files(parts: Sequence[_Parts], places: Mapping[int, _Place], images: set[int]) -> dict[int, _Place]:
+def _with_other_files(parts: Sequence[Parts], places: Mapping[int, _Place], images: set[int]) -> dict[int, _Place]:
     """Add the files that are no images by their suffix: they have the place of the images in their folder."""
     by_folder = {parts[number][:-1]: place for number, place in places.items()}
     named = len({place for number, place in places.items() if len(parts[number]) == 1}) > 1
@@ -300,7 +253,7 @@ def _with_other_files(parts: Sequence[_Parts], places: Mapping[int, _Place], ima
     return {**({} if named else found), **places}
 
 
-def _empty_classes(parts: Sequence[_Parts], places: Mapping[int, _Place], empty: Sequence[str]) -> list[str]:
+def _empty_classes(parts: Sequence[Parts], places: Mapping[int, _Place], empty: Sequence[str]) -> list[str]:
     """Return the classes of folders without files, if class folders lie beside them."""
     beside = {
         parts[number][:at]

@@ -57,22 +57,25 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
     return found
 
 
+def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float]) -> bool:
+    """Whether val is taken from train: the splits that a data set comes with are train and test, without val."""
+    return {"train", "test"} <= set(given) and "val" not in given and fractions.get("val", 0) > 0
+
+
 def complete(
     items: Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
     """Return the split of each item, and a line that says how the items without a split got theirs.
 
-    `given` are the splits that a data set comes with. They stay, but if there are train and test without val, a
-    fraction of train becomes val.
+    `given` are the splits that a data set comes with. If `takes_val_from_train`, the items without a split are divided
+    between train and val alone.
     """
-    lacks_val = {"train", "test"} <= set(given) and "val" not in given and fractions.get("val", 0) > 0
-    if lacks_val:
-        items = [item._replace(split="") if item.split == "train" else item for item in items]
-    elif all(item.split for item in items):
+    if all(item.split for item in items):
         return [item.split for item in items], []
-    shares = {"val": fractions["val"]} if lacks_val else {name: share for name, share in fractions.items() if share}
+    from_train = takes_val_from_train(given, fractions)
+    shares = {name: share for name, share in fractions.items() if share and not (from_train and name == "test")}
     told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) or "train alone"
-    line = f"split by a hash of each image, class by class: {told}{' of train; test is as it was given' * lacks_val}"
+    line = f"split by a hash of each image, class by class: {told}{' of train; test is as it was given' * from_train}"
     return assign(items, seed, shares), [line]
 
 

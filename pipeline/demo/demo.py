@@ -12,9 +12,8 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError
 from headstart.features.files import write_atomically
 from headstart.features.terminal import console
-from headstart.pipeline.data.config import DEMO_IMAGES
-from headstart.pipeline.data.demo import DemoResult, draw_demo
-from headstart.pipeline.data.prepare import prepare
+from headstart.pipeline.demo.config import DEMO_IMAGES
+from headstart.pipeline.demo.drawing import DemoResult, draw_demo
 from headstart.pipeline.demo.network import choose_network
 from headstart.pipeline.demo.picture import draw_picture, read_guesses
 from headstart.pipeline.evaluate.evaluate import EvaluateResult, evaluate
@@ -23,6 +22,7 @@ from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import FinetuneResult, finetune
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
+from headstart.pipeline.prepare.prepare import prepare
 from headstart.pipeline.runs import Run
 
 _FOLDER = Path("demo")

@@ -12,7 +12,7 @@ from headstart.features.images.decode import decode, decoder_of, pillow_pixels
 from headstart.features.images.formats import FORMATS
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, inspect_image
-from headstart.pipeline.data.demo import _STORED_AS
+from headstart.pipeline.demo.drawing import _STORED_AS
 from PIL import Image
 
 

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault
-from headstart.pipeline.data.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
-from headstart.pipeline.data.archives.names import as_paths, guess_encoding, require_encoding
+from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
+from headstart.pipeline.prepare.archives.names import as_paths, guess_encoding, require_encoding
 
 _ENCRYPTED, _UTF_8 = 0x1, 0x800  # flags of an entry
 _WINDOWS = (0, 10, 11, 14)  # "made by" FAT, NTFS by two numbers, VFAT

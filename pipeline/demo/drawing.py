@@ -16,7 +16,7 @@ import numpy as np
 from headstart.features.errors import DataError
 from headstart.features.files import write_atomically
 from headstart.features.terminal import progress
-from headstart.pipeline.data.config import DEMO_IMAGES
+from headstart.pipeline.demo.config import DEMO_IMAGES
 from PIL import Image, ImageDraw, ImageFilter
 
 CLASS_NAMES = ("cat", "dog")

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from headstart.features.errors import DataError, OptionError
-from headstart.pipeline.data.archives import entries
-from headstart.pipeline.data.config import DataConfig, PrepareConfig
+from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import scan
-from headstart.pipeline.data.prepare import prepare
 from headstart.pipeline.data.splits import SPLITS
+from headstart.pipeline.prepare.archives import entries
+from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.prepare.prepare import prepare
 from PIL import Image
 
 HALVES = PrepareConfig(val=0.3, test=0.3)
@@ -112,7 +113,7 @@ def test_a_killed_prepare_leaves_nothing(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from headstart.pipeline.data.sources import opened_source
+from headstart.pipeline.prepare.sources import opened_source
 with opened_source(Path({str(outer)!r}), Path({str(tmp_path / "in" / "data")!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """

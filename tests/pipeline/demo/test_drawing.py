@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from headstart.features.errors import DataError
 from headstart.features.images.scan import ImageFile, inspect_image
-from headstart.pipeline.data.demo import draw_demo
+from headstart.pipeline.demo.drawing import draw_demo
 from PIL import Image, ImageOps
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault
-from headstart.pipeline.data.archives.entries import BLOCK, DAMAGE, Entry, require_within_limits
+from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, Entry, require_within_limits
 
 # tarfile keeps a long header (a long name, extended attributes) in memory. Real ones have a few hundred bytes.
 _MOST_HEADER_BYTES = 1 << 18

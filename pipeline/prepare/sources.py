@@ -11,11 +11,11 @@ from headstart.features.errors import DataError, OptionError
 from headstart.features.images.faults import Fault
 from headstart.features.images.scan import content_of, why_unreadable
 from headstart.features.terminal import console
-from headstart.pipeline.data.archives.entries import Entry
-from headstart.pipeline.data.archives.names import leads_out
-from headstart.pipeline.data.archives.opening import Archives, archive_suffix, is_archive_name
 from headstart.pipeline.data.clutter import clutter_kinds, is_image_name, told
 from headstart.pipeline.data.listing import list_files, require_readable
+from headstart.pipeline.prepare.archives.entries import Entry
+from headstart.pipeline.prepare.archives.names import leads_out
+from headstart.pipeline.prepare.archives.opening import Archives, archive_suffix, is_archive_name
 
 
 @dataclass(frozen=True)

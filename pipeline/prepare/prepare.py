@@ -1,6 +1,5 @@
 """`headstart prepare`: put labelled images of any usual layout into `DATA/{train,val,test}/<class>/`."""
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -14,19 +13,24 @@ from typing import Any
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import write_atomically, write_json
 from headstart.features.images.faults import Fault
-from headstart.features.images.formats import inspect_bytes
-from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.terminal import console, progress
-from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig, PrepareConfig
+from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import write_rejects
 from headstart.pipeline.data.layouts import Reading
-from headstart.pipeline.data.listing import files_below
 from headstart.pipeline.data.manifest import SUFFIXES
-from headstart.pipeline.data.placing import Placer
 from headstart.pipeline.data.reading import PREPARED, read_data, read_names
-from headstart.pipeline.data.similar import near_duplicate_groups
-from headstart.pipeline.data.sources import Member, opened_source, read_file
-from headstart.pipeline.data.splits import SPLITS, Item, complete
+from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.prepare.placing import Placer
+from headstart.pipeline.prepare.planning import (
+    Placement,
+    choose_splits,
+    digest_of,
+    read_images,
+    require_full_splits,
+    splits_there,
+    without_copies,
+)
+from headstart.pipeline.prepare.sources import Member, opened_source, read_file
 
 _MAX_NAME_BYTES = 240  # of 255; the rest is for a digest, which keeps equal names apart
 
@@ -58,17 +62,6 @@ class PrepareResult:
         return lines
 
 
-@dataclass(frozen=True)
-class _Placement:
-    """An image of the source, its label, the split that the source gives it ("" for none), and its group."""
-
-    member: Member
-    image: ImageFile
-    label: str
-    split: str
-    group: str | None
-
-
 def prepare(
     source: Path,
     data: Path,
@@ -98,12 +91,12 @@ def prepare(
     with _opened(source, data, config, reading) as (members, read):
         _require_movable(source, members, config.move)
         _require_classes(source, read)
-        images, rejects = _read(members, read, config.max_pixels)
-        images, dropped, grouped = _without_copies(source, images, config, reading)
-        there = _splits_there(data)
-        splits, line = _splits(images, there, {split for split in read.splits if split}, seed, config)
+        images, rejects = read_images(members, read, config.max_pixels)
+        images, dropped, grouped = without_copies(source, images, config, reading)
+        there = splits_there(data)
+        splits, line = choose_splits(images, there, {split for split in read.splits if split}, seed, config)
         console.print("\n".join([*read.lines, *grouped, *line]))
-        _require_full_splits(source, read, images, splits, config)
+        require_full_splits(source, read, images, splits, config)
         moved = _move_within(data, there, {one.image.digest: split for one, split in zip(images, splits, strict=True)})
         with progress("preparing", len(images)) as advance:
             for placed, target in _targets(images, splits, data):
@@ -188,83 +181,6 @@ def _require_same_settings(data: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _read(members: Sequence[Member], read: Reading, max_pixels: int) -> tuple[list[_Placement], list[Reject]]:
-    """Read every member with a class, and every member that escapes, once. Return the images, and the rejects."""
-    images, rejects = [], []
-    groups = read.groups or [None] * len(members)
-    with progress("reading", len(members)) as advance:
-        for member, label, split, group in zip(members, read.labels, read.splits, groups, strict=False):
-            advance(1)
-            if label is None and not member.escapes:
-                continue
-            content = member.read()
-            header = content if isinstance(content, Fault) else inspect_bytes(content, member.name, max_pixels)
-            if isinstance(header, Fault):
-                rejects.append(Reject(member.path, header.reason, header.detail))
-            elif header is not None:
-                assert isinstance(content, bytes)
-                assert label is not None
-                digest = hashlib.sha256(content).hexdigest()
-                image = ImageFile(str(member.file or member.path), digest, len(content), 0, **vars(header))
-                images.append(_Placement(member, image, label, split, group))
-    return images, rejects
-
-
-def _without_copies(
-    source: Path, images: list[_Placement], config: PrepareConfig, reading: DataConfig
-) -> tuple[list[_Placement], int, list[str]]:
-    """Group near-duplicates, or drop all but the first of each group of copies, as the settings say.
-
-    Returns the images, how many were dropped, and a line that says what was found.
-    """
-    if not (config.drop_duplicates or reading.group == NEAR_DUPLICATES):
-        return images, 0, []
-    if any(one.member.file is None for one in images):
-        option = "--drop-duplicates" if config.drop_duplicates else f"--group {NEAR_DUPLICATES}"
-        raise OptionError(f"{option}: compares the pixels of files; unpack {source}, and name the folder")
-    groups = near_duplicate_groups([one.image for one in images])
-    in_groups = sum(map(len, groups))
-    line = f"{in_groups} images are near-duplicates of others, in {len(groups)} groups"
-    if not config.drop_duplicates:
-        group_of = {at: f"near-duplicates {number}" for number, group in enumerate(groups) for at in group}
-        return [replace(one, group=group_of.get(at, one.group)) for at, one in enumerate(images)], 0, [line]
-    copies = {at for group in groups for at in group[1:]}
-    first: dict[str, int] = {}
-    copies |= {at for at, one in enumerate(images) if first.setdefault(one.image.digest, at) != at}
-    return [one for at, one in enumerate(images) if at not in copies], len(copies), [line]
-
-
-def _splits_there(data: Path) -> dict[str, tuple[str, Path]]:
-    """Return the split and path of each image that is in `data` already, by digest."""
-    found = {}
-    for split in SPLITS:
-        for path in files_below(data / split) if (data / split).is_dir() else []:
-            found[_digest(path)] = (split, path)
-    return found
-
-
-def _splits(
-    images: Sequence[_Placement],
-    there: dict[str, tuple[str, Path]],
-    given: set[str],
-    seed: int,
-    config: PrepareConfig,
-) -> tuple[list[str], list[str]]:
-    """Return the split of each image, and a line that says how they were split."""
-    items = []
-    labels = {name: number for number, name in enumerate(sorted({one.label for one in images}))}
-    for one in images:
-        held = there[one.image.digest][0] if one.image.digest in there else ""
-        from_train = one.split == "train" and held == "val"  # val was taken out of train
-        if one.split and held and one.split != held and not from_train:
-            raise DataError(
-                f"{one.member.path}: is in {one.split} of the source, and in {held} of the data folder "
-                f"({there[one.image.digest][1]}); name a new folder"
-            )
-        items.append(Item(one.image.digest, labels[one.label], one.group, held or one.split))
-    return complete(items, given, seed, {"val": config.val, "test": config.test})
-
-
 def _move_within(data: Path, there: dict[str, tuple[str, Path]], splits: dict[str, str]) -> int:
     """Move the images of `data` that are in another split now. Return how many they are."""
     moved = [(digest, split, path) for digest, (split, path) in there.items() if splits.get(digest, split) != split]
@@ -275,7 +191,7 @@ def _move_within(data: Path, there: dict[str, tuple[str, Path]], splits: dict[st
     return len(moved)
 
 
-def _targets(images: Sequence[_Placement], splits: Sequence[str], data: Path) -> Iterator[tuple[_Placement, Path]]:
+def _targets(images: Sequence[Placement], splits: Sequence[str], data: Path) -> Iterator[tuple[Placement, Path]]:
     """Yield each image with the path in `data` that it gets."""
     taken: dict[Path, str] = {}
     for one, split in zip(images, splits, strict=True):
@@ -293,39 +209,10 @@ def _short_name(path: PurePosixPath, digest: str) -> str:
 def _free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
     """Return `target`, or add the digest to its name if another image has this name, in this call or on disk."""
     if target not in taken and target.is_file():
-        taken[target] = _digest(target)
+        taken[target] = digest_of(target)
     if taken.setdefault(target, digest) == digest:
         return target
     return _free_name(target.with_stem(f"{target.stem}-{digest[:12]}"), digest, taken)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _require_full_splits(
-    source: Path, read: Reading, images: Sequence[_Placement], splits: Sequence[str], config: PrepareConfig
-) -> None:
-    """Raise a DataError that names every class without images in a split that was asked for or given."""
-    asked = {"train", *(split for split in read.splits if split)}
-    if not any(read.splits):
-        asked |= {split for split in ("val", "test") if getattr(config, split)}
-    elif "test" in asked and config.val:
-        asked.add("val")
-    present = {(one.label, split) for one, split in zip(images, splits, strict=True)}
-    sizes = Counter(one.label for one in images)
-    lacking = [
-        f"{label!r} ({sizes[label]} images) has none in {', '.join(absent)}"
-        for label in read.class_names
-        if (absent := [split for split in SPLITS if split in asked and (label, split) not in present])
-    ]
-    if lacking:
-        more = f" and {len(lacking) - 5} more classes" if len(lacking) > 5 else ""
-        raise DataError(
-            f"{source}: {'; '.join(lacking[:5])}{more}: add images, leave these classes out by --classes, or give "
-            "--val 0 or --test 0"
-        )
 
 
 def _place(member: Member, target: Path, placer: Placer) -> None:

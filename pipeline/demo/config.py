@@ -1,0 +1,3 @@
+"""How many images `demo` draws."""
+
+DEMO_IMAGES = 1000

@@ -1,0 +1,1 @@
+"""`headstart prepare`: put labelled images into `DATA/{train,val,test}/<class>/`."""
