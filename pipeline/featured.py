@@ -101,10 +101,11 @@ class FeaturedExamples:
         """Yield the summary of `headstart features`, line by line."""
         done, store = self.extracted, self.extraction.store
         timed = f" ({done.seconds:.1f} s, {done.images_per_second:.1f} images/s)" if done.extracted else ""
-        yield (
-            f"{len(self.examples)} examples in {len(self.class_names)} classes: {done.extracted} extracted{timed}, "
-            f"{self.fields()['cached']} cached"
-        )
+        cached = self.fields()["cached"]
+        copies = len(self.examples) - len({example.image.digest for example in self.examples})
+        parts = [f"{done.extracted} extracted{timed}"] + [f"{cached} cached"] * bool(cached)
+        parts += [f"{copies} copies of others"] * bool(copies)
+        yield f"{len(self.examples)} examples in {len(self.class_names)} classes: {', '.join(parts)}"
         if self.views:
             count = len({example.image.digest for example in self.of("train")})
             yield f"{len(self.views)} views of {count} training images: {self.views_extracted} extracted"
