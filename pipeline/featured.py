@@ -106,11 +106,11 @@ class FeaturedExamples:
         """Yield the summary of `headstart features`, line by line."""
         done, store = self.extracted, self.extraction.store
         timed = f" ({done.seconds:.1f} s, {done.images_per_second:.1f} images/s)" if done.extracted else ""
+        cached = self.fields()["cached"]
         copies = len(self.examples) - len({example.image.digest for example in self.examples})
-        yield (
-            f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {done.extracted} extracted"
-            f"{timed}, {self.fields()['cached']} cached" + (f", {copies} copies of others" if copies else "")
-        )
+        parts = [f"{done.extracted} extracted{timed}"] + [f"{cached} cached"] * bool(cached)
+        parts += [f"{copies} copies of others"] * bool(copies)
+        yield f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {', '.join(parts)}"
         if self.views:
             count = len({example.image.digest for example in self.of("train")})
             yield f"{len(self.views)} views of {count} training images: {self.views_extracted} extracted"
@@ -137,15 +137,11 @@ def cache_features(
     Args:
         seed: decides the views and, if `data` has no split folders, the splits.
         require: called with the scan and the fingerprints before extraction. It raises if they can't be used.
-        reading: how `data` is read.
-        labelled: images without labels are refused.
+        reading, labelled: see `scan`.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     store = extraction.store
-    create_folder(store)
-    memory = scan_memory(store, data, extraction.rehash)
-    scanned = scan(data, seed, extraction.max_pixels, memory, reading, labelled)
-    tell_reading(scanned)
+    scanned = _scanned(data, seed, extraction, reading, labelled)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
@@ -174,6 +170,15 @@ def cache_features(
         extracted=done,
         views_extracted=views_extracted,
     )
+
+
+def _scanned(data: Path, seed: int, extraction: ExtractionConfig, reading: DataConfig, labelled: bool) -> Scan:
+    """Make the store's folder if it is missing, scan `data` with the scan memory in it, and tell how it was read."""
+    create_folder(extraction.store)
+    memory = scan_memory(extraction.store, data, extraction.rehash)
+    scanned = scan(data, seed, extraction.max_pixels, memory, reading, labelled)
+    tell_reading(scanned)
+    return scanned
 
 
 class _Extractor:

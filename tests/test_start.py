@@ -53,19 +53,22 @@ def test_features_that_are_all_there(whole: Path, extraction: ExtractionConfig, 
     code, told, loaded = started(
         "features", whole, f"--store={extraction.store}", *_FEATURES, f"--precision={precision}"
     )
-    assert (code, told, loaded) == (0, "", [])
+    assert (code, loaded) == (0, [])
+    assert told.endswith("read as split folders (test/, train/, val/) with 2 classes\n")
 
 
 def test_store_explain(prepared: Path, extraction: ExtractionConfig) -> None:
     (extraction.store / "precision.json").write_text('{"auto": "float32"}')
     code, told, loaded = started("store", "explain", extraction.store, prepared, *SMALL_FLAGS[:-1], "--precision=auto")
-    assert (code, told, loaded) == (0, "", [])
+    assert (code, loaded) == (0, [])
+    assert told.endswith("read as split folders (test/, train/, val/) with 2 classes\n")
 
 
 def test_check_of_images_with_features(whole: Path, extraction: ExtractionConfig) -> None:
     given = (whole, f"--store={extraction.store}", "--similarity=1")  # no pair is similar enough to be decoded
     code, told, loaded = started("check", *given, heavy="tensorflow keras optuna")
-    assert (code, told, loaded) == (0, "", [])
+    assert (code, loaded) == (0, [])
+    assert told.endswith("read as split folders (test/, train/, val/) with 2 classes\n")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_check_of_images_with_features(whole: Path, extraction: ExtractionConfig
         ("features DATA --max-rejects=2", "--max-rejects"),
         ("features DATA --weights=absent.h5", "absent.h5: no such file"),
         ("features absent", "absent: no such folder"),
-        ("features EMPTY", "no class folders"),
+        ("features EMPTY", "no images"),
         ("store explain STORE absent", "absent: no such folder"),
         ("store explain EMPTY DATA", "EMPTY"),
         ("store explain STORE DATA --precision=auto", "damaged"),

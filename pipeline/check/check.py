@@ -1,7 +1,7 @@
 """`headstart check`: find problems in a data folder before training."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from headstart.features.backbones.outlines import outline
@@ -42,7 +42,8 @@ def check(
     scanned = reject_undecodable(scanned, undecodable)
     examples = scanned.examples
     groups = same_image(examples)
-    chosen = _chosen(stores, config.fingerprint, [example.image.digest for example in examples])
+    digests = {example.image.digest for example in examples}
+    chosen = _chosen(stores, config.fingerprint, digests)
     counts = Counter((example.label, example.split) for example in examples)
     rejected = too_many_rejects(scanned.rejects, len(examples) + len(scanned.rejects), config.max_rejects)
     result = CheckResult(
@@ -61,6 +62,7 @@ def check(
         leaks=[group for group in groups if len({example.split for example in group}) > 1],
         near_duplicates=near_duplicates(examples, chosen, config.similarity) if chosen else None,
         store=chosen.folder if chosen else None,
+        compared=len(digests) - len(chosen.missing(digests)) if chosen else 0,
         tiny=[example for example in examples if min(example.image.width, example.image.height) < config.tiny],
     )
     if config.html:
@@ -78,14 +80,14 @@ def _stores(root: Path) -> list[FeatureStore]:
         return []
 
 
-def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Sequence[str]) -> FeatureStore | None:
+def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
     """Choose, among stores whose name begins with `wanted`, the one with most of `digests`; None if none has any.
 
     Of several with as many, it is the one at the latest cut of its network: at the default cut, if it is there.
     """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)
-    return best if best and missing[best] < len(set(digests)) else None
+    return best if best and missing[best] < len(digests) else None
 
 
 def _cut_number(store: FeatureStore) -> int:

@@ -36,11 +36,9 @@ def write_page(result: CheckResult, path: Path) -> None:
     body += [_list([f"training refuses: {one}" for one in result.problems], "problems")]
     for title, groups in findings.items():
         body.append(f"<h2>{len(groups):,} {_text(title)}</h2>")
-        body += [
-            f"<div class=group>{images.figures(group[:FILES])}</div>{_more(group, FILES)}" for group in groups[:SHOWN]
-        ]
+        body.append(_findings(groups[:SHOWN], images))
         body.append(_more(groups, SHOWN))
-    body += [_rejects(result), _classes(result), _charts(result), *(f"<p>{_text(fact)}</p>" for fact in result.facts())]
+    body += [_rejects(result), _classes(result), _charts(result), _list(result.facts(), "facts")]
     body.append("<h2>Images of each class</h2>" if sheets else "")
     for name, sheet in sheets.items():
         count = sum(result.classes[name].values())
@@ -98,9 +96,16 @@ class _Images:
         )
 
 
+def _findings(groups: Sequence[Sequence[Example]], images: _Images) -> str:
+    """Show findings, one below the other; those of a single image side by side."""
+    if all(len(group) == 1 for group in groups):
+        return f"<div class=group>{images.figures(list(chain(*groups)))}</div>"
+    return "".join(f"<div class=group>{images.figures(group[:FILES])}</div>{_more(group, FILES)}" for group in groups)
+
+
 def _text(value: object) -> str:
-    """Escape `value` for HTML. Bytes of a name that are not UTF-8 become backslash escapes."""
-    return escape(str(value).encode(errors="backslashreplace").decode())
+    """Escape `value` for HTML. Bytes that are not UTF-8 and marks that turn text around become backslash escapes."""
+    return escape("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value)))
 
 
 def _name(value: object) -> str:

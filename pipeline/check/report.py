@@ -33,6 +33,7 @@ class CheckResult(Scan):
     leaks: list[list[Example]]
     near_duplicates: list[Likeness] | None  # None without features
     store: Path | None  # folder of the features used for near-duplicates
+    compared: int  # images that have features
     tiny: list[Example]
 
     @property
@@ -78,8 +79,9 @@ class CheckResult(Scan):
         lines.append(f"{len(self.rejects)} rejected{reasons}, {self.ignored} other files ignored")
         if self.near_duplicates is None:
             lines.append(f"near-duplicates: not looked for, {self.config.store} has no features of these images")
-        elif not self.near_duplicates:
-            lines.append(f"near-duplicates: none across splits, by the features in {self.store}")
+        else:
+            images = len({example.image.digest for example in self.examples})
+            lines.append(f"near-duplicates: looked for among {self.compared} of {images} images, by {self.store}")
         return lines
 
     def findings(self) -> dict[str, list[list[Example]]]:
@@ -89,7 +91,7 @@ class CheckResult(Scan):
         """
         near = (
             f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "
-            f"correlation of pixels at least {CORRELATION:g}; {self.store})"
+            f"correlation of pixels at least {CORRELATION:g})"
         )
         found = {
             "leaks (the same image in several splits)": self.leaks,

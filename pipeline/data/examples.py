@@ -86,18 +86,21 @@ def scan(
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
         memory.save(images)
-    if config.layout == "v1":
-        splits = [item.split or split_of(item.digest, seed) for item in items]
-        how: list[str] = []
-    else:
-        given = {item.split for item in items} - {""}
-        if takes_val_from_train(given, FRACTIONS):
-            items = [item._replace(split="") if item.split == "train" else item for item in items]
-        splits, how = complete(items, given, seed, FRACTIONS)
+    splits, how = _splits(items, seed, config)
     examples = [
         Example(image, item.label, split, item.group) for image, item, split in zip(images, items, splits, strict=True)
     ]
     return Scan(examples, class_names, rejects, ignored.total(), dict(+ignored), [*reading.lines, *how])
+
+
+def _splits(items: list[Item], seed: int, config: DataConfig) -> tuple[list[str], list[str]]:
+    """Return the split of each item, and a line that says how those without a split got theirs."""
+    if config.layout == "v1":
+        return [item.split or split_of(item.digest, seed) for item in items], []
+    given = {item.split for item in items} - {""}
+    if takes_val_from_train(given, FRACTIONS):
+        items = [item._replace(split="") if item.split == "train" else item for item in items]
+    return complete(items, given, seed, FRACTIONS)
 
 
 def tell_reading(scanned: Scan) -> None:

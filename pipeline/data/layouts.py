@@ -4,7 +4,7 @@ These are pure functions on a listing of names. What a person would see at a gla
 a person would ask, a DataError asks: it shows what was found, the possible readings, and the option that chooses.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -94,24 +94,20 @@ class _Reader:
 
     def _read_splits(self, folders: "Mapping[str, ImageTree]", splits: Mapping[str, str]) -> dict[int, _Place]:
         labels = {name: self._labels(folders[name], quiet=True) for name in splits}
-        counted = {name: Counter(labels[name].values()) for name in splits}
-        training = next((name for name in splits if splits[name] == "train"), None)
-        if training is None:
-            raise DataError(
-                f"{self.where}: has {_listed(list(splits))} and no train split; name the folder to train on"
-            )
-        known = set(counted[training])
-        if not known:
+        counted = {name: set(labels[name].values()) for name in splits}
+        known = set().union(*(counted[name] for name in splits if splits[name] == "train")) or set().union(
+            *counted.values()
+        )
+        used = [name for name in splits if known & counted[name]]
+        if not used:
             return {}
-        unlabelled = [name for name in splits if not known & set(counted[name])]
-        for name in unlabelled:
+        for name in splits.keys() - used:
             self.lines.append(f"{name}/ has {len(folders[name].found)} images without a known class; they are left out")
         for name in folders.keys() - splits.keys():
             self.lines.append(f"{name}/ ({len(folders[name].found)} images) is no split and is left out")
-        used = [name for name in splits if name not in unlabelled]
-        if used == [training]:
-            self.lines.append(f"{self.where}: read as {len(known)} classes in {training}/, not split yet")
-            return {number: ("", label) for number, label in labels[training].items()}
+        if [splits[name] for name in used] == ["train"]:
+            self.lines.append(f"{self.where}: read as {len(known)} classes in {used[0]}/, not split yet")
+            return {number: ("", label) for number, label in labels[used[0]].items()}
         as_named = ", ".join(f"{name}/ is {splits[name]}" if name != splits[name] else f"{name}/" for name in used)
         self.lines.append(f"{self.where}: read as split folders ({as_named}) with {len(known)} classes")
         return {number: (splits[name], label) for name in used for number, label in labels[name].items()}
@@ -194,9 +190,11 @@ class _Reader:
             if len(folders) != 1 or len(images.loose) > FEW * len(images.found):
                 return images
             ((name, inner),) = folders.items()
-            if inner.is_flat:
+            if inner.is_flat and split_named(name) not in ("val", "test"):
                 is_class = not says_nothing(name) and not numbered_labels([parts[-1] for _, parts in inner.found])
                 return images if is_class else inner
+            if split_named(name) in ("val", "test"):
+                return images
             if split_named(name):
                 self.lines.append(f"{name}/ is the only split folder, so the images count as not split yet")
             images = self._without_copies(inner)

@@ -107,13 +107,18 @@ def prepare(
     write_rejects(data, rejects, keep_other_than={member.path for member in members})
     write_json(data / PREPARED, settings)
     if config.move:
-        for one in images:
-            assert one.member.file is not None
-            one.member.file.unlink()
+        _remove(images)
     counts = Counter(splits)
     return PrepareResult(
         data, counts["train"], counts["val"], counts["test"], rejected=len(rejects), dropped=dropped, moved=moved
     )
+
+
+def _remove(images: Sequence[Placement]) -> None:
+    """Remove the files of `images` from the source."""
+    for one in images:
+        assert one.member.file is not None
+        one.member.file.unlink()
 
 
 @contextmanager

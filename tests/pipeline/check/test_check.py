@@ -3,7 +3,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +91,7 @@ def test_a_clean_folder_has_no_findings(data: Path, tmp_path: Path, headstart: C
     assert (seen["rejected"], seen["reasons"], seen["ignored"], seen["rejects"]) == (0, {}, 0, [])
     assert seen["duplicates"] == seen["conflicts"] == seen["leaks"] == seen["tiny"] == []
     assert seen["near_duplicates"] is None
+    assert seen["reading"] == seen["problems"] == []
     assert not (tmp_path / "store").exists()
 
 
@@ -111,8 +114,7 @@ def test_conflicts_and_leaks_fail_unless_allowed(data: Path, tmp_path: Path, hea
     assert code == 1
     assert json.loads(stdout)["examples"] == 57
     assert [line for line in stderr.splitlines() if line.startswith("error: ")] == [
-        f"error: {data}: {int(kind == 'leak')} images in several splits, {int(kind == 'conflict')} in several classes; "
-        "remove them, or --allow them"
+        f"error: {data}: 1 images in several {'splits' if kind == 'leak' else 'classes'}; mend this, or --allow it"
     ]
     assert headstart("check", data, "--store", tmp_path / "store", "--allow")["examples"] == 57
 
@@ -156,7 +158,8 @@ def test_near_duplicates_are_found_where_there_are_features(
     planted = copies(data)
     assert headstart("check", data, "--store", extraction.store)["near_duplicates"] is None
     headstart("features", data, "--store", extraction.store, *SMALL_FLAGS)
-    seen = headstart("check", data, "--store", extraction.store)
+    assert "6 near-duplicates across splits" in headstart.whole("check", data, "--store", extraction.store)[2]
+    seen = headstart("check", data, "--store", extraction.store, "--allow")
     assert seen["features"] == str(open_stores(extraction.store)[0].folder)
     pairs = [[os.path.relpath(file["path"], data) for file in pair["files"]] for pair in seen["near_duplicates"]]
     assert dict(pairs) == planted
@@ -194,7 +197,7 @@ def test_the_page_shows_the_findings_and_trusts_no_name(data: Path, tmp_path: Pa
     plant(data)
     wild = data / "train" / "cat" / "<script>alert('x')</script>"[:-9]
     wild.mkdir()
-    shutil.copy(data / "train" / "cat" / "5.jpg", wild / os.fsdecode(b"\xff'\"&.jpg"))
+    shutil.copy(data / "train" / "cat" / "5.jpg", wild / os.fsdecode(b"\xff'\"&\xe2\x80\xaegpj.jpg"))
     line = headstart.error("check", data, "--html", tmp_path, code=2)
     assert "--html must be a file" in line
     (tmp_path / "file").touch()
@@ -202,24 +205,82 @@ def test_the_page_shows_the_findings_and_trusts_no_name(data: Path, tmp_path: Pa
     page = tmp_path / "new" / "check.html"
     headstart("check", data, "--store", tmp_path / "store", "--allow", "--html", page)
     text = page.read_text()
-    assert text.count("<img src='data:image/jpeg;base64,") == 14
+    assert text.count("<img src='data:image/jpeg;base64,") == 14 + 24  # of findings, and of two classes
     assert "<script" not in text
-    assert "&lt;script&gt;" in text
-    assert "2 conflicting labels" in text
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)/\\udcff&#x27;&quot;&amp;\\u202egpj.jpg" in text
+    assert "<h2>2 conflicting labels" in text
+    assert "<h2>0 " not in text
+    assert "tiny" not in text
     assert "cut early.jpg" in text
-    assert "http" not in text
+    assert "http:" not in text
+    assert "https:" not in text
 
 
-def test_a_page_of_many_findings_stays_small(
+def test_a_page_of_many_findings_stays_small_and_says_so(
     data: Path, config: CheckConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(data)
-    monkeypatch.setattr(check_page, "SHOWN", 1)
+    for limit in ("SHOWN", "FILES", "ROWS", "SHEETS", "ON_A_SHEET"):
+        monkeypatch.setattr(check_page, limit, 1)
     check_page.write_page(check(data, config), tmp_path / "x.html")
     text = (tmp_path / "x.html").read_text()
     assert text.count("<figure>") == 3
-    assert text.count("and 1 more") == 3
+    assert text.count("<img ") == 4
+    assert text.count("and 1 more <") == 6  # findings of three kinds, and the files of each
+    assert text.count("and 1 more classes") == 2
     assert "and 5 more" in text
+
+
+def test_the_page_of_an_empty_folder_says_what_is_wrong(tmp_path: Path, config: CheckConfig) -> None:
+    (tmp_path / "data" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "cat" / "text.jpg").write_text("hello")
+    result = check(tmp_path / "data", replace(config, html=tmp_path / "x.html"))
+    assert result.failure() is not None
+    assert "one class only" in (tmp_path / "x.html").read_text()
+
+
+def test_what_training_refuses_is_named_at_once_and_first(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    (data / "train" / "bird").mkdir()
+    for split in ("train", "val"):
+        (data / split / "fox").mkdir()
+        Image.effect_noise((80, 80), 80).save(data / split / "fox" / "0.png")
+    shutil.rmtree(data / "val" / "dog")
+    for number in range(5):
+        (data / "train" / "cat" / f"text{number}.jpg").write_text("hello")
+    flags = ("check", data, "--store", tmp_path / "store")
+    code, stdout, stderr = headstart.whole(*flags)
+    assert code == 1
+    problems = json.loads(stdout)["problems"]
+    assert len(problems) == 4
+    for problem, part in zip(problems, ("'bird'", "'fox'", "val split", "5 of 57 images"), strict=True):
+        assert part in problem
+        assert problem in stderr
+    lines = headstart.text(*flags, "--allow").splitlines()
+    assert [line.startswith("training refuses: ") for line in lines[:5]] == [True] * 4 + [False]
+    assert len(headstart(*flags, "--allow", "--max-rejects", "0.2")["problems"]) == 3
+
+
+def test_how_the_folder_was_read_comes_first(data: Path, config: CheckConfig) -> None:
+    result = replace(check(data, config), reading=["class folders in split folders"])
+    assert result.lines()[0] == "class folders in split folders"
+    assert result.fields()["reading"] == ["class folders in split folders"]
+
+
+def test_copies_are_looked_for_at_the_last_cut(
+    data: Path, small: FeatureConfig, extraction: ExtractionConfig, headstart: Cli
+) -> None:
+    stores = open_stores(extraction.store)
+    fingerprint = replace(stores[0].fingerprint, cut="block1", shape=(3,))
+    digests = [example.image.digest for example in scan(data).examples]
+    for store in (stores[0], FeatureStore(extraction.store, fingerprint).create()):
+        rows = np.random.default_rng(0).standard_normal((len(digests), *store.form.shape))
+        store.write_shard(digests, rows)
+    assert len(open_stores(extraction.store)) == 2
+    assert headstart("check", data, "--store", extraction.store)["features"] == str(stores[0].folder)
+    text = headstart.text("check", data, "--store", extraction.store, "--fingerprint", fingerprint.folder_name)
+    assert f"looked for among 56 of 56 images, by {extraction.store / fingerprint.folder_name}" in text.replace(
+        "\n", ""
+    )
 
 
 def test_a_file_that_changes_while_it_is_looked_at_is_named(
@@ -227,8 +288,8 @@ def test_a_file_that_changes_while_it_is_looked_at_is_named(
 ) -> None:
     changing = data / "train" / "dog" / "3.jpg"
 
-    def scan_and_change(*arguments: object) -> object:
-        seen = scan(*arguments)
+    def scan_and_change(*arguments: Any, **more: Any) -> object:
+        seen = scan(*arguments, **more)
         changing.write_bytes(changing.read_bytes() + b"x")
         (data / "train" / "dog" / "4.jpg").unlink()
         return seen
@@ -241,7 +302,13 @@ def test_a_file_that_changes_while_it_is_looked_at_is_named(
 
 
 def test_options_are_checked(data: Path, small: FeatureConfig, extraction: ExtractionConfig, headstart: Cli) -> None:
-    for flags in (("--similarity", "0"), ("--tiny", "-1"), ("--imbalance", "0.5"), ("--max-pixels", "0")):
+    for flags in (
+        ("--similarity", "0"),
+        ("--max-rejects", "2"),
+        ("--tiny", "-1"),
+        ("--imbalance", "0.5"),
+        ("--max-pixels", "0"),
+    ):
         assert flags[0] in headstart.error("check", data, *flags, code=2)
     assert "none begins with 'x'" in headstart.error(
         "check", data, "--store", extraction.store, "--fingerprint", "x", code=2
@@ -292,8 +359,8 @@ def test_a_copy_is_found_among_few_images_and_when_its_original_leaks(
 def test_copies_of_a_file_that_went_are_told_why(data: Path, config: CheckConfig, monkeypatch) -> None:
     shutil.copy(data / "train" / "dog" / "3.jpg", data / "train" / "dog" / "other.jpg")
 
-    def scan_and_remove(*arguments: object) -> object:
-        seen = scan(*arguments)
+    def scan_and_remove(*arguments: Any, **more: Any) -> object:
+        seen = scan(*arguments, **more)
         for name in ("3.jpg", "other.jpg"):
             (data / "train" / "dog" / name).rename(data / f"{name}.moved")
         (data / "other.jpg.moved").rename(data / "train" / "dog" / "3.jpg")

@@ -236,6 +236,8 @@ READ = {
         ],
         splits("train", "val", of=("airfield", "alley")),
     ),
+    "a test set alone": (classes("test/", CATS), splits("test", of=CATS)),
+    "val and test alone": ([*classes("val/", CATS), *classes("test/", CATS)], splits("val", "test", of=CATS)),
     "splits inside the classes": (
         [*classes("cats/", ("train", "test")), *classes("dogs/", ("train", "test"))],
         splits("train", "test", of=CATS),
@@ -272,7 +274,6 @@ REFUSED = {
     ),
     "two folders for one split": ([*classes("train/", CATS), *classes("training_set/", CATS)], "named like one split"),
     "rock, paper, scissors": ([*classes("rps/", TWO), *classes("rps-test-set/", TWO)], "--layout outer or --layout inner"),
-    "no train": ([*classes("val/", CATS), *classes("test/", CATS)], "no train split"),
 }  # fmt: skip
 
 WITHOUT_LABELS = {

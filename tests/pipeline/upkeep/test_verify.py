@@ -105,7 +105,7 @@ def test_a_file_that_changed_condemns_no_shard(
     other = (prepared / "train" / "cat").iterdir()
     for example in scanned.examples:
         Path(example.image.path).write_bytes(next(other, path).read_bytes())
-    monkeypatch.setattr("headstart.pipeline.upkeep.recompute.scan_all_sizes", lambda *_: scanned)
+    monkeypatch.setattr("headstart.pipeline.upkeep.recompute.scan_all_sizes", lambda *_, **__: scanned)
     with pytest.raises(StoreError, match="nothing could be recomputed"):
         verify_store(extraction.store, compared(tmp_path / "data", 40))
 
