@@ -15,6 +15,7 @@ from headstart.features.extract import Extracted, extract_features
 from headstart.features.frozen.network import Network, load_networks, resolved_config
 from headstart.features.frozen.speeds import keep_speed
 from headstart.features.images.augment import Augment, View
+from headstart.features.images.depth import bits_by_folder, bits_that_matter
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.store import FeatureStore, create_folder
 from headstart.pipeline.data.examples import (
@@ -31,8 +32,8 @@ from headstart.pipeline.runs import Run
 
 Stores = dict[Cut, FeatureStore]
 ScanCheck = Callable[
-    [Scan, dict[str, str]], None
-]  # takes a scan and the `fingerprints()` of its features; raises if either can't be used
+    [Scan, list[Network]], None
+]  # takes a scan and the networks that make its features; raises if either can't be used
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class FeaturedExamples:
 
     def fingerprints(self) -> dict[str, str]:
         """Map the name of each cut to the key of its fingerprint, a SHA-256."""
-        return _fingerprints(self.stores)
+        return {name: store.key for name, store in zip(cut_names(list(self.stores)), self.stores.values(), strict=True)}
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of `headstart features`."""
@@ -124,19 +125,19 @@ def cache_features(
 
     Args:
         seed: decides the views and, if `data` has no split folders, the splits.
-        require: called with the scan and the fingerprints before extraction. It raises if they can't be used.
+        require: called with the scan and the networks before extraction. It raises if they can't be used.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     store = extraction.store
     create_folder(store)
-    scanned = scan(data, seed, extraction.max_pixels, scan_memory(store, data, extraction.rehash))
+    scanned = scan(data, seed, extraction.max_pixels, scan_memory(store, data, extraction.rehash), config.pages)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
-        networks = load_networks(config, extraction, KnownBackbones(store, extraction.rehash))
+        config = replace(config, bits=bits_by_folder(config.bits, bits_in(scanned)))
+        networks = networks_for(scanned, config, extraction)
         if require:
-            asked = {cut: one for network in networks for cut, one in network.stores().items()}
-            require(scanned, _fingerprints(asked))
+            require(scanned, networks)
         scanned, extractors, stores, done = _extract_all(scanned, networks)
     except DataError:
         write_rejects(store, scanned.rejects)
@@ -157,6 +158,18 @@ def cache_features(
         extracted=done,
         views_extracted=views_extracted,
     )
+
+
+def networks_for(scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig) -> list[Network]:
+    """Load the networks of `config`; see `load_networks`. Their `--bits` is 16 unless another value changes a pixel."""
+    held = bits_in(scanned)
+    bits = bits_that_matter(bits_by_folder(config.bits, held), held)
+    return load_networks(replace(config, bits=bits), extraction, KnownBackbones(extraction.store, extraction.rehash))
+
+
+def bits_in(scanned: Scan) -> set[int]:
+    """Return the different `bits` of the scanned images."""
+    return {example.image.bits for example in scanned.examples}
 
 
 class _Extractor:
@@ -243,8 +256,10 @@ def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
     extraction = replace(extraction, max_rejects=1.0, rehash=False)
 
-    def require(_: Scan, fingerprints: dict[str, str]) -> None:
-        if fingerprints != settings["fingerprints"]:
+    def require(_: Scan, networks: list[Network]) -> None:
+        # `--bits` shows in a fingerprint only if it changes a pixel. Another `data` may differ in that.
+        asked = [fingerprints_of(networks, bits) for bits in ("16", config.bits)]
+        if settings["fingerprints"] not in asked:
             raise RunError(
                 f"{run.path}: its features can't be made again: {config.weights} holds other weights than it was "
                 "trained with, its int8 network is gone, another engine computes bfloat16 (a GPU, or OpenVINO that "
@@ -254,8 +269,12 @@ def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
     return cache_features(data, replace(config, views=0), extraction, settings["seed"], require)
 
 
-def _fingerprints(stores: Stores) -> dict[str, str]:
-    return dict(zip(cut_names(list(stores)), (store.key for store in stores.values()), strict=True))
+def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
+    """Map the name of each cut to the key of its fingerprint; with `bits`, for this value of `--bits`."""
+    if bits:
+        networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
+    keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}
+    return dict(zip(cut_names(list(keys)), keys.values(), strict=True))
 
 
 def _read(stores: Stores, examples: Sequence[Example]) -> np.ndarray:

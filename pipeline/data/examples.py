@@ -15,6 +15,7 @@ from pathlib import Path
 from headstart.features.errors import DataError
 from headstart.features.files import write_atomically
 from headstart.features.images.faults import MAX_PIXELS
+from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.pipeline.data.layouts import REJECTS, class_folders, count_strays
@@ -43,7 +44,13 @@ class Scan:
     ignored: int  # number of other files: clutter, files outside class folders, files that are no images
 
 
-def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMemory | None = None) -> Scan:
+def scan(
+    data: Path,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    memory: ScanMemory | None = None,
+    pages: Pages = "first",
+) -> Scan:
     """Read the digest and header of every image in `data`.
 
     Raises DataError if `data` is not a folder, or has no class folders or no images.
@@ -53,6 +60,7 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMe
         max_pixels: an image with more pixels is rejected as `too-large`.
         memory: digests and headers from the last scan of `data`. Unchanged files are not read again. The scan updates
             the memory.
+        pages: which pages of a TIFF are examples. All of them are in one split.
     """
     folders = class_folders(data)
     class_names = sorted({folder.name for _, folder in folders})
@@ -64,14 +72,13 @@ def scan(data: Path, seed: int = 0, max_pixels: int = MAX_PIXELS, memory: ScanMe
         files, hidden = walk(folder)
         found += [(split, labels[folder.name], file) for file in files]
         ignored += hidden
-    seen = inspect_images([file for _, _, file in found], max_pixels, memory.recall if memory else None)
-    for (split, label, _), image in zip(found, seen, strict=True):
-        if image is None:
-            ignored += 1
-        elif isinstance(image, Reject):
-            rejects.append(image)
-        else:
-            examples.append(Example(image, label, split or split_of(image.digest, seed)))
+    seen = inspect_images([file for _, _, file in found], max_pixels, memory.recall if memory else None, pages)
+    for (split, label, _), images in zip(found, seen, strict=True):
+        ignored += not images
+        rejects += [image for image in images if isinstance(image, Reject)]
+        usable = [image for image in images if isinstance(image, ImageFile)]
+        # All pages of a file are in the split of its first one, as they may be much alike.
+        examples += [Example(image, label, split or split_of(usable[0].digest, seed)) for image in usable]
     if not examples and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
@@ -85,8 +92,8 @@ def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
 
 
 def scan_all_sizes(store: Path, data: Path, seed: int = 0) -> Scan:
-    """Scan `data` without a limit on pixels: the limit was perhaps higher when a large image's features were made."""
-    return scan(data, seed, sys.maxsize, scan_memory(store, data))
+    """Scan all pages in `data` without a limit on pixels, as features may be of any page and any size."""
+    return scan(data, seed, sys.maxsize, scan_memory(store, data), "all")
 
 
 def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
