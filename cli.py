@@ -10,6 +10,7 @@ from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.demo.config import DEMO_IMAGES
+from headstart.pipeline.evaluate.config import PredictConfig
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.prepare.config import PrepareConfig
@@ -163,11 +164,12 @@ def compare(
 def predict(
     run: RunArgument,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images and folders.")],
+    config: PredictConfig,
 ) -> Result:
     """Classify images."""
     from headstart.pipeline.evaluate.predict import predict
 
-    return predict(run, paths)
+    return predict(run, paths, config)
 
 
 @command(app)

@@ -74,7 +74,7 @@ def draw_data(folder: Path, count: int) -> tuple[Path, list[ImageFile]]:
 
 
 def usable(paths: list[Path]) -> list[ImageFile]:
-    return [image for image in inspect_images(paths) if isinstance(image, ImageFile)]
+    return [image for found in inspect_images(paths) for image in found if isinstance(image, ImageFile)]
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

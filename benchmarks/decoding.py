@@ -22,7 +22,9 @@ def large_jpegs(images: list[ImageFile], folder: Path, noise: float) -> list[Ima
             pixels = np.asarray(picture.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC), np.float32)
         pixels = pixels + rng.normal(0, noise, (3000, 4000, 1)).astype(np.float32)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=90)
-    return [image for image in inspect_images(sorted(folder.iterdir())) if isinstance(image, ImageFile)]
+    return [
+        image for found in inspect_images(sorted(folder.iterdir())) for image in found if isinstance(image, ImageFile)
+    ]
 
 
 def decoding_row(name: str, images: list[ImageFile]) -> Row:

@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
+from headstart.features.images.pixels import Pages
 from headstart.features.options import option
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Rescale = Literal["auto", "none", "unit", "inception", "standardised", "caffe"]
 Tokens = Literal["mean", "first"]
 AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
+_BITS = ("auto", "folder", *map(str, range(8, 17)))
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,18 @@ class FeatureConfig:
     )
     image_size: int = option(0, "Side of the input in pixels; 0 is the backbone's own.")
     truncated: Literal["reject", "keep"] = option("reject", "What to do with JPEGs that end early.")
-    resize: Literal["auto", "stretch", "crop"] = option(
+    resize: Literal["auto", "stretch", "crop", "pad"] = option(
         "auto",
-        "stretch: to a square. crop: the centre square. auto: stretch for inception_v3, xception, resnet50_v2, "
-        "efficientnet_v2_b0, mobilenet_v3_small and .keras files, crop for the others.",
+        "stretch: to a square. crop: the centre square. pad: to a square, with grey bars. auto: stretch for "
+        "inception_v3, xception, resnet50_v2, efficientnet_v2_b0, mobilenet_v3_small and .keras files, crop for the "
+        "others.",
     )
+    bits: str = option(
+        "auto",
+        "Bits in use of samples of 16 bits. auto: each file's own. folder: the most of all files in DATA. A number: so "
+        "many, 8 to 16.",
+    )
+    pages: Pages = option("first", "Pages of a TIFF that are images: first, or all.")
     views: int = option(0, "Number of augmented views of each training image to cache as well.")
     augment: Literal["flip", "standard"] = option(
         "standard", "Augmentation of --views. flip: mirror. standard: mirror, crop, brightness and contrast."
@@ -64,6 +73,7 @@ class FeatureConfig:
     def __post_init__(self) -> None:
         require_options(
             ("--image-size", self.image_size, self.image_size == 0 or self.image_size >= 32, "at least 32, or 0"),
+            ("--bits", self.bits, self.bits in _BITS, "auto, folder or a number from 8 to 16"),
             ("--views", self.views, self.views >= 0, "at least 0"),
         )
 
@@ -94,8 +104,11 @@ def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict
 
 
 def configs_from_json(values: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
-    """Read back the result of `configs_to_json`. Missing fields, except `cut` and `store`, get their defaults."""
-    values = {**values, "cut": tuple(values["cut"]), "store": Path(values["store"])}
+    """Read back the result of `configs_to_json`. Missing fields, except `cut` and `store`, get their defaults.
+
+    Without `bits`, an earlier version wrote it, which took the higher 8 of 16 bits.
+    """
+    values = {"bits": "16", **values, "cut": tuple(values["cut"]), "store": Path(values["store"])}
     own, other = (
         {one.name: values[one.name] for one in fields(kind) if one.name in values}
         for kind in (FeatureConfig, ExtractionConfig)

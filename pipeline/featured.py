@@ -2,39 +2,36 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.features.backbones.cuts import Cut, chosen_cuts, cut_names
+from headstart.features.backbones.cuts import chosen_cuts, cut_names
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
-from headstart.features.extract import Extracted, extract_features
+from headstart.features.extract import Extracted
 from headstart.features.frozen.network import Network, load_networks, resolved_config
-from headstart.features.frozen.speeds import keep_speed
-from headstart.features.images.augment import Augment, View
-from headstart.features.images.scan import ImageFile, Reject
-from headstart.features.store.store import FeatureStore, create_folder
+from headstart.features.images.depth import bits_by_folder, bits_that_matter
+from headstart.features.images.scan import Reject
+from headstart.features.store.store import create_folder
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import (
     Example,
     Scan,
-    reject_undecodable,
     scan,
     scan_memory,
     tell_reading,
     write_rejects,
 )
 from headstart.pipeline.data.trainable import require_few_rejects
+from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run
 
-Stores = dict[Cut, FeatureStore]
 ScanCheck = Callable[
-    [Scan, dict[str, str]], None
-]  # takes a scan and the `fingerprints()` of its features; raises if either can't be used
+    [Scan, list[Network]], None
+]  # takes a scan and the networks that make its features; raises if either can't be used
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class FeaturedExamples:
 
     def fingerprints(self) -> dict[str, str]:
         """Map the name of each cut to the key of its fingerprint, a SHA-256."""
-        return _fingerprints(self.stores)
+        return {name: store.key for name, store in zip(cut_names(list(self.stores)), self.stores.values(), strict=True)}
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of `headstart features`."""
@@ -136,20 +133,20 @@ def cache_features(
 
     Args:
         seed: decides the views and, if `data` has no split folders, the splits.
-        require: called with the scan and the fingerprints before extraction. It raises if they can't be used.
+        require: called with the scan and the networks before extraction. It raises if they can't be used.
         reading, labelled: see `scan`.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     store = extraction.store
-    scanned = _scanned(data, seed, extraction, reading, labelled)
+    scanned = _scanned(data, seed, config, extraction, reading, labelled)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
-        networks = load_networks(config, extraction, KnownBackbones(store, extraction.rehash))
+        config = replace(config, bits=bits_by_folder(config.bits, bits_in(scanned)))
+        networks = networks_for(scanned, config, extraction)
         if require:
-            asked = {cut: one for network in networks for cut, one in network.stores().items()}
-            require(scanned, _fingerprints(asked))
-        scanned, extractors, stores, done = _extract_all(scanned, networks)
+            require(scanned, networks)
+        scanned, extractors, stores, done = extract_all(scanned, networks)
     except DataError:
         write_rejects(store, scanned.rejects)
         raise
@@ -158,7 +155,7 @@ def cache_features(
     if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {store}/rejects.csv says why")
     train = [example.image for example in scanned.examples if example.split == "train"]
-    views, views_extracted = _extract_views(extractors, train, first_views(config.augment, seed, config.views))
+    views, views_extracted = extract_views(extractors, train, first_views(config.augment, seed, config.views))
     return FeaturedExamples(
         **vars(scanned),
         read_as=reading,
@@ -172,83 +169,32 @@ def cache_features(
     )
 
 
-def _scanned(data: Path, seed: int, extraction: ExtractionConfig, reading: DataConfig, labelled: bool) -> Scan:
+def _scanned(
+    data: Path,
+    seed: int,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    reading: DataConfig,
+    labelled: bool,
+) -> Scan:
     """Make the store's folder if it is missing, scan `data` with the scan memory in it, and tell how it was read."""
     create_folder(extraction.store)
     memory = scan_memory(extraction.store, data, extraction.rehash)
-    scanned = scan(data, seed, extraction.max_pixels, memory, reading, labelled)
+    scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled)
     tell_reading(scanned)
     return scanned
 
 
-class _Extractor:
-    """Extracts features with one network. The network's fast form is built once and kept for the next images.
-
-    Drop the extractor after extraction. Otherwise the fast form takes memory while heads are trained.
-    """
-
-    def __init__(self, network: Network, images: Sequence[ImageFile]) -> None:
-        self.network = network.calibrated(images)
-        self._freeze = cache(self.network.freeze)
-
-    def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
-        """Extract the missing features of `images`, or of a `view` of them. Returns the stores and the `Extracted`."""
-        stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
-        done = extract_features(images, self._freeze, stores, self.network.images, view)
-        backbone, store = self.network.backbone, self.network.extraction.store
-        keep_speed(store, backbone.name, done.extracted, done.seconds, backbone.precision, backbone.image_size)
-        return stores, done
+def networks_for(scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig) -> list[Network]:
+    """Load the networks of `config`; see `load_networks`. Their `--bits` is 16 unless another value changes a pixel."""
+    held = bits_in(scanned)
+    bits = bits_that_matter(bits_by_folder(config.bits, held), held)
+    return load_networks(replace(config, bits=bits), extraction, KnownBackbones(extraction.store, extraction.rehash))
 
 
-def _extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[_Extractor], Stores, Extracted]:
-    """Extract features with each network in turn. An image that can't be decoded becomes a reject, and is skipped."""
-    extractors, stores, done = [], Stores(), Extracted()
-    for network in networks:
-        images = [example.image for example in scanned.examples]
-        extractors.append(_Extractor(network, images))
-        filled, here = extractors[-1].extract(images)
-        scanned = reject_undecodable(scanned, here.rejects)
-        stores |= filled
-        done += here
-    return scanned, extractors, stores, done
-
-
-def _extract_views(
-    extractors: Sequence[_Extractor], images: Sequence[ImageFile], views: Sequence[View | None]
-) -> tuple[list[Stores], int]:
-    """Extract the features of each of `views` of `images`. The view None means the unchanged images.
-
-    Returns the stores of each view, and the number of images extracted, summed over views and extractors. Raises
-    DataError if an image can't be decoded.
-    """
-    by_view, extracted = [Stores() for _ in views], 0
-    for extractor in extractors:
-        for view, stores in zip(views, by_view, strict=True):
-            filled, done = extractor.extract(images, view)
-            if done.rejects:
-                first = done.rejects[0]
-                raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")
-            stores.update(filled)
-            extracted += done.extracted
-    return by_view, extracted
-
-
-def extract_at(
-    network: Network, cut: Cut, examples: Sequence[Example], views: Sequence[View | None]
-) -> list[FeatureStore]:
-    """Extract the missing features of `examples` at `cut`, for each of `views`. Returns one store per view.
-
-    `cut` need not be among the cuts of `network`. The view None means the unchanged images. Raises DataError if a file
-    is gone, or has changed since the scan.
-    """
-    images = [example.image for example in examples]
-    by_view, _ = _extract_views([_Extractor(replace(network, cuts=(cut,)), images)], images, views)
-    return [stores[cut] for stores in by_view]
-
-
-def first_views(augment: Augment, seed: int, count: int) -> list[View]:
-    """Return the views number 1 to `count` with this `seed`."""
-    return [View(augment, seed, number) for number in range(1, count + 1)]
+def bits_in(scanned: Scan) -> set[int]:
+    """Return the different `bits` of the scanned images."""
+    return {example.image.bits for example in scanned.examples}
 
 
 def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
@@ -265,8 +211,10 @@ def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
     extraction = replace(extraction, max_rejects=1.0, rehash=False)
 
-    def require(_: Scan, fingerprints: dict[str, str]) -> None:
-        if fingerprints != settings["fingerprints"]:
+    def require(_: Scan, networks: list[Network]) -> None:
+        # `--bits` shows in a fingerprint only if it changes a pixel. Another `data` may differ in that.
+        asked = [fingerprints_of(networks, bits) for bits in ("16", config.bits)]
+        if settings["fingerprints"] not in asked:
             raise RunError(
                 f"{run.path}: its features can't be made again: {config.weights} holds other weights than it was "
                 "trained with, its int8 network is gone, another engine computes bfloat16 (a GPU, or OpenVINO that "
@@ -276,8 +224,12 @@ def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
     return cache_features(data, replace(config, views=0), extraction, settings["seed"], require, run.read_as())
 
 
-def _fingerprints(stores: Stores) -> dict[str, str]:
-    return dict(zip(cut_names(list(stores)), (store.key for store in stores.values()), strict=True))
+def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
+    """Map the name of each cut to the key of its fingerprint; with `bits`, for this value of `--bits`."""
+    if bits:
+        networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
+    keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}
+    return dict(zip(cut_names(list(keys)), keys.values(), strict=True))
 
 
 def _read(stores: Stores, examples: Sequence[Example]) -> np.ndarray:

@@ -101,7 +101,7 @@ def test_head_on_cached_features_equals_the_classifier_on_raw_files(
 @pytest.mark.real
 def test_every_orientation_gives_the_same_pixels(shared: Path) -> None:
     folder = shared / "data" / "awkward" / "exif"
-    images = inspect_images(sorted(folder.glob("Landscape_*.jpg")))
+    images = [image for (image,) in inspect_images(sorted(folder.glob("Landscape_*.jpg")))]
     assert all(isinstance(image, ImageFile) for image in images)
     ((positions, pixels),) = decoded_batches(
         [image for image in images if isinstance(image, ImageFile)], ImageConfig(299), 9

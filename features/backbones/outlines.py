@@ -12,8 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.features.backbones.zoo import BACKBONES, Resize, backbone_spec
+from headstart.features.backbones.zoo import BACKBONES, backbone_spec
 from headstart.features.errors import WeightsError
+from headstart.features.images.pixels import Resize
 
 if TYPE_CHECKING:
     import keras

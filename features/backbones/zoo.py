@@ -7,9 +7,10 @@ Cuts, shapes and costs are read from each network's graph; see `outlines`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 from headstart.features.errors import OptionError
+from headstart.features.images.pixels import Resize
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,6 @@ RESCALINGS: dict[str, Rescaling] = {
     "efficientnet_lite": Rescaling((1 / 128,), (-127 / 128,)),
     "efficientnet_v2": Rescaling((1 / 128,), (-1.0,)),
 }
-
-
-Resize = Literal["stretch", "crop"]
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,13 @@ from headstart.features.backbones.cuts import Cut, chosen_cuts, chosen_weights, 
 from headstart.features.backbones.facts import KnownBackbones, require_weights_file
 from headstart.features.backbones.outlines import default_resize, is_own
 from headstart.features.backbones.weights import build_backbone
-from headstart.features.backbones.zoo import Resize
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.features.frozen.calibration import CALIBRATION_IMAGES, calibration, quantised_folder
 from headstart.features.frozen.engines import engine
 from headstart.features.frozen.precision import resolve_precision
 from headstart.features.images.augment import AUGMENT_VERSION, View
-from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
+from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig, Resize
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.store import FeatureStore
@@ -40,13 +39,14 @@ class Network:
 
     backbone: Backbone
     cuts: tuple[Cut, ...]
-    config: FeatureConfig  # of this backbone alone, with the cuts, precision, image size and resizing in use
+    config: FeatureConfig  # of this backbone alone, with the cuts, precision, image size, resizing and bits in use
     extraction: ExtractionConfig
 
     @property
     def images(self) -> ImageConfig:
         """The settings that decide how a file becomes pixels."""
-        return ImageConfig(self.config.image_size, cast(Resize, self.config.resize), self.config.truncated)
+        config = self.config
+        return ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
         """Return the fingerprint of features at `cut`, made from unchanged images or from their augmented `view`."""
@@ -118,7 +118,7 @@ class Network:
             "rescale": self.backbone.rescaling.to_json(),
             "precision": self.backbone.precision,
             "forward_version": FORWARD_VERSION,
-        }
+        } | ({} if self.images.bits == "16" else {"bits": self.images.bits})
 
 
 def load_networks(

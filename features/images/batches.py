@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from headstart.features.device import cpu_count
 from headstart.features.images.augment import View, augment_image
-from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels
+from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels, reading_of
 from headstart.features.images.faults import Fault
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, why_unreadable
@@ -24,15 +24,15 @@ def decoded_dataset(
     finish: Callable[..., Columns] = lambda *image: image,
     skip: bool = False,
 ) -> tf.data.Dataset:
-    """Map a dataset of (path, decoder, orientation, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
+    """Map a dataset of (path, decoder, reading, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
 
     The order is kept. `finish` maps each decoded image and its further columns to the columns of the result. If
     TensorFlow can't decode an image, Pillow tries after the rest of the batch. If Pillow fails too, the image is left
     out with `skip`. Without `skip`, the error is raised.
     """
 
-    def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, orientation: tf.Tensor, *rest: tf.Tensor) -> Columns:
-        return number, *finish(decode(tf.io.read_file(path), decoder, orientation, config), *rest)
+    def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor) -> Columns:
+        return number, *finish(decode(tf.io.read_file(path), decoder, reading, config), *rest)
 
     def load_with_pillow(number: tf.Tensor, path: tf.Tensor, _: tf.Tensor, *rest: tf.Tensor) -> Columns:
         return load(number, path, PILLOW, *rest)
@@ -94,27 +94,27 @@ def decoded_batches(
 
 
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Return the first columns for `decoded_dataset`: each image's path, decoder (int32) and orientation (int32)."""
+    """Return the first columns for `decoded_dataset`: each image's path, decoder int32 [N] and reading int32 [N, 3]."""
     return (
-        [os.fsencode(image.path) for image in images],
+        [os.fsencode(image.file) for image in images],
         np.array([decoder_of(image, config) for image in images], np.int32),
-        np.array([image.orientation for image in images], np.int32),
+        np.array([reading_of(image, config) for image in images], np.int32).reshape(-1, 3),
     )
 
 
 def why_undecodable(image: ImageFile) -> Reject:
     """Return the reason why `decoded_batches` left `image` out."""
-    fault = _fault(image.path) if image.is_unchanged() else Fault("vanished", "gone or changed since it was scanned")
+    fault = _fault(image) if image.is_unchanged() else Fault("vanished", "gone or changed since it was scanned")
     return Reject(image.path, fault.reason, fault.detail)
 
 
-def _fault(path: str) -> Fault:
+def _fault(image: ImageFile) -> Fault:
     try:
-        data = Path(path).read_bytes()
+        data = Path(image.file).read_bytes()
     except OSError as error:
         return why_unreadable(error)
     try:
-        pillow_pixels(data)
+        pillow_pixels(data, image.bits, image.page)
     except Exception as error:  # Pillow's parsers raise almost anything
         said = " ".join(str(error).split()) or type(error).__name__
         return Fault("truncated" if "truncated" in said.lower() else "corrupt", said)

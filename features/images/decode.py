@@ -8,16 +8,19 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from headstart.features.images.formats import open_image
+from headstart.features.images.depth import eight_bits
+from headstart.features.images.opening import open_image
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
+from headstart.features.images.tiff import at_page
 from headstart.features.tensorflow import tf
 from PIL import Image
 
+_GREY = 128  # of the bars beside an image that `pad` makes square
 _JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg can divide both sides by one of these while it decodes
 
 
-def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     """Decode and resize one image in a TensorFlow graph. Return uint8 [size, size, 3], RGB, upright.
 
     Transparent images are laid over white. Only the first frame of an animation is used. Resizing is bilinear, and
@@ -25,20 +28,25 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, orientation: tf.Tensor, co
     tf.errors.OpError.
 
     Args:
-        data: scalar string, the bytes of a file in one of `formats.FORMATS`.
+        data: scalar string, the bytes of a file in one of `opening.FORMATS`.
         decoder: scalar int32, see `decoder_of`.
-        orientation: scalar int32, the EXIF orientation, 1 to 8.
+        reading: int32 [3], see `reading_of`.
     """
     if isinstance(decoder, int):
-        pixels = _DECODERS[decoder](data, config)
+        pixels = _DECODERS[decoder](data, reading, config)
     else:
-        pixels = tf.switch_case(decoder, [partial(read, data, config) for read in _DECODERS])
+        pixels = tf.switch_case(decoder, [partial(read, data, reading, config) for read in _DECODERS])
     pixels.set_shape([None, None, 3])
     if config.resize == "crop":
         pixels = _crop_centre(pixels)
-    resize = partial(_resize, pixels, config.size)
-    pixels = tf.cond(tf.reduce_max(tf.shape(pixels)) > 2 * config.size, partial(resize, antialias=True), resize)
+    sides = tf.shape(pixels)[:2]
+    size = _fitting(sides, config.size) if config.resize == "pad" else tf.constant([config.size, config.size])
+    resize = partial(_resize, pixels, size)
+    pixels = tf.cond(tf.reduce_max(sides) > 2 * config.size, partial(resize, antialias=True), resize)
+    orientation = reading[0]
     pixels = tf.cond(orientation == 1, lambda: pixels, lambda: _turn_upright(pixels, orientation))
+    if config.resize == "pad":
+        pixels = _pad(pixels, config.size)
     pixels.set_shape([config.size, config.size, 3])
     return pixels
 
@@ -47,22 +55,28 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """Choose the decoder of an image: an index into `_DECODERS`.
 
     A large JPEG is decoded at 1/2, 1/4 or 1/8 of its width and height: the smallest of these scales that keeps both
-    sides at `config.size` pixels or more.
+    sides at `config.size` pixels or more; with `pad`, the longer side.
     """
     if image.format == "JPEG":
-        shorter = min(image.width, image.height)
-        return max((index for index, ratio in enumerate(_JPEG_RATIOS) if shorter // ratio >= config.size), default=0)
-    return _PNG if image.format == "PNG" else PILLOW
+        side = (max if config.resize == "pad" else min)(image.width, image.height)
+        return max((index for index, ratio in enumerate(_JPEG_RATIOS) if side // ratio >= config.size), default=0)
+    whole = config.bits_of(image.bits) in (0, 16)  # TensorFlow takes the higher 8 bits of 16
+    return _PNG if image.format == "PNG" and whole else PILLOW
 
 
-def _decode_jpeg(data: tf.Tensor, config: ImageConfig, ratio: int) -> tf.Tensor:
+def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
+    """Return how an image is read: its EXIF orientation, the bits in use of 16-bit samples or 0, and its page."""
+    return image.orientation, config.bits_of(image.bits), image.page
+
+
+def _decode_jpeg(data: tf.Tensor, _: tf.Tensor, config: ImageConfig, ratio: int) -> tf.Tensor:
     keep = config.truncated == "keep"
     if keep:  # the file may end within a marker: append a whole marker
         data = tf.strings.join([data, b"\xff\xd9"])
     return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE", try_recover_truncated=keep)
 
 
-def _decode_png(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+def _decode_png(data: tf.Tensor, _: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     # TensorFlow ignores the tRNS chunk that declares a colour transparent. Such a file fails here, and goes to Pillow.
     declared = tf.strings.regex_full_match(data, rb"\C*tRNS\C*")
     with tf.control_dependencies([tf.debugging.Assert(~declared, ["transparent colours"])]):
@@ -77,11 +91,11 @@ def _over_white(pixels: tf.Tensor) -> tf.Tensor:
     return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
 
 
-def _decode_with_pillow(data: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    return tf.numpy_function(pillow_pixels, [data], tf.uint8, stateful=False)
+def _decode_with_pillow(data: tf.Tensor, reading: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+    return tf.numpy_function(pillow_pixels, [data, reading[1], reading[2]], tf.uint8, stateful=False)
 
 
-_DECODERS: tuple[Callable[[tf.Tensor, ImageConfig], tf.Tensor], ...] = (
+_DECODERS: tuple[Callable[[tf.Tensor, tf.Tensor, ImageConfig], tf.Tensor], ...] = (
     *(partial(_decode_jpeg, ratio=ratio) for ratio in _JPEG_RATIOS),
     _decode_png,
     _decode_with_pillow,
@@ -89,23 +103,45 @@ _DECODERS: tuple[Callable[[tf.Tensor, ImageConfig], tf.Tensor], ...] = (
 _PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 
 
-def pillow_pixels(data: bytes) -> np.ndarray:
-    """Decode a file of any of `formats.FORMATS` with Pillow. Return uint8 [H, W, 3], RGB.
+def pillow_pixels(data: bytes, bits: int = 0, page: int = 1) -> np.ndarray:
+    """Decode a file of any of `opening.FORMATS` with Pillow. Return uint8 [H, W, 3], RGB.
 
-    EXIF orientation is left to the caller. A damaged file may raise an exception of almost any type.
+    EXIF orientation is left to the caller. A damaged file may raise an exception of almost any type. Arguments: see
+    `reading_of`.
     """
+    data = at_page(data, page)
+    if bits not in (0, 16):
+        return _rgb(eight_bits(data, bits))
     with open_image(data) as picture:
         if picture.mode.startswith("I"):  # 16 bits per sample
             return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=2)
-        if not picture.has_transparency_data:
-            return np.asarray(picture.convert("RGB"))
-        white = Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture.convert("RGBA"))
-        return np.asarray(white.convert("RGB"))
+        return _rgb(picture)
 
 
-def _resize(pixels: tf.Tensor, size: int, antialias: bool = False) -> tf.Tensor:
-    return tf.cast(tf.round(tf.image.resize(pixels, (size, size), "bilinear", antialias=antialias)), tf.uint8)
+def _rgb(picture: Image.Image) -> np.ndarray:
+    """Return the pixels of a picture of 8 bits per sample, over white where it is transparent."""
+    if not picture.has_transparency_data:
+        return np.asarray(picture.convert("RGB"))
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture.convert("RGBA"))
+    return np.asarray(white.convert("RGB"))
+
+
+def _resize(pixels: tf.Tensor, size: tf.Tensor, antialias: bool = False) -> tf.Tensor:
+    return tf.cast(tf.round(tf.image.resize(pixels, size, "bilinear", antialias=antialias)), tf.uint8)
+
+
+def _fitting(sides: tf.Tensor, size: int) -> tf.Tensor:
+    """Scale `sides`, int32 [2], so that the longer one is `size`. No side becomes 0."""
+    return tf.maximum(tf.cast(tf.round(sides * size / tf.reduce_max(sides)), tf.int32), 1)
+
+
+def _pad(pixels: tf.Tensor, size: int) -> tf.Tensor:
+    """Put an image into the middle of a grey square."""
+    missing = size - tf.shape(pixels)[:2]
+    before = missing // 2
+    paddings = tf.stack([before, missing - before], axis=1)
+    return tf.pad(pixels, tf.concat([paddings, [[0, 0]]], axis=0), constant_values=_GREY)
 
 
 def _crop_centre(pixels: tf.Tensor) -> tf.Tensor:

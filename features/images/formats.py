@@ -1,45 +1,44 @@
 """Reading of an image's header: format, size and orientation, or a fault. The format is found from the content."""
 
-import functools
-import importlib
 import io
 import sys
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from headstart.features.images.depth import used_bits
 from headstart.features.images.faults import MAX_PIXELS, Fault
-from PIL import Image
+from headstart.features.images.jpeg import count_scans
+from headstart.features.images.opening import FORMATS, limit_lifted, open_image
+from headstart.features.images.tiff import MOST_PAGES, at_page, count_pages, is_camera_raw
+from PIL import Image, ImageFile
 
-HEADER_VERSION = 1  # part of every scan memory: raise it when a file yields another header than before
+HEADER_VERSION = 2  # part of every scan memory: raise it when a file yields another header than before
 MOST_SIDE = 65_535  # JPEG's own limit. The memory for resizing grows with the longer side
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
     ".jp2", ".jxl", ".ppm", ".pgm", ".pbm",
 })  # fmt: skip
 
-# Only known formats are opened. Their first bytes tell the format, and Pillow's plugins for them only read bytes. Some
-# plugins for other formats run another program. A build of Pillow may lack some known formats.
-_KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
-Image.preinit()
-for _plugin in ("WebP", "Tiff", "Avif", "Jpeg2K"):  # the others are there; to load all of Pillow's takes longer
-    with suppress(ImportError):
-        importlib.import_module(f"PIL.{_plugin}ImagePlugin")
-FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
 _WEAK_MAGIC = ("BMP", "PPM")  # their magic bytes are two letters, with which a text may begin
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_GENERAL_BRANDS = (b"mif1", b"msf1")  # of HEIC and of AVIF
 _FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read
-    "HEIC": (4, tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm"))),
     "JPEG XL": (0, (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")),
     "PSD": (0, (b"8BPS",)),
+    "camera raw": (
+        0,
+        (b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM", b"II\x1a\0\0\0HEAPCCDR"),
+    ),
+    "camera raw of Canon": (4, (b"ftypcrx ",)),
 }
+_REMEDIES = {"HEIC": "`pip install 'headstart[heic]'` to read it, or convert it to JPEG or PNG"}
 PREFIX_BYTES = 16
-_START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100  # a progressive JPEG has about ten
+_MOST_SCANS = 100  # a progressive JPEG has about ten
 _ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
 # Words in Pillow's error messages about valid files of a kind that Pillow does not support.
 _NOT_KNOWN = ("unsupported", "unknown", "cannot handle", "not supported", "invalid ftyp")
+_decoding = threading.BoundedSemaphore(4)  # images of 16 bits at a time, as each may take much memory
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
@@ -53,6 +52,8 @@ class Header:
     format: str  # one of `FORMATS`
     tile_pixels: int = 0  # pixels of one tile of a TIFF; 0 without tiles
     scans: int = 1  # passes over the image in a JPEG: 1, or about 10 if it is progressive
+    bits: int = 0  # in use of samples of 16 bits, 8 to 16; 0 for all other files, see `depth`
+    pages: int = 1  # full-size images in a TIFF
 
 
 def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:
@@ -64,17 +65,35 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
     format = _format_of(data)
     if format is None:
         return _unidentified(data, named)
+    if format == "TIFF" and is_camera_raw(data):
+        return _unsupported("camera raw")
     try:
         with open_image(data, format) as image:
-            tile_pixels = _tile_pixels(image)
-            scans = data.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
-            if fault := why_too_large(image.width, image.height, tile_pixels, scans, max_pixels):
+            width, height, tile_pixels = image.width, image.height, _tile_pixels(image)
+            scans = count_scans(data) if format == "JPEG" else 1
+            if fault := why_too_large(width, height, tile_pixels, scans, max_pixels):
                 return fault
-            if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-                return Fault("unsupported", f"{image.format} with 32 bits per sample")
-            return Header(image.width, image.height, _orientation(image, data), format, tile_pixels, scans)
+            if image.mode == "F" or (image.mode == "I" and format != "PPM"):
+                return Fault("unsupported", f"{format} with 32 bits per sample")
+            orientation, pages = _orientation(image, data), count_pages(data) if format == "TIFF" else 1
+            return Header(width, height, orientation, format, tile_pixels, scans, _bits(image, data), pages)
     except Exception:  # Pillow's parsers raise almost anything on hostile headers
         return _why_no_header(data, format) if named or format not in _WEAK_MAGIC else None
+
+
+def inspect_pages(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> list[Header | Fault]:
+    """Return the header of each page of a TIFF, or its fault. Of another file, return the result of `inspect_bytes`.
+
+    The list is empty if the file is no image. If the first page has a fault, or there are more than `MOST_PAGES`, one
+    fault stands for the file.
+    """
+    first = inspect_bytes(data, name, max_pixels)
+    if not isinstance(first, Header):
+        return [first] if first else []
+    if first.pages > MOST_PAGES:
+        return [Fault("too-large", f"over {MOST_PAGES} pages; --pages first takes the first one")]
+    others = (inspect_bytes(at_page(data, page), name, max_pixels) for page in range(2, first.pages + 1))
+    return [first, *(replace(one, pages=first.pages) if isinstance(one, Header) else one for one in others if one)]
 
 
 def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pixels: int) -> Fault | None:
@@ -89,45 +108,9 @@ def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pix
     return None
 
 
-@contextmanager
-def open_image(data: bytes, format: str | None = None) -> Iterator[Image.Image]:
-    """Open an image in a `with` block, where its pixels can be decoded. Errors may be of almost any type."""
-    _silence_metadata_warnings()
-    with _limit_lifted, Image.open(io.BytesIO(data), formats=[format] if format else FORMATS) as image:
-        yield image
-
-
-class _LiftedLimit:
-    """A context that lifts Pillow's limit on pixels while any thread is in it. `--max-pixels` is checked instead."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._limit: int | None = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                Image.MAX_IMAGE_PIXELS = self._limit
-
-
-_limit_lifted = _LiftedLimit()
-
-
-@functools.cache
-def _silence_metadata_warnings() -> None:
-    """Ignore Pillow's metadata warnings in the whole process. Python 3.11 can't filter warnings of one thread alone."""
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-
-
 def _format_of(data: bytes) -> str | None:
+    if _is_heic(data):
+        return "HEIF" if "HEIF" in FORMATS else None
     prefix = data[:PREFIX_BYTES]
     accepts = ((name, Image.OPEN[name][1]) for name in FORMATS)
     return next((name for name, accept in accepts if accept and len(prefix) > 1 and accept(prefix) is True), None)
@@ -138,7 +121,17 @@ def is_image(name: str | Path, prefix: bytes) -> bool:
     return Path(name).suffix.lower() in IMAGE_SUFFIXES or bool(_format_of(prefix) or _foreign_format(prefix))
 
 
+def _is_heic(data: bytes) -> bool:
+    """Whether the brands at the beginning of a file are HEIC's. A general brand is followed by more special ones."""
+    if data[4:8] != b"ftyp":
+        return False
+    brand, others = data[8:12], data[16 : min(int.from_bytes(data[:4], "big"), 256)]
+    return brand in _HEIC_BRANDS or (brand in _GENERAL_BRANDS and any(one in others for one in _HEIC_BRANDS))
+
+
 def _foreign_format(data: bytes) -> str | None:
+    if _is_heic(data):
+        return "HEIC"
     return next((name for name, (offset, magic) in _FOREIGN.items() if data[offset:].startswith(magic)), None)
 
 
@@ -150,13 +143,25 @@ def _tile_pixels(image: Image.Image) -> int:
     return max(0, min(width * length, sys.maxsize)) if valid else 0
 
 
+def _bits(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Return `used_bits`. Pixels that can't be decoded are left to the decoder, which tells why."""
+    with _decoding:
+        try:
+            return used_bits(image, data)
+        except Exception:
+            return 16
+
+
 def _unidentified(data: bytes, named: bool) -> Fault | None:
-    foreign = _foreign_format(data)
-    if foreign:
-        return Fault("unsupported", f"format {foreign}; convert it to JPEG or PNG")
+    if foreign := _foreign_format(data):
+        return _unsupported(foreign)
     if not named:
         return None
     return Fault("not-an-image", f"begins with {data[:8]!r}") if data else Fault("empty", "0 bytes")
+
+
+def _unsupported(format: str) -> Fault:
+    return Fault("unsupported", f"format {format}; {_REMEDIES.get(format, 'convert it to JPEG or PNG')}")
 
 
 class _Watched(io.BytesIO):
@@ -175,7 +180,7 @@ def _why_no_header(data: bytes, format: str) -> Fault:
     watched = _Watched(data)
     said = "can't be read"
     try:
-        with _limit_lifted:
+        with limit_lifted:
             Image.OPEN[format][0](watched, "")
     except Exception as error:
         said = str(error) or type(error).__name__
@@ -187,7 +192,7 @@ def _why_no_header(data: bytes, format: str) -> Fault:
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    if image.format == "TIFF":  # Pillow turns it upright while it decodes
+    if image.format in ("TIFF", "HEIF"):  # they are turned upright while they are decoded
         return 1
     if image.format == "PNG" and not any(key in data for key in _PNG_ORIENTATION):
         return 1  # Pillow would decode all pixels to look for EXIF after them

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.features.images.faults import MAX_PIXELS, Fault, Reason
-from headstart.features.images.formats import PREFIX_BYTES, inspect_bytes, is_image, why_too_large
+from headstart.features.images.formats import PREFIX_BYTES, inspect_bytes, inspect_pages, is_image, why_too_large
+from headstart.features.images.pixels import Pages
 from headstart.features.terminal import progress
 
 MAX_FILE_BYTES = 1 << 30
@@ -18,10 +19,13 @@ _PIECE = 64  # files per task of a thread
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One image file at the time of the scan. The fields from `orientation` on are those of `formats.Header`."""
+    """One image file, or a page of one, at the time of the scan.
 
-    path: str
-    digest: str  # SHA-256 of the file's bytes, hexadecimal
+    The fields from `orientation` to `pages` are those of `formats.Header`.
+    """
+
+    path: str  # of the file; for a page from the second on, `x.tif#2`
+    digest: str  # SHA-256, hexadecimal: of the file's bytes; for a page from the second on, see `_page_digest`
     bytes: int
     mtime_ns: int
     orientation: int
@@ -30,11 +34,19 @@ class ImageFile:
     format: str
     tile_pixels: int = 0
     scans: int = 1
+    bits: int = 0
+    pages: int = 1
+    page: int = 1  # counted from 1
+
+    @property
+    def file(self) -> str:
+        """The path of the file, without the number of the page."""
+        return self.path if self.page == 1 else self.path.removesuffix(f"#{self.page}")
 
     def is_unchanged(self) -> bool:
         """Return whether size and modification time are those of the scan. Then the digest counts as unchanged."""
         try:
-            status = os.stat(self.path)
+            status = os.stat(self.file)
         except OSError:
             return False
         return (status.st_size, status.st_mtime_ns) == (self.bytes, self.mtime_ns)
@@ -52,22 +64,21 @@ class Reject:
 def inspect_images(
     paths: Sequence[str | Path],
     max_pixels: int = MAX_PIXELS,
-    recall: Callable[[str], ImageFile | None] | None = None,
-) -> list[ImageFile | Reject | None]:
-    """Inspect files in parallel. Return one result per file, in the order of `paths`; see `inspect_image`.
+    recall: Callable[[str, int], ImageFile | None] | None = None,
+    pages: Pages = "first",
+) -> list[list[ImageFile | Reject]]:
+    """Inspect files in parallel. Return for each of `paths` its images and rejects, as `inspect_image` does.
 
-    A file that `recall` knows is not read. It is only checked against `max_pixels`.
+    A file of which `recall` knows each page that is asked for is not read. It is only checked against `max_pixels`.
+    `recall` takes a path and the number of a page.
     """
 
-    def inspect(path: str | Path) -> ImageFile | Reject | None:
-        known = recall(str(path)) if recall else None
-        if known is None:
-            return inspect_image(path, max_pixels)
-        fault = why_too_large(known.width, known.height, known.tile_pixels, known.scans, max_pixels)
-        return Reject(known.path, fault.reason, fault.detail) if fault else known
+    def inspect(path: str | Path) -> list[ImageFile | Reject]:
+        known = _recalled(str(path), pages, recall) if recall else []
+        return [_within_limits(one, max_pixels) for one in known] or inspect_image(path, max_pixels, pages)
 
     pieces = [paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)]
-    found: list[ImageFile | Reject | None] = []
+    found: list[list[ImageFile | Reject]] = []
     with ThreadPoolExecutor() as pool, progress("looking at files", len(paths), "files") as advance:
         for seen in pool.map(lambda piece: [inspect(path) for path in piece], pieces):
             found += seen
@@ -75,22 +86,57 @@ def inspect_images(
     return found
 
 
-def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile | Reject | None:
-    """Read the digest and header of one file. Return None if neither name nor content is that of an image."""
+def _recalled(path: str, pages: Pages, recall: Callable[[str, int], ImageFile | None]) -> list[ImageFile]:
+    first = recall(path, 1)
+    if first is None:
+        return []
+    more = range(2, first.pages + 1) if pages == "all" else range(0)
+    others = [recall(page_path(path, page), page) for page in more]
+    return [first, *(one for one in others if one)] if all(others) else []
+
+
+def _within_limits(image: ImageFile, max_pixels: int) -> ImageFile | Reject:
+    fault = why_too_large(image.width, image.height, image.tile_pixels, image.scans, max_pixels)
+    return Reject(image.path, fault.reason, fault.detail) if fault else image
+
+
+def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages = "first") -> list[ImageFile | Reject]:
+    """Read the digest and header of one file. Return the image, or why it can't be used; with `pages`, one a page.
+
+    Return an empty list if neither name nor content is that of an image.
+    """
     try:
         status = os.stat(path)
         content = content_of(path, status)
     except OSError as error:
         content = why_unreadable(error)
     if isinstance(content, Fault):
-        return Reject(str(path), content.reason, content.detail) if is_image(path, b"") else None
-    header = inspect_bytes(content, str(path), max_pixels)
-    if header is None:
-        return None
-    if isinstance(header, Fault):
-        return Reject(str(path), header.reason, header.detail)
-    digest = hashlib.sha256(content).hexdigest()
-    return ImageFile(str(path), digest, len(content), status.st_mtime_ns, **vars(header))
+        return [Reject(str(path), content.reason, content.detail)] if is_image(path, b"") else []
+    if pages == "all":
+        headers = inspect_pages(content, str(path), max_pixels)
+    else:
+        header = inspect_bytes(content, str(path), max_pixels)
+        headers = [header] if header else []
+    digest = hashlib.sha256(content).hexdigest() if headers else ""
+    found: list[ImageFile | Reject] = []
+    for page, one in enumerate(headers, 1):
+        name = page_path(str(path), page)
+        if isinstance(one, Fault):
+            found.append(Reject(name, one.reason, one.detail))
+        else:
+            own = _page_digest(digest, page)
+            found.append(ImageFile(name, own, len(content), status.st_mtime_ns, **vars(one), page=page))
+    return found
+
+
+def page_path(path: str, page: int) -> str:
+    """Return the path by which a page of a file is shown. The first page has the path of the file."""
+    return path if page == 1 else f"{path}#{page}"
+
+
+def _page_digest(digest: str, page: int) -> str:
+    """Return the digest of a page of the file with `digest`: for the first the file's, else a SHA-256 of both."""
+    return digest if page == 1 else hashlib.sha256(f"{digest} page {page}".encode()).hexdigest()
 
 
 def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:

@@ -12,11 +12,12 @@ from zipfile import BadZipFile
 import numpy as np
 from headstart.features.digests import DIGEST_BYTES
 from headstart.features.files import SETTLED_NS, remove_left_over, written_atomically
-from headstart.features.images.formats import FORMATS, HEADER_VERSION
+from headstart.features.images.formats import HEADER_VERSION
+from headstart.features.images.opening import FORMATS
 from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import console
 
-_COLUMNS = ("bytes", "mtime_ns", "orientation", "width", "height", "tile_pixels", "scans")
+_COLUMNS = ("bytes", "mtime_ns", "orientation", "width", "height", "tile_pixels", "scans", "bits", "pages", "page")
 # NumPy and zipfile raise these errors if a file is not a valid archive.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, BadZipFile, zlib.error)
 
@@ -39,16 +40,18 @@ class ScanMemory:
             with suppress(*_DAMAGE):
                 self._load()
 
-    def recall(self, path: str) -> ImageFile | None:
-        """Return the digest and header of the file at `path`; None if the file is unknown or has changed."""
+    def recall(self, path: str, page: int = 1) -> ImageFile | None:
+        """Return the digest and header of the image at `path`; None if it is unknown, or its file has changed.
+
+        `page` is the number of the page of which `path` is the path, see `page_path`.
+        """
         row = self._rows.get(path.removeprefix(self._root))
         if row is None:
             return None
-        size, mtime_ns, orientation, width, height, tile_pixels, scans = self._loaded["numbers"][row].tolist()
+        numbers = dict(zip(_COLUMNS, self._loaded["numbers"][row].tolist(), strict=True))
         format = self._loaded["formats"][row].decode("ascii", errors="replace")
-        digest = self._loaded["digests"][row].tobytes().hex()
-        image = ImageFile(path, digest, size, mtime_ns, orientation, width, height, format, tile_pixels, scans)
-        if format not in FORMATS or not image.is_unchanged():
+        image = ImageFile(path, self._loaded["digests"][row].tobytes().hex(), format=format, **numbers)
+        if format not in FORMATS or image.page != page or not image.is_unchanged():
             return None
         self._recalled[path] = image
         return image

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from headstart.features.device import cpu_count
-from headstart.features.images.formats import open_image
+from headstart.features.images.opening import open_image
 from headstart.features.images.scan import ImageFile
 from PIL import Image
 

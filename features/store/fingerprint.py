@@ -28,6 +28,7 @@ class Fingerprint:
     forward_version: int | None = None  # see `FORWARD_VERSION`; None in stores of early versions
     calibration: Mapping[str, Any] | None = None  # hashes of an 8-bit network and of its images; None if not int8
     tokens: str | None = None  # how tokens became one vector; None for a network without tokens
+    bits: str | None = None  # of 16-bit samples, see `ImageConfig`; None: all 16, as where no image uses fewer
     engine: str | None = None  # of bfloat16 alone: `openvino`; None is TensorFlow
     augment: str | None = None  # this and the next three: see `View`; None for unchanged images
     augment_version: int | None = None

@@ -37,7 +37,7 @@ def check(
     """
     stores = _stores(config.store)
     memory = scan_memory(config.store, data) if stores else None
-    scanned = scan(data, seed, config.max_pixels, memory, reading, labelled=False)
+    scanned = scan(data, seed, config.max_pixels, memory, config=reading, labelled=False)
     undecodable = _undecodable([example.image for example in scanned.examples], stores, config)
     scanned = reject_undecodable(scanned, undecodable)
     examples = scanned.examples

@@ -72,6 +72,10 @@ class CheckResult(Scan):
         if self.examples:
             sizes = (f"{name} {low:g} to {high:g}, median {mid:g}" for name, (low, mid, high) in self.sizes.items())
             lines.append(f"{_counted(self.formats)}; {', '.join(sizes)} pixels")
+        if low := sum(0 < example.image.bits < 16 for example in self.examples):
+            lines.append(f"{low} images hold 8 to 15 bits in samples of 16; --bits auto brings them to full range")
+        if several := sum(example.image.pages > 1 for example in self.examples):
+            lines.append(f"{several} images are TIFFs of several pages; --pages all takes each page")
         largest, smallest, ratio = self.imbalance
         if ratio is not None and ratio >= self.config.imbalance:
             lines.append(f"imbalanced: {largest} images in train of the largest class, {smallest} of the smallest")

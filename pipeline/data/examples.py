@@ -11,6 +11,7 @@ from pathlib import Path
 from headstart.features.errors import DataError
 from headstart.features.files import write_atomically
 from headstart.features.images.faults import MAX_PIXELS
+from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.terminal import console
@@ -51,6 +52,7 @@ def scan(
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
     memory: ScanMemory | None = None,
+    pages: Pages = "first",
     config: DataConfig = DataConfig(),
     labelled: bool = True,
 ) -> Scan:
@@ -63,6 +65,7 @@ def scan(
         max_pixels: an image with more pixels is rejected as `too-large`.
         memory: digests and headers from the last scan of `data`. Unchanged files are not read again. The scan updates
             the memory.
+        pages: which pages of a TIFF are examples. All of them are in one split.
         config: how `data` is read.
         labelled: images without labels are refused.
     """
@@ -70,18 +73,20 @@ def scan(
     reading, class_names = files.reading, files.reading.class_names
     labels = {name: label for label, name in enumerate(class_names)}
     rejects, ignored = [], files.ignored.copy()
-    seen = inspect_images(files.paths, max_pixels, memory.recall if memory else None)
+    seen = inspect_images(files.paths, max_pixels, memory.recall if memory else None, pages)
     groups = reading.groups or itertools.repeat(None)
     images: list[ImageFile] = []
     items: list[Item] = []
-    for image, split, label, group in zip(seen, reading.splits, reading.labels, groups, strict=False):
-        if image is None:
-            ignored["no image"] += 1
-        elif isinstance(image, Reject):
-            rejects.append(image)
-        else:
-            images.append(image)
-            items.append(Item(image.digest, -1 if label is None else labels[label], group, split))
+    rows = zip(files.paths, seen, reading.splits, reading.labels, groups, strict=False)
+    for path, found, split, label, group in rows:
+        ignored["no image"] += not found
+        number = -1 if label is None else labels[label]
+        for image in found:
+            if isinstance(image, Reject):
+                rejects.append(image)
+            else:
+                images.append(image)
+                items.append(Item(image.digest, number, group or (path if len(found) > 1 else None), split))
     if not images and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
@@ -117,11 +122,11 @@ def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
 
 
 def scan_all_sizes(store: Path, data: Path, seed: int = 0, config: DataConfig = DataConfig()) -> Scan:
-    """Scan `data`, with or without labels, and without a limit on pixels.
+    """Scan all pages in `data`, with or without labels, and without a limit on pixels.
 
-    The limit was perhaps higher when a large image's features were made.
+    Features may be of any page and any size.
     """
-    return scan(data, seed, sys.maxsize, scan_memory(store, data), config, labelled=False)
+    return scan(data, seed, sys.maxsize, scan_memory(store, data), "all", config, labelled=False)
 
 
 def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:

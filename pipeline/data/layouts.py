@@ -84,7 +84,7 @@ class _Reader:
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return {}
-        images = self._below_wrappers(self._without_copies(images))
+        images = self._below_wrappers(self._without_copies(images), in_split=False)
         images = splits_outside(images)
         folders = images.folders
         splits = self._splits(images, folders)
@@ -183,19 +183,19 @@ class _Reader:
             self.lines.append(f"{self.where}: read as {len(set(labels) - {None})} classes by names such as cat.0.jpg")
         return {number: label for (number, _), label in zip(images.found, labels or [], strict=False) if label}
 
-    def _below_wrappers(self, images: ImageTree) -> ImageTree:
-        """Go down while one folder alone holds (nearly) all images, unless that folder is a class."""
+    def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
+        """Go down while one folder alone holds (nearly) all images, unless that folder is a class or a split."""
         while True:
             folders = images.folders
             if len(folders) != 1 or len(images.loose) > FEW * len(images.found):
                 return images
             ((name, inner),) = folders.items()
-            if inner.is_flat and split_named(name) not in ("val", "test"):
+            if not in_split and split_named(name) in ("val", "test"):
+                return images
+            if inner.is_flat:
                 is_class = not says_nothing(name) and not numbered_labels([parts[-1] for _, parts in inner.found])
                 return images if is_class else inner
-            if split_named(name) in ("val", "test"):
-                return images
-            if split_named(name):
+            if split_named(name) and not in_split:
                 self.lines.append(f"{name}/ is the only split folder, so the images count as not split yet")
             images = self._without_copies(inner)
 

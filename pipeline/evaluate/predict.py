@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from headstart.features.backbones.zoo import Resize
 from headstart.features.errors import DataError, RunError
 from headstart.features.frozen.network import load_networks, weights_digest
-from headstart.features.images.pixels import ImageConfig
+from headstart.features.images.pixels import ImageConfig, Resize
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.terminal import progress
 from headstart.pipeline.data.listing import files_below
+from headstart.pipeline.evaluate.config import PredictConfig
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
 
@@ -51,23 +51,24 @@ class PredictResult:
         return lines + [f"{reject.path}: {reject.reason}, {reject.detail}" for reject in self.rejects]
 
 
-def predict(path: Path, sources: Sequence[Path]) -> PredictResult:
+def predict(path: Path, sources: Sequence[Path], config: PredictConfig = PredictConfig()) -> PredictResult:
     """Classify image files, and the images in folders, by a run's fine-tuned classifier or, without one, by its head.
 
-    Images with more pixels than the run's `--max-pixels` are rejected. Raises RunError if there is no run at `path`, or
-    if the backbone's weights changed. Raises DataError if a source does not exist, or if no file can be used.
+    Raises RunError if there is no run at `path`, or if the backbone's weights changed. Raises DataError if a source
+    does not exist, or if no file can be used.
     """
     run = Run.open(path)
+    features, extraction = run.configs()
     files = _files(sources)
-    seen = inspect_images(files, run.configs()[1].max_pixels)
+    seen = inspect_images(files, config.max_pixels or extraction.max_pixels, pages=features.pages)
     # A file named as a source should be an image, so it is a reject if it is none. A folder may hold other files, too.
     rejects = [
         Reject(str(file), "not-an-image", "no image by its content")
-        for file, image in zip(files, seen, strict=True)
-        if image is None and file in sources
+        for file, found in zip(files, seen, strict=True)
+        if not found and file in sources
     ]
-    rejects += [image for image in seen if isinstance(image, Reject)]
-    images = [image for image in seen if isinstance(image, ImageFile)]
+    rejects += [image for found in seen for image in found if isinstance(image, Reject)]
+    images = [image for found in seen for image in found if isinstance(image, ImageFile)]
     predictions, undecodable = _predict(run, images) if images else ([], [])
     rejects += undecodable
     if not predictions:
@@ -109,7 +110,7 @@ def _by_classifier(run: Run, images: Sequence[ImageFile]) -> _Rows:
     """Return the logits of the fine-tuned classifier for each image that can be decoded."""
     classifier = run.load_model(run.classifier_file)
     config, extraction = run.configs()
-    pixels = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated)
+    pixels = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
     with progress("predicting", len(images)) as advance:
         return _decoded(images, pixels, extraction.batch_size, classifier.predict_on_batch, advance)
 

@@ -12,7 +12,8 @@ from headstart.features.frozen.network import load_network
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, trained_layers, unfreeze
-from headstart.pipeline.featured import FeaturedExamples, extract_at, first_views
+from headstart.pipeline.extracting import extract_at, first_views
+from headstart.pipeline.featured import FeaturedExamples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.inputs import NextEpoch, eval_dataset, features_dataset, train_dataset
 from headstart.pipeline.runs import Run

@@ -13,12 +13,13 @@ import numpy as np
 from headstart.features.backbones.cuts import Cut, require_averaged, restricted
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
+from headstart.features.frozen.network import Network
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.trainable import require_trainable
-from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
+from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features, fingerprints_of
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.runs import Run, list_digests, require_free
@@ -117,11 +118,11 @@ def _cache(
     every = replace(features, cut=tuple(study.space.cuts.names.values()))
     seen: dict[str, str] = {}
 
-    def require(scanned: Scan, fingerprints: dict[str, str]) -> None:
+    def require(scanned: Scan, networks: list[Network]) -> None:
         require_trainable(scanned.examples, scanned.class_names, data)
         seen.update(list_digests(scanned.examples, scanned.class_names))
         identity = {  # without the test split, which no trial sees: it may change while a study is filled
-            **{f"features at {name}": key for name, key in fingerprints.items()},
+            **{f"features at {name}": key for name, key in fingerprints_of(networks).items()},
             **{"classes": seen["classes"], "examples of train": seen["train"], "examples of val": seen["val"]},
             "cuts to choose from": str(study.space.cuts),
             **{f"space of {name}": str(choice) for name, choice in study.space.choices.items()},
@@ -213,7 +214,7 @@ def _write_run(
 def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:
     """A check that raises DataError if classes, train or val differ from `then`, an earlier `list_digests`."""
 
-    def require(scanned: Scan, _: dict[str, str]) -> None:
+    def require(scanned: Scan, _: list[Network]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)
         changed = [name for name in ("classes", "train", "val") if now.get(name) != then.get(name)]
         if changed:

@@ -5,16 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import StoreError
-from headstart.features.frozen.network import load_networks
 from headstart.features.frozen.precision import Verdict, stored_verdict
 from headstart.features.store.maintain import open_stores
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import scan, scan_memory, tell_reading
+from headstart.pipeline.featured import networks_for
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ def explain(
     root = extraction.store
     stores = open_stores(root)
     memory = scan_memory(root, data, extraction.rehash)
-    found = scan(data, seed, extraction.max_pixels, memory, reading, labelled=False)
+    found = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled=False)
     tell_reading(found)
     digests = {example.image.digest for example in found.examples}
-    networks = load_networks(config, extraction, KnownBackbones(root, extraction.rehash))
+    networks = networks_for(found, config, extraction)
     states = [_state(store, digests, stores) for network in networks for store in network.stores().values()]
     return Explanation(states, _verdict(root))
 

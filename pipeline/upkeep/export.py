@@ -60,8 +60,9 @@ def export(
     tell_reading(found)
     lacking = set(store.missing([example.image.digest for example in found.examples]))
     examples = [example for example in found.examples if example.image.digest not in lacking]
-    total = len(found.examples) + len(found.rejects)
-    missing = total - len(examples)
+    # With `--pages first`, the other pages of a TIFF were not asked for.
+    missing = sum(one.image.digest in lacking and one.image.page == 1 for one in found.examples) + len(found.rejects)
+    total = len(examples) + missing
     if not examples or missing > config.max_rejects * total:
         raise DataError(
             f"{data}: {missing} of {total} images have no features in {store.folder}, over --max-rejects "

@@ -110,7 +110,7 @@ def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
 def _errors(stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence[ImageFile]) -> list[_Error]:
     shared = stores[0].fingerprint
     by_cut = {Cut.parse(backbone.name, store.fingerprint.cut): store for store in stores}
-    config = ImageConfig(shared.image_size, cast(Any, shared.resize), cast(Any, shared.truncated))
+    config = ImageConfig(shared.image_size, cast(Any, shared.resize), cast(Any, shared.truncated), shared.bits or "16")
     view = View(cast(Augment, shared.augment), shared.seed or 0, shared.view) if shared.view else None
     if shared.calibration is None:
         frozen = freeze(backbone, list(by_cut), engine=shared.engine)

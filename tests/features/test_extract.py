@@ -29,7 +29,7 @@ def backbone() -> Backbone:
 def images(drawn: Path) -> list[ImageFile]:
     """Forty good images and the two broken ones whose header is whole."""
     seen = inspect_images(sorted(drawn.glob("*/*.jpg")))
-    return [image for image in seen if isinstance(image, ImageFile)]
+    return [image for found in seen for image in found if isinstance(image, ImageFile)]
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_an_image_that_changes_on_the_way_is_not_stored(tmp_path: Path, backbone
     good = [image for image in images if "broken" not in image.path]
     copy = tmp_path / "x.jpg"
     copy.write_bytes(Path(good[0].path).read_bytes())
-    (scanned,) = inspect_images([copy])
+    ((scanned,),) = inspect_images([copy])
     assert isinstance(scanned, ImageFile)
     copy.write_bytes(Path(good[1].path).read_bytes())
     stores = stores_in(tmp_path / "store", backbone)

@@ -8,8 +8,8 @@ import tensorflow as tf
 from headstart.features.errors import OptionError
 from headstart.features.images import decode as images
 from headstart.features.images.batches import decoded_batches, why_undecodable
-from headstart.features.images.decode import decode, decoder_of, pillow_pixels
-from headstart.features.images.formats import FORMATS
+from headstart.features.images.decode import decode, decoder_of, pillow_pixels, reading_of
+from headstart.features.images.opening import FORMATS
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, inspect_image
 from headstart.pipeline.demo.drawing import _STORED_AS
@@ -26,7 +26,7 @@ def write(path: Path, picture: Image.Image, orientation: int = 1, **options) -> 
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture.save(path, exif=exif, **options)
-    image = inspect_image(path)
+    (image,) = inspect_image(path)
     assert isinstance(image, ImageFile)
     return image
 
@@ -152,7 +152,7 @@ def test_every_format_gives_the_picture_whatever_the_name(tmp_path: Path) -> Non
     read, wanted = [], []
     for kind, (data, picture, _) in STORED.items():
         (tmp_path / f"{kind}.jpg").write_bytes(data)
-        image = inspect_image(tmp_path / f"{kind}.jpg")
+        (image,) = inspect_image(tmp_path / f"{kind}.jpg")
         assert isinstance(image, ImageFile), kind
         read.append(image)
         wanted.append(write(tmp_path / f"{kind}.png", picture.convert("RGB")))
@@ -165,7 +165,7 @@ def test_every_format_gives_the_picture_whatever_the_name(tmp_path: Path) -> Non
 
 def test_ycck_is_decoded_as_pillow_does(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(ycck(gradient()))
-    image = inspect_image(tmp_path / "x.jpg")
+    (image,) = inspect_image(tmp_path / "x.jpg")
     assert isinstance(image, ImageFile)
     wanted = Image.fromarray(pillow_pixels(ycck(gradient()))).resize((32, 32), Image.Resampling.BILINEAR)
     assert np.abs(pixels_of(ImageConfig(32), image)[0] - np.asarray(wanted)).mean() < 4
@@ -193,8 +193,8 @@ def test_what_shrinks_much_is_antialiased(tmp_path: Path) -> None:
 def test_decoding_is_the_same_eagerly_and_inside_tf_data(tmp_path: Path) -> None:
     image = write(tmp_path / "x.jpg", gradient(), 6)
     config = ImageConfig(50)
-    decoder, orientation = tf.constant(decoder_of(image, config)), tf.constant(6)
-    eager = decode(tf.io.read_file(image.path), decoder, orientation, config).numpy()
+    decoder, reading = tf.constant(decoder_of(image, config)), tf.constant(reading_of(image, config))
+    eager = decode(tf.io.read_file(image.path), decoder, reading, config).numpy()
     np.testing.assert_array_equal(eager, pixels_of(config, image)[0])
 
 
@@ -227,7 +227,7 @@ def test_good_images_are_decoded_once_and_without_python(tmp_path: Path, monkeyp
     bad = write(tmp_path / "bad.jpg", gradient())
     Path(bad.path).write_bytes(Path(bad.path).read_bytes()[:-200])
     seen: list[int] = []
-    monkeypatch.setattr(images, "pillow_pixels", lambda data: seen.append(len(data)) or pillow_pixels(data))
+    monkeypatch.setattr(images, "pillow_pixels", lambda data, *how: seen.append(len(data)) or pillow_pixels(data, *how))
     assert sum(len(positions) for positions, _ in decoded_batches([*good, bad], ImageConfig(32), 4)) == 10
     assert seen == [Path(bad.path).stat().st_size]
 
@@ -236,7 +236,7 @@ def test_undecodable_images_are_named(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((200, 200), 80).save(buffer, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:-3000])
-    image = inspect_image(tmp_path / "cut.jpg")
+    (image,) = inspect_image(tmp_path / "cut.jpg")
     assert isinstance(image, ImageFile)
     assert why_undecodable(image).reason == "truncated"
     assert list(decoded_batches([image], ImageConfig(32), 1)) == []

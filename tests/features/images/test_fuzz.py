@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.images.formats import FORMATS
+from headstart.features.images.opening import FORMATS
 from headstart.pipeline.featured import cache_features
 from headstart.tests.conftest import SMALL
 from PIL import Image

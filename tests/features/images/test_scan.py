@@ -8,7 +8,7 @@ from headstart.tests.features.images.test_formats import encoded
 
 
 def reason(path: Path) -> str:
-    found = inspect_image(path)
+    (found,) = inspect_image(path)
     assert isinstance(found, Reject), found
     assert found.path == str(path)
     assert found.detail
@@ -23,7 +23,7 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path) -> None:
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "notes.txt").symlink_to("gone")
-    assert [inspect_image(tmp_path / name) for name in ("pipe", "notes.txt")] == [None, None]
+    assert [inspect_image(tmp_path / name) for name in ("pipe", "notes.txt")] == [[], []]
     reasons = {path.stem: reason(path) for path in tmp_path.glob("*.jpg")}
     assert reasons == {
         "folder": "unreadable",
@@ -47,13 +47,13 @@ def test_a_file_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.
 
     (tmp_path / "x.jpg").write_bytes(encoded())
     monkeypatch.setattr(image_files, "content_of", refuse)
-    assert inspect_image(tmp_path / "x.jpg") == Reject(str(tmp_path / "x.jpg"), "unreadable", "Permission denied")
+    assert inspect_image(tmp_path / "x.jpg") == [Reject(str(tmp_path / "x.jpg"), "unreadable", "Permission denied")]
 
 
 def test_a_link_is_as_good_as_its_file(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(encoded())
     (tmp_path / "link.jpg").symlink_to("x.jpg")
-    one, other = inspect_images([tmp_path / "x.jpg", tmp_path / "link.jpg"])
+    (one,), (other,) = inspect_images([tmp_path / "x.jpg", tmp_path / "link.jpg"])
     assert isinstance(one, ImageFile)
     assert isinstance(other, ImageFile)
     assert one.digest == other.digest
@@ -63,14 +63,14 @@ def test_huge_files_are_not_read(tmp_path: Path) -> None:
     for name in ("film.mp4", "scan.tif"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(1 << 40)
-    assert inspect_image(tmp_path / "film.mp4") is None
+    assert inspect_image(tmp_path / "film.mp4") == []
     assert reason(tmp_path / "scan.tif") == "too-large"
 
 
 def test_a_change_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(encoded())
-    image = inspect_image(path)
+    (image,) = inspect_image(path)
     assert isinstance(image, ImageFile)
     assert image.is_unchanged()
     path.write_bytes(encoded(size=(41, 30)))

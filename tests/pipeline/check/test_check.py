@@ -66,7 +66,7 @@ def plant(data: Path) -> None:
         "cut": whole[:-300],
         "cut early": whole[:200],
         "eps": b"%!PS-Adobe-3.0 EPSF-3.0",
-        "photo of a phone": b"\0\0\0\x18ftypheic" + bytes(100),
+        "photo of a phone": b"8BPS" + bytes(100),
     }.items():
         (data / "train" / "dog" / f"{name}.jpg").write_bytes(content)
     (data / "train" / "dog" / "notes.txt").write_text("no image")
@@ -91,7 +91,8 @@ def test_a_clean_folder_has_no_findings(data: Path, tmp_path: Path, headstart: C
     assert (seen["rejected"], seen["reasons"], seen["ignored"], seen["rejects"]) == (0, {}, 0, [])
     assert seen["duplicates"] == seen["conflicts"] == seen["leaks"] == seen["tiny"] == []
     assert seen["near_duplicates"] is None
-    assert seen["reading"] == seen["problems"] == []
+    assert seen["problems"] == []
+    assert seen["reading"] == [f"{data}: read as split folders (test/, train/, val/) with 2 classes"]
     assert not (tmp_path / "store").exists()
 
 
@@ -256,7 +257,8 @@ def test_what_training_refuses_is_named_at_once_and_first(data: Path, tmp_path: 
         assert part in problem
         assert problem in stderr
     lines = headstart.text(*flags, "--allow").splitlines()
-    assert [line.startswith("training refuses: ") for line in lines[:5]] == [True] * 4 + [False]
+    assert "read as split folders" in lines[0]
+    assert [line.startswith("training refuses: ") for line in lines[1:6]] == [True] * 4 + [False]
     assert len(headstart(*flags, "--allow", "--max-rejects", "0.2")["problems"]) == 3
 
 

@@ -48,7 +48,7 @@ def test_more_images_leave_the_first_as_they_are(tmp_path: Path) -> None:
 
 
 def test_images_are_varied(demo: Path) -> None:
-    images = [inspect_image(path) for path in good_files(demo)]
+    images = [image for path in good_files(demo) for image in inspect_image(path)]
     assert all(isinstance(image, ImageFile) for image in images)
     assert len({(image.width, image.height) for image in images}) > 140
     assert {image.orientation for image in images} == set(range(1, 9))

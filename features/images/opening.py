@@ -1,0 +1,68 @@
+"""Opening of images with Pillow: the formats that are known, without Pillow's own limits. Does not decode pixels."""
+
+import functools
+import importlib
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from headstart.features.images.png import without_texts
+from PIL import Image, ImageFile, JpegImagePlugin
+
+# Only known formats are opened. Their first bytes tell the format, and Pillow's plugins for them only read bytes. Some
+# plugins for other formats run another program. A build of Pillow may lack some known formats.
+_KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
+Image.preinit()
+for _plugin in ("WebP", "Tiff", "Avif", "Jpeg2K"):  # the others are there; to load all of Pillow's takes longer
+    with suppress(ImportError):
+        importlib.import_module(f"PIL.{_plugin}ImagePlugin")
+with suppress(ImportError):  # the extra `heic`
+    importlib.import_module("pillow_heif").register_heif_opener()
+FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
+
+
+@contextmanager
+def open_image(data: bytes, format: str | None = None) -> Iterator[ImageFile.ImageFile]:
+    """Open an image in a `with` block, where its pixels can be decoded. Errors may be of almost any type."""
+    _silence_metadata_warnings()
+    with limit_lifted:
+        if format == "JPEG" or (format is None and data.startswith(b"\xff\xd8\xff")):
+            # `Image.open` would read what camera makers put behind the picture, and fail where that is damaged.
+            opened: ImageFile.ImageFile = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        else:
+            stream = io.BytesIO(without_texts(data))
+            opened = Image.open(stream, formats=[format] if format else FORMATS)
+        with opened as image:
+            yield image
+
+
+class _LiftedLimit:
+    """A context that lifts Pillow's limit on pixels while any thread is in it. `--max-pixels` is checked instead."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+limit_lifted = _LiftedLimit()
+
+
+@functools.cache
+def _silence_metadata_warnings() -> None:
+    """Ignore Pillow's metadata warnings in the whole process. Python 3.11 can't filter warnings of one thread alone."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")

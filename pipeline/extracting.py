@@ -1,0 +1,87 @@
+"""Extract the missing features of scanned examples, network by network, and view by view."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+from headstart.features.backbones.cuts import Cut
+from headstart.features.errors import DataError
+from headstart.features.extract import Extracted, extract_features
+from headstart.features.frozen.network import Network
+from headstart.features.frozen.speeds import keep_speed
+from headstart.features.images.augment import Augment, View
+from headstart.features.images.scan import ImageFile
+from headstart.features.store.store import FeatureStore
+from headstart.pipeline.data.examples import Example, Scan, reject_undecodable
+
+Stores = dict[Cut, FeatureStore]
+
+
+class Extractor:
+    """Extracts features with one network. The network's fast form is built once and kept for the next images.
+
+    Drop the extractor after extraction. Otherwise the fast form takes memory while heads are trained.
+    """
+
+    def __init__(self, network: Network, images: Sequence[ImageFile]) -> None:
+        self.network = network.calibrated(images)
+        self._freeze = cache(self.network.freeze)
+
+    def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
+        """Extract the missing features of `images`, or of a `view` of them. Returns the stores and the `Extracted`."""
+        stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
+        done = extract_features(images, self._freeze, stores, self.network.images, view)
+        backbone, store = self.network.backbone, self.network.extraction.store
+        keep_speed(store, backbone.name, done.extracted, done.seconds, backbone.precision, backbone.image_size)
+        return stores, done
+
+
+def extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[Extractor], Stores, Extracted]:
+    """Extract features with each network in turn. An image that can't be decoded becomes a reject, and is skipped."""
+    extractors, stores, done = [], Stores(), Extracted()
+    for network in networks:
+        images = [example.image for example in scanned.examples]
+        extractors.append(Extractor(network, images))
+        filled, here = extractors[-1].extract(images)
+        scanned = reject_undecodable(scanned, here.rejects)
+        stores |= filled
+        done += here
+    return scanned, extractors, stores, done
+
+
+def extract_views(
+    extractors: Sequence[Extractor], images: Sequence[ImageFile], views: Sequence[View | None]
+) -> tuple[list[Stores], int]:
+    """Extract the features of each of `views` of `images`. The view None means the unchanged images.
+
+    Returns the stores of each view, and the number of images extracted, summed over views and extractors. Raises
+    DataError if an image can't be decoded.
+    """
+    by_view, extracted = [Stores() for _ in views], 0
+    for extractor in extractors:
+        for view, stores in zip(views, by_view, strict=True):
+            filled, done = extractor.extract(images, view)
+            if done.rejects:
+                first = done.rejects[0]
+                raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")
+            stores.update(filled)
+            extracted += done.extracted
+    return by_view, extracted
+
+
+def extract_at(
+    network: Network, cut: Cut, examples: Sequence[Example], views: Sequence[View | None]
+) -> list[FeatureStore]:
+    """Extract the missing features of `examples` at `cut`, for each of `views`. Returns one store per view.
+
+    `cut` need not be among the cuts of `network`. The view None means the unchanged images. Raises DataError if a file
+    is gone, or has changed since the scan.
+    """
+    images = [example.image for example in examples]
+    by_view, _ = extract_views([Extractor(replace(network, cuts=(cut,)), images)], images, views)
+    return [stores[cut] for stores in by_view]
+
+
+def first_views(augment: Augment, seed: int, count: int) -> list[View]:
+    """Return the views number 1 to `count` with this `seed`."""
+    return [View(augment, seed, number) for number in range(1, count + 1)]
