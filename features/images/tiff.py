@@ -15,7 +15,7 @@ _SENSOR = (32803, 34892)  # values of the tag PhotometricInterpretation: colour 
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _MOST_BYTES = 1 << 24  # of directories; 10,000 pages take a tenth of it
 _MOST_OWN = 16  # directories that a directory points at, which are looked at
-_CANON = b"CR"  # bytes 8 and 9 of CR2
+_CANON = b"\x10\0\0\0CR\2\0"  # the bytes of a CR2 after the first four
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def is_camera_raw(data: bytes) -> bool:
     if not chain:
         return False
     first = chain[0]
-    if data[8:10] == _CANON or first.is_reduced or _DNG_VERSION in first.tags:
+    if data[4:12] == _CANON or first.is_reduced or _DNG_VERSION in first.tags:
         return True
     own = [one for offset in first.own for one in _directories(data, offset, most=1)]
     return any(one.tags.get(_PHOTOMETRIC) in _SENSOR for one in [*chain, *own])

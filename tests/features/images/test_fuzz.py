@@ -13,6 +13,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.opening import FORMATS
 from headstart.pipeline.featured import cache_features
 from headstart.tests.conftest import SMALL
+from headstart.tests.features.images.pictures import png, tiff
 from PIL import Image
 
 
@@ -30,23 +31,30 @@ def seeds(kinds: tuple[str, ...]) -> list[bytes]:
     exif[0x0112] = 6
     clear = picture.convert("RGBA")
     clear.putalpha(100)
+    deep = rng.integers(0, 4096, (20, 30, 3), dtype=np.uint16)
     sixteen = Image.fromarray(rng.integers(0, 65536, (20, 30), dtype=np.uint16))
     several = {"save_all": True, "append_images": [picture.rotate(90), picture.rotate(180)]}
     files = {
         "JPEG": [({}, picture), ({"progressive": True}, picture), ({"exif": exif}, picture), ({}, picture.convert("L")),
                  ({}, picture.convert("CMYK")), ({"restart_marker_rows": 1}, picture)],
+        "MPO": [(several, picture)],
         "PNG": [({}, picture), ({}, clear), ({}, picture.quantize(16)), ({}, sixteen), ({}, picture.convert("1")),
                 ({"transparency": (1, 2, 3)}, picture), ({"exif": exif}, picture)],
         "GIF": [({}, picture.quantize(32)), (several, picture), ({"transparency": 3}, picture.quantize(32))],
         "BMP": [({}, picture), ({}, picture.quantize(16))],
         "WEBP": [({}, picture), ({"lossless": True}, clear), (several, picture)],
         "TIFF": [({}, picture), ({}, sixteen), ({"compression": "tiff_lzw"}, picture),
-                 ({"compression": "jpeg"}, picture)],
+                 ({"compression": "jpeg"}, picture), (several, picture)],
         "PPM": [({}, picture)],
         "AVIF": [({}, picture)],
+        "HEIF": [({}, picture)],
         "JPEG2000": [({}, picture)],
     }  # fmt: skip
-    return [encoded(one, kind, **options) for kind in kinds if kind in FORMATS for options, one in files[kind]]
+    known = [kind for kind in kinds if kind in (*FORMATS, "MPO")]
+    more = {"TIFF": [tiff((deep, {}), (deep[..., 0], {}))], "PNG": [png(deep)]}
+    return [encoded(one, kind, **options) for kind in known for options, one in files[kind]] + [
+        data for kind in known for data in more.get(kind, ())
+    ]
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -76,10 +84,10 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 @pytest.mark.parametrize(
     ("kinds", "count"),
     [
-        (("JPEG", "PNG", "GIF"), 600),
-        (("BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000"), 300),
-        pytest.param(("JPEG", "PNG", "GIF"), 4000, marks=pytest.mark.slow),
-        pytest.param(("BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000"), 1000, marks=pytest.mark.slow),
+        (("JPEG", "MPO", "PNG", "GIF"), 600),
+        (("BMP", "WEBP", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000"), 300),
+        pytest.param(("JPEG", "MPO", "PNG", "GIF"), 4000, marks=pytest.mark.slow),
+        pytest.param(("BMP", "WEBP", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000"), 1000, marks=pytest.mark.slow),
     ],
 )
 def test_every_mutation_ends_as_features_or_as_a_reject(
@@ -92,9 +100,11 @@ def test_every_mutation_ends_as_features_or_as_a_reject(
         path = tmp_path / "data" / ("cat", "dog")[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(mutated(rng.choice(originals), rng))
-    cached = cache_features(tmp_path / "data", small, replace(extraction, batch_size=64))
+    cached = cache_features(tmp_path / "data", replace(small, pages="all"), replace(extraction, batch_size=64))
     ended = [example.image.path for example in cached.examples] + [reject.path for reject in cached.rejects]
-    assert sorted(ended) == sorted(map(str, (tmp_path / "data").rglob("*.jpg")))
+    files = [path.partition("#")[0] for path in ended]
+    assert sorted(set(files)) == sorted(map(str, (tmp_path / "data").rglob("*.jpg")))
+    assert len(ended) == len(set(ended))
     reasons = Counter(reject.reason for reject in cached.rejects)
     assert {"truncated", "corrupt"} <= set(reasons)
     assert count / 10 < len(cached.rejects) < count * 9 / 10, reasons

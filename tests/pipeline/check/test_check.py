@@ -66,7 +66,7 @@ def plant(data: Path) -> None:
         "cut": whole[:-300],
         "cut early": whole[:200],
         "eps": b"%!PS-Adobe-3.0 EPSF-3.0",
-        "photo of a phone": b"8BPS" + bytes(100),
+        "photo of a phone": b"\0\0\0\x0cJXL " + bytes(100),
     }.items():
         (data / "train" / "dog" / f"{name}.jpg").write_bytes(content)
     (data / "train" / "dog" / "notes.txt").write_text("no image")
