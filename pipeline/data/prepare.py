@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from headstart.features.errors import DataError, OptionError
-from headstart.features.files import write_atomically
 from headstart.features.images.faults import Fault
 from headstart.features.images.formats import inspect_bytes
 from headstart.features.images.scan import Reject
@@ -208,4 +207,4 @@ def _place(placement: _Placement, placer: Placer) -> None:
     content = placement.member.read()
     if isinstance(content, Fault):
         raise DataError(f"{placement.member.path}: changed while it was read ({content.detail})")
-    write_atomically(placement.target, content)
+    placer.write(content, placement.target)
