@@ -25,6 +25,7 @@ _KINDS = {
     }.items()
     for name in names
 }
+_STORE_FILES = frozenset({"backbones.json", "precision.json", "rejects.csv", "speeds.json"})
 _SHARD = re.compile(r"shard-[0-9a-f]{16}\.h5(\.retired)?")
 _SCAN_MEMORY_OR_CURVES = re.compile(r"[0-9a-f]{16}\.npz|events\.out\.tfevents\..*")
 
@@ -98,7 +99,8 @@ def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
     if _SCAN_MEMORY_OR_CURVES.fullmatch(first):
         return all(_SCAN_MEMORY_OR_CURVES.fullmatch(name) or clutter_kind(name) for name in names)
     below = {folder for folder in folders if clutter_kind(folder.rpartition("/")[2]) is None}
-    return bool(below) and below <= ours and not any(map(is_image_name, names))
+    known = {name for name in here if clutter_kind(name) is None} <= _STORE_FILES
+    return below <= ours and (known or (bool(below) and not any(map(is_image_name, names))))
 
 
 def is_image_name(name: str) -> bool:

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from headstart.features.files import write_atomically, written_atomically
+from headstart.features.files import remove_left_over, write_atomically, written_atomically
 
 Way = Literal["reflink", "hard link", "copy"]
 _FICLONE = 0x40049409  # Linux: both files share their bytes until one is written to
@@ -27,22 +27,32 @@ class Placer:
         self.ways: Counter[Way] = Counter()
         self._copy, self._move = copy, move
         self._reflinks = not move  # False once the disk has refused
+        self._ready: set[Path] = set()  # folders that exist, without what killed processes left there
 
     def place(self, file: Path, target: Path) -> Way:
         """Put `file` at `target`, where nothing may be yet, and return how. May raise an OSError."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        way = self._place(file, target)
+        self._make_ready(target.parent)
+        if not self._copy and self._reflinks and self._reflink(file, target):
+            return self._counted("reflink")
+        if not self._copy and self._hard_link(file.resolve(), target):
+            return self._counted("hard link")
+        return self.write(file.read_bytes(), target)
+
+    def write(self, content: bytes, target: Path) -> Way:
+        """Write `content`, of a file in an archive, to `target`. May raise an OSError."""
+        self._make_ready(target.parent)
+        write_atomically(target, content)
+        return self._counted("copy")
+
+    def _make_ready(self, folder: Path) -> None:
+        if folder not in self._ready:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_left_over(folder)
+            self._ready.add(folder)
+
+    def _counted(self, way: Way) -> Way:
         self.ways[way] += 1
         return way
-
-    def _place(self, file: Path, target: Path) -> Way:
-        if not self._copy:
-            if self._reflinks and self._reflink(file, target):
-                return "reflink"
-            if self._hard_link(file.resolve(), target):
-                return "hard link"
-        write_atomically(target, file.read_bytes())
-        return "copy"
 
     def _reflink(self, file: Path, target: Path) -> bool:
         try:

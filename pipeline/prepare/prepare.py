@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from headstart.features.errors import DataError, OptionError
-from headstart.features.files import write_atomically, write_json
+from headstart.features.files import write_json
 from headstart.features.images.faults import Fault
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
@@ -230,4 +230,4 @@ def _place(member: Member, target: Path, placer: Placer) -> None:
     content = member.read()
     if isinstance(content, Fault):
         raise DataError(f"{member.path}: changed while it was read ({content.detail})")
-    write_atomically(target, content)
+    placer.write(content, target)

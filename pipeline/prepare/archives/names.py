@@ -3,7 +3,6 @@
 A zip marks names in UTF-8. The encoding of the others is that of the machine that wrote them, and nothing tells which.
 """
 
-import codecs
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
@@ -71,8 +70,7 @@ def guess_encoding(names: Collection[bytes]) -> str:
 def require_encoding(name: str, names: Collection[bytes], archive: str) -> str:
     """Return `name`, the value of `--zip-encoding`. Raises OptionError unless all `names` can be read in it."""
     try:
-        b"".decode(name)
-        codecs.lookup(name)
+        b"ab".decode(name)  # unlike of `codecs.lookup`, this is an error of what is no encoding of text
     except (LookupError, ValueError) as error:
         raise OptionError(
             f"--zip-encoding {name}: no encoding of text; give one such as cp932, gbk or cp866"

@@ -172,7 +172,7 @@ def _from_zstd(file: BinaryIO) -> Iterator[bytes]:
         zstandard = importlib.import_module("zstandard")
     except ImportError as error:
         raise DataError(
-            f"{getattr(file, 'name', 'a tar.zst')}: zstd needs the extra `zstd`: pip install 'headstart[zstd]'"
+            f"{getattr(file, 'name', 'a tar.zst')}: zstd needs the extra `zstd`: pip install '.[zstd]'"
         ) from error
     try:
         yield from _pieces(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))

@@ -36,6 +36,7 @@ def tar_entries(file: BinaryIO, archive: str) -> list[Entry]:
 def _headers(file: BinaryIO, archive: str) -> Iterator[tarfile.TarInfo]:
     """Yield the headers in a tar, and require that they go on to its end."""
     before = -1
+    file.seek(0)
     try:
         with tarfile.TarFile(fileobj=_HeaderFile(file), encoding="utf-8", errors="surrogateescape") as headers:  # type: ignore[arg-type]
             while (info := headers.next()) is not None:
@@ -47,8 +48,10 @@ def _headers(file: BinaryIO, archive: str) -> Iterator[tarfile.TarInfo]:
             file.seek(headers.offset)
     except (*DAMAGE, RecursionError) as error:
         raise DataError(f"{archive}: a damaged tar ({error}); make or download it anew") from error
-    if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes any damage for the end
-        raise DataError(f"{archive}: a damaged tar (no header at byte {headers.offset}); make or download it anew")
+    end = file.read(tarfile.BLOCKSIZE)
+    if any(end) or not end:  # tarfile takes any damage for the end
+        why = f"no header at byte {headers.offset}" if end else "it lacks the mark of its end, so files may be missing"
+        raise DataError(f"{archive}: a damaged tar ({why}); make or download it anew")
 
 
 class _HeaderFile:
