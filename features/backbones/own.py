@@ -49,8 +49,8 @@ def _load(path: str, shown: str, *state: int) -> OwnNetwork:
     except MemoryError:
         raise
     except Exception as error:  # Keras, h5py and json raise a dozen kinds
-        said = _said(error)
-        if "lambda" in said.lower() or "Could not locate" in said or "not registered" in said.lower():
+        said, whole = _said(error), str(error).lower()
+        if any(sign in whole for sign in ("lambda", "could not locate", "not registered")):
             raise WeightsError(
                 f"--backbone {shown}: has a Lambda or another layer that is code, and Keras's safe mode runs no code "
                 f"from a file; build the model from Keras's own layers ({said.split('. ')[0]})"
@@ -184,6 +184,9 @@ def _renamed(model: keras.Model) -> keras.Model:
 
     def copy(operation: Any) -> Any:
         if isinstance(operation, keras.Model):
+            for layer in (operation, *operation.layers):
+                if _plain(layer.name) != layer.name:
+                    raise ValueError(f"rename the layer {layer.name[:80]!r}, or give all layers names of their own")
             return keras.models.clone_model(operation)
         config, name = operation.get_config(), _plain(operation.name)
         if name != operation.name:
@@ -193,7 +196,13 @@ def _renamed(model: keras.Model) -> keras.Model:
             config["name"] = name
         return type(operation).from_config(config)
 
-    return keras.models.clone_model(model, clone_function=copy)
+    def call(operation: Any, *inputs: Any, **arguments: Any) -> Any:
+        # Calling a nested model adds such an operation, whose name would be another in the next process.
+        output = operation(*inputs, **arguments)
+        same = type(operation).__name__ == "ConvertToTensor" and output.dtype == inputs[0].dtype
+        return inputs[0] if same else output
+
+    return keras.models.clone_model(model, clone_function=copy, call_function=call)
 
 
 def _plain(name: str) -> str:

@@ -188,3 +188,20 @@ def test_a_cut_may_name_a_path_with_plus_as_it_was_given(tmp_path: Path, monkeyp
         )
     )
     assert [cut.name for cut in cuts if cut.backbone.endswith("a+b.keras")] == ["first:map", "last"]
+
+
+def test_layers_of_nested_models_have_the_same_names_each_time(tmp_path: Path) -> None:
+    def nested(name: str, inner: str) -> keras.Model:
+        return keras.Sequential(
+            [keras.Input((SIZE, SIZE, 3)), layers.Conv2D(3, 3, padding="same", name=inner)], name=name
+        )
+
+    file = str(tmp_path / "x.keras")
+    image = keras.Input((SIZE, SIZE, 3))
+    body = nested("a model", "my conv")
+    keras.Model(image, layers.Add(name="sum")([body(image), body(layers.ReLU()(image))])).save(file)
+    names = [operation.name for operation in build_backbone(file, rescale="unit").model.operations]
+    assert names[-2:] == ["my_conv", "sum"]
+    assert not any("convert" in name for name in names)
+    keras.Model(image, nested("b", "my conv")(nested("a", "my conv")(image))).save(file)
+    assert "rename the layer 'my conv'" in refused(file)
