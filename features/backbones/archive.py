@@ -13,6 +13,7 @@ _WEIGHTS_BYTES = 16 << 30
 _RATIO = 100  # a member that unpacks to more than this multiple of its size is refused
 # Other layers write `assets/`, as lookups of words; Keras would unpack them to the disk.
 _MOST_BYTES = {"metadata.json": _JSON_BYTES, "config.json": _JSON_BYTES, "model.weights.h5": _WEIGHTS_BYTES}
+_MOST_RANK = 1024  # of LoRA
 _FUNCTIONS = ("keras.activations", "keras.ops")  # modules whose functions only compute
 
 
@@ -77,6 +78,9 @@ def _require_computed(part: dict[str, Any], shown: str) -> None:
         raise WeightsError(
             f"--backbone {shown}: has quantised layers; save the model before quantize(), and use --precision int8"
         )
+    rank = part.get("lora_rank")
+    if isinstance(rank, int) and rank > _MOST_RANK:  # Keras fills such weights with zeros, which are in no file
+        raise WeightsError(f"--backbone {shown}: a layer has lora_rank {rank}; at most {_MOST_RANK} are taken")
     module = str(part.get("module"))
     if kind == "function" and not module.startswith(_FUNCTIONS):
         function = repr(f"{module}.{part.get('config')}"[:80])

@@ -1,6 +1,7 @@
 """One's own network: a `.keras` file. It comes from outside, so it is checked, and Keras runs none of its code."""
 
 import hashlib
+import math
 import os
 import re
 import warnings
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 from headstart.features.backbones.archive import require_file, require_sound_archive
-from headstart.features.backbones.cuts import ALL
 from headstart.features.config import Precision
 from headstart.features.errors import OptionError, WeightsError
 from headstart.features.tensorflow import keras
 
 _SMALLEST, _LARGEST = 32, 4096  # sides of images in pixels; see `ImageConfig`
 _NAME_LENGTH = 100
+_EVERY = "all"  # `--cut all` means every cut; `cuts.ALL` can't be imported here
+_SEEDS = 1 << 10  # random numbers that a layer may keep beside its weights, and that need not be in the file
 _DEPENDENT = 1e-3  # relative difference of the output for an image alone and beside another
 
 
@@ -74,6 +76,9 @@ def _loaded(path: str) -> Any:
         with keras.StatelessScope(initialize_variables=False) as scope:  # in it, weights have shapes but no values
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
             found = [(variable, scope.get_current_value(variable)) for variable in model.variables]
+            for variable, value in found:
+                if value is None and math.prod(variable.shape) > _SEEDS:
+                    raise ValueError(f"the file lacks the weights {variable.path[-80:]!r}")
         with keras.StatelessScope():
             pass  # its end makes the weights
     except Exception:
@@ -209,7 +214,7 @@ def _plain(name: str) -> str:
     """`name` with a letter or digit first, and then letters, digits, `_`, `.` and `-`: at most 100, and not `all`."""
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME_LENGTH]
     plain = plain if re.match("[A-Za-z0-9]", plain) else f"layer{plain}"
-    return f"{plain}_" if plain == ALL else plain
+    return f"{plain}_" if plain == _EVERY else plain
 
 
 def _said(error: Exception) -> str:

@@ -205,3 +205,8 @@ def test_layers_of_nested_models_have_the_same_names_each_time(tmp_path: Path) -
     assert not any("convert" in name for name in names)
     keras.Model(image, nested("b", "my conv")(nested("a", "my conv")(image))).save(file)
     assert "rename the layer 'my conv'" in refused(file)
+
+
+def test_a_large_rank_of_lora_is_refused(tmp_path: Path) -> None:
+    file = edited(saved(tmp_path / "x.keras"), lambda first: first.update(lora_rank=20_000_000))
+    assert "lora_rank 20000000; at most 1024" in refused(file)
