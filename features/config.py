@@ -72,7 +72,12 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         require_options(
-            ("--image-size", self.image_size, self.image_size == 0 or self.image_size >= 32, "at least 32, or 0"),
+            (
+                "--image-size",
+                self.image_size,
+                self.image_size == 0 or 32 <= self.image_size <= 4096,
+                "from 32 to 4096, or 0",
+            ),
             ("--bits", self.bits, self.bits in _BITS, "auto, folder or a number from 8 to 16"),
             ("--views", self.views, self.views >= 0, "at least 0"),
         )

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -216,6 +217,20 @@ def _locked(folder: Path) -> Iterator[None]:
 def json_text(value: Any) -> str:
     """Indented JSON, as in all files for people."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path, most: int = 64 << 20) -> Any:
+    """Read a JSON file of at most `most` bytes. Anything else at `path` raises a ValueError, or an OSError if absent.
+
+    A pipe is not opened: that might never end.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+        raise ValueError(f"{path}: no file of at most {most} bytes")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deeply") from error
 
 
 def write_json(path: Path, value: Any) -> None:

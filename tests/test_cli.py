@@ -143,7 +143,7 @@ def test_too_many_rejects_are_told_with_the_first(headstart, drawn: Path, tmp_pa
         (["--weights=gone.h5"], "--weights gone.h5: no such file", 1),
         (["--batch-size=-1"], "--batch-size must be at least 0. Received: -1", 2),
         (["--max-rejects=1.5"], "--max-rejects must be from 0 to 1. Received: 1.5", 2),
-        (["--image-size=10"], "--image-size must be at least 32, or 0. Received: 10", 2),
+        (["--image-size=10"], "--image-size must be from 32 to 4096, or 0. Received: 10", 2),
     ],
 )
 def test_bad_options_are_told_in_one_line(headstart, prepared, tmp_path: Path, flags, message: str, code: int) -> None:

@@ -172,13 +172,17 @@ def _is_weights(text: str) -> bool:
 
 
 def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
-    """Split `texts` at each `+`, but for those in the paths of `backbones`."""
-    marks = {f"{name}/": f"{number}\0/" for number, name in enumerate(backbones) if "+" in name}
-    for name, mark in marks.items():
-        texts = [text.replace(name, mark) for text in texts]
-    parts = [part for text in texts for part in text.split("+")]
-    for name, mark in marks.items():
-        parts = [part.replace(mark, name) for part in parts]
+    """Split `texts` at each `+`, but for those in the paths of `backbones`, however these are written."""
+    parts = []
+    for text in texts:
+        pieces = text.split("+")
+        while pieces:
+            joined = ["+".join(pieces[:count]) for count in range(1, len(pieces) + 1)]
+            part = next(
+                (one for one in joined if _named(one) in backbones and "+" not in one.split("/")[-1]), joined[0]
+            )
+            parts.append(part)
+            del pieces[: part.count("+") + 1]
     return parts
 
 

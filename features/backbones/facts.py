@@ -15,7 +15,7 @@ from typing import Any
 
 from headstart.features.backbones.cuts import KNOWN_WEIGHTS
 from headstart.features.errors import WeightsError
-from headstart.features.files import SETTLED_NS, write_json
+from headstart.features.files import SETTLED_NS, read_json, write_json
 from headstart.features.terminal import console
 
 _VERSION = 1  # raise it when a backbone yields other facts than before
@@ -94,8 +94,7 @@ class KnownBackbones:
             console.print(f"the next command will read the weights again: {error}")
 
     def _entries(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError, RecursionError):
-            if self._file.is_file():
-                entries = json.loads(self._file.read_bytes())
-                return entries if isinstance(entries, dict) else {}
+        with suppress(OSError, ValueError):
+            entries = read_json(self._file)
+            return entries if isinstance(entries, dict) else {}
         return {}

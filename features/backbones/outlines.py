@@ -6,20 +6,23 @@ made from the graphs by `make_outlines`.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart.features.backbones.archive import require_file
 from headstart.features.backbones.zoo import BACKBONES, backbone_spec
-from headstart.features.errors import WeightsError
+from headstart.features.errors import OptionError, WeightsError
 from headstart.features.images.pixels import Resize
 
 if TYPE_CHECKING:
     import keras
 
-_USUAL_SIZE = 224  # of images, in pixels: the shapes and cost of a network that takes any size are given for it
+# Of images, in pixels: the shapes and cost of a network that takes any size are given for the first that it can take.
+_USUAL_SIZES = (224, 512, 1024)
 
 
 @dataclass(frozen=True)
@@ -54,17 +57,25 @@ def default_resize(name: str) -> Resize:
 def outline(name: str) -> Outline:
     """The outline of a network of the zoo, or of a `.keras` file. Errors: see `backbone_spec` and `load_own`."""
     if is_own(name):
-        if not Path(name).is_file():
-            raise WeightsError(f"--backbone {name}: no such file")
-        from headstart.features.backbones.own import at_size, load_own
-
-        model = load_own(Path(name)).model
-        if model.input.shape[1]:
-            return outline_of(model, stable_names=True)
-        usual = at_size(model, name, _USUAL_SIZE, "float32")
-        return replace(outline_of(usual, stable_names=True), image_size=0)
+        require_file(name, name)
+        return _outline_of_own(name)
     backbone_spec(name)
     return _outlines()[name]
+
+
+def _outline_of_own(name: str) -> Outline:
+    from headstart.features.backbones.own import at_size, load_own
+
+    model = load_own(Path(name)).model
+    if model.input.shape[1]:
+        return outline_of(model, stable_names=True)
+    for size in _USUAL_SIZES:
+        with suppress(OptionError):
+            return replace(outline_of(at_size(model, name, size, "float32"), stable_names=True), image_size=0)
+    raise WeightsError(
+        f"--backbone {name}: declares images of any size, but runs on none of {_USUAL_SIZES} pixels; save the network "
+        "with an input of the size that it takes"
+    )
 
 
 def cut_places(name: str, model: "keras.Model") -> dict[str, int]:

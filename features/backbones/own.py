@@ -1,21 +1,26 @@
 """One's own network: a `.keras` file. It comes from outside, so it is checked, and Keras runs none of its code."""
 
 import hashlib
+import math
 import os
+import re
 import warnings
-import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from headstart.features.backbones.archive import require_file, require_sound_archive
 from headstart.features.config import Precision
 from headstart.features.errors import OptionError, WeightsError
 from headstart.features.tensorflow import keras
 
-_CONFIG_BYTES = 64 << 20
-_RATIO = 100  # a member that unpacks to more than this multiple of its size is refused
+_SMALLEST, _LARGEST = 32, 4096  # sides of images in pixels; see `ImageConfig`
+_NAME_LENGTH = 100
+_EVERY = "all"  # `--cut all` means every cut; `cuts.ALL` can't be imported here
+_SEEDS = 1 << 10  # random numbers that a layer may keep beside its weights, and that need not be in the file
+_DEPENDENT = 1e-3  # relative difference of the output for an image alone and beside another
 
 
 @dataclass(frozen=True)
@@ -32,31 +37,57 @@ def load_own(file: Path) -> OwnNetwork:
     Keras's safe mode refuses what would run code: Lambda layers, and classes that are not Keras's. A file that is
     damaged or refused raises a WeightsError. A model of another form raises an OptionError.
     """
+    require_file(str(file), str(file))
     status = file.stat()
     return _load(os.path.realpath(file), str(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @lru_cache(maxsize=4)
 def _load(path: str, shown: str, *state: int) -> OwnNetwork:
-    _require_sound_archive(path, shown)
+    require_sound_archive(path, shown)
     try:
         with warnings.catch_warnings(action="ignore"):
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+            model = _loaded(path)
     except MemoryError:
         raise
     except Exception as error:  # Keras, h5py and json raise a dozen kinds
-        said = " ".join(str(error).split())
-        if "lambda" in said.lower() or "Could not locate" in said or "not registered" in said.lower():
+        said, whole = _said(error), str(error).lower()
+        if any(sign in whole for sign in ("lambda", "could not locate", "not registered")):
             raise WeightsError(
                 f"--backbone {shown}: has a Lambda or another layer that is code, and Keras's safe mode runs no code "
-                f"from a file; build the model from Keras's own layers ({said.split('. ')[0][:160]})"
+                f"from a file; build the model from Keras's own layers ({said.split('. ')[0]})"
             ) from error
-        raise WeightsError(f"--backbone {shown}: Keras can't load it ({said[:200]})") from error
+        raise WeightsError(f"--backbone {shown}: Keras can't load it ({said})") from error
     model = _functional(model, shown)
     if not all(np.isfinite(variable.numpy()).all() for variable in model.weights):
         raise WeightsError(f"--backbone {shown}: has weights that are not finite")
+    if model.input.shape[1]:
+        _require_independent(model, shown, model.input.shape[1])
     with open(path, "rb") as content:
         return OwnNetwork(model, hashlib.file_digest(content, "sha256").hexdigest())
+
+
+def _loaded(path: str) -> Any:
+    """Load a model. Its weights are made only after those of the file were read, and had the shapes declared.
+
+    Otherwise a small file could declare a layer of any size, whose random weights would fill the memory.
+    """
+    try:
+        with keras.StatelessScope(initialize_variables=False) as scope:  # in it, weights have shapes but no values
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+            found = [(variable, scope.get_current_value(variable)) for variable in model.variables]
+            for variable, value in found:
+                if value is None and math.prod(variable.shape) > _SEEDS:
+                    raise ValueError(f"the file lacks the weights {variable.path[-80:]!r}")
+        with keras.StatelessScope():
+            pass  # its end makes the weights
+    except Exception:
+        keras.utils.clear_session()  # the next such scope would make the weights
+        raise
+    for variable, value in found:
+        if value is not None:
+            variable.assign(value)
+    return model
 
 
 def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> keras.Model:
@@ -70,30 +101,15 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
             operation.get_config() | (reduced if isinstance(operation, keras.Layer) else {})
         )
 
+    if not model.input.shape[1]:
+        _require_independent(model, name, size)
     image = keras.Input((size, size, 3), name=model.inputs[0].name, dtype=model.inputs[0].dtype)
     try:
         copied = keras.models.clone_model(model, input_tensors=image, clone_function=copy)
         copied.set_weights(model.get_weights())
     except (ValueError, TypeError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise OptionError(f"--image-size {size}: {name} can't take it: {said}") from error
+        raise OptionError(f"--image-size {size}: {name} can't take it: {_said(error)}") from error
     return copied
-
-
-def _require_sound_archive(path: str, shown: str) -> None:
-    """Raise WeightsError unless the file is a zip as Keras writes it, whose members unpack to a plausible size."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename: member for member in archive.infolist()}
-    except Exception as error:  # zipfile raises half a dozen kinds
-        raise WeightsError(f"--backbone {shown}: not a .keras file ({error})") from error
-    if "config.json" not in members or "model.weights.h5" not in members:
-        raise WeightsError(f"--backbone {shown}: not a .keras file: it lacks config.json or model.weights.h5")
-    for name, member in members.items():
-        if member.file_size > _RATIO * max(member.compress_size, 1 << 16) or (
-            name == "config.json" and member.file_size > _CONFIG_BYTES
-        ):
-            raise WeightsError(f"--backbone {shown}: {name} would unpack to {member.file_size} bytes; refused")
 
 
 def _functional(model: Any, shown: str) -> keras.Model:
@@ -108,16 +124,43 @@ def _functional(model: Any, shown: str) -> keras.Model:
         raise OptionError(f"--backbone {shown}: takes {shapes} and not images, (None, height, width, 3); {wanted}")
     if shapes[0][1] != shapes[0][2]:
         raise OptionError(f"--backbone {shown}: takes images of {shapes[0][1]} x {shapes[0][2]}; they must be square")
+    if shapes[0][1] and not _SMALLEST <= shapes[0][1] <= _LARGEST:
+        size = f"{shapes[0][1]} x {shapes[0][1]} pixels"
+        raise OptionError(f"--backbone {shown}: takes images of {size}; headstart takes from {_SMALLEST} to {_LARGEST}")
     if len(outputs) != 1:
         raise OptionError(f"--backbone {shown}: has {len(outputs)} outputs; {wanted}")
-    if len(outputs[0].shape) not in (2, 3, 4) or outputs[0].shape[-1] is None:
-        raise OptionError(f"--backbone {shown}: its output has the shape {tuple(outputs[0].shape)}; {wanted}")
+    shape = tuple(outputs[0].shape)
+    if len(shape) not in (2, 3, 4) or shape[-1] is None or shape[0] is not None:
+        raise OptionError(f"--backbone {shown}: its output has the shape {shape}, without None first; {wanted}")
+    if not keras.backend.is_float_dtype(outputs[0].dtype):
+        raise OptionError(f"--backbone {shown}: its output is {outputs[0].dtype}; it must be floating-point numbers")
     if not model.weights:
         raise OptionError(f"--backbone {shown}: has no weights; {wanted}")
-    return _flat(keras.Model(inputs[0], outputs[0], name="own"))
+    return _flat(keras.Model(inputs[0], outputs[0], name="own"), shown)
 
 
-def _flat(model: keras.Model) -> keras.Model:
+@lru_cache(maxsize=8)
+def _require_independent(model: keras.Model, name: str, size: int) -> None:
+    """Raise a WeightsError if the output for one of two noise images of `size` pixels depends on the other.
+
+    A size that the network can't take raises an OptionError.
+    """
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(model.inputs[0].dtype)
+    try:
+        both = np.asarray(model(images, training=False), np.float64)
+        alone = np.concatenate([np.asarray(model(image[np.newaxis], training=False), np.float64) for image in images])
+    except MemoryError:
+        raise
+    except Exception as error:  # Keras and TensorFlow raise a dozen kinds
+        raise OptionError(f"--backbone {name}: can't run on images of {size} pixels: {_said(error)}") from error
+    if both.shape != alone.shape or np.linalg.norm(both - alone) > _DEPENDENT * np.linalg.norm(alone):
+        raise WeightsError(
+            f"--backbone {name}: its output for an image depends on the other images of the batch; use a network that "
+            "treats each image alone"
+        )
+
+
+def _flat(model: keras.Model, shown: str) -> keras.Model:
     """Copy `model`, with the layers of nested models in place of these. Each layer then has one use, if it had one."""
 
     def call(operation: Any, *inputs: Any, **arguments: Any) -> Any:
@@ -127,8 +170,53 @@ def _flat(model: keras.Model) -> keras.Model:
 
     try:
         flat = keras.models.clone_model(model, clone_function=lambda operation: operation, call_function=call)
-        copied = keras.models.clone_model(flat)
+        copied = _renamed(flat)
     except (ValueError, TypeError, AttributeError):  # as for two layers of one name
-        flat, copied = model, keras.models.clone_model(model)
-    copied.set_weights(flat.get_weights())
+        flat, copied = model, None
+    try:
+        copied = copied or _renamed(model)
+        copied.set_weights(flat.get_weights())
+    except MemoryError:
+        raise
+    except Exception as error:  # what a config may hold is beyond any list
+        raise WeightsError(f"--backbone {shown}: Keras can't copy it ({_said(error)})") from error
     return copied
+
+
+def _renamed(model: keras.Model) -> keras.Model:
+    """Copy `model`. Names of layers that TensorFlow or a cut can't write become such as they can: `my_block`."""
+    names = {operation.name for operation in model.operations}
+
+    def copy(operation: Any) -> Any:
+        if isinstance(operation, keras.Model):
+            for layer in (operation, *operation.layers):
+                if _plain(layer.name) != layer.name:
+                    raise ValueError(f"rename the layer {layer.name[:80]!r}, or give all layers names of their own")
+            return keras.models.clone_model(operation)
+        config, name = operation.get_config(), _plain(operation.name)
+        if name != operation.name:
+            while name in names:
+                name += "_"
+            names.add(name)
+            config["name"] = name
+        return type(operation).from_config(config)
+
+    def call(operation: Any, *inputs: Any, **arguments: Any) -> Any:
+        # Calling a nested model adds such an operation, whose name would be another in the next process.
+        output = operation(*inputs, **arguments)
+        same = type(operation).__name__ == "ConvertToTensor" and output.dtype == inputs[0].dtype
+        return inputs[0] if same else output
+
+    return keras.models.clone_model(model, clone_function=copy, call_function=call)
+
+
+def _plain(name: str) -> str:
+    """`name` with a letter or digit first, and then letters, digits, `_`, `.` and `-`: at most 100, and not `all`."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME_LENGTH]
+    plain = plain if re.match("[A-Za-z0-9]", plain) else f"layer{plain}"
+    return f"{plain}_" if plain == _EVERY else plain
+
+
+def _said(error: Exception) -> str:
+    """What `error` says, in one line without control characters."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())[:200]

@@ -7,7 +7,8 @@ the fingerprint does not name the engine. In bfloat16 they do not: see `engine`.
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +89,17 @@ def read_model(file: Path) -> Any:
     return load_openvino().Core().read_model(file)
 
 
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Raise a MemoryError in place of OpenVINO's error for it, which only its text tells from others."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocate" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
+
+
 def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, arithmetic: str | None) -> list[Pass]:
     """Compile an OpenVINO `model` whose first outputs are the `cuts`. The passes may run at the same time.
 
@@ -100,13 +112,16 @@ def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, ari
     settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": cpu_count(), "ENABLE_CPU_PINNING": False}
     if arithmetic:
         settings["INFERENCE_PRECISION_HINT"] = arithmetic
-    compiled = load_openvino().Core().compile_model(model, "CPU", settings)
+    with _memory_errors():
+        compiled = load_openvino().Core().compile_model(model, "CPU", settings)
 
     def new_pass() -> Pass:
-        request = compiled.create_infer_request()
+        with _memory_errors():
+            request = compiled.create_infer_request()
 
         def run(batch: np.ndarray) -> list[np.ndarray]:
-            outputs = request.infer(batch)
+            with _memory_errors():
+                outputs = request.infer(batch)
             return [outputs[number] for number in range(cuts)]
 
         return run

@@ -69,13 +69,18 @@ def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, 
     if not uses_layers_once(model):
         return []
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
-    linear = keras.activations.linear
-    found = [layer for layer in model.layers if isinstance(layer, convolutions) and layer.activation is linear]
+    found = [layer for layer in model.layers if isinstance(layer, convolutions) and _is_plain(layer)]
     uses = Counter(id(tensor) for layer in model.layers for tensor in keras.tree.flatten(layer.input))
     once = {id(layer.output): layer for layer in found if uses[id(layer.output)] == 1}
     normalising = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     pairs = [(once[id(layer.input)], layer) for layer in normalising if id(layer.input) in once]
     return [(convolution, batchnorm) for convolution, batchnorm in pairs if batchnorm.axis in (-1, 3)]
+
+
+def _is_plain(convolution: keras.Layer) -> bool:
+    """Whether `convolution` has no activation, and no weights but its kernels and bias: LoRA adds others."""
+    count = (2 if isinstance(convolution, keras.layers.SeparableConv2D) else 1) + convolution.use_bias
+    return convolution.activation is keras.activations.linear and len(convolution.weights) == count
 
 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:

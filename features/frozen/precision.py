@@ -1,6 +1,5 @@
 """The choice of `--precision auto`: bfloat16 if it is much faster on this machine, else float32."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 from headstart.features.config import AskedPrecision, Precision
 from headstart.features.device import cpu_count, on_gpu, processor, start_tensorflow
 from headstart.features.errors import StoreError
-from headstart.features.files import json_text, write_first
+from headstart.features.files import json_text, read_json, write_first
 from headstart.features.terminal import console
 
 _TRIES = 8
@@ -61,11 +60,11 @@ def stored_verdict(store: Path) -> Verdict | None:
     """The verdict that `store` keeps; None before the first. A damaged file raises a StoreError."""
     file = _file(store)
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
         return Verdict(_CHOICES[content["auto"]], dict(content.get("machine", {})))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         # Timed again, `auto` might be another precision, and all features would be made anew.
         raise StoreError(
             f"{file}: damaged, so the precision of --precision auto is unknown; give --precision float32 or bfloat16, "

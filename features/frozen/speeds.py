@@ -1,6 +1,6 @@
 """Measured speeds of backbones, kept in a store, so that `headstart backbones` can tell them."""
 
-import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from headstart.features.config import Precision
 from headstart.features.device import cpu_count, processor
-from headstart.features.files import write_json
+from headstart.features.files import read_json, write_json
 
+_MOST_BYTES = 1 << 20  # of the file
 _LEAST_IMAGES = 100  # fewer say little of the speed
 
 
@@ -39,9 +40,16 @@ def keep_speed(store: Path, backbone: str, images: int, seconds: float, precisio
 
 def _read(store: Path) -> Mapping[str, Speed]:
     try:
-        return {name: Speed(**values) for name, values in json.loads(_file(store).read_bytes()).items()}
+        speeds = {name: Speed(**values) for name, values in read_json(_file(store), _MOST_BYTES).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+    return speeds if all(map(_is_sound, speeds.values())) else {}
+
+
+def _is_sound(speed: Speed) -> bool:
+    kinds = isinstance(speed.images_per_second, float) and isinstance(speed.image_size, int)
+    kinds &= isinstance(speed.precision, str) and isinstance(speed.machine, str)
+    return kinds and math.isfinite(speed.images_per_second)
 
 
 def _file(store: Path) -> Path:

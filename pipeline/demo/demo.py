@@ -1,5 +1,6 @@
 """`headstart demo`: draw cats and dogs, run every stage on them, and show what was learnt."""
 
+import os
 import shlex
 import shutil
 import time
@@ -141,6 +142,8 @@ def run_demo(
 
 def _require_no_other(folder: Path) -> None:
     """Raise a DataError if `folder` holds something other than an earlier demo."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise DataError(f"{folder}: exists and is no folder; move it away, or go to another folder")
     if folder.is_dir() and any(folder.iterdir()) and not _is_demo(folder):
         raise DataError(f"{folder}: exists and is no earlier demo; move it away, or go to another folder")
 

@@ -14,7 +14,7 @@ from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig, Precision
 from headstart.features.errors import OptionError
-from headstart.features.frozen.engines import converted, uses_openvino
+from headstart.features.frozen.engines import converted, openvino_passes, uses_openvino
 from headstart.features.frozen.folding import in_float32
 from headstart.features.frozen.frozen import FrozenBackbone, folded_backbone, freeze, traced
 from headstart.features.frozen.network import load_network
@@ -183,6 +183,20 @@ def test_features_in_bfloat16_are_recomputed_by_the_engine_that_made_them(
     fresh = verify_store(tmp_path / "store", VerifyConfig(data=prepared, recompute=10, weights="random")).fresh
     assert fresh.images == 10
     assert fresh.largest_error < 1e-3  # of the other engine 0.01
+
+
+def test_what_openvino_can_not_allocate_is_told_as_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    for said, expected in (("Failed to allocate 9 bytes", MemoryError), ("no such operation", RuntimeError)):
+
+        def compile_model(*_: object, said: str = said) -> None:
+            raise RuntimeError(said)
+
+        monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
+        parameter = openvino.opset13.parameter([1, 2, 2, 3], np.uint8)
+        with pytest.raises(expected, match=said):
+            openvino_passes(openvino.Model([parameter], [parameter]), 1, 2, 1, "f32")
 
 
 def test_openvino_reports_nothing_to_its_makers() -> None:

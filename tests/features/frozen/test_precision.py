@@ -76,6 +76,13 @@ def test_a_damaged_verdict_is_told_and_not_replaced(tmp_path, monkeypatch, damag
     assert resolve_precision("float32", tmp_path) == "float32"
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_in_place_of_a_verdict_is_told(tmp_path, make) -> None:
+    make(tmp_path / "precision.json")
+    with pytest.raises(StoreError, match=r"precision\.json: damaged"):
+        stored_verdict(tmp_path)
+
+
 def test_the_verdict_is_kept_where_the_store_is_not_made_yet(tmp_path, monkeypatch) -> None:
     timed_as(monkeypatch, 0.1)
     assert resolve_precision("auto", tmp_path / "new" / "store") == "bfloat16"

@@ -246,5 +246,5 @@ def test_undecodable_images_are_named(tmp_path: Path) -> None:
 
 
 def test_a_tiny_size_is_refused() -> None:
-    with pytest.raises(OptionError, match="at least 32"):
+    with pytest.raises(OptionError, match="from 32 to 4096"):
         ImageConfig(31)

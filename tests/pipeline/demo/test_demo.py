@@ -153,6 +153,15 @@ def test_a_folder_that_is_no_demo_is_left_alone(headstart, tmp_path: Path, monke
         run_demo(10, folder=tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_what_is_no_folder_is_left_alone(tmp_path: Path, kind: str) -> None:
+    demo = tmp_path / "demo"
+    demo.write_text("mine") if kind == "file" else demo.symlink_to("nowhere")
+    with pytest.raises(DataError, match="demo: exists and is no folder; move it away"):
+        run_demo(10, folder=demo)
+    assert demo.is_symlink() or demo.read_text() == "mine"
+
+
 def test_ctrl_c_says_what_is_kept_and_another_seed_leaves_no_drawing_of_the_first(
     headstart, tmp_path: Path, choose_small, monkeypatch: pytest.MonkeyPatch
 ) -> None:

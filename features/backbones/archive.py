@@ -1,0 +1,89 @@
+"""What a `.keras` file may hold, checked before Keras reads it: the members of the archive, and its `config.json`."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from headstart.features.errors import WeightsError
+
+_JSON_BYTES = 64 << 20
+_WEIGHTS_BYTES = 16 << 30
+_RATIO = 100  # a member that unpacks to more than this multiple of its size is refused
+# Other layers write `assets/`, as lookups of words; Keras would unpack them to the disk.
+_MOST_BYTES = {"metadata.json": _JSON_BYTES, "config.json": _JSON_BYTES, "model.weights.h5": _WEIGHTS_BYTES}
+_MOST_RANK = 1024  # of LoRA
+_FUNCTIONS = ("keras.activations", "keras.ops")  # modules whose functions only compute
+
+
+def require_file(path: str, shown: str) -> None:
+    """Raise WeightsError unless `path` is a regular file. Opening a pipe or a device might never end."""
+    if not Path(path).exists():
+        raise WeightsError(f"--backbone {shown}: no such file")
+    if not Path(path).is_file():
+        raise WeightsError(f"--backbone {shown}: not a regular file; give a file as model.save writes it")
+
+
+def require_sound_archive(path: str, shown: str) -> None:
+    """Raise WeightsError unless the file is an archive as Keras writes it, and its layers are such as are computed.
+
+    Each member has a plausible size. No layer is quantised, and no function is named but those that compute.
+    """
+    require_file(path, shown)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _require_members(members, shown)
+            config = json.loads(archive.read("config.json"))
+    except WeightsError:
+        raise
+    except Exception as error:  # zipfile, zlib and json raise half a dozen kinds
+        raise WeightsError(f"--backbone {shown}: not a .keras file ({' '.join(str(error).split())[:160]})") from error
+    for part in _dictionaries(config):
+        _require_computed(part, shown)
+
+
+def _require_members(members: list[zipfile.ZipInfo], shown: str) -> None:
+    names = [member.filename for member in members]
+    if "config.json" not in names or "model.weights.h5" not in names:
+        raise WeightsError(f"--backbone {shown}: not a .keras file: it lacks config.json or model.weights.h5")
+    for member in members:
+        name = repr(member.filename[:80])
+        if member.filename not in _MOST_BYTES or names.count(member.filename) > 1:
+            raise WeightsError(
+                f"--backbone {shown}: holds {name} beside one each of {', '.join(_MOST_BYTES)}; save the network "
+                "without layers that need other files"
+            )
+        most = min(_MOST_BYTES[member.filename], _RATIO * max(member.compress_size, 1 << 16))
+        if member.file_size > most:
+            raise WeightsError(f"--backbone {shown}: {name} would unpack to {member.file_size} bytes; refused")
+
+
+def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
+    """All dictionaries inside `value`, itself included."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+        if isinstance(part, dict | list):
+            waiting.extend(part.values() if isinstance(part, dict) else part)
+
+
+def _require_computed(part: dict[str, Any], shown: str) -> None:
+    kind, policy = str(part.get("class_name")), part.get("dtype")
+    quantised = kind.endswith("DTypePolicy") and kind not in ("DTypePolicy", "FloatDTypePolicy")
+    if quantised or (isinstance(policy, str) and "_from_" in policy):
+        raise WeightsError(
+            f"--backbone {shown}: has quantised layers; save the model before quantize(), and use --precision int8"
+        )
+    rank = part.get("lora_rank")
+    if isinstance(rank, int) and rank > _MOST_RANK:  # Keras fills such weights with zeros, which are in no file
+        raise WeightsError(f"--backbone {shown}: a layer has lora_rank {rank}; at most {_MOST_RANK} are taken")
+    module = str(part.get("module"))
+    if kind == "function" and not module.startswith(_FUNCTIONS):
+        function = repr(f"{module}.{part.get('config')}"[:80])
+        raise WeightsError(
+            f"--backbone {shown}: a layer calls {function}, which is no activation of Keras; no other code is run"
+        )
