@@ -181,8 +181,8 @@ def _require_same_settings(data: Path, settings: dict[str, Any]) -> None:
     if differing:
         name = differing[0]
         raise DataError(
-            f"{data}: was made with --{name} {before[name]!r}, and now is asked for {settings[name]!r}; repeat that, or "
-            "name a new folder"
+            f"{data}: was made with --{name} {before[name]!r}, and now is asked for {settings[name]!r}; repeat that, "
+            "or name a new folder"
         )
 
 

@@ -11,7 +11,7 @@ def small(
     picture: Image.Image, path: Path, mode: Mode = "RGB", keep_shape: bool = False, **settings: object
 ) -> Image.Image:
     picture.save(path, **settings)
-    (made,) = thumbnails([inspect_image(path)], mode, 16, keep_shape)
+    (made,) = thumbnails(inspect_image(path), mode, 16, keep_shape)
     assert made
     return made
 
