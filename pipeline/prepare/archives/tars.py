@@ -1,6 +1,7 @@
 """Read a plain tar by its headers. Nothing is unpacked to disk, and links and devices are never made."""
 
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +13,9 @@ from headstart.features.images.faults import Fault
 from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, Entry, require_within_limits
 
 # tarfile keeps a long header (a long name, extended attributes) in memory. Real ones have a few hundred bytes.
-_MOST_HEADER_BYTES = 1 << 18
+# On a long row of digits, some versions of tarfile search for minutes.
+_MOST_HEADER_BYTES = 1 << 16
+_DIGITS = re.compile(rb"\d{1000}")
 
 
 def tar_entries(file: BinaryIO, archive: str) -> list[Entry]:
@@ -64,7 +67,10 @@ class _HeaderFile:
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _MOST_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._file.read(size)
+        header = self._file.read(size)
+        if _DIGITS.search(header):
+            raise tarfile.ReadError("a header of nothing but digits")
+        return header
 
 
 def _entry(file: BinaryIO, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entry:

@@ -206,6 +206,13 @@ def test_a_header_that_would_fill_memory_is_refused(tmp_path: Path, kind: bytes)
     assert peak < 5_000_000
 
 
+def test_a_header_that_would_take_minutes_is_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 60_000
+    with pytest.raises(DataError, match="nothing but digits"):
+        read(write(tmp_path / "s.tar", info.tobuf() + b"9" * 60_416 + bytes(1024)))
+
+
 def test_a_header_that_leads_back_does_not_loop(tmp_path: Path) -> None:
     info = tarfile.TarInfo("cat/1.png")
     data = bytearray(tar_bytes({"cat/0.png": b"x"}, format=tarfile.GNU_FORMAT)[:1024] + info.tobuf())
@@ -258,6 +265,10 @@ def test_the_encoding_of_names_is_guessed_and_said(
     assert sorted(read(source)) == sorted(names)
     assert f"names are read as {encoding}" in capsys.readouterr().err
     assert sorted(read(source, encoding)) == sorted(names)
+
+
+def test_a_single_letter_is_read_as_one_of_the_west() -> None:
+    assert guess_encoding(["chats é/1.png".encode("cp1252")]) == "cp1252"
 
 
 def test_names_without_letters_fall_back_to_what_zip_says() -> None:
