@@ -12,8 +12,7 @@ from headstart.pipeline.data.clutter import clutter_kind, clutter_kinds
 from headstart.pipeline.data.listing import files_below, is_clutter_folder, list_files
 from headstart.pipeline.prepare.sources import opened_source
 from headstart.tests.pipeline.prepare.test_archives import tar_bytes, write
-
-from .test_prepare import picture, write_folder, write_zip
+from headstart.tests.pipeline.prepare.test_prepare import picture, write_folder, write_zip
 
 HEX = "0123456789abcdef"
 STORE = (
