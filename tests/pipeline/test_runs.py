@@ -116,7 +116,8 @@ def test_digests_of_the_example_list_ignore_names_and_order() -> None:
 def test_what_training_needs_to_be_repeated_is_recorded(trained_run: Path) -> None:
     config = Run.open(trained_run).config()
     assert set(config) == {
-        "data", "seed", "class_names", "features", "head", "weights_digest", "fingerprints", "examples", "reading", "versions",
+        "data", "seed", "class_names", "features", "head", "weights_digest", "fingerprints", "examples",
+        "reading", "versions",
     }  # fmt: skip
     assert config["features"]["precision"] == "float32"
     assert config["features"]["cut"] == ["top_activation"]

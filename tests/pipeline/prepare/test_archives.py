@@ -134,6 +134,7 @@ def test_without_zstandard_one_line_says_what_to_install(tmp_path: Path, monkeyp
         (lzma.compress(tar_bytes(PICTURES))[:-40], "can't be unpacked"),
         (PACKERS["tar.zst"](tar_bytes(PICTURES))[:-40], "can't be unpacked|damaged tar|no tar"),
     ],
+    ids=lambda value: value[:24] if isinstance(value, str) else "data",
 )
 def test_what_is_no_archive_or_a_damaged_one(tmp_path: Path, data: bytes, message: str) -> None:
     source = write(tmp_path / "s", data)
