@@ -155,14 +155,14 @@ def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
-    """Stratified folds, with similar class proportions in each. Copies of an image are in the same fold."""
+    """Stratified folds, with similar class proportions in each. Copies and groups of images are in the same fold."""
     fewest = min(len({example.image.digest for example in examples if example.label == label}) for label in set(labels))
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, [example.image.digest for example in examples]))
+    return list(splitter.split(labels, labels, [example.group or example.image.digest for example in examples]))
 
 
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Baseline]:
