@@ -99,8 +99,10 @@ def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
     if _SCAN_MEMORY_OR_CURVES.fullmatch(first):
         return all(_SCAN_MEMORY_OR_CURVES.fullmatch(name) or clutter_kind(name) for name in names)
     below = {folder for folder in folders if clutter_kind(folder.rpartition("/")[2]) is None}
-    known = {name for name in here if clutter_kind(name) is None} <= _STORE_FILES
-    return below <= ours and (known or (bool(below) and not any(map(is_image_name, names))))
+    visible = {name for name in here if clutter_kind(name) is None}
+    if not (below or visible) or not below <= ours:
+        return False
+    return visible <= _STORE_FILES or (bool(below) and not any(map(is_image_name, visible)))
 
 
 def is_image_name(name: str) -> bool:

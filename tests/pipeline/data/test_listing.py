@@ -78,6 +78,7 @@ def test_one_rule_holds_for_folders_and_archives(tmp_path: Path, kind: str, caps
         (["config.json", "1.png"], False),
         (["fingerprint.json", "cats/1.png"], False),
         (["1.png"], False),
+        ([".DS_Store", "@eaDir/1.png"], False),
         ([], False),
     ],
 )
