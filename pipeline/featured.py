@@ -179,6 +179,9 @@ def _scanned(
 ) -> Scan:
     """Make the store's folder if it is missing, scan `data` with the scan memory in it, and tell how it was read."""
     create_folder(extraction.store)
+    (extraction.store / "scans").mkdir(
+        exist_ok=True
+    )  # an empty folder in `data` would look like a class without images
     memory = scan_memory(extraction.store, data, extraction.rehash)
     scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled)
     tell_reading(scanned)

@@ -93,7 +93,7 @@ def choose_splits(
     seed: int,
     config: PrepareConfig,
 ) -> tuple[list[str], list[str]]:
-    """Return the split of each image, and a line that says how they were split."""
+    """Return the split of each image, and lines that say how they were split."""
     items = []
     fractions = {"val": config.val, "test": config.test}
     from_train = takes_val_from_train(given, fractions)
@@ -107,7 +107,9 @@ def choose_splits(
                 f"({there[one.image.digest][1]}); name a new folder"
             )
         items.append(Item(one.image.digest, labels[one.label], one.group, held or split))
-    return complete(items, given, seed, fractions)
+    kept = [f"the splits it comes with are kept ({', '.join(sorted(given))}); --resplit splits anew"] if given else []
+    splits, lines = complete(items, given, seed, fractions)
+    return splits, [*kept, *lines]
 
 
 def require_full_splits(
