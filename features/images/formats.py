@@ -193,7 +193,7 @@ def _why_no_header(data: bytes, format: str) -> Fault:
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    if image.format in ("TIFF", "HEIF"):  # they are turned upright while they are decoded
+    if image.format == "TIFF":  # Pillow turns it upright while it decodes
         return 1
     if image.format == "PNG" and not any(key in data for key in _PNG_ORIENTATION):
         return 1  # Pillow would decode all pixels to look for EXIF after them
