@@ -15,8 +15,8 @@ from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.evaluate.predict import predict
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.runs import Run
-from headstart.pipeline.upkeep.explain import explain
 from headstart.pipeline.upkeep.config import ExportConfig
+from headstart.pipeline.upkeep.explain import explain
 from headstart.pipeline.upkeep.export import export
 from headstart.pipeline.upkeep.gc import collect_garbage
 from headstart.tests.features.images.pictures import png, tiff
