@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
-from headstart.features.images.pixels import Pages
+from headstart.features.images.pixels import BITS, Pages
 from headstart.features.options import option
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Rescale = Literal["auto", "none", "unit", "inception", "standardised", "caffe"]
 Tokens = Literal["mean", "first"]
 AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
-_BITS = ("auto", "folder", *map(str, range(8, 17)))
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class FeatureConfig:
                 self.image_size == 0 or 32 <= self.image_size <= 4096,
                 "from 32 to 4096, or 0",
             ),
-            ("--bits", self.bits, self.bits in _BITS, "auto, folder or a number from 8 to 16"),
+            ("--bits", self.bits, self.bits in ("folder", *BITS), "auto, folder or a number from 8 to 16"),
             ("--views", self.views, self.views >= 0, "at least 0"),
         )
 

@@ -10,6 +10,7 @@ from headstart.features.images.depth import used_bits
 from headstart.features.images.faults import MAX_PIXELS, Fault
 from headstart.features.images.jpeg import count_scans
 from headstart.features.images.opening import FORMATS, limit_lifted, open_image
+from headstart.features.images.png import without_texts
 from headstart.features.images.tiff import MOST_PAGES, at_page, count_pages, is_camera_raw
 from PIL import Image, ImageFile
 
@@ -177,7 +178,7 @@ class _Watched(io.BytesIO):
 
 def _why_no_header(data: bytes, format: str) -> Fault:
     """Return why Pillow could not read the header. Call the plugin directly: `Image.open` hides its error message."""
-    watched = _Watched(data)
+    watched = _Watched(without_texts(data))
     said = "can't be read"
     try:
         with limit_lifted:
@@ -192,7 +193,7 @@ def _why_no_header(data: bytes, format: str) -> Fault:
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    if image.format in ("TIFF", "HEIF"):  # they are turned upright while they are decoded
+    if image.format == "TIFF":  # Pillow turns it upright while it decodes
         return 1
     if image.format == "PNG" and not any(key in data for key in _PNG_ORIENTATION):
         return 1  # Pillow would decode all pixels to look for EXIF after them

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from headstart.features.images.png import without_texts
-from PIL import Image, ImageFile, JpegImagePlugin
+from PIL import Image, ImageFile
 
 # Only known formats are opened. Their first bytes tell the format, and Pillow's plugins for them only read bytes. Some
 # plugins for other formats run another program. A build of Pillow may lack some known formats.
@@ -27,15 +27,9 @@ FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
 def open_image(data: bytes, format: str | None = None) -> Iterator[ImageFile.ImageFile]:
     """Open an image in a `with` block, where its pixels can be decoded. Errors may be of almost any type."""
     _silence_metadata_warnings()
-    with limit_lifted:
-        if format == "JPEG" or (format is None and data.startswith(b"\xff\xd8\xff")):
-            # `Image.open` would read what camera makers put behind the picture, and fail where that is damaged.
-            opened: ImageFile.ImageFile = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-        else:
-            stream = io.BytesIO(without_texts(data))
-            opened = Image.open(stream, formats=[format] if format else FORMATS)
-        with opened as image:
-            yield image
+    stream, formats = io.BytesIO(without_texts(data)), [format] if format else FORMATS
+    with limit_lifted, Image.open(stream, formats=formats) as image:
+        yield image
 
 
 class _LiftedLimit:

@@ -15,7 +15,9 @@ from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.evaluate.predict import predict
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.runs import Run
+from headstart.pipeline.upkeep.config import ExportConfig
 from headstart.pipeline.upkeep.explain import explain
+from headstart.pipeline.upkeep.export import export
 from headstart.pipeline.upkeep.gc import collect_garbage
 from headstart.tests.features.images.pictures import png, tiff
 from headstart.tests.features.images.test_scan_memory import OLD
@@ -123,6 +125,8 @@ def test_pages_are_examples_in_one_split(tmp_path: Path, small: FeatureConfig, e
     )
     first = cache_features(data, small, extraction)
     assert len(first.examples) == 4
+    exported = export(extraction.store, data, tmp_path / "x.npz", ExportConfig())
+    assert (exported.examples, exported.missing) == (4, 0)
     every = cache_features(data, replace(small, pages="all"), extraction)
     assert len(every.examples) == 12
     assert every.extracted.extracted == 8  # the first pages are cached
@@ -131,6 +135,7 @@ def test_pages_are_examples_in_one_split(tmp_path: Path, small: FeatureConfig, e
     for example in every.examples:
         splits[example.image.file].add(example.split)
     assert all(len(found) == 1 for found in splits.values())
+    assert export(extraction.store, data, tmp_path / "x.npz", ExportConfig()).examples == 12
     assert collect_garbage(extraction.store, [data]).dropped == 0
 
 

@@ -166,6 +166,7 @@ def test_large_texts_in_a_png_do_no_harm(tmp_path: Path, kind: str) -> None:
     for data in (before, behind):
         assert header(data, "x.png").format == "PNG"
         np.testing.assert_array_equal(pillow_pixels(data), COLOUR)
+    assert fault(before[: before.index(b"IDAT") - 4], "x.png").reason == "truncated"
     twelve = png(TWELVE, TEXTS[kind])
     assert header(twelve).bits == 12
 
