@@ -107,7 +107,9 @@ def choose_splits(
                 f"({there[one.image.digest][1]}); name a new folder"
             )
         items.append(Item(one.image.digest, labels[one.label], one.group, held or split))
-    kept = [f"the splits it comes with are kept ({', '.join(sorted(given))}); --resplit splits anew"] if given else []
+    kept = [f"the source is split already ({', '.join(sorted(given))}), and stays so; --resplit dissolves it"] * bool(
+        given
+    )
     splits, lines = complete(items, given, seed, fractions)
     return splits, [*kept, *lines]
 
