@@ -123,7 +123,7 @@ def test_a_second_time_extracts_nothing_and_its_lines_can_be_typed(
     assert [words[0] for words in typed] == ["demo", "prepare", "features", "head", "finetune", "evaluate"]
     calls: list[tuple[Any, ...]] = []
     for stage in ("head.run.train_run", "finetune.finetune.finetune"):
-        monkeypatch.setattr(f"headstart.pipeline.{stage}", lambda *given: calls.append(given) or result)
+        monkeypatch.setattr(f"headstart.pipeline.{stage}", lambda *given, **_: calls.append(given) or result)
     said = {words[0]: headstart(*words) for words in typed}
     assert (said["features"]["extracted"], said["features"]["cached"]) == (0, 60)
     assert said["evaluate"]["head"] == result.tested.head
