@@ -170,6 +170,6 @@ def test_a_hundred_thousand_files_in_one_folder(tmp_path: Path, headstart: Cli) 
     for number in range(100_000):  # what follows the picture makes another image of it
         (tmp_path / "data" / "cat" / f"{number}.png").write_bytes(buffer.getvalue() + str(number).encode())
     (tmp_path / "data" / "dog" / "1.png").write_bytes(buffer.getvalue())
-    seen = headstart("check", tmp_path / "data", "--store", tmp_path / "store")
+    seen = headstart("check", tmp_path / "data", "--store", tmp_path / "store", "--allow")
     assert seen["examples"] == 100_001
     assert seen["duplicates"] == seen["conflicts"] == []
