@@ -36,7 +36,7 @@ def read_images(members: Sequence[Member], read: Reading, max_pixels: int) -> tu
     images, rejects = [], []
     groups = read.groups or [None] * len(members)
     with progress("reading", len(members)) as advance:
-        for member, label, split, group in zip(members, read.labels, read.splits, groups, strict=False):
+        for member, label, split, group in zip(members, read.labels, read.splits, groups, strict=True):
             advance(1)
             if label is None and not member.escapes:
                 continue

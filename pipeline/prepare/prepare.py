@@ -140,7 +140,8 @@ def _opened(
             read = replace(read, lines=[*read.lines, f"{left} files of {source} belong to no class and are left out"])
         outside = [member for member in members if member.escapes]
         blank: list[None] = [None] * len(outside)
-        read = replace(read, labels=[*read.labels, *blank], splits=[*read.splits, *[""] * len(outside)])
+        groups = [*read.groups, *blank] if read.groups else []
+        read = replace(read, labels=[*read.labels, *blank], splits=[*read.splits, *[""] * len(outside)], groups=groups)
         yield [*inside, *outside], read
 
 
