@@ -44,8 +44,14 @@ class DataConfig:
         pattern = _compiled("--label-from", self.label_from)
         if pattern and "label" not in pattern.groupindex:
             raise OptionError(f"--label-from must have a group (?P<label>...). Received: {self.label_from}")
+        if pattern and (self.classes or self.layout != "auto"):
+            raise OptionError("--label-from: labels are in file names; leave --classes and --layout out")
         if self.group != NEAR_DUPLICATES:
             _compiled("--group", self.group)
+        if self.layout == "v1" and (self.classes or self.group or self.resplit):
+            raise OptionError(
+                "--layout v1: versions before 0.2 knew no --classes, --group and --resplit; leave them out"
+            )
 
     @property
     def class_list(self) -> list[str]:

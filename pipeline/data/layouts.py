@@ -15,11 +15,12 @@ from headstart.pipeline.data.names import (
     as_label,
     has_image_suffix,
     is_mask_folder,
+    labels_matched,
     numbered_labels,
-    perhaps_labels,
     says_nothing,
     split_named,
     splits_named,
+    told_missed,
 )
 from headstart.pipeline.data.tree import FEW, ImageTree, Parts, is_chain, splits_outside
 
@@ -44,11 +45,16 @@ class Reading:
 
 
 def read_layout(
-    paths: Sequence[str], where: str, layout: Layout = "auto", classes: Sequence[str] = (), empty: Sequence[str] = ()
+    paths: Sequence[str],
+    where: str,
+    layout: Layout = "auto",
+    classes: Sequence[str] = (),
+    empty: Sequence[str] = (),
+    label_from: str = "",
 ) -> Reading:
     """Read the splits and classes of the files `paths`: relative to the data set, with slashes, without clutter.
 
-    Raises DataError if the names can be read in several ways, or in none.
+    Raises DataError if the names can be read in several ways, or in none, or if `label_from` misses many of them.
 
     Args:
         where: the name of the data set, for messages.
@@ -56,12 +62,20 @@ def read_layout(
             `cat.0.jpg`, `none` for unlabelled images. `auto` finds out.
         classes: names of folders. If there are any, these folders are the classes.
         empty: folders without files, which may be empty classes.
+        label_from: a regular expression with a group `label`, see `labels_matched`. Folders then give splits only.
     """
     parts = [tuple(path.split("/")) for path in paths]
     images = [number for number, path in enumerate(paths) if has_image_suffix(path)] or range(len(paths))
-    reader = _Reader(where, layout, {as_label(name) for name in classes})
+    named = labels_matched(paths, label_from) if label_from else None
+    reader = _Reader(where, layout, {as_label(name) for name in classes}, named)
     places = reader.read(ImageTree([(number, parts[number]) for number in images]))
-    every = _with_other_files(parts, places, set(images))
+    if named:
+        seen = reader.seen or images
+        missed = [paths[number] for number in images if number in seen and not named[number]]
+        reader.lines.extend(told_missed(where, label_from, missed, len(seen)))
+        every = places
+    else:
+        every = _with_other_files(parts, places, set(images))
     reading = Reading(
         splits=[every[number][0] if number in every else "" for number in range(len(parts))],
         labels=[every[number][1] if number in every else None for number in range(len(parts))],
@@ -77,7 +91,9 @@ class _Reader:
     where: str
     layout: Layout
     classes: set[str]
+    named: Sequence[str | None] | None  # the label in the name of each file, if names have the labels
     lines: list[str] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)  # images beside which `named` has labels
 
     def read(self, images: ImageTree) -> dict[int, _Place]:
         """Return the place of each image that has one."""
@@ -119,11 +135,13 @@ class _Reader:
         if not splits or len(images.loose) > FEW * len(images.found):
             return {}
         flat = all(folders[name].is_flat for name in folders)
-        if len(splits) == 1 and others and flat:
+        if len(splits) == 1 and others and flat and not self.named:
             return {}  # a class that is called like a split
-        if others and not all(folders[name].is_flat or is_chain(folders[name]) for name in others):
+        if others and (self.named or not all(folders[name].is_flat or is_chain(folders[name]) for name in others)):
             raise self._asking(
-                folders, "some folders are named like splits, others are not", "--classes, or one folder"
+                folders,
+                "some folders are named like splits, others are not",
+                "--classes, or one folder" if not self.named else "one folder",
             )
         if len(set(splits.values())) < len(splits):
             raise self._asking(folders, "several folders are named like one split", "one of them, or a folder above")
@@ -134,6 +152,8 @@ class _Reader:
         images = self._below_wrappers(images)
         if self.classes:
             return self._named_classes(images)
+        if self.named:
+            return self._matched(images, self.named, quiet)
         folders = images.folders
         if images.is_flat or self.layout == "names":
             return self._labels_in_names(images, quiet)
@@ -161,7 +181,7 @@ class _Reader:
         inside = {sub for name in deep for sub in folders[name].folders}
         raise self._asking(
             folders,
-            f"the classes are these {len(folders)}, or the {len(inside)} folders in them ({_listed(sorted(inside))})",
+            f"the classes are these {len(folders)}, or the {len(inside)} folders in them ({listed(sorted(inside))})",
             "--layout outer or --layout inner, or give one folder",
         )
 
@@ -172,9 +192,19 @@ class _Reader:
         }
         labels = {number: label for number, label in found.items() if label}
         if absent := self.classes - set(labels.values()):
-            raise DataError(f"--classes: {self.where} has no images in a folder {_listed(sorted(absent))}")
+            raise DataError(f"--classes: {self.where} has no images in a folder {listed(sorted(absent))}")
         if len(labels) < len(found):
             self.lines.append(f"{len(found) - len(labels)} images lie in none of the --classes and are left out")
+        return labels
+
+    def _matched(self, images: ImageTree, named: Sequence[str | None], quiet: bool) -> dict[int, str]:
+        numbers = [number for number, _ in images.found]
+        labels = {number: label for number in numbers if (label := named[number])}
+        self.seen.update(numbers if labels else [])  # a split without any label is left out
+        if not quiet:
+            self.lines.append(
+                f"{self.where}: read as {len(set(labels.values()))} classes by --label-from, not split yet"
+            )
         return labels
 
     def _labels_in_names(self, images: ImageTree, quiet: bool) -> dict[int, str]:
@@ -220,35 +250,17 @@ class _Reader:
             else f"{name}/ ({len(one.found)} images)"
             for name, one in folders.items()
         ]
-        return DataError(f"{self.where}: {_listed(tree)}: {found}; say {say}")
-
-
-def no_labels(where: str, names: Sequence[str], lists: Sequence[str] = ()) -> DataError:
-    """Return the error for images with these file `names` and no labels. It says how labels can be given.
-
-    `lists` are files that lie there and may be manifests.
-    """
-    perhaps = perhaps_labels(names)
-    hint = "give a CSV file with columns path,label as DATA, or --label-from REGEX"
-    if lists:
-        hint = f"{where}/{lists[0]} may list the labels: then give it as DATA, or --label-from REGEX"
-    if perhaps:
-        hint = (
-            f"names such as {names[0]} may hold {len(perhaps)} classes ({_listed(sorted(perhaps))}): then give "
-            r"--label-from '(?P<label>.+?)[-_ ]*\d+\.\w+'"
-        )
-    return DataError(
-        f"{where}: no class folders; expected {where}/<class>/*.jpg, found {len(names)} images without classes; {hint}"
-    )
+        return DataError(f"{self.where}: {listed(tree)}: {found}; say {say}")
 
 
 def _with_other_files(parts: Sequence[Parts], places: Mapping[int, _Place], images: set[int]) -> dict[int, _Place]:
-    """Add the files that are no images by their suffix: they have the place of the images in their folder."""
-    by_folder = {parts[number][:-1]: place for number, place in places.items()}
-    named = len({place for number, place in places.items() if len(parts[number]) == 1}) > 1
+    """Add the files that are no images by their suffix: they have the place that all images in their folder share."""
+    by_folder: dict[Parts, set[_Place]] = defaultdict(set)
+    for number, place in places.items():
+        by_folder[parts[number][:-1]].add(place)
+    shared = {folder: next(iter(found)) for folder, found in by_folder.items() if len(found) == 1}
     others = [number for number in range(len(parts)) if number not in images]
-    found = {number: by_folder[parts[number][:-1]] for number in others if parts[number][:-1] in by_folder}
-    return {**({} if named else found), **places}
+    return {number: shared[parts[number][:-1]] for number in others if parts[number][:-1] in shared} | places
 
 
 def _empty_classes(parts: Sequence[Parts], places: Mapping[int, _Place], empty: Sequence[str]) -> list[str]:
@@ -268,11 +280,12 @@ def _told_cases(names: Sequence[str]) -> list[str]:
     for name in names:
         alike[name.casefold()].append(name)
     return [
-        f"classes {_listed(same)} differ in case only; rename the folders if they are one class"
+        f"classes {listed(same)} differ in case only; rename the folders if they are one class"
         for same in alike.values()
         if len(same) > 1
     ]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Name the first four of `names`, and count the others."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

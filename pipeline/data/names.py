@@ -5,9 +5,11 @@ import re
 import unicodedata
 from collections.abc import Collection, Sequence
 
+from headstart.features.errors import DataError
 from headstart.features.images.formats import IMAGE_SUFFIXES
 from headstart.pipeline.data.splits import SPLITS
 
+_ODD = 0.05  # a regular expression may miss this fraction of the images
 _END = r"[-_ ]?(?:set|data|dataset|images|imgs|split|folder)?s?[-_ ]?\d*"
 _SPLITS = {
     "train": re.compile(rf"(?:train|training|trn){_END}"),
@@ -70,6 +72,29 @@ def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
     if not names or sum(match is not None for match in matches) < 0.95 * len(names):
         return None
     return [match["label"] if match else None for match in matches]
+
+
+def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
+    """Return the label in each of `paths`: the group `label` of a regular expression that matches all of its name.
+
+    A pattern with a slash must match the whole path. The label is None without a match, or if it is empty.
+    """
+    compiled, whole = re.compile(pattern), "/" in pattern
+    matches = [compiled.fullmatch(path if whole else os.path.basename(path)) for path in paths]
+    return [as_label(match["label"]) if match and match["label"] else None for match in matches]
+
+
+def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> list[str]:
+    """Return a line about the images of `total` that a regular expression `missed`, or raise DataError if many are."""
+    if not missed:
+        return []
+    first = ", ".join(missed[:3])
+    if len(missed) > _ODD * total:
+        raise DataError(
+            f"{where}: --label-from {pattern} finds no label in the names of {len(missed)} of {total} images, {first} "
+            "among them"
+        )
+    return [f"{len(missed)} images without a label in their name are left out: {first}"]
 
 
 def perhaps_labels(names: Sequence[str]) -> set[str]:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from headstart.features.errors import DataError
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
-from headstart.pipeline.data.layouts import Reading, no_labels, read_layout
+from headstart.pipeline.data.layouts import Reading, listed, read_layout
 from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
 from headstart.pipeline.data.listing import list_files, require_readable
 from headstart.pipeline.data.manifest import SUFFIXES, Entry, read_manifest
-from headstart.pipeline.data.names import has_image_suffix
+from headstart.pipeline.data.names import has_image_suffix, labels_matched, perhaps_labels, told_missed
 
 PREPARED = "prepared.json"  # what `prepare` did to make a data folder, in that folder
-_ODD = 0.05  # a regular expression may miss this fraction of the images
 
 
 @dataclass(frozen=True)
@@ -68,36 +67,35 @@ def read_names(
     `empty` are folders without files.
     """
     try:
-        reading = read_layout(names, where, "none" if config.label_from else config.layout, config.class_list, empty)
+        reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)
     except DataError as error:
-        if labelled:
+        if labelled or config.label_from:
             raise
         lines = [f"{where}: read without labels, because they are not needed here ({error})"]
         reading = Reading([""] * len(names), [None] * len(names), lines)
-    if config.label_from:
-        reading = _labelled_by_names(reading, names, where, config)
     if labelled and not reading.class_names:
         images = [os.path.basename(name) for name in names if has_image_suffix(name)]
-        raise no_labels(where, images, [name for name in names if name.lower().endswith(SUFFIXES) and "/" not in name])
+        raise _no_labels(where, images, [name for name in names if name.lower().endswith(SUFFIXES) and "/" not in name])
     return _grouped(_resplit(reading, where, config), names, where, config)
 
 
-def _labelled_by_names(reading: Reading, names: Sequence[str], where: str, config: DataConfig) -> Reading:
-    pattern = re.compile(config.label_from)
-    matches = [pattern.fullmatch(name if "/" in config.label_from else os.path.basename(name)) for name in names]
-    images = [at for at, name in enumerate(names) if has_image_suffix(name)]
-    missed = [names[at] for at in images if not matches[at]]
-    if len(missed) > _ODD * len(images) or not images:
-        raise DataError(
-            f"{where}: --label-from {config.label_from} does not match the names of {len(missed)} of {len(images)} "
-            f"images, {', '.join(missed[:3])} among them"
+def _no_labels(where: str, names: Sequence[str], lists: Sequence[str] = ()) -> DataError:
+    """Return the error for images with these file `names` and no labels. It says how labels can be given.
+
+    `lists` are files that lie there and may be manifests.
+    """
+    perhaps = perhaps_labels(names)
+    hint = "give a CSV file with columns path,label as DATA, or --label-from REGEX"
+    if lists:
+        hint = f"{where}/{lists[0]} may list the labels: then give it as DATA, or --label-from REGEX"
+    if perhaps:
+        hint = (
+            f"names such as {names[0]} may hold {len(perhaps)} classes ({listed(sorted(perhaps))}): then give "
+            r"--label-from '(?P<label>.+?)[-_ ]*\d+\.\w+'"
         )
-    labels = [match["label"] if match else None for match in matches]
-    line = f"{where}: labels from file names, {len(set(labels) - {None})} classes"
-    left = (
-        [f"{len(missed)} images without a label in their name are left out: {', '.join(missed[:3])}"] if missed else []
+    return DataError(
+        f"{where}: no class folders; expected {where}/<class>/*.jpg, found {len(names)} images without classes; {hint}"
     )
-    return replace(reading, labels=labels, lines=[line, *left])
 
 
 def _resplit(reading: Reading, where: str, config: DataConfig) -> Reading:
@@ -135,8 +133,11 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
     )
     lines = [_described(file, entries)]
     if config.label_from:
-        reading = _labelled_by_names(reading, names, str(file), config)
-        lines += reading.lines
+        labels = labels_matched(names, config.label_from)
+        missed = [name for name, label in zip(names, labels, strict=True) if not label]
+        lines.append(f"{file}: labels by --label-from, {len(set(labels) - {None})} classes")
+        lines += told_missed(str(file), config.label_from, missed, len(names))
+        reading = replace(reading, labels=labels)
     without = _without_row(file, names)
     if without:
         lines.append(f"{len(without)} images beside them have no row and are left out, {without[0]} the first")

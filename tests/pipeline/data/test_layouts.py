@@ -1,5 +1,6 @@
 """Listings of real archives, and what a person would read in them."""
 
+import os
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -358,6 +359,40 @@ def test_classes_can_be_said() -> None:
     assert placed(read_layout(paths, "x", classes=("cats", "birds"))) == unsplit("cats", "birds")
     with pytest.raises(DataError, match=r"--classes: .* fish"):
         read_layout(paths, "x", classes=("fish",))
+
+
+LABEL = r"(?P<label>[a-z]+)_\d+\.jpg"
+
+
+@pytest.mark.parametrize("pattern", [LABEL, "(?:.*/)?" + LABEL])
+def test_names_give_labels_and_folders_give_splits(pattern: str) -> None:
+    named = [f"{split}/{name}_{n}.jpg" for split in ("train", "Test") for name in CATS for n in range(3)]
+    assert placed(read_layout(named, "x", label_from=pattern)) == splits("train", "test", of=CATS)
+    assert placed(read_layout(named[:6], "x", label_from=pattern)) == unsplit(*CATS)
+    shuffled = [f"images/{n % 2}/{os.path.basename(path)}" for n, path in enumerate(named)]
+    assert placed(read_layout(shuffled, "x", label_from=pattern)) == unsplit(*CATS)
+
+
+def test_a_name_without_a_label_is_told() -> None:
+    named = [f"train/{name}_{n}.jpg" for name in CATS for n in range(30)]
+    reading = read_layout([*named, "train/IMG.jpg"], "x", label_from=LABEL)
+    assert placed(reading) == unsplit(*CATS)
+    assert any("1 images without a label" in line and "train/IMG.jpg" in line for line in reading.lines)
+    reading = read_layout([*named, *flat("test1/{}.jpg")], "x", label_from=LABEL)  # as Dogs vs Cats has it
+    assert placed(reading) == unsplit(*CATS)
+    assert any("test1/" in line and "left out" in line for line in reading.lines)
+    with pytest.raises(DataError, match=f"finds no label in the names of {len(named)} of {len(named)}"):
+        read_layout(named, "x", label_from="(?P<label>x*)")
+    with pytest.raises(DataError, match="named like splits, others are not"):
+        read_layout([*named, *flat("more/cats_{}.jpg")], "x", label_from=LABEL)
+
+
+def test_a_file_without_suffix_has_no_label_where_the_images_beside_it_have_several() -> None:
+    paths = [f"train/{name}.{n}.jpg" for name in CATS for n in range(3)]
+    reading = read_layout([*paths, "train/unknown"], "x")
+    assert reading.labels[-1] is None
+    reading = read_layout([*classes("", CATS), f"{CATS[0]}/unknown"], "x")
+    assert reading.labels[-1] == CATS[0]
 
 
 def test_what_is_left_out_is_told() -> None:

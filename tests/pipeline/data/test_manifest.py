@@ -155,12 +155,14 @@ def test_labels_from_names(photos: Path) -> None:
         scan(photos)
     pattern = r"(?P<label>.+)_\d+\.png"
     assert labels(scan(photos, config=DataConfig(label_from=pattern))) == EXPECTED
-    with pytest.raises(DataError, match="does not match the names of 20 of 30 images"):
+    with pytest.raises(DataError, match="finds no label in the names of 20 of 30 images"):
         scan(photos, config=DataConfig(label_from=r"(?P<label>pug)_\d+\.png"))
     with pytest.raises(OptionError, match=r"--label-from must have a group"):
         DataConfig(label_from=".*")
     with pytest.raises(OptionError, match="not a regular expression"):
         DataConfig(label_from="(?P<label>")
+    with pytest.raises(OptionError, match="leave --classes and --layout out"):
+        DataConfig(label_from=pattern, classes="pug")
 
 
 def test_groups_from_paths(photos: Path) -> None:
