@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from headstart.features.backbones.backbone import Backbone
     from headstart.features.backbones.cuts import Cut
 
-# Two test processes on two cores: a thread each. Read by TensorFlow when it starts, and by the processes we start.
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+# Each test process has its own cores: threads that wait for a core spin, and slow the other process down.
+if hasattr(os, "sched_setaffinity"):
+    _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    _mine = sorted(os.sched_getaffinity(0))[_worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+    if _mine:
+        os.sched_setaffinity(0, _mine)
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(len(_mine)))  # TensorFlow does not look at the affinity
 
 SMALL = {
     "backbone": "mobilenet_v3_small",
