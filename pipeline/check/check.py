@@ -13,7 +13,6 @@ from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import progress
 from headstart.pipeline.check.config import CheckConfig
-from headstart.pipeline.check.near_duplicates import near_duplicates
 from headstart.pipeline.check.page import write_page
 from headstart.pipeline.check.report import CheckResult
 from headstart.pipeline.data.config import DataConfig
@@ -21,6 +20,7 @@ from headstart.pipeline.data.copies import conflicting, repeated, same_image
 from headstart.pipeline.data.examples import reject_undecodable, scan, scan_memory
 from headstart.pipeline.data.splits import SPLITS
 from headstart.pipeline.data.trainable import too_many_rejects, untrainable
+from headstart.pipeline.near_duplicates import near_duplicates
 
 _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 

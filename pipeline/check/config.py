@@ -7,6 +7,7 @@ from typing import Literal
 from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.options import option
+from headstart.pipeline.data.similar import SIMILARITY
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class CheckConfig:
         "Which of the store's features: the beginning of a name in `store ls`. Default: those of the most images, "
         "at the last cut.",
     )
-    similarity: float = option(0.3, "Near-duplicates have whitened features with at least this cosine.")
+    similarity: float = option(SIMILARITY, "Near-duplicates have whitened features with at least this cosine.")
     tiny: int = option(64, "Images with a side of fewer pixels are reported as tiny.")
     imbalance: float = option(5.0, "Classes are imbalanced if one has this many times the images of another.")
     max_rejects: float = option(0.05, "Fraction of images that may be unusable.")

@@ -9,10 +9,10 @@ from typing import Any
 
 from headstart.features.errors import DataError, HeadstartError
 from headstart.pipeline.check.config import CheckConfig
-from headstart.pipeline.check.near_duplicates import Likeness
 from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.similar import CORRELATION
 from headstart.pipeline.data.splits import SPLITS
+from headstart.pipeline.near_duplicates import Likeness
 from rich.table import Table
 from rich.text import Text
 

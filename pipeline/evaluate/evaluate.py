@@ -8,6 +8,7 @@ import numpy as np
 from headstart.features.errors import DataError
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
+from headstart.pipeline.evaluate.seen import Seen, seen_in_training
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.metrics import score
 from headstart.pipeline.runs import Run, write_csv
@@ -22,10 +23,11 @@ class EvaluateResult:
     n: int
     head: dict[str, Any]
     finetuned: dict[str, Any] | None
+    seen: Seen | None = None  # None where the split contains training images anyway
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
-        return {"split": self.split, "n": self.n, **self._models()}
+        return {"split": self.split, "n": self.n, **(self.seen.fields() if self.seen else {}), **self._models()}
 
     def lines(self) -> list[Any]:
         """Return the summary that is printed without `--json`."""
@@ -57,10 +59,9 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     labels = np.array([example.label for example in examples])
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images can't be used: {cached.extraction.store}/rejects.csv says why")
-    trained = run.digests("train") if split not in ("train", "all") else set()
-    if leaked := [example.image.path for example in examples if example.image.digest in trained]:
-        warning = f"warning: {len(leaked)} images of {split} are in train too, {leaked[0]} the first"
-        console.print(warning, style="yellow")
+    seen = seen_in_training(run, cached, examples, data is not None) if split not in ("train", "all") else None
+    for line in seen.lines(split) if seen else []:
+        console.print(line, style="yellow")
     features = cached.labelled(examples).features
     logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}  # [N, 1 or C]
     if run.classifier_file.exists():
@@ -68,9 +69,9 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
     metrics = {model: score(values, labels, class_names) for model, values in logits.items()}
     _write_predictions(run, split, examples, class_names, logits)
     key = split if data is None else f"{split} of {data}"
-    evaluated = {**run.metrics().get("evaluate", {}), key: {"n": len(examples), **metrics}}
-    run.update(run.metrics_file, evaluate=evaluated)
-    return EvaluateResult(split=split, n=len(examples), head=metrics["head"], finetuned=metrics.get("finetuned"))
+    result = EvaluateResult(split, len(examples), metrics["head"], metrics.get("finetuned"), seen)
+    run.update(run.metrics_file, evaluate={**run.metrics().get("evaluate", {}), key: result.fields()})
+    return result
 
 
 def _logits_of_classifier(run: Run, cached: FeaturedExamples, examples: list[Example]) -> np.ndarray:

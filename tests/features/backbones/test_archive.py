@@ -107,7 +107,12 @@ def test_other_members_and_second_ones_are_refused(tmp_path: Path, name: str) ->
     assert os.listdir(tmp_path) == ["x.keras"]
 
 
-@pytest.mark.parametrize("name", ["my block", "block:1", "ä", "a+b:map", "line\nend\x1b[31m", "n" * 5000, "_", "all"])
+_ODD_NAMES = ["my block", "block:1", "ä", "a+b:map", "n" * 5000, "_"]
+
+
+@pytest.mark.parametrize(
+    "name", ["line\nend\x1b[31m", "all", *(pytest.param(n, marks=pytest.mark.slow) for n in _ODD_NAMES)]
+)
 def test_names_that_no_cut_or_scope_can_have_are_written_otherwise(tmp_path: Path, name: str) -> None:
     image = keras.Input((SIZE, SIZE, 3), name="an image")
     x = layers.Conv2D(4, 3, 2, name=name)(image)

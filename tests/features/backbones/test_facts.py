@@ -162,7 +162,7 @@ def test_a_command_with_nothing_to_do_builds_no_network(
     drawn: Path, tmp_path: Path, headstart: Cli, builds: list[str]
 ) -> None:
     options = ["--store", str(tmp_path / "s"), "--backbone", NAME, "--weights", "random", "--image-size", str(SIZE)]
-    options += ["--max-rejects", "1"]
+    options += ["--max-rejects", "1", "--precision", "float32"]
     assert headstart("features", drawn, *options)["extracted"]
     assert len(builds) == 1
     assert not headstart("features", drawn, *options)["extracted"]

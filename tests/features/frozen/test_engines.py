@@ -72,7 +72,8 @@ def test_both_engines_yield_the_same_features_in_float32(name: str) -> None:
         assert 0 < relative_error(found[cut], expected[cut]) < 3e-6  # if it is 0, TensorFlow made both
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_features_depend_neither_on_batch_nor_slot_nor_what_runs_beside(precision: Precision) -> None:
     backbone = random_backbone("mobilenet_v3_small", precision)
     cuts = backbone.cuts()
@@ -154,6 +155,7 @@ def test_only_fingerprints_of_depthwise_networks_in_bfloat16_name_openvino(
     assert network.fingerprint(network.cuts[0]) == replace(found, engine=None)
 
 
+@pytest.mark.slow
 def test_without_openvino_tensorflow_makes_the_same_features_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

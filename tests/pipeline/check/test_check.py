@@ -16,10 +16,10 @@ from headstart.features.store.store import FeatureStore
 from headstart.pipeline.check import page as check_page
 from headstart.pipeline.check.check import check
 from headstart.pipeline.check.config import CheckConfig
-from headstart.pipeline.check.near_duplicates import near_duplicates
 from headstart.pipeline.data.copies import same_image
 from headstart.pipeline.data.examples import scan
 from headstart.pipeline.featured import cache_features
+from headstart.pipeline.near_duplicates import near_duplicates
 from headstart.tests.conftest import SMALL_FLAGS, Cli
 from PIL import Image
 
@@ -177,7 +177,7 @@ def test_likeness_does_not_depend_on_how_many_are_compared_at_a_time(
     (store,) = cache_features(data, small, extraction).stores.values()
     examples = scan(data).examples
     whole = near_duplicates(examples, store, 0.3)
-    monkeypatch.setattr("headstart.pipeline.check.near_duplicates.BLOCK", 32)
+    monkeypatch.setattr("headstart.pipeline.near_duplicates.BLOCK", 32)
     monkeypatch.setattr(type(store), "stream", lambda self, digests: _STREAM(self, digests, None, 4096))
     parts = near_duplicates(examples, store, 0.3)
     assert [(one.image, one.like) for one in parts] == [(one.image, one.like) for one in whole]

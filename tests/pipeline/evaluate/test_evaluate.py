@@ -13,6 +13,7 @@ from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.runs import Run
+from PIL import Image
 
 
 def read_predictions(run: Path, split: str = "test") -> list[dict[str, str]]:
@@ -36,7 +37,8 @@ def test_predictions_hold_every_example_and_agree_with_the_metrics(run: Path) ->
 
 def test_a_fine_tuned_run_is_scored_twice_and_the_head_as_before(run: Path, tuned_run: Path) -> None:
     before = evaluate(run, "val")
-    assert before.fields() == {"split": "val", "n": before.n, "head": before.head}
+    seen = {"duplicates_in_train": 0, "near_duplicates_in_train": 0}
+    assert before.fields() == {"split": "val", "n": before.n, **seen, "head": before.head}
     shutil.copytree(tuned_run, run, dirs_exist_ok=True)
     after = evaluate(run, "val")
     assert after.head == before.head
@@ -92,8 +94,27 @@ def test_leaks_are_told_of(run: Path, prepared: Path, tmp_path: Path, capfd: pyt
     assert "are in train" not in capfd.readouterr().err
     data = tmp_path / "other"
     shutil.copytree(prepared / "train", data / "test")
-    evaluate(run, "test", data)
+    result = evaluate(run, "test", data)
     assert "images of test are in train too" in capfd.readouterr().err
+    assert result.fields()["duplicates_in_train"] == result.n
+
+
+def test_near_duplicates_of_training_images_are_counted(
+    run: Path, prepared: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "other"
+    shutil.copytree(prepared / "test", data / "test")
+    for source in sorted((prepared / "train" / "cat").iterdir())[:3]:
+        with Image.open(source) as picture:
+            picture.resize((picture.width * 3 // 4, picture.height * 3 // 4)).save(data / "test" / "cat" / source.name)
+    result = evaluate(run, "test", data)
+    assert result.fields()["near_duplicates_in_train"] == 3
+    assert result.fields()["duplicates_in_train"] == 0
+    assert "3 images of test have a near-duplicate in train" in capfd.readouterr().err
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"data": str(tmp_path / "gone")}))
+    assert evaluate(run, "test", data).fields()["near_duplicates_in_train"] is None
+    assert "near_duplicates_in_train" not in evaluate(run, "train", data=prepared).fields()
 
 
 def test_a_missing_split_is_an_error_where_it_is_asked_for(run: Path, prepared: Path, tmp_path: Path) -> None:

@@ -359,6 +359,7 @@ def same_history(streamed: Path, cached: Path, **near: float) -> None:
     assert before[1] == pytest.approx(before[0], **near)
 
 
+@pytest.mark.slow
 def test_the_cache_gives_what_streaming_gives(tuned_run: Path, run: Path) -> None:
     finetune(run, replace(QUICK, from_cache=True))
     same_history(tuned_run, run, rel=1e-3)

@@ -396,6 +396,7 @@ def test_durations(text: str, seconds: float) -> None:
         parse_duration(f"{text} days")
 
 
+@pytest.mark.slow
 def test_the_winner_becomes_a_run(
     headstart, prepared: Path, small, extraction, space_file: Path, tmp_path: Path, monkeypatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_what_can_not_be_recomputed_is_said(
         recompute(open_stores(extraction.store), tmp_path / "data", compared(tmp_path / "data", 1))
 
 
+@pytest.mark.slow
 def test_a_cut_that_was_hardly_begun_hides_no_other(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig
 ) -> None:

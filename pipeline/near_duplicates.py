@@ -7,7 +7,7 @@ from headstart.features.images.likeness import Pixels
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import progress
 from headstart.pipeline.data.examples import Example
-from headstart.pipeline.data.similar import BLOCK, SAMPLE, agreeing, fit_whitening, nearest
+from headstart.pipeline.data.similar import BLOCK, SAMPLE, SIMILARITY, agreeing, fit_whitening, nearest
 from headstart.pipeline.data.splits import SPLITS
 
 
@@ -21,7 +21,7 @@ class Likeness:
     correlation: float  # of their pixels
 
 
-def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity: float) -> list[Likeness]:
+def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity: float = SIMILARITY) -> list[Likeness]:
     """Find the images of val and test that have a near-duplicate in an earlier split, the highest cosine first.
 
     The splits are ordered train, val, test. An image has at most one near-duplicate: the one whose pixels agree most.

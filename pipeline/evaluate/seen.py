@@ -1,0 +1,64 @@
+"""Which images of a split the head has seen in training, as equal files or as near-duplicates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from headstart.features.errors import DataError
+from headstart.pipeline.data.examples import Example, scan, scan_memory
+from headstart.pipeline.featured import FeaturedExamples
+from headstart.pipeline.near_duplicates import near_duplicates
+from headstart.pipeline.runs import Run
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The paths of images of a split that are in train, too, and of others that have a near-duplicate there."""
+
+    equal: list[str]
+    alike: list[str] | None  # None if the training images are gone
+
+    def fields(self) -> dict[str, Any]:
+        """Return the numbers of images, for JSON."""
+        alike = None if self.alike is None else len(self.alike)
+        return {"duplicates_in_train": len(self.equal), "near_duplicates_in_train": alike}
+
+    def lines(self, split: str) -> list[str]:
+        """Return a warning for each kind of image that was found."""
+        found = {"are in train too": self.equal, "have a near-duplicate in train": self.alike or []}
+        return [
+            f"warning: {len(paths)} images of {split} {what}, {paths[0]} the first; their figures are too good"
+            for what, paths in found.items()
+            if paths
+        ]
+
+
+def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Example], elsewhere: bool = False) -> Seen:
+    """Find the `examples` that are equal to, or nearly equal to, images that `run` was trained on.
+
+    Args:
+        cached: has the features of `examples`.
+        elsewhere: the examples are not of the run's own data folder.
+    """
+    trained = run.digests("train")
+    equal = [one.image.path for one in examples if one.image.digest in trained]
+    own = _own_examples(run, cached) if elsewhere else cached.examples
+    if own is None:
+        return Seen(equal, None)
+    train = [replace(one, split="train") for one in own if one.image.digest in trained]
+    fresh = [replace(one, split="test") for one in examples if one.image.digest not in trained]
+    *_, store = cached.stores.values()  # at the last cut
+    return Seen(equal, sorted(pair.image.image.path for pair in near_duplicates([*train, *fresh], store)))
+
+
+def _own_examples(run: Run, cached: FeaturedExamples) -> list[Example] | None:
+    """Scan the run's own data folder; None if it is gone or can't be read as before."""
+    settings, (config, extraction) = run.config(), run.configs()
+    own = Path(settings["data"])
+    memory = scan_memory(cached.extraction.store, own)
+    try:
+        found = scan(own, settings["seed"], extraction.max_pixels, memory, config.pages, run.read_as())
+    except DataError:
+        return None
+    return found.examples
