@@ -260,7 +260,8 @@ def _with_other_files(parts: Sequence[Parts], places: Mapping[int, _Place], imag
         by_folder[parts[number][:-1]].add(place)
     shared = {folder: next(iter(found)) for folder, found in by_folder.items() if len(found) == 1}
     others = [number for number in range(len(parts)) if number not in images]
-    return {number: shared[parts[number][:-1]] for number in others if parts[number][:-1] in shared} | places
+    found = {number: shared[parts[number][:-1]] for number in others if parts[number][:-1] in shared}
+    return {**found, **places}
 
 
 def _empty_classes(parts: Sequence[Parts], places: Mapping[int, _Place], empty: Sequence[str]) -> list[str]:
