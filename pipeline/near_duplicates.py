@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from headstart.features.images.likeness import Pixels
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import progress
+from headstart.pipeline.data.config import SIMILARITY
 from headstart.pipeline.data.examples import Example
-from headstart.pipeline.data.similar import BLOCK, SAMPLE, SIMILARITY, agreeing, fit_whitening, nearest
+from headstart.pipeline.data.similar import BLOCK, SAMPLE, agreeing, fit_whitening, nearest
 from headstart.pipeline.data.splits import SPLITS
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.options import option
-from headstart.pipeline.data.similar import SIMILARITY
+from headstart.pipeline.data.config import SIMILARITY
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from headstart.features.options import option
 
 Layout = Literal["auto", "outer", "inner", "names", "none", "v1"]
 NEAR_DUPLICATES = "near-duplicates"  # the value of `--group` that compares the pixels of images
+SIMILARITY = 0.3  # least cosine between the whitened features of two images that may be near-duplicates
 
 
 @dataclass(frozen=True)

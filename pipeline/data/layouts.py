@@ -255,17 +255,21 @@ class _Reader:
 
 def _with_other_files(parts: Sequence[Parts], places: Mapping[int, _Place], images: set[int]) -> dict[int, _Place]:
     """Add the files that are no images by their suffix: they have the place that all images in their folder share."""
+    others = [number for number in range(len(parts)) if number not in images]
+    if not others:
+        return dict(places)
     by_folder: dict[Parts, set[_Place]] = defaultdict(set)
     for number, place in places.items():
         by_folder[parts[number][:-1]].add(place)
     shared = {folder: next(iter(found)) for folder, found in by_folder.items() if len(found) == 1}
-    others = [number for number in range(len(parts)) if number not in images]
     found = {number: shared[parts[number][:-1]] for number in others if parts[number][:-1] in shared}
     return {**found, **places}
 
 
 def _empty_classes(parts: Sequence[Parts], places: Mapping[int, _Place], empty: Sequence[str]) -> list[str]:
     """Return the classes of folders without files, if class folders lie beside them."""
+    if not empty:
+        return []
     beside = {
         parts[number][:at]
         for number, (_, label) in places.items()

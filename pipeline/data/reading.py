@@ -47,7 +47,8 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
         kept = [at for at, label in enumerate(reading.labels) if label is not None]
         ignored["outside classes"] += len(names) - len(kept)
         names, reading = [names[at] for at in kept], _taken(reading, kept)
-    return Files([os.path.join(data, name) for name in names], reading, +ignored)
+    root = os.path.join(data, "")
+    return Files([root + name for name in names], reading, +ignored)
 
 
 def require_data(data: Path) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 from headstart.features.images.likeness import SIDE, Pixels, correlation
 from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import progress
+from headstart.pipeline.data.config import SIMILARITY
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-SIMILARITY = 0.3  # least cosine between the whitened features of two candidates
 CORRELATION = 0.92  # least correlation between their pixels, see `likeness.correlation`
 SAMPLE = 10_000  # images that the whitening is fitted on
 MOST_AXES, IMAGES_PER_AXIS = 256, 8

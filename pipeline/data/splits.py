@@ -42,7 +42,10 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
         return _assign_each(items, hashes, fractions)
     groups = sorted(_groups(items), key=lambda group: min(hashes[at] for at in group))
     contents = [_content(items, group) for group in groups]
-    wanted = _wanted(contents, fractions)
+    sizes: Counter[int] = Counter()
+    for content in contents:
+        sizes.update(content)
+    wanted = _wanted(sizes, Counter(label for content in contents for label in content), fractions)
     splits = [_held(items, group) for group in groups]
     for content, split in zip(contents, splits, strict=True):
         for label, count in content.items():
@@ -84,7 +87,8 @@ def _assign_each(items: Sequence[Item], hashes: Sequence[str], fractions: Mappin
     classes: dict[int, list[int]] = defaultdict(list)
     for at, item in enumerate(items):
         classes[item.label].append(at)
-    wanted = _wanted([{label: 1} for label, images in classes.items() for _ in images], fractions)
+    sizes = Counter({label: len(images) for label, images in classes.items()})
+    wanted = _wanted(sizes, sizes, fractions)
     splits = ["train"] * len(items)
     for label, images in classes.items():
         rest = iter(sorted(images, key=hashes.__getitem__))
@@ -118,14 +122,11 @@ def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) ->
     return "train"
 
 
-def _wanted(contents: Sequence[Mapping[int, int]], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return how many different images of each class val and test should have."""
-    sizes: Counter[int] = Counter()
-    groups: Counter[int] = Counter()
-    for content in contents:
-        for label, count in content.items():
-            sizes[label] += count
-            groups[label] += 1
+def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
+    """Return how many different images of each class val and test should have.
+
+    `sizes` and `groups` count the different images, and the groups, that each class has.
+    """
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():
         left = groups[label] - 1  # train gets one group at least
