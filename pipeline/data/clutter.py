@@ -3,12 +3,11 @@
 Everything here goes by names alone, so that one rule holds for folders and archives.
 """
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from headstart.features.images.formats import IMAGE_SUFFIXES
+from headstart.pipeline.data.names import has_image_suffix
 
 HEADSTART = "headstart"
 _KINDS = {
@@ -25,6 +24,8 @@ _KINDS = {
     }.items()
     for name in names
 }
+_RAW = "camera raw beside pictures"
+_RAW_SUFFIXES = (".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f")
 _STORE_FILES = frozenset({"backbones.json", "precision.json", "rejects.csv", "speeds.json"})
 _SHARD = re.compile(r"shard-[0-9a-f]{16}\.h5(\.retired)?")
 _SCAN_MEMORY_OR_CURVES = re.compile(r"[0-9a-f]{16}\.npz|events\.out\.tfevents\..*")
@@ -44,14 +45,23 @@ def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
     """Return the kind of clutter that each file is, or None for data.
 
     `paths` are all files of a folder or archive, relative to it, with slashes. A file in a clutter folder is clutter of
-    the folder's kind. Stores and runs of headstart are known by the files in them, whatever the folders are called.
+    the folder's kind. Camera raw is clutter if it lies beside the same picture, because cameras write both. Stores and
+    runs of headstart are known by the files in them, whatever the folders are called.
     """
     pairs = [path.rpartition("/") for path in paths]
     names: dict[str, list[str]] = {}
     for folder, _, name in pairs:
         names.setdefault(folder, []).append(name)
     kinds = _kinds_of_folders(names)
-    return [kinds[folder] or clutter_kind(name) for folder, _, name in pairs]
+    raw = {folder: _raw_beside_pictures(inside) for folder, inside in names.items()}
+    return [kinds[folder] or clutter_kind(name) or (_RAW if name in raw[folder] else None) for folder, _, name in pairs]
+
+
+def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
+    """Return the camera raw files in a folder beside which the camera wrote the same picture: IMG_1.CR2, IMG_1.JPG."""
+    raw = [name for name in names if name.lower().endswith(_RAW_SUFFIXES)]
+    pictures = {name.rpartition(".")[0] for name in names if has_image_suffix(name)} if raw else set()
+    return {name for name in raw if name.rpartition(".")[0] in pictures}
 
 
 def is_headstarts(paths: Iterable[str]) -> bool:
@@ -102,9 +112,4 @@ def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
     visible = {name for name in here if clutter_kind(name) is None}
     if not (below or visible) or not below <= ours:
         return False
-    return visible <= _STORE_FILES or (bool(below) and not any(map(is_image_name, visible)))
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name should be an image, by its suffix."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return visible <= _STORE_FILES or (bool(below) and not any(map(has_image_suffix, visible)))

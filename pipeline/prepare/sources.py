@@ -11,8 +11,9 @@ from headstart.features.errors import DataError, OptionError
 from headstart.features.images.faults import Fault
 from headstart.features.images.scan import content_of, why_unreadable
 from headstart.features.terminal import console
-from headstart.pipeline.data.clutter import clutter_kinds, is_image_name, told
+from headstart.pipeline.data.clutter import clutter_kinds, told
 from headstart.pipeline.data.listing import list_files, require_readable
+from headstart.pipeline.data.names import has_image_suffix
 from headstart.pipeline.prepare.archives.entries import Entry
 from headstart.pipeline.prepare.archives.names import leads_out
 from headstart.pipeline.prepare.archives.opening import Archives, archive_suffix, is_archive_name
@@ -52,7 +53,7 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
     with ExitStack() as stack:
         archives = Archives(stack, data, zip_encoding)
         members = _of_folder(source) if source.is_dir() else _members(archives.open(source), str(source))
-        if not any(is_image_name(member.name) for member in members):
+        if not any(has_image_suffix(member.name) for member in members):
             members = _unnested(members, archives)
         _tell_archives(source, members)
         if zip_encoding is not None and not archives.zips:
@@ -118,7 +119,7 @@ def _below(members: Sequence[Member], archive: str) -> list[Member]:
 def _tell_archives(source: Path, members: Sequence[Member]) -> None:
     """Print how many archives among `members` stay unread. Raise a DataError if there are no images beside them."""
     left = [member.path for member in members if is_archive_name(member.name)]
-    if left and not any(is_image_name(member.name) for member in members):
+    if left and not any(has_image_suffix(member.name) for member in members):
         raise DataError(f"{source}: holds no images, but {left[0]}; unpack that, and name the folder")
     if left:
         console.print(f"{source}: {len(left)} archives beside images are not unpacked, {left[0]} the first")

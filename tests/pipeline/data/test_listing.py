@@ -131,6 +131,12 @@ def test_names_of_255_bytes_and_not_utf_8(tmp_path: Path) -> None:
     assert list_files(write_folder(tmp_path / "s", dict.fromkeys(names, b""))).files == sorted(names)
 
 
+def test_camera_raw_beside_the_same_picture_is_ignored_and_alone_is_not() -> None:
+    names = ["cat/IMG_1.CR2", "cat/IMG_1.JPG", "cat/IMG_2.CR2", "dog/IMG_1.CR2", "dog/IMG_2.jpg", "dog/IMG_2.xmp"]
+    kind = "camera raw beside pictures"
+    assert clutter_kinds(names) == [kind, None, None, None, None, None]
+
+
 def test_many_names_take_little_time() -> None:
     names = [f"cats/{number}.png" for number in range(100_000)]
     start = time.process_time()

@@ -261,7 +261,8 @@ def test_a_damaged_zip_around_the_images_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_nothing_outside_of_data_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("group", ["", r"/(\d)"])
+def test_nothing_outside_of_data_is_written(tmp_path: Path, group: str) -> None:
     content = {
         **LAYOUTS["class folders"],
         "../evil.png": picture(7000),
@@ -274,7 +275,8 @@ def test_nothing_outside_of_data_is_written(tmp_path: Path) -> None:
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(source, "a") as archive:
         archive.writestr(link, "/etc/passwd")
-    prepare(source, tmp_path / "in" / "data", HALVES)
+    result = prepare(source, tmp_path / "in" / "data", HALVES, reading=DataConfig(group=group))
+    assert result.rejected == 4
     assert not list(tmp_path.glob("evil*"))
     assert not list(tmp_path.glob("in/evil*"))
     assert len(found_in(tmp_path / "in" / "data")) == 40
