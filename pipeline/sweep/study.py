@@ -7,12 +7,14 @@ import uuid
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 import optuna
 from headstart.features.errors import OptionError, StoreError
+from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.sweep.config import Sampler
 from headstart.pipeline.sweep.space import Space
 from optuna.trial import FrozenTrial, TrialState
@@ -73,6 +75,19 @@ class Study:
             raise OptionError(
                 f"--study {self.path}: was made with other data or settings: {told}; give another --study"
             )
+
+    def read_as(self, asked: DataConfig) -> DataConfig:
+        """Return how the study's data are read: as `asked`, or as the study was begun if defaults are asked.
+
+        Studies of versions before 0.2 don't say how. Their data were read as `v1`.
+        """
+        attributes = self.optuna.user_attrs
+        begun = attributes.get("reading", {"layout": "v1"} if "identity" in attributes else {})
+        return DataConfig(**begun) if asked == DataConfig() else asked
+
+    def keep_reading(self, reading: DataConfig) -> None:
+        """Record how the study's data are read, for `read_as`."""
+        self.optuna.set_user_attr("reading", asdict(reading))
 
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
         """Claim the next trial. Returns the trial, and the number of trials that run in other processes.

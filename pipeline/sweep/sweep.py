@@ -61,6 +61,7 @@ def sweep(
     space = _space(features, config, seed)
     study = Study(study_path, space, config.sampler, seed)
     with study.storage_errors_named():
+        reading = study.read_as(reading)
         cached, seen = _cache(study, data, features, extraction, config, seed, reading)
         shared = _search_data(cached, config.folds, seed)
         from headstart.pipeline.sweep.processes import search
@@ -130,6 +131,7 @@ def _cache(
             **{"folds": config.folds, "sampler": config.sampler, "seed": seed, "version of heads": HEAD_VERSION},
         }
         study.require_same(identity)
+        study.keep_reading(reading)
 
     cached = cache_features(data, every, extraction, seed, require, reading)
     require_trainable(cached.examples, cached.class_names, data)

@@ -19,6 +19,7 @@ import pytest
 from headstart.features.backbones.cuts import Cut
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError, StoreError
+from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.head.config import HeadConfig
@@ -246,6 +247,17 @@ def test_folds_are_averaged(space: Space, tmp_path: Path) -> None:
     assert "_hparams_/session_start_info" in events.summary_metadata  # what TensorBoard's HParams tab reads
     assert len(first.intermediate_values) == 3
     assert first.value == pytest.approx(first.intermediate_values[3])
+
+
+def test_a_study_goes_on_with_the_data_read_as_when_it_was_begun(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    inner, names = DataConfig(layout="inner"), DataConfig(layout="names")
+    assert study.read_as(inner) == inner
+    study.require_same({"seed": 0})
+    assert study.read_as(DataConfig()) == DataConfig(layout="v1")  # so far it is as a study of an earlier version
+    study.keep_reading(inner)
+    again = Study(tmp_path / "study.db", space, "tpe", 0)
+    assert (again.read_as(DataConfig()), again.read_as(names)) == (inner, names)
 
 
 def test_other_data_is_refused_by_name(space: Space, tmp_path: Path) -> None:
