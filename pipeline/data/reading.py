@@ -14,6 +14,7 @@ from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
 from headstart.pipeline.data.listing import list_files, require_readable
 from headstart.pipeline.data.manifest import SUFFIXES, Entry, read_manifest
 from headstart.pipeline.data.names import has_image_suffix, labels_matched, perhaps_labels, told_missed
+from headstart.pipeline.data.splits import SPLITS
 
 PREPARED = "prepared.json"  # what `prepare` did to make a data folder, in that folder
 
@@ -124,7 +125,7 @@ def _grouped(reading: Reading, names: Sequence[str], where: str, config: DataCon
 def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
     require_data(file)
     entries = read_manifest(file, config, labelled and not config.label_from)
-    root = str(file.parent)
+    root = os.path.dirname(file)
     names = [entry.path for entry in entries]
     reading = Reading(
         splits=[entry.split for entry in entries],
@@ -147,9 +148,10 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
 
 
 def _described(file: Path, entries: Sequence[Entry]) -> str:
-    labels, splits = {entry.label for entry in entries} - {None}, {entry.split for entry in entries} - {""}
+    labels, given = {entry.label for entry in entries} - {None}, {entry.split for entry in entries}
+    splits = [split for split in SPLITS if split in given]
     parts = [f"{len(entries)} images in {len(labels)} classes" if labels else f"{len(entries)} images without labels"]
-    parts += [f"splits {', '.join(sorted(splits))}"] if splits else []
+    parts += [f"splits {', '.join(splits)}"] if splits else []
     return f"{file}: a list of {', '.join(parts)}"
 
 
