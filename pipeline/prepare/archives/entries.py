@@ -25,7 +25,7 @@ UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a m
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of an archive. `size` is its unpacked and `packed` its packed size in bytes, by the archive's headers."""
+    """One file of an archive. The archive states its unpacked `size` and its `packed` size, both in bytes."""
 
     name: str  # with slashes; several entries may have one name
     size: int
