@@ -147,7 +147,7 @@ class Study:
                 self.optuna.enqueue_trial(dict(params))
 
     def finished(self) -> list[FrozenTrial]:
-        """The trials that are complete or pruned."""
+        """Return the trials that are complete or pruned."""
         return self.optuna.get_trials(deepcopy=False, states=_FINISHED)
 
     @contextmanager
