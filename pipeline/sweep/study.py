@@ -55,8 +55,8 @@ class Study:
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
         """Record `identity` in a new study, or compare it with the one recorded in an existing study.
 
-        `identity` describes data and settings. The study's attribute `part` records it. Raises OptionError, which names
-        the differences, if the recorded identity is another.
+        `identity` describes data and settings. The study's attribute `part` records the identity. Raises an OptionError
+        that names the differences if the recorded identity differs.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
