@@ -57,7 +57,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """The run at `path`. If a killed process left it half replaced, the old run is put back first.
+        """Open the run at `path`. If a killed process left a half replaced run, the old run is first put back.
 
         Raises RunError if there is no run at `path`.
         """
@@ -80,7 +80,10 @@ class Run:
         return configs_from_json(self.config()["features"])
 
     def read_as(self) -> DataConfig:
-        """Return how the run's data are read. Runs of versions before 0.2 don't say: they were read as `v1`."""
+        """Return the settings by which the run's data are read. The default is `v1`, for runs of versions before 0.2.
+
+        Raises RunError if the settings are of another version of headstart.
+        """
         found = self.config().get("reading", {"layout": "v1"})
         try:
             return DataConfig(**found)
@@ -92,7 +95,7 @@ class Run:
         return list(self.config()["class_names"])
 
     def load_model(self, file: Path) -> keras.Model:
-        """The head or classifier saved in `file`; raises RunError where it is damaged."""
+        """Load the head or classifier from `file`. Raises RunError if the file is damaged."""
         from headstart.features.tensorflow import keras  # late, so that a wrong folder is reported before this
 
         try:
@@ -122,7 +125,7 @@ class Run:
         write_csv(self.history_file, HISTORY_COLUMNS, ([row[name] for name in HISTORY_COLUMNS] for row in rows))
 
     def update(self, file: Path, **fields: Any) -> None:
-        """Set the top-level `fields` of `file`, one of the run's JSON files. Other fields stay."""
+        """Set top-level `fields` of `file`, one of the run's JSON files. Other fields stay as they are."""
         write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
 
     def forget_evaluations(self) -> None:
@@ -214,7 +217,7 @@ def versions() -> dict[str, str]:
 
 
 def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
-    """Return SHA-256 digests: `classes` of the class names, and under each split of its (digest, label) pairs.
+    """Return SHA-256 hashes: of the class names, under `classes`, and of each split's (digest, label) pairs.
 
     File names and the order of `examples` don't matter.
     """
