@@ -72,7 +72,7 @@ def prepare(
 
 @command(app)
 def check(data: Data, config: CheckConfig, reading: DataConfig, seed: int = 0) -> Result:
-    """Find problems in DATA. Exits with 1 if training would fail, or on leaks, near-duplicates or conflicting labels."""
+    """Find problems in DATA. Exits with 1 if training would fail, or on leaks, near-duplicates or label conflicts."""
     from headstart.pipeline.check.check import check
 
     return check(data, config, seed, reading)
