@@ -153,7 +153,7 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn Typer's `values` into the arguments of a command. The options of a dataclass become one instance of it."""
+    """Turn Typer's `values` into the arguments of a command. The options of a dataclass become one instance."""
     arguments = dict(values)
     for name, config in configs.items():
         settings = {field.name: arguments.pop(f"{name}_{field.name}") for field in fields(config)}

@@ -134,7 +134,7 @@ def cache_features(
     Args:
         seed: decides the views and, if `data` has no split folders, the splits.
         require: called with the scan and the networks before extraction. It raises an error if they can't be used.
-        reading, labelled: see `scan`.
+        reading, labelled: how `data` is read, and whether to raise DataError if images have no labels.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     store = extraction.store

@@ -57,7 +57,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """Open the run at `path`. If a killed process left a half replaced run, the old run is first put back.
+        """Open the run at `path`. If a process was killed while it replaced this run, the old run is first put back.
 
         Raises RunError if there is no run at `path`.
         """
@@ -140,7 +140,7 @@ class Run:
 
 
 def read_json(file: Path, remedy: str = "the run is damaged, train it again") -> dict[str, Any]:
-    """Read the JSON object in a file of a run. If there is none, raise a RunError whose message ends with `remedy`."""
+    """Read the JSON object in a file of a run. Without one, raise a RunError whose message ends with `remedy`."""
     try:
         content = json.loads(file.read_text("utf-8", "surrogateescape"))
     except ValueError as error:
@@ -196,7 +196,7 @@ def require_free(path: Path, overwrite: bool) -> None:
 
 
 def _clear_left_over(path: Path) -> None:
-    """Remove the half-written runs of killed processes beside `path`, and put back a run that they had moved away."""
+    """Remove half-written runs of killed processes beside `path`, and put back a run that such a process moved away."""
     remove_left_over(path.parent)
     # Earlier versions wrote a run as `.NAME.PID.partial`. Before they replaced an old run, they moved it to
     # `.NAME.PID.replaced`.
@@ -229,7 +229,7 @@ def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dic
 
 
 def require_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:
-    """Raise RunError if the classes, or the examples of `splits`, are not the ones that the run was trained on."""
+    """Raise RunError if the classes, or the examples of `splits`, differ from the data that the run was trained on."""
     then, now = run.config()["examples"], list_digests(examples, class_names)
     changed = [name for name in ("classes", *splits) if then.get(name) != now.get(name)]
     if changed:

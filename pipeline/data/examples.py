@@ -27,7 +27,7 @@ _REJECT_FIELDS = ("path", "reason", "detail")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image with its label and split. Images of one group get the same split by hash, and the same fold."""
+    """An image with its label and split. A split by hash, and a fold of a search, keep images of a group together."""
 
     image: ImageFile
     label: int  # an index into the class names; -1 without labels
@@ -110,7 +110,7 @@ def _splits(items: list[Item], seed: int, config: DataConfig) -> tuple[list[str]
 
 
 def tell_reading(scanned: Scan) -> None:
-    """Print how the data were read, and what was ignored."""
+    """Print how the data were read, and the number of ignored files by kind."""
     for line in scanned.reading:
         console.print(line)
     if scanned.ignored:

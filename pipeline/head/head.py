@@ -68,7 +68,7 @@ def fit_head(
     Args:
         config: a batch size or learning rate of 0 is replaced by a value for the number of examples.
         seed: decides the initial weights, dropout and the order of examples.
-        advance, on_epoch: see `run_epochs`.
+        advance, on_epoch: called after each step and each epoch; see `run_epochs`.
     """
     config = config.for_examples(len(train))
     keras.utils.set_random_seed(seed)

@@ -74,11 +74,11 @@ def train_run(
     """Train a head on the train split of `data` and write it to the run folder `path`.
 
     Features that the store lacks are extracted first. Raises OptionError for a cut that is a map, DataError if `data`
-    can't be trained on, DivergedError if no epoch has a finite loss on val, and RunError as `require_free` does.
+    can't be trained on, DivergedError if no epoch has a finite loss on val, and RunError if `path` may not be written.
 
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
-        require, reading: see `cache_features`.
+        require, reading: a check of the scan, and how `data` is read; see `cache_features`.
         origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))

@@ -1,4 +1,4 @@
-"""Rules that stop a trial early: other trials are better after as many epochs, or its loss no longer falls."""
+"""Rules that stop a trial early if other trials are better after as many epochs, or if its loss no longer falls."""
 
 from collections.abc import Sequence
 

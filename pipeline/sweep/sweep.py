@@ -54,7 +54,7 @@ def sweep(
     processes may fill the study at the same time. `seed` decides the search, every head, the folds, and the split if
     `data` has no split folders. Raises OptionError if settings can't be used, or if the study has other data or
     settings; DataError if `data` can't be trained on, or if no trial ended with a finite loss; StoreError if the study
-    can't be read or written; and RunError as `require_free` does.
+    can't be read or written; and RunError if a run may not be written to `path`; see `require_free`.
     """
     start, began = time.perf_counter(), time.time()
     require_free(path, overwrite)
