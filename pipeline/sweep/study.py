@@ -105,7 +105,7 @@ class Study:
             self._cut_off(self.optuna.trials[trial.number])
 
     def fail(self, trial: optuna.Trial) -> None:
-        """Mark a claimed trial as failed. It is never run again, because its head would fail in another process, too."""
+        """Mark a claimed trial as failed. It never runs again, because its head would fail in another process, too."""
         trial.set_user_attr(_FAULTY, True)
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 

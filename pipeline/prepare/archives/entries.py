@@ -25,7 +25,7 @@ UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a m
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of an archive. The archive states its unpacked `size` and its `packed` size, both in bytes."""
+    """One file of an archive. `size` is the unpacked and `packed` the packed size of the file, in bytes."""
 
     name: str  # with slashes; several entries may have one name
     size: int

@@ -120,9 +120,10 @@ class Archives:
 
 
 def _kind_of(file: BinaryIO) -> str:
-    """Return the kind of a file by its first bytes: `zip`, `tar`, a key of `_DECOMPRESSED`, or a phrase if it is none.
+    """Return the kind of a file by its first bytes: `zip`, `tar`, or a key of `_DECOMPRESSED`.
 
-    A self-extracting zip, which begins with a program, is a `zip`, too.
+    For any other file, return a phrase that describes it. A self-extracting zip, which begins with a program, is a
+    `zip`, too.
     """
     file.seek(0)
     start = file.read(tarfile.BLOCKSIZE)
