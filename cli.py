@@ -20,7 +20,7 @@ from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 store = typer.Typer(help="Look after a store of features.", no_args_is_help=True)
 
-Split = Annotated[Literal["train", "val", "test", "all"], typer.Option(help="Which examples.")]
+Split = Annotated[Literal["train", "val", "test", "all"], typer.Option(help="The split to use.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -40,8 +40,8 @@ def main(
 
 @command(app, kept="the images drawn and the features so far are kept: repeat the command")
 def demo(
-    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Draw into this folder, and do no more.")] = None,
-    images: Annotated[int, typer.Option(help="How many, half of each class.", min=2)] = DEMO_IMAGES,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Only draw, into this folder.")] = None,
+    images: Annotated[int, typer.Option(help="Number of images, half of each class.", min=2)] = DEMO_IMAGES,
     seed: int = 0,
 ) -> Result:
     """Run every stage on drawn cats and dogs, in ./demo. With DIR, only draw them, with a few broken files."""
@@ -59,7 +59,7 @@ def prepare(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="Class folders, cat.0.jpg names, or an archive of either.")
     ],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Gets {train,val,test}/<class>/.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder for {train,val,test}/<class>/.")],
     config: PrepareConfig,
     reading: DataConfig,
     seed: int = 0,
@@ -72,7 +72,7 @@ def prepare(
 
 @command(app)
 def check(data: Data, config: CheckConfig, reading: DataConfig, seed: int = 0) -> Result:
-    """Look for problems in DATA before anything is trained on it. Exits with 1 on leaks or conflicting labels."""
+    """Find problems in DATA. Exits with 1 if training would fail, or on leaks, near-duplicates or label conflicts."""
     from headstart.pipeline.check.check import check
 
     return check(data, config, seed, reading)
@@ -141,7 +141,7 @@ def finetune(
 def evaluate(
     run: RunArgument,
     split: Split = "test",
-    data: Annotated[Path | None, typer.Option(help="Another data folder than the run's.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder to use instead of the run's.")] = None,
 ) -> Result:
     """Score a run on a split."""
     from headstart.pipeline.evaluate.evaluate import evaluate
@@ -215,7 +215,7 @@ def explain(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Count the images with features at the given settings, and say in which settings other features differ."""
+    """Count the images with features at the given settings, and show how the other features in the store differ."""
     from headstart.pipeline.upkeep.explain import explain
 
     return explain(data, config, extraction, seed, reading)
@@ -223,7 +223,7 @@ def explain(
 
 @command(store, kept="no features are lost: repeat the command to go on")
 def compact(store: StoreArgument) -> Result:
-    """Write small shards again as large ones. Readers and writers are not disturbed."""
+    """Rewrite small shards as large ones. Other processes can read and write meanwhile."""
     from headstart.pipeline.upkeep.gc import compact_store
 
     return compact_store(store)
@@ -233,7 +233,7 @@ def compact(store: StoreArgument) -> Result:
 def gc(
     store: StoreArgument,
     data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Every data folder in use.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Drop the features; without it they are only counted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Drop the features. By default, they are only counted.")] = False,
 ) -> Result:
     """Drop the features of images that are in none of the data folders."""
     from headstart.pipeline.upkeep.gc import collect_garbage

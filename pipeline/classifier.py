@@ -67,7 +67,7 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
 
 
 def trained_layers(backbone: Backbone, from_layer: int) -> list[keras.Layer]:
-    """The layers of `backbone` from index `from_layer` on, with those of nested models in place of these."""
+    """Return the layers of `backbone` from index `from_layer` on. A nested model is replaced by its own layers."""
     return list(nested_layers(backbone.model.operations[from_layer:]))
 
 

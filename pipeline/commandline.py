@@ -58,7 +58,7 @@ class _Command(TyperCommand):
     """A command that refuses empty arguments, because an empty path would mean the current folder."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse `args`. An empty one is mostly a shell variable that has no value."""
+        """Parse `args`. An empty argument, usually a shell variable without a value, is an error."""
         for number, argument in enumerate(args):
             option, _, value = argument.partition("=")
             before = args[number - 1] if number else ""
@@ -115,7 +115,7 @@ def command(
 
 
 def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
-    """Return the parameters for Typer, and the dataclass of each parameter of `function` that has one, by name."""
+    """Return the parameters for Typer, and a dict from each dataclass parameter of `function` to its dataclass."""
     parameters: list[inspect.Parameter] = []
     configs: dict[str, Any] = {}
     given = inspect.signature(function, eval_str=True).parameters
@@ -131,9 +131,9 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """Make the option of a field.
+    """Make the command-line option of a `field` of the dataclass `config`. Its parameter is called `<prefix>_<field>`.
 
-    `given` says that another parameter sets the field. The option is then hidden, and its default is None.
+    If `given` is True, another parameter sets the field. The option is then hidden, and its default is None.
     """
     hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
@@ -153,7 +153,7 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn Typer's `values` into the arguments of a command. The options of a dataclass become one instance of it."""
+    """Turn Typer's `values` into the arguments of a command. The options of a dataclass become one instance."""
     arguments = dict(values)
     for name, config in configs.items():
         settings = {field.name: arguments.pop(f"{name}_{field.name}") for field in fields(config)}
@@ -169,7 +169,7 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
 
 
 def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any]) -> None:
-    """Raise errors in the arguments that can be found at once, before the modules of a command are imported."""
+    """Raise the errors that can be found before a command's modules are imported, such as a missing folder."""
     from headstart.features.backbones.facts import require_weights_file
     from headstart.pipeline.data.reading import require_data
     from headstart.pipeline.runs import Run, require_free
@@ -188,7 +188,7 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any]) -
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """Return the exit code and message for an error that the user can fix. Any other error is a bug: raise it again."""
+    """Return the exit code and message for an error that the user can fix. Raise any other error again: it is a bug."""
     line = " ".join(str(error).split())
     if isinstance(error, HeadstartError):
         return (2 if isinstance(error, OptionError) else 1), line

@@ -37,7 +37,11 @@ class Extractor:
 
 
 def extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[Extractor], Stores, Extracted]:
-    """Extract features with each network in turn. An image that can't be decoded becomes a reject, and is skipped."""
+    """Extract the missing features of the scanned examples with each network in turn.
+
+    Returns the scan, in which images that can't be decoded have become rejects; the extractor of each network; the
+    store of each cut; and the totals of the extraction.
+    """
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:
         images = [example.image for example in scanned.examples]
@@ -83,5 +87,5 @@ def extract_at(
 
 
 def first_views(augment: Augment, seed: int, count: int) -> list[View]:
-    """Return the views number 1 to `count` with this `seed`."""
+    """Return `count` views, numbered from 1, each with this `augment` and `seed`."""
     return [View(augment, seed, number) for number in range(1, count + 1)]

@@ -31,7 +31,7 @@ from headstart.pipeline.runs import Run
 
 ScanCheck = Callable[
     [Scan, list[Network]], None
-]  # takes a scan and the networks that make its features; raises if either can't be used
+]  # takes a scan and the networks for its features; raises an error if either can't be used
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class FeaturedExamples:
     rejects: list[Reject]
     ignored: int  # files; see `Scan`
     ignored_kinds: dict[str, int]
-    reading: list[str]
-    read_as: DataConfig
+    reading: list[str]  # lines that say how the data were read
+    read_as: DataConfig  # the settings by which the data were read
     networks: list[Network]  # one per backbone
     stores: Stores  # in the order of the features' columns
     views: list[Stores]  # one for each augmented view; only training images have views
@@ -133,8 +133,8 @@ def cache_features(
 
     Args:
         seed: decides the views and, if `data` has no split folders, the splits.
-        require: called with the scan and the networks before extraction. It raises if they can't be used.
-        reading, labelled: see `scan`.
+        require: called with the scan and the networks before extraction. It raises an error if they can't be used.
+        reading, labelled: how `data` is read, and whether to raise DataError if images have no labels.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     store = extraction.store
@@ -177,7 +177,7 @@ def _scanned(
     reading: DataConfig,
     labelled: bool,
 ) -> Scan:
-    """Make the store's folder if it is missing, scan `data` with the scan memory in it, and tell how it was read."""
+    """Make the store's folder if it is missing, scan `data` with the store's scan memory, and print the reading."""
     create_folder(extraction.store)
     (extraction.store / "scans").mkdir(
         exist_ok=True
@@ -189,14 +189,14 @@ def _scanned(
 
 
 def networks_for(scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig) -> list[Network]:
-    """Load the networks of `config`; see `load_networks`. Their `--bits` is 16 unless another value changes a pixel."""
+    """Load the networks of `config`; see `load_networks`. Their `bits` are 16 unless another value changes a pixel."""
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)
     return load_networks(replace(config, bits=bits), extraction, KnownBackbones(extraction.store, extraction.rehash))
 
 
 def bits_in(scanned: Scan) -> set[int]:
-    """Return the different `bits` of the scanned images."""
+    """Return the distinct values of `ImageFile.bits` in a scan."""
     return {example.image.bits for example in scanned.examples}
 
 
@@ -228,7 +228,7 @@ def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
-    """Map the name of each cut to the key of its fingerprint; with `bits`, for this value of `--bits`."""
+    """Map the name of each cut to the key of its fingerprint. `bits`, if given, replaces the networks' `--bits`."""
     if bits:
         networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
     keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}

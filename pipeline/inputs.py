@@ -73,7 +73,7 @@ def features_dataset(
 
     Args:
         stores: stores with features of one shape. Each epoch reads one of them, in turn.
-        next_epoch: see `train_dataset`.
+        next_epoch: called at the beginning of each epoch; returns the epoch's number.
         raised: a list to which errors of a pass are added, such as the StoreError of a damaged shard; see `explained`.
     """
     digests = [example.image.digest for example in examples]

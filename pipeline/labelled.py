@@ -17,7 +17,7 @@ class LabelledFeatures:
     labels: np.ndarray  # int64 [N] in [0, classes)
     classes: int
     columns: Mapping[Cut, slice]  # the columns of `features` that belong to each cut, in order and without gaps
-    views: Sequence[np.ndarray] = ()  # [N, D] each, of augmented views; if any, an epoch trains on one of them
+    views: Sequence[np.ndarray] = ()  # [N, D] each, of augmented views; with views, each epoch trains on one of them
     reduced: bool = False  # whether hidden layers multiply in bfloat16 during training
 
     def __len__(self) -> int:

@@ -1,4 +1,7 @@
-"""Find near-duplicates across the splits of a data folder, by the features in a store. See `pipeline.data.similar`."""
+"""Find near-duplicates across the splits of a data folder, by the features in a store.
+
+`pipeline.data.similar` defines near-duplicates.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ class Likeness:
 
 
 def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity: float = SIMILARITY) -> list[Likeness]:
-    """Find the images of val and test that have a near-duplicate in an earlier split, the highest cosine first.
+    """Find the images of val and test that have a near-duplicate in an earlier split, sorted by falling cosine.
 
     The splits are ordered train, val, test. An image has at most one near-duplicate: the one whose pixels agree most.
     `similarity` is the least cosine of the whitened features. Images without features and pairs of equal files are left

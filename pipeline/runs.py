@@ -57,7 +57,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """The run at `path`. If a killed process left it half replaced, the old run is put back first.
+        """Open the run at `path`. If a process was killed while it replaced this run, the old run is first put back.
 
         Raises RunError if there is no run at `path`.
         """
@@ -80,7 +80,10 @@ class Run:
         return configs_from_json(self.config()["features"])
 
     def read_as(self) -> DataConfig:
-        """Return how the run's data are read. Runs of versions before 0.2 don't say: they were read as `v1`."""
+        """Return the settings by which the run's data are read. The default is `v1`, for runs of versions before 0.2.
+
+        Raises RunError if the settings are of another version of headstart.
+        """
         found = self.config().get("reading", {"layout": "v1"})
         try:
             return DataConfig(**found)
@@ -92,7 +95,7 @@ class Run:
         return list(self.config()["class_names"])
 
     def load_model(self, file: Path) -> keras.Model:
-        """The head or classifier saved in `file`; raises RunError where it is damaged."""
+        """Load the head or classifier from `file`. Raises RunError if the file is damaged."""
         from headstart.features.tensorflow import keras  # late, so that a wrong folder is reported before this
 
         try:
@@ -122,7 +125,7 @@ class Run:
         write_csv(self.history_file, HISTORY_COLUMNS, ([row[name] for name in HISTORY_COLUMNS] for row in rows))
 
     def update(self, file: Path, **fields: Any) -> None:
-        """Set the top-level `fields` of `file`, one of the run's JSON files. Other fields stay."""
+        """Set top-level `fields` of `file`, one of the run's JSON files. Other fields stay as they are."""
         write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
 
     def forget_evaluations(self) -> None:
@@ -137,7 +140,7 @@ class Run:
 
 
 def read_json(file: Path, remedy: str = "the run is damaged, train it again") -> dict[str, Any]:
-    """Read the JSON object in a file of a run. If there is none, raise a RunError whose message ends with `remedy`."""
+    """Read the JSON object in a file of a run. Without one, raise a RunError whose message ends with `remedy`."""
     try:
         content = json.loads(file.read_text("utf-8", "surrogateescape"))
     except ValueError as error:
@@ -193,7 +196,7 @@ def require_free(path: Path, overwrite: bool) -> None:
 
 
 def _clear_left_over(path: Path) -> None:
-    """Remove the half-written runs of killed processes beside `path`, and put back a run that they had moved away."""
+    """Remove half-written runs of killed processes beside `path`, and put back a run that such a process moved away."""
     remove_left_over(path.parent)
     # Earlier versions wrote a run as `.NAME.PID.partial`. Before they replaced an old run, they moved it to
     # `.NAME.PID.replaced`.
@@ -214,7 +217,7 @@ def versions() -> dict[str, str]:
 
 
 def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
-    """Return SHA-256 digests: `classes` of the class names, and under each split of its (digest, label) pairs.
+    """Return SHA-256 hashes: of the class names, under `classes`, and of each split's (digest, label) pairs.
 
     File names and the order of `examples` don't matter.
     """
@@ -226,7 +229,7 @@ def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dic
 
 
 def require_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:
-    """Raise RunError if the classes, or the examples of `splits`, are not the ones that the run was trained on."""
+    """Raise RunError if the classes, or the examples of `splits`, differ from the data that the run was trained on."""
     then, now = run.config()["examples"], list_digests(examples, class_names)
     changed = [name for name in ("classes", *splits) if then.get(name) != now.get(name)]
     if changed:

@@ -11,7 +11,7 @@ _DRAWS_AN_EPOCH = 1_000_000  # more than any layer draws in an epoch
 
 
 def make_optimizer(name: str, learning_rate: float, **settings: Any) -> keras.optimizers.Optimizer:
-    """Make the Keras optimizer `name`. `settings` are its other arguments."""
+    """Make the Keras optimizer `name`. `settings` are the optimizer's other arguments."""
     return keras.optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate, **settings}})
 
 
@@ -70,7 +70,7 @@ class Progress(keras.callbacks.Callback):
 
     @property
     def examples_per_second(self) -> float:
-        """Return the speed of training, without validation and the first batch. It is 0 if there was only one batch."""
+        """Return the speed of training, without validation and the first batch; 0 if there was only one batch."""
         return self._timed_examples / self._timed_seconds if self._timed_seconds else 0.0
 
 

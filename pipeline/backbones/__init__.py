@@ -1,1 +1,1 @@
-"""The command `headstart backbones`: the networks there are, and where each can be cut."""
+"""`headstart backbones`: list the networks, and the cuts of each."""

@@ -33,12 +33,12 @@ class ListedBackbone:
         Weights  # shipped with headstart or in the `.keras` file, cached by Keras, to be downloaded, or none published
     )
     images_per_second: float | None  # measured on this machine by `headstart features`; None if it was not
-    precision: str | None  # in which the speed was measured
+    precision: str | None  # of the measured speed
 
 
 @dataclass(frozen=True)
 class BackbonesResult:
-    """The result of `headstart backbones`. With `detailed` it is about one network."""
+    """The result of `headstart backbones`. With `detailed`, it describes one network."""
 
     backbones: list[ListedBackbone]
     detailed: bool
@@ -55,8 +55,8 @@ class BackbonesResult:
 def list_backbones(name: str | None, store: Path) -> BackbonesResult:
     """List every network of the zoo, or the network `name`: a name of the zoo, or the path of a `.keras` file.
 
-    Speeds are those that `headstart features` measured on this machine and kept in `store`. An unknown name raises an
-    OptionError; a `.keras` file that can't be used raises as `load_own` does.
+    `headstart features` measured the speeds on this machine and kept them in `store`. Raises OptionError for an unknown
+    name or a `.keras` model of an unusable form, and WeightsError for a `.keras` file that is missing or damaged.
     """
     speeds = measured_speeds(store)
     names = [os.path.abspath(name) if is_own(name) else name] if name is not None else list(BACKBONES)

@@ -8,7 +8,7 @@ _BINS, _WIDTH, _HEIGHT = 24, 240, 60
 
 
 def stacked_bar(counts: Sequence[int], longest: int) -> str:
-    """Draw one bar of `counts` side by side. `longest` is the sum of counts whose bar fills the width."""
+    """Return an SVG bar with `counts` side by side. A bar whose counts sum to `longest` fills the width."""
     parts, start = [], 0.0
     for number, count in enumerate(counts):
         width = 100 * count / max(1, longest)
@@ -18,7 +18,7 @@ def stacked_bar(counts: Sequence[int], longest: int) -> str:
 
 
 def histogram(values: Sequence[int], title: str) -> str:
-    """Draw how many of `values`, positive whole numbers, fall into each of some ranges of equal ratio."""
+    """Return a histogram of `values`, whole numbers over 0, as an HTML figure. Bins are equally wide on a log scale."""
     low, high = min(values), max(values)
     counts, _ = np.histogram(np.log(values), _BINS, (np.log(low) - 0.01, np.log(high) + 0.01))
     step, most = _WIDTH / _BINS, int(counts.max())

@@ -28,12 +28,11 @@ _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 def check(
     data: Path, config: CheckConfig = CheckConfig(), seed: int = 0, reading: DataConfig = DataConfig()
 ) -> CheckResult:
-    """Find what training will refuse, and rejects, copies, near-duplicates and tiny images in `data`.
+    """Find problems in `data`: reasons for training to refuse it, rejects, copies, near-duplicates and tiny images.
 
-    Writes the HTML page `config.html`, if it is set.
-
-    Images with features are not decoded here, because extraction has decoded them. Raises DataError if `data` has no
-    images, OptionError if no store's name begins with `config.fingerprint`, and StoreError if a shard is damaged.
+    Writes an HTML page to `config.html`, if it is set. Images with features are not decoded here, because extraction
+    has decoded them. Raises DataError if `data` has no images, OptionError if no store's name begins with
+    `config.fingerprint`, and StoreError if `config.store` is not a folder or has a damaged shard.
     """
     stores = _stores(config.store)
     memory = scan_memory(config.store, data) if stores else None
@@ -81,9 +80,10 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
-    """Choose, among stores whose name begins with `wanted`, the one with most of `digests`; None if none has any.
+    """Return the store that has features of most `digests`, among stores whose name begins with `wanted`.
 
-    Of several with as many, it is the one at the latest cut of its network: at the default cut, if it is there.
+    In a tie, the store at the latest cut of its network is returned. The result is None if no store has any of
+    `digests`. Raises OptionError if no name begins with `wanted`.
     """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)
@@ -91,7 +91,7 @@ def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str
 
 
 def _cut_number(store: FeatureStore) -> int:
-    """The place of a store's cut among those of its network, from the input on; -1 if the network is not known here."""
+    """Return the index of a store's cut among the cuts of its network, from the input on; -1 for an unknown cut."""
     backbone, cut = store.fingerprint.backbone, store.fingerprint.cut
     cuts = list(outline(backbone).cuts) if backbone in BACKBONES else []
     return cuts.index(cut) if cut in cuts else -1

@@ -12,7 +12,7 @@ from headstart.pipeline.data.config import SIMILARITY
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """Which features are used, what counts as a finding, and how findings are reported."""
+    """The settings of `check`: the features to use, what counts as a finding, and how findings are reported."""
 
     store: Path = option(Path("store"), "Store of the features that find near-duplicates.", env="HEADSTART_STORE")
     fingerprint: str = option(

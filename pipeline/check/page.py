@@ -21,7 +21,7 @@ SHEETS, ON_A_SHEET = 30, 12  # at most this many classes have a contact sheet, w
 SHOWN, FILES = 40, 8  # at most this many findings of each kind have thumbnails, and this many files of each finding
 ROWS = 500  # at most this many classes and rejects are listed
 _SIDE, _QUALITY = 160, 75  # of the thumbnails: the longer side in pixels, and JPEG's quality
-_OPENED = 20  # at most this many rejects are shown at once
+_OPENED = 20  # a list of more rejects is folded
 _SAFE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -51,7 +51,10 @@ def write_page(result: CheckResult, path: Path) -> None:
 
 
 def _sheets(result: CheckResult) -> dict[str, list[Example]]:
-    """Choose the images of each class's contact sheet, evenly from all of them. Classes without images are left out."""
+    """Map the name of each class to the images of its contact sheet, which are spread evenly over the class.
+
+    Classes without images are left out.
+    """
     by_label: dict[int, list[Example]] = defaultdict(list)
     for example in result.examples:
         by_label[example.label].append(example)
@@ -78,11 +81,11 @@ class _Images:
                 advance(1)
 
     def plain(self, examples: Sequence[Example]) -> str:
-        """Show images without a caption. Their title is the path."""
+        """Return HTML of images without captions. The `title` of an image is its path."""
         return "".join(map(self._image, examples))
 
     def figures(self, examples: Sequence[Example]) -> str:
-        """Show images with split, class, size and path."""
+        """Return HTML of images with captions: split, class, size and path."""
         return "".join(
             f"<figure>{self._image(one)}<figcaption>{_text(one.split)}, {_name(self._class_names[one.label])}, "
             f"{one.image.width} x {one.image.height}<br>{_name(one.image.path)}</figcaption></figure>"
@@ -97,19 +100,19 @@ class _Images:
 
 
 def _findings(groups: Sequence[Sequence[Example]], images: _Images) -> str:
-    """Show findings, one below the other; those of a single image side by side."""
+    """Return HTML of findings, one below the other. If each finding is a single image, they are side by side."""
     if all(len(group) == 1 for group in groups):
         return f"<div class=group>{images.figures(list(chain(*groups)))}</div>"
     return "".join(f"<div class=group>{images.figures(group[:FILES])}</div>{_more(group, FILES)}" for group in groups)
 
 
 def _text(value: object) -> str:
-    """Escape `value` for HTML. Bytes that are not UTF-8 and marks that turn text around become backslash escapes."""
+    """Escape `value` for HTML. Unprintable characters become backslash escapes, such as marks that reverse text."""
     return escape("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value)))
 
 
 def _name(value: object) -> str:
-    """Escape a name, and keep its direction of writing to itself."""
+    """Escape a name for HTML, and isolate its direction of writing from the text around it."""
     return f"<bdi>{_text(value)}</bdi>"
 
 

@@ -16,7 +16,7 @@ from headstart.pipeline.near_duplicates import Likeness
 from rich.table import Table
 from rich.text import Text
 
-SHOWN = 5  # at most this many findings of each kind, and files of each finding
+SHOWN = 5  # at most this many findings of each kind, and files of each finding, are printed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,11 @@ class CheckResult(Scan):
     data: Path
     config: CheckConfig
     classes: dict[str, dict[str, int]]  # class name to split to number of examples
-    problems: list[str]  # why `head` will refuse the folder; [] if it will not
+    problems: list[str]  # reasons why `head` will refuse the folder
     reading: list[str] = field(default_factory=list)  # how the folder was read
-    duplicates: list[list[Example]]
-    conflicts: list[list[Example]]
-    leaks: list[list[Example]]
+    duplicates: list[list[Example]]  # copies in one class and split
+    conflicts: list[list[Example]]  # copies in several classes
+    leaks: list[list[Example]]  # copies in several splits
     near_duplicates: list[Likeness] | None  # None without features
     store: Path | None  # folder of the features used for near-duplicates
     compared: int  # images that have features
@@ -67,7 +67,7 @@ class CheckResult(Scan):
         return max(counts), min(counts), max(counts) / min(counts) if min(counts) else None
 
     def facts(self) -> list[str]:
-        """Return lines of text on formats, sizes, imbalance, rejects, and whether near-duplicates were looked for."""
+        """Return lines of text on formats, sizes, imbalance, rejects, and on the search for near-duplicates."""
         lines = []
         if self.examples:
             sizes = (f"{name} {low:g} to {high:g}, median {mid:g}" for name, (low, mid, high) in self.sizes.items())
@@ -91,7 +91,7 @@ class CheckResult(Scan):
     def findings(self) -> dict[str, list[list[Example]]]:
         """Map the title of each kind of finding to the findings of that kind. One finding is a list of examples.
 
-        Kinds of which there are none are left out.
+        Kinds without findings are left out.
         """
         near = (
             f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "
@@ -168,7 +168,10 @@ class CheckResult(Scan):
         return table
 
     def failure(self) -> HeadstartError | None:
-        """Return an error that names all that is wrong, unless `--allow` is given: problems, leaks and conflicts."""
+        """Return an error that names problems, leaks, conflicts and near-duplicates. Return None without any of them.
+
+        With `--allow`, return None.
+        """
         near = len(self.near_duplicates or [])
         advice = "`headstart prepare --group near-duplicates` keeps such together, `--drop-duplicates` leaves them out"
         wrong = [

@@ -1,6 +1,6 @@
-"""Tell data from clutter: what cameras, disks, file managers and headstart itself leave among photographs.
+"""Recognise clutter: files that cameras, disks, file managers and headstart itself leave among photographs.
 
-Everything here goes by names alone, so that one rule holds for folders and archives.
+The functions examine names only, so the same rules apply to folders and archives.
 """
 
 import re
@@ -32,21 +32,21 @@ _SCAN_MEMORY_OR_CURVES = re.compile(r"[0-9a-f]{16}\.npz|events\.out\.tfevents\..
 
 
 def clutter_kind(name: str) -> str | None:
-    """Return the kind of clutter that a file or folder of this name is, or None if the name may be that of data."""
+    """Return the kind of clutter that a file or folder called `name` is, or None if the name may belong to data."""
     kind = _KINDS.get(name.lower())
     if kind or name[:1] != "." or name in (".", ".."):
         return kind
-    if name.startswith("._"):  # the second half that macOS writes of each file on a foreign disk
+    if name.startswith("._"):  # macOS writes such a companion of each file on a foreign disk
         return "system files"
     return "recycle bin" if name.lower().startswith(".trash-") else "hidden"
 
 
 def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
-    """Return the kind of clutter that each file is, or None for data.
+    """Return the kind of clutter of each file, or None for data.
 
     `paths` are all files of a folder or archive, relative to it, with slashes. A file in a clutter folder is clutter of
     the folder's kind. Camera raw is clutter if it lies beside the same picture, because cameras write both. Stores and
-    runs of headstart are known by the files in them, whatever the folders are called.
+    runs of headstart are recognised by the files in them, under any folder name.
     """
     pairs = [path.rpartition("/") for path in paths]
     names: dict[str, list[str]] = {}
@@ -65,18 +65,21 @@ def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
 
 
 def is_headstarts(paths: Iterable[str]) -> bool:
-    """Whether the files at `paths`, relative to a folder, are those of a store or run, or of a folder of such."""
+    """Whether the files at `paths`, relative to a folder, belong to stores or runs. Other clutter may be among them."""
     kinds = clutter_kinds(f"-/{path}" for path in paths)
     return HEADSTART in kinds and None not in kinds
 
 
 def told(ignored: Mapping[str, int]) -> str:
-    """Return counts by kind as words, the largest first: `12 thumbnails, 3 hidden`."""
+    """Format the number of ignored files by kind as text, the largest first: `12 thumbnails, 3 hidden`."""
     return ", ".join(f"{count} {kind}" for kind, count in Counter(ignored).most_common())
 
 
 def _kinds_of_folders(names: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
-    """Return the kind of clutter of each folder; `names` are those of the files in it, and "" is the top."""
+    """Return the kind of clutter of each folder, or None for data.
+
+    `names` maps each folder to the names of its files. The folder "" is the top.
+    """
     inside: dict[str, set[str]] = {folder: set() for folder in names}  # the folders in each folder
     for child in names:
         while child:
@@ -86,7 +89,7 @@ def _kinds_of_folders(names: Mapping[str, Sequence[str]]) -> dict[str, str | Non
             inside[above].add(child)
             child = above  # noqa: PLW2901
     inside.setdefault("", set())
-    order = sorted(inside.keys() - {""}, key=lambda folder: folder.count("/"))  # each after the one that it lies in
+    order = sorted(inside.keys() - {""}, key=lambda folder: folder.count("/"))  # parents before children
     ours: set[str] = set()
     for folder in reversed(order):
         if _is_ours(names.get(folder, ()), inside[folder], ours):
@@ -99,7 +102,10 @@ def _kinds_of_folders(names: Mapping[str, Sequence[str]]) -> dict[str, str | Non
 
 
 def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
-    """Whether a folder with these files and folders is one that headstart made. `ours` has those deeper down."""
+    """Whether headstart made a folder that holds files with these `names` and the subfolders `folders`.
+
+    `ours` has the folders at deeper levels that headstart made.
+    """
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run
         return True

@@ -1,4 +1,4 @@
-"""How labelled images are read: the settings of every command that takes DATA."""
+"""The settings that decide how DATA is read."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from headstart.features.errors import OptionError
 from headstart.features.options import option
 
 Layout = Literal["auto", "outer", "inner", "names", "none", "v1"]
-NEAR_DUPLICATES = "near-duplicates"  # the value of `--group` that compares the pixels of images
+NEAR_DUPLICATES = "near-duplicates"  # the value of `--group` that groups near-duplicates
 SIMILARITY = 0.3  # least cosine between the whitened features of two images that may be near-duplicates
 
 
@@ -21,23 +21,23 @@ class DataConfig:
         "Where the classes are: outermost or innermost folders, names (cat.0.jpg), or none. v1 reads and splits as "
         "versions before 0.2 did.",
     )
-    classes: str = option("", "Folders that are the classes, wherever they lie: a,b,c.", metavar="NAMES")
+    classes: str = option("", "Names of the class folders, at any depth: a,b,c.", metavar="NAMES")
     label_from: str = option(
         "", r"Labels from file names: a regular expression such as '(?P<label>.+)_\d+\.jpg'.", metavar="REGEX"
     )
     group: str = option(
         "",
-        "Images in whose path this regular expression matches the same text never go to different splits.",
+        "Keep images in one split if this regular expression matches the same text in their paths.",
         metavar="REGEX",
     )
-    path_format: str = option("", "The path of a manifest's row, from its columns: 'train/{id}.jpg'.", metavar="FORMAT")
+    path_format: str = option("", "Form of a manifest's paths, columns in braces: 'train/{id}.jpg'.", metavar="FORMAT")
     path_column: str = option("path", "The manifest's column of paths, relative to its folder.")
     label_column: str = option("label", "The manifest's column of labels.")
     split_column: str = option("split", "The manifest's column of splits, if it has one.")
     group_column: str = option("group", "The manifest's column of groups, if it has one.")
     encoding: str = option("utf-8", "The encoding of a manifest.")
     allow_outside: bool = option(False, "A manifest may name files outside its folder.")
-    resplit: bool = option(False, "Split anew, whatever splits the folder or manifest gives.")
+    resplit: bool = option(False, "Ignore the splits of the folder or manifest, and split anew.")
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
@@ -56,7 +56,7 @@ class DataConfig:
 
     @property
     def class_list(self) -> list[str]:
-        """The names in `classes`."""
+        """Return the folder names in `classes`, which commas separate."""
         return [name.strip() for name in self.classes.split(",") if name.strip()]
 
 

@@ -1,4 +1,4 @@
-"""Find copies: image files with the same bytes. They may lie in several classes or splits."""
+"""Find copies: image files with the same bytes. Copies may be in several classes or splits."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
@@ -25,7 +25,7 @@ def conflicting(groups: Iterable[list[Example]]) -> list[list[Example]]:
 
 
 def tell_conflicts(examples: Sequence[Example], class_names: Sequence[str]) -> None:
-    """Print a warning if images are in several classes. The warning names the first few of them."""
+    """Print a warning if copies of an image are in several classes. The warning names the first three such images."""
     groups = conflicting(same_image(examples))
     files = (", ".join(f"{one.image.path} as {class_names[one.label]}" for one in group) for group in groups[:3])
     more = "; ... the run's examples.csv has all" if len(groups) > 3 else ""

@@ -1,4 +1,4 @@
-"""Scan a data folder or manifest into examples. A hash assigns the splits that it does not give, as in `prepare`."""
+"""Scan a data folder or manifest into examples. An image without a split gets one by a hash, as in `prepare`."""
 
 import csv
 import io
@@ -21,13 +21,13 @@ from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.reading import read_data
 from headstart.pipeline.data.splits import FRACTIONS, Item, complete, split_of, takes_val_from_train
 
-EVERY_IMAGE = DataConfig(layout="none")  # of a folder, whatever its class
+EVERY_IMAGE = DataConfig(layout="none")  # reads all images of a folder, without labels
 _REJECT_FIELDS = ("path", "reason", "detail")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image, its label and its split. Images of one group belong together: no split or fold parts them."""
+    """An image with its label and split. A split by hash, and a fold of a search, keep images of a group together."""
 
     image: ImageFile
     label: int  # an index into the class names; -1 without labels
@@ -43,7 +43,7 @@ class Scan:
     class_names: list[str]  # empty if the images have no labels
     rejects: list[Reject]
     ignored: int  # number of other files: clutter, files outside class folders, files that are no images
-    ignored_kinds: dict[str, int]  # the same by kind
+    ignored_kinds: dict[str, int]  # `ignored` by kind
     reading: list[str]  # lines that say how the data were read
 
 
@@ -56,18 +56,19 @@ def scan(
     config: DataConfig = DataConfig(),
     labelled: bool = True,
 ) -> Scan:
-    """Read the digest and header of every image in `data`, a folder or a manifest.
+    """Make an example of every image in `data`, a folder or manifest, from its digest and header.
 
-    Raises DataError if there are no images, or as `read_data` does.
+    An image that can't be used becomes a reject. Raises DataError if there are no images, and the errors of
+    `read_data`.
 
     Args:
-        seed: decides the splits that `data` does not give.
+        seed: decides the splits of images to which `data` gives none.
         max_pixels: an image with more pixels is rejected as `too-large`.
         memory: digests and headers from the last scan of `data`. Unchanged files are not read again. The scan updates
             the memory.
-        pages: which pages of a TIFF are examples. All of them are in one split.
+        pages: which pages of a TIFF are examples. The pages of one file form a group.
         config: how `data` is read.
-        labelled: images without labels are refused.
+        labelled: raise DataError if the images have no labels.
     """
     files = read_data(data, config, labelled)
     reading, class_names = files.reading, files.reading.class_names
@@ -99,7 +100,7 @@ def scan(
 
 
 def _splits(items: list[Item], seed: int, config: DataConfig) -> tuple[list[str], list[str]]:
-    """Return the split of each item, and a line that says how those without a split got theirs."""
+    """Return the split of each item, and a line that describes how splits were drawn, if any were."""
     if config.layout == "v1":
         return [item.split or split_of(item.digest, seed) for item in items], []
     given = {item.split for item in items} - {""}
@@ -109,7 +110,7 @@ def _splits(items: list[Item], seed: int, config: DataConfig) -> tuple[list[str]
 
 
 def tell_reading(scanned: Scan) -> None:
-    """Print how the data were read, and what was ignored."""
+    """Print how the data were read, and the number of ignored files by kind."""
     for line in scanned.reading:
         console.print(line)
     if scanned.ignored:
@@ -122,15 +123,15 @@ def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
 
 
 def scan_all_sizes(store: Path, data: Path, seed: int = 0, config: DataConfig = DataConfig()) -> Scan:
-    """Scan all pages in `data`, with or without labels, and without a limit on pixels.
+    """Scan all pages of all images in `data`, whatever their labels and number of pixels.
 
-    Features may be of any page and any size.
+    A store may hold features of any page, and of images of any size. Raises the same errors as `scan`.
     """
     return scan(data, seed, sys.maxsize, scan_memory(store, data), "all", config, labelled=False)
 
 
 def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
-    """Move images that could not be decoded, and their copies, from the examples to the rejects."""
+    """Return a scan in which the `undecodable` images, and copies of these, are rejects instead of examples."""
     by_path = {reject.path: reject for reject in undecodable}
     images = [example.image for example in scan.examples]
     by_digest = {image.digest: by_path[image.path] for image in images if image.path in by_path}
@@ -149,8 +150,8 @@ def _reject_copy(reject: Reject, path: str) -> Reject:
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
     """Write `rejects.csv` (path, reason, detail) into `folder`.
 
-    An earlier file is replaced. `keep_other_than` is a collection of paths: earlier rows are kept if their path is not
-    in it. Without `keep_other_than`, no earlier row is kept.
+    Rows of an existing file are dropped. With `keep_other_than`, a collection of paths, only rows with these paths are
+    dropped.
     """
     path = folder / REJECTS
     old = path.read_bytes() if path.is_file() else b""

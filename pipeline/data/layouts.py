@@ -1,7 +1,7 @@
-"""How the folders and names of a data set are read: which are splits, which are classes.
+"""Find the splits and classes of a data set from the names of its folders and files.
 
-These are pure functions on a listing of names. What a person would see at a glance is read so, and told in lines. Where
-a person would ask, a DataError asks: it shows what was found, the possible readings, and the option that chooses.
+The functions are pure: their input is a list of names. Clear names are read as a person would read them, and lines of
+text describe the reading. If names allow several readings, a DataError shows them and the options that choose one.
 """
 
 from collections import defaultdict
@@ -30,17 +30,17 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Reading:
-    """The split ("" for none) and label (None for none) of each file, and how the listing was read, line by line."""
+    """The split, label and group of each file of a data set, in the order of the files."""
 
-    splits: list[str]
-    labels: list[str | None]
-    lines: list[str]
-    groups: list[str | None] = field(default_factory=list)  # of each file; empty if no image has a group
+    splits: list[str]  # "" for no split
+    labels: list[str | None]  # None for no label
+    lines: list[str]  # text that describes the reading
+    groups: list[str | None] = field(default_factory=list)  # None for no group; may be empty if no file has a group
     empty_classes: list[str] = field(default_factory=list)  # class folders without a file
 
     @property
     def class_names(self) -> list[str]:
-        """The names of all classes, sorted. A label is an index into this list."""
+        """Return the names of all classes, sorted. The label of an `Example` is an index into this list."""
         return sorted({label for label in self.labels if label is not None} | set(self.empty_classes))
 
 
@@ -52,17 +52,19 @@ def read_layout(
     empty: Sequence[str] = (),
     label_from: str = "",
 ) -> Reading:
-    """Read the splits and classes of the files `paths`: relative to the data set, with slashes, without clutter.
+    """Find the split and label of each file in `paths`.
 
-    Raises DataError if the names can be read in several ways, or in none, or if `label_from` misses many of them.
+    Raises DataError if the names allow several readings, if one of `classes` has no images, or if more than 5 % of the
+    images don't match `label_from`.
 
     Args:
+        paths: the files, relative to the data set, with slashes. Clutter must be left out.
         where: the name of the data set, for messages.
-        layout: `outer` or `inner` if classes are the outermost or innermost folders, `names` for names such as
-            `cat.0.jpg`, `none` for unlabelled images. `auto` finds out.
-        classes: names of folders. If there are any, these folders are the classes.
-        empty: folders without files, which may be empty classes.
-        label_from: a regular expression with a group `label`, see `labels_matched`. Folders then give splits only.
+        layout: `outer` or `inner` if classes are the outermost or innermost folders, `names` for file names such as
+            `cat.0.jpg`, `none` for unlabelled images, `auto` to choose by the names.
+        classes: names of the class folders, at any depth. If empty, `layout` decides.
+        empty: folders without files. Beside class folders, such a folder is a class without images.
+        label_from: a regular expression with a group `label`; see `labels_matched`. Folders then give splits only.
     """
     parts = [tuple(path.split("/")) for path in paths]
     images = [number for number, path in enumerate(paths) if has_image_suffix(path)] or range(len(paths))
@@ -91,12 +93,12 @@ class _Reader:
     where: str
     layout: Layout
     classes: set[str]
-    named: Sequence[str | None] | None  # the label in the name of each file, if names have the labels
+    named: Sequence[str | None] | None  # the label of each file by `label_from`; None without `label_from`
     lines: list[str] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)  # images beside which `named` has labels
+    seen: set[int] = field(default_factory=set)  # positions of images in splits where `named` has any label
 
     def read(self, images: ImageTree) -> dict[int, _Place]:
-        """Return the place of each image that has one."""
+        """Return the split and label of each image, by its position. An image that is left out has no entry."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return {}
@@ -129,7 +131,7 @@ class _Reader:
         return {number: (splits[name], label) for name in used for number, label in labels[name].items()}
 
     def _splits(self, images: ImageTree, folders: "Mapping[str, ImageTree]") -> dict[str, str]:
-        """Return the split of each of `folders` that is one; empty if none is."""
+        """Map the name of each split folder among `folders` to its split. Return {} if `folders` are not splits."""
         splits = splits_named(folders)
         others = [name for name in folders if name not in splits]
         if not splits or len(images.loose) > FEW * len(images.found):
@@ -148,7 +150,7 @@ class _Reader:
         return splits
 
     def _labels(self, images: ImageTree, quiet: bool = False) -> dict[int, str]:
-        """Return the label of each image that has one. The images lie below a folder that is no split."""
+        """Return the labels of `images`, by position. `images` is one split, or a data set without splits."""
         images = self._below_wrappers(images)
         if self.classes:
             return self._named_classes(images)
@@ -171,7 +173,7 @@ class _Reader:
         return labels
 
     def _is_inner(self, folders: "Mapping[str, ImageTree]") -> bool:
-        """Whether the innermost of nested folders are the classes, and not the outermost."""
+        """Whether the classes are the innermost folders, not the outermost. Raises DataError if both are possible."""
         if self.layout in ("outer", "inner"):
             return self.layout == "inner"
         deep = [name for name in folders if not folders[name].is_flat and not is_chain(folders[name])]
@@ -214,7 +216,7 @@ class _Reader:
         return {number: label for (number, _), label in zip(images.found, labels or [], strict=False) if label}
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Go down while one folder alone holds (nearly) all images, unless that folder is a class or a split."""
+        """Descend while one folder holds nearly all images. Stop above a class or, unless `in_split`, a val or test."""
         while True:
             folders = images.folders
             if len(folders) != 1 or len(images.loose) > FEW * len(images.found):
@@ -230,7 +232,7 @@ class _Reader:
             images = self._without_copies(inner)
 
     def _without_copies(self, images: ImageTree) -> ImageTree:
-        """Leave out folders of masks beside folders of images, and a folder that holds its siblings once more."""
+        """Leave out folders of masks beside folders of images, and a folder that repeats the folders beside it."""
         folders = images.folders
         drop: dict[str, str] = {}
         for name, one in folders.items():
@@ -254,7 +256,7 @@ class _Reader:
 
 
 def _with_other_files(parts: Sequence[Parts], places: Mapping[int, _Place], images: set[int]) -> dict[int, _Place]:
-    """Add the files that are no images by their suffix: they have the place that all images in their folder share."""
+    """Add files without an image suffix. Such a file gets the split and label that all images in its folder share."""
     others = [number for number in range(len(parts)) if number not in images]
     if not others:
         return dict(places)
@@ -267,7 +269,7 @@ def _with_other_files(parts: Sequence[Parts], places: Mapping[int, _Place], imag
 
 
 def _empty_classes(parts: Sequence[Parts], places: Mapping[int, _Place], empty: Sequence[str]) -> list[str]:
-    """Return the classes of folders without files, if class folders lie beside them."""
+    """Return the class names of the `empty` folders that lie beside class folders."""
     if not empty:
         return []
     beside = {
@@ -292,5 +294,5 @@ def _told_cases(names: Sequence[str]) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Name the first four of `names`, and count the others."""
+    """Join the first four of `names` by commas, and append the number of the others."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""How versions before 0.2 read a data folder: for their runs, and for `--layout v1`."""
+"""Read a data folder as versions before 0.2 did, for runs of these versions and for `--layout v1`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ REJECTS = "rejects.csv"
 
 
 def read_folder_v1(data: Path) -> tuple[list[str], Reading, Counter[str]]:
-    """Return the files of a data folder, how they are read, and the number of ignored files by kind.
+    """Return the files of a data folder, their reading, and the number of ignored files by kind.
 
-    Folders called `train`, `val` and `test` are the splits, and the folders in them, or else in `data`, the classes.
-    Raises DataError if there are no class folders.
+    Folders called `train`, `val` and `test` are the splits, and the folders in them are the classes. Without split
+    folders, the folders in `data` are the classes. Raises DataError if there are no class folders.
     """
     folders = class_folders(data)
     ignored = Counter({"outside classes": count_strays(data, [folder for _, folder in folders])})
@@ -33,9 +33,9 @@ def read_folder_v1(data: Path) -> tuple[list[str], Reading, Counter[str]]:
 
 
 def class_folders(data: Path) -> list[tuple[str, Path]]:
-    """List the class folders of a data folder as (split, folder). Without split folders the split is "".
+    """List the class folders of a data folder as (split, folder). Without split folders, the split is "".
 
-    Raises DataError if `data` is not a folder, or has no class folders.
+    Raises DataError if `data` has no class folders.
     """
     parents = {name: data / name for name in SPLITS if (data / name).is_dir()} or {"": data}
     folders = [

@@ -1,4 +1,4 @@
-"""List the files below a folder, without clutter; see `clutter`."""
+"""List the files below a folder. Clutter, as defined in `clutter`, is left out."""
 
 import os
 from collections import Counter
@@ -13,14 +13,14 @@ from headstart.pipeline.data.clutter import clutter_kind, clutter_kinds, is_head
 class Listing:
     """The files below a folder. Paths are relative to the folder, with slashes, and sorted."""
 
-    files: list[str]  # neither folders nor clutter; links count as what they lead to
+    files: list[str]  # without clutter; a link counts as its target
     ignored: Counter[str]  # number of clutter files by kind
-    unreadable: list[str]  # folders that could not be read, clutter folders left out
+    unreadable: list[str]  # folders that could not be read, except clutter folders
     empty: list[str]  # folders with nothing in them
 
 
 def list_files(folder: Path) -> Listing:
-    """List all files below `folder`, however deep.
+    """List all files below `folder`, at any depth.
 
     Links to folders are followed. Each folder is entered only once, and a folder that contains `folder` is not entered.
     Raises OSError if `folder` itself can't be read.
@@ -36,7 +36,8 @@ def list_files(folder: Path) -> Listing:
 def walk(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the paths of all files below `folder` except clutter, sorted, and the number of clutter files by kind.
 
-    Raises DataError if a folder below can't be read. Otherwise like `list_files`.
+    The paths include `folder`. Links are treated as by `list_files`. Raises DataError if a folder below `folder` can't
+    be read, and OSError if `folder` itself can't be read.
     """
     listing = list_files(folder)
     require_readable(folder, listing)
@@ -44,7 +45,7 @@ def walk(folder: Path) -> tuple[list[str], Counter[str]]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """List all files below `folder` except clutter, sorted by path. Errors: see `walk`."""
+    """List all files below `folder` except clutter, sorted by path. Raises the same errors as `walk`."""
     return [Path(path) for path in walk(folder)[0]]
 
 
@@ -59,7 +60,7 @@ def require_readable(folder: Path, listing: Listing) -> None:
 
 
 def is_clutter_folder(folder: Path) -> bool:
-    """Whether `folder` is no data: clutter by its name, or a store or run of headstart by the files in it."""
+    """Whether `folder` holds no data: its name is clutter, or its files are those of a store or run of headstart."""
     return clutter_kind(folder.name) is not None or is_headstarts(_all_below(folder)[0])
 
 
@@ -69,7 +70,7 @@ def _all_below(folder: Path) -> tuple[list[str], list[str], list[str]]:
     empty: list[str] = []
     unreadable: list[str] = []
     top, entered = os.path.realpath(folder), set[str]()
-    pending, clutter = [""], list[str]()  # folders; clutter comes last, as a link in it may lead to data
+    pending, clutter = [""], list[str]()  # clutter folders come last, because a link in one may lead to data
     while pending or clutter:
         in_clutter = not pending
         path = (clutter if in_clutter else pending).pop()
@@ -94,7 +95,7 @@ def _all_below(folder: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 def _entries(folder: str, prefix: str) -> tuple[list[str], list[str]]:
-    """Return the files and the folders in `folder`, each name with `prefix`."""
+    """Return the names of the files and of the folders in `folder`, each with `prefix` before it."""
     files: list[str] = []
     folders: list[str] = []
     with os.scandir(folder) as entries:

@@ -29,11 +29,12 @@ class Entry:
 
 
 def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list[Entry]:
-    """Read a manifest. A path that is named several times with the same label counts once.
+    """Read a manifest. Rows that repeat a path with the same label and split count once.
 
-    Raises DataError if the file can't be read as its suffix says, if it lacks a column, or if a row has no path, no
-    label (where images must be `labelled`), an unknown split, another label than before, or a path that leads out of
-    the manifest's folder. Raises OptionError for an unknown encoding.
+    Raises DataError if the file can't be read in the format of its suffix, has no rows, or lacks a column. Raises
+    DataError for a row without a path, without a label (if `labelled` is set), with an unknown split, with another
+    label or split than an earlier row of the same path, or with a path out of the manifest's folder (unless
+    `config.allow_outside` is set). Raises OptionError for an unknown encoding.
     """
     entries: dict[str, Entry] = {}
     for number, row in _rows(file, config):
@@ -72,7 +73,7 @@ def _text(row: _Row, column: str) -> str:
 
 
 def _formatted(where: str, row: _Row, pattern: str) -> str:
-    """Fill the names in braces of `pattern` with the row's fields."""
+    """Replace each `{column}` in `pattern` by the row's value in this column. Raises DataError for an empty value."""
 
     def value(match: re.Match[str]) -> str:
         text = _text(row, match[1])
@@ -84,7 +85,7 @@ def _formatted(where: str, row: _Row, pattern: str) -> str:
 
 
 def _rows(file: Path, config: DataConfig) -> Iterator[tuple[int, _Row]]:
-    """Yield the rows, counted from 1 below the header, after a check of the columns."""
+    """Yield the number of each row, from 1 below the header, and the row. Raises DataError if a column is missing."""
     needed = list(_FIELD.findall(config.path_format)) or [config.path_column]
     default = DataConfig()
     needed += [

@@ -1,4 +1,4 @@
-"""What the names of folders and files say: splits, masks, parts of a set, labels."""
+"""Recognise splits, masks, parts of a data set, and labels in the names of folders and files."""
 
 import os
 import re
@@ -30,20 +30,24 @@ _PERHAPS = re.compile(r"(?P<label>.*?[^\d\W])[-_ ]*\d+\.\w+$")  # Abyssinian_100
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether the suffix of a file's name is that of an image."""
+    """Whether a file's name has the suffix of an image format."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def split_named(name: str) -> str | None:
-    """Return the split that a folder or a manifest's field names, such as `val` for `Validation`; None for no split."""
+    """Return the split that `name` stands for, such as `val` for `Validation`, or None if it stands for no split.
+
+    `name` is the name of a folder, or the value in a manifest's column of splits.
+    """
     plain = name.strip().lower()
     return next((split for split in SPLITS if _SPLITS[split].fullmatch(plain)), None)
 
 
 def splits_named(names: Collection[str]) -> dict[str, str]:
-    """Map those of sibling folders' `names` that name a split to it. A beginning that all share does not count.
+    """Map each name that stands for a split to this split. `names` are the names of sibling folders.
 
-    So `seg_train` and `seg_test` name train and test.
+    If no whole name stands for a split, a beginning that all names share is removed first. So `seg_train` and
+    `seg_test` stand for train and test.
     """
     found = {name: split for name in names if (split := split_named(name))}
     if found or len(names) < 2:
@@ -54,19 +58,19 @@ def splits_named(names: Collection[str]) -> dict[str, str]:
 
 
 def is_mask_folder(name: str) -> bool:
-    """Whether a folder of this name may hold masks or annotations of the images beside it, not images of a class."""
+    """Whether a folder's name suggests masks or annotations of the images beside it, not images of a class."""
     return bool(_MASKS.fullmatch(name))
 
 
 def are_parts(names: Collection[str]) -> bool:
-    """Whether folders with these `names` look like parts of one set, such as `part_1` and `part_2`."""
+    """Whether folders with these `names` seem to be parts of one data set, such as `part_1` and `part_2`."""
     return len(names) > 1 and all(_PARTS.fullmatch(name) for name in names)
 
 
 def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
-    """Return the label in each of names such as `cat.0.jpg`, None for a name without.
+    """Return the label in each file name of the form `cat.0.jpg`, and None for each name of another form.
 
-    Return None if fewer than nineteen of twenty names have one.
+    If fewer than 95 % of `names` have this form, return None instead of a list.
     """
     matches = [_NUMBERED.match(name) for name in names]
     if not names or sum(match is not None for match in matches) < 0.95 * len(names):
@@ -75,9 +79,10 @@ def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
 
 
 def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
-    """Return the label in each of `paths`: the group `label` of a regular expression that matches all of its name.
+    """Return the label in each path: the text that the group `label` of the regular expression `pattern` matches.
 
-    A pattern with a slash must match the whole path. The label is None without a match, or if it is empty.
+    `pattern` must match the whole file name or, if it contains a slash, the whole path. Without a match, or with an
+    empty match of the group, the label is None.
     """
     compiled, whole = re.compile(pattern), "/" in pattern
     matches = [compiled.fullmatch(path if whole else os.path.basename(path)) for path in paths]
@@ -85,7 +90,10 @@ def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
 
 
 def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> list[str]:
-    """Return a line about the images of `total` that a regular expression `missed`, or raise DataError if many are."""
+    """Return a line about images without a label; [] if there are none. Raises DataError if they exceed 5 % of `total`.
+
+    `missed` has the paths of these images, which `pattern` does not match. `where` names the data set in messages.
+    """
     if not missed:
         return []
     first = ", ".join(missed[:3])
@@ -98,17 +106,20 @@ def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> 
 
 
 def perhaps_labels(names: Sequence[str]) -> set[str]:
-    """Return the labels that names such as `Abyssinian_100.jpg` may hold; empty if the names don't look like that."""
+    """Return the labels that file names such as `Abyssinian_100.jpg` seem to hold.
+
+    The set is empty unless all names have this form, with at least two labels and two names per label on average.
+    """
     matches = [_PERHAPS.match(name) for name in names]
     labels = {match["label"] for match in matches if match}
     return labels if all(matches) and 2 <= len(labels) <= len(names) / 2 else set()
 
 
 def says_nothing(name: str) -> bool:
-    """Whether the name of a folder, such as `images` or `train`, says nothing of what is on the images in it."""
+    """Whether a folder's name, such as `images` or `train`, does not describe the content of the images in it."""
     return bool(_NOTHING.fullmatch(name)) or split_named(name) is not None
 
 
 def as_label(name: str) -> str:
-    """Return the class that a folder's name stands for: names that differ only in Unicode form are one class."""
+    """Convert a folder's name to a class name. Names that differ only in Unicode form become equal (NFC)."""
     return unicodedata.normalize("NFC", name)

@@ -1,4 +1,4 @@
-"""Read a folder or a manifest: the split, label and group of each file, and in lines how they were found."""
+"""Find the split, label and group of each file of a folder or manifest."""
 
 import os
 import re
@@ -16,23 +16,24 @@ from headstart.pipeline.data.manifest import SUFFIXES, Entry, read_manifest
 from headstart.pipeline.data.names import has_image_suffix, labels_matched, perhaps_labels, told_missed
 from headstart.pipeline.data.splits import SPLITS
 
-PREPARED = "prepared.json"  # what `prepare` did to make a data folder, in that folder
+PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a data set, how they are read, and the number of ignored files by kind."""
+    """The files of a data set, and how they were read."""
 
     paths: list[str]
-    reading: Reading
-    ignored: Counter[str]
+    reading: Reading  # of `paths`, in the same order
+    ignored: Counter[str]  # number of other files by kind
 
 
 def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
-    """List and read the folder or manifest `data`. Files without a label are left out, unless none has one.
+    """List the files of `data`, a folder or manifest, and find the split, label and group of each.
 
-    Raises DataError if `data` is neither, if it can be read in several ways, or if images must be `labelled` and are
-    not.
+    Files of a folder that have no label are left out, unless no file has a label. Raises DataError if `data` is neither
+    a folder nor a manifest, if its names allow several readings, or if `labelled` is set and labels are missing. Raises
+    the errors of `read_manifest`.
     """
     if data.is_file():
         return _read_list(data, config, labelled)
@@ -53,7 +54,7 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
 
 
 def require_data(data: Path) -> None:
-    """Raise a DataError unless `data` is a folder or a manifest."""
+    """Raise a DataError unless `data` is a folder, or a file with the suffix of a manifest."""
     if data.is_dir() or (data.is_file() and data.suffix.lower() in SUFFIXES):
         return
     if not data.exists():
@@ -64,9 +65,15 @@ def require_data(data: Path) -> None:
 def read_names(
     names: Sequence[str], where: str, config: DataConfig, empty: Sequence[str] = (), labelled: bool = True
 ) -> Reading:
-    """Read the files `names`, relative to the folder or archive `where`, with slashes; see `read_data`.
+    """Find the split, label and group of each file in `names`.
 
-    `empty` are folders without files.
+    Raises DataError if the names allow several readings, if `labelled` is set and no file has a label, or if the
+    regular expression `config.group` matches no path.
+
+    Args:
+        names: paths relative to the folder or archive `where`, with slashes.
+        empty: folders without files, relative to `where`.
+        labelled: whether labels are needed. Otherwise, files whose names allow several readings get no labels.
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)
@@ -82,9 +89,9 @@ def read_names(
 
 
 def _no_labels(where: str, names: Sequence[str], lists: Sequence[str] = ()) -> DataError:
-    """Return the error for images with these file `names` and no labels. It says how labels can be given.
+    """Return the error for images without labels. Its message suggests how to give labels.
 
-    `lists` are files that lie there and may be manifests.
+    `names` are the file names of the images. `lists` are files of the same folder that may be manifests.
     """
     perhaps = perhaps_labels(names)
     hint = "give a CSV file with columns path,label as DATA, or --label-from REGEX"
@@ -156,7 +163,7 @@ def _described(file: Path, entries: Sequence[Entry]) -> str:
 
 
 def _without_row(file: Path, names: Sequence[str]) -> list[str]:
-    """Return the images that have no row, in the folders that rows name."""
+    """Return the images without a row in the manifest `file`, in the folders of the images `names` that have rows."""
     known = set(names)
     found = []
     for folder in sorted({os.path.dirname(name) for name in names}):

@@ -1,7 +1,9 @@
-"""Find near-duplicates: pictures that were encoded, scaled or slightly cropped anew. See decision 16.
+"""Find near-duplicates: images of one picture that was encoded again, scaled or slightly cropped.
 
-An image must be near another twice. By whitened features, its nearest neighbours become candidates. Then the pixels of
-both thumbnails are compared, given the image's other neighbours: what all chest X-rays share makes no copy.
+Two images must be near by two measures. First, the nearest neighbours of an image by whitened features become its
+candidates. Then the thumbnails of the image and of each candidate are compared. This comparison ignores what the image
+shares with its other neighbours, because any two chest X-rays, for example, look alike. ARCHITECTURE.md, decision 16,
+gives the measurements.
 """
 
 from __future__ import annotations
@@ -19,46 +21,46 @@ from headstart.pipeline.data.config import SIMILARITY
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-CORRELATION = 0.92  # least correlation between their pixels, see `likeness.correlation`
+CORRELATION = 0.92  # least correlation between the thumbnails of near-duplicates, see `likeness.correlation`
 SAMPLE = 10_000  # images that the whitening is fitted on
-MOST_AXES, IMAGES_PER_AXIS = 256, 8
+MOST_AXES, IMAGES_PER_AXIS = 256, 8  # limits on the number of components of the whitening
 CANDIDATES = 8  # nearest neighbours whose pixels are compared
-NEIGHBOURS = 32  # the candidates, and the next ones, whose mean is the background of an image
+NEIGHBOURS = 32  # neighbours that are found: the candidates, and more for the background
 BLOCK = 4096  # images compared at a time
 _CLIP = 3  # clip features at this many standard deviations, so that no feature outweighs all others
-_SURE = 0.8  # a neighbour with at least this cosine may be a copy, and is no background
+_SURE = 0.8  # a neighbour with at least this cosine may be a copy, so it is not part of the background
 _HOPELESS = 0.6  # pixels with a lower plain correlation are not compared further
 _TOGETHER = 64  # images whose thumbnails are made at a time
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest others of n images, the nearest first."""
+    """The nearest neighbours of each of n images among some other images, the nearest first."""
 
-    numbers: np.ndarray  # int64 [n, NEIGHBOURS]: positions among the others
-    cosines: np.ndarray  # float32 [n, NEIGHBOURS]: of whitened features; -inf where there are fewer others
+    numbers: np.ndarray  # int64 [n, NEIGHBOURS]: positions among the other images
+    cosines: np.ndarray  # float32 [n, NEIGHBOURS]: of whitened features; -inf if there are too few other images
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Positions of an image and of its near-duplicate, and how near these are."""
+    """An image and its near-duplicate, with both measures of their likeness."""
 
-    image: int
-    other: int
-    cosine: float
-    correlation: float
+    image: int  # position
+    other: int  # position
+    cosine: float  # of whitened features
+    correlation: float  # of thumbnails
 
 
 def near_duplicate_groups(images: Sequence[ImageFile], features: np.ndarray | None = None) -> list[list[int]]:
-    """Group the images that show the same picture, encoded, scaled, slightly cropped or brightened anew.
+    """Group near-duplicates: images of one picture that was encoded again, scaled, slightly cropped or brightened.
 
-    Returns groups of positions in `images`, each ascending. An image joins a group if it agrees with one of its
-    members, by features and by pixels. Files with equal bytes as a member are in its group, too; equal files alone make
-    no group. Images that can't be decoded, and images of one colour, are in no group.
+    Returns groups of positions in `images`, each in ascending order. An image joins a group if it is a near-duplicate
+    of any member, by features and by pixels. Copies of a member, with equal bytes, are in the group, too. Copies alone
+    make no group. Images that can't be decoded, and images of one colour, are in no group.
 
     Args:
-        images: may contain files with equal bytes.
-        features: float [N, D], of any network. Without them, thumbnails of the images serve as features.
+        images: may contain copies.
+        features: float [N, D], a row for each image, from any network. None: thumbnails serve as features.
     """
     position_of = {image.digest: position for position, image in enumerate(images)}
     seen, pixels = [images[position] for position in position_of.values()], Pixels()
@@ -82,7 +84,7 @@ def near_duplicate_groups(images: Sequence[ImageFile], features: np.ndarray | No
 
 
 def _pairs_within(images: Sequence[ImageFile], features: np.ndarray, pixels: Pixels) -> list[Pair]:
-    """Find the near-duplicates among `images`, whose features are [N, D]. Pairs come both ways round."""
+    """Find the near-duplicates among `images`, whose features are [N, D]. A pair may appear in both orders."""
     if len(images) < 2:
         return []
     whitening = fit_whitening(features[:: max(1, len(features) // SAMPLE)])
@@ -115,9 +117,9 @@ def _connected(pairs: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
 
 
 def fit_whitening(features: np.ndarray) -> Pipeline:
-    """Fit the whitening: it maps features [N, D] to unit vectors [N, K] with uncorrelated components.
+    """Fit a whitening, which maps features [N, D] to unit vectors, float32 [N, K], with uncorrelated components.
 
-    K grows with N, but stays far below N. With as many components as images, every image would be unlike all others.
+    K is at most N / 8. With as many components as images, every image would be unlike all others.
     """
     from sklearn.decomposition import PCA
     from sklearn.pipeline import make_pipeline
@@ -140,11 +142,12 @@ def fit_whitening(features: np.ndarray) -> Pipeline:
 def nearest(
     directions: np.ndarray, others: Iterable[tuple[np.ndarray, np.ndarray]], own: np.ndarray | None = None
 ) -> Neighbours:
-    """Find the others with the highest cosines to each of n unit vectors `directions`, float32 [n, K].
+    """Find the neighbours with the highest cosines to each of n unit vectors `directions`, float32 [n, K].
 
     Args:
-        others: blocks of (positions of the others, int64 [m]; their unit vectors, float32 [m, K]).
-        own: int64 [n], the position of each image among the others, if it is one of them.
+        others: the vectors to search, in blocks of (positions int64 [m], unit vectors float32 [m, K]).
+        own: int64 [n], the position of each of the n vectors among `others`. A vector is not its own neighbour. None if
+            the vectors are not among `others`.
     """
     best = np.full((len(directions), NEIGHBOURS), -np.inf, np.float32)
     like = np.zeros((len(directions), NEIGHBOURS), np.int64)
@@ -168,10 +171,11 @@ def agreeing(
     pixels: Pixels,
     advance: Callable[[int], None],
 ) -> list[Pair]:
-    """Find the pairs of one of `images` and one of its candidates among `others` whose pixels agree.
+    """Find near-duplicates: pairs of one of `images` and one of its candidates whose pixels agree.
 
-    Candidates are the first neighbours with a cosine of at least `similarity`, but for equal files. `advance` is told
-    how many images are done.
+    The candidates of an image are its first eight neighbours in `near`, if their cosine is at least `similarity`.
+    Copies with equal bytes are left out. `near` has positions in `others`. `advance` receives the number of images that
+    were finished since its last call.
     """
     found: list[Pair] = []
     for some in _blocks(len(images), _TOGETHER):
@@ -188,7 +192,7 @@ def agreeing(
 def _agreeing(
     image: ImageFile, around: Sequence[ImageFile], near: Neighbours, row: int, similarity: float, pixels: Pixels
 ) -> Iterator[Pair]:
-    """Yield the pairs of `image`, whose neighbours are `around`, from the `row` of `near`."""
+    """Yield the near-duplicates of `image`, whose neighbours are `around`, and have their positions in row `row`."""
     mine, cosines = pixels[image], near.cosines[row].tolist()
     plain = [float((mine * pixels[other]).mean()) if other in pixels else -1.0 for other in around]
     background = _background(plain, cosines, around, pixels)
@@ -203,9 +207,10 @@ def _agreeing(
 def _background(
     plain: Sequence[float], cosines: Sequence[float], around: Sequence[ImageFile], pixels: Pixels
 ) -> np.ndarray:
-    """Average the neighbours that look most like an image, but for its candidates: zero if there are none.
+    """Return the mean thumbnail, float [SIDE, SIDE], of the neighbours that look most like an image.
 
-    `plain` are the correlations of the neighbours' pixels with those of the image.
+    Candidates, and neighbours that may be copies, are left out. If no neighbour remains, the mean is 0. `plain` has the
+    correlation of each neighbour's thumbnail with the thumbnail of the image.
     """
     ranks = [at for at, other in enumerate(around) if at >= CANDIDATES and other in pixels and cosines[at] < _SURE]
     likest = sorted(ranks, key=lambda rank: -plain[rank])[:CANDIDATES]

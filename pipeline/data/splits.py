@@ -18,22 +18,22 @@ class Item(NamedTuple):
     digest: str
     label: int
     group: str | None = None  # images of one group get the same split; None for no group
-    split: str = ""  # the split that it has already; "" for none
+    split: str = ""  # the split that the image already has; "" for none
 
 
 def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
     """Return the split of each item.
 
-    The images of each class with the lowest hashes of `seed` and digest make test, the next val, and the rest train. A
-    split's share of a class is its fraction, rounded to one image; a class of three images or more has one in every
-    split with a fraction above 0, and a class of two has one in train and one in val. Equal images, and images of one
-    group, get the same split. Then shares are as near as whole groups allow.
+    The images of each class are ordered by a hash of `seed` and digest. The first images make test, the next val, and
+    the rest train. The size of a split is its fraction of the class, rounded to whole images. A class of three or more
+    images has at least one in each split whose fraction is above 0. A class of two has one in train and one in val.
 
-    A group of which some images have a split already gets the split of most of them. If these are equally many, test
-    goes before val, and val before train.
+    Equal images, and images of one group, get the same split, so sizes are only as exact as whole groups allow. If some
+    images of a group already have a split, the group gets the split of most of these images. In a tie, test goes before
+    val, and val before train.
 
     Args:
-        fractions: of `val` and `test`. A split that is left out, or has 0, gets no further images.
+        fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
     """
     hashes = [_hash(item.digest, seed) for item in items]
     if len({item.digest for item in items}) == len(items) and not any(
@@ -61,17 +61,20 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
 
 
 def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float]) -> bool:
-    """Whether val is taken from train: the splits that a data set comes with are train and test, without val."""
+    """Whether val must be drawn from train.
+
+    This is so if the splits `given` by a data set include train and test but not val, and val has a fraction above 0.
+    """
     return {"train", "test"} <= set(given) and "val" not in given and fractions.get("val", 0) > 0
 
 
 def complete(
     items: Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
-    """Return the split of each item, and a line that says how the items without a split got theirs.
+    """Return the split of each item, and a line that describes how splits were drawn, if any were.
 
-    `given` are the splits that a data set comes with. If `takes_val_from_train`, the items without a split are divided
-    between train and val alone.
+    `given` are the splits that the data set itself has. If val is drawn from train (see `takes_val_from_train`), items
+    without a split go to train or val only.
     """
     if all(item.split for item in items):
         return [item.split for item in items], []
@@ -83,7 +86,7 @@ def complete(
 
 
 def _assign_each(items: Sequence[Item], hashes: Sequence[str], fractions: Mapping[str, float]) -> list[str]:
-    """Do the same for images that are all different, and have neither groups nor splits: this is much faster."""
+    """Assign splits as `assign` does, but much faster, to images that all differ and have neither group nor split."""
     classes: dict[int, list[int]] = defaultdict(list)
     for at, item in enumerate(items):
         classes[item.label].append(at)
@@ -99,20 +102,23 @@ def _assign_each(items: Sequence[Item], hashes: Sequence[str], fractions: Mappin
 
 
 def _content(items: Sequence[Item], group: Sequence[int]) -> dict[int, int]:
-    """Return how many different images of each class a group holds."""
+    """Count the different images of each label in a group. `group` holds positions in `items`."""
     if len(group) == 1:
         return {items[group[0]].label: 1}
     return Counter(label for _, label in {(items[at].digest, items[at].label) for at in group})
 
 
 def _held(items: Sequence[Item], group: Sequence[int]) -> str:
-    """Return the split that most images of a group have already; "" if none has one."""
+    """Return the split that most images of a group already have; "" if no image has a split."""
     held = Counter(items[at].split for at in group if items[at].split)
     return max(reversed(SPLITS), key=lambda split: held[split]) if held else ""
 
 
 def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
-    """Return the first split that lacks at least half of a group's images, and count the group as its own."""
+    """Return the split for a group with `content`, and subtract the group's images from `wanted`.
+
+    The split is the first of test and val that still wants at least half of the group's images, otherwise train.
+    """
     for split in _DRAWN:
         lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())
         if 2 * lacking >= sum(content.values()):
@@ -123,13 +129,13 @@ def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) ->
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return how many different images of each class val and test should have.
+    """Return the number of different images of each class that val and test should have, by (label, split).
 
-    `sizes` and `groups` count the different images, and the groups, that each class has.
+    `sizes` has the number of different images of each class, and `groups` the number of its groups.
     """
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():
-        left = groups[label] - 1  # train gets one group at least
+        left = groups[label] - 1  # train gets at least one group
         for split in ("val", "test"):
             if fractions.get(split) and left > 0:
                 wanted[label, split] = min(max(1, int(fractions[split] * size + 0.5)), size - 1)

@@ -1,4 +1,4 @@
-"""What training refuses, all at once: classes that can't be learnt or validated, and too many rejects."""
+"""Find all reasons to refuse training: classes that can't be learnt or validated, and too many rejects."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ def require_trainable(examples: Sequence[Example], class_names: Sequence[str], d
 
 
 def untrainable(examples: Sequence[Example], class_names: Sequence[str]) -> list[str]:
-    """Return why no head can be trained on these examples, a phrase for each reason; [] if one can.
+    """Return the reasons why no head can be trained on `examples`, one phrase each; [] if a head can be trained.
 
-    There must be two classes or more. Each needs images in train and in val, and as many as there are splits.
+    Two or more classes are needed. Each class needs images in train and in val, and as many images as there are splits.
     """
     counts = Counter((example.label, example.split) for example in examples)
     splits = [split for split in SPLITS if split != "test" or any(example.split == "test" for example in examples)]
@@ -57,7 +57,7 @@ def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: floa
 
 
 def too_many_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> str:
-    """Return a phrase that names a few `rejects` if they exceed `max_rejects` of `found` files, else ""."""
+    """Return a phrase that names `rejects` if they are over the fraction `max_rejects` of `found` files, else ""."""
     if len(rejects) <= max_rejects * found:
         return ""
     first = "; ".join([f"{one.path} ({one.reason})" for one in rejects[:3]] + ["..."] * (len(rejects) > 3))

@@ -7,18 +7,18 @@ from functools import cached_property
 from headstart.pipeline.data.names import splits_named
 
 Parts = tuple[str, ...]
-FEW = 0.05  # this fraction of the images may lie elsewhere than the others
+FEW = 0.05  # up to this fraction of the images is ignored when a folder is classified
 
 
 @dataclass
 class ImageTree:
-    """Images below one folder: for each, its position in the listing, and its path below the folder as parts."""
+    """The images below one folder. Each has its position in the listing, and the parts of its path below the folder."""
 
     found: list[tuple[int, Parts]]
 
     @cached_property
     def loose(self) -> list[tuple[int, Parts]]:
-        """The images directly in the folder."""
+        """Return the images directly in the folder."""
         return [one for one in self.found if len(one[1]) == 1]
 
     @cached_property
@@ -32,7 +32,7 @@ class ImageTree:
 
     @cached_property
     def stems(self) -> set[str]:
-        """The names of the images without suffix."""
+        """Return the file names of all images, without suffixes."""
         return {parts[-1].rpartition(".")[0] for _, parts in self.found}
 
     @property
@@ -42,13 +42,16 @@ class ImageTree:
 
 
 def is_chain(images: ImageTree) -> bool:
-    """Whether a folder has no images but those in one folder below it, as `cats/images/` has."""
+    """Whether nearly all images lie at the end of one chain of subfolders, such as `images/` in `cats/`."""
     folders = images.folders
     return not images.loose and len(folders) == 1 and (inner := next(iter(folders.values()))).is_flat | is_chain(inner)
 
 
 def splits_outside(images: ImageTree) -> ImageTree:
-    """Turn `cats/train/1.jpg` into `train/cats/1.jpg`, if every class has split folders alone."""
+    """Move splits above classes: `cats/train/1.jpg` becomes `train/cats/1.jpg`.
+
+    `images` is returned unchanged unless each of its folders holds two or more split folders, and nothing else.
+    """
     inside = [one.folders if not one.loose else {} for one in images.folders.values()]
     if images.loose or not inside or not all(one and len(splits_named(one)) == len(one) > 1 for one in inside):
         return images

@@ -28,7 +28,7 @@ from headstart.pipeline.runs import Run
 
 _FOLDER = Path("demo")
 FINETUNING = FinetuneConfig(epochs=3, learning_rate=1e-3)
-_MARK = "about.txt"  # its presence says that the folder is the demo's own, to be made anew
+_MARK = "about.txt"  # marks a folder that the demo made, and may replace
 _ABOUT = "`headstart demo` made this folder, and makes it anew when it runs again.\n"
 
 
@@ -36,7 +36,7 @@ class _Shown(Protocol):
     """The result of a stage."""
 
     def lines(self) -> Iterable[Any]:
-        """Return its summary."""
+        """Return the summary of the result, for a person."""
 
 
 _Stage = TypeVar("_Stage", bound=_Shown)
@@ -44,7 +44,7 @@ _Stage = TypeVar("_Stage", bound=_Shown)
 
 @dataclass(frozen=True)
 class DemoRunResult:
-    """The results of the demo's stages, the files that they left, and the seconds that all of them took."""
+    """The results of the demo's stages, the path of the picture, and the seconds that all stages took."""
 
     drawn: DemoResult
     features: FeaturedExamples
@@ -72,7 +72,7 @@ class DemoRunResult:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield what was learnt, in three lines."""
+        """Yield the summary that is printed without `--json`: an empty line, and three lines about both phases."""
         head, finetuned, n = self.tested.head, self.tested.finetuned, self.tested.n
         assert finetuned is not None
         yield ""
@@ -105,14 +105,14 @@ def run_demo(
 ) -> DemoRunResult:
     """Draw pictures of cats and dogs in `folder`, run every stage on them, and print the command line of each stage.
 
-    Anything that an earlier demo left in `folder` is made again, except the features. Raises DataError if `folder`
-    holds something else, and OptionError as `choose_network` does.
+    Results of an earlier demo in `folder` are made again, except the features. Raises DataError if `folder` holds
+    anything but an earlier demo, and OptionError if `choose_network` raises one.
 
     Args:
         images: number of pictures.
-        seed: of the pictures and of every stage.
-        network: settings of the features, in place of those of `choose_network`.
-        finetuning: settings of phase 2, in place of `FINETUNING`.
+        seed: the seed of the pictures and of every stage.
+        network: settings of the features. By default, `choose_network` chooses them.
+        finetuning: settings of phase 2. The default is `FINETUNING`.
     """
     start = time.perf_counter()
     _require_no_other(folder)
@@ -162,7 +162,7 @@ def _is_demo(folder: Path) -> bool:
 
 
 def _flags(config: FeatureConfig | FinetuneConfig) -> list[str]:
-    """Return the options that give `config` on the command line, without those that have their default."""
+    """Return the command-line options that stand for `config`. Options with their default value are left out."""
     return [
         f"{one.metadata.get('flag', '--' + one.name.replace('_', '-'))}={getattr(config, one.name)}"
         for one in fields(config)
@@ -171,7 +171,7 @@ def _flags(config: FeatureConfig | FinetuneConfig) -> list[str]:
 
 
 def _announce(*arguments: object) -> None:
-    """Print the command line that does what comes next."""
+    """Print the command line of the next stage, `headstart` with `arguments`."""
     console.print("\n$ " + shlex.join(["headstart", *map(str, arguments)]), style="bold")
 
 

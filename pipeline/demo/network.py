@@ -1,4 +1,4 @@
-"""Choose the network of the demo: InceptionV3 if its ImageNet weights are at hand, else EfficientNet-Lite0."""
+"""Choose the network of the demo: InceptionV3 if its ImageNet weights are available, else EfficientNet-Lite0."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The picture with which the demo ends: test drawings, each with the class that was predicted."""
+"""Draw the picture at the end of the demo: test drawings, each with its predicted class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,26 +19,27 @@ _WRONG, _MENDED, _RIGHT = "#c8322b", "#c77700", "#d9d7d0"  # colours of frames
 
 @dataclass(frozen=True)
 class Guess:
-    """What the head and the fine-tuned classifier say about one image."""
+    """The predictions of the head and of the fine-tuned classifier for one image."""
 
     path: str
-    label: int
+    label: int  # the true class
     head: int  # the class that the head predicts
     predicted: int  # the class that the classifier predicts
     probability: float  # of `predicted`
 
     @property
     def colour(self) -> str:
-        """The colour that marks the image: wrong, mended by fine-tuning, or right all along."""
+        """Return the colour of the image's frame: wrong, corrected by fine-tuning, or right with the head already."""
         if self.predicted != self.label:
             return _WRONG
         return _RIGHT if self.head == self.label else _MENDED
 
 
 def read_guesses(run: Run, split: str = "test") -> list[Guess]:
-    """Read the predictions that `evaluate` wrote: wrong ones first, then mended ones, then the others.
+    """Read the predictions on `split` that `evaluate` wrote, in the order of the picture.
 
-    Within each group, the least certain come first.
+    Wrong predictions come first, then predictions that fine-tuning corrected, then the others. Within each of these
+    groups, the least certain come first.
     """
     rows, names = read_csv(run.predictions_file(split)), run.class_names()
     logits = (np.array([[float(row[f"{model}:{names[1]}"])] for row in rows]) for model in ("head", "finetuned"))
@@ -52,7 +53,7 @@ def read_guesses(run: Run, split: str = "test") -> list[Guess]:
 
 
 def draw_picture(file: Path, guesses: Sequence[Guess], class_names: Sequence[str], heading: Sequence[str]) -> None:
-    """Write a PNG of the first `guesses` to `file`. The lines of `heading` stand above them."""
+    """Write a PNG of the first 24 `guesses`, below the lines of `heading`, to `file`."""
     shown = guesses[: _COLUMNS * _ROWS]
     rows = -(-len(shown) // _COLUMNS)
     width = 2 * _MARGIN + _COLUMNS * (_TILE + _GAP) - _GAP
@@ -87,7 +88,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, width: int) -> None:
 def _draw_tile(
     picture: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], guess: Guess, class_names: Sequence[str]
 ) -> None:
-    """Draw the image in a square frame of its colour, and below it the class with its probability."""
+    """Draw one image in a square frame, with the top left corner at `corner`, and its predicted class below."""
     x, y = corner
     with Image.open(guess.path) as drawing:
         upright = ImageOps.exif_transpose(drawing).convert("RGB")

@@ -25,7 +25,7 @@ class Compared:
     accuracy: float
     accuracy_interval: list[float]
     loss: float
-    seconds: float | None  # that training the model took, if known
+    seconds: float | None  # of training the model; None if unknown
     settings: dict[str, Any]  # the run's settings in which the runs differ
 
 
@@ -37,7 +37,7 @@ class McNemar:
     second: str
     n: int
     only_first: int  # examples that the first model alone got right
-    only_second: int
+    only_second: int  # examples that the second model alone got right
     p: float  # the probability of at least this difference if both models are equally good
 
 

@@ -8,7 +8,7 @@ from headstart.features.options import option
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Which images are classified."""
+    """The settings of `predict`: which images are classified."""
 
     max_pixels: int = option(0, "Images with more pixels are rejected. 0: the limit of the run.")
 

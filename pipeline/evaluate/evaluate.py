@@ -23,7 +23,7 @@ class EvaluateResult:
     n: int
     head: dict[str, Any]
     finetuned: dict[str, Any] | None
-    seen: Seen | None = None  # None where the split contains training images anyway
+    seen: Seen | None = None  # None for `train` and `all`, which contain training images
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -75,7 +75,7 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
 
 
 def _logits_of_classifier(run: Run, cached: FeaturedExamples, examples: list[Example]) -> np.ndarray:
-    """The logits of the fine-tuned classifier on raw images, [N, 1 or C]."""
+    """Return the logits of the fine-tuned classifier on raw images, float32 [N, 1 or C]."""
     from headstart.features.frozen.frozen import default_batch_size
     from headstart.pipeline.inputs import eval_dataset, explained
     from headstart.pipeline.training import EvalProgress
@@ -89,7 +89,10 @@ def _logits_of_classifier(run: Run, cached: FeaturedExamples, examples: list[Exa
 
 
 def _labelled(cached: FeaturedExamples, split: str, class_names: list[str], data: Path) -> list[Example]:
-    """Return the examples of `split`. Their labels are changed to indices into the run's class names."""
+    """Return the examples of `split`, with labels that are indices into `class_names`, the run's class names.
+
+    Raises DataError if there are no such examples, or if the data have a class that the run does not know.
+    """
     if unknown := sorted(set(cached.class_names) - set(class_names)):
         names = ", ".join(map(repr, unknown))
         raise DataError(f"{data}: the run knows no class {names}; it has {', '.join(class_names)}")

@@ -21,7 +21,7 @@ from headstart.pipeline.runs import Run
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_Rows = dict[int, np.ndarray]  # position of an image to its row, in order of position
+_Rows = dict[int, np.ndarray]  # maps the position of an image to its row of logits or features, by ascending position
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _files(sources: Sequence[Path]) -> list[Path]:
 
 
 def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], list[Reject]]:
-    """Predictions for the images that can be decoded, and rejects for the others."""
+    """Return predictions for the images that can be decoded, and rejects for the others."""
     from headstart.features.images.batches import why_undecodable
 
     class_names = run.class_names()
@@ -149,7 +149,10 @@ def _decoded(
     function: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
 ) -> _Rows:
-    """The row that `function` gives each image that can be decoded. `function` takes a batch of pixels."""
+    """Apply `function` to batches of the images that can be decoded, and return a row for each of these images.
+
+    `function` maps pixels, uint8 [b, H, W, 3], to rows [b, D]. `advance` receives the number of images in each batch.
+    """
     from headstart.features.frozen.frozen import default_batch_size
     from headstart.features.images.batches import decoded_batches
 

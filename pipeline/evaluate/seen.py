@@ -1,4 +1,4 @@
-"""Which images of a split the head has seen in training, as equal files or as near-duplicates."""
+"""Find the images of a split that the head saw in training, as equal files or as near-duplicates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +14,10 @@ from headstart.pipeline.runs import Run
 
 @dataclass(frozen=True)
 class Seen:
-    """The paths of images of a split that are in train, too, and of others that have a near-duplicate there."""
+    """The paths of images of a split that the head saw in training."""
 
-    equal: list[str]
-    alike: list[str] | None  # None if the training images are gone
+    equal: list[str]  # images that are in train, too
+    alike: list[str] | None  # other images with a near-duplicate in train; None if the training images are gone
 
     def fields(self) -> dict[str, Any]:
         """Return the numbers of images, for JSON."""
@@ -35,11 +35,11 @@ class Seen:
 
 
 def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Example], elsewhere: bool = False) -> Seen:
-    """Find the `examples` that are equal to, or nearly equal to, images that `run` was trained on.
+    """Find the `examples` that are copies or near-duplicates of images that `run` was trained on.
 
     Args:
-        cached: has the features of `examples`.
-        elsewhere: the examples are not of the run's own data folder.
+        cached: the data folder of `examples`, with its features.
+        elsewhere: whether `examples` are from another data folder than the run's own.
     """
     trained = run.digests("train")
     equal = [one.image.path for one in examples if one.image.digest in trained]
@@ -53,7 +53,7 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
 
 
 def _own_examples(run: Run, cached: FeaturedExamples) -> list[Example] | None:
-    """Scan the run's own data folder; None if it is gone or can't be read as before."""
+    """Return the examples in the run's own data folder, or None if the folder is gone or can't be read as before."""
     settings, (config, extraction) = run.config(), run.configs()
     own = Path(settings["data"])
     memory = scan_memory(cached.extraction.store, own)

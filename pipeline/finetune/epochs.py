@@ -24,8 +24,8 @@ def train_epochs(
 ) -> tuple[list[dict[str, float]], float]:
     """Train for the epochs that are left, and leave the model with the weights of the best epoch.
 
-    Returns accuracy and loss on val after each epoch, from epoch 0 on, and the images per second; see
-    `Progress.examples_per_second`.
+    Returns `accuracy` and `loss` on val after each epoch, from epoch 0 on, and the speed of training in images per
+    second; see `Progress.examples_per_second`. Raises OSError if the disk has too little room for the state.
     """
     model, train, val = built.model, built.cached.of("train"), built.cached.of("val")
     # Epochs count on from the head's epochs, because the curves of both phases share an axis.
@@ -73,7 +73,7 @@ def _begin(
 
 
 def _state_callbacks(state: FinetuneState, offset: int, examples: Sequence[Example]) -> list[keras.callbacks.Callback]:
-    """Callbacks that write history, best weights and latest weights into `state`, and then keep it."""
+    """Return callbacks that write history, best weights and latest weights into `state`, and then keep this state."""
     best_so_far = min(row["loss"] for row in _with_epoch_0(state))
     since = time.perf_counter()
 
@@ -97,6 +97,6 @@ def _state_callbacks(state: FinetuneState, offset: int, examples: Sequence[Examp
 
 
 def _with_epoch_0(state: FinetuneState) -> list[dict[str, float]]:
-    """Accuracy and loss on val after each finished epoch, from epoch 0 on."""
+    """Return `accuracy` and `loss` on val after each finished epoch, from epoch 0 on."""
     finished = [{"accuracy": row["val_accuracy"], "loss": row["val_loss"]} for row in state.history()]
     return [state.start()["before"], *finished]

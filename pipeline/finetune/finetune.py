@@ -32,11 +32,11 @@ class FinetuneResult:
     seconds: float  # spent on the epochs, summed over all starts
 
     def fields(self) -> dict[str, Any]:
-        """The result as a JSON object."""
+        """Return the JSON object that `--json` prints."""
         return asdict(self)
 
     def lines(self) -> Iterator[str]:
-        """The result as lines for the console."""
+        """Yield the summary that is printed without `--json`."""
         yield (
             f"val accuracy {self.before['accuracy']:.4f} -> {self.after['accuracy']:.4f}, "
             f"loss {self.before['loss']:.4f} -> {self.after['loss']:.4f} "
@@ -52,8 +52,8 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune the run at `path` and write `classifier.keras` into it.
 
-    The frozen layers run in their fast form, in the run's precision (int8 is replaced by another). Only the layers
-    above them have gradients. The classifier is saved in float32. Epoch 0, before fine-tuning, can be the best epoch.
+    The frozen layers run in their fast form, in the run's precision; int8 is replaced by another precision. Only the
+    layers above have gradients. The classifier is saved in float32. Epoch 0, before fine-tuning, can be the best epoch.
     So the classifier's loss on val is never above the head's.
 
     The run keeps the state after each finished epoch. A repeated call with the same settings continues from this state.
@@ -127,7 +127,11 @@ def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], ov
 
 
 def _as_begun(run: Run, config: FinetuneConfig, start: dict[str, Any]) -> FinetuneConfig:
-    """Continue from the layer with which fine-tuning began, because another version may have another default."""
+    """Return `config` with the first trained layer in `start`, because the default layer may have changed since.
+
+    `start` is the `start.json` of the fine-tuning to resume, or {}. Raises RunError if an earlier version wrote `start`
+    and its default layer is unknown.
+    """
     if "from_layer" in start:
         return replace(config, from_layer=str(start["from_layer"]))
     if start and not config.from_layer and run.configs()[0].backbone != "inception_v3":

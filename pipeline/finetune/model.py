@@ -35,7 +35,7 @@ class FinetuneModel:
 
     @property
     def state_bytes(self) -> int:
-        """The size of the model's weights file, in bytes. Keras saves the optimizer's variables in this file, too."""
+        """Return the size of the model's weights file in bytes. Keras saves the optimizer's variables there, too."""
         return sum(variable.numpy().nbytes for variable in (*self.model.weights, *self.model.optimizer.variables))
 
     def classifier(self) -> keras.Model:
@@ -50,9 +50,10 @@ class FinetuneModel:
     def batches(
         self, config: FinetuneConfig, seed: int, next_epoch: NextEpoch, raised: list[Exception] | None = None
     ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-        """The datasets of train and val, in batches. Each epoch has train in another order.
+        """Return the datasets of train and of val: batches of (pixels or maps, labels). Each epoch has its own order.
 
-        If the model takes maps, missing maps are extracted first. See `features_dataset` for `next_epoch` and `raised`.
+        If the model takes maps, missing maps are extracted first. `next_epoch` returns the number of the epoch that
+        begins. Errors in reading maps are added to `raised`; see `features_dataset`.
         """
         cached, batch_size = self.cached, config.batch_size
         train, val = cached.of("train"), cached.of("val")
@@ -78,15 +79,16 @@ def build_finetune_model(
 ) -> FinetuneModel:
     """Join the run's head and the backbone of `cached`, and compile the model.
 
-    `seed` decides dropout. `precision` replaces a run's int8, which has no gradients. Raises OptionError if the first
-    trained layer does not exist, lies above the highest cut, or can't be used with `--from-cache`.
+    `seed` decides dropout. If the precision of the run is int8, which has no gradients, `precision` replaces it. Raises
+    OptionError if the first trained layer does not exist, lies above the highest cut, or can't be used with
+    `--from-cache`.
     """
     network = cached.network
     if network.backbone.precision == "int8":
         network = load_network(replace(network.config, precision=precision), network.extraction)
         cached = replace(cached, networks=[network])
     backbone, cuts = network.backbone, network.cuts
-    _ = backbone.model  # builds the model if it is not built yet; that draws random numbers, so the seed is set later
+    _ = backbone.model  # builds the model if needed; building draws random numbers, so the seed is set afterwards
     keras.utils.set_random_seed(seed)
     from_layer = backbone.layer_index(config.from_layer) if config.from_layer else backbone.boundary(cuts)
     top = max(backbone.layer_index(cut) for cut in cuts)
@@ -107,7 +109,7 @@ def build_finetune_model(
 
 
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
-    """The cut whose map is the only input of the layers from `from_layer` on. Raises OptionError if there is none."""
+    """Return the cut whose map is the only input of the layers from `from_layer` on. Raises OptionError if none is."""
     crossing = backbone.crossing(from_layer, cuts)
     by_layer = {backbone.layer_index(cut): cut.block for cut in backbone.cuts()}
     if len(crossing) == 1 and crossing[0] in by_layer:

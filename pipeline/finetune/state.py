@@ -21,7 +21,7 @@ from headstart.pipeline.runs import read_json
 
 
 class FinetuneState:
-    """The state in `folder`, which need not exist yet."""
+    """The state of a fine-tuning in `folder`, which need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._start_file, self._work = folder, folder / "start.json", folder / "work"
@@ -37,7 +37,7 @@ class FinetuneState:
         write_json(self._start_file, start)
 
     def start(self) -> dict[str, Any]:
-        """The content of `start.json`, or an empty dict if there is none. Raises RunError if the file is damaged."""
+        """Return the content of `start.json`; {} if there is no such file. Raises RunError if the file is damaged."""
         return read_json(self._start_file, "--overwrite begins anew") if self._start_file.exists() else {}
 
     def resume(self) -> int | None:
@@ -62,7 +62,7 @@ class FinetuneState:
         write_json(self._seconds_file, self.seconds() + seconds)
 
     def seconds(self) -> float:
-        """The training time in `work/`, in seconds, summed over all starts."""
+        """Return the training time in `work/`, in seconds, summed over all starts."""
         return float(json.loads(self._seconds_file.read_text())) if self._seconds_file.exists() else 0.0
 
     def drop(self) -> None:
@@ -71,7 +71,7 @@ class FinetuneState:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def history(self) -> list[dict[str, float]]:
-        """The history in `work/`, one row per finished epoch. Epochs count from 1."""
+        """Return the history in `work/`, one row per finished epoch. Epochs count from 1."""
         if not self.csv.exists():
             return []
         with self.csv.open(newline="") as file:

@@ -13,12 +13,15 @@ from headstart.features.options import option
 # hundred examples would have too few steps with batches of 512.
 SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion"]
-HEAD_VERSION = 3  # raise it when the same settings give another head; it keeps old studies from going on
+HEAD_VERSION = 3  # increase it if the same settings give another head: then older studies are refused
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
 
 def parse_units(text: str) -> int:
-    """Parse the number of units of a hidden layer. `none` gives 0. `HeadConfig` takes a lone 0 as no hidden layer."""
+    """Parse the number of units of a hidden layer; `none` gives 0. In a `HeadConfig`, (0,) means no hidden layer.
+
+    Raises ValueError for other text.
+    """
     try:
         return 0 if text == "none" else int(text)
     except ValueError:
@@ -56,7 +59,7 @@ class HeadConfig:
         )
 
     def for_examples(self, count: int) -> HeadConfig:
-        """Replace a batch size or learning rate of 0 by a value chosen for `count` training examples.
+        """Return a copy in which a batch size or learning rate of 0 is replaced by a value for `count` examples.
 
         The chosen learning rate grows with the square root of the batch size, because the standard deviation of the
         gradient falls by the same factor (Krizhevsky 2014, arXiv:1404.5997).

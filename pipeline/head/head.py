@@ -1,4 +1,4 @@
-"""Phase 1: building a dense head, and training it on cached features."""
+"""Phase 1: build a dense head, and train it on cached features."""
 
 import time
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class TrainedHead:
 
     @property
     def val(self) -> dict[str, float]:
-        """Accuracy and loss on val at the best epoch."""
+        """Return `accuracy` and `loss` on val at the best epoch."""
         best = self.history[self.best_epoch - 1]
         return {"accuracy": best["val_accuracy"], "loss": best["val_loss"]}
 
@@ -68,7 +68,7 @@ def fit_head(
     Args:
         config: a batch size or learning rate of 0 is replaced by a value for the number of examples.
         seed: decides the initial weights, dropout and the order of examples.
-        advance, on_epoch: see `run_epochs`.
+        advance, on_epoch: called after each step and each epoch; see `run_epochs`.
     """
     config = config.for_examples(len(train))
     keras.utils.set_random_seed(seed)
@@ -82,7 +82,7 @@ def fit_head(
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and variance of each column of `features`, both float64 [D].
+    """Return the mean and the variance of each column of `features` [N, D], both float64 [D].
 
     Rows are processed in blocks, to avoid a temporary array as large as `features`.
     """

@@ -21,7 +21,7 @@ OnEpoch = Callable[[int, Row], bool]
 # The returned weights are a running average of the trained weights, over about 1,300 examples (Polyak & Juditsky 1992,
 # doi:10.1137/0330046). `_AVERAGING` is the decay of the average per step, with batches of the smallest size.
 _AVERAGING = 0.95
-_WARM_UP = 9  # steps, as of TensorFlow's `ExponentialMovingAverage`
+_WARM_UP = 9  # steps, as in TensorFlow's `ExponentialMovingAverage`
 _BLOCK = 1024  # rows validated at a time: with thousands of classes, the logits of all rows would fill memory
 
 
@@ -38,10 +38,10 @@ def run_epochs(
 
     Args:
         trained: the model from `build_head`. Its weights are freed at the end, so it can't be used afterwards.
-        config: its batch size and learning rate must be over 0.
+        config: its batch size and learning rate must be over 0; see `HeadConfig.for_examples`.
         seed: decides, with the epoch's number, the order of examples in each epoch.
-        advance: called after each step, with its number of examples.
-        on_epoch: called after each epoch, with its number, from 1, and its row of metrics.
+        advance: called after each step, with the number of examples in the step.
+        on_epoch: called after each epoch, with the epoch's number, from 1, and its row of metrics.
 
     Returns:
         a copy of the head, with the averaged weights of the epoch with the lowest loss on val; a row per epoch, with
@@ -96,7 +96,8 @@ class _Step:
 
     def __call__(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Take one step. Returns float32 [2]: the sum of the examples' losses, and the number of right predictions."""
-        # The share of the latest weights in the average falls from 1: else the first weights would outlive ten steps.
+        # The share of the latest weights in the average falls from 1. A small share from the start would keep the first
+        # weights in the average for ten steps.
         share = max(self._least_share, _WARM_UP / (_WARM_UP + self._steps))
         totals: np.ndarray = self._graph(features, labels, share).numpy()
         self._steps += 1
@@ -119,7 +120,7 @@ class _Step:
 
 
 def _losses(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """The cross-entropy of each example, float32 [b], from labels int64 [b] and logits float32 [b, 1 or classes].
+    """Return each example's cross-entropy, float32 [b], from labels int64 [b] and logits float32 [b, 1 or classes].
 
     Label smoothing mixes a uniform distribution into the target (Szegedy et al. 2015, arXiv:1512.00567).
     """
@@ -134,7 +135,7 @@ def _losses(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor
 
 
 def _validate(head: keras.Model, val: LabelledFeatures) -> Row:
-    """The mean cross-entropy on `val`, in nats, and the accuracy.
+    """Return the mean cross-entropy on `val`, in nats, as `val_loss`, and the accuracy as `val_accuracy`.
 
     The head runs eagerly, because tracing a graph would take as long as several epochs.
     """

@@ -34,17 +34,17 @@ class HeadResult:
     """The outcome of `headstart head`."""
 
     run: str
-    epochs: int  # the number asked for
+    epochs: int  # the requested number; training may end earlier
     best_epoch: int  # counts from 1
     seconds: float  # of extraction, training and writing together
     val: dict[str, float]  # `accuracy` and `loss` at the best epoch
 
     def fields(self) -> dict[str, Any]:
-        """The result as a JSON object."""
+        """Return the JSON object that `--json` prints."""
         return asdict(self)
 
     def lines(self) -> Iterator[str]:
-        """The result as lines for the console."""
+        """Yield the summary that is printed without `--json`."""
         yield (
             f"val accuracy {self.val['accuracy']:.4f}, loss {self.val['loss']:.4f} "
             f"(best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s)"
@@ -53,7 +53,7 @@ class HeadResult:
 
 
 def next_steps(run: str) -> str:
-    """The commands to suggest for the run at the path `run`. A run of several backbones can't be fine-tuned."""
+    """Return the commands to suggest for the run at the path `run`. A run of several backbones can't be fine-tuned."""
     evaluate = f"headstart evaluate {run}"
     several = len(chosen_backbones(Run(Path(run)).configs()[0])) > 1
     return evaluate if several else f"headstart finetune {run}, or {evaluate}"
@@ -74,11 +74,11 @@ def train_run(
     """Train a head on the train split of `data` and write it to the run folder `path`.
 
     Features that the store lacks are extracted first. Raises OptionError for a cut that is a map, DataError if `data`
-    can't be trained on, DivergedError if no epoch has a finite loss on val, and RunError as `require_free` does.
+    can't be trained on, DivergedError if no epoch has a finite loss on val, and RunError if `path` may not be written.
 
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
-        require, reading: see `cache_features`.
+        require, reading: a check of the scan, and how `data` is read; see `cache_features`.
         origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))

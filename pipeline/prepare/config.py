@@ -18,7 +18,7 @@ class PrepareConfig:
     copy: bool = option(False, "Copy files, so that DATA shares no bytes with the source.")
     zip_encoding: str | None = option(None, "Encoding of names in a zip that are not UTF-8; guessed by default.")
     max_pixels: int = option(MAX_PIXELS, "Images with more pixels are rejected.")
-    drop_duplicates: bool = option(False, "Leave out copies of images, also those that were encoded or scaled anew.")
+    drop_duplicates: bool = option(False, "Leave out copies of images, even if encoded or scaled anew.")
 
     def __post_init__(self) -> None:
         if self.move and self.copy:

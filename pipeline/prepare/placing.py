@@ -1,4 +1,4 @@
-"""Put files of a source into a data folder, without a second copy of their bytes where the disk allows it."""
+"""Place files of a source in a data folder, without a second copy of their bytes if the disk allows it."""
 
 import errno
 import fcntl
@@ -16,21 +16,21 @@ _NO_REFLINKS = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno
 
 
 class Placer:
-    """Places files, and counts in `ways` how.
+    """Places files as reflinks, hard links or copies. `ways` counts the files placed in each way.
 
-    A reflink is preferred, as either file may then be changed. A hard link is the same file under a second name, so it
-    is made read-only. Where neither is possible, and with `copy`, the bytes are copied. With `move`, the source's name
-    is removed later: the file is linked and stays writable.
+    A reflink is preferred, because either file may later be changed without an effect on the other. A hard link is a
+    second name of the same file, so the file is made read-only. A file is copied if the disk allows neither, or if
+    `copy` is set. With `move`, files are hard-linked and stay writable, because the caller later removes the old names.
     """
 
     def __init__(self, copy: bool = False, move: bool = False) -> None:
         self.ways: Counter[Way] = Counter()
         self._copy, self._move = copy, move
-        self._reflinks = not move  # False once the disk has refused
-        self._ready: set[Path] = set()  # folders that exist, without what killed processes left there
+        self._reflinks = not move  # whether to try reflinks: False once the disk has refused one
+        self._ready: set[Path] = set()  # folders that exist, and are cleared of files that killed processes left
 
     def place(self, file: Path, target: Path) -> Way:
-        """Put `file` at `target`, where nothing may be yet, and return how. May raise an OSError."""
+        """Place `file` at `target`, which must not exist yet, and return the way. May raise an OSError."""
         self._make_ready(target.parent)
         if not self._copy and self._reflinks and self._reflink(file, target):
             return self._counted("reflink")
@@ -39,7 +39,7 @@ class Placer:
         return self.write(file.read_bytes(), target)
 
     def write(self, content: bytes, target: Path) -> Way:
-        """Write `content`, of a file in an archive, to `target`. May raise an OSError."""
+        """Write `content`, from a file in an archive, to `target`. Returns `copy`. May raise an OSError."""
         self._make_ready(target.parent)
         write_atomically(target, content)
         return self._counted("copy")
@@ -72,13 +72,13 @@ class Placer:
         try:
             if not self._move:
                 target.chmod(stat.S_IMODE(target.stat().st_mode) & ~0o222)
-        except OSError:  # the file is another person's
+        except OSError:  # another user owns the file
             target.unlink()
             return False
         return True
 
     def lines(self, source: Path, data: Path) -> list[str]:
-        """Return a line for a person if files of `data` are those of `source`, under second names."""
+        """Return a line that counts the files of `data` that are hard links to files of `source`; [] if none is."""
         if self._move or not self.ways["hard link"]:
             return []
         return [

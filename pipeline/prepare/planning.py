@@ -1,4 +1,4 @@
-"""Plan what `prepare` does: which images it takes, and which split each gets. Nothing is written."""
+"""Choose the images that `prepare` takes, and the split of each. Nothing is written."""
 
 import hashlib
 from collections import Counter
@@ -32,7 +32,10 @@ class Placement:
 
 
 def read_images(members: Sequence[Member], read: Reading, max_pixels: int) -> tuple[list[Placement], list[Reject]]:
-    """Read every member with a class, and every member that escapes, once. Return the images, and the rejects."""
+    """Read every member with a label once, and return the images and the rejects.
+
+    `read` has the label, split and group of each of `members`. A member that leads out of its archive is a reject.
+    """
     images, rejects = [], []
     groups = read.groups or [None] * len(members)
     with progress("reading", len(members)) as advance:
@@ -56,9 +59,11 @@ def read_images(members: Sequence[Member], read: Reading, max_pixels: int) -> tu
 def without_copies(
     source: Path, images: list[Placement], config: PrepareConfig, reading: DataConfig
 ) -> tuple[list[Placement], int, list[str]]:
-    """Group near-duplicates, or drop all but the first of each group of copies, as the settings say.
+    """Drop copies and near-duplicates (`--drop-duplicates`), or group near-duplicates (`--group near-duplicates`).
 
-    Returns the images, how many were dropped, and a line that says what was found.
+    Of each group, the first image is kept. Returns the images, the number of dropped images, and a line that counts
+    near-duplicates. Without either option, `images` are returned unchanged. Raises OptionError if images are in
+    archives.
     """
     if not (config.drop_duplicates or reading.group == NEAR_DUPLICATES):
         return images, 0, []
@@ -78,7 +83,7 @@ def without_copies(
 
 
 def splits_there(data: Path) -> dict[str, tuple[str, Path]]:
-    """Return the split and path of each image that is in `data` already, by digest."""
+    """Map the digest of each file in the split folders of `data` to its split and path."""
     found = {}
     for split in SPLITS:
         for path in files_below(data / split) if (data / split).is_dir() else []:
@@ -93,7 +98,11 @@ def choose_splits(
     seed: int,
     config: PrepareConfig,
 ) -> tuple[list[str], list[str]]:
-    """Return the split of each image, and lines that say how they were split."""
+    """Return the split of each image, and lines that describe how the splits were chosen.
+
+    `there` is the result of `splits_there`. `given` has the splits that the source gives. Raises DataError if the
+    source and the data folder give an image different splits.
+    """
     items = []
     fractions = {"val": config.val, "test": config.test}
     from_train = takes_val_from_train(given, fractions)
@@ -117,7 +126,7 @@ def choose_splits(
 def require_full_splits(
     source: Path, read: Reading, images: Sequence[Placement], splits: Sequence[str], config: PrepareConfig
 ) -> None:
-    """Raise a DataError that names every class without images in a split that was asked for or given."""
+    """Raise a DataError if a class has no images in a split that `config` asks for, or that the source gives."""
     asked = {"train", *(split for split in read.splits if split)}
     if not any(read.splits):
         asked |= {split for split in ("val", "test") if getattr(config, split)}
@@ -139,6 +148,6 @@ def require_full_splits(
 
 
 def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,12 +32,12 @@ from headstart.pipeline.prepare.planning import (
 )
 from headstart.pipeline.prepare.sources import Member, opened_source, read_file
 
-_MAX_NAME_BYTES = 240  # of 255; the rest is for a digest, which keeps equal names apart
+_MAX_NAME_BYTES = 240  # of the usual limit of 255; the rest is for a digest, which makes equal names unique
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """The number of images of the source in each split of `data`, and of those that are not in it."""
+    """How many images of the source are in each split of `data`, and how many were rejected, dropped or moved."""
 
     data: Path
     train: int
@@ -71,14 +71,14 @@ def prepare(
 ) -> PrepareResult:
     """Link (see `Placer`), copy or move the images of `source` into `data/{train,val,test}/<class>/`.
 
-    Splits that the source gives are kept. The others follow from the digests, `seed` and the fractions in `config`;
-    see `splits.assign`. Images already in `data` keep their split, unless the groups of several grow together. All
+    Splits that the source gives are kept. Other images get a split from their digest, `seed` and the fractions in
+    `config`; see `splits.assign`. Images already in `data` keep their split, unless a new image joins their groups. All
     images are read before the first is written. With `config.move`, files are removed from `source` only after all are
     in `data`, so an interrupted move can be repeated.
 
-    Raises OptionError if `config.move` is set and `source` is an archive. Raises DataError as `read_data` does, if
-    there are fewer than two classes, if a class lacks images in a split, if an image is in another split of `data` than
-    the source says, or if `data` was made with other fractions or another seed.
+    Raises OptionError if `config.move` is set and images are in archives. Raises DataError if `source` can't be read
+    (see `read_data`), has fewer than two classes, or gives an image another split than `data`; if a class lacks images
+    in a split; or if `data` was made with other fractions, another seed or another `--group`.
 
     Args:
         source: a folder, an archive or a manifest.
@@ -125,7 +125,7 @@ def _remove(images: Sequence[Placement]) -> None:
 def _opened(
     source: Path, data: Path, config: PrepareConfig, reading: DataConfig
 ) -> Iterator[tuple[list[Member], Reading]]:
-    """Yield the files of `source`, and how they are read."""
+    """Yield the files of `source`, and their `Reading` in the same order."""
     if reading.layout == "v1":
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
     if source.is_file() and source.suffix.lower() in SUFFIXES:
@@ -188,7 +188,10 @@ def _require_same_settings(data: Path, settings: dict[str, Any]) -> None:
 
 
 def _move_within(data: Path, there: dict[str, tuple[str, Path]], splits: dict[str, str]) -> int:
-    """Move the images of `data` that are in another split now. Return how many they are."""
+    """Move images within `data` to their new splits, and return the number of moved images.
+
+    `there` maps the digest of each image in `data` to its old split and path. `splits` maps digests to new splits.
+    """
     moved = [(digest, split, path) for digest, (split, path) in there.items() if splits.get(digest, split) != split]
     for digest, split, path in moved:
         target = data / splits[digest] / path.relative_to(data / split)
@@ -198,7 +201,7 @@ def _move_within(data: Path, there: dict[str, tuple[str, Path]], splits: dict[st
 
 
 def _targets(images: Sequence[Placement], splits: Sequence[str], data: Path) -> Iterator[tuple[Placement, Path]]:
-    """Yield each image with the path in `data` that it gets."""
+    """Yield each of `images` with its target path in `data`."""
     taken: dict[Path, str] = {}
     for one, split in zip(images, splits, strict=True):
         place = data / split / one.label / _short_name(PurePosixPath(one.member.name), one.image.digest)
@@ -206,14 +209,17 @@ def _targets(images: Sequence[Placement], splits: Sequence[str], data: Path) -> 
 
 
 def _short_name(path: PurePosixPath, digest: str) -> str:
-    """Return the name of the file `path`. If the name is too long, it is cut and the digest is added."""
+    """Return the file name of `path`. A name over 240 bytes is cut, and part of the digest is added."""
     if len(os.fsencode(path.name)) <= _MAX_NAME_BYTES:
         return path.name
     return f"{path.name[: _MAX_NAME_BYTES // 8]}-{digest[:12]}{path.suffix[:8]}"
 
 
 def _free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
-    """Return `target`, or add the digest to its name if another image has this name, in this call or on disk."""
+    """Return `target`. If another image has this path, add part of the digest to the name.
+
+    `taken` maps each path that was returned before to its digest. Files on disk count, too.
+    """
     if target not in taken and target.is_file():
         taken[target] = digest_of(target)
     if taken.setdefault(target, digest) == digest:
@@ -222,7 +228,7 @@ def _free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
 
 
 def _place(member: Member, target: Path, placer: Placer) -> None:
-    """Put one image at its target, unless the target exists."""
+    """Place one image at `target`, unless `target` exists. Raises DataError if the image can no longer be read."""
     if target.exists():
         return
     if member.file:

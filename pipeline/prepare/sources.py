@@ -1,4 +1,4 @@
-"""List the files that `prepare` may take: those of a folder, of an archive, or of archives in one."""
+"""List the files of a source of `prepare`: a folder, an archive, or archives in a folder or archive."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ class Member:
     """One file of a folder or archive. In an archive, several files may have the same name."""
 
     name: str  # relative to the source, with slashes
-    path: str  # as messages and `rejects.csv` name it
+    path: str  # for messages and `rejects.csv`
     content: Callable[[], bytes | Fault]
     file: Path | None = None  # None in an archive
     entry: Entry | None = None  # None in a folder
@@ -43,12 +43,13 @@ class Member:
 def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> Iterator[list[Member]]:
     """Yield the files of a folder or archive (zip; tar, plain or compressed), without clutter.
 
-    If there are no images but archives, as in Kaggle's competitions, the files of these are yielded, each below a
-    folder that is called like its archive. What has to be unpacked lies on the disk of `data` meanwhile, in a file
-    without a name. How names were read is printed, and what was ignored.
+    If `source` holds archives and no images, as in Kaggle's competitions, the files of these archives are yielded, each
+    below a folder named after its archive. Until the context ends, unpacked data lie in temporary files without a name
+    on the disk of `data`. Prints the number of ignored files, and how the names in archives were read.
 
-    Raises DataError if `source` is neither a folder nor an archive that can be read, or if it has no files. Raises
-    OptionError if `zip_encoding` is no encoding, does not fit the names, or there is no zip.
+    Raises DataError if a folder or archive can't be read, if an archive has no files, or if there are no images but
+    archives that are nested more deeply. Raises OptionError if `zip_encoding` is not an encoding, does not fit the
+    names, or is given for a source without a zip.
     """
     with ExitStack() as stack:
         archives = Archives(stack, data, zip_encoding)
@@ -74,7 +75,7 @@ def _of_folder(source: Path) -> list[Member]:
 
 
 def read_file(file: Path) -> bytes | Fault:
-    """Return the content of a file, or a fault that says why it can't be read."""
+    """Return the content of a file, or a `Fault` with the reason why the file can't be read."""
     try:
         return content_of(file, file.stat())
     except OSError as error:
@@ -108,7 +109,10 @@ def _unnested(members: Sequence[Member], archives: Archives) -> list[Member]:
 
 
 def _below(members: Sequence[Member], archive: str) -> list[Member]:
-    """Put the files of `a/train.zip` below `a/train/`, once only if the archive has such a folder itself."""
+    """Return `members`, the files of an archive such as `a/train.zip`, with names below `a/train/`.
+
+    If all names in the archive already begin with `train/`, this folder is not added a second time.
+    """
     parent, slash, name = archive.rpartition("/")
     folder = name[: -len(archive_suffix(name))] + "/"
     above = parent + slash
@@ -117,7 +121,7 @@ def _below(members: Sequence[Member], archive: str) -> list[Member]:
 
 
 def _tell_archives(source: Path, members: Sequence[Member]) -> None:
-    """Print how many archives among `members` stay unread. Raise a DataError if there are no images beside them."""
+    """Print how many archives among `members` are not unpacked. Raise DataError if there are archives but no images."""
     left = [member.path for member in members if is_archive_name(member.name)]
     if left and not any(has_image_suffix(member.name) for member in members):
         raise DataError(f"{source}: holds no images, but {left[0]}; unpack that, and name the folder")

@@ -35,12 +35,12 @@ def fit_baselines(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold
 
 
 def loss_to_beat(baselines: Sequence[Baseline]) -> float:
-    """The loss of logistic regression, or infinity if `baselines` does not include it."""
+    """Return the loss of logistic regression, or infinity if `baselines` does not include it."""
     return min((one.loss for one in baselines if one.name == _LOGISTIC), default=float("inf"))
 
 
 def logistic_regression(strength: float) -> Any:
-    """Logistic regression on standardised features. `strength` is the inverse of the penalty."""
+    """Make a scikit-learn pipeline: logistic regression on standardised features. `strength` is 1 / penalty."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -49,7 +49,7 @@ def logistic_regression(strength: float) -> Any:
 
 
 def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -> list[Baseline]:
-    """Logistic regression at weaker and weaker penalties, until one does worse. Weak penalties are slow."""
+    """Fit logistic regression at weaker and weaker penalties, until the loss rises. Weak penalties are slow."""
     from sklearn.exceptions import ConvergenceWarning
 
     tried: list[Baseline] = []
@@ -67,7 +67,10 @@ def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -
 
 
 def _neighbours(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
-    """Nearest neighbours by cosine. A class's probability is its share of them, with one added to each class."""
+    """Score nearest neighbours by cosine, at several numbers of neighbours.
+
+    The probability of a class is its share of the neighbours, after one neighbour is added to each class.
+    """
     from sklearn.neighbors import NearestNeighbors
 
     nearest = []

@@ -20,7 +20,8 @@ _GRID_POINTS = 3
 class Choice:
     """The values that one setting may take.
 
-    These are `values`, or with `between`, all numbers from `values[0]` to `values[1]`.
+    They are the elements of `values` or, with `between`, all numbers from `values[0]` to `values[1]`. Such a range has
+    only whole numbers if its ends are ints.
     """
 
     values: tuple[Any, ...]
@@ -33,7 +34,7 @@ class Choice:
         return " or ".join(map(str, self.values))
 
     def suggest(self, trial: BaseTrial, name: str) -> Any:
-        """Let an Optuna trial choose a value, which becomes the trial's parameter `name`."""
+        """Let an Optuna trial choose a value, and return it. The value becomes the trial's parameter `name`."""
         if not self.between:
             return trial.suggest_categorical(name, self.values)
         low, high = self.values
@@ -42,9 +43,9 @@ class Choice:
         return trial.suggest_float(name, low, high, log=self.log)
 
     def nearest(self, value: Any) -> Any:
-        """The allowed value nearest to `value`.
+        """Return the allowed value nearest to `value`.
 
-        If `values` or `value` are not numbers, this is `value` itself if it is allowed, else the first of `values`.
+        If `value` or an element of `values` is not a number, return `value` if it is allowed, else the first element.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])
@@ -54,7 +55,7 @@ class Choice:
         return min(self.values, key=lambda one: abs(one - value)) if numbers else self.values[0]
 
     def grid(self) -> list[Any]:
-        """All values of a list. For a range, three points at equal distances, or with `log`, at equal ratios."""
+        """Return all `values`. For a range, return three points at equal distances or, with `log`, at equal ratios."""
         if not self.between:
             return list(self.values)
         low, high = self.values
@@ -67,11 +68,11 @@ Choose = Callable[[str, Choice], Any]  # takes the name of a setting and its `Ch
 
 
 def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[str, Any], Any]]:
-    """List every point of the grid: its parameters, and what `build` returns for them.
+    """List every point of the grid: its parameters, and the result of `build` for them.
 
-    `build` receives a function, and calls this function for each parameter that `build` needs. A point holds the
-    parameters that were asked for, so points may have different ones. Raises OptionError if there are more than `most`
-    points.
+    `build` receives a function, and calls this function for each parameter that `build` needs. A point has only the
+    parameters for which `build` called, so points may differ in their parameters. Raises OptionError if there are more
+    than `most` points.
     """
     found: list[tuple[dict[str, Any], Any]] = []
     path: list[list[Any]] = []  # for each parameter so far, the values left to try; the first is in use

@@ -13,7 +13,7 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_duration(text: str) -> float:
-    """Convert a time such as `90`, `90s`, `10m` or `2h` to seconds."""
+    """Convert a time such as `90`, `90s`, `10m` or `2h` to seconds. Raises ValueError for other text."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(text).strip())
     if found is None:
         raise ValueError(f"must be a time such as 90s, 10m or 2h. Received: {text}")

@@ -19,13 +19,13 @@ _LINE_SECONDS = 10.0
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The complete trials, sorted by loss, the lowest first."""
+    """Return the complete trials, sorted by loss on val, the lowest first."""
     complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
     return sorted(complete, key=lambda trial: (trial.value, trial.number))
 
 
 def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline]) -> Table:
-    """A table of the best trials and the baselines, sorted by loss on val, the lowest first."""
+    """Return a table of the ten best trials and the baselines, sorted by loss on val, the lowest first."""
     rows: list[tuple[Any, str, float, str]] = [
         (trial.value, f"trial {trial.number}", trial.user_attrs["accuracy"], _short(trial.params))
         for trial in ranked(trials)[:_SHOWN]
@@ -40,7 +40,7 @@ def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline]) -> Table
 
 
 def _short(settings: Mapping[str, Any]) -> str:
-    """The settings of a baseline, or the parameters of a trial, as one line of text."""
+    """Format the settings of a baseline, or the parameters of a trial, as one line of text."""
     cuts = "+".join(name.removeprefix("use ") for name, value in settings.items() if name.startswith("use ") and value)
     others = {name: value for name, value in settings.items() if not name.startswith("use ")}
     short = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in others.items()}
@@ -49,7 +49,7 @@ def _short(settings: Mapping[str, Any]) -> str:
 
 @contextmanager
 def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterator[Callable[[], None]]:
-    """Yield a function that shows the progress of a search each time it is called. `most` is the number of trials.
+    """Yield a function that shows the progress of a search of `most` trials each time it is called.
 
     On a terminal, the function draws a table of the best trials and `baselines`, with the speed and the time left.
     Elsewhere, it prints a line of progress at most every ten seconds.

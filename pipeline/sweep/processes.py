@@ -42,7 +42,10 @@ def search(study: Study, data: SearchData, config: SweepConfig, baselines: Seque
 def _run_workers(
     study: Study, data: SearchData, folder: Path, config: SweepConfig, until: float, tick: Callable[[], None]
 ) -> None:
-    """Run `run_trials` in `config.jobs` processes, which read the features from files in `folder`."""
+    """Run `run_worker` in `config.jobs` processes, which read the features from files in `folder`.
+
+    `until` is in seconds since 1970. Raises HeadstartError if processes failed before the search was done.
+    """
     for number, rows in enumerate([data.labelled.features, *data.labelled.views]):
         np.save(folder / f"{number}.npy", rows)
     without_arrays = replace(data, labelled=replace(data.labelled, features=np.empty(0), views=()))
@@ -87,7 +90,10 @@ def _worker_environment(threads: int) -> Iterator[None]:
 
 
 def run_worker(study: Study, data: SearchData, folder: Path, most: int, until: float, parent: int) -> None:
-    """Do trials in a worker process until the search is done or the process `parent` is gone."""
+    """Run trials in a worker process, until the search is done or the process with the ID `parent` is gone.
+
+    `folder` has the features of `data`, and of each view, as NumPy files. `most` and `until`: see `run_trials`.
+    """
     tf.get_logger().setLevel("ERROR")
     files = sorted(folder.iterdir(), key=lambda path: int(path.stem))
     features, *views = (np.load(file, mmap_mode="r") for file in files)

@@ -1,4 +1,4 @@
-"""Rules that stop a trial early: other trials are better after as many epochs, or its loss no longer falls."""
+"""Rules that stop a trial early if other trials are better after as many epochs, or if its loss no longer falls."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 
 
 def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePruner:
-    """A pruner that keeps the best third of the trials at each rung: after r, 3r and 9r epochs, and so on.
+    """Return a pruner that keeps the best third of the trials at each rung: after r, 3r and 9r epochs, and so on.
 
     The first rung r is one epoch, or up to four if an epoch has few training examples. `training_sizes` has the number
     of training examples of each fold. With several folds, rungs count folds in place of epochs, and r is two folds.
@@ -25,7 +25,7 @@ def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePrun
 class EpochPruner:
     """Stops the training of a head after an epoch if `trial` is pruned, or if the loss on val no longer falls.
 
-    `pruned` tells whether `trial` was pruned. `trial` is None if trials are pruned after folds, not after epochs.
+    `pruned` is True once `trial` was pruned. `trial` is None if trials are pruned after folds, not after epochs.
     """
 
     def __init__(self, trial: optuna.Trial | None) -> None:
@@ -34,7 +34,7 @@ class EpochPruner:
         self._best, self._since = float("inf"), 0
 
     def __call__(self, epoch: int, row: dict[str, float]) -> bool:
-        """Whether to stop after `epoch`, which counts from 1. `row` has the metrics of the epoch."""
+        """Return whether to stop after `epoch`, which counts from 1. `row` has the metrics of the epoch."""
         if row["val_loss"] < self._best:
             self._best, self._since = row["val_loss"], 0
         else:

@@ -25,11 +25,11 @@ class SweepResult:
 
     @property
     def pruned(self) -> int:
-        """The number of trials that were stopped early."""
+        """Return the number of trials that were stopped early."""
         return sum(trial.state == TrialState.PRUNED for trial in self.finished)
 
     def fields(self) -> dict[str, Any]:
-        """The result as a JSON object."""
+        """Return the JSON object that `--json` prints."""
         return {
             "trials": len(self.finished),
             "pruned": self.pruned,
@@ -40,7 +40,7 @@ class SweepResult:
         }
 
     def lines(self) -> Iterator[Any]:
-        """The result as lines for the console."""
+        """Yield the summary that is printed without `--json`."""
         best, study, count = self.best, self.study, len(self.finished)
         yield board(self.finished, self.baselines)
         yield f"{count} trials, {self.pruned} of them given up early; {self.seconds:.1f} s since this start"

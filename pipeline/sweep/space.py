@@ -37,13 +37,13 @@ _LARGEST_GRID = 20_000
 class CutChoice:
     """The cuts among which a search chooses for each head."""
 
-    alternatives: tuple[tuple[Cut, ...], ...]  # combinations of cuts: a head takes one of them
-    free: bool  # alternatives are single cuts; a head joins those it chooses, or takes the last if it chooses none
+    alternatives: tuple[tuple[Cut, ...], ...]  # combinations of cuts; a head takes one combination
+    free: bool  # each alternative is one cut, and a head may join several; a head that takes none gets the last
     names: Mapping[Cut, str]  # the name of each cut in a study
 
     @classmethod
     def of(cls, features: FeatureConfig) -> CutChoice:
-        """The choice of cuts that `--cut` and `--backbone` define; see `alternative_cuts`."""
+        """Make the choice of cuts that `--cut` and `--backbone` define; see `alternative_cuts`."""
         alternatives, free = alternative_cuts(features)
         single = dict.fromkeys(cut for cuts in alternatives for cut in cuts)
         cuts = chosen_cuts(replace(features, cut=tuple(f"{cut.backbone}/{cut.name}" for cut in single)))
@@ -53,11 +53,11 @@ class CutChoice:
         return f"{'any of ' * self.free}{', '.join(map(self.name, self.alternatives))}"
 
     def name(self, cuts: Sequence[Cut]) -> str:
-        """The name of a combination of cuts in a study."""
+        """Return the name of a combination of cuts in a study."""
         return "+".join(self.names[cut] for cut in cuts)
 
     def chosen_by(self, choose: Choose) -> list[Cut]:
-        """The cuts of one head, selected by calls of `choose`."""
+        """Return the cuts of one head, selected by calls of `choose`."""
         if self.free:
             single = [cut for (cut,) in self.alternatives]
             chosen = [cut for cut in single if choose(f"use {self.names[cut]}", Choice((False, True)))]
@@ -90,7 +90,7 @@ class Space:
         return HeadConfig(units=units, dropout=dropout, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
-        """The parameters of the head in this space that is nearest to `config`.
+        """Return the parameters of the head in this space that is nearest to `config`.
 
         The head takes the first alternative of `cuts`, or the last one if `cuts.free`.
         """
@@ -107,16 +107,19 @@ class Space:
         return params
 
     def grid(self, seed: int) -> list[dict[str, Any]]:
-        """The parameters of every distinct head of the grid, in an order drawn by `seed`; see `grid_points`."""
+        """Return the parameters of every distinct head of the grid, in an order drawn by `seed`; see `grid_points`.
+
+        Raises OptionError if the grid has over 20,000 points.
+        """
         by_head: dict[str, dict[str, Any]] = {}
         for params, head in grid_points(self._chosen_by, _LARGEST_GRID):
-            by_head.setdefault(repr(head), params)  # two points may give one head, as no cut means the last cut
+            by_head.setdefault(repr(head), params)  # points may give equal heads: no cut means the last cut
         grid = list(by_head.values())
         return [grid[index] for index in np.random.default_rng(seed).permutation(len(grid))]
 
 
 def read_choices(file: Path | None) -> dict[str, Choice]:
-    """The `Choice` of each setting, read from a TOML file. `_DEFAULT_SPACE` gives the settings that the file lacks.
+    """Return the `Choice` of each setting, from a TOML file or, for settings that it lacks, from `_DEFAULT_SPACE`.
 
     Raises OptionError if the file can't be read, or if a setting in it can't be used.
     """

@@ -55,10 +55,10 @@ class Study:
             raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
-        """Record `identity` in a new study, or compare it with the one recorded in an existing study.
+        """Record `identity` in a new study, or compare `identity` with the identity that an existing study records.
 
-        `identity` describes data and settings. The study's attribute `part` records it. Raises OptionError, which names
-        the differences, if the recorded identity is another.
+        `identity` describes data and settings. The study's attribute `part` records the identity. Raises an OptionError
+        that names the differences if the recorded identity differs.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
@@ -120,7 +120,7 @@ class Study:
             self._cut_off(self.optuna.trials[trial.number])
 
     def fail(self, trial: optuna.Trial) -> None:
-        """Mark a claimed trial as failed, and never run it again: its head would make the next process fail, too."""
+        """Mark a claimed trial as failed. It never runs again, because its head would fail in another process, too."""
         trial.set_user_attr(_FAULTY, True)
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
@@ -162,7 +162,7 @@ class Study:
                 self.optuna.enqueue_trial(dict(params))
 
     def finished(self) -> list[FrozenTrial]:
-        """The trials that are complete or pruned."""
+        """Return the trials that are complete or pruned."""
         return self.optuna.get_trials(deepcopy=False, states=_FINISHED)
 
     @contextmanager

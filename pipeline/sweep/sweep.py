@@ -54,7 +54,7 @@ def sweep(
     processes may fill the study at the same time. `seed` decides the search, every head, the folds, and the split if
     `data` has no split folders. Raises OptionError if settings can't be used, or if the study has other data or
     settings; DataError if `data` can't be trained on, or if no trial ended with a finite loss; StoreError if the study
-    can't be read or written; and RunError as `require_free` does.
+    can't be read or written; and RunError if a run may not be written to `path`; see `require_free`.
     """
     start, began = time.perf_counter(), time.time()
     require_free(path, overwrite)
@@ -88,7 +88,7 @@ def sweep(
 
 
 def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
-    """The search space. Raises OptionError if settings can't be combined."""
+    """Return the search space. Raises OptionError if settings can't be combined, or if the grid is too large."""
     space = Space(read_choices(config.space), CutChoice.of(features))
     require_averaged(list(space.cuts.names))
     if config.folds and features.views:
@@ -144,7 +144,7 @@ def _cache(
 
 
 def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
-    """The features of train and val, and `count` folds over both.
+    """Return the features of train and val, and `count` folds over both.
 
     If `count` is 0, there is one fold: heads are trained on train, and validated on val.
     """
@@ -157,7 +157,10 @@ def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
-    """Stratified folds, with similar class proportions in each. Copies and groups of images are in the same fold."""
+    """Draw `count` folds with similar class proportions. Copies of an image, and images of a group, are in one fold.
+
+    Raises DataError if a class has fewer than `count` different images.
+    """
     fewest = min(len({example.image.digest for example in examples if example.label == label}) for label in set(labels))
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
@@ -168,7 +171,7 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 
 
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Baseline]:
-    """The baselines on the features at `cuts`. The study stores their scores, because fitting is slow."""
+    """Return the baselines on the features at `cuts`. The study stores their scores, because fitting is slow."""
     where = study.space.cuts.name(cuts)
     key = f"baselines at {where}"
     kept = study.optuna.user_attrs.get(key)
@@ -214,7 +217,7 @@ def _write_run(
 
 
 def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """A check that raises DataError if classes, train or val differ from `then`, an earlier `list_digests`."""
+    """Return a check that raises DataError if classes, train or val differ from `then`, an earlier `list_digests`."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)

@@ -1,4 +1,4 @@
-"""Running trials in one process: claim a trial, train its head, and report the result to the study."""
+"""Run trials in one process: claim a trial, train its head, and report the result to the study."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -34,16 +34,16 @@ class SearchData:
     """The features and folds that all trials share."""
 
     labelled: LabelledFeatures  # rows of train, then of val; there are no views with several folds
-    folds: Sequence[Fold]  # a trial's loss is the mean over them
+    folds: Sequence[Fold]  # a trial's loss is the mean over the folds
 
     @property
     def training_sizes(self) -> list[int]:
-        """The number of training examples of each fold."""
+        """Return the number of training examples of each fold."""
         return [len(self.labelled.labels[train]) for train, _ in self.folds]
 
 
 def run_trials(study: Study, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
-    """Run trials until all processes together have finished `most`, or until the time `until`, in seconds since 1970.
+    """Run trials until all processes together have finished `most` trials, or until `until`, in seconds since 1970.
 
     Calls `tick` after each trial, and regularly while trials of other processes run.
     """

@@ -1,4 +1,4 @@
-"""`store explain`: count images with the requested features, and tell how other features in the store differ."""
+"""`store explain`: count images with the requested features, and show how other features in the store differ."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from headstart.pipeline.featured import networks_for
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A fingerprint in the store that differs from the requested one."""
+    """A fingerprint in the store that differs from the requested fingerprint."""
 
     folder: str
     present: int  # images that have features of this fingerprint
@@ -32,23 +32,23 @@ class CutState:
     cut: str
     fingerprint: str
     present: int  # images that have features of `fingerprint`
-    missing: int  # images that have none
+    missing: int  # images that have no such features
     others: list[Neighbour]  # the most similar first
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The state of each cut that was asked for, and what `--precision auto` stands for."""
+    """The state of each requested cut, and the precision that `--precision auto` stands for in the store."""
 
     cuts: list[CutState]
     precision_verdict: Verdict | None  # None if nothing was timed for this store, or the verdict is damaged
 
     def fields(self) -> dict[str, Any]:
-        """The result as a JSON object."""
+        """Return the JSON object that `--json` prints."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The result as lines for the console."""
+        """Return the summary that is printed without `--json`."""
         lines = []
         for state in self.cuts:
             have = f"{state.present} images have features"
@@ -69,8 +69,8 @@ def explain(
 ) -> Explanation:
     """Count the images of `data` that have features in `extraction.store`, for each cut of `config`.
 
-    Raises StoreError where the store holds no features; DataError where `data` has no images; OptionError or
-    WeightsError where the settings can't be used.
+    Raises StoreError if the store holds no features, DataError if `data` has no images, and OptionError or WeightsError
+    if the settings can't be used.
     """
     root = extraction.store
     stores = open_stores(root)

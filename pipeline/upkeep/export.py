@@ -32,11 +32,11 @@ class Exported:
     fingerprint: str
 
     def fields(self) -> dict[str, Any]:
-        """The result as a JSON object."""
+        """Return the JSON object that `--json` prints."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The result as lines for the console."""
+        """Return the summary that is printed without `--json`."""
         without = f"; {self.missing} images have none" if self.missing else ""
         return [f"{self.path}: features of {self.examples} images, {self.shape}{without}"]
 
@@ -47,8 +47,8 @@ def export(
     """Read the features of the images in `data` from the store at `root`, and write them to `file` with labels.
 
     The file holds `features` float32 [N, *shape], `labels` int64 [N], and the texts `splits`, `paths`, `digests` and
-    `class_names`. Its ending decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is replaced. `seed` decides
-    the split if `data` has no split folders.
+    `class_names`. The ending of its name decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is replaced.
+    `seed` decides the split if `data` has no split folders.
 
     Raises OptionError for another ending, or if `config.fingerprint` does not select exactly one store; DataError if
     too many images lack features; StoreError if `root` holds no features.
@@ -74,7 +74,7 @@ def export(
 
 
 def _chosen(root: Path, beginning: str) -> FeatureStore:
-    """The only store whose fingerprint or name starts with `beginning`. Raises OptionError unless there is exactly one.
+    """Return the store whose fingerprint or name starts with `beginning`. Raises OptionError for none or several.
 
     If `beginning` is empty, stores of augmented views don't count.
     """

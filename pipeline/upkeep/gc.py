@@ -31,15 +31,15 @@ class Garbage:
 
     @property
     def dropped(self) -> int:
-        """The number of unused images, summed over all fingerprints."""
+        """Return the number of unused images, summed over all fingerprints."""
         return sum(one.dropped for one in self.fingerprints)
 
     def fields(self) -> dict[str, Any]:
-        """The result as a JSON object."""
+        """Return the JSON object that `--json` prints."""
         return {"fingerprints": [asdict(one) for one in self.fingerprints], "dropped": self.dropped, "done": self.done}
 
     def lines(self) -> Iterator[str]:
-        """The result as lines for the console."""
+        """Yield the summary that is printed without `--json`."""
         verb, remark = "to drop", "nothing was changed; --yes does it"
         if self.done:
             verb, remark = "dropped", "the disk is freed by the next gc or compact"
@@ -85,12 +85,12 @@ class Compaction:
     folders: list[tuple[str, int, int]]
 
     def fields(self) -> dict[str, Any]:
-        """The result as a JSON object."""
+        """Return the JSON object that `--json` prints."""
         _, before, after = zip(*self.folders, strict=True)
         return {"shards_before": sum(before), "shards_after": sum(after)}
 
     def lines(self) -> Iterator[str]:
-        """The result as lines for the console."""
+        """Yield the summary that is printed without `--json`."""
         for folder, before, after in self.folders:
             yield f"{folder}: {before} -> {after} shards"
         if any(before != after for _, before, after in self.folders):

@@ -16,11 +16,11 @@ class Listing:
     fingerprints: list[Contents]
 
     def fields(self) -> dict[str, Any]:
-        """The result as a JSON object."""
+        """Return the JSON object that `--json` prints."""
         return {"fingerprints": [{**asdict(one), "folder": one.folder.name} for one in self.fingerprints]}
 
     def lines(self) -> list[str]:
-        """The result as lines for the console."""
+        """Return the summary that is printed without `--json`."""
         return [
             f"{one.folder.name}: {f'view {one.view} of ' if one.view else ''}{one.images} images, {one.precision}, in "
             f"{one.shards} shards, {decimal(one.bytes)}, written {datetime.fromtimestamp(one.modified):%Y-%m-%d %H:%M}"

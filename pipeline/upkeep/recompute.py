@@ -1,4 +1,4 @@
-"""Comparing the features in a store with the features of a fresh forward pass."""
+"""Compare the features in a store with the features of a fresh forward pass."""
 
 import math
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ from headstart.pipeline.upkeep.config import VerifyConfig
 
 # Errors are norm(stored - fresh) / norm(fresh). Rounding on another machine can cause errors up to these limits.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 5e-2}
-_Error = tuple[FeatureStore, ImageFile, float]
+_Error = tuple[FeatureStore, ImageFile, float]  # the relative error of an image's features in a store
 
 
 @dataclass(frozen=True)
 class Recomputation:
     """The result of comparing stored features with fresh ones."""
 
-    images: int  # that were compared
+    images: int  # number of compared images
     largest_error: float  # norm(stored - fresh) / norm(fresh)
     bad: tuple[Damage, ...]  # shards with features that differ too much
 
@@ -89,7 +89,8 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
     """Build the backbone that `fingerprint` describes, with the weights that `config` names.
 
-    Raises WeightsError if `fingerprint` has other weights; OptionError if another version of headstart made it.
+    Raises WeightsError if `fingerprint` has other weights. Raises OptionError if another version of headstart made it,
+    or if it is of a `.keras` file that `config.weights` does not name.
     """
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")
@@ -127,7 +128,7 @@ def _errors(stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence
 
 
 def _errors_of_batch(store: FeatureStore, batch: Sequence[ImageFile], fresh: np.ndarray) -> list[_Error]:
-    """The relative error of each image's features in `store`, compared with `fresh`, float32 [n, *shape].
+    """Return the relative error of each image's features in `store`, compared with `fresh`, float32 [n, *shape].
 
     Images without features in `store`, and images whose file changed since the scan, are left out.
     """

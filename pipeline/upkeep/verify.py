@@ -28,11 +28,11 @@ class VerifyResult:
 
     @property
     def damage(self) -> list[Damage]:
-        """All bad shards, merged files and folders."""
+        """Return all bad shards, merged files and folders."""
         return [*self.read.bad, *(self.fresh.bad if self.fresh else ()), *self.read.merged, *self.folders]
 
     def fields(self) -> dict[str, Any]:
-        """The result as a JSON object."""
+        """Return the JSON object that `--json` prints."""
         return {
             "shards": self.read.shards,
             "images": self.read.images,
@@ -43,7 +43,7 @@ class VerifyResult:
         }
 
     def lines(self) -> list[str]:
-        """The result as lines for the console."""
+        """Return the summary that is printed without `--json`."""
         lines = [one.reason if one.reason.startswith(one.path) else f"{one.path}: {one.reason}" for one in self.damage]
         lines.append(f"{self.read.shards} shards, {self.read.images} images, {len(self.damage)} bad")
         if self.fresh:
@@ -55,7 +55,7 @@ class VerifyResult:
         return lines
 
     def failure(self) -> HeadstartError | None:
-        """The error to raise for damage that was not repaired, or None if there is no such damage."""
+        """Return the error to raise for damage that was not repaired, or None if there is no such damage."""
         if self.folders:
             return StoreError(self.folders[0].reason)
         if self.damage and not self.repaired:

@@ -25,18 +25,18 @@ UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a m
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of an archive. `size` and `packed` are in bytes, as the archive's list has them."""
+    """One file of an archive. `size` is the unpacked and `packed` the packed size of the file, in bytes."""
 
     name: str  # with slashes; several entries may have one name
     size: int
     packed: int
     blocks: Callable[[], Iterator[bytes]]  # yields the content; may raise DAMAGE, UNSUPPORTED or OSError
-    fault: Fault | None = None  # why the content is never read, if it is not
+    fault: Fault | None = None  # why the content is never read; None if it may be read
 
     def read(self) -> bytes | Fault:
-        """Return the content, or the fault that keeps it from being read.
+        """Return the content, or a `Fault` with the reason why the content can't be read.
 
-        Only the first bytes of a file are returned if neither they nor the name are those of an image.
+        If neither the name nor the first bytes are those of an image, only the first bytes are returned.
         """
         fault = self.fault or (self._why_too_large() if is_image(self.name, b"") else None)
         if fault:
@@ -66,12 +66,12 @@ class Entry:
 
 
 def is_bomb(size: int, packed: int) -> bool:
-    """Whether `packed` bytes unpack to a `size` in bytes that no archive of photographs has."""
+    """Whether `packed` bytes that unpack to `size` bytes are packed more densely than photographs can be."""
     return size > max(SMALL_BYTES, MAX_RATIO * packed)
 
 
 def require_within_limits(archive: str, count: int, size: int, packed: int) -> None:
-    """Raise a DataError if an archive of `packed` bytes holds too many files, or too many bytes in all."""
+    """Raise a DataError if an archive of `packed` bytes has too many files (`count`) or unpacked bytes (`size`)."""
     if count > MAX_ENTRIES or size > MAX_TOTAL_BYTES or is_bomb(size, packed):
         raise DataError(
             f"{archive}: {count} files of {decimal(size)} in {decimal(packed)}; no more than {MAX_ENTRIES} files, "

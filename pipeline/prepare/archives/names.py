@@ -1,6 +1,7 @@
-"""Guess the encoding of the names in a zip, and make Windows's names into paths.
+"""Guess the encoding of the names in a zip, and convert names from Windows to paths.
 
-A zip marks names in UTF-8. The encoding of the others is that of the machine that wrote them, and nothing tells which.
+A zip marks names that are in UTF-8. Other names have the encoding of the computer that made the zip. The zip does not
+record this encoding.
 """
 
 import re
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from headstart.features.errors import OptionError
 
-_SAMPLE = 5000  # words that are looked at to tell encodings apart
+_SAMPLE = 5000  # at most this many names are decoded to compare encodings
 _WORD = re.compile(r"[^\W\d_]+")
 _ROOT = re.compile(r"([A-Za-z]:)?/+")
 _RUSSIAN = frozenset("оеаинтсрвлкмдпуязбгч")  # nine letters of ten in a text
@@ -18,9 +19,10 @@ _LATIN_1 = re.compile(r"[\u00c0-\u00ff\u0152\u0153\u0160\u0161\u017d\u017e\u0178
 
 
 def _latin(word: str) -> float:
-    """The part of the foreign letters that Western languages have; a quarter of it where plain letters are fewer.
+    """Return the fraction of a word's non-ASCII letters that Western languages use.
 
-    Capitals count a little less, as cp850 has some where cp1252 has small letters.
+    A quarter of it is returned if most letters are not ASCII. A capital counts 0.9, because cp850 has capitals at codes
+    at which cp1252 has small letters.
     """
     foreign = sum(not letter.isascii() for letter in word)
     known = sum(0.9 if letter.isupper() else 1.0 for letter in _LATIN_1.findall(word))
@@ -28,23 +30,23 @@ def _latin(word: str) -> float:
 
 
 def _russian(word: str) -> float:
-    """The part of the letters that are common in Russian; capitals are at the beginning of a word."""
+    """Return the fraction of a word's letters that are common in Russian; 0 if a later letter is a capital."""
     return sum(letter in _RUSSIAN for letter in word.lower()) / len(word) if word[1:] == word[1:].lower() else 0.0
 
 
 def _japanese(word: str) -> float:
-    """The part of the foreign letters that are hiragana, katakana of full width, or kanji of JIS's first level."""
+    """Return the fraction of a word's non-ASCII letters that are hiragana, full-width katakana or JIS level 1 kanji."""
     codes = [letter.encode("cp932") for letter in word if not letter.isascii()]
     return sum(b"\x82\x9f" <= code <= b"\x83\x96" or b"\x88\x9f" <= code <= b"\x98\x72" for code in codes) / len(codes)
 
 
 def _chinese(word: str) -> float:
-    """The part of the foreign letters that are hanzi of GB 2312's first level."""
+    """Return the fraction of a word's non-ASCII letters that are hanzi of GB 2312's first level."""
     codes = [letter.encode("gbk") for letter in word if not letter.isascii()]
     return sum(b"\xb0\xa1" <= code <= b"\xd7\xf9" and code[1] > 0xA0 for code in codes) / len(codes)
 
 
-# An earlier encoding is preferred where words are as plausible in both. cp437 is what the format of zip says.
+# Of equally plausible encodings, the first is chosen. The zip format prescribes cp437.
 _CANDIDATES: dict[str, Callable[[str], float]] = {
     "cp932": _japanese,
     "gbk": _chinese,
@@ -58,7 +60,7 @@ _FALLBACK = "cp437"
 
 
 def guess_encoding(names: Collection[bytes]) -> str:
-    """Return the encoding in which all `names` can be read and are most plausible."""
+    """Return the encoding that decodes all `names`, and gives the most plausible words; cp437 if none is plausible."""
     foreign = [name for name in names if not name.isascii()]
     if _all_decode(foreign, "utf-8"):
         return "utf-8"
@@ -72,9 +74,9 @@ def guess_encoding(names: Collection[bytes]) -> str:
 
 
 def require_encoding(name: str, names: Collection[bytes], archive: str) -> str:
-    """Return `name`, the value of `--zip-encoding`. Raises OptionError unless all `names` can be read in it."""
+    """Return `name`, the value of `--zip-encoding`. Raises OptionError unless this encoding can decode all `names`."""
     try:
-        b"ab".decode(name)  # unlike of `codecs.lookup`, this is an error of what is no encoding of text
+        b"ab".decode(name)  # `codecs.lookup` would also accept codecs that are not for text
     except (LookupError, ValueError) as error:
         raise OptionError(
             f"--zip-encoding {name}: no encoding of text; give one such as cp932, gbk or cp866"
@@ -100,7 +102,10 @@ def _all_decode(names: Collection[bytes], encoding: str) -> bool:
 
 
 def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str], float]) -> float:
-    """Return the mean of `judge` over the foreign words in `names`, from 0 to 1. Foreign signs count as wrong words."""
+    """Return the mean of `judge` over the words in `names` with non-ASCII letters, from 0 to 1.
+
+    A non-ASCII character that is not a letter counts as a word with the score 0.
+    """
     text = "\n".join(dict.fromkeys(part for name in names for part in re.split(r"[/\\]", name.decode(encoding))))
     words = [word for word in _WORD.findall(text) if not word.isascii()]
     signs = sum(not (letter.isascii() or letter.isalpha()) for letter in text)
@@ -108,17 +113,18 @@ def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str]
 
 
 class Paths(NamedTuple):
-    """The names in an archive as relative paths, and how they were read if that was not plain."""
+    """The names in an archive as relative paths, and a note on each unusual way in which names were read."""
 
     names: list[str]
     notes: list[str]
 
 
 def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
-    """Return `names` with slashes, and without a root that all have, such as `C:/` or `/`.
+    """Convert `names` to paths with slashes, and remove a root such as `C:/` or `/` that all names share.
 
-    Backslashes part folders in names that a program for Windows wrote (`windows`), and where each name has one and none
-    has a slash. Elsewhere they are part of a name.
+    `windows` has a flag for each name: whether a program for Windows wrote the name. Backslashes in such names become
+    slashes. If no flag is set, but every name has a backslash and none has a slash, all backslashes become slashes.
+    Otherwise, a backslash is part of a file name.
     """
     notes = []
     if names and not any(windows) and all("\\" in name and "/" not in name for name in names):
@@ -141,12 +147,12 @@ def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
 
 
 def _plain(path: str) -> str:
-    """Leave `.` and empty parts out of a path. A slash at its end, which marks a folder, stays."""
+    """Remove `.` and empty parts from a path. A slash at the end, which marks a folder, stays."""
     root = match[0] if (match := _ROOT.match(path)) else ""
     parts = [part for part in path[len(root) :].split("/") if part not in ("", ".")]
     return root + "/".join(parts) + "/" * (path.endswith("/") and bool(parts))
 
 
 def leads_out(name: str) -> bool:
-    """Whether a path of an archive leads out of it, as `../a.jpg`, `/a.jpg` and `C:/a.jpg` do, or can't be a path."""
+    """Whether a name leads out of its archive, as `../a.jpg`, `/a.jpg` and `C:/a.jpg` do, or is not a valid path."""
     return not name or "\0" in name or _ROOT.match(name) is not None or ".." in name.split("/")

@@ -1,7 +1,8 @@
-"""Open an archive of any kind, which its first bytes tell. What has to be unpacked goes into a file without a name.
+"""Open an archive. Its first bytes decide its kind.
 
-A compressed tar can only be read from its beginning, but images are read twice, and in any order. So it is decompressed
-once, into a plain tar. The system frees a file without a name when the process ends, however that happens.
+A compressed tar can only be read from its beginning, but images are read twice, and in any order. So the tar is
+decompressed once, into a temporary file without a name. The system frees such a file when the process ends, even if the
+process is killed.
 """
 
 import bz2
@@ -29,22 +30,25 @@ from headstart.pipeline.prepare.archives.zips import zip_entries
 
 _SUFFIX = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 _KINDS = "zip, tar, tar.gz, tar.bz2, tar.xz and tar.zst are read"
-_XZ_MEMORY = 1 << 29  # bytes; `xz -9` needs an eighth
+_XZ_MEMORY = 1 << 29  # bytes that one xz stream may use; `xz -9` needs an eighth of them
 
 
 def archive_suffix(name: str) -> str:
-    """Return the end of a file's name that is usual for archives, such as `.tar.gz`; "" if it has none."""
+    """Return the archive suffix of a file's name, such as `.tar.gz`; "" if the name has none."""
     match = _SUFFIX.search(name)
     return match[0] if match else ""
 
 
 def is_archive_name(name: str) -> bool:
-    """Whether a file of this name should be an archive, by its suffix."""
+    """Whether a file's name has the suffix of an archive."""
     return _SUFFIX.search(name) is not None
 
 
 class Archives:
-    """Opens archives until `stack` is closed. Unpacked ones lie on the disk of `folder`, and take no name there."""
+    """Opens archives, which stay open until `stack` is closed.
+
+    Unpacked data lie in temporary files without a name on the disk of `folder`, which need not exist yet.
+    """
 
     def __init__(self, stack: ExitStack, folder: Path, zip_encoding: str | None) -> None:
         self._stack = stack
@@ -53,11 +57,17 @@ class Archives:
         self.zips = 0  # number of zips opened so far
 
     def open(self, path: Path) -> list[Entry]:
-        """List the files of the archive at `path`. Raises DataError or OptionError if it can't be read."""
+        """List the files of the archive at `path`.
+
+        Raises DataError if the archive can't be read, and OptionError if the zip encoding does not fit its names.
+        """
         return self._entries(self._stack.enter_context(path.open("rb")), str(path))
 
     def open_inner(self, entry: Entry, archive: str) -> list[Entry]:
-        """List the files of an archive that is a file of another, and that messages name `archive`."""
+        """List the files of the archive `entry`, which is inside another archive. Raises the same errors as `open`.
+
+        `archive` is the name of the inner archive in messages.
+        """
         if entry.fault:
             raise DataError(f"{archive}: can't be unpacked ({entry.fault.detail})")
         require_space(self._folder, entry.size)
@@ -90,7 +100,10 @@ class Archives:
             return self._unpacked(_told(_DECOMPRESSED[kind](file), file, advance), archive, packed)
 
     def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> BinaryIO:
-        """Write `blocks`, which `packed` bytes unpack to, into a file without a name, and return it."""
+        """Write `blocks` to a temporary file without a name, and return this file.
+
+        `packed` is the packed size in bytes. Raises DataError if the data are damaged, or unpack to too many bytes.
+        """
         unpacked = self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
         size = 0
         try:
@@ -100,16 +113,17 @@ class Archives:
                 unpacked.write(block)
             unpacked.flush()
         except (*DAMAGE, *UNSUPPORTED, OSError) as error:
-            if isinstance(error, OSError) and error.errno:  # of the disk; gzip's and bz2's own have no number
+            if isinstance(error, OSError) and error.errno:  # the disk's error; errors of gzip and bz2 have no number
                 raise
             raise DataError(f"{archive}: can't be unpacked ({error}); make or download it anew") from error
         return unpacked
 
 
 def _kind_of(file: BinaryIO) -> str:
-    """Return the kind of an archive by its first bytes: `zip`, `tar`, a key of `_DECOMPRESSED`, or in words what it is.
+    """Return the kind of a file by its first bytes: `zip`, `tar`, or a key of `_DECOMPRESSED`.
 
-    A zip may also have a program before it, which unpacks it.
+    For any other file, return a phrase that describes it. A self-extracting zip, which begins with a program, is a
+    `zip`, too.
     """
     file.seek(0)
     start = file.read(tarfile.BLOCKSIZE)
@@ -127,12 +141,12 @@ def _begins_tar(start: bytes) -> bool:
     try:
         tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
-        return len(start) == tarfile.BLOCKSIZE and not any(start)  # the end, so an empty tar
+        return len(start) == tarfile.BLOCKSIZE and not any(start)  # zeros mark the end of a tar, so this tar is empty
     return True
 
 
 def _told(blocks: Iterable[bytes], file: BinaryIO, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield `blocks`, and tell `advance` how many bytes of `file` were read for each."""
+    """Yield `blocks`. After each, call `advance` with the number of bytes that were read from `file` for it."""
     before = 0
     for block in blocks:
         yield block
@@ -154,7 +168,7 @@ def _from_bzip2(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _from_xz(file: BinaryIO) -> Iterator[bytes]:
-    """Decompress one xz stream after another. `lzma.LZMAFile` would give a stream any memory that it asks for."""
+    """Yield the content of consecutive xz streams. `lzma.LZMAFile` would not limit the memory of a stream."""
     rest = file.read(BLOCK)
     while rest:
         stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)

@@ -1,4 +1,4 @@
-"""Read a plain tar by its headers. Nothing is unpacked to disk, and links and devices are never made."""
+"""Read a plain tar by its headers. Nothing is unpacked to disk, and links and devices are never created."""
 
 import os
 import re
@@ -19,10 +19,10 @@ _DIGITS = re.compile(rb"\d{1000}")
 
 
 def tar_entries(file: BinaryIO, archive: str) -> list[Entry]:
-    """List the files of the tar `file`, which messages name `archive`. Folders are left out.
+    """List the files of the tar `file`, whose name in messages is `archive`. Folders are left out.
 
-    A hard link has the content of the file before it that it names. Raises DataError if the tar is damaged or ends
-    early, or if its files exceed the limits of `entries`.
+    A hard link has the content of the earlier file to which it leads. Raises DataError if the tar is damaged or ends
+    early, or if its files exceed the limits in `entries`.
     """
     entries: list[Entry] = []
     packed, total = os.fstat(file.fileno()).st_size, 0
@@ -37,16 +37,16 @@ def tar_entries(file: BinaryIO, archive: str) -> list[Entry]:
 
 
 def _headers(file: BinaryIO, archive: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers in a tar, and require that they go on to its end."""
+    """Yield the headers of a tar. Raises DataError for a damaged header, or if the mark of the tar's end is missing."""
     before = -1
     file.seek(0)
     try:
         with tarfile.TarFile(fileobj=_HeaderFile(file), encoding="utf-8", errors="surrogateescape") as headers:  # type: ignore[arg-type]
             while (info := headers.next()) is not None:
-                if info.offset <= before or info.size < 0 or info.offset_data < 0:  # it would never end
+                if info.offset <= before or info.size < 0 or info.offset_data < 0:  # the loop would never end
                     raise tarfile.ReadError("a header leads back")
                 before = info.offset
-                vars(headers)["members"].clear()  # they would fill memory
+                vars(headers)["members"].clear()  # otherwise, all headers would stay in memory
                 yield info
             file.seek(headers.offset)
     except (*DAMAGE, RecursionError) as error:
@@ -87,9 +87,10 @@ def _entry(file: BinaryIO, info: tarfile.TarInfo, regular: dict[str, Entry]) -> 
 
 
 def _blocks(file: BinaryIO, start: int, pieces: Sequence[tuple[int, int]], size: int) -> Iterator[bytes]:
-    """Yield the content of a file of `size` bytes. Its `pieces`, each (offset, length), lie one after another.
+    """Yield the content of a file of `size` bytes.
 
-    What lies between the pieces of a sparse file is 0.
+    `pieces` are the stored parts of the file, as (offset in the file, length). They lie one after another in the tar,
+    from byte `start` on. The bytes between the pieces of a sparse file are 0.
     """
     done = 0
     for offset, length in (*pieces, (size, 0)):

@@ -1,4 +1,4 @@
-"""Read a zip, also one with names from Windows or in old encodings."""
+"""Read a zip. Its names may come from Windows, or be in old encodings."""
 
 import stat
 import struct
@@ -14,16 +14,16 @@ from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, UNSUPPORT
 from headstart.pipeline.prepare.archives.names import as_paths, guess_encoding, require_encoding
 
 _ENCRYPTED, _UTF_8 = 0x1, 0x800  # flags of an entry
-_WINDOWS = (0, 10, 11, 14)  # "made by" FAT, NTFS by two numbers, VFAT
+_WINDOWS = (0, 10, 11, 14)  # codes of FAT, NTFS (two codes) and VFAT in the field "made by"
 _UNICODE_PATH = 0x7075  # Info-ZIP's extra field: the name in UTF-8
 
 
 def zip_entries(file: BinaryIO, archive: str, encoding: str | None) -> tuple[list[Entry], list[str]]:
-    """List the files of the zip `file`, which messages name `archive`, and lines on how its names were read.
+    """List the files of the zip `file`, whose name in messages is `archive`, and return notes on how names were read.
 
-    `encoding` is that of the names that are not marked as UTF-8; with None, it is guessed. Raises DataError if the file
-    is not a zip, if its files exceed the limits of `entries`, or if all are encrypted. Raises OptionError if `encoding`
-    does not fit.
+    `encoding` is the encoding of names that are not marked as UTF-8. None: it is guessed. Raises DataError if the zip
+    is damaged, if its files exceed the limits in `entries`, or if all are encrypted. Raises OptionError if `encoding`
+    does not fit the names.
     """
     try:
         opened = zipfile.ZipFile(file)
@@ -41,7 +41,7 @@ def zip_entries(file: BinaryIO, archive: str, encoding: str | None) -> tuple[lis
 
 
 def _names(infos: list[zipfile.ZipInfo], archive: str, encoding: str | None) -> tuple[list[str], list[str]]:
-    """Return the name of each of `infos`, and a line on the encoding if it was guessed."""
+    """Return the name of each of `infos`, and a note on the encoding if the encoding was guessed."""
     marked = [_marked_name(info) for info in infos]
     raw = {_raw_name(info) for info, name in zip(infos, marked, strict=True) if name is None}
     foreign = {name for name in raw if not name.isascii()}
@@ -66,7 +66,7 @@ def _raw_name(info: zipfile.ZipInfo) -> bytes:
 
 
 def _marked_name(info: zipfile.ZipInfo) -> str | None:
-    """Return the name of an entry that says that it is UTF-8, or None."""
+    """Return the name of an entry if the zip marks the name as UTF-8, else None."""
     if info.flag_bits & _UTF_8:
         return info.filename
     extra = info.extra
@@ -86,6 +86,6 @@ def _entry(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> Entry:
 
 
 def _blocks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    with archive.open(info) as packed:  # it ends at the size in the zip's list
+    with archive.open(info) as packed:  # reading ends at the size in the zip's list
         while block := packed.read(BLOCK):
             yield block
