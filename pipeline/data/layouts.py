@@ -4,7 +4,7 @@ The functions are pure: their input is a list of names. Clear names are read as 
 text describe the reading. If names allow several readings, a DataError shows them and the options that choose one.
 """
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,18 +14,28 @@ from headstart.pipeline.data.names import (
     are_parts,
     as_label,
     has_image_suffix,
-    is_mask_folder,
     labels_matched,
+    listed,
     numbered_labels,
     says_nothing,
     split_named,
+    splits_in_words,
     splits_named,
+    told_cases,
     told_missed,
 )
-from headstart.pipeline.data.tree import FEW, ImageTree, Parts, is_chain, splits_outside
-
-_Place = tuple[str, str | None]  # split ("" for none), label (None for none)
-_SHOWN = 4
+from headstart.pipeline.data.tree import (
+    FEW,
+    ImageTree,
+    Parts,
+    Place,
+    empty_classes,
+    is_chain,
+    mask_folders,
+    splits_outside,
+    told_bare,
+    with_other_files,
+)
 
 
 @dataclass(frozen=True)
@@ -77,14 +87,14 @@ def read_layout(
         reader.lines.extend(told_missed(where, label_from, missed, len(seen)))
         every = places
     else:
-        every = _with_other_files(parts, places, set(images))
+        every = with_other_files(parts, places, set(images))
     reading = Reading(
         splits=[every[number][0] if number in every else "" for number in range(len(parts))],
         labels=[every[number][1] if number in every else None for number in range(len(parts))],
         lines=reader.lines,
-        empty_classes=_empty_classes(parts, places, empty),
+        empty_classes=empty_classes(parts, places, empty),
     )
-    reading.lines.extend(_told_cases(reading.class_names))
+    reading.lines.extend([*told_cases(reading.class_names), *told_bare(paths, parts, images)])
     return reading
 
 
@@ -97,20 +107,23 @@ class _Reader:
     lines: list[str] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)  # positions of images in splits where `named` has any label
 
-    def read(self, images: ImageTree) -> dict[int, _Place]:
+    def read(self, images: ImageTree) -> dict[int, Place]:
         """Return the split and label of each image, by its position. An image that is left out has no entry."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return {}
-        images = self._below_wrappers(self._without_copies(images), in_split=False)
-        images = splits_outside(images)
+        images = self._without_repeated(self._without_masks(images))
+        images = splits_outside(self._below_wrappers(images, in_split=False))
         folders = images.folders
-        splits = self._splits(images, folders)
-        if not splits:
-            return {number: ("", label) for number, label in self._labels(images).items()}
-        return self._read_splits(folders, splits)
+        if splits := self._splits(images, folders):
+            places = self._read_splits(folders, splits)
+        else:
+            places = {number: ("", label) for number, label in self._labels(images).items()}
+        if absent := self.classes - {label for _, label in places.values() if label}:
+            raise DataError(f"--classes: {self.where} has no images in a folder {listed(sorted(absent))}")
+        return places
 
-    def _read_splits(self, folders: "Mapping[str, ImageTree]", splits: Mapping[str, str]) -> dict[int, _Place]:
+    def _read_splits(self, folders: "Mapping[str, ImageTree]", splits: Mapping[str, str]) -> dict[int, Place]:
         labels = {name: self._labels(folders[name], quiet=True) for name in splits}
         counted = {name: set(labels[name].values()) for name in splits}
         known = set().union(*(counted[name] for name in splits if splits[name] == "train")) or set().union(
@@ -132,28 +145,38 @@ class _Reader:
 
     def _splits(self, images: ImageTree, folders: "Mapping[str, ImageTree]") -> dict[str, str]:
         """Map the name of each split folder among `folders` to its split. Return {} if `folders` are not splits."""
-        splits = splits_named(folders)
+        splits, words = splits_named(folders), splits_in_words(folders)
         others = [name for name in folders if name not in splits]
-        if not splits or len(images.loose) > FEW * len(images.found):
+        if len(images.loose) > FEW * len(images.found) or self.classes & set(map(as_label, folders)):
+            return {}
+        chosen = self.classes or self.layout != "auto"
+        if not chosen and words.keys() - splits and len(set(words.values())) > 1 and 2 * len(words) >= len(folders):
+            raise self._asking(
+                folders,
+                "these look like splits",
+                "one of them; --layout outer if they are classes; or name them train, val, test",
+            )
+        if not splits:
             return {}
         flat = all(folders[name].is_flat for name in folders)
         if len(splits) == 1 and others and flat and not self.named:
             return {}  # a class that is called like a split
-        if others and (self.named or not all(folders[name].is_flat or is_chain(folders[name]) for name in others)):
+        plain = all(folders[name].is_flat or is_chain(folders[name]) for name in others)
+        if others and not self.classes and (self.named or not plain):
             raise self._asking(
                 folders,
                 "some folders are named like splits, others are not",
                 "--classes, or one folder" if not self.named else "one folder",
             )
-        if len(set(splits.values())) < len(splits):
+        if len(set(splits.values())) < len(splits) and not self.classes:
             raise self._asking(folders, "several folders are named like one split", "one of them, or a folder above")
         return splits
 
     def _labels(self, images: ImageTree, quiet: bool = False) -> dict[int, str]:
         """Return the labels of `images`, by position. `images` is one split, or a data set without splits."""
-        images = self._below_wrappers(images)
         if self.classes:
             return self._named_classes(images)
+        images = self._below_wrappers(images)
         if self.named:
             return self._matched(images, self.named, quiet)
         folders = images.folders
@@ -163,6 +186,9 @@ class _Reader:
             raise self._asking(
                 folders, "these look like parts of one set, not like classes", "--layout outer if they are"
             )
+        if len(images.loose) > FEW * len(images.found) and self.layout == "auto":
+            beside = f"{len(images.loose)} images lie beside these folders, not in them"
+            raise self._asking(folders, beside, "--layout outer to leave them out, or move them")
         inner = self._is_inner(folders)
         labels = {
             number: as_label(parts[-2] if inner else parts[0]) for number, parts in images.found if len(parts) > 1
@@ -193,8 +219,6 @@ class _Reader:
             for number, parts in images.found
         }
         labels = {number: label for number, label in found.items() if label}
-        if absent := self.classes - set(labels.values()):
-            raise DataError(f"--classes: {self.where} has no images in a folder {listed(sorted(absent))}")
         if len(labels) < len(found):
             self.lines.append(f"{len(found) - len(labels)} images lie in none of the --classes and are left out")
         return labels
@@ -229,21 +253,39 @@ class _Reader:
                 return images if is_class else inner
             if split_named(name) and not in_split:
                 self.lines.append(f"{name}/ is the only split folder, so the images count as not split yet")
-            images = self._without_copies(inner)
+            images = self._without_repeated(inner)
 
-    def _without_copies(self, images: ImageTree) -> ImageTree:
-        """Leave out folders of masks beside folders of images, and a folder that repeats the folders beside it."""
+    def _without_masks(self, images: ImageTree) -> ImageTree:
+        """Leave out folders of masks beside folders of images. Raises DataError if they may be classes, too."""
+        masks: dict[Parts, int] = {}
+        for path, parent, sure in mask_folders(images):
+            if not sure and self.layout == "auto" and not self.classes:
+                found = f"{path[-1]}/ has the file names of the folders beside it, so it may hold masks, or be a class"
+                raise self._asking(parent.folders, found, "--layout outer if it is a class, or --classes")
+            if sure and as_label(path[-1]) not in self.classes:
+                masks[path] = len(parent.folders[path[-1]].found)
+        by_name = Counter[str]()
+        for path, count in masks.items():
+            by_name[path[-1]] += count
+        for name, count in by_name.items():
+            self.lines.append(
+                f"{name}/ ({count} images) pairs up with images by name, so it is no class; it is left out"
+            )
+        return images.without(masks.keys())
+
+    def _without_repeated(self, images: ImageTree) -> ImageTree:
+        """Leave out a folder that repeats the folders beside it, as some archives have one."""
         folders = images.folders
-        drop: dict[str, str] = {}
-        for name, one in folders.items():
-            beside = [folders[other] for other in folders if other not in (name, *drop)]
-            if is_mask_folder(name) and any(len(one.stems & other.stems) >= 0.9 * len(one.stems) for other in beside):
-                drop[name] = "pairs up with images by name, so it is no class"
-            elif len(one.folders) > 1 and one.folders.keys() == folders.keys() - {name}:
-                drop[name] = "holds the folders beside it once more"
-        for name, why in drop.items():
-            self.lines.append(f"{name}/ ({len(folders[name].found)} images) {why}; it is left out")
-        return ImageTree([one for one in images.found if len(one[1]) == 1 or one[1][0] not in drop])
+        repeated = {
+            name
+            for name, one in folders.items()
+            if 1 < len(one.folders) == len(folders) - 1 and one.folders.keys() == folders.keys() - {name}
+        }
+        for name in repeated:
+            self.lines.append(
+                f"{name}/ ({len(folders[name].found)} images) holds the folders beside it once more; it is left out"
+            )
+        return images.without({(name,) for name in repeated})
 
     def _asking(self, folders: "Mapping[str, ImageTree]", found: str, say: str) -> DataError:
         tree = [
@@ -253,46 +295,3 @@ class _Reader:
             for name, one in folders.items()
         ]
         return DataError(f"{self.where}: {listed(tree)}: {found}; say {say}")
-
-
-def _with_other_files(parts: Sequence[Parts], places: Mapping[int, _Place], images: set[int]) -> dict[int, _Place]:
-    """Add files without an image suffix. Such a file gets the split and label that all images in its folder share."""
-    others = [number for number in range(len(parts)) if number not in images]
-    if not others:
-        return dict(places)
-    by_folder: dict[Parts, set[_Place]] = defaultdict(set)
-    for number, place in places.items():
-        by_folder[parts[number][:-1]].add(place)
-    shared = {folder: next(iter(found)) for folder, found in by_folder.items() if len(found) == 1}
-    found = {number: shared[parts[number][:-1]] for number in others if parts[number][:-1] in shared}
-    return {**found, **places}
-
-
-def _empty_classes(parts: Sequence[Parts], places: Mapping[int, _Place], empty: Sequence[str]) -> list[str]:
-    """Return the class names of the `empty` folders that lie beside class folders."""
-    if not empty:
-        return []
-    beside = {
-        parts[number][:at]
-        for number, (_, label) in places.items()
-        for at, name in enumerate(parts[number][:-1])
-        if label is not None and as_label(name) == label
-    }
-    found = [tuple(path.split("/")) for path in empty]
-    return sorted({as_label(one[-1]) for one in found if one[:-1] in beside})
-
-
-def _told_cases(names: Sequence[str]) -> list[str]:
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        alike[name.casefold()].append(name)
-    return [
-        f"classes {listed(same)} differ in case only; rename the folders if they are one class"
-        for same in alike.values()
-        if len(same) > 1
-    ]
-
-
-def listed(names: Sequence[str]) -> str:
-    """Join the first four of `names` by commas, and append the number of the others."""
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,14 +1,16 @@
-"""Recognise splits, masks, parts of a data set, and labels in the names of folders and files."""
+"""What the names of folders and files say: splits, masks, parts of a set, labels."""
 
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from headstart.features.errors import DataError
 from headstart.features.images.formats import IMAGE_SUFFIXES
 from headstart.pipeline.data.splits import SPLITS
 
+_SHOWN = 4  # names in a message
 _ODD = 0.05  # a regular expression may miss this fraction of the images
 _END = r"[-_ ]?(?:set|data|dataset|images|imgs|split|folder)?s?[-_ ]?\d*"
 _SPLITS = {
@@ -17,8 +19,12 @@ _SPLITS = {
     "test": re.compile(rf"(?:test|testing|tst|eval|evaluation|hold[-_ ]?out){_END}"),
 }
 _MASKS = re.compile(
-    r"annot\w*|\w*masks?|\w*segment\w*|\w*trimaps?|labels?|label_?im\w*|gt|ground[-_ ]?truths?|bound\w*|depth\w*", re.I
+    r"annot\w*|\w*masks?|\w*segment\w*|\w*trimaps?|labels?|label_?im\w*|gt|\w*ground[-_ ]?truths?|bound\w*|depth\w*",
+    re.I,
 )
+_OF_MASK = re.compile(r"[-_ .]?(?:masks?|seg\w*|gt|ground[-_ ]?truths?|labels?|label_?ids?|annot\w*|trimaps?)$", re.I)
+_WORDS = re.compile(r"[^\W\d_]+")
+_JOINTS = re.compile(r"(?<=[a-z])(?=[A-Z])")  # trainA
 _PARTS = re.compile(
     r"(?:.*[-_ ])?(?:part|batch|chunk|shard|fold|folder|set|disk|disc|session|images|imgs)[-_ ]?\d+", re.I
 )
@@ -30,47 +36,61 @@ _PERHAPS = re.compile(r"(?P<label>.*?[^\d\W])[-_ ]*\d+\.\w+$")  # Abyssinian_100
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file's name has the suffix of an image format."""
+    """Whether the suffix of a file's name is that of an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def split_named(name: str) -> str | None:
-    """Return the split that `name` stands for, such as `val` for `Validation`, or None if it stands for no split.
-
-    `name` is the name of a folder, or the value in a manifest's column of splits.
-    """
+    """Return the split that a folder or a manifest's field names, such as `val` for `Validation`; None for no split."""
     plain = name.strip().lower()
     return next((split for split in SPLITS if _SPLITS[split].fullmatch(plain)), None)
 
 
 def splits_named(names: Collection[str]) -> dict[str, str]:
-    """Map each name that stands for a split to this split. `names` are the names of sibling folders.
+    """Map those of sibling folders' `names` that name a split to it. Beginnings and ends that all share don't count.
 
-    If no whole name stands for a split, a beginning that all names share is removed first. So `seg_train` and
-    `seg_test` stand for train and test.
+    So `seg_train` and `seg_test` name train and test, and so do `ISIC_Training_Input` and `ISIC_Test_Input`.
     """
     found = {name: split for name in names if (split := split_named(name))}
     if found or len(names) < 2:
         return found
+    begins, ends = _shared(names), _shared([name[::-1] for name in names])
+    cores = {name: name[begins : len(name) - ends] for name in names}
+    return {name: split for name, core in cores.items() if begins + ends and (split := split_named(core))}
+
+
+def _shared(names: Collection[str]) -> int:
+    """Return the length of the beginning that all `names` share, up to a mark between words."""
     shared = os.path.commonprefix([name.lower() for name in names])  # noqa: RUF071 of characters, not of folders
-    begins = max(shared.rfind(mark) for mark in "-_ ") + 1
-    return {name: split for name in names if begins and (split := split_named(name[begins:]))}
+    return max(shared.rfind(mark) for mark in "-_ .") + 1
+
+
+def splits_in_words(names: Collection[str]) -> dict[str, str]:
+    """Map each of `names` that has the name of a split as a word, such as `train_v2` or `trainA`, to the split."""
+    words = {name: _WORDS.findall(_JOINTS.sub("_", name)) for name in names}
+    found = {name: next(filter(None, map(split_named, parts)), None) for name, parts in words.items()}
+    return {name: split for name, split in found.items() if split}
 
 
 def is_mask_folder(name: str) -> bool:
-    """Whether a folder's name suggests masks or annotations of the images beside it, not images of a class."""
+    """Whether a folder of this name may hold masks or annotations of the images beside it, not images of a class."""
     return bool(_MASKS.fullmatch(name))
 
 
+def stem_of_image(stem: str) -> str:
+    """Return the stem of the image of which a file named `stem` may be the mask: `1` for `1_mask`."""
+    return _OF_MASK.sub("", stem)
+
+
 def are_parts(names: Collection[str]) -> bool:
-    """Whether folders with these `names` seem to be parts of one data set, such as `part_1` and `part_2`."""
+    """Whether folders with these `names` look like parts of one set, such as `part_1` and `part_2`."""
     return len(names) > 1 and all(_PARTS.fullmatch(name) for name in names)
 
 
 def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
-    """Return the label in each file name of the form `cat.0.jpg`, and None for each name of another form.
+    """Return the label in each of names such as `cat.0.jpg`, None for a name without.
 
-    If fewer than 95 % of `names` have this form, return None instead of a list.
+    Return None if fewer than nineteen of twenty names have one.
     """
     matches = [_NUMBERED.match(name) for name in names]
     if not names or sum(match is not None for match in matches) < 0.95 * len(names):
@@ -79,10 +99,9 @@ def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
 
 
 def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
-    """Return the label in each path: the text that the group `label` of the regular expression `pattern` matches.
+    """Return the label in each of `paths`: the group `label` of a regular expression that matches all of its name.
 
-    `pattern` must match the whole file name or, if it contains a slash, the whole path. Without a match, or with an
-    empty match of the group, the label is None.
+    A pattern with a slash must match the whole path. The label is None without a match, or if it is empty.
     """
     compiled, whole = re.compile(pattern), "/" in pattern
     matches = [compiled.fullmatch(path if whole else os.path.basename(path)) for path in paths]
@@ -90,10 +109,7 @@ def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
 
 
 def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> list[str]:
-    """Return a line about images without a label; [] if there are none. Raises DataError if they exceed 5 % of `total`.
-
-    `missed` has the paths of these images, which `pattern` does not match. `where` names the data set in messages.
-    """
+    """Return a line about the images of `total` that a regular expression `missed`, or raise DataError if many are."""
     if not missed:
         return []
     first = ", ".join(missed[:3])
@@ -106,20 +122,34 @@ def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> 
 
 
 def perhaps_labels(names: Sequence[str]) -> set[str]:
-    """Return the labels that file names such as `Abyssinian_100.jpg` seem to hold.
-
-    The set is empty unless all names have this form, with at least two labels and two names per label on average.
-    """
+    """Return the labels that names such as `Abyssinian_100.jpg` may hold; empty if the names don't look like that."""
     matches = [_PERHAPS.match(name) for name in names]
     labels = {match["label"] for match in matches if match}
     return labels if all(matches) and 2 <= len(labels) <= len(names) / 2 else set()
 
 
 def says_nothing(name: str) -> bool:
-    """Whether a folder's name, such as `images` or `train`, does not describe the content of the images in it."""
-    return bool(_NOTHING.fullmatch(name)) or split_named(name) is not None
+    """Whether the name of a folder, such as `images` or `train`, says nothing of what is on the images in it."""
+    return bool(_NOTHING.fullmatch(name) or splits_in_words([name]))
 
 
 def as_label(name: str) -> str:
-    """Convert a folder's name to a class name. Names that differ only in Unicode form become equal (NFC)."""
+    """Return the class that a folder's name stands for: names that differ only in Unicode form are one class."""
     return unicodedata.normalize("NFC", name)
+
+
+def told_cases(names: Sequence[str]) -> list[str]:
+    """Return a line for each set of classes whose names differ in case only."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[name.casefold()].append(name)
+    return [
+        f"classes {listed(same)} differ in case only; rename the folders if they are one class"
+        for same in alike.values()
+        if len(same) > 1
+    ]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join the first four of `names` by commas, and append the number of the others."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from headstart.features.errors import DataError
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
-from headstart.pipeline.data.layouts import Reading, listed, read_layout
+from headstart.pipeline.data.layouts import Reading, read_layout
 from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
 from headstart.pipeline.data.listing import list_files, require_readable
 from headstart.pipeline.data.manifest import SUFFIXES, Entry, read_manifest
-from headstart.pipeline.data.names import has_image_suffix, labels_matched, perhaps_labels, told_missed
+from headstart.pipeline.data.names import has_image_suffix, labels_matched, listed, perhaps_labels, told_missed
 from headstart.pipeline.data.splits import SPLITS
 
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder

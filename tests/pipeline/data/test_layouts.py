@@ -1,6 +1,7 @@
 """Listings of real archives, and what a person would read in them."""
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -270,7 +271,44 @@ READ = {
     ),
 }
 
+READ |= {
+    "splits with a word at the end": (
+        [*classes("pets_train_photos/", CATS), *classes("pets_test_photos/", CATS)],
+        splits("train", "test", of=CATS),
+    ),
+    "COVID-19 radiography": (
+        [
+            f"COVID-19_Radiography_Dataset/{name}/{folder}/{name}-{number}.png"
+            for name in ("COVID", "Normal")
+            for folder in ("images", "masks")
+            for number in range(4)
+        ],
+        unsplit("COVID", "Normal"),
+    ),
+    "masks with a name of their own": (
+        [*classes("images/", CATS), *(f"masks/{name}/{n}_mask.png" for name in CATS for n in range(4))],
+        unsplit(*CATS),
+    ),
+    "face masks": (
+        [f"{name}/{name}_{number}.jpg" for name in ("with_mask", "without_mask") for number in range(4)],
+        unsplit("with_mask", "without_mask"),
+    ),
+}
+
 REFUSED = {
+    "CycleGAN": (
+        [path for name in ("trainA", "trainB", "testA", "testB") for path in flat(f"horse2zebra/{name}/n0{{}}.jpg")],
+        "look like splits",
+    ),
+    "splits and something else": (
+        [*classes("train_v2/", CATS), *classes("test_v2/", CATS), *flat("sample/{}.jpg")],
+        "look like splits",
+    ),
+    "a class called mask": (
+        [*classes("", ("cat", "dog", "mask"))],
+        r"mask/ has the file names of the folders beside it.*--layout outer",
+    ),
+    "half of the images in no folder": ([*classes("", CATS), *flat("{}.jpg", 9)], "9 images lie beside these folders"),
     "PlantVillage": (
         [
             *classes("PlantVillage/color/", ("Apple", "Corn", "Potato")),
@@ -310,6 +348,15 @@ REFUSED = {
 }
 
 WITHOUT_LABELS = {
+    "Planet": [*flat("train-jpg/train_{}.jpg"), *flat("test-jpg/test_{}.jpg")],
+    "Galaxy Zoo": [*flat("images_training_rev1/1000{}.jpg"), *flat("images_test_rev1/1001{}.jpg")],
+    "DIV2K": [*flat("DIV2K_train_HR/000{}.png"), *flat("DIV2K_valid_HR/080{}.png")],
+    "ISIC 2019": [*flat("ISIC_2019_Training_Input/ISIC_00{}.jpg"), *flat("ISIC_2019_Test_Input/ISIC_01{}.jpg")],
+    "ISIC 2018": [
+        *flat("ISIC2018_Task1-2_Training_Input/ISIC_000{}.jpg"),
+        *flat("ISIC2018_Task1_Training_GroundTruth/ISIC_000{}_segmentation.png"),
+    ],
+    "Carvana": [*flat("train/0cdf_0{}.jpg"), *flat("train_masks/0cdf_0{}_mask.gif")],
     "Oxford pets": [
         *flat("images/Abyssinian_{}.jpg"),
         *flat("images/pug_{}.jpg"),
@@ -393,6 +440,37 @@ def test_a_file_without_suffix_has_no_label_where_the_images_beside_it_have_seve
     assert reading.labels[-1] is None
     reading = read_layout([*classes("", CATS), f"{CATS[0]}/unknown"], "x")
     assert reading.labels[-1] == CATS[0]
+
+
+def test_what_a_message_suggests_settles_the_question() -> None:
+    paths, _ = REFUSED["a split and a folder of classes beside it"]
+    assert placed(read_layout(paths, "x", classes=CATS)) == splits("train", "test", of=CATS)
+    paths, _ = REFUSED["CycleGAN"]
+    assert set(read_layout(paths, "x", "outer").class_names) == {"trainA", "trainB", "testA", "testB"}
+    assert set(read_layout(paths, "x", classes=("trainA", "trainB")).class_names) == {"trainA", "trainB"}
+    paths, _ = REFUSED["a class called mask"]
+    for reading in (read_layout(paths, "x", "outer"), read_layout(paths, "x", classes=("cat", "dog", "mask"))):
+        assert reading.class_names == ["cat", "dog", "mask"]
+    paths, _ = REFUSED["half of the images in no folder"]
+    assert read_layout(paths, "x", "outer").class_names == sorted(CATS)
+    flat_test = [*classes("train/", TWO), *flat("test/{}.jpg")]
+    assert placed(read_layout(flat_test, "x", classes=TWO)) == unsplit(*TWO)
+    fewer = [*classes("train/", TWO), *classes("test/", TWO[:1])]
+    assert placed(read_layout(fewer, "x", classes=TWO)) == {"train": set(TWO), "test": {"A"}}
+    both = [*classes("train/", TWO), *classes("test/", TWO)]
+    assert read_layout(both, "x", classes=("train", "test")).class_names == ["test", "train"]
+
+
+def test_many_folders_take_little_time() -> None:
+    paths = [f"class {number}/{number}.jpg" for number in range(20_000)]
+    start = time.process_time()
+    assert len(read_layout(paths, "x").class_names) == 20_000
+    assert time.process_time() - start < 2
+
+
+def test_files_without_a_suffix_are_told() -> None:
+    reading = read_layout([*classes("", CATS), "fox/1", "fox/2"], "x")
+    assert any("2 files without a suffix are left out, fox/1 the first" in line for line in reading.lines)
 
 
 def test_what_is_left_out_is_told() -> None:
