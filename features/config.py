@@ -21,7 +21,10 @@ AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """The settings that decide a feature's value, as given on the command line."""
+    """The settings that decide a feature's value, as given on the command line.
+
+    An invalid size, number of bits or number of views raises an OptionError.
+    """
 
     backbone: str = option(
         "inception_v3",
@@ -47,8 +50,8 @@ class FeatureConfig:
     )
     precision: AskedPrecision = option(
         "auto",
-        "Arithmetic of the frozen backbone. auto: bfloat16 if it is faster here, and then for training heads, too. "
-        "int8: quantised on 300 of the images; needs the extra int8.",
+        "Arithmetic of the frozen backbone. auto: bfloat16 if that is faster on this machine, also for training heads; "
+        "else float32. int8: quantised on 300 of the images; needs the extra int8.",
     )
     image_size: int = option(0, "Side of the input in pixels; 0 is the backbone's own.")
     truncated: Literal["reject", "keep"] = option("reject", "What to do with JPEGs that end early.")
@@ -60,10 +63,10 @@ class FeatureConfig:
     )
     bits: str = option(
         "auto",
-        "Bits in use of samples of 16 bits. auto: each file's own. folder: the most of all files in DATA. A number: so "
-        "many, 8 to 16.",
+        "Bits in use in files with 16-bit samples. auto: each file's own number. folder: the largest number of all "
+        "files in DATA. Or a number from 8 to 16.",
     )
-    pages: Pages = option("first", "Pages of a TIFF that are images: first, or all.")
+    pages: Pages = option("first", "Pages of a TIFF to take as images: first, or all.")
     views: int = option(0, "Number of augmented views of each training image to cache as well.")
     augment: Literal["flip", "standard"] = option(
         "standard", "Augmentation of --views. flip: mirror. standard: mirror, crop, brightness and contrast."
@@ -84,7 +87,10 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class ExtractionConfig:
-    """The settings of where features are stored and how they are made. They do not change a feature's value."""
+    """Where features are stored and how they are made. These settings do not change a feature's value.
+
+    An invalid number raises an OptionError.
+    """
 
     store: Path = option(Path("store"), "Folder of cached features.", env="HEADSTART_STORE")
     batch_size: int = option(
@@ -108,9 +114,10 @@ def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict
 
 
 def configs_from_json(values: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
-    """Read back the result of `configs_to_json`. Missing fields, except `cut` and `store`, get their defaults.
+    """Return both configurations from `values`, the result of `configs_to_json`.
 
-    Without `bits`, an earlier version wrote it, which took the higher 8 of 16 bits.
+    A missing `cut` or `store` raises a KeyError. Other missing fields get their defaults. Only `bits` becomes `16`,
+    because the versions of headstart that did not write this field used the higher 8 of 16 bits.
     """
     values = {"bits": "16", **values, "cut": tuple(values["cut"]), "store": Path(values["store"])}
     own, other = (

@@ -1,4 +1,4 @@
-"""The hardware: processor cores, and the GPU if TensorFlow has one. TensorFlow is started here."""
+"""The hardware: processor cores, and the GPU if TensorFlow can use one. `start_tensorflow` starts TensorFlow."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PROCESSORS = Path("/proc/cpuinfo")
 
 
 def cpu_count() -> int:
-    """The number of cores that this process may use, given its affinity and its container's limit."""
-    import joblib  # late: its import takes longer than a command that has nothing to do
+    """Return the number of cores that this process may use, given its CPU affinity and its container's limit."""
+    import joblib  # late: this import takes longer than a command that computes nothing
 
     return int(joblib.cpu_count())
 
 
 def processor() -> str:
-    """The model of the processor, or its architecture where the system does not tell the model."""
+    """Return the model name of the processor, or its architecture if the system does not report the model."""
     with suppress(OSError):
         for line in _PROCESSORS.read_text(errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -36,17 +36,17 @@ def processor() -> str:
 
 @cache
 def start_tensorflow() -> str:
-    """Start TensorFlow: import it and Keras, print the device in use, and return its name. Later calls do nothing more.
+    """Import TensorFlow and Keras, print the device in use, and return its name: `GPU, <model>` or `CPU, <n> cores`.
 
-    TensorFlow takes GPU memory as it needs it, not all at once. A module that imports `headstart.features.tensorflow`
-    need not call this function.
+    Later calls only return the name. TensorFlow is set to allocate GPU memory as needed, not all at once. The import
+    of `headstart.features.tensorflow` calls this function.
     """
     with silent_libraries():
         import keras  # noqa: F401
         from tensorflow import config
 
         gpus = config.list_physical_devices("GPU")
-        with suppress(RuntimeError):  # this process already uses the GPU: too late to change it
+        with suppress(RuntimeError):  # this process already uses the GPU, so the setting is fixed
             for gpu in gpus:
                 config.experimental.set_memory_growth(gpu, True)
         details = config.experimental.get_device_details(gpus[0]) if gpus else {}
@@ -56,17 +56,20 @@ def start_tensorflow() -> str:
 
 
 def gpu_at_hand() -> bool:
-    """Whether the system has a GPU of NVIDIA's. Unlike `on_gpu`, this starts no TensorFlow."""
+    """Return whether the system has an NVIDIA GPU. Unlike `on_gpu`, this function does not start TensorFlow."""
     return Path("/dev/dxg").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def on_gpu() -> bool:
-    """Whether TensorFlow has a GPU."""
+    """Return whether TensorFlow runs on a GPU. Start TensorFlow if needed."""
     return start_tensorflow().startswith("GPU")
 
 
 def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
-    """Make operations on a GPU deterministic, unless the training of `layers` would then fail."""
+    """Make TensorFlow's operations on a GPU deterministic, unless training `layers` would then fail.
+
+    Training fails if `layers` contain depthwise or separable convolutions. Without a GPU, do nothing.
+    """
     if not on_gpu():
         return
     import keras

@@ -1,6 +1,6 @@
 """Errors that the user can fix. A command prints such an error in one line, without a traceback.
 
-The command then exits with status 2 for an OptionError, and with status 1 for any other of these errors.
+The command then exits with status 2 for an OptionError, and with status 1 for all other errors of this module.
 """
 
 

@@ -1,6 +1,6 @@
 """The loop that fills stores: find missing digests, decode pixels, run the frozen backbone, write shards.
 
-It knows nothing of labels, and imports TensorFlow only where an image lacks features.
+This module uses no labels. It imports TensorFlow only if an image lacks features.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SHARD_OVERHEAD = 1 << 16
 
 @dataclass(frozen=True)
 class Extracted:
-    """The result of `extract_features`: digests with new features, unusable images, and seconds of extraction."""
+    """The result of `extract_features`: digests with new features, rejected images, and seconds of extraction."""
 
     digests: frozenset[str] = frozenset()
     rejects: Sequence[Reject] = ()
@@ -71,7 +71,7 @@ def extract_features(
     writers = {cut: _ShardWriter(store, frozenset(store.missing(by_digest))) for cut, store in stores.items()}
     lacking = {digest for writer in writers.values() for digest in writer.lacking}
     missing = [image for digest, image in by_digest.items() if digest in lacking]
-    del by_digest, lacking  # they have an entry per image, and extraction may take days
+    del by_digest, lacking  # both have an entry per image, and extraction may take days
     done = _extract_missing(missing, freeze, writers, config, view) if missing else Extracted()
     for store in stores.values():
         store.update_merged()
@@ -126,7 +126,11 @@ def _extract(
 
 @dataclass
 class _ShardWriter:
-    """Collects features. Writes a shard when their number, bytes or age reaches a limit, so a kill loses little."""
+    """Collects the features of one store, and writes them as shards.
+
+    A shard is written when the number, bytes or age of the collected features reaches a limit. So if the process is
+    killed, few features are lost.
+    """
 
     store: FeatureStore
     lacking: frozenset[str]

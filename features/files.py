@@ -27,7 +27,10 @@ SETTLED_NS = 2_000_000_000
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to. On success flush the file and rename it to `path`, else remove it."""
+    """Yield a temporary path to write to. On success flush the file and rename it to `path`, else remove it.
+
+    The temporary file lies in the folder of `path`, which is created if missing.
+    """
     with _written_beside(path) as partial:
         yield partial
         flush_to_disk(partial)
@@ -37,7 +40,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to. The file is removed at the end, unless it was renamed."""
+    """Yield a temporary path in the folder of `path`. Remove the file at the end, unless the caller renamed it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
@@ -80,7 +83,10 @@ def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Pat
 
 @contextmanager
 def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
-    """Yield a new folder in `parent`, and remove it at the end. Folders open at once in a process need unique names."""
+    """Yield a new folder in `parent`, and remove it at the end.
+
+    If a process has several scratch folders in `parent` at the same time, each needs another `name`.
+    """
     remove_left_over(parent)
     folder = _partial(parent / name)
     folder.mkdir(parents=True)
@@ -98,9 +104,9 @@ def _partial(path: Path) -> Path:
 
 
 def remove_left_over(folder: Path) -> list[Path]:
-    """Remove half-written files and folders of ended processes, and return their paths.
+    """Remove half-written files and folders of ended processes from `folder`. Return the removed paths.
 
-    Old folders that such a process moved away, and did not replace, are put back.
+    If such a process moved an old folder away and ended before the new folder was in place, put the old folder back.
     """
     removed = [path for path in folder.glob(".*.partial.*") if _writer_ended(path)]
     for path in removed:
@@ -130,7 +136,7 @@ def _writer_ended(partial: Path) -> bool:
     if process is None:
         return False
     pid, here = int(process["pid"]), process["host"] == _host()
-    import psutil  # late: `headstart --help` needs none of it
+    import psutil  # late: `headstart --help` does not need it
 
     if here and not psutil.pid_exists(pid):
         return True
@@ -176,15 +182,15 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `data` to `path` atomically. Text becomes UTF-8; surrogate escapes become the bytes that they stand for."""
+    """Write `data` to `path` atomically. Text becomes UTF-8, and surrogate escapes the bytes they stand for."""
     with written_atomically(path) as partial:
         partial.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
 def write_first(path: Path, text: str) -> bool:
-    """Write `text` to `path` in one step, unless something is there. Returns whether this call wrote the file.
+    """Write `text` to `path` atomically, unless `path` exists. Return whether this call wrote the file.
 
-    Of several processes that write at the same time, one alone succeeds.
+    If several processes call this function at the same time, exactly one of them writes the file.
     """
     with _written_beside(path) as partial:
         partial.write_bytes(text.encode(errors="surrogateescape"))
@@ -193,7 +199,7 @@ def write_first(path: Path, text: str) -> bool:
             os.link(partial, path)
         except FileExistsError:
             return False
-        except OSError:  # a file system without hard links; other errors come again
+        except OSError:  # a file system without hard links; any other error occurs again below
             with _locked(path.parent):
                 if os.path.lexists(path):
                     return False
@@ -204,10 +210,13 @@ def write_first(path: Path, text: str) -> bool:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of this host out of the same block. It ends with the process, and leaves no file."""
+    """Lock `folder` within the block, against other processes of this host that do the same.
+
+    The lock is released when the process dies, and leaves no file. If the file system has no locks, nothing is locked.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks, too
+        with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -215,14 +224,15 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON, as in all files for people."""
+    """Return `value` as indented JSON with a final newline, the format of all JSON files that people may read."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path, most: int = 64 << 20) -> Any:
-    """Read a JSON file of at most `most` bytes. Anything else at `path` raises a ValueError, or an OSError if absent.
+    """Return the content of a JSON file of at most `most` bytes.
 
-    A pipe is not opened: that might never end.
+    A missing or unreadable file raises an OSError. A larger file, invalid JSON, or a `path` that is not a regular file
+    raises a ValueError. A pipe is not opened, because reading it might never end.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > most:
@@ -234,5 +244,5 @@ def read_json(path: Path, most: int = 64 << 20) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON in one step."""
+    """Write `value` to `path` as indented JSON, atomically."""
     write_atomically(path, json_text(value))

@@ -1,7 +1,7 @@
-"""TensorFlow and Keras. Whoever imports this module starts them, which takes seconds: see `device.start_tensorflow`.
+"""TensorFlow and Keras. The import of this module starts both, which takes seconds; see `device.start_tensorflow`.
 
-No other module imports them at its top. Modules that need them import them from here, and are imported late by modules
-that a command needs in any case. So a command that computes nothing, or ends with an error, starts neither.
+Modules that use TensorFlow or Keras at their top level import both from here. Modules that every command needs import
+those modules only within functions. So a command that computes nothing, or ends with an error, starts neither.
 """
 
 from headstart.features.device import start_tensorflow

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)  # `[old]` may be in a path
+console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)  # a path may contain `[old]`
 _QUIET_SECONDS, _LINE_SECONDS = 2.0, 10.0
 
 
@@ -57,7 +57,10 @@ def _plain_lines(description: str, total: int, unit: str, before: int) -> Callab
 
 @contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Discard standard error, also that of C++ code: TensorFlow's import writes to file descriptor 2."""
+    """Discard everything written to standard error within the block.
+
+    C++ code, such as TensorFlow's during its import, writes to file descriptor 2, so this descriptor is redirected.
+    """
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

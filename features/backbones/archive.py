@@ -1,4 +1,4 @@
-"""What a `.keras` file may hold, checked before Keras reads it: the members of the archive, and its `config.json`."""
+"""Checks of a `.keras` file before Keras reads it: of the members of the archive, and of its `config.json`."""
 
 import json
 import zipfile
@@ -11,14 +11,17 @@ from headstart.features.errors import WeightsError
 _JSON_BYTES = 64 << 20
 _WEIGHTS_BYTES = 16 << 30
 _RATIO = 100  # a member that unpacks to more than this multiple of its size is refused
-# Other layers write `assets/`, as lookups of words; Keras would unpack them to the disk.
+# Some layers, such as lookups of words, have further files in `assets/`, which Keras would unpack to the disk.
 _MOST_BYTES = {"metadata.json": _JSON_BYTES, "config.json": _JSON_BYTES, "model.weights.h5": _WEIGHTS_BYTES}
-_MOST_RANK = 1024  # of LoRA
+_MOST_RANK = 1024  # the largest `lora_rank` of a layer
 _FUNCTIONS = ("keras.activations", "keras.ops")  # modules whose functions only compute
 
 
 def require_file(path: str, shown: str) -> None:
-    """Raise WeightsError unless `path` is a regular file. Opening a pipe or a device might never end."""
+    """Raise a WeightsError unless `path` is a regular file. Opening a pipe or a device might never end.
+
+    `shown` is the path in the error.
+    """
     if not Path(path).exists():
         raise WeightsError(f"--backbone {shown}: no such file")
     if not Path(path).is_file():
@@ -26,9 +29,10 @@ def require_file(path: str, shown: str) -> None:
 
 
 def require_sound_archive(path: str, shown: str) -> None:
-    """Raise WeightsError unless the file is an archive as Keras writes it, and its layers are such as are computed.
+    """Raise a WeightsError unless the file at `path` is an archive as Keras writes it, and is safe to load.
 
-    Each member has a plausible size. No layer is quantised, and no function is named but those that compute.
+    The members must have the names that Keras uses, and plausible sizes. No layer may be quantised, or refer to a
+    function outside `keras.activations` and `keras.ops`. `shown` is the path in the error.
     """
     require_file(path, shown)
     try:
@@ -61,7 +65,7 @@ def _require_members(members: list[zipfile.ZipInfo], shown: str) -> None:
 
 
 def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
-    """All dictionaries inside `value`, itself included."""
+    """Yield all dictionaries within `value`, including `value` itself."""
     waiting = [value]
     while waiting:
         part = waiting.pop()

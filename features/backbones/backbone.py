@@ -29,10 +29,10 @@ class Backbone:
     image_size: int  # side of the square input in pixels
     precision: Precision
     weights_digest: str  # SHA-256 over the shapes, dtypes and values of the weights; of a `.keras` file, over its bytes
-    shapes: Mapping[str, tuple[int, ...]]  # of the output at each cut: `(H, W, D)`; `(N, D)`: tokens; `(D,)`: a vector
+    shapes: Mapping[str, tuple[int, ...]]  # at each cut: a map `(H, W, D)`, tokens `(N, D)` or a vector `(D,)`
     calibration: Mapping[str, Any] | None = None  # only for int8; see `calibration.calibration`
     tokens: Tokens = "mean"  # how tokens become one vector
-    # Cut to the index of its operation, from the original network if `model` is a copy; None: read from the graph.
+    # The index of each cut's operation, for a copy of a network in whose graph cuts can't be found; else None.
     known_indices: Mapping[str, int] | None = None
 
     @property
@@ -51,13 +51,14 @@ class Backbone:
         return cut_places(self.name, self.model) if self.known_indices is None else self.known_indices
 
     def cuts(self) -> list[Cut]:
-        """Every cut that averages over space, lowest first."""
+        """Return the cut at the end of each block, averaged over space, from the input to the output."""
         return [Cut(self.name, block) for block in self.shapes]
 
     def layer_index(self, layer: str | int | Cut) -> int:
-        """The index in `model.operations` of `layer`: a cut, an index, or the name of a layer or cut.
+        """Return the index of `layer` in `model.operations`.
 
-        An unknown layer raises an OptionError.
+        `layer` is a cut, an index (also as text), or the name of a layer or cut. An unknown layer raises an
+        OptionError.
         """
         if isinstance(layer, Cut):
             return self.indices[layer.block]
@@ -73,14 +74,14 @@ class Backbone:
         )
 
     def shape(self, cut: Cut) -> tuple[int, ...]:
-        """Shape of one image's features at `cut`: `(D,)`, or `(H, W, D)` for a map."""
+        """Return the shape of one image's features at `cut`: `(D,)`, or `(H, W, D)` for a map."""
         return self.shapes[cut.block] if cut.map else self.shapes[cut.block][-1:]
 
     def boundary(self, cuts: Sequence[Cut]) -> int:
-        """The index of the first operation that fine-tuning trains by default, for a head on `cuts`.
+        """Return the index of the first operation that fine-tuning trains by default, for a head on `cuts`.
 
-        If the deepest of `cuts` is the backbone's last, this is where the last stage begins; see `graph.last_stage`.
-        Else it is the first operation of the block that ends at the deepest cut.
+        If the deepest of `cuts` is the backbone's last cut, this is the first operation of the last stage; see
+        `graph.last_stage`. Otherwise this is the first operation of the block that ends at the deepest cut.
         """
         from headstart.features.backbones.graph import last_stage
 
@@ -91,16 +92,17 @@ class Backbone:
         return self.layer_index(Cut(self.name, blocks[deepest - 1])) + 1 if deepest else 0
 
     def output(self, layer: int | str | Cut) -> keras.KerasTensor:
-        """The symbolic output of a layer; see `layer_index`."""
+        """Return the symbolic output of `layer`; see `layer_index`."""
         from headstart.features.backbones.graph import output_of
 
         return output_of(self.model, self.layer_index(layer))
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Find the operations below `from_layer` whose output ends one of `cuts`, or is read from there on.
+        """Return the indices, ascending, of the operations whose outputs the frozen part of a network must yield.
 
-        The frozen part of a fine-tuned network yields these outputs. Returns ascending indices. Operation 0, the
-        input, always counts as below.
+        These operations lie below the index `from_layer`. The output of each is one of `cuts`, or is read by an
+        operation at or above `from_layer` on which a cut depends. Operation 0, the input, always counts as below. A
+        network that uses a layer twice raises an OptionError.
         """
         from headstart.features.backbones.graph import read_graph
         from headstart.features.tensorflow import keras
@@ -119,7 +121,8 @@ class Backbone:
     def features(self, pixels: Any, cuts: Sequence[Cut]) -> list[Any]:
         """Apply the network, in inference mode, to symbolic `pixels`, uint8 [B, H, W, 3].
 
-        Returns float32 [B, D] per cut, the mean over space, or float32 [B, H, W, D] for a map.
+        Return one float32 tensor per cut: [B, D], averaged over space, or [B, H, W, D] for a map. Tokens become one
+        vector: their mean, or the first; see `tokens`.
         """
         from headstart.features.tensorflow import keras
 
@@ -128,7 +131,7 @@ class Backbone:
         return self._at_cuts(found, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
-        """Like `features`, but computed from `tensors`: the outputs, [B, H, W, D] each, of `crossing`."""
+        """Return the result of `features`, computed from `tensors`: the outputs of the operations of `crossing`."""
         from headstart.features.tensorflow import keras
 
         crossing = self.crossing(from_layer, cuts)
@@ -141,7 +144,7 @@ class Backbone:
         return self._at_cuts([outputs[index] for index in indices], cuts)
 
     def rescale(self, pixels: Any) -> Any:
-        """Map pixels in [0, 255], [B, H, W, 3] in RGB, to the range and order of channels that `model` expects."""
+        """Map RGB pixels from 0 to 255, [B, H, W, 3], to the range and order of channels that `model` expects."""
         from headstart.features.tensorflow import keras
 
         scale, offset = self.rescaling.scale, self.rescaling.offset

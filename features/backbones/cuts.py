@@ -45,9 +45,9 @@ def cut_names(cuts: Sequence[Cut]) -> list[str]:
 
 
 def chosen_backbones(config: FeatureConfig) -> list[str]:
-    """The names, and absolute paths of `.keras` files, that `--backbone` joins by `+`.
+    """Return the backbones that `config` joins by `+`: names in `BACKBONES`, and absolute paths of `.keras` files.
 
-    An unknown name, or one given twice, raises an OptionError.
+    An unknown or repeated backbone raises an OptionError.
     """
     names = _joined_names(config.backbone)
     for name in names:
@@ -59,7 +59,7 @@ def chosen_backbones(config: FeatureConfig) -> list[str]:
 
 
 def _joined_names(text: str) -> list[str]:
-    """Split `text` at each `+` that ends a name of the zoo or of a `.keras` file, whose path may contain a `+`.
+    """Split `text` at each `+` after a name in `BACKBONES` or a path of a `.keras` file. A path may contain a `+`.
 
     Paths are made absolute: a run outlives the working directory.
     """
@@ -75,9 +75,9 @@ def _joined_names(text: str) -> list[str]:
 def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
     """Return the cuts that `config` names, grouped by backbone. The cuts of one backbone keep the order given.
 
-    A name such as `mixed8` selects the cut of that name in every backbone that has it. `backbone/mixed8` selects it in
-    that backbone only. A backbone for which no cut is named is cut at its last block. An unknown or repeated backbone
-    or cut raises an OptionError.
+    A name such as `mixed8` selects the cut of that name in every backbone with such a cut. `backbone/mixed8` selects
+    the cut in one backbone only. A backbone for which no cut is named is cut at its last block. An unknown or repeated
+    backbone or cut raises an OptionError.
     """
     backbones = chosen_backbones(config)
     found: dict[str, list[Cut]] = {name: [] for name in backbones}
@@ -114,11 +114,11 @@ def _combination(config: FeatureConfig, text: str) -> tuple[Cut, ...]:
 
 
 def restricted(config: FeatureConfig, cuts: Sequence[Cut]) -> FeatureConfig:
-    """Return a copy of `config` that has only the given cuts, their backbones, and the weights of these."""
+    """Return a copy of `config` with only the given cuts, the backbones of these cuts, and their weights."""
     wanted = {cut.backbone for cut in cuts}
     weights = {name: file for name, file in chosen_weights(config).items() if name in wanted}
     files = config.weights if config.weights in weights.values() else "+".join(weights.values())
-    # `--rescale` is for `.keras` files if there are any; see `load_networks`.
+    # If there are `.keras` files, `--rescale` applies to them alone; see `load_networks`.
     of_others = any(map(is_own, chosen_backbones(config))) and not any(map(is_own, weights))
     rescale = "auto" if of_others else config.rescale
     return replace(config, backbone="+".join(weights), weights=files, rescale=rescale, cut=tuple(cut_names(cuts)))
@@ -140,10 +140,11 @@ def require_maps(cuts: Sequence[Cut]) -> None:
 
 
 def chosen_weights(config: FeatureConfig) -> dict[str, str]:
-    """Map each backbone to its part of `--weights`: one for all, or one for each, joined by `+`.
+    """Return the weights of each backbone: `imagenet`, `random`, or the path of a weights file.
 
-    The path of an existing file may itself contain a `+`. A text that can't be split in exactly one way raises an
-    OptionError.
+    `--weights` holds one value for all backbones, or one value per backbone, joined by `+`. A `.keras` file has its own
+    weights, and has no part in `--weights` beside other backbones. The path of an existing file may contain a `+`. A
+    text that can't be split in exactly one way raises an OptionError.
     """
     every, text = chosen_backbones(config), config.weights
     names = [name for name in every if not is_own(name)] or every  # a `.keras` file holds its own weights
@@ -172,7 +173,7 @@ def _is_weights(text: str) -> bool:
 
 
 def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
-    """Split `texts` at each `+`, but for those in the paths of `backbones`, however these are written."""
+    """Split `texts` at each `+`, except within paths of `backbones`, which may be relative in `texts`."""
     parts = []
     for text in texts:
         pieces = text.split("+")
@@ -187,7 +188,7 @@ def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
 
 
 def _named(text: str) -> str:
-    """The backbone that a cut names, as `chosen_backbones` writes it; empty if it names none."""
+    """Return the backbone in `text`, `backbone/cut` or `cut`, as `chosen_backbones` names it; empty without a name."""
     named = text.rpartition("/")[0]
     return os.path.abspath(named) if is_own(named) else named
 

@@ -1,4 +1,4 @@
-"""Saved facts about backbones that were built before. With them, a command need not build a network again.
+"""Saved facts about backbones that were built before, so that a command need not build a network again.
 
 A command that finds all features cached would otherwise spend most of its time on building the network.
 """
@@ -34,11 +34,11 @@ class BackboneSource:
     """The settings of a backbone, and the state of its weights file at one moment."""
 
     settings: str  # everything that decides weights and shapes, except the content of the weights file
-    state: Mapping[str, Any] | None  # changes when the file changes; None if the file is missing
+    state: Mapping[str, Any] | None  # changes if the file or a library changes; None if the file is missing
 
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
-    """Describe a backbone's source without reading the weights file. See `build_backbone` for the arguments."""
+    """Return a backbone's source without reading the weights file. For the arguments, see `build_backbone`."""
     state: dict[str, Any] = {"version": _VERSION, "keras": version("keras"), "numpy": version("numpy")}
     file = None if weights in KNOWN_WEIGHTS else os.path.realpath(weights)
     settings = json.dumps([name, file or weights, image_size, weights_seed if weights == "random" else 0])
@@ -54,7 +54,7 @@ def backbone_source(name: str, weights: str, image_size: int, weights_seed: int)
 
 
 def require_weights_file(weights: str) -> None:
-    """Raise a WeightsError if `weights` names a file that does not exist. This is told before a network is built."""
+    """Raise a WeightsError unless `weights` is `imagenet`, `random` or an existing file. No network is needed."""
     if weights not in KNOWN_WEIGHTS and not Path(weights).is_file():
         raise WeightsError(
             f"--weights {weights}: no such file; give imagenet, random, or a .weights.h5 or _notop.h5 file"

@@ -21,32 +21,37 @@ TOP = "top_activation"  # the cut at the end of a network whose last layer has n
 
 @dataclass(frozen=True)
 class Graph:
-    """The operations of a functional model, and which operation reads whose output."""
+    """The operations of a functional model, and the connections between them."""
 
     operations: Sequence[Any]
     readers: Sequence[Sequence[int]]  # for each operation, the indices of those that read its output
-    alone: Sequence[bool]  # for each operation, whether its output is all that later operations read
+    alone: Sequence[bool]  # for each operation, whether later operations read no output made before its own
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """The shape of the output of an operation, without the batch."""
+        """Return the shape of the output of the operation at `index`, without the batch axis."""
         return tuple(self.operations[index].output.shape[1:])
 
     def merges(self, index: int) -> bool:
-        """Whether an operation joins several tensors to one. A multiplication does not count, because it is a gate."""
+        """Return whether the operation at `index` joins several tensors. A multiplication, a gate, does not count."""
         operation = self.operations[index]
         return len(keras.tree.flatten(operation.input)) > 1 and type(operation).__name__ != "Multiply"
 
     def gates(self, index: int) -> bool:
-        """Whether an operation's output is read by nothing but a gate, as in squeeze-and-excitation (arXiv:1709.01507).
+        """Return whether the output of the operation at `index` only enters a gate.
 
-        A gate has two branches. One computes a factor, and the gate multiplies the tensor of the other by it.
+        A gate multiplies a tensor by a factor that is computed from this tensor, as in squeeze-and-excitation
+        (arXiv:1709.01507).
         """
         joined = next((later for later in range(index + 1, len(self.alone)) if self.alone[later]), index)
         return type(self.operations[joined]).__name__ == "Multiply" and joined in self.readers[index]
 
 
 def read_graph(model: keras.Model) -> Graph | None:
-    """The graph of `model`; None if a layer is used twice, or has several outputs, so that an index names no tensor."""
+    """Return the graph of `model`; None if the index of an operation does not identify one tensor.
+
+    This is so if an operation is used twice or has several outputs, or if the last operation does not make the model's
+    output.
+    """
     operations = model.operations
     outputs = [operation.output for operation in operations]
     if not uses_layers_once(model) or outputs[-1] is not model.output:
@@ -65,26 +70,26 @@ def read_graph(model: keras.Model) -> Graph | None:
 
 
 def uses_layers_once(model: keras.Model) -> bool:
-    """Whether each operation of `model` has one use and one output, so that `operation.output` is its only tensor."""
+    """Return whether each operation of `model` is used once and has one output, `operation.output`."""
     made = {id(operation.output) for operation in model.operations}  # of the first use, if a layer is used twice
     read = [operation.input for operation in model.operations]
     return all(id(tensor) in made for tensor in keras.tree.flatten([read, model.outputs]))
 
 
 def block_ends(graph: Graph) -> list[int]:
-    """The indices of the operations that end a block, lowest first. The last is the network's output.
+    """Return the indices of the operations that end a block, lowest first. The last index is the network's output.
 
     An operation can end a block only if all later operations depend on earlier ones through its output alone. Such an
     operation ends a block if it
 
-    - joins branches, as the concatenation of an Inception block or the sum of a residual block; an activation that
-      follows at once belongs to the block,
+    - joins branches, as the concatenation of an Inception block or the sum of a residual block; an activation right
+      after it belongs to the block,
     - is a normalisation without activation: the linear bottleneck of MobileNetV2 (arXiv:1801.04381),
     - comes after a convolution and feeds several branches, as the pooling between the blocks of DenseNet
       (arXiv:1608.06993), or
     - ends the network. Normalisation and activation before the network's end belong to its last block.
 
-    What lies before the first of these is the stem. A network without branches, as VGG, has a block per resolution.
+    The first block includes the stem. A network without branches, such as VGG, has one block per resolution.
     """
     count, output = len(graph.operations), len(graph.operations) - 1
     single = [index for index in range(1, count) if graph.alone[index]]
@@ -106,14 +111,14 @@ def block_ends(graph: Graph) -> list[int]:
 def cut_indices(
     model: keras.Model, stable_names: bool = False, renamed: Mapping[str, str] | None = None
 ) -> dict[str, int]:
-    """Where `model` can be cut: each cut's name, and the index of its operation, lowest first.
+    """Return the cuts of `model`, lowest first: the name of each cut, and the index of its operation.
 
     A cut is the end of a block with a map as output, [H, W, D], or the network's output, of any shape. If a layer is
     used twice, only the output is a cut.
 
     Args:
-        stable_names: whether Keras keeps the names of all layers, as those of a loaded file.
-        renamed: other names of cuts, by the name of the layer.
+        stable_names: whether all layers have the same names in every process, as in a model loaded from a file.
+        renamed: maps the name that a cut would have to the name that it gets.
     """
     graph = read_graph(model)
     if graph is None:
@@ -125,11 +130,11 @@ def cut_indices(
 
 
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
-    """Name the block at each of `ends` by its last layer; return each name with its index.
+    """Name the block that ends at each of `ends` after its last layer. Return a mapping from name to index.
 
-    Keras numbers some names anew in each process. Unless names are `stable`, such an end gets the name of its block,
-    `block5` or `stage_2_block_1`: the common start of the names of the block's last two layers with a name of their
-    own. An activation at the network's end is called `TOP`.
+    Keras makes up some names of layers from a number that differs between processes. Unless names are `stable`, a block
+    whose last layer has such a name gets another one: the common start of the names of its last two other layers, such
+    as `block5` or `stage_2_block_1`. An activation at the network's end is called `TOP`.
     """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
@@ -144,15 +149,16 @@ def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
 
 
 def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
-    """The output of the operation of `model` at `index`."""
+    """Return the output tensor of the operation of `model` at `index`."""
     return model.output if index == len(model.operations) - 1 else model.operations[index].output
 
 
 def last_stage(model: keras.Model) -> int:
-    """The index of the first operation of the last stage: of the blocks that follow the last change of resolution.
+    """Return the index of the first operation of the last stage.
 
-    For InceptionV3 these are `mixed9` and `mixed10`, from 249 on. If only one block ends at the last resolution, it is
-    the last stage. If most blocks have the last resolution, their last quarter is.
+    The last stage is the blocks after the first block that ends at the last resolution. For InceptionV3 these are
+    `mixed9` and `mixed10`, from 249 on. If only one block ends at the last resolution, that block is the last stage. If
+    most blocks do, the last quarter of all blocks is the last stage. The last stage has at least one kernel.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)
@@ -171,7 +177,7 @@ def last_stage(model: keras.Model) -> int:
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiplications with a weight that one image takes: those of convolutions and dense layers, nested ones too."""
+    """Return the number of multiplications by a weight for one image, in all convolutions and dense layers."""
     total = 0
     for layer in nested_layers(model.operations):
         positions = _positions(layer)
@@ -185,7 +191,7 @@ def multiply_adds(model: keras.Model) -> int:
 
 
 def nested_layers(operations: Iterable[Any]) -> Iterator[keras.Layer]:
-    """The layers among `operations`, with those of nested models in place of these models."""
+    """Yield the layers among `operations`. In place of a nested model, yield its layers."""
     for operation in operations:
         if isinstance(operation, keras.Model):
             yield from nested_layers(operation.layers)
@@ -194,23 +200,23 @@ def nested_layers(operations: Iterable[Any]) -> Iterator[keras.Layer]:
 
 
 def is_depthwise(layer: keras.Layer) -> bool:
-    """Whether a layer is a convolution that treats each channel alone, or groups of channels."""
+    """Return whether a layer is a convolution that treats each channel, or each group of channels, separately."""
     alone = isinstance(layer, keras.layers.DepthwiseConv2D | keras.layers.SeparableConv2D)
     return alone or (isinstance(layer, keras.layers.Conv2D) and layer.groups > 1)
 
 
 def _positions(layer: keras.Layer) -> int:
-    """The number of places at which a layer multiplies by its kernel, per use. Unknown sides count as 1."""
+    """Return the number of positions at which a layer applies its kernel to one image. Unknown sides count as 1."""
     return math.prod(side or 1 for side in layer.output.shape[1:-1])
 
 
 def has_kernel(operation: Any) -> bool:
-    """Whether an operation multiplies by a matrix of weights, as convolutions do and normalisation does not."""
+    """Return whether an operation multiplies by a matrix of weights: a convolution does, a normalisation does not."""
     return any(len(weight.shape) > 1 for weight in getattr(operation, "weights", ()))
 
 
 def _with_activation(graph: Graph, index: int) -> int:
-    """If an activation is the only reader of the output of operation `index`, return its index, else `index`."""
+    """Return the index of the activation that alone reads the output of operation `index`; without one, `index`."""
     readers = graph.readers[index]
     return readers[0] if len(readers) == 1 and isinstance(graph.operations[readers[0]], _ACTIVATIONS) else index
 
@@ -223,7 +229,10 @@ def _is_bottleneck(graph: Graph, index: int) -> bool:
 
 
 def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
-    """For a network without branches: the last operation at each resolution. A pooling ends the stage that it pools."""
+    """Return the last operation of each stage but the last, for a network without branches.
+
+    A stage is the operations at one resolution. A pooling belongs to the stage before it.
+    """
     ends, kept = [], 0  # `kept`: the last operation that is no padding
     for index in single:
         shape, before = graph.shape(index), graph.shape(kept)
@@ -238,14 +247,17 @@ def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
 
 
 def _common_start(names: Sequence[str]) -> str:
-    """The words with which all of `names` begin: `block5` for `block5_sepconv3` and `block5_sepconv3_bn`."""
+    """Return the words with which all of `names` begin, joined by `_`.
+
+    If this is one of `names`, drop the last word: `block5` for `block5_sepconv3` and `block5_sepconv3_bn`.
+    """
     alike = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False))
     words = [word for word, *_ in alike]
     return "_".join(words[:-1] if "_".join(words) in names else words)
 
 
 def _is_numbered(operation: Any) -> bool:
-    """Whether Keras made up the name of an operation, from its class and a number."""
+    """Return whether Keras made up the name of an operation from its class and a number."""
     return re.sub(r"_\d+$", "", operation.name) == _snake_case(type(operation).__name__)
 
 

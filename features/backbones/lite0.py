@@ -1,7 +1,7 @@
 """EfficientNet-Lite0, whose ImageNet weights are part of headstart.
 
-The network is EfficientNet-B0 (Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6 for
-swish, as in TensorFlow's `tpu/models/official/efficientnet/lite`. `shipped/README.md` says where the weights come from.
+The network is EfficientNet-B0 (Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excitation, with ReLU6 in place
+of swish, as in TensorFlow's `tpu/models/official/efficientnet/lite`. `shipped/README.md` names the weights' source.
 """
 
 import hashlib
@@ -31,10 +31,11 @@ _SHA256 = "f65f2d9ae26f7eb448e809e2c904e6fa94f75f17ef70647f6d5e6b5188e6578c"
 def build_efficientnet_lite0(
     include_top: bool = False, weights: str | None = "imagenet", input_shape: tuple[int, int, int] = (224, 224, 3)
 ) -> keras.Model:
-    """Build the network as the builders of `keras.applications` do, with the shipped weights or new ones (None).
+    """Build EfficientNet-Lite0. The arguments are those of the builders in `keras.applications`.
 
-    It takes float32 [B, H, W, 3] in [-1, 1) and yields [B, H/32, W/32, 1280]. It has no top. A missing or damaged
-    weights file raises a WeightsError.
+    `weights` is `imagenet` for the shipped weights, or None for Keras's initial weights. The model maps float32
+    [B, H, W, 3] in (-1, 1] to [B, H/32, W/32, 1280]. Other `weights`, or `include_top`, raise a ValueError. A missing
+    or damaged weights file raises a WeightsError.
     """
     if include_top or weights not in ("imagenet", None):
         raise ValueError("EfficientNet-Lite0 has no top, and takes the weights `imagenet` or None")
@@ -53,7 +54,7 @@ def build_efficientnet_lite0(
 
 
 def shipped_weights() -> dict[str, np.ndarray]:
-    """The shipped weights, float32, by `<layer>/<variable>`. A missing or damaged file raises a WeightsError."""
+    """Return the shipped weights, float32, by `<layer>/<variable>`. A missing or damaged file raises a WeightsError."""
     place = resources.files("headstart.features.backbones") / "shipped" / _FILE
     try:
         content = place.read_bytes()
@@ -86,7 +87,7 @@ def _activated(x: keras.KerasTensor, batchnorm: str, activation: str) -> keras.K
 
 
 def _block(x: keras.KerasTensor, name: str, kernel: int, stride: int, expansion: int, width: int) -> keras.KerasTensor:
-    """An inverted residual block with a linear bottleneck (Sandler et al. 2018, arXiv:1801.04381)."""
+    """Append an inverted residual block with a linear bottleneck (Sandler et al. 2018, arXiv:1801.04381)."""
     block_input, channels = x, x.shape[-1]
     if expansion > 1:
         x = layers.Conv2D(channels * expansion, 1, padding="same", use_bias=False, name=f"{name}_expand")(x)

@@ -18,7 +18,7 @@ from headstart.features.tensorflow import keras
 
 
 def zoo_outline(name: str) -> Outline:
-    """Build a network of the zoo with new weights, and read its outline from the graph."""
+    """Build the network `name` of the zoo with initial weights, and read its outline from the graph."""
     spec = BACKBONES[name]
     model = built(spec, spec.image_size)
     if spec.preprocesses:
@@ -34,7 +34,7 @@ class _AskedError(Exception):
 
 
 def _published(spec: BackboneSpec) -> tuple[str, str]:
-    """The name and address of the ImageNet weights: those of the file for which Keras's builder asks."""
+    """Return the file name and URL from which Keras's builder loads the ImageNet weights; empty if it loads none."""
 
     def get_file(fname: str, origin: str, **_: object) -> str:
         raise _AskedError(fname, origin)

@@ -19,7 +19,7 @@ _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
 
 
 def built(spec: BackboneSpec, size: int, weights: str | None = None) -> keras.Model:
-    """Build a network of the zoo without its top. `weights` is `imagenet`, or None for Keras's new weights."""
+    """Build a network of the zoo without its top. `weights` is `imagenet`, or None for initial weights."""
     builder = build_efficientnet_lite0 if spec.shipped else getattr(keras.applications, spec.builder)
     with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):  # Keras reports a download on stdout
         return builder(include_top=False, weights=weights, input_shape=(size, size, 3), **spec.arguments)
@@ -41,7 +41,10 @@ def filled(spec: BackboneSpec, weights: str, size: int, precision: Precision, we
 
 
 def without_preprocessing(model: keras.Model) -> keras.Model:
-    """Cut off the rescaling with which `model` begins: all before the first operation with a kernel, or its padding."""
+    """Return a copy of `model` without the rescaling at its beginning.
+
+    The copy begins at the first operation with a kernel, or at the padding before that operation.
+    """
     operations = model.operations
     first = next(index for index, operation in enumerate(operations) if has_kernel(operation))
     if isinstance(operations[first - 1], keras.layers.ZeroPadding2D):
@@ -53,7 +56,7 @@ def without_preprocessing(model: keras.Model) -> keras.Model:
 
 
 def _fill_at_random(model: keras.Model, seed: int) -> None:
-    """Fill kernels by He initialisation (arXiv:1502.01852). With Keras's default, activations vanish with depth."""
+    """Fill the kernels by He initialisation (arXiv:1502.01852). With Keras's default, activations vanish with depth."""
     for index, variable in enumerate(model.weights):
         if "kernel" in variable.name:
             rng, shape = np.random.default_rng([seed, index]), variable.shape
@@ -85,7 +88,7 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
 
 
 def _load_weights(model: keras.Model, file: Path) -> None:
-    """Load a weights file, and check that it fills every weight."""
+    """Load a weights file into `model`. A file that does not fit, or leaves weights unfilled, raises a WeightsError."""
     require_weights_file(str(file))
     if file.suffix != ".h5":
         raise WeightsError(f"--weights {file}: not a .weights.h5 or _notop.h5 file by its name")

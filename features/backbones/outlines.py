@@ -1,6 +1,6 @@
-"""Outlines: what a network's graph says of it, known before the network is built.
+"""Outlines: facts about the graph of a network, known before the network is built.
 
-The outlines of the zoo lie in `outlines.json`, so that a command which builds no network imports no Keras. The file is
+The outlines of the zoo are in `outlines.json`, so that a command which builds no network imports no Keras. The file is
 made from the graphs by `make_outlines`.
 """
 
@@ -21,7 +21,7 @@ from headstart.features.images.pixels import Resize
 if TYPE_CHECKING:
     import keras
 
-# Of images, in pixels: the shapes and cost of a network that takes any size are given for the first that it can take.
+# Sides of images in pixels. A network for any size gets the shapes and cost at the first of these that it can take.
 _USUAL_SIZES = (224, 512, 1024)
 
 
@@ -30,32 +30,32 @@ class Outline:
     """The size of a network, and the places where it can be cut."""
 
     image_size: int  # side of the square input in pixels; 0 if the network takes any size
-    parameters: int  # without the top
+    parameters: int  # number of parameters without the top
     multiply_adds: int  # of one image at `image_size`; see `graph.multiply_adds`
     boundary: int  # the first operation that fine-tuning trains by default
-    depthwise: bool  # whether a convolution has groups of channels, or treats each channel alone
+    depthwise: bool  # whether a convolution treats channels, or groups of channels, separately
     cuts: Mapping[str, tuple[int, ...]]  # name to shape, `(H, W, D)`, lowest first. The last may be `(N, D)` or `(D,)`
     file: str = ""  # the name under which Keras keeps the ImageNet weights
-    url: str = ""  # where Keras downloads them
+    url: str = ""  # from which Keras downloads the ImageNet weights
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Outline":
-        """Read back the result of `dataclasses.asdict`."""
+        """Return the outline from `values`, the result of `dataclasses.asdict`."""
         return cls(**{**values, "cuts": {name: tuple(shape) for name, shape in values["cuts"].items()}})
 
 
 def is_own(name: str) -> bool:
-    """Whether `name`, a value of `--backbone`, is the path of a `.keras` file and not the name of a zoo network."""
+    """Return whether `name`, a value of `--backbone`, is the path of a `.keras` file and not the name of a network."""
     return name.endswith(".keras")
 
 
 def default_resize(name: str) -> Resize:
-    """How images become squares for a network, unless `--resize` says it."""
+    """Return the value that `--resize auto` stands for with the network `name`."""
     return "stretch" if is_own(name) else BACKBONES[name].resize
 
 
 def outline(name: str) -> Outline:
-    """The outline of a network of the zoo, or of a `.keras` file. Errors: see `backbone_spec` and `load_own`."""
+    """Return the outline of a zoo network or of a `.keras` file. Errors: see `backbone_spec` and `own.load_own`."""
     if is_own(name):
         require_file(name, name)
         return _outline_of_own(name)
@@ -79,7 +79,7 @@ def _outline_of_own(name: str) -> Outline:
 
 
 def cut_places(name: str, model: "keras.Model") -> dict[str, int]:
-    """The index in `model.operations` of each cut of the network `name`, whose model is `model`, lowest first."""
+    """Return the index in `model.operations` of each cut, lowest first. `model` is the model of the network `name`."""
     from headstart.features.backbones.graph import cut_indices
 
     return cut_indices(model, is_own(name), {} if is_own(name) else BACKBONES[name].names)
@@ -92,7 +92,7 @@ def outline_of(
     file: str = "",
     url: str = "",
 ) -> Outline:
-    """Read the outline of `model` from its graph. Arguments: see `graph.cut_indices`."""
+    """Read the outline of `model` from its graph. Other arguments: see `graph.cut_indices` and `Outline`."""
     from headstart.features.backbones.graph import (
         cut_indices,
         is_depthwise,

@@ -1,4 +1,4 @@
-"""One's own network: a `.keras` file. It comes from outside, so it is checked, and Keras runs none of its code."""
+"""The user's own network, a `.keras` file. The file is not trusted: it is checked, and Keras runs no code from it."""
 
 import hashlib
 import math
@@ -19,8 +19,8 @@ from headstart.features.tensorflow import keras
 _SMALLEST, _LARGEST = 32, 4096  # sides of images in pixels; see `ImageConfig`
 _NAME_LENGTH = 100
 _EVERY = "all"  # `--cut all` means every cut; `cuts.ALL` can't be imported here
-_SEEDS = 1 << 10  # random numbers that a layer may keep beside its weights, and that need not be in the file
-_DEPENDENT = (1e-3, 3e-2)  # relative difference of an output that is more than rounding, in float32 and in 16 bits
+_SEEDS = 1 << 10  # the most values in a variable that the file may lack, such as a random seed
+_DEPENDENT = (1e-3, 3e-2)  # relative differences that are more than rounding: in float32, and in 16 bits
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,11 @@ class OwnNetwork:
 
 
 def load_own(file: Path) -> OwnNetwork:
-    """Load a functional Keras model from images, [B, H, W, 3], to a map [B, H, W, D], tokens [B, N, D] or [B, D].
+    """Load a functional or Sequential Keras model that maps images, [B, H, W, 3], to features.
 
-    Keras's safe mode refuses what would run code: Lambda layers, and classes that are not Keras's. A file that is
-    damaged or refused raises a WeightsError. A model of another form raises an OptionError.
+    The model's output is a map [B, H, W, D], tokens [B, N, D] or vectors [B, D]. Keras's safe mode refuses layers that
+    would run code: Lambda layers, and classes that are not part of Keras. A file that is damaged or refused raises a
+    WeightsError. A model of another form raises an OptionError.
     """
     require_file(str(file), str(file))
     status = file.stat()
@@ -68,9 +69,9 @@ def _load(path: str, shown: str, *state: int) -> OwnNetwork:
 
 
 def _loaded(path: str) -> Any:
-    """Load a model. Its weights are made only after those of the file were read, and had the shapes declared.
+    """Load a model. Allocate its weights only after the weights in the file were read and had the declared shapes.
 
-    Otherwise a small file could declare a layer of any size, whose random weights would fill the memory.
+    Otherwise a small file could declare a layer of any size, whose initial weights would fill the memory.
     """
     try:
         with keras.StatelessScope(initialize_variables=False) as scope:  # in it, weights have shapes but no values
@@ -80,9 +81,9 @@ def _loaded(path: str) -> Any:
                 if value is None and math.prod(variable.shape) > _SEEDS:
                     raise ValueError(f"the file lacks the weights {variable.path[-80:]!r}")
         with keras.StatelessScope():
-            pass  # its end makes the weights
+            pass  # the end of this scope allocates the weights
     except Exception:
-        keras.utils.clear_session()  # the next such scope would make the weights
+        keras.utils.clear_session()  # otherwise the next such scope would allocate the weights
         raise
     for variable, value in found:
         if value is not None:
@@ -91,11 +92,15 @@ def _loaded(path: str) -> Any:
 
 
 def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> keras.Model:
-    """Copy `model` with its weights, for images of `size` pixels and in `precision`. `name` is for the error."""
+    """Copy `model` with its weights, for square images of `size` pixels and for arithmetic in `precision`.
+
+    `name` is the network's name in errors. A size that the network can't take raises an OptionError. A network for any
+    size whose output for an image depends on the other images of a batch raises a WeightsError.
+    """
     reduced = {"dtype": "mixed_bfloat16"} if precision == "bfloat16" else {}
 
     def copy(operation: Any) -> Any:
-        if isinstance(operation, keras.Model):  # it keeps its precision
+        if isinstance(operation, keras.Model):  # a nested model keeps its precision
             return keras.models.clone_model(operation)
         return type(operation).from_config(
             operation.get_config() | (reduced if isinstance(operation, keras.Layer) else {})
@@ -113,7 +118,7 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
 
 
 def _functional(model: Any, shown: str) -> keras.Model:
-    """`model` as a functional model with one input and one output. Any other form raises an OptionError."""
+    """Return `model` as a functional model with one input and one output. Another form raises an OptionError."""
     wanted = "headstart takes a functional or Sequential model from images to a map, tokens or a vector"
     try:
         inputs, outputs = list(model.inputs), list(model.outputs)
@@ -141,9 +146,9 @@ def _functional(model: Any, shown: str) -> keras.Model:
 
 @lru_cache(maxsize=8)
 def _require_independent(model: keras.Model, name: str, size: int) -> None:
-    """Raise a WeightsError if the output for a noise image of `size` pixels depends on those before or after it.
+    """Raise a WeightsError if the output for an image depends on the other images of its batch.
 
-    A size that the network can't take raises an OptionError.
+    This is tried with noise images of `size` pixels. A size that the network can't take raises an OptionError.
     """
     images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(model.inputs[0].dtype)
     try:
@@ -164,10 +169,14 @@ def _require_independent(model: keras.Model, name: str, size: int) -> None:
 
 
 def _flat(model: keras.Model, shown: str) -> keras.Model:
-    """Copy `model`, with the layers of nested models in place of these. Each layer then has one use, if it had one."""
+    """Copy `model`, and replace nested models by their layers. A layer with one use in `model` has one in the copy.
+
+    If that fails, for example because two layers have the same name, the copy keeps the nested models. A model that
+    Keras can't copy raises a WeightsError.
+    """
 
     def call(operation: Any, *inputs: Any, **arguments: Any) -> Any:
-        if isinstance(operation, keras.Model):  # `call` runs through its graph, `__call__` would make one node of it
+        if isinstance(operation, keras.Model):  # `call` adds each of its layers; `__call__` would add one node
             return operation.call(*inputs)
         return operation(*inputs, **arguments)
 
@@ -187,7 +196,10 @@ def _flat(model: keras.Model, shown: str) -> keras.Model:
 
 
 def _renamed(model: keras.Model) -> keras.Model:
-    """Copy `model`. Names of layers that TensorFlow or a cut can't write become such as they can: `my_block`."""
+    """Copy `model`, and change names of layers that TensorFlow or `--cut` does not allow, for example to `my_block`.
+
+    A nested model with such a name, or with a layer of such a name, raises a ValueError.
+    """
     names = {operation.name for operation in model.operations}
 
     def copy(operation: Any) -> Any:
@@ -205,7 +217,7 @@ def _renamed(model: keras.Model) -> keras.Model:
         return type(operation).from_config(config)
 
     def call(operation: Any, *inputs: Any, **arguments: Any) -> Any:
-        # Calling a nested model adds such an operation, whose name would be another in the next process.
+        # A call of a nested model adds a ConvertToTensor, which is left out: its name differs from process to process.
         output = operation(*inputs, **arguments)
         same = type(operation).__name__ == "ConvertToTensor" and output.dtype == inputs[0].dtype
         return inputs[0] if same else output
@@ -214,12 +226,15 @@ def _renamed(model: keras.Model) -> keras.Model:
 
 
 def _plain(name: str) -> str:
-    """`name` with a letter or digit first, and then letters, digits, `_`, `.` and `-`: at most 100, and not `all`."""
+    """Return a valid layer name like `name`: a letter or digit, then letters, digits, `_`, `.` or `-`; not `all`.
+
+    The name is cut to about 100 characters.
+    """
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME_LENGTH]
     plain = plain if re.match("[A-Za-z0-9]", plain) else f"layer{plain}"
     return f"{plain}_" if plain == _EVERY else plain
 
 
 def _said(error: Exception) -> str:
-    """What `error` says, in one line without control characters."""
+    """Return the message of `error` in one line of at most 200 characters, without control characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())[:200]

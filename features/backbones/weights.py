@@ -1,4 +1,4 @@
-"""Backbones with their weights: ImageNet's, a file's, or random ones. This module imports no TensorFlow."""
+"""Building backbones with weights from ImageNet, from a file, or random. This module imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def build_backbone(
 
     Args:
         name: a name in `BACKBONES`, or the path of a `.keras` file; see `load_own`.
-        weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file. A `.keras` file has its own.
-        rescale: a key of `RESCALINGS`, or `auto` for the rescaling of the ImageNet weights.
+        weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file. A `.keras` file has its own
+            weights, and takes only the default.
+        rescale: a key of `RESCALINGS`, or `auto` for that of the ImageNet weights. A `.keras` file needs a key.
         image_size: side of the input in pixels; 0 for the network's default.
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
         tokens: how tokens [N, D] become one vector: their mean, or the first.
@@ -79,7 +80,10 @@ def _model(name: str, weights: str, size: int, precision: Precision, weights_see
 
 
 def _own_settings(name: str, weights: str, rescale: str) -> str:
-    """Check the options that a `.keras` file restricts. Return the file in place of `weights`, else `weights`."""
+    """Return `name` if it is a `.keras` file, which has its own weights, else `weights`.
+
+    `weights` or `rescale` that do not suit a `.keras` file raise an OptionError.
+    """
     if not is_own(name):
         return weights
     if weights != "imagenet":

@@ -1,6 +1,7 @@
 """The networks that `--backbone` knows by name. This module imports no Keras.
 
-The builders are those of `keras.applications`, and `lite0` for EfficientNet-Lite0, whose weights come with headstart.
+The builders are in `keras.applications`, except that of EfficientNet-Lite0: it is in `lite0`, and the weights are part
+of headstart.
 Cuts, shapes and costs are read from each network's graph; see `outlines`.
 """
 
@@ -17,20 +18,20 @@ from headstart.features.images.pixels import Resize
 class Rescaling:
     """The map from pixels in [0, 255] to the input of a network: `pixel * scale + offset`.
 
-    `scale` and `offset` have one value, or one per channel in the order in which the network takes channels.
+    `scale` and `offset` have one value, or one value per channel, in the network's order of channels.
     """
 
     scale: tuple[float, ...]
     offset: tuple[float, ...]
-    bgr: bool = False  # the network takes blue, green, red
+    bgr: bool = False  # the network's order of channels is blue, green, red; else red, green, blue
 
     def to_json(self) -> dict[str, Any]:
-        """The field `rescale` of a fingerprint."""
+        """Return the value of a fingerprint's field `rescale`."""
         return {"scale": self.scale, "offset": self.offset} | ({"bgr": True} if self.bgr else {})
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Rescaling":
-        """Read back the result of `to_json`."""
+        """Return the rescaling from `values`, the result of `to_json`."""
         return cls(tuple(values["scale"]), tuple(values["offset"]), bool(values.get("bgr")))
 
 
@@ -50,16 +51,17 @@ RESCALINGS: dict[str, Rescaling] = {
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """The description of one available network: how to build it, and where it may be cut."""
+    """The description of one network: how to build it, and how images are prepared for it."""
 
     builder: str  # the network's name in `keras.applications`, or in `lite0`
     image_size: int  # side, in pixels, of the square images on which the ImageNet weights were trained
     rescaling: str  # a key in `RESCALINGS`: the one that fits the ImageNet weights
-    # How images become squares by default. The weights were evaluated on centre squares; see `--resize` for the others.
+    # How images become squares by default. The weights were evaluated on centre squares. Networks that the first
+    # versions of headstart had keep `stretch`, so that their features stay valid.
     resize: Resize = "crop"
     arguments: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the builder
-    names: Mapping[str, str] = field(default_factory=dict)  # cuts with another name than their layer's
-    preprocesses: bool = False  # the builder's network begins with its own rescaling, which is cut off
+    names: Mapping[str, str] = field(default_factory=dict)  # layer to cut, where the names differ
+    preprocesses: bool = False  # the built network begins with its own rescaling, which is removed
     shipped: bool = False  # the ImageNet weights are part of headstart
 
 
@@ -67,7 +69,7 @@ _PLAIN = {"include_preprocessing": False}
 
 
 def _family(builder: str, sizes: Mapping[str, int], rescaling: str, **options: Any) -> dict[str, BackboneSpec]:
-    """Networks that differ in a suffix, such as `B0`, and in their image size."""
+    """Return the specs of a family of networks. `sizes` maps a suffix of `builder`, such as `B0`, to an image size."""
     name = {"EfficientNet": "efficientnet_", "EfficientNetV2": "efficientnet_v2_", "ConvNeXt": "convnext_"}[builder]
     return {
         f"{name}{suffix.lower()}": BackboneSpec(f"{builder}{suffix}", size, rescaling, **options)

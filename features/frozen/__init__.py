@@ -1,1 +1,1 @@
-"""The frozen network as it runs: its fast forms, the arithmetic and engine in use, and the stores that it fills."""
+"""Running the frozen network: its fast forms, their precision and engine, and the stores that they fill."""

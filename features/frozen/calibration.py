@@ -1,4 +1,7 @@
-"""Files of the 8-bit networks in a store: for each a folder in `int8/`, with the digests of its calibration images."""
+"""The files of 8-bit networks in a store. Each network has a folder in `int8/`.
+
+The folder holds the network, and the digests of the images on which the network was calibrated.
+"""
 
 import hashlib
 import json
@@ -15,7 +18,11 @@ _AGAIN = "delete the folder, and the network is quantised anew, with other featu
 
 
 def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping[str, Any]) -> Path:
-    """Return the folder of a backbone's 8-bit network in the store at `root`. The other arguments decide its name."""
+    """Return the folder of a backbone's 8-bit network in the store at `root`. The folder need not exist.
+
+    The other arguments decide the folder's name: the backbone's `name`, the names of its `cuts`, and `fields`, the
+    fields of the fingerprint that all cuts share.
+    """
     identity = json.dumps({**fields, "cuts": list(cuts)}, sort_keys=True)
     return root / "int8" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
@@ -34,7 +41,7 @@ def calibration(folder: Path) -> dict[str, Any] | None:
 
 
 def calibrated_cuts(folder: Path) -> list[str]:
-    """Return the names of the cuts of the network in `folder`."""
+    """Return the names of the cuts of the network in `folder`. A damaged folder raises a StoreError."""
     return list(_description(folder)["cuts"])
 
 

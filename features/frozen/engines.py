@@ -1,7 +1,7 @@
-"""OpenVINO as the engine of the frozen network on a processor.
+"""OpenVINO as the engine of the frozen network on a processor, where TensorFlow runs depthwise convolutions slowly.
 
-TensorFlow runs depthwise convolutions slowly there. In float32 both engines yield the same features up to rounding, so
-the fingerprint does not name the engine. In bfloat16 they do not: see `engine`.
+In float32 both engines yield the same features up to rounding, so the fingerprint does not name the engine. In bfloat16
+the features differ; see `engine`.
 """
 
 import importlib
@@ -21,19 +21,20 @@ from headstart.features.errors import OptionError
 from headstart.features.terminal import console
 
 BATCH_SIZE = 8  # images per pass: the maps of few images stay in the processor's cache
-_LARGE, _BATCH_SIZE_OF_LARGE = 2e9, 4  # multiply-adds of an image; the maps of a large network are larger
+_LARGE, _BATCH_SIZE_OF_LARGE = 2e9, 4  # more multiply-adds per image mean larger maps
 Engine = Literal["openvino"]
 Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] to one array per cut
 
 
 class ConversionError(Exception):
-    """OpenVINO has no form of an operation of a network."""
+    """Raised if OpenVINO can't convert a network."""
 
 
 def engine(backbone: Backbone) -> Engine | None:
-    """The field `engine` of a fingerprint: what makes features in bfloat16. None is TensorFlow.
+    """Return a fingerprint's field `engine`: `openvino` if OpenVINO makes the features in bfloat16, else None.
 
-    Networks without depthwise convolutions stay on TensorFlow in bfloat16, which is fast, so their old features hold.
+    OpenVINO makes them for networks with depthwise convolutions, if it is installed and there is no GPU. TensorFlow
+    runs other networks fast enough, and their old features stay valid.
     """
     if backbone.precision != "bfloat16" or not outline(backbone.name).depthwise:
         return None
@@ -41,9 +42,10 @@ def engine(backbone: Backbone) -> Engine | None:
 
 
 def uses_openvino(precision: Precision, engine: str | None) -> bool:
-    """Whether OpenVINO makes the features of a fingerprint with this `precision` and `engine` on this machine.
+    """Return whether OpenVINO makes the features of a fingerprint with this `precision` and `engine`.
 
-    In float32 a processor uses OpenVINO where it is installed. Where it is not, a line on the console says so.
+    OpenVINO makes them if `engine` is not None, and in float32 if it is installed and there is no GPU. If it is missing
+    in float32, a message is printed.
     """
     if engine is not None or precision != "float32" or on_gpu():
         return engine is not None
@@ -53,18 +55,18 @@ def uses_openvino(precision: Precision, engine: str | None) -> bool:
 
 
 def openvino_batch_size(multiply_adds: int) -> int:
-    """Return how many images OpenVINO takes per pass of a network with so many multiply-adds per image."""
+    """Return the number of images per pass with OpenVINO, for a network with these `multiply_adds` per image."""
     return _BATCH_SIZE_OF_LARGE if multiply_adds > _LARGE else BATCH_SIZE
 
 
 def installed() -> bool:
-    """Whether OpenVINO is installed. It is not loaded."""
+    """Return whether OpenVINO is installed, without importing it."""
     return importlib.util.find_spec("openvino") is not None
 
 
 def load_openvino() -> Any:
-    """Import OpenVINO. If that fails, an OptionError is raised."""
-    # Its converter would report each use to its makers, without asking. It does without where this package is missing.
+    """Import OpenVINO and return its module. If the import fails, raise an OptionError."""
+    # OpenVINO's converter would report each use to its makers, without asking. Without this package it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module("openvino")
@@ -73,11 +75,15 @@ def load_openvino() -> Any:
 
 
 def converted(graph: Any) -> Any:
-    """Convert a TensorFlow function, as `traced` makes them without XLA, to an OpenVINO model with the same outputs."""
+    """Convert a TensorFlow function to an OpenVINO model with the same outputs.
+
+    `graph` is the result of `frozen.traced` with `compiled=False`. If OpenVINO can't convert it, raise a
+    ConversionError.
+    """
     openvino = load_openvino()
     try:
         model = openvino.convert_model(graph, share_weights=False)  # shared weights would be freed with the graph
-    except Exception as error:  # of several kinds, none of them public
+    except Exception as error:  # OpenVINO raises several kinds, none of them public
         said = " ".join(str(error).split())[:160]
         raise ConversionError(f"OpenVINO can't run this network ({said})") from error
     # OpenVINO adds an output for each activation such as swish, and then spends half of the time on transposing them.
@@ -91,7 +97,7 @@ def read_model(file: Path) -> Any:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Raise a MemoryError in place of OpenVINO's error for it, which only its text tells from others."""
+    """Raise a MemoryError in place of OpenVINO's RuntimeError for lack of memory, known only by its message."""
     try:
         yield
     except RuntimeError as error:
@@ -101,11 +107,16 @@ def _memory_errors() -> Iterator[None]:
 
 
 def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, arithmetic: str | None) -> list[Pass]:
-    """Compile an OpenVINO `model` whose first outputs are the `cuts`. The passes may run at the same time.
+    """Compile an OpenVINO model. Return passes that may run at the same time.
 
-    OpenVINO chooses how many it runs at the same time. One more waits, so that no core is idle between two passes.
+    There is one pass more than the number that OpenVINO prefers, so that no core is idle between two passes. A lack of
+    memory raises a MemoryError.
 
     Args:
+        model: takes uint8 [B, H, W, 3]; the call fixes this shape in `model`.
+        cuts: the number of cuts, which are the first outputs of `model`.
+        image_size: H and W, in pixels.
+        batch_size: B, the images per pass.
         arithmetic: `f32`, `bf16`, or None for OpenVINO's choice.
     """
     model.reshape([batch_size, image_size, image_size, 3])

@@ -18,7 +18,7 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
 
     In reduced precision, rounding the weights shifts the mean of each output channel by about the same amount on every
     image. The biases are corrected for this shift (Nagel et al. 2019, arXiv:1906.04721, section 4.2). The shift is
-    estimated on `example`, an input of `model`, [1, H, W, 3]. Plain grey is enough.
+    estimated on `example`, an input of `model`, [1, H, W, 3]. Plain grey is enough. In float32, `example` is not used.
     """
     folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
     identities = {batchnorm.name for batchnorm in folded.values()}
@@ -65,7 +65,7 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 
 def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
-    """Return pairs of a convolution and a batch normalisation. No other layer reads the convolution's output."""
+    """Return each convolution whose output only a batch normalisation reads, with that batch normalisation."""
     if not uses_layers_once(model):
         return []
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
@@ -78,7 +78,7 @@ def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, 
 
 
 def _is_plain(convolution: keras.Layer) -> bool:
-    """Whether `convolution` has no activation, and no weights but its kernels and bias: LoRA adds others."""
+    """Return whether `convolution` has no activation, and no other weights than kernels and bias. LoRA adds others."""
     count = (2 if isinstance(convolution, keras.layers.SeparableConv2D) else 1) + convolution.use_bias
     return convolution.activation is keras.activations.linear and len(convolution.weights) == count
 

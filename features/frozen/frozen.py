@@ -69,7 +69,8 @@ class FrozenBackbone:
     ) -> Iterator[tuple[np.ndarray, dict[Cut, np.ndarray]]]:
         """Run the network on each (positions, pixels) of `batches`. Yield (positions, features) in the same order.
 
-        All passes run at the same time. If `batches` fails, or the caller stops, results not yet yielded are lost.
+        For pixels and features, see `__call__`; positions are only handed on. All passes run at the same time. If
+        `batches` fails, or the caller stops, results not yet yielded are lost.
         """
         running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(len(self._passes)) as pool:
@@ -84,10 +85,11 @@ class FrozenBackbone:
 
 
 def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0, engine: str | None = None) -> FrozenBackbone:
-    """Build the fast form of a `backbone` that is not int8, for a fingerprint with this `engine`.
+    """Build the fast form of a `backbone` that is not int8. `engine` is the fingerprint's field; see `engines.engine`.
 
-    `batch_size` 0 stands for 8 with OpenVINO, or 4 for a large network, and for `default_batch_size` with TensorFlow.
-    On a GPU it stands for the fastest batch size found by trials.
+    If `batch_size` is 0, it is chosen. With OpenVINO it is 8, or 4 for a large network. With TensorFlow it is
+    `default_batch_size`, or, on a GPU, the fastest size found by trials. If OpenVINO can't run a network
+    in float32, TensorFlow runs it. In bfloat16 an OptionError is raised instead.
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):
@@ -104,7 +106,10 @@ def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0, engine:
 
 
 def _frozen_by_openvino(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> FrozenBackbone:
-    """The form that OpenVINO runs. In bfloat16 it rounds by itself, and reads no bfloat16 constants."""
+    """Build the fast form that OpenVINO runs.
+
+    OpenVINO reads no bfloat16 constants. For bfloat16 it gets a float32 model, and rounds to bfloat16 itself.
+    """
     reduced = folded.precision == "bfloat16"
     model = in_float32(folded.model) if reduced else folded.model
     graph = traced(replace(folded, load=lambda: model), cuts, batch_size, compiled=False)
@@ -114,7 +119,7 @@ def _frozen_by_openvino(folded: Backbone, cuts: Sequence[Cut], batch_size: int) 
 
 
 def passes_at_once() -> int:
-    """Return how many forward passes to run at the same time. One fills a GPU. Two keep all cores of a CPU busy."""
+    """Return how many forward passes to run at the same time. One keeps a GPU busy. Two keep all CPU cores busy."""
     return 1 if on_gpu() else 2
 
 
@@ -126,7 +131,7 @@ def default_batch_size() -> int:
 def folded_backbone(backbone: Backbone) -> Backbone:
     """Return `backbone` with batch normalisation folded into convolutions. TensorFlow then fuses bias and ReLU, too."""
     model = _folded(backbone, backbone.model)
-    # Where normalisation was folded, the graph no longer tells each cut. Operations keep their indices.
+    # After folding, not every cut can be found in the graph. Operations keep their indices.
     return replace(backbone, load=lambda: model, known_indices=backbone.indices)
 
 
@@ -135,8 +140,8 @@ def traced(
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
     """Trace a folded network into a TensorFlow function: uint8 [B, H, W, 3] to a list of float32 [B, *shape] per cut.
 
-    B is `batch_size`, or any number if that is None. On a GPU, XLA compiles the function, unless `compiled` is False.
-    Weights stay variables, because each step of TensorFlow's graph optimizer would copy constants.
+    B is `batch_size`; if `batch_size` is None, B is any number. On a GPU, XLA compiles the function, unless `compiled`
+    is False. Weights stay variables, because each step of TensorFlow's graph optimizer would copy constants.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     model = keras.Model(pixels, backbone.features(pixels, cuts))
@@ -148,7 +153,10 @@ def traced(
 
 
 def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
-    """Build the fast form of a backbone's lower part: uint8 [B, H, W, 3] to the float32 output of each of `layers`."""
+    """Build the fast form of a backbone's lower part: a model from uint8 [B, H, W, 3] to a float32 tensor per layer.
+
+    `layers` are indices of operations in the backbone's model; see `Backbone.crossing`.
+    """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     outputs = [backbone.output(index) for index in layers]
     below = _folded(backbone, keras.Model(backbone.model.input, outputs))

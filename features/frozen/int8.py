@@ -37,7 +37,10 @@ _CHECK_IMAGES = 300
 
 
 def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
-    """Load the 8-bit form of `backbone`, with `cuts`, from `folder`. Damaged files raise a StoreError."""
+    """Load the 8-bit form of `backbone`, with `cuts`, from `folder`. Damaged files raise a StoreError.
+
+    If `batch_size` is 0, it is 8.
+    """
     require_whole_network(folder)
     batch_size, size = batch_size or BATCH_SIZE, backbone.image_size
     passes = openvino_passes(read_model(folder / "model.xml"), len(cuts), size, batch_size, None)
@@ -45,7 +48,11 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
 
 
 def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) -> FrozenBackbone:
-    """Load the 8-bit form with calibration `wanted` from the store at `root`. If it is gone, raise an OptionError."""
+    """Load the 8-bit form of `backbone` that made the features in the store at `root`.
+
+    `wanted` is the field `calibration` of the features' fingerprint. If no 8-bit form has this calibration, an
+    OptionError is raised.
+    """
     for folder in (root / "int8").glob(f"{backbone.title}-*"):
         if calibration(folder) == wanted:
             return quantised(folder, backbone, [Cut.parse(backbone.name, name) for name in calibrated_cuts(folder)])
@@ -107,7 +114,9 @@ def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarr
 
 
 def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:
-    """Compare the features of two networks on the same images. Return two figures per cut; none for under 3 images.
+    """Compare the features of two networks on the same images. Return two figures per cut name.
+
+    `pixels` is uint8 [n, size, size, 3]. For fewer than 3 images the result is empty.
 
     `relative_error` is the mean of norm(plain - reduced) / norm(plain). `neighbours_kept` is the fraction of images
     that have the same nearest neighbour with both networks.

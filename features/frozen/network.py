@@ -1,6 +1,6 @@
-"""Networks: a network is a backbone with its cuts and settings. They decide its fast form and its stores.
+"""Networks. A network is a backbone with its cuts and settings, which decide its fast form and its stores.
 
-This module imports no TensorFlow. A network is all that a command needs whose features are in the store.
+This module imports no TensorFlow. A command whose features are all in the store needs no more than a network.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Network:
 
     backbone: Backbone
     cuts: tuple[Cut, ...]
-    config: FeatureConfig  # of this backbone alone, with the cuts, precision, image size, resizing and bits in use
+    config: FeatureConfig  # of this backbone alone; cuts, precision, image size and resizing are resolved
     extraction: ExtractionConfig
 
     @property
@@ -75,7 +75,10 @@ class Network:
         return quantised_folder(self.extraction.store, self.backbone.title, names, self._shared() | tokens)
 
     def calibrated(self, images: Sequence[ImageFile]) -> Network:
-        """This network, ready for `freeze`. An 8-bit form missing in the store is made from some of `images`."""
+        """Return this network, ready for `freeze`. With int8, make the 8-bit form if the store lacks it.
+
+        The 8-bit form is made from some of `images`. Errors: see `int8.quantise`.
+        """
         if self.backbone.precision != "int8":
             return self
         folder = self.quantised_folder()
@@ -93,7 +96,7 @@ class Network:
         return replace(self, backbone=replace(self.backbone, calibration=found))
 
     def freeze(self) -> FrozenBackbone:
-        """Start TensorFlow and build the fast form, which takes seconds. An int8 network must be `calibrated`."""
+        """Start TensorFlow and build the fast form, which takes seconds. With int8, call `calibrated` first."""
         if self.backbone.precision == "int8":
             from headstart.features.frozen.int8 import quantised
 
@@ -103,11 +106,11 @@ class Network:
         return freeze(self.backbone, self.cuts, self.extraction.batch_size, engine(self.backbone))
 
     def has_tokens(self, cut: Cut) -> bool:
-        """Whether the network yields tokens at `cut`, and no map or vector."""
+        """Return whether the output at `cut` is tokens, [N, D], and not a map or a vector."""
         return len(self.backbone.shapes[cut.block]) == 2
 
     def _shared(self) -> dict[str, Any]:
-        """The fields of the fingerprint that are the same at every cut and for every view."""
+        """Return the fields of the fingerprint that are the same for all cuts and views."""
         return {
             "backbone": self.backbone.title,
             "weights": self.backbone.weights_digest,
@@ -124,9 +127,11 @@ class Network:
 def load_networks(
     config: FeatureConfig, extraction: ExtractionConfig, known: KnownBackbones | None = None
 ) -> list[Network]:
-    """Load one network for each backbone that `config` names. Errors: see `chosen_cuts` and `build_backbone`.
+    """Load one network for each backbone that `config` names.
 
-    If `known` has the facts of a backbone, its model is built only when it is needed.
+    If `known` has the facts of a backbone, its model is built only when the model is needed. `tokens` other than `mean`
+    raise an OptionError if no network yields tokens. Other errors: see `chosen_cuts`, `resolve_precision` and
+    `build_backbone`.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
     for file in weights.values():
@@ -166,7 +171,10 @@ def weights_digest(networks: Sequence[Network]) -> str:
 
 
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
-    """Return `config` with the cuts and precision of `networks`, and the size and resizing of a single network."""
+    """Return `config` with the backbones, cuts and precision of `networks`.
+
+    If there is only one network, also set its image size and resizing.
+    """
     cuts = tuple(cut_names([cut for network in networks for cut in network.cuts]))
     names = "+".join(network.backbone.name for network in networks)
     config = replace(config, backbone=names, cut=cuts, precision=networks[0].config.precision)

@@ -36,9 +36,9 @@ class Verdict:
 def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> Precision:
     """Choose float32 or bfloat16 for `auto` by timing both. Return any other precision unchanged.
 
-    The choice is made by timing. If it differed from command to command, all features would be made again. Therefore a
-    `store` keeps the first verdict, also for other machines. Of several processes that time at the same moment, the
-    first to write decides for all. A damaged verdict raises a StoreError.
+    If the choice differed from command to command, all features would be made again. Therefore a `store` keeps the
+    first choice, also for other machines. If several processes time at the same moment, the first to write decides for
+    all. A damaged file of the choice raises a StoreError.
     """
     if precision != "auto":
         return precision
@@ -57,7 +57,7 @@ def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> P
 
 
 def stored_verdict(store: Path) -> Verdict | None:
-    """The verdict that `store` keeps; None before the first. A damaged file raises a StoreError."""
+    """Return the verdict that `store` keeps; None if there is none yet. A damaged file raises a StoreError."""
     file = _file(store)
     try:
         content = read_json(file)
@@ -65,7 +65,7 @@ def stored_verdict(store: Path) -> Verdict | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:
-        # Timed again, `auto` might be another precision, and all features would be made anew.
+        # A new timing might give another precision, and all features would be made again.
         raise StoreError(
             f"{file}: damaged, so the precision of --precision auto is unknown; give --precision float32 or bfloat16, "
             f"or delete the file to have it timed again (`headstart store explain {store} DATA --precision float32` "
@@ -78,7 +78,7 @@ def _file(store: Path) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    """What the timing depends on, and when it was made."""
+    """Return what the timing depends on, by name: processor, cores, GPU and TensorFlow's version; and the date."""
     gpu = {"gpu": start_tensorflow().removeprefix("GPU, ")} if on_gpu() else {}
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {"processor": processor(), "cores": cpu_count(), **gpu, "tensorflow": version("tensorflow"), "date": date}
@@ -90,7 +90,10 @@ def _timed() -> Precision:
 
 
 def _product_seconds(*dtypes: str) -> list[float]:
-    """The least seconds of a matrix product in each of `dtypes`. They take turns, so other load slows all alike."""
+    """Return the shortest time, in seconds, of a matrix product in each of `dtypes`.
+
+    The dtypes take turns, so that other load slows all of them alike.
+    """
     from headstart.features.tensorflow import tf
 
     side = 6144 if on_gpu() else 768

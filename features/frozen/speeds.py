@@ -1,4 +1,4 @@
-"""Measured speeds of backbones, kept in a store, so that `headstart backbones` can tell them."""
+"""Measured speeds of backbones, kept in a store, so that `headstart backbones` can show them."""
 
 import math
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from headstart.features.device import cpu_count, processor
 from headstart.features.files import read_json, write_json
 
 _MOST_BYTES = 1 << 20  # of the file
-_LEAST_IMAGES = 100  # fewer say little of the speed
+_LEAST_IMAGES = 100  # with fewer images, the measured speed is not reliable
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a backbone was: from image files to features in the store."""
+    """The measured speed of a backbone, from image files to features in the store."""
 
     images_per_second: float
     precision: Precision
@@ -25,16 +25,19 @@ class Speed:
 
 
 def measured_speeds(store: Path) -> dict[str, Speed]:
-    """The latest speed of each backbone on this machine, by its name. A damaged file in `store` counts as empty."""
+    """Return the latest speed of each backbone on this machine, by backbone name. A damaged file counts as empty."""
     return {name: speed for name, speed in _read(store).items() if speed.machine == _machine()}
 
 
 def keep_speed(store: Path, backbone: str, images: int, seconds: float, precision: Precision, image_size: int) -> None:
-    """Keep the speed at which features of `images` were made in `store`, unless they are too few to say much."""
+    """Save the speed of `backbone` in `store`: features of `images` images were made in `seconds`.
+
+    Do nothing if there are fewer than 100 images. A failure to write is ignored.
+    """
     if images < _LEAST_IMAGES:
         return
     speed = Speed(images / seconds, precision, image_size, _machine())
-    with suppress(OSError):  # a figure to look at: a full disk must not end the command
+    with suppress(OSError):  # the speed is only shown: a full disk must not end the command
         write_json(_file(store), {name: asdict(one) for name, one in {**_read(store), backbone: speed}.items()})
 
 

@@ -24,11 +24,11 @@ def decoded_dataset(
     finish: Callable[..., Columns] = lambda *image: image,
     skip: bool = False,
 ) -> tf.data.Dataset:
-    """Map a dataset of (path, decoder, reading, ...) to batches of (uint8 [b, size, size, 3], ...), on all cores.
+    """Decode a dataset of (path, decoder, reading, ...) into batches of (uint8 [b, size, size, 3], ...), on all cores.
 
-    The order is kept. `finish` maps each decoded image and its further columns to the columns of the result. If
-    TensorFlow can't decode an image, Pillow tries after the rest of the batch. If Pillow fails too, the image is left
-    out with `skip`. Without `skip`, the error is raised.
+    For the first three columns, see `file_columns`. The order is kept, and b <= `batch_size`. `finish` maps one decoded
+    image and its further columns to the columns of the result. Images that TensorFlow can't decode go to Pillow after
+    the rest of their batch. If Pillow fails too, the image is left out if `skip` is true; if not, an error is raised.
     """
 
     def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor) -> Columns:
@@ -76,9 +76,9 @@ def explicit_options() -> tf.data.Options:
 def decoded_batches(
     images: Sequence[ImageFile], config: ImageConfig, batch_size: int, view: View | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3]), with b <= `batch_size`.
+    """Yield pairs: positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3]. b <= `batch_size`.
 
-    Pixels are augmented if there is a `view`. An image that can't be decoded is left out; see `why_undecodable`.
+    If `view` is given, pixels are augmented. An image that can't be decoded is left out; see `why_undecodable`.
     """
     if not images:
         return
@@ -94,7 +94,10 @@ def decoded_batches(
 
 
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Return the first columns for `decoded_dataset`: each image's path, decoder int32 [N] and reading int32 [N, 3]."""
+    """Return the first columns for `decoded_dataset`: paths (bytes), decoders int32 [N], and readings int32 [N, 3].
+
+    For the last two, see `decode.decoder_of` and `decode.reading_of`.
+    """
     return (
         [os.fsencode(image.file) for image in images],
         np.array([decoder_of(image, config) for image in images], np.int32),
@@ -103,7 +106,7 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
 
 
 def why_undecodable(image: ImageFile) -> Reject:
-    """Return the reason why `decoded_batches` left `image` out."""
+    """Return a reject with the reason why `decoded_batches` left `image` out."""
     fault = _fault(image) if image.is_unchanged() else Fault("vanished", "gone or changed since it was scanned")
     return Reject(image.path, fault.reason, fault.detail)
 

@@ -52,10 +52,10 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
 
 
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
-    """Choose the decoder of an image: an index into `_DECODERS`.
+    """Return the decoder of an image, an index into `_DECODERS`.
 
     A large JPEG is decoded at 1/2, 1/4 or 1/8 of its width and height: the smallest of these scales that keeps both
-    sides at `config.size` pixels or more; with `pad`, the longer side.
+    sides at `config.size` pixels or more. With `pad`, only the longer side must keep this size.
     """
     if image.format == "JPEG":
         side = (max if config.resize == "pad" else min)(image.width, image.height)
@@ -65,7 +65,7 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
 
 
 def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
-    """Return how an image is read: its EXIF orientation, the bits in use of 16-bit samples or 0, and its page."""
+    """Return EXIF orientation (1 to 8), bits in use of 16-bit samples (0 or 8 to 16), and page number (from 1)."""
     return image.orientation, config.bits_of(image.bits), image.page
 
 
@@ -106,8 +106,8 @@ _PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 def pillow_pixels(data: bytes, bits: int = 0, page: int = 1) -> np.ndarray:
     """Decode a file of any of `opening.FORMATS` with Pillow. Return uint8 [H, W, 3], RGB.
 
-    EXIF orientation is left to the caller. A damaged file may raise an exception of almost any type. Arguments: see
-    `reading_of`.
+    EXIF orientation is not applied. A damaged file may raise an exception of almost any type. `bits` and `page` are
+    those of `reading_of`.
     """
     data = at_page(data, page)
     if bits not in (0, 16):
@@ -119,7 +119,7 @@ def pillow_pixels(data: bytes, bits: int = 0, page: int = 1) -> np.ndarray:
 
 
 def _rgb(picture: Image.Image) -> np.ndarray:
-    """Return the pixels of a picture of 8 bits per sample, over white where it is transparent."""
+    """Return the pixels, uint8 [H, W, 3], of an image with 8 bits per sample. Transparent parts become white."""
     if not picture.has_transparency_data:
         return np.asarray(picture.convert("RGB"))
     white = Image.new("RGBA", picture.size, "white")
@@ -132,12 +132,12 @@ def _resize(pixels: tf.Tensor, size: tf.Tensor, antialias: bool = False) -> tf.T
 
 
 def _fitting(sides: tf.Tensor, size: int) -> tf.Tensor:
-    """Scale `sides`, int32 [2], so that the longer one is `size`. No side becomes 0."""
+    """Scale `sides`, int32 [2], so that the longer side is `size`. Each side is at least 1."""
     return tf.maximum(tf.cast(tf.round(sides * size / tf.reduce_max(sides)), tf.int32), 1)
 
 
 def _pad(pixels: tf.Tensor, size: int) -> tf.Tensor:
-    """Put an image into the middle of a grey square."""
+    """Return a grey square with sides of `size` pixels and the image, uint8 [H, W, 3], in the middle."""
     missing = size - tf.shape(pixels)[:2]
     before = missing // 2
     paddings = tf.stack([before, missing - before], axis=1)

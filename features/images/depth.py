@@ -1,7 +1,7 @@
-"""Samples of 16 bits of which fewer are in use, as of a camera or scanner with 12 bits. Pillow alone makes them black.
+"""Images with 16-bit samples that use fewer bits, such as 12 in many cameras and scanners.
 
-A file of 16 bits a sample has `bits` of 8 to 16: the bits that its samples use. `bits` is 0 for all other files, and
-for those whose decoder brings samples to their full range by itself.
+Pillow alone decodes such an image as almost black. `bits` is the number of bits that the samples of a file use, from 8
+to 16. `bits` is 0 for a file without 16-bit samples, and for a file whose decoder scales samples to their full range.
 """
 
 import sys
@@ -13,20 +13,21 @@ from headstart.features.images.png import significant_bits
 from PIL import Image, ImageFile
 
 _BITS_PER_SAMPLE, _MAX_SAMPLE = 258, 281  # tags of TIFF
-_COLOURS = ("RGB;16", "RGBA;16", "RGBX;16")  # beginnings of Pillow's raw modes, of which it keeps the higher bytes
+_COLOURS = ("RGB;16", "RGBA;16", "RGBX;16")  # prefixes of raw modes of which Pillow keeps only the higher byte
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
 def used_bits(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Return how many bits the 16-bit samples of an opened `image` use, 8 to 16; 0 if it has none, see above.
+    """Return the `bits` of an opened `image`: 8 to 16, or 0. The docstring of this module defines `bits`.
 
-    The largest sample tells, or a larger number that the file gives. The pixels of a file with 16-bit samples are
-    decoded, which may raise an exception of almost any type. Nothing else is decoded.
+    The result is the bit length of the largest sample, or a larger number in the file's header. For a black image it is
+    16. Pixels are decoded only if samples have 16 bits. Decoding may raise an exception of almost any type. `data` is
+    the bytes of the file.
     """
     colour = _raw_mode(image).startswith(_COLOURS)
     if not (colour or (image.mode.startswith("I") and _is_unscaled(image))):
         return 0
-    given = _given_bits(image, data)  # before the pixels are loaded
+    given = _given_bits(image, data)  # read before the pixels are loaded
     if given >= 16:
         return 16
     if colour:
@@ -38,7 +39,7 @@ def used_bits(image: ImageFile.ImageFile, data: bytes) -> int:
 
 
 def samples(data: bytes) -> np.ndarray:
-    """Decode a file whose `bits` are not 0. Return uint16 [H, W], or [H, W, 3 or 4] with colours."""
+    """Decode the bytes of a file whose `bits` is not 0. Return uint16 [H, W] if grey, else [H, W, 3 or 4]."""
     with open_image(data) as image:
         if not _raw_mode(image).startswith(_COLOURS):
             grey: np.ndarray = np.asarray(image).astype(np.uint16)
@@ -51,9 +52,9 @@ def samples(data: bytes) -> np.ndarray:
 
 
 def eight_bits(data: bytes, bits: int) -> Image.Image:
-    """Decode a file whose `bits` are not 0, and scale the samples so that `bits`, 8 to 16, become 8.
+    """Decode the bytes of a file with 16-bit samples, and scale the samples from `bits` bits, 8 to 16, to 8 bits.
 
-    Samples over the range of `bits` are white. An alpha channel is scaled by its own range.
+    A sample of more than `bits` bits becomes 255. If the alpha channel uses more bits, it is scaled by its own number.
     """
     found = samples(data)
     scaled = np.minimum(found >> (bits - 8), 255).astype(np.uint8)
@@ -64,23 +65,29 @@ def eight_bits(data: bytes, bits: int) -> Image.Image:
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """Return the option `asked`, `--bits`, with `folder` replaced by the largest of the `bits` of a folder's images."""
+    """Return `asked`, a value of `--bits`, with `folder` replaced by the largest number in `bits`, as text.
+
+    `bits` has the `bits` of each image of the folder. If all are 0, `folder` becomes `16`.
+    """
     return str(max({*bits} - {0}, default=16)) if asked == "folder" else asked
 
 
 def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
-    """Return `asked`, `auto` or a number, or `16` if images with these `bits` have the same pixels with that."""
+    """Return `16` if images with these `bits` have the same pixels with `--bits 16` as with `asked`, else `asked`.
+
+    `asked` is `auto` or a number.
+    """
     held = {*bits} - {0}
     return asked if held - ({16} if asked == "auto" else set()) else "16"
 
 
 def _is_unscaled(image: ImageFile.ImageFile) -> bool:
-    """Whether samples are as the file has them. Pillow brings those of most PGM files to 16 bits."""
+    """Return whether Pillow leaves samples as they are in the file. It scales samples of most PGM files to 16 bits."""
     return image.format != "PPM" or all(tile.codec_name == "raw" for tile in image.tile)
 
 
 def _given_bits(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Return the bits in use that the file itself gives; 0 if it gives none."""
+    """Return the number of bits in use that the header of a file states; 0 if the header states none."""
     if image.format == "PNG":
         return significant_bits(data)
     if image.format != "TIFF":
@@ -101,7 +108,7 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _other_byte(args: tuple[object, ...] | str | None) -> tuple[object, ...] | str:
-    """Return the arguments of a decoder that yields the lower bytes of samples instead of the higher ones."""
+    """Return decoder arguments like `args`, but for the lower byte of each sample instead of the higher one."""
     if isinstance(args, tuple):
         mode, *rest = args
         return (_other_byte(str(mode)), *rest)

@@ -1,4 +1,4 @@
-"""Reading of an image's header: format, size and orientation, or a fault. The format is found from the content."""
+"""Reading an image's header: format, size and orientation, or a fault. The content decides the format, not the name."""
 
 import io
 import sys
@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = frozenset({
 
 _WEAK_MAGIC = ("BMP", "PPM")  # their magic bytes are two letters, with which a text may begin
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
-_GENERAL_BRANDS = (b"mif1", b"msf1")  # of HEIC and of AVIF
+_GENERAL_BRANDS = (b"mif1", b"msf1")  # shared by HEIC and AVIF
 _FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read
     "JPEG XL": (0, (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")),
     "PSD": (0, (b"8BPS",)),
@@ -39,7 +39,7 @@ _MOST_SCANS = 100  # a progressive JPEG has about ten
 _ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
 # Words in Pillow's error messages about valid files of a kind that Pillow does not support.
 _NOT_KNOWN = ("unsupported", "unknown", "cannot handle", "not supported", "invalid ftyp")
-_decoding = threading.BoundedSemaphore(4)  # images of 16 bits at a time, as each may take much memory
+_decoding = threading.BoundedSemaphore(4)  # threads that decode 16-bit samples at once, which may take much memory
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
@@ -53,7 +53,7 @@ class Header:
     format: str  # one of `FORMATS`
     tile_pixels: int = 0  # pixels of one tile of a TIFF; 0 without tiles
     scans: int = 1  # passes over the image in a JPEG: 1, or about 10 if it is progressive
-    bits: int = 0  # in use of samples of 16 bits, 8 to 16; 0 for all other files, see `depth`
+    bits: int = 0  # bits in use of 16-bit samples, 8 to 16, or 0; see `depth`
     pages: int = 1  # full-size images in a TIFF
 
 
@@ -83,10 +83,10 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
 
 
 def inspect_pages(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> list[Header | Fault]:
-    """Return the header of each page of a TIFF, or its fault. Of another file, return the result of `inspect_bytes`.
+    """Return a header or fault for each page of a TIFF. For another file, list the result of `inspect_bytes`.
 
-    The list is empty if the file is no image. If the first page has a fault, or there are more than `MOST_PAGES`, one
-    fault stands for the file.
+    The list is empty if the file is not an image. If the first page has a fault, or there are more than `MOST_PAGES`
+    pages, the list holds one fault for the whole file.
     """
     first = inspect_bytes(data, name, max_pixels)
     if not isinstance(first, Header):
@@ -123,7 +123,7 @@ def is_image(name: str | Path, prefix: bytes) -> bool:
 
 
 def _is_heic(data: bytes) -> bool:
-    """Whether the brands at the beginning of a file are HEIC's. A general brand is followed by more special ones."""
+    """Return whether the brands that begin a file are HEIC's. A general brand must be followed by one of HEIC's."""
     if data[4:8] != b"ftyp":
         return False
     brand, others = data[8:12], data[16 : min(int.from_bytes(data[:4], "big"), 256)]
@@ -137,7 +137,7 @@ def _foreign_format(data: bytes) -> str | None:
 
 
 def _tile_pixels(image: Image.Image) -> int:
-    """Return the pixels of one tile of a TIFF, 0 without tiles. `sys.maxsize` caps what a hostile file may claim."""
+    """Return the number of pixels in one tile of a TIFF, at most `sys.maxsize`. Return 0 without tiles."""
     tags = getattr(image, "tag_v2", {})
     width, length = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
     valid = isinstance(width, int) and isinstance(length, int)
@@ -145,7 +145,7 @@ def _tile_pixels(image: Image.Image) -> int:
 
 
 def _bits(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Return `used_bits`. Pixels that can't be decoded are left to the decoder, which tells why."""
+    """Return `used_bits`, or 16 if the pixels can't be decoded. The decoder reports the reason later."""
     with _decoding:
         try:
             return used_bits(image, data)
@@ -166,7 +166,7 @@ def _unsupported(format: str) -> Fault:
 
 
 class _Watched(io.BytesIO):
-    """A byte stream whose `ended` tells whether a reader asked for more bytes than were left."""
+    """A byte stream. `ended` is true after a reader has asked for more bytes than were left."""
 
     ended = False
 
@@ -177,7 +177,10 @@ class _Watched(io.BytesIO):
 
 
 def _why_no_header(data: bytes, format: str) -> Fault:
-    """Return why Pillow could not read the header. Call the plugin directly: `Image.open` hides its error message."""
+    """Return the fault of a header that Pillow could not read.
+
+    The plugin for `format` is called directly, because `Image.open` hides the plugin's error message.
+    """
     watched = _Watched(without_texts(data))
     said = "can't be read"
     try:
@@ -193,7 +196,7 @@ def _why_no_header(data: bytes, format: str) -> Fault:
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    if image.format == "TIFF":  # Pillow turns it upright while it decodes
+    if image.format == "TIFF":  # Pillow turns a TIFF upright while it decodes the pixels
         return 1
     if image.format == "PNG" and not any(key in data for key in _PNG_ORIENTATION):
         return 1  # Pillow would decode all pixels to look for EXIF after them

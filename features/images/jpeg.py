@@ -2,16 +2,16 @@
 
 import re
 
-# Bytes after 0xff that are no markers of a segment: stuffing, restarts within a scan, and 0xff as a filler.
+# The marker of a segment. The excluded bytes begin no segment, such as stuffing, restarts in a scan, and filler 0xff.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _END, _SCAN = b"\xd9", b"\xda"
 
 
 def count_scans(data: bytes) -> int:
-    """Return the number of scans of a JPEG, which are passes over its image.
+    """Return the number of scans in the bytes of a JPEG file. A scan is one pass over the image.
 
-    Segments are skipped, such as EXIF with a thumbnail. Nothing after the picture's end is read, because it may be
-    another picture or a video.
+    The content of other segments is skipped, such as a thumbnail in EXIF. Bytes after the end of the image are not
+    read, because they may be another image or a video.
     """
     scans, place = 0, 2
     while (found := _MARKER.search(data, place)) and found[1] != _END:

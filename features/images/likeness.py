@@ -1,4 +1,4 @@
-"""How alike two pictures are, by the pixels of their thumbnails. What other pictures share, too, does not count."""
+"""The similarity of two images by the pixels of their thumbnails, beyond what a background explains."""
 
 from collections.abc import Iterable
 
@@ -6,14 +6,15 @@ import numpy as np
 from headstart.features.images.scan import ImageFile
 from headstart.features.images.thumbnails import thumbnails
 
-SIDE = 32  # of the thumbnails in pixels
-_FLAT = 1e-3  # thumbnails of one colour have a lower deviation
+SIDE = 32  # side of the thumbnails in pixels
+_FLAT = 1e-3  # a thumbnail with a lower standard deviation counts as one colour
 
 
 class Pixels:
-    """The thumbnails of images, each made once: brightness with mean 0 and variance 1, float32 [32, 32].
+    """A mapping from images to their thumbnails: brightness with mean 0 and variance 1, float32 [32, 32].
 
-    An image that can't be decoded, or is of one colour, is not in it.
+    `load` makes each thumbnail once. An image that was not loaded, can't be decoded, or has one colour is not in the
+    mapping, and raises a KeyError.
     """
 
     def __init__(self) -> None:
@@ -38,9 +39,10 @@ class Pixels:
 
 
 def correlation(image: np.ndarray, other: np.ndarray, background: np.ndarray) -> float:
-    """Return the multiple partial correlation of the thumbnails `image` and `other`, given `background`: 0 to 1.
+    """Return the multiple partial correlation, 0 to 1, of the thumbnails `image` and `other`, given `background`.
 
-    The first-order changes of a picture under shifts and scalings count as the picture, so that a crop agrees.
+    All three are float [32, 32]. What `background` explains of `image` is not counted; zeros explain nothing. The
+    first-order changes of `other` under shifts and scalings count as part of `other`, so that a crop correlates, too.
     """
     given, both = _warps(background), np.concatenate([_warps(background), _warps(other)])
     left, unexplained = _residual(image.ravel(), given), _residual(image.ravel(), both)
@@ -48,7 +50,7 @@ def correlation(image: np.ndarray, other: np.ndarray, background: np.ndarray) ->
 
 
 def _warps(pixels: np.ndarray) -> np.ndarray:
-    """Return a picture, and its changes when it is shifted or scaled a little along each axis, and a constant."""
+    """Return float64 [6, P]: all P pixels, their first-order changes by shifts and scalings of each axis, and ones."""
     places = np.linspace(-1, 1, SIDE, dtype=np.float32)
     down, right = np.gradient(pixels)
     changes = [down, down * places[:, np.newaxis], right, right * places]
@@ -57,6 +59,6 @@ def _warps(pixels: np.ndarray) -> np.ndarray:
 
 def _residual(values: np.ndarray, by: np.ndarray) -> float:
     """Return the sum of squares that the least-squares fit of `values` [P] by the rows of `by` [R, P] leaves."""
-    products = by @ by.T  # R x R, so that the fit takes no time; it is singular if there is no background
+    products = by @ by.T  # only R x R, so the fit is fast; singular if the background is zero
     fit, *_ = np.linalg.lstsq(products, by @ values, rcond=None)
     return float(((values - fit @ by) ** 2).sum())

@@ -1,4 +1,4 @@
-"""Opening of images with Pillow: the formats that are known, without Pillow's own limits. Does not decode pixels."""
+"""Opening images with Pillow: only known formats, and without Pillow's limits on size. No pixels are decoded here."""
 
 import functools
 import importlib
@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 # plugins for other formats run another program. A build of Pillow may lack some known formats.
 _KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 Image.preinit()
-for _plugin in ("WebP", "Tiff", "Avif", "Jpeg2K"):  # the others are there; to load all of Pillow's takes longer
+for _plugin in ("WebP", "Tiff", "Avif", "Jpeg2K"):  # `preinit` loaded the others; Pillow's `init` takes longer
     with suppress(ImportError):
         importlib.import_module(f"PIL.{_plugin}ImagePlugin")
 with suppress(ImportError):  # the extra `heic`
@@ -25,7 +25,10 @@ FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
 
 @contextmanager
 def open_image(data: bytes, format: str | None = None) -> Iterator[ImageFile.ImageFile]:
-    """Open an image in a `with` block, where its pixels can be decoded. Errors may be of almost any type."""
+    """Yield the image in `data`, the bytes of a file. Its pixels can be decoded within the block.
+
+    `format` is one of `FORMATS`; None allows all of them. Damaged data may raise an exception of almost any type.
+    """
     _silence_metadata_warnings()
     stream, formats = io.BytesIO(without_texts(data)), [format] if format else FORMATS
     with limit_lifted, Image.open(stream, formats=formats) as image:
@@ -33,7 +36,7 @@ def open_image(data: bytes, format: str | None = None) -> Iterator[ImageFile.Ima
 
 
 class _LiftedLimit:
-    """A context that lifts Pillow's limit on pixels while any thread is in it. `--max-pixels` is checked instead."""
+    """A context that lifts Pillow's limit on pixels while any thread is inside. `--max-pixels` is checked instead."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

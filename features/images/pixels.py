@@ -1,4 +1,4 @@
-"""What decides the pixels of an image file. This module imports no TensorFlow; `decode` makes the pixels."""
+"""The settings that decide how an image file becomes pixels; `decode` applies them. This module needs no TensorFlow."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,20 +6,20 @@ from typing import Literal
 from headstart.features.errors import require_options
 
 Resize = Literal["stretch", "crop", "pad"]
-Pages = Literal["first", "all"]  # of a TIFF with several, which are images
+Pages = Literal["first", "all"]  # which pages of a TIFF are taken as images
 BITS = ("auto", *map(str, range(8, 17)))
 PIXELS_VERSION = 2  # part of every fingerprint: raise it when a file yields other pixels than before
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How bytes become pixels. A size not in 32 to 4096, or `bits` that are not among `BITS`, raise an OptionError."""
+    """How a file becomes pixels. A `size` outside 32 to 4096, or `bits` not among `BITS`, raises an OptionError."""
 
     size: int  # side of the square image in pixels
     resize: Resize = "stretch"  # stretch to a square, crop the centre square first, or pad to a square with grey
     truncated: Literal["reject", "keep"] = "reject"  # reject a JPEG that ends early, or keep it with a grey lower part
 
-    bits: str = "auto"  # which bits of 16-bit samples are used: each file's own, or as many as this number says
+    bits: str = "auto"  # bits in use of 16-bit samples: each file's own number, or this number for all files
 
     def __post_init__(self) -> None:
         require_options(
@@ -28,5 +28,8 @@ class ImageConfig:
         )
 
     def bits_of(self, bits: int) -> int:
-        """Return how many bits of an image's 16-bit samples become 8, from 8 to 16; 0 if its own `bits` are 0."""
+        """Return the number of bits, 8 to 16, from which the 16-bit samples of an image are scaled to 8 bits.
+
+        `bits` is the image's own number; see `formats.Header`. If it is 0, return 0.
+        """
         return bits if not bits or self.bits == "auto" else int(self.bits)

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _ORIENTATION_KEYS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
-_MOST_TEXT = 1 << 20  # bytes; Pillow refuses a file in which a compressed text becomes longer
+_MOST_TEXT = 1 << 20  # bytes; Pillow refuses a file with a compressed text that unpacks to more
 
 
 def without_texts(data: bytes) -> bytes:
-    """Leave out the texts and colour profiles of a PNG. Return other data as it is.
+    """Return the bytes of a PNG file without its texts and colour profiles. Return other data unchanged.
 
-    Pillow refuses a picture whose text is long, or unpacks to much. A text that may hold an orientation stays, unless
-    it is over 1 MiB.
+    Pillow refuses an image whose texts are too long, or in which a compressed text unpacks to more than 1 MiB. A text
+    that may hold an EXIF orientation is kept, unless its size, packed or unpacked, is over 1 MiB.
     """
     if not data.startswith(_SIGNATURE):
         return data
@@ -26,7 +26,7 @@ def without_texts(data: bytes) -> bytes:
 
 
 def significant_bits(data: bytes) -> int:
-    """Return the number of bits that the chunk sBIT of a PNG gives its colours; 0 if it has none."""
+    """Return the largest number of significant bits that a PNG's sBIT chunk states for a colour; 0 without sBIT."""
     for kind, start, end in _chunks(data):
         if kind == b"IDAT":
             break
@@ -37,7 +37,7 @@ def significant_bits(data: bytes) -> int:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the type, start and end of each whole chunk of a PNG, up to its end."""
+    """Yield the type, start and end (offsets in `data`) of each complete chunk of a PNG, up to IEND."""
     start, kind = len(_SIGNATURE), b""
     while kind != b"IEND" and (end := start + 12 + int.from_bytes(data[start : start + 4], "big")) <= len(data):
         kind = data[start + 4 : start + 8]

@@ -1,4 +1,4 @@
-"""Scanning of image files for digests and headers, or for reasons to reject them. Does not import TensorFlow."""
+"""Scanning image files for digests and headers, or for reasons to reject files. This module needs no TensorFlow."""
 
 import hashlib
 import os
@@ -24,8 +24,8 @@ class ImageFile:
     The fields from `orientation` to `pages` are those of `formats.Header`.
     """
 
-    path: str  # of the file; for a page from the second on, `x.tif#2`
-    digest: str  # SHA-256, hexadecimal: of the file's bytes; for a page from the second on, see `_page_digest`
+    path: str  # of the file; for page 2 of a TIFF, `x.tif#2`
+    digest: str  # hexadecimal SHA-256 of the file's bytes; for a page after the first, see `_page_digest`
     bytes: int
     mtime_ns: int
     orientation: int
@@ -44,7 +44,7 @@ class ImageFile:
         return self.path if self.page == 1 else self.path.removesuffix(f"#{self.page}")
 
     def is_unchanged(self) -> bool:
-        """Return whether size and modification time are those of the scan. Then the digest counts as unchanged."""
+        """Return whether the file has the size and modification time of the scan. Then its digest is still trusted."""
         try:
             status = os.stat(self.file)
         except OSError:
@@ -54,7 +54,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Reject:
-    """A file that can't be used, and why."""
+    """A file, or a page of a TIFF, that can't be used, and the reason."""
 
     path: str
     reason: Reason
@@ -67,10 +67,10 @@ def inspect_images(
     recall: Callable[[str, int], ImageFile | None] | None = None,
     pages: Pages = "first",
 ) -> list[list[ImageFile | Reject]]:
-    """Inspect files in parallel. Return for each of `paths` its images and rejects, as `inspect_image` does.
+    """Inspect files in parallel. Return for each of `paths` the result of `inspect_image`.
 
-    A file of which `recall` knows each page that is asked for is not read. It is only checked against `max_pixels`.
-    `recall` takes a path and the number of a page.
+    `recall` takes a path and a page number, and returns the image that an earlier scan found, or None. If it knows all
+    pages that `pages` asks for, the file is not read, and the known images are only checked against `max_pixels`.
     """
 
     def inspect(path: str | Path) -> list[ImageFile | Reject]:
@@ -101,9 +101,10 @@ def _within_limits(image: ImageFile, max_pixels: int) -> ImageFile | Reject:
 
 
 def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages = "first") -> list[ImageFile | Reject]:
-    """Read the digest and header of one file. Return the image, or why it can't be used; with `pages`, one a page.
+    """Read the digest and header of one file. Return its image, or a reject with the reason if it can't be used.
 
-    Return an empty list if neither name nor content is that of an image.
+    If `pages` is `all`, return one image or reject for each page of a TIFF. Return an empty list if neither the name
+    nor the content of the file is that of an image.
     """
     try:
         status = os.stat(path)
@@ -130,19 +131,20 @@ def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages =
 
 
 def page_path(path: str, page: int) -> str:
-    """Return the path by which a page of a file is shown. The first page has the path of the file."""
+    """Return the path that names a page, counted from 1, of the file at `path`: `path` itself, or `x.tif#2`."""
     return path if page == 1 else f"{path}#{page}"
 
 
 def _page_digest(digest: str, page: int) -> str:
-    """Return the digest of a page of the file with `digest`: for the first the file's, else a SHA-256 of both."""
+    """Return the digest of a page: the file's `digest` for page 1, else a SHA-256 of `digest` and the page number."""
     return digest if page == 1 else hashlib.sha256(f"{digest} page {page}".encode()).hexdigest()
 
 
 def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
-    """Return the bytes of a file, or a fault if it is not a regular file or too large. May raise an OSError.
+    """Return the bytes of a file, or a fault if the file is not a regular file or is too large.
 
-    Return only the first `PREFIX_BYTES` if neither they nor the name are those of an image.
+    If neither the name nor the first `PREFIX_BYTES` bytes are those of an image, return only these bytes. A file that
+    can't be opened or read raises an OSError.
     """
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end
         return Fault("unreadable", "not a regular file")

@@ -25,8 +25,8 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, Runt
 class ScanMemory:
     """The digest and header of each file in a `data` folder, looked up by the file's path, size and mtime in ns.
 
-    `folder` holds one `.npz` file per data folder, which `save` replaces. A file that is damaged, or has another
-    `HEADER_VERSION`, is ignored: all images are read again. With `forget` the memory begins empty.
+    `folder` holds one `.npz` file per data folder, which `save` replaces. A damaged `.npz` file, or one with another
+    `HEADER_VERSION`, is ignored, so that all images are read again. With `forget`, the memory is empty at first.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
@@ -41,9 +41,9 @@ class ScanMemory:
                 self._load()
 
     def recall(self, path: str, page: int = 1) -> ImageFile | None:
-        """Return the digest and header of the image at `path`; None if it is unknown, or its file has changed.
+        """Return the image at `path` as a scan found it; None if `path` is unknown, or its file has changed since.
 
-        `page` is the number of the page of which `path` is the path, see `page_path`.
+        For a page after the first, `path` is the result of `page_path`, and `page` the page's number.
         """
         row = self._rows.get(path.removeprefix(self._root))
         if row is None:
@@ -57,9 +57,9 @@ class ScanMemory:
         return image
 
     def save(self, images: Sequence[ImageFile]) -> None:
-        """Write `images`, and nothing else, for the next scan."""
+        """Write `images` for the next scan, in place of all earlier content. A failure to write is only printed."""
         if len(images) == len(self._rows) and all(self._recalled.get(image.path) is image for image in images):
-            return  # the file holds them
+            return  # the file already holds these images
         # A file that was written shortly before the scan is left out: it may change again and keep its mtime.
         settled = [image for image in images if image.mtime_ns < self._started - SETTLED_NS]
         paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)

@@ -1,4 +1,4 @@
-"""Thumbnails of image files, to look at and to compare. No feature is made of them. Imports no TensorFlow."""
+"""Thumbnails of image files, to look at and to compare, not for features. This module needs no TensorFlow."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,20 +20,21 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation to its undoing
-_AHEAD = 256  # images that are handed to the threads at a time
+}  # EXIF orientation to the operation that undoes it
+_AHEAD = 256  # number of images that the threads get at a time
 
 
 def thumbnails(
     images: Sequence[ImageFile], mode: Mode, side: int, keep_shape: bool = False
 ) -> Iterator[Image.Image | None]:
-    """Yield a small upright copy of each image, in their order, or None for an image that Pillow can't decode.
+    """Yield a small upright copy of each image, in order. Yield None for an image that Pillow can't decode.
 
     Threads decode on all cores. Transparent images are laid over white.
 
     Args:
-        mode: of the thumbnails.
-        side: of the square in pixels to which images are stretched; with `keep_shape`, the longer side.
+        mode: the mode of the thumbnails; see `Mode`.
+        side: in pixels. Images are stretched to a square with this side.
+        keep_shape: whether to keep the ratio of the sides; `side` is then the longer side.
     """
     with ThreadPoolExecutor(cpu_count()) as pool:
         make = partial(_thumbnail, mode=mode, side=side, keep_shape=keep_shape)
@@ -44,7 +45,7 @@ def thumbnails(
 def _thumbnail(image: ImageFile, mode: Mode, side: int, keep_shape: bool) -> Image.Image | None:
     try:
         with open_image(Path(image.path).read_bytes()) as picture:
-            picture.draft("L" if mode == "F" else "RGB", (2 * side, 2 * side))  # lets JPEGs be decoded smaller
+            picture.draft("L" if mode == "F" else "RGB", (2 * side, 2 * side))  # decodes JPEGs at a reduced size
             small = _converted(picture, mode)
             scale = side / max(small.size)
             size = [max(1, round(one * scale)) for one in small.size] if keep_shape else [side, side]

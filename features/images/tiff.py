@@ -1,7 +1,7 @@
-"""The structure of TIFF files: pages, and camera raw, which is TIFF by its first bytes.
+"""The structure of TIFF files: their pages, and whether a file is camera raw, which often begins as a TIFF does.
 
-A TIFF is a chain of directories. A directory describes one image by numbered tags, and may point at directories of its
-own. See TIFF 6.0, BigTIFF, and the tags of DNG.
+A TIFF is a chain of directories. A directory describes one image by numbered tags, and may point at sub-directories.
+See the specifications of TIFF 6.0, BigTIFF and DNG.
 """
 
 import struct
@@ -13,21 +13,21 @@ _KIND, _OLD_KIND, _WIDTH, _PHOTOMETRIC, _OWN, _DNG_VERSION = 254, 255, 256, 262,
 _REDUCED, _MASK = 1, 4  # bits of the tag NewSubfileType
 _SENSOR = (32803, 34892)  # values of the tag PhotometricInterpretation: colour filter array, linear raw
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-_MOST_BYTES = 1 << 24  # of directories; 10,000 pages take a tenth of it
-_MOST_OWN = 16  # directories that a directory points at, which are looked at
+_MOST_BYTES = 1 << 24  # of all directories; 10,000 pages take a tenth of this
+_MOST_OWN = 16  # the largest number of sub-directories of a directory that are read
 _CANON = b"\x10\0\0\0CR\2\0"  # the bytes of a CR2 after the first four
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """The widths of a TIFF's numbers: those of TIFF 6.0, or of BigTIFF."""
+    """The byte order of a TIFF, and its integer types: those of TIFF 6.0 or of BigTIFF, as characters of `struct`."""
 
-    order: str  # of bytes, as `struct` writes it
-    count: str  # of entries in a directory
-    offset: str
+    order: str  # byte order, `<` or `>`
+    count: str  # type of the number of entries in a directory
+    offset: str  # type of an offset in the file
 
     def read(self, kind: str, data: bytes, place: int) -> int:
-        """Read one integer. Raises struct.error where `data` ends before."""
+        """Read one integer of type `kind` at the offset `place`. If `data` ends too early, raise a struct.error."""
         if place + struct.calcsize("=" + kind) > len(data):
             raise struct.error
         (value,) = struct.unpack_from(self.order + kind, data, place)
@@ -38,11 +38,11 @@ class _Layout:
 class _Directory:
     offset: int
     tags: dict[int, int]  # tag to its first value
-    own: Sequence[int]  # offsets of the directories that it points at
+    own: Sequence[int]  # offsets of its sub-directories
 
     @property
     def is_reduced(self) -> bool:
-        """Whether this is a smaller copy of another image, or the mask of one."""
+        """Whether this directory describes a smaller copy of another image, or a mask."""
         return bool(self.tags.get(_KIND, 0) & (_REDUCED | _MASK)) or self.tags.get(_OLD_KIND) == 2
 
 
@@ -52,9 +52,9 @@ def count_pages(data: bytes) -> int:
 
 
 def at_page(data: bytes, page: int) -> bytes:
-    """Return a TIFF whose first page is the page number `page` of `data`, counted from 1.
+    """Return a copy of the TIFF `data` whose first page is page number `page` of `data`, counted from 1.
 
-    Page 1 is `data` itself. Raises ValueError if there is no such page.
+    For page 1, return `data` itself, of any format. A page that does not exist raises a ValueError.
     """
     if page == 1:
         return data
@@ -68,9 +68,10 @@ def at_page(data: bytes, page: int) -> bytes:
 
 
 def is_camera_raw(data: bytes) -> bool:
-    """Whether a TIFF is camera raw: its first image is a thumbnail or a sensor's data, or it has the marks of a format.
+    """Return whether a TIFF is camera raw.
 
-    The thumbnail is what a reader of TIFFs would take for the photograph.
+    A TIFF is camera raw if its first image is a reduced copy, which other readers would take for the photograph. It is
+    also camera raw if it has the marks of CR2 or DNG, or if an image of its first directories is sensor data.
     """
     chain = list(_directories(data, most=_MOST_OWN))
     if not chain:
@@ -98,9 +99,10 @@ def _layout(data: bytes) -> _Layout:
 
 
 def _directories(data: bytes, offset: int | None = None, most: int | None = None) -> Iterator[_Directory]:
-    """Yield the first directory, or the one at `offset`, and those that follow it, up to a damaged one.
+    """Yield the directories of a chain, at most `most`. The chain begins at `offset`, or at the first directory.
 
-    A chain ends where it comes back to a directory, or has taken more bytes than the file has, or `_MOST_BYTES`.
+    The chain ends before a damaged directory, and before a directory that was already yielded. It also ends if its
+    directories take more bytes than the file has, or more than `_MOST_BYTES`.
     """
     layout, seen, left = _layout(data), set[int](), min(len(data), _MOST_BYTES)
     width = struct.calcsize("=" + layout.offset)
@@ -121,7 +123,11 @@ def _directories(data: bytes, offset: int | None = None, most: int | None = None
 
 
 def _entries(data: bytes, layout: _Layout, start: int, count: int) -> tuple[dict[int, int], list[int]]:
-    """Read the integers in the `count` entries of a directory: the first of each tag, and the offsets of its own."""
+    """Read the `count` entries of a directory, the first at offset `start`. Return its tags and sub-directories.
+
+    The tags map to the first integer of their value; 0 if the value has no integers. The second result is the offsets
+    of the sub-directories.
+    """
     width = struct.calcsize("=" + layout.offset)
     tags: dict[int, int] = {}
     own: list[int] = []

@@ -18,7 +18,7 @@ LARGE_SHARD_BYTES = 256 << 20
 
 
 def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
-    """Rewrite small shards as large ones of up to `large` bytes. Other processes may read and write meanwhile."""
+    """Rewrite small shards as shards of up to `large` bytes. Other processes may read and write meanwhile."""
     with _removals_named(store):
         store.remove_retired()
         small = [shard for shard in store.shards() if shard.lstat().st_size <= large // 2]
@@ -37,9 +37,9 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
-    """Remove the bad `shards`, and all shards that were retired: replaced by compaction, or not used any more.
+    """Remove the bad `shards`, and with them all retired shards. If there are no bad shards, do nothing.
 
-    Features that no remaining shard holds must be extracted again.
+    Features that were in the bad shards alone must be extracted again.
     """
     if shards:
         store.retire(shards)

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-FORMAT_VERSION = 1  # of the layout of a store's folder
+FORMAT_VERSION = 1  # the version of the layout of a store's folder
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Fingerprint:
 
     backbone: str
     weights: str  # SHA-256 over the shapes, dtypes and values of the network's weights
-    cut: str  # the name within the backbone, `mixed10` or `mixed8:map`
+    cut: str  # its name within the backbone: `mixed10`, or `mixed8:map`
     shape: tuple[int, ...]  # of one image's features: `(D,)`, or `(H, W, D)` for a map
     dtype: str  # of the stored features: `float16` or `float32`
     precision: str  # of the arithmetic: `float32`, `bfloat16` or `int8`
@@ -26,11 +26,11 @@ class Fingerprint:
     truncated: str
     pixels_version: int  # see `PIXELS_VERSION`
     forward_version: int | None = None  # see `FORWARD_VERSION`; None in stores of early versions
-    calibration: Mapping[str, Any] | None = None  # hashes of an 8-bit network and of its images; None if not int8
+    calibration: Mapping[str, Any] | None = None  # for int8: see `calibration.calibration`; else None
     tokens: str | None = None  # how tokens became one vector; None for a network without tokens
-    bits: str | None = None  # of 16-bit samples, see `ImageConfig`; None: all 16, as where no image uses fewer
-    engine: str | None = None  # of bfloat16 alone: `openvino`; None is TensorFlow
-    augment: str | None = None  # this and the next three: see `View`; None for unchanged images
+    bits: str | None = None  # see `ImageConfig`; None for `16`, also where no other value changes a pixel
+    engine: str | None = None  # `openvino` if OpenVINO made features in bfloat16, else None
+    augment: str | None = None  # this and the next three: see `View`; None for images without augmentation
     augment_version: int | None = None
     seed: int | None = None
     view: int | None = None
@@ -48,14 +48,17 @@ class Fingerprint:
         return f"{self.backbone}-{self.cut.replace(':', '-')}-{self.key[:12]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that are not None, with values of JSON's types."""
+        """Return the fields that are not None, and those of `later`, as JSON values."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "later"} | dict(self.later)
         found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in values.items() if v is not None}))
         return found
 
     @classmethod
     def from_json(cls, values: Any) -> "Fingerprint":
-        """Read back the result of `to_json`. A field that is missing or of a wrong type raises a ValueError."""
+        """Return the fingerprint from `values`, the result of `to_json`. Unknown fields go to `later`.
+
+        A missing field, or a field of a wrong type, raises a ValueError.
+        """
         if not isinstance(values, dict):
             raise ValueError("it holds no JSON object")
         known = {one.name: one for one in fields(cls) if one.name != "later"}
@@ -73,7 +76,11 @@ class Fingerprint:
         return fingerprint
 
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
-        """Map each field that differs to its values: `asked` in `self`, `there` in `there`. None: it is absent."""
+        """Return the fields in which `self` and `there` differ, each with both values.
+
+        `asked` is the value in `self`, and `there` the value in the argument `there`. The value of an absent field is
+        None.
+        """
         asked, other = self.to_json(), there.to_json()
         return {
             name: {"asked": asked.get(name), "there": other.get(name)}

@@ -18,7 +18,7 @@ class Slab:
     positions: np.ndarray  # int64 [n]: for each row, the position of its digest in the argument of `Index.slabs`
 
     def read(self, form: ShardFormat) -> np.ndarray:
-        """Read the features of the rows, [n, *shape]. Errors: see `shards.read_digests`."""
+        """Read the features of the rows, [n, *shape] in the stored dtype. Errors: see `shards.read_digests`."""
         first = int(self.rows[0])
         return read_features(self.shard, form, first, int(self.rows[-1]) + 1).take(self.rows - first, axis=0)
 
@@ -50,7 +50,7 @@ class Index:
         """Yield the slabs that hold `digests`, `DIGEST` [N]. A slab spans at most `rows` rows of one shard.
 
         Each digest must be in a shard. `shuffled` draws the order of the shards, and the order of the slabs within each
-        shard. If it is None, slabs keep the order on disk.
+        shard. If `shuffled` is None, slabs are in the order of the shards and of their rows.
         """
         places = self._places(digests)
         shards, lines = self._shard[places], self._row[places]

@@ -47,7 +47,7 @@ class Verification:
 
 
 def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
-    """Open the store of each fingerprint in `root`, sorted by name. The second list names stores that can't be opened.
+    """Open the stores of all fingerprints in `root`, sorted by name. The second list holds those that can't be opened.
 
     A `root` that does not exist, or holds no features, raises a StoreError.
     """
@@ -65,7 +65,7 @@ def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
 
 
 def open_stores(root: Path) -> list[FeatureStore]:
-    """Open the stores in `root`. Print damaged ones on the console. If none can be opened, raise a StoreError."""
+    """Open the stores in `root`, and print which stores are damaged. If no store can be opened, raise a StoreError."""
     stores, damaged = find_stores(root)
     if not stores:
         raise StoreError(damaged[0].reason)
@@ -75,7 +75,7 @@ def open_stores(root: Path) -> list[FeatureStore]:
 
 
 def stores_named(stores: Sequence[FeatureStore], beginning: str) -> list[FeatureStore]:
-    """Return the stores whose key or folder name starts with `beginning`. If there are none, raise an OptionError."""
+    """Return the stores whose key or folder name starts with `beginning`. If no store does, raise an OptionError."""
     fitting = [store for store in stores if store.key.startswith(beginning) or store.folder.name.startswith(beginning)]
     if beginning and not fitting:
         names = ", ".join(store.folder.name for store in stores) or "none"

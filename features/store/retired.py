@@ -55,7 +55,7 @@ def has_retired(folder: Path) -> bool:
 
 
 def remove_retired(folder: Path) -> None:
-    """Remove the files of retired shards. A folder in place of a shard raises a StoreError."""
+    """Remove the retired shards of `folder`, and their markers. A folder in place of a shard raises a StoreError."""
     for name in filter(_shard_of, os.listdir(folder)):
         marker, shard = folder / name, folder / _shard_of(name)
         if shard.is_dir() and not shard.is_symlink():

@@ -39,7 +39,7 @@ _REMEDY = "`headstart store verify STORE --repair` drops it, and its images are 
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """The layout of all shards of one fingerprint. A shape or dtype not named below raises a ValueError."""
+    """The layout of all shards of one fingerprint. Other shapes and dtypes than those below raise a ValueError."""
 
     fingerprint: Mapping[str, Any]  # attributes of each shard
     shape: tuple[int, ...]  # of one image's features: `(D,)`, or `(H, W, D)` for a map
@@ -78,14 +78,17 @@ def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) 
 
 
 def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
-    """Write each field as an attribute of `file`: JSON, in HDF5's type of strings of fixed length."""
+    """Write each of `fields` as an attribute of `file`: its value as JSON, in an HDF5 string of fixed length."""
     for name, value in fields.items():
         file.attrs[name] = _attribute(value)
 
 
 @contextmanager
 def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
-    """Yield a buffer in memory and a new HDF5 file in it. HDF5 could crash the process if it wrote to a full disk."""
+    """Yield a buffer in memory and a new HDF5 file in this buffer. After the block, the buffer holds the whole file.
+
+    HDF5 could crash the process if it wrote to a full disk.
+    """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=_LIBVER) as file:
         yield buffer, file
@@ -101,14 +104,20 @@ def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
 
 
 def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.ndarray:
-    """Read rows `start` to `stop` of a shard's features, [stop - start, *shape]. Errors: see `read_digests`."""
+    """Read rows `start` to `stop` of a shard's features, [stop - start, *shape] in the stored dtype.
+
+    Errors: see `read_digests`.
+    """
     with _opened(path, form) as file:
         rows: np.ndarray = file["features"][start:stop]
         return rows
 
 
 def shard_fault(path: Path, form: ShardFormat) -> str | None:
-    """Read every byte of a shard. Return why it can't be used, else None. OSError: see `read_digests`."""
+    """Read every byte of a shard. Return the reason why the shard can't be used, or None if the shard is good.
+
+    A shard that can't be reached raises an OSError.
+    """
     try:
         digests = read_digests(path, form)
         with path.open("rb") as file:
@@ -148,7 +157,7 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
 
 
 def _system_error(error: OSError) -> int | None:
-    """Return the errno of `error` if it is in `_SYSTEM_ERRORS`, else None. HDF5 gives it only in the message."""
+    """Return the errno of `error` if it is in `_SYSTEM_ERRORS`, else None. HDF5 gives the errno only in the message."""
     said = re.search(r"errno = (\d+)", str(error))
     number = error.errno or (int(said[1]) if said else None)
     return number if number in _SYSTEM_ERRORS else None
@@ -175,7 +184,11 @@ def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None
 
 
 def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
-    """Refuse a dataset that could read other files, run code, or take more memory than its file. Return its length."""
+    """Return the number of rows of the dataset `name`.
+
+    A dataset that could read other files, run code, or take more memory than its file raises a _NotAShardError, and so
+    does a missing dataset, or one of another dtype or shape of rows.
+    """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise _NotAShardError(f"{name} is a link to elsewhere")
     if file.get(name, getclass=True) is not h5py.Dataset:

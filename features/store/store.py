@@ -58,7 +58,10 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureStore":
-        """Open the store in `folder`. A missing or damaged `fingerprint.json` raises a StoreError."""
+        """Open the store in `folder`.
+
+        A `fingerprint.json` that is missing, damaged, or belongs to another folder raises a StoreError.
+        """
         path = folder / "fingerprint.json"
         try:
             if not path.is_file():  # opening a pipe would wait for ever
@@ -107,7 +110,7 @@ class FeatureStore:
                 f"{digests[int(finite.argmin())]} the first: check --weights and --rescale, or use --precision float32"
             )
         content = shard_content(self.form, raw_digests(digests), stored)
-        if not self._description.exists():  # a share was unmounted: the file would go to another disk
+        if not self._description.exists():  # a network share was unmounted: the file would go to another disk
             raise StoreError(f"{self.folder}: the store is gone")
         target = self.folder / shard_name(content)
         while True:
@@ -136,11 +139,11 @@ class FeatureStore:
     def stream(
         self, digests: Sequence[str], shuffled: np.random.Generator | None = None, slab_bytes: int = SLAB_BYTES
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Read the features of `digests` in the order on disk, at most `slab_bytes` of one shard at a time.
+        """Yield the features of `digests` in the order on disk, at most `slab_bytes` of one shard at a time.
 
-        Yields positions in `digests`, int64 [n], and their features, [n, *shape] in the stored dtype. `shuffled` draws
-        the order of the shards, and the order of the slabs within each. A digest without features, or a damaged shard,
-        raises a StoreError.
+        Each item is a pair: positions in `digests`, int64 [n], and the features of the digests at these positions,
+        [n, *shape] in the stored dtype. For `shuffled`, see `Index.slabs`. A digest without features, or a damaged
+        shard, raises a StoreError.
         """
         digests = list(digests)
         raw, slab = raw_digests(digests), max(1, slab_bytes // self.form.image_bytes)
@@ -169,7 +172,7 @@ class FeatureStore:
         return slab.shard
 
     def write_merged(self) -> None:
-        """Write the merged file. If it can't show all shards, say so on the console."""
+        """Write the merged file. If the file can't show all shards, print a message."""
         while True:  # repeat if another process changed the shards: its newer file may be overwritten
             shards = self._shards_to_merge()
             index = self._index
@@ -185,13 +188,13 @@ class FeatureStore:
             )
 
     def update_merged(self) -> None:
-        """Write the merged file anew if it is out of date, for example because a process was killed."""
+        """Write the merged file again if it does not show the current shards, as after the kill of a process."""
         shards = [shard.name for shard in self._shards_to_merge()]
         if (shards or self.merged.exists()) and merged_shards(self.merged) != shards:
             self.write_merged()
 
     def merged_fault(self) -> str | None:
-        """Return why the merged file can't be trusted; None if it is good or does not exist."""
+        """Return the reason why the merged file can't be trusted; None if the file is good or does not exist."""
         shown = merged_shards(self.merged)
         if not shown and self.merged.exists() and self.shards():
             return "it is not a merged file of the shards"
