@@ -71,13 +71,29 @@ def filled_store(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return store
 
 
+class Shared:
+    """What was built last, up to a number of parameters: a test process with all networks of the zoo needs 13 GB."""
+
+    MOST = 60_000_000
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[Any, int]] = {}
+
+    def get(self, key: Any, build: Callable[[], tuple[Any, int]]) -> Any:
+        """Return what is kept for `key`, or what `build` returns, together with its number of parameters."""
+        found, size = self._kept.pop(key, None) or build()
+        while self._kept and size + sum(other for _, other in self._kept.values()) > self.MOST:
+            self._kept.pop(next(iter(self._kept)))
+        self._kept[key] = found, size
+        return found
+
+
 @pytest.fixture(scope="session", autouse=True)
 def fast_forms() -> Iterator[None]:
     """Equal backbones share one fast form in a test process: nothing changes it, and building one takes seconds."""
     from headstart.features.frozen import frozen
 
-    known: dict[tuple[Any, ...], frozen.FrozenBackbone] = {}
-    build = frozen.freeze
+    shared, build = Shared(), frozen.freeze
 
     def freeze(
         backbone: "Backbone", cuts: "Sequence[Cut]", batch_size: int = 0, engine: str | None = None
@@ -91,9 +107,7 @@ def fast_forms() -> Iterator[None]:
             backbone.tokens,
         )
         key = (*arithmetic, tuple(cuts), batch_size, engine)
-        if key not in known:
-            known[key] = build(backbone, cuts, batch_size, engine)
-        return known[key]
+        return shared.get(key, lambda: (build(backbone, cuts, batch_size, engine), backbone.model.count_params()))
 
     with pytest.MonkeyPatch.context() as patch:
         for user in ("features.frozen.frozen", "pipeline.upkeep.recompute"):
@@ -101,27 +115,22 @@ def fast_forms() -> Iterator[None]:
         yield
 
 
-SHARED_PARAMETERS = 30_000_000  # with more, the largest networks would fill the memory of a test process
-
-
 @pytest.fixture(scope="session", autouse=True)
 def keras_models() -> Iterator[None]:
     """Equal models with random weights share one in a test process, as it was built: building one takes a second."""
     from headstart.features.backbones import models
 
-    known: dict[tuple[Any, ...], tuple[Any, list[Any]]] = {}
-    build = models.filled
+    shared, build = Shared(), models.filled
 
     def filled(spec: Any, weights: str, *settings: Any) -> Any:
         if weights != "random":
             return build(spec, weights, *settings)
-        key = (spec.builder, *settings)
-        if key not in known:
+
+        def built() -> tuple[tuple[Any, list[Any]], int]:
             model = build(spec, weights, *settings)
-            if model.count_params() > SHARED_PARAMETERS:
-                return model
-            known[key] = (model, model.get_weights())
-        model, values = known[key]
+            return (model, model.get_weights()), model.count_params()
+
+        model, values = shared.get((spec.builder, *settings), built)
         model.trainable = True
         model.set_weights(values)
         return model
