@@ -199,11 +199,11 @@ def ls(store: StoreArgument) -> Result:
 
 
 @command(store, kept="bad shards that were dropped by --repair stay dropped")
-def verify(store: StoreArgument, config: VerifyConfig, seed: int = 0) -> Result:
+def verify(store: StoreArgument, config: VerifyConfig, reading: DataConfig, seed: int = 0) -> Result:
     """Read every byte of a store; with --data and --recompute, also compare features with fresh ones."""
     from headstart.pipeline.upkeep.verify import verify_store
 
-    return verify_store(store, config, seed)
+    return verify_store(store, config, seed, reading)
 
 
 @command(store)
@@ -232,13 +232,14 @@ def compact(store: StoreArgument) -> Result:
 @command(store, kept="no features in use are lost: repeat the command to go on")
 def gc(
     store: StoreArgument,
-    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Every data folder in use.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Every data folder or list in use.")],
+    reading: DataConfig,
     yes: Annotated[bool, typer.Option("--yes", help="Drop the features. By default, they are only counted.")] = False,
 ) -> Result:
     """Drop the features of images that are in none of the data folders."""
     from headstart.pipeline.upkeep.gc import collect_garbage
 
-    return collect_garbage(store, data, yes)
+    return collect_garbage(store, data, yes, reading)
 
 
 @command(store)

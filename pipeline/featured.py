@@ -224,7 +224,8 @@ def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
                 "came or went), or another version of headstart made it; run `headstart head` again, with --overwrite"
             )
 
-    return cache_features(data, replace(config, views=0), extraction, settings["seed"], require, run.read_as())
+    reading = run.read_as().fitted(data.is_file())
+    return cache_features(data, replace(config, views=0), extraction, settings["seed"], require, reading)
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The settings that decide how DATA is read."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from headstart.features.errors import OptionError
@@ -10,6 +10,9 @@ from headstart.features.options import option
 Layout = Literal["auto", "outer", "inner", "names", "none", "v1"]
 NEAR_DUPLICATES = "near-duplicates"  # the value of `--group` that groups near-duplicates
 SIMILARITY = 0.3  # least cosine between the whitened features of two images that may be near-duplicates
+
+_OF_FOLDERS = ("layout", "classes")
+_OF_LISTS = ("path_format", "path_column", "label_column", "split_column", "group_column", "encoding", "allow_outside")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,28 @@ class DataConfig:
             raise OptionError(
                 "--layout v1: versions before 0.2 knew no --classes, --group and --resplit; leave them out"
             )
+
+    def fitted(self, is_list: bool) -> "DataConfig":
+        """Return the settings with the defaults of those that mean nothing for a list, or for a folder."""
+        default = DataConfig()
+        return replace(self, **{name: getattr(default, name) for name in self._unfit(is_list)})
+
+    def of_every_image(self, is_list: bool) -> "DataConfig":
+        """Return the settings that read every image of a list or folder, whatever its class."""
+        return replace(self.fitted(is_list), layout="none", classes="", label_from="", group="")
+
+    def require_fit(self, is_list: bool) -> None:
+        """Raise an OptionError if a setting is given that means nothing for a list, or for a folder."""
+        if unfit := self._unfit(is_list):
+            option, kind = unfit[0].replace("_", "-"), "list of images" if is_list else "folder or archive"
+            raise OptionError(f"--{option}: means nothing for a {kind}; leave it out")
+
+    def _unfit(self, is_list: bool) -> list[str]:
+        """Return the names of settings that are given, and mean nothing for a list, or for a folder."""
+        default = DataConfig()
+        foreign = _OF_FOLDERS if is_list else _OF_LISTS
+        given = [name for name in foreign if getattr(self, name) != getattr(default, name)]
+        return [name for name in given if name != "layout" or self.layout != "none"]
 
     @property
     def class_list(self) -> list[str]:

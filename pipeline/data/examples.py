@@ -3,12 +3,13 @@
 import csv
 import io
 import itertools
+import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, OptionError
 from headstart.features.files import write_atomically
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.images.pixels import Pages
@@ -16,12 +17,11 @@ from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.terminal import console
 from headstart.pipeline.data.clutter import told
-from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.reading import read_data
 from headstart.pipeline.data.splits import FRACTIONS, Item, complete, split_of, takes_val_from_train
 
-EVERY_IMAGE = DataConfig(layout="none")  # reads all images of a folder, without labels
 _REJECT_FIELDS = ("path", "reason", "detail")
 
 
@@ -70,6 +70,8 @@ def scan(
         config: how `data` is read.
         labelled: raise DataError if the images have no labels.
     """
+    if config.group == NEAR_DUPLICATES:
+        raise OptionError(f"--group {NEAR_DUPLICATES}: is for `headstart prepare`, which compares the images")
     files = read_data(data, config, labelled)
     reading, class_names = files.reading, files.reading.class_names
     labels = {name: label for label, name in enumerate(class_names)}
@@ -80,7 +82,9 @@ def scan(
     items: list[Item] = []
     rows = zip(files.paths, seen, reading.splits, reading.labels, groups, strict=False)
     for path, found, split, label, group in rows:
-        ignored["no image"] += not found
+        if not found and data.is_file():
+            rejects.append(_listed_in_vain(path))
+        ignored["no image"] += not found and not data.is_file()
         number = -1 if label is None else labels[label]
         for image in found:
             if isinstance(image, Reject):
@@ -97,6 +101,13 @@ def scan(
         Example(image, item.label, split, item.group) for image, item, split in zip(images, items, splits, strict=True)
     ]
     return Scan(examples, class_names, rejects, ignored.total(), dict(+ignored), [*reading.lines, *how])
+
+
+def _listed_in_vain(path: str) -> Reject:
+    """Return the reject for a file of a manifest of which neither name nor content is that of an image."""
+    if os.path.lexists(path):
+        return Reject(path, "not-an-image", "neither its name nor its content is that of an image")
+    return Reject(path, "vanished", "no such file")
 
 
 def _splits(items: list[Item], seed: int, config: DataConfig) -> tuple[list[str], list[str]]:

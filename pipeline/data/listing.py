@@ -86,7 +86,8 @@ def _all_below(folder: Path) -> tuple[list[str], list[str], list[str]]:
             (paths if in_clutter else unreadable).append(path)  # an unreadable clutter folder counts as one file
             continue
         paths += files
-        if path and not in_clutter and not files and not folders:
+        hollow = not folders and all(clutter_kind(name.rpartition("/")[2]) for name in files)
+        if path and not in_clutter and hollow:
             empty.append(path)
         for child in sorted(folders, reverse=True):
             hidden = in_clutter or clutter_kind(child.rpartition("/")[2]) is not None

@@ -11,7 +11,7 @@ from typing import Any
 
 from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.names import split_named
+from headstart.pipeline.data.names import as_label, split_named
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 _FIELD = re.compile(r"\{([^{}]*)\}")
@@ -37,7 +37,8 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
     `config.allow_outside` is set). Raises OptionError for an unknown encoding.
     """
     entries: dict[str, Entry] = {}
-    for number, row in _rows(file, config):
+    labelled = labelled and not config.label_from and config.layout != "none"
+    for number, row in _rows(file, config, labelled):
         entry = _entry(f"{file}, row {number}", row, config, labelled)
         before = entries.setdefault(entry.path, entry)
         if (before.label, before.split) != (entry.label, entry.split):
@@ -64,7 +65,7 @@ def _entry(where: str, row: _Row, config: DataConfig, labelled: bool) -> Entry:
     split = split_named(given) if given else ""
     if split is None:
         raise DataError(f"{where}: {config.split_column} is {given!r}; expected train, val or test")
-    return Entry(path, label or None, split, _text(row, config.group_column) or None)
+    return Entry(path, as_label(label) if label else None, split, _text(row, config.group_column) or None)
 
 
 def _text(row: _Row, column: str) -> str:
@@ -84,7 +85,7 @@ def _formatted(where: str, row: _Row, pattern: str) -> str:
     return _FIELD.sub(value, pattern)
 
 
-def _rows(file: Path, config: DataConfig) -> Iterator[tuple[int, _Row]]:
+def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int, _Row]]:
     """Yield the number of each row, from 1 below the header, and the row. Raises DataError if a column is missing."""
     needed = list(_FIELD.findall(config.path_format)) or [config.path_column]
     default = DataConfig()
@@ -93,17 +94,15 @@ def _rows(file: Path, config: DataConfig) -> Iterator[tuple[int, _Row]]:
         for name in ("label_column", "split_column", "group_column")
         if getattr(config, name) != getattr(default, name)
     ]
-    if not config.label_from and config.layout != "none":
+    if labelled:
         needed.append(config.label_column)
     readers = {".jsonl": _json_rows, ".ndjson": _json_rows, ".parquet": _parquet_rows}
     try:
         yield from readers.get(file.suffix.lower(), _csv_rows)(file, config.encoding, list(dict.fromkeys(needed)))
     except LookupError as error:
         raise OptionError(f"--encoding {config.encoding}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file}: not {config.encoding} at byte {error.start}; say with --encoding what it is"
-        ) from error
+    except UnicodeError as error:
+        raise DataError(f"{file}: not {config.encoding} ({error}); say with --encoding what it is") from error
 
 
 def _require_columns(file: Path, needed: list[str], found: list[str]) -> None:

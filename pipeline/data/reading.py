@@ -13,7 +13,14 @@ from headstart.pipeline.data.layouts import Reading, read_layout
 from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
 from headstart.pipeline.data.listing import list_files, require_readable
 from headstart.pipeline.data.manifest import SUFFIXES, Entry, read_manifest
-from headstart.pipeline.data.names import has_image_suffix, labels_matched, listed, perhaps_labels, told_missed
+from headstart.pipeline.data.names import (
+    has_image_suffix,
+    labels_matched,
+    listed,
+    perhaps_labels,
+    told_cases,
+    told_missed,
+)
 from headstart.pipeline.data.splits import SPLITS
 
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
@@ -35,22 +42,27 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     a folder nor a manifest, if its names allow several readings, or if `labelled` is set and labels are missing. Raises
     the errors of `read_manifest`.
     """
+    require_data(data)
+    config.require_fit(data.is_file())
     if data.is_file():
         return _read_list(data, config, labelled)
-    require_data(data)
     if config.layout == "v1":
         return Files(*read_folder_v1(data))
     listing = list_files(data)
     require_readable(data, listing)
     names = [name for name in listing.files if name not in (REJECTS, PREPARED)]
     reading = read_names(names, str(data), config, listing.empty, labelled)
-    ignored = Counter(listing.ignored)
+    return _with_labels(os.path.join(data, ""), names, reading, Counter(listing.ignored), "outside classes")
+
+
+def _with_labels(root: str, names: Sequence[str], reading: Reading, ignored: Counter[str], kind: str) -> Files:
+    """Leave out files without a label, and count them as ignored files of this `kind`, unless no file has a label."""
+    kept = list(range(len(names)))
     if reading.class_names:
-        kept = [at for at, label in enumerate(reading.labels) if label is not None]
-        ignored["outside classes"] += len(names) - len(kept)
-        names, reading = [names[at] for at in kept], _taken(reading, kept)
-    root = os.path.join(data, "")
-    return Files([root + name for name in names], reading, +ignored)
+        kept = [at for at in kept if reading.labels[at] is not None]
+        ignored[kind] += len(names) - len(kept)
+        reading = reading if len(kept) == len(names) else _taken(reading, kept)
+    return Files([os.path.join(root, names[at]) for at in kept], reading, +ignored)
 
 
 def require_data(data: Path) -> None:
@@ -116,7 +128,7 @@ def _resplit(reading: Reading, where: str, config: DataConfig) -> Reading:
 
 
 def _grouped(reading: Reading, names: Sequence[str], where: str, config: DataConfig) -> Reading:
-    if not config.group or config.group == NEAR_DUPLICATES:
+    if not config.group or config.group == NEAR_DUPLICATES or not names:
         return reading
     matches = [re.search(config.group, name) for name in names]
     groups = [match[1 if match.re.groups else 0] if match else None for match in matches]
@@ -124,14 +136,15 @@ def _grouped(reading: Reading, names: Sequence[str], where: str, config: DataCon
     if all(group is None for group in groups):
         raise DataError(f"{where}: --group {config.group} matches no path, such as {names[0]}")
     line = f"{where}: {len(set(groups) - {None})} groups by --group"
+    if any(reading.groups):
+        line += f", not by the column {config.group_column}"
     return replace(
         reading, groups=groups, lines=[*reading.lines, line + (f"; {alone} images have none" if alone else "")]
     )
 
 
 def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
-    require_data(file)
-    entries = read_manifest(file, config, labelled and not config.label_from)
+    entries = read_manifest(file, config, labelled)
     root = os.path.dirname(file)
     names = [entry.path for entry in entries]
     reading = Reading(
@@ -147,11 +160,15 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
         lines.append(f"{file}: labels by --label-from, {len(set(labels) - {None})} classes")
         lines += told_missed(str(file), config.label_from, missed, len(names))
         reading = replace(reading, labels=labels)
+    if {entry.split for entry in entries} == {"train"}:
+        lines.append(f"{file}: all images are of train, so they count as not split yet")
+        reading = replace(reading, splits=[""] * len(names))
+    lines += told_cases(reading.class_names)
     without = _without_row(file, names)
     if without:
         lines.append(f"{len(without)} images beside them have no row and are left out, {without[0]} the first")
     reading = _grouped(_resplit(replace(reading, lines=lines), str(file), config), names, str(file), config)
-    return Files([os.path.join(root, name) for name in names], reading, Counter({"without a row": len(without)}))
+    return _with_labels(root, names, reading, Counter({"without a row": len(without)}), "without a label")
 
 
 def _described(file: Path, entries: Sequence[Entry]) -> str:

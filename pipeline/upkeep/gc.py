@@ -8,7 +8,8 @@ from typing import Any
 from headstart.features.errors import DataError
 from headstart.features.store.compact import compact, drop_unused
 from headstart.features.store.maintain import open_stores
-from headstart.pipeline.data.examples import EVERY_IMAGE, scan_all_sizes
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.examples import scan_all_sizes
 from rich.filesize import decimal
 
 
@@ -49,14 +50,15 @@ class Garbage:
             yield remark
 
 
-def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False) -> Garbage:
+def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False, reading: DataConfig = DataConfig()) -> Garbage:
     """Count the features in the store at `root` whose images are in no folder of `data`. With `yes`, also drop them.
 
+    `reading` says how the rows of lists are read.
     Raises StoreError if `root` holds no features, or if another process changed the store meanwhile. Raises DataError
     if a folder has no images, or has files that can't be read: the features of such files may be in use.
     """
     stores = open_stores(root)
-    used = {digest for folder in data for digest in _digests_in(root, folder)}
+    used = {digest for folder in data for digest in _digests_in(root, folder, reading)}
     counts = []
     for store in stores:
         held = set(store.digests())
@@ -67,8 +69,8 @@ def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False) -> Garb
     return Garbage(counts, yes)
 
 
-def _digests_in(root: Path, data: Path) -> set[str]:
-    found = scan_all_sizes(root, data, config=EVERY_IMAGE)
+def _digests_in(root: Path, data: Path, reading: DataConfig) -> set[str]:
+    found = scan_all_sizes(root, data, config=reading.of_every_image(data.is_file()))
     unread = [reject for reject in found.rejects if reject.reason in ("unreadable", "vanished")]
     if unread:
         raise DataError(

@@ -25,7 +25,8 @@ from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.maintain import Damage
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
-from headstart.pipeline.data.examples import EVERY_IMAGE, scan_all_sizes
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.examples import scan_all_sizes
 from headstart.pipeline.upkeep.config import VerifyConfig
 
 # Errors are norm(stored - fresh) / norm(fresh). Rounding on another machine can cause errors up to these limits.
@@ -42,13 +43,16 @@ class Recomputation:
     bad: tuple[Damage, ...]  # shards with features that differ too much
 
 
-def recompute(stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, seed: int = 0) -> Recomputation:
+def recompute(
+    stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, seed: int = 0, reading: DataConfig = DataConfig()
+) -> Recomputation:
     """Compare the stored features of up to `config.recompute` images of `data` with a fresh forward pass.
 
-    `seed` decides which images are compared. Stores that can't be compared, for example because of other weights, are
+    `seed` decides which images are compared, and `reading` how the rows of a list are read.
+    Stores that can't be compared, for example because of other weights, are
     reported on the console. Raises StoreError if no store can be compared; DataError if `data` has no images.
     """
-    found = scan_all_sizes(stores[0].folder.parent, data, config=EVERY_IMAGE)
+    found = scan_all_sizes(stores[0].folder.parent, data, config=reading.of_every_image(data.is_file()))
     images = {example.image.digest: example.image for example in found.examples}
     left_out: list[str] = []
     errors: list[_Error] = []

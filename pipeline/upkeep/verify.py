@@ -9,6 +9,7 @@ from headstart.features.frozen.calibration import damaged_networks
 from headstart.features.store.compact import drop_shards
 from headstart.features.store.maintain import Damage, Verification, find_stores, verify
 from headstart.features.terminal import console
+from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.reading import require_data
 from headstart.pipeline.upkeep.config import VerifyConfig
 
@@ -63,10 +64,11 @@ class VerifyResult:
         return None
 
 
-def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResult:
+def verify_store(root: Path, config: VerifyConfig, seed: int = 0, reading: DataConfig = DataConfig()) -> VerifyResult:
     """Read every byte of the store at `root`; with `config.data`, also compare features with a fresh forward pass.
 
-    `seed` decides which images are compared. No images are compared if a folder is damaged, or if a bad shard was not
+    `seed` decides which images are compared, and `reading` how the rows of a list are read.
+    No images are compared if a folder is damaged, or if a bad shard was not
     dropped. Raises StoreError if `root` holds no features, or none that can be compared; DataError if `config.data` has
     no images.
     """
@@ -82,7 +84,7 @@ def verify_store(root: Path, config: VerifyConfig, seed: int = 0) -> VerifyResul
         return result
     from headstart.pipeline.upkeep.recompute import recompute  # late: it imports TensorFlow
 
-    fresh = recompute(stores, config.data, config, seed)
+    fresh = recompute(stores, config.data, config, seed, reading)
     if config.repair:
         bad = {Path(shard.path) for shard in fresh.bad}
         for store in stores:

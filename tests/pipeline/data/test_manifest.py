@@ -130,7 +130,7 @@ def test_bad_lists_are_told_in_one_line(photos: Path, text: str, said: str) -> N
 def test_encodings_and_broken_json(photos: Path) -> None:
     file = photos / "x.csv"
     file.write_bytes("path,label\ntrain/0.png,caf\u00e9\ntrain/1.png,tea\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"not utf-8 at byte 26; say with --encoding"):
+    with pytest.raises(DataError, match=r"not utf-8 .*in position 26.*; say with --encoding"):
         scan(file)
     assert scan(file, config=DataConfig(encoding="latin-1")).class_names == ["caf\u00e9", "tea"]
     with pytest.raises(OptionError, match="--encoding nonsense"):
@@ -191,3 +191,69 @@ def test_prepare_takes_lists(photos: Path, tmp_path: Path) -> None:
     result = prepare(listed(photos / "x.csv", "path,label\n" + "\n".join(ROWS)), tmp_path / "data")
     assert (result.train, result.val, result.test) == (24, 3, 3)
     assert {folder.name for folder in (tmp_path / "data" / "train").iterdir()} == set(EXPECTED)
+
+
+def test_settings_that_mean_nothing_for_the_data_are_refused(photos: Path, tmp_path: Path) -> None:
+    file = listed(photos / "x.csv", "path,label\n" + "\n".join(ROWS))
+    for config in (DataConfig(classes="pug"), DataConfig(layout="outer"), DataConfig(layout="v1")):
+        with pytest.raises(OptionError, match="means nothing for a list of images"):
+            scan(file, config=config)
+    with pytest.raises(OptionError, match="--label-column: means nothing for a folder"):
+        scan(photos, config=DataConfig(label_column="breed"))
+    with pytest.raises(OptionError, match="near-duplicates: is for `headstart prepare`"):
+        scan(file, config=DataConfig(group="near-duplicates"))
+    assert DataConfig(label_column="breed", classes="a").fitted(is_list=False) == DataConfig(classes="a")
+
+
+def test_rows_without_a_label_are_left_out_where_labels_are_not_needed(photos: Path) -> None:
+    rows = [*ROWS[:-2], ROWS[-2].partition(",")[0] + ",", ROWS[-1].partition(",")[0] + ","]
+    file = listed(photos / "x.csv", "path,label\n" + "\n".join(rows))
+    with pytest.raises(DataError, match="label is empty"):
+        scan(file)
+    found = scan(file, labelled=False)
+    assert (len(found.examples), found.ignored_kinds["without a label"]) == (len(ROWS) - 2, 2)
+    bare = listed(photos / "y.csv", "path\n" + "\n".join(row.partition(",")[0] for row in ROWS))
+    assert {example.label for example in scan(bare, labelled=False).examples} == {-1}
+
+
+def test_a_pattern_that_misses_a_row_leaves_it_out(photos: Path) -> None:
+    for number in range(30):
+        os.rename(photos / "train" / f"{number}.png", photos / "train" / f"{breed(number)}_{number}.png")
+    names = [f"train/{breed(number)}_{number}.png" for number in range(30)]
+    (photos / "train" / "other.png").write_bytes((photos / names[0]).read_bytes() + b"x")
+    file = listed(photos / "x.csv", "path\n" + "\n".join([*names, "train/other.png"]))
+    found = scan(file, config=DataConfig(label_from=r"(?P<label>.+)_\d+\.png"))
+    assert len(found.examples) == 30
+    assert min(example.label for example in found.examples) == 0
+    assert found.ignored_kinds["without a label"] == 1
+
+
+def test_a_row_that_is_no_image_is_a_reject(photos: Path) -> None:
+    (photos / "notes").write_text("no image")
+    file = listed(photos / "x.csv", "path,label\n" + "\n".join([*ROWS, "notes,pug", "absent,pug"]))
+    assert {reject.path: reject.reason for reject in scan(file).rejects} == {
+        str(photos / "notes"): "not-an-image",
+        str(photos / "absent"): "vanished",
+    }
+
+
+def test_a_list_of_training_images_alone_is_not_split_yet(photos: Path) -> None:
+    file = listed(photos / "x.csv", "path,label,split\n" + "\n".join(f"{row},train" for row in ROWS))
+    found = scan(file)
+    assert {example.split for example in found.examples} == {"train", "val", "test"}
+    assert any("not split yet" in line for line in found.reading)
+
+
+def test_labels_that_differ_in_unicode_form_are_one_class(photos: Path) -> None:
+    labels_ = ["Caf\u00e9", "Cafe\u0301", "tea"]
+    rows = [f"{row.partition(',')[0]},{labels_[number % 3]}" for number, row in enumerate(ROWS)]
+    assert len(scan(listed(photos / "x.csv", "path,label\n" + "\n".join(rows))).class_names) == 2
+
+
+def test_an_encoding_without_its_mark_and_a_pattern_on_nothing(photos: Path, tmp_path: Path) -> None:
+    (photos / "x.csv").write_bytes("path,label".encode("utf-16-le"))
+    with pytest.raises(DataError, match="not utf-16"):
+        scan(photos / "x.csv", config=DataConfig(encoding="utf-16"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images"):
+        scan(tmp_path / "empty", config=DataConfig(group="x"), labelled=False)
