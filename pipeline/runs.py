@@ -27,7 +27,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_from_json
 from headstart.features.errors import RunError
 from headstart.features.files import folder_written_atomically, remove_left_over, write_atomically, write_json
@@ -202,6 +201,8 @@ def _clear_left_over(path: Path) -> None:
     # `.NAME.PID.replaced`.
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, name.fullmatch(folder.name)) for folder in path.parent.glob(".*")]
+    import psutil  # late: most commands don't need it
+
     dead = [folder for folder, match in found if match and not psutil.pid_exists(int(match["pid"]))]
     with suppress(FileNotFoundError):  # another process may clear them too
         for folder in sorted(dead, key=lambda folder: folder.stat().st_ctime, reverse=True):
