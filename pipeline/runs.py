@@ -79,9 +79,10 @@ class Run:
         return configs_from_json(self.config()["features"])
 
     def read_as(self) -> DataConfig:
-        """Return the settings by which the run's data are read. The default is `v1`, for runs of versions before 0.2.
+        """Return the settings by which the run's data are read.
 
-        Raises RunError if the settings are of another version of headstart.
+        Runs of versions before 0.2 have not saved them: their data are read by the layout `v1`. Raises RunError if a
+        saved setting is unknown, because a later version of headstart wrote it.
         """
         found = self.config().get("reading", {"layout": "v1"})
         try:

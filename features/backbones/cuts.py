@@ -188,7 +188,10 @@ def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
 
 
 def _named(text: str) -> str:
-    """Return the backbone in `text`, `backbone/cut` or `cut`, as `chosen_backbones` names it; empty without a name."""
+    """Return the backbone of a cut, or "" if none is named. `text` is `backbone/cut`, or `cut` alone.
+
+    The name has the form that `chosen_backbones` returns.
+    """
     named = text.rpartition("/")[0]
     return os.path.abspath(named) if is_own(named) else named
 

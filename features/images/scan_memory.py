@@ -35,6 +35,7 @@ class ScanMemory:
         self._started = time.time_ns()
         self._rows: dict[str, int] = {}
         self._loaded: dict[str, np.ndarray] = {}
+        self._digests, self._formats, self._numbers = "", list[bytes](), list[list[int]]()
         self._recalled: dict[str, ImageFile] = {}
         if not forget:
             with suppress(*_DAMAGE):
@@ -48,9 +49,9 @@ class ScanMemory:
         row = self._rows.get(path.removeprefix(self._root))
         if row is None:
             return None
-        numbers = dict(zip(_COLUMNS, self._loaded["numbers"][row].tolist(), strict=True))
-        format = self._loaded["formats"][row].decode("ascii", errors="replace")
-        image = ImageFile(path, self._loaded["digests"][row].tobytes().hex(), format=format, **numbers)
+        digest = self._digests[row * 2 * DIGEST_BYTES : (row + 1) * 2 * DIGEST_BYTES]
+        format = self._formats[row].decode("ascii", errors="replace")
+        image = ImageFile(path, digest, format=format, **dict(zip(_COLUMNS, self._numbers[row], strict=True)))
         if format not in FORMATS or image.page != page or not image.is_unchanged():
             return None
         self._recalled[path] = image
@@ -98,4 +99,6 @@ class ScanMemory:
             if array.shape != shape or not np.issubdtype(array.dtype, kind):
                 raise ValueError(f"{name} of {len(names)} files can't be {array.dtype} {array.shape}")
         self._rows = {name: row for row, name in enumerate(names)}
+        self._digests = loaded["digests"].tobytes().hex()
+        self._formats, self._numbers = loaded["formats"].tolist(), loaded["numbers"].tolist()
         self._loaded = loaded

@@ -48,7 +48,7 @@ def recompute(
 ) -> Recomputation:
     """Compare the stored features of up to `config.recompute` images of `data` with a fresh forward pass.
 
-    `seed` decides which images are compared, and `reading` how the rows of a list are read.
+    `seed` decides which images are compared, and `reading` how a list of images is read, if `data` is one.
     Stores that can't be compared, for example because of other weights, are
     reported on the console. Raises StoreError if no store can be compared; DataError if `data` has no images.
     """
