@@ -181,10 +181,12 @@ def agreeing(
     for some in _blocks(len(images), _TOGETHER):
         rows = [row for row in range(len(images))[some] if near.cosines[row, 0] >= similarity]
         around = {row: [others[at] for at in near.numbers[row, near.cosines[row] > -np.inf]] for row in rows}
-        pixels.load([images[row] for row in rows] + [other for row in rows for other in around[row]])
-        for row in rows:
-            if images[row] in pixels:
-                found += _agreeing(images[row], around[row], near, row, similarity, pixels)
+        candidates = {row: around[row][: int((near.cosines[row, :CANDIDATES] >= similarity).sum())] for row in rows}
+        pixels.load([images[row] for row in rows] + [other for row in rows for other in candidates[row]])
+        alike = [row for row in rows if max(_plain(images[row], candidates[row], pixels)) >= _HOPELESS]
+        pixels.load([other for row in alike for other in around[row]])  # few, because thumbnails take long to make
+        for row in alike:
+            found += _agreeing(images[row], around[row], near, row, similarity, pixels)
         advance(len(images[some]))
     return found
 
@@ -194,7 +196,7 @@ def _agreeing(
 ) -> Iterator[Pair]:
     """Yield the near-duplicates of `image`, whose neighbours are `around`, and have their positions in row `row`."""
     mine, cosines = pixels[image], near.cosines[row].tolist()
-    plain = [float((mine * pixels[other]).mean()) if other in pixels else -1.0 for other in around]
+    plain = _plain(image, around, pixels)
     background = _background(plain, cosines, around, pixels)
     for rank, other in enumerate(around[:CANDIDATES]):
         if cosines[rank] >= similarity and plain[rank] >= _HOPELESS and other.digest != image.digest:
@@ -202,6 +204,14 @@ def _agreeing(
             agreement = (correlation(mine, theirs, background) + correlation(theirs, mine, background)) / 2
             if agreement >= CORRELATION:
                 yield Pair(row, int(near.numbers[row, rank]), min(1.0, cosines[rank]), agreement)
+
+
+def _plain(image: ImageFile, others: Sequence[ImageFile], pixels: Pixels) -> list[float]:
+    """Return the correlation of the thumbnail of `image` with each of `others`; -1 where there is no thumbnail."""
+    return [
+        float((pixels[image] * pixels[other]).mean()) if image in pixels and other in pixels else -1.0
+        for other in others
+    ]
 
 
 def _background(
