@@ -23,6 +23,7 @@ class Item(NamedTuple):
     split: str = ""  # the split that it has already; "" for none
     drawn: bool = False  # `split` was drawn once, and not given: the image may follow its group elsewhere
     of_train: bool = False  # it is given to train, and may be taken for val
+    path: str = ""  # as messages name it; "" if they name it by its digest
 
 
 def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
@@ -104,19 +105,15 @@ def _told_straddling(items: Sequence[Item], splits: Sequence[str], given: Collec
     if not given:
         return []
     lines = []
-    for what, keys in (
-        ("groups", [item.group for item in items]),
-        ("images with copies", [item.digest for item in items]),
-    ):
-        within: dict[str, set[str]] = defaultdict(set)
-        for key, split in zip(keys, splits, strict=True):
-            if key is not None:
-                within[key].add(split)
-        straddling = [key for key in within if len(within[key]) > 1]
+    for what, key in (("groups", "group"), ("images with copies", "digest")):
+        within: dict[str, dict[str, str]] = defaultdict(dict)  # split to a name, by group or digest
+        for item, split in zip(items, splits, strict=True):
+            if (value := getattr(item, key)) is not None:
+                within[value].setdefault(split, value if key == "group" else item.path or value[:12])
+        straddling = [names for names in within.values() if len(names) > 1]
         if straddling:
-            first = straddling[0]
-            named = f"{first if what == 'groups' else first[:12]} in {', '.join(sorted(within[first]))}"
-            lines.append(f"{len(straddling)} {what} are in several splits, as these are given: {named}, the first")
+            first = " and ".join(f"{name} in {split}" for split, name in straddling[0].items())
+            lines.append(f"{len(straddling)} {what} are in several splits, as these are given: {first}, the first")
     return lines
 
 

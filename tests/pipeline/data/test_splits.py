@@ -170,12 +170,12 @@ def test_val_is_taken_from_train_where_train_and_test_are_given() -> None:
 
 def test_groups_across_given_splits_are_told_and_stay() -> None:
     images = [Item(str(number), 0, "one", split) for number, split in enumerate(["train", "train", "val", "test"])]
-    images += [Item("a", 0, "two", "train"), Item("a", 1, None, "test"), Item("b", 0, "three", "val")]
+    images += [Item("a", 0, "two", "train"), Item("a", 1, None, "test", path="x.jpg"), Item("b", 0, "three", "val")]
     splits, lines = complete(images, SPLITS, 0, TENTHS)
     assert splits == [item.split for item in images]
     assert lines == [
-        "1 groups are in several splits, as these are given: one in test, train, val, the first",
-        "1 images with copies are in several splits, as these are given: a in test, train, the first",
+        "1 groups are in several splits, as these are given: one in train and one in val and one in test, the first",
+        "1 images with copies are in several splits, as these are given: a in train and x.jpg in test, the first",
     ]
 
 
