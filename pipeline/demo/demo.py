@@ -129,7 +129,7 @@ def run_demo(
     _announce("demo", drawings, *counted, *seeded)
     drawn = _shown(draw_demo(drawings, images, seed))
     limit = PrepareConfig(max_rejects=1.0 if drawn.broken > _FEW_BROKEN * images else PrepareConfig.max_rejects)
-    _announce("prepare", drawings, data, *_flags(limit), *seeded)
+    _announce("prepare", drawings, data, *seeded, *_flags(limit))
     _shown(prepare(drawings, data, limit, seed))
     _announce("features", data, *asked)
     cached = _shown(cache_features(data, features, extraction, seed))
