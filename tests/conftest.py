@@ -57,7 +57,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The drawn images in `{train,val,test}/{cat,dog}/`. Tests only read it."""
     data = tmp_path_factory.mktemp("prepared") / "data"
-    prepare(drawn, data, PrepareConfig(val=0.25, test=0.25))
+    prepare(drawn, data, PrepareConfig(val=0.25, test=0.25, max_rejects=1.0))
     return data
 
 

@@ -26,7 +26,7 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     drawn, data, store, run = (tmp_path / name for name in ("drawn", "data", "store", "run"))
     flags = (*SMALL_FLAGS, f"--store={store}")
     assert headstart("demo", drawn, "--images=40") == {"images": 40, "broken": 6, "path": str(drawn)}
-    counts = headstart("prepare", drawn, data, "--val=0.25", "--test=0.25")
+    counts = headstart("prepare", drawn, data, "--val=0.25", "--test=0.25", "--max-rejects=1")
     assert set(counts) == {"train", "val", "test", "rejected", "dropped", "moved"}
     assert counts["train"] + counts["val"] + counts["test"] == 42
     first = headstart("features", data, *flags)
@@ -48,7 +48,7 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     assert counts["test"] - 2 <= scored["n"] <= counts["test"]  # of the two broken files that prepare can't tell
     keys = {"accuracy", "accuracy_interval", "loss", "auc", "confusion", "per_class"}
     assert set(scored["head"]) == set(scored["finetuned"]) == keys
-    predicted = headstart("predict", run, drawn / "cat" / "cat.0.jpg", drawn / "dog")
+    predicted = headstart("predict", run, drawn / "cat" / "cat.0.jpg", drawn / "dog", "--max-rejects=1")
     assert set(predicted) == {"predictions", "rejects"}
     assert set(predicted["predictions"][0]) == {"path", "label", "probability", "probabilities"}
     assert {Path(reject["path"]).name for reject in predicted["rejects"]} == {

@@ -3,8 +3,10 @@
 import hashlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
+
+from headstart.pipeline.data.split_filling import fill
 
 SPLITS = ("train", "val", "test")
 VAL_FRACTION = TEST_FRACTION = 0.1
@@ -19,6 +21,9 @@ class Item(NamedTuple):
     label: int
     group: str | None = None  # images of one group get the same split; None for no group
     split: str = ""  # the split that the image already has; "" for none
+    drawn: bool = False  # whether `split` was drawn earlier, not given: then the image may follow its group elsewhere
+    of_train: bool = False  # whether the image is given to train, and may be taken for val
+    path: str = ""  # the path in messages; "" if messages name the image by its digest
 
 
 def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
@@ -28,9 +33,10 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
     the rest train. The size of a split is its fraction of the class, rounded to whole images. A class of three or more
     images has at least one in each split whose fraction is above 0. A class of two has one in train and one in val.
 
-    Equal images, and images of one group, get the same split, so sizes are only as exact as whole groups allow. If some
-    images of a group already have a split, the group gets the split of most of these images. In a tie, test goes before
-    val, and val before train.
+    Equal images, and images of one group, get the same split, so sizes are only as exact as whole groups allow. A class
+    of three or more groups has one in each split, if the groups allow it. If some images of a group already have a
+    split, the group gets the split of most of these images. In a tie, test goes before val, and val before train. If a
+    group has images of test and images `of_train`, these two parts count as separate groups.
 
     Args:
         fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
@@ -45,14 +51,17 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
     sizes: Counter[int] = Counter()
     for content in contents:
         sizes.update(content)
-    wanted = _wanted(sizes, Counter(label for content in contents for label in content), fractions)
-    splits = [_held(items, group) for group in groups]
-    for content, split in zip(contents, splits, strict=True):
+    counts = Counter(label for content in contents for label in content)
+    wanted = _wanted(sizes, counts, fractions)
+    lacking = wanted.copy()
+    held = [_held(items, group) for group in groups]
+    for content, split in zip(contents, held, strict=True):
         for label, count in content.items():
-            wanted[label, split] -= count
-    for number, (content, held) in enumerate(zip(contents, splits, strict=True)):
-        if not held:
-            splits[number] = _next_split(content, wanted)
+            lacking[label, split] -= count
+    splits = [split or _next_split(content, lacking) for content, split in zip(contents, held, strict=True)]
+    for label, size in sizes.items():
+        wanted[label, "train"] = size - wanted[label, "val"] - wanted[label, "test"]
+    fill(splits, contents, [not split for split in held], _due(counts, fractions), wanted)
     found = [""] * len(items)
     for group, split in zip(groups, splits, strict=True):
         for at in group:
@@ -71,18 +80,43 @@ def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float])
 def complete(
     items: Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
-    """Return the split of each item, and a line that describes how splits were drawn, if any were.
+    """Return the split of each item, and lines that say how the items without a split got theirs.
 
-    `given` are the splits that the data set itself has. If val is drawn from train (see `takes_val_from_train`), items
-    without a split go to train or val only.
+    `given` are the splits that a data set comes with. An item keeps the split that it was given, even if others of its
+    group are elsewhere; a line counts such groups. If `takes_val_from_train`, the items `of_train` are divided between
+    train and val. Where no item is marked so, these are all items without a split.
     """
     if all(item.split for item in items):
-        return [item.split for item in items], []
+        splits = [item.split for item in items]
+        return splits, _told_straddling(items, splits, given)
     from_train = takes_val_from_train(given, fractions)
     shares = {name: share for name, share in fractions.items() if share and not (from_train and name == "test")}
+    if from_train and not any(item.of_train for item in items):
+        items = [item if item.split else item._replace(of_train=True) for item in items]
     told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) or "train alone"
     line = f"split by a hash of each image, class by class: {told}{' of train; test is as it was given' * from_train}"
-    return assign(items, seed, shares), [line]
+    splits = [
+        item.split if item.split and not item.drawn else split
+        for item, split in zip(items, assign(items, seed, shares), strict=True)
+    ]
+    return splits, [line, *_told_straddling(items, splits, given)]
+
+
+def _told_straddling(items: Sequence[Item], splits: Sequence[str], given: Collection[str]) -> list[str]:
+    """Return a line that counts the groups, and one that counts the equal images, in several of the `given` splits."""
+    if not given:
+        return []
+    lines = []
+    for what, key in (("groups", "group"), ("images with copies", "digest")):
+        within: dict[str, dict[str, str]] = defaultdict(dict)  # split to a name, by group or digest
+        for item, split in zip(items, splits, strict=True):
+            if (value := getattr(item, key)) is not None:
+                within[value].setdefault(split, value if key == "group" else item.path or value[:12])
+        straddling = [names for names in within.values() if len(names) > 1]
+        if straddling:
+            first = " and ".join(f"{name} in {split}" for split, name in straddling[0].items())
+            lines.append(f"{len(straddling)} {what} are in several splits, as these are given: {first}, the first")
+    return lines
 
 
 def _assign_each(items: Sequence[Item], hashes: Sequence[str], fractions: Mapping[str, float]) -> list[str]:
@@ -128,25 +162,56 @@ def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) ->
     return "train"
 
 
+def _asked(fractions: Mapping[str, float]) -> list[str]:
+    """Return the splits that get images, the most needed first."""
+    return [split for split in SPLITS if split == "train" or fractions.get(split)]
+
+
+def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int, str]]:
+    """Return the (class, split) that need a group; `groups` counts those of each class. Train comes first, then val."""
+    return {(label, split) for label, count in groups.items() for split in _asked(fractions)[:count]}
+
+
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
     """Return the number of different images of each class that val and test should have, by (label, split).
+
+    Train keeps at least one image of each class.
+
 
     `sizes` has the number of different images of each class, and `groups` the number of its groups.
     """
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():
-        left = groups[label] - 1  # train gets at least one group
-        for split in ("val", "test"):
-            if fractions.get(split) and left > 0:
-                wanted[label, split] = min(max(1, int(fractions[split] * size + 0.5)), size - 1)
-                left -= 1
+        drawn = _asked(fractions)[1 : groups[label]]  # train gets one group at least
+        for split in drawn:
+            wanted[label, split] = min(max(1, int(fractions[split] * size + 0.5)), size - 1)
+        while sum(wanted[label, split] for split in drawn) >= size:
+            several = [split for split in drawn if wanted[label, split] > 1]
+            wanted[label, max(several, key=lambda split: wanted[label, split] - fractions[split] * size)] -= 1
     return wanted
 
 
 def _groups(items: Sequence[Item]) -> list[list[int]]:
-    """Return the positions of the items of each group. Items with equal digests or equal groups are in one group."""
-    first: dict[tuple[str, str], int] = {}
-    parents = list(range(len(items)))
+    """Return the positions of the items of each group. Items with equal digests or equal groups are in one group.
+
+    If a group has items in test and others `of_train`, it is parted into these.
+    """
+    keys = [[("digest", item.digest), *([("group", item.group)] if item.group is not None else [])] for item in items]
+    groups = united(keys)
+    if not any(item.of_train for item in items):
+        return groups
+    parted = []
+    for group in groups:
+        sides = ([at for at in group if items[at].of_train is side] for side in (False, True))
+        tested = any(items[at].split == "test" for at in group)
+        parted += [side for side in sides if side] if tested else [group]
+    return parted
+
+
+def united(keys: Sequence[Collection[Hashable]]) -> list[list[int]]:
+    """Group the positions of `keys`: two are in one group if they share a key, or are linked by others that do."""
+    first: dict[Hashable, int] = {}
+    parents = list(range(len(keys)))
 
     def root(at: int) -> int:
         while parents[at] != at:
@@ -154,12 +219,12 @@ def _groups(items: Sequence[Item]) -> list[list[int]]:
             at = parents[at]
         return at
 
-    for at, item in enumerate(items):
-        for kind, value in (("digest", item.digest), ("group", item.group)):
-            if value is not None and (other := first.setdefault((kind, value), at)) != at:
+    for at, mine in enumerate(keys):
+        for key in mine:
+            if (other := first.setdefault(key, at)) != at:
                 parents[root(at)] = root(other)
     found: dict[int, list[int]] = defaultdict(list)
-    for at in range(len(items)):
+    for at in range(len(keys)):
         found[root(at)].append(at)
     return list(found.values())
 

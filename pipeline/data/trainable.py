@@ -12,19 +12,24 @@ from headstart.pipeline.data.splits import SPLITS
 _NAMED = 5  # at most this many classes or rejects are named
 
 
-def require_trainable(examples: Sequence[Example], class_names: Sequence[str], data: Path) -> None:
+def require_trainable(
+    examples: Sequence[Example], class_names: Sequence[str], data: Path, needs_val: bool = True
+) -> None:
     """Raise a DataError that names everything that `untrainable` finds."""
-    if problems := untrainable(examples, class_names):
+    if problems := untrainable(examples, class_names, needs_val):
         raise DataError(f"{data}: {'; '.join(problems)}")
 
 
-def untrainable(examples: Sequence[Example], class_names: Sequence[str]) -> list[str]:
+def untrainable(examples: Sequence[Example], class_names: Sequence[str], needs_val: bool = True) -> list[str]:
     """Return the reasons why no head can be trained on `examples`, one phrase each; [] if a head can be trained.
 
-    Two or more classes are needed. Each class needs images in train and in val, and as many images as there are splits.
+    Two or more classes are needed. Each class needs images in train and, if `needs_val`, in val. A class needs at least
+    as many images as there are splits.
     """
     counts = Counter((example.label, example.split) for example in examples)
-    splits = [split for split in SPLITS if split != "test" or any(example.split == "test" for example in examples)]
+    trained = ("train", "val") if needs_val else ("train",)
+    tested = any(example.split == "test" for example in examples)
+    splits = [*trained, *(["test"] if tested else [])]
     images = {name: sum(counts[label, split] for split in SPLITS) for label, name in enumerate(class_names)}
     problems = []
     if len(class_names) < 2:
@@ -34,7 +39,7 @@ def untrainable(examples: Sequence[Example], class_names: Sequence[str]) -> list
         problems.append(f"no usable images of class {_some(empty)}: add some, or remove the folder")
     if few := [name for name, count in images.items() if 0 < count < len(splits)]:
         problems.append(f"fewer images than the {len(splits)} splits of class {_some(few)}: add some")
-    for split in ("train", "val"):
+    for split in trained:
         if not any(example.split == split for example in examples):
             problems.append(f"the {split} split has no usable images; run `headstart prepare`, or add some")
             continue
@@ -44,8 +49,8 @@ def untrainable(examples: Sequence[Example], class_names: Sequence[str]) -> list
             if not counts[label, split] and images[name] >= len(splits)  # the others are named above
         ]:
             problems.append(
-                f"the {split} split has no usable images of class {_some(absent)}; every class needs some in train and "
-                "val: add images, or split them by `headstart prepare --val 0.2`"
+                f"the {split} split has no usable images of class {_some(absent)}; every class needs some in "
+                f"{' and '.join(trained)}: add images, or split them by `headstart prepare --val 0.2`"
             )
     return problems
 

@@ -23,11 +23,13 @@ from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import FinetuneResult, finetune
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
+from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.prepare import prepare
 from headstart.pipeline.runs import Run
 
 _FOLDER = Path("demo")
 FINETUNING = FinetuneConfig(epochs=3, learning_rate=1e-3)
+_FEW_BROKEN = 0.05  # of all drawings; with more, `prepare` is told to accept them
 _MARK = "about.txt"  # marks a folder that the demo made, and may replace
 _ABOUT = "`headstart demo` made this folder, and makes it anew when it runs again.\n"
 
@@ -126,8 +128,9 @@ def run_demo(
 
     _announce("demo", drawings, *counted, *seeded)
     drawn = _shown(draw_demo(drawings, images, seed))
-    _announce("prepare", drawings, data, *seeded)
-    _shown(prepare(drawings, data, seed=seed))
+    limit = PrepareConfig(max_rejects=1.0 if drawn.broken > _FEW_BROKEN * images else PrepareConfig.max_rejects)
+    _announce("prepare", drawings, data, *seeded, *_flags(limit))
+    _shown(prepare(drawings, data, limit, seed))
     _announce("features", data, *asked)
     cached = _shown(cache_features(data, features, extraction, seed))
     _announce("head", data, f"--run={run}", *asked, "--overwrite")
@@ -161,7 +164,7 @@ def _is_demo(folder: Path) -> bool:
     return mark.is_file() and mark.read_bytes() == _ABOUT.encode()
 
 
-def _flags(config: FeatureConfig | FinetuneConfig) -> list[str]:
+def _flags(config: FeatureConfig | FinetuneConfig | PrepareConfig) -> list[str]:
     """Return the command-line options that stand for `config`. Options with their default value are left out."""
     return [
         f"{one.metadata.get('flag', '--' + one.name.replace('_', '-'))}={getattr(config, one.name)}"

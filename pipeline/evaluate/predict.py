@@ -14,6 +14,7 @@ from headstart.features.images.pixels import ImageConfig, Resize
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.terminal import progress
 from headstart.pipeline.data.listing import files_below
+from headstart.pipeline.data.trainable import too_many_rejects
 from headstart.pipeline.evaluate.config import PredictConfig
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run
@@ -40,10 +41,17 @@ class PredictResult:
 
     predictions: list[Prediction]
     rejects: list[Reject]
+    max_rejects: float = 1.0  # the fraction of rejects with which the command succeeds
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
-        return asdict(self)
+        return {"predictions": list(map(asdict, self.predictions)), "rejects": list(map(asdict, self.rejects))}
+
+    def failure(self) -> DataError | None:
+        """Return the error to raise after the predictions are shown, if too many files were rejected."""
+        found = len(self.predictions) + len(self.rejects)
+        problem = too_many_rejects(self.rejects, found, self.max_rejects)
+        return DataError(f"{problem}; the others were classified") if problem else None
 
     def lines(self) -> list[Any]:
         """Return the summary that is printed without `--json`."""
@@ -53,6 +61,8 @@ class PredictResult:
 
 def predict(path: Path, sources: Sequence[Path], config: PredictConfig = PredictConfig()) -> PredictResult:
     """Classify image files, and the images in folders, by a run's fine-tuned classifier or, without one, by its head.
+
+    The result has a `failure` if the fraction of rejects exceeds `config.max_rejects`.
 
     Raises RunError if there is no run at `path`, or if the backbone's weights changed. Raises DataError if a source
     does not exist, or if no file can be used.
@@ -74,7 +84,7 @@ def predict(path: Path, sources: Sequence[Path], config: PredictConfig = Predict
     if not predictions:
         first = "; ".join(f"{reject.path} ({reject.reason})" for reject in rejects[:3])
         raise DataError(f"none of {len(files)} files could be used" + (f": {first}" if first else ""))
-    return PredictResult(predictions, rejects)
+    return PredictResult(predictions, rejects, config.max_rejects)
 
 
 def _files(sources: Sequence[Path]) -> list[Path]:

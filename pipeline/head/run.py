@@ -69,6 +69,7 @@ def train_run(
     seed: int = 0,
     require: ScanCheck | None = None,
     reading: DataConfig = DataConfig(),
+    folded: dict[str, float] | None = None,
     **origin: Any,
 ) -> HeadResult:
     """Train a head on the train split of `data` and write it to the run folder `path`.
@@ -78,29 +79,22 @@ def train_run(
 
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
-        require, reading: a check of the scan, and how `data` is read; see `cache_features`.
+        require, reading: see `cache_features`.
+        folded: the accuracy and loss of such a head by cross-validation. Then `data` needs no val split. Without one,
+            the head is trained for all epochs, and has these figures in place of those on val.
         origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))
     start = time.perf_counter()
     require_free(path, overwrite)
     cached = cache_features(data, features, extraction, seed, require, reading)
-    require_trainable(cached.examples, cached.class_names, data)
+    require_trainable(cached.examples, cached.class_names, data, needs_val=folded is None)
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images rejected: {extraction.store}/rejects.csv says why")
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
-    from headstart.pipeline.head.head import fit_head
-    from headstart.pipeline.head.loop import writing_curves
-
-    train = cached.labelled(cached.of("train"), viewed=cached.of("train"))
-    val = cached.labelled(cached.of("val"))
-    head = head.for_examples(len(train))
+    head = head.for_examples(len(cached.of("train")))
     with new_run(path, overwrite) as run:
-        with (
-            progress("training the head", head.epochs * len(train), "examples") as advance,
-            writing_curves(run.logs / "head", head.learning_rate) as write,
-        ):
-            trained = fit_head(train, val, head, seed, advance, write)
+        trained = _fit(run, cached, head, seed, folded)
         _write(run, cached, head, trained, data=str(data.absolute()), seed=seed, **origin)
     return HeadResult(
         run=str(path),
@@ -109,6 +103,25 @@ def train_run(
         seconds=time.perf_counter() - start,
         val=trained.val,
     )
+
+
+def _fit(
+    run: Run, cached: FeaturedExamples, head: HeadConfig, seed: int, folded: dict[str, float] | None
+) -> TrainedHead:
+    """Train the head, and write its curves. Without a val split, each epoch has the figures `folded`."""
+    from headstart.pipeline.head.head import TrainedHead, fit_head
+    from headstart.pipeline.head.loop import writing_curves
+
+    train = cached.labelled(cached.of("train"), viewed=cached.of("train"))
+    val = cached.labelled(cached.of("val")) if cached.of("val") else None
+    figures = {} if val or not folded else {f"val_{name}": value for name, value in folded.items()}
+    with (
+        progress("training the head", head.epochs * len(train), "examples") as advance,
+        writing_curves(run.logs / "head", head.learning_rate) as write,
+    ):
+        trained = fit_head(train, val or train, head, seed, advance, lambda at, row: write(at, {**row, **figures}))
+    history = [{**row, **figures} for row in trained.history]
+    return TrainedHead(trained.model, history, trained.best_epoch, trained.seconds)
 
 
 def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: TrainedHead, **others: Any) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from headstart.features.errors import OptionError
+from headstart.features.errors import OptionError, require_options
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.options import option
 from headstart.pipeline.data.splits import TEST_FRACTION, VAL_FRACTION
@@ -18,9 +18,11 @@ class PrepareConfig:
     copy: bool = option(False, "Copy files, so that DATA shares no bytes with the source.")
     zip_encoding: str | None = option(None, "Encoding of names in a zip that are not UTF-8; guessed by default.")
     max_pixels: int = option(MAX_PIXELS, "Images with more pixels are rejected.")
+    max_rejects: float = option(0.05, "Fraction of images that may be unusable.")
     drop_duplicates: bool = option(False, "Leave out copies of images, even if encoded or scaled anew.")
 
     def __post_init__(self) -> None:
+        require_options(("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"))
         if self.move and self.copy:
             raise OptionError("--move and --copy: give one of them")
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):

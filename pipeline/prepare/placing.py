@@ -25,16 +25,17 @@ class Placer:
 
     def __init__(self, copy: bool = False, move: bool = False) -> None:
         self.ways: Counter[Way] = Counter()
-        self._copy, self._move = copy, move
+        self.copies = copy
+        self._move = move
         self._reflinks = not move  # whether to try reflinks: False once the disk has refused one
         self._ready: set[Path] = set()  # folders that exist, and are cleared of files that killed processes left
 
     def place(self, file: Path, target: Path) -> Way:
         """Place `file` at `target`, which must not exist yet, and return the way. May raise an OSError."""
         self._make_ready(target.parent)
-        if not self._copy and self._reflinks and self._reflink(file, target):
+        if not self.copies and self._reflinks and self._reflink(file, target):
             return self._counted("reflink")
-        if not self._copy and self._hard_link(file.resolve(), target):
+        if not self.copies and self._hard_link(file.resolve(), target):
             return self._counted("hard link")
         return self.write(file.read_bytes(), target)
 

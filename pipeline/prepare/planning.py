@@ -3,21 +3,22 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from headstart.features.errors import DataError, OptionError
+from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault
 from headstart.features.images.formats import inspect_bytes
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.terminal import progress
-from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.listing import files_below
-from headstart.pipeline.data.similar import near_duplicate_groups
 from headstart.pipeline.data.splits import SPLITS, Item, complete, takes_val_from_train
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.sources import Member
+
+There = dict[str, list[tuple[str, Path]]]  # the split and path of each file in a data folder, by digest
 
 
 @dataclass(frozen=True)
@@ -56,71 +57,77 @@ def read_images(members: Sequence[Member], read: Reading, max_pixels: int) -> tu
     return images, rejects
 
 
-def without_copies(
-    source: Path, images: list[Placement], config: PrepareConfig, reading: DataConfig
-) -> tuple[list[Placement], int, list[str]]:
-    """Drop copies and near-duplicates (`--drop-duplicates`), or group near-duplicates (`--group near-duplicates`).
-
-    Of each group, the first image is kept. Returns the images, the number of dropped images, and a line that counts
-    near-duplicates. Without either option, `images` are returned unchanged. Raises OptionError if images are in
-    archives.
-    """
-    if not (config.drop_duplicates or reading.group == NEAR_DUPLICATES):
-        return images, 0, []
-    if any(one.member.file is None for one in images):
-        option = "--drop-duplicates" if config.drop_duplicates else f"--group {NEAR_DUPLICATES}"
-        raise OptionError(f"{option}: compares the pixels of files; unpack {source}, and name the folder")
-    groups = near_duplicate_groups([one.image for one in images])
-    in_groups = sum(map(len, groups))
-    line = f"{in_groups} images are near-duplicates of others, in {len(groups)} groups"
-    if not config.drop_duplicates:
-        group_of = {at: f"near-duplicates {number}" for number, group in enumerate(groups) for at in group}
-        return [replace(one, group=group_of.get(at, one.group)) for at, one in enumerate(images)], 0, [line]
-    copies = {at for group in groups for at in group[1:]}
-    first: dict[str, int] = {}
-    copies |= {at for at, one in enumerate(images) if first.setdefault(one.image.digest, at) != at}
-    return [one for at, one in enumerate(images) if at not in copies], len(copies), [line]
-
-
-def splits_there(data: Path) -> dict[str, tuple[str, Path]]:
-    """Map the digest of each file in the split folders of `data` to its split and path."""
-    found = {}
+def splits_there(data: Path) -> There:
+    """Return the split and path of every file that is in `data` already, by digest."""
+    found: There = {}
     for split in SPLITS:
         for path in files_below(data / split) if (data / split).is_dir() else []:
-            found[digest_of(path)] = (split, path)
+            found.setdefault(digest_of(path), []).append((split, path))
     return found
 
 
-def choose_splits(
-    images: Sequence[Placement],
-    there: dict[str, tuple[str, Path]],
-    given: set[str],
-    seed: int,
-    config: PrepareConfig,
-) -> tuple[list[str], list[str]]:
-    """Return the split of each image, and lines that describe how the splits were chosen.
+class Chosen(NamedTuple):
+    """The split of each image, lines that say how they were split, and what changes in the data folder.
 
-    `there` is the result of `splits_there`. `given` has the splits that the source gives. Raises DataError if the
-    source and the data folder give an image different splits.
+    `moves` maps the digest and split of an image that is in the data folder to the split that it gets.
     """
-    items = []
+
+    splits: list[str]
+    lines: list[str]
+    moves: dict[tuple[str, str], str]
+
+
+def choose_splits(
+    images: Sequence[Placement], others: Sequence[Placement], there: There, seed: int, config: PrepareConfig
+) -> Chosen:
+    """Choose the split of each of `images`. `others` are in the data folder alone, in groups with some of `images`."""
+    given = {one.split for one in images if one.split}
     fractions = {"val": config.val, "test": config.test}
     from_train = takes_val_from_train(given, fractions)
-    labels = {name: number for number, name in enumerate(sorted({one.label for one in images}))}
+    every = [*images, *others]
+    labels = {name: number for number, name in enumerate(sorted({one.label for one in every}))}
+    allowed: dict[str, set[str]] = {}  # the splits in which the source has an image, by digest
     for one in images:
-        held = there[one.image.digest][0] if one.image.digest in there else ""
-        split = "" if from_train and one.split == "train" else one.split
-        if split and held and split != held:
-            raise DataError(
-                f"{one.member.path}: is in {one.split} of the source, and in {held} of the data folder "
-                f"({there[one.image.digest][1]}); name a new folder"
-            )
-        items.append(Item(one.image.digest, labels[one.label], one.group, held or split))
-    kept = [f"the source is split already ({', '.join(sorted(given))}), and stays so; --resplit dissolves it"] * bool(
-        given
-    )
+        allowed.setdefault(one.image.digest, set()).update(_splits_allowed(one, from_train))
+    items = []
+    for one in every:
+        digest = one.image.digest
+        held = _split_held(one, there.get(digest, []), allowed.get(digest, set()), from_train)
+        of_train = from_train and one.split == "train"
+        drawn = of_train or not one.split
+        split = held if drawn else one.split
+        items.append(Item(digest, labels[one.label], one.group, split, drawn, of_train, one.member.path))
     splits, lines = complete(items, given, seed, fractions)
-    return splits, [*kept, *lines]
+    if given:
+        names = ", ".join(split for split in SPLITS if split in given)
+        lines.insert(0, f"the source is split already ({names}), and stays so; --resplit dissolves it")
+    moves = {
+        (item.digest, item.split): split
+        for item, split in zip(items, splits, strict=True)
+        if item.split and item.split != split
+    }
+    return Chosen(splits[: len(images)], lines, moves)
+
+
+def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
+    """Return the splits in which the source puts an image; empty if it leaves that open."""
+    return {"train", "val"} if from_train and one.split == "train" else {one.split} - {""}
+
+
+def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
+    """Return the split in which an image is `there` already, "" if it is not.
+
+    Raises a DataError if it is in a split where the source has neither this image nor a copy.
+    """
+    mine = _splits_allowed(one, from_train)
+    held = [split for split, _ in there if not mine or split in mine]
+    if not held and any(split not in allowed for split, _ in there):
+        split, path = there[-1]
+        raise DataError(
+            f"{one.member.path}: is in {one.split} of the source, and in {split} of the data folder ({path}); name a "
+            "new folder"
+        )
+    return held[-1] if held else ""
 
 
 def require_full_splits(

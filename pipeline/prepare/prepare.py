@@ -1,38 +1,40 @@
 """`headstart prepare`: put labelled images of any usual layout into `DATA/{train,val,test}/<class>/`."""
 
 import json
-import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import write_json
 from headstart.features.images.faults import Fault
+from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import write_rejects
 from headstart.pipeline.data.layouts import Reading
+from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.manifest import SUFFIXES
 from headstart.pipeline.data.reading import PREPARED, read_data, read_names
+from headstart.pipeline.data.splits import SPLITS
+from headstart.pipeline.data.trainable import too_many_rejects
 from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.prepare.copies import compare
 from headstart.pipeline.prepare.placing import Placer
 from headstart.pipeline.prepare.planning import (
+    Chosen,
     Placement,
+    There,
     choose_splits,
-    digest_of,
     read_images,
     require_full_splits,
     splits_there,
-    without_copies,
 )
 from headstart.pipeline.prepare.sources import Member, opened_source, read_file
-
-_MAX_NAME_BYTES = 240  # of the usual limit of 255; the rest is for a digest, which makes equal names unique
+from headstart.pipeline.prepare.targets import free_name, require_folder_names, targets
 
 
 @dataclass(frozen=True)
@@ -76,42 +78,42 @@ def prepare(
     images are read before the first is written. With `config.move`, files are removed from `source` only after all are
     in `data`, so an interrupted move can be repeated.
 
-    Raises OptionError if `config.move` is set and images are in archives. Raises DataError if `source` can't be read
-    (see `read_data`), has fewer than two classes, or gives an image another split than `data`; if a class lacks images
-    in a split; or if `data` was made with other fractions, another seed or another `--group`.
+    Raises OptionError if `config.move` is set and `source` is an archive. Raises DataError as `read_data` does, if
+    there are fewer than two classes, if a label can't be the name of a folder, if a class lacks images in a split, if
+    an image is in another split of `data` than the source says, if `data` was made with other settings, or if the
+    fraction of rejects exceeds `config.max_rejects`. In that case alone something is written: the list of rejects.
 
     Args:
         source: a folder, an archive or a manifest.
         reading: how `source` is read.
     """
     _require_places(source, data, config.move)
-    settings = {"seed": seed, "val": config.val, "test": config.test, "group": reading.group}
-    _require_same_settings(data, settings)
+    split = {"seed": seed, "val": config.val, "test": config.test}
+    settings = {**split, "group": reading.group, "resplit": reading.resplit}
+    known = _require_same_settings(data, settings)
     placer = Placer(config.copy, config.move)
     with _opened(source, data, config, reading) as (members, read):
         _require_movable(source, members, config.move)
         _require_classes(source, read)
+        require_folder_names(source, members, read)
         images, rejects = read_images(members, read, config.max_pixels)
-        images, dropped, grouped = without_copies(source, images, config, reading)
+        list_rejects = partial(write_rejects, data, rejects, keep_other_than={member.path for member in members})
+        _require_few_rejects(rejects, len(images) + len(rejects), data, config.max_rejects, list_rejects)
         there = splits_there(data)
-        splits, line = choose_splits(images, there, {split for split in read.splits if split}, seed, config)
-        console.print("\n".join([*read.lines, *grouped, *line]))
-        require_full_splits(source, read, images, splits, config)
-        moved = _move_within(data, there, {one.image.digest: split for one, split in zip(images, splits, strict=True)})
-        with progress("preparing", len(images)) as advance:
-            for placed, target in _targets(images, splits, data):
-                _place(placed.member, target, placer)
-                advance(1)
+        compared = compare(source, images, there, config, reading)
+        chosen = choose_splits(compared.images, compared.others, there, seed, config)
+        console.print("\n".join([*read.lines, *compared.lines, *chosen.lines]))
+        require_full_splits(source, read, compared.images, chosen.splits, config)
+        moved = _fill(data, there, compared.images, chosen, placer)
     for told in placer.lines(source, data):
         console.print(told)
-    write_rejects(data, rejects, keep_other_than={member.path for member in members})
-    write_json(data / PREPARED, settings)
+    list_rejects()
+    if not known:
+        write_json(data / PREPARED, settings)
     if config.move:
-        _remove(images)
-    counts = Counter(splits)
-    return PrepareResult(
-        data, counts["train"], counts["val"], counts["test"], rejected=len(rejects), dropped=dropped, moved=moved
-    )
+        _remove(compared.images)
+    train, val, test = (chosen.splits.count(split) for split in SPLITS)
+    return PrepareResult(data, train, val, test, len(rejects), compared.dropped, moved)
 
 
 def _remove(images: Sequence[Placement]) -> None:
@@ -170,61 +172,67 @@ def _require_classes(source: Path, read: Reading) -> None:
         )
 
 
-def _require_same_settings(data: Path, settings: dict[str, Any]) -> None:
+def _require_few_rejects(
+    rejects: Sequence[Reject], found: int, data: Path, max_rejects: float, list_rejects: Callable[[], None]
+) -> None:
+    """Raise a DataError if there are too many `rejects`, after they were listed in `data`."""
+    if problem := too_many_rejects(rejects, found, max_rejects):
+        list_rejects()
+        raise DataError(f"{problem}; {data}/{REJECTS} has all")
+
+
+def _require_same_settings(data: Path, settings: dict[str, Any]) -> bool:
+    """Raise a DataError if `data` was made with other settings. Return whether it says that it was made with these."""
     file = data / PREPARED
     if not file.is_file():
-        return
+        return False
     try:
         before = json.loads(file.read_bytes())
+        before = {"resplit": False, **before}  # earlier versions did not write it
         differing = [name for name in settings if before[name] != settings[name]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: damaged ({error!r}); name a new folder") from error
     if differing:
         name = differing[0]
-        raise DataError(
-            f"{data}: was made with --{name} {before[name]!r}, and now is asked for {settings[name]!r}; repeat that, "
-            "or name a new folder"
-        )
+        then, now = f"with --{name} {before[name]!r}", repr(settings[name])
+        if isinstance(settings[name], bool):
+            then, now = (f"with{'' if value else 'out'} --{name}" for value in (before[name], settings[name]))
+        raise DataError(f"{data}: was made {then}, and now is asked for {now}; repeat that, or name a new folder")
+    return True
 
 
-def _move_within(data: Path, there: dict[str, tuple[str, Path]], splits: dict[str, str]) -> int:
-    """Move images within `data` to their new splits, and return the number of moved images.
-
-    `there` maps the digest of each image in `data` to its old split and path. `splits` maps digests to new splits.
-    """
-    moved = [(digest, split, path) for digest, (split, path) in there.items() if splits.get(digest, split) != split]
-    for digest, split, path in moved:
-        target = data / splits[digest] / path.relative_to(data / split)
+def _move_within(data: Path, there: There, moves: Mapping[tuple[str, str], str]) -> int:
+    """Move the images of `data` that get another split now. Return how many they are."""
+    moved = [(digest, old, path) for digest, old in moves for split, path in there[digest] if split == old]
+    for digest, old, path in moved:
+        target = data / moves[digest, old] / path.relative_to(data / old)
         target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(_free_name(target, digest, {}))
+        path.rename(free_name(target, digest, {}))
     return len(moved)
 
 
-def _targets(images: Sequence[Placement], splits: Sequence[str], data: Path) -> Iterator[tuple[Placement, Path]]:
-    """Yield each of `images` with its target path in `data`."""
-    taken: dict[Path, str] = {}
-    for one, split in zip(images, splits, strict=True):
-        place = data / split / one.label / _short_name(PurePosixPath(one.member.name), one.image.digest)
-        yield one, _free_name(place, one.image.digest, taken)
+def _part_from_links(data: Path, there: There, placer: Placer) -> None:
+    """Replace the files of `data` that have a second name elsewhere, by an earlier `prepare`, by copies."""
+    linked = [path for files in there.values() for _, path in files if path.stat().st_nlink > 1]
+    for path in linked:
+        placer.write(path.read_bytes(), path)
+    if linked:
+        console.print(
+            f"{data}: {len(linked)} files that were linked are copies now; the files under their other names are still "
+            "read-only"
+        )
 
 
-def _short_name(path: PurePosixPath, digest: str) -> str:
-    """Return the file name of `path`. A name over 240 bytes is cut, and part of the digest is added."""
-    if len(os.fsencode(path.name)) <= _MAX_NAME_BYTES:
-        return path.name
-    return f"{path.name[: _MAX_NAME_BYTES // 8]}-{digest[:12]}{path.suffix[:8]}"
-
-
-def _free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
-    """Return `target`. If another image has this path, add part of the digest to the name.
-
-    `taken` maps each path that was returned before to its digest. Files on disk count, too.
-    """
-    if target not in taken and target.is_file():
-        taken[target] = digest_of(target)
-    if taken.setdefault(target, digest) == digest:
-        return target
-    return _free_name(target.with_stem(f"{target.stem}-{digest[:12]}"), digest, taken)
+def _fill(data: Path, there: There, images: Sequence[Placement], chosen: Chosen, placer: Placer) -> int:
+    """Put `images` into `data`, and move those that are `there` as chosen. Return how many were moved."""
+    if placer.copies:
+        _part_from_links(data, there, placer)
+    moved = _move_within(data, there, chosen.moves)
+    with progress("preparing", len(images)) as advance:
+        for placed, target in targets(images, chosen.splits, data):
+            _place(placed.member, target, placer)
+            advance(1)
+    return moved
 
 
 def _place(member: Member, target: Path, placer: Placer) -> None:

@@ -34,7 +34,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 if TYPE_CHECKING:
     from headstart.pipeline.sweep.trials import SearchData
 
-_MORE_EPOCHS = 5  # the winner is trained again for at most its best epoch plus this many epochs
+_MORE_EPOCHS = 5  # with val, the winner is trained again for at most its best epoch plus this many epochs
 
 
 def sweep(
@@ -50,11 +50,11 @@ def sweep(
 ) -> SweepResult:
     """Search for the head with the lowest loss on val, and train it again as the run `path`.
 
-    Trials see train and val only. `study_path` is an SQLite file. A repeated call continues the study, and several
-    processes may fill the study at the same time. `seed` decides the search, every head, the folds, and the split if
-    `data` has no split folders. Raises OptionError if settings can't be used, or if the study has other data or
-    settings; DataError if `data` can't be trained on, or if no trial ended with a finite loss; StoreError if the study
-    can't be read or written; and RunError if a run may not be written to `path`; see `require_free`.
+    Trials see train and val only; with folds, `data` needs no val. `study_path` is an SQLite file. A repeated call
+    continues the study, and several processes may fill the study at the same time. `seed` decides the search, every
+    head, the folds, and the split if `data` has no split folders. Raises OptionError if settings can't be used, or if
+    the study has other data or settings; DataError if `data` can't be trained on, or if no trial ended with a finite
+    loss; StoreError if the study can't be read or written; and RunError as `require_free` does.
     """
     start, began = time.perf_counter(), time.time()
     require_free(path, overwrite)
@@ -71,11 +71,13 @@ def sweep(
         search(study, shared, config, _baselines(study, shared, first))
         winner = _winner(study)
         head, cuts = space.suggest(FixedTrial(winner.params))
-        head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + _MORE_EPOCHS))
+        more = _MORE_EPOCHS if cached.of("val") else 0
+        head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more))
         baselines = _baselines(study, shared, cuts)
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
         require = _require_unchanged(seen, data)
         train = partial(train_run, data, path, chosen, extraction, head, seed=seed, require=require, reading=reading)
+        train = partial(train, folded=_folded(winner, config))
         _write_run(study, winner.number, path, overwrite, began, train)
         return SweepResult(
             study=study_path,
@@ -120,11 +122,11 @@ def _cache(
     seen: dict[str, str] = {}
 
     def require(scanned: Scan, networks: list[Network]) -> None:
-        require_trainable(scanned.examples, scanned.class_names, data)
+        require_trainable(scanned.examples, scanned.class_names, data, needs_val=not config.folds)
         seen.update(list_digests(scanned.examples, scanned.class_names))
         identity = {  # without the test split, which no trial sees: it may change while a study is filled
             **{f"features at {name}": key for name, key in fingerprints_of(networks).items()},
-            **{"classes": seen["classes"], "examples of train": seen["train"], "examples of val": seen["val"]},
+            **{"classes": seen["classes"], "examples of train": seen["train"], "examples of val": seen.get("val", "")},
             "cuts to choose from": str(study.space.cuts),
             **{f"space of {name}": str(choice) for name, choice in study.space.choices.items()},
             "views": [features.views, features.augment] if features.views else 0,
@@ -134,10 +136,10 @@ def _cache(
         study.keep_reading(reading)
 
     cached = cache_features(data, every, extraction, seed, require, reading)
-    require_trainable(cached.examples, cached.class_names, data)
+    require_trainable(cached.examples, cached.class_names, data, needs_val=not config.folds)
     # Some scanned examples may be unreadable in this start, and readable in another.
     used = list_digests(cached.examples, cached.class_names)
-    readable = {f"examples of {name} that could be read": used[name] for name in ("train", "val")}
+    readable = {f"examples of {name} that could be read": used.get(name, "") for name in ("train", "val")}
     study.require_same(readable, "examples used")
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
     return cached, seen
@@ -182,6 +184,11 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Base
         kept = [asdict(one) for one in fitted]
         study.optuna.set_user_attr(key, kept)
     return [Baseline(**fields) for fields in kept]
+
+
+def _folded(winner: FrozenTrial, config: SweepConfig) -> dict[str, float] | None:
+    """The winner's figures, which are means over the folds; None without folds."""
+    return {"accuracy": winner.user_attrs["accuracy"], "loss": winner.value or 0.0} if config.folds else None
 
 
 def _winner(study: Study) -> FrozenTrial:

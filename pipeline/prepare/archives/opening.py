@@ -25,6 +25,7 @@ from headstart.features.files import require_space
 from headstart.features.terminal import console, progress
 from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
 from headstart.pipeline.prepare.archives.names import as_paths
+from headstart.pipeline.prepare.archives.parts import OpenFiles, Part
 from headstart.pipeline.prepare.archives.tars import tar_entries
 from headstart.pipeline.prepare.archives.zips import zip_entries
 
@@ -54,14 +55,13 @@ class Archives:
         self._stack = stack
         self._folder = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
         self._zip_encoding = zip_encoding
+        self._files = OpenFiles(stack)
+        self._room: BinaryIO | None = None  # all that is unpacked, one archive after the other
         self.zips = 0  # number of zips opened so far
 
     def open(self, path: Path) -> list[Entry]:
-        """List the files of the archive at `path`.
-
-        Raises DataError if the archive can't be read, and OptionError if the zip encoding does not fit its names.
-        """
-        return self._entries(self._stack.enter_context(path.open("rb")), str(path))
+        """List the files of the archive at `path`. Raises DataError or OptionError if it can't be read."""
+        return self._entries(self._files.part(path), str(path))
 
     def open_inner(self, entry: Entry, archive: str) -> list[Entry]:
         """List the files of the archive `entry`, which is inside another archive. Raises the same errors as `open`.
@@ -73,7 +73,7 @@ class Archives:
         require_space(self._folder, entry.size)
         return self._entries(self._unpacked(entry.blocks(), archive, entry.packed), archive)
 
-    def _entries(self, file: BinaryIO, archive: str) -> list[Entry]:
+    def _entries(self, file: Part, archive: str) -> list[Entry]:
         kind = _kind_of(file)
         if kind in _DECOMPRESSED:
             file = self._decompressed(file, kind, archive)
@@ -92,34 +92,32 @@ class Archives:
             console.print(f"{archive}: {note}")
         return entries
 
-    def _decompressed(self, file: BinaryIO, kind: str, archive: str) -> BinaryIO:
-        packed = os.fstat(file.fileno()).st_size
+    def _decompressed(self, file: Part, kind: str, archive: str) -> Part:
+        packed = file.size
         require_space(self._folder, packed)
         file.seek(0)
         with progress(f"unpacking {archive}", packed, "bytes") as advance:
             return self._unpacked(_told(_DECOMPRESSED[kind](file), file, advance), archive, packed)
 
-    def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> BinaryIO:
-        """Write `blocks` to a temporary file without a name, and return this file.
-
-        `packed` is the packed size in bytes. Raises DataError if the data are damaged, or unpack to too many bytes.
-        """
-        unpacked = self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
-        size = 0
+    def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> Part:
+        """Write `blocks`, which `packed` bytes unpack to, to the end of a file without a name, and return that part."""
+        if self._room is None:
+            self._room = self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
+        room, start, size = self._room, self._room.tell(), 0
         try:
             for block in blocks:
                 size += len(block)
                 require_within_limits(archive, 1, size, packed)
-                unpacked.write(block)
-            unpacked.flush()
+                room.write(block)
+            room.flush()
         except (*DAMAGE, *UNSUPPORTED, OSError) as error:
             if isinstance(error, OSError) and error.errno:  # the disk's error; errors of gzip and bz2 have no number
                 raise
             raise DataError(f"{archive}: can't be unpacked ({error}); make or download it anew") from error
-        return unpacked
+        return Part(lambda size, at: os.pread(room.fileno(), size, at), start, size, archive)
 
 
-def _kind_of(file: BinaryIO) -> str:
+def _kind_of(file: Part) -> str:
     """Return the kind of a file by its first bytes: `zip`, `tar`, or a key of `_DECOMPRESSED`.
 
     For any other file, return a phrase that describes it. A self-extracting zip, which begins with a program, is a
@@ -145,7 +143,7 @@ def _begins_tar(start: bytes) -> bool:
     return True
 
 
-def _told(blocks: Iterable[bytes], file: BinaryIO, advance: Callable[[int], None]) -> Iterator[bytes]:
+def _told(blocks: Iterable[bytes], file: Part, advance: Callable[[int], None]) -> Iterator[bytes]:
     """Yield `blocks`. After each, call `advance` with the number of bytes that were read from `file` for it."""
     before = 0
     for block in blocks:
@@ -159,15 +157,15 @@ def _pieces(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
         yield block
 
 
-def _from_gzip(file: BinaryIO) -> Iterator[bytes]:
+def _from_gzip(file: Part) -> Iterator[bytes]:
     return _pieces(gzip.GzipFile(fileobj=file, mode="rb"))
 
 
-def _from_bzip2(file: BinaryIO) -> Iterator[bytes]:
+def _from_bzip2(file: Part) -> Iterator[bytes]:
     return _pieces(bz2.BZ2File(file))
 
 
-def _from_xz(file: BinaryIO) -> Iterator[bytes]:
+def _from_xz(file: Part) -> Iterator[bytes]:
     """Yield the content of consecutive xz streams. `lzma.LZMAFile` would not limit the memory of a stream."""
     rest = file.read(BLOCK)
     while rest:
@@ -181,20 +179,18 @@ def _from_xz(file: BinaryIO) -> Iterator[bytes]:
         rest = (stream.unused_data or file.read(BLOCK)).lstrip(b"\0")
 
 
-def _from_zstd(file: BinaryIO) -> Iterator[bytes]:
+def _from_zstd(file: Part) -> Iterator[bytes]:
     try:
         zstandard = importlib.import_module("zstandard")
     except ImportError as error:
-        raise DataError(
-            f"{getattr(file, 'name', 'a tar.zst')}: zstd needs the extra `zstd`: pip install '.[zstd]'"
-        ) from error
+        raise DataError(f"{file.name}: zstd needs the extra `zstd`: pip install '.[zstd]'") from error
     try:
         yield from _pieces(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
     except zstandard.ZstdError as error:
         raise EOFError(str(error)) from error
 
 
-_DECOMPRESSED: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+_DECOMPRESSED: dict[str, Callable[[Part], Iterator[bytes]]] = {
     "gzip": _from_gzip,
     "bzip2": _from_bzip2,
     "xz": _from_xz,

@@ -1,16 +1,16 @@
 """Read a plain tar by its headers. Nothing is unpacked to disk, and links and devices are never created."""
 
-import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault
 from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, Entry, require_within_limits
+from headstart.pipeline.prepare.archives.parts import Part
 
 # tarfile keeps a long header (a long name, extended attributes) in memory. Real ones have a few hundred bytes.
 # On a long row of digits, some versions of tarfile search for minutes.
@@ -18,14 +18,14 @@ _MOST_HEADER_BYTES = 1 << 16
 _DIGITS = re.compile(rb"\d{1000}")
 
 
-def tar_entries(file: BinaryIO, archive: str) -> list[Entry]:
+def tar_entries(file: Part, archive: str) -> list[Entry]:
     """List the files of the tar `file`, whose name in messages is `archive`. Folders are left out.
 
     A hard link has the content of the earlier file to which it leads. Raises DataError if the tar is damaged or ends
     early, or if its files exceed the limits in `entries`.
     """
     entries: list[Entry] = []
-    packed, total = os.fstat(file.fileno()).st_size, 0
+    packed, total = file.size, 0
     regular: dict[str, Entry] = {}
     for info in _headers(file, archive):
         if not info.isdir():
@@ -36,7 +36,7 @@ def tar_entries(file: BinaryIO, archive: str) -> list[Entry]:
     return entries
 
 
-def _headers(file: BinaryIO, archive: str) -> Iterator[tarfile.TarInfo]:
+def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of a tar. Raises DataError for a damaged header, or if the mark of the tar's end is missing."""
     before = -1
     file.seek(0)
@@ -60,7 +60,7 @@ def _headers(file: BinaryIO, archive: str) -> Iterator[tarfile.TarInfo]:
 class _HeaderFile:
     """The file from which tarfile reads headers. It refuses to read more at once than a header has."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Part) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
 
@@ -73,7 +73,7 @@ class _HeaderFile:
         return header
 
 
-def _entry(file: BinaryIO, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entry:
+def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entry:
     if info.islnk() and info.linkname in regular:
         return replace(regular[info.linkname], name=info.name)
     if not info.isreg():
@@ -86,7 +86,7 @@ def _entry(file: BinaryIO, info: tarfile.TarInfo, regular: dict[str, Entry]) -> 
     return entry
 
 
-def _blocks(file: BinaryIO, start: int, pieces: Sequence[tuple[int, int]], size: int) -> Iterator[bytes]:
+def _blocks(file: Part, start: int, pieces: Sequence[tuple[int, int]], size: int) -> Iterator[bytes]:
     """Yield the content of a file of `size` bytes.
 
     `pieces` are the stored parts of the file, as (offset in the file, length). They lie one after another in the tar,
@@ -98,7 +98,7 @@ def _blocks(file: BinaryIO, start: int, pieces: Sequence[tuple[int, int]], size:
             raise tarfile.ReadError("a sparse file whose pieces overlap")
         yield from (bytes(min(BLOCK, offset - at)) for at in range(done, offset, BLOCK))
         for at in range(start, start + length, BLOCK):
-            block = os.pread(file.fileno(), min(BLOCK, start + length - at), at)  # safe in several threads
+            block = file.read_at(min(BLOCK, start + length - at), at)  # safe in several threads
             if not block:
                 raise EOFError("the archive ends early")
             yield block

@@ -6,19 +6,19 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from functools import partial
-from typing import BinaryIO
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault
 from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
 from headstart.pipeline.prepare.archives.names import as_paths, guess_encoding, require_encoding
+from headstart.pipeline.prepare.archives.parts import Part
 
 _ENCRYPTED, _UTF_8 = 0x1, 0x800  # flags of an entry
 _WINDOWS = (0, 10, 11, 14)  # codes of FAT, NTFS (two codes) and VFAT in the field "made by"
 _UNICODE_PATH = 0x7075  # Info-ZIP's extra field: the name in UTF-8
 
 
-def zip_entries(file: BinaryIO, archive: str, encoding: str | None) -> tuple[list[Entry], list[str]]:
+def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[Entry], list[str]]:
     """List the files of the zip `file`, whose name in messages is `archive`, and return notes on how names were read.
 
     `encoding` is the encoding of names that are not marked as UTF-8. None: it is guessed. Raises DataError if the zip

@@ -11,6 +11,7 @@ from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import scan, write_rejects
 from headstart.pipeline.data.splits import split_of
 from headstart.pipeline.data.trainable import require_few_rejects, require_trainable
+from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.prepare import prepare
 from headstart.tests.conftest import Cli
 from hypothesis import given
@@ -88,7 +89,7 @@ def test_split_folders_are_taken_as_they_are(prepared: Path) -> None:
 
 
 def test_class_folders_are_split_as_prepare_would(drawn: Path, tmp_path: Path) -> None:
-    prepare(drawn, tmp_path / "data", seed=7)
+    prepare(drawn, tmp_path / "data", PrepareConfig(max_rejects=1.0), seed=7)
     then = {example.image.digest: example.split for example in scan(tmp_path / "data").examples}
     assert {example.image.digest: example.split for example in scan(drawn, seed=7).examples} == then
 

@@ -38,6 +38,12 @@ def test_all_that_training_refuses_is_named(counts: list[tuple[int, int, int]], 
     assert all(part in " ".join(found) for part in problems)
 
 
+def test_a_training_that_needs_no_val() -> None:
+    assert untrainable(examples((3, 0, 1), (2, 0, 1)), "ab", needs_val=False) == []
+    (problem,) = untrainable(examples((9, 0, 1), (0, 9, 9)), "ab", needs_val=False)
+    assert problem.startswith("the train split has no usable images of class 'b'; every class needs some in train: ")
+
+
 def test_many_classes_are_counted_and_all_problems_are_one_error() -> None:
     with pytest.raises(
         DataError, match=r"^data: no usable .*'2', '3', '4', '5', '6', 3 more: .*; fewer .*'1'"

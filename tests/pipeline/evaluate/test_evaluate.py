@@ -155,6 +155,16 @@ def test_what_can_not_be_decoded_has_no_prediction(run: Path, drawn: Path, tmp_p
         predict(run, [broken])
 
 
+def test_too_many_rejects_make_predict_fail_after_the_predictions(headstart, run: Path, drawn: Path) -> None:
+    code, out, err = headstart.whole("predict", run, drawn / "dog")
+    assert code == 1
+    found = json.loads(out)  # one object, with all that could be predicted
+    assert (len(found["predictions"]), len(found["rejects"])) == (20, 3)
+    assert "3 of 23 images can't be used, over --max-rejects 0.05: " in err
+    assert headstart("predict", run, drawn / "dog", "--max-rejects=0.2") == found
+    assert "--max-rejects must be" in headstart.error("predict", run, drawn, "--max-rejects=2", code=2)
+
+
 def test_prediction_does_not_need_the_store(run: Path, drawn: Path, tmp_path: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     config["features"]["store"] = str(tmp_path / "gone")

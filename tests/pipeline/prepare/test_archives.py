@@ -6,6 +6,7 @@ import io
 import lzma
 import os
 import random
+import resource
 import struct
 import sys
 import tarfile
@@ -353,6 +354,31 @@ def test_archives_in_an_archive_are_folders_of_it(tmp_path: Path, outer: str, in
     assert found.pop("labels.csv") == b"id,label"
     assert found == expected
     assert list((tmp_path / "in").iterdir()) == [source]
+
+
+@pytest.mark.parametrize("outer", ["folder", "zip"])
+@pytest.mark.parametrize("inner", ["zip", "tar", "tar.gz"])
+def test_more_archives_are_read_than_files_can_be_open(tmp_path: Path, outer: str, inner: str) -> None:
+    content = {}
+    for number in range(80):
+        plain = {f"{number}.png": picture(number), f"x{number}.png": picture(1000 + number)}
+        packed = write_zip(tmp_path / "one.zip", plain).read_bytes() if inner == "zip" else None
+        content[f"cat/{number}.{inner}"] = packed or PACKERS[inner](tar_bytes(plain))
+    (tmp_path / "in").mkdir()
+    source = (write_folder if outer == "folder" else write_zip)(tmp_path / "in" / "s", content)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with opened_source(source, tmp_path) as members:
+        pass
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, before[1]))
+    try:
+        with opened_source(source, tmp_path) as members:
+            found = {member.name.rpartition("/")[2]: member.read() for member in members}
+            again = {member.name.rpartition("/")[2]: member.read() for member in reversed(members)}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert found == again == {
+        f"{mark}{n}.png": picture(n + more) for n in range(80) for mark, more in (("", 0), ("x", 1000))
+    }  # fmt: skip
 
 
 def test_archives_beside_images_or_two_deep_stay_packed_and_are_named(

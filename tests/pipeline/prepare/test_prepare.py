@@ -223,7 +223,10 @@ def test_impossible_fractions_are_refused(fractions: tuple[float, float]) -> Non
 
 
 def test_broken_images_are_listed_and_left_out(tmp_path: Path, drawn: Path) -> None:
-    result = prepare(drawn, tmp_path / "data", HALVES)
+    with pytest.raises(DataError, match=r"4 of 46 images can't be used, over --max-rejects 0\.05: .*\.csv has all"):
+        prepare(drawn, tmp_path / "data", HALVES)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["rejects.csv"]
+    result = prepare(drawn, tmp_path / "data", replace(HALVES, max_rejects=0.1))
     assert result.rejected == 4
     assert len((tmp_path / "data" / "rejects.csv").read_text().splitlines()) == 5
     assert not list((tmp_path / "data").glob("*/*/broken.text.jpg"))
@@ -275,7 +278,7 @@ def test_nothing_outside_of_data_is_written(tmp_path: Path, group: str) -> None:
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(source, "a") as archive:
         archive.writestr(link, "/etc/passwd")
-    result = prepare(source, tmp_path / "in" / "data", HALVES, reading=DataConfig(group=group))
+    result = prepare(source, tmp_path / "in" / "data", replace(HALVES, max_rejects=0.1), 0, DataConfig(group=group))
     assert result.rejected == 4
     assert not list(tmp_path.glob("evil*"))
     assert not list(tmp_path.glob("in/evil*"))
@@ -334,7 +337,7 @@ def test_a_bomb_among_the_members_is_rejected_unread(tmp_path: Path, monkeypatch
     read = zipfile.ZipFile.read
     opened: list[str] = []
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda self, info: opened.append(info.filename) or read(self, info))
-    prepare(source, tmp_path / "data", HALVES)
+    prepare(source, tmp_path / "data", replace(HALVES, max_rejects=1.0))
     assert "cat/bomb.bmp,too-large" in (tmp_path / "data" / "rejects.csv").read_text()
     assert "cat/bomb.bmp" not in opened
 

@@ -1,0 +1,106 @@
+"""Move groups of images between splits, so that classes have images in every split."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+_Pair = tuple[int, str]  # a class and a split
+_ORDER = ("train", "test", "val")
+_DEPTH = 2  # a move that takes a class its last group in a split may need this many further moves in a row
+_TRIED = 24  # moves that are tried for a class and split
+_MOST_TRIED = 20_000  # in all: where groups don't allow it, the search ends
+
+
+def fill(
+    splits: list[str],
+    contents: Sequence[Mapping[int, int]],
+    free: Sequence[bool],
+    due: Collection[_Pair],
+    wanted: Mapping[_Pair, int],
+) -> None:
+    """Change `splits` so that each class has a group in each split where one is `due`, if moves of groups allow it.
+
+    Nothing changes where that is so already. Of several moves, the one that brings shares nearest to `wanted` is made.
+
+    Args:
+        splits: of each group.
+        contents: how many images of each class a group holds.
+        free: whether a group may be moved.
+    """
+    filling = _Filling(splits, contents, free, due, wanted)
+    for pair in sorted(filling.lacking(), key=lambda pair: (_ORDER.index(pair[1]), pair[0])):
+        if not filling.groups[pair]:
+            filling.cover(pair, _DEPTH)
+
+
+class _Filling:
+    def __init__(
+        self,
+        splits: list[str],
+        contents: Sequence[Mapping[int, int]],
+        free: Sequence[bool],
+        due: Collection[_Pair],
+        wanted: Mapping[_Pair, int],
+    ) -> None:
+        self._splits, self._contents, self._due, self._wanted = splits, contents, due, wanted
+        self.groups: Counter[_Pair] = Counter()  # number of groups that have images of a class, in a split
+        self._images: Counter[_Pair] = Counter()
+        self._free: dict[int, list[int]] = defaultdict(list)  # groups that may be moved, by class
+        for at, (content, split) in enumerate(zip(contents, splits, strict=True)):
+            for label, count in content.items():
+                self.groups[label, split] += 1
+                self._images[label, split] += count
+                if free[at]:
+                    self._free[label].append(at)
+        self._moves: list[tuple[int, str]] = []  # groups that were moved, and where from
+        self._left = _MOST_TRIED
+
+    def lacking(self) -> list[_Pair]:
+        """Return the classes and splits that are due a group and have none."""
+        return [pair for pair in self._due if not self.groups[pair]]
+
+    def cover(self, pair: _Pair, depth: int) -> bool:
+        """Move a group to the class and split `pair`, which has none; then others, to where that one was needed."""
+        label, split = pair
+        held = {at for at, _ in self._moves}
+        ways = [at for at in self._free[label] if at not in held]
+        ways = sorted(ways, key=lambda at: (len(self._needed(at)), self._cost(at, split)))[:_TRIED]
+        mark = len(self._moves)
+        for at in ways:
+            needed = self._needed(at)
+            self._left -= 1
+            if self._left < 0 or (needed and not depth):
+                break
+            self._move(at, split)
+            if all(self.groups[other] or self.cover(other, depth - 1) for other in needed):
+                if depth == _DEPTH:
+                    self._moves.clear()
+                return True
+            while len(self._moves) > mark:
+                moved, before = self._moves.pop()
+                self._place(moved, before)
+        return False
+
+    def _needed(self, at: int) -> list[_Pair]:
+        """Return the classes that would lack a group in its split without the group `at`."""
+        pairs = [(label, self._splits[at]) for label in self._contents[at]]
+        return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
+
+    def _cost(self, at: int, split: str) -> int:
+        """Return by how many images shares are further from what is wanted once the group `at` is in `split`."""
+        cost = 0
+        for label, count in self._contents[at].items():
+            for pair, change in (((label, self._splits[at]), -count), ((label, split), count)):
+                off = self._images[pair] - self._wanted.get(pair, 0)
+                cost += abs(off + change) - abs(off)
+        return cost
+
+    def _move(self, at: int, split: str) -> None:
+        self._moves.append((at, self._splits[at]))
+        self._place(at, split)
+
+    def _place(self, at: int, split: str) -> None:
+        for label, count in self._contents[at].items():
+            for pair, sign in (((label, self._splits[at]), -1), ((label, split), 1)):
+                self.groups[pair] += sign
+                self._images[pair] += sign * count
+        self._splits[at] = split

@@ -1,0 +1,84 @@
+"""Read many archives while few files are open: the system allows a process about a thousand."""
+
+import errno
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Lock
+
+_MOST_OPEN = 32
+
+
+class Part(io.RawIOBase):
+    """A range of a file as a file of its own. It is opened for each reading, so it need not be closed."""
+
+    def __init__(self, read_at: Callable[[int, int], bytes], start: int, size: int, name: str) -> None:
+        super().__init__()
+        self._read_at, self._start, self._at = read_at, start, 0
+        self.size, self.name = size, name
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to `offset` from the beginning, from here, or from the end. Return where that is."""
+        at = offset + (0, self._at, self.size)[whence]
+        if at < 0:
+            raise OSError(errno.EINVAL, "a place before the beginning", self.name)
+        self._at = at
+        return at
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read `size` bytes, or as many as there are."""
+        left = max(0, self.size - self._at)
+        data = self.read_at(left if size is None or size < 0 else min(size, left), self._at)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Read into `buffer`. Return how many bytes were read."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read_at(self, size: int, at: int) -> bytes:
+        """Read `size` bytes from the position `at`, or as many as there are. The position here stays."""
+        return self._read_at(max(0, min(size, self.size - at)), self._start + at)
+
+
+class OpenFiles:
+    """Files that are open for reading: those that were used last. They are closed with `stack`."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._files: OrderedDict[Path, int] = OrderedDict()
+        self._lock = Lock()
+        stack.callback(self._close, 0)
+
+    def part(self, path: Path) -> Part:
+        """Return the file at `path`. May raise an OSError."""
+        size = path.stat().st_size
+        return Part(lambda size, at: self._read_at(path, size, at), 0, size, str(path))
+
+    def _read_at(self, path: Path, size: int, at: int) -> bytes:
+        with self._lock:  # so that no other thread closes the file meanwhile
+            if path not in self._files:
+                self._close(_MOST_OPEN - 1)
+                self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._files.move_to_end(path)
+            return os.pread(self._files[path], size, at)
+
+    def _close(self, most: int) -> None:
+        while len(self._files) > most:
+            os.close(self._files.popitem(last=False)[1])

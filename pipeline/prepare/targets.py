@@ -1,0 +1,68 @@
+"""Where images go in a data folder. What a list says must not lead anywhere else."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from headstart.features.errors import DataError
+from headstart.pipeline.data.clutter import clutter_kind
+from headstart.pipeline.data.layouts import Reading
+from headstart.pipeline.prepare.planning import Placement, digest_of
+from headstart.pipeline.prepare.sources import Member
+
+_MAX_NAME_BYTES = 240  # of 255; the rest is for a digest, which keeps equal names apart
+_MAX_LABEL_BYTES = 255
+_SHOWN = 60  # letters of a label
+
+
+def require_folder_names(source: Path, members: Sequence[Member], read: Reading) -> None:
+    """Raise a DataError that names the first label of `members` that can't be a folder's name, and an image with it."""
+    for label in read.class_names:
+        if why := _why_no_folder(label):
+            paths = (member.path for member, mine in zip(members, read.labels, strict=True) if mine == label)
+            shown = repr(label[:_SHOWN]) + "..." * (len(label) > _SHOWN)
+            raise DataError(
+                f"{source}: the label {shown} of {next(paths, 'a class without images')} can't be the name of a "
+                f"folder: {why}; give these images another label"
+            )
+
+
+def _why_no_folder(label: str) -> str:
+    """Return why no folder of a data folder can have this name, "" if it can."""
+    try:
+        size = len(os.fsencode(label))
+    except UnicodeEncodeError:
+        return "it can't be written in UTF-8"
+    if label in ("", ".", ".."):
+        return "it is none, or leads elsewhere"
+    if "/" in label:
+        return "it has a slash"
+    if "\0" in label:
+        return "it has a zero byte"
+    if kind := clutter_kind(label):
+        return f"folders of this name are ignored ({kind})"
+    return f"it has {size} bytes, over {_MAX_LABEL_BYTES}" if size > _MAX_LABEL_BYTES else ""
+
+
+def targets(images: Sequence[Placement], splits: Sequence[str], data: Path) -> Iterator[tuple[Placement, Path]]:
+    """Yield each image with the path in `data` that it gets."""
+    taken: dict[Path, str] = {}
+    for one, split in zip(images, splits, strict=True):
+        place = data / split / one.label / _short_name(PurePosixPath(one.member.name), one.image.digest)
+        yield one, free_name(place, one.image.digest, taken)
+
+
+def _short_name(path: PurePosixPath, digest: str) -> str:
+    """Return the name of the file `path`. If the name is too long, it is cut and the digest is added."""
+    if len(os.fsencode(path.name)) <= _MAX_NAME_BYTES:
+        return path.name
+    return f"{path.name[: _MAX_NAME_BYTES // 8]}-{digest[:12]}{path.suffix[:8]}"
+
+
+def free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
+    """Return `target`, or add the digest to its name if another image has this name, in this call or on disk."""
+    if target not in taken and target.is_file():
+        taken[target] = digest_of(target)
+    if taken.setdefault(target, digest) == digest:
+        return target
+    return free_name(target.with_stem(f"{target.stem}-{digest[:12]}"), digest, taken)
