@@ -2,13 +2,13 @@
 
 import functools
 import importlib
-import io
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from headstart.features.images.png import without_texts
+from headstart.features.images.tiff import PageStream
 from PIL import Image, ImageFile
 
 # Only known formats are opened. Their first bytes tell the format, and Pillow's plugins for them only read bytes. Some
@@ -24,10 +24,13 @@ FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
 
 
 @contextmanager
-def open_image(data: bytes, format: str | None = None) -> Iterator[ImageFile.ImageFile]:
-    """Open an image in a `with` block, where its pixels can be decoded. Errors may be of almost any type."""
+def open_image(data: bytes, format: str | None = None, first: int | None = None) -> Iterator[ImageFile.ImageFile]:
+    """Open an image in a `with` block, where its pixels can be decoded. Errors may be of almost any type.
+
+    With `first`, open the page of a TIFF whose directory has this offset. The bytes are not copied for it.
+    """
     _silence_metadata_warnings()
-    stream, formats = io.BytesIO(without_texts(data)), [format] if format else FORMATS
+    stream, formats = PageStream(without_texts(data), first), [format] if format else FORMATS
     with limit_lifted, Image.open(stream, formats=formats) as image:
         yield image
 
