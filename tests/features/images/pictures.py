@@ -37,7 +37,10 @@ def png(samples: np.ndarray, *more: bytes) -> bytes:
 def tiff(
     *pages: tuple[np.ndarray, dict[int, int]], order: str = "<", own: tuple[np.ndarray, dict[int, int]] | None = None
 ):
-    """A TIFF of `pages`, uint8 or uint16 [H, W] or [H, W, 3 or 4], each with further tags. The first points at `own`."""
+    """A TIFF of `pages`, uint8 or uint16 [H, W] or [H, W, 3 or 4], each with further tags.
+
+    The first page points at `own`.
+    """
     prefix = b"II*\0" if order == "<" else b"MM\0*"
     out = bytearray(prefix + bytes(4))
     link = 4
