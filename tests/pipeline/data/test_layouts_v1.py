@@ -14,16 +14,16 @@ FILES = """train/cat/0.png train/cat/deep/1.png train/cat/.hidden.png train/cat/
 train/cat/IMG_1.CR2 train/cat/IMG_1.JPG train/cat/.thumbnails/3.png train/cat/store/abc/fingerprint.json
 train/cat/store/abc/4.png train/dog/#recycle/5.png train/dog/6.png train/@eaDir/7.png train/lost+found/8.png
 train/.trash/9.png train/__MACOSX/10.png train/run/config.json train/run/head.keras train/run/11.png val/cat/12.png
-val/dog/desktop.ini val/dog/13.png val/dog/picasa.ini Test/cat/14.png rejects.csv notes.txt x/15.png""".split()
+val/dog/desktop.ini val/dog/13.png val/dog/picasa.ini Test/cat/14.png rejects.csv notes.txt x/15.png"""
 CLASSES = ["@eaDir", "cat", "dog", "lost+found", "run"]
 READ = """train/@eaDir/7.png train/cat/0.png train/cat/@eaDir/2.png train/cat/IMG_1.CR2 train/cat/IMG_1.JPG
 train/cat/deep/1.png train/cat/store/abc/4.png train/dog/#recycle/5.png train/dog/6.png train/lost+found/8.png
-train/run/11.png val/cat/12.png val/dog/13.png""".split()
+train/run/11.png val/cat/12.png val/dog/13.png"""
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    for number, name in enumerate(FILES):
+    for number, name in enumerate(FILES.split()):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in (".png", ".JPG", ".CR2"):
@@ -36,16 +36,16 @@ def data(tmp_path: Path) -> Path:
 def test_split_folders_are_read_with_the_clutter_of_then(data: Path) -> None:
     found = scan(data, config=V1)
     assert found.class_names == CLASSES
-    assert [str(Path(one.image.path).relative_to(data)) for one in found.examples] == READ
+    assert [str(Path(one.image.path).relative_to(data)) for one in found.examples] == READ.split()
     places = [(found.class_names[one.label], one.split) for one in found.examples]
-    assert places == [(name.split("/")[1], name.split("/")[0]) for name in READ]
+    assert places == [(name.split("/")[1], name.split("/")[0]) for name in READ.split()]
     assert (found.rejects, found.ignored) == ([], 13)
 
 
 def test_class_folders_are_split_as_then(data: Path) -> None:
     found = scan(data / "train", config=V1)
     assert found.class_names == CLASSES
-    inside = [name.removeprefix("train/") for name in READ if name.startswith("train/")]
+    inside = [name.removeprefix("train/") for name in READ.split() if name.startswith("train/")]
     assert [str(Path(one.image.path).relative_to(data / "train")) for one in found.examples] == inside
     assert [one.image.path.endswith("store/abc/4.png") for one in found.examples] == [
         one.split == "val" for one in found.examples
