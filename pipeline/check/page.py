@@ -42,9 +42,8 @@ def write_page(result: CheckResult, path: Path) -> None:
     body.append("<h2>Images of each class</h2>" if sheets else "")
     for name, sheet in sheets.items():
         count = sum((result.classes[name] if name is not None else result.unlabelled).values())
-        body.append(
-            f"<h3>{_name(WITHOUT if name is None else name)} <small>{count:,}</small></h3><div class=sheet>{images.plain(sheet)}</div>"
-        )
+        title = f"{_name(WITHOUT if name is None else name)} <small>{count:,}</small>"
+        body.append(f"<h3>{title}</h3><div class=sheet>{images.plain(sheet)}</div>")
     body.append(_more([name for name, counts in result.classes.items() if sum(counts.values())], SHEETS, "classes"))
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(result.data)}</title>"
     head += f'<meta http-equiv="Content-Security-Policy" content="{_SAFE}">'

@@ -163,8 +163,7 @@ class CheckResult(Scan):
         lines: list[Any] = [*self.reading, *(f"training refuses: {problem}" for problem in self.problems)]
         for title, groups in self.findings().items():
             lines.append(f"{title}: {len(groups)}")
-            for group in groups[:SHOWN]:
-                lines.append(f"  {', '.join(map(self._shown, group[:SHOWN]))}")
+            lines += [f"  {', '.join(map(self._shown, group[:SHOWN]))}" for group in groups[:SHOWN]]
             lines += _more(len(groups))
         if not (self.problems or self.findings()):
             lines.append("nothing wrong was found")
