@@ -13,42 +13,32 @@ from headstart.features.images.png import significant_bits
 from PIL import Image, ImageFile
 
 _BITS_PER_SAMPLE, _MAX_SAMPLE = 258, 281  # tags of TIFF
-_COLOURS = ("RGB;16", "RGBA;16", "RGBX;16")  # prefixes of raw modes of which Pillow keeps only the higher byte
+# Prefixes of raw modes of which Pillow keeps only the higher byte, and the number of their samples without alpha.
+_COLOURS = {"RGB;16": 3, "RGBA;16": 3, "RGBX;16": 3, "RGBa;16": 3, "CMYK;16": 4, "LA;16": 1}
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
-def used_bits(image: ImageFile.ImageFile, data: bytes) -> int:
+def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None) -> int:
     """Return the `bits` of an opened `image`: 8 to 16, or 0. The docstring of this module defines `bits`.
 
     The result is the bit length of the largest sample, or a larger number in the file's header. For a black image it is
     16. Pixels are decoded only if samples have 16 bits. Decoding may raise an exception of almost any type. `data` is
-    the bytes of the file.
+    the bytes of the file. `first` is that of `open_image`.
     """
-    colour = _raw_mode(image).startswith(_COLOURS)
-    if not (colour or (image.mode.startswith("I") and _is_unscaled(image))):
+    raw_mode = _raw_mode(image)
+    colours = _colours(raw_mode)
+    if not (colours or (image.mode.startswith("I") and _is_unscaled(image))):
         return 0
     given = _given_bits(image, data)  # read before the pixels are loaded
     if given >= 16:
         return 16
-    if colour:
-        highest = max(high for _, high in image.getextrema()[:3])  # type: ignore[misc]  # of the higher bytes
-        largest = highest << 8 if highest else int(samples(data)[..., :3].max())
-    else:
+    if not colours:
         largest = int(np.asarray(image).max())
+    elif raw_mode.startswith(("RGB;", "RGBA;", "RGBX;", "CMYK;")) and (highest := _highest(image, colours)):
+        largest = highest << 8
+    else:
+        largest = int(_samples(data, first)[0][..., :colours].max())
     return max(largest.bit_length(), given, 8) if largest else 16  # black is black at any scale
-
-
-def samples(data: bytes) -> np.ndarray:
-    """Decode the bytes of a file whose `bits` is not 0. Return uint16 [H, W] if grey, else [H, W, 3 or 4]."""
-    with open_image(data) as image:
-        if not _raw_mode(image).startswith(_COLOURS):
-            grey: np.ndarray = np.asarray(image).astype(np.uint16)
-            return grey
-        high = np.asarray(image)
-    with open_image(data) as image:
-        image.tile = [tile._replace(args=_other_byte(tile.args)) for tile in image.tile]
-        both: np.ndarray = (high.astype(np.uint16) << 8) | np.asarray(image)
-        return both
 
 
 def eight_bits(data: bytes, bits: int) -> Image.Image:
@@ -56,12 +46,49 @@ def eight_bits(data: bytes, bits: int) -> Image.Image:
 
     A sample of more than `bits` bits becomes 255. If the alpha channel uses more bits, it is scaled by its own number.
     """
-    found = samples(data)
+    found, mode = _samples(data)
     scaled = np.minimum(found >> (bits - 8), 255).astype(np.uint8)
-    if found.ndim == 3 and found.shape[2] == 4:
-        alpha = found[..., 3]
-        scaled[..., 3] = alpha >> (max(bits, int(alpha.max()).bit_length()) - 8)
-    return Image.fromarray(scaled)
+    if mode in ("LA", "RGBA"):
+        alpha = found[..., -1]
+        scaled[..., -1] = alpha >> (max(bits, int(alpha.max()).bit_length()) - 8)
+    return Image.frombytes(mode, found.shape[1::-1], scaled.tobytes())
+
+
+def _samples(data: bytes, first: int | None = None) -> tuple[np.ndarray, str]:
+    """Decode a file whose `bits` are not 0. Return uint16 [H, W] or [H, W, C], and the mode of the samples."""
+    with open_image(data, first=first) as image:
+        raw_mode = _raw_mode(image)
+        if not _colours(raw_mode):
+            return np.asarray(image).astype(np.uint16), "L"
+        if raw_mode.startswith("LA;"):  # four bytes a pixel, which Pillow can give as such
+            image.tile = [tile._replace(args=_in_mode(tile.args, "RGBA")) for tile in image.tile]
+            return np.asarray(image).view(">u2").astype(np.uint16), "LA"
+        # Colours that are multiplied by alpha are divided by it below, not by Pillow.
+        plain = raw_mode.replace("RGBa", "RGBA")
+        image.tile = [tile._replace(args=_in_mode(tile.args, plain)) for tile in image.tile]
+        high, mode = np.asarray(image), image.mode
+    with open_image(data, first=first) as image:
+        other = plain[:-1] + _OTHER_BYTE[plain[-1]]
+        image.tile = [tile._replace(args=_in_mode(tile.args, other)) for tile in image.tile]
+        both: np.ndarray = (high.astype(np.uint16) << 8) | np.asarray(image)
+    return (_divided(both) if raw_mode.startswith("RGBa;") else both), mode
+
+
+def _divided(samples: np.ndarray) -> np.ndarray:
+    """Divide the colours of uint16 [H, W, 4] by alpha, whose bits in use are its range."""
+    alpha = samples[..., 3:].astype(np.uint32)
+    whole = (1 << int(alpha.max()).bit_length()) - 1
+    colours = np.minimum(samples[..., :3] * np.uint32(whole) // np.maximum(alpha, 1), 65535)
+    return np.concatenate([colours, alpha], axis=2).astype(np.uint16)
+
+
+def _colours(raw_mode: str) -> int:
+    """Return how many samples of a pixel are colours or grey, if Pillow keeps their higher bytes alone; else 0."""
+    return next((count for beginning, count in _COLOURS.items() if raw_mode.startswith(beginning)), 0)
+
+
+def _highest(image: Image.Image, colours: int) -> int:
+    return max(high for _, high in image.getextrema()[:colours])  # type: ignore[misc]  # of several bands: pairs
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
@@ -107,9 +134,6 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
-def _other_byte(args: tuple[object, ...] | str | None) -> tuple[object, ...] | str:
-    """Return decoder arguments like `args`, but for the lower byte of each sample instead of the higher one."""
-    if isinstance(args, tuple):
-        mode, *rest = args
-        return (_other_byte(str(mode)), *rest)
-    return f"{args}"[:-1] + _OTHER_BYTE[f"{args}"[-1]]
+def _in_mode(args: tuple[object, ...] | str | None, raw_mode: str) -> tuple[object, ...] | str:
+    """Return the arguments of a decoder with another raw mode."""
+    return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode

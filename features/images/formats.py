@@ -1,9 +1,8 @@
 """Reading an image's header: format, size and orientation, or a fault. The content decides the format, not the name."""
 
-import io
 import sys
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.features.images.depth import used_bits
@@ -11,10 +10,10 @@ from headstart.features.images.faults import MAX_PIXELS, Fault
 from headstart.features.images.jpeg import count_scans
 from headstart.features.images.opening import FORMATS, limit_lifted, open_image
 from headstart.features.images.png import without_texts
-from headstart.features.images.tiff import MOST_PAGES, at_page, count_pages, is_camera_raw
+from headstart.features.images.tiff import MOST_PAGES, Page, PageStream, count_pages, is_camera_raw, list_pages
 from PIL import Image, ImageFile
 
-HEADER_VERSION = 2  # part of every scan memory: raise it when a file yields another header than before
+HEADER_VERSION = 3  # part of every scan memory: raise it when a file yields another header than before
 MOST_SIDE = 65_535  # JPEG's own limit. The memory for resizing grows with the longer side
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
@@ -69,15 +68,7 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
     if format == "TIFF" and is_camera_raw(data):
         return _unsupported("camera raw")
     try:
-        with open_image(data, format) as image:
-            width, height, tile_pixels = image.width, image.height, _tile_pixels(image)
-            scans = count_scans(data) if format == "JPEG" else 1
-            if fault := why_too_large(width, height, tile_pixels, scans, max_pixels):
-                return fault
-            if image.mode == "F" or (image.mode == "I" and format != "PPM"):
-                return Fault("unsupported", f"{format} with 32 bits per sample")
-            orientation, pages = _orientation(image, data), count_pages(data) if format == "TIFF" else 1
-            return Header(width, height, orientation, format, tile_pixels, scans, _bits(image, data), pages)
+        return _header(data, format, count_pages(data) if format == "TIFF" else 1, max_pixels)
     except Exception:  # Pillow's parsers raise almost anything on hostile headers
         return _why_no_header(data, format) if named or format not in _WEAK_MAGIC else None
 
@@ -93,8 +84,30 @@ def inspect_pages(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> list[
         return [first] if first else []
     if first.pages > MOST_PAGES:
         return [Fault("too-large", f"over {MOST_PAGES} pages; --pages first takes the first one")]
-    others = (inspect_bytes(at_page(data, page), name, max_pixels) for page in range(2, first.pages + 1))
-    return [first, *(replace(one, pages=first.pages) if isinstance(one, Header) else one for one in others if one)]
+    others = list_pages(data)[1:] if first.pages > 1 else []
+    return [first, *(_inspect_page(data, page, first.pages, max_pixels) for page in others)]
+
+
+def _inspect_page(data: bytes, page: Page, pages: int, max_pixels: int) -> Header | Fault:
+    if page.is_raw:
+        return _unsupported("camera raw")
+    try:
+        return _header(data, "TIFF", pages, max_pixels, page.offset)
+    except Exception:  # see `inspect_bytes`
+        return _why_no_header(data, "TIFF", page.offset)
+
+
+def _header(data: bytes, format: str, pages: int, max_pixels: int, first: int | None = None) -> Header | Fault:
+    """Read the header with Pillow, which may raise almost anything. `first`: see `open_image`."""
+    with open_image(data, format, first) as image:
+        width, height, tile_pixels = image.width, image.height, _tile_pixels(image)
+        scans = count_scans(data) if format == "JPEG" else 1
+        if fault := why_too_large(width, height, tile_pixels, scans, max_pixels):
+            return fault
+        if image.mode == "F" or (image.mode == "I" and format != "PPM"):
+            return Fault("unsupported", f"{format} with 32 bits per sample")
+        orientation = _orientation(image, data)
+        return Header(width, height, orientation, format, tile_pixels, scans, _bits(image, data, first), pages)
 
 
 def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pixels: int) -> Fault | None:
@@ -144,11 +157,11 @@ def _tile_pixels(image: Image.Image) -> int:
     return max(0, min(width * length, sys.maxsize)) if valid else 0
 
 
-def _bits(image: ImageFile.ImageFile, data: bytes) -> int:
+def _bits(image: ImageFile.ImageFile, data: bytes, first: int | None) -> int:
     """Return `used_bits`, or 16 if the pixels can't be decoded. The decoder reports the reason later."""
     with _decoding:
         try:
-            return used_bits(image, data)
+            return used_bits(image, data, first)
         except Exception:
             return 16
 
@@ -165,7 +178,7 @@ def _unsupported(format: str) -> Fault:
     return Fault("unsupported", f"format {format}; {_REMEDIES.get(format, 'convert it to JPEG or PNG')}")
 
 
-class _Watched(io.BytesIO):
+class _Watched(PageStream):
     """A byte stream. `ended` is true after a reader has asked for more bytes than were left."""
 
     ended = False
@@ -176,12 +189,12 @@ class _Watched(io.BytesIO):
         return data
 
 
-def _why_no_header(data: bytes, format: str) -> Fault:
+def _why_no_header(data: bytes, format: str, first: int | None = None) -> Fault:
     """Return the fault of a header that Pillow could not read.
 
     The plugin for `format` is called directly, because `Image.open` hides the plugin's error message.
     """
-    watched = _Watched(without_texts(data))
+    watched = _Watched(without_texts(data), first)
     said = "can't be read"
     try:
         with limit_lifted:

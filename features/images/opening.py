@@ -2,13 +2,13 @@
 
 import functools
 import importlib
-import io
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from headstart.features.images.png import without_texts
+from headstart.features.images.tiff import PageStream
 from PIL import Image, ImageFile
 
 # Only known formats are opened. Their first bytes tell the format, and Pillow's plugins for them only read bytes. Some
@@ -24,13 +24,14 @@ FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
 
 
 @contextmanager
-def open_image(data: bytes, format: str | None = None) -> Iterator[ImageFile.ImageFile]:
+def open_image(data: bytes, format: str | None = None, first: int | None = None) -> Iterator[ImageFile.ImageFile]:
     """Yield the image in `data`, the bytes of a file. Its pixels can be decoded within the block.
 
-    `format` is one of `FORMATS`; None allows all of them. Damaged data may raise an exception of almost any type.
+    `format` is one of `FORMATS`; None allows all of them. With `first`, the image is the page of a TIFF whose directory
+    has this offset. Damaged data may raise an exception of almost any type.
     """
     _silence_metadata_warnings()
-    stream, formats = io.BytesIO(without_texts(data)), [format] if format else FORMATS
+    stream, formats = PageStream(without_texts(data), first), [format] if format else FORMATS
     with limit_lifted, Image.open(stream, formats=formats) as image:
         yield image
 

@@ -9,6 +9,7 @@ from typing import Literal
 from headstart.features.device import cpu_count
 from headstart.features.images.opening import open_image
 from headstart.features.images.scan import ImageFile
+from headstart.features.images.tiff import at_page
 from PIL import Image
 
 Mode = Literal["F", "RGB"]  # F: brightness as floating-point numbers, of any range
@@ -44,7 +45,7 @@ def thumbnails(
 
 def _thumbnail(image: ImageFile, mode: Mode, side: int, keep_shape: bool) -> Image.Image | None:
     try:
-        with open_image(Path(image.path).read_bytes()) as picture:
+        with open_image(at_page(Path(image.file).read_bytes(), image.page)) as picture:
             picture.draft("L" if mode == "F" else "RGB", (2 * side, 2 * side))  # decodes JPEGs at a reduced size
             small = _converted(picture, mode)
             scale = side / max(small.size)

@@ -4,13 +4,16 @@ A TIFF is a chain of directories. A directory describes one image by numbered ta
 See the specifications of TIFF 6.0, BigTIFF and DNG.
 """
 
+import io
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MOST_PAGES = 10_000
 _KIND, _OLD_KIND, _WIDTH, _PHOTOMETRIC, _OWN, _DNG_VERSION = 254, 255, 256, 262, 330, 50706
 _REDUCED, _MASK = 1, 4  # bits of the tag NewSubfileType
+_TAGS = frozenset({_KIND, _OLD_KIND, _WIDTH, _PHOTOMETRIC, _OWN, _DNG_VERSION})  # those that are read
 _SENSOR = (32803, 34892)  # values of the tag PhotometricInterpretation: colour filter array, linear raw
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _MOST_BYTES = 1 << 24  # of all directories; 10,000 pages take a tenth of this
@@ -45,10 +48,41 @@ class _Directory:
         """Whether this directory describes a smaller copy of another image, or a mask."""
         return bool(self.tags.get(_KIND, 0) & (_REDUCED | _MASK)) or self.tags.get(_OLD_KIND) == 2
 
+    @property
+    def is_sensor(self) -> bool:
+        """Whether this describes the data of a camera's sensor."""
+        return self.tags.get(_PHOTOMETRIC) in _SENSOR
+
+
+@dataclass(frozen=True)
+class Page:
+    """A full-size image in a TIFF's chain of directories."""
+
+    offset: int  # of its directory
+    is_raw: bool  # camera raw, see `is_camera_raw`
+
+
+class PageStream(io.BytesIO):
+    """The bytes of a file. With `first`, they read as a TIFF whose first directory lies at this offset.
+
+    The bytes are shared with `data`. `getvalue` returns `data`: Pillow hands it to libtiff, with the offset.
+    """
+
+    def __init__(self, data: bytes, first: int | None = None) -> None:
+        super().__init__(data)
+        self._head = b"" if first is None else _head(data, first)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read like `io.BytesIO`."""
+        place = self.tell()
+        data = super().read(size)
+        head = self._head[place : place + len(data)]
+        return head + data[len(head) :] if head else data
+
 
 def count_pages(data: bytes) -> int:
     """Return the number of full-size images in a TIFF's chain of directories, from 1 to `MOST_PAGES` + 1."""
-    return max(1, len(_page_offsets(data)))
+    return max(1, sum(1 for _ in _full_size(data)))
 
 
 def at_page(data: bytes, page: int) -> bytes:
@@ -58,13 +92,25 @@ def at_page(data: bytes, page: int) -> bytes:
     """
     if page == 1:
         return data
-    offsets = _page_offsets(data)
-    if page > len(offsets):
-        raise ValueError(f"page {page} is gone")
-    layout = _layout(data)
-    place = struct.calcsize("=" + layout.offset)
-    first = struct.pack(layout.order + layout.offset, offsets[page - 1])
-    return data[:place] + first + data[2 * place :]
+    for count, (_, one) in enumerate(_full_size(data), 1):
+        if count == page:
+            head = _head(data, one.offset)
+            return head + data[len(head) :]
+    raise ValueError(f"page {page} is gone")
+
+
+def list_pages(data: bytes) -> list[Page]:
+    """List the pages of a TIFF, at most `MOST_PAGES` + 1. The chain of directories is walked once."""
+    sensors: list[int] = []  # places in the chain
+    pages = list(_full_size(data, sensors))
+    own = _Own(data)
+    found = []
+    for number, one in pages:
+        near = bisect_left(sensors, number)
+        in_chain = near < len(sensors) and sensors[near] < number + _MOST_OWN
+        is_raw = in_chain or _DNG_VERSION in one.tags or own.has_sensor(one)
+        found.append(Page(one.offset, is_raw))
+    return found
 
 
 def is_camera_raw(data: bytes) -> bool:
@@ -79,18 +125,40 @@ def is_camera_raw(data: bytes) -> bool:
     first = chain[0]
     if data[4:12] == _CANON or first.is_reduced or _DNG_VERSION in first.tags:
         return True
-    own = [one for offset in first.own for one in _directories(data, offset, most=1)]
-    return any(one.tags.get(_PHOTOMETRIC) in _SENSOR for one in [*chain, *own])
+    return any(one.is_sensor for one in chain) or _Own(data).has_sensor(first)
 
 
-def _page_offsets(data: bytes) -> list[int]:
-    offsets = []
+@dataclass
+class _Own:
+    """The directories that directories of a TIFF point at. Each is read once, and `_MOST_BYTES` of them in all."""
+
+    data: bytes
+    _known: dict[int, bool] = field(default_factory=dict)  # offset to whether it describes a sensor's data
+    _left: int = _MOST_BYTES
+
+    def has_sensor(self, directory: _Directory) -> bool:
+        """Whether `directory` points at one that describes the data of a camera's sensor."""
+        return any(self._is_sensor(offset) for offset in directory.own)
+
+    def _is_sensor(self, offset: int) -> bool:
+        if offset not in self._known:
+            read = next(_sized(self.data, offset, self._left), None)
+            self._left -= read[0] if read else 0
+            self._known[offset] = read is not None and read[1].is_sensor
+        return self._known[offset]
+
+
+def _full_size(data: bytes, sensors: list[int] | None = None) -> Iterator[tuple[int, _Directory]]:
+    """Yield the directories of pages and their places in the chain. Append the places of sensors' data to `sensors`."""
+    count = 0
     for number, one in enumerate(_directories(data)):
+        if sensors is not None and one.is_sensor:
+            sensors.append(number)
         if number == 0 or (_WIDTH in one.tags and not one.is_reduced):
-            offsets.append(one.offset)
-        if len(offsets) > MOST_PAGES:
-            break
-    return offsets
+            count += 1
+            yield number, one
+        if count > MOST_PAGES:
+            return
 
 
 def _layout(data: bytes) -> _Layout:
@@ -98,25 +166,44 @@ def _layout(data: bytes) -> _Layout:
     return _Layout(order, "Q", "Q") if data[2:3] == b"\x2b" else _Layout(order, "H", "I")
 
 
-def _directories(data: bytes, offset: int | None = None, most: int | None = None) -> Iterator[_Directory]:
-    """Yield the directories of a chain, at most `most`. The chain begins at `offset`, or at the first directory.
+def _head(data: bytes, first: int) -> bytes:
+    """Return the beginning of a TIFF, up to and with the offset of its first directory, which becomes `first`."""
+    layout = _layout(data)
+    return data[: struct.calcsize("=" + layout.offset)] + struct.pack(layout.order + layout.offset, first)
+
+
+def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
+    """Yield the first directory and those that follow it, up to a damaged one.
 
     The chain ends before a damaged directory, and before a directory that was already yielded. It also ends if its
     directories take more bytes than the file has, or more than `_MOST_BYTES`.
     """
-    layout, seen, left = _layout(data), set[int](), min(len(data), _MOST_BYTES)
+    layout = _layout(data)
+    try:
+        offset = layout.read(layout.offset, data, struct.calcsize("=" + layout.offset))
+    except struct.error:  # the file ends
+        return
+    for number, (_, one) in enumerate(_sized(data, offset, _MOST_BYTES), 1):
+        yield one
+        if number == most:
+            return
+
+
+def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Directory]]:
+    """Yield the directory at `offset` and those that follow it, each with its bytes, up to `left` bytes in all."""
+    layout, seen, left = _layout(data), set[int](), min(len(data), left)
     width = struct.calcsize("=" + layout.offset)
     try:
-        offset = layout.read(layout.offset, data, width) if offset is None else offset
-        while offset and offset not in seen and (most is None or len(seen) < most):
+        while offset and offset not in seen:
             seen.add(offset)
             count = layout.read(layout.count, data, offset)
             start = offset + struct.calcsize("=" + layout.count)
-            left -= 2 * width + count * (4 + 2 * width)
+            size = 2 * width + count * (4 + 2 * width)
+            left -= size
             if left < 0:
                 return
             tags, own = _entries(data, layout, start, count)
-            yield _Directory(offset, tags, own)
+            yield size, _Directory(offset, tags, own)
             offset = layout.read(layout.offset, data, start + count * (4 + 2 * width))
     except struct.error:  # the file ends
         return
@@ -126,22 +213,27 @@ def _entries(data: bytes, layout: _Layout, start: int, count: int) -> tuple[dict
     """Read the `count` entries of a directory, the first at offset `start`. Return its tags and sub-directories.
 
     The tags map to the first integer of their value; 0 if the value has no integers. The second result is the offsets
-    of the sub-directories.
+    of the sub-directories. Raises struct.error if `data` is too short.
     """
     width = struct.calcsize("=" + layout.offset)
+    size = 4 + 2 * width
+    if start + count * size > len(data):
+        raise struct.error
     tags: dict[int, int] = {}
     own: list[int] = []
-    for place in range(start, start + count * (4 + 2 * width), 4 + 2 * width):
-        tag, kind = layout.read("H", data, place), _INTEGERS.get(layout.read("H", data, place + 2))
+    entries = struct.iter_unpack(f"{layout.order}HH{layout.offset}{width}x", data[start : start + count * size])
+    for number, (tag, kind_number, values) in enumerate(entries):
+        if tag not in _TAGS:
+            continue
+        kind, at = _INTEGERS.get(kind_number), start + number * size + 4 + width
         if kind is None:
             tags.setdefault(tag, 0)
             continue
-        values, at = layout.read(layout.offset, data, place + 4), place + 4 + width
-        if values * struct.calcsize("=" + kind) > width:
+        each = struct.calcsize("=" + kind)
+        if values * each > width:
             at = layout.read(layout.offset, data, at)
         if tag == _OWN:
-            size = struct.calcsize("=" + kind)
-            own = [layout.read(kind, data, at + number * size) for number in range(min(values, _MOST_OWN))]
-        elif values and at + struct.calcsize("=" + kind) <= len(data):
+            own = [layout.read(kind, data, at + place * each) for place in range(min(values, _MOST_OWN))]
+        elif values and at + each <= len(data):
             tags.setdefault(tag, layout.read(kind, data, at))
     return tags, own

@@ -15,6 +15,7 @@ from headstart.features.terminal import progress
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.check.page import write_page
 from headstart.pipeline.check.report import CheckResult
+from headstart.pipeline.check.unlabelled import label_problems
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import conflicting, repeated, same_image
 from headstart.pipeline.data.examples import reject_undecodable, scan, scan_memory
@@ -54,10 +55,11 @@ def check(
         },
         duplicates=[part for group in groups for part in repeated(group, lambda one: (one.label, one.split))],
         problems=[
+            *label_problems(scanned, data, reading),
             *(untrainable(examples, scanned.class_names) if scanned.class_names else []),
             *([rejected] if rejected else []),
         ],
-        conflicts=conflicting(groups),
+        conflicts=conflicting([one for one in group if one.label >= 0] for group in groups),
         leaks=[group for group in groups if len({example.split for example in group}) > 1],
         near_duplicates=near_duplicates(examples, chosen, config.similarity) if chosen else None,
         store=chosen.folder if chosen else None,

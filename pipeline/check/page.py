@@ -12,7 +12,7 @@ from headstart.features.files import write_atomically
 from headstart.features.images.thumbnails import thumbnails
 from headstart.features.terminal import progress
 from headstart.pipeline.check.charts import histogram, stacked_bar
-from headstart.pipeline.check.report import CheckResult
+from headstart.pipeline.check.report import WITHOUT, CheckResult
 from headstart.pipeline.check.style import STYLE
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.splits import SPLITS
@@ -30,7 +30,7 @@ def write_page(result: CheckResult, path: Path) -> None:
     sheets = _sheets(result)
     findings = result.findings()
     found = (one for groups in findings.values() for group in groups[:SHOWN] for one in group[:FILES])
-    images = _Images(list(chain(found, *sheets.values())), result.class_names)
+    images = _Images(list(chain(found, *sheets.values())), result)
     body = [f"<h1>{_name(result.data)}</h1>", _summary(result)]
     body += [_list(result.reading, "reading")]
     body += [_list([f"training refuses: {one}" for one in result.problems], "problems")]
@@ -41,8 +41,9 @@ def write_page(result: CheckResult, path: Path) -> None:
     body += [_rejects(result), _classes(result), _charts(result), _list(result.facts(), "facts")]
     body.append("<h2>Images of each class</h2>" if sheets else "")
     for name, sheet in sheets.items():
-        count = sum(result.classes[name].values())
-        body.append(f"<h3>{_name(name)} <small>{count:,}</small></h3><div class=sheet>{images.plain(sheet)}</div>")
+        count = sum((result.classes[name] if name is not None else result.unlabelled).values())
+        title = f"{_name(WITHOUT if name is None else name)} <small>{count:,}</small>"
+        body.append(f"<h3>{title}</h3><div class=sheet>{images.plain(sheet)}</div>")
     body.append(_more([name for name, counts in result.classes.items() if sum(counts.values())], SHEETS, "classes"))
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(result.data)}</title>"
     head += f'<meta http-equiv="Content-Security-Policy" content="{_SAFE}">'
@@ -50,27 +51,27 @@ def write_page(result: CheckResult, path: Path) -> None:
     write_atomically(path, head + "\n".join(filter(None, body)) + "\n")
 
 
-def _sheets(result: CheckResult) -> dict[str, list[Example]]:
+def _sheets(result: CheckResult) -> dict[str | None, list[Example]]:
     """Map the name of each class to the images of its contact sheet, which are spread evenly over the class.
 
-    Classes without images are left out.
+    Classes without images are left out. Images without a class have a contact sheet of their own, the first.
     """
     by_label: dict[int, list[Example]] = defaultdict(list)
     for example in result.examples:
         by_label[example.label].append(example)
     return {
-        result.class_names[label]: [some[place * len(some) // ON_A_SHEET] for place in range(ON_A_SHEET)]
+        result.class_of(some[0]): [some[place * len(some) // ON_A_SHEET] for place in range(ON_A_SHEET)]
         if len(some) > ON_A_SHEET
         else some
-        for label, some in sorted(by_label.items())[:SHEETS]
+        for _, some in sorted(by_label.items())[: SHEETS + (-1 in by_label)]
     }
 
 
 class _Images:
     """The thumbnails of examples, each made once."""
 
-    def __init__(self, examples: Sequence[Example], class_names: Sequence[str]) -> None:
-        self._class_names = class_names
+    def __init__(self, examples: Sequence[Example], result: CheckResult) -> None:
+        self._result = result
         self._urls: dict[str, str] = {}
         images = list({example.image.digest: example.image for example in examples}.values())
         with progress("making thumbnails", len(images)) as advance:
@@ -87,10 +88,15 @@ class _Images:
     def figures(self, examples: Sequence[Example]) -> str:
         """Return HTML of images with captions: split, class, size and path."""
         return "".join(
-            f"<figure>{self._image(one)}<figcaption>{_text(one.split)}, {_name(self._class_names[one.label])}, "
-            f"{one.image.width} x {one.image.height}<br>{_name(one.image.path)}</figcaption></figure>"
+            f"<figure>{self._image(one)}<figcaption>{', '.join(self._facts(one))}<br>{_name(one.image.path)}"
+            "</figcaption></figure>"
             for one in examples
         )
+
+    def _facts(self, example: Example) -> list[str]:
+        name = self._result.class_of(example)
+        size = f"{example.image.width} x {example.image.height}"
+        return [_text(example.split), *([_name(name)] if name is not None else []), size]
 
     def _image(self, example: Example) -> str:
         url, path = self._urls.get(example.image.digest), _text(example.image.path)
@@ -127,9 +133,11 @@ def _more(all: Sequence[object], shown: int, what: str = "") -> str:
 
 def _summary(result: CheckResult) -> str:
     splits = ", ".join(f"{count:,} {split}" for split, count in result.splits.items())
+    unlabelled = sum(result.unlabelled.values())
+    without = f"; {unlabelled:,} without a class" if unlabelled else ""
     return (
-        f"<p class=summary><b>{len(result.examples):,}</b> images in <b>{len(result.classes):,}</b> classes: {splits}; "
-        f"{len(result.rejects):,} rejected</p>"
+        f"<p class=summary><b>{len(result.examples):,}</b> images in <b>{len(result.classes):,}</b> classes: {splits}"
+        f"{without}; {len(result.rejects):,} rejected</p>"
     )
 
 
@@ -144,6 +152,8 @@ def _rejects(result: CheckResult) -> str:
 
 
 def _classes(result: CheckResult) -> str:
+    if not result.classes:
+        return ""
     longest = max((sum(counts.values()) for counts in result.classes.values()), default=0)
     key = "".join(f"<span><i class=c{number}></i>{split}</span>" for number, split in enumerate(SPLITS))
     rows = "".join(_row(name, list(counts.values()), longest) for name, counts in list(result.classes.items())[:ROWS])

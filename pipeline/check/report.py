@@ -16,6 +16,7 @@ from headstart.pipeline.near_duplicates import Likeness
 from rich.table import Table
 from rich.text import Text
 
+WITHOUT = "(without a class)"  # stands for the class of images without a label
 SHOWN = 5  # at most this many findings of each kind, and files of each finding, are printed
 
 
@@ -39,7 +40,18 @@ class CheckResult(Scan):
     @property
     def splits(self) -> dict[str, int]:
         """Return the number of examples in each split."""
-        return {split: sum(counts[split] for counts in self.classes.values()) for split in SPLITS}
+        counts = Counter(example.split for example in self.examples)
+        return {split: counts[split] for split in SPLITS}
+
+    @property
+    def unlabelled(self) -> dict[str, int]:
+        """Return the number of examples without a class in each split."""
+        counts = Counter(example.split for example in self.examples if example.label < 0)
+        return {split: counts[split] for split in SPLITS}
+
+    def class_of(self, example: Example) -> str | None:
+        """Return the name of an example's class; None without a class."""
+        return self.class_names[example.label] if example.label >= 0 else None
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -132,8 +144,12 @@ class CheckResult(Scan):
             "rejects": [asdict(reject) for reject in self.rejects],
         }
 
-    def _file(self, example: Example) -> dict[str, str]:
-        return {"path": example.image.path, "label": self.class_names[example.label], "split": example.split}
+    def _file(self, example: Example) -> dict[str, str | None]:
+        return {"path": example.image.path, "label": self.class_of(example), "split": example.split}
+
+    def _shown(self, example: Example) -> str:
+        place = ", ".join(filter(None, (example.split, self.class_of(example))))
+        return f"{example.image.path} ({place})"
 
     def _groups(self, groups: Sequence[Sequence[Example]]) -> list[dict[str, Any]]:
         return [{"digest": group[0].image.digest, "files": list(map(self._file, group))} for group in groups]
@@ -147,9 +163,7 @@ class CheckResult(Scan):
         lines: list[Any] = [*self.reading, *(f"training refuses: {problem}" for problem in self.problems)]
         for title, groups in self.findings().items():
             lines.append(f"{title}: {len(groups)}")
-            for group in groups[:SHOWN]:
-                files = (f"{one.image.path} ({one.split}, {self.class_names[one.label]})" for one in group[:SHOWN])
-                lines.append(f"  {', '.join(files)}")
+            lines += [f"  {', '.join(map(self._shown, group[:SHOWN]))}" for group in groups[:SHOWN]]
             lines += _more(len(groups))
         if not (self.problems or self.findings()):
             lines.append("nothing wrong was found")
@@ -162,7 +176,9 @@ class CheckResult(Scan):
 
     def _counts(self) -> Table:
         table = Table("class", *SPLITS, "all", title=Text(f"{len(self.examples)} images in {self.data}"))
-        for name, counts in self.classes.items():
+        rows = list(self.classes.items())
+        rows += [(WITHOUT, self.unlabelled)] if any(self.unlabelled.values()) else []
+        for name, counts in rows:
             table.add_row(Text(name), *map(str, counts.values()), str(sum(counts.values())))
         table.add_row("all", *map(str, self.splits.values()), str(len(self.examples)), style="bold")
         return table

@@ -1,15 +1,19 @@
-"""Read a data folder as versions before 0.2 did, for runs of these versions and for `--layout v1`."""
+"""How versions before 0.2 read a data folder: for their runs, and for `--layout v1`.
 
+The rules here stay as they are, whatever becomes of the others. So a run trained then reads the same examples now.
+"""
+
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.features.errors import DataError
 from headstart.pipeline.data.layouts import Reading
-from headstart.pipeline.data.listing import is_clutter_folder, walk
 from headstart.pipeline.data.splits import SPLITS
 
 REJECTS = "rejects.csv"
+_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 def read_folder_v1(data: Path) -> tuple[list[str], Reading, Counter[str]]:
@@ -23,13 +27,13 @@ def read_folder_v1(data: Path) -> tuple[list[str], Reading, Counter[str]]:
     reading = Reading([], [], [f"{data}: read as versions before 0.2 did"])
     paths: list[str] = []
     for split, folder in folders:
-        files, clutter = walk(folder)
+        files, hidden = _walk(folder)
         paths += files
         reading.splits.extend([split] * len(files))
         reading.labels.extend([folder.name] * len(files))
-        ignored.update(clutter)
+        ignored["clutter"] += hidden
     reading.empty_classes.extend(folder.name for _, folder in folders)
-    return paths, reading, ignored
+    return paths, reading, +ignored
 
 
 def class_folders(data: Path) -> list[tuple[str, Path]]:
@@ -42,7 +46,7 @@ def class_folders(data: Path) -> list[tuple[str, Path]]:
         (split, folder)
         for split, parent in parents.items()
         for folder in sorted(parent.iterdir())
-        if folder.is_dir() and not is_clutter_folder(folder)
+        if folder.is_dir() and not _is_clutter(folder.name)
     ]
     if not folders:
         parent = f"{data}" if "" in parents else f"{data}/train"
@@ -56,3 +60,34 @@ def count_strays(data: Path, class_folders: Sequence[Path]) -> int:
     parents = {data, *(folder.parent for folder in class_folders)}
     strays = [entry for parent in parents for entry in parent.iterdir() if entry not in known]
     return sum(sum(not path.is_dir() for path in stray.rglob("*")) if stray.is_dir() else 1 for stray in strays)
+
+
+def _is_clutter(name: str) -> bool:
+    return (name.startswith(".") and name != "..") or name.lower() in _CLUTTER
+
+
+def _walk(folder: Path) -> tuple[list[str], int]:
+    """List all files below `folder` except clutter, sorted by path, and count the clutter files.
+
+    Links are followed. Each folder is entered only once, and a folder that contains `folder` is not entered. Raises
+    DataError if a folder can't be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename}: can't be read: {error.strerror}; change its permissions") from error
+
+    files: list[str] = []
+    hidden = 0
+    top, entered = os.path.realpath(folder), set[str]()
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        here = os.path.realpath(parent)
+        if here in entered or top.startswith(here.rstrip(os.sep) + os.sep):
+            folders.clear()
+            continue
+        entered.add(here)
+        folders.sort()
+        in_clutter = any(map(_is_clutter, parent[len(str(folder)) :].split(os.sep)))
+        visible = [] if in_clutter else [name for name in names if not _is_clutter(name)]
+        hidden += len(names) - len(visible)
+        files += [os.path.join(parent, name) for name in visible]
+    return sorted(files), hidden

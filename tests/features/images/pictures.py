@@ -24,9 +24,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(samples: np.ndarray, *more: bytes) -> bytes:
-    """A PNG of uint8 or uint16 [H, W] or [H, W, 3 or 4], with `more` chunks before its pixels."""
+    """A PNG of uint8 or uint16 [H, W] or [H, W, 2 to 4], with `more` chunks before its pixels."""
     depth = samples.dtype.itemsize
-    kind = 0 if samples.ndim == 2 else {3: 2, 4: 6}[samples.shape[2]]
+    kind = 0 if samples.ndim == 2 else {2: 4, 3: 2, 4: 6}[samples.shape[2]]
     header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 8 * depth, kind, 0, 0, 0)
     rows = samples.astype(f">u{depth}").reshape(len(samples), -1)
     pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
@@ -37,7 +37,10 @@ def png(samples: np.ndarray, *more: bytes) -> bytes:
 def tiff(
     *pages: tuple[np.ndarray, dict[int, int]], order: str = "<", own: tuple[np.ndarray, dict[int, int]] | None = None
 ):
-    """A TIFF of `pages`, uint8 or uint16 [H, W] or [H, W, 3], each with further tags. The first points at `own`."""
+    """A TIFF of `pages`, uint8 or uint16 [H, W] or [H, W, 3 or 4], each with further tags.
+
+    The first page points at `own`.
+    """
     prefix = b"II*\0" if order == "<" else b"MM\0*"
     out = bytearray(prefix + bytes(4))
     link = 4
@@ -62,14 +65,16 @@ def _directory(samples: np.ndarray, more: dict[int, int], start: int, order: str
     pixels = samples.astype(f"{order}u{depth}").tobytes()
     pixels += bytes(len(pixels) % 2)
     bits = start + len(pixels)
-    extra = struct.pack(order + "3H", *[8 * depth] * 3) + bytes(2)
+    extra = struct.pack(order + "4H", *[8 * depth] * 4)
     tags = {
         256: samples.shape[1], 257: samples.shape[0], 258: 8 * depth if channels == 1 else bits, 259: 1,
         262: 1 if channels == 1 else 2, 273: start, 277: channels, 278: samples.shape[0], 279: samples.nbytes, **more,
     }  # fmt: skip
     entries = b"".join(
-        struct.pack(order + "HHI", tag, 3, 3) + struct.pack(order + "I", value)
-        if tag == 258 and channels == 3
+        struct.pack(order + "HHI", tag, 3, channels) + struct.pack(order + "I", value)
+        if tag == 258 and channels >= 3
+        else struct.pack(order + "HHIHH", tag, 3, 1, value, 0)
+        if tag == 338
         else struct.pack(order + "HHII", tag, 4, 1, value)
         for tag, value in sorted(tags.items())
     )

@@ -1,26 +1,31 @@
 """Bits in use, camera raw, large texts, videos behind pictures, pages and HEIC."""
 
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from headstart.features.images import formats
+from headstart.features.images import tiff as tiff_structure
 from headstart.features.images.batches import decoded_batches, why_undecodable
 from headstart.features.images.decode import pillow_pixels
 from headstart.features.images.faults import Fault
 from headstart.features.images.formats import Header, inspect_bytes, inspect_pages
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, inspect_image, inspect_images
-from headstart.features.images.tiff import count_pages
+from headstart.features.images.tiff import at_page, count_pages
 from headstart.tests.features.images.pictures import chunk, png, ramp, saved, tiff
 from PIL import Image, PngImagePlugin
 
 GREY = ramp()
 COLOUR = np.stack([GREY, GREY[:, ::-1], GREY // 2], axis=-1)
 TWELVE, TWELVE_RGB = (GREY.astype(np.uint16) << 4), (COLOUR.astype(np.uint16) << 4)
+FULL, OPAQUE = np.full_like(TWELVE, 65535), np.full_like(TWELVE, 4095)
+INK = np.dstack([255 - COLOUR, np.zeros_like(GREY)]).astype(np.uint16) << 4  # CMYK
 
 
 def header(data: bytes, name: str = "x") -> Header:
@@ -49,7 +54,22 @@ BITS = {
     "PGM of 12 that gives 12": (as_pgm(TWELVE + 15, 4095), 0, GREY),  # Pillow scales it
     "colour PNG of 12": (png(TWELVE_RGB), 12, COLOUR),
     "colour PNG with alpha of 12": (png(np.dstack([TWELVE_RGB, np.full_like(TWELVE, 65535)])), 12, COLOUR),
+    "grey PNG with alpha of 12": (png(np.dstack([TWELVE, FULL])), 12, GREY),
+    "grey PNG with alpha of 12, too": (png(np.dstack([TWELVE, OPAQUE])), 12, GREY),
+    "grey PNG with alpha of 8 in 16": (png(np.dstack([TWELVE >> 4, OPAQUE >> 4])), 8, GREY),
+    "grey PNG with alpha, full range": (png(np.dstack([TWELVE << 4, FULL])), 16, GREY),
+    "grey PNG with alpha, with sBIT": (png(np.dstack([TWELVE >> 4, FULL]), chunk(b"sBIT", b"\x0a\x10")), 10, GREY >> 2),
     "colour TIFF of 12": (tiff((TWELVE_RGB, {})), 12, COLOUR),
+    **{
+        f"{kind} of 12, {order}": (tiff((samples, tags), order=order), 12, picture)
+        for order in "<>"
+        for kind, samples, tags, picture in (
+            ("TIFF with alpha", np.dstack([TWELVE_RGB, OPAQUE]), {338: 2}, COLOUR),
+            ("TIFF with a sample of no meaning", np.dstack([TWELVE_RGB, OPAQUE // 2]), {338: 0}, COLOUR),
+            ("TIFF multiplied by alpha", np.dstack([TWELVE_RGB, OPAQUE]), {338: 1}, COLOUR),
+            ("CMYK TIFF", INK, {262: 5}, COLOUR),
+        )
+    },
     "big-endian colour TIFF of 12": (tiff((TWELVE_RGB, {}), order=">"), 12, COLOUR),
     "JPEG 2000 of 12": (saved(Image.fromarray(TWELVE), "JPEG2000"), 12, GREY),
     "8 in 16": (png(GREY.astype(np.uint16)), 8, GREY),
@@ -84,6 +104,27 @@ def test_the_bits_in_use_become_eight(tmp_path: Path) -> None:
     assert high.max() == 15  # as before
     ((_, clipped),) = decoded_batches(images[:1], ImageConfig(48, bits="10"), 1)
     assert (clipped == 255).mean() > 0.7
+
+
+def test_white_of_12_bits_is_white_and_half_of_it_half(tmp_path: Path) -> None:
+    """Two columns, (sample, alpha) each, and what they are over white."""
+    opaque, half = (4095, 4095), (2048, 2048)
+    files = {
+        "grey and alpha": (png, (opaque, (2048, 4095)), (255, 128)),
+        "grey and half alpha": (png, ((4095, 65535), (2048, 32768)), (255, 191)),
+        "multiplied by alpha": (tiff, (opaque, (1024, 2048)), (255, 191)),
+        "white, multiplied by alpha": (tiff, (opaque, half), (255, 255)),
+        "multiplied by alpha of 16 bits": (tiff, ((4095, 65535), (1024, 32768)), (255, 191)),
+    }
+    for name, (write, columns, wanted) in files.items():
+        grey, alpha = np.repeat([columns], 4, axis=0).astype(np.uint16).transpose(2, 0, 1)
+        data = png(np.dstack([grey, alpha])) if write is png else tiff((np.dstack([grey] * 3 + [alpha]), {338: 1}))
+        (tmp_path / name).write_bytes(data)
+        (image,) = inspect_image(tmp_path / name)
+        assert isinstance(image, ImageFile)
+        assert image.bits == 12, name
+        pixels = pillow_pixels(data, image.bits)[0, :, 0]
+        assert np.abs(pixels.astype(int) - wanted).max() <= 1, (name, pixels)
 
 
 def test_a_sixteen_bit_file_that_ends_early_is_told_by_the_decoder(tmp_path: Path) -> None:
@@ -270,6 +311,46 @@ def test_pages_of_both_orders_of_bytes_and_of_pillow_s(order: str) -> None:
         data = saved(Image.fromarray(GREY), "TIFF", save_all=True, append_images=rest, **options)
         assert [page.pages for page in inspect_pages(data, "x") if isinstance(page, Header)] == [7] * 7, options
         np.testing.assert_array_equal(pillow_pixels(data, page=7), COLOUR)
+
+
+def many_pages(count: int, **options) -> bytes:
+    noise = [Image.fromarray(GREY[:2, n % 50 : n % 50 + 8].astype(np.uint16) << 4) for n in range(count)]
+    return saved(noise[0], "TIFF", save_all=True, append_images=noise[1:], **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"big_tiff": True}], ids=str)
+def test_pages_have_the_headers_of_files_that_begin_with_them(options: dict[str, object]) -> None:
+    for data in (THREE, RAW["ORF"], many_pages(5, **options), tiff((COLOUR, {}), (COLOUR, {259: 99}), (TWELVE, CFA))):
+        found = inspect_pages(data, "x.tif")
+        alone = [inspect_bytes(at_page(data, page), "x.tif") for page in range(1, len(found) + 1)]
+        assert [replace(one, pages=len(found)) if isinstance(one, Header) else one for one in alone] == found
+
+
+def test_the_time_of_a_scan_grows_with_the_pages_and_not_with_their_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count the directories that are read, and the bytes that are copied to read them."""
+    read: list[int] = []
+    entries = tiff_structure._entries
+    monkeypatch.setattr(tiff_structure, "_entries", lambda *args: read.append(1) or entries(*args))
+    monkeypatch.setattr(tiff_structure, "at_page", lambda *_: pytest.fail("the file was copied"))
+    counts = []
+    for pages in (50, 200):
+        read.clear()
+        assert len(inspect_pages(many_pages(pages), "x.tif")) == pages
+        counts.append(len(read))
+    assert counts[1] < 4.5 * counts[0]
+
+
+def test_pages_that_all_point_at_one_large_directory_end() -> None:
+    """Each of 2,000 pages points sixteen times at a directory of 40,000 entries."""
+    layout = struct.Struct("<H" + 5 * "HHII" + "I")
+    start = 8 + 2000 * layout.size
+    tags = (5, 256, 4, 1, 1, 257, 4, 1, 1, 258, 4, 1, 8, 273, 4, 1, 8, 330, 4, 16, start)
+    chain = b"".join(layout.pack(*tags, 8 + layout.size * n if n < 2000 else 0) for n in range(1, 2001))
+    own = struct.pack("<16I", *[start + 64] * 16)
+    large = struct.pack("<H", 40_000) + struct.pack("<HHII", 300, 4, 1, 0) * 40_000 + bytes(4)
+    began = time.process_time()
+    assert len(inspect_pages(b"II*\0\x08\0\0\0" + chain + own + large, "x.tif")) == 2000
+    assert time.process_time() - began < 10
 
 
 def test_hostile_chains_of_pages_end() -> None:

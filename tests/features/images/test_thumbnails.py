@@ -42,3 +42,11 @@ def test_transparency_is_white_and_12_bits_keep_their_proportions(tmp_path: Path
     assert small(Image.new("P", (20, 20)), tmp_path / "p.png", "F").mode == "F"
     assert small(Image.new("CMYK", (20, 20)), tmp_path / "c.jpg", "F").getpixel((3, 3)) > 250
     assert small(Image.new("L", (3000, 1), 7), tmp_path / "thin.png", keep_shape=True).size == (16, 1)
+
+
+def test_each_page_of_a_tiff_has_its_own_thumbnail(tmp_path: Path) -> None:
+    pages = [Image.new("L", (20, 20), 60 * number) for number in range(1, 5)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    images = inspect_image(tmp_path / "x.tif", pages="all")
+    made = list(thumbnails(images, "RGB", 16))
+    assert [one and one.getpixel((3, 3)) for one in made] == [(60 * number,) * 3 for number in range(1, 5)]

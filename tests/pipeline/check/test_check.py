@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -372,3 +373,81 @@ def test_copies_of_a_file_that_went_are_told_why(data: Path, config: CheckConfig
     rejects = {Path(one.path).name: one for one in check(data, config).rejects}
     assert set(rejects) == {"3.jpg", "other.jpg"}
     assert {one.reason for one in rejects.values()} == {"vanished"}
+
+
+@pytest.fixture
+def flat(data: Path, tmp_path: Path) -> Path:
+    """Ten images without classes, a copy of one, and a tiny one."""
+    (tmp_path / "flat").mkdir()
+    for number in range(10):
+        shutil.copy(data / "train" / "cat" / f"{number}.jpg", tmp_path / "flat" / f"{number}.jpg")
+    shutil.copy(tmp_path / "flat" / "3.jpg", tmp_path / "flat" / "again.jpg")
+    Image.new("RGB", (9, 9)).save(tmp_path / "flat" / "tiny.png")
+    return tmp_path / "flat"
+
+
+def test_images_that_plainly_have_no_classes_are_fine(flat: Path, tmp_path: Path, headstart: Cli) -> None:
+    flags = ("--store", tmp_path / "store", "--html", tmp_path / "x.html")
+    seen = headstart("check", flat, *flags)
+    assert (seen["problems"], seen["classes"], sum(seen["splits"].values())) == ([], {}, 12)
+    (group,) = seen["duplicates"]
+    assert [file["label"] for file in group["files"]] == [None, None]
+    text = headstart.text("check", flat, *flags)
+    assert re.search(r"again.jpg \((train|val|test)\)", text.replace("\n", ""))
+    assert re.search(r"tiny.png \((train|val|test)\)", text.replace("\n", ""))
+    page = (tmp_path / "x.html").read_text()
+    assert "(without a class)" in page
+    assert "<h2>Classes" not in page
+    (tmp_path / "above").mkdir()
+    flat.rename(tmp_path / "above" / "images")
+    assert headstart("check", tmp_path / "above", *flags)["problems"] == []
+
+
+def write_list(data: Path, labels: dict[str, str]) -> Path:
+    rows = "".join(f"{name},{label}\n" for name, label in labels.items())
+    (data / "list.csv").write_text(f"path,label\n{rows}")
+    return data / "list.csv"
+
+
+def test_images_without_a_label_among_labelled_ones_are_a_problem(flat: Path, tmp_path: Path, headstart: Cli) -> None:
+    names = sorted(path.name for path in flat.iterdir())
+    labels = {name: ("cat", "dog")[number % 2] for number, name in enumerate(names)}
+    labels |= dict.fromkeys(("3.jpg", "5.jpg", "tiny.png"), "")
+    flags = (write_list(flat, labels), "--store", tmp_path / "store", "--html", tmp_path / "x.html")
+    assert headstart.whole("check", *flags)[0] == 1
+    seen = headstart("check", *flags, "--allow")
+    assert seen["problems"][0] == "3 images have no label, 3.jpg the first"
+    assert (len(seen["problems"]), seen["conflicts"]) == (1, [])
+    assert [(file["label"], Path(file["path"]).name) for file in seen["tiny"]] == [(None, "tiny.png")]
+    text = headstart.text("check", *flags, "--allow")
+    assert re.search(r"tiny.png \((train|val|test)\)", text.replace("\n", ""))
+    assert "(without a class)" in text
+    page = (tmp_path / "x.html").read_text()
+    assert "(without a class)</bdi> <small>3</small>" in page
+    assert "3 without a class" in page
+
+
+def test_a_list_whose_labels_are_empty_is_a_problem(flat: Path, tmp_path: Path, headstart: Cli) -> None:
+    file = write_list(flat, {"1.jpg": "", "2.jpg": ""})
+    code, stdout, _ = headstart.whole("check", file, "--store", tmp_path / "store")
+    assert code == 1
+    (problem,) = json.loads(stdout)["problems"]
+    assert "label is empty for 1.jpg" in problem
+    assert headstart("check", file, "--store", tmp_path / "store", "--layout", "none")["problems"] == []
+
+
+def test_a_tree_that_can_be_read_in_two_ways_is_a_problem(flat: Path, tmp_path: Path, headstart: Cli) -> None:
+    for number in range(8):
+        place = tmp_path / "tree" / ("p1", "p2")[number % 2] / ("left", "right")[number // 2 % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(flat / f"{number}.jpg", place)
+    flags = ("check", tmp_path / "tree", "--store", tmp_path / "store")
+    code, stdout, stderr = headstart.whole(*flags)
+    assert code == 1
+    (problem,) = json.loads(stdout)["problems"]
+    assert "--layout outer or --layout inner" in problem
+    assert f"error: {tmp_path / 'tree'}: p1/" in stderr
+    text = headstart.text(*flags, "--allow")
+    assert "training refuses: p1/" in text
+    assert "nothing wrong was found" not in text
+    assert headstart(*flags, "--layout", "none")["problems"] == []

@@ -128,3 +128,15 @@ def test_files_that_are_gone_or_broken_are_in_no_group(tmp_path: Path) -> None:
     paths[2].write_bytes(b"no image")
     assert near_duplicate_groups(files) == [[0, 20]]
     assert near_duplicate_groups(files[:1]) == near_duplicate_groups([]) == near_duplicate_groups(files[1:3]) == []
+
+
+def test_pages_of_a_tiff_are_compared(tmp_path: Path) -> None:
+    pictures = photographs(np.random.default_rng(RNG_SEED))
+    pages = [next(pictures) for _ in range(30)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    pages[7].resize((100, 90)).save(tmp_path / "copy.jpg", quality=80)
+    found = inspect_images([tmp_path / "copy.jpg", tmp_path / "x.tif"], pages="all")
+    files = [image for images in found for image in images if isinstance(image, ImageFile)]
+    assert [sorted(Path(files[at].path).name for at in group) for group in near_duplicate_groups(files)] == [
+        ["copy.jpg", "x.tif#8"]
+    ]
