@@ -43,7 +43,7 @@ demo: $(INSTALLED) ## both phases on drawn cats and dogs, in demo/; needs no net
 	HEADSTART_WEIGHTS="$(WEIGHTS)" $(HEADSTART) demo $(ARGS)
 
 data: $(INSTALLED) ## Microsoft's Dogs vs Cats (787 MB) into DATA
-	$(BIN)/python -m headstart.pipeline.data.download $(DOWNLOAD_URL) $(DOWNLOAD)
+	$(BIN)/python -m headstart.pipeline.prepare.download $(DOWNLOAD_URL) $(DOWNLOAD)
 	$(HEADSTART) prepare $(DOWNLOAD) $(DATA) $(ARGS)
 
 features: $(INSTALLED) ## features of DATA into STORE

@@ -44,7 +44,7 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     assert set(tuned) == {"run", "before", "after", "best_epoch", "epochs", "images_per_second", "seconds"}
     assert tuned["before"] == pytest.approx(trained["val"], rel=1e-3)
     scored = headstart("evaluate", run)
-    assert set(scored) == {"split", "n", "head", "finetuned"}
+    assert set(scored) == {"split", "n", "duplicates_in_train", "near_duplicates_in_train", "head", "finetuned"}
     assert counts["test"] - 2 <= scored["n"] <= counts["test"]  # of the two broken files that prepare can't tell
     keys = {"accuracy", "accuracy_interval", "loss", "auc", "confusion", "per_class"}
     assert set(scored["head"]) == set(scored["finetuned"]) == keys

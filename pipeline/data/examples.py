@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from headstart.features.terminal import console
 from headstart.pipeline.data.clutter import told
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts_v1 import REJECTS
-from headstart.pipeline.data.reading import read_data
+from headstart.pipeline.data.reading import Files, read_data
 from headstart.pipeline.data.splits import FRACTIONS, Item, complete, split_of, takes_val_from_train
 
 _REJECT_FIELDS = ("path", "reason", "detail")
@@ -73,25 +74,8 @@ def scan(
     if config.group == NEAR_DUPLICATES:
         raise OptionError(f"--group {NEAR_DUPLICATES}: is for `headstart prepare`, which compares the images")
     files = read_data(data, config, labelled)
-    reading, class_names = files.reading, files.reading.class_names
-    labels = {name: label for label, name in enumerate(class_names)}
-    rejects, ignored = [], files.ignored.copy()
     seen = inspect_images(files.paths, max_pixels, memory.recall if memory else None, pages)
-    groups = reading.groups or itertools.repeat(None)
-    images: list[ImageFile] = []
-    items: list[Item] = []
-    rows = zip(files.paths, seen, reading.splits, reading.labels, groups, strict=False)
-    for path, found, split, label, group in rows:
-        if not found and data.is_file():
-            rejects.append(_listed_in_vain(path))
-        ignored["no image"] += not found and not data.is_file()
-        number = -1 if label is None else labels[label]
-        for image in found:
-            if isinstance(image, Reject):
-                rejects.append(image)
-            else:
-                images.append(image)
-                items.append(Item(image.digest, number, group or (path if len(found) > 1 else None), split))
+    images, items, rejects, ignored = _sorted(files, seen, data.is_file())
     if not images and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
@@ -100,7 +84,36 @@ def scan(
     examples = [
         Example(image, item.label, split, item.group) for image, item, split in zip(images, items, splits, strict=True)
     ]
-    return Scan(examples, class_names, rejects, ignored.total(), dict(+ignored), [*reading.lines, *how])
+    lines = [*files.reading.lines, *how]
+    return Scan(examples, files.reading.class_names, rejects, ignored.total(), dict(+ignored), lines)
+
+
+def _sorted(
+    files: Files, seen: Sequence[Sequence[ImageFile | Reject]], is_list: bool
+) -> tuple[list[ImageFile], list[Item], list[Reject], Counter[str]]:
+    """Return the images of `files`, an item for each, the rejects, and the number of ignored files by kind.
+
+    `seen` has the images and rejects of each file. If `is_list`, the files are rows of a manifest. Then a file that is
+    no image is a reject.
+    """
+    reading = files.reading
+    labels = {name: label for label, name in enumerate(reading.class_names)}
+    images, items, rejects, ignored = list[ImageFile](), list[Item](), list[Reject](), files.ignored.copy()
+    groups = reading.groups or itertools.repeat(None)
+    rows = zip(files.paths, seen, reading.splits, reading.labels, groups, strict=False)
+    for path, found, split, label, group in rows:
+        if not found and is_list:
+            rejects.append(_listed_in_vain(path))
+        ignored["no image"] += not found and not is_list
+        number = -1 if label is None else labels[label]
+        together = group or (path if len(found) > 1 else None)
+        for image in found:
+            if isinstance(image, Reject):
+                rejects.append(image)
+            else:
+                images.append(image)
+                items.append(Item(image.digest, number, together, split, path=path))
+    return images, items, rejects, ignored
 
 
 def _listed_in_vain(path: str) -> Reject:
@@ -116,7 +129,7 @@ def _splits(items: list[Item], seed: int, config: DataConfig) -> tuple[list[str]
         return [item.split or split_of(item.digest, seed) for item in items], []
     given = {item.split for item in items} - {""}
     if takes_val_from_train(given, FRACTIONS):
-        items = [item._replace(split="") if item.split == "train" else item for item in items]
+        items = [item._replace(split="", of_train=True) if item.split == "train" else item for item in items]
     return complete(items, given, seed, FRACTIONS)
 
 

@@ -168,7 +168,10 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
     if without:
         lines.append(f"{len(without)} images beside them have no row and are left out, {without[0]} the first")
     reading = _grouped(_resplit(replace(reading, lines=lines), str(file), config), names, str(file), config)
-    return _with_labels(root, names, reading, Counter({"without a row": len(without)}), "without a label")
+    ignored = Counter({"without a row": len(without)})
+    if config.label_from:
+        return _with_labels(root, names, reading, ignored, "without a label")
+    return Files([os.path.join(root, name) for name in names], reading, +ignored)
 
 
 def _described(file: Path, entries: Sequence[Entry]) -> str:

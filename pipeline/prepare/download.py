@@ -1,6 +1,6 @@
 """Download a large zip with progress. An interrupted download is resumed. The CRCs in the zip are checked.
 
-python -m headstart.pipeline.data.download URL FILE
+python -m headstart.pipeline.prepare.download URL FILE
 """
 
 import sys

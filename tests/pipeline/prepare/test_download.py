@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headstart.features.errors import DataError
-from headstart.pipeline.data.download import download_zip
+from headstart.pipeline.prepare.download import download_zip
 
 
 def archive() -> bytes:
