@@ -14,6 +14,7 @@ from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.terminal import progress
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.listing import files_below
+from headstart.pipeline.data.names import listed
 from headstart.pipeline.data.splits import SPLITS, Item, complete, takes_val_from_train
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.sources import Member
@@ -132,13 +133,16 @@ def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[
 
 def require_full_splits(
     source: Path, read: Reading, images: Sequence[Placement], splits: Sequence[str], config: PrepareConfig
-) -> None:
-    """Raise a DataError if a class has no images in a split that `config` asks for, or that the source gives."""
-    asked = {"train", *(split for split in read.splits if split)}
-    if not any(read.splits):
-        asked |= {split for split in ("val", "test") if getattr(config, split)}
-    elif "test" in asked and config.val:
+) -> list[str]:
+    """Raise a DataError if a class has no images in a split that training needs, or that `config` asks for.
+
+    A test split that the source gives may lack classes. Returns a line that names these.
+    """
+    given = {split for split in read.splits if split}
+    asked = {split for split in ("val", "test") if getattr(config, split)} if not given else given - {"test"}
+    if "test" in given and config.val:
         asked.add("val")
+    asked.add("train")
     present = {(one.label, split) for one, split in zip(images, splits, strict=True)}
     sizes = Counter(one.label for one in images)
     lacking = [
@@ -152,6 +156,8 @@ def require_full_splits(
             f"{source}: {'; '.join(lacking[:5])}{more}: add images, leave these classes out by --classes, or give "
             "--val 0 or --test 0"
         )
+    untested = [label for label in read.class_names if "test" in given and (label, "test") not in present]
+    return [f"{len(untested)} classes have no images in test: {listed(untested)}"] if untested else []
 
 
 def digest_of(path: Path) -> str:

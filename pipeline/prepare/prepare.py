@@ -17,6 +17,7 @@ from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import write_rejects
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.layouts_v1 import REJECTS
+from headstart.pipeline.data.listing import list_files
 from headstart.pipeline.data.manifest import SUFFIXES
 from headstart.pipeline.data.reading import PREPARED, read_data, read_names
 from headstart.pipeline.data.splits import SPLITS
@@ -102,8 +103,8 @@ def prepare(
         there = splits_there(data)
         compared = compare(source, images, there, config, reading)
         chosen = choose_splits(compared.images, compared.others, there, seed, config)
-        console.print("\n".join([*read.lines, *compared.lines, *chosen.lines]))
-        require_full_splits(source, read, compared.images, chosen.splits, config)
+        untested = require_full_splits(source, read, compared.images, chosen.splits, config)
+        console.print("\n".join([*read.lines, *compared.lines, *chosen.lines, *untested]))
         moved = _fill(data, there, compared.images, chosen, placer)
     for told in placer.lines(source, data):
         console.print(told)
@@ -136,7 +137,8 @@ def _opened(
         return
     with opened_source(source, data, config.zip_encoding) as members:
         inside = [member for member in members if not member.escapes]
-        read = read_names([member.name for member in inside], str(source), reading)
+        empty = list_files(source).empty if source.is_dir() else []
+        read = read_names([member.name for member in inside], str(source), reading, empty)
         left = sum(label is None for label in read.labels)
         if left:
             read = replace(read, lines=[*read.lines, f"{left} files of {source} belong to no class and are left out"])

@@ -241,3 +241,22 @@ def test_too_many_rejects_are_listed_and_nothing_else_is_written(headstart, tmp_
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["rejects.csv"]
     assert headstart("prepare", source, tmp_path / "data", "--max-rejects=0.6")["rejected"] == 60
     assert "--max-rejects must be" in headstart.error("prepare", source, tmp_path / "x", "--max-rejects=2", code=2)
+
+
+def test_a_given_test_split_may_lack_a_class_and_this_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = {f"train/{label}/{n}.png": picture(100 * at + n) for at, label in enumerate("ab") for n in range(20)}
+    source = write_folder(tmp_path / "s", content | {f"test/a/{n}.png": picture(900 + n) for n in range(5)})
+    result = prepare(source, tmp_path / "data", HALVES)
+    assert (result.train, result.val, result.test) == (20, 20, 5)
+    assert "1 classes have no images in test: b" in capfd.readouterr().err
+
+
+def test_an_empty_class_folder_is_refused(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "s", LAYOUTS["class folders"])
+    (source / "fox").mkdir()
+    (source / "fox" / ".DS_Store").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"'fox' \(0 images\) has none in train"):
+        prepare(source, tmp_path / "data", HALVES)
+    assert not (tmp_path / "data").exists()
