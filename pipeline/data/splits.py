@@ -48,13 +48,15 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
         return _assign_each(items, hashes, fractions)
     groups = sorted(_groups(items), key=lambda group: min(hashes[at] for at in group))
     contents = [_content(items, group) for group in groups]
+    held = [_held(items, group) for group in groups]
+    # A test set that is given, where val is taken from train, does not make val larger.
+    counted = [content for content, split in zip(contents, held, strict=True) if split in ("", *_asked(fractions))]
     sizes: Counter[int] = Counter()
-    for content in contents:
+    for content in counted:
         sizes.update(content)
-    counts = Counter(label for content in contents for label in content)
+    counts = Counter(label for content in counted for label in content)
     wanted = _wanted(sizes, counts, fractions)
     lacking = wanted.copy()
-    held = [_held(items, group) for group in groups]
     for content, split in zip(contents, held, strict=True):
         for label, count in content.items():
             lacking[label, split] -= count
@@ -175,10 +177,8 @@ def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int,
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
     """Return the number of different images of each class that val and test should have, by (label, split).
 
-    Train keeps at least one image of each class.
-
-
-    `sizes` has the number of different images of each class, and `groups` the number of its groups.
+    Train keeps at least one image of each class. `sizes` has the number of different images of each class, and `groups`
+    the number of its groups.
     """
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():

@@ -249,7 +249,7 @@ def test_a_given_test_split_may_lack_a_class_and_this_is_told(
     content = {f"train/{label}/{n}.png": picture(100 * at + n) for at, label in enumerate("ab") for n in range(20)}
     source = write_folder(tmp_path / "s", content | {f"test/a/{n}.png": picture(900 + n) for n in range(5)})
     result = prepare(source, tmp_path / "data", HALVES)
-    assert (result.train, result.val, result.test) == (20, 20, 5)
+    assert (result.train, result.val, result.test) == (28, 12, 5)
     assert "1 classes have no images in test: b" in capfd.readouterr().err
 
 
