@@ -26,6 +26,9 @@ def fill(
         contents: how many images of each class a group holds.
         free: whether a group may be moved.
     """
+    there = {(label, split) for content, split in zip(contents, splits, strict=True) for label in content}
+    if there.issuperset(due):
+        return
     filling = _Filling(splits, contents, free, due, wanted)
     for pair in sorted(filling.lacking(), key=lambda pair: (_ORDER.index(pair[1]), pair[0])):
         if not filling.groups[pair]:

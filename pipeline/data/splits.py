@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from headstart.pipeline.data.split_filling import fill
@@ -110,14 +110,16 @@ def _told_straddling(items: Sequence[Item], splits: Sequence[str], given: Collec
         return []
     lines = []
     for what, key in (("groups", "group"), ("images with copies", "digest")):
-        within: dict[str, dict[str, str]] = defaultdict(dict)  # split to a name, by group or digest
-        for item, split in zip(items, splits, strict=True):
-            if (value := getattr(item, key)) is not None:
-                within[value].setdefault(split, value if key == "group" else item.path or value[:12])
-        straddling = [names for names in within.values() if len(names) > 1]
-        if straddling:
-            first = " and ".join(f"{name} in {split}" for split, name in straddling[0].items())
-            lines.append(f"{len(straddling)} {what} are in several splits, as these are given: {first}, the first")
+        first_of: dict[str, int] = {}
+        straddling: dict[str, tuple[int, int]] = {}  # positions of the first two that are apart
+        for at, item in enumerate(items):
+            value = getattr(item, key)
+            if value is not None and splits[first := first_of.setdefault(value, at)] != splits[at]:
+                straddling.setdefault(value, (first, at))
+        for value, ends in itertools.islice(straddling.items(), 1):
+            names = [value if key == "group" else items[at].path or value[:12] for at in ends]
+            first_two = " and ".join(f"{name} in {splits[at]}" for name, at in zip(names, ends, strict=True))
+            lines.append(f"{len(straddling)} {what} are in several splits, as these are given: {first_two}, the first")
     return lines
 
 
@@ -196,8 +198,7 @@ def _groups(items: Sequence[Item]) -> list[list[int]]:
 
     If a group has items in test and others `of_train`, it is parted into these.
     """
-    keys = [[("digest", item.digest), *([("group", item.group)] if item.group is not None else [])] for item in items]
-    groups = united(keys)
+    groups = united([("digest", item.digest), *([("group", item.group)] * (item.group is not None))] for item in items)
     if not any(item.of_train for item in items):
         return groups
     parted = []
@@ -208,10 +209,10 @@ def _groups(items: Sequence[Item]) -> list[list[int]]:
     return parted
 
 
-def united(keys: Sequence[Collection[Hashable]]) -> list[list[int]]:
+def united(keys: Iterable[Iterable[Hashable]]) -> list[list[int]]:
     """Group the positions of `keys`: two are in one group if they share a key, or are linked by others that do."""
     first: dict[Hashable, int] = {}
-    parents = list(range(len(keys)))
+    parents: list[int] = []
 
     def root(at: int) -> int:
         while parents[at] != at:
@@ -220,11 +221,12 @@ def united(keys: Sequence[Collection[Hashable]]) -> list[list[int]]:
         return at
 
     for at, mine in enumerate(keys):
+        parents.append(at)
         for key in mine:
             if (other := first.setdefault(key, at)) != at:
                 parents[root(at)] = root(other)
     found: dict[int, list[int]] = defaultdict(list)
-    for at in range(len(keys)):
+    for at in range(len(parents)):
         found[root(at)].append(at)
     return list(found.values())
 
