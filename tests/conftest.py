@@ -21,13 +21,19 @@ if TYPE_CHECKING:
     from headstart.features.backbones.backbone import Backbone
     from headstart.features.backbones.cuts import Cut
 
-# Each test process has its own cores: threads that wait for a core spin, and slow the other process down.
-if hasattr(os, "sched_setaffinity"):
-    _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    _mine = sorted(os.sched_getaffinity(0))[_worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
-    if _mine:
-        os.sched_setaffinity(0, _mine)
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(len(_mine)))  # TensorFlow does not look at the affinity
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each process of the quick suite its own cores: threads that wait for a core spin, and slow others down.
+
+    Slow tests start processes of their own, and the last of them run alone.
+    """
+    if hasattr(os, "sched_setaffinity") and "not slow" in config.option.markexpr:
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+        mine = sorted(os.sched_getaffinity(0))[worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+        if mine:
+            os.sched_setaffinity(0, mine)
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # read when TensorFlow starts, here and in other processes
+
 
 SMALL = {
     "backbone": "mobilenet_v3_small",

@@ -1,3 +1,6 @@
+import ctypes
+import gc
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +26,9 @@ QUICK = ("inception_v3", "mobilenet_v3_small", "efficientnet_lite0")
 def backbone(request: pytest.FixtureRequest):
     yield build_backbone(request.param, weights="random", image_size=SIZE)
     keras.utils.clear_session()
+    gc.collect()  # a graph of Keras has cycles, and the largest networks take gigabytes
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def test_cuts_lie_in_order_and_end_at_the_top(backbone) -> None:

@@ -553,22 +553,19 @@ def test_a_run_of_the_same_study_is_replaced_where_a_better_head_was_found_meanw
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("classes", [["cat", "dog"], ["cat"]])
-def test_folds_need_no_val(
-    headstart, prepared: Path, small, extraction, space_file: Path, tmp_path: Path, classes: list[str]
-) -> None:
+def test_folds_need_no_class_in_val(prepared: Path, small, extraction, space_file: Path, tmp_path: Path) -> None:
     rows = ["path,label,split"]
     for file in sorted(prepared.glob("*/*/*.jpg")):
         split, label = file.parts[-3:-1]
-        rows.append(f"{file},{label},{'train' if label in classes and split == 'val' else split}")
+        rows.append(f"{file},{label},{'train' if label == 'cat' and split == 'val' else split}")
     (tmp_path / "list.csv").write_text("\n".join(row for row in rows if not row.endswith("test")))
     config, reading = SweepConfig(2, space=space_file, folds=3), DataConfig(allow_outside=True)
     data, run = tmp_path / "list.csv", tmp_path / "run"
-    with pytest.raises(DataError, match="the val split has no usable images"):
+    with pytest.raises(DataError, match="the val split has no usable images of class"):
         sweep(data, tmp_path / "x.db", run, small, extraction, replace(config, folds=0), reading=reading)
     found = sweep(data, tmp_path / "study.db", run, small, extraction, config, reading=reading)
     val = Run.open(run).metrics()["head"]["val"]
-    assert (val["loss"] == found.best["loss"]) is (len(classes) == 2)
+    assert val["loss"] != found.best["loss"]
     assert found.best["head"]["epochs"] >= 1
     assert evaluate(run, "train").n > 20
 
