@@ -1,6 +1,6 @@
 """The commands of `headstart`. A command parses its options, then imports and calls the function that does the work."""
 
-from importlib.metadata import version
+from gc import set_threshold
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +25,8 @@ Split = Annotated[Literal["train", "val", "test", "all"], typer.Option(help="The
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"headstart {version('headstart')}")
         raise typer.Exit
 
@@ -36,6 +38,7 @@ def main(
     ] = False,
 ) -> None:
     """Train image classifiers in two phases: a head on cached features, then the top of the network."""
+    set_threshold(100_000)  # a scan makes millions of objects without cycles; to look for some takes a fifth of it
 
 
 @command(app, kept="the images drawn and the features so far are kept: repeat the command")

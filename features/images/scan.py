@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from headstart.features.terminal import progress
 
 MAX_FILE_BYTES = 1 << 30
 _PIECE = 64  # files per task of a thread
+_KNOWN_SECONDS = 5e-5  # a known file on a near disk takes less; threads would wait for the interpreter's lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,20 @@ def inspect_images(
         known = _recalled(str(path), pages, recall) if recall else []
         return [_within_limits(one, max_pixels) for one in known] or inspect_image(path, max_pixels, pages)
 
-    pieces = [paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)]
+    def all_of(piece: Sequence[str | Path]) -> list[list[ImageFile | Reject]]:
+        return [inspect(path) for path in piece]
+
+    pieces = iter([paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)])
     found: list[list[ImageFile | Reject]] = []
     with ThreadPoolExecutor() as pool, progress("looking at files", len(paths), "files") as advance:
-        for seen in pool.map(lambda piece: [inspect(path) for path in piece], pieces):
+        for piece in pieces:
+            start = time.perf_counter()
+            seen = all_of(piece)
+            found += seen
+            advance(len(seen))
+            if time.perf_counter() - start > _PIECE * _KNOWN_SECONDS:
+                break  # files are read, or the disk is far away: threads pay
+        for seen in pool.map(all_of, pieces):
             found += seen
             advance(len(seen))
     return found

@@ -18,6 +18,7 @@ from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import console
 
 _COLUMNS = ("bytes", "mtime_ns", "orientation", "width", "height", "tile_pixels", "scans", "bits", "pages", "page")
+_BEFORE_FORMAT = 5  # this many columns, and then `format`, in the order of the fields of `ImageFile`
 # NumPy and zipfile raise these errors if a file is not a valid archive.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, BadZipFile, zlib.error)
 
@@ -51,7 +52,8 @@ class ScanMemory:
             return None
         digest = self._digests[row * 2 * DIGEST_BYTES : (row + 1) * 2 * DIGEST_BYTES]
         format = self._formats[row].decode("ascii", errors="replace")
-        image = ImageFile(path, digest, format=format, **dict(zip(_COLUMNS, self._numbers[row], strict=True)))
+        numbers = self._numbers[row]
+        image = ImageFile(path, digest, *numbers[:_BEFORE_FORMAT], format, *numbers[_BEFORE_FORMAT:])
         if format not in FORMATS or image.page != page or not image.is_unchanged():
             return None
         self._recalled[path] = image

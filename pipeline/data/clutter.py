@@ -112,6 +112,8 @@ def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
     if "fingerprint.json" in here and (any(map(_SHARD.fullmatch, names)) or (len(here) == 1 and not folders)):
         return True
     first = next((name for name in names if clutter_kind(name) is None), "")
+    if has_image_suffix(first):
+        return False
     if _SCAN_MEMORY_OR_CURVES.fullmatch(first):
         return all(_SCAN_MEMORY_OR_CURVES.fullmatch(name) or clutter_kind(name) for name in names)
     below = {folder for folder in folders if clutter_kind(folder.rpartition("/")[2]) is None}

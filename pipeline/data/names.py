@@ -37,7 +37,7 @@ _PERHAPS = re.compile(r"(?P<label>.*?[^\d\W])[-_ ]*\d+\.\w+$")  # Abyssinian_100
 
 def has_image_suffix(name: str) -> bool:
     """Whether the suffix of a file's name is that of an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES
 
 
 def split_named(name: str) -> str | None:

@@ -52,17 +52,17 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     require_readable(data, listing)
     names = [name for name in listing.files if name not in (REJECTS, PREPARED)]
     reading = read_names(names, str(data), config, listing.empty, labelled)
-    return _with_labels(os.path.join(data, ""), names, reading, Counter(listing.ignored), "outside classes")
+    root = os.path.join(data, "")
+    return _with_labels([root + name for name in names], reading, Counter(listing.ignored), "outside classes")
 
 
-def _with_labels(root: str, names: Sequence[str], reading: Reading, ignored: Counter[str], kind: str) -> Files:
+def _with_labels(paths: list[str], reading: Reading, ignored: Counter[str], kind: str) -> Files:
     """Leave out files without a label, and count them as ignored files of this `kind`, unless no file has a label."""
-    kept = list(range(len(names)))
-    if reading.class_names:
-        kept = [at for at in kept if reading.labels[at] is not None]
-        ignored[kind] += len(names) - len(kept)
-        reading = reading if len(kept) == len(names) else _taken(reading, kept)
-    return Files([os.path.join(root, names[at]) for at in kept], reading, +ignored)
+    kept = [at for at, label in enumerate(reading.labels) if label is not None]
+    if not reading.class_names or len(kept) == len(paths):
+        return Files(paths, reading, +ignored)
+    ignored[kind] += len(paths) - len(kept)
+    return Files([paths[at] for at in kept], _taken(reading, kept), +ignored)
 
 
 def require_data(data: Path) -> None:
@@ -169,9 +169,10 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
         lines.append(f"{len(without)} images beside them have no row and are left out, {without[0]} the first")
     reading = _grouped(_resplit(replace(reading, lines=lines), str(file), config), names, str(file), config)
     ignored = Counter({"without a row": len(without)})
+    paths = [os.path.join(root, name) for name in names]
     if config.label_from:
-        return _with_labels(root, names, reading, ignored, "without a label")
-    return Files([os.path.join(root, name) for name in names], reading, +ignored)
+        return _with_labels(paths, reading, ignored, "without a label")
+    return Files(paths, reading, +ignored)
 
 
 def _described(file: Path, entries: Sequence[Entry]) -> str:
