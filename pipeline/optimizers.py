@@ -83,8 +83,8 @@ def fused(
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
     """Free the memory of variables that nothing will read again.
 
-    Keras's optimizers register a function that TensorFlow never drops. This function keeps the graph of the training
-    step and its variables in memory (Keras 3.15, TensorFlow 2.21).
+    Keras's optimizers register a function that TensorFlow never drops, and that keeps the graph of the training step
+    and its variables in memory (Keras 3.15, TensorFlow 2.21).
     """
     for variable in variables:
         resource = variable.value if isinstance(variable, keras.Variable) else variable

@@ -240,7 +240,10 @@ class _Reader:
         return {number: label for (number, _), label in zip(images.found, labels or [], strict=False) if label}
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Descend while one folder holds nearly all images. Stop above a class or, unless `in_split`, a val or test."""
+        """Descend while one folder holds nearly all images, but never into a class folder.
+
+        Unless `in_split`, never into a val or test folder either.
+        """
         while True:
             folders = images.folders
             if len(folders) != 1 or len(images.loose) > FEW * len(images.found):
@@ -274,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out a folder that repeats the folders beside it, as some archives have one."""
+        """Leave out a folder whose folders have the names of all folders beside it. Some archives have such a copy."""
         folders = images.folders
         repeated = {
             name

@@ -17,14 +17,17 @@ def fill(
     due: Collection[_Pair],
     wanted: Mapping[_Pair, int],
 ) -> None:
-    """Change `splits` so that each class has a group in each split where one is `due`, if moves of groups allow it.
+    """Move groups so that each class has a group in each split where one is `due`. Changes `splits`.
 
-    Nothing changes where that is so already. Of several moves, the one that brings shares nearest to `wanted` is made.
+    A class that has its groups already is left alone. Of several moves, the one that brings the sizes of splits
+    nearest to `wanted` is made. If no move helps, the class stays without a group in that split.
 
     Args:
-        splits: of each group.
-        contents: how many images of each class a group holds.
-        free: whether a group may be moved.
+        splits: the split of each group.
+        contents: the number of images of each class, for each group.
+        free: whether each group may be moved.
+        due: the classes and splits that should have a group.
+        wanted: the number of images that each class should have in each split.
     """
     there = {(label, split) for content, split in zip(contents, splits, strict=True) for label in content}
     if there.issuperset(due):
@@ -62,7 +65,10 @@ class _Filling:
         return [pair for pair in self._due if not self.groups[pair]]
 
     def cover(self, pair: _Pair, depth: int) -> bool:
-        """Move a group to the class and split `pair`, which has none; then others, to where that one was needed."""
+        """Give the class and split `pair`, which has no group, a group. Return whether that was possible.
+
+        If the group was the last of a class in its old split, further groups are moved there, at most `depth` in a row.
+        """
         label, split = pair
         held = {at for at, _ in self._moves}
         ways = [at for at in self._free[label] if at not in held]
@@ -84,12 +90,12 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return the classes that would lack a group in its split without the group `at`."""
+        """Return the classes, with the split of the group `at`, that would have no group there without it."""
         pairs = [(label, self._splits[at]) for label in self._contents[at]]
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return by how many images shares are further from what is wanted once the group `at` is in `split`."""
+        """Return how much further, in images, sizes get from `wanted` if the group `at` goes to `split`."""
         cost = 0
         for label, count in self._contents[at].items():
             for pair, change in (((label, self._splits[at]), -count), ((label, split), count)):

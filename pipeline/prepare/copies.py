@@ -17,20 +17,21 @@ from headstart.pipeline.prepare.sources import Member, read_file
 
 @dataclass(frozen=True)
 class Compared:
-    """Images after they were compared, and lines that say what was found."""
+    """The images that remain after the comparison, and lines that say what was found."""
 
     images: list[Placement]
-    others: list[Placement]  # of the data folder alone, in groups with some of `images`
-    dropped: int
+    others: list[Placement]  # images that only the data folder has, and that are in a group with some of `images`
+    dropped: int  # number of images that were left out
     lines: list[str]
 
 
 def compare(
     source: Path, images: list[Placement], there: There, config: PrepareConfig, reading: DataConfig
 ) -> Compared:
-    """Group near-duplicates, or drop all but one of each group of copies, as the settings say.
+    """Group near-duplicates (`--group near-duplicates`), or drop copies and near-duplicates (`--drop-duplicates`).
 
-    Of copies, those that are in the data folder already are kept, else the first.
+    Of several copies, those that the data folder has already are kept. If it has none, the first is kept. `there` has
+    the images of the data folder. Raises OptionError if images are in archives.
     """
     if not (config.drop_duplicates or reading.group == NEAR_DUPLICATES):
         return Compared(images, [], 0, [])
@@ -53,7 +54,7 @@ def compare(
 
 
 def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[Placement]:
-    """Return the images that the data folder has, and the source has not."""
+    """Return the images of the data folder that are not in the source."""
     known = {one.image.digest for one in images}
     paths = [path for digest, files in there.items() if digest not in known for _, path in files[-1:]]
     found = []
@@ -64,7 +65,7 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
 
 
 def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> list[Placement]:
-    """Unite the groups that images have with those of near-duplicates."""
+    """Unite the groups that images have with the groups of near-duplicates, which are positions in `images`."""
     keys = [[one.group] if one.group is not None else [] for one in images]
     near: list[list[int]] = [[] for _ in images]
     for number, group in enumerate(groups):

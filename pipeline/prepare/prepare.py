@@ -128,7 +128,7 @@ def _remove(images: Sequence[Placement]) -> None:
 def _opened(
     source: Path, data: Path, config: PrepareConfig, reading: DataConfig
 ) -> Iterator[tuple[list[Member], Reading]]:
-    """Yield the files of `source`, and their `Reading` in the same order."""
+    """Yield one pair: all files of `source`, and their `Reading`, which has the files in the same order."""
     if reading.layout == "v1":
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
     if source.is_file() and source.suffix.lower() in SUFFIXES:
@@ -177,7 +177,10 @@ def _require_classes(source: Path, read: Reading) -> None:
 def _require_few_rejects(
     rejects: Sequence[Reject], found: int, data: Path, max_rejects: float, list_rejects: Callable[[], None]
 ) -> None:
-    """Raise a DataError if there are too many `rejects`, after they were listed in `data`."""
+    """Raise a DataError if the fraction of `rejects` among `found` images is over `max_rejects`.
+
+    It calls `list_rejects` before it raises. `data` is for the message.
+    """
     if problem := too_many_rejects(rejects, found, max_rejects):
         list_rejects()
         raise DataError(f"{problem}; {data}/{REJECTS} has all")
@@ -204,7 +207,10 @@ def _require_same_settings(data: Path, settings: dict[str, Any]) -> bool:
 
 
 def _move_within(data: Path, there: There, moves: Mapping[tuple[str, str], str]) -> int:
-    """Move the images of `data` that get another split now. Return how many they are."""
+    """Move images within `data` to their new splits, and return the number of moved images.
+
+    `moves` maps the digest and old split of an image to its new split.
+    """
     moved = [(digest, old, path) for digest, old in moves for split, path in there[digest] if split == old]
     for digest, old, path in moved:
         target = data / moves[digest, old] / path.relative_to(data / old)
@@ -214,7 +220,7 @@ def _move_within(data: Path, there: There, moves: Mapping[tuple[str, str], str])
 
 
 def _part_from_links(data: Path, there: There, placer: Placer) -> None:
-    """Replace the files of `data` that have a second name elsewhere, by an earlier `prepare`, by copies."""
+    """Replace each file of `data` that is a hard link, made by an earlier `prepare`, by a copy."""
     linked = [path for files in there.values() for _, path in files if path.stat().st_nlink > 1]
     for path in linked:
         placer.write(path.read_bytes(), path)
@@ -226,7 +232,7 @@ def _part_from_links(data: Path, there: There, placer: Placer) -> None:
 
 
 def _fill(data: Path, there: There, images: Sequence[Placement], chosen: Chosen, placer: Placer) -> int:
-    """Put `images` into `data`, and move those that are `there` as chosen. Return how many were moved."""
+    """Write `images` into `data`, and move images that are `there` already. Return the number of moved images."""
     if placer.copies:
         _part_from_links(data, there, placer)
     moved = _move_within(data, there, chosen.moves)

@@ -1,4 +1,4 @@
-"""Where images go in a data folder. What a list says must not lead anywhere else."""
+"""The paths of images in a data folder. No label or name may lead out of it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ def require_folder_names(source: Path, members: Sequence[Member], read: Reading)
 
 
 def _why_no_folder(label: str) -> str:
-    """Return why no folder of a data folder can have this name, "" if it can."""
+    """Return the reason why `label` can't be the name of a class folder, or "" if it can."""
     try:
         size = len(os.fsencode(label))
     except UnicodeEncodeError:
@@ -45,7 +45,7 @@ def _why_no_folder(label: str) -> str:
 
 
 def targets(images: Sequence[Placement], splits: Sequence[str], data: Path) -> Iterator[tuple[Placement, Path]]:
-    """Yield each image with the path in `data` that it gets."""
+    """Yield each of `images` with its target path in `data`."""
     taken: dict[Path, str] = {}
     for one, split in zip(images, splits, strict=True):
         place = data / split / one.label / _short_name(PurePosixPath(one.member.name), one.image.digest)
@@ -53,14 +53,17 @@ def targets(images: Sequence[Placement], splits: Sequence[str], data: Path) -> I
 
 
 def _short_name(path: PurePosixPath, digest: str) -> str:
-    """Return the name of the file `path`. If the name is too long, it is cut and the digest is added."""
+    """Return the file name of `path`. A name over 240 bytes is cut, and part of the digest is added."""
     if len(os.fsencode(path.name)) <= _MAX_NAME_BYTES:
         return path.name
     return f"{path.name[: _MAX_NAME_BYTES // 8]}-{digest[:12]}{path.suffix[:8]}"
 
 
 def free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
-    """Return `target`, or add the digest to its name if another image has this name, in this call or on disk."""
+    """Return `target`. If another image has this path, add part of the digest to the name.
+
+    `taken` maps each path that was returned before to its digest. Files on disk count, too.
+    """
     if target not in taken and target.is_file():
         taken[target] = digest_of(target)
     if taken.setdefault(target, digest) == digest:
