@@ -60,7 +60,10 @@ def demo(
 @command(app, kept="what is in DATA already is kept: repeat the command to go on")
 def prepare(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Class folders, cat.0.jpg names, or an archive of either.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="Class or split folders, cat.0.jpg names, an archive of these, or a list of images."
+        ),
     ],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder for {train,val,test}/<class>/.")],
     config: PrepareConfig,
@@ -75,7 +78,7 @@ def prepare(
 
 @command(app)
 def check(data: Data, config: CheckConfig, reading: DataConfig, seed: int = 0) -> Result:
-    """Find problems in DATA. Exits with 1 if training would fail, or on leaks, near-duplicates or label conflicts."""
+    """Find problems in DATA. Exits with 1 if training would fail, and on leaks, near-duplicates and label conflicts."""
     from headstart.pipeline.check.check import check
 
     return check(data, config, seed, reading)

@@ -26,7 +26,9 @@ _ENVIRONMENT_ERRORS = {
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="DATA/{train,val,test}/<class>/, or DATA/<class>/.")]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="DATA/{train,val,test}/<class>/, DATA/<class>/, or a list of images.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `headstart head`.")]
 NewRun = Annotated[Path, typer.Option("--run", help="Run folder to make.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result once the new one is finished.")]

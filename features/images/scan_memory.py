@@ -18,7 +18,6 @@ from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import console
 
 _COLUMNS = ("bytes", "mtime_ns", "orientation", "width", "height", "tile_pixels", "scans", "bits", "pages", "page")
-_BEFORE_FORMAT = 5  # this many columns, and then `format`, in the order of the fields of `ImageFile`
 # NumPy and zipfile raise these errors if a file is not a valid archive.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, BadZipFile, zlib.error)
 
@@ -52,8 +51,11 @@ class ScanMemory:
             return None
         digest = self._digests[row * 2 * DIGEST_BYTES : (row + 1) * 2 * DIGEST_BYTES]
         format = self._formats[row].decode("ascii", errors="replace")
-        numbers = self._numbers[row]
-        image = ImageFile(path, digest, *numbers[:_BEFORE_FORMAT], format, *numbers[_BEFORE_FORMAT:])
+        size, time_ns, orientation, width, height, *others = self._numbers[row]
+        tile_pixels, scans, bits, pages, number = others
+        image = ImageFile(
+            path, digest, size, time_ns, orientation, width, height, format, tile_pixels, scans, bits, pages, number
+        )
         if format not in FORMATS or image.page != page or not image.is_unchanged():
             return None
         self._recalled[path] = image

@@ -166,7 +166,8 @@ class CheckResult(Scan):
             lines += [f"  {', '.join(map(self._shown, group[:SHOWN]))}" for group in groups[:SHOWN]]
             lines += _more(len(groups))
         if not (self.problems or self.findings()):
-            lines.append("nothing wrong was found")
+            rejected = f" but for {len(self.rejects)} images that can't be used" if self.rejects else ""
+            lines.append(f"nothing wrong was found{rejected}")
         lines += [self._counts(), *self.facts()]
         lines += [f"  {reject.path}: {reject.reason}, {reject.detail}" for reject in self.rejects[:SHOWN]]
         lines += _more(len(self.rejects))

@@ -30,17 +30,18 @@ class DataConfig:
     )
     group: str = option(
         "",
-        "Keep images in one split if this regular expression matches the same text in their paths.",
+        "Keep images in one split if this regular expression matches the same text in their paths; for prepare also "
+        "near-duplicates.",
         metavar="REGEX",
     )
-    path_format: str = option("", "Form of a manifest's paths, columns in braces: 'train/{id}.jpg'.", metavar="FORMAT")
-    path_column: str = option("path", "The manifest's column of paths, relative to its folder.")
-    label_column: str = option("label", "The manifest's column of labels.")
-    split_column: str = option("split", "The manifest's column of splits, if it has one.")
-    group_column: str = option("group", "The manifest's column of groups, if it has one.")
-    encoding: str = option("utf-8", "The encoding of a manifest.")
-    allow_outside: bool = option(False, "A manifest may name files outside its folder.")
-    resplit: bool = option(False, "Ignore the splits of the folder or manifest, and split anew.")
+    path_format: str = option("", "Form of a list's paths, columns in braces: 'train/{id}.jpg'.", metavar="FORMAT")
+    path_column: str = option("path", "A list's column of paths, relative to its folder.")
+    label_column: str = option("label", "A list's column of labels.")
+    split_column: str = option("split", "A list's column of splits, if it has one.")
+    group_column: str = option("group", "A list's column of groups, if it has one.")
+    encoding: str = option("utf-8", "The encoding of a list.")
+    allow_outside: bool = option(False, "A list may name files outside its folder.")
+    resplit: bool = option(False, "Ignore the splits of the folder or list, and split anew.")
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
@@ -88,5 +89,5 @@ class DataConfig:
 def _compiled(option: str, text: str) -> re.Pattern[str] | None:
     try:
         return re.compile(text) if text else None
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise OptionError(f"{option}: not a regular expression ({error}). Received: {text}") from error

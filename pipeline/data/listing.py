@@ -101,5 +101,12 @@ def _entries(folder: str, prefix: str) -> tuple[list[str], list[str]]:
     folders: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            (folders if entry.is_dir() else files).append(prefix + entry.name)
+            (folders if _is_folder(entry) else files).append(prefix + entry.name)
     return files, folders
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False

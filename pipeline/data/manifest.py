@@ -39,7 +39,7 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
     entries: dict[str, Entry] = {}
     labelled = labelled and not config.label_from and config.layout != "none"
     for number, row in _rows(file, config, labelled):
-        entry = _entry(f"{file}, row {number}", row, config, labelled)
+        entry = _entry(f"{file}, row {number}", row, config, labelled, os.path.abspath(file.parent))
         before = entries.setdefault(entry.path, entry)
         if (before.label, before.split) != (entry.label, entry.split):
             raise DataError(
@@ -51,13 +51,13 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
     return list(entries.values())
 
 
-def _entry(where: str, row: _Row, config: DataConfig, labelled: bool) -> Entry:
+def _entry(where: str, row: _Row, config: DataConfig, labelled: bool, folder: str) -> Entry:
     path = _text(row, config.path_column) if not config.path_format else _formatted(where, row, config.path_format)
     if not path:
         raise DataError(f"{where}: {config.path_column} is empty")
-    path = os.path.normpath(path)
-    if not config.allow_outside and (os.path.isabs(path) or path.split(os.sep)[0] == ".." or "\0" in path):
-        raise DataError(f"{where}: {path} leads out of the manifest's folder; move the file, or --allow-outside")
+    path = _relative(where, os.path.normpath(path), folder)
+    if not config.allow_outside and (os.path.isabs(path) or path.split(os.sep)[0] == ".."):
+        raise DataError(f"{where}: {path} leads out of the list's folder; move the file, or --allow-outside")
     label = _text(row, config.label_column)
     if labelled and not label:
         raise DataError(f"{where}: {config.label_column} is empty for {path}; give it a label, or remove the row")
@@ -66,6 +66,17 @@ def _entry(where: str, row: _Row, config: DataConfig, labelled: bool) -> Entry:
     if split is None:
         raise DataError(f"{where}: {config.split_column} is {given!r}; expected train, val or test")
     return Entry(path, as_label(label) if label else None, split, _text(row, config.group_column) or None)
+
+
+def _relative(where: str, path: str, folder: str) -> str:
+    """Return `path` relative to `folder` if it is absolute and lies there. Raises DataError if no file can have it."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: {path!a} can't be the path of a file ({error.reason})") from error
+    if "\0" in path:
+        raise DataError(f"{where}: {path!a} can't be the path of a file: it has a zero byte")
+    return os.path.relpath(path, folder) if path.startswith(f"{folder}{os.sep}") else path
 
 
 def _text(row: _Row, column: str) -> str:
@@ -106,6 +117,8 @@ def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int,
 
 
 def _require_columns(file: Path, needed: list[str], found: list[str]) -> None:
+    if twice := [name for name in needed if found.count(name) > 1]:
+        raise DataError(f"{file}: has two columns {twice[0]}; rename one of them")
     if absent := [name for name in needed if name not in found]:
         raise DataError(
             f"{file}: has no column {', '.join(absent)}; it has {', '.join(map(str, found[:12])) or 'none'}; name "
@@ -119,7 +132,7 @@ def _csv_rows(file: Path, encoding: str, needed: list[str]) -> Iterator[tuple[in
         header = lines.readline()
         lines.seek(0)
         delimiter = max("\t;,", key=header.count) if any(mark in header for mark in "\t;,") else ","
-        reader = csv.DictReader(lines, delimiter=delimiter)
+        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
         try:
             _require_columns(file, needed, list(reader.fieldnames or []))
             for number, row in enumerate(reader, 1):
@@ -132,13 +145,20 @@ def _csv_rows(file: Path, encoding: str, needed: list[str]) -> Iterator[tuple[in
             raise DataError(f"{file}, line {reader.line_num}: can't be read as CSV ({error})") from error
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
 def _json_rows(file: Path, encoding: str, needed: list[str]) -> Iterator[tuple[int, _Row]]:
     with file.open(encoding=encoding) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_object)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{file}, row {number}: not JSON ({error})") from error
             if not isinstance(row, dict):

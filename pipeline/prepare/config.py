@@ -22,7 +22,10 @@ class PrepareConfig:
     drop_duplicates: bool = option(False, "Leave out copies of images, even if encoded or scaled anew.")
 
     def __post_init__(self) -> None:
-        require_options(("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"))
+        require_options(
+            ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),
+            ("--max-pixels", self.max_pixels, self.max_pixels >= 1, "at least 1"),
+        )
         if self.move and self.copy:
             raise OptionError("--move and --copy: give one of them")
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):

@@ -33,10 +33,13 @@ class Placement:
     group: str | None
 
 
-def read_images(members: Sequence[Member], read: Reading, max_pixels: int) -> tuple[list[Placement], list[Reject]]:
+def read_images(
+    members: Sequence[Member], read: Reading, max_pixels: int, listed: bool = False
+) -> tuple[list[Placement], list[Reject]]:
     """Read every member with a label once, and return the images and the rejects.
 
-    `read` has the label, split and group of each of `members`. A member that leads out of its archive is a reject.
+    `read` has the label, split and group of each of `members`. A member that leads out of its archive is a
+    reject. If the members are `listed` in a list, one that is no image is a reject, too.
     """
     images, rejects = [], []
     groups = read.groups or [None] * len(members)
@@ -47,6 +50,8 @@ def read_images(members: Sequence[Member], read: Reading, max_pixels: int) -> tu
                 continue
             content = member.read()
             header = content if isinstance(content, Fault) else inspect_bytes(content, member.name, max_pixels)
+            if header is None and listed:
+                header = Fault("not-an-image", "neither its name nor its content is that of an image")
             if isinstance(header, Fault):
                 rejects.append(Reject(member.path, header.reason, header.detail))
             elif header is not None:

@@ -35,7 +35,7 @@ from headstart.pipeline.prepare.planning import (
     splits_there,
 )
 from headstart.pipeline.prepare.sources import Member, opened_source, read_file
-from headstart.pipeline.prepare.targets import free_name, require_folder_names, targets
+from headstart.pipeline.prepare.targets import claimed, free_name, require_folder_names, targets
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ def prepare(
     _require_places(source, data, config.move)
     split = {"seed": seed, "val": config.val, "test": config.test}
     settings = {**split, "group": reading.group, "resplit": reading.resplit}
-    known = _require_same_settings(data, settings)
     placer = Placer(config.copy, config.move)
-    with _opened(source, data, config, reading) as (members, read):
+    with claimed(data), _opened(source, data, config, reading) as (members, read):
+        known = _require_same_settings(data, settings)
         _require_movable(source, members, config.move)
         _require_classes(source, read)
         require_folder_names(source, members, read)
-        images, rejects = read_images(members, read, config.max_pixels)
+        images, rejects = read_images(members, read, config.max_pixels, _is_list(source))
         list_rejects = partial(write_rejects, data, rejects, keep_other_than={member.path for member in members})
         _require_few_rejects(rejects, len(images) + len(rejects), data, config.max_rejects, list_rejects)
         there = splits_there(data)
@@ -106,13 +106,13 @@ def prepare(
         untested = require_full_splits(source, read, compared.images, chosen.splits, config)
         console.print("\n".join([*read.lines, *compared.lines, *chosen.lines, *untested]))
         moved = _fill(data, there, compared.images, chosen, placer)
-    for told in placer.lines(source, data):
-        console.print(told)
-    list_rejects()
-    if not known:
-        write_json(data / PREPARED, settings)
-    if config.move:
-        _remove(compared.images)
+        for told in placer.lines(source, data):
+            console.print(told)
+        list_rejects()
+        if not known:
+            write_json(data / PREPARED, settings)
+        if config.move:
+            _remove(compared.images)
     train, val, test = (chosen.splits.count(split) for split in SPLITS)
     return PrepareResult(data, train, val, test, len(rejects), compared.dropped, moved)
 
@@ -131,7 +131,7 @@ def _opened(
     """Yield one pair: all files of `source`, and their `Reading`, which has the files in the same order."""
     if reading.layout == "v1":
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
-    if source.is_file() and source.suffix.lower() in SUFFIXES:
+    if _is_list(source):
         files = read_data(source, reading)
         yield [Member(path, path, partial(read_file, Path(path)), Path(path)) for path in files.paths], files.reading
         return
@@ -149,9 +149,17 @@ def _opened(
         yield [*inside, *outside], read
 
 
+def _is_list(source: Path) -> bool:
+    return source.is_file() and source.suffix.lower() in SUFFIXES
+
+
 def _require_places(source: Path, data: Path, move: bool) -> None:
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
+    if not (source.is_dir() or source.is_file()):
+        raise DataError(f"{source}: neither a file nor a folder")
+    if links := [path for path in (*data.glob("*"), *data.glob("*/*")) if path.is_symlink() and path.is_dir()]:
+        raise DataError(f"{links[0]}: a link to a folder; images would be written outside of {data}; remove it")
     if data.exists() and not data.is_dir():
         raise DataError(f"{data}: not a folder")
     if move and not source.is_dir():
@@ -195,7 +203,7 @@ def _require_same_settings(data: Path, settings: dict[str, Any]) -> bool:
         before = json.loads(file.read_bytes())
         before = {"resplit": False, **before}  # earlier versions did not write it
         differing = [name for name in settings if before[name] != settings[name]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: damaged ({error!r}); name a new folder") from error
     if differing:
         name = differing[0]

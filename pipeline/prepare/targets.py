@@ -1,7 +1,9 @@
 """The paths of images in a data folder. No label or name may lead out of it."""
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from headstart.features.errors import DataError
@@ -13,6 +15,33 @@ from headstart.pipeline.prepare.sources import Member
 _MAX_NAME_BYTES = 240  # of 255; the rest is for a digest, which keeps equal names apart
 _MAX_LABEL_BYTES = 255
 _SHOWN = 60  # letters of a label
+
+
+@contextmanager
+def claimed(data: Path) -> Iterator[None]:
+    """Hold the folder `data`, so that no other `prepare` fills it meanwhile. A missing folder is made.
+
+    Folders that were made and stay empty are removed in the end. Raises DataError if `data` is held by another process,
+    or can't be made.
+    """
+    made = [path for path in (data, *data.parents) if not path.exists()]
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(data, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(f"{data}: can't be made a folder ({error.strerror}); name another") from error
+    try:
+        with suppress(OSError):  # a disk that knows no locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DataError(f"{data}: another `headstart prepare` fills it; wait until it ends") from error
+        yield
+    finally:
+        os.close(descriptor)
+        for path in made:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
 
 
 def require_folder_names(source: Path, members: Sequence[Member], read: Reading) -> None:
@@ -37,8 +66,8 @@ def _why_no_folder(label: str) -> str:
         return "it is none, or leads elsewhere"
     if "/" in label:
         return "it has a slash"
-    if "\0" in label:
-        return "it has a zero byte"
+    if not label.isprintable():
+        return "it has a control character" + " (a zero byte)" * ("\0" in label)
     if kind := clutter_kind(label):
         return f"folders of this name are ignored ({kind})"
     return f"it has {size} bytes, over {_MAX_LABEL_BYTES}" if size > _MAX_LABEL_BYTES else ""

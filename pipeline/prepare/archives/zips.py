@@ -16,6 +16,7 @@ from headstart.pipeline.prepare.archives.parts import Part
 _ENCRYPTED, _UTF_8 = 0x1, 0x800  # flags of an entry
 _WINDOWS = (0, 10, 11, 14)  # codes of FAT, NTFS (two codes) and VFAT in the field "made by"
 _UNICODE_PATH = 0x7075  # Info-ZIP's extra field: the name in UTF-8
+_MOST_END = 65_557  # bytes of the record at a zip's end, with the longest comment
 
 
 def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[Entry], list[str]]:
@@ -31,6 +32,7 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
         raise DataError(f"{archive}: a damaged zip ({error}); make or download it anew") from error
     infos = opened.infolist()
     size = file.seek(0, 2)
+    _require_all(file, size, len(infos), archive)
     require_within_limits(archive, len(infos), sum(info.file_size for info in infos), size)
     names, notes = _names(infos, archive, encoding)
     paths = as_paths(names, [info.create_system in _WINDOWS for info in infos])
@@ -38,6 +40,20 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
     if found and all(info.flag_bits & _ENCRYPTED for _, info in found):
         raise DataError(f"{archive}: encrypted; unpack it with its password, and name the folder")
     return [_entry(opened, name, info) for name, info in found], notes + paths.notes
+
+
+def _require_all(file: Part, size: int, found: int, archive: str) -> None:
+    """Raise a DataError unless the end of the zip counts as many entries as were `found`.
+
+    Python stops at a damaged entry of the directory without a word. A count of 65,535 stands for any larger one.
+    """
+    end = file.read_at(min(size, _MOST_END), max(0, size - _MOST_END))
+    at = end.rfind(b"PK\5\6")
+    counted = int.from_bytes(end[at + 10 : at + 12], "little")
+    if at >= 0 and counted not in (0xFFFF, found):
+        raise DataError(
+            f"{archive}: a damaged zip ({found} of {counted} entries can be read); make or download it anew"
+        )
 
 
 def _names(infos: list[zipfile.ZipInfo], archive: str, encoding: str | None) -> tuple[list[str], list[str]]:

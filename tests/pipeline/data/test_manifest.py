@@ -110,7 +110,7 @@ def test_rows_without_files_and_files_without_rows_are_counted_and_named(photos:
         ("file,label\na.png,x\n", "no column path; it has file, label"),
         ("path,label\ntrain/0.png,\n", "row 1: label is empty for train/0.png"),
         ("path,label\n,x\n", "row 1: path is empty"),
-        ("path,label\n../secret.png,x\n", "row 1: ../secret.png leads out of the manifest's folder"),
+        ("path,label\n../secret.png,x\n", "row 1: ../secret.png leads out of the list's folder"),
         ("path,label\n/etc/passwd,x\n", "leads out of"),
         ("path,label\na/../../b.png,x\n", "leads out of"),
         ("path,label\ntrain/0.png,pug\ntrain/./0.png,boxer\n", "row 2: train/0.png is 'boxer' , and was 'pug'"),
@@ -258,3 +258,29 @@ def test_an_encoding_without_its_mark_and_a_pattern_on_nothing(photos: Path, tmp
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images"):
         scan(tmp_path / "empty", config=DataConfig(group="x"), labelled=False)
+
+
+def test_absolute_paths_within_the_folder_are_taken_and_odd_ones_refused(photos: Path) -> None:
+    rows = [f"{photos}/{row}" for row in ROWS]
+    assert labels(scan(listed(photos / "x.csv", "path,label\n" + "\n".join(rows)))) == EXPECTED
+    for name, said in (("\\ud800.png", "can't be the path of a file"), ("x\\u0000.png", "it has a zero byte")):
+        with pytest.raises(DataError, match=said):
+            scan(listed(photos / "y.jsonl", f'{{"path": "{name}", "label": "a"}}\n'))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("x.csv", "path,path,label\ntrain/0.png,train/1.png,a\n", "two columns path"),
+        ("x.jsonl", '{"path": "train/0.png", "label": "a", "label": "b"}\n', "a key stands twice"),
+        ("x.csv", 'path,label\ntrain/0.png,"a\ntrain/1.png,b\n', "can't be read as CSV"),
+    ],
+)
+def test_lists_that_could_be_read_in_two_ways_are_refused(photos: Path, name: str, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        scan(listed(photos / name, text))
+
+
+def test_a_pattern_too_large_to_compile_is_refused() -> None:
+    with pytest.raises(OptionError, match="not a regular expression"):
+        DataConfig(group="a{99999999999}")

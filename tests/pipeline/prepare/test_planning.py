@@ -13,9 +13,10 @@ import pytest
 from headstart.features.errors import DataError
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.prepare.prepare import prepare
+from headstart.pipeline.prepare.targets import claimed
 from PIL import Image
 
-from .test_prepare import HALVES, LAYOUTS, files, found_in, picture, write_folder
+from .test_prepare import HALVES, LAYOUTS, files, found_in, picture, write_folder, write_zip
 
 NEAR = DataConfig(group="near-duplicates")
 
@@ -260,3 +261,54 @@ def test_an_empty_class_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'fox' \(0 images\) has none in train"):
         prepare(source, tmp_path / "data", HALVES)
     assert not (tmp_path / "data").exists()
+
+
+def test_links_in_the_data_folder_lead_nothing_out_of_it(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "s", LAYOUTS["class folders"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to("../out")
+    with pytest.raises(DataError, match="a link to a folder; images would be written outside"):
+        prepare(source, tmp_path / "data", HALVES)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_sources_that_are_no_files_are_refused_and_links_to_themselves_left_out(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        prepare(tmp_path / "pipe", tmp_path / "data", HALVES)
+    source = write_folder(tmp_path / "s", LAYOUTS["class folders"])
+    (source / "self").symlink_to("self")
+    assert sum(prepare(source, tmp_path / "data", HALVES).fields()[split] for split in ("train", "val", "test")) == 40
+
+
+def test_a_row_of_a_list_that_is_no_image_is_a_reject(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "s", LAYOUTS["class folders"] | {"notes": b"no image"})
+    rows = [(str(path.relative_to(source)), path.parent.name) for path in sorted(source.glob("*/*.png"))]
+    result = prepare(manifest(source, [*rows, ("notes", "cat")]), tmp_path / "data", HALVES)
+    assert result.rejected == 1
+    assert "notes,not-an-image" in (tmp_path / "data" / "rejects.csv").read_text()
+
+
+def test_a_zip_whose_directory_is_cut_short_is_refused(tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "s.zip", LAYOUTS["class folders"])
+    data = bytearray(source.read_bytes())
+    at = -1
+    for _ in range(20):
+        at = data.index(b"PK\1\2", at + 1)
+    data[at + 32 : at + 34] = (60_000).to_bytes(2, "little")  # the length of this entry's comment
+    source.write_bytes(data)
+    with pytest.raises(DataError, match=r"a damaged zip \(\d+ of 40 entries can be read\)|damaged zip"):
+        prepare(source, tmp_path / "data", HALVES)
+
+
+def test_a_folder_that_another_process_fills_is_left_to_it(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "s", LAYOUTS["class folders"])
+    with claimed(tmp_path / "a" / "data"), pytest.raises(DataError, match="another `headstart prepare` fills it"):
+        prepare(source, tmp_path / "a" / "data", HALVES)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "file").touch()
+    for data in (tmp_path / "dangling", tmp_path / "file" / "data"):
+        with pytest.raises(DataError, match="can't be made a folder"):
+            prepare(source, data, HALVES)
