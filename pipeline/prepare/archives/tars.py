@@ -55,6 +55,9 @@ def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
     if any(end) or not end:  # tarfile takes any damage for the end
         why = f"no header at byte {headers.offset}" if end else "it lacks the mark of its end, so files may be missing"
         raise DataError(f"{archive}: a damaged tar ({why}); make or download it anew")
+    while rest := file.read(BLOCK):
+        if rest.strip(b"\0"):
+            raise DataError(f"{archive}: has data after the mark of its end, so files may be missing; make it anew")
 
 
 class _HeaderFile:

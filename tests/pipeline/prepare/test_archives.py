@@ -23,6 +23,7 @@ from headstart.features.errors import DataError, OptionError
 from headstart.features.images.faults import Fault
 from headstart.pipeline.prepare.archives import entries
 from headstart.pipeline.prepare.archives.names import guess_encoding
+from headstart.pipeline.prepare.prepare import prepare
 from headstart.pipeline.prepare.sources import opened_source
 
 from .test_prepare import picture, write_folder, write_zip
@@ -398,3 +399,13 @@ def test_an_encrypted_zip_is_named(tmp_path: Path) -> None:
     data[data.index(b"PK\x01\x02") + 8] |= 1
     with pytest.raises(DataError, match="encrypted"):
         read(write(tmp_path / "s.zip", bytes(data)))
+
+
+def test_data_after_the_end_of_a_tar_is_refused(tmp_path: Path) -> None:
+    one, two = (
+        tar_bytes({f"{label}/{n}.png": picture(n) for label in "ab" for n in numbers}) for numbers in ((1, 2), (3, 4))
+    )
+    (tmp_path / "both.tar").write_bytes(one + two)
+    with pytest.raises(DataError, match="has data after the mark of its end, so files may be missing"):
+        prepare(tmp_path / "both.tar", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
