@@ -14,3 +14,6 @@ class Fault:
 
     reason: Reason
     detail: str
+
+
+NO_IMAGE = Fault("not-an-image", "neither its name nor its content is that of an image")  # of a row of a list

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import write_atomically
-from headstart.features.images.faults import MAX_PIXELS
+from headstart.features.images.faults import MAX_PIXELS, NO_IMAGE
 from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.images.scan_memory import ScanMemory
@@ -119,7 +119,7 @@ def _sorted(
 def _listed_in_vain(path: str) -> Reject:
     """Return the reject for a file of a manifest of which neither name nor content is that of an image."""
     if os.path.lexists(path):
-        return Reject(path, "not-an-image", "neither its name nor its content is that of an image")
+        return Reject(path, NO_IMAGE.reason, NO_IMAGE.detail)
     return Reject(path, "vanished", "no such file")
 
 

@@ -18,6 +18,11 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 _Row = Mapping[str, Any]
 
 
+def is_manifest(path: Path) -> bool:
+    """Return whether `path` is a file with the suffix of a manifest."""
+    return path.is_file() and path.suffix.lower() in SUFFIXES
+
+
 @dataclass(frozen=True)
 class Entry:
     """One row of a manifest."""

@@ -12,7 +12,7 @@ from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading, read_layout
 from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
 from headstart.pipeline.data.listing import list_files, require_readable
-from headstart.pipeline.data.manifest import SUFFIXES, Entry, read_manifest
+from headstart.pipeline.data.manifest import SUFFIXES, Entry, is_manifest, read_manifest
 from headstart.pipeline.data.names import (
     has_image_suffix,
     labels_matched,
@@ -67,7 +67,7 @@ def _with_labels(paths: list[str], reading: Reading, ignored: Counter[str], kind
 
 def require_data(data: Path) -> None:
     """Raise a DataError unless `data` is a folder, or a file with the suffix of a manifest."""
-    if data.is_dir() or (data.is_file() and data.suffix.lower() in SUFFIXES):
+    if data.is_dir() or is_manifest(data):
         return
     if not data.exists():
         raise DataError(f"{data}: no such folder")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headstart.features.errors import DataError
-from headstart.features.images.faults import Fault
+from headstart.features.images.faults import NO_IMAGE, Fault
 from headstart.features.images.formats import inspect_bytes
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.terminal import progress
@@ -51,7 +51,7 @@ def read_images(
             content = member.read()
             header = content if isinstance(content, Fault) else inspect_bytes(content, member.name, max_pixels)
             if header is None and listed:
-                header = Fault("not-an-image", "neither its name nor its content is that of an image")
+                header = NO_IMAGE
             if isinstance(header, Fault):
                 rejects.append(Reject(member.path, header.reason, header.detail))
             elif header is not None:

@@ -18,7 +18,7 @@ from headstart.pipeline.data.examples import write_rejects
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.listing import list_files
-from headstart.pipeline.data.manifest import SUFFIXES
+from headstart.pipeline.data.manifest import is_manifest
 from headstart.pipeline.data.reading import PREPARED, read_data, read_names
 from headstart.pipeline.data.splits import SPLITS
 from headstart.pipeline.data.trainable import too_many_rejects
@@ -89,15 +89,15 @@ def prepare(
         reading: how `source` is read.
     """
     _require_places(source, data, config.move)
-    split = {"seed": seed, "val": config.val, "test": config.test}
-    settings = {**split, "group": reading.group, "resplit": reading.resplit}
+    drawn = {"seed": seed, "val": config.val, "test": config.test}
+    settings = {**drawn, "group": reading.group, "resplit": reading.resplit}
     placer = Placer(config.copy, config.move)
     with claimed(data), _opened(source, data, config, reading) as (members, read):
         known = _require_same_settings(data, settings)
         _require_movable(source, members, config.move)
         _require_classes(source, read)
         require_folder_names(source, members, read)
-        images, rejects = read_images(members, read, config.max_pixels, _is_list(source))
+        images, rejects = read_images(members, read, config.max_pixels, is_manifest(source))
         list_rejects = partial(write_rejects, data, rejects, keep_other_than={member.path for member in members})
         _require_few_rejects(rejects, len(images) + len(rejects), data, config.max_rejects, list_rejects)
         there = splits_there(data)
@@ -131,7 +131,7 @@ def _opened(
     """Yield one pair: all files of `source`, and their `Reading`, which has the files in the same order."""
     if reading.layout == "v1":
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
-    if _is_list(source):
+    if is_manifest(source):
         files = read_data(source, reading)
         yield [Member(path, path, partial(read_file, Path(path)), Path(path)) for path in files.paths], files.reading
         return
@@ -147,10 +147,6 @@ def _opened(
         groups = [*read.groups, *blank] if read.groups else []
         read = replace(read, labels=[*read.labels, *blank], splits=[*read.splits, *[""] * len(outside)], groups=groups)
         yield [*inside, *outside], read
-
-
-def _is_list(source: Path) -> bool:
-    return source.is_file() and source.suffix.lower() in SUFFIXES
 
 
 def _require_places(source: Path, data: Path, move: bool) -> None:
