@@ -22,6 +22,7 @@ _NAMES = {
     "pipeline.finetune.finetune": ("finetune",),
     "pipeline.head.config": ("HeadConfig",),
     "pipeline.head.run": ("train_run",),
+    "pipeline.places": ("Places",),
     "pipeline.prepare.config": ("PrepareConfig",),
     "pipeline.prepare.prepare": ("prepare",),
     "pipeline.runs": ("Run",),

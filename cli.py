@@ -13,6 +13,7 @@ from headstart.pipeline.demo.config import DEMO_IMAGES
 from headstart.pipeline.evaluate.config import PredictConfig
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.places import Places
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
@@ -133,26 +134,26 @@ def sweep(
 def finetune(
     run: RunArgument,
     config: FinetuneConfig,
-    data: Annotated[Path | None, typer.Option(help="Where the run's data is now, if moved.")] = None,
+    places: Places,
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
     """Phase 2: train the top of the backbone on raw images, from the run's head. Resumes an interrupted training."""
     from headstart.pipeline.finetune.finetune import finetune
 
-    return finetune(run, config, overwrite, seed, data)
+    return finetune(run, config, overwrite, seed, places)
 
 
 @command(app)
 def evaluate(
     run: RunArgument,
+    places: Places,
     split: Split = "test",
-    data: Annotated[Path | None, typer.Option(help="Data folder to use instead of the run's.")] = None,
 ) -> Result:
     """Score a run on a split."""
     from headstart.pipeline.evaluate.evaluate import evaluate
 
-    return evaluate(run, split, data)
+    return evaluate(run, split, places)
 
 
 @command(app)

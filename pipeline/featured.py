@@ -27,6 +27,7 @@ from headstart.pipeline.data.examples import (
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 
 ScanCheck = Callable[
@@ -200,17 +201,19 @@ def bits_in(scanned: Scan) -> set[int]:
     return {example.image.bits for example in scanned.examples}
 
 
-def load_examples(run: Run, data: Path | None = None) -> FeaturedExamples:
-    """Scan the data folder of a run, or another folder `data`, and cache its features with the run's settings.
+def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
+    """Scan the data folder of a run, or another one of `places`, and cache its features with the run's settings.
 
     Raises RunError if the data folder is gone, or if the settings no longer give the features that the head was
     trained on.
     """
     settings = run.config()
-    data = data or Path(settings["data"])
+    data = places.data or Path(settings["data"])
     if not data.exists():
         raise RunError(f"{run.path}: its data folder {data} is gone; say with --data where it is now")
     config, extraction = run.configs()
+    config = replace(config, weights=places.weights or config.weights)
+    extraction = replace(extraction, store=places.store or extraction.store)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
     extraction = replace(extraction, max_rejects=1.0, rehash=False)
 

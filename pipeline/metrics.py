@@ -24,8 +24,12 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
     A single logit predicts class 1 if it is over 0.
     """
-    predicted = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
-    return float((predicted == labels).mean())
+    return float((_predicted(logits) == labels).mean())
+
+
+def _predicted(logits: np.ndarray) -> np.ndarray:
+    """Return the predicted labels, int64 [N], of logits [N, 1] or [N, C]."""
+    return (logits[:, 0] > 0).astype(np.int64) if logits.shape[1] == 1 else logits.argmax(axis=1)
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -38,6 +42,25 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     with np.errstate(invalid="ignore"):  # the logits of a diverged network give NaN without a warning
         log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         return float((log_sum - logits[np.arange(len(labels)), labels]).mean())
+
+
+def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean recall of the classes that occur in `labels`, int [N], from logits [N, 1 or C]."""
+    counts = np.bincount(labels)
+    right = np.bincount(labels[_predicted(logits) == labels], minlength=len(counts))
+    return float(np.mean(right[counts > 0] / counts[counts > 0]))
+
+
+def macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean F1 of the classes that occur in `labels`, int [N], from logits [N, 1 or C].
+
+    F1 of a class that is never predicted is 0.
+    """
+    predicted, classes = _predicted(logits), int(max(labels.max(), 1)) + 1
+    counts = np.bincount(labels, minlength=classes)
+    right = np.bincount(labels[predicted == labels], minlength=classes)
+    asserted = np.bincount(predicted, minlength=classes)[:classes]
+    return float(np.mean((2 * right / np.maximum(counts + asserted, 1))[counts > 0]))
 
 
 def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -62,7 +85,7 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) ->
         "accuracy": correct / len(labels),
         "accuracy_interval": list(wilson_interval(correct, len(labels))),
         "loss": cross_entropy(logits, labels),
-        "auc": _mean_auc(chances, labels),
+        "auc": mean_auc(chances, labels),
         "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
         "per_class": {
             name: {"precision": precision, "recall": recall, "f1": f1, "support": int(count)}
@@ -95,7 +118,11 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     return float((rankdata(scores)[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def _mean_auc(chances: np.ndarray, labels: np.ndarray) -> float | None:
+def mean_auc(chances: np.ndarray, labels: np.ndarray) -> float | None:
+    """Return the mean `roc_auc` of each class against the rest, from probabilities [N, C] and labels, int [N].
+
+    Classes without an area are left out; the result is None if all are. Two classes have one area.
+    """
     columns = [1] if chances.shape[1] == 2 else range(chances.shape[1])
     areas = [roc_auc(chances[:, label], labels == label) for label in columns]
     defined = [area for area in areas if area is not None]

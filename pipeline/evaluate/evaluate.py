@@ -11,6 +11,7 @@ from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.seen import Seen, seen_in_training
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.metrics import score
+from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, write_csv
 from rich.table import Table
 
@@ -42,7 +43,7 @@ class EvaluateResult:
         return {"head": self.head} | ({"finetuned": self.finetuned} if self.finetuned else {})
 
 
-def evaluate(path: Path, split: str = "test", data: Path | None = None) -> EvaluateResult:
+def evaluate(path: Path, split: str = "test", places: Places = Places()) -> EvaluateResult:
     """Score the run at `path`. Write `predictions-<split>.csv` into the run, and the metrics into its `metrics.json`.
 
     Raises RunError if there is no run, or if the features of its head can't be made again. Raises DataError if the
@@ -50,11 +51,12 @@ def evaluate(path: Path, split: str = "test", data: Path | None = None) -> Evalu
 
     Args:
         split: `train`, `val`, `test`, or `all` for all three.
-        data: a data folder to use instead of the run's own.
+        places: where the run's store, weights and data are now; another `data` may be named to score that.
     """
     run = Run.open(path)
     class_names = run.class_names()
-    cached = load_examples(run, data)
+    cached = load_examples(run, places)
+    data = places.data
     examples = _labelled(cached, split, class_names, data or Path(run.config()["data"]))
     labels = np.array([example.label for example in examples])
     if cached.rejects:

@@ -13,6 +13,7 @@ from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.state import FinetuneState
+from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, require_unchanged, versions
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class FinetuneResult:
 
 
 def finetune(
-    path: Path, config: FinetuneConfig, overwrite: bool = False, seed: int = 0, data: Path | None = None
+    path: Path, config: FinetuneConfig, overwrite: bool = False, seed: int = 0, places: Places = Places()
 ) -> FinetuneResult:
     """Fine-tune the run at `path` and write `classifier.keras` into it.
 
@@ -64,14 +65,14 @@ def finetune(
     Args:
         overwrite: start again, even if the run has a classifier or an unfinished fine-tuning.
         seed: decides the order of images, augmentation and dropout.
-        data: the run's data folder, if it has moved.
+        places: where the run's store, weights and data are now.
     """
     run = Run.open(path)
     settings = {**asdict(config), "seed": seed}
     state = FinetuneState(run.unfinished)
     resumed = start_to_resume(run, state, settings, overwrite)
     _require_one_backbone(run)
-    cached = load_examples(run, data)
+    cached = load_examples(run, places)
     require_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
     from headstart.pipeline.finetune.epochs import train_epochs

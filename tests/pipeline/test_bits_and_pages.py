@@ -14,6 +14,7 @@ from headstart.pipeline.evaluate.config import PredictConfig
 from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.evaluate.predict import predict
 from headstart.pipeline.featured import FeaturedExamples, cache_features
+from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 from headstart.pipeline.upkeep.config import ExportConfig
 from headstart.pipeline.upkeep.explain import explain
@@ -99,7 +100,7 @@ def test_a_run_predicts_and_evaluates_by_its_own_bits(run: Path, prepared: Path,
     for number, label in enumerate(("cat", "dog")):
         (tmp_path / "data" / "test" / label / f"{number}.png").write_bytes(png(grey.astype(np.uint16) << 4 | number))
     held = evaluate(run, "test").n
-    assert evaluate(run, "test", data=tmp_path / "data").n == held + 2
+    assert evaluate(run, "test", Places(data=tmp_path / "data")).n == held + 2
 
 
 def test_a_run_of_an_earlier_version_takes_the_higher_bits(run: Path) -> None:

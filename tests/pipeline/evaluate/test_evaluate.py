@@ -12,6 +12,7 @@ from headstart.pipeline.evaluate.predict import predict
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
+from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 from PIL import Image
 
@@ -114,7 +115,7 @@ def test_near_duplicates_of_training_images_are_counted(
     settings = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(settings | {"data": str(tmp_path / "gone")}))
     assert evaluate(run, "test", data).fields()["near_duplicates_in_train"] is None
-    assert "near_duplicates_in_train" not in evaluate(run, "train", data=prepared).fields()
+    assert "near_duplicates_in_train" not in evaluate(run, "train", Places(data=prepared)).fields()
 
 
 def test_a_missing_split_is_an_error_where_it_is_asked_for(run: Path, prepared: Path, tmp_path: Path) -> None:

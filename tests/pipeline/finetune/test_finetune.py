@@ -29,6 +29,7 @@ from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.inputs import eval_dataset
 from headstart.pipeline.metrics import probabilities
+from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 from headstart.pipeline.training import Progress, compile_model, make_optimizer
 from headstart.tests.pipeline.conftest import QUICK
@@ -437,7 +438,7 @@ def test_data_that_was_moved_is_found_where_it_is_said_to_be(run: Path, prepared
     shutil.copytree(prepared, data)
     moved = sorted((data / "train" / "cat").iterdir())[0]
     moved.rename(moved.with_name("renamed.jpg"))  # names do not matter
-    assert finetune(run, replace(QUICK, epochs=1), data=data).epochs == 1
+    assert finetune(run, replace(QUICK, epochs=1), places=Places(data=data)).epochs == 1
 
 
 def test_other_weights_are_refused(run: Path) -> None:

@@ -1,0 +1,15 @@
+"""Where the store, the weights and the data of a run are now, if they moved."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstart.features.options import option
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places to use instead of those that a run remembers. None and "" mean those of the run."""
+
+    data: Path | None = option(None, "Data folder or list to use instead of the run's.")
+    store: Path | None = option(None, "Store to use instead of the run's.")
+    weights: str = option("", "Weights file to use instead of the run's.")
