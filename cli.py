@@ -199,7 +199,7 @@ app.add_typer(store, name="store")
 
 @command(store)
 def ls(store: StoreArgument) -> Result:
-    """List the fingerprints of a store: images, bytes, and when it was last written to."""
+    """List the fingerprints of a store, each with its images, its bytes and the time of its last write."""
     from headstart.pipeline.upkeep.listing import list_store
 
     return list_store(store)

@@ -167,7 +167,7 @@ def _layout(data: bytes) -> _Layout:
 
 
 def _head(data: bytes, first: int) -> bytes:
-    """Return the beginning of a TIFF, up to and with the offset of its first directory, which becomes `first`."""
+    """Return the first bytes of a TIFF, with the offset of its first directory set to `first`. They end there."""
     layout = _layout(data)
     return data[: struct.calcsize("=" + layout.offset)] + struct.pack(layout.order + layout.offset, first)
 

@@ -58,7 +58,7 @@ def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
 
 
 def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
-    """Return the camera raw files in a folder beside which the camera wrote the same picture: IMG_1.CR2, IMG_1.JPG."""
+    """Return the camera raw files that have the same picture beside them, such as IMG_1.CR2 beside IMG_1.JPG."""
     raw = [name for name in names if name.lower().endswith(_RAW_SUFFIXES)]
     pictures = {name.rpartition(".")[0] for name in names if has_image_suffix(name)} if raw else set()
     return {name for name in raw if name.rpartition(".")[0] in pictures}

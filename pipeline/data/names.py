@@ -109,7 +109,11 @@ def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
 
 
 def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> list[str]:
-    """Return a line about the images of `total` that a regular expression `missed`, or raise DataError if many are."""
+    """Return a line about the images without a label, in a list; the list is empty if there are none.
+
+    `missed` holds the names in which the regular expression `pattern` finds no label. `total` is the number of all
+    images. Raises DataError if too large a part is missed.
+    """
     if not missed:
         return []
     first = ", ".join(missed[:3])

@@ -35,8 +35,9 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
 
     Equal images, and images of one group, get the same split, so sizes are only as exact as whole groups allow. A class
     of three or more groups has one in each split, if the groups allow it. If some images of a group already have a
-    split, the group gets the split of most of these images. In a tie, test goes before val, and val before train. If a
-    group has images of test and images `of_train`, these two parts count as separate groups.
+    split, the group gets the split of most of these images. In a tie, test goes before val, and val before train. A
+    group may have images that were given to test, and others that were given to train (`Item.of_train`). The latter
+    then count as a group of their own.
 
     Args:
         fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
@@ -196,7 +197,7 @@ def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, f
 def _groups(items: Sequence[Item]) -> list[list[int]]:
     """Return the positions of the items of each group. Items with equal digests or equal groups are in one group.
 
-    If a group has items in test and others `of_train`, it is parted into these.
+    A group with items in test and items that were given to train (`Item.of_train`) is split into these two parts.
     """
     groups = united([("digest", item.digest), *([("group", item.group)] * (item.group is not None))] for item in items)
     if not any(item.of_train for item in items):

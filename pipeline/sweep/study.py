@@ -57,8 +57,8 @@ class Study:
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
         """Record `identity` in a new study, or compare `identity` with the identity that an existing study records.
 
-        `identity` describes data and settings. The study's attribute `part` records the identity. Raises an OptionError
-        that names the differences if the recorded identity differs.
+        `identity` describes data and settings. `part` is the name of the study's attribute that records it. Raises an
+        OptionError that names the differences if the recorded identity differs.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
