@@ -103,7 +103,7 @@ def test_a_killed_run_loses_nothing(headstart, start, few: Path, tmp_path: Path)
 def test_a_run_killed_many_times_loses_nothing(
     headstart, start, many: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    lose_nothing(headstart, start, many, tmp_path, kills=20)
+    lose_nothing(headstart, start, many, tmp_path, kills=10)
     assert vectors(tmp_path / "store") == undisturbed
 
 

@@ -62,10 +62,10 @@ def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Pat
 
 @pytest.fixture
 def photographs(shared: Path, tmp_path: Path) -> Path:
-    """100 real photographs of each class, as links."""
+    """50 real photographs of each class, as links."""
     for name in ("cats", "dogs"):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for path in itertools.islice(sorted((shared / "data" / "dogs_vs_cats" / name).iterdir()), 100):
+        for path in itertools.islice(sorted((shared / "data" / "dogs_vs_cats" / name).iterdir()), 50):
             (tmp_path / "photos" / name / path.name).symlink_to(path)
     return tmp_path / "photos"
 
