@@ -28,7 +28,10 @@ class Extractor:
         self._freeze = cache(self.network.freeze)
 
     def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
-        """Extract the missing features of `images`, or of a `view` of them. Returns the stores and the `Extracted`."""
+        """Extract the missing features of `images`, or of one augmented `view` of each, if it is given.
+
+        Returns the store of each cut, and the result of the extraction.
+        """
         stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
         done = extract_features(images, self._freeze, stores, self.network.images, view)
         backbone, store = self.network.backbone, self.network.extraction.store

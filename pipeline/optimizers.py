@@ -23,7 +23,7 @@ class Bfloat16Dense(keras.layers.Layer):
 
 
 def with_reduced_products(head: keras.Model) -> keras.Model:
-    """Copy `head` with a `Bfloat16Dense` for each hidden dense layer. The copy shares the weights of `head`."""
+    """Copy `head` with a `Bfloat16Dense` in place of each hidden dense layer. The copy shares the weights of `head`."""
 
     def layer_of(layer: keras.layers.Layer) -> keras.layers.Layer:
         hidden = isinstance(layer, keras.layers.Dense) and layer is not head.layers[-1]

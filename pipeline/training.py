@@ -47,7 +47,7 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, advance: Callable[[int], None], examples: int, batch_size: int) -> None:
         super().__init__()
         self.advance, self.examples, self.batch_size = advance, examples, batch_size
-        self._done = 0  # examples of this epoch
+        self._done = 0  # examples of this epoch that are reported
         self._timed_examples, self._timed_seconds = 0, 0.0
         self._since: float | None = None  # start of the next batch; None until the first, untimed batch ends
 
@@ -58,7 +58,7 @@ class Progress(keras.callbacks.Callback):
             self._since = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Report all examples to the end of batch `batch`. Keras may have run several batches since the last call."""
+        """Report the examples since the last call, up to the end of `batch`. These may be several batches of Keras."""
         count = min((batch + 1) * self.batch_size, self.examples) - self._done
         self._done += count
         self.advance(count)
@@ -85,7 +85,7 @@ class EvalProgress(keras.callbacks.Callback):
         self.advance, self.examples, self._done = advance, examples, 0
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Report the examples up to the end of batch `batch`, as if all batches had the same size."""
+        """Report the examples since the last call, up to the end of `batch`, as if all batches had the same size."""
         now = round(self.examples * (batch + 1) / self.params["steps"])
         self.advance(now - self._done)
         self._done = now

@@ -82,10 +82,10 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
-    """Return the store that has features of most `digests`, among stores whose name begins with `wanted`.
+    """Return the store with features of the most images, among stores whose name begins with `wanted`.
 
-    In a tie, the store at the latest cut of its network is returned. The result is None if no store has any of
-    `digests`. Raises OptionError if no name begins with `wanted`.
+    `digests` are the digests of the images. In a tie, the store at the latest cut of its network is returned. The
+    result is None if no store has features of any image. Raises OptionError if no name begins with `wanted`.
     """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)

@@ -113,7 +113,7 @@ def _findings(groups: Sequence[Sequence[Example]], images: _Images) -> str:
 
 
 def _text(value: object) -> str:
-    """Escape `value` for HTML. Unprintable characters become backslash escapes, such as marks that reverse text."""
+    """Escape `value` for HTML. Unprintable characters, such as marks that reverse text, become backslash escapes."""
     return escape("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value)))
 
 

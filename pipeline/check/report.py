@@ -185,9 +185,9 @@ class CheckResult(Scan):
         return table
 
     def failure(self) -> HeadstartError | None:
-        """Return an error that names problems, leaks, conflicts and near-duplicates. Return None without any of them.
+        """Return an error that names problems, leaks, conflicts and near-duplicates.
 
-        With `--allow`, return None.
+        Return None if there are none of these, or with `--allow`.
         """
         near = len(self.near_duplicates or [])
         advice = "`headstart prepare --group near-duplicates` keeps such together, `--drop-duplicates` leaves them out"

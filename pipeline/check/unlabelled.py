@@ -1,4 +1,4 @@
-"""What training will refuse for want of labels, which `check` itself does not need."""
+"""Find why training will refuse data without labels. `check` itself does not need labels."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,10 @@ from headstart.pipeline.data.reading import read_data
 
 
 def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
-    """Return why training will refuse the labels of `data`, which may be scanned without any; [] if it will not.
+    """Return the reason why training will refuse the labels of `data`, in a list; [] if training will not refuse.
 
-    Images that plainly have no classes are no problem: they lie in one folder, or `--layout none` says so.
+    `scanned` may have images without labels. If plainly no image has a class, that is no problem. This is so with
+    `--layout none`, and if no image has a label and all images lie in one folder.
     """
     without = [example.image.file for example in scanned.examples if example.label < 0]
     if not without or config.layout == "none" or (not scanned.class_names and _in_one_folder(scanned, data)):
@@ -30,6 +31,6 @@ def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
 
 
 def _in_one_folder(scanned: Scan, data: Path) -> bool:
-    """Whether all images of a folder lie directly in it, or in one folder below it. A list is no folder."""
+    """Whether all images of a folder lie directly in it, or in one folder below it; False for a list."""
     paths = [*(example.image.path for example in scanned.examples), *(reject.path for reject in scanned.rejects)]
     return data.is_dir() and len({os.path.dirname(path) for path in paths}) == 1

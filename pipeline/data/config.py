@@ -59,7 +59,10 @@ class DataConfig:
             )
 
     def fitted(self, is_list: bool) -> "DataConfig":
-        """Return the settings with the defaults of those that mean nothing for a list, or for a folder."""
+        """Return these settings, with the default in place of each that means nothing for this kind of data.
+
+        The kind is a list of images if `is_list`, otherwise a folder or archive.
+        """
         default = DataConfig()
         return replace(self, **{name: getattr(default, name) for name in self._unfit(is_list)})
 
@@ -68,13 +71,16 @@ class DataConfig:
         return replace(self.fitted(is_list), layout="none", classes="", label_from="", group="")
 
     def require_fit(self, is_list: bool) -> None:
-        """Raise an OptionError if a setting is given that means nothing for a list, or for a folder."""
+        """Raise an OptionError if a setting was changed that means nothing for this kind of data.
+
+        The kind is a list of images if `is_list`, otherwise a folder or archive.
+        """
         if unfit := self._unfit(is_list):
             option, kind = unfit[0].replace("_", "-"), "list of images" if is_list else "folder or archive"
             raise OptionError(f"--{option}: means nothing for a {kind}; leave it out")
 
     def _unfit(self, is_list: bool) -> list[str]:
-        """Return the names of settings that are given, and mean nothing for a list, or for a folder."""
+        """Return the names of the settings that mean nothing for this kind of data (see `fitted`) but were changed."""
         default = DataConfig()
         foreign = _OF_FOLDERS if is_list else _OF_LISTS
         given = [name for name in foreign if getattr(self, name) != getattr(default, name)]

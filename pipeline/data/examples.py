@@ -28,7 +28,7 @@ _REJECT_FIELDS = ("path", "reason", "detail")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image with its label and split. A split by hash, and a fold of a search, keep images of a group together."""
+    """An image with its label and split. Images of one `group` share their split by hash and their fold of a search."""
 
     image: ImageFile
     label: int  # an index into the class names; -1 without labels
@@ -63,7 +63,7 @@ def scan(
     `read_data`.
 
     Args:
-        seed: decides the splits of images to which `data` gives none.
+        seed: decides the splits of the images that have no split in `data`.
         max_pixels: an image with more pixels is rejected as `too-large`.
         memory: digests and headers from the last scan of `data`. Unchanged files are not read again. The scan updates
             the memory.
@@ -117,7 +117,7 @@ def _sorted(
 
 
 def _listed_in_vain(path: str) -> Reject:
-    """Return the reject for a file of a manifest of which neither name nor content is that of an image."""
+    """Return the reject for a file of a manifest that is missing, or is no image by its name and by its content."""
     if os.path.lexists(path):
         return Reject(path, NO_IMAGE.reason, NO_IMAGE.detail)
     return Reject(path, "vanished", "no such file")
@@ -165,7 +165,7 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """Make the reject for `path`, which is the file of `reject` itself or an equal file that was not decoded."""
+    """Return the reject for the file at `path`. It is the file of `reject`, or a copy that was not decoded itself."""
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")
@@ -174,8 +174,8 @@ def _reject_copy(reject: Reject, path: str) -> Reject:
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
     """Write `rejects.csv` (path, reason, detail) into `folder`.
 
-    Rows of an existing file are dropped. With `keep_other_than`, a collection of paths, only rows with these paths are
-    dropped.
+    The new rows replace all rows of an existing file. If `keep_other_than` is given, they replace only the rows whose
+    path is in it.
     """
     path = folder / REJECTS
     old = path.read_bytes() if path.is_file() else b""

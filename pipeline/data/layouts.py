@@ -240,9 +240,9 @@ class _Reader:
         return {number: label for (number, _), label in zip(images.found, labels or [], strict=False) if label}
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Descend while one folder holds nearly all images, but never into a class folder.
+        """Descend as long as one folder holds nearly all images, but never into a class folder.
 
-        Unless `in_split`, never into a val or test folder either.
+        If `in_split` is False, a val or test folder is not entered either.
         """
         while True:
             folders = images.folders
@@ -277,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out a folder whose folders have the names of all folders beside it. Some archives have such a copy."""
+        """Leave out a folder that holds all folders beside it again, by their names. Some archives have such a copy."""
         folders = images.folders
         repeated = {
             name

@@ -1,6 +1,6 @@
-"""How versions before 0.2 read a data folder: for their runs, and for `--layout v1`.
+"""Read a data folder as versions before 0.2 did. Runs of these versions and `--layout v1` need this.
 
-The rules here stay as they are, whatever becomes of the others. So a run trained then reads the same examples now.
+The rules of this module never change, so such a run still reads the same examples.
 """
 
 import os

@@ -16,7 +16,7 @@ class Listing:
     files: list[str]  # without clutter; a link counts as its target
     ignored: Counter[str]  # number of clutter files by kind
     unreadable: list[str]  # folders that could not be read, except clutter folders
-    empty: list[str]  # folders with nothing in them
+    empty: list[str]  # folders with nothing in them but clutter
 
 
 def list_files(folder: Path) -> Listing:

@@ -34,12 +34,12 @@ class Entry:
 
 
 def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list[Entry]:
-    """Read a manifest. Rows that repeat a path with the same label and split count once.
+    """Read a manifest. Rows with the same path, label and split become one entry.
 
     Raises DataError if the file can't be read in the format of its suffix, has no rows, or lacks a column. Raises
-    DataError for a row without a path, without a label (if `labelled` is set), with an unknown split, with another
-    label or split than an earlier row of the same path, or with a path out of the manifest's folder (unless
-    `config.allow_outside` is set). Raises OptionError for an unknown encoding.
+    DataError if a row has no path, no label although `labelled` is set, an unknown split, or another label or split
+    than an earlier row of the same path. Raises DataError if a path leads out of the manifest's folder, unless
+    `config.allow_outside` is set. Raises OptionError for an unknown encoding.
     """
     entries: dict[str, Entry] = {}
     labelled = labelled and not config.label_from and config.layout != "none"
@@ -74,7 +74,10 @@ def _entry(where: str, row: _Row, config: DataConfig, labelled: bool, folder: st
 
 
 def _relative(where: str, path: str, folder: str) -> str:
-    """Return `path` relative to `folder` if it is absolute and lies there. Raises DataError if no file can have it."""
+    """Return `path`. If it is an absolute path below `folder`, return it relative to `folder`.
+
+    Raises DataError if `path` can't be the path of a file. `where` names the row in messages.
+    """
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
@@ -102,7 +105,10 @@ def _formatted(where: str, row: _Row, pattern: str) -> str:
 
 
 def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int, _Row]]:
-    """Yield the number of each row, from 1 below the header, and the row. Raises DataError if a column is missing."""
+    """Yield each row with its number. The first row below a header has number 1.
+
+    Raises DataError if a column is missing.
+    """
     needed = list(_FIELD.findall(config.path_format)) or [config.path_column]
     default = DataConfig()
     needed += [

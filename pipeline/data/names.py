@@ -36,20 +36,24 @@ _PERHAPS = re.compile(r"(?P<label>.*?[^\d\W])[-_ ]*\d+\.\w+$")  # Abyssinian_100
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether the suffix of a file's name is that of an image."""
+    """Whether a file's name has the suffix of an image format."""
     return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES
 
 
 def split_named(name: str) -> str | None:
-    """Return the split that a folder or a manifest's field names, such as `val` for `Validation`; None for no split."""
+    """Return the split that `name` stands for, such as `val` for `Validation`; None if it stands for no split.
+
+    `name` is the name of a folder, or a field of a manifest.
+    """
     plain = name.strip().lower()
     return next((split for split in SPLITS if _SPLITS[split].fullmatch(plain)), None)
 
 
 def splits_named(names: Collection[str]) -> dict[str, str]:
-    """Map those of sibling folders' `names` that name a split to it. Beginnings and ends that all share don't count.
+    """Return the split of each folder that is named after one. `names` are the names of all folders beside each other.
 
-    So `seg_train` and `seg_test` name train and test, and so do `ISIC_Training_Input` and `ISIC_Test_Input`.
+    If none is the name of a split, the beginning and the end that all `names` share are ignored. So `seg_train` and
+    `seg_test` are train and test, and so are `ISIC_Training_Input` and `ISIC_Test_Input`.
     """
     found = {name: split for name in names if (split := split_named(name))}
     if found or len(names) < 2:
@@ -60,13 +64,13 @@ def splits_named(names: Collection[str]) -> dict[str, str]:
 
 
 def _shared(names: Collection[str]) -> int:
-    """Return the length of the beginning that all `names` share, up to a mark between words."""
+    """Return the length of the longest beginning that all `names` share and that ends with `-`, `_`, `.` or a space."""
     shared = os.path.commonprefix([name.lower() for name in names])  # noqa: RUF071 of characters, not of folders
     return max(shared.rfind(mark) for mark in "-_ .") + 1
 
 
 def splits_in_words(names: Collection[str]) -> dict[str, str]:
-    """Map each of `names` that has the name of a split as a word, such as `train_v2` or `trainA`, to the split."""
+    """Return the split of each name that has the name of a split as a word: `train_v2` and `trainA` are train."""
     words = {name: _WORDS.findall(_JOINTS.sub("_", name)) for name in names}
     found = {name: next(filter(None, map(split_named, parts)), None) for name, parts in words.items()}
     return {name: split for name, split in found.items() if split}
@@ -78,7 +82,7 @@ def is_mask_folder(name: str) -> bool:
 
 
 def stem_of_image(stem: str) -> str:
-    """Return the stem of the image of which a file named `stem` may be the mask: `1` for `1_mask`."""
+    """Return the stem of an image's name. `stem` is the stem of its mask's name: `1_mask` becomes `1`."""
     return _OF_MASK.sub("", stem)
 
 
@@ -88,9 +92,9 @@ def are_parts(names: Collection[str]) -> bool:
 
 
 def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
-    """Return the label in each of names such as `cat.0.jpg`, None for a name without.
+    """Return the labels in names such as `cat.0.jpg`, in a list. A name without a label has None in the list.
 
-    Return None if fewer than nineteen of twenty names have one.
+    If fewer than 95 % of the names have a label, return None instead of a list.
     """
     matches = [_NUMBERED.match(name) for name in names]
     if not names or sum(match is not None for match in matches) < 0.95 * len(names):
@@ -99,9 +103,10 @@ def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
 
 
 def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
-    """Return the label in each of `paths`: the group `label` of a regular expression that matches all of its name.
+    """Return the label in each of `paths`. The regular expression `pattern` finds it by its group `label`.
 
-    A pattern with a slash must match the whole path. The label is None without a match, or if it is empty.
+    The pattern must match the whole file name or, if the pattern has a slash, the whole path. The label is None if the
+    pattern does not match, or if the label is empty.
     """
     compiled, whole = re.compile(pattern), "/" in pattern
     matches = [compiled.fullmatch(path if whole else os.path.basename(path)) for path in paths]

@@ -38,9 +38,9 @@ class Files:
 def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     """List the files of `data`, a folder or manifest, and find the split, label and group of each.
 
-    Files of a folder that have no label are left out, unless no file has a label. Raises DataError if `data` is neither
-    a folder nor a manifest, if its names allow several readings, or if `labelled` is set and labels are missing. Raises
-    the errors of `read_manifest`.
+    If some files of a folder have a label, its files without a label are left out. Raises DataError if `data` is
+    neither a folder nor a manifest, if its names allow several readings, or if `labelled` is set and labels are
+    missing. Raises the errors of `read_manifest`.
     """
     require_data(data)
     config.require_fit(data.is_file())
@@ -57,7 +57,7 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
 
 
 def _with_labels(paths: list[str], reading: Reading, ignored: Counter[str], kind: str) -> Files:
-    """Leave out files without a label, and count them as ignored files of this `kind`, unless no file has a label."""
+    """Leave out files without a label, and count them in `ignored` as `kind`. If no file has a label, keep all."""
     kept = [at for at, label in enumerate(reading.labels) if label is not None]
     if not reading.class_names or len(kept) == len(paths):
         return Files(paths, reading, +ignored)
@@ -85,7 +85,7 @@ def read_names(
     Args:
         names: paths relative to the folder or archive `where`, with slashes.
         empty: folders without files, relative to `where`.
-        labelled: whether labels are needed. Otherwise, files whose names allow several readings get no labels.
+        labelled: whether labels are needed. If not, and the names allow several readings, the files get no labels.
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)
@@ -184,7 +184,10 @@ def _described(file: Path, entries: Sequence[Entry]) -> str:
 
 
 def _without_row(file: Path, names: Sequence[str]) -> list[str]:
-    """Return the images without a row in the manifest `file`, in the folders of the images `names` that have rows."""
+    """Return the images that have no row in the manifest `file`, although images in the same folder have rows.
+
+    `names` are the paths of the images with rows, relative to the manifest's folder.
+    """
     known = set(names)
     found = []
     for folder in sorted({os.path.dirname(name) for name in names}):

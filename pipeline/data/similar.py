@@ -194,7 +194,7 @@ def agreeing(
 def _agreeing(
     image: ImageFile, around: Sequence[ImageFile], near: Neighbours, row: int, similarity: float, pixels: Pixels
 ) -> Iterator[Pair]:
-    """Yield the near-duplicates of `image`, whose neighbours are `around`, and have their positions in row `row`."""
+    """Yield the near-duplicates of `image` among its neighbours. `around` has the neighbours of row `row` of `near`."""
     mine, cosines = pixels[image], near.cosines[row].tolist()
     plain = _plain(image, around, pixels)
     background = _background(plain, cosines, around, pixels)
@@ -207,7 +207,7 @@ def _agreeing(
 
 
 def _plain(image: ImageFile, others: Sequence[ImageFile], pixels: Pixels) -> list[float]:
-    """Return the correlation of the thumbnail of `image` with each of `others`; -1 where there is no thumbnail."""
+    """Return the correlation between the thumbnails of `image` and of each of `others`; -1 where one is missing."""
     return [
         float((pixels[image] * pixels[other]).mean()) if image in pixels and other in pixels else -1.0
         for other in others

@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 _Pair = tuple[int, str]  # a class and a split
 _ORDER = ("train", "test", "val")
-_DEPTH = 2  # a move that takes a class its last group in a split may need this many further moves in a row
-_TRIED = 24  # moves that are tried for a class and split
-_MOST_TRIED = 20_000  # in all: where groups don't allow it, the search ends
+_DEPTH = 2  # a move may take the last group of a class from a split; then up to this many further moves follow in a row
+_TRIED = 24  # most moves that are tried for one class and split
+_MOST_TRIED = 20_000  # most moves that are tried in all, so that a hopeless search ends
 
 
 def fill(
@@ -17,10 +17,10 @@ def fill(
     due: Collection[_Pair],
     wanted: Mapping[_Pair, int],
 ) -> None:
-    """Move groups so that each class has a group in each split where one is `due`. Changes `splits`.
+    """Move groups until each class has a group in each split where it should have one. Changes `splits`.
 
-    A class that has its groups already is left alone. Of several moves, the one that brings the sizes of splits
-    nearest to `wanted` is made. If no move helps, the class stays without a group in that split.
+    A move is preferred if no class loses its last group in a split. Of several such moves, the one that brings the
+    sizes of splits nearest to `wanted` is made. If no move helps, the class stays without a group in that split.
 
     Args:
         splits: the split of each group.
@@ -48,7 +48,7 @@ class _Filling:
         wanted: Mapping[_Pair, int],
     ) -> None:
         self._splits, self._contents, self._due, self._wanted = splits, contents, due, wanted
-        self.groups: Counter[_Pair] = Counter()  # number of groups that have images of a class, in a split
+        self.groups: Counter[_Pair] = Counter()  # number of groups with images of a class, by (class, split)
         self._images: Counter[_Pair] = Counter()
         self._free: dict[int, list[int]] = defaultdict(list)  # groups that may be moved, by class
         for at, (content, split) in enumerate(zip(contents, splits, strict=True)):
@@ -57,15 +57,15 @@ class _Filling:
                 self._images[label, split] += count
                 if free[at]:
                     self._free[label].append(at)
-        self._moves: list[tuple[int, str]] = []  # groups that were moved, and where from
+        self._moves: list[tuple[int, str]] = []  # each group that was moved, and its split before
         self._left = _MOST_TRIED
 
     def lacking(self) -> list[_Pair]:
-        """Return the classes and splits that are due a group and have none."""
+        """Return each (class, split) that should have a group and has none."""
         return [pair for pair in self._due if not self.groups[pair]]
 
     def cover(self, pair: _Pair, depth: int) -> bool:
-        """Give the class and split `pair`, which has no group, a group. Return whether that was possible.
+        """Move a group of a class to a split without one; `pair` is (class, split). Return whether that was possible.
 
         If the group was the last of a class in its old split, further groups are moved there, at most `depth` in a row.
         """
@@ -90,12 +90,12 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return the classes, with the split of the group `at`, that would have no group there without it."""
+        """Return each (class, split) that should have a group, and whose only group is the one at position `at`."""
         pairs = [(label, self._splits[at]) for label in self._contents[at]]
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return how much further, in images, sizes get from `wanted` if the group `at` goes to `split`."""
+        """Return by how many images the sizes get further from those wanted if the group `at` goes to `split`."""
         cost = 0
         for label, count in self._contents[at].items():
             for pair, change in (((label, self._splits[at]), -count), ((label, split), count)):

@@ -50,7 +50,7 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
     groups = sorted(_groups(items), key=lambda group: min(hashes[at] for at in group))
     contents = [_content(items, group) for group in groups]
     held = [_held(items, group) for group in groups]
-    # A test set that is given, where val is taken from train, does not make val larger.
+    # Where val is taken from train, the images of a given test set must not make val larger.
     counted = [content for content, split in zip(contents, held, strict=True) if split in ("", *_asked(fractions))]
     sizes: Counter[int] = Counter()
     for content in counted:
@@ -86,8 +86,8 @@ def complete(
     """Return the split of each item, and lines that say how the items without a split got theirs.
 
     `given` are the splits that a data set comes with. An item keeps the split that it was given, even if others of its
-    group are elsewhere; a line counts such groups. If `takes_val_from_train`, the items `of_train` are divided between
-    train and val. Where no item is marked so, these are all items without a split.
+    group are elsewhere; a line counts such groups. If `takes_val_from_train` is true, the items with `of_train` are
+    divided between train and val. If no item has `of_train`, all items without a split are divided so.
     """
     if all(item.split for item in items):
         splits = [item.split for item in items]
@@ -106,7 +106,10 @@ def complete(
 
 
 def _told_straddling(items: Sequence[Item], splits: Sequence[str], given: Collection[str]) -> list[str]:
-    """Return a line that counts the groups, and one that counts the equal images, in several of the `given` splits."""
+    """Return a line that counts the groups in several splits, and one that counts the equal images in several splits.
+
+    A line is left out if it would count none. Without `given` splits, the result is [].
+    """
     if not given:
         return []
     lines = []
@@ -173,7 +176,10 @@ def _asked(fractions: Mapping[str, float]) -> list[str]:
 
 
 def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int, str]]:
-    """Return the (class, split) that need a group; `groups` counts those of each class. Train comes first, then val."""
+    """Return each (class, split) that needs a group. `groups` has the number of groups of each class.
+
+    If a class has too few groups for all splits, train needs one first, then val.
+    """
     return {(label, split) for label, count in groups.items() for split in _asked(fractions)[:count]}
 
 
@@ -211,7 +217,10 @@ def _groups(items: Sequence[Item]) -> list[list[int]]:
 
 
 def united(keys: Iterable[Iterable[Hashable]]) -> list[list[int]]:
-    """Group the positions of `keys`: two are in one group if they share a key, or are linked by others that do."""
+    """Group positions that share a key. `keys` has the keys of each position.
+
+    Two positions without a common key are in one group, too, if a chain of other positions links them.
+    """
     first: dict[Hashable, int] = {}
     parents: list[int] = []
 

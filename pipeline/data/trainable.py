@@ -15,7 +15,7 @@ _NAMED = 5  # at most this many classes or rejects are named
 def require_trainable(
     examples: Sequence[Example], class_names: Sequence[str], data: Path, needs_val: bool = True
 ) -> None:
-    """Raise a DataError that names everything that `untrainable` finds."""
+    """Raise a DataError with all reasons that `untrainable` finds, if it finds any."""
     if problems := untrainable(examples, class_names, needs_val):
         raise DataError(f"{data}: {'; '.join(problems)}")
 
@@ -56,13 +56,16 @@ def untrainable(examples: Sequence[Example], class_names: Sequence[str], needs_v
 
 
 def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:
-    """Raise a DataError if the `rejects` of `found` image files are more than the fraction `max_rejects`."""
+    """Raise a DataError if there are too many rejects; see `too_many_rejects`."""
     if problem := too_many_rejects(rejects, found, max_rejects):
         raise DataError(problem)
 
 
 def too_many_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> str:
-    """Return a phrase that names `rejects` if they are over the fraction `max_rejects` of `found` files, else ""."""
+    """Return a phrase that names the first `rejects` if there are too many, else "".
+
+    `found` is the number of image files, with the rejects. `max_rejects` is the largest allowed fraction of rejects.
+    """
     if len(rejects) <= max_rejects * found:
         return ""
     first = "; ".join([f"{one.path} ({one.reason})" for one in rejects[:3]] + ["..."] * (len(rejects) > 3))

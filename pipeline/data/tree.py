@@ -1,4 +1,4 @@
-"""The images of a data set as a tree of folders, and the files among them that may be images."""
+"""The images of a data set as a tree of folders, and the files beside them that may be images, too."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -62,8 +62,9 @@ def is_chain(images: ImageTree) -> bool:
 
 
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
-    """Yield each folder that may hold masks of the images beside it, its parent, and whether it surely holds masks.
+    """Yield each folder that may hold masks of the images in the folders beside it.
 
+    Each is (path of the folder, tree of its parent, whether it surely holds masks). `above` is the path of `images`.
     Masks have the names of their images, perhaps with an end such as `_mask`. Numbers as names prove little, unless the
     folder of images has a name such as `images`, which no class has.
     """
@@ -94,7 +95,10 @@ def splits_outside(images: ImageTree) -> ImageTree:
 
 
 def with_other_files(parts: Sequence[Parts], places: Mapping[int, Place], images: set[int]) -> dict[int, Place]:
-    """Add files without an image suffix. Such a file gets the split and label that all images in its folder share."""
+    """Add files without an image suffix to `places`, where all images of a file's folder share one split and label.
+
+    The file gets this split and label. `images` has the positions of the files with an image suffix.
+    """
     others = [number for number in range(len(parts)) if number not in images]
     if not others:
         return dict(places)
@@ -121,7 +125,10 @@ def empty_classes(parts: Sequence[Parts], places: Mapping[int, Place], empty: Se
 
 
 def told_bare(paths: Sequence[str], parts: Sequence[Parts], images: Collection[int]) -> list[str]:
-    """Return a line about files without any suffix in folders without images: they might be images of a class."""
+    """Return a line that counts the files of folders in which no file has a suffix; [] if there are none.
+
+    Such files might be the images of a class.
+    """
     if len(images) == len(paths):
         return []
     suffixed = {one[:-1] for one in parts if "." in one[-1]}

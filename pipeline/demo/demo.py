@@ -29,7 +29,7 @@ from headstart.pipeline.runs import Run
 
 _FOLDER = Path("demo")
 FINETUNING = FinetuneConfig(epochs=3, learning_rate=1e-3)
-_FEW_BROKEN = 0.05  # of all drawings; with more, `prepare` is told to accept them
+_FEW_BROKEN = 0.05  # fraction of the drawings; if more are broken, `prepare` is told to accept them
 _MARK = "about.txt"  # marks a folder that the demo made, and may replace
 _ABOUT = "`headstart demo` made this folder, and makes it anew when it runs again.\n"
 

@@ -1,9 +1,9 @@
 """Draw the demo set: pictures of cats and dogs, which need neither a licence nor a download.
 
 Colours, sizes, poses and backgrounds of both classes have the same distributions. So the mean colour, a thumbnail or
-the size of the file does not reveal the class. A cat has whiskers and slit pupils, a dog a broad muzzle and often a
-tongue. Most cats have stripes and pointed ears, and most dogs spots and hanging ears. But some animals have a plain
-coat, or the ears of the other class: these are what phase 2 has still to learn.
+the size of the file does not reveal the class. A cat has whiskers and slit pupils. A dog has a broad muzzle and often a
+tongue. Most cats have stripes and pointed ears, and most dogs have spots and hanging ears. But some animals have a
+plain coat, or the ears of the other class. Phase 2 has still to learn to tell these.
 """
 
 import io

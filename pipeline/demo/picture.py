@@ -29,7 +29,10 @@ class Guess:
 
     @property
     def colour(self) -> str:
-        """Return the colour of the image's frame: wrong, corrected by fine-tuning, or right with the head already."""
+        """Return the colour of the image's frame.
+
+        One colour means wrong, one means corrected by fine-tuning, and one means right by the head already.
+        """
         if self.predicted != self.label:
             return _WRONG
         return _RIGHT if self.head == self.label else _MENDED
@@ -53,7 +56,7 @@ def read_guesses(run: Run, split: str = "test") -> list[Guess]:
 
 
 def draw_picture(file: Path, guesses: Sequence[Guess], class_names: Sequence[str], heading: Sequence[str]) -> None:
-    """Write a PNG of the first 24 `guesses`, below the lines of `heading`, to `file`."""
+    """Write a PNG to `file`: the lines of `heading`, and below them the first 24 of `guesses`."""
     shown = guesses[: _COLUMNS * _ROWS]
     rows = -(-len(shown) // _COLUMNS)
     width = 2 * _MARGIN + _COLUMNS * (_TILE + _GAP) - _GAP

@@ -1,4 +1,4 @@
-"""Group near-duplicates among the images of a source and those that the data folder has, or drop copies."""
+"""Compare the images of a source and of the data folder, to group near-duplicates or to drop copies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +65,10 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
 
 
 def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> list[Placement]:
-    """Unite the groups that images have with the groups of near-duplicates, which are positions in `images`."""
+    """Return `images` with new groups: near-duplicates are in one group, and groups that share an image are united.
+
+    `groups` has the near-duplicates, as positions in `images`.
+    """
     keys = [[one.group] if one.group is not None else [] for one in images]
     near: list[list[int]] = [[] for _ in images]
     for number, group in enumerate(groups):
@@ -83,7 +86,10 @@ def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> li
 
 
 def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int]], there: There) -> dict[int, int]:
-    """Map the position of each copy to drop, among the first `count` of `images`, to the one that is kept."""
+    """Choose the copies to drop. Return the position of each, mapped to the position of the image kept in its place.
+
+    Only the first `count` of `images` may be dropped. `groups` has the near-duplicates, as positions in `images`.
+    """
     kept: dict[int, int] = {}
     for group in groups:
         held = [at for at in group if images[at].image.digest in there]
@@ -97,7 +103,10 @@ def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int
 
 
 def _told_conflicts(pairs: Sequence[tuple[Placement, Placement]]) -> list[str]:
-    """Return a line if some of `pairs`, each of a dropped copy and the image that is kept, differ in their label."""
+    """Return a line that counts the pairs with two labels; [] if there are none.
+
+    Each pair is a dropped copy and the image that is kept in its place.
+    """
     differing = [pair for pair in pairs if pair[0].label != pair[1].label]
     if not differing:
         return []

@@ -31,7 +31,7 @@ class Placer:
         self._ready: set[Path] = set()  # folders that exist, and are cleared of files that killed processes left
 
     def place(self, file: Path, target: Path) -> Way:
-        """Place `file` at `target`, which must not exist yet, and return the way. May raise an OSError."""
+        """Place `file` at `target`, which must not exist yet. Return how it was placed. May raise an OSError."""
         self._make_ready(target.parent)
         if not self.copies and self._reflinks and self._reflink(file, target):
             return self._counted("reflink")
@@ -40,7 +40,7 @@ class Placer:
         return self.write(file.read_bytes(), target)
 
     def write(self, content: bytes, target: Path) -> Way:
-        """Write `content`, from a file in an archive, to `target`. Returns `copy`. May raise an OSError."""
+        """Write `content` to `target`, and count it as a copy. Returns `copy`. May raise an OSError."""
         self._make_ready(target.parent)
         write_atomically(target, content)
         return self._counted("copy")

@@ -39,7 +39,7 @@ def read_images(
     """Read every member with a label once, and return the images and the rejects.
 
     `read` has the label, split and group of each of `members`. A member that leads out of its archive is a
-    reject. If the members are `listed` in a list, one that is no image is a reject, too.
+    reject. `listed` says that the members are rows of a manifest. Then a member that is no image is a reject, too.
     """
     images, rejects = [], []
     groups = read.groups or [None] * len(members)
@@ -73,9 +73,9 @@ def splits_there(data: Path) -> There:
 
 
 class Chosen(NamedTuple):
-    """The split of each image, lines that say how they were split, and what changes in the data folder.
+    """The split of each image of a source, and lines that say how the splits were chosen.
 
-    `moves` maps the digest and split of an image that is in the data folder to the split that it gets.
+    `moves` has the images of the data folder that change their split: (digest, old split), mapped to the new split.
     """
 
     splits: list[str]
@@ -86,7 +86,10 @@ class Chosen(NamedTuple):
 def choose_splits(
     images: Sequence[Placement], others: Sequence[Placement], there: There, seed: int, config: PrepareConfig
 ) -> Chosen:
-    """Choose the split of each of `images`. `others` are in the data folder alone, in groups with some of `images`."""
+    """Choose the split of each of `images`, which are the images of a source.
+
+    `others` are images that only the data folder has, and that are in a group with some of `images`.
+    """
     given = {one.split for one in images if one.split}
     fractions = {"val": config.val, "test": config.test}
     from_train = takes_val_from_train(given, fractions)
@@ -116,14 +119,19 @@ def choose_splits(
 
 
 def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
-    """Return the splits in which the source puts an image; empty if it leaves that open."""
+    """Return the splits that the source allows for an image; empty if the source gives the image no split.
+
+    With `from_train`, val is drawn from train, so an image of train may be in either.
+    """
     return {"train", "val"} if from_train and one.split == "train" else {one.split} - {""}
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the split in which an image is `there` already, "" if it is not.
+    """Return the split that an image has in the data folder already, if the source allows this split; else "".
 
-    Raises a DataError if it is in a split where the source has neither this image nor a copy.
+    `there` has the split and path of each file of the image in the data folder. `allowed` has the splits that the
+    source allows for the image or a copy of it. Raises a DataError if the data folder has the image only in splits that
+    the source does not allow for it, and one of these is not in `allowed`.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]
@@ -141,7 +149,7 @@ def require_full_splits(
 ) -> list[str]:
     """Raise a DataError if a class has no images in a split that training needs, or that `config` asks for.
 
-    A test split that the source gives may lack classes. Returns a line that names these.
+    A test split that the source gives may lack classes. Returns a line that names these classes; [] if there are none.
     """
     given = {split for split in read.splits if split}
     asked = {split for split in ("val", "test") if getattr(config, split)} if not given else given - {"test"}

@@ -75,14 +75,14 @@ def prepare(
     """Link (see `Placer`), copy or move the images of `source` into `data/{train,val,test}/<class>/`.
 
     Splits that the source gives are kept. Other images get a split from their digest, `seed` and the fractions in
-    `config`; see `splits.assign`. Images already in `data` keep their split, unless a new image joins their groups. All
-    images are read before the first is written. With `config.move`, files are removed from `source` only after all are
-    in `data`, so an interrupted move can be repeated.
+    `config`; see `splits.assign`. Images already in `data` keep their split, unless a new image unites their groups.
+    All images are read before the first is written. With `config.move`, files are removed from `source` only after
+    all are in `data`, so an interrupted move can be repeated.
 
     Raises OptionError if `config.move` is set and `source` is an archive. Raises DataError as `read_data` does, if
     there are fewer than two classes, if a label can't be the name of a folder, if a class lacks images in a split, if
     an image is in another split of `data` than the source says, if `data` was made with other settings, or if the
-    fraction of rejects exceeds `config.max_rejects`. In that case alone something is written: the list of rejects.
+    fraction of rejects exceeds `config.max_rejects`. Only the last case writes a file: the list of rejects.
 
     Args:
         source: a folder, an archive or a manifest.
@@ -191,13 +191,16 @@ def _require_few_rejects(
 
 
 def _require_same_settings(data: Path, settings: dict[str, Any]) -> bool:
-    """Raise a DataError if `data` was made with other settings. Return whether it says that it was made with these."""
+    """Return whether `data` has a record that it was made with `settings`; False if it has no record.
+
+    Raises a DataError if the record has other settings, or is damaged.
+    """
     file = data / PREPARED
     if not file.is_file():
         return False
     try:
         before = json.loads(file.read_bytes())
-        before = {"resplit": False, **before}  # earlier versions did not write it
+        before = {"resplit": False, **before}  # earlier versions did not write this setting
         differing = [name for name in settings if before[name] != settings[name]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: damaged ({error!r}); name a new folder") from error
@@ -224,7 +227,7 @@ def _move_within(data: Path, there: There, moves: Mapping[tuple[str, str], str])
 
 
 def _part_from_links(data: Path, there: There, placer: Placer) -> None:
-    """Replace each file of `data` that is a hard link, made by an earlier `prepare`, by a copy."""
+    """Replace each file of `data` by a copy if it is a hard link. An earlier `prepare` may have made such links."""
     linked = [path for files in there.values() for _, path in files if path.stat().st_nlink > 1]
     for path in linked:
         placer.write(path.read_bytes(), path)

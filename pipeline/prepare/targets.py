@@ -21,7 +21,7 @@ _SHOWN = 60  # letters of a label
 def claimed(data: Path) -> Iterator[None]:
     """Hold the folder `data`, so that no other `prepare` fills it meanwhile. A missing folder is made.
 
-    Folders that were made and stay empty are removed in the end. Raises DataError if `data` is held by another process,
+    Folders that were made and stay empty are removed at the end. Raises DataError if `data` is held by another process,
     or can't be made.
     """
     made = [path for path in (data, *data.parents) if not path.exists()]
@@ -45,7 +45,7 @@ def claimed(data: Path) -> Iterator[None]:
 
 
 def require_folder_names(source: Path, members: Sequence[Member], read: Reading) -> None:
-    """Raise a DataError that names the first label of `members` that can't be a folder's name, and an image with it."""
+    """Raise a DataError if a label can't be a folder's name. It names the first such label, and an image with it."""
     for label in read.class_names:
         if why := _why_no_folder(label):
             paths = (member.path for member, mine in zip(members, read.labels, strict=True) if mine == label)
@@ -91,7 +91,8 @@ def _short_name(path: PurePosixPath, digest: str) -> str:
 def free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
     """Return `target`. If another image has this path, add part of the digest to the name.
 
-    `taken` maps each path that was returned before to its digest. Files on disk count, too.
+    `taken` maps the paths of other images to their digests. This function adds the path that it returns, and the paths
+    that are taken by files on disk.
     """
     if target not in taken and target.is_file():
         taken[target] = digest_of(target)

@@ -124,7 +124,7 @@ def _cache(
     def require(scanned: Scan, networks: list[Network]) -> None:
         require_trainable(scanned.examples, scanned.class_names, data, needs_val=not config.folds)
         seen.update(list_digests(scanned.examples, scanned.class_names))
-        identity = {  # without the test split, which no trial sees: it may change while a study is filled
+        identity = {  # The test split is left out: no trial sees it, so it may change while a study is filled.
             **{f"features at {name}": key for name, key in fingerprints_of(networks).items()},
             **{"classes": seen["classes"], "examples of train": seen["train"], "examples of val": seen.get("val", "")},
             "cuts to choose from": str(study.space.cuts),
@@ -187,7 +187,7 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Base
 
 
 def _folded(winner: FrozenTrial, config: SweepConfig) -> dict[str, float] | None:
-    """The winner's figures, which are means over the folds; None without folds."""
+    """Return the winner's accuracy and loss, which are means over the folds; None without folds."""
     return {"accuracy": winner.user_attrs["accuracy"], "loss": winner.value or 0.0} if config.folds else None
 
 

@@ -33,7 +33,7 @@ _ELSEWHERE = (
 class SearchData:
     """The features and folds that all trials share."""
 
-    labelled: LabelledFeatures  # rows of train, then of val; there are no views with several folds
+    labelled: LabelledFeatures  # rows of train, then of val; with several folds, it has no views
     folds: Sequence[Fold]  # a trial's loss is the mean over the folds
 
     @property
@@ -43,9 +43,10 @@ class SearchData:
 
 
 def run_trials(study: Study, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
-    """Run trials until all processes together have finished `most` trials, or until `until`, in seconds since 1970.
+    """Run trials until all processes together have finished `most` trials, or until a point in time.
 
-    Calls `tick` after each trial, and regularly while trials of other processes run.
+    `until` is this time, in seconds since 1970. Calls `tick` after each trial, and regularly while trials of other
+    processes run.
     """
     study.optuna.pruner = successive_halving(data.training_sizes)
     while time.time() < until:

@@ -36,7 +36,7 @@ class Entry:
     def read(self) -> bytes | Fault:
         """Return the content, or a `Fault` with the reason why the content can't be read.
 
-        If neither the name nor the first bytes are those of an image, only the first bytes are returned.
+        If the file is no image by its name and by its first bytes, only the first bytes are returned.
         """
         fault = self.fault or (self._why_too_large() if is_image(self.name, b"") else None)
         if fault:

@@ -21,8 +21,8 @@ _LATIN_1 = re.compile(r"[\u00c0-\u00ff\u0152\u0153\u0160\u0161\u017d\u017e\u0178
 def _latin(word: str) -> float:
     """Return the fraction of a word's non-ASCII letters that Western languages use.
 
-    A quarter of it is returned if most letters are not ASCII. A capital counts 0.9, because cp850 has capitals at codes
-    at which cp1252 has small letters.
+    If most letters are not ASCII, return a quarter of this fraction. A capital counts 0.9, because cp850 has capitals
+    at codes at which cp1252 has small letters.
     """
     foreign = sum(not letter.isascii() for letter in word)
     known = sum(0.9 if letter.isupper() else 1.0 for letter in _LATIN_1.findall(word))
@@ -30,7 +30,7 @@ def _latin(word: str) -> float:
 
 
 def _russian(word: str) -> float:
-    """Return the fraction of a word's letters that are common in Russian; 0 if a later letter is a capital."""
+    """Return the fraction of a word's letters that are common in Russian; 0 if any but the first is a capital."""
     return sum(letter in _RUSSIAN for letter in word.lower()) / len(word) if word[1:] == word[1:].lower() else 0.0
 
 
@@ -102,7 +102,7 @@ def _all_decode(names: Collection[bytes], encoding: str) -> bool:
 
 
 def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str], float]) -> float:
-    """Return the mean of `judge` over the words in `names` with non-ASCII letters, from 0 to 1.
+    """Return the mean of `judge`, from 0 to 1, over the words that have non-ASCII letters in the decoded `names`.
 
     A non-ASCII character that is not a letter counts as a word with the score 0.
     """

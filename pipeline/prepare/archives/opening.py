@@ -100,7 +100,10 @@ class Archives:
             return self._unpacked(_told(_DECOMPRESSED[kind](file), file, advance), archive, packed)
 
     def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> Part:
-        """Write `blocks`, which `packed` bytes unpack to, to the end of a file without a name, and return that part."""
+        """Append `blocks` to a temporary file without a name, and return the part of that file that has them.
+
+        The blocks were unpacked from `packed` bytes. Raises DataError if they can't be unpacked or exceed the limits.
+        """
         if self._room is None:
             self._room = self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
         room, start, size = self._room, self._room.tell(), 0
@@ -144,7 +147,7 @@ def _begins_tar(start: bytes) -> bool:
 
 
 def _told(blocks: Iterable[bytes], file: Part, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield `blocks`. After each, call `advance` with the number of bytes that were read from `file` for it."""
+    """Yield `blocks`, and report to `advance` how many bytes of `file` were read for each block."""
     before = 0
     for block in blocks:
         yield block

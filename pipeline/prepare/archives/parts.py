@@ -1,4 +1,4 @@
-"""Read many archives while few files are open: the system allows a process about a thousand."""
+"""Read many archives, but keep few files open. The system allows a process about a thousand open files."""
 
 import errno
 import io
@@ -13,7 +13,7 @@ _MOST_OPEN = 32
 
 
 class Part(io.RawIOBase):
-    """A range of a file as a file of its own. It is opened for each reading, so it need not be closed."""
+    """A range of a file that reads like a file of its own. It need not be closed, because it keeps no file open."""
 
     def __init__(self, read_at: Callable[[int, int], bytes], start: int, size: int, name: str) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Part(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to `offset` from the beginning, from here, or from the end. Return where that is."""
+        """Go to `offset` from the beginning, the position or the end, as `whence` says. Return the new position."""
         at = offset + (0, self._at, self.size)[whence]
         if at < 0:
             raise OSError(errno.EINVAL, "a place before the beginning", self.name)
@@ -37,11 +37,11 @@ class Part(io.RawIOBase):
         return at
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the position, in bytes from the beginning."""
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        """Read `size` bytes, or as many as there are."""
+        """Read `size` bytes, or all that are left if there are fewer, or if `size` is None or negative."""
         left = max(0, self.size - self._at)
         data = self.read_at(left if size is None or size < 0 else min(size, left), self._at)
         self._at += len(data)
@@ -54,12 +54,12 @@ class Part(io.RawIOBase):
         return len(data)
 
     def read_at(self, size: int, at: int) -> bytes:
-        """Read `size` bytes from the position `at`, or as many as there are. The position here stays."""
+        """Read `size` bytes from byte `at` on, or as many as there are. The position of the part does not change."""
         return self._read_at(max(0, min(size, self.size - at)), self._start + at)
 
 
 class OpenFiles:
-    """Files that are open for reading: those that were used last. They are closed with `stack`."""
+    """Opens files for reading, and keeps open the 32 that were used last. They are closed when `stack` is closed."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._files: OrderedDict[Path, int] = OrderedDict()
@@ -67,7 +67,7 @@ class OpenFiles:
         stack.callback(self._close, 0)
 
     def part(self, path: Path) -> Part:
-        """Return the file at `path`. May raise an OSError."""
+        """Return the whole file at `path` as a `Part`. May raise an OSError."""
         size = path.stat().st_size
         return Part(lambda size, at: self._read_at(path, size, at), 0, size, str(path))
 

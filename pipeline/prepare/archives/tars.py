@@ -37,7 +37,10 @@ def tar_entries(file: Part, archive: str) -> list[Entry]:
 
 
 def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of a tar. Raises DataError for a damaged header, or if the mark of the tar's end is missing."""
+    """Yield the headers of a tar.
+
+    Raises DataError for a damaged header, if the mark of the tar's end is missing, or if data follow this mark.
+    """
     before = -1
     file.seek(0)
     try:
@@ -52,7 +55,7 @@ def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
     except (*DAMAGE, RecursionError) as error:
         raise DataError(f"{archive}: a damaged tar ({error}); make or download it anew") from error
     end = file.read(tarfile.BLOCKSIZE)
-    if any(end) or not end:  # tarfile takes any damage for the end
+    if any(end) or not end:  # tarfile mistakes any damage for the end
         why = f"no header at byte {headers.offset}" if end else "it lacks the mark of its end, so files may be missing"
         raise DataError(f"{archive}: a damaged tar ({why}); make or download it anew")
     while rest := file.read(BLOCK):

@@ -43,9 +43,10 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
 
 
 def _require_all(file: Part, size: int, found: int, archive: str) -> None:
-    """Raise a DataError unless the end of the zip counts as many entries as were `found`.
+    """Raise a DataError if the record at the end of the zip has another number of entries than `found`.
 
-    Python stops at a damaged entry of the directory without a word. A count of 65,535 stands for any larger one.
+    Python raises no error at a damaged entry of the zip's list, and ignores the rest. The number 65,535 in the record
+    stands for any larger number, too.
     """
     end = file.read_at(min(size, _MOST_END), max(0, size - _MOST_END))
     at = end.rfind(b"PK\5\6")
