@@ -116,8 +116,8 @@ def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict
 def configs_from_json(values: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
     """Return both configurations from `values`, the result of `configs_to_json`.
 
-    A missing `cut` or `store` raises a KeyError. Other missing fields get their defaults. Only `bits` becomes `16`,
-    because the versions of headstart that did not write this field used the higher 8 of 16 bits.
+    A missing `cut` or `store` raises a KeyError. A missing `bits` becomes `16`, because the versions of headstart that
+    did not write this field used the higher 8 of 16 bits. Any other missing field gets its default.
     """
     values = {"bits": "16", **values, "cut": tuple(values["cut"]), "store": Path(values["store"])}
     own, other = (

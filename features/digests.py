@@ -1,4 +1,4 @@
-"""Conversion of image files' SHA-256 digests between hexadecimal text and arrays of 32 raw bytes each."""
+"""Conversion of the SHA-256 digests of images from hexadecimal text to arrays of raw bytes, and back."""
 
 from collections.abc import Sequence
 

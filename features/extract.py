@@ -58,7 +58,7 @@ def extract_features(
     config: ImageConfig,
     view: View | None = None,
 ) -> Extracted:
-    """Extract the features of `images`, or of their augmented `view`, that are missing in `stores`.
+    """Extract the features of `images` that are missing in `stores`. If `view` is given, augment the images first.
 
     One forward pass serves all cuts. `freeze` builds the fast form of the backbone with the cuts of `stores`. It is
     called only if features are missing. Images that have all their features are not read. Several processes may fill
@@ -107,7 +107,7 @@ def _extract(
 
     extracted: set[str] = set()
     description = "extracting features" if view is None else f"view {view.number}"
-    start = time.perf_counter()  # the backbone is built already; the last shard's rename is the end
+    start = time.perf_counter()  # the time includes writing the last shard, but not building the backbone
     with ExitStack() as at_the_end, progress(description, len(missing)) as advance:
         for writer in writers.values():
             at_the_end.callback(writer.flush)  # also after Ctrl-C or an error: finished features are kept

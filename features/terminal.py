@@ -26,8 +26,9 @@ class _SpeedColumn(ProgressColumn):
 def progress(description: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show progress, units per second and time left. Yield a function that takes the number of units just finished.
 
-    `done` of the `total` units were finished earlier, and do not count for the speed. If standard error is not a
-    terminal, plain lines are printed: the first after two seconds, then at most one every ten seconds.
+    `done` is the number of units that were finished earlier. They are part of `total`, but do not count for the speed.
+    If standard error is not a terminal, plain lines are printed: the first after two seconds, then at most one every
+    ten seconds.
     """
     if console.is_terminal:
         shape = (BarColumn(), MofNCompleteColumn(), _SpeedColumn(unit), TimeRemainingColumn())

@@ -31,8 +31,9 @@ def require_file(path: str, shown: str) -> None:
 def require_sound_archive(path: str, shown: str) -> None:
     """Raise a WeightsError unless the file at `path` is an archive as Keras writes it, and is safe to load.
 
-    The members must have the names that Keras uses, and plausible sizes. No layer may be quantised, or refer to a
-    function outside `keras.activations` and `keras.ops`. `shown` is the path in the error.
+    The members must have the names that Keras uses, and plausible sizes. A layer may not be quantised, may not have a
+    `lora_rank` over 1024, and may not refer to a function outside `keras.activations` and `keras.ops`. `shown` is the
+    path in the error.
     """
     require_file(path, shown)
     try:

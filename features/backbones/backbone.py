@@ -100,9 +100,9 @@ class Backbone:
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
         """Return the indices, ascending, of the operations whose outputs the frozen part of a network must yield.
 
-        These operations lie below the index `from_layer`. The output of each is one of `cuts`, or is read by an
-        operation at or above `from_layer` on which a cut depends. Operation 0, the input, always counts as below. A
-        network that uses a layer twice raises an OptionError.
+        The frozen part consists of the operations with indices below `from_layer`, and always includes operation 0, the
+        input. It must yield the outputs at those of `cuts` that lie in it, and all outputs that later operations read
+        to compute the other cuts. A network that uses a layer twice raises an OptionError.
         """
         from headstart.features.backbones.graph import read_graph
         from headstart.features.tensorflow import keras
@@ -131,7 +131,7 @@ class Backbone:
         return self._at_cuts(found, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
-        """Return the result of `features`, computed from `tensors`: the outputs of the operations of `crossing`."""
+        """Compute the result of `features` from `tensors`, the outputs of the operations that `crossing` returns."""
         from headstart.features.tensorflow import keras
 
         crossing = self.crossing(from_layer, cuts)

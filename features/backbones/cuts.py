@@ -143,8 +143,8 @@ def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     """Return the weights of each backbone: `imagenet`, `random`, or the path of a weights file.
 
     `--weights` holds one value for all backbones, or one value per backbone, joined by `+`. A `.keras` file has its own
-    weights, and has no part in `--weights` beside other backbones. The path of an existing file may contain a `+`. A
-    text that can't be split in exactly one way raises an OptionError.
+    weights. If it is joined with other backbones, `--weights` holds no value for it. The path of an existing file may
+    contain a `+`. A text that can't be split in exactly one way raises an OptionError.
     """
     every, text = chosen_backbones(config), config.weights
     names = [name for name in every if not is_own(name)] or every  # a `.keras` file holds its own weights
@@ -173,7 +173,7 @@ def _is_weights(text: str) -> bool:
 
 
 def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
-    """Split `texts` at each `+`, except within paths of `backbones`, which may be relative in `texts`."""
+    """Split `texts` at each `+`, but not within the path of one of `backbones`. A path in `texts` may be relative."""
     parts = []
     for text in texts:
         pieces = text.split("+")

@@ -25,14 +25,14 @@ class Graph:
 
     operations: Sequence[Any]
     readers: Sequence[Sequence[int]]  # for each operation, the indices of those that read its output
-    alone: Sequence[bool]  # for each operation, whether later operations read no output made before its own
+    alone: Sequence[bool]  # for each operation, whether all later ones read only its output or later outputs
 
     def shape(self, index: int) -> tuple[int, ...]:
         """Return the shape of the output of the operation at `index`, without the batch axis."""
         return tuple(self.operations[index].output.shape[1:])
 
     def merges(self, index: int) -> bool:
-        """Return whether the operation at `index` joins several tensors. A multiplication, a gate, does not count."""
+        """Return whether the operation at `index` joins several tensors. A multiplication (a gate) does not count."""
         operation = self.operations[index]
         return len(keras.tree.flatten(operation.input)) > 1 and type(operation).__name__ != "Multiply"
 
@@ -118,7 +118,7 @@ def cut_indices(
 
     Args:
         stable_names: whether all layers have the same names in every process, as in a model loaded from a file.
-        renamed: maps the name that a cut would have to the name that it gets.
+        renamed: maps a name from the graph to the name that the cut gets in its place.
     """
     graph = read_graph(model)
     if graph is None:
@@ -132,9 +132,10 @@ def cut_indices(
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
     """Name the block that ends at each of `ends` after its last layer. Return a mapping from name to index.
 
-    Keras makes up some names of layers from a number that differs between processes. Unless names are `stable`, a block
-    whose last layer has such a name gets another one: the common start of the names of its last two other layers, such
-    as `block5` or `stage_2_block_1`. An activation at the network's end is called `TOP`.
+    Keras makes up some names of layers from a number that differs between processes. If names are not `stable`, a block
+    whose last layer has such a name is called `TOP` if this layer is an activation at the network's end. Any other such
+    block is named by the common start of the last two names in it that Keras did not make up, such as `block5` or
+    `stage_2_block_1`.
     """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
@@ -156,9 +157,10 @@ def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
 def last_stage(model: keras.Model) -> int:
     """Return the index of the first operation of the last stage.
 
-    The last stage is the blocks after the first block that ends at the last resolution. For InceptionV3 these are
-    `mixed9` and `mixed10`, from 249 on. If only one block ends at the last resolution, that block is the last stage. If
-    most blocks do, the last quarter of all blocks is the last stage. The last stage has at least one kernel.
+    The last stage consists of the blocks after the first block that ends at the last resolution. For InceptionV3 these
+    are `mixed9` and `mixed10`, from operation 249 on. If only one block ends at the last resolution, that block is the
+    last stage. If most blocks do, the last quarter of all blocks is the last stage. The last stage has at least one
+    kernel.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)
@@ -216,7 +218,7 @@ def has_kernel(operation: Any) -> bool:
 
 
 def _with_activation(graph: Graph, index: int) -> int:
-    """Return the index of the activation that alone reads the output of operation `index`; without one, `index`."""
+    """Return the index of the activation that is the only reader of the output at `index`; without one, `index`."""
     readers = graph.readers[index]
     return readers[0] if len(readers) == 1 and isinstance(graph.operations[readers[0]], _ACTIVATIONS) else index
 
@@ -229,7 +231,7 @@ def _is_bottleneck(graph: Graph, index: int) -> bool:
 
 
 def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
-    """Return the last operation of each stage but the last, for a network without branches.
+    """Return the index of the last operation of each stage except the last stage, for a network without branches.
 
     A stage is the operations at one resolution. A pooling belongs to the stage before it.
     """
@@ -249,7 +251,8 @@ def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
 def _common_start(names: Sequence[str]) -> str:
     """Return the words with which all of `names` begin, joined by `_`.
 
-    If this is one of `names`, drop the last word: `block5` for `block5_sepconv3` and `block5_sepconv3_bn`.
+    If the result would be one of `names`, leave out its last word: `block5_sepconv3` and `block5_sepconv3_bn` give
+    `block5`.
     """
     alike = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False))
     words = [word for word, *_ in alike]

@@ -1,7 +1,7 @@
 """Outlines: facts about the graph of a network, known before the network is built.
 
-The outlines of the zoo are in `outlines.json`, so that a command which builds no network imports no Keras. The file is
-made from the graphs by `make_outlines`.
+The outlines of the zoo are in `outlines.json`, so that a command that builds no network need not import Keras.
+`make_outlines` makes this file from the graphs.
 """
 
 import json

@@ -94,8 +94,9 @@ def _loaded(path: str) -> Any:
 def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> keras.Model:
     """Copy `model` with its weights, for square images of `size` pixels and for arithmetic in `precision`.
 
-    `name` is the network's name in errors. A size that the network can't take raises an OptionError. A network for any
-    size whose output for an image depends on the other images of a batch raises a WeightsError.
+    `name` is the network's name in errors. A size that the network can't take raises an OptionError. If `model` takes
+    any size, it is also tried on a batch. A WeightsError is raised if its output for an image depends on the other
+    images.
     """
     reduced = {"dtype": "mixed_bfloat16"} if precision == "bfloat16" else {}
 
@@ -118,7 +119,7 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
 
 
 def _functional(model: Any, shown: str) -> keras.Model:
-    """Return `model` as a functional model with one input and one output. Another form raises an OptionError."""
+    """Return `model` as a functional model with one input and one output. Any other model raises an OptionError."""
     wanted = "headstart takes a functional or Sequential model from images to a map, tokens or a vector"
     try:
         inputs, outputs = list(model.inputs), list(model.outputs)
@@ -169,10 +170,10 @@ def _require_independent(model: keras.Model, name: str, size: int) -> None:
 
 
 def _flat(model: keras.Model, shown: str) -> keras.Model:
-    """Copy `model`, and replace nested models by their layers. A layer with one use in `model` has one in the copy.
+    """Copy `model`, and replace nested models by their layers.
 
-    If that fails, for example because two layers have the same name, the copy keeps the nested models. A model that
-    Keras can't copy raises a WeightsError.
+    A layer that is used once in `model` is used once in the copy. If nested models can't be replaced, for example
+    because two layers have the same name, the copy keeps them. A model that Keras can't copy raises a WeightsError.
     """
 
     def call(operation: Any, *inputs: Any, **arguments: Any) -> Any:
@@ -196,7 +197,7 @@ def _flat(model: keras.Model, shown: str) -> keras.Model:
 
 
 def _renamed(model: keras.Model) -> keras.Model:
-    """Copy `model`, and change names of layers that TensorFlow or `--cut` does not allow, for example to `my_block`.
+    """Copy `model`. Rename each layer whose name TensorFlow or `--cut` does not allow: `my block` becomes `my_block`.
 
     A nested model with such a name, or with a layer of such a name, raises a ValueError.
     """
@@ -226,9 +227,9 @@ def _renamed(model: keras.Model) -> keras.Model:
 
 
 def _plain(name: str) -> str:
-    """Return a valid layer name like `name`: a letter or digit, then letters, digits, `_`, `.` or `-`; not `all`.
+    """Return a valid name of a layer that resembles `name`. `all` is not valid.
 
-    The name is cut to about 100 characters.
+    A valid name is a letter or digit, then letters, digits, `_`, `.` or `-`. The name is cut to about 100 characters.
     """
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME_LENGTH]
     plain = plain if re.match("[A-Za-z0-9]", plain) else f"layer{plain}"

@@ -39,7 +39,7 @@ def build_backbone(
         name: a name in `BACKBONES`, or the path of a `.keras` file; see `load_own`.
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file. A `.keras` file has its own
             weights, and takes only the default.
-        rescale: a key of `RESCALINGS`, or `auto` for that of the ImageNet weights. A `.keras` file needs a key.
+        rescale: a key of `RESCALINGS`, or `auto` for the key of the ImageNet weights. A `.keras` file needs a key.
         image_size: side of the input in pixels; 0 for the network's default.
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
         tokens: how tokens [N, D] become one vector: their mean, or the first.

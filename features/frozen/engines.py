@@ -21,7 +21,7 @@ from headstart.features.errors import OptionError
 from headstart.features.terminal import console
 
 BATCH_SIZE = 8  # images per pass: the maps of few images stay in the processor's cache
-_LARGE, _BATCH_SIZE_OF_LARGE = 2e9, 4  # more multiply-adds per image mean larger maps
+_LARGE, _BATCH_SIZE_OF_LARGE = 2e9, 4  # a network with more multiply-adds per image has larger maps
 Engine = Literal["openvino"]
 Pass = Callable[[np.ndarray], list[np.ndarray]]  # uint8 [batch_size, H, W, 3] to one array per cut
 
@@ -44,8 +44,8 @@ def engine(backbone: Backbone) -> Engine | None:
 def uses_openvino(precision: Precision, engine: str | None) -> bool:
     """Return whether OpenVINO makes the features of a fingerprint with this `precision` and `engine`.
 
-    OpenVINO makes them if `engine` is not None, and in float32 if it is installed and there is no GPU. If it is missing
-    in float32, a message is printed.
+    OpenVINO makes them if `engine` is not None. It also makes float32 features if it is installed and there is no GPU.
+    For float32 features without a GPU, a message is printed if OpenVINO is not installed.
     """
     if engine is not None or precision != "float32" or on_gpu():
         return engine is not None
@@ -66,7 +66,7 @@ def installed() -> bool:
 
 def load_openvino() -> Any:
     """Import OpenVINO and return its module. If the import fails, raise an OptionError."""
-    # OpenVINO's converter would report each use to its makers, without asking. Without this package it does not.
+    # OpenVINO's converter would use this package to report each use to its makers, without asking.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module("openvino")
@@ -77,7 +77,7 @@ def load_openvino() -> Any:
 def converted(graph: Any) -> Any:
     """Convert a TensorFlow function to an OpenVINO model with the same outputs.
 
-    `graph` is the result of `frozen.traced` with `compiled=False`. If OpenVINO can't convert it, raise a
+    `graph` is the result of `frozen.traced` with `compiled=False`. If OpenVINO can't convert the function, raise a
     ConversionError.
     """
     openvino = load_openvino()
@@ -97,7 +97,7 @@ def read_model(file: Path) -> Any:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Raise a MemoryError in place of OpenVINO's RuntimeError for lack of memory, known only by its message."""
+    """Raise a MemoryError if OpenVINO lacks memory. OpenVINO itself raises a RuntimeError with a message about this."""
     try:
         yield
     except RuntimeError as error:

@@ -65,7 +65,7 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 
 def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
-    """Return each convolution whose output only a batch normalisation reads, with that batch normalisation."""
+    """Return pairs of a convolution and a batch normalisation that is the only reader of the convolution's output."""
     if not uses_layers_once(model):
         return []
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)

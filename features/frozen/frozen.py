@@ -88,8 +88,8 @@ def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0, engine:
     """Build the fast form of a `backbone` that is not int8. `engine` is the fingerprint's field; see `engines.engine`.
 
     If `batch_size` is 0, it is chosen. With OpenVINO it is 8, or 4 for a large network. With TensorFlow it is
-    `default_batch_size`, or, on a GPU, the fastest size found by trials. If OpenVINO can't run a network
-    in float32, TensorFlow runs it. In bfloat16 an OptionError is raised instead.
+    `default_batch_size`, or, on a GPU, the fastest size found by trials. If OpenVINO can't run a network in float32,
+    TensorFlow runs it. In bfloat16 an OptionError is raised instead.
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):
@@ -138,10 +138,11 @@ def folded_backbone(backbone: Backbone) -> Backbone:
 def traced(
     backbone: Backbone, cuts: Sequence[Cut], batch_size: int | None = None, compiled: bool = True
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    """Trace a folded network into a TensorFlow function: uint8 [B, H, W, 3] to a list of float32 [B, *shape] per cut.
+    """Trace a folded network into a TensorFlow function: uint8 [B, H, W, 3] to a list of tensors.
 
-    B is `batch_size`; if `batch_size` is None, B is any number. On a GPU, XLA compiles the function, unless `compiled`
-    is False. Weights stay variables, because each step of TensorFlow's graph optimizer would copy constants.
+    The list holds float32 [B, *shape] for each cut. B is `batch_size`; if `batch_size` is None, B is any number. On a
+    GPU, XLA compiles the function, unless `compiled` is False. Weights stay variables, because each step of
+    TensorFlow's graph optimizer would copy constants.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     model = keras.Model(pixels, backbone.features(pixels, cuts))
@@ -216,7 +217,8 @@ def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> flo
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
     """Return the fastest batch size on a GPU. `seconds` times one pass with a given batch size.
 
-    Start at 48. Double the batch size while this gives at least 10 % more images per second and fits into memory.
+    Start at 48. Double the batch size, up to 1536, while each doubling fits into memory and gives at least 10 % more
+    images per second.
     """
     best, speed = _SMALLEST_BATCH, _SMALLEST_BATCH / seconds(_SMALLEST_BATCH)
     with suppress(tf.errors.ResourceExhaustedError):

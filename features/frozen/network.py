@@ -49,7 +49,7 @@ class Network:
         return ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
-        """Return the fingerprint of features at `cut`, made from unchanged images or from their augmented `view`."""
+        """Return the fingerprint of features at `cut`. They are features of augmented images if `view` is given."""
         plain = Fingerprint(
             **self._shared(),
             cut=cut.name,

@@ -38,7 +38,7 @@ def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> P
 
     If the choice differed from command to command, all features would be made again. Therefore a `store` keeps the
     first choice, also for other machines. If several processes time at the same moment, the first to write decides for
-    all. A damaged file of the choice raises a StoreError.
+    all. If the file with the choice is damaged, a StoreError is raised.
     """
     if precision != "auto":
         return precision
@@ -78,7 +78,7 @@ def _file(store: Path) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    """Return what the timing depends on, by name: processor, cores, GPU and TensorFlow's version; and the date."""
+    """Return, by name, what the timing depends on (processor, cores, GPU, version of TensorFlow), and the date."""
     gpu = {"gpu": start_tensorflow().removeprefix("GPU, ")} if on_gpu() else {}
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {"processor": processor(), "cores": cpu_count(), **gpu, "tensorflow": version("tensorflow"), "date": date}

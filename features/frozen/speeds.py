@@ -30,9 +30,10 @@ def measured_speeds(store: Path) -> dict[str, Speed]:
 
 
 def keep_speed(store: Path, backbone: str, images: int, seconds: float, precision: Precision, image_size: int) -> None:
-    """Save the speed of `backbone` in `store`: features of `images` images were made in `seconds`.
+    """Save the speed of `backbone` in `store`.
 
-    Do nothing if there are fewer than 100 images. A failure to write is ignored.
+    `images` is the number of images whose features were made, and `seconds` is the time that this took. Do nothing if
+    there are fewer than 100 images. A failure to write is ignored.
     """
     if images < _LEAST_IMAGES:
         return

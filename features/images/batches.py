@@ -28,7 +28,8 @@ def decoded_dataset(
 
     For the first three columns, see `file_columns`. The order is kept, and b <= `batch_size`. `finish` maps one decoded
     image and its further columns to the columns of the result. Images that TensorFlow can't decode go to Pillow after
-    the rest of their batch. If Pillow fails too, the image is left out if `skip` is true; if not, an error is raised.
+    the rest of their batch. An image that Pillow can't decode either is left out if `skip` is true. If `skip` is false,
+    it raises an error.
     """
 
     def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor) -> Columns:
@@ -76,9 +77,10 @@ def explicit_options() -> tf.data.Options:
 def decoded_batches(
     images: Sequence[ImageFile], config: ImageConfig, batch_size: int, view: View | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield pairs: positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3]. b <= `batch_size`.
+    """Yield batches of images: their positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3].
 
-    If `view` is given, pixels are augmented. An image that can't be decoded is left out; see `why_undecodable`.
+    b is at most `batch_size`. If `view` is given, pixels are augmented. An image that can't be decoded is left out; see
+    `why_undecodable`.
     """
     if not images:
         return

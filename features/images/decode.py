@@ -16,7 +16,7 @@ from headstart.features.images.tiff import at_page
 from headstart.features.tensorflow import tf
 from PIL import Image
 
-_GREY = 128  # of the bars beside an image that `pad` makes square
+_GREY = 128  # the value of the bars with which `pad` makes an image square
 _JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg can divide both sides by one of these while it decodes
 
 
@@ -80,7 +80,7 @@ def _decode_png(data: tf.Tensor, _: tf.Tensor, config: ImageConfig) -> tf.Tensor
     # TensorFlow ignores the tRNS chunk that declares a colour transparent. Such a file fails here, and goes to Pillow.
     declared = tf.strings.regex_full_match(data, rb"\C*tRNS\C*")
     with tf.control_dependencies([tf.debugging.Assert(~declared, ["transparent colours"])]):
-        pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB; an even number includes alpha
+        pixels = tf.io.decode_png(data)  # [H, W, 1 to 4]: grey or RGB; an even number of channels includes alpha
     channels = tf.shape(pixels)[2]
     pixels = tf.cond(channels % 2 == 0, lambda: _over_white(pixels), lambda: pixels)
     return tf.cond(channels < 3, lambda: tf.repeat(pixels, 3, axis=2), lambda: pixels)
@@ -106,8 +106,8 @@ _PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 def pillow_pixels(data: bytes, bits: int = 0, page: int = 1) -> np.ndarray:
     """Decode a file of any of `opening.FORMATS` with Pillow. Return uint8 [H, W, 3], RGB.
 
-    EXIF orientation is not applied. A damaged file may raise an exception of almost any type. `bits` and `page` are
-    those of `reading_of`.
+    EXIF orientation is not applied. A damaged file may raise an exception of almost any type. `reading_of` describes
+    `bits` and `page`.
     """
     data = at_page(data, page)
     if bits not in (0, 16):
@@ -137,7 +137,7 @@ def _fitting(sides: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _pad(pixels: tf.Tensor, size: int) -> tf.Tensor:
-    """Return a grey square with sides of `size` pixels and the image, uint8 [H, W, 3], in the middle."""
+    """Put an image, uint8 [H, W, 3], in the middle of a grey square. Return the square, uint8 [size, size, 3]."""
     missing = size - tf.shape(pixels)[:2]
     before = missing // 2
     paddings = tf.stack([before, missing - before], axis=1)

@@ -1,7 +1,8 @@
 """Images with 16-bit samples that use fewer bits, such as 12 in many cameras and scanners.
 
-Pillow alone decodes such an image as almost black. `bits` is the number of bits that the samples of a file use, from 8
-to 16. `bits` is 0 for a file without 16-bit samples, and for a file whose decoder scales samples to their full range.
+By itself, Pillow decodes such an image as almost black. `bits` is the number of bits that the samples of a file use,
+from 8 to 16. `bits` is 0 for a file without 16-bit samples, and for a file whose decoder scales samples to their full
+range.
 """
 
 import sys
@@ -13,7 +14,7 @@ from headstart.features.images.png import significant_bits
 from PIL import Image, ImageFile
 
 _BITS_PER_SAMPLE, _MAX_SAMPLE = 258, 281  # tags of TIFF
-# Prefixes of raw modes of which Pillow keeps only the higher byte, and the number of their samples without alpha.
+# Beginnings of raw modes, and the number of a pixel's samples except alpha. Pillow keeps only their higher bytes.
 _COLOURS = {"RGB;16": 3, "RGBA;16": 3, "RGBX;16": 3, "RGBa;16": 3, "CMYK;16": 4, "LA;16": 1}
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -21,9 +22,9 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None) -> int:
     """Return the `bits` of an opened `image`: 8 to 16, or 0. The docstring of this module defines `bits`.
 
-    The result is the bit length of the largest sample, or a larger number in the file's header. For a black image it is
-    16. Pixels are decoded only if samples have 16 bits. Decoding may raise an exception of almost any type. `data` is
-    the bytes of the file. `first` is that of `open_image`.
+    The result is the bit length of the largest sample, or the number in the file's header if that is larger. A black
+    image gives 16. Pixels are decoded only if samples have 16 bits. Decoding may raise an exception of almost any type.
+    `data` holds the bytes of the file. For `first`, see `open_image`.
     """
     raw_mode = _raw_mode(image)
     colours = _colours(raw_mode)
@@ -44,7 +45,8 @@ def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None)
 def eight_bits(data: bytes, bits: int) -> Image.Image:
     """Decode the bytes of a file with 16-bit samples, and scale the samples from `bits` bits, 8 to 16, to 8 bits.
 
-    A sample of more than `bits` bits becomes 255. If the alpha channel uses more bits, it is scaled by its own number.
+    A sample of more than `bits` bits becomes 255. Alpha is the exception: if it uses more than `bits` bits, it is
+    scaled from the number of bits that it uses.
     """
     found, mode = _samples(data)
     scaled = np.minimum(found >> (bits - 8), 255).astype(np.uint8)
@@ -55,12 +57,12 @@ def eight_bits(data: bytes, bits: int) -> Image.Image:
 
 
 def _samples(data: bytes, first: int | None = None) -> tuple[np.ndarray, str]:
-    """Decode a file whose `bits` are not 0. Return uint16 [H, W] or [H, W, C], and the mode of the samples."""
+    """Decode a file whose `bits` is not 0. Return uint16 [H, W] or [H, W, C], and the mode of the samples."""
     with open_image(data, first=first) as image:
         raw_mode = _raw_mode(image)
         if not _colours(raw_mode):
             return np.asarray(image).astype(np.uint16), "L"
-        if raw_mode.startswith("LA;"):  # four bytes a pixel, which Pillow can give as such
+        if raw_mode.startswith("LA;"):  # Pillow can give the four bytes of a pixel unchanged, as RGBA
             image.tile = [tile._replace(args=_in_mode(tile.args, "RGBA")) for tile in image.tile]
             return np.asarray(image).view(">u2").astype(np.uint16), "LA"
         # Colours that are multiplied by alpha are divided by it below, not by Pillow.
@@ -75,7 +77,10 @@ def _samples(data: bytes, first: int | None = None) -> tuple[np.ndarray, str]:
 
 
 def _divided(samples: np.ndarray) -> np.ndarray:
-    """Divide the colours of uint16 [H, W, 4] by alpha, whose bits in use are its range."""
+    """Divide the colours of `samples`, uint16 [H, W, 4], by alpha.
+
+    If alpha uses b bits, an alpha of 2**b - 1 leaves a colour unchanged.
+    """
     alpha = samples[..., 3:].astype(np.uint32)
     whole = (1 << int(alpha.max()).bit_length()) - 1
     colours = np.minimum(samples[..., :3] * np.uint32(whole) // np.maximum(alpha, 1), 65535)
@@ -83,26 +88,26 @@ def _divided(samples: np.ndarray) -> np.ndarray:
 
 
 def _colours(raw_mode: str) -> int:
-    """Return how many samples of a pixel are colours or grey, if Pillow keeps their higher bytes alone; else 0."""
+    """Return the number of a pixel's samples except alpha, if Pillow keeps only their higher bytes; else return 0."""
     return next((count for beginning, count in _COLOURS.items() if raw_mode.startswith(beginning)), 0)
 
 
 def _highest(image: Image.Image, colours: int) -> int:
-    return max(high for _, high in image.getextrema()[:colours])  # type: ignore[misc]  # of several bands: pairs
+    return max(high for _, high in image.getextrema()[:colours])  # type: ignore[misc]  # several bands give pairs
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """Return `asked`, a value of `--bits`, with `folder` replaced by the largest number in `bits`, as text.
+    """Return `asked`, a value of `--bits`. If it is `folder`, return the largest number in `bits` instead, as text.
 
-    `bits` has the `bits` of each image of the folder. If all are 0, `folder` becomes `16`.
+    `bits` holds one number for each image in the folder, as `used_bits` returns it. If all are 0, `folder` gives `16`.
     """
     return str(max({*bits} - {0}, default=16)) if asked == "folder" else asked
 
 
 def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
-    """Return `16` if images with these `bits` have the same pixels with `--bits 16` as with `asked`, else `asked`.
+    """Return `16` if `--bits 16` gives all images the same pixels as `--bits` with the value `asked`; else `asked`.
 
-    `asked` is `auto` or a number.
+    `asked` is `auto` or a number. `bits` holds one number for each image, as `used_bits` returns it.
     """
     held = {*bits} - {0}
     return asked if held - ({16} if asked == "auto" else set()) else "16"
@@ -135,5 +140,5 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _in_mode(args: tuple[object, ...] | str | None, raw_mode: str) -> tuple[object, ...] | str:
-    """Return the arguments of a decoder with another raw mode."""
+    """Return `args`, the arguments of a decoder, with `raw_mode` in place of the raw mode there."""
     return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode

@@ -16,4 +16,4 @@ class Fault:
     detail: str
 
 
-NO_IMAGE = Fault("not-an-image", "neither its name nor its content is that of an image")  # of a row of a list
+NO_IMAGE = Fault("not-an-image", "neither its name nor its content is that of an image")  # of a file that a list names

@@ -38,7 +38,7 @@ _MOST_SCANS = 100  # a progressive JPEG has about ten
 _ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
 # Words in Pillow's error messages about valid files of a kind that Pillow does not support.
 _NOT_KNOWN = ("unsupported", "unknown", "cannot handle", "not supported", "invalid ftyp")
-_decoding = threading.BoundedSemaphore(4)  # threads that decode 16-bit samples at once, which may take much memory
+_decoding = threading.BoundedSemaphore(4)  # at most four threads decode 16-bit samples: this may take much memory
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
@@ -59,7 +59,7 @@ class Header:
 def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:
     """Return the header of an image from the bytes of its file, or the fault that makes the image unusable.
 
-    Return None if neither `name` nor the content is that of an image.
+    Return None if neither the suffix of `name` nor `data` shows that the file is an image.
     """
     named = is_image(name, b"")
     format = _format_of(data)
@@ -74,10 +74,10 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
 
 
 def inspect_pages(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> list[Header | Fault]:
-    """Return a header or fault for each page of a TIFF. For another file, list the result of `inspect_bytes`.
+    """Return a header or fault for each page of a TIFF. For any other file, return one header or fault in a list.
 
-    The list is empty if the file is not an image. If the first page has a fault, or there are more than `MOST_PAGES`
-    pages, the list holds one fault for the whole file.
+    The list is empty if `inspect_bytes` returns None. If the first page has a fault, or there are more than
+    `MOST_PAGES` pages, the list holds one fault for the whole file.
     """
     first = inspect_bytes(data, name, max_pixels)
     if not isinstance(first, Header):
@@ -98,7 +98,7 @@ def _inspect_page(data: bytes, page: Page, pages: int, max_pixels: int) -> Heade
 
 
 def _header(data: bytes, format: str, pages: int, max_pixels: int, first: int | None = None) -> Header | Fault:
-    """Read the header with Pillow, which may raise almost anything. `first`: see `open_image`."""
+    """Read the header with Pillow. Pillow may raise an exception of almost any type. For `first`, see `open_image`."""
     with open_image(data, format, first) as image:
         width, height, tile_pixels = image.width, image.height, _tile_pixels(image)
         scans = count_scans(data) if format == "JPEG" else 1
@@ -111,7 +111,10 @@ def _header(data: bytes, format: str, pages: int, max_pixels: int, first: int | 
 
 
 def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pixels: int) -> Fault | None:
-    """Return a fault if an image takes too much memory or time to decode, else None. Arguments: see `Header`."""
+    """Return a fault if an image takes too much memory or time to decode, else None.
+
+    For the arguments before `max_pixels`, see `Header`.
+    """
     pixels = width * height
     if max(pixels, tile_pixels) > max_pixels:  # decoding a TIFF keeps a whole tile in RAM
         return Fault("too-large", f"{width} x {height} pixels, over --max-pixels {max_pixels}")
@@ -131,12 +134,15 @@ def _format_of(data: bytes) -> str | None:
 
 
 def is_image(name: str | Path, prefix: bytes) -> bool:
-    """Return whether a file is an image, judged by the suffix of `name` and by `prefix`, its first `PREFIX_BYTES`."""
+    """Return whether a file is an image, judged by the suffix of `name` or by `prefix`, its first `PREFIX_BYTES`."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES or bool(_format_of(prefix) or _foreign_format(prefix))
 
 
 def _is_heic(data: bytes) -> bool:
-    """Return whether the brands that begin a file are HEIC's. A general brand must be followed by one of HEIC's."""
+    """Return whether a file is HEIC, judged by its brands: names of four letters near its beginning.
+
+    A brand that HEIC and AVIF share does not suffice. One of HEIC's own brands must follow it.
+    """
     if data[4:8] != b"ftyp":
         return False
     brand, others = data[8:12], data[16 : min(int.from_bytes(data[:4], "big"), 256)]

@@ -2,7 +2,7 @@
 
 import re
 
-# The marker of a segment. The excluded bytes begin no segment, such as stuffing, restarts in a scan, and filler 0xff.
+# The marker of a segment. The excluded bytes begin no segment. Among them are stuffing, restarts in a scan, and filler.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _END, _SCAN = b"\xd9", b"\xda"
 
@@ -10,8 +10,8 @@ _END, _SCAN = b"\xd9", b"\xda"
 def count_scans(data: bytes) -> int:
     """Return the number of scans in the bytes of a JPEG file. A scan is one pass over the image.
 
-    The content of other segments is skipped, such as a thumbnail in EXIF. Bytes after the end of the image are not
-    read, because they may be another image or a video.
+    The content of a segment, such as a thumbnail in EXIF, is skipped. Bytes after the end of the image are not read,
+    because they may be another image or a video.
     """
     scans, place = 0, 2
     while (found := _MARKER.search(data, place)) and found[1] != _END:

@@ -13,8 +13,8 @@ _FLAT = 1e-3  # a thumbnail with a lower standard deviation counts as one colour
 class Pixels:
     """A mapping from images to their thumbnails: brightness with mean 0 and variance 1, float32 [32, 32].
 
-    `load` makes each thumbnail once. An image that was not loaded, can't be decoded, or has one colour is not in the
-    mapping, and raises a KeyError.
+    `load` makes each thumbnail once. An image that was not loaded, can't be decoded, or has only one colour is not in
+    the mapping, and raises a KeyError.
     """
 
     def __init__(self) -> None:
@@ -41,8 +41,9 @@ class Pixels:
 def correlation(image: np.ndarray, other: np.ndarray, background: np.ndarray) -> float:
     """Return the multiple partial correlation, 0 to 1, of the thumbnails `image` and `other`, given `background`.
 
-    All three are float [32, 32]. What `background` explains of `image` is not counted; zeros explain nothing. The
-    first-order changes of `other` under shifts and scalings count as part of `other`, so that a crop correlates, too.
+    All three are float [32, 32]. The part of `image` that `background` explains is not counted. A background of zeros
+    explains nothing. The first-order changes of `other` under shifts and scalings count as part of `other`, so that a
+    crop correlates, too.
     """
     given, both = _warps(background), np.concatenate([_warps(background), _warps(other)])
     left, unexplained = _residual(image.ravel(), given), _residual(image.ravel(), both)
@@ -58,7 +59,7 @@ def _warps(pixels: np.ndarray) -> np.ndarray:
 
 
 def _residual(values: np.ndarray, by: np.ndarray) -> float:
-    """Return the sum of squares that the least-squares fit of `values` [P] by the rows of `by` [R, P] leaves."""
+    """Fit `values` [P] by the rows of `by` [R, P] with least squares. Return the sum of the squared residuals."""
     products = by @ by.T  # only R x R, so the fit is fast; singular if the background is zero
     fit, *_ = np.linalg.lstsq(products, by @ values, rcond=None)
     return float(((values - fit @ by) ** 2).sum())

@@ -16,7 +16,7 @@ from headstart.features.terminal import progress
 
 MAX_FILE_BYTES = 1 << 30
 _PIECE = 64  # files per task of a thread
-_KNOWN_SECONDS = 5e-5  # a known file on a near disk takes less; threads would wait for the interpreter's lock
+_KNOWN_SECONDS = 5e-5  # a file in the scan memory takes less on a near disk; threads would wait for Python's lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,10 @@ class ImageFile:
         return self.path if self.page == 1 else self.path.removesuffix(f"#{self.page}")
 
     def is_unchanged(self) -> bool:
-        """Return whether the file has the size and modification time of the scan. Then its digest is still trusted."""
+        """Return whether the file still has the size and modification time that the scan found.
+
+        If so, its digest is still trusted.
+        """
         try:
             status = os.stat(self.file)
         except OSError:
@@ -71,8 +74,8 @@ def inspect_images(
 ) -> list[list[ImageFile | Reject]]:
     """Inspect files in parallel. Return for each of `paths` the result of `inspect_image`.
 
-    `recall` takes a path and a page number, and returns the image that an earlier scan found, or None. If it knows all
-    pages that `pages` asks for, the file is not read, and the known images are only checked against `max_pixels`.
+    `recall` takes a path and a page number, and returns the image that an earlier scan found, or None. If `recall`
+    knows all pages that `pages` asks for, the file is not read. Then its images are only checked against `max_pixels`.
     """
 
     def inspect(path: str | Path) -> list[ImageFile | Reject]:
@@ -91,7 +94,7 @@ def inspect_images(
             found += seen
             advance(len(seen))
             if time.perf_counter() - start > _PIECE * _KNOWN_SECONDS:
-                break  # files are read, or the disk is far away: threads pay
+                break  # files are read, or the disk is far away: threads save time
         for seen in pool.map(all_of, pieces):
             found += seen
             advance(len(seen))
@@ -113,10 +116,10 @@ def _within_limits(image: ImageFile, max_pixels: int) -> ImageFile | Reject:
 
 
 def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages = "first") -> list[ImageFile | Reject]:
-    """Read the digest and header of one file. Return its image, or a reject with the reason if it can't be used.
+    """Read the digest and header of one file. Return its image in a list, or a reject if the file can't be used.
 
-    If `pages` is `all`, return one image or reject for each page of a TIFF. Return an empty list if neither the name
-    nor the content of the file is that of an image.
+    If `pages` is `all`, the list holds one image or reject for each page of a TIFF. The list is empty if neither the
+    name nor the content of the file shows that the file is an image.
     """
     try:
         status = os.stat(path)
@@ -143,7 +146,7 @@ def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages =
 
 
 def page_path(path: str, page: int) -> str:
-    """Return the path that names a page, counted from 1, of the file at `path`: `path` itself, or `x.tif#2`."""
+    """Return the path that names a page of the file at `path`: `path` for page 1, `x.tif#2` for page 2 of `x.tif`."""
     return path if page == 1 else f"{path}#{page}"
 
 
@@ -155,8 +158,8 @@ def _page_digest(digest: str, page: int) -> str:
 def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
     """Return the bytes of a file, or a fault if the file is not a regular file or is too large.
 
-    If neither the name nor the first `PREFIX_BYTES` bytes are those of an image, return only these bytes. A file that
-    can't be opened or read raises an OSError.
+    If neither the name nor the first `PREFIX_BYTES` bytes show that the file is an image, return only these first
+    bytes. A file that can't be opened or read raises an OSError.
     """
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end
         return Fault("unreadable", "not a regular file")

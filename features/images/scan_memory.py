@@ -23,10 +23,11 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, Runt
 
 
 class ScanMemory:
-    """The digest and header of each file in a `data` folder, looked up by the file's path, size and mtime in ns.
+    """The digest and header of each file in the folder `data`, looked up by the file's path, size and mtime in ns.
 
-    `folder` holds one `.npz` file per data folder, which `save` replaces. A damaged `.npz` file, or one with another
-    `HEADER_VERSION`, is ignored, so that all images are read again. With `forget`, the memory is empty at first.
+    `folder` holds one `.npz` file for each data folder. `save` replaces this file. A damaged `.npz` file, or one with
+    another `HEADER_VERSION`, is ignored, so that all images are read again. With `forget`, the memory is empty at
+    first.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
@@ -44,7 +45,7 @@ class ScanMemory:
     def recall(self, path: str, page: int = 1) -> ImageFile | None:
         """Return the image at `path` as a scan found it; None if `path` is unknown, or its file has changed since.
 
-        For a page after the first, `path` is the result of `page_path`, and `page` the page's number.
+        For a page after the first, `path` is the result of `page_path`, and `page` is the page's number.
         """
         row = self._rows.get(path.removeprefix(self._root))
         if row is None:

@@ -70,5 +70,5 @@ def _converted(picture: Image.Image, mode: Mode) -> Image.Image:
 
 
 def _to_8_bits(grey: Image.Image) -> float:
-    highest = max(map(float, grey.getextrema()))  # type: ignore[arg-type] # of one band: two numbers
+    highest = max(map(float, grey.getextrema()))  # type: ignore[arg-type] # one band gives two numbers
     return 255 / highest if highest > 255 else 1

@@ -1,4 +1,4 @@
-"""The structure of TIFF files: their pages, and whether a file is camera raw, which often begins as a TIFF does.
+"""The structure of TIFF files: their pages, and whether a file is camera raw. Camera raw often begins like a TIFF.
 
 A TIFF is a chain of directories. A directory describes one image by numbered tags, and may point at sub-directories.
 See the specifications of TIFF 6.0, BigTIFF and DNG.
@@ -23,7 +23,7 @@ _CANON = b"\x10\0\0\0CR\2\0"  # the bytes of a CR2 after the first four
 
 @dataclass(frozen=True)
 class _Layout:
-    """The byte order of a TIFF, and its integer types: those of TIFF 6.0 or of BigTIFF, as characters of `struct`."""
+    """The byte order and the types of integers in a TIFF, as characters of `struct`. BigTIFF has longer integers."""
 
     order: str  # byte order, `<` or `>`
     count: str  # type of the number of entries in a directory
@@ -50,7 +50,7 @@ class _Directory:
 
     @property
     def is_sensor(self) -> bool:
-        """Whether this describes the data of a camera's sensor."""
+        """Whether this directory describes the data of a camera's sensor."""
         return self.tags.get(_PHOTOMETRIC) in _SENSOR
 
 
@@ -63,9 +63,10 @@ class Page:
 
 
 class PageStream(io.BytesIO):
-    """The bytes of a file. With `first`, they read as a TIFF whose first directory lies at this offset.
+    """A stream of `data`, the bytes of a file. It copies none of them.
 
-    The bytes are shared with `data`. `getvalue` returns `data`: Pillow hands it to libtiff, with the offset.
+    If `first` is given, `read` returns the bytes of a TIFF whose first directory lies at the offset `first`. `getvalue`
+    returns `data` unchanged. Pillow hands this value and the offset of the directory to libtiff.
     """
 
     def __init__(self, data: bytes, first: int | None = None) -> None:
@@ -88,7 +89,7 @@ def count_pages(data: bytes) -> int:
 def at_page(data: bytes, page: int) -> bytes:
     """Return a copy of the TIFF `data` whose first page is page number `page` of `data`, counted from 1.
 
-    For page 1, return `data` itself, of any format. A page that does not exist raises a ValueError.
+    For page 1, return `data` itself. `data` may then have any format. A page that does not exist raises a ValueError.
     """
     if page == 1:
         return data
@@ -116,8 +117,9 @@ def list_pages(data: bytes) -> list[Page]:
 def is_camera_raw(data: bytes) -> bool:
     """Return whether a TIFF is camera raw.
 
-    A TIFF is camera raw if its first image is a reduced copy, which other readers would take for the photograph. It is
-    also camera raw if it has the marks of CR2 or DNG, or if an image of its first directories is sensor data.
+    A TIFF is camera raw if its first image is a reduced copy. Other readers would take this copy for the photograph. A
+    TIFF with the marks of CR2 or DNG is camera raw, too. So is a TIFF with the data of a camera's sensor in one of its
+    first 16 directories, or in a sub-directory of the first one.
     """
     chain = list(_directories(data, most=_MOST_OWN))
     if not chain:
@@ -130,14 +132,14 @@ def is_camera_raw(data: bytes) -> bool:
 
 @dataclass
 class _Own:
-    """The directories that directories of a TIFF point at. Each is read once, and `_MOST_BYTES` of them in all."""
+    """The sub-directories of a TIFF. Each is read once. They are read up to a total of `_MOST_BYTES` bytes."""
 
     data: bytes
-    _known: dict[int, bool] = field(default_factory=dict)  # offset to whether it describes a sensor's data
+    _known: dict[int, bool] = field(default_factory=dict)  # offset of a directory: does it describe a sensor's data?
     _left: int = _MOST_BYTES
 
     def has_sensor(self, directory: _Directory) -> bool:
-        """Whether `directory` points at one that describes the data of a camera's sensor."""
+        """Return whether a sub-directory of `directory` describes the data of a camera's sensor."""
         return any(self._is_sensor(offset) for offset in directory.own)
 
     def _is_sensor(self, offset: int) -> bool:
@@ -149,7 +151,10 @@ class _Own:
 
 
 def _full_size(data: bytes, sensors: list[int] | None = None) -> Iterator[tuple[int, _Directory]]:
-    """Yield the directories of pages and their places in the chain. Append the places of sensors' data to `sensors`."""
+    """Yield each page's place in the chain, and its directory.
+
+    Append to `sensors` the places of the directories that describe the data of a camera's sensor.
+    """
     count = 0
     for number, one in enumerate(_directories(data)):
         if sensors is not None and one.is_sensor:
@@ -167,13 +172,13 @@ def _layout(data: bytes) -> _Layout:
 
 
 def _head(data: bytes, first: int) -> bytes:
-    """Return the first bytes of a TIFF, with the offset of its first directory set to `first`. They end there."""
+    """Return the header of a TIFF. It ends with the offset of the first directory; set this offset to `first`."""
     layout = _layout(data)
     return data[: struct.calcsize("=" + layout.offset)] + struct.pack(layout.order + layout.offset, first)
 
 
 def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
-    """Yield the first directory and those that follow it, up to a damaged one.
+    """Yield the directories of the chain, at most `most` of them.
 
     The chain ends before a damaged directory, and before a directory that was already yielded. It also ends if its
     directories take more bytes than the file has, or more than `_MOST_BYTES`.
@@ -190,7 +195,10 @@ def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
 
 
 def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Directory]]:
-    """Yield the directory at `offset` and those that follow it, each with its bytes, up to `left` bytes in all."""
+    """Yield the directory at `offset` and those that follow it, each with its size in bytes.
+
+    The sizes add up to at most `left` bytes.
+    """
     layout, seen, left = _layout(data), set[int](), min(len(data), left)
     width = struct.calcsize("=" + layout.offset)
     try:
@@ -212,8 +220,8 @@ def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Director
 def _entries(data: bytes, layout: _Layout, start: int, count: int) -> tuple[dict[int, int], list[int]]:
     """Read the `count` entries of a directory, the first at offset `start`. Return its tags and sub-directories.
 
-    The tags map to the first integer of their value; 0 if the value has no integers. The second result is the offsets
-    of the sub-directories. Raises struct.error if `data` is too short.
+    Only `_TAGS` are read. Each tag maps to the first integer of its value, or to 0 if the value has no integers.
+    Sub-directories are given by their offsets. Raises struct.error if `data` is too short.
     """
     width = struct.calcsize("=" + layout.offset)
     size = 4 + 2 * width
