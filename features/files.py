@@ -129,8 +129,8 @@ def _remove(partial: Path) -> None:
 def _writer_ended(partial: Path) -> bool:
     """Return whether the process that writes `partial` has ended, as far as this host can tell.
 
-    A process on another host counts as ended after a day without a write. The same rule applies if a process here
-    has its ID but another start time: that may be the same process after the clock was set.
+    A writer on another host counts as ended after a day without a write. The same rule applies if a process here has
+    the writer's ID but another start time. That process may still be the writer: the clock may have been set since.
     """
     process = _PARTIAL.fullmatch(partial.name)
     if process is None:

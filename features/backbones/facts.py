@@ -54,7 +54,7 @@ def backbone_source(name: str, weights: str, image_size: int, weights_seed: int)
 
 
 def require_weights_file(weights: str) -> None:
-    """Raise a WeightsError unless `weights` is `imagenet`, `random` or an existing file. No network is needed."""
+    """Raise a WeightsError unless `weights` is `imagenet`, `random` or an existing file."""
     if weights not in KNOWN_WEIGHTS and not Path(weights).is_file():
         raise WeightsError(
             f"--weights {weights}: no such file; give imagenet, random, or a .weights.h5 or _notop.h5 file"

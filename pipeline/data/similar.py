@@ -171,10 +171,10 @@ def agreeing(
     pixels: Pixels,
     advance: Callable[[int], None],
 ) -> list[Pair]:
-    """Find near-duplicates: pairs of one of `images` and one of its candidates whose pixels agree.
+    """Find near-duplicates: pairs of an image and one of its candidates, if their pixels agree.
 
     The candidates of an image are its first eight neighbours in `near`, if their cosine is at least `similarity`.
-    Copies with equal bytes are left out. `near` has positions in `others`. `advance` receives the number of images that
+    Copies with equal bytes are left out. The neighbours in `near` are positions in `others`. `advance` receives the number of images that
     were finished since its last call.
     """
     found: list[Pair] = []

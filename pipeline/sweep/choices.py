@@ -43,9 +43,9 @@ class Choice:
         return trial.suggest_float(name, low, high, log=self.log)
 
     def nearest(self, value: Any) -> Any:
-        """Return the allowed value nearest to `value`.
+        """Return the allowed value nearest to `value`. An allowed `value` is returned as it is.
 
-        If `value` or an element of `values` is not a number, return `value` if it is allowed, else the first element.
+        If `value` or an element of `values` is not a number, no other value is nearest, and the first is returned.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])
