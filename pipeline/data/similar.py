@@ -174,8 +174,8 @@ def agreeing(
     """Find near-duplicates: pairs of an image and one of its candidates, if their pixels agree.
 
     The candidates of an image are its first eight neighbours in `near`, if their cosine is at least `similarity`.
-    Copies with equal bytes are left out. The neighbours in `near` are positions in `others`. `advance` receives the number of images that
-    were finished since its last call.
+    Copies with equal bytes are left out. The neighbours in `near` are positions in `others`. `advance` receives
+    the number of images that were finished since its last call.
     """
     found: list[Pair] = []
     for some in _blocks(len(images), _TOGETHER):
