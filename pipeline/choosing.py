@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ChooseBy = Literal["loss", "log_loss", "accuracy", "balanced_accuracy", "f1", "auc"]
 CHOICES: tuple[ChooseBy, ...] = get_args(ChooseBy)
+FIGURES = tuple(choice for choice in CHOICES if choice != "log_loss")
 _WORST = (math.inf, math.inf)
 
 
