@@ -137,12 +137,16 @@ class Run:
     def forget_evaluations(self) -> None:
         """Remove the metrics and predictions that `evaluate` wrote, because they belong to an earlier model."""
         write_json(self.metrics_file, {key: value for key, value in self.metrics().items() if key != "evaluate"})
-        for file in self.path.glob("predictions-*.csv"):
+        for file in (*self.path.glob("predictions-*.csv"), *self.path.glob("confusion-*.csv")):
             file.unlink()
 
     def predictions_file(self, split: str) -> Path:
         """Return the path of `predictions-<split>.csv`."""
         return self.path / f"predictions-{split}.csv"
+
+    def confusion_file(self, split: str) -> Path:
+        """Return the path of `confusion-<split>.csv`."""
+        return self.path / f"confusion-{split}.csv"
 
 
 def read_json(file: Path, remedy: str = "the run is damaged, train it again") -> dict[str, Any]:

@@ -71,9 +71,7 @@ def sweep(
         first = space.cuts.chosen_by(lambda _, choice: choice.values[0])
         search(study, shared, config, _baselines(study, shared, first))
         winner = _winner(study)
-        head, cuts = space.suggest(FixedTrial(winner.params))
-        more = _MORE_EPOCHS if cached.of("val") else 0
-        head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more))
+        head, cuts = _chosen(space, winner, _MORE_EPOCHS if cached.of("val") else 0)
         baselines = _baselines(study, shared, cuts)
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
         require = _require_unchanged(seen, data)
@@ -190,6 +188,12 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Base
         kept = [asdict(one) for one in fitted]
         study.optuna.set_user_attr(key, kept)
     return [Baseline(**fields) for fields in kept]
+
+
+def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, list[Cut]]:
+    """Return the head and the cuts of `winner`. It is trained for at most its best epoch plus `more` epochs."""
+    head, cuts = space.suggest(FixedTrial(winner.params))
+    return replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more)), cuts
 
 
 def _winner(study: Study) -> FrozenTrial:
