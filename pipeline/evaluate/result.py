@@ -106,4 +106,4 @@ def _figure(value: float | None) -> str:
 
 
 def _interval(ends: list[float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:.4f} - {ends[1]:.4f}"
+    return "-" if ends is None else f"{ends[0]:.3f} - {ends[1]:.3f}"
