@@ -1,4 +1,4 @@
-"""What class weights and --choose-by do for a rare class: python -m benchmarks.imbalance PHOTOS [--trials 12 --finetune]
+"""What class weights and --choose-by do for a rare class: python -m benchmarks.imbalance PHOTOS
 
 PHOTOS is a folder of two class folders without splits. For each of five split seeds, the second class is cut to 100
 random images. Heads are scored on the images of the test split together with the images that were cut away, so that the

@@ -1,21 +1,26 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, RunError
+from headstart.features.images.batches import decoded_batches
 from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.evaluate.predict import predict
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.run import train_run
+from headstart.pipeline.metrics import score
 from headstart.pipeline.places import Places
-from headstart.pipeline.runs import Run
+from headstart.pipeline.runs import Run, read_csv, write_csv
 from PIL import Image
-
 
 COLUMNS = ["path", "digest", "label", "model", "predicted", "probability"]
 
@@ -122,6 +127,174 @@ def test_near_duplicates_of_training_images_are_counted(
     assert "near_duplicates_in_train" not in evaluate(run, "train", Places(data=prepared)).fields()
 
 
+def test_all_of_a_folder_without_splits_is_scored(
+    headstart, run: Path, prepared: Path, drawn: Path, tmp_path: Path
+) -> None:
+    own = headstart("evaluate", run)
+    assert (own["split"], own["scored"]) == ("test", "test")
+    data = tmp_path / "my holdout="
+    for name in ("cat", "dog"):
+        shutil.copytree(prepared / "test" / name, data / name)
+    found = headstart("evaluate", run, "--data", data)
+    assert (found["n"], found["split"], found["scored"]) == (own["n"], "all", "all of my holdout= (no splits)")
+    assert found["head"]["accuracy"] == own["head"]["accuracy"]
+    assert found["near_duplicates_in_train"] == 0
+    assert Path(found["predictions_file"]) == run / "predictions-my_holdout_-all.csv"
+    assert Path(found["confusion_file"]).is_file()
+    assert "so all of its" in headstart.whole("evaluate", run, "--data", data)[2]
+    kept = Run.open(run).metrics()["evaluate"]
+    assert set(kept) == {"test", f"all of {data}"}
+    assert len(read_predictions(run)) == own["n"]
+    assert headstart("evaluate", run, "--data", data, "--split=train")["n"] < own["n"]
+
+
+def test_the_run_s_own_data_at_another_place_are_its_own(headstart, run: Path, prepared: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(prepared, moved)
+    found = headstart("evaluate", run, "--data", moved)
+    assert (found["split"], found["scored"]) == ("test", "test")
+    assert set(Run.open(run).metrics()["evaluate"]) == {"test"}
+    assert Path(found["predictions_file"]).name == "predictions-test.csv"
+
+
+def test_mistakes_come_first_if_asked(headstart, run: Path) -> None:
+    shown = headstart("evaluate", run, "--split=all", "--sort=mistakes")
+    rows = read_predictions(run, "all")
+    assert list(rows[0]) == [*COLUMNS, "head:dog"]
+    right = [row["predicted"] == row["label"] for row in rows]
+    assert right == sorted(right)
+    assert not all(right), "there is no mistake: the test would show nothing"
+    chances = [float(row["probability"]) for row in rows]
+    wrong = right.count(False)
+    assert chances[:wrong] == sorted(chances[:wrong], reverse=True)
+    assert chances[wrong:] == sorted(chances[wrong:])
+    assert {row["model"] for row in rows} == {"head"} == {shown["better"]}
+    for row, chance in zip(rows, chances, strict=True):
+        odds = float(row["head:dog"]) * (1 if row["predicted"] == "dog" else -1)
+        assert chance == pytest.approx(1 / (1 + np.exp(-odds)))
+    plain = [row["path"] for row in rows]
+    headstart("evaluate", run, "--split=all")
+    assert sorted(plain) == sorted(row["path"] for row in read_predictions(run, "all"))
+
+
+def test_the_summary_tells_a_person_how_good_it_is(headstart, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text, found = headstart.text("evaluate", run), headstart("evaluate", run)
+    assert f"always the largest class (cat): {found['largest_class_share']:.4f}" in text
+    low, high = found["head"]["per_class"]["dog"]["recall_interval"]
+    assert f"{low:.3f} - {high:.3f}" in text
+    assert {"balanced", "macro F1"} <= {word.strip() for word in text.replace("┃", "\n").splitlines()}
+    assert found["mcnemar"] is None
+
+
+def test_what_was_not_fine_tuned_has_no_row(headstart, run: Path, tuned_run: Path) -> None:
+    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["finetune"]["best_epoch"] = 0
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    found = headstart("evaluate", run)
+    assert "finetuned" not in found
+    assert (found["better"], found["mcnemar"]) == ("head", None)
+    text = headstart.text("evaluate", run)
+    assert "no epoch of fine-tuning was better on val than the head" in text
+
+
+def test_both_models_are_tested_against_each_other(headstart, run: Path, tuned_run: Path) -> None:
+    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+    found = headstart("evaluate", run, "--split=all")
+    rows = read_predictions(run, "all")
+    right = {
+        model: np.array([(float(row[f"{model}:dog"]) > 0) == (row["label"] == "dog") for row in rows])
+        for model in ("head", "finetuned")
+    }
+    better = max(right, key=lambda model: (right[model].mean(), -found[model]["loss"]))
+    assert (found["better"], found["mcnemar"]["first"]) == (better, better)
+    other = right["finetuned" if better == "head" else "head"]
+    assert found["mcnemar"]["only_first"] == (right[better] & ~other).sum()
+    assert found["mcnemar"]["only_second"] == (other & ~right[better]).sum()
+    assert {row["model"] for row in rows} == {better}
+    assert "(McNemar), " in headstart.text("evaluate", run, "--split=all")
+    confused = read_csv(run / "confusion-all.csv")
+    for model, marks in right.items():
+        counts = [int(row["count"]) for row in confused if row["model"] == model and row["true"] == row["predicted"]]
+        assert sum(counts) == marks.sum()
+
+
+def test_the_classifier_runs_as_it_was_saved(run: Path, tuned_run: Path) -> None:
+    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+    evaluate(run)
+    saved = keras.models.load_model(run / "classifier.keras")
+    rows = read_predictions(run)
+    pixels = np.concatenate([batch for _, batch in decoded_batches(
+        [one.image for one in load_examples(Run.open(run)).of("test")], load_examples(Run.open(run)).network.images, 8
+    )])  # fmt: skip
+    expected = saved.predict(pixels, verbose=0)[:, 0]
+    np.testing.assert_allclose([float(row["finetuned:dog"]) for row in rows], expected, atol=1e-4)
+    assert np.abs(expected - [float(row["head:dog"]) for row in rows]).max() > 1e-2
+
+
+@pytest.mark.slow
+def test_a_reduced_run_is_scored_in_its_precision(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "reduced"
+    train_run(prepared, path, replace(small, precision="bfloat16"), extraction, HeadConfig(units=(16,), epochs=3))
+    finetune(path, FinetuneConfig(epochs=3, batch_size=8, learning_rate=1e-2, augment="none"))
+    assert Run.open(path).metrics()["finetune"]["best_epoch"] > 0
+    result = evaluate(path, "val")
+    assert result.head["precision"] == "bfloat16"
+    assert result.finetuned is not None
+    assert result.finetuned["precision"] == "bfloat16"
+    assert result.finetuned["loss"] == pytest.approx(Run.open(path).metrics()["finetune"]["val"]["loss"], rel=0.1)
+
+
+def test_outputs_that_are_not_finite_are_an_error(run: Path) -> None:
+    head = keras.models.load_model(run / "head.keras")
+    head.set_weights([np.full_like(weight, np.nan) for weight in head.get_weights()])
+    head.save(run / "head.keras")
+    with pytest.raises(RunError, match=r"head\.keras: its outputs are not finite"):
+        evaluate(run)
+    assert "evaluate" not in Run.open(run).metrics()
+
+
+def test_names_that_are_formulas_are_safe_and_compare_reads_them(headstart, run: Path) -> None:
+    other = run.with_name("other")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"class_names": ["cat", "dog"]}))
+    evaluate(run)
+    for path in (run, other):
+        if path == other:
+            shutil.copytree(run, other)
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"class_names": ["=cat", "dog"]}))
+        file = path / "predictions-test.csv"
+        rows = [{**row, "label": row["label"].replace("cat", "=cat")} for row in read_csv(file)]
+        write_csv(file, list(rows[0]), [[*row.values()] for row in rows])
+    assert "'=cat" in (run / "predictions-test.csv").read_text()
+    assert headstart("compare", run, other)["test"]["p"] == 1.0
+
+
+def test_large_confusions_are_kept_apart(tmp_path: Path) -> None:
+    from headstart.pipeline.evaluate.result import EvaluateResult
+
+    def result(classes: int) -> EvaluateResult:
+        rng, names = np.random.default_rng(0), [f"{label}" for label in range(classes)]
+        metrics = {**score(rng.normal(size=(50, classes)), rng.integers(0, classes, 50), names), "precision": "float32"}
+        files = {
+            "predictions_file": tmp_path / "predictions-test.csv",
+            "confusion_file": tmp_path / "confusion-test.csv",
+        }
+        return EvaluateResult("test", "test", 50, "0", 0.1, metrics, None, "head", None, False, **files)
+
+    few, some, many = map(result, (30, 31, 101))
+    assert few.kept_fields()["head"]["confusion"] == few.fields()["head"]["confusion"]
+    assert some.fields()["head"]["confusion"] is not None
+    assert some.kept_fields()["head"]["confusion"] is many.fields()["head"]["confusion"] is None
+    assert some.kept_fields()["confusion_file"] == "confusion-test.csv"
+    tables = [len(list(one.lines())) for one in (few, some, many)]
+    assert tables == [4, 3, 3]
+
+
 def test_a_missing_split_is_an_error_where_it_is_asked_for(run: Path, prepared: Path, tmp_path: Path) -> None:
     data = tmp_path / "other"
     shutil.copytree(prepared / "val", data / "val")
@@ -211,8 +384,6 @@ def test_a_damaged_run_is_named(run: Path) -> None:
 
 @pytest.mark.slow
 def test_softmax_through_both_phases(tmp_path: Path, small, extraction) -> None:
-    from headstart.pipeline.head.config import HeadConfig
-    from headstart.pipeline.head.run import train_run
     from PIL import Image, ImageDraw
 
     names = ["bar", "cross", "disc", "ring", "square"]
