@@ -199,10 +199,10 @@ def test_what_was_not_fine_tuned_has_no_row(headstart, run: Path, tuned_run: Pat
     assert "no epoch of fine-tuning was better on val than the head" in text
 
 
-def test_both_models_are_tested_against_each_other(headstart, run: Path, tuned_run: Path) -> None:
+def test_both_models_are_scored_and_tested_against_each_other(run: Path, tuned_run: Path) -> None:
     shutil.copytree(tuned_run, run, dirs_exist_ok=True)
-    found = headstart("evaluate", run, "--split=all")
-    rows = read_predictions(run, "all")
+    result = evaluate(run)
+    found, rows = result.fields(), read_predictions(run)
     right = {
         model: np.array([(float(row[f"{model}:dog"]) > 0) == (row["label"] == "dog") for row in rows])
         for model in ("head", "finetuned")
@@ -213,21 +213,15 @@ def test_both_models_are_tested_against_each_other(headstart, run: Path, tuned_r
     assert found["mcnemar"]["only_first"] == (right[better] & ~other).sum()
     assert found["mcnemar"]["only_second"] == (other & ~right[better]).sum()
     assert {row["model"] for row in rows} == {better}
-    assert "(McNemar), " in headstart.text("evaluate", run, "--split=all")
-    confused = read_csv(run / "confusion-all.csv")
+    assert any("(McNemar), " in str(line) for line in result.lines())
+    confused = read_csv(run / "confusion-test.csv")
     for model, marks in right.items():
         counts = [int(row["count"]) for row in confused if row["model"] == model and row["true"] == row["predicted"]]
         assert sum(counts) == marks.sum()
 
-
-def test_the_classifier_runs_as_it_was_saved(run: Path, tuned_run: Path) -> None:
-    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
-    evaluate(run)
-    saved = keras.models.load_model(run / "classifier.keras")
-    rows = read_predictions(run)
-    pixels = np.concatenate([batch for _, batch in decoded_batches(
-        [one.image for one in load_examples(Run.open(run)).of("test")], load_examples(Run.open(run)).network.images, 8
-    )])  # fmt: skip
+    saved, cached = keras.models.load_model(run / "classifier.keras"), load_examples(Run.open(run))
+    images = [one.image for one in cached.of("test")]
+    pixels = np.concatenate([batch for _, batch in decoded_batches(images, cached.network.images, 8)])
     expected = saved.predict(pixels, verbose=0)[:, 0]
     np.testing.assert_allclose([float(row["finetuned:dog"]) for row in rows], expected, atol=1e-4)
     assert np.abs(expected - [float(row["head:dog"]) for row in rows]).max() > 1e-2
@@ -258,19 +252,16 @@ def test_outputs_that_are_not_finite_are_an_error(run: Path) -> None:
 
 
 def test_names_that_are_formulas_are_safe_and_compare_reads_them(headstart, run: Path) -> None:
-    other = run.with_name("other")
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"class_names": ["cat", "dog"]}))
     evaluate(run)
+    other = run.with_name("other")
+    shutil.copytree(run, other)
     for path in (run, other):
-        if path == other:
-            shutil.copytree(run, other)
         config = json.loads((path / "config.json").read_text())
         (path / "config.json").write_text(json.dumps(config | {"class_names": ["=cat", "dog"]}))
         file = path / "predictions-test.csv"
         rows = [{**row, "label": row["label"].replace("cat", "=cat")} for row in read_csv(file)]
         write_csv(file, list(rows[0]), [[*row.values()] for row in rows])
-    assert "'=cat" in (run / "predictions-test.csv").read_text()
+    assert ",'=cat," in (run / "predictions-test.csv").read_text()
     assert headstart("compare", run, other)["test"]["p"] == 1.0
 
 
