@@ -49,12 +49,12 @@ def test_batches_give_the_figures_of_the_whole(choose_by: ChooseBy) -> None:
 
 
 def test_macro_averages_are_over_the_classes_that_occur() -> None:
-    labels = np.array([0, 0, 1, 1])
-    logits = np.eye(3)[[0, 2, 1, 1]].astype(np.float32)  # class 2 does not occur, and is predicted once
+    labels = np.array([0, 0, 2, 2])
+    logits = np.eye(4)[[0, 1, 2, 2]].astype(np.float32)  # classes 1 and 3 do not occur; 1 is predicted once
     f1 = val_figures("f1", logits, labels)["f1"]
     assert f1 == pytest.approx((2 / 3 + 1) / 2)
     predicted = logits.argmax(axis=1)
-    assert f1 == pytest.approx(sklearn_metrics.f1_score(labels, predicted, labels=[0, 1], average="macro"))
+    assert f1 == pytest.approx(sklearn_metrics.f1_score(labels, predicted, labels=[0, 2], average="macro"))
     assert val_figures("balanced_accuracy", logits, labels)["balanced_accuracy"] == 0.75
 
 
