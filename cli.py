@@ -10,7 +10,7 @@ from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.demo.config import DEMO_IMAGES
-from headstart.pipeline.evaluate.config import PredictConfig
+from headstart.pipeline.evaluate.config import AskedSplit, PredictConfig, Sort
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.places import Places
@@ -148,12 +148,15 @@ def finetune(
 def evaluate(
     run: RunArgument,
     places: Places,
-    split: Split = "test",
+    split: Annotated[
+        AskedSplit, typer.Option(help="The split to score. auto: test, or all of another DATA without splits.")
+    ] = "auto",
+    sort: Annotated[Sort, typer.Option(help="Order of the predictions' file; mistakes puts the worst first.")] = "data",
 ) -> Result:
     """Score a run on a split."""
     from headstart.pipeline.evaluate.evaluate import evaluate
 
-    return evaluate(run, split, places)
+    return evaluate(run, split, places, sort)
 
 
 @command(app)

@@ -1,19 +1,65 @@
-"""Choose the best of several epochs or trials by a figure on val."""
+"""Choose the best of several epochs or trials by a figure on val.
 
-from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+Options name the figures, so this module imports nothing heavy until it computes one.
+"""
 
-import numpy as np
-from headstart.pipeline.metrics import accuracy, balanced_accuracy, cross_entropy, macro_f1, mean_auc, probabilities
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ChooseBy = Literal["loss", "log_loss", "accuracy", "balanced_accuracy", "f1", "auc"]
 CHOICES: tuple[ChooseBy, ...] = get_args(ChooseBy)
-_LOSSES = ("loss", "log_loss")  # two names of the mean cross-entropy
-_OTHERS: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
-    "balanced_accuracy": balanced_accuracy,
-    "f1": macro_f1,
-    "auc": lambda logits, labels: mean_auc(probabilities(logits), labels),
-}
+FIGURES = tuple(choice for choice in CHOICES if choice != "log_loss")
+_WORST = (math.inf, math.inf)
+
+
+def canonical(choose_by: ChooseBy) -> ChooseBy:
+    """Return `loss` for `log_loss`, because both name the mean cross-entropy. Return any other figure unchanged."""
+    return "loss" if choose_by == "log_loss" else choose_by
+
+
+class ValFigures:
+    """Collects the figures on val from batches of logits.
+
+    Only `auc` needs all logits at once. For the other figures, no more than a number per example is kept.
+    """
+
+    def __init__(self, choose_by: ChooseBy) -> None:
+        self._choose_by = canonical(choose_by)
+        self._examples, self._loss, self._right = 0, 0.0, 0.0
+        self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # logits or predicted labels of a batch, and its labels
+
+    def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Add a batch: logits, [N, 1] (two classes) or [N, C], and their labels, int [N]."""
+        from headstart.pipeline.metrics import accuracy, cross_entropy, predicted_labels
+
+        self._examples += len(labels)
+        self._loss += cross_entropy(logits, labels) * len(labels)
+        self._right += accuracy(logits, labels) * len(labels)
+        if self._choose_by not in ("loss", "accuracy"):
+            self._kept.append((logits if self._choose_by == "auc" else predicted_labels(logits), labels))
+
+    def figures(self) -> dict[str, float]:
+        """Return `loss`, `accuracy`, and the figure `choose_by` if it is another. An undefined figure is NaN."""
+        found = {"loss": self._loss / self._examples, "accuracy": self._right / self._examples}
+        if self._kept:
+            found[self._choose_by] = self._other_figure()
+        return found
+
+    def _other_figure(self) -> float:
+        import numpy as np
+        from headstart.pipeline.metrics import balanced_accuracy, macro_f1, mean_auc, probabilities
+
+        kept, labels = map(np.concatenate, zip(*self._kept, strict=True))
+        if self._choose_by == "auc":
+            area = mean_auc(probabilities(kept), labels)
+            return math.nan if area is None else area
+        return (balanced_accuracy if self._choose_by == "balanced_accuracy" else macro_f1)(kept, labels)
 
 
 def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -21,17 +67,30 @@ def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> 
 
     An undefined figure is NaN.
     """
-    figures = {"loss": cross_entropy(logits, labels), "accuracy": accuracy(logits, labels)}
-    if choose_by in _OTHERS:
-        figure = _OTHERS[choose_by](logits, labels)
-        figures[choose_by] = float("nan") if figure is None else figure
-    return figures
+    found = ValFigures(choose_by)
+    found.add(logits, labels)
+    return found.figures()
+
+
+def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
+    """Return the figure `choose_by` of `figures` as a number that is lower for better models."""
+    choose_by = canonical(choose_by)
+    return figures["loss"] if choose_by == "loss" else -figures[choose_by]
 
 
 def rank(choose_by: ChooseBy, figures: Mapping[str, float]) -> tuple[float, float]:
     """Return a key by which the best of several `val_figures` comes first. Of equal figures, the lower loss is better.
 
-    A figure that is not finite comes last.
+    Without a finite loss, the key is (inf, inf), for such a model has diverged. A figure that is not finite comes last.
     """
-    figure = figures["loss"] if choose_by in _LOSSES else -figures[choose_by]
-    return tuple(value if np.isfinite(value) else float("inf") for value in (figure, figures["loss"]))  # type: ignore[return-value]
+    if not math.isfinite(figures["loss"]):
+        return _WORST
+    figure = to_minimise(choose_by, figures)
+    return figure if math.isfinite(figure) else math.inf, figures["loss"]
+
+
+def titled(choose_by: ChooseBy) -> str:
+    """Return the name of a figure for people, such as `balanced accuracy`."""
+    names = {"f1": "macro F1", "auc": "AUC"}
+    choose_by = canonical(choose_by)
+    return names.get(choose_by, choose_by.replace("_", " "))

@@ -1,14 +1,19 @@
-"""Join a backbone and a head into a classifier, choose its trainable layers, and save it."""
+"""Join a backbone and a head into a classifier, take it apart, choose its trainable layers, and save it."""
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.graph import nested_layers
+from headstart.features.errors import RunError
 from headstart.features.files import written_atomically
 from headstart.features.frozen.frozen import frozen_part
+from headstart.features.frozen.network import Network, load_network
 from headstart.features.tensorflow import keras
 
 
@@ -45,6 +50,29 @@ def build_streamed(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], top
 def _joined(features: Sequence[Any]) -> Any:
     """Concatenate the features of all cuts, [B, D] each, along the last axis."""
     return features[0] if len(features) == 1 else keras.layers.Concatenate(name="features")(features)
+
+
+def split_classifier(classifier: keras.Model, network: Network) -> tuple[Network, keras.Model]:
+    """Return the two parts of a fine-tuned `classifier`: a network with its backbone's weights, and its head.
+
+    `network` is the run's, from which the classifier was trained. Its precision and fast form are those of the result,
+    but int8 becomes float32, because the quantised form has other weights. Raises RunError if the classifier does not
+    fit `network`.
+    """
+    precision = "float32" if network.config.precision == "int8" else network.config.precision
+    trained = load_network(replace(network.config, precision=precision), network.extraction)
+    backbone = trained.backbone
+    nested = [layer for layer in classifier.layers if isinstance(layer, keras.Model)]
+    try:
+        inner, head = nested
+        model = keras.Model(backbone.model.input, [backbone.output(cut) for cut in trained.cuts])
+        model.set_weights(inner.get_weights())
+    except ValueError as error:
+        raise RunError(f"its classifier is no {backbone.name} with a head ({str(error).splitlines()[0]})") from error
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).data)
+    return replace(trained, backbone=replace(backbone, weights_digest=digest.hexdigest())), head
 
 
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:

@@ -45,6 +45,7 @@ class FeaturedExamples:
     ignored: int  # files; see `Scan`
     ignored_kinds: dict[str, int]
     reading: list[str]  # lines that say how the data were read
+    has_splits: bool  # see `Scan`
     read_as: DataConfig  # the settings by which the data were read
     networks: list[Network]  # one per backbone
     stores: Stores  # in the order of the features' columns

@@ -1,9 +1,13 @@
 """Compute metrics from logits and labels."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+MOST_CONFUSED = 100  # classes; the confusion matrix of more is None, because it grows with their square
+_TOP, _CLASSES_FOR_TOP = 5, 10  # accuracy within the first five is of interest with more than ten classes
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -24,11 +28,11 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
     A single logit predicts class 1 if it is over 0.
     """
-    return float((_predicted(logits) == labels).mean())
+    return float((predicted_labels(logits) == labels).mean())
 
 
-def _predicted(logits: np.ndarray) -> np.ndarray:
-    """Return the predicted labels, int64 [N], of logits [N, 1] or [N, C]."""
+def predicted_labels(logits: np.ndarray) -> np.ndarray:
+    """Return the predicted labels, int64 [N], of logits, [N, 1] (two classes) or [N, C]."""
     return (logits[:, 0] > 0).astype(np.int64) if logits.shape[1] == 1 else logits.argmax(axis=1)
 
 
@@ -44,54 +48,112 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
         return float((log_sum - logits[np.arange(len(labels)), labels]).mean())
 
 
-def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean recall of the classes that occur in `labels`, int [N], from logits [N, 1 or C]."""
+def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean recall of the classes that occur in `labels`. Both arguments are labels, int [N]."""
     counts = np.bincount(labels)
-    right = np.bincount(labels[_predicted(logits) == labels], minlength=len(counts))
+    right = np.bincount(labels[predicted == labels], minlength=len(counts))
     return float(np.mean(right[counts > 0] / counts[counts > 0]))
 
 
-def macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean F1 of the classes that occur in `labels`, int [N], from logits [N, 1 or C].
+def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean F1 of the classes that occur in `labels`. Both arguments are labels, int [N].
 
-    F1 of a class that is never predicted is 0.
+    F1 of a class that is never predicted is 0. Classes that occur in `predicted` alone are left out; scikit-learn's
+    default counts them as 0.
     """
-    predicted, classes = _predicted(logits), int(max(labels.max(), 1)) + 1
-    counts = np.bincount(labels, minlength=classes)
-    right = np.bincount(labels[predicted == labels], minlength=classes)
-    asserted = np.bincount(predicted, minlength=classes)[:classes]
-    return float(np.mean((2 * right / np.maximum(counts + asserted, 1))[counts > 0]))
+    counts = np.bincount(labels)
+    right = np.bincount(labels[predicted == labels], minlength=len(counts))
+    asserted = np.bincount(predicted, minlength=len(counts))[: len(counts)]
+    return float(np.mean(2 * right[counts > 0] / (counts + asserted)[counts > 0]))
+
+
+def top_accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """Return the fraction of rows of `logits`, [N, C], whose label is among the five highest. None for 10 classes."""
+    if logits.shape[1] <= _CLASSES_FOR_TOP:
+        return None
+    own = logits[np.arange(len(labels)), labels]
+    return float(((logits > own[:, np.newaxis]).sum(axis=1) < _TOP).mean())
 
 
 def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     """Score logits, float [N, 1] (two classes) or [N, C], against labels, int [N] in [0, C); N >= 1.
 
     Returns:
-        `accuracy`; `accuracy_interval` [low, high], from `wilson_interval`; `loss`, the mean cross-entropy in nats;
-        `auc`, from `roc_auc` (with three or more classes, the mean of each class against the rest); `confusion`, counts
-        as [true class][predicted class]; `per_class`, a dict from class name to `precision`, `recall`, `f1` and
+        `accuracy`; `accuracy_interval` [low, high], from `wilson_interval`; `balanced_accuracy`; `macro_f1`; `top5`,
+        from `top_accuracy`; `loss`, the mean cross-entropy in nats; `auc`, from `roc_auc` (with three or more classes,
+        the mean of each class against the rest); `confusion`, counts as [true class][predicted class], None with over
+        100 classes; `per_class`, a dict from class name to `precision`, `recall`, `recall_interval`, `f1` and
         `support`. An undefined value is None.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix
 
-    chances = probabilities(logits)
-    predicted = chances.argmax(axis=1)
-    classes = np.arange(len(class_names))
-    *shares, counts = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=np.nan)
-    columns = np.array(shares, object)
-    columns[np.isnan(shares)] = None
-    correct = int((predicted == labels).sum())
+    chances, predicted = probabilities(logits), predicted_labels(logits)
+    correct, count = int((predicted == labels).sum()), len(class_names)
+    matrix = confusion_matrix(labels, predicted, labels=range(count)).tolist() if count <= MOST_CONFUSED else None
     return {
         "accuracy": correct / len(labels),
         "accuracy_interval": list(wilson_interval(correct, len(labels))),
+        "balanced_accuracy": balanced_accuracy(predicted, labels),
+        "macro_f1": macro_f1(predicted, labels),
+        "top5": top_accuracy(logits, labels),
         "loss": cross_entropy(logits, labels),
         "auc": mean_auc(chances, labels),
-        "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
-        "per_class": {
-            name: {"precision": precision, "recall": recall, "f1": f1, "support": int(count)}
-            for name, (precision, recall, f1), count in zip(class_names, columns.T.tolist(), counts, strict=True)
-        },
+        "confusion": matrix,
+        "per_class": _per_class(predicted, labels, class_names),
     }
+
+
+def _per_class(predicted: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return `precision`, `recall`, `recall_interval`, `f1` and `support` of each class; see `score`."""
+    counts, asserted, right = (
+        np.bincount(rows, minlength=len(class_names)).tolist()
+        for rows in (labels, predicted, labels[predicted == labels])
+    )
+    return {
+        name: {
+            "precision": correct / claimed if claimed else None,
+            "recall": correct / support if support else None,
+            "recall_interval": list(wilson_interval(correct, support)) if support else None,
+            "f1": 2 * correct / (claimed + support) if claimed + support else None,
+            "support": support,
+        }
+        for name, support, claimed, correct in zip(class_names, counts, asserted, right, strict=True)
+    }
+
+
+def confusions(predicted: np.ndarray, labels: np.ndarray) -> list[tuple[int, int, int]]:
+    """Return (label, predicted label, number of examples) of each pair that occurs. Both arguments are int [N]."""
+    pairs, counts = np.unique(np.stack([labels, predicted], axis=1), axis=0, return_counts=True)
+    return [(int(true), int(other), int(count)) for (true, other), count in zip(pairs, counts, strict=True)]
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """The result of the exact McNemar test (1947, doi:10.1007/BF02295996) of two models on the same `n` examples."""
+
+    first: str
+    second: str
+    n: int
+    only_first: int  # examples that the first model alone got right
+    only_second: int  # examples that the second model alone got right
+    p: float  # the probability of at least this difference if both models are equally good
+
+    def __str__(self) -> str:
+        verdict = "they differ by more than chance" if self.p < 0.05 else "that may be chance"
+        return (
+            f"of {self.n} images only {self.first} is right on {self.only_first}, only {self.second} on "
+            f"{self.only_second}: p = {self.p:.3g} (McNemar), {verdict}"
+        )
+
+
+def mcnemar(first: str, second: str, right: np.ndarray, other: np.ndarray) -> McNemar:
+    """Test whether two models differ by more than chance. `right` and `other`, bool [N], mark the examples they got."""
+    from scipy.stats import binomtest
+
+    only_first, only_second = int((right & ~other).sum()), int((other & ~right).sum())
+    differ = only_first + only_second
+    p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
+    return McNemar(first, second, len(right), only_first, only_second, p)
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -2,13 +2,14 @@
 
 RUN/
     config.json               settings, versions, fingerprints, digests of the class and example lists
-    history.csv               phase, epoch, loss, accuracy, val_loss, val_accuracy
+    history.csv               phase, epoch, loss, accuracy, val_loss, val_accuracy, further figures on val
     logs/                     TensorBoard logs; the epochs of both phases share one axis
     head.keras                features -> logits
     classifier.keras          raw pixels -> logits; only after fine-tuning
     examples.csv              path, digest, label and split of each example
     metrics.json              metrics on val, and the metrics of `headstart evaluate`
-    predictions-<split>.csv   path, digest, label and logits of each example
+    predictions-<split>.csv   path, digest, label, predicted label and logits of each example
+    confusion-<split>.csv     the number of examples of each pair of true and predicted label that occurs
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 import platform
 import re
@@ -31,6 +33,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig, configs_f
 from headstart.features.errors import RunError
 from headstart.features.files import folder_written_atomically, remove_left_over, write_atomically, write_json
 from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.spreadsheets import original_text, spreadsheet_safe
 
 if TYPE_CHECKING:
     import keras
@@ -121,8 +124,11 @@ class Run:
         return {row["digest"] for row in read_csv(self.examples_file) if row["split"] == split}
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write `history.csv`."""
-        write_csv(self.history_file, HISTORY_COLUMNS, ([row[name] for name in HISTORY_COLUMNS] for row in rows))
+        """Write `history.csv`. Further figures on val get columns after the others, empty where a row has none."""
+        rows = list(rows)
+        further = dict.fromkeys(name for row in rows for name in row if name.startswith("val_"))
+        columns = list(dict.fromkeys([*HISTORY_COLUMNS, *further]))
+        write_csv(self.history_file, columns, ([row.get(name, "") for name in columns] for row in rows))
 
     def update(self, file: Path, **fields: Any) -> None:
         """Set top-level `fields` of `file`, one of the run's JSON files. Other fields stay as they are."""
@@ -131,12 +137,16 @@ class Run:
     def forget_evaluations(self) -> None:
         """Remove the metrics and predictions that `evaluate` wrote, because they belong to an earlier model."""
         write_json(self.metrics_file, {key: value for key, value in self.metrics().items() if key != "evaluate"})
-        for file in self.path.glob("predictions-*.csv"):
+        for file in (*self.path.glob("predictions-*.csv"), *self.path.glob("confusion-*.csv")):
             file.unlink()
 
     def predictions_file(self, split: str) -> Path:
         """Return the path of `predictions-<split>.csv`."""
         return self.path / f"predictions-{split}.csv"
+
+    def confusion_file(self, split: str) -> Path:
+        """Return the path of `confusion-<split>.csv`."""
+        return self.path / f"confusion-{split}.csv"
 
 
 def read_json(file: Path, remedy: str = "the run is damaged, train it again") -> dict[str, Any]:
@@ -151,17 +161,23 @@ def read_json(file: Path, remedy: str = "the run is damaged, train it again") ->
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a CSV file. A row is a dict from column name to text."""
+    """Read the rows of a CSV file that `write_csv` wrote. A row is a dict from column name to text."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+        return [
+            {
+                original_text(name): original_text(value) if isinstance(value, str) else value
+                for name, value in row.items()
+            }
+            for row in csv.DictReader(file)
+        ]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file atomically."""
+    """Write a CSV file atomically. Text that a spreadsheet would take for a formula is written safely."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    for row in itertools.chain([header], rows):
+        writer.writerow([spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in row])
     write_atomically(path, text.getvalue())
 
 

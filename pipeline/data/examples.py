@@ -22,6 +22,7 @@ from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.reading import Files, read_data
 from headstart.pipeline.data.splits import FRACTIONS, Item, complete, split_of, takes_val_from_train
+from headstart.pipeline.spreadsheets import original_text, spreadsheet_safe
 
 _REJECT_FIELDS = ("path", "reason", "detail")
 
@@ -46,6 +47,7 @@ class Scan:
     ignored: int  # number of other files: clutter, files outside class folders, files that are no images
     ignored_kinds: dict[str, int]  # `ignored` by kind
     reading: list[str]  # lines that say how the data were read
+    has_splits: bool  # whether the data name the split of an image; else all splits are drawn
 
 
 def scan(
@@ -84,8 +86,8 @@ def scan(
     examples = [
         Example(image, item.label, split, item.group) for image, item, split in zip(images, items, splits, strict=True)
     ]
-    lines = [*files.reading.lines, *how]
-    return Scan(examples, files.reading.class_names, rejects, ignored.total(), dict(+ignored), lines)
+    lines, given = [*files.reading.lines, *how], any(item.split for item in items)
+    return Scan(examples, files.reading.class_names, rejects, ignored.total(), dict(+ignored), lines, given)
 
 
 def _sorted(
@@ -182,10 +184,11 @@ def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Coll
     rows: list[Sequence[str]] = [_REJECT_FIELDS]
     if keep_other_than is not None:
         lines = csv.reader(io.StringIO(old.decode(errors="surrogateescape"), newline=""))
-        whole = [line for line in lines if len(line) == len(_REJECT_FIELDS)]
+        whole = [list(map(original_text, line)) for line in lines if len(line) == len(_REJECT_FIELDS)]
         rows += [line for line in whole[1:] if line[0] not in keep_other_than]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows + [(one.path, one.reason, one.detail) for one in rejects])
+    rows += [(one.path, one.reason, one.detail) for one in rejects]
+    csv.writer(text, lineterminator="\n").writerows(map(spreadsheet_safe, row) for row in rows)
     data = text.getvalue().encode(errors="surrogateescape")
     if data != old:  # without a change nothing is written, so the disk may be read-only
         write_atomically(path, data)

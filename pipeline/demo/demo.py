@@ -17,7 +17,8 @@ from headstart.pipeline.demo.config import DEMO_IMAGES
 from headstart.pipeline.demo.drawing import DemoResult, draw_demo
 from headstart.pipeline.demo.network import choose_network
 from headstart.pipeline.demo.picture import draw_picture, read_guesses
-from headstart.pipeline.evaluate.evaluate import EvaluateResult, evaluate
+from headstart.pipeline.evaluate.evaluate import evaluate
+from headstart.pipeline.evaluate.result import EvaluateResult
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import FinetuneResult, finetune
@@ -76,9 +77,14 @@ class DemoRunResult:
     def lines(self) -> Iterator[str]:
         """Yield the summary that is printed without `--json`: an empty line, and three lines about both phases."""
         head, finetuned, n = self.tested.head, self.tested.finetuned, self.tested.n
-        assert finetuned is not None
         yield ""
         low, high = head["accuracy_interval"]
+        on_test = "no epoch was better than the head"
+        if finetuned:
+            on_test = (
+                f"on test, loss {head['loss']:.4f} -> {finetuned['loss']:.4f}, accuracy {head['accuracy']:.1%} -> "
+                f"{finetuned['accuracy']:.1%}"
+            )
         done, before, after = self.features.extracted, self.tuned.before, self.tuned.after
         passes = f"in {done.seconds:.1f} s" if done.extracted else "in an earlier run of the demo"
         yield (
@@ -89,8 +95,7 @@ class DemoRunResult:
         yield (
             f"Phase 2: {self.tuned.epochs} epochs of fine-tuning took {self.tuned.seconds:.0f} s; on val, loss "
             f"{before['loss']:.4f} -> {after['loss']:.4f}, accuracy {before['accuracy']:.1%} -> "
-            f"{after['accuracy']:.1%}; on test, loss {head['loss']:.4f} -> {finetuned['loss']:.4f}, accuracy "
-            f"{head['accuracy']:.1%} -> {finetuned['accuracy']:.1%}."
+            f"{after['accuracy']:.1%}; {on_test}."
         )
         yield (
             f"See {self.picture}; the run is {self.trained.run}. With photographs of your own, in a folder for each "
@@ -186,11 +191,10 @@ def _shown(result: _Stage) -> _Stage:
 
 
 def _heading(features: FeatureConfig, tested: EvaluateResult) -> list[str]:
-    assert tested.finetuned is not None
     return [
         f"{tested.n} drawings that training has not seen",
         f"phase 1, a head on features of {features.backbone}: {_scored(tested.head)}",
-        f"phase 2, fine-tuned: {_scored(tested.finetuned)}",
+        f"phase 2, fine-tuned: {_scored(tested.finetuned) if tested.finetuned else 'no epoch was better'}",
     ]
 
 

@@ -45,7 +45,8 @@ def read_guesses(run: Run, split: str = "test") -> list[Guess]:
     groups, the least certain come first.
     """
     rows, names = read_csv(run.predictions_file(split)), run.class_names()
-    logits = (np.array([[float(row[f"{model}:{names[1]}"])] for row in rows]) for model in ("head", "finetuned"))
+    second = "finetuned" if f"finetuned:{names[1]}" in rows[0] else "head"  # without a better epoch than the head's
+    logits = (np.array([[float(row[f"{model}:{names[1]}"])] for row in rows]) for model in ("head", second))
     head, finetuned = map(probabilities, logits)
     guesses = [
         Guess(row["path"], names.index(row["label"]), int(first.argmax()), int(last.argmax()), float(last.max()))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from headstart.features.errors import OptionError, RunError
-from headstart.pipeline.metrics import probabilities, score
+from headstart.pipeline.metrics import McNemar, mcnemar, predicted_labels, score
 from headstart.pipeline.runs import Run, read_csv
 from rich.table import Table
 from rich.text import Text
@@ -27,18 +27,6 @@ class Compared:
     loss: float
     seconds: float | None  # of training the model; None if unknown
     settings: dict[str, Any]  # the run's settings in which the runs differ
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """The result of the exact McNemar test (1947, doi:10.1007/BF02295996) of two models on the same `n` examples."""
-
-    first: str
-    second: str
-    n: int
-    only_first: int  # examples that the first model alone got right
-    only_second: int  # examples that the second model alone got right
-    p: float  # the probability of at least this difference if both models are equally good
 
 
 @dataclass(frozen=True)
@@ -66,13 +54,7 @@ class CompareResult:
                 "-" if row.seconds is None else f"{row.seconds:.1f}",
                 Text(", ".join(f"{name} {value}" for name, value in row.settings.items())),
             )
-        test = self.test
-        verdict = "they differ by more than chance" if test.p < 0.05 else "that may be chance"
-        return [
-            table,
-            f"of {test.n} images only {test.first} is right on {test.only_first}, only {test.second} on "
-            f"{test.only_second}: p = {test.p:.3g} (McNemar), {verdict}",
-        ]
+        return [table, str(self.test)]
 
 
 def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
@@ -101,13 +83,8 @@ def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
     ]
     ranked = sorted(zip(rows, logits.values(), strict=True), key=lambda pair: (-pair[0].accuracy, pair[0].loss))
     first, second = (f"{row.run} ({row.model})" for row, _ in ranked[:2])
-    right, other = (probabilities(values).argmax(axis=1) == labels for _, values in ranked[:2])
-    only_first, only_second = int((right & ~other).sum()), int((other & ~right).sum())
-    differ = only_first + only_second
-    from scipy.stats import binomtest
-
-    p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
-    test = McNemar(first, second, len(labels), only_first, only_second, p)
+    right, other = (predicted_labels(values) == labels for _, values in ranked[:2])
+    test = mcnemar(first, second, right, other)
     return CompareResult([row for row, _ in ranked], test)
 
 

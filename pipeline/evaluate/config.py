@@ -1,9 +1,13 @@
-"""The settings of `predict`."""
+"""The settings of `evaluate` and `predict`."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from headstart.features.errors import require_options
 from headstart.features.options import option
+
+AskedSplit = Literal["auto", "train", "val", "test", "all"]
+Sort = Literal["data", "mistakes"]
 
 
 @dataclass(frozen=True)

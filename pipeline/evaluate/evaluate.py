@@ -1,118 +1,134 @@
 """Score a run on a split: the head on cached features and, after fine-tuning, the classifier on raw images."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, RunError
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
+from headstart.pipeline.evaluate.config import AskedSplit, Sort
+from headstart.pipeline.evaluate.files import write_confusions, write_predictions
+from headstart.pipeline.evaluate.result import EvaluateResult
 from headstart.pipeline.evaluate.seen import Seen, seen_in_training
+from headstart.pipeline.evaluate.taken import Taken, take
 from headstart.pipeline.featured import FeaturedExamples, load_examples
-from headstart.pipeline.metrics import score
+from headstart.pipeline.metrics import mcnemar, predicted_labels, score
 from headstart.pipeline.places import Places
-from headstart.pipeline.runs import Run, write_csv
-from rich.table import Table
+from headstart.pipeline.runs import Run
 
 
-@dataclass(frozen=True)
-class EvaluateResult:
-    """Metrics (see `pipeline.metrics.score`) of a run's head and fine-tuned classifier on `n` examples of a split."""
+def evaluate(path: Path, split: AskedSplit = "auto", places: Places = Places(), sort: Sort = "data") -> EvaluateResult:
+    """Score the run at `path`. Write the predictions and confusions into the run, and the metrics to `metrics.json`.
 
-    split: str
-    n: int
-    head: dict[str, Any]
-    finetuned: dict[str, Any] | None
-    seen: Seen | None = None  # None for `train` and `all`, which contain training images
-
-    def fields(self) -> dict[str, Any]:
-        """Return the JSON object that `--json` prints."""
-        return {"split": self.split, "n": self.n, **(self.seen.fields() if self.seen else {}), **self._models()}
-
-    def lines(self) -> list[Any]:
-        """Return the summary that is printed without `--json`."""
-        table = Table("", "accuracy", "95 % interval", "loss", "auc", title=f"{self.n} images of {self.split}")
-        for name, metrics in self._models().items():
-            low, high = metrics["accuracy_interval"]
-            auc = "-" if metrics["auc"] is None else f"{metrics['auc']:.4f}"
-            table.add_row(name, f"{metrics['accuracy']:.4f}", f"{low:.4f} - {high:.4f}", f"{metrics['loss']:.4f}", auc)
-        return [table]
-
-    def _models(self) -> dict[str, dict[str, Any]]:
-        return {"head": self.head} | ({"finetuned": self.finetuned} if self.finetuned else {})
-
-
-def evaluate(path: Path, split: str = "test", places: Places = Places()) -> EvaluateResult:
-    """Score the run at `path`. Write `predictions-<split>.csv` into the run, and the metrics into its `metrics.json`.
-
-    Raises RunError if there is no run, or if the features of its head can't be made again. Raises DataError if the
-    split has no usable images, or if the data folder has a class that the run does not know.
+    Head and fine-tuned classifier run in the precision of the run's features. In place of int8, the classifier runs in
+    float32. Raises RunError if there is no run, if a model's outputs are not finite, or if the features of its head
+    can't be made again. Raises DataError if the split has no usable images, or if the data folder has a class that the
+    run does not know.
 
     Args:
-        split: `train`, `val`, `test`, or `all` for all three.
+        split: `train`, `val`, `test`, or `all` for all three. `auto` means `test`, or all of another data folder
+            without splits.
         places: where the run's store, weights and data are now; another `data` may be named to score that.
+        sort: the order of the predictions; see `write_predictions`.
     """
     run = Run.open(path)
-    class_names = run.class_names()
     cached = load_examples(run, places)
-    data = places.data
-    examples = _labelled(cached, split, class_names, data or Path(run.config()["data"]))
-    labels = np.array([example.label for example in examples])
+    taken = take(run, cached, split, places.data)
+    if taken.whole:
+        console.print(f"{places.data}: has no splits, so all of its {len(taken.examples)} images are scored")
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images can't be used: {cached.extraction.store}/rejects.csv says why")
-    seen = seen_in_training(run, cached, examples, data is not None) if split not in ("train", "all") else None
-    for line in seen.lines(split) if seen else []:
+    by_choice = taken.elsewhere is None and taken.split in ("train", "all")
+    seen = None if by_choice else seen_in_training(run, cached, taken.examples, taken.elsewhere is not None)
+    for line in seen.lines(taken.scored) if seen else []:
         console.print(line, style="yellow")
-    features = cached.labelled(examples).features
-    logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}  # [N, 1 or C]
-    if run.classifier_file.exists():
-        logits["finetuned"] = _logits_of_classifier(run, cached, examples)
-    metrics = {model: score(values, labels, class_names) for model, values in logits.items()}
-    _write_predictions(run, split, examples, class_names, logits)
-    key = split if data is None else f"{split} of {data}"
-    result = EvaluateResult(split, len(examples), metrics["head"], metrics.get("finetuned"), seen)
-    run.update(run.metrics_file, evaluate={**run.metrics().get("evaluate", {}), key: result.fields()})
+    unchanged = run.metrics().get("finetune", {}).get("best_epoch") == 0
+    outputs = _outputs(run, cached, taken.examples, finetuned=run.classifier_file.exists() and not unchanged)
+    result = _result(run, taken, outputs, seen, unchanged)
+    logits = {model: output.logits for model, output in outputs.items()}
+    class_names = run.class_names()
+    write_predictions(result.predictions_file, taken.examples, class_names, logits, result.better, sort)
+    write_confusions(result.confusion_file, _labels(taken.examples), class_names, logits)
+    kept = run.metrics().get("evaluate", {})
+    run.update(run.metrics_file, evaluate={**kept, taken.key: result.kept_fields()})
     return result
 
 
-def _logits_of_classifier(run: Run, cached: FeaturedExamples, examples: list[Example]) -> np.ndarray:
-    """Return the logits of the fine-tuned classifier on raw images, float32 [N, 1 or C]."""
-    from headstart.features.frozen.frozen import default_batch_size
-    from headstart.pipeline.inputs import eval_dataset, explained
-    from headstart.pipeline.training import EvalProgress
+@dataclass(frozen=True)
+class _Output:
+    """The logits of a model, float32 [N, 1 or C], and the precision in which its backbone ran."""
 
-    classifier = run.load_model(run.classifier_file)
-    images = eval_dataset(examples, cached.network.images, cached.extraction.batch_size or default_batch_size())
-    with explained(examples), progress("evaluating the classifier", len(examples)) as advance:
-        callback = EvalProgress(advance, len(examples))
-        logits: np.ndarray = classifier.predict(images, verbose=0, callbacks=[callback])
-    return logits
+    logits: np.ndarray
+    precision: str
 
 
-def _labelled(cached: FeaturedExamples, split: str, class_names: list[str], data: Path) -> list[Example]:
-    """Return the examples of `split`, with labels that are indices into `class_names`, the run's class names.
+def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], finetuned: bool) -> dict[str, _Output]:
+    """Return the outputs of the head and, with `finetuned`, of the classifier.
 
-    Raises DataError if there are no such examples, or if the data have a class that the run does not know.
+    Raises RunError if an output is not finite.
     """
-    if unknown := sorted(set(cached.class_names) - set(class_names)):
-        names = ", ".join(map(repr, unknown))
-        raise DataError(f"{data}: the run knows no class {names}; it has {', '.join(class_names)}")
-    examples = cached.of(split)
-    if not examples:
-        raise DataError(f"{data}: the {split} split has no usable images; choose another --split")
-    return [replace(one, label=class_names.index(cached.class_names[one.label])) for one in examples]
+    features = cached.labelled(examples).features
+    head = run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)
+    outputs = {"head": _Output(head, cached.config.precision)}
+    files = {"head": run.head_file, "finetuned": run.classifier_file}
+    if finetuned:
+        outputs["finetuned"] = _output_of_classifier(run, cached, examples)
+    for model, output in outputs.items():
+        if not np.isfinite(output.logits).all():
+            raise RunError(f"{files[model]}: its outputs are not finite for all images; train it again")
+    return outputs
 
 
-def _write_predictions(
-    run: Run, split: str, examples: list[Example], class_names: list[str], logits: dict[str, np.ndarray]
-) -> None:
-    units = class_names[1:] if len(class_names) == 2 else class_names
-    write_csv(
-        run.predictions_file(split),
-        ["path", "digest", "label", *(f"{model}:{name}" for model in logits for name in units)],
-        (
-            [example.image.path, example.image.digest, class_names[example.label], *map(float, row)]
-            for example, row in zip(examples, np.concatenate(list(logits.values()), axis=1), strict=True)
-        ),
+def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Sequence[Example]) -> _Output:
+    """Return the output of the fine-tuned classifier on raw images. Its backbone runs in its fast form."""
+    from headstart.features.images.batches import decoded_batches, why_undecodable
+    from headstart.pipeline.classifier import split_classifier
+
+    network, head = split_classifier(run.load_model(run.classifier_file), cached.network)
+    backbone, images = network.freeze(), [example.image for example in examples]
+    rows: dict[int, np.ndarray] = {}
+    with progress("evaluating the classifier", len(examples)) as advance:
+        batches = decoded_batches(images, network.images, backbone.images_per_pass)
+        for positions, found in backbone.stream(batches):
+            features = np.concatenate([found[cut] for cut in network.cuts], axis=1)
+            rows.update(zip(positions.tolist(), head.predict_on_batch(features), strict=True))
+            advance(len(positions))
+    if lost := [image for position, image in enumerate(images) if position not in rows]:
+        reject = why_undecodable(lost[0])
+        raise DataError(f"{reject.path}: {reject.reason}, {reject.detail} ({len(lost)} such files)")
+    return _Output(np.stack([rows[position] for position in range(len(images))]), network.backbone.precision)
+
+
+def _result(
+    run: Run, taken: Taken, outputs: Mapping[str, _Output], seen: Seen | None, unchanged: bool
+) -> EvaluateResult:
+    """Score the outputs of each model, and compare the models."""
+    labels, class_names = _labels(taken.examples), run.class_names()
+    metrics = {
+        model: {**score(output.logits, labels, class_names), "precision": output.precision}
+        for model, output in outputs.items()
+    }
+    better, *others = sorted(metrics, key=lambda model: (-metrics[model]["accuracy"], metrics[model]["loss"]))
+    right = {model: predicted_labels(output.logits) == labels for model, output in outputs.items()}
+    counts = np.bincount(labels)
+    return EvaluateResult(
+        split=taken.split,
+        scored=taken.scored,
+        n=len(labels),
+        largest_class=class_names[int(counts.argmax())],
+        largest_class_share=float(counts.max() / len(labels)),
+        head=metrics["head"],
+        finetuned=metrics.get("finetuned"),
+        better=better,
+        mcnemar=mcnemar(better, others[0], right[better], right[others[0]]) if others else None,
+        unchanged=unchanged,
+        predictions_file=run.predictions_file(taken.stem),
+        confusion_file=run.confusion_file(taken.stem),
+        seen=seen,
     )
+
+
+def _labels(examples: Sequence[Example]) -> np.ndarray:
+    return np.array([example.label for example in examples])

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from headstart.features.errors import require_options
 from headstart.features.options import option
+from headstart.pipeline.choosing import CHOICES, ChooseBy, canonical
 
 # Adam reads and writes all weights once per step, so an epoch is faster with large batches. But ten epochs of a few
 # hundred examples would have too few steps with batches of 512.
@@ -15,6 +16,8 @@ SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion"]
 HEAD_VERSION = 3  # increase it if the same settings give another head: then older studies are refused
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+ClassWeight = Literal["none", "balanced"]
+CLASS_WEIGHTS: tuple[ClassWeight, ...] = get_args(ClassWeight)
 
 
 def parse_units(text: str) -> int:
@@ -42,9 +45,11 @@ class HeadConfig:
     epochs: int = option(10, "Passes over the training examples.")
     batch_size: int = option(0, "Examples per step; 0 chooses 64 to 512 by their number.", flag="--head-batch-size")
     label_smoothing: float = option(0.0, "Weight of the uniform distribution in the target.")
-    class_weight: Literal["none", "balanced"] = option("none", "balanced gives rare classes more weight.")
+    class_weight: ClassWeight = option("none", "balanced gives rare classes more weight.")
+    choose_by: ChooseBy = option("loss", "Figure on val by which an epoch is best. log_loss is loss.")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "choose_by", canonical(self.choose_by))
         object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
         units = ", ".join(map(str, self.units))
         require_options(
@@ -55,6 +60,8 @@ class HeadConfig:
             ("--label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "at least 0 and under 1"),
             ("--learning-rate", self.learning_rate, self.learning_rate >= 0, "over 0, or 0 to choose"),
             ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            ("--class-weight", self.class_weight, self.class_weight in CLASS_WEIGHTS, "none or balanced"),
+            ("--choose-by", self.choose_by, self.choose_by in CHOICES, f"among {', '.join(CHOICES)}"),
             ("--head-batch-size", self.batch_size, self.batch_size >= 0, "at least 1, or 0 to choose"),
         )
 

@@ -8,7 +8,7 @@ from headstart.features.device import make_deterministic
 from headstart.features.errors import DivergedError
 from headstart.features.tensorflow import keras
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.loop import Advance, OnEpoch, run_epochs
+from headstart.pipeline.head.loop import Advance, OnEpoch, on_val, run_epochs
 from headstart.pipeline.labelled import LabelledFeatures
 
 _BLOCK = 256  # rows
@@ -16,7 +16,7 @@ _BLOCK = 256  # rows
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A head with the weights of its best epoch, the one with the lowest loss on val.
+    """A head with the weights of its best epoch, by the figure on val that `HeadConfig.choose_by` names.
 
     `history` has one row of metrics per epoch. `best_epoch` counts from 1.
     """
@@ -28,9 +28,8 @@ class TrainedHead:
 
     @property
     def val(self) -> dict[str, float]:
-        """Return `accuracy` and `loss` on val at the best epoch."""
-        best = self.history[self.best_epoch - 1]
-        return {"accuracy": best["val_accuracy"], "loss": best["val_loss"]}
+        """Return `accuracy`, `loss` and, if it is another, the figure `choose_by` on val at the best epoch."""
+        return on_val(self.history[self.best_epoch - 1])
 
 
 def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
@@ -61,7 +60,7 @@ def fit_head(
     advance: Advance = lambda _: None,
     on_epoch: OnEpoch = lambda *_: False,
 ) -> TrainedHead:
-    """Train a head, and return it with the weights of the epoch with the lowest loss on val.
+    """Train a head, and return it with the weights of the epoch that is best on val by `config.choose_by`.
 
     Raises DivergedError if no epoch has a finite loss on val.
 

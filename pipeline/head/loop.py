@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from headstart.features.tensorflow import keras, tf
+from headstart.pipeline.choosing import ChooseBy, ValFigures, rank
 from headstart.pipeline.head.config import SMALLEST_BATCH, HeadConfig
 from headstart.pipeline.labelled import LabelledFeatures
-from headstart.pipeline.metrics import accuracy, cross_entropy
 from headstart.pipeline.optimizers import fused, release, with_reduced_products
 from headstart.pipeline.training import class_weights, make_optimizer, restart_draws
 
@@ -44,14 +44,15 @@ def run_epochs(
         on_epoch: called after each epoch, with the epoch's number, from 1, and its row of metrics.
 
     Returns:
-        a copy of the head, with the averaged weights of the epoch with the lowest loss on val; a row per epoch, with
-        `loss`, `accuracy`, `val_loss` and `val_accuracy`; the number of the best epoch, or 0 if no loss was finite.
+        a copy of the head, with the averaged weights of the epoch that is best on val by `config.choose_by`; a row per
+        epoch, with `loss`, `accuracy`, `val_loss`, `val_accuracy` and, for another figure, `val_<figure>`; the number
+        of the best epoch, or 0 if no loss was finite.
     """
     head = keras.models.clone_model(trained)
     step = _Step(trained, train, config)
     views = train.views or [train.features]
     history: list[Row] = []
-    best_epoch, best_loss, best = 0, float("inf"), head.get_weights()
+    best_epoch, best_rank, best = 0, (float("inf"), float("inf")), head.get_weights()
     for epoch in range(1, config.epochs + 1):
         restart_draws(trained, epoch - 1)
         features = views[(epoch - 1) % len(views)]
@@ -64,10 +65,11 @@ def run_epochs(
         for weight, average in zip(head.trainable_variables, step.averages, strict=True):
             weight.assign(average)
         loss, right = (totals / len(train)).tolist()
-        row = {"loss": loss, "accuracy": right, **_validate(head, val)}
+        figures = _validate(head, val, config.choose_by)
+        row = {"loss": loss, "accuracy": right, **{f"val_{name}": value for name, value in figures.items()}}
         history.append(row)
-        if row["val_loss"] < best_loss:
-            best_epoch, best_loss, best = epoch, row["val_loss"], head.get_weights()
+        if (ranked := rank(config.choose_by, figures)) < best_rank:
+            best_epoch, best_rank, best = epoch, ranked, head.get_weights()
         if on_epoch(epoch, row):
             break
     head.set_weights(best)
@@ -134,18 +136,21 @@ def _losses(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor
     return keras.losses.categorical_crossentropy(target, logits, from_logits=True, label_smoothing=smoothing)
 
 
-def _validate(head: keras.Model, val: LabelledFeatures) -> Row:
-    """Return the mean cross-entropy on `val`, in nats, as `val_loss`, and the accuracy as `val_accuracy`.
+def _validate(head: keras.Model, val: LabelledFeatures, choose_by: ChooseBy) -> Row:
+    """Return the figures of `head` on `val`; see `ValFigures`.
 
     The head runs eagerly, because tracing a graph would take as long as several epochs.
     """
-    loss = right = 0.0
+    found = ValFigures(choose_by)
     for start in range(0, len(val), _BLOCK):
-        labels = val.labels[start : start + _BLOCK]
         logits = head(val.features[start : start + _BLOCK], training=False).numpy()
-        loss += cross_entropy(logits, labels) * len(labels)
-        right += accuracy(logits, labels) * len(labels)
-    return {"val_loss": loss / len(val), "val_accuracy": right / len(val)}
+        found.add(logits, val.labels[start : start + _BLOCK])
+    return found.figures()
+
+
+def on_val(row: Row) -> dict[str, float]:
+    """Return the figures on val of an epoch's `row`, by their names without `val_`."""
+    return {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
 
 
 @contextmanager
@@ -158,7 +163,7 @@ def writing_curves(folder: Path, learning_rate: float) -> Iterator[OnEpoch]:
 
     def write(epoch: int, row: Row) -> bool:
         rows = {name: row[name] for name in ("loss", "accuracy")} | {"learning_rate": learning_rate}
-        for writer, values in ((train, rows), (val, {name: row[f"val_{name}"] for name in ("loss", "accuracy")})):
+        for writer, values in ((train, rows), (val, on_val(row))):
             with writer.as_default(step=epoch - 1):
                 for name, value in values.items():
                     tf.summary.scalar(f"epoch_{name}", value)

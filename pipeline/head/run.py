@@ -18,11 +18,13 @@ from headstart.features.backbones.cuts import (
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_to_json
 from headstart.features.frozen.network import weights_digest
 from headstart.features.terminal import console, progress
+from headstart.pipeline.choosing import ChooseBy, titled
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.rare import tell_rare
 from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ class HeadResult:
     epochs: int  # the requested number; training may end earlier
     best_epoch: int  # counts from 1
     seconds: float  # of extraction, training and writing together
-    val: dict[str, float]  # `accuracy` and `loss` at the best epoch
+    val: dict[str, float]  # `accuracy`, `loss` and the figure `choose_by` at the best epoch
+    choose_by: ChooseBy = "loss"
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -45,8 +48,9 @@ class HeadResult:
 
     def lines(self) -> Iterator[str]:
         """Yield the summary that is printed without `--json`."""
+        other = f", {titled(self.choose_by)} {self.val[self.choose_by]:.4f}" if len(self.val) > 2 else ""
         yield (
-            f"val accuracy {self.val['accuracy']:.4f}, loss {self.val['loss']:.4f} "
+            f"val accuracy {self.val['accuracy']:.4f}, loss {self.val['loss']:.4f}{other} "
             f"(best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s)"
         )
         yield f"the run is in {self.run}; next: {next_steps(self.run)}"
@@ -80,8 +84,8 @@ def train_run(
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
         require, reading: see `cache_features`.
-        folded: the accuracy and loss of such a head by cross-validation. Then `data` needs no val split. Without one,
-            the head is trained for all epochs, and has these figures in place of those on val.
+        folded: the figures of such a head by cross-validation, as in `val_figures`. Then `data` needs no val split.
+            Without one, the head is trained for all epochs, and has these figures in place of those on val.
         origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))
@@ -92,6 +96,7 @@ def train_run(
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images rejected: {extraction.store}/rejects.csv says why")
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
+    tell_rare(cached.of("train"), cached.class_names, head)
     head = head.for_examples(len(cached.of("train")))
     with new_run(path, overwrite) as run:
         trained = _fit(run, cached, head, seed, folded)
@@ -102,6 +107,7 @@ def train_run(
         best_epoch=trained.best_epoch,
         seconds=time.perf_counter() - start,
         val=trained.val,
+        choose_by=head.choose_by,
     )
 
 

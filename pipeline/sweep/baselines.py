@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from headstart.pipeline.choosing import ChooseBy, rank, val_figures
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C, the inverse of the penalty
 _NEIGHBOURS = (1, 3, 10, 30)
@@ -17,26 +18,39 @@ Fold = tuple[_Rows, _Rows]  # rows to train on, rows to validate on
 
 @dataclass(frozen=True)
 class Baseline:
-    """The score of a method at one setting. `loss` and `accuracy` on the validation rows are means over the folds."""
+    """The score of a method at one setting. The figures on the validation rows are means over the folds."""
 
     name: str
     setting: dict[str, Any]
     loss: float
     accuracy: float
+    other: dict[str, float] = field(default_factory=dict)  # the figure by which heads are chosen, if it is another
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Return all figures by name."""
+        return {"loss": self.loss, "accuracy": self.accuracy, **self.other}
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object of a baseline."""
+        return {"name": self.name, "setting": self.setting, **self.figures}
 
 
-def fit_baselines(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
-    """Fit each method at several settings, and return the setting with the lowest loss for each method.
+def fit_baselines(
+    features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy = "loss"
+) -> list[Baseline]:
+    """Fit each method at several settings, and return the best setting of each method by the figure `choose_by`.
 
     `features` is float32 [N, D], and `labels` is int64 [N].
     """
-    methods = (_logistic(features, labels, folds), _neighbours(features, labels, folds, classes))
-    return [min(tried, key=lambda baseline: baseline.loss) for tried in methods]
+    methods = (_logistic(features, labels, folds, choose_by), _neighbours(features, labels, folds, classes, choose_by))
+    return [min(tried, key=lambda baseline: rank(choose_by, baseline.figures)) for tried in methods]
 
 
-def loss_to_beat(baselines: Sequence[Baseline]) -> float:
-    """Return the loss of logistic regression, or infinity if `baselines` does not include it."""
-    return min((one.loss for one in baselines if one.name == _LOGISTIC), default=float("inf"))
+def rank_to_beat(choose_by: ChooseBy, baselines: Sequence[Baseline]) -> tuple[float, float]:
+    """Return the `choosing.rank` of logistic regression, or infinities if `baselines` does not include it."""
+    ranks = (rank(choose_by, one.figures) for one in baselines if one.name == _LOGISTIC)
+    return min(ranks, default=(float("inf"), float("inf")))
 
 
 def logistic_regression(strength: float) -> Any:
@@ -48,7 +62,7 @@ def logistic_regression(strength: float) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
 
 
-def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -> list[Baseline]:
+def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], choose_by: ChooseBy) -> list[Baseline]:
     """Fit logistic regression at weaker and weaker penalties, until the loss rises. Weak penalties are slow."""
     from sklearn.exceptions import ConvergenceWarning
 
@@ -60,13 +74,15 @@ def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]) -
                 warnings.simplefilter("ignore", ConvergenceWarning)  # a model that has not converged is scored, too
                 model = logistic_regression(strength).fit(features[train], labels[train])
             chances.append(model.predict_proba(features[val]))
-        tried.append(_scored(_LOGISTIC, {"C": strength}, chances, labels, folds))
+        tried.append(_scored(_LOGISTIC, {"C": strength}, chances, labels, folds, choose_by))
         if tried[-1].loss > min(one.loss for one in tried):
             break
     return tried
 
 
-def _neighbours(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> list[Baseline]:
+def _neighbours(
+    features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
+) -> list[Baseline]:
     """Score nearest neighbours by cosine, at several numbers of neighbours.
 
     The probability of a class is its share of the neighbours, after one neighbour is added to each class.
@@ -82,20 +98,25 @@ def _neighbours(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold],
     for count in _NEIGHBOURS:
         votes = [np.eye(classes)[found[:, :count]].sum(axis=1) + 1 for found in nearest]
         chances = [rows / rows.sum(axis=1, keepdims=True) for rows in votes]
-        tried.append(_scored("nearest neighbours", {"k": count}, chances, labels, folds))
+        tried.append(_scored("nearest neighbours", {"k": count}, chances, labels, folds, choose_by))
     return tried
 
 
 def _scored(
-    name: str, setting: dict[str, Any], chances: Sequence[np.ndarray], labels: np.ndarray, folds: Sequence[Fold]
+    name: str,
+    setting: dict[str, Any],
+    chances: Sequence[np.ndarray],
+    labels: np.ndarray,
+    folds: Sequence[Fold],
+    choose_by: ChooseBy,
 ) -> Baseline:
-    """Score one setting by mean cross-entropy and accuracy over the folds.
+    """Score one setting by its `val_figures`, as means over the folds.
 
     `chances` has the class probabilities of each fold's validation rows, [n, classes].
     """
-    losses, accuracies = [], []
-    for rows, (_, val) in zip(chances, folds, strict=True):
-        right = rows[np.arange(len(rows)), labels[val]]
-        losses.append(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
-        accuracies.append((rows.argmax(axis=1) == labels[val]).mean())
-    return Baseline(name, setting, float(np.mean(losses)), float(np.mean(accuracies)))
+    found = [
+        val_figures(choose_by, np.log(np.maximum(rows, np.finfo(np.float32).tiny)), labels[val])
+        for rows, (_, val) in zip(chances, folds, strict=True)
+    ]
+    means = {figure: float(np.mean([one[figure] for one in found])) for figure in found[0]}
+    return Baseline(name, setting, means.pop("loss"), means.pop("accuracy"), means)

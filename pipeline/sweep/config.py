@@ -7,6 +7,8 @@ from typing import Literal
 
 from headstart.features.errors import require_options
 from headstart.features.options import option
+from headstart.pipeline.choosing import CHOICES, ChooseBy, canonical
+from headstart.pipeline.head.config import CLASS_WEIGHTS, ClassWeight
 
 Sampler = Literal["tpe", "random", "grid"]
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -32,11 +34,16 @@ class SweepConfig:
     sampler: Sampler = option("tpe", "tpe learns from earlier trials; grid tries three values of each range.")
     folds: int = option(0, "Number of cross-validation folds over train and val; 0 validates on val alone.")
     space: Path | None = option(None, "TOML file that defines the search space.")
+    class_weight: ClassWeight = option("none", "balanced gives rare classes more weight; --space may search over both.")
+    choose_by: ChooseBy = option("loss", "Figure on val by which an epoch or trial is best. log_loss is loss.")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "choose_by", canonical(self.choose_by))
         require_options(
             ("--trials", self.trials, self.trials >= 1, "at least 1"),
             ("--timeout", self.timeout, self.timeout >= 0, "at least 0"),
             ("--jobs", self.jobs, self.jobs >= 1, "at least 1"),
             ("--folds", self.folds, self.folds == 0 or self.folds >= 2, "at least 2, or 0"),
+            ("--class-weight", self.class_weight, self.class_weight in CLASS_WEIGHTS, "none or balanced"),
+            ("--choose-by", self.choose_by, self.choose_by in CHOICES, f"among {', '.join(CHOICES)}"),
         )

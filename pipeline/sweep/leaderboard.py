@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import itemgetter
 from typing import Any
 
 from headstart.features.terminal import console
-from headstart.pipeline.sweep.baselines import Baseline, loss_to_beat
+from headstart.pipeline.choosing import FIGURES, ChooseBy, rank, titled
+from headstart.pipeline.sweep.baselines import Baseline, rank_to_beat
 from headstart.pipeline.sweep.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.live import Live
@@ -19,23 +19,27 @@ _LINE_SECONDS = 10.0
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete trials, sorted by loss on val, the lowest first."""
+    """Return the complete trials, the best first. Of equal trials, the lower loss is better, then the lower number."""
     complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
-    return sorted(complete, key=lambda trial: (trial.value, trial.number))
+    return sorted(complete, key=lambda trial: (trial.value, figures_of(trial)["loss"], trial.number))
 
 
-def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline]) -> Table:
-    """Return a table of the ten best trials and the baselines, sorted by loss on val, the lowest first."""
-    rows: list[tuple[Any, str, float, str]] = [
-        (trial.value, f"trial {trial.number}", trial.user_attrs["accuracy"], _short(trial.params))
-        for trial in ranked(trials)[:_SHOWN]
-    ]
-    rows += [(one.loss, one.name, one.accuracy, _short(one.setting)) for one in baselines]
-    table = Table("tried", "val loss", "val accuracy", "settings")
-    for loss, name, accuracy, settings in sorted(rows, key=itemgetter(0)):
-        beaten = name.startswith("trial") and loss >= loss_to_beat(baselines)
+def figures_of(trial: FrozenTrial) -> dict[str, float]:
+    """Return the figures on val of a complete trial by name: `loss`, `accuracy`, and the figure `choose_by`."""
+    attributes = {"loss": trial.value, **trial.user_attrs}  # before 0.2, the value was the only loss that was kept
+    return {name: attributes[name] for name in FIGURES if name in attributes}
+
+
+def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline], choose_by: ChooseBy = "loss") -> Table:
+    """Return a table of the ten best trials and the baselines, the best by the figure `choose_by` first."""
+    rows = [(f"trial {trial.number}", figures_of(trial), _short(trial.params)) for trial in ranked(trials)[:_SHOWN]]
+    rows += [(one.name, one.figures, _short(one.setting)) for one in baselines]
+    shown = list(dict.fromkeys(("loss", "accuracy", choose_by)))
+    table = Table("tried", *(f"val {titled(figure)}" for figure in shown), "settings")
+    for name, figures, settings in sorted(rows, key=lambda row: rank(choose_by, row[1])):
+        beaten = name.startswith("trial") and rank(choose_by, figures) >= rank_to_beat(choose_by, baselines)
         remark = " (does not beat logistic regression)" if beaten else ""
-        table.add_row(name, f"{loss:.4f}", f"{accuracy:.4f}", Text(f"{settings}{remark}"))
+        table.add_row(name, *(f"{figures[figure]:.4f}" for figure in shown), Text(f"{settings}{remark}"))
     return table
 
 
@@ -54,7 +58,7 @@ def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterat
     On a terminal, the function draws a table of the best trials and `baselines`, with the speed and the time left.
     Elsewhere, it prints a line of progress at most every ten seconds.
     """
-    before, start = len(study.finished()), time.monotonic()
+    before, start, choose_by = len(study.finished()), time.monotonic(), study.space.choose_by
     next_line = start + _LINE_SECONDS
 
     def line(trials: Sequence[FrozenTrial]) -> str:
@@ -62,8 +66,8 @@ def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterat
         speed = (done - before) / max(time.monotonic() - start, 1e-9)
         left = f", {(most - done) / speed:.0f} s left" if done > before else ""
         best = ranked(trials)[:1]
-        lowest = f", best loss on val {best[0].value:.4f}" if best else ""
-        return f"searching: {done}/{most} trials, {speed:.2f} trials/s{left}{lowest}"
+        figure = f", best {titled(choose_by)} on val {figures_of(best[0])[choose_by]:.4f}" if best else ""
+        return f"searching: {done}/{most} trials, {speed:.2f} trials/s{left}{figure}"
 
     def write() -> None:
         nonlocal next_line
@@ -78,7 +82,7 @@ def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterat
 
         def draw() -> None:
             trials = study.finished()
-            table = board(trials, baselines)
+            table = board(trials, baselines, choose_by)
             table.caption = line(trials)
             live.update(table, refresh=True)
 

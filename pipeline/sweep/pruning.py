@@ -1,11 +1,13 @@
-"""Rules that stop a trial early if other trials are better after as many epochs, or if its loss no longer falls."""
+"""Rules that stop a trial early if other trials are better after as many epochs, or if it no longer gets better."""
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 import optuna
+from headstart.pipeline.choosing import ChooseBy, rank
+from headstart.pipeline.head.loop import on_val
 
-_PATIENCE = 4  # epochs without a better loss on val
+_PATIENCE = 4  # epochs that are not better on val
 _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 
 
@@ -23,23 +25,24 @@ def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePrun
 
 
 class EpochPruner:
-    """Stops the training of a head after an epoch if `trial` is pruned, or if the loss on val no longer falls.
+    """Stops the training of a head after an epoch if `trial` is pruned, or if epochs no longer get better on val.
 
     `pruned` is True once `trial` was pruned. `trial` is None if trials are pruned after folds, not after epochs.
+    Epochs are compared by the figure `choose_by`; see `choosing.rank`.
     """
 
-    def __init__(self, trial: optuna.Trial | None) -> None:
-        self.trial = trial
+    def __init__(self, trial: optuna.Trial | None, choose_by: ChooseBy = "loss") -> None:
+        self.trial, self.choose_by = trial, choose_by
         self.pruned = False
-        self._best, self._since = float("inf"), 0
+        self._best, self._since = (math.inf, math.inf), 0
 
     def __call__(self, epoch: int, row: dict[str, float]) -> bool:
         """Return whether to stop after `epoch`, which counts from 1. `row` has the metrics of the epoch."""
-        if row["val_loss"] < self._best:
-            self._best, self._since = row["val_loss"], 0
+        if (ranked := rank(self.choose_by, on_val(row))) < self._best:
+            self._best, self._since = ranked, 0
         else:
             self._since += 1
-        if self.trial is not None and np.isfinite(self._best):
-            self.trial.report(self._best, epoch)
+        if self.trial is not None and math.isfinite(self._best[0]):
+            self.trial.report(self._best[0], epoch)
             self.pruned = self.trial.should_prune()
         return self.pruned or self._since >= _PATIENCE

@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart.pipeline.choosing import ChooseBy, rank, titled
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import next_steps
-from headstart.pipeline.sweep.baselines import Baseline, loss_to_beat
-from headstart.pipeline.sweep.leaderboard import board
+from headstart.pipeline.sweep.baselines import Baseline, rank_to_beat
+from headstart.pipeline.sweep.leaderboard import board, figures_of
 from optuna.trial import FrozenTrial, TrialState
 
 
@@ -22,6 +23,7 @@ class SweepResult:
     seconds: float  # from the start of this command to its end
     best: dict[str, Any]  # see `describe_winner`
     baselines: list[Baseline]
+    choose_by: ChooseBy = "loss"  # the figure by which the best trial was chosen
 
     @property
     def pruned(self) -> int:
@@ -35,21 +37,24 @@ class SweepResult:
             "pruned": self.pruned,
             "seconds": self.seconds,
             "best": self.best,
-            "baselines": [asdict(one) for one in self.baselines],
+            "baselines": [one.fields() for one in self.baselines],
+            "choose_by": self.choose_by,
             "run": self.run,
         }
 
     def lines(self) -> Iterator[Any]:
         """Yield the summary that is printed without `--json`."""
         best, study, count = self.best, self.study, len(self.finished)
-        yield board(self.finished, self.baselines)
+        yield board(self.finished, self.baselines, self.choose_by)
         yield f"{count} trials, {self.pruned} of them given up early; {self.seconds:.1f} s since this start"
+        extreme = "lowest" if self.choose_by == "loss" else "highest"
+        others = [f"{name} {best[name]:.4f}" for name in ("loss", "accuracy") if name != self.choose_by]
         yield (
-            f"trial {best['trial']} has the lowest loss on val, {best['loss']:.4f} (accuracy {best['accuracy']:.4f}), "
-            f"on {'+'.join(best['cuts'])}"
+            f"trial {best['trial']} has the {extreme} {titled(self.choose_by)} on val, {best[self.choose_by]:.4f} "
+            f"({', '.join(others)}), on {'+'.join(best['cuts'])}"
         )
         if not best["beats_logistic_regression"]:
-            yield "no head beats logistic regression on the same features, by the loss on val"
+            yield f"no head beats logistic regression on the same features, by the {titled(self.choose_by)} on val"
         yield f"the run is in {self.run}; next: {next_steps(self.run)}"
         yield f"every trial: optuna-dashboard sqlite:///{study}, or tensorboard --logdir {study}.logs"
 
@@ -58,12 +63,11 @@ def describe_winner(
     winner: FrozenTrial, cuts: list[str], head: HeadConfig, baselines: Sequence[Baseline]
 ) -> dict[str, Any]:
     """Describe the winning trial, for `SweepResult.best`."""
-    loss = winner.value or 0.0
+    figures, choose_by = figures_of(winner), head.choose_by
     return {
         "trial": winner.number,
-        "loss": loss,
-        "accuracy": winner.user_attrs["accuracy"],
+        **figures,
         "cuts": cuts,
         "head": asdict(head),
-        "beats_logistic_regression": loss < loss_to_beat(baselines),
+        "beats_logistic_regression": rank(choose_by, figures) < rank_to_beat(choose_by, baselines),
     }

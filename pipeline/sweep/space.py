@@ -12,7 +12,8 @@ import numpy as np
 from headstart.features.backbones.cuts import Cut, alternative_cuts, chosen_cuts, cut_names
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError
-from headstart.pipeline.head.config import OPTIMIZERS, HeadConfig
+from headstart.pipeline.choosing import ChooseBy
+from headstart.pipeline.head.config import CLASS_WEIGHTS, OPTIMIZERS, ClassWeight, HeadConfig
 from headstart.pipeline.sweep.choices import Choice, Choose, grid_points, is_number
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ label_smoothing = { low = 0.0, high = 0.2 }
 epochs = 20                                               # at most: trials that do worse end sooner
 """
 _LARGEST_GRID = 20_000
+_WORDS: Mapping[str, tuple[str, ...]] = {"optimizer": OPTIMIZERS, "class_weight": CLASS_WEIGHTS}
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Space:
 
     choices: Mapping[str, Choice]
     cuts: CutChoice
+    choose_by: ChooseBy = "loss"  # of every head
 
     def suggest(self, trial: BaseTrial) -> tuple[HeadConfig, list[Cut]]:
         """Let an Optuna trial choose a head and its cuts. A setting with one value is not a parameter of the trial."""
@@ -85,9 +88,17 @@ class Space:
         layers = ask("layers", self.choices["layers"])
         units = tuple(ask(f"units {layer}", self.choices["units"]) for layer in range(1, layers + 1))
         dropout = ask("dropout", self.choices["dropout"]) if layers else 0.0
-        others = ("weight_decay", "learning_rate", "optimizer", "batch_size", "label_smoothing", "epochs")
+        others = (
+            "weight_decay",
+            "learning_rate",
+            "optimizer",
+            "batch_size",
+            "label_smoothing",
+            "epochs",
+            "class_weight",
+        )
         settings = {name: ask(name, self.choices[name]) for name in others}
-        return HeadConfig(units=units, dropout=dropout, **settings), cuts
+        return HeadConfig(units=units, dropout=dropout, choose_by=self.choose_by, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
         """Return the parameters of the head in this space that is nearest to `config`.
@@ -118,18 +129,24 @@ class Space:
         return [grid[index] for index in np.random.default_rng(seed).permutation(len(grid))]
 
 
-def read_choices(file: Path | None) -> dict[str, Choice]:
+def read_choices(file: Path | None, class_weight: ClassWeight = "none") -> dict[str, Choice]:
     """Return the `Choice` of each setting, from a TOML file or, for settings that it lacks, from `_DEFAULT_SPACE`.
 
-    Raises OptionError if the file can't be read, or if a setting in it can't be used.
+    Without a choice of class weights in the file, all heads have the given `class_weight`. Raises OptionError if the
+    file can't be read, if a setting in it can't be used, or if both the file and `class_weight` ask for weights.
     """
-    table = tomllib.loads(_DEFAULT_SPACE)
+    table = {**tomllib.loads(_DEFAULT_SPACE), "class_weight": class_weight}
     names = list(table)
     if file is not None:
         try:
-            table |= tomllib.loads(file.read_text(encoding="utf-8"))
+            asked = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OptionError(f"--space {file}: can't be read ({error})") from error
+        if class_weight != "none" and "class_weight" in asked:
+            raise OptionError(
+                f"--class-weight {class_weight}: --space {file} chooses class_weight; leave one of them out"
+            )
+        table |= asked
     if unknown := sorted(set(table) - set(names)):
         raise OptionError(f"--space {file}: there is no setting {unknown[0]!r}; choose from {', '.join(names)}")
     return {name: _choice(f"--space {file}: {name}", name, value) for name, value in table.items()}
@@ -162,12 +179,13 @@ def _range(where: str, value: dict[str, Any]) -> Choice:
 def _require_usable(where: str, name: str, value: Any) -> None:
     """Raise OptionError for a value that no head can have."""
     needed = ""
-    if name != "optimizer" and not is_number(value):
+    if name in _WORDS:
+        if value not in _WORDS[name]:
+            needed = f"among {', '.join(_WORDS[name])}"
+    elif not is_number(value):
         needed = "numbers"
     elif name in ("layers", "units", "batch_size", "epochs") and not isinstance(value, int):
         needed = "whole numbers"
-    elif name == "optimizer" and value not in OPTIMIZERS:
-        needed = f"among {', '.join(OPTIMIZERS)}"
     elif name == "layers" and not 0 <= value <= 2:
         needed = "from 0 to 2"
     elif name == "units" and value < 1:

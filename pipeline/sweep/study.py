@@ -23,6 +23,8 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _NAME = "headstart"
 _OWNER, _REPLACES, _FAULTY = "worker", "replaces", "faulty"  # keys of a trial's attributes
 _LOCK_SECONDS = 60
+# Settings that older studies don't name, and the values that these studies have.
+_UNSAID = {"--choose-by": "loss", "space of class_weight": "none"}
 
 
 class Study:
@@ -69,6 +71,7 @@ class Study:
                         remove_curves(folder)
                 self.optuna.set_user_attr(part, now)
                 return
+        then = {**{name: value for name, value in _UNSAID.items() if name in now}, **then}
         differs = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
         if differs:
             told = "; ".join(f"{name} was {_short(then.get(name))}, is {_short(now.get(name))}" for name in differs)

@@ -1,4 +1,4 @@
-"""`headstart sweep`: search for the head with the lowest loss on val, and train it again as a run."""
+"""`headstart sweep`: search for the head that is best on val, and train it again as a run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.features.frozen.network import Network
 from headstart.features.terminal import console
+from headstart.pipeline.choosing import ChooseBy
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import Example, Scan
@@ -25,7 +26,7 @@ from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.runs import Run, list_digests, require_free
 from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.sweep.config import SweepConfig
-from headstart.pipeline.sweep.leaderboard import ranked
+from headstart.pipeline.sweep.leaderboard import figures_of, ranked
 from headstart.pipeline.sweep.result import SweepResult, describe_winner
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
 from headstart.pipeline.sweep.study import Study
@@ -48,7 +49,7 @@ def sweep(
     seed: int = 0,
     reading: DataConfig = DataConfig(),
 ) -> SweepResult:
-    """Search for the head with the lowest loss on val, and train it again as the run `path`.
+    """Search for the head that is best on val by `config.choose_by`, and train it again as the run `path`.
 
     Trials see train and val only; with folds, `data` needs no val. `study_path` is an SQLite file. A repeated call
     continues the study, and several processes may fill the study at the same time. `seed` decides the search, every
@@ -63,21 +64,19 @@ def sweep(
     with study.storage_errors_named():
         reading = study.read_as(reading)
         cached, seen = _cache(study, data, features, extraction, config, seed, reading)
-        shared = _search_data(cached, config.folds, seed)
+        shared = _search_data(cached, config.folds, seed, config.choose_by)
         from headstart.pipeline.sweep.processes import search
 
         study.enqueue_first(space.nearest_to(HeadConfig().for_examples(shared.training_sizes[0])))
         first = space.cuts.chosen_by(lambda _, choice: choice.values[0])
         search(study, shared, config, _baselines(study, shared, first))
         winner = _winner(study)
-        head, cuts = space.suggest(FixedTrial(winner.params))
-        more = _MORE_EPOCHS if cached.of("val") else 0
-        head = replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more))
+        head, cuts = _chosen(space, winner, _MORE_EPOCHS if cached.of("val") else 0)
         baselines = _baselines(study, shared, cuts)
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
         require = _require_unchanged(seen, data)
         train = partial(train_run, data, path, chosen, extraction, head, seed=seed, require=require, reading=reading)
-        train = partial(train, folded=_folded(winner, config))
+        train = partial(train, folded=figures_of(winner) if config.folds else None)
         _write_run(study, winner.number, path, overwrite, began, train)
         return SweepResult(
             study=study_path,
@@ -86,12 +85,13 @@ def sweep(
             seconds=time.perf_counter() - start,
             best=describe_winner(winner, [space.cuts.names[cut] for cut in cuts], head, baselines),
             baselines=baselines,
+            choose_by=config.choose_by,
         )
 
 
 def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
     """Return the search space. Raises OptionError if settings can't be combined, or if the grid is too large."""
-    space = Space(read_choices(config.space), CutChoice.of(features))
+    space = Space(read_choices(config.space, config.class_weight), CutChoice.of(features), config.choose_by)
     require_averaged(list(space.cuts.names))
     if config.folds and features.views:
         raise OptionError("--views: can't go with --folds, for val has no views")
@@ -131,6 +131,7 @@ def _cache(
             **{f"space of {name}": str(choice) for name, choice in study.space.choices.items()},
             "views": [features.views, features.augment] if features.views else 0,
             **{"folds": config.folds, "sampler": config.sampler, "seed": seed, "version of heads": HEAD_VERSION},
+            "--choose-by": config.choose_by,
         }
         study.require_same(identity)
         study.keep_reading(reading)
@@ -145,14 +146,17 @@ def _cache(
     return cached, seen
 
 
-def _search_data(cached: FeaturedExamples, count: int, seed: int) -> SearchData:
+def _search_data(cached: FeaturedExamples, count: int, seed: int, choose_by: ChooseBy) -> SearchData:
     """Return the features of train and val, and `count` folds over both.
 
-    If `count` is 0, there is one fold: heads are trained on train, and validated on val.
+    If `count` is 0, there is one fold: heads are trained on train, and validated on val. Raises DataError if the figure
+    `choose_by` is undefined on a fold.
     """
     train, val = cached.of("train"), cached.of("val")
     labelled = cached.labelled([*train, *val], viewed=train)
     folds = _folds([*train, *val], labelled.labels, count, seed) if count else None
+    if folds and choose_by == "auc" and any(len(set(labelled.labels[val])) < 2 for _, val in folds):
+        raise DataError(f"--choose-by auc: a fold of --folds {count} has one class alone; give fewer folds")
     from headstart.pipeline.sweep.trials import SearchData
 
     return SearchData(labelled, folds or [(slice(0, len(train)), slice(len(train), None))])
@@ -180,15 +184,16 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Base
     if kept is None:
         console.print(f"fitting logistic regression and nearest neighbours to the features at {where}")
         labelled = data.labelled.at(cuts)
-        fitted = fit_baselines(labelled.features, labelled.labels, data.folds, labelled.classes)
+        fitted = fit_baselines(labelled.features, labelled.labels, data.folds, labelled.classes, study.space.choose_by)
         kept = [asdict(one) for one in fitted]
         study.optuna.set_user_attr(key, kept)
     return [Baseline(**fields) for fields in kept]
 
 
-def _folded(winner: FrozenTrial, config: SweepConfig) -> dict[str, float] | None:
-    """Return the winner's accuracy and loss, which are means over the folds; None without folds."""
-    return {"accuracy": winner.user_attrs["accuracy"], "loss": winner.value or 0.0} if config.folds else None
+def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, list[Cut]]:
+    """Return the head and the cuts of `winner`. It is trained for at most its best epoch plus `more` epochs."""
+    head, cuts = space.suggest(FixedTrial(winner.params))
+    return replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more)), cuts
 
 
 def _winner(study: Study) -> FrozenTrial:

@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 from headstart.features.errors import DivergedError
 from headstart.features.tensorflow import tf
+from headstart.pipeline.choosing import to_minimise
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import TrainedHead, fit_head
 from headstart.pipeline.head.loop import writing_curves
@@ -34,7 +35,7 @@ class SearchData:
     """The features and folds that all trials share."""
 
     labelled: LabelledFeatures  # rows of train, then of val; with several folds, it has no views
-    folds: Sequence[Fold]  # a trial's loss is the mean over the folds
+    folds: Sequence[Fold]  # a trial's figures are means over the folds
 
     @property
     def training_sizes(self) -> list[int]:
@@ -79,27 +80,30 @@ def _run_trial(study: Study, trial: optuna.Trial, data: SearchData) -> None:
     complete = False
     with suppress(DivergedError):
         for number, (train, val) in enumerate(data.folds, 1):
-            pruner = EpochPruner(trial if len(data.folds) == 1 else None)
+            pruner = EpochPruner(trial if len(data.folds) == 1 else None, config.choose_by)
             curves = logs / f"fold-{number}"
             trained = _fit(labelled.take(train), labelled.take(val), config, study.seed, pruner, curves)
             release(trained.model.variables)
             done.append(trained)
             if len(data.folds) > 1:
-                trial.report(_mean(done, "loss"), number)
+                trial.report(to_minimise(config.choose_by, _means(done)), number)
             if pruner.pruned or (number < len(data.folds) and trial.should_prune()):
                 break
         else:
             complete = True
-    loss = _mean(done, "loss") if done else float("inf")
+    figures = _means(done)
     trial.set_user_attr("seconds", time.perf_counter() - start)
     if done:
-        trial.set_user_attr("accuracy", _mean(done, "accuracy"))
+        for name, figure in figures.items():
+            trial.set_user_attr(name, figure)
         trial.set_user_attr("best_epoch", max(head.best_epoch for head in done))
     with tf.summary.create_file_writer(str(logs)).as_default():  # TensorBoard's HParams tab reads these
         hparams.hparams(dict(trial.params), trial_id=f"trial-{trial.number}")
-        tf.summary.scalar("val_loss", loss, step=0)
-    kept = complete and np.isfinite(loss)
-    study.optuna.tell(trial, loss if kept else None, None if kept else TrialState.PRUNED)
+        for name, figure in figures.items():
+            tf.summary.scalar(f"val_{name}", figure, step=0)
+    value = to_minimise(config.choose_by, figures) if done else float("inf")
+    kept = complete and np.isfinite(value)
+    study.optuna.tell(trial, value if kept else None, None if kept else TrialState.PRUNED)
 
 
 def _fit(
@@ -110,5 +114,6 @@ def _fit(
         return fit_head(train, val, config, seed, on_epoch=lambda *ended: write(*ended) or pruner(*ended))
 
 
-def _mean(done: Sequence[TrainedHead], metric: str) -> float:
-    return float(np.mean([head.val[metric] for head in done]))
+def _means(done: Sequence[TrainedHead]) -> dict[str, float]:
+    """Return the mean of each figure on val over the heads that are `done`."""
+    return {name: float(np.mean([head.val[name] for head in done])) for name in (done[0].val if done else ())}

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from headstart.pipeline.metrics import probabilities, roc_auc, score, wilson_interval
+from headstart.pipeline.metrics import confusions, probabilities, roc_auc, score, wilson_interval
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
@@ -20,10 +20,30 @@ def test_scores_are_those_of_scikit_learn(classes: int) -> None:
     assert found["confusion"] == sklearn_metrics.confusion_matrix(labels, predicted).tolist()
     expected = sklearn_metrics.roc_auc_score(labels, chances[:, 1] if classes == 2 else chances, multi_class="ovr")
     assert found["auc"] == pytest.approx(expected)
+    assert found["balanced_accuracy"] == pytest.approx(sklearn_metrics.balanced_accuracy_score(labels, predicted))
+    assert found["macro_f1"] == pytest.approx(sklearn_metrics.f1_score(labels, predicted, average="macro"))
     precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(labels, predicted)
     for label, name in enumerate(names):
         expected = {"precision": precision[label], "recall": recall[label], "f1": f1[label], "support": support[label]}
-        assert found["per_class"][name] == pytest.approx(expected)
+        one = found["per_class"][name]
+        assert one.pop("recall_interval") == list(
+            wilson_interval(round(recall[label] * support[label]), support[label])
+        )
+        assert one == pytest.approx(expected)
+
+
+def test_the_first_five_count_with_more_than_ten_classes() -> None:
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 12, 200), rng.normal(size=(200, 12))
+    found = score(logits, labels, [f"{label}" for label in range(12)])["top5"]
+    assert found == pytest.approx(sklearn_metrics.top_k_accuracy_score(labels, logits, k=5, labels=range(12)))
+    assert score(logits[:, :10], labels % 10, [f"{label}" for label in range(10)])["top5"] is None
+
+
+def test_confusions_are_the_pairs_that_occur() -> None:
+    labels, predicted = np.array([2, 0, 2, 2]), np.array([1, 0, 1, 2])
+    assert confusions(predicted, labels) == [(0, 0, 1), (2, 1, 2), (2, 2, 1)]
+    assert score(np.eye(101)[:3], np.arange(3), [f"{label}" for label in range(101)])["confusion"] is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30))
@@ -49,4 +69,6 @@ def test_wilson_interval() -> None:
 def test_a_class_without_examples_has_no_figures() -> None:
     found = score(np.array([[2.0], [-1.0]]), np.array([1, 1]), ["a", "b"])
     assert found["auc"] is None
-    assert found["per_class"]["a"] == {"precision": 0.0, "recall": None, "f1": 0.0, "support": 0}
+    assert found["per_class"]["a"] == {
+        "precision": 0.0, "recall": None, "recall_interval": None, "f1": 0.0, "support": 0,
+    }  # fmt: skip

@@ -43,6 +43,19 @@ def test_a_run_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
         pass
 
 
+def test_the_history_has_further_figures(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    plain = {"phase": "head", "epoch": 1, "loss": 1.0, "accuracy": 0.5, "val_loss": 2.0, "val_accuracy": 0.25}
+    run.write_history([plain])
+    assert run.history_file.read_text().splitlines()[0] == "phase,epoch,loss,accuracy,val_loss,val_accuracy"
+    run.write_history([{**plain, "val_f1": 0.75}, {**plain, "phase": "finetune", "learning_rate": 0.1}])
+    header, *rows = run.history_file.read_text().splitlines()
+    assert header.endswith("val_loss,val_accuracy,val_f1")
+    assert rows == ["head,1,1.0,0.5,2.0,0.25,0.75", "finetune,1,1.0,0.5,2.0,0.25,"]
+    run.write_history(run.history())
+    assert run.history_file.read_text().splitlines()[1:] == rows
+
+
 def make_run(path: Path, content: str) -> None:
     path.mkdir()
     (path / "config.json").write_text(content)

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -6,10 +7,14 @@ import keras
 import numpy as np
 import pytest
 from headstart.features.errors import DivergedError, OptionError
+from headstart.features.images.scan import ImageFile
+from headstart.pipeline.choosing import ChooseBy, val_figures
+from headstart.pipeline.data.examples import Example
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig, parse_units
 from headstart.pipeline.head.head import build_head, fit_head
 from headstart.pipeline.head.loop import writing_curves
+from headstart.pipeline.head.rare import tell_rare
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.metrics import score
 from headstart.pipeline.training import class_weights
@@ -76,7 +81,7 @@ def test_a_thousand_classes() -> None:
     metrics = score(trained.model.predict(val.features, verbose=0), val.labels, [str(label) for label in range(1000)])
     assert metrics["accuracy"] > 0.8
     assert metrics["accuracy"] == pytest.approx(trained.val["accuracy"], abs=1e-6)
-    assert len(metrics["confusion"]) == len(metrics["per_class"]) == 1000
+    assert len(metrics["per_class"]) == 1000
 
 
 @pytest.mark.parametrize(("units", "layers"), [((), 1), ((0,), 1), ((8,), 2), ((8, 4), 3)])
@@ -148,6 +153,8 @@ def test_divergence_is_an_error() -> None:
         {"epochs": 0},
         {"batch_size": -1},
         {"optimizer": "magic"},
+        {"class_weight": "heavy"},
+        {"choose_by": "magic"},
     ],
 )
 def test_impossible_settings_are_refused(settings: dict) -> None:
@@ -204,6 +211,42 @@ def test_each_epoch_takes_another_view() -> None:
     assert same == losses()
     assert turns[0] == same[0]
     assert turns[1] != same[1]
+
+
+@pytest.mark.parametrize("choose_by", ["accuracy", "balanced_accuracy", "f1", "auc"])
+def test_the_best_epoch_is_chosen_by_another_figure(choose_by: ChooseBy, tmp_path: Path) -> None:
+    train, val = blobs(2, 60, noise=4.0), blobs(2, 200, noise=4.0, seed=3).take(slice(0, 150))
+    val = val.take(np.flatnonzero((val.labels == 0) | (np.arange(150) % 10 == 1)))
+    config = HeadConfig(units=(64,), epochs=8, learning_rate=1e-1, dropout=0, choose_by=choose_by)
+    with writing_curves(tmp_path, 0.1) as write:
+        trained = fit_head(train, val, config, on_epoch=write)
+    figures = [row[f"val_{choose_by}"] for row in trained.history]
+    assert figures[trained.best_epoch - 1] == max(figures)
+    assert [row["val_loss"] for row in trained.history] == [
+        row["val_loss"] for row in fit_head(train, val, replace(config, choose_by="loss")).history
+    ]
+    logits = trained.model.predict(val.features, verbose=0)
+    assert val_figures(choose_by, logits, val.labels)[choose_by] == pytest.approx(trained.val[choose_by])
+    curves = EventAccumulator(str(tmp_path / "validation")).Reload()
+    assert f"epoch_{choose_by}" in curves.Tags()["tensors"]
+
+
+def test_rare_classes_are_told_with_the_options_that_are_left(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(counts: Sequence[int], **settings) -> str:
+        labels = [label for label, count in enumerate(counts) for _ in range(count)]
+        examples = [
+            Example(ImageFile(f"{n}.jpg", "", 1, 1, 1, 1, 1, "JPEG"), label, "train") for n, label in enumerate(labels)
+        ]
+        tell_rare(examples, ["cat", "dog", "=fox"], HeadConfig(**settings))
+        return " ".join(capsys.readouterr().err.split())
+
+    assert told((100, 21)) == told((10, 9)) == told((39, 20)) == ""
+    line = told((100, 19))
+    assert "class 'dog' is rare: 19 of 119 training images, the largest class has 100" in line
+    assert line.endswith("try --class-weight balanced and --choose-by balanced_accuracy")
+    assert told((100, 10), class_weight="balanced").endswith("try --choose-by balanced_accuracy")
+    assert told((100, 10), class_weight="balanced", choose_by="f1") == ""
+    assert "2 classes are rare, '=fox' the rarest: 3 of 113" in told((100, 10, 3))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -28,7 +28,7 @@ from headstart.pipeline.runs import Run
 from headstart.pipeline.sweep.baselines import fit_baselines
 from headstart.pipeline.sweep.choices import Choice
 from headstart.pipeline.sweep.config import SweepConfig, parse_duration
-from headstart.pipeline.sweep.leaderboard import ranked
+from headstart.pipeline.sweep.leaderboard import board, figures_of, ranked
 from headstart.pipeline.sweep.processes import search
 from headstart.pipeline.sweep.pruning import EpochPruner
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
@@ -344,6 +344,84 @@ def test_a_loss_that_is_no_number_is_passed_over() -> None:
     assert [pruner(epoch, {"val_loss": 0.6}) for epoch in range(4, 8)] == [False, False, False, True]
 
 
+def test_trials_are_pruned_by_the_figure_that_chooses() -> None:
+    trial = optuna.create_study(pruner=optuna.pruners.NopPruner()).ask()
+    pruner = EpochPruner(trial, "accuracy")
+    rows = [(0.5, 0.6), (0.3, 0.7), (0.2, 0.6), (0.2, 0.7), (0.4, 0.5), (0.4, 0.5), (0.4, 0.5), (0.4, 0.5)]
+    stopped = [pruner(epoch, {"val_loss": loss, "val_accuracy": right}) for epoch, (loss, right) in enumerate(rows, 1)]
+    assert list(trial.study.trials[0].intermediate_values.values()) == [-0.6, *[-0.7] * 7]
+    assert stopped == [False] * 7 + [True]  # the fourth epoch is as accurate as the second, and its loss is lower
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_a_search_by_another_figure_shows_the_figure_itself(space_file: Path, tmp_path: Path, folds: int) -> None:
+    space_file.write_text(SMALL_SPACE + 'class_weight = ["none", "balanced"]\n')
+    space = Space(read_choices(space_file), of_two(), "balanced_accuracy")
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    data = material()
+    data = replace(data, folds=[*data.folds, (slice(40, 120), slice(0, 40))][:folds])
+    search(study, data, SweepConfig(trials=4))
+    trials = ranked(study.finished())
+    assert {trial.params["class_weight"] for trial in study.finished()} == {"none", "balanced"}
+    for trial in trials:
+        figures = figures_of(trial)
+        assert trial.value == -figures["balanced_accuracy"]
+        assert set(figures) == {"loss", "accuracy", "balanced_accuracy"}
+    assert figures_of(trials[0])["balanced_accuracy"] == max(figures_of(one)["balanced_accuracy"] for one in trials)
+    whole = data.labelled
+    baselines = fit_baselines(whole.features, whole.labels, data.folds, 2, "balanced_accuracy")
+    table = board(study.finished(), baselines, "balanced_accuracy")
+    assert [column.header for column in table.columns][1:4] == ["val loss", "val accuracy", "val balanced accuracy"]
+    shown = [float(cell) for cell in table.columns[3].cells]
+    assert shown == sorted(shown, reverse=True)
+    assert min(shown) >= 0
+    written = EventAccumulator(str(study.logs / f"trial-{trials[0].number}")).Reload()
+    assert {"val_loss", "val_balanced_accuracy"} <= set(written.Tags()["tensors"])
+
+
+def test_class_weights_are_fixed_or_searched_for(space_file: Path) -> None:
+    for asked in ("none", "balanced"):
+        space = Space(read_choices(space_file, asked), of_two(), "f1")
+        params = space.nearest_to(HeadConfig())
+        head, _ = space.suggest(optuna.trial.FixedTrial(params))
+        assert (head.class_weight, head.choose_by, "class_weight" in params) == (asked, "f1", False)
+    space_file.write_text('class_weight = ["none", "balanced"]')
+    assert Space(read_choices(space_file), of_two()).nearest_to(HeadConfig())["class_weight"] == "none"
+    with pytest.raises(OptionError, match=r"--class-weight balanced: .*leave one of them out"):
+        read_choices(space_file, "balanced")
+    space_file.write_text('class_weight = "heavy"')
+    with pytest.raises(OptionError, match="class_weight must be among none, balanced"):
+        read_choices(space_file)
+
+
+def test_a_study_of_an_earlier_version_is_by_the_loss(space: Space, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db", space, "tpe", 0)
+    search(study, material(), SweepConfig(trials=2))
+    study.require_same({"seed": 0, "space of units": "1"})  # as they were, without the newer settings
+    with closing(sqlite3.connect(study.path)) as connection:
+        connection.execute("delete from trial_user_attributes where key = 'loss'")
+        connection.commit()
+    again = Study(tmp_path / "study.db", space, "tpe", 0)
+    newer = {"seed": 0, "space of units": "1", "--choose-by": "loss", "space of class_weight": "none"}
+    again.require_same(newer)
+    best = ranked(again.finished())[0]
+    assert figures_of(best) == {"loss": best.value, "accuracy": best.user_attrs["accuracy"]}
+    with pytest.raises(OptionError, match=r"other data or settings: --choose-by was loss, is auc; give another"):
+        again.require_same({**newer, "--choose-by": "auc"})
+
+
+def test_baselines_are_chosen_by_the_same_figure() -> None:
+    rng = np.random.default_rng(0)
+    labels = (np.arange(240) % 8 == 0).astype(np.int64)
+    features = (rng.normal(size=(240, 6)) + labels[:, np.newaxis]).astype(np.float32)
+    folds = [(slice(0, 160), slice(160, 240))]
+    by_loss, by_f1 = (fit_baselines(features, labels, folds, 2, figure) for figure in ("loss", "f1"))
+    assert all(set(one.fields()) == {"name", "setting", "loss", "accuracy", "f1"} for one in by_f1)
+    assert all(set(one.fields()) == {"name", "setting", "loss", "accuracy"} for one in by_loss)
+    assert all(best.loss <= other.loss for best, other in zip(by_loss, by_f1, strict=True))
+    assert by_f1[1].setting != by_loss[1].setting  # few neighbours find a rare class
+
+
 def test_the_nearest_choice_is_taken() -> None:
     assert Choice((64, 256, 1024)).nearest(900) == 1024
     assert Choice((64, 256, 1024)).nearest(64) == 64
@@ -425,6 +503,9 @@ def test_the_winner_becomes_a_run(
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["features"]["cut"] == result["best"]["cuts"]
     assert config["head"]["units"] == list(result["best"]["head"]["units"])
+    assert (config["head"]["choose_by"], result["choose_by"]) == ("loss", "loss")
+    refused = headstart.error("sweep", prepared, *flags, *cuts, "--overwrite", "--choose-by=accuracy", code=2)
+    assert "--choose-by was loss, is accuracy" in refused
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["head"]["val"]["loss"] == pytest.approx(result["best"]["loss"], rel=1e-4)
     assert "exists" in headstart.error("sweep", prepared, *flags, *cuts)
@@ -572,9 +653,11 @@ def test_folds_need_no_class_in_val(prepared: Path, small, extraction, space_fil
 
 @pytest.mark.slow
 def test_folds_views_and_backbones(prepared: Path, small, extraction, space_file: Path, tmp_path: Path) -> None:
-    folded = sweep(
-        prepared, tmp_path / "a.db", tmp_path / "a", small, extraction, SweepConfig(2, space=space_file, folds=3)
-    )
+    config = SweepConfig(2, space=space_file, folds=3, choose_by="auc")
+    folded = sweep(prepared, tmp_path / "a.db", tmp_path / "a", small, extraction, config)
+    assert folded.best["auc"] == max(-trial.value for trial in ranked(folded.finished))
+    assert Run.open(tmp_path / "a").config()["head"]["choose_by"] == "auc"
+    assert "val_auc" in Run.open(tmp_path / "a").history()[0]
     assert all(len(trial.intermediate_values) <= 3 for trial in folded.finished)
     assert folded.best["loss"] > 0
     viewed = sweep(

@@ -1,0 +1,65 @@
+"""Write the predictions and confusions of `evaluate` into a run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.evaluate.config import Sort
+from headstart.pipeline.metrics import confusions, predicted_labels, probabilities
+from headstart.pipeline.runs import write_csv
+
+
+def write_predictions(
+    file: Path,
+    examples: Sequence[Example],
+    class_names: Sequence[str],
+    logits: Mapping[str, np.ndarray],
+    better: str,
+    sort: Sort,
+) -> None:
+    """Write a row per example: path, digest, label, the prediction of the model `better`, and the logits of all models.
+
+    Args:
+        logits: of each model, [N, 1 or classes].
+        sort: `data` keeps the order of `examples`. `mistakes` begins with the wrong predictions, the most certain
+            first, and ends with the right ones, the most certain last.
+    """
+    units = class_names[1:] if len(class_names) == 2 else class_names
+    chances, predicted = probabilities(logits[better]).max(axis=1), predicted_labels(logits[better])
+    order = np.arange(len(examples))
+    if sort == "mistakes":
+        right = predicted == [example.label for example in examples]
+        order = np.lexsort((np.where(right, chances, -chances), right))
+    side_by_side = np.concatenate(list(logits.values()), axis=1)
+    header = ["path", "digest", "label", "model", "predicted", "probability"]
+    write_csv(
+        file,
+        [*header, *(f"{model}:{name}" for model in logits for name in units)],
+        (
+            [
+                *(examples[row].image.path, examples[row].image.digest, class_names[examples[row].label]),
+                *(better, class_names[predicted[row]], float(chances[row])),
+                *map(float, side_by_side[row]),
+            ]
+            for row in order.tolist()
+        ),
+    )
+
+
+def write_confusions(
+    file: Path, labels: np.ndarray, class_names: Sequence[str], logits: Mapping[str, np.ndarray]
+) -> None:
+    """Write a row per model and pair of true and predicted label that occurs: model, true, predicted, count.
+
+    `labels` is int [N], and `logits` has [N, 1 or classes] of each model.
+    """
+    write_csv(
+        file,
+        ["model", "true", "predicted", "count"],
+        (
+            [model, class_names[true], class_names[predicted], count]
+            for model, values in logits.items()
+            for true, predicted, count in confusions(predicted_labels(values), labels)
+        ),
+    )

@@ -1,0 +1,109 @@
+"""The result of `evaluate`, as JSON, for `metrics.json`, and as lines for the console."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.pipeline.evaluate.seen import Seen
+from headstart.pipeline.metrics import McNemar
+from rich.table import Table
+from rich.text import Text
+
+_MOST_SHOWN = 30  # classes in the table, and in a confusion matrix in `metrics.json`
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Metrics (see `pipeline.metrics.score`) of a run's head and fine-tuned classifier on `n` examples.
+
+    Each has `precision`, too: the precision in which the backbone ran.
+    """
+
+    split: str
+    scored: str  # a phrase that names the examples
+    n: int
+    largest_class: str
+    largest_class_share: float  # the accuracy of a model that always predicts the largest class
+    head: dict[str, Any]
+    finetuned: dict[str, Any] | None  # None if nothing was fine-tuned
+    better: str  # the more accurate model on these examples: `head` or `finetuned`
+    mcnemar: McNemar | None  # the test of both models; None without a fine-tuned one
+    unchanged: bool  # whether no epoch of fine-tuning was better than the head
+    predictions_file: Path
+    confusion_file: Path
+    seen: Seen | None = None  # None if the examples include the run's training images by choice
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object that `--json` prints."""
+        return {
+            "split": self.split,
+            "scored": self.scored,
+            "n": self.n,
+            **(self.seen.fields() if self.seen else {}),
+            "largest_class_share": self.largest_class_share,
+            **self._models(),
+            "better": self.better,
+            "mcnemar": asdict(self.mcnemar) if self.mcnemar else None,
+            "predictions_file": str(self.predictions_file),
+            "confusion_file": str(self.confusion_file),
+        }
+
+    def kept_fields(self) -> dict[str, Any]:
+        """Return the fields for `metrics.json`: files by their names alone, and no large confusion matrix."""
+        files = {"predictions_file": self.predictions_file.name, "confusion_file": self.confusion_file.name}
+        models = {
+            name: metrics | ({"confusion": None} if len(metrics["per_class"]) > _MOST_SHOWN else {})
+            for name, metrics in self._models().items()
+        }
+        return self.fields() | models | files
+
+    def lines(self) -> Iterator[Any]:
+        """Yield the summary that is printed without `--json`."""
+        yield self._table()
+        yield f"always the largest class ({self.largest_class}): {self.largest_class_share:.4f}"
+        shown = self._models()[self.better]
+        if len(shown["per_class"]) <= _MOST_SHOWN:
+            yield _class_table(shown["per_class"], self.better)
+        if self.unchanged:
+            yield "no epoch of fine-tuning was better on val than the head, so there is nothing else to score"
+        if self.mcnemar and self.finetuned:
+            yield self._verdict(self.mcnemar, self.finetuned)
+            if self.finetuned["precision"] != self.head["precision"]:
+                yield f"the head ran in {self.head['precision']}, the classifier in {self.finetuned['precision']}"
+        yield f"each image: {self.predictions_file}; each confusion: {self.confusion_file}"
+
+    def _verdict(self, test: McNemar, finetuned: dict[str, Any]) -> str:
+        if self.head["accuracy"] == finetuned["accuracy"]:
+            return f"head and finetuned are equally accurate on {self.scored}: {test}"
+        return f"{self.better} is better on {self.scored}: {test}"
+
+    def _table(self) -> Table:
+        top = "top5" if self.head["top5"] is not None else None
+        columns = ["balanced_accuracy", "macro_f1", *([top] if top else []), "loss", "auc"]
+        headers = {"balanced_accuracy": "balanced", "macro_f1": "macro F1", "top5": "top 5"}
+        named = [headers.get(name, name) for name in columns]
+        table = Table("", "accuracy", "95 % interval", *named, title=Text(f"{self.n} images of {self.scored}"))
+        for name, metrics in self._models().items():
+            interval = _interval(metrics["accuracy_interval"])
+            table.add_row(name, _figure(metrics["accuracy"]), interval, *(_figure(metrics[one]) for one in columns))
+        return table
+
+    def _models(self) -> dict[str, dict[str, Any]]:
+        return {"head": self.head} | ({"finetuned": self.finetuned} if self.finetuned else {})
+
+
+def _class_table(per_class: dict[str, Any], model: str) -> Table:
+    table = Table("class", "images", "precision", "recall", "95 % interval", "F1", title=f"each class, by {model}")
+    for name, one in per_class.items():
+        recall = _figure(one["recall"]), _interval(one["recall_interval"])
+        table.add_row(Text(name), str(one["support"]), _figure(one["precision"]), *recall, _figure(one["f1"]))
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(ends: list[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.3f} - {ends[1]:.3f}"

@@ -1,0 +1,78 @@
+"""Decide which examples `evaluate` scores, and under which names it keeps the result."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from headstart.features.errors import DataError
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.featured import FeaturedExamples
+from headstart.pipeline.runs import Run
+
+_NAME_LENGTH = 60  # characters of a folder's name within a file's name
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The examples of a split of the run's own data, or of other data."""
+
+    split: str
+    examples: list[Example]  # labels are indices into the run's class names
+    elsewhere: Path | None = None  # the data, unless they are the run's own
+    whole: bool = False  # whether all examples were taken because the data have no splits
+
+    @property
+    def scored(self) -> str:
+        """Return a phrase that names the examples, such as `test` or `all of holdout (no splits)`."""
+        where = f" of {_name(self.elsewhere)}" if self.elsewhere else ""
+        return f"{self.split}{where}{' (no splits)' if self.whole else ''}"
+
+    @property
+    def key(self) -> str:
+        """Return the key of the metrics under `evaluate` in `metrics.json`. The run's own data have the split alone."""
+        return f"{self.split} of {self.elsewhere}" if self.elsewhere else self.split
+
+    @property
+    def stem(self) -> str:
+        """Return the part of file names that tells these examples from others. No split's name equals it."""
+        if self.elsewhere is None:
+            return self.split
+        safe = re.sub(r"[^\w.-]+", "_", _name(self.elsewhere))
+        return f"{safe[:_NAME_LENGTH]}-{self.split}"
+
+
+def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> Taken:
+    """Take the examples of `split` from the data `cached`.
+
+    The split `auto` means `test`, or all examples if other data than the run's own have no splits. Raises DataError if
+    there are no examples, or if the data have a class that the run does not know.
+
+    Args:
+        data: the folder or list that was named, or None for the run's own. If it holds at least half of the run's
+            training images as its training images, it is the run's own at another place.
+    """
+    elsewhere = None if data is None or _is_own(run, cached) else data
+    whole = split == "auto" and elsewhere is not None and not cached.has_splits
+    if split == "auto":
+        split = "all" if whole else "test"
+    where = str(data or run.config()["data"])
+    return Taken(split, _labelled(cached, split, run.class_names(), where), elsewhere, whole)
+
+
+def _is_own(run: Run, cached: FeaturedExamples) -> bool:
+    trained = run.digests("train")
+    return 2 * len(trained & {one.image.digest for one in cached.of("train")}) >= len(trained)
+
+
+def _name(data: Path) -> str:
+    return data.name or data.resolve().name or "root"
+
+
+def _labelled(cached: FeaturedExamples, split: str, class_names: list[str], where: str) -> list[Example]:
+    if unknown := sorted(set(cached.class_names) - set(class_names)):
+        names = ", ".join(map(repr, unknown))
+        raise DataError(f"{where}: the run knows no class {names}; it has {', '.join(class_names)}")
+    examples = cached.of(split)
+    if not examples:
+        raise DataError(f"{where}: the {split} split has no usable images; choose another --split")
+    return [replace(one, label=class_names.index(cached.class_names[one.label])) for one in examples]
