@@ -1,19 +1,17 @@
 """Choose the best of several epochs or trials by a figure on val."""
 
-from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from __future__ import annotations
 
-import numpy as np
-from headstart.pipeline.metrics import accuracy, balanced_accuracy, cross_entropy, macro_f1, mean_auc, probabilities
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ChooseBy = Literal["loss", "log_loss", "accuracy", "balanced_accuracy", "f1", "auc"]
 CHOICES: tuple[ChooseBy, ...] = get_args(ChooseBy)
 _LOSSES = ("loss", "log_loss")  # two names of the mean cross-entropy
-_OTHERS: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
-    "balanced_accuracy": balanced_accuracy,
-    "f1": macro_f1,
-    "auc": lambda logits, labels: mean_auc(probabilities(logits), labels),
-}
 
 
 def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -21,11 +19,19 @@ def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> 
 
     An undefined figure is NaN.
     """
-    figures = {"loss": cross_entropy(logits, labels), "accuracy": accuracy(logits, labels)}
-    if choose_by in _OTHERS:
-        figure = _OTHERS[choose_by](logits, labels)
-        figures[choose_by] = float("nan") if figure is None else figure
-    return figures
+    from headstart.pipeline import metrics  # late: options name the figures, and NumPy takes time
+
+    figures: dict[str, float | None] = {
+        "loss": metrics.cross_entropy(logits, labels),
+        "accuracy": metrics.accuracy(logits, labels),
+    }
+    if choose_by == "balanced_accuracy":
+        figures[choose_by] = metrics.balanced_accuracy(logits, labels)
+    elif choose_by == "f1":
+        figures[choose_by] = metrics.macro_f1(logits, labels)
+    elif choose_by == "auc":
+        figures[choose_by] = metrics.mean_auc(metrics.probabilities(logits), labels)
+    return {name: float("nan") if figure is None else figure for name, figure in figures.items()}
 
 
 def rank(choose_by: ChooseBy, figures: Mapping[str, float]) -> tuple[float, float]:
@@ -34,4 +40,4 @@ def rank(choose_by: ChooseBy, figures: Mapping[str, float]) -> tuple[float, floa
     A figure that is not finite comes last.
     """
     figure = figures["loss"] if choose_by in _LOSSES else -figures[choose_by]
-    return tuple(value if np.isfinite(value) else float("inf") for value in (figure, figures["loss"]))  # type: ignore[return-value]
+    return tuple(value if math.isfinite(value) else float("inf") for value in (figure, figures["loss"]))  # type: ignore[return-value]

@@ -3,7 +3,7 @@ import os
 import shutil
 import signal
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,9 +22,9 @@ from headstart.features.store.maintain import open_stores
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
 from headstart.pipeline.featured import FeaturedExamples, cache_features, load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.finetune.finetune import finetune, start_to_resume
+from headstart.pipeline.finetune.epochs import _Keeper
+from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.finetune.model import FinetuneModel
-from headstart.pipeline.finetune.state import FinetuneState
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.inputs import eval_dataset
@@ -218,31 +218,6 @@ def test_what_was_cut_off_ends_as_if_it_had_not_been(
     assert not (run / "finetune.partial").exists()
 
 
-@pytest.mark.parametrize("began", [False, True])
-def test_what_was_cut_off_goes_on_unless_overwritten(tmp_path: Path, began: bool) -> None:
-    run, state = Run(tmp_path), FinetuneState(tmp_path / "finetune.partial")
-    run.classifier_file.touch()  # as an earlier fine-tuning left it
-    settings = {**asdict(QUICK), "seed": 0}
-    earlier = {"settings": {**settings, "overwrite": began}, "before": {"loss": 1.0}}  # as earlier versions wrote it
-    for start in ({"settings": settings, "before": {"loss": 1.0}}, earlier):
-        state.begin(start)
-        assert start_to_resume(run, state, settings, overwrite=False)["before"] == {"loss": 1.0}
-        assert start_to_resume(run, state, settings, overwrite=True) == {}
-        with pytest.raises(RunError, match=r"other settings \(seed 0\)"):
-            start_to_resume(run, state, {**settings, "seed": 2}, overwrite=False)
-        assert start_to_resume(run, state, {**settings, "seed": 2}, overwrite=True) == {}
-    (state.folder / "start.json").write_text('{"settings"')  # damaged
-    with pytest.raises(RunError, match=r"start\.json: not JSON .*--overwrite begins anew"):
-        start_to_resume(run, state, settings, overwrite=False)
-    assert start_to_resume(run, state, settings, overwrite=True) == {}
-    state.drop()
-    with pytest.raises(RunError, match="fine-tuned already"):
-        start_to_resume(run, state, settings, overwrite=False)
-    assert start_to_resume(run, state, settings, overwrite=True) == {}
-
-
-# Keras's CSVLogger closes its file at the end of training only, which never comes here.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path, tmp_path: Path, monkeypatch) -> None:
     data = tmp_path / "data"
@@ -250,14 +225,14 @@ def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path,
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "data": str(data)}))
     victim = sorted((data / "train" / "dog").glob("dog.*"))[0]
-    keep = FinetuneState.keep
+    keep = _Keeper.keep
 
-    def keep_and_remove(state: FinetuneState, epoch: int) -> None:
-        keep(state, epoch)
-        if epoch == 1:
+    def keep_and_remove(keeper: _Keeper, number: int, logs: dict[str, float]) -> None:
+        keep(keeper, number, logs)
+        if keeper.course.done == 1:
             victim.unlink()
 
-    monkeypatch.setattr(FinetuneState, "keep", keep_and_remove)
+    monkeypatch.setattr(_Keeper, "keep", keep_and_remove)
     with pytest.raises(DataError, match=f"{victim}: gone or changed"):
         finetune(run, QUICK)
     assert not (run / "classifier.keras").exists()
@@ -282,9 +257,10 @@ def test_the_size_of_a_state_is_known_before_it_is_written(tmp_path: Path, optim
     settings = {"momentum": 0.9} if optimizer == "sgd" else {}
     compile_model(model, 2, make_optimizer(optimizer, 1e-3, **settings))
     model.optimizer.build(model.trainable_variables)
-    model.save_weights(tmp_path / "x.weights.h5")
-    built = FinetuneModel(cached=None, head=None, from_layer=0, model=model, map_cut=None)
-    assert built.state_bytes == pytest.approx((tmp_path / "x.weights.h5").stat().st_size, rel=0.02)
+    built = FinetuneModel(cached=None, head=None, from_layer=0, model=model, top=model, map_cut=None)
+    built.save_latest(tmp_path)
+    built.save_best(tmp_path)
+    assert built.state_bytes == pytest.approx(sum(file.stat().st_size for file in tmp_path.iterdir()), rel=0.02)
 
 
 def test_a_disk_without_room_is_told_before_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,13 +271,11 @@ def test_a_disk_without_room_is_told_before_training(run: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_not_done_again_unless_asked(run: Path) -> None:
+def test_a_finished_run_is_begun_anew_only_if_asked(run: Path) -> None:
     finetune(run, replace(QUICK, epochs=1))
-    with pytest.raises(RunError, match="--overwrite"):
-        finetune(run, QUICK)
-    Run(run).predictions_file("val").write_text("of the old classifier")
+    with pytest.raises(RunError, match="fine-tuned already .1 of 1 epochs are done.; --epochs 2 .*--overwrite"):
+        finetune(run, replace(QUICK, epochs=1))
     finetune(run, QUICK, overwrite=True)
-    assert not Run(run).predictions_file("val").exists()
     assert len(list((run / "logs" / "finetune" / "train").glob("events*"))) == 1
     assert [row["epoch"] for row in Run(run).history() if row["phase"] == "finetune"] == ["1", "2"]
 
