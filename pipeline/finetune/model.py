@@ -38,36 +38,36 @@ class FinetuneModel:
     head: keras.Model
     from_layer: int
     model: keras.Model  # from pixels, or from a cached map, to logits
-    top: keras.Model  # the part of `model` that is trained, or all of it; compiled with the same optimizer
+    top: keras.Model  # the part of `model` that is trained, or all of it
     map_cut: Cut | None  # the cut whose map `model` takes; None if `model` takes pixels
 
     @property
     def state_bytes(self) -> int:
         """Return the size of a state's weights files in bytes."""
-        variables = (*self.top.weights, *self.top.weights, *self.top.optimizer.variables)
+        variables = (*self.top.weights, *self.top.weights, *self.model.optimizer.variables)
         return sum(int(variable.numpy().nbytes) for variable in variables)
 
     def save_latest(self, folder: Path) -> None:
         """Save the trained layers and the optimizer into `folder`."""
-        self.top.save_weights(folder / _LATEST)
+        _sharing(self.top, self.model.optimizer).save_weights(folder / _LATEST)
 
     def save_best(self, folder: Path) -> None:
         """Save the trained layers into `folder`, as the best so far."""
-        _without_optimizer(self.top).save_weights(folder / _BEST)
+        _sharing(self.top).save_weights(folder / _BEST)
 
     def load_latest(self, folder: Path) -> None:
         """Set the model and the optimizer to the latest state in `folder`. Before the first epoch, nothing is set."""
         if (folder / _EARLIER_LATEST).exists():
             self.model.load_weights(folder / _EARLIER_LATEST)
         elif (folder / _LATEST).exists():
-            self.top.load_weights(folder / _LATEST)
+            _sharing(self.top, self.model.optimizer).load_weights(folder / _LATEST)
 
     def load_best(self, folder: Path) -> None:
         """Set the model to the best weights in `folder`."""
         if (folder / _EARLIER_BEST).exists():
-            _without_optimizer(self.model).load_weights(folder / _EARLIER_BEST)
+            _sharing(self.model).load_weights(folder / _EARLIER_BEST)
         else:
-            _without_optimizer(self.top).load_weights(folder / _BEST)
+            _sharing(self.top).load_weights(folder / _BEST)
 
     def classifier(self) -> keras.Model:
         """Join the trained backbone and head into a float32 model that maps pixels uint8 [B, H, W, 3] to logits."""
@@ -133,8 +133,7 @@ def build_finetune_model(
     if map_cut is None:
         model = build_streamed(backbone, from_layer, cuts, top)
     optimizer = _optimizer(config, len(cached.of("train")))
-    for compiled in (top, model):
-        compile_model(compiled, len(cached.class_names), optimizer, config.label_smoothing)
+    compile_model(model, len(cached.class_names), optimizer, config.label_smoothing)
     optimizer.build(model.trainable_variables)
     return FinetuneModel(cached=cached, head=head, from_layer=from_layer, model=model, top=top, map_cut=map_cut)
 
@@ -158,9 +157,12 @@ def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimi
     return make_optimizer(config.optimizer, rate, **momentum, **clipping)
 
 
-def _without_optimizer(model: keras.Model) -> keras.Model:
-    """Return a model with the layers of `model`, and without its optimizer."""
-    return keras.Model(model.inputs, model.outputs)
+def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model:
+    """Return a model with the layers of `model`. Its weights file holds `optimizer`, too, unless that is None."""
+    sharing = keras.Model(model.inputs, model.outputs)
+    if optimizer is not None:
+        sharing.compile(optimizer)
+    return sharing
 
 
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:

@@ -57,7 +57,7 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
             )
         return
     _require_same_settings(run, state, {**_EARLIER, **start["settings"]}, settings)
-    course = Course.of(choose_by, start["before"], state.history()) if "before" in start else None
+    course = Course.of(choose_by, start["before"], state.history())
     done, epochs, finished = state.epoch(), settings["epochs"], state.folder == run.finished
     if done > epochs:
         more = f"more than {done} goes on" if finished else f"--epochs {done} ends it there, more goes on"
@@ -67,7 +67,7 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
         raise RunError(
             f"{run.path}: is fine-tuned already ({done} of {epochs} epochs are done); {more}--overwrite begins anew"
         )
-    if finished and course and course.stops(settings["patience"]):
+    if finished and course.stops(settings["patience"]):
         raise RunError(
             f"{run.path}: its fine-tuning stopped after {done} epochs, because {course.stop_reason()}; --patience 0 "
             "goes on, --overwrite begins anew"

@@ -56,7 +56,7 @@ class FinetuneState:
     @contextmanager
     def keep(self, epoch: int) -> Iterator[Path]:
         """Yield a folder to fill with the state after `epoch`. On success, it replaces the previous state."""
-        before = list(self.folder.glob("epoch-*"))
+        before = [path for path in self.folder.iterdir() if path != self._start_file]  # earlier versions had `work/`
         with folder_written_atomically(self.folder / f"epoch-{epoch:04d}") as folder:
             yield folder
         for path in before:

@@ -7,7 +7,7 @@ import pytest
 from headstart.features.errors import RunError
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.examples import Example
-from headstart.pipeline.runs import Run, list_digests, new_run
+from headstart.pipeline.runs import HISTORY_COLUMNS, Run, list_digests, new_run
 
 
 def example(number: int, label: int = 0, split: str = "train") -> Example:
