@@ -2,7 +2,7 @@
 
 RUN/
     config.json               settings, versions, fingerprints, digests of the class and example lists
-    history.csv               phase, epoch, loss, accuracy, val_loss, val_accuracy, and the figure that decided
+    history.csv               phase, epoch, loss, accuracy, val_loss, val_accuracy, further figures on val
     logs/                     TensorBoard logs; the epochs of both phases share one axis
     head.keras                features -> logits
     classifier.keras          raw pixels -> logits; only after fine-tuning
@@ -18,7 +18,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import itertools
 import json
 import platform
 import re
@@ -31,13 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_from_json
 from headstart.features.errors import RunError
-from headstart.features.files import (
-    folder_written_atomically,
-    remove_left_over,
-    write_atomically,
-    write_json,
-    written_atomically,
-)
+from headstart.features.files import folder_written_atomically, remove_left_over, write_atomically, write_json
 from headstart.pipeline.data.config import DataConfig
 
 if TYPE_CHECKING:
@@ -130,23 +123,15 @@ class Run:
         return {row["digest"] for row in read_csv(self.examples_file) if row["split"] == split}
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write `history.csv`. Further columns of `rows` follow the fixed ones, empty where a row lacks them."""
+        """Write `history.csv`. Further figures on val get columns after the others, empty where a row has none."""
         rows = list(rows)
-        columns = list(dict.fromkeys([*HISTORY_COLUMNS, *(name for row in rows for name in row)]))
+        further = dict.fromkeys(name for row in rows for name in row if name.startswith("val_"))
+        columns = list(dict.fromkeys([*HISTORY_COLUMNS, *further]))
         write_csv(self.history_file, columns, ([row.get(name, "") for name in columns] for row in rows))
 
     def update(self, file: Path, **fields: Any) -> None:
         """Set top-level `fields` of `file`, one of the run's JSON files. Other fields stay as they are."""
         write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
-
-    def forget_evaluations(self) -> None:
-        """Remove what `evaluate` wrote of a fine-tuned classifier. The head's metrics and predictions stay."""
-        metrics = self.metrics()
-        for evaluated in metrics.get("evaluate", {}).values():
-            evaluated.pop("finetuned", None)
-        write_json(self.metrics_file, metrics)
-        for file in self.path.glob("predictions-*.csv"):
-            _drop_columns(file, "finetuned:")
 
     def predictions_file(self, split: str) -> Path:
         """Return the path of `predictions-<split>.csv`."""
@@ -177,22 +162,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     writer.writerow(header)
     writer.writerows(rows)
     write_atomically(path, text.getvalue())
-
-
-def _drop_columns(path: Path, prefix: str) -> None:
-    """Rewrite a CSV file atomically without the columns whose names begin with `prefix`, a row at a time."""
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = csv.reader(file)
-        header = next(rows, [])
-        kept = [at for at, name in enumerate(header) if not name.startswith(prefix)]
-        if len(kept) == len(header):
-            return
-        with (
-            written_atomically(path) as partial,
-            partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out,
-        ):
-            writer = csv.writer(out, lineterminator="\n")
-            writer.writerows([row[at] for at in kept] for row in itertools.chain([header], rows))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,14 +20,12 @@ class Course:
     figures: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, choose_by: ChooseBy, before: dict[str, float], history: Sequence[Mapping[str, float]]) -> Course:
-        """Return the course with the figures `before` any epoch, and those in the rows of a history."""
-        return cls(choose_by, [before, *({name: row[f"val_{name}"] for name in before} for row in history)])
-
-    @property
-    def deciding(self) -> str:
-        """Return the name of the figure that decides, as it stands in `figures`."""
-        return "loss" if self.choose_by == "log_loss" else self.choose_by
+    def of(
+        cls, choose_by: ChooseBy, before: Mapping[str, float | None], history: Sequence[Mapping[str, float]]
+    ) -> Course:
+        """Return the course with the figures `before` any epoch, as from `as_json`, and those in a history's rows."""
+        first = {name: math.nan if value is None else value for name, value in before.items()}
+        return cls(choose_by, [first, *({name: row[f"val_{name}"] for name in before} for row in history)])
 
     @property
     def done(self) -> int:
@@ -57,14 +56,14 @@ class Course:
 
     def value(self, epoch: int) -> str:
         """Return the figure that decides after `epoch`, as text."""
-        return f"{self.figures[epoch][self.deciding]:.4f}"
+        return f"{self.figures[epoch][self.choose_by]:.4f}"
 
     def line(self, row: Mapping[str, float], epochs: int) -> str:
         """Return the line that tells of the last epoch, whose metrics are `row`."""
         best = "the head" if self.best == 0 else "this one" if self.best == self.done else f"epoch {self.best}"
         return (
             f"epoch {self.done} of {epochs}: train loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}; "
-            f"val {as_text(self.figures[-1])}; best so far: {best} (val {self.deciding} {self.value(self.best)})"
+            f"val {as_text(self.figures[-1])}; best so far: {best} (val {self.choose_by} {self.value(self.best)})"
         )
 
 
@@ -83,3 +82,8 @@ def cost_line(epochs: int, seconds: float, patience: int) -> str:
 def as_text(figures: Mapping[str, float]) -> str:
     """Return figures as text, such as `loss 0.3921, accuracy 0.8400`."""
     return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+
+
+def as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures for JSON, which has no NaN: an undefined figure is None."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}

@@ -1,9 +1,9 @@
 """The epochs of phase 2: training goes on from the state of the last finished epoch."""
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from headstart.features.terminal import console, progress
 from headstart.pipeline.choosing import ChooseBy, val_figures
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.finetune.course import Course, as_text, cost_line
-from headstart.pipeline.finetune.model import BEST_FILES, FinetuneModel
+from headstart.pipeline.finetune.course import Course, as_json, as_text, cost_line
+from headstart.pipeline.finetune.model import FinetuneModel
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.inputs import explained, require_unchanged_files
 from headstart.pipeline.runs import Run
@@ -75,7 +75,8 @@ def _begin(
         raise RunError(f"{run.head_file}: its outputs on val are not finite; train the head again, with --overwrite")
     console.print(f"epoch 0, the head alone: val {as_text(before)}")
     precision = built.cached.network.backbone.precision
-    state.begin({"settings": settings, "precision": precision, "from_layer": built.from_layer, "before": before})
+    start = {"settings": settings, "precision": precision, "from_layer": built.from_layer}
+    state.begin({**start, "before": as_json(before)})
     with state.keep(0) as folder:
         built.save_best(folder)
         write_epochs(folder, [], 0.0)
@@ -94,14 +95,17 @@ def _figures(
     return val_figures(choose_by, logits, labels)
 
 
-def _kept(state: FinetuneState) -> Any:
+def _kept(state: FinetuneState) -> Path:
     kept = state.kept()
     assert kept is not None  # `_begin` keeps a state
     return kept
 
 
 class _Keeper:
-    """Validates the model after each epoch, keeps the state, and ends the training when patience is at its end."""
+    """Validates the model after each epoch, keeps the state, and ends the training when patience is at its end.
+
+    Keras's `EarlyStopping` and `ModelCheckpoint` would begin to count anew when a training goes on.
+    """
 
     def __init__(
         self,
@@ -140,8 +144,7 @@ class _Keeper:
             if course.best == course.done:
                 self.built.save_best(folder)
             else:
-                for file in filter(os.path.exists, (previous / name for name in BEST_FILES)):
-                    shutil.copy(file, folder)
+                self.built.copy_best(previous, folder)
         console.print(course.line(logs, self.config.epochs))
         self.built.model.stop_training = course.stops(self.config.patience)
 

@@ -12,6 +12,7 @@ from headstart.features.options import flags
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.forgetting import forget_classifier
 from headstart.pipeline.finetune.result import FinetuneResult
 from headstart.pipeline.finetune.resuming import as_begun, require_resumable, resolve, state_of
 from headstart.pipeline.finetune.state import FinetuneState
@@ -101,7 +102,8 @@ def _write(
     save_for_inference(built.classifier(), run.classifier_file)
     head_rows = [row for row in run.history() if row["phase"] == "head"]
     run.write_history([*head_rows, *({"phase": "finetune", **row} for row in state.history())])
-    run.forget_evaluations()
+    forget_classifier(run)
+    fields = result.fields()
     kept = ("best_epoch", "epochs_done", "stopped_early", "choose_by", "before", "images_per_second", "seconds")
-    run.update(run.metrics_file, finetune={"val": result.after, **{name: getattr(result, name) for name in kept}})
+    run.update(run.metrics_file, finetune={"val": fields["after"], **{name: fields[name] for name in kept}})
     run.update(run.config_file, finetune={**settings, "from_layer_index": built.from_layer, "versions": versions()})

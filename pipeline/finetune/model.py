@@ -1,5 +1,6 @@
 """The model that phase 2 trains, and the batches it is trained on."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,6 @@ from headstart.pipeline.training import compile_model, make_optimizer
 _BEST, _LATEST = "best.top.weights.h5", "latest.top.weights.h5"
 # Versions before 0.2 saved the whole model. A state that one of them began may have its best weights.
 _EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
-BEST_FILES = (_BEST, _EARLIER_BEST)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ class FinetuneModel:
     def save_best(self, folder: Path) -> None:
         """Save the trained layers into `folder`, as the best so far."""
         _sharing(self.top).save_weights(folder / _BEST)
+
+    def copy_best(self, previous: Path, folder: Path) -> None:
+        """Copy the best weights so far from the folder `previous` to `folder`."""
+        for file in (previous / _BEST, previous / _EARLIER_BEST):
+            if file.exists():
+                shutil.copy(file, folder)
 
     def load_latest(self, folder: Path) -> None:
         """Set the model and the optimizer to the latest state in `folder`. Before the first epoch, nothing is set."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from headstart.pipeline.finetune.course import Course, as_text
+from headstart.pipeline.finetune.course import Course, as_json, as_text
 
 _NOT_SHOWN = ("course", "learning_rate", "repeat")
 
@@ -32,7 +32,8 @@ class FinetuneResult:
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
-        return {name: value for name, value in vars(self).items() if name not in _NOT_SHOWN}
+        figures = {name: as_json(getattr(self, name)) for name in ("before", "after")}
+        return {name: value for name, value in vars(self).items() if name not in _NOT_SHOWN} | figures
 
     def lines(self) -> Iterator[str]:
         """Yield the summary that is printed without `--json`."""
@@ -51,7 +52,7 @@ class FinetuneResult:
         """Yield the lines for a classifier that is better than the head."""
         course = self.course
         yield (
-            f"val {course.deciding} decided: {course.value(self.best_epoch)} in epoch {self.best_epoch}, "
+            f"val {course.choose_by} decided: {course.value(self.best_epoch)} in epoch {self.best_epoch}, "
             f"{course.value(0)} of the head"
         )
         if self.best_epoch == self.epochs_done:
@@ -61,7 +62,7 @@ class FinetuneResult:
         """Yield the lines for a head that no epoch has beaten: how near they came, and what to try."""
         course, nearest = self.course, self.course.nearest
         yield (
-            f"val {course.deciding} decided: no epoch was better than the head, {course.value(0)}; the nearest was "
+            f"val {course.choose_by} decided: no epoch was better than the head, {course.value(0)}; the nearest was "
             f"epoch {nearest} with {as_text(course.figures[nearest])}"
         )
         yield "the classifier is backbone and head as they were"

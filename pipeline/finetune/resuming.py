@@ -39,11 +39,11 @@ def resolve(run: Run, config: FinetuneConfig, start: dict[str, Any]) -> tuple[Fi
 
     `start` is the `start.json` of the fine-tuning to go on with, or {}.
     """
-    head = run.config()["head"]
-    then = {**_EARLIER, **start["settings"]} if start else {**_EARLIER, **run.config(), **head}
+    then = {**_EARLIER, **(start["settings"] if start else run.config()["head"])}
     asked = {name: getattr(config, name) for name in ("class_weight", "choose_by")}
     chosen = {name: then[name] if value == "auto" else value for name, value in asked.items()}
-    return replace(config, **chosen), chosen["choose_by"]
+    choose_by: ChooseBy = "loss" if chosen["choose_by"] == "log_loss" else chosen["choose_by"]
+    return replace(config, class_weight=chosen["class_weight"], choose_by=choose_by), choose_by
 
 
 def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], choose_by: ChooseBy) -> None:

@@ -132,19 +132,6 @@ def test_further_columns_of_the_history_follow_the_fixed_ones(tmp_path: Path) ->
     assert (first, second) == ("head,1,0.5,0.75,0.25,1.0,", "finetune,1,0.5,0.75,0.25,1.0,0.1")
 
 
-def test_a_new_fine_tuning_leaves_what_was_evaluated_of_the_head(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    run.update(run.metrics_file, head={"seconds": 1}, evaluate={"val": {"n": 2, "head": {"loss": 1}, "finetuned": {}}})
-    both = 'path,label,head:dog,finetuned:dog\n"a,b.jpg",dog,0.5,0.25\n\udcff.jpg,cat,1.5,1.25\n'
-    run.predictions_file("val").write_text(both, "utf-8", "surrogateescape")
-    run.predictions_file("test").write_text("path,label,head:dog\r\nc.jpg,cat,1\r\n", newline="")
-    run.forget_evaluations()
-    assert run.metrics() == {"head": {"seconds": 1}, "evaluate": {"val": {"n": 2, "head": {"loss": 1}}}}
-    left = run.predictions_file("val").read_text("utf-8", "surrogateescape")
-    assert left == 'path,label,head:dog\n"a,b.jpg",dog,0.5\n\udcff.jpg,cat,1.5\n'
-    assert run.predictions_file("test").read_bytes() == b"path,label,head:dog\r\nc.jpg,cat,1\r\n"  # as it was
-
-
 def test_class_names_that_are_not_utf_8(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     assert set(list_digests([example(1)], [name])) == {"classes", "train"}

@@ -445,6 +445,9 @@ def test_both_phases_lie_on_one_axis(tuned_run: Path) -> None:
         events.Reload()
         steps[phase] = [event.step for event in events.Tensors("epoch_loss")]
     assert steps == {"head": [0, 1, 2], "finetune": [3, 4]}
+    rates = EventAccumulator(str(tuned_run / "logs" / "finetune" / "train"))
+    rates.Reload()
+    assert [event.step for event in rates.Tensors("epoch_learning_rate")] == [3, 4]
 
 
 @pytest.mark.slow

@@ -167,22 +167,22 @@ def test_auto_is_as_for_the_head(tmp_path: Path) -> None:
     assert (config.class_weight, config.choose_by, choose_by) == ("balanced", "f1", "f1")
     config, choose_by = resolve(run, FinetuneConfig(class_weight="none", choose_by="auc"), {})
     assert (config.class_weight, choose_by) == ("none", "auc")
+    assert resolve(run, FinetuneConfig(choose_by="log_loss"), {})[0].choose_by == "loss"
     run.config_file.write_text('{"head": {}}')  # of an earlier version
     assert resolve(run, FinetuneConfig(), {})[0] == CONFIG
 
 
 def test_the_figure_that_decides_may_be_another_than_the_loss() -> None:
     before = {"loss": 0.5, "accuracy": 0.8, "f1": 0.7}
-    rows = [row(0.6, val_f1=0.75), row(0.4, val_f1=0.75), row(0.3, val_f1=0.6), row(float("nan"), val_f1=0.9)]
+    rows = [row(0.6, val_f1=0.75), row(0.4, val_f1=0.75), row(0.3, val_f1=0.6)]
     course = Course.of("f1", before, rows)
-    assert (course.best, course.done) == (4, 4)
-    course = Course.of("f1", before, rows[:3])
+    assert course.done == 3
     assert course.best == 2  # of equal figures, the lower loss
-    assert course.line(rows[2], 10) == (
+    assert course.line(rows[-1], 10) == (
         "epoch 3 of 10: train loss 0.1000, accuracy 0.9000; val loss 0.3000, accuracy 0.5000, f1 0.6000; "
         "best so far: epoch 2 (val f1 0.7500)"
     )
-    assert Course.of("log_loss", before, rows).best == 3
+    assert Course.of("auc", {**before, "auc": None}, [row(0.4, val_f1=0, val_auc=float("nan"))]).best == 1
 
 
 @pytest.mark.parametrize(
