@@ -66,7 +66,7 @@ class FinetuneResult:
             f"epoch {nearest} with {as_text(course.figures[nearest])}"
         )
         yield "the classifier is backbone and head as they were"
-        if nearest == self.epochs_done:
+        if 1 < nearest == self.epochs_done:
             yield f"the last epoch was the nearest: more epochs may help: {self._more()}"
         else:
             yield f"try smaller steps: {self._command(f'--overwrite --learning-rate={self.learning_rate / 10:g}')}"

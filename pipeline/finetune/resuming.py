@@ -69,8 +69,8 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
         )
     if finished and course.stops(settings["patience"]):
         raise RunError(
-            f"{run.path}: its fine-tuning stopped after {done} epochs, because {course.stop_reason()}; --patience 0 "
-            "goes on, --overwrite begins anew"
+            f"{run.path}: --patience {settings['patience']} ends its fine-tuning after {done} epochs, because "
+            f"{course.stop_reason()}; --patience 0 goes on, --overwrite begins anew"
         )
 
 

@@ -116,7 +116,7 @@ def test_what_is_finished_goes_on_to_more_epochs(tmp_path: Path) -> None:
 
 def test_what_stopped_early_goes_on_with_more_patience_only(tmp_path: Path) -> None:
     run = finished(tmp_path, settings_of(patience=2))
-    line = "its fine-tuning stopped after 3 epochs, because no epoch after epoch 1 was better; --patience 0 goes on"
+    line = "--patience 2 ends its fine-tuning after 3 epochs, because no epoch after epoch 1 was better; --patience 0"
     assert refusal(run, settings_of(patience=2)).startswith(line)
     for patience in (0, 3):
         require(run, settings_of(patience=patience))
