@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.forgetting import forget_classifier
 from headstart.pipeline.finetune.result import FinetuneResult
-from headstart.pipeline.finetune.resuming import as_begun, require_resumable, resolve, state_of
+from headstart.pipeline.finetune.resuming import as_begun, make_plan
 from headstart.pipeline.finetune.state import FinetuneState
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, require_unchanged, versions
@@ -43,13 +42,8 @@ def finetune(
         seed: decides the order of images, augmentation and dropout.
         places: where the run's store, weights and data are now.
     """
-    run, asked = Run.open(path), config
-    state = state_of(run, overwrite)
-    start = {} if overwrite else state.start()  # an old state that is overwritten may be damaged
-    config, choose_by = resolve(run, config, start)
-    settings = {**asdict(config), "seed": seed}
-    if not overwrite:
-        require_resumable(run, state, settings, choose_by)
+    run = Run.open(path)
+    plan = make_plan(run, config, seed, overwrite)
     _require_one_backbone(run)
     cached = load_examples(run, places)
     require_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
@@ -57,29 +51,23 @@ def finetune(
     from headstart.pipeline.finetune.epochs import train_epochs
     from headstart.pipeline.finetune.model import build_finetune_model
 
-    config = as_begun(run, config, start)
-    built = build_finetune_model(run, cached, config, seed, start.get("precision", "auto"))
-    if start:
+    begun, state = as_begun(run, plan.config, plan.start), plan.state
+    built = build_finetune_model(run, cached, begun, seed, plan.start.get("precision", "auto"))
+    if plan.start:
         state.move(run.unfinished)
     else:
         state.drop()
-    course, images_per_second = train_epochs(run, state, built, config, choose_by, settings)
+    course, images_per_second = train_epochs(run, state, built, begun, plan.choose_by, plan.settings)
     result = FinetuneResult(
         run=str(run.path),
-        before=course.figures[0],
-        after=course.figures[course.best],
-        best_epoch=course.best,
+        course=course,
         epochs=config.epochs,
-        epochs_done=course.done,
-        stopped_early=course.done < config.epochs,
-        choose_by=choose_by,
         images_per_second=images_per_second,
         seconds=state.seconds(),
-        course=course,
         learning_rate=config.learning_rate,
-        repeat=[*flags(asked), *([f"--seed={seed}"] if seed else []), *flags(places)],
+        repeat=[*flags(config), *([f"--seed={seed}"] if seed else []), *flags(places)],
     )
-    _write(run, state, built, result, {**settings, "overwrite": overwrite})
+    _write(run, state, built, result, {**plan.settings, "overwrite": overwrite})
     state.move(run.finished)
     return result
 

@@ -4,36 +4,63 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from headstart.pipeline.finetune.course import Course, as_json, as_text
 
-_NOT_SHOWN = ("course", "learning_rate", "repeat")
-
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """The metrics of a fine-tuned classifier."""
+    """The course of a fine-tuning, and the metrics of the fine-tuned classifier."""
 
     run: str
-    before: dict[str, float]  # `accuracy`, `loss` and the figure that decides, of the head on val
-    after: dict[str, float]  # the same of the classifier, at the best epoch
-    best_epoch: int  # counts from 1; 0 means before fine-tuning
+    course: Course
     epochs: int  # the number asked for
-    epochs_done: int  # over all calls
-    stopped_early: bool
-    choose_by: str  # the figure on val that decides the best epoch
     images_per_second: float  # see `Progress.examples_per_second`
     seconds: float  # spent on the epochs, summed over all calls
-    course: Course = field(repr=False)
     learning_rate: float
     repeat: Sequence[str]  # the options to repeat so that another call goes on
 
+    @property
+    def before(self) -> dict[str, float]:
+        """Return `loss`, `accuracy` and the figure that decides, of the head on val."""
+        return self.course.figures[0]
+
+    @property
+    def after(self) -> dict[str, float]:
+        """Return the same figures of the classifier, at the best epoch."""
+        return self.course.figures[self.best_epoch]
+
+    @property
+    def best_epoch(self) -> int:
+        """Return the best epoch. It counts from 1; 0 means before fine-tuning."""
+        return self.course.best
+
+    @property
+    def epochs_done(self) -> int:
+        """Return the number of epochs over all calls."""
+        return self.course.done
+
+    @property
+    def stopped_early(self) -> bool:
+        """Return whether fewer epochs were trained than were asked for."""
+        return self.epochs_done < self.epochs
+
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
-        figures = {name: as_json(getattr(self, name)) for name in ("before", "after")}
-        return {name: value for name, value in vars(self).items() if name not in _NOT_SHOWN} | figures
+        return {
+            "run": self.run,
+            "before": as_json(self.before),
+            "after": as_json(self.after),
+            "best_epoch": self.best_epoch,
+            "epochs": self.epochs,
+            "epochs_done": self.epochs_done,
+            "stopped_early": self.stopped_early,
+            "choose_by": self.course.choose_by,
+            "images_per_second": self.images_per_second,
+            "seconds": self.seconds,
+        }
 
     def lines(self) -> Iterator[str]:
         """Yield the summary that is printed without `--json`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headstart.features.errors import RunError
@@ -21,6 +21,28 @@ _EARLIER = {  # settings that versions before 0.2 lacked, with the values that t
     "label_smoothing": 0.0,
     "class_weight": "none",
 }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call of `finetune` does: the settings to train with, and the state to go on from."""
+
+    state: FinetuneState
+    start: dict[str, Any]  # the state's `start.json`; {} to begin anew
+    config: FinetuneConfig  # without `auto`
+    choose_by: ChooseBy
+    settings: dict[str, Any]  # of `config`, and the seed
+
+
+def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> Plan:
+    """Return what to do. Raises RunError if the state has other settings or no epoch left; see `require_resumable`."""
+    state = state_of(run, overwrite)
+    start = {} if overwrite else state.start()  # an old state that is overwritten may be damaged
+    config, choose_by = resolve(run, config, start)
+    settings = {**asdict(config), "seed": seed}
+    if not overwrite:
+        require_resumable(run, state, settings, choose_by)
+    return Plan(state, start, config, choose_by, settings)
 
 
 def state_of(run: Run, overwrite: bool) -> FinetuneState:

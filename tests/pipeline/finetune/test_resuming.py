@@ -203,16 +203,10 @@ def summary(losses: tuple[float, ...], epochs: int, *repeat: str) -> str:
     course = Course("loss", [{"loss": loss, "accuracy": 0.68} for loss in losses])
     result = FinetuneResult(
         run="runs/my run",
-        before=course.figures[0],
-        after=course.figures[course.best],
-        best_epoch=course.best,
+        course=course,
         epochs=epochs,
-        epochs_done=course.done,
-        stopped_early=course.done < epochs,
-        choose_by="loss",
         images_per_second=2.0,
         seconds=3.0,
-        course=course,
         learning_rate=1e-4,
         repeat=repeat,
     )
