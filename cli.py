@@ -138,7 +138,7 @@ def finetune(
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
-    """Phase 2: train the top of the backbone on raw images, from the run's head. Resumes an interrupted training."""
+    """Phase 2: train the top of the backbone on raw images. Goes on where an earlier call ended."""
     from headstart.pipeline.finetune.finetune import finetune
 
     return finetune(run, config, overwrite, seed, places)

@@ -1,6 +1,6 @@
 """Dataclass fields from which the command line makes options."""
 
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any
 
 
@@ -11,3 +11,10 @@ def option(default: Any, help: str, **more: Any) -> Any:
     `metavar` and `parser`.
     """
     return field(default=default, metadata={"help": help, **more})
+
+
+def flags(config: Any) -> list[str]:
+    """Return the command-line options that stand for the dataclass `config`, without those that have their default."""
+    values = [(one.metadata.get("flag", f"--{one.name.replace('_', '-')}"), one) for one in fields(config)]
+    changed = [(flag, getattr(config, one.name)) for flag, one in values if getattr(config, one.name) != one.default]
+    return [flag if value is True else f"{flag}={value}" for flag, value in changed]

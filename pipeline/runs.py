@@ -11,6 +11,7 @@ RUN/
     predictions-<split>.csv   path, digest, label, predicted label and logits of each example
     confusion-<split>.csv     the number of examples of each pair of true and predicted label that occurs
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
+    finetune.state/           state of a finished fine-tuning, from which more epochs go on
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Run:
         self.classifier_file = path / "classifier.keras"
         self.metrics_file = path / "metrics.json"
         self.unfinished = path / "finetune.partial"
+        self.finished = path / "finetune.state"
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -133,12 +135,6 @@ class Run:
     def update(self, file: Path, **fields: Any) -> None:
         """Set top-level `fields` of `file`, one of the run's JSON files. Other fields stay as they are."""
         write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
-
-    def forget_evaluations(self) -> None:
-        """Remove the metrics and predictions that `evaluate` wrote, because they belong to an earlier model."""
-        write_json(self.metrics_file, {key: value for key, value in self.metrics().items() if key != "evaluate"})
-        for file in (*self.path.glob("predictions-*.csv"), *self.path.glob("confusion-*.csv")):
-            file.unlink()
 
     def predictions_file(self, split: str) -> Path:
         """Return the path of `predictions-<split>.csv`."""

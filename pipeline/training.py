@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,38 @@ from headstart.features.tensorflow import keras
 _DRAWS_AN_EPOCH = 1_000_000  # more than any layer draws in an epoch
 
 
-def make_optimizer(name: str, learning_rate: float, **settings: Any) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    name: str, learning_rate: float | keras.optimizers.schedules.LearningRateSchedule, **settings: Any
+) -> keras.optimizers.Optimizer:
     """Make the Keras optimizer `name`. `settings` are the optimizer's other arguments."""
     return keras.optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate, **settings}})
 
 
-def compile_model(model: keras.Model, classes: int, optimizer: keras.optimizers.Optimizer) -> None:
+def compile_model(
+    model: keras.Model, classes: int, optimizer: keras.optimizers.Optimizer, label_smoothing: float = 0.0
+) -> None:
     """Compile `model`, which returns logits: the loss is cross-entropy, and the metric is accuracy."""
-    if classes == 2:
-        loss = keras.losses.BinaryCrossentropy(from_logits=True)
-        metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)]
-    else:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
-    model.compile(optimizer=optimizer, loss=loss, metrics=metrics)
+    accuracy = (
+        keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
+        if classes == 2
+        else keras.metrics.SparseCategoricalAccuracy("accuracy")
+    )
+    model.compile(optimizer, loss=partial(cross_entropies, label_smoothing=label_smoothing), metrics=[accuracy])
+
+
+def cross_entropies(labels: Any, logits: Any, label_smoothing: float) -> Any:
+    """Return each example's cross-entropy in nats, float32 [b], from labels [b] and logits float32 [b, 1 or classes].
+
+    Label smoothing mixes a uniform distribution into the target (Szegedy et al. 2015, arXiv:1512.00567).
+    """
+    classes = logits.shape[1]
+    if classes == 1:
+        target = keras.ops.reshape(labels, (-1, 1))
+        return keras.losses.binary_crossentropy(target, logits, from_logits=True, label_smoothing=label_smoothing)
+    if not label_smoothing:
+        return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    target = keras.ops.one_hot(keras.ops.cast(labels, "int64"), classes)
+    return keras.losses.categorical_crossentropy(target, logits, from_logits=True, label_smoothing=label_smoothing)
 
 
 def class_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray | None:

@@ -41,7 +41,10 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     assert set(trained) == {"run", "epochs", "best_epoch", "seconds", "val"}
     assert set(trained["val"]) == {"accuracy", "loss"}
     tuned = headstart("finetune", run, "--epochs=1")
-    assert set(tuned) == {"run", "before", "after", "best_epoch", "epochs", "images_per_second", "seconds"}
+    assert set(tuned) == {
+        "run", "before", "after", "best_epoch", "epochs", "epochs_done", "stopped_early", "choose_by",
+        "images_per_second", "seconds",
+    }  # fmt: skip
     assert tuned["before"] == pytest.approx(trained["val"], rel=1e-3)
     scored = headstart("evaluate", run)
     assert set(scored) == {"split", "n", "duplicates_in_train", "near_duplicates_in_train", "head", "finetuned"}

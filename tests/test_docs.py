@@ -222,7 +222,8 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def substitutes(words: list[str]) -> list[list[str]]:
     """Small commands that take the place of `words` after `headstart`: few pixels, epochs and trials, no downloads."""
     lite = ["--backbone=efficientnet_lite0", "--image-size=64"]
-    few = {"head": ["--epochs=2"], "sweep": ["--trials=3"], "finetune": ["--epochs=1"]}.get(words[0], [])
+    epochs = "--epochs=2" if words[0] == "head" or "--epochs" in words else "--epochs=1"
+    few = {"head": [epochs], "sweep": ["--trials=3"], "finetune": [epochs, "--patience=0"]}.get(words[0], [])
     if words == ["demo"]:  # the demo has a test of its own
         return [["head", "photos", "--run=demo/run", "--store=demo/store", *lite, "--epochs=2"]]
     if words[0] not in ("features", "head", "sweep") and words[:2] != ["store", "explain"]:

@@ -5,13 +5,14 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError
 from headstart.features.files import write_atomically
+from headstart.features.options import flags
 from headstart.features.terminal import console
 from headstart.pipeline.demo.config import DEMO_IMAGES
 from headstart.pipeline.demo.drawing import DemoResult, draw_demo
@@ -21,7 +22,8 @@ from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.evaluate.result import EvaluateResult
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.finetune.finetune import FinetuneResult, finetune
+from headstart.pipeline.finetune.finetune import finetune
+from headstart.pipeline.finetune.result import FinetuneResult
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.prepare.config import PrepareConfig
@@ -129,18 +131,18 @@ def run_demo(
     extraction = ExtractionConfig(store=folder / "store")
     counted = [f"--images={images}"] if images != DEMO_IMAGES else []
     seeded = [f"--seed={seed}"] if seed else []
-    asked = [f"--store={extraction.store}", *_flags(features), *seeded]
+    asked = [f"--store={extraction.store}", *flags(features), *seeded]
 
     _announce("demo", drawings, *counted, *seeded)
     drawn = _shown(draw_demo(drawings, images, seed))
     limit = PrepareConfig(max_rejects=1.0 if drawn.broken > _FEW_BROKEN * images else PrepareConfig.max_rejects)
-    _announce("prepare", drawings, data, *seeded, *_flags(limit))
+    _announce("prepare", drawings, data, *seeded, *flags(limit))
     _shown(prepare(drawings, data, limit, seed))
     _announce("features", data, *asked)
     cached = _shown(cache_features(data, features, extraction, seed))
     _announce("head", data, f"--run={run}", *asked, "--overwrite")
     trained = _shown(train_run(data, run, features, extraction, HeadConfig(), True, seed))
-    _announce("finetune", run, *_flags(finetuning), *seeded, "--overwrite")
+    _announce("finetune", run, *flags(finetuning), *seeded, "--overwrite")
     tuned = _shown(finetune(run, finetuning, True, seed))
     _announce("evaluate", run)
     tested = _shown(evaluate(run))
@@ -167,15 +169,6 @@ def _claim(folder: Path) -> None:
 def _is_demo(folder: Path) -> bool:
     mark = folder / _MARK
     return mark.is_file() and mark.read_bytes() == _ABOUT.encode()
-
-
-def _flags(config: FeatureConfig | FinetuneConfig | PrepareConfig) -> list[str]:
-    """Return the command-line options that stand for `config`. Options with their default value are left out."""
-    return [
-        f"{one.metadata.get('flag', '--' + one.name.replace('_', '-'))}={getattr(config, one.name)}"
-        for one in fields(config)
-        if getattr(config, one.name) != one.default
-    ]
 
 
 def _announce(*arguments: object) -> None:

@@ -2,101 +2,202 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from headstart.features.errors import RunError
 from headstart.features.files import require_space
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console, progress
+from headstart.pipeline.choosing import ChooseBy, val_figures
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.course import Course, as_json, as_text, cost_line
 from headstart.pipeline.finetune.model import FinetuneModel
-from headstart.pipeline.finetune.state import FinetuneState
+from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.inputs import explained, require_unchanged_files
 from headstart.pipeline.runs import Run
-from headstart.pipeline.training import EpochCounter, EvalProgress, Progress
+from headstart.pipeline.training import EpochCounter, Progress, class_weights
 
-_WEIGHTS_FILES = 6  # the best and the latest weights, each in `work/`, in the kept state, and in the next kept state
+_TIMED_STEPS = 2  # after the first step, which builds the graph
 
 
 def train_epochs(
-    run: Run, state: FinetuneState, built: FinetuneModel, config: FinetuneConfig, settings: dict[str, Any]
-) -> tuple[list[dict[str, float]], float]:
+    run: Run,
+    state: FinetuneState,
+    built: FinetuneModel,
+    config: FinetuneConfig,
+    choose_by: ChooseBy,
+    settings: dict[str, Any],
+) -> tuple[Course, float]:
     """Train for the epochs that are left, and leave the model with the weights of the best epoch.
 
-    Returns `accuracy` and `loss` on val after each epoch, from epoch 0 on, and the speed of training in images per
-    second; see `Progress.examples_per_second`. Raises OSError if the disk has too little room for the state.
+    Returns the figures on val after each epoch, and the speed of training in images per second; see
+    `Progress.examples_per_second`. The speed is 0 if no epoch was left. Raises OSError if the disk has too little room
+    for the state, and RunError if the head's outputs are not finite.
     """
-    model, train, val = built.model, built.cached.of("train"), built.cached.of("val")
     # Epochs count on from the head's epochs, because the curves of both phases share an axis.
     offset = sum(row["phase"] == "head" for row in run.history())
-    epoch = EpochCounter()
-    raised: list[Exception] = []
+    counter, raised = EpochCounter(), list[Exception]()
+    train, val = built.cached.of("train"), built.cached.of("val")
     with explained([*train, *val], raised):
-        train_batches, val_batches = built.batches(config, settings["seed"], lambda: epoch.number - offset, raised)
-        done = state.resume()
-        if done is None:
-            _begin(run, state, built, val_batches, settings)
-        else:
-            console.print(f"going on after epoch {done}; --overwrite begins anew")
-        state_callbacks = _state_callbacks(state, offset, [*train, *val] if built.map_cut is None else [])
-        with progress("fine-tuning", config.epochs * len(train), done=(done or 0) * len(train)) as advance:
-            speed = Progress(advance, len(train), config.batch_size)
-            curves = keras.callbacks.TensorBoard(run.logs / "finetune", write_graph=False)
-            model.fit(
-                train_batches,
-                shuffle=False,  # the dataset shuffles, as a function of seed and epoch
-                validation_data=val_batches,
-                initial_epoch=offset,
-                epochs=offset + config.epochs,
-                callbacks=[epoch, speed, curves, *state_callbacks],
-                verbose=0,
-            )
-    model.load_weights(state.best_weights)
-    return _with_epoch_0(state), speed.examples_per_second
+        batches, val_batches = built.batches(config, settings["seed"], lambda: counter.number - offset, raised)
+        val_seconds = None
+        require_space(run.path, (1 if state.kept() else 2) * built.state_bytes)
+        if state.kept() is None:
+            val_seconds = _begin(run, state, built, val_batches, choose_by, settings)
+        course = Course.of(choose_by, state.start()["before"], state.history())
+        speed = 0.0
+        if course.done < config.epochs and not course.stops(config.patience):
+            keeper = _Keeper(state, built, config, course, val_batches)
+            speed = _fit(run, keeper, batches, counter, offset, val_seconds)
+    built.load_best(_kept(state))
+    return course, speed
 
 
 def _begin(
-    run: Run, state: FinetuneState, built: FinetuneModel, val_batches: tf.data.Dataset, settings: dict[str, Any]
-) -> None:
-    """Evaluate epoch 0, the head alone, and keep its state. Raises OSError if the disk has too little room."""
+    run: Run,
+    state: FinetuneState,
+    built: FinetuneModel,
+    val_batches: tf.data.Dataset,
+    choose_by: ChooseBy,
+    settings: dict[str, Any],
+) -> float:
+    """Evaluate epoch 0, the head alone, and keep its state. Returns the seconds that the evaluation took."""
     shutil.rmtree(run.logs / "finetune", ignore_errors=True)
-    count = len(built.cached.of("val"))
-    with progress("evaluating the head", count) as advance:
-        callbacks = [EvalProgress(advance, count)]
-        before = built.model.evaluate(val_batches, verbose=0, return_dict=True, callbacks=callbacks)
-    require_space(run.path, _WEIGHTS_FILES * built.state_bytes)
-    precision = built.cached.network.backbone.precision
-    state.begin({"settings": settings, "precision": precision, "from_layer": built.from_layer, "before": before})
-    built.model.save_weights(state.best_weights)
-    state.keep(0)
-
-
-def _state_callbacks(state: FinetuneState, offset: int, examples: Sequence[Example]) -> list[keras.callbacks.Callback]:
-    """Return callbacks that write history, best weights and latest weights into `state`, and then keep this state."""
-    best_so_far = min(row["loss"] for row in _with_epoch_0(state))
     since = time.perf_counter()
+    with progress("evaluating the head", len(built.cached.of("val"))) as advance:
+        before = _figures(built, val_batches, choose_by, advance)
+    seconds = time.perf_counter() - since
+    if not np.isfinite(before["loss"]):
+        raise RunError(f"{run.head_file}: its outputs on val are not finite; train the head again, with --overwrite")
+    console.print(f"epoch 0, the head alone: val {as_text(before)}")
+    precision = built.cached.network.backbone.precision
+    start = {"settings": settings, "precision": precision, "from_layer": built.from_layer}
+    state.begin({**start, "before": as_json(before)})
+    with state.keep(0) as folder:
+        built.save_best(folder)
+        write_epochs(folder, [], 0.0)
+    return seconds
 
-    def keep(number: int, logs: dict[str, float]) -> None:
-        nonlocal since
-        require_unchanged_files(examples)
+
+def _figures(
+    built: FinetuneModel, batches: tf.data.Dataset, choose_by: ChooseBy, advance: Callable[[int], None] = lambda _: None
+) -> dict[str, float]:
+    """Return the `val_figures` of the model. `advance` takes the number of images in each finished batch."""
+    found = []
+    for inputs, labels in batches:
+        found.append((built.model.predict_on_batch(inputs), labels.numpy()))
+        advance(len(labels))
+    logits, labels = map(np.concatenate, zip(*found, strict=True))
+    return val_figures(choose_by, logits, labels)
+
+
+def _kept(state: FinetuneState) -> Path:
+    kept = state.kept()
+    assert kept is not None  # `_begin` keeps a state
+    return kept
+
+
+class _Keeper:
+    """Validates the model after each epoch, keeps the state, and ends the training when patience is at its end.
+
+    Keras's `EarlyStopping` and `ModelCheckpoint` would begin to count anew when a training goes on.
+    """
+
+    def __init__(
+        self,
+        state: FinetuneState,
+        built: FinetuneModel,
+        config: FinetuneConfig,
+        course: Course,
+        val_batches: tf.data.Dataset,
+    ) -> None:
+        self.state, self.built, self.config, self.course = state, built, config, course
+        self._val_batches = val_batches
+        self._rows, self._seconds = state.history(), state.seconds()
+        self._since = time.perf_counter()
+
+    @property
+    def seconds_an_epoch(self) -> float:
+        """Return the mean duration of the finished epochs, validation included."""
+        return self._seconds / max(self.course.done, 1)
+
+    def validate(self, _: int, logs: dict[str, float]) -> None:
+        """Add the figures on val to `logs`, for the callbacks that follow."""
+        figures = _figures(self.built, self._val_batches, self.course.choose_by)
+        logs.update({f"val_{name}": value for name, value in figures.items()})
+
+    def keep(self, _: int, logs: dict[str, float]) -> None:
+        """Keep the state after an epoch with the metrics `logs`."""
+        require_unchanged_files(self._examples())
+        course, previous = self.course, _kept(self.state)
+        course.figures.append({name: logs[f"val_{name}"] for name in course.figures[0]})
+        self._rows.append({"epoch": course.done, **{name: float(value) for name, value in logs.items()}})
         now = time.perf_counter()
-        state.spend(now - since)
-        since = now
-        state.keep(number - offset + 1)  # Keras's `number` counts on from the head's epochs
+        self._seconds, self._since = self._seconds + now - self._since, now
+        with self.state.keep(course.done) as folder:
+            write_epochs(folder, self._rows, self._seconds)
+            self.built.save_latest(folder)
+            if course.best == course.done:
+                self.built.save_best(folder)
+            else:
+                self.built.copy_best(previous, folder)
+        console.print(course.line(logs, self.config.epochs))
+        self.built.model.stop_training = course.stops(self.config.patience)
 
-    return [
-        keras.callbacks.CSVLogger(state.csv, append=True),
-        keras.callbacks.ModelCheckpoint(
-            state.best_weights, save_best_only=True, save_weights_only=True, initial_value_threshold=best_so_far
-        ),
-        keras.callbacks.BackupAndRestore(state.backup, delete_checkpoint=False),
-        # This callback comes last, when all others have written.
-        keras.callbacks.LambdaCallback(on_epoch_end=keep),
-    ]
+    def _examples(self) -> Sequence[Example]:
+        """Return the examples whose files are read in each epoch."""
+        cached = self.built.cached
+        return [*cached.of("train"), *cached.of("val")] if self.built.map_cut is None else []
 
 
-def _with_epoch_0(state: FinetuneState) -> list[dict[str, float]]:
-    """Return `accuracy` and `loss` on val after each finished epoch, from epoch 0 on."""
-    finished = [{"accuracy": row["val_accuracy"], "loss": row["val_loss"]} for row in state.history()]
-    return [state.start()["before"], *finished]
+def _fit(
+    run: Run,
+    keeper: _Keeper,
+    batches: tf.data.Dataset,
+    counter: EpochCounter,
+    offset: int,
+    val_seconds: float | None,
+) -> float:
+    """Train from the kept state on. Returns the speed, and tells the cost beforehand.
+
+    The cost of the first epochs follows from the first steps and from `val_seconds`, the duration of validation. Later,
+    it is the mean of the epochs before.
+    """
+    config, built, done = keeper.config, keeper.built, keeper.course.done
+    train = built.cached.of("train")
+    built.load_latest(_kept(keeper.state))
+    if done:
+        console.print(f"going on after epoch {done}; --overwrite begins anew")
+        console.print(cost_line(config.epochs - done, keeper.seconds_an_epoch, config.patience))
+    labels = np.array([example.label for example in train], np.int64)
+    weights = class_weights(labels, len(built.cached.class_names), config.class_weight)
+    told_at = min(_TIMED_STEPS, -(-len(train) // config.batch_size) - 1)
+    with progress("fine-tuning", config.epochs * len(train), done=done * len(train)) as advance:
+        speed = Progress(advance, len(train), config.batch_size)
+
+        def tell_cost(step: int, logs: object) -> None:
+            if step == told_at and keeper.course.done == 0 and speed.examples_per_second:
+                seconds = len(train) / speed.examples_per_second + (val_seconds or 0.0)
+                console.print(cost_line(config.epochs, seconds, config.patience))
+
+        built.model.fit(
+            batches,
+            shuffle=False,  # the dataset shuffles, as a function of seed and epoch
+            class_weight=None if weights is None else dict(enumerate(weights.tolist())),
+            initial_epoch=offset + done,
+            epochs=offset + config.epochs,
+            callbacks=[
+                counter,
+                speed,
+                keras.callbacks.LambdaCallback(on_train_batch_end=tell_cost, on_epoch_end=keeper.validate),
+                keras.callbacks.TensorBoard(run.logs / "finetune", write_graph=False),
+                # This callback comes last, when all others have written.
+                keras.callbacks.LambdaCallback(on_epoch_end=keeper.keep),
+            ],
+            verbose=0,
+        )
+    return speed.examples_per_second

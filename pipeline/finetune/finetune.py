@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.features.backbones.cuts import chosen_backbones
-from headstart.features.errors import OptionError, RunError
+from headstart.features.errors import OptionError
+from headstart.features.options import flags
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.forgetting import forget_classifier
+from headstart.pipeline.finetune.result import FinetuneResult
+from headstart.pipeline.finetune.resuming import as_begun, make_plan
 from headstart.pipeline.finetune.state import FinetuneState
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, require_unchanged, versions
 
 if TYPE_CHECKING:
     from headstart.pipeline.finetune.model import FinetuneModel
-
-
-@dataclass(frozen=True)
-class FinetuneResult:
-    """The metrics of a fine-tuned classifier."""
-
-    run: str
-    before: dict[str, float]  # `accuracy` and `loss` of the head on val
-    after: dict[str, float]  # `accuracy` and `loss` of the classifier on val, at the best epoch
-    best_epoch: int  # counts from 1; 0 means before fine-tuning
-    epochs: int
-    images_per_second: float  # see `Progress.examples_per_second`
-    seconds: float  # spent on the epochs, summed over all starts
-
-    def fields(self) -> dict[str, Any]:
-        """Return the JSON object that `--json` prints."""
-        return asdict(self)
-
-    def lines(self) -> Iterator[str]:
-        """Yield the summary that is printed without `--json`."""
-        yield (
-            f"val accuracy {self.before['accuracy']:.4f} -> {self.after['accuracy']:.4f}, "
-            f"loss {self.before['loss']:.4f} -> {self.after['loss']:.4f} "
-            f"(best epoch {self.best_epoch} of {self.epochs}; {self.images_per_second:.1f} images/s after the start)"
-        )
-        if self.best_epoch == 0:
-            yield "no epoch was better than the head alone: the classifier is backbone and head as they were"
-        yield f"the classifier is {self.run}/classifier.keras"
 
 
 def finetune(
@@ -55,12 +29,13 @@ def finetune(
 
     The frozen layers run in their fast form, in the run's precision; int8 is replaced by another precision. Only the
     layers above have gradients. The classifier is saved in float32. Epoch 0, before fine-tuning, can be the best epoch.
-    So the classifier's loss on val is never above the head's.
+    So the classifier is never worse than the head by the figure on val that decides.
 
-    The run keeps the state after each finished epoch. A repeated call with the same settings continues from this state.
-    Raises RunError if there is no run, if the run has a classifier, if its data or weights changed, or if an unfinished
-    fine-tuning has other settings. Raises OptionError if `config.from_layer` can't be used, or if the run has several
-    backbones.
+    The run keeps the state after each finished epoch, and after the last one, too. A repeated call with the same
+    settings goes on from this state. Only the number of epochs and the patience may differ. The result is the same as
+    from one call with all epochs. Raises RunError if there is no run, if no epoch is left, if its data or weights
+    changed, or if its state has other settings. Raises OptionError if `config.from_layer` can't be used, or if the run
+    has several backbones.
 
     Args:
         overwrite: start again, even if the run has a classifier or an unfinished fine-tuning.
@@ -68,9 +43,7 @@ def finetune(
         places: where the run's store, weights and data are now.
     """
     run = Run.open(path)
-    settings = {**asdict(config), "seed": seed}
-    state = FinetuneState(run.unfinished)
-    resumed = start_to_resume(run, state, settings, overwrite)
+    plan = make_plan(run, config, seed, overwrite)
     _require_one_backbone(run)
     cached = load_examples(run, places)
     require_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
@@ -78,23 +51,24 @@ def finetune(
     from headstart.pipeline.finetune.epochs import train_epochs
     from headstart.pipeline.finetune.model import build_finetune_model
 
-    config = _as_begun(run, config, resumed)
-    built = build_finetune_model(run, cached, config, seed, resumed.get("precision", "auto"))
-    if not resumed:
+    begun, state = as_begun(run, plan.config, plan.start), plan.state
+    built = build_finetune_model(run, cached, begun, seed, plan.start.get("precision", "auto"))
+    if plan.start:
+        state.move(run.unfinished)
+    else:
         state.drop()
-    rows, images_per_second = train_epochs(run, state, built, config, settings)
-    best = min(range(len(rows)), key=lambda number: rows[number]["loss"])
+    course, images_per_second = train_epochs(run, state, built, begun, plan.choose_by, plan.settings)
     result = FinetuneResult(
         run=str(run.path),
-        before=rows[0],
-        after=rows[best],
-        best_epoch=best,
+        course=course,
         epochs=config.epochs,
         images_per_second=images_per_second,
         seconds=state.seconds(),
+        learning_rate=config.learning_rate,
+        repeat=[*flags(config), *([f"--seed={seed}"] if seed else []), *flags(places)],
     )
-    _write(run, state, built, result, {**settings, "overwrite": overwrite})
-    state.drop()
+    _write(run, state, built, result, {**plan.settings, "overwrite": overwrite})
+    state.move(run.finished)
     return result
 
 
@@ -107,39 +81,6 @@ def _require_one_backbone(run: Run) -> None:
         )
 
 
-def start_to_resume(run: Run, state: FinetuneState, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-    """Return `state.start()` to continue fine-tuning from `state`, or an empty dict to start from epoch 0.
-
-    Without `overwrite`, raises RunError if `state` has other settings, or if the run has a classifier and no state.
-    """
-    if overwrite:  # the old state is not read, because it may be damaged
-        return {}
-    start = state.start()
-    then = start.get("settings", settings)
-    changed = [f"{name} {then.get(name)!r}" for name in settings if then.get(name) != settings[name]]
-    if changed:
-        raise RunError(
-            f"{run.path}: its fine-tuning was cut off with other settings ({', '.join(changed)}); repeat those to go "
-            "on, or --overwrite to begin anew"
-        )
-    if not start and run.classifier_file.exists():
-        raise RunError(f"{run.path}: is fine-tuned already; --overwrite to do it anew")
-    return start
-
-
-def _as_begun(run: Run, config: FinetuneConfig, start: dict[str, Any]) -> FinetuneConfig:
-    """Return `config` with the first trained layer in `start`, because the default layer may have changed since.
-
-    `start` is the `start.json` of the fine-tuning to resume, or {}. Raises RunError if an earlier version wrote `start`
-    and its default layer is unknown.
-    """
-    if "from_layer" in start:
-        return replace(config, from_layer=str(start["from_layer"]))
-    if start and not config.from_layer and run.configs()[0].backbone != "inception_v3":
-        raise RunError(f"{run.path}: its fine-tuning was begun by an earlier version; begin anew with --overwrite")
-    return config
-
-
 def _write(
     run: Run, state: FinetuneState, built: FinetuneModel, result: FinetuneResult, settings: dict[str, Any]
 ) -> None:
@@ -149,7 +90,8 @@ def _write(
     save_for_inference(built.classifier(), run.classifier_file)
     head_rows = [row for row in run.history() if row["phase"] == "head"]
     run.write_history([*head_rows, *({"phase": "finetune", **row} for row in state.history())])
-    run.forget_evaluations()
-    kept = ("best_epoch", "before", "images_per_second", "seconds")
-    run.update(run.metrics_file, finetune={"val": result.after, **{name: getattr(result, name) for name in kept}})
+    forget_classifier(run)
+    fields = result.fields()
+    kept = ("best_epoch", "epochs_done", "stopped_early", "choose_by", "before", "images_per_second", "seconds")
+    run.update(run.metrics_file, finetune={"val": fields["after"], **{name: fields[name] for name in kept}})
     run.update(run.config_file, finetune={**settings, "from_layer_index": built.from_layer, "versions": versions()})

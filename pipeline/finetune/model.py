@@ -1,7 +1,9 @@
 """The model that phase 2 trains, and the batches it is trained on."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
@@ -19,24 +21,59 @@ from headstart.pipeline.inputs import NextEpoch, eval_dataset, features_dataset,
 from headstart.pipeline.runs import Run
 from headstart.pipeline.training import compile_model, make_optimizer
 
+_BEST, _LATEST = "best.top.weights.h5", "latest.top.weights.h5"
+# Versions before 0.2 saved the whole model. A state that one of them began may have its best weights.
+_EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
+
 
 @dataclass(frozen=True)
 class FinetuneModel:
     """A compiled model that shares its layers with `head` and with the backbone of `cached`.
 
-    Training the model trains `head`, and the layers of the backbone from index `from_layer` on.
+    Training the model trains `head`, and the layers of the backbone from index `from_layer` on. The weights files of
+    a `FinetuneState` hold these layers alone, `top`.
     """
 
     cached: FeaturedExamples
     head: keras.Model
     from_layer: int
     model: keras.Model  # from pixels, or from a cached map, to logits
+    top: keras.Model  # the part of `model` that is trained, or all of it
     map_cut: Cut | None  # the cut whose map `model` takes; None if `model` takes pixels
 
     @property
     def state_bytes(self) -> int:
-        """Return the size of the model's weights file in bytes. Keras saves the optimizer's variables there, too."""
-        return sum(variable.numpy().nbytes for variable in (*self.model.weights, *self.model.optimizer.variables))
+        """Return the size of a state's weights files in bytes."""
+        variables = (*self.top.weights, *self.top.weights, *self.model.optimizer.variables)
+        return sum(int(variable.numpy().nbytes) for variable in variables)
+
+    def save_latest(self, folder: Path) -> None:
+        """Save the trained layers and the optimizer into `folder`."""
+        _sharing(self.top, self.model.optimizer).save_weights(folder / _LATEST)
+
+    def save_best(self, folder: Path) -> None:
+        """Save the trained layers into `folder`, as the best so far."""
+        _sharing(self.top).save_weights(folder / _BEST)
+
+    def copy_best(self, previous: Path, folder: Path) -> None:
+        """Copy the best weights so far from the folder `previous` to `folder`."""
+        for file in (previous / _BEST, previous / _EARLIER_BEST):
+            if file.exists():
+                shutil.copy(file, folder)
+
+    def load_latest(self, folder: Path) -> None:
+        """Set the model and the optimizer to the latest state in `folder`. Before the first epoch, nothing is set."""
+        if (folder / _EARLIER_LATEST).exists():
+            self.model.load_weights(folder / _EARLIER_LATEST)
+        elif (folder / _LATEST).exists():
+            _sharing(self.top, self.model.optimizer).load_weights(folder / _LATEST)
+
+    def load_best(self, folder: Path) -> None:
+        """Set the model to the best weights in `folder`."""
+        if (folder / _EARLIER_BEST).exists():
+            _sharing(self.model).load_weights(folder / _EARLIER_BEST)
+        else:
+            _sharing(self.top).load_weights(folder / _BEST)
 
     def classifier(self) -> keras.Model:
         """Join the trained backbone and head into a float32 model that maps pixels uint8 [B, H, W, 3] to logits."""
@@ -98,14 +135,40 @@ def build_finetune_model(
     unfreeze(backbone, from_layer, config.thaw_batchnorm)
     make_deterministic(trained_layers(backbone, from_layer))
     head = run.load_model(run.head_file)
-    model = build_top(backbone, from_layer, cuts, head)
+    model = top = build_top(backbone, from_layer, cuts, head)
     if map_cut is None:
-        model = build_streamed(backbone, from_layer, cuts, model)
-    momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
-    optimizer = make_optimizer(config.optimizer, config.learning_rate, **momentum)
-    compile_model(model, len(cached.class_names), optimizer)
+        model = build_streamed(backbone, from_layer, cuts, top)
+    optimizer = _optimizer(config, len(cached.of("train")))
+    compile_model(model, len(cached.class_names), optimizer, config.label_smoothing)
     optimizer.build(model.trainable_variables)
-    return FinetuneModel(cached=cached, head=head, from_layer=from_layer, model=model, map_cut=map_cut)
+    return FinetuneModel(cached=cached, head=head, from_layer=from_layer, model=model, top=top, map_cut=map_cut)
+
+
+def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimizer:
+    """Make the optimizer for training on a number of examples. Raises OptionError if all of its steps are warm-up."""
+    momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
+    clipping = {"global_clipnorm": config.clip_norm} if config.clip_norm else {}
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = config.learning_rate
+    schedules, steps = keras.optimizers.schedules, config.epochs * -(-examples // config.batch_size)
+    if config.schedule == "cosine" and config.warmup >= steps:
+        raise OptionError(
+            f"--warmup {config.warmup}: must be under {steps}, the number of steps in {config.epochs} epochs"
+        )
+    if config.schedule == "cosine" and config.warmup:
+        rate = schedules.CosineDecay(0.0, steps - config.warmup, warmup_target=rate, warmup_steps=config.warmup)
+    elif config.schedule == "cosine":
+        rate = schedules.CosineDecay(rate, steps)
+    elif config.warmup:
+        rate = schedules.PolynomialDecay(0.0, config.warmup, end_learning_rate=rate)
+    return make_optimizer(config.optimizer, rate, **momentum, **clipping)
+
+
+def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model:
+    """Return a model with the layers of `model`. Its weights file holds `optimizer`, too, unless that is None."""
+    sharing = keras.Model(model.inputs, model.outputs)
+    if optimizer is not None:
+        sharing.compile(optimizer)
+    return sharing
 
 
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:

@@ -12,7 +12,7 @@ from headstart.pipeline.choosing import ChooseBy, ValFigures, rank
 from headstart.pipeline.head.config import SMALLEST_BATCH, HeadConfig
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.optimizers import fused, release, with_reduced_products
-from headstart.pipeline.training import class_weights, make_optimizer, restart_draws
+from headstart.pipeline.training import class_weights, cross_entropies, make_optimizer, restart_draws
 
 Row = dict[str, float]
 Advance = Callable[[int], None]
@@ -108,7 +108,7 @@ class _Step:
     def _take(self, features: tf.Tensor, labels: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             logits = self._model(features, training=True)
-            losses = _losses(labels, logits, self._label_smoothing)
+            losses = cross_entropies(labels, logits, self._label_smoothing)
             if self._class_weights is not None:
                 losses *= tf.gather(self._class_weights, labels)
             loss = tf.reduce_mean(losses)
@@ -119,21 +119,6 @@ class _Step:
         binary = logits.shape[1] == 1
         predicted = tf.cast(logits[:, 0] > 0, tf.int64) if binary else tf.argmax(logits, axis=1)
         return tf.stack([tf.reduce_sum(losses), tf.math.count_nonzero(predicted == labels, dtype=tf.float32)])
-
-
-def _losses(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """Return each example's cross-entropy, float32 [b], from labels int64 [b] and logits float32 [b, 1 or classes].
-
-    Label smoothing mixes a uniform distribution into the target (Szegedy et al. 2015, arXiv:1512.00567).
-    """
-    classes = logits.shape[1]
-    if classes == 1:
-        target = labels[:, tf.newaxis]
-        return keras.losses.binary_crossentropy(target, logits, from_logits=True, label_smoothing=smoothing)
-    if not smoothing:
-        return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-    target = tf.one_hot(labels, classes)
-    return keras.losses.categorical_crossentropy(target, logits, from_logits=True, label_smoothing=smoothing)
 
 
 def _validate(head: keras.Model, val: LabelledFeatures, choose_by: ChooseBy) -> Row:

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 from headstart.features.errors import RunError
-from headstart.features.files import folder_written_atomically
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.examples import Example
-from headstart.pipeline.finetune.state import FinetuneState
-from headstart.pipeline.runs import Run, list_digests, new_run
+from headstart.pipeline.runs import HISTORY_COLUMNS, Run, list_digests, new_run
 
 
 def example(number: int, label: int = 0, split: str = "train") -> Example:
@@ -138,32 +136,13 @@ def test_what_training_needs_to_be_repeated_is_recorded(trained_run: Path) -> No
     assert len(Run.open(trained_run).digests("train")) > 10
 
 
-def test_a_state_is_kept_whole(tmp_path: Path) -> None:
-    state = FinetuneState(tmp_path / "s")
-    assert state.resume() is None
-    state.begin({"settings": {}, "before": 1})
-    (tmp_path / "s" / "work" / "x").write_text("0")
-    state.keep(0)
-    (tmp_path / "s" / "work" / "x").write_text("1")
-    state.keep(1)
-    (tmp_path / "s" / "work" / "x").write_text("half of epoch 2")
-    again = FinetuneState(tmp_path / "s")
-    assert again.resume() == 1
-    assert (tmp_path / "s" / "work" / "x").read_text() == "1"
-    assert again.start() == {"settings": {}, "before": 1}
-    assert [path.name for path in (tmp_path / "s").glob("epoch-*")] == ["epoch-0001"]
-
-
-def test_a_kill_while_a_state_is_copied_leaves_the_one_before(tmp_path: Path) -> None:
-    state = FinetuneState(tmp_path / "s")
-    state.begin({"settings": {}})
-    state.keep(0)
-    with pytest.raises(ZeroDivisionError), folder_written_atomically(tmp_path / "s" / "epoch-0001"):
-        raise ZeroDivisionError
-    (tmp_path / "s" / "copy.partial").mkdir()  # as earlier versions left it
-    assert FinetuneState(tmp_path / "s").resume() == 0
-    state.keep(1)
-    assert FinetuneState(tmp_path / "s").resume() == 1
+def test_further_columns_of_the_history_follow_the_fixed_ones(tmp_path: Path) -> None:
+    row = dict(zip(HISTORY_COLUMNS, ("head", 1, 0.5, 0.75, 0.25, 1.0), strict=True))
+    run = Run(tmp_path)
+    run.write_history(iter([row, {"val_f1": 0.1, **row, "phase": "finetune"}]))
+    header, first, second = run.history_file.read_text().splitlines()
+    assert header == ",".join((*HISTORY_COLUMNS, "val_f1"))
+    assert (first, second) == ("head,1,0.5,0.75,0.25,1.0,", "finetune,1,0.5,0.75,0.25,1.0,0.1")
 
 
 def test_class_names_that_are_not_utf_8(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@ import os
 import shutil
 import signal
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import headstart.features.backbones.models
 import keras
@@ -22,9 +23,9 @@ from headstart.features.store.maintain import open_stores
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
 from headstart.pipeline.featured import FeaturedExamples, cache_features, load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.finetune.finetune import finetune, start_to_resume
-from headstart.pipeline.finetune.model import FinetuneModel
-from headstart.pipeline.finetune.state import FinetuneState
+from headstart.pipeline.finetune.epochs import _Keeper
+from headstart.pipeline.finetune.finetune import finetune
+from headstart.pipeline.finetune.model import FinetuneModel, _optimizer
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.inputs import eval_dataset
@@ -184,6 +185,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+MEASURED = ("seconds", "images_per_second")
 OVERWRITE = ["--overwrite"]
 
 
@@ -218,31 +220,6 @@ def test_what_was_cut_off_ends_as_if_it_had_not_been(
     assert not (run / "finetune.partial").exists()
 
 
-@pytest.mark.parametrize("began", [False, True])
-def test_what_was_cut_off_goes_on_unless_overwritten(tmp_path: Path, began: bool) -> None:
-    run, state = Run(tmp_path), FinetuneState(tmp_path / "finetune.partial")
-    run.classifier_file.touch()  # as an earlier fine-tuning left it
-    settings = {**asdict(QUICK), "seed": 0}
-    earlier = {"settings": {**settings, "overwrite": began}, "before": {"loss": 1.0}}  # as earlier versions wrote it
-    for start in ({"settings": settings, "before": {"loss": 1.0}}, earlier):
-        state.begin(start)
-        assert start_to_resume(run, state, settings, overwrite=False)["before"] == {"loss": 1.0}
-        assert start_to_resume(run, state, settings, overwrite=True) == {}
-        with pytest.raises(RunError, match=r"other settings \(seed 0\)"):
-            start_to_resume(run, state, {**settings, "seed": 2}, overwrite=False)
-        assert start_to_resume(run, state, {**settings, "seed": 2}, overwrite=True) == {}
-    (state.folder / "start.json").write_text('{"settings"')  # damaged
-    with pytest.raises(RunError, match=r"start\.json: not JSON .*--overwrite begins anew"):
-        start_to_resume(run, state, settings, overwrite=False)
-    assert start_to_resume(run, state, settings, overwrite=True) == {}
-    state.drop()
-    with pytest.raises(RunError, match="fine-tuned already"):
-        start_to_resume(run, state, settings, overwrite=False)
-    assert start_to_resume(run, state, settings, overwrite=True) == {}
-
-
-# Keras's CSVLogger closes its file at the end of training only, which never comes here.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path, tmp_path: Path, monkeypatch) -> None:
     data = tmp_path / "data"
@@ -250,14 +227,14 @@ def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path,
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "data": str(data)}))
     victim = sorted((data / "train" / "dog").glob("dog.*"))[0]
-    keep = FinetuneState.keep
+    keep = _Keeper.keep
 
-    def keep_and_remove(state: FinetuneState, epoch: int) -> None:
-        keep(state, epoch)
-        if epoch == 1:
+    def keep_and_remove(keeper: _Keeper, number: int, logs: dict[str, float]) -> None:
+        keep(keeper, number, logs)
+        if keeper.course.done == 1:
             victim.unlink()
 
-    monkeypatch.setattr(FinetuneState, "keep", keep_and_remove)
+    monkeypatch.setattr(_Keeper, "keep", keep_and_remove)
     with pytest.raises(DataError, match=f"{victim}: gone or changed"):
         finetune(run, QUICK)
     assert not (run / "classifier.keras").exists()
@@ -282,9 +259,87 @@ def test_the_size_of_a_state_is_known_before_it_is_written(tmp_path: Path, optim
     settings = {"momentum": 0.9} if optimizer == "sgd" else {}
     compile_model(model, 2, make_optimizer(optimizer, 1e-3, **settings))
     model.optimizer.build(model.trainable_variables)
-    model.save_weights(tmp_path / "x.weights.h5")
-    built = FinetuneModel(cached=None, head=None, from_layer=0, model=model, map_cut=None)
-    assert built.state_bytes == pytest.approx((tmp_path / "x.weights.h5").stat().st_size, rel=0.02)
+    built = FinetuneModel(cached=None, head=None, from_layer=0, model=model, top=model, map_cut=None)
+    built.save_latest(tmp_path)
+    built.save_best(tmp_path)
+    assert built.state_bytes == pytest.approx(sum(file.stat().st_size for file in tmp_path.iterdir()), rel=0.02)
+
+
+def functional(*units: int, name: str, inputs: int) -> keras.Model:
+    x = first = keras.Input((inputs,))
+    for number in units:
+        x = keras.layers.Dense(number)(x)
+    return keras.Model(first, x, name=name)
+
+
+def small_built(optimizer: str = "sgd") -> FinetuneModel:
+    """A trained part on top of a frozen one, compiled as `build_finetune_model` does it, after one step."""
+    pixels, top = keras.Input((3,)), functional(5, 1, name="top", inputs=4)
+    model = keras.Model(pixels, top(functional(4, name="frozen", inputs=3)(pixels)))
+    model.get_layer("frozen").trainable = False
+    compile_model(model, 2, _optimizer(FinetuneConfig(optimizer=optimizer), 1))
+    model.fit(np.ones((1, 3), np.float32), np.ones(1), verbose=0)
+    return FinetuneModel(cached=None, head=None, from_layer=0, model=model, top=top, map_cut=None)
+
+
+def test_a_state_of_an_earlier_version_holds_the_whole_model(tmp_path: Path) -> None:
+    earlier = small_built()
+    earlier.model.save_weights(tmp_path / "best.weights.h5")
+    (tmp_path / "backup").mkdir()
+    earlier.model.fit(np.ones((1, 3), np.float32), np.ones(1), verbose=0)
+    earlier.model.save_weights(tmp_path / "backup" / "latest.weights.h5")
+    now = small_built()
+    now.load_latest(tmp_path)
+    for one, other in zip(earlier.model.weights, now.model.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(earlier.model.optimizer.variables, now.model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert int(now.model.optimizer.iterations.numpy()) == 2
+    now.load_best(tmp_path)
+    assert any(not np.array_equal(one, other) for one, other in zip(earlier.top.weights, now.top.weights, strict=True))
+    assert int(now.model.optimizer.iterations.numpy()) == 2  # the best weights come without their optimizer
+
+
+def test_a_state_holds_the_trained_part_and_the_optimizer(tmp_path: Path) -> None:
+    one, other = small_built("adam"), small_built("adam")
+    other.model.fit(np.zeros((1, 3), np.float32), np.zeros(1), verbose=0)
+    one.save_latest(tmp_path)
+    one.save_best(tmp_path)
+    other.load_latest(tmp_path)
+    for mine, theirs in zip(one.top.weights, other.top.weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    for mine, theirs in zip(one.model.optimizer.variables, other.model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def rates(config: FinetuneConfig, examples: int, steps: int) -> list[float]:
+    schedule = _optimizer(config, examples)._learning_rate
+    return [float(schedule(step) if callable(schedule) else schedule) for step in range(steps)]
+
+
+def test_the_step_size_follows_the_schedule() -> None:
+    config = FinetuneConfig(learning_rate=1.0, epochs=2, batch_size=3)  # 4 steps an epoch
+    assert rates(config, 10, 2) == [1, 1]
+    assert rates(replace(config, warmup=4), 10, 7) == [0, 0.25, 0.5, 0.75, 1, 1, 1]
+    cosine = rates(replace(config, schedule="cosine"), 10, 9)
+    np.testing.assert_allclose(cosine, [0.5 + 0.5 * np.cos(np.pi * step / 8) for step in range(9)], atol=1e-6)
+    both = rates(replace(config, schedule="cosine", warmup=4), 10, 9)
+    np.testing.assert_allclose(both[:5], [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(both[4:], [0.5 + 0.5 * np.cos(np.pi * step / 4) for step in range(5)], atol=1e-6)
+    with pytest.raises(OptionError, match="--warmup 8: must be under 8, the number of steps in 2 epochs"):
+        _optimizer(replace(config, schedule="cosine", warmup=8), 10)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_label_smoothing_is_in_the_loss_of_training(classes: int) -> None:
+    labels, logits = np.array([0, 1, 1]), np.array([[0.5, -1.0, 2.0], [0.1, 0.2, 0.3], [-3.0, 1.0, 0.0]], np.float32)
+    logits = logits[:, :1] if classes == 2 else logits
+    model = functional(logits.shape[1], name="head", inputs=logits.shape[1])
+    model.set_weights([np.eye(logits.shape[1]), np.zeros(logits.shape[1])])
+    compile_model(model, classes, make_optimizer("sgd", 0.0), 0.3)
+    loss = model.evaluate(logits, labels, verbose=0, return_dict=True)["loss"]
+    target = 0.7 * np.eye(classes)[labels] + 0.3 / classes
+    assert loss == pytest.approx(-(target * np.log(probabilities(logits))).sum(axis=1).mean(), rel=1e-5)
 
 
 def test_a_disk_without_room_is_told_before_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,14 +349,89 @@ def test_a_disk_without_room_is_told_before_training(run: Path, monkeypatch: pyt
     assert not (run / "finetune.partial").exists()
 
 
+def tuned_weights(run: Path) -> list[np.ndarray]:
+    weights: list[np.ndarray] = keras.models.load_model(run / "classifier.keras").get_weights()
+    return weights
+
+
 @pytest.mark.slow
-def test_a_finished_run_is_not_done_again_unless_asked(run: Path) -> None:
-    finetune(run, replace(QUICK, epochs=1))
-    with pytest.raises(RunError, match="--overwrite"):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"optimizer": "adam", "class_weight": "balanced", "label_smoothing": 0.1, "clip_norm": 1.0, "warmup": 8},
+        {"optimizer": "rmsprop", "from_cache": True, "augment": "flip", "views": 2, "choose_by": "f1"},
+    ],
+)
+def test_more_epochs_in_a_second_call_equal_all_at_once(run: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+    path = tmp_path / "whole"
+    shutil.copytree(run, path)
+    config = replace(QUICK, epochs=4, batch_size=4, augment="standard", patience=0)
+    config = replace(config, **changed)
+    finetune(run, replace(config, epochs=2))
+    second, whole = finetune(run, config), finetune(path, config)
+    assert Run(run).history() == Run(path).history()
+    assert second.course == whole.course
+    assert second.fields() == {**whole.fields(), **{name: second.fields()[name] for name in ("run", *MEASURED)}}
+    for one, other in zip(tuned_weights(run), tuned_weights(path), strict=True):
+        np.testing.assert_array_equal(one, other)
+    columns = list(Run(run).history()[-1])[6:]
+    assert columns == (["val_f1"] if config.choose_by == "f1" else [])
+    kept = Run(run).config()["finetune"]
+    assert (kept["epochs"], kept["choose_by"]) == (4, "loss" if config.choose_by == "auto" else config.choose_by)
+    assert not (run / "finetune.partial").exists()
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_second_call_changes_nothing(run: Path, tmp_path: Path, start_headstart) -> None:
+    path = tmp_path / "whole"
+    shutil.copytree(run, path)
+    flags = ["--batch-size=4", "--augment=flip", "--learning-rate=1e-3", "--patience=0", "--json"]
+    assert start_headstart("finetune", run, "--epochs=3", *flags).wait() == 0
+    process = start_headstart("finetune", run, "--epochs=6", *flags)
+    wait_for(run / "finetune.partial" / "epoch-0004")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (run / "classifier.keras").exists()  # of the first call
+    assert not (run / "finetune.state").exists()
+    assert start_headstart("finetune", run, "--epochs=6", *flags).wait() == 0
+    assert start_headstart("finetune", path, "--epochs=6", *flags).wait() == 0
+    assert Run(run).history() == Run(path).history()
+    for one, other in zip(tuned_weights(run), tuned_weights(path), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_training_stops_early_and_tells_each_epoch(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(QUICK, epochs=9, learning_rate=3.0, patience=2)
+    result = finetune(run, config)
+    assert result.stopped_early
+    assert result.epochs_done == result.best_epoch + 2 < 9
+    told = capsys.readouterr().err
+    assert [f"epoch {number} of 9: train loss" in told for number in (1, 2, 9)] == [True, True, False]
+    assert "epoch 0, the head alone: val loss" in told
+    assert "9 epochs of" in told
+    with pytest.raises(RunError, match="--patience 0 goes on"):
+        finetune(run, config)
+    assert finetune(run, replace(config, epochs=result.epochs_done + 1, patience=0)).epochs_done > result.epochs_done
+
+
+@pytest.mark.slow
+def test_a_head_whose_outputs_are_not_finite_is_refused(run: Path) -> None:
+    head = keras.models.load_model(run / "head.keras")
+    head.set_weights([np.full_like(weight, np.nan) for weight in head.get_weights()])
+    head.save(run / "head.keras")
+    with pytest.raises(RunError, match=r"head\.keras: its outputs on val are not finite"):
         finetune(run, QUICK)
-    Run(run).predictions_file("val").write_text("of the old classifier")
+    assert not (run / "finetune.partial").exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_begun_anew_only_if_asked(run: Path) -> None:
+    finetune(run, replace(QUICK, epochs=1))
+    with pytest.raises(RunError, match=r"fine-tuned already \(1 of 1 epochs are done\); --epochs 2 .*--overwrite"):
+        finetune(run, replace(QUICK, epochs=1))
     finetune(run, QUICK, overwrite=True)
-    assert not Run(run).predictions_file("val").exists()
     assert len(list((run / "logs" / "finetune" / "train").glob("events*"))) == 1
     assert [row["epoch"] for row in Run(run).history() if row["phase"] == "finetune"] == ["1", "2"]
 
@@ -315,6 +445,9 @@ def test_both_phases_lie_on_one_axis(tuned_run: Path) -> None:
         events.Reload()
         steps[phase] = [event.step for event in events.Tensors("epoch_loss")]
     assert steps == {"head": [0, 1, 2], "finetune": [3, 4]}
+    rates = EventAccumulator(str(tuned_run / "logs" / "finetune" / "train"))
+    rates.Reload()
+    assert [event.step for event in rates.Tensors("epoch_learning_rate")] == [3, 4]
 
 
 @pytest.mark.slow

@@ -1,0 +1,89 @@
+"""The course of a fine-tuning: the figures on val after each epoch, the best epoch, and when to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from headstart.pipeline.choosing import ChooseBy, rank
+
+
+@dataclass
+class Course:
+    """The figures on val after each epoch. Epoch 0 is the head alone.
+
+    The figures are `loss`, `accuracy` and, where it is another one, the figure that decides.
+    """
+
+    choose_by: ChooseBy
+    figures: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, choose_by: ChooseBy, before: Mapping[str, float | None], history: Sequence[Mapping[str, float]]
+    ) -> Course:
+        """Return the course with the figures `before` any epoch, as from `as_json`, and those in a history's rows."""
+        first = {name: math.nan if value is None else value for name, value in before.items()}
+        return cls(choose_by, [first, *({name: row[f"val_{name}"] for name in before} for row in history)])
+
+    @property
+    def done(self) -> int:
+        """Return the number of finished epochs, without epoch 0."""
+        return len(self.figures) - 1
+
+    @property
+    def best(self) -> int:
+        """Return the number of the best epoch; of equal ones the first."""
+        return self.best_of(range(len(self.figures)))
+
+    @property
+    def nearest(self) -> int:
+        """Return the number of the best epoch after epoch 0."""
+        return self.best_of(range(1, len(self.figures)))
+
+    def best_of(self, epochs: Sequence[int]) -> int:
+        """Return the best of `epochs`; of equal ones the first."""
+        return min(epochs, key=lambda epoch: rank(self.choose_by, self.figures[epoch]))
+
+    def stops(self, patience: int) -> bool:
+        """Return whether `patience` epochs, at least one, have passed since the best. 0 never stops."""
+        return 0 < patience <= self.done - self.best
+
+    def stop_reason(self) -> str:
+        """Return why the training stops early, as text."""
+        return f"no epoch after epoch {self.best} was better" if self.best else "no epoch was better than the head"
+
+    def value(self, epoch: int) -> str:
+        """Return the figure that decides after `epoch`, as text."""
+        return f"{self.figures[epoch][self.choose_by]:.4f}"
+
+    def line(self, row: Mapping[str, float], epochs: int) -> str:
+        """Return the line that tells of the last epoch, whose metrics are `row`."""
+        best = "the head" if self.best == 0 else "this one" if self.best == self.done else f"epoch {self.best}"
+        return (
+            f"epoch {self.done} of {epochs}: train loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}; "
+            f"val {as_text(self.figures[-1])}; best so far: {best} (val {self.choose_by} {self.value(self.best)})"
+        )
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as text, in minutes or, where it is short, in seconds."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+def cost_line(epochs: int, seconds: float, patience: int) -> str:
+    """Return the line that tells the cost of so many epochs, each of them in `seconds`."""
+    fewer = f", fewer if {patience} in a row are not better" if 0 < patience < epochs else ""
+    count = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    return f"about {duration(epochs * seconds)}: {count} of {seconds:.0f} s{fewer}"
+
+
+def as_text(figures: Mapping[str, float]) -> str:
+    """Return figures as text, such as `loss 0.3921, accuracy 0.8400`."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+
+
+def as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures for JSON, which has no NaN: an undefined figure is None."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}

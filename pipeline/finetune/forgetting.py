@@ -1,0 +1,51 @@
+"""Forget what `evaluate` wrote of an earlier fine-tuned classifier. What it wrote of the head stays."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from headstart.features.files import write_json, written_atomically
+from headstart.pipeline.runs import Run
+
+_MODEL = "finetuned"
+_FIELDS = (_MODEL, "better", "mcnemar")  # `better` and `mcnemar` compare the classifier with the head
+_OF_THE_MODEL = ("model", "predicted", "probability")  # columns of `predictions-<split>.csv`
+
+
+def forget_classifier(run: Run) -> None:
+    """Remove the classifier from the metrics, the predictions and the confusions in `run`."""
+    metrics = run.metrics()
+    for evaluated in metrics.get("evaluate", {}).values():
+        for name in _FIELDS:
+            evaluated.pop(name, None)
+    write_json(run.metrics_file, metrics)
+    for file in (*run.path.glob("predictions-*.csv"), *run.path.glob("confusion-*.csv")):
+        _rewrite(file, drop_rows=file.name.startswith("confusion-"))
+
+
+def _rewrite(path: Path, drop_rows: bool) -> None:
+    """Rewrite a CSV file, a row at a time, without the columns of the classifier.
+
+    Of rows whose `model` is the classifier, the prediction is left out, or with `drop_rows` the row.
+    """
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.reader(file)
+        header = next(rows, [])
+        with (
+            written_atomically(path) as partial,
+            partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out,
+        ):
+            kept = [at for at, name in enumerate(header) if not name.startswith(f"{_MODEL}:")]
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow([header[at] for at in kept])
+            writer.writerows([row[at] for at in kept] for row in _of_the_head(header, rows, drop_rows))
+
+
+def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
+    """Yield the rows whose `model` is not the classifier and, unless `drop_rows`, the others without a prediction."""
+    predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
+    for row in rows:
+        if "model" not in header or row[header.index("model")] != _MODEL:
+            yield row
+        elif not drop_rows:
+            yield ["" if at in predicted else cell for at, cell in enumerate(row)]

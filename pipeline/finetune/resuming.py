@@ -1,0 +1,126 @@
+"""What a call of `finetune` goes on with: an unfinished fine-tuning, a finished one with more epochs, or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from headstart.features.errors import RunError
+from headstart.pipeline.choosing import ChooseBy
+from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.course import Course
+from headstart.pipeline.finetune.state import FinetuneState
+from headstart.pipeline.runs import Run
+
+_MAY_CHANGE = ("epochs", "patience")
+_EARLIER = {  # settings that versions before 0.2 lacked, with the values that they had in effect
+    "schedule": "constant",
+    "warmup": 0,
+    "clip_norm": 0.0,
+    "choose_by": "loss",
+    "label_smoothing": 0.0,
+    "class_weight": "none",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call of `finetune` does: the settings to train with, and the state to go on from."""
+
+    state: FinetuneState
+    start: dict[str, Any]  # the state's `start.json`; {} to begin anew
+    config: FinetuneConfig  # without `auto`
+    choose_by: ChooseBy
+    settings: dict[str, Any]  # of `config`, and the seed
+
+
+def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> Plan:
+    """Return what to do. Raises RunError if the state has other settings or no epoch left; see `require_resumable`."""
+    state = state_of(run, overwrite)
+    start = {} if overwrite else state.start()  # an old state that is overwritten may be damaged
+    config, choose_by = resolve(run, config, start)
+    settings = {**asdict(config), "seed": seed}
+    if not overwrite:
+        require_resumable(run, state, settings, choose_by)
+    return Plan(state, start, config, choose_by, settings)
+
+
+def state_of(run: Run, overwrite: bool) -> FinetuneState:
+    """Return the state to go on with, or with `overwrite` the place for a new one.
+
+    An unfinished fine-tuning comes before a finished one. Raises RunError if its `start.json` is damaged.
+    """
+    unfinished = FinetuneState(run.unfinished)
+    if overwrite or unfinished.start() or not run.finished.exists():
+        return unfinished
+    return FinetuneState(run.finished)
+
+
+def resolve(run: Run, config: FinetuneConfig, start: dict[str, Any]) -> tuple[FinetuneConfig, ChooseBy]:
+    """Replace `auto` in `config`: by the settings in `start`, else by the head's. Returns its `choose_by`, too.
+
+    `start` is the `start.json` of the fine-tuning to go on with, or {}.
+    """
+    then = {**_EARLIER, **(start["settings"] if start else run.config()["head"])}
+    asked = {name: getattr(config, name) for name in ("class_weight", "choose_by")}
+    chosen = {name: then[name] if value == "auto" else value for name, value in asked.items()}
+    choose_by: ChooseBy = "loss" if chosen["choose_by"] == "log_loss" else chosen["choose_by"]
+    return replace(config, class_weight=chosen["class_weight"], choose_by=choose_by), choose_by
+
+
+def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], choose_by: ChooseBy) -> None:
+    """Raise RunError if a fine-tuning with `settings` can't go on from `state`, or if it has no epoch left to train."""
+    start = state.start()
+    if not start:
+        if run.classifier_file.exists():
+            raise RunError(
+                f"{run.path}: is fine-tuned already, and holds no state to go on from, as earlier versions kept none; "
+                "--overwrite begins anew"
+            )
+        return
+    _require_same_settings(run, state, {**_EARLIER, **start["settings"]}, settings)
+    course = Course.of(choose_by, start["before"], state.history())
+    done, epochs, finished = state.epoch(), settings["epochs"], state.folder == run.finished
+    if done > epochs:
+        more = f"more than {done} goes on" if finished else f"--epochs {done} ends it there, more goes on"
+        raise RunError(f"{run.path}: --epochs {epochs}, but {done} are done; {more}, --overwrite begins anew")
+    if finished and done == epochs:
+        more = "" if settings["schedule"] == "cosine" else f"--epochs {2 * done} trains for {done} more, "
+        raise RunError(
+            f"{run.path}: is fine-tuned already ({done} of {epochs} epochs are done); {more}--overwrite begins anew"
+        )
+    if finished and course.stops(settings["patience"]):
+        raise RunError(
+            f"{run.path}: --patience {settings['patience']} ends its fine-tuning after {done} epochs, because "
+            f"{course.stop_reason()}; --patience 0 goes on, --overwrite begins anew"
+        )
+
+
+def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise RunError if `settings` differ from those of the state, `then`, in more than the epochs and the patience."""
+    fixed = [name for name in settings if name not in _MAY_CHANGE]
+    changed = [f"{name} {then.get(name)!r}" for name in fixed if then.get(name) != settings[name]]
+    if changed:
+        was = "was done" if state.folder == run.finished else "was cut off"
+        raise RunError(
+            f"{run.path}: its fine-tuning {was} with other settings ({', '.join(changed)}); repeat those to go "
+            "on, or --overwrite to begin anew"
+        )
+    if then["schedule"] == "cosine" and then["epochs"] != settings["epochs"]:
+        raise RunError(
+            f"{run.path}: --epochs {settings['epochs']}, but --schedule cosine planned the step size over "
+            f"{then['epochs']} epochs; repeat --epochs {then['epochs']}, or --overwrite to begin anew"
+        )
+
+
+def as_begun(run: Run, config: FinetuneConfig, start: dict[str, Any]) -> FinetuneConfig:
+    """Return `config` with the first trained layer in `start`, because the default layer may have changed since.
+
+    `start` is the `start.json` of the fine-tuning to go on with, or {}. Raises RunError if an earlier version wrote it
+    and its default layer is unknown.
+    """
+    if "from_layer" in start:
+        return replace(config, from_layer=str(start["from_layer"]))
+    if start and not config.from_layer and run.configs()[0].backbone != "inception_v3":
+        raise RunError(f"{run.path}: its fine-tuning was begun by an earlier version; begin anew with --overwrite")
+    return config
