@@ -11,8 +11,8 @@ from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.seen import Seen, seen_in_training
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.metrics import score
-from headstart.pipeline.places import Places
-from headstart.pipeline.runs import Run, write_csv
+from headstart.pipeline.places import Places, run_data
+from headstart.pipeline.runs import Run, require_finite, write_csv
 from rich.table import Table
 
 
@@ -57,7 +57,7 @@ def evaluate(path: Path, split: str = "test", places: Places = Places()) -> Eval
     class_names = run.class_names()
     cached = load_examples(run, places)
     data = places.data
-    examples = _labelled(cached, split, class_names, data or Path(run.config()["data"]))
+    examples = _labelled(cached, split, class_names, run_data(run, places))
     labels = np.array([example.label for example in examples])
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images can't be used: {cached.extraction.store}/rejects.csv says why")
@@ -65,9 +65,12 @@ def evaluate(path: Path, split: str = "test", places: Places = Places()) -> Eval
     for line in seen.lines(split) if seen else []:
         console.print(line, style="yellow")
     features = cached.labelled(examples).features
-    logits = {"head": run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)}  # [N, 1 or C]
+    head = run.load_model(run.head_file, features.shape[1:])
+    logits = {"head": head.predict(features, batch_size=1024, verbose=0)}  # [N, 1 or C]
     if run.classifier_file.exists():
         logits["finetuned"] = _logits_of_classifier(run, cached, examples)
+    files = {"head": run.head_file, "finetuned": run.classifier_file}
+    logits = {model: require_finite(values, files[model]) for model, values in logits.items()}
     metrics = {model: score(values, labels, class_names) for model, values in logits.items()}
     _write_predictions(run, split, examples, class_names, logits)
     key = split if data is None else f"{split} of {data}"
@@ -82,7 +85,8 @@ def _logits_of_classifier(run: Run, cached: FeaturedExamples, examples: list[Exa
     from headstart.pipeline.inputs import eval_dataset, explained
     from headstart.pipeline.training import EvalProgress
 
-    classifier = run.load_model(run.classifier_file)
+    side = cached.network.images.size
+    classifier = run.load_model(run.classifier_file, (side, side, 3))
     images = eval_dataset(examples, cached.network.images, cached.extraction.batch_size or default_batch_size())
     with explained(examples), progress("evaluating the classifier", len(examples)) as advance:
         callback = EvalProgress(advance, len(examples))

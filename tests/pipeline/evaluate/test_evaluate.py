@@ -81,13 +81,13 @@ def test_other_data_is_labelled_by_the_run_s_classes(run: Path, prepared: Path, 
     for path in (prepared / "test" / "dog").iterdir():
         (data / "test" / "dog").mkdir(parents=True, exist_ok=True)
         shutil.copy(path, data / "test" / "dog")
-    result = evaluate(run, "test", data)  # only one class, whose index here is 0 and in the run 1
+    result = evaluate(run, "test", Places(data=data))  # only one class, whose index here is 0 and in the run 1
     evaluate(run, "test")
     expected = [float(row["head:dog"]) > 0 for row in read_predictions(run) if row["label"] == "dog"]
     assert result.head["accuracy"] == np.mean(expected)
     (data / "test" / "dog").rename(data / "test" / "fox")
     with pytest.raises(DataError, match="knows no class 'fox'"):
-        evaluate(run, "test", data)
+        evaluate(run, "test", Places(data=data))
 
 
 def test_leaks_are_told_of(run: Path, prepared: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +95,7 @@ def test_leaks_are_told_of(run: Path, prepared: Path, tmp_path: Path, capfd: pyt
     assert "are in train" not in capfd.readouterr().err
     data = tmp_path / "other"
     shutil.copytree(prepared / "train", data / "test")
-    result = evaluate(run, "test", data)
+    result = evaluate(run, "test", Places(data=data))
     assert "images of test are in train too" in capfd.readouterr().err
     assert result.fields()["duplicates_in_train"] == result.n
 
@@ -108,22 +108,22 @@ def test_near_duplicates_of_training_images_are_counted(
     for source in sorted((prepared / "train" / "cat").iterdir())[:3]:
         with Image.open(source) as picture:
             picture.resize((picture.width * 3 // 4, picture.height * 3 // 4)).save(data / "test" / "cat" / source.name)
-    result = evaluate(run, "test", data)
+    result = evaluate(run, "test", Places(data=data))
     assert result.fields()["near_duplicates_in_train"] == 3
     assert result.fields()["duplicates_in_train"] == 0
     assert "3 images of test have a near-duplicate in train" in capfd.readouterr().err
     settings = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(settings | {"data": str(tmp_path / "gone")}))
-    assert evaluate(run, "test", data).fields()["near_duplicates_in_train"] is None
+    assert evaluate(run, "test", Places(data=data)).fields()["near_duplicates_in_train"] is None
     assert "near_duplicates_in_train" not in evaluate(run, "train", Places(data=prepared)).fields()
 
 
 def test_a_missing_split_is_an_error_where_it_is_asked_for(run: Path, prepared: Path, tmp_path: Path) -> None:
     data = tmp_path / "other"
     shutil.copytree(prepared / "val", data / "val")
-    assert evaluate(run, "val", data).n > 0
+    assert evaluate(run, "val", Places(data=data)).n > 0
     with pytest.raises(DataError, match="test split has no usable images"):
-        evaluate(run, "test", data)
+        evaluate(run, "test", Places(data=data))
 
 
 @pytest.mark.slow
