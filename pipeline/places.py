@@ -41,7 +41,7 @@ def run_data(run: Run, places: Places = Places()) -> Path:
 def run_store(run: Run, places: Places = Places()) -> Path:
     """Return the store of `run`. Raises RunError if it is gone.
 
-    A run never names a place to write to: its own store must exist, and hold features. One that a person named need not.
+    A run never names a place to write to: its own store must exist. A store that a person named need not.
     """
     own = run.configs()[1].store
     found = places.store or (own if _is_store(own) else _from_environment("store"))

@@ -52,9 +52,5 @@ def _require_sound(file: Any, size: int, shown: str) -> None:
                 bytes_left -= found.nbytes
                 if bytes_left < 0:
                     raise WeightsError(
-                        f"{shown}: {name[:80]!r} has the shape {_short(found.shape)}; refused as too large"
+                        f"{shown}: {name[:80]!r} has the shape {str(found.shape)[:80]}; refused as too large"
                     )
-
-
-def _short(shape: Any) -> str:
-    return str(shape)[:80]

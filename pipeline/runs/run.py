@@ -58,8 +58,8 @@ class Run:
     def open(cls, path: Path) -> Run:
         """Open the run at `path`, and check its settings and metrics.
 
-        Raises RunError if there is no run at `path`, or if its settings or metrics are damaged, or of a later version of
-        headstart. See `existing`, too.
+        Raises RunError if there is no run at `path`, or if its settings or metrics are damaged, or written by a later
+        version of headstart; see `existing`, too.
         """
         run = cls.existing(path)
         run.config()
