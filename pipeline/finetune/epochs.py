@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from headstart.features.errors import RunError
 from headstart.features.files import require_space
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console, progress
@@ -65,6 +67,8 @@ def _begin(
     with progress("evaluating the head", count) as advance:
         callbacks = [EvalProgress(advance, count)]
         before = built.model.evaluate(val_batches, verbose=0, return_dict=True, callbacks=callbacks)
+    if not np.isfinite(before["loss"]):
+        raise RunError(f"{run.head_file}: its loss on val is {before['loss']}; train the head again")
     require_space(run.path, _WEIGHTS_FILES * built.state_bytes)
     precision = built.cached.network.backbone.precision
     state.begin({"settings": settings, "precision": precision, "from_layer": built.from_layer, "before": before})

@@ -44,10 +44,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}")
-        if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):
-            raise ValueError(
-                f"class_names are {len(self.class_names)} names, {len(set(self.class_names))} of them other"
-            )
+        distinct = len(set(self.class_names))
+        if distinct < max(2, len(self.class_names)):
+            raise ValueError(f"class_names holds {len(self.class_names)} names, {distinct} of them distinct")
         if "\0" in self.data:
             raise ValueError("data is no path")
 

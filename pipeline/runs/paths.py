@@ -58,7 +58,7 @@ def _changed(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[st
 def _relative(path: str, folder: Path) -> str:
     if not os.path.isabs(path):
         return path
-    there, here = _plain(path), _plain(folder)
+    there, here = plain_path(path), plain_path(folder)
     if os.path.commonpath([there, here]) == os.sep:
         return path
     relative = os.path.relpath(there, here)
@@ -69,10 +69,10 @@ def _absolute(path: str, folder: Path) -> str:
     if path.split(os.sep, maxsplit=1)[0] not in (os.curdir, os.pardir):
         return path
     # The run's folder may be a symlink: then the path may be meant from the link, or from the folder that it names.
-    found = [os.path.normpath(os.path.join(here, path)) for here in (_plain(folder), os.path.realpath(folder))]
+    found = [os.path.normpath(os.path.join(here, path)) for here in (plain_path(folder), os.path.realpath(folder))]
     return next((one for one in found if os.path.lexists(one)), found[0])
 
 
-def _plain(path: str | Path) -> str:
+def plain_path(path: str | Path) -> str:
     """Return the absolute path without `..`. Symlinks stay, unless a `..` may go up from the target of one."""
     return os.path.realpath(path) if os.pardir in Path(path).parts else os.path.abspath(path)

@@ -22,7 +22,7 @@ from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features, fingerprints_of
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
-from headstart.pipeline.runs import Run, list_digests, require_free
+from headstart.pipeline.runs import Run, list_digests, plain_path, require_free
 from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import ranked
@@ -209,7 +209,7 @@ def _write_run(
     A run of a worse trial of the study is replaced. With `overwrite`, an existing run of trial `number` is replaced,
     too, if it was written before the time `began`, at which this search started.
     """
-    origin = {"study": str(study.path.absolute()), "trial": number}
+    origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
         there = Run.open(path) if path.exists() else None
         written = there.config().get("sweep", {}) if there else {}
