@@ -27,7 +27,7 @@ from headstart.pipeline.data.examples import (
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
-from headstart.pipeline.places import Places, located_networks, run_data, run_store
+from headstart.pipeline.places import Places, known_store, located_networks, run_data, run_store
 from headstart.pipeline.runs import Run
 
 ScanCheck = Callable[
@@ -204,11 +204,13 @@ def bits_in(scanned: Scan) -> set[int]:
 def run_networks(run: Run, places: Places = Places()) -> list[Network]:
     """Load the networks of a run, in the run's precision, with weights that have the run's digest.
 
-    Neither the data nor the store need exist, and nothing is written. Errors: see `places.located_networks`.
+    Neither the data nor the store need exist. None is made, and only a store is written to. Errors: see
+    `places.located_networks`.
     """
     extraction = run.configs()[1]
-    extraction = replace(extraction, store=places.store or extraction.store)
-    return located_networks(run, places, extraction, KnownBackbones(extraction.store))[1]
+    if store := known_store(run, places):
+        extraction = replace(extraction, store=store)
+    return located_networks(run, places, extraction, KnownBackbones(store) if store else None)[1]
 
 
 def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:

@@ -43,15 +43,21 @@ def run_store(run: Run, places: Places = Places()) -> Path:
 
     A run never names a place to write to: its own store must exist. A store that a person named need not.
     """
+    found = known_store(run, places)
+    if found is None:
+        raise _gone(run, "store", run.configs()[1].store)
+    return found
+
+
+def known_store(run: Run, places: Places = Places()) -> Path | None:
+    """Return the store of `run` as `run_store` does, or None if it is gone."""
     own = run.configs()[1].store
     found = places.store or (own if _is_store(own) else _from_environment("store"))
-    if found is None:
-        raise _gone(run, "store", own)
-    return Path(found)
+    return Path(found) if found else None
 
 
 def located_networks(
-    run: Run, places: Places, extraction: ExtractionConfig, known: KnownBackbones
+    run: Run, places: Places, extraction: ExtractionConfig, known: KnownBackbones | None
 ) -> tuple[FeatureConfig, list[Network]]:
     """Load the networks of `run` from the first weights that have its digest. Return its settings with these weights.
 
