@@ -78,14 +78,14 @@ def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
     feature are named on the console, and not used.
     """
     try:
-        config = _convert(values, RunConfig)
+        config = converted(values, RunConfig)
         settings = _UNSAID | config.features
-        features = _convert(settings, FeatureConfig, "features")
-        extraction = _convert(settings, ExtractionConfig, "features", ("cut", "store"))
-        _require_known(config.features, "features", FeatureConfig, ExtractionConfig)
+        features = converted(settings, FeatureConfig, "features")
+        extraction = converted(settings, ExtractionConfig, "features", ("cut", "store"))
+        require_known(config.features, "features", FeatureConfig, ExtractionConfig)
         if config.reading is not None:
-            _convert(config.reading, DataConfig, "reading")
-            _require_known(config.reading, "reading", DataConfig)
+            converted(config.reading, DataConfig, "reading")
+            require_known(config.reading, "reading", DataConfig)
         if "\0" in f"{features.backbone}{features.weights}{extraction.store}{''.join(features.cut)}":
             raise ValueError("features: holds a path with a zero byte")
         chosen_backbones(features)
@@ -99,7 +99,7 @@ def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
 def require_valid_metrics(values: Mapping[str, Any], file: Path) -> None:
     """Raise a RunError unless `values`, the content of the `metrics.json` at `file`, have the form of metrics."""
     try:
-        _convert(values, RunMetrics)
+        converted(values, RunMetrics)
     except ValueError as error:
         raise RunError(f"{file}: {error}; {REMEDY}") from error
 
@@ -130,7 +130,7 @@ def _later(values: Mapping[str, Any]) -> bool:
         return False
 
 
-def _convert(values: Mapping[str, Any], kind: type[_T], where: str = "", needed: Sequence[str] = ()) -> _T:
+def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed: Sequence[str] = ()) -> _T:
     """Return `values` as the dataclass `kind`. Raise a ValueError that names the first wrong field, below `where`."""
     import msgspec  # late: most commands read no run
 
@@ -150,7 +150,8 @@ def _convert(values: Mapping[str, Any], kind: type[_T], where: str = "", needed:
         raise ValueError(f"{name}: {what}" if name else what) from error
 
 
-def _require_known(values: Mapping[str, Any], where: str, *kinds: Any) -> None:
+def require_known(values: Mapping[str, Any], where: str, *kinds: Any) -> None:
+    """Raise a ValueError if one of `values` is a field of none of the dataclasses `kinds`."""
     unknown = sorted(set(values) - {one.name for kind in kinds for one in fields(kind)})
     if unknown:
         raise ValueError(f"{where}.{unknown[0][:80]}: is unknown")

@@ -16,6 +16,7 @@ import optuna
 from headstart.features.errors import OptionError, StoreError
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.sweep.config import Sampler
+from headstart.pipeline.sweep.sound import require_sound
 from headstart.pipeline.sweep.space import Space
 from optuna.trial import FrozenTrial, TrialState
 
@@ -49,9 +50,11 @@ class Study:
         arguments = {"connect_args": {"timeout": _LOCK_SECONDS}}
         try:
             storage = optuna.storages.RDBStorage(f"sqlite:///{self.path.absolute()}", engine_kwargs=arguments)
-            return optuna.create_study(storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize")
+            study = optuna.create_study(storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize")
+            require_sound(study)
+            return study
         except Exception as error:  # SQLAlchemy has errors of its own for a file that is no database
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:

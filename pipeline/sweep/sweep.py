@@ -27,6 +27,7 @@ from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import ranked
 from headstart.pipeline.sweep.result import SweepResult, describe_winner
+from headstart.pipeline.sweep.sound import BASELINES
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
 from headstart.pipeline.sweep.study import Study
 from optuna.trial import FixedTrial, FrozenTrial
@@ -175,7 +176,7 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Baseline]:
     """Return the baselines on the features at `cuts`. The study stores their scores, because fitting is slow."""
     where = study.space.cuts.name(cuts)
-    key = f"baselines at {where}"
+    key = f"{BASELINES}{where}"
     kept = study.optuna.user_attrs.get(key)
     if kept is None:
         console.print(f"fitting logistic regression and nearest neighbours to the features at {where}")
