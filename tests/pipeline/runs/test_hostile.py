@@ -76,7 +76,7 @@ def all_commands(folder: Path, name: str) -> dict[str, tuple[int, str]]:
     }
     reading = {"predictions": ["compare"], "examples": ["evaluate"], "classifier": ["predict"], "history": []}
     found = {command: ended(command, *commands[command]) for command in reading.get(file, commands)}
-    if file == "history" or all(code for code, _ in found.values()):
+    if file == "history" or (file not in reading and all(code for code, _ in found.values())):
         found["finetune"] = ended("finetune", run, *FINETUNE)
     return found
 
