@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from headstart.features.backbones.cuts import Cut, require_averaged, restricted
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.errors import DataError, OptionError
+from headstart.features.errors import DataError, OptionError, StoreError
 from headstart.features.frozen.network import Network
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
@@ -195,6 +195,8 @@ def _folded(winner: FrozenTrial, config: SweepConfig) -> dict[str, float] | None
 def _winner(study: Study) -> FrozenTrial:
     trials = study.finished()
     if best := ranked(trials):
+        if lacking := {"accuracy", "best_epoch"} - set(best[0].user_attrs):
+            raise StoreError(f"--study {study.path}: trial {best[0].number} lacks {min(lacking)}; give another --study")
         return best[0]
     raise DataError(
         f"{study.path}: none of {len(trials)} finished trials came to an end with a finite loss; give more --timeout, "

@@ -31,8 +31,7 @@ ATTRIBUTES: dict[str, tuple[Callable[[optuna.Study], object], str]] = {
     "reading": (lambda study: study.set_user_attr("reading", {"layout": "spiral"}), "reading"),
     "a new field": (lambda study: study.set_user_attr("reading", {"new": 1}), "reading.new"),
     "baselines": (lambda study: study.set_user_attr("baselines at x", 3), "baselines at x"),
-    "no accuracy": (finished, "trial 0: lacks accuracy"),
-    "accuracy": (lambda study: finished(study, **GOOD | {"accuracy": "high"}), "trial 0: accuracy"),
+    "accuracy": (lambda study: finished(study, **GOOD | {"accuracy": "high"}), "trial 0.accuracy"),
     "worker": (lambda study: finished(study, **GOOD, worker="../../x"), "trial 0: worker"),
 }
 
