@@ -162,12 +162,13 @@ def evaluate(
 @command(app)
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Evaluated runs.")],
+    places: Places,
     split: Split = "test",
 ) -> Result:
     """Show runs side by side, and test whether the best two differ by more than chance."""
     from headstart.pipeline.evaluate.compare import compare
 
-    return compare(runs, split)
+    return compare(runs, split, places)
 
 
 @command(app)
@@ -175,11 +176,12 @@ def predict(
     run: RunArgument,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images and folders.")],
     config: PredictConfig,
+    places: Places,
 ) -> Result:
     """Classify images."""
     from headstart.pipeline.evaluate.predict import predict
 
-    return predict(run, paths, config)
+    return predict(run, paths, config, places)
 
 
 @command(app)

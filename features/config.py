@@ -16,6 +16,7 @@ from headstart.features.options import option
 Precision = Literal["float32", "bfloat16", "int8"]
 Rescale = Literal["auto", "none", "unit", "inception", "standardised", "caffe"]
 Tokens = Literal["mean", "first"]
+_MOST_IMAGES = 1 << 20  # in a forward pass
 AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
@@ -80,6 +81,7 @@ class FeatureConfig:
                 self.image_size == 0 or 32 <= self.image_size <= 4096,
                 "from 32 to 4096, or 0",
             ),
+            ("--weights-seed", self.weights_seed, self.weights_seed >= 0, "at least 0"),
             ("--bits", self.bits, self.bits in ("folder", *BITS), "auto, folder or a number from 8 to 16"),
             ("--views", self.views, self.views >= 0, "at least 0"),
         )
@@ -102,7 +104,7 @@ class ExtractionConfig:
 
     def __post_init__(self) -> None:
         require_options(
-            ("--batch-size", self.batch_size, self.batch_size >= 0, "at least 0"),
+            ("--batch-size", self.batch_size, 0 <= self.batch_size <= _MOST_IMAGES, f"from 0 to {_MOST_IMAGES}"),
             ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),
             ("--max-pixels", self.max_pixels, self.max_pixels >= 1, "at least 1"),
         )

@@ -219,7 +219,7 @@ def _show(result: Result, as_json: bool) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names that are not UTF-8 are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:
-        print(json.dumps(result.fields(), ensure_ascii=False))
+        print(json.dumps(result.fields(), ensure_ascii=False, allow_nan=False))
         return
     out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     for line in result.lines():

@@ -27,7 +27,7 @@ from headstart.pipeline.data.examples import (
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
-from headstart.pipeline.places import Places
+from headstart.pipeline.places import Places, known_store, located_networks, run_data, run_store
 from headstart.pipeline.runs import Run
 
 ScanCheck = Callable[
@@ -202,30 +202,38 @@ def bits_in(scanned: Scan) -> set[int]:
     return {example.image.bits for example in scanned.examples}
 
 
+def run_networks(run: Run, places: Places = Places()) -> list[Network]:
+    """Load the networks of a run, in the run's precision, with weights that have the run's digest.
+
+    Neither the data nor the store need exist. None is made, and only a store is written to. Errors: see
+    `places.located_networks`.
+    """
+    extraction = run.configs()[1]
+    if store := known_store(run, places):
+        extraction = replace(extraction, store=store)
+    return located_networks(run, places, extraction, KnownBackbones(store) if store else None)[1]
+
+
 def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
     """Scan the data folder of a run, or another one of `places`, and cache its features with the run's settings.
 
-    Raises RunError if the data folder is gone, or if the settings no longer give the features that the head was
-    trained on.
+    Raises RunError if the data, the store or the weights are gone, or if the settings no longer give the features that
+    the head was trained on.
     """
     settings = run.config()
-    data = places.data or Path(settings["data"])
-    if not data.exists():
-        raise RunError(f"{run.path}: its data folder {data} is gone; say with --data where it is now")
-    config, extraction = run.configs()
-    config = replace(config, weights=places.weights or config.weights)
-    extraction = replace(extraction, store=places.store or extraction.store)
+    data, store = run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
-    extraction = replace(extraction, max_rejects=1.0, rehash=False)
+    extraction = replace(run.configs()[1], store=store, max_rejects=1.0, rehash=False)
+    config, _ = located_networks(run, places, extraction, KnownBackbones(store))
 
     def require(_: Scan, networks: list[Network]) -> None:
         # `--bits` shows in a fingerprint only if it changes a pixel. Another `data` may differ in that.
-        asked = [fingerprints_of(networks, bits) for bits in ("16", config.bits)]
-        if settings["fingerprints"] not in asked:
+        asked = [list(fingerprints_of(networks, bits).values()) for bits in ("16", config.bits)]
+        if list(settings["fingerprints"].values()) not in asked:
             raise RunError(
-                f"{run.path}: its features can't be made again: {config.weights} holds other weights than it was "
-                "trained with, its int8 network is gone, another engine computes bfloat16 (a GPU, or OpenVINO that "
-                "came or went), or another version of headstart made it; run `headstart head` again, with --overwrite"
+                f"{run.path}: its features can't be made again: its int8 network is gone, another engine computes "
+                "bfloat16 (a GPU, or OpenVINO that came or went), or another version of headstart made it; run "
+                "`headstart head` again, with --overwrite"
             )
 
     reading = run.read_as().fitted(data.is_file())

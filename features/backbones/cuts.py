@@ -49,7 +49,8 @@ def chosen_backbones(config: FeatureConfig) -> list[str]:
 
     An unknown or repeated backbone raises an OptionError.
     """
-    names = _joined_names(config.backbone)
+    # Paths are made absolute, because a run outlives the working directory.
+    names = [os.path.abspath(name) if is_own(name) else name for name in split_names(config.backbone)]
     for name in names:
         if not is_own(name):
             backbone_spec(name)
@@ -58,16 +59,13 @@ def chosen_backbones(config: FeatureConfig) -> list[str]:
     return names
 
 
-def _joined_names(text: str) -> list[str]:
-    """Split `text` at each `+` after a name in `BACKBONES` or a path of a `.keras` file. A path may contain a `+`.
-
-    Paths are made absolute: a run outlives the working directory.
-    """
+def split_names(text: str) -> list[str]:
+    """Split `text` at each `+` after a name in `BACKBONES` or a path of a `.keras` file. A path may contain a `+`."""
     names, part = [], ""
     for piece in text.split("+"):
         part = f"{part}+{piece}" if part else piece
         if part in BACKBONES or is_own(part):
-            names.append(os.path.abspath(part) if is_own(part) else part)
+            names.append(part)
             part = ""
     return text.split("+") if part or not text or text.endswith("+") else names
 
@@ -148,10 +146,11 @@ def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     """
     every, text = chosen_backbones(config), config.weights
     names = [name for name in every if not is_own(name)] or every  # a `.keras` file holds its own weights
-    return dict.fromkeys(every, "imagenet") | _weights_of_each(names, text)
+    return dict.fromkeys(every, "imagenet") | weights_of_each(names, text)
 
 
-def _weights_of_each(names: Sequence[str], text: str) -> dict[str, str]:
+def weights_of_each(names: Sequence[str], text: str) -> dict[str, str]:
+    """Split `text`, which holds one value for all of `names`, or one per name, joined by `+`; see `chosen_weights`."""
     if len(names) == 1 or "+" not in text or _is_weights(text):
         return dict.fromkeys(names, text)
     joints = [place for place, letter in enumerate(text) if letter == "+"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from headstart.features.backbones.facts import require_weights_file
 from headstart.features.backbones.graph import has_kernel
+from headstart.features.backbones.hdf5 import require_sound_hdf5
 from headstart.features.backbones.lite0 import build_efficientnet_lite0
 from headstart.features.backbones.zoo import BackboneSpec
 from headstart.features.config import Precision
@@ -92,6 +93,7 @@ def _load_weights(model: keras.Model, file: Path) -> None:
     require_weights_file(str(file))
     if file.suffix != ".h5":
         raise WeightsError(f"--weights {file}: not a .weights.h5 or _notop.h5 file by its name")
+    require_sound_hdf5(file, file.stat().st_size, f"--weights {file}")
     for variable in model.weights:
         variable.assign(np.full(variable.shape, np.nan, np.float32))
     try:

@@ -57,7 +57,7 @@ def default_resize(name: str) -> Resize:
 def outline(name: str) -> Outline:
     """Return the outline of a zoo network or of a `.keras` file. Errors: see `backbone_spec` and `own.load_own`."""
     if is_own(name):
-        require_file(name, name)
+        require_file(name, f"--backbone {name}")
         return _outline_of_own(name)
     backbone_spec(name)
     return _outlines()[name]

@@ -1,17 +1,16 @@
 """The user's own network, a `.keras` file. The file is not trusted: it is checked, and Keras runs no code from it."""
 
 import hashlib
-import math
 import os
 import re
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.features.backbones.archive import require_file, require_sound_archive
+from headstart.features.backbones.archive import require_file
+from headstart.features.backbones.loading import load_keras, said
 from headstart.features.config import Precision
 from headstart.features.errors import OptionError, WeightsError
 from headstart.features.tensorflow import keras
@@ -19,7 +18,6 @@ from headstart.features.tensorflow import keras
 _SMALLEST, _LARGEST = 32, 4096  # sides of images in pixels; see `ImageConfig`
 _NAME_LENGTH = 100
 _EVERY = "all"  # `--cut all` means every cut; `cuts.ALL` can't be imported here
-_SEEDS = 1 << 10  # the most values in a variable that the file may lack, such as a random seed
 _DEPENDENT = (1e-3, 3e-2)  # relative differences that are more than rounding: in float32, and in 16 bits
 
 
@@ -38,57 +36,18 @@ def load_own(file: Path) -> OwnNetwork:
     would run code: Lambda layers, and classes that are not part of Keras. A file that is damaged or refused raises a
     WeightsError. A model of another form raises an OptionError.
     """
-    require_file(str(file), str(file))
+    require_file(str(file), f"--backbone {file}")
     status = file.stat()
     return _load(os.path.realpath(file), str(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @lru_cache(maxsize=4)
 def _load(path: str, shown: str, *state: int) -> OwnNetwork:
-    require_sound_archive(path, shown)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            model = _loaded(path)
-    except MemoryError:
-        raise
-    except Exception as error:  # Keras, h5py and json raise a dozen kinds
-        said, whole = _said(error), str(error).lower()
-        if any(sign in whole for sign in ("lambda", "could not locate", "not registered")):
-            raise WeightsError(
-                f"--backbone {shown}: has a Lambda or another layer that is code, and Keras's safe mode runs no code "
-                f"from a file; build the model from Keras's own layers ({said.split('. ')[0]})"
-            ) from error
-        raise WeightsError(f"--backbone {shown}: Keras can't load it ({said})") from error
-    model = _functional(model, shown)
-    if not all(np.isfinite(variable.numpy()).all() for variable in model.weights):
-        raise WeightsError(f"--backbone {shown}: has weights that are not finite")
+    model = _functional(load_keras(path, f"--backbone {shown}", "save it anew with model.save"), shown)
     if model.input.shape[1]:
         _require_independent(model, shown, model.input.shape[1])
     with open(path, "rb") as content:
         return OwnNetwork(model, hashlib.file_digest(content, "sha256").hexdigest())
-
-
-def _loaded(path: str) -> Any:
-    """Load a model. Allocate its weights only after the weights in the file were read and had the declared shapes.
-
-    Otherwise a small file could declare a layer of any size, whose initial weights would fill the memory.
-    """
-    try:
-        with keras.StatelessScope(initialize_variables=False) as scope:  # in it, weights have shapes but no values
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
-            found = [(variable, scope.get_current_value(variable)) for variable in model.variables]
-            for variable, value in found:
-                if value is None and math.prod(variable.shape) > _SEEDS:
-                    raise ValueError(f"the file lacks the weights {variable.path[-80:]!r}")
-        with keras.StatelessScope():
-            pass  # the end of this scope allocates the weights
-    except Exception:
-        keras.utils.clear_session()  # otherwise the next such scope would allocate the weights
-        raise
-    for variable, value in found:
-        if value is not None:
-            variable.assign(value)
-    return model
 
 
 def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> keras.Model:
@@ -114,7 +73,7 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
         copied = keras.models.clone_model(model, input_tensors=image, clone_function=copy)
         copied.set_weights(model.get_weights())
     except (ValueError, TypeError) as error:
-        raise OptionError(f"--image-size {size}: {name} can't take it: {_said(error)}") from error
+        raise OptionError(f"--image-size {size}: {name} can't take it: {said(error)}") from error
     return copied
 
 
@@ -158,7 +117,7 @@ def _require_independent(model: keras.Model, name: str, size: int) -> None:
     except MemoryError:
         raise
     except Exception as error:  # Keras and TensorFlow raise a dozen kinds
-        raise OptionError(f"--backbone {name}: can't run on images of {size} pixels: {_said(error)}") from error
+        raise OptionError(f"--backbone {name}: can't run on images of {size} pixels: {said(error)}") from error
     rounded = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers)
     with np.errstate(all="ignore"):  # the noise may be far from the pixels that the network takes
         moved = np.linalg.norm(beside - alone) / np.linalg.norm(alone) if beside.shape == alone.shape else np.inf
@@ -192,7 +151,7 @@ def _flat(model: keras.Model, shown: str) -> keras.Model:
     except MemoryError:
         raise
     except Exception as error:  # what a config may hold is beyond any list
-        raise WeightsError(f"--backbone {shown}: Keras can't copy it ({_said(error)})") from error
+        raise WeightsError(f"--backbone {shown}: Keras can't copy it ({said(error)})") from error
     return copied
 
 
@@ -234,8 +193,3 @@ def _plain(name: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME_LENGTH]
     plain = plain if re.match("[A-Za-z0-9]", plain) else f"layer{plain}"
     return f"{plain}_" if plain == _EVERY else plain
-
-
-def _said(error: Exception) -> str:
-    """Return the message of `error` in one line of at most 200 characters, without control characters."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())[:200]

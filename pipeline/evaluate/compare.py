@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from headstart.features.errors import OptionError, RunError
 from headstart.pipeline.metrics import McNemar, mcnemar, predicted_labels, score
-from headstart.pipeline.runs import Run, read_csv
+from headstart.pipeline.places import Places
+from headstart.pipeline.runs import Run, read_csv, require_finite
 from rich.table import Table
 from rich.text import Text
 
 _PHASES = {"head": "head", "finetuned": "finetune"}  # the phase that trained each model
+_ANEW = "`headstart evaluate` writes it anew"
 _UNINTERESTING = {"data", "seed", "versions", "store", "rehash", "max_rejects", "overwrite"}
 
 
@@ -57,8 +59,10 @@ class CompareResult:
         return [table, str(self.test)]
 
 
-def compare(paths: Sequence[Path], split: str = "test") -> CompareResult:
+def compare(paths: Sequence[Path], split: str = "test", places: Places = Places()) -> CompareResult:
     """Compare runs by the predictions on `split` that `evaluate` wrote.
+
+    `places` is taken as by the other commands on runs, and has no effect: predictions are in the runs.
 
     Raises OptionError if there are fewer than two models, or if a run is named twice. Raises RunError if a path is not
     a run, or if the runs were not all evaluated on `split` with the same examples and classes.
@@ -98,11 +102,13 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
         if not file.is_file():
             raise RunError(f"{run.path}: has no {file.name}; `headstart evaluate {run.path} --split {split}` writes it")
         try:
-            rows = sorted(read_csv(file), key=_example)
+            rows = sorted(read_csv(file, ("digest", "label"), _ANEW), key=_example)
             labels = np.array([names.index(row["label"]) for row in rows])  # in all runs the same, as checked below
             found = _logits(rows, names)
+        except RunError:
+            raise
         except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise RunError(f"{file}: damaged ({error}); `headstart evaluate` writes it anew") from error
+            raise RunError(f"{file}: damaged ({error}); {_ANEW}") from error
         if names != class_names:
             raise RunError(f"{run.path}: has other classes than {runs[0].path}")
         examples = examples or [_example(row) for row in rows]
@@ -111,7 +117,7 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
                 f"{run.path}: was evaluated on other examples of {split} than {runs[0].path}; `headstart evaluate` "
                 "both on the same data"
             )
-        logits.update({(run, model): values for model, values in found.items()})
+        logits.update({(run, model): require_finite(values, file) for model, values in found.items()})
     return labels, class_names, logits
 
 

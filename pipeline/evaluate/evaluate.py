@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from headstart.features.errors import DataError, RunError
+from headstart.features.errors import DataError
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.config import AskedSplit, Sort
@@ -16,7 +16,7 @@ from headstart.pipeline.evaluate.taken import Taken, take
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.metrics import mcnemar, predicted_labels, score
 from headstart.pipeline.places import Places
-from headstart.pipeline.runs import Run
+from headstart.pipeline.runs import Run, require_finite
 
 
 def evaluate(path: Path, split: AskedSplit = "auto", places: Places = Places(), sort: Sort = "data") -> EvaluateResult:
@@ -70,14 +70,10 @@ def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], fi
     Raises RunError if an output is not finite.
     """
     features = cached.labelled(examples).features
-    head = run.load_model(run.head_file).predict(features, batch_size=1024, verbose=0)
-    outputs = {"head": _Output(head, cached.config.precision)}
-    files = {"head": run.head_file, "finetuned": run.classifier_file}
+    head = run.load_model(run.head_file, features.shape[1:]).predict(features, batch_size=1024, verbose=0)
+    outputs = {"head": _Output(require_finite(head, run.head_file), cached.config.precision)}
     if finetuned:
         outputs["finetuned"] = _output_of_classifier(run, cached, examples)
-    for model, output in outputs.items():
-        if not np.isfinite(output.logits).all():
-            raise RunError(f"{files[model]}: its outputs are not finite for all images; train it again")
     return outputs
 
 
@@ -86,7 +82,8 @@ def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Sequence
     from headstart.features.images.batches import decoded_batches, why_undecodable
     from headstart.pipeline.classifier import split_classifier
 
-    network, head = split_classifier(run.load_model(run.classifier_file), cached.network)
+    side = cached.network.images.size
+    network, head = split_classifier(run.load_model(run.classifier_file, (side, side, 3)), cached.network)
     backbone, images = network.freeze(), [example.image for example in examples]
     rows: dict[int, np.ndarray] = {}
     with progress("evaluating the classifier", len(examples)) as advance:
@@ -98,7 +95,8 @@ def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Sequence
     if lost := [image for position, image in enumerate(images) if position not in rows]:
         reject = why_undecodable(lost[0])
         raise DataError(f"{reject.path}: {reject.reason}, {reject.detail} ({len(lost)} such files)")
-    return _Output(np.stack([rows[position] for position in range(len(images))]), network.backbone.precision)
+    logits = np.stack([rows[position] for position in range(len(images))])
+    return _Output(require_finite(logits, run.classifier_file), network.backbone.precision)
 
 
 def _result(

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from headstart.features.errors import DataError, RunError
-from headstart.features.frozen.network import load_networks, weights_digest
+from headstart.features.errors import DataError
+from headstart.features.frozen.network import load_network
 from headstart.features.images.pixels import ImageConfig, Resize
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.terminal import progress
 from headstart.pipeline.data.listing import files_below
 from headstart.pipeline.data.trainable import too_many_rejects
 from headstart.pipeline.evaluate.config import PredictConfig
+from headstart.pipeline.featured import run_networks
 from headstart.pipeline.metrics import probabilities
-from headstart.pipeline.runs import Run
+from headstart.pipeline.places import Places
+from headstart.pipeline.runs import Run, require_finite
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -59,13 +61,15 @@ class PredictResult:
         return lines + [f"{reject.path}: {reject.reason}, {reject.detail}" for reject in self.rejects]
 
 
-def predict(path: Path, sources: Sequence[Path], config: PredictConfig = PredictConfig()) -> PredictResult:
+def predict(
+    path: Path, sources: Sequence[Path], config: PredictConfig = PredictConfig(), places: Places = Places()
+) -> PredictResult:
     """Classify image files, and the images in folders, by a run's fine-tuned classifier or, without one, by its head.
 
     The result has a `failure` if the fraction of rejects exceeds `config.max_rejects`.
 
     Raises RunError if there is no run at `path`, or if the backbone's weights changed. Raises DataError if a source
-    does not exist, or if no file can be used.
+    does not exist, or if no file can be used. `places` says where the weights are now, if they moved.
     """
     run = Run.open(path)
     features, extraction = run.configs()
@@ -79,7 +83,7 @@ def predict(path: Path, sources: Sequence[Path], config: PredictConfig = Predict
     ]
     rejects += [image for found in seen for image in found if isinstance(image, Reject)]
     images = [image for found in seen for image in found if isinstance(image, ImageFile)]
-    predictions, undecodable = _predict(run, images) if images else ([], [])
+    predictions, undecodable = _predict(run, images, places) if images else ([], [])
     rejects += undecodable
     if not predictions:
         first = "; ".join(f"{reject.path} ({reject.reason})" for reject in rejects[:3])
@@ -97,12 +101,15 @@ def _files(sources: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _predict(run: Run, images: Sequence[ImageFile]) -> tuple[list[Prediction], list[Reject]]:
+def _predict(run: Run, images: Sequence[ImageFile], places: Places) -> tuple[list[Prediction], list[Reject]]:
     """Return predictions for the images that can be decoded, and rejects for the others."""
     from headstart.features.images.batches import why_undecodable
 
     class_names = run.class_names()
-    logits = (_by_classifier if run.classifier_file.exists() else _by_head)(run, images)
+    tuned = run.classifier_file.exists()
+    logits = _by_classifier(run, images) if tuned else _by_head(run, images, places)
+    if logits:
+        require_finite(np.stack([*logits.values()]), run.classifier_file if tuned else run.head_file)
     chances = probabilities(np.stack([*logits.values()])) if logits else ()
     predictions = [
         Prediction(
@@ -125,16 +132,19 @@ def _by_classifier(run: Run, images: Sequence[ImageFile]) -> _Rows:
         return _decoded(images, pixels, extraction.batch_size, classifier.predict_on_batch, advance)
 
 
-def _by_head(run: Run, images: Sequence[ImageFile]) -> _Rows:
+def _by_head(run: Run, images: Sequence[ImageFile], places: Places) -> _Rows:
     """Return the logits of the head, on features in float32, for each image that can be decoded."""
-    config, extraction = run.configs()
-    networks = load_networks(replace(config, precision="float32"), extraction)
-    if weights_digest(networks) != run.config()["weights_digest"]:
-        raise RunError(f"{run.path}: {config.weights} holds other weights than those it was trained with")
+    networks = [
+        load_network(replace(network.config, precision="float32"), network.extraction)
+        if network.config.precision != "float32"
+        else network
+        for network in run_networks(run, places)
+    ]
     from headstart.features.frozen.frozen import folded_backbone, traced
     from headstart.features.tensorflow import tf
 
-    head = run.load_model(run.head_file)
+    width = sum(network.backbone.shape(cut)[0] for network in networks for cut in network.cuts)
+    head = run.load_model(run.head_file, (width,))
     parts = []
     with progress("predicting", len(networks) * len(images)) as advance:
         for network in networks:
@@ -143,7 +153,7 @@ def _by_head(run: Run, images: Sequence[ImageFile]) -> _Rows:
             def features(pixels: np.ndarray, graph: Callable[[tf.Tensor], list[tf.Tensor]] = graph) -> np.ndarray:
                 return np.concatenate([output.numpy() for output in graph(tf.constant(pixels))], axis=1)
 
-            parts.append(_decoded(images, network.images, extraction.batch_size, features, advance))
+            parts.append(_decoded(images, network.images, network.extraction.batch_size, features, advance))
     # Each network decodes the images anew, and a file may be removed in between.
     decoded = [position for position in parts[0] if all(position in rows for rows in parts)]
     if not decoded:

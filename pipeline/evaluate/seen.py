@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, RunError
 from headstart.pipeline.data.examples import Example, scan, scan_memory
 from headstart.pipeline.featured import FeaturedExamples
 from headstart.pipeline.near_duplicates import near_duplicates
+from headstart.pipeline.places import run_data
 from headstart.pipeline.runs import Run
 
 
@@ -55,10 +55,10 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
 def _own_examples(run: Run, cached: FeaturedExamples) -> list[Example] | None:
     """Return the examples in the run's own data folder, or None if the folder is gone or can't be read as before."""
     settings, (config, extraction) = run.config(), run.configs()
-    own = Path(settings["data"])
-    memory = scan_memory(cached.extraction.store, own)
     try:
+        own = run_data(run)
+        memory = scan_memory(cached.extraction.store, own)
         found = scan(own, settings["seed"], extraction.max_pixels, memory, config.pages, run.read_as())
-    except DataError:
+    except (DataError, RunError):
         return None
     return found.examples

@@ -134,7 +134,7 @@ def build_finetune_model(
     map_cut = _map_cut(backbone, from_layer, cuts) if config.from_cache else None
     unfreeze(backbone, from_layer, config.thaw_batchnorm)
     make_deterministic(trained_layers(backbone, from_layer))
-    head = run.load_model(run.head_file)
+    head = run.load_model(run.head_file, (sum(backbone.shape(cut)[0] for cut in cuts),))
     model = top = build_top(backbone, from_layer, cuts, head)
     if map_cut is None:
         model = build_streamed(backbone, from_layer, cuts, top)

@@ -131,7 +131,7 @@ def _fit(
 
 
 def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: TrainedHead, **others: Any) -> None:
-    """Write the head, its history and metrics, and all settings needed to make it again, with absolute paths."""
+    """Write the head, its history and metrics, and all settings needed to make it again."""
     from headstart.pipeline.classifier import save_for_inference
 
     save_for_inference(trained.model, run.head_file)
@@ -145,8 +145,7 @@ def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: Traine
     files = [name if name in KNOWN_WEIGHTS else str(Path(name).absolute()) for name in weights]
     config = replace(cached.config, weights="+".join(files))
     extraction = replace(cached.extraction, store=cached.extraction.store.absolute())
-    run.update(
-        run.config_file,
+    run.write_config(
         class_names=cached.class_names,
         features=configs_to_json(config, extraction),
         head=asdict(head),

@@ -16,6 +16,7 @@ import optuna
 from headstart.features.errors import OptionError, StoreError
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.sweep.config import Sampler
+from headstart.pipeline.sweep.sound import require_no_other_database, require_sound
 from headstart.pipeline.sweep.space import Space
 from optuna.trial import FrozenTrial, TrialState
 
@@ -34,7 +35,7 @@ class Study:
     """
 
     def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
-        if not path.name or path.is_dir() or "?" in str(path):
+        if not path.name or (path.exists() and not path.is_file()) or "?" in str(path):
             raise OptionError(f"--study must be a file, with no ? in its name. Received: {path}")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path, self.logs = path, path.with_name(f"{path.name}.logs")
@@ -50,10 +51,13 @@ class Study:
     def _open(self) -> optuna.Study:
         arguments = {"connect_args": {"timeout": _LOCK_SECONDS}}
         try:
+            require_no_other_database(self.path)
             storage = optuna.storages.RDBStorage(f"sqlite:///{self.path.absolute()}", engine_kwargs=arguments)
-            return optuna.create_study(storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize")
+            study = optuna.create_study(storage=storage, study_name=_NAME, load_if_exists=True, direction="minimize")
+            require_sound(study)
+            return study
         except Exception as error:  # SQLAlchemy has errors of its own for a file that is no database
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:

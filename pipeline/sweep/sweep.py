@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from headstart.features.backbones.cuts import Cut, require_averaged, restricted
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.errors import DataError, OptionError
+from headstart.features.errors import DataError, OptionError, StoreError
 from headstart.features.frozen.network import Network
 from headstart.features.terminal import console
 from headstart.pipeline.choosing import ChooseBy
@@ -23,11 +23,12 @@ from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features, fingerprints_of
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
-from headstart.pipeline.runs import Run, list_digests, require_free
+from headstart.pipeline.runs import Run, list_digests, plain_path, require_free
 from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import figures_of, ranked
 from headstart.pipeline.sweep.result import SweepResult, describe_winner
+from headstart.pipeline.sweep.sound import BASELINES
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
 from headstart.pipeline.sweep.study import Study
 from optuna.trial import FixedTrial, FrozenTrial
@@ -179,7 +180,7 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Baseline]:
     """Return the baselines on the features at `cuts`. The study stores their scores, because fitting is slow."""
     where = study.space.cuts.name(cuts)
-    key = f"baselines at {where}"
+    key = f"{BASELINES}{where}"
     kept = study.optuna.user_attrs.get(key)
     if kept is None:
         console.print(f"fitting logistic regression and nearest neighbours to the features at {where}")
@@ -199,6 +200,8 @@ def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, l
 def _winner(study: Study) -> FrozenTrial:
     trials = study.finished()
     if best := ranked(trials):
+        if lacking := {"accuracy", "best_epoch"} - set(best[0].user_attrs):
+            raise StoreError(f"--study {study.path}: trial {best[0].number} lacks {min(lacking)}; give another --study")
         return best[0]
     raise DataError(
         f"{study.path}: none of {len(trials)} finished trials came to an end with a finite loss; give more --timeout, "
@@ -214,7 +217,7 @@ def _write_run(
     A run of a worse trial of the study is replaced. With `overwrite`, an existing run of trial `number` is replaced,
     too, if it was written before the time `began`, at which this search started.
     """
-    origin = {"study": str(study.path.absolute()), "trial": number}
+    origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
         there = Run.open(path) if path.exists() else None
         written = there.config().get("sweep", {}) if there else {}

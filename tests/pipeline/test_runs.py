@@ -36,7 +36,7 @@ def test_a_run_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
             run.head_file.write_text("")
     with pytest.raises(ZeroDivisionError), new_run(tmp_path / "r", overwrite=True):
         raise ZeroDivisionError
-    assert Run.open(tmp_path / "r").config_file.read_text() == "2"
+    assert Run.existing(tmp_path / "r").config_file.read_text() == "2"
     with pytest.raises(RunError, match="--overwrite"), new_run(tmp_path / "r", overwrite=False):
         pass
 
@@ -81,7 +81,7 @@ def test_a_kill_between_two_renames_leaves_the_old_run(tmp_path: Path) -> None:
     make_run(tmp_path / "r", "old")
     assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / "r"], check=False).returncode == 9
     assert not (tmp_path / "r").exists()
-    assert Run.open(tmp_path / "r").config_file.read_text() == "old"
+    assert Run.existing(tmp_path / "r").config_file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [tmp_path / "r"]
 
 
@@ -94,7 +94,7 @@ def test_left_overs_of_earlier_versions_are_cleared(tmp_path: Path) -> None:
     make_run(tmp_path / f".other.{dead}.partial", "another run's")
     with pytest.raises(RunError, match="--overwrite"), new_run(tmp_path / "r", overwrite=False):
         pass
-    assert Run.open(tmp_path / "r").config_file.read_text() == "old"
+    assert Run.existing(tmp_path / "r").config_file.read_text() == "old"
     make_run(tmp_path / f".r.{dead}.replaced", "older")
     with new_run(tmp_path / "r", overwrite=True) as run:
         run.config_file.write_text("new")
@@ -145,12 +145,12 @@ def test_further_columns_of_the_history_follow_the_fixed_ones(tmp_path: Path) ->
     assert (first, second) == ("head,1,0.5,0.75,0.25,1.0,", "finetune,1,0.5,0.75,0.25,1.0,0.1")
 
 
-def test_class_names_that_are_not_utf_8(tmp_path: Path) -> None:
-    name = os.fsdecode(b"caf\xe9")
-    assert set(list_digests([example(1)], [name])) == {"classes", "train"}
+def test_class_names_that_are_not_utf_8(trained_run: Path, tmp_path: Path) -> None:
+    names = [os.fsdecode(b"caf\xe9"), "tea"]
+    assert set(list_digests([example(1)], names)) == {"classes", "train"}
     with new_run(tmp_path / "r", overwrite=False) as run:
-        run.update(run.config_file, class_names=[name])
-        run.write_examples([example(1)], [name])
+        run.write_config(**Run.open(trained_run).config() | {"class_names": names})
+        run.write_examples([example(1)], names)
         run.head_file.touch()
-    assert Run.open(tmp_path / "r").config()["class_names"] == [name]
+    assert Run.open(tmp_path / "r").config()["class_names"] == names
     assert Run.open(tmp_path / "r").digests("train") == {f"{1:064x}"}

@@ -183,7 +183,9 @@ def test_ctrl_c_says_what_is_kept_and_another_seed_leaves_no_drawing_of_the_firs
 
 def test_wrong_images_come_first_and_the_least_certain_before_others(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.config_file.write_text(json.dumps({"class_names": ["cat", "dog"]}))
+    features = {"cut": ["x"], "store": "store"}
+    others = {"data": "data", "seed": 0, "head": {}, "weights_digest": "", "fingerprints": {}, "examples": {}}
+    run.config_file.write_text(json.dumps({"class_names": ["cat", "dog"], "features": features, **others}))
     rows = ["right,d,dog,9,9", "unsure,d,cat,-1,-1", "mended,d,cat,2,-3", "wrong,d,dog,3,-4", "spoilt,d,dog,3,-1"]
     run.predictions_file("test").write_text("\n".join(["path,digest,label,head:dog,finetuned:dog", *rows]))
     guesses = read_guesses(run)

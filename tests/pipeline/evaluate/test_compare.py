@@ -15,6 +15,7 @@ def make_run(folder: Path, logits: list[float], labels: str, learning_rate: floa
     config = {
         "class_names": ["a", "b"], "seed": 0, "head": {"learning_rate": learning_rate, "epochs": 3},
         "features": {"cut": ["x"], "store": str(folder)}, "examples": {"train": "0" * 64},
+        "data": str(folder), "weights_digest": "0" * 64, "fingerprints": {"x": "0" * 64},
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "metrics.json").write_text(json.dumps({"head": {"seconds": 1.5}, "finetune": {"seconds": 60.0}}))
@@ -86,7 +87,7 @@ def test_what_can_not_be_compared_is_named(headstart, tmp_path: Path) -> None:
         file.read_text() + "x,",
     ):
         file.write_text(content)
-        with pytest.raises(RunError, match=r"predictions-test\.csv: damaged"):
+        with pytest.raises(RunError, match=r"predictions-test\.csv: .*writes it anew"):
             compare([one, damaged])
     other = make_run(tmp_path / "[b]other", right({1}), LABELS, learning_rate=0.3)
     result = headstart("compare", one, other)

@@ -1,0 +1,157 @@
+"""The form of a run's `config.json` and `metrics.json`. A run may come from elsewhere: all fields are checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from headstart.features.backbones.cuts import chosen_backbones
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import OptionError, RunError
+from headstart.features.terminal import console
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.runs.files import REMEDY
+
+_T = TypeVar("_T")
+_UNSAID = {"bits": "16"}  # what early versions did that did not write the field
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The study of which a run is the winner, and the number of its trial."""
+
+    study: str
+    trial: int
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The fields of `config.json`. Those without a default are in every run."""
+
+    data: str  # path of the data folder or list
+    seed: int
+    class_names: list[str]
+    features: dict[str, Any]  # of `FeatureConfig` and `ExtractionConfig`
+    head: dict[str, Any]  # of `HeadConfig`
+    weights_digest: str  # of each network, joined by `+`
+    fingerprints: dict[str, str]  # by the name of the cut
+    examples: dict[str, str]  # see `list_digests`
+    versions: dict[str, str] = field(default_factory=dict)
+    reading: dict[str, Any] | None = None  # of `DataConfig`; None in runs of versions before 0.2
+    finetune: dict[str, Any] | None = None  # of `FinetuneConfig`, and more
+    sweep: Origin | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}")
+        distinct = len(set(self.class_names))
+        if distinct < max(2, len(self.class_names)):
+            raise ValueError(f"class_names holds {len(self.class_names)} names, {distinct} of them distinct")
+        if "\0" in self.data:
+            raise ValueError("data is no path")
+
+
+@dataclass(frozen=True)
+class PhaseMetrics:
+    """The metrics of one phase in `metrics.json`."""
+
+    val: dict[str, float | None] = field(default_factory=dict)
+    before: dict[str, float | None] = field(default_factory=dict)
+    best_epoch: int = 0
+    seconds: float | None = None
+    images_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class RunMetrics:
+    """The fields of `metrics.json`."""
+
+    head: PhaseMetrics | None = None
+    finetune: PhaseMetrics | None = None
+    evaluate: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
+    """Raise a RunError unless `values`, the content of the `config.json` at `file`, have the form of a run's settings.
+
+    The error names the field, and the version of headstart that wrote it. Fields of a later version that decide no
+    feature are named on the console, and not used.
+    """
+    try:
+        config = converted(values, RunConfig)
+        settings = _UNSAID | config.features
+        features = converted(settings, FeatureConfig, "features")
+        extraction = converted(settings, ExtractionConfig, "features", ("cut", "store"))
+        require_known(config.features, "features", FeatureConfig, ExtractionConfig)
+        if config.reading is not None:
+            converted(config.reading, DataConfig, "reading")
+            require_known(config.reading, "reading", DataConfig)
+        if "\0" in f"{features.backbone}{features.weights}{extraction.store}{''.join(features.cut)}":
+            raise ValueError("features: holds a path with a zero byte")
+        chosen_backbones(features)
+    except (ValueError, OptionError) as error:
+        raise RunError(f"{file}: {' '.join(str(error).split())[:300]}; {remedy(values)}") from error
+    unknown = sorted(set(values) - {one.name for one in fields(RunConfig)})
+    if unknown and _later(values):
+        console.print(f"{file}: {', '.join(unknown)[:200]} not used: {remedy(values)}", style="yellow")
+
+
+def require_valid_metrics(values: Mapping[str, Any], file: Path) -> None:
+    """Raise a RunError unless `values`, the content of the `metrics.json` at `file`, have the form of metrics."""
+    try:
+        converted(values, RunMetrics)
+    except ValueError as error:
+        raise RunError(f"{file}: {error}; {REMEDY}") from error
+
+
+def remedy(values: Mapping[str, Any]) -> str:
+    """Return the version of headstart that wrote `config.json`, this version, and the advice that follows."""
+    from importlib.metadata import version
+
+    by, here = _written_by(values), version("headstart")
+    advice = "upgrade headstart" if _later(values) else REMEDY
+    return f"written by headstart {by or '(it does not say which)'}, this is {here}: {advice}"
+
+
+def _written_by(values: Mapping[str, Any]) -> str:
+    versions = values.get("versions")
+    found = versions.get("headstart") if isinstance(versions, dict) else None
+    return found[:40] if isinstance(found, str) else ""
+
+
+def _later(values: Mapping[str, Any]) -> bool:
+    from importlib.metadata import version
+
+    from packaging.version import InvalidVersion, Version  # late: most runs need no comparison
+
+    try:
+        return Version(_written_by(values)) > Version(version("headstart"))
+    except InvalidVersion:
+        return False
+
+
+def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed: Sequence[str] = ()) -> _T:
+    """Return `values` as the dataclass `kind`. Raise a ValueError that names the first wrong field, below `where`."""
+    import msgspec  # late: most commands read no run
+
+    def path(wanted: type, value: Any) -> Any:
+        if wanted is Path and isinstance(value, str):
+            return Path(value)
+        raise ValueError(f"Expected `{wanted.__name__}`, got `{type(value).__name__}`")
+
+    lacking = [name for name in needed if name not in values]
+    if lacking:
+        raise ValueError(f"{where}: lacks the field {lacking[0]!r}")
+    try:
+        return msgspec.convert(values, kind, dec_hook=path)
+    except msgspec.ValidationError as error:
+        what, _, at = str(error).partition(" - at `$")
+        name = f"{where}{at.rstrip('`')}".strip(".")
+        raise ValueError(f"{name}: {what}" if name else what) from error
+
+
+def require_known(values: Mapping[str, Any], where: str, *kinds: Any) -> None:
+    """Raise a ValueError if one of `values` is a field of none of the dataclasses `kinds`."""
+    unknown = sorted(set(values) - {one.name for kind in kinds for one in fields(kind)})
+    if unknown:
+        raise ValueError(f"{where}.{unknown[0][:80]}: is unknown")

@@ -1,0 +1,38 @@
+"""Clearing up what killed processes left in a run and beside it."""
+
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from headstart.features.files import remove_left_over
+
+
+def clear_left_over(path: Path) -> None:
+    """Remove half-written files in the run at `path`, and half-written runs beside it, of killed processes.
+
+    A run that such a process moved away is put back. On a disk that can't be written to, nothing happens.
+    """
+    with suppress(OSError):
+        remove_left_over(path.parent)
+        remove_left_over(path)
+        _clear_early_versions(path)
+
+
+def _clear_early_versions(path: Path) -> None:
+    """Clear up what earlier versions left: they wrote a run as `.NAME.PID.partial`.
+
+    Before they replaced an old run, they moved it to `.NAME.PID.replaced`.
+    """
+    name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
+    found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]
+    if not found:
+        return
+    import psutil  # late: most commands don't need it
+
+    dead = [folder for folder, match in found if not psutil.pid_exists(int(match["pid"]))]
+    for folder in sorted(dead, key=lambda folder: folder.stat().st_ctime, reverse=True):
+        if folder.suffix == ".replaced" and not path.exists():
+            folder.rename(path)  # the run moved last; those moved before may be half removed
+        else:
+            shutil.rmtree(folder, ignore_errors=True)

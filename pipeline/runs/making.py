@@ -1,0 +1,74 @@
+"""Making a run: its folder appears whole, beside digests of what it was trained on."""
+
+import hashlib
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from headstart.features.errors import RunError
+from headstart.features.files import folder_written_atomically
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.runs.left_over import clear_left_over
+from headstart.pipeline.runs.run import Run
+
+_PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
+
+
+@contextmanager
+def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
+    """Yield a run in a temporary folder beside `path`. On success rename the folder to `path`, else remove it.
+
+    Raises RunError if a run may not be written to `path` (see `require_free`), or if another process makes `path`
+    meanwhile.
+    """
+    require_free(path, overwrite)
+    try:
+        with folder_written_atomically(path, replace=overwrite) as folder:
+            yield Run(folder, path)
+    except FileExistsError as error:
+        if error.filename != str(path):
+            raise
+        raise RunError(f"--run {path}: another process made it meanwhile; give another name, or --overwrite") from error
+
+
+def require_free(path: Path, overwrite: bool) -> None:
+    """Raise RunError if a new run may not be written to `path`.
+
+    With `overwrite`, a run may exist at `path`. Without it, nothing may exist there. The function first cleans up after
+    killed processes.
+    """
+    clear_left_over(path)
+    if path.exists():
+        if not overwrite:
+            raise RunError(f"--run {path}: exists; give another name, or --overwrite to replace it")
+        Run.existing(path)  # it may be damaged: it is replaced
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a run's results."""
+    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+
+
+def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
+    """Return SHA-256 hashes: of the class names, under `classes`, and of each split's (digest, label) pairs.
+
+    File names and the order of `examples` don't matter.
+    """
+    lines: dict[str, list[str]] = {"classes": list(class_names)}
+    for example in sorted(examples, key=lambda example: (example.image.digest, example.label)):
+        lines.setdefault(example.split, []).append(f"{example.image.digest} {example.label}")
+    texts = {name: "\n".join(entries).encode(errors="surrogateescape") for name, entries in lines.items()}
+    return {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+
+
+def require_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:
+    """Raise RunError if the classes, or the examples of `splits`, differ from the data that the run was trained on."""
+    then, now = run.config()["examples"], list_digests(examples, class_names)
+    changed = [name for name in ("classes", *splits) if then.get(name) != now.get(name)]
+    if changed:
+        raise RunError(
+            f"{run.path}: the data changed since its head was trained ({', '.join(changed)}); "
+            "run `headstart head` again, with --overwrite"
+        )

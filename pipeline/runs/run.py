@@ -1,0 +1,177 @@
+"""The run folder: one training's settings, history, models and metrics.
+
+RUN/
+    config.json               settings, versions, fingerprints, digests of the class and example lists
+    history.csv               phase, epoch, loss, accuracy, val_loss, val_accuracy, further figures on val
+    logs/                     TensorBoard logs; the epochs of both phases share one axis
+    head.keras                features -> logits
+    classifier.keras          raw pixels -> logits; only after fine-tuning
+    examples.csv              path, digest, label and split of each example
+    metrics.json              metrics on val, and the metrics of `headstart evaluate`
+    predictions-<split>.csv   path, digest, label, predicted label and logits of each example
+    confusion-<split>.csv     the number of examples of each pair of true and predicted label that occurs
+    finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
+    finetune.state/           state of a finished fine-tuning, from which more epochs go on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from headstart.features.config import ExtractionConfig, FeatureConfig, configs_from_json
+from headstart.features.errors import RunError
+from headstart.features.files import write_json
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.runs.config import require_valid_config, require_valid_metrics
+from headstart.pipeline.runs.files import REMEDY, csv_rows, read_csv, read_json, write_csv
+from headstart.pipeline.runs.left_over import clear_left_over
+from headstart.pipeline.runs.paths import with_absolute_paths, with_relative_paths
+
+if TYPE_CHECKING:
+    import keras
+    from headstart.pipeline.data.examples import Example
+
+HISTORY_COLUMNS = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
+EXAMPLES_COLUMNS = ("path", "digest", "label", "split")
+
+
+class Run:
+    """The files of the run folder `path`, which need not exist yet.
+
+    While a run is written, `path` is a temporary folder, and `place` the path that it will have.
+    """
+
+    def __init__(self, path: Path, place: Path | None = None) -> None:
+        self.path = path
+        self.place = place or path
+        self.config_file = path / "config.json"
+        self.history_file = path / "history.csv"
+        self.examples_file = path / "examples.csv"
+        self.logs = path / "logs"
+        self.head_file = path / "head.keras"
+        self.classifier_file = path / "classifier.keras"
+        self.metrics_file = path / "metrics.json"
+        self.unfinished = path / "finetune.partial"
+        self.finished = path / "finetune.state"
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open the run at `path`, and check its settings and metrics.
+
+        Raises RunError if there is no run at `path`, or if its settings or metrics are damaged, or written by a later
+        version of headstart; see `existing`, too.
+        """
+        run = cls.existing(path)
+        run.config()
+        run.metrics()
+        return run
+
+    @classmethod
+    def existing(cls, path: Path) -> Run:
+        """Return the run at `path` without reading it. Raises RunError if there is no run at `path`.
+
+        Half-written files of killed processes are removed. If a process was killed while it replaced this run, the old
+        run is first put back.
+        """
+        clear_left_over(path)
+        run = cls(path)
+        lacking = [file.name for file in (run.config_file, run.head_file) if not file.is_file()]
+        if lacking:
+            raise RunError(
+                f"{path}: not a run folder, it has no {lacking[0]}; `headstart head DATA --run RUN` makes one"
+            )
+        return run
+
+    def config(self) -> dict[str, Any]:
+        """Read `config.json`, with absolute paths. Raises RunError if the file is damaged."""
+        values = read_json(self.config_file)
+        require_valid_config(values, self.config_file)
+        return with_absolute_paths(values, self.place)
+
+    def write_config(self, **fields: Any) -> None:
+        """Write `config.json`. Absolute paths become relative to the run where they can be."""
+        write_json(self.config_file, with_relative_paths(fields, self.place))
+
+    def configs(self) -> tuple[FeatureConfig, ExtractionConfig]:
+        """Return the settings of the features that the head was trained on, and the settings of their extraction."""
+        return configs_from_json(self.config()["features"])
+
+    def read_as(self) -> DataConfig:
+        """Return the settings by which the run's data are read.
+
+        Runs of versions before 0.2 have not saved them: their data are read by the layout `v1`.
+        """
+        return DataConfig(**(self.config().get("reading") or {"layout": "v1"}))
+
+    def class_names(self) -> list[str]:
+        """Return the class names. A label is an index into this list."""
+        return list(self.config()["class_names"])
+
+    def load_model(self, file: Path, shape: tuple[int, ...] | None = None) -> keras.Model:
+        """Load the head or classifier from `file`.
+
+        Keras runs no code from the file. Raises RunError if the file is damaged, was saved by a newer Keras, has
+        weights that are not finite, or has another input or output than a model of this run.
+
+        Args:
+            shape: of one input: `(D,)` of a head, `(H, W, 3)` of a classifier. By default, a head may take any number
+                of features, and a classifier takes images of the run's size.
+        """
+        from headstart.pipeline.runs.models import load_classifier, load_head  # late: a wrong folder is told before
+
+        if file != self.classifier_file:
+            return load_head(file, len(self.class_names()), shape)
+        side = self.configs()[0].image_size
+        return load_classifier(file, len(self.class_names()), shape or ((side, side, 3) if side else None))
+
+    def metrics(self) -> dict[str, Any]:
+        """Read `metrics.json`. Without such a file, return an empty dict. Raises RunError if the file is damaged."""
+        if not self.metrics_file.exists():
+            return {}
+        values = read_json(self.metrics_file)
+        require_valid_metrics(values, self.metrics_file)
+        return values
+
+    def history(self) -> list[dict[str, str]]:
+        """Read the rows of `history.csv`. Raises RunError if the file is missing or damaged."""
+        return read_csv(self.history_file, HISTORY_COLUMNS)
+
+    def write_examples(self, examples: Iterable[Example], class_names: Sequence[str]) -> None:
+        """Write `examples.csv`."""
+        rows = ((one.image.path, one.image.digest, class_names[one.label], one.split) for one in examples)
+        write_csv(self.examples_file, EXAMPLES_COLUMNS, rows)
+
+    def digests(self, split: str) -> set[str]:
+        """Read the digests of the run's examples in `split` from `examples.csv`. Raises RunError if it is damaged."""
+        rows = csv_rows(self.examples_file, EXAMPLES_COLUMNS)
+        return {row["digest"] for row in rows if row["split"] == split}
+
+    def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write `history.csv`. Further figures on val get columns after the others, empty where a row has none."""
+        rows = list(rows)
+        further = dict.fromkeys(name for row in rows for name in row if name.startswith("val_"))
+        columns = list(dict.fromkeys([*HISTORY_COLUMNS, *further]))
+        write_csv(self.history_file, columns, ([row.get(name, "") for name in columns] for row in rows))
+
+    def update(self, file: Path, **fields: Any) -> None:
+        """Set top-level `fields` of `file`, one of the run's JSON files. Other fields stay as they are."""
+        write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
+
+    def predictions_file(self, split: str) -> Path:
+        """Return the path of `predictions-<split>.csv`."""
+        return self.path / f"predictions-{split}.csv"
+
+    def confusion_file(self, split: str) -> Path:
+        """Return the path of `confusion-<split>.csv`."""
+        return self.path / f"confusion-{split}.csv"
+
+
+def require_finite(values: np.ndarray, file: Path) -> np.ndarray:
+    """Return `values`, the outputs of the model in `file`. Raise a RunError if one is not finite."""
+    bad = int((~np.isfinite(values)).any(axis=-1).sum())
+    if bad:
+        raise RunError(f"{file}: its outputs for {bad} of {len(values)} images are not finite; {REMEDY}")
+    return values

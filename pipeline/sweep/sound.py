@@ -1,0 +1,68 @@
+"""Checks of a study's database, which may be damaged or come from elsewhere."""
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import optuna
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.runs.config import converted, require_known
+from headstart.pipeline.sweep.baselines import Baseline
+from optuna.trial import FrozenTrial, TrialState
+
+BASELINES = "baselines at "  # begins the name of an attribute with the baselines on the features at some cuts
+
+
+@dataclass(frozen=True)
+class _StudyAttributes:
+    identity: dict[str, Any] | None = None
+    reading: DataConfig | None = None
+
+
+@dataclass(frozen=True)
+class _TrialAttributes:
+    worker: str = ""
+    replaces: int | None = None
+    faulty: bool = False
+    seconds: float = 0.0
+    accuracy: float | None = None
+    best_epoch: int | None = None
+
+
+def require_no_other_database(path: Path) -> None:
+    """Raise a ValueError if the SQLite file at `path` has tables, but not those of a study. Nothing is written."""
+    if not path.exists():
+        return
+    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and not {"studies", "trials", "version_info"} <= tables:
+        raise ValueError("it is a database of something else")
+
+
+def require_sound(study: optuna.Study) -> None:
+    """Raise a ValueError that names the first attribute of `study` that headstart can't have written."""
+    attributes = study.user_attrs
+    converted(attributes, _StudyAttributes, "attributes")
+    require_known(attributes.get("reading") or {}, "attributes.reading", DataConfig)
+    for name, value in attributes.items():
+        if name.startswith(BASELINES):
+            converted({"all": value}, _Baselines, f"attributes {name[:80]!r}")
+    for trial in study.get_trials(deepcopy=False):
+        _require_sound_trial(trial, f"trial {trial.number}")
+
+
+@dataclass(frozen=True)
+class _Baselines:
+    all: list[Baseline]
+
+
+def _require_sound_trial(trial: FrozenTrial, where: str) -> None:
+    found = converted(trial.user_attrs, _TrialAttributes, where)
+    if found.worker and not found.worker.isalnum():  # it is part of a file's name
+        raise ValueError(f"{where}: worker is {found.worker[:80]!r}")
+    if trial.state == TrialState.COMPLETE and not isfinite(trial.value or 0.0):
+        raise ValueError(f"{where}: its loss is {trial.value}")

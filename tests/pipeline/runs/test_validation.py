@@ -1,0 +1,104 @@
+"""The line that a run from elsewhere, or of another version, ends in."""
+
+import json
+import socket
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from headstart.features import files
+from headstart.features.errors import RunError
+from headstart.pipeline.runs import Run, read_csv, require_finite
+
+from tests.pipeline.runs.hostile_models import rewrite
+from tests.pipeline.runs.hostile_runs import config, edited, feature
+from tests.pipeline.test_runs import dead_process
+
+
+def refused(run: Path) -> str:
+    with pytest.raises(RunError) as raised:
+        Run.open(run)
+    return str(raised.value).removeprefix(f"{run}/")
+
+
+def test_the_line_names_the_field_and_the_version(run: Path) -> None:
+    here = Run.open(run).config()["versions"]["headstart"]
+    config(class_names=["cat", 1])(run)
+    said = refused(run)
+    assert said.startswith("config.json: class_names[")
+    assert f"Expected `str`, got `int`; written by headstart {here}, this is {here}: copy the run anew" in said
+    config(class_names=["cat", "dog"], versions={"headstart": "9.1"}, data=...)(run)
+    assert "field `data`; written by headstart 9.1, this is" in refused(run)
+    assert refused(run).endswith("upgrade headstart")
+    config(data="x")(run)
+    feature(new_option=1)(run)
+    assert refused(run).startswith("config.json: features.new_option: is unknown; written by headstart 9.1")
+
+
+def test_a_new_field_that_decides_no_feature_is_named(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config(versions={"headstart": "9.1"}, new_field=1)(run)
+    Run.open(run)
+    assert "config.json: new_field not used: written by headstart 9.1" in capfd.readouterr().err
+
+
+def test_runs_of_earlier_versions_are_read(run: Path) -> None:
+    config(reading=...)(run)
+    feature(bits=..., pages=..., tokens=...)(run)
+    opened = Run.open(run)
+    assert opened.read_as().layout == "v1"
+    assert opened.configs()[0].bits == "16"
+
+
+def test_nan_is_no_json(run: Path) -> None:
+    edited("config.json", '"seed": 0', '"seed": NaN')(run)
+    assert "NaN is no number" in refused(run)
+
+
+def test_rows_of_another_form_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    for text, said in {
+        "a,b\n1\n": "line 2 has another",
+        "a\n1\n": "has no column 'b'",
+        "": "has no column 'a'",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(RunError, match=said):
+            read_csv(file, ("a", "b"))
+    with pytest.raises(RunError, match="is missing"):
+        read_csv(tmp_path / "gone.csv")
+
+
+def test_a_model_of_a_newer_keras_is_called_that(run: Path) -> None:
+    with zipfile.ZipFile(run / "head.keras") as archive:
+        settings = json.loads(archive.read("config.json"))
+        meta: dict[str, Any] = json.loads(archive.read("metadata.json"))
+    settings["config"]["layers"][-1]["config"]["of_the_future"] = None
+    rewrite(run / "head.keras", {"config.json": json.dumps(settings).encode()})
+    opened = Run.open(run)
+    with pytest.raises(RunError, match="copy the run anew, or train it again"):
+        opened.load_model(opened.head_file)
+    rewrite(run / "head.keras", {"metadata.json": json.dumps(meta | {"keras_version": "4.0.0"}).encode()})
+    with pytest.raises(RunError, match=r"saved by Keras 4\.0\.0, this is 3.*: upgrade keras") as raised:
+        opened.load_model(opened.head_file)
+    assert "train it again" not in str(raised.value)
+
+
+def test_outputs_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    logits = np.array([[1.0], [np.nan], [np.inf]])
+    with pytest.raises(RunError, match="outputs for 2 of 3 images are not finite"):
+        require_finite(logits, tmp_path / "head.keras")
+    assert len(require_finite(logits[:1], tmp_path)) == 1
+
+
+def test_half_written_files_are_cleared_when_a_run_is_opened(run: Path) -> None:
+    host = files._host()
+    assert socket.gethostname() in host
+    left = run / f".{host}-{dead_process()}-1.partial.metrics.json"
+    left.write_text("{")
+    beside = run.parent / f".{host}-{dead_process()}-1.partial.run"
+    (beside / "new").mkdir(parents=True)
+    Run.open(run)
+    assert not left.exists()
+    assert not beside.exists()
