@@ -22,6 +22,8 @@ _REPLACED = "replaced"  # subfolder that keeps an old folder until the new one i
 _FOREIGN_SECONDS = 24 * 3600
 _CANNOT_FLUSH = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR)
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
+# The system gives one of these where nothing can be written: a read-only disk, or another user's folder.
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 # A file that was written less than this time ago may be written again without a change of its modification time.
 SETTLED_NS = 2_000_000_000
 
@@ -47,7 +49,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
     try:
         yield partial
     except OSError as error:
-        if error.filename == str(partial):  # the temporary name would tell the user nothing
+        if str(error.filename) == str(partial):  # the temporary name would tell the user nothing
             error.filename = str(path)
         raise
     finally:
@@ -107,12 +109,16 @@ def _partial(path: Path) -> Path:
 def remove_left_over(folder: Path) -> list[Path]:
     """Remove half-written files and folders of ended processes from `folder`. Return the removed paths.
 
-    If such a process moved an old folder away and ended before the new folder was in place, put the old folder back.
+    Where nothing can be written, they stay. If such a process moved an old folder away and ended before the new folder was in place, put the old folder back.
     """
     removed = [path for path in folder.glob(".*.partial.*") if _writer_ended(path)]
     for path in removed:
-        _remove(path)
-    return removed
+        try:
+            _remove(path)
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+    return [path for path in removed if not os.path.lexists(path)]
 
 
 def _remove(partial: Path) -> None:

@@ -14,7 +14,7 @@ from headstart.features.images.faults import Fault
 from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.examples import write_rejects
+from headstart.pipeline.data.examples import require_rejects_file, write_rejects
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.listing import list_files
@@ -89,6 +89,7 @@ def prepare(
         reading: how `source` is read.
     """
     _require_places(source, data, config.move)
+    require_rejects_file(data)
     drawn = {"seed": seed, "val": config.val, "test": config.test}
     settings = {**drawn, "group": reading.group, "resplit": reading.resplit}
     placer = Placer(config.copy, config.move)
