@@ -109,7 +109,8 @@ def _partial(path: Path) -> Path:
 def remove_left_over(folder: Path) -> list[Path]:
     """Remove half-written files and folders of ended processes from `folder`. Return the removed paths.
 
-    Where nothing can be written, they stay. If such a process moved an old folder away and ended before the new folder was in place, put the old folder back.
+    Where nothing can be written, they stay. If such a process moved an old folder away and ended before the new folder
+    was in place, put the old folder back.
     """
     removed = [path for path in folder.glob(".*.partial.*") if _writer_ended(path)]
     for path in removed:

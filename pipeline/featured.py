@@ -13,7 +13,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
 from headstart.features.files import NOT_WRITABLE
-from headstart.features.frozen.network import Network, load_networks, resolved_config
+from headstart.features.frozen.network import Network, load_networks, remember_weights, resolved_config
 from headstart.features.images.depth import bits_by_folder, bits_that_matter
 from headstart.features.images.scan import Reject
 from headstart.features.store.store import create_folder
@@ -22,8 +22,8 @@ from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import (
     Example,
     Scan,
-    scan,
     require_rejects_file,
+    scan,
     scan_memory,
     tell_reading,
     write_rejects,
@@ -152,6 +152,7 @@ def cache_features(
         if require:
             require(scanned, networks)
         scanned, extractors, stores, done = extract_all(scanned, networks)
+        remember_weights(networks)
     except DataError:
         _list_rejects(store, scanned.rejects)
         raise
@@ -203,11 +204,17 @@ def _scanned(
     return scanned
 
 
-def networks_for(scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig) -> list[Network]:
+def networks_for(
+    scanned: Scan,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    digest_of: Callable[[str, str, int], str] | None = None,
+) -> list[Network]:
     """Load the networks of `config`; see `load_networks`. Their `bits` are 16 unless another value changes a pixel."""
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)
-    return load_networks(replace(config, bits=bits), extraction, KnownBackbones(extraction.store, extraction.rehash))
+    known = KnownBackbones(extraction.store, extraction.rehash)
+    return load_networks(replace(config, bits=bits), extraction, known, digest_of)
 
 
 def bits_in(scanned: Scan) -> set[int]:

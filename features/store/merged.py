@@ -13,7 +13,7 @@ from headstart.features.store.shards import ShardFormat, describe, hdf5_in_memor
 # process 256 open files, and a notebook needs about 60 of them.
 MOST_SHARDS = 160
 _NOTE = (
-    "This file holds no features of its own: it shows those of the shards beside it. Copied or moved alone it shows NaN. "
+    "This file holds no features: it shows those of the shards beside it. Copied or moved alone, it shows NaN. "
     "`headstart store export STORE DATA FILE.h5` writes a file that holds them."
 )
 

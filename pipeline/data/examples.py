@@ -174,7 +174,9 @@ def _reject_copy(reject: Reject, path: str) -> Reject:
 def require_rejects_file(folder: Path) -> None:
     """Raise a DataError if `rejects.csv` can't be written into `folder`, because a folder has its name."""
     if (folder / REJECTS).is_dir():
-        raise DataError(f"{folder / REJECTS}: a folder; the list of rejected images must be a file: remove or rename it")
+        raise DataError(
+            f"{folder / REJECTS}: a folder; the list of rejected images must be a file: remove or rename it"
+        )
 
 
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:

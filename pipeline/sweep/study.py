@@ -56,8 +56,8 @@ class Study:
         except Exception as error:  # SQLAlchemy has errors of its own for a file that is no database
             reason = str(error).splitlines()[0]
             raise StoreError(
-                f"--study {self.path}: can't be opened as a study ({reason}); if its disk is a network's and can't lock "
-                "files, name a file on a local disk"
+                f"--study {self.path}: can't be opened as a study ({reason}); if it lies on a network's disk that "
+                "can't lock files, name a file on a local disk"
             ) from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
