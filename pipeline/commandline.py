@@ -16,8 +16,8 @@ import typer
 from headstart.features.backbones.cuts import alternative_cuts, chosen_weights
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError
+from headstart.features.terminal import PlainConsole
 from headstart.features.terminal import console as messages
-from rich.console import Console
 from typer.core import TyperCommand
 
 _ENVIRONMENT_ERRORS = {
@@ -236,6 +236,6 @@ def _show(result: Result, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.fields(), ensure_ascii=False))
         return
-    out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    out = PlainConsole()
     for line in result.lines():
         out.print(line)

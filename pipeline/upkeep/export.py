@@ -59,6 +59,8 @@ def export(
     """
     if file.suffix not in (".npz", ".h5", ".hdf5"):
         raise OptionError(f"{file}: the file's name must end in .npz, .h5 or .hdf5. Received: {file.suffix!r}")
+    if file.is_dir():
+        raise OptionError(f"{file}: is a folder; name a file")
     store = _chosen(root, config)
     found = scan_all_sizes(root, data, seed, reading)
     tell_reading(found)

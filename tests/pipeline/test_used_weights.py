@@ -38,6 +38,7 @@ def features_of(run: Path) -> dict:
     return json.loads((run / "config.json").read_text())["features"]
 
 
+@pytest.mark.slow
 def test_a_head_takes_the_weights_of_the_features(
     headstart, weights: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
