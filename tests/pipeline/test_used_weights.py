@@ -51,6 +51,8 @@ def test_a_head_takes_the_weights_of_the_features(
         str(weights),
         "unit",
     )
+    verify = ("store", "verify", tmp_path / "store", f"--data={few}", "--recompute=2")
+    assert headstart(*verify)["recomputed"] == 2
     again = headstart("features", few, *NETWORK, store)
     assert (again["extracted"], again["cached"]) == (0, 12)
     moved = weights.rename(tmp_path / "moved.weights.h5")
