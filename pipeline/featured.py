@@ -13,7 +13,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
 from headstart.features.files import NOT_WRITABLE
-from headstart.features.frozen.network import Network, load_networks, remember_weights, resolved_config
+from headstart.features.frozen.network import Network, load_networks, resolved_config
 from headstart.features.images.depth import bits_by_folder, bits_that_matter
 from headstart.features.images.scan import Reject
 from headstart.features.store.store import create_folder
@@ -152,7 +152,6 @@ def cache_features(
         if require:
             require(scanned, networks)
         scanned, extractors, stores, done = extract_all(scanned, networks)
-        remember_weights(networks)
     except DataError:
         _list_rejects(store, scanned.rejects)
         raise

@@ -96,7 +96,6 @@ def prepare(
         reading: how `source` is read.
     """
     _require_places(source, data, config.move)
-    require_rejects_file(data)
     drawn = {"seed": seed, "val": config.val, "test": config.test}
     settings = {**drawn, "group": reading.group, "resplit": reading.resplit}
     placer = Placer(config.copy, config.move)
@@ -166,6 +165,7 @@ def _require_places(source: Path, data: Path, move: bool) -> None:
         raise DataError(f"{links[0]}: a link to a folder; images would be written outside of {data}; remove it")
     if data.exists() and not data.is_dir():
         raise DataError(f"{data}: not a folder")
+    require_rejects_file(data)
     if move and not source.is_dir():
         raise OptionError(f"--move: {source} is not a folder; only files can be moved")
     inner, outer = data.resolve(), source.resolve()

@@ -125,7 +125,7 @@ def test_members_of_one_name_are_all_read(tmp_path: Path) -> None:
     source = write_zip(tmp_path / "s.zip", LAYOUTS["class folders"])
     with zipfile.ZipFile(source, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("cat/0.png", picture(9000))
-    assert sum(prepare(source, tmp_path / "data", HALVES).fields().values()) == 41
+    assert prepare(source, tmp_path / "data", HALVES).added == 41
     assert {picture(0), picture(9000)} <= set(found_in(tmp_path / "data"))
 
 
