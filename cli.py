@@ -218,7 +218,7 @@ def verify(store: StoreArgument, config: VerifyConfig, reading: DataConfig, seed
     return verify_store(store, config, seed, reading)
 
 
-@command(store)
+@command(store, needs_weights=False)
 def explain(
     store: StoreArgument,
     data: Data,

@@ -31,6 +31,7 @@ class FeatureConfig:
         "inception_v3",
         "The pretrained network: a name that `headstart backbones` lists, or a .keras file; a+b puts the features of "
         "several side by side.",
+        env="HEADSTART_BACKBONE",
     )
     weights: str = option(
         "imagenet",
@@ -42,6 +43,7 @@ class FeatureConfig:
         "auto",
         "Pixels that the weights expect. none: [0, 255]. unit: [0, 1]. inception: [-1, 1]. standardised: by ImageNet's "
         "mean and deviation. caffe: BGR less the mean. auto: as the ImageNet weights.",
+        env="HEADSTART_RESCALE",
     )
     tokens: Tokens = option("mean", "How the tokens of a .keras file become one vector: their mean, or the first.")
     cut: tuple[str, ...] = option(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,19 +11,57 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headstart.features.errors import HeadstartError
 from headstart.features.terminal import console, silent_libraries
 
 if TYPE_CHECKING:
     import keras
 
 _PROCESSORS = Path("/proc/cpuinfo")
+_CONTROL_GROUPS, _CONTROL_FOLDER = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def cpu_count() -> int:
     """Return the number of cores that this process may use, given its CPU affinity and its container's limit."""
-    import joblib  # late: this import takes longer than a command that computes nothing
+    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        limit = cores_of_groups(_CONTROL_GROUPS.read_text(), _CONTROL_FOLDER)
+    except (OSError, ValueError):  # not Linux, or a file in a form that is not known
+        limit = math.inf
+    return every if limit >= every else max(1, math.ceil(limit))
 
-    return int(joblib.cpu_count())
+
+def cores_of_groups(groups: str, root: Path) -> float:
+    """Return the processor time that a process's control groups allow, in cores: a fraction, or infinity.
+
+    A group has the limits of the groups around it. Containers and services are groups. A file that can't be understood
+    raises a ValueError.
+
+    Args:
+        groups: the content of `/proc/self/cgroup`, a line `number:controllers:path` per hierarchy.
+        root: the folder in which the hierarchies are mounted, `/sys/fs/cgroup`.
+    """
+    limits = [math.inf]
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounted = root / "cpu" if controllers else root
+        inner = mounted / path.lstrip("/") if ".." not in path else mounted
+        for folder in (inner, *inner.parents):
+            if folder.is_relative_to(mounted):
+                limits += [_limit(folder, "cpu.max")] if not controllers else []
+                limits += [_limit(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us")] if controllers else []
+    return min(limits)
+
+
+def _limit(folder: Path, *names: str) -> float:
+    """Return quota / period from the files `names` of a control group; infinity if a file is missing, or no quota."""
+    try:
+        quota, period = " ".join((folder / name).read_text() for name in names).split()
+    except OSError:
+        return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def processor() -> str:
@@ -38,13 +78,19 @@ def processor() -> str:
 def start_tensorflow() -> str:
     """Import TensorFlow and Keras, print the device in use, and return its name: `GPU, <model>` or `CPU, <n> cores`.
 
-    Later calls only return the name. TensorFlow is set to allocate GPU memory as needed, not all at once. The import
-    of `headstart.features.tensorflow` calls this function.
+    Later calls only return the name. TensorFlow gets a thread per core that this process may use, and allocates GPU
+    memory as needed, not all at once. The import of `headstart.features.tensorflow` calls this function. If Keras can't
+    be started, raise a HeadstartError.
     """
     with silent_libraries():
-        import keras  # noqa: F401
+        _start_keras()
         from tensorflow import config
 
+        with suppress(RuntimeError):  # this process already uses TensorFlow, so the setting is fixed
+            if "TF_NUM_INTRAOP_THREADS" not in os.environ:
+                config.threading.set_intra_op_parallelism_threads(cpu_count())
+            if "TF_NUM_INTEROP_THREADS" not in os.environ:
+                config.threading.set_inter_op_parallelism_threads(cpu_count())
         gpus = config.list_physical_devices("GPU")
         with suppress(RuntimeError):  # this process already uses the GPU, so the setting is fixed
             for gpu in gpus:
@@ -53,6 +99,21 @@ def start_tensorflow() -> str:
     name = f"GPU, {details.get('device_name', gpus[0].name)}" if gpus else f"CPU, {cpu_count()} cores"
     console.print(f"device: {name}", style="dim")
     return name
+
+
+def _start_keras() -> None:
+    """Import Keras, and give it the settings that this package needs, whatever `keras.json` and KERAS_BACKEND say."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    try:
+        import keras
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        home = os.environ.get("KERAS_HOME") or "~/.keras"
+        raise HeadstartError(f"{home}/keras.json: Keras refuses it ({error}); mend or delete the file") from error
+    if keras.config.backend() != "tensorflow":
+        raise HeadstartError(f"Keras already runs on {keras.config.backend()} in this process; import headstart first")
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
 
 
 def gpu_at_hand() -> bool:

@@ -1,7 +1,6 @@
 """Atomic writes of files and folders: a reader never sees half-written content, even if the writer was killed."""
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -14,13 +13,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from headstart.features.locks import folder_locked
 from rich.filesize import decimal
 
 _PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
 _PARTIAL_NAME_LENGTH = 32
 _REPLACED = "replaced"  # subfolder that keeps an old folder until the new one is in its place
 _FOREIGN_SECONDS = 24 * 3600
+_CANNOT_FLUSH = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR)
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
+# The system gives one of these where nothing can be written: a read-only disk, or another user's folder.
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 # A file that was written less than this time ago may be written again without a change of its modification time.
 SETTLED_NS = 2_000_000_000
 
@@ -46,7 +49,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
     try:
         yield partial
     except OSError as error:
-        if error.filename == str(partial):  # the temporary name would tell the user nothing
+        if str(error.filename) == str(partial):  # the temporary name would tell the user nothing
             error.filename = str(path)
         raise
     finally:
@@ -106,12 +109,17 @@ def _partial(path: Path) -> Path:
 def remove_left_over(folder: Path) -> list[Path]:
     """Remove half-written files and folders of ended processes from `folder`. Return the removed paths.
 
-    If such a process moved an old folder away and ended before the new folder was in place, put the old folder back.
+    Where nothing can be written, they stay. If such a process moved an old folder away and ended before the new folder
+    was in place, put the old folder back.
     """
     removed = [path for path in folder.glob(".*.partial.*") if _writer_ended(path)]
     for path in removed:
-        _remove(path)
-    return removed
+        try:
+            _remove(path)
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+    return [path for path in removed if not os.path.lexists(path)]
 
 
 def _remove(partial: Path) -> None:
@@ -165,12 +173,19 @@ def _started(pid: int) -> int | None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until the file or folder at `path` is on disk: a file's bytes, or a folder's list of entries."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until the file or folder at `path` is on disk: a file's bytes, or a folder's list of entries.
+
+    Some disks, such as shares of Windows or of a virtual machine's host, can't flush folders. Then do nothing.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH or not path.is_dir():
+            raise
 
 
 def require_space(folder: Path, size: int) -> None:
@@ -200,27 +215,12 @@ def write_first(path: Path, text: str) -> bool:
         except FileExistsError:
             return False
         except OSError:  # a file system without hard links; any other error occurs again below
-            with _locked(path.parent):
+            with folder_locked(path.parent):
                 if os.path.lexists(path):
                     return False
                 os.replace(partial, path)
         flush_to_disk(path.parent)
     return True
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock `folder` within the block, against other processes of this host that do the same.
-
-    The lock is released when the process dies, and leaves no file. If the file system has no locks, nothing is locked.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def json_text(value: Any) -> str:

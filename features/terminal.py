@@ -5,11 +5,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)  # a path may contain `[old]`
+# Such characters in the name of a file could move the cursor, or change the terminal's title and colours.
+_CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
+
+
+class PlainConsole(Console):
+    r"""A console that prints text as it is: no markup, and control characters in it as escapes such as `\x1b`."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        # a path may contain `[old]`
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield the segments of `renderable`, with control characters in its text as escapes."""
+        for segment in super().render(renderable, options):
+            shown = segment.text.translate(_CONTROLS)
+            yield segment if segment.control or shown == segment.text else Segment(shown, segment.style)
+
+
+console = PlainConsole(stderr=True)
 _QUIET_SECONDS, _LINE_SECONDS = 2.0, 10.0
 
 

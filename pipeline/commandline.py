@@ -14,10 +14,10 @@ from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hint
 
 import typer
 from headstart.features.backbones.cuts import alternative_cuts, chosen_weights
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError
+from headstart.features.terminal import PlainConsole
 from headstart.features.terminal import console as messages
-from rich.console import Console
 from typer.core import TyperCommand
 
 _ENVIRONMENT_ERRORS = {
@@ -73,7 +73,7 @@ class _Command(TyperCommand):
 
 
 def command(
-    app: typer.Typer, kept: str = "nothing was changed"
+    app: typer.Typer, kept: str = "nothing was changed", needs_weights: bool = True
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Register a function as a command of `app`. The command shows the result that the function returns.
 
@@ -83,6 +83,7 @@ def command(
 
     Args:
         kept: printed after Ctrl-C, to say which work is not lost.
+        needs_weights: whether the command reads the weights that its options name.
     """
 
     def register(function: Callable[..., Result]) -> Callable[..., None]:
@@ -90,12 +91,13 @@ def command(
         roles = {parameter.name: parameter.annotation for parameter in parameters}
 
         @functools.wraps(function)
-        def call(json: bool, seed: int, **values: Any) -> None:
+        def call(json: bool, seed: int, context: typer.Context, **values: Any) -> None:
             try:
                 arguments = _with_configs(values, configs)
                 if "seed" in inspect.signature(function).parameters:
                     arguments["seed"] = seed
-                _require_plausible(arguments, roles)
+                _require_plausible(arguments, roles, needs_weights)
+                _fill_in_weights(arguments, context, needs_weights)
                 result = function(**arguments)
                 _show(result, json)
                 if isinstance(result, Fallible) and (failure := result.failure()):
@@ -128,6 +130,7 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
             parameters += [_option(name, field, hint, field.name in given) for field in fields(hint)]
         elif name != "seed":
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    parameters.append(_Keyword("context", annotation=typer.Context))
     parameters += [_Keyword("seed", default=0, annotation=_Seed), _Keyword("json", default=False, annotation=_Json)]
     return parameters, configs
 
@@ -170,7 +173,7 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
     return arguments
 
 
-def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any]) -> None:
+def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], needs_weights: bool) -> None:
     """Raise the errors that can be found before a command's modules are imported, such as a missing folder."""
     from headstart.features.backbones.facts import require_weights_file
     from headstart.pipeline.data.reading import require_data
@@ -179,7 +182,7 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any]) -
     for name, value in arguments.items():
         if isinstance(value, FeatureConfig):
             alternative_cuts(value)
-            for weights in chosen_weights(value).values():
+            for weights in chosen_weights(value).values() if needs_weights else ():
                 require_weights_file(weights)
         elif roles.get(name) == Data:
             require_data(value)
@@ -187,6 +190,18 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any]) -
             Run.open(value)
         elif roles.get(name) == NewRun:
             require_free(value, arguments["overwrite"])
+
+
+def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: bool) -> None:
+    """Fill in options that were left out with the weights that were used with the store; see `with_used_weights`."""
+    stores = [value.store for value in arguments.values() if isinstance(value, ExtractionConfig)]
+    for name, value in arguments.items():
+        if isinstance(value, FeatureConfig) and stores:
+            from headstart.features.backbones.used import with_used_weights
+
+            sources = {field.name: context.get_parameter_source(f"{name}_{field.name}") for field in fields(value)}
+            given = [field for field, source in sources.items() if source and source.name != "DEFAULT"]
+            arguments[name] = with_used_weights(value, stores[0], given, needed)
 
 
 def _explain(error: Exception) -> tuple[int, str]:
@@ -221,6 +236,6 @@ def _show(result: Result, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.fields(), ensure_ascii=False, allow_nan=False))
         return
-    out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    out = PlainConsole()
     for line in result.lines():
         out.print(line)

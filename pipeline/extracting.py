@@ -7,7 +7,7 @@ from functools import cache
 from headstart.features.backbones.cuts import Cut
 from headstart.features.errors import DataError
 from headstart.features.extract import Extracted, extract_features
-from headstart.features.frozen.network import Network
+from headstart.features.frozen.network import Network, remember_weights
 from headstart.features.frozen.speeds import keep_speed
 from headstart.features.images.augment import Augment, View
 from headstart.features.images.scan import ImageFile
@@ -40,7 +40,7 @@ class Extractor:
 
 
 def extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[Extractor], Stores, Extracted]:
-    """Extract the missing features of the scanned examples with each network in turn.
+    """Extract the missing features of the scanned examples with each network in turn. The store remembers the weights.
 
     Returns the scan, in which images that can't be decoded have become rejects; the extractor of each network; the
     store of each cut; and the totals of the extraction.
@@ -53,6 +53,7 @@ def extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[
         scanned = reject_undecodable(scanned, here.rejects)
         stores |= filled
         done += here
+    remember_weights(networks)
     return scanned, extractors, stores, done
 
 

@@ -1,6 +1,7 @@
 """Scan a data folder and cache the features of its images: the first step of every command that needs features."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
+from headstart.features.files import NOT_WRITABLE
 from headstart.features.frozen.network import Network, load_networks, resolved_config
 from headstart.features.images.depth import bits_by_folder, bits_that_matter
 from headstart.features.images.scan import Reject
 from headstart.features.store.store import create_folder
+from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import (
     Example,
     Scan,
+    require_rejects_file,
     scan,
     scan_memory,
     tell_reading,
@@ -150,9 +154,9 @@ def cache_features(
             require(scanned, networks)
         scanned, extractors, stores, done = extract_all(scanned, networks)
     except DataError:
-        write_rejects(store, scanned.rejects)
+        _list_rejects(store, scanned.rejects)
         raise
-    write_rejects(store, scanned.rejects)
+    _list_rejects(store, scanned.rejects)
     require_few_rejects(scanned.rejects, found, extraction.max_rejects)
     if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {store}/rejects.csv says why")
@@ -171,6 +175,16 @@ def cache_features(
     )
 
 
+def _list_rejects(store: Path, rejects: Sequence[Reject]) -> None:
+    """Write `rejects.csv` into the store's folder. If nothing can be written there, only print it."""
+    try:
+        write_rejects(store, rejects)
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        console.print(f"{store}/rejects.csv: not up to date, and can't be written ({error.strerror})")
+
+
 def _scanned(
     data: Path,
     seed: int,
@@ -181,20 +195,26 @@ def _scanned(
 ) -> Scan:
     """Make the store's folder if it is missing, scan `data` with the store's scan memory, and print the reading."""
     create_folder(extraction.store)
-    (extraction.store / "scans").mkdir(
-        exist_ok=True
-    )  # an empty folder in `data` would look like a class without images
+    require_rejects_file(extraction.store)
+    with suppress(OSError):  # the store is read-only; an empty folder in `data` would look like a class without images
+        (extraction.store / "scans").mkdir(exist_ok=True)
     memory = scan_memory(extraction.store, data, extraction.rehash)
     scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled)
     tell_reading(scanned)
     return scanned
 
 
-def networks_for(scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig) -> list[Network]:
+def networks_for(
+    scanned: Scan,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    digest_of: Callable[[str, str, int], str] | None = None,
+) -> list[Network]:
     """Load the networks of `config`; see `load_networks`. Their `bits` are 16 unless another value changes a pixel."""
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)
-    return load_networks(replace(config, bits=bits), extraction, KnownBackbones(extraction.store, extraction.rehash))
+    known = KnownBackbones(extraction.store, extraction.rehash)
+    return load_networks(replace(config, bits=bits), extraction, known, digest_of)
 
 
 def bits_in(scanned: Scan) -> set[int]:

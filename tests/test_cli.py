@@ -27,7 +27,7 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     flags = (*SMALL_FLAGS, f"--store={store}")
     assert headstart("demo", drawn, "--images=40") == {"images": 40, "broken": 6, "path": str(drawn)}
     counts = headstart("prepare", drawn, data, "--val=0.25", "--test=0.25", "--max-rejects=1")
-    assert set(counts) == {"train", "val", "test", "rejected", "dropped", "moved"}
+    assert set(counts) == {"train", "val", "test", "rejected", "dropped", "moved", "added", "ignored"}
     assert counts["train"] + counts["val"] + counts["test"] == 42
     first = headstart("features", data, *flags)
     assert set(first) == {

@@ -83,6 +83,15 @@ class KnownBackbones:
                 return BackboneFacts(str(entry["weights_digest"]), shapes)
         return None
 
+    def recall_shapes(self, name: str, image_size: int) -> Mapping[str, tuple[int, ...]] | None:
+        """Return the shapes at the cuts of the network `name`, whatever its weights; None if it was never built."""
+        for settings, entry in self._entries().items():
+            with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
+                known, _, size, _ = json.loads(settings)
+                if (known, size) == (name, image_size):
+                    return {cut: tuple(int(side) for side in shape) for cut, shape in entry["shapes"].items()}
+        return None
+
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
         """Save `facts` of a backbone that was just built, unless its weights file may have changed meanwhile."""
         state = source.state

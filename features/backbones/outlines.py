@@ -5,13 +5,14 @@ The outlines of the zoo are in `outlines.json`, so that a command that builds no
 """
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from headstart.features.backbones.archive import require_file
 from headstart.features.backbones.zoo import BACKBONES, backbone_spec
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 # Sides of images in pixels. A network for any size gets the shapes and cost at the first of these that it can take.
 _USUAL_SIZES = (224, 512, 1024)
+
+
+# Shipped with headstart or in the `.keras` file, cached by Keras, to be downloaded, or none published.
+PlaceOfWeights = Literal["shipped", "cached", "download", "none"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,18 @@ def _outline_of_own(name: str) -> Outline:
         f"--backbone {name}: declares images of any size, but runs on none of {_USUAL_SIZES} pixels; save the network "
         "with an input of the size that it takes"
     )
+
+
+def place_of_weights(name: str) -> PlaceOfWeights:
+    """Return where the ImageNet weights of the network `name` are, or, for a `.keras` file, `shipped`."""
+    if is_own(name) or BACKBONES[name].shipped:
+        return "shipped"
+    file = outline(name).file
+    if not file:
+        return "none"
+    home = Path.home()  # if it can't be written to, Keras uses /tmp
+    keras = os.environ.get("KERAS_HOME") or (home if os.access(home, os.W_OK) else Path("/tmp")) / ".keras"
+    return "cached" if (Path(keras).expanduser() / "models" / file).is_file() else "download"
 
 
 def cut_places(name: str, model: "keras.Model") -> dict[str, int]:

@@ -28,6 +28,7 @@ def build_backbone(
     weights_seed: int = 0,
     known: KnownBackbones | None = None,
     tokens: Tokens = "mean",
+    digest: str | None = None,
 ) -> Backbone:
     """Build a network and fill it with weights.
 
@@ -43,6 +44,7 @@ def build_backbone(
         image_size: side of the input in pixels; 0 for the network's default.
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
         tokens: how tokens [N, D] become one vector: their mean, or the first.
+        digest: the digest of weights that need not be at hand. Then the backbone serves for its fingerprints alone.
     """
     weights = _own_settings(name, weights, rescale)
     size = _size(name, image_size)
@@ -62,8 +64,8 @@ def build_backbone(
             )
         return model
 
-    facts = recalled or _facts(name, load())
-    if known and not recalled and backbone_source(*settings) == source:
+    facts = recalled or (_facts(name, load()) if digest is None else _facts_without(name, size, digest, known))
+    if known and not recalled and digest is None and backbone_source(*settings) == source:
         known.save(facts, source)
     rescaling = RESCALINGS[backbone_spec(name).rescaling if rescale == "auto" else rescale]
     return Backbone(name, load, rescaling, size, precision, facts.weights_digest, facts.shapes, tokens=tokens)
@@ -110,6 +112,13 @@ def _facts(name: str, model: keras.Model) -> BackboneFacts:
 
     cuts = cut_places(name, model)
     return BackboneFacts(_digest(name, model), {cut: tuple(output_of(model, at).shape[1:]) for cut, at in cuts.items()})
+
+
+def _facts_without(name: str, size: int, digest: str, known: KnownBackbones | None) -> BackboneFacts:
+    """Return the facts of a network whose weights are not read. If `known` lacks it, shapes are at its default size."""
+    shapes = known.recall_shapes(name, size) if known else None
+    usual = outline(name).cuts
+    return BackboneFacts(digest, shapes if shapes and list(shapes) == list(usual) else usual)
 
 
 def _digest(name: str, model: keras.Model) -> str:

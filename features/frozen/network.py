@@ -5,15 +5,17 @@ This module imports no TensorFlow. A command whose features are all in the store
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from headstart.features.backbones.backbone import Backbone
-from headstart.features.backbones.cuts import Cut, chosen_cuts, chosen_weights, cut_names
+from headstart.features.backbones.cuts import KNOWN_WEIGHTS, Cut, chosen_cuts, chosen_weights, cut_names
 from headstart.features.backbones.facts import KnownBackbones, require_weights_file
 from headstart.features.backbones.outlines import default_resize, is_own
+from headstart.features.backbones.used import Used, remember
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
@@ -125,24 +127,32 @@ class Network:
 
 
 def load_networks(
-    config: FeatureConfig, extraction: ExtractionConfig, known: KnownBackbones | None = None
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    known: KnownBackbones | None = None,
+    digest_of: Callable[[str, str, int], str] | None = None,
 ) -> list[Network]:
     """Load one network for each backbone that `config` names.
 
     If `known` has the facts of a backbone, its model is built only when the model is needed. `tokens` other than `mean`
     raise an OptionError if no network yields tokens. Other errors: see `chosen_cuts`, `resolve_precision` and
     `build_backbone`.
+
+    With `digest_of`, weights are not read, and the networks serve for their fingerprints alone. It takes a name in
+    `BACKBONES`, its weights and their seed, and returns the digest of the weights.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
-    for file in weights.values():
-        require_weights_file(file)
+    if digest_of is None:
+        for file in weights.values():
+            require_weights_file(file)
     precision = resolve_precision(config.precision, extraction.store)
     networks = []
     for name, file in weights.items():
         size, seed = config.image_size, config.weights_seed
         others = any(is_own(other) for other in weights) and not is_own(name)  # `--rescale` is then for `.keras` files
         rescale = "auto" if others else config.rescale
-        backbone = build_backbone(name, file, rescale, size, precision, seed, known, config.tokens)
+        digest = digest_of(name, file, seed) if digest_of and not is_own(name) else None
+        backbone = build_backbone(name, file, rescale, size, precision, seed, known, config.tokens, digest)
         own = tuple(cut for cut in cuts if cut.backbone == name)
         resize = default_resize(name) if config.resize == "auto" else config.resize
         cuts_of_it = tuple(cut_names(own))
@@ -168,6 +178,16 @@ def load_network(config: FeatureConfig, extraction: ExtractionConfig) -> Network
 def weights_digest(networks: Sequence[Network]) -> str:
     """Return the weights digests of all networks, joined by `+`."""
     return "+".join(network.backbone.weights_digest for network in networks)
+
+
+def remember_weights(networks: Sequence[Network]) -> None:
+    """Keep the weights of `networks` in their store, so that a later command finds them; see `with_used_weights`."""
+    for network in networks:
+        config, backbone = network.config, network.backbone
+        weights = config.weights if config.weights in KNOWN_WEIGHTS else os.path.abspath(config.weights)
+        seed = config.weights_seed if weights == "random" else 0
+        used = Used(backbone.name, weights, seed, config.rescale, backbone.weights_digest)
+        remember(network.extraction.store, [used])
 
 
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:

@@ -12,6 +12,10 @@ from headstart.features.store.shards import ShardFormat, describe, hdf5_in_memor
 # HDF5 keeps open every shard that it has read, and silently shows NaN for a shard that it can't open. macOS allows a
 # process 256 open files, and a notebook needs about 60 of them.
 MOST_SHARDS = 160
+_NOTE = (
+    "This file holds no features: it shows those of the shards beside it. Copied or moved alone, it shows NaN. "
+    "`headstart store export STORE DATA FILE.h5` writes a file that holds them."
+)
 
 
 def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray], rows_left_out: int) -> None:
@@ -19,7 +23,8 @@ def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarra
 
     `digests` maps the path of each shard to its digests, `DIGEST` [n]. The file holds `features` [N, *shape] and
     `digest` [N] in hexadecimal. Its attributes are the fields of the fingerprint, and `rows_left_out`, the number of
-    features in other shards. Rows of a removed shard become NaN.
+    features in other shards, and `note`, which warns that the file is worth nothing alone. Rows of a removed shard
+    become NaN.
     """
     layout = h5py.VirtualLayout((sum(map(len, digests.values())), *form.shape), form.dtype)
     start = 0
@@ -30,7 +35,7 @@ def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarra
         file.create_virtual_dataset("features", layout, fillvalue=np.nan)
         text = b"".join(part.tobytes() for part in digests.values()).hex().encode()
         file["digest"] = np.frombuffer(text, f"S{2 * DIGEST_BYTES}")
-        describe(file, {**form.fingerprint, "rows_left_out": rows_left_out})
+        describe(file, {**form.fingerprint, "rows_left_out": rows_left_out, "note": _NOTE})
     write_atomically(path, buffer.getvalue())
 
 

@@ -9,12 +9,13 @@ STORE/<backbone>-<cut>-<fingerprint>/
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from headstart.features.digests import hex_digests, raw_digests
 from headstart.features.errors import StoreError
-from headstart.features.files import remove_left_over, write_atomically, write_json
+from headstart.features.files import NOT_WRITABLE, remove_left_over, write_atomically, write_json
 from headstart.features.store import retired
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.index import Index
@@ -26,14 +27,31 @@ SLAB_BYTES = 64 << 20
 _LONGEST_DESCRIPTION = 1 << 20  # bytes
 
 
-def create_folder(folder: Path) -> None:
-    """Make a store's folder if it is missing, and clean up after killed processes. On failure, raise a StoreError."""
+def create_folder(folder: Path, root: Path | None = None) -> None:
+    """Make a store's folder if it is missing, and clean up after killed processes. On failure, raise a StoreError.
+
+    `root` is the store of which `folder` is a part, if it is one.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_left_over(folder)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        with _writable(root or folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_left_over(folder)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         why = "not a folder" if folder.exists() and not folder.is_dir() else error.strerror
         raise StoreError(f"--store {folder}: {why}") from error
+
+
+@contextmanager
+def _writable(root: Path) -> Iterator[None]:
+    """Raise a StoreError that names the store at `root` if something can't be written there within the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        raise StoreError(
+            f"--store {root}: can't be written to ({error.strerror}); make it writable, or name another folder"
+        ) from error
 
 
 class FeatureStore:
@@ -43,7 +61,7 @@ class FeatureStore:
         self.fingerprint = fingerprint
         self.form = ShardFormat(fingerprint.to_json(), fingerprint.shape, np.dtype(fingerprint.dtype))
         self.key = fingerprint.key
-        self.folder = root / fingerprint.folder_name
+        self.root, self.folder = root, root / fingerprint.folder_name
         self.merged = self.folder / "features.h5"
         self._description = self.folder / "fingerprint.json"
         self._digests: dict[Path, np.ndarray] = {}  # of each shard seen; shards never change
@@ -51,9 +69,10 @@ class FeatureStore:
 
     def create(self) -> "FeatureStore":
         """Make the folder and its `fingerprint.json`, if missing. Return the store. Errors: see `create_folder`."""
-        create_folder(self.folder)
-        if not self._description.exists():
-            write_json(self._description, self.fingerprint.to_json())
+        create_folder(self.folder, self.root)
+        with _writable(self.root):
+            if not self._description.exists():
+                write_json(self._description, self.fingerprint.to_json())
         return self
 
     @classmethod
@@ -113,21 +132,24 @@ class FeatureStore:
         if not self._description.exists():  # a network share was unmounted: the file would go to another disk
             raise StoreError(f"{self.folder}: the store is gone")
         target = self.folder / shard_name(content)
-        while True:
-            write_atomically(target, content)
-            if retired.put_in_use(target):
-                return target
+        with _writable(self.root):
+            while True:
+                write_atomically(target, content)
+                if retired.put_in_use(target):
+                    return target
 
     def retire(self, shards: Collection[Path]) -> None:
         """Take `shards` out of use. Their files stay for current readers until `remove_retired`."""
-        retired.retire(shards, self.folder)
-        self.write_merged()
+        with _writable(self.root):
+            retired.retire(shards, self.folder)
+            self.write_merged()
 
     def remove_retired(self) -> None:
         """Remove the files of retired shards."""
         if retired.has_retired(self.folder):
-            self.write_merged()  # a process may have been killed after it retired shards
-            retired.remove_retired(self.folder)
+            with _writable(self.root):
+                self.write_merged()  # a process may have been killed after it retired shards
+                retired.remove_retired(self.folder)
 
     def read(self, digests: Sequence[str]) -> np.ndarray:
         """Read the features of `digests` in the order given, [N, *shape] in the stored dtype. Errors: see `stream`."""
@@ -188,10 +210,18 @@ class FeatureStore:
             )
 
     def update_merged(self) -> None:
-        """Write the merged file again if it does not show the current shards, as after the kill of a process."""
+        """Write the merged file again if it does not show the current shards, as after the kill of a process.
+
+        Where nothing can be written, only print it: no command reads this file.
+        """
         shards = [shard.name for shard in self._shards_to_merge()]
         if (shards or self.merged.exists()) and merged_shards(self.merged) != shards:
-            self.write_merged()
+            try:
+                self.write_merged()
+            except OSError as error:
+                if error.errno not in NOT_WRITABLE:
+                    raise
+                console.print(f"{self.merged}: not up to date, and can't be written ({error.strerror})")
 
     def merged_fault(self) -> str | None:
         """Return the reason why the merged file can't be trusted; None if the file is good or does not exist."""

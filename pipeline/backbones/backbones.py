@@ -4,14 +4,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from headstart.features.backbones.outlines import Outline, is_own, outline
+from headstart.features.backbones.outlines import Outline, PlaceOfWeights, is_own, outline, place_of_weights
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.frozen.speeds import Speed, measured_speeds
 from rich.table import Table
-
-Weights = Literal["shipped", "cached", "download", "none"]
 
 _LEGEND = (
     "ImageNet: where the weights are. images/s here: `headstart features` measures it when it extracts 100 images or "
@@ -29,9 +27,7 @@ class ListedBackbone:
     multiply_adds: int  # of one image at `image_size`
     cuts: dict[str, list[int]]  # name to shape, lowest first
     boundary: int  # the first operation that fine-tuning trains by default
-    weights: (
-        Weights  # shipped with headstart or in the `.keras` file, cached by Keras, to be downloaded, or none published
-    )
+    weights: PlaceOfWeights
     images_per_second: float | None  # measured on this machine by `headstart features`; None if it was not
     precision: str | None  # of the measured speed
 
@@ -71,19 +67,10 @@ def _listed(name: str, found: Outline, speed: Speed | None) -> ListedBackbone:
         multiply_adds=found.multiply_adds,
         cuts={cut: list(shape) for cut, shape in found.cuts.items()},
         boundary=found.boundary,
-        weights=_weights(name, found),
+        weights=place_of_weights(name),
         images_per_second=speed.images_per_second if speed else None,
         precision=speed.precision if speed else None,
     )
-
-
-def _weights(name: str, found: Outline) -> Weights:
-    if is_own(name) or BACKBONES[name].shipped:
-        return "shipped"
-    if not found.file:
-        return "none"
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    return "cached" if (home / "models" / found.file).is_file() else "download"
 
 
 def _table(backbones: Sequence[ListedBackbone]) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.zoo import BACKBONES
-from headstart.features.errors import StoreError
+from headstart.features.errors import OptionError, StoreError
 from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.maintain import open_stores, stores_named
@@ -33,8 +33,11 @@ def check(
 
     Writes an HTML page to `config.html`, if it is set. Images with features are not decoded here, because extraction
     has decoded them. Raises DataError if `data` has no images, OptionError if no store's name begins with
-    `config.fingerprint`, and StoreError if `config.store` is not a folder or has a damaged shard.
+    `config.fingerprint` or `config.html` is a folder, and StoreError if `config.store` is not a folder or has a damaged
+    shard.
     """
+    if config.html and config.html.is_dir():
+        raise OptionError(f"--html {config.html}: is a folder; name a file")
     stores = _stores(config.store)
     memory = scan_memory(config.store, data) if stores else None
     scanned = scan(data, seed, config.max_pixels, memory, config=reading, labelled=False)

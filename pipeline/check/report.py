@@ -11,7 +11,7 @@ from headstart.features.errors import DataError, HeadstartError
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.similar import CORRELATION
-from headstart.pipeline.data.splits import SPLITS
+from headstart.pipeline.data.splits import COPIES, SPLITS
 from headstart.pipeline.near_duplicates import Likeness
 from rich.table import Table
 from rich.text import Text
@@ -160,7 +160,8 @@ class CheckResult(Scan):
 
     def lines(self) -> list[Any]:
         """Return the summary for a person: how the folder was read, what is wrong, and counts."""
-        lines: list[Any] = [*self.reading, *(f"training refuses: {problem}" for problem in self.problems)]
+        reading = [line for line in self.reading if not (self.leaks and COPIES in line)]  # leaks are listed below
+        lines: list[Any] = [*reading, *(f"training refuses: {problem}" for problem in self.problems)]
         for title, groups in self.findings().items():
             lines.append(f"{title}: {len(groups)}")
             lines += [f"  {', '.join(map(self._shown, group[:SHOWN]))}" for group in groups[:SHOWN]]

@@ -26,7 +26,7 @@ _KINDS = {
 }
 _RAW = "camera raw beside pictures"
 _RAW_SUFFIXES = (".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f")
-_STORE_FILES = frozenset({"backbones.json", "precision.json", "rejects.csv", "speeds.json"})
+_STORE_FILES = frozenset({"backbones.json", "precision.json", "rejects.csv", "speeds.json", "used.json"})
 _SHARD = re.compile(r"shard-[0-9a-f]{16}\.h5(\.retired)?")
 _SCAN_MEMORY_OR_CURVES = re.compile(r"[0-9a-f]{16}\.npz|events\.out\.tfevents\..*")
 

@@ -173,6 +173,14 @@ def _reject_copy(reject: Reject, path: str) -> Reject:
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")
 
 
+def require_rejects_file(folder: Path) -> None:
+    """Raise a DataError if `rejects.csv` can't be written into `folder`, because a folder has its name."""
+    if (folder / REJECTS).is_dir():
+        raise DataError(
+            f"{folder / REJECTS}: a folder; the list of rejected images must be a file: remove or rename it"
+        )
+
+
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
     """Write `rejects.csv` (path, reason, detail) into `folder`.
 

@@ -2,11 +2,15 @@
 
 import os
 import re
+import signal
+import threading
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, OptionError
 from headstart.features.images.formats import IMAGE_SUFFIXES
 from headstart.pipeline.data.splits import SPLITS
 
@@ -23,6 +27,7 @@ _MASKS = re.compile(
     re.I,
 )
 _OF_MASK = re.compile(r"[-_ .]?(?:masks?|seg\w*|gt|ground[-_ ]?truths?|labels?|label_?ids?|annot\w*|trimaps?)$", re.I)
+_MATCH_SECONDS = 1.0  # of processor time
 _WORDS = re.compile(r"[^\W\d_]+")
 _JOINTS = re.compile(r"(?<=[a-z])(?=[A-Z])")  # trainA
 _PARTS = re.compile(
@@ -106,11 +111,60 @@ def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
     """Return the label in each of `paths`. The regular expression `pattern` finds it by its group `label`.
 
     The pattern must match the whole file name or, if the pattern has a slash, the whole path. The label is None if the
-    pattern does not match, or if the label is empty.
+    pattern does not match, or if the label is empty. A pattern that takes seconds on a path raises an OptionError.
     """
     compiled, whole = re.compile(pattern), "/" in pattern
-    matches = [compiled.fullmatch(path if whole else os.path.basename(path)) for path in paths]
+    names = paths if whole else [os.path.basename(path) for path in paths]
+    matches = matched("--label-from", compiled, compiled.fullmatch, names)
     return [as_label(match["label"]) if match and match["label"] else None for match in matches]
+
+
+def matched(
+    option: str, pattern: re.Pattern[str], match: Callable[[str], re.Match[str] | None], names: Sequence[str]
+) -> list[re.Match[str] | None]:
+    """Return `match` of each of `names`, where `match` is a method of `pattern`.
+
+    If one name takes seconds, as with nested repetitions such as `(a+)+`, raise an OptionError that names `option`. In
+    a thread other than the main one, and on Windows, there is no limit.
+    """
+    found: list[re.Match[str] | None] = []
+    try:
+        with _ticks(found):
+            for name in names:
+                found.append(match(name))  # noqa: PERF401 a tick looks at its length
+    except _StuckError as error:
+        raise OptionError(
+            f"{option} {pattern.pattern}: takes too long on {names[len(found)]!r}; write it without repetitions inside "
+            "of repetitions, such as (a+)+"
+        ) from error
+    return found
+
+
+class _StuckError(Exception):
+    """Raised if matching made no progress between two ticks."""
+
+
+@contextmanager
+def _ticks(found: Sequence[Any]) -> Iterator[None]:
+    """Raise a _StuckError within the block if `found` does not grow for some seconds of processor time."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    seen = -1
+
+    def tick(*_: Any) -> None:  # Python's regular expressions look for signals while they match
+        nonlocal seen
+        if len(found) == seen:
+            raise _StuckError
+        seen = len(found)
+
+    before = signal.signal(signal.SIGVTALRM, tick)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _MATCH_SECONDS, _MATCH_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> list[str]:

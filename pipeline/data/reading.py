@@ -17,6 +17,7 @@ from headstart.pipeline.data.names import (
     has_image_suffix,
     labels_matched,
     listed,
+    matched,
     perhaps_labels,
     told_cases,
     told_missed,
@@ -130,7 +131,8 @@ def _resplit(reading: Reading, where: str, config: DataConfig) -> Reading:
 def _grouped(reading: Reading, names: Sequence[str], where: str, config: DataConfig) -> Reading:
     if not config.group or config.group == NEAR_DUPLICATES or not names:
         return reading
-    matches = [re.search(config.group, name) for name in names]
+    pattern = re.compile(config.group)
+    matches = matched("--group", pattern, pattern.search, names)
     groups = [match[1 if match.re.groups else 0] if match else None for match in matches]
     alone = sum(group is None for group, label in zip(groups, reading.labels, strict=True) if label is not None)
     if all(group is None for group in groups):

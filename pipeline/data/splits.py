@@ -11,6 +11,7 @@ from headstart.pipeline.data.split_filling import fill
 SPLITS = ("train", "val", "test")
 VAL_FRACTION = TEST_FRACTION = 0.1
 FRACTIONS = {"val": VAL_FRACTION, "test": TEST_FRACTION}
+COPIES = "images with copies"  # in a line about equal images in several splits
 _DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are left
 
 
@@ -113,7 +114,7 @@ def _told_straddling(items: Sequence[Item], splits: Sequence[str], given: Collec
     if not given:
         return []
     lines = []
-    for what, key in (("groups", "group"), ("images with copies", "digest")):
+    for what, key in (("groups", "group"), (COPIES, "digest")):
         first_of: dict[str, int] = {}
         straddling: dict[str, tuple[int, int]] = {}  # positions of the first two that are apart
         for at, item in enumerate(items):

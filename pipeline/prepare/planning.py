@@ -35,13 +35,13 @@ class Placement:
 
 def read_images(
     members: Sequence[Member], read: Reading, max_pixels: int, listed: bool = False
-) -> tuple[list[Placement], list[Reject]]:
-    """Read every member with a label once, and return the images and the rejects.
+) -> tuple[list[Placement], list[Reject], int]:
+    """Read every member with a label once. Return the images, the rejects, and the number of files that are no images.
 
     `read` has the label, split and group of each of `members`. A member that leads out of its archive is a
     reject. `listed` says that the members are rows of a manifest. Then a member that is no image is a reject, too.
     """
-    images, rejects = [], []
+    images, rejects, others = [], [], 0
     groups = read.groups or [None] * len(members)
     with progress("reading", len(members)) as advance:
         for member, label, split, group in zip(members, read.labels, read.splits, groups, strict=True):
@@ -54,13 +54,15 @@ def read_images(
                 header = NO_IMAGE
             if isinstance(header, Fault):
                 rejects.append(Reject(member.path, header.reason, header.detail))
-            elif header is not None:
+            elif header is None:
+                others += 1
+            else:
                 assert isinstance(content, bytes)
                 assert label is not None
                 digest = hashlib.sha256(content).hexdigest()
                 image = ImageFile(str(member.file or member.path), digest, len(content), 0, **vars(header))
                 images.append(Placement(member, image, label, split, group))
-    return images, rejects
+    return images, rejects, others
 
 
 def splits_there(data: Path) -> There:

@@ -14,7 +14,7 @@ from headstart.features.images.faults import Fault
 from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.examples import write_rejects
+from headstart.pipeline.data.examples import require_rejects_file, write_rejects
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.listing import list_files
@@ -49,6 +49,8 @@ class PrepareResult:
     rejected: int
     dropped: int  # copies of other images
     moved: int  # images that were in another split of `data` before
+    added: int  # images that this call wrote into `data`; the others were there
+    ignored: int  # files in class folders that are no images, by name and content
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -57,7 +59,12 @@ class PrepareResult:
     def lines(self) -> list[Any]:
         """Return the summary that is printed without `--json`."""
         counts = f"{self.train} train, {self.val} val, {self.test} test, {self.rejected} rejected"
+        there = self.train + self.val + self.test - self.added
         lines = [f"{self.data}: {counts}" + (f", {self.dropped} copies dropped" if self.dropped else "")]
+        if there:
+            lines.append(f"{self.added} of these are new, {there} were there")
+        if self.ignored:
+            lines.append(f"{self.ignored} files in class folders are no images, and are left out")
         if self.moved:
             lines.append(f"{self.moved} images moved to another split, because their groups grew together")
         if self.rejected:
@@ -97,7 +104,7 @@ def prepare(
         _require_movable(source, members, config.move)
         _require_classes(source, read)
         require_folder_names(source, members, read)
-        images, rejects = read_images(members, read, config.max_pixels, is_manifest(source))
+        images, rejects, ignored = read_images(members, read, config.max_pixels, is_manifest(source))
         list_rejects = partial(write_rejects, data, rejects, keep_other_than={member.path for member in members})
         _require_few_rejects(rejects, len(images) + len(rejects), data, config.max_rejects, list_rejects)
         there = splits_there(data)
@@ -105,7 +112,7 @@ def prepare(
         chosen = choose_splits(compared.images, compared.others, there, seed, config)
         untested = require_full_splits(source, read, compared.images, chosen.splits, config)
         console.print("\n".join([*read.lines, *compared.lines, *chosen.lines, *untested]))
-        moved = _fill(data, there, compared.images, chosen, placer)
+        moved, added = _fill(data, there, compared.images, chosen, placer)
         for told in placer.lines(source, data):
             console.print(told)
         list_rejects()
@@ -114,7 +121,7 @@ def prepare(
         if config.move:
             _remove(compared.images)
     train, val, test = (chosen.splits.count(split) for split in SPLITS)
-    return PrepareResult(data, train, val, test, len(rejects), compared.dropped, moved)
+    return PrepareResult(data, train, val, test, len(rejects), compared.dropped, moved, added, ignored)
 
 
 def _remove(images: Sequence[Placement]) -> None:
@@ -158,6 +165,7 @@ def _require_places(source: Path, data: Path, move: bool) -> None:
         raise DataError(f"{links[0]}: a link to a folder; images would be written outside of {data}; remove it")
     if data.exists() and not data.is_dir():
         raise DataError(f"{data}: not a folder")
+    require_rejects_file(data)
     if move and not source.is_dir():
         raise OptionError(f"--move: {source} is not a folder; only files can be moved")
     inner, outer = data.resolve(), source.resolve()
@@ -238,26 +246,34 @@ def _part_from_links(data: Path, there: There, placer: Placer) -> None:
         )
 
 
-def _fill(data: Path, there: There, images: Sequence[Placement], chosen: Chosen, placer: Placer) -> int:
-    """Write `images` into `data`, and move images that are `there` already. Return the number of moved images."""
+def _fill(data: Path, there: There, images: Sequence[Placement], chosen: Chosen, placer: Placer) -> tuple[int, int]:
+    """Write `images` into `data`, and move images that are `there` already.
+
+    Return the numbers of moved and of new images.
+    """
     if placer.copies:
         _part_from_links(data, there, placer)
     moved = _move_within(data, there, chosen.moves)
+    added = 0
     with progress("preparing", len(images)) as advance:
         for placed, target in targets(images, chosen.splits, data):
-            _place(placed.member, target, placer)
+            added += _place(placed.member, target, placer)
             advance(1)
-    return moved
+    return moved, added
 
 
-def _place(member: Member, target: Path, placer: Placer) -> None:
-    """Place one image at `target`, unless `target` exists. Raises DataError if the image can no longer be read."""
+def _place(member: Member, target: Path, placer: Placer) -> bool:
+    """Place one image at `target`, and return whether it is new: an existing `target` stays.
+
+    Raises DataError if the image can no longer be read.
+    """
     if target.exists():
-        return
+        return False
     if member.file:
         placer.place(member.file, target)
-        return
+        return True
     content = member.read()
     if isinstance(content, Fault):
         raise DataError(f"{member.path}: changed while it was read ({content.detail})")
     placer.write(content, target)
+    return True

@@ -1,12 +1,12 @@
 """The paths of images in a data folder. No label or name may lead out of it."""
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from headstart.features.errors import DataError
+from headstart.features.locks import folder_locked
 from headstart.pipeline.data.clutter import clutter_kind
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.prepare.planning import Placement, digest_of
@@ -27,18 +27,16 @@ def claimed(data: Path) -> Iterator[None]:
     made = [path for path in (data, *data.parents) if not path.exists()]
     try:
         data.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(data, os.O_RDONLY)
     except OSError as error:
         raise DataError(f"{data}: can't be made a folder ({error.strerror}); name another") from error
     try:
-        with suppress(OSError):  # a disk that knows no locks
+        with ExitStack() as held:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.enter_context(folder_locked(data, wait=False))
             except BlockingIOError as error:
                 raise DataError(f"{data}: another `headstart prepare` fills it; wait until it ends") from error
-        yield
+            yield
     finally:
-        os.close(descriptor)
         for path in made:
             with suppress(OSError):  # it is not empty
                 path.rmdir()

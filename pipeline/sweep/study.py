@@ -1,6 +1,5 @@
 """A search on disk: an Optuna study that several processes can fill. Interrupted trials are run again."""
 
-import fcntl
 import json
 import re
 import uuid
@@ -14,6 +13,7 @@ from typing import IO, Any
 
 import optuna
 from headstart.features.errors import OptionError, StoreError
+from headstart.features.locks import lock
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.sweep.config import Sampler
 from headstart.pipeline.sweep.sound import require_no_other_database, require_sound
@@ -40,7 +40,10 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path, self.logs = path, path.with_name(f"{path.name}.logs")
         self.space, self.sampler, self.seed = space, sampler, seed
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
         with self.locked():
             self.optuna = self._open()
         self._worker = _Worker(path)
@@ -58,7 +61,10 @@ class Study:
             return study
         except Exception as error:  # SQLAlchemy has errors of its own for a file that is no database
             reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-            raise StoreError(f"--study {self.path}: can't be opened as a study ({reason})") from error
+            raise StoreError(
+                f"--study {self.path}: can't be opened as a study ({reason}); if it lies on a network's disk that "
+                "can't lock files, name a file on a local disk"
+            ) from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
         """Record `identity` in a new study, or compare `identity` with the identity that an existing study records.
@@ -185,8 +191,7 @@ class Study:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the study's lock, so that no other process changes the study."""
-        with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with _locked_file(self.path, "lock"):
             yield
 
 
@@ -207,24 +212,43 @@ class _Worker:
 
     def __init__(self, study: Path) -> None:
         self.name = uuid.uuid4().hex
-        file = _worker_file(study, self.name).open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        weakref.finalize(self, _release, file)
+        weakref.finalize(self, _release, _locked_file(study, f"{self.name}.worker"))
 
     @staticmethod
     def ended(study: Path, name: str) -> bool:
         """Whether the process of the worker `name` has ended."""
-        with suppress(FileNotFoundError), _worker_file(study, name).open("r+") as file:
+        with suppress(FileNotFoundError), _beside(study, f"{name}.worker").open("r+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file, wait=False)
             except BlockingIOError:
                 return False
             _release(file)
         return True
 
 
-def _worker_file(study: Path, name: str) -> Path:
-    return study.with_name(f".{study.name}.{name}.worker")
+def _beside(study: Path, ending: str) -> Path:
+    return study.with_name(f".{study.name}.{ending}")
+
+
+def _locked_file(study: Path, ending: str) -> IO[str]:
+    """Open and lock a file beside `study`. Raise a StoreError if it can't be written, or if its disk has no locks."""
+    try:
+        file = _beside(study, ending).open("w")
+    except OSError as error:
+        raise _unwritable(study, error) from error
+    try:
+        lock(file)
+    except OSError as error:
+        _release(file)
+        raise StoreError(
+            f"--study {study}: its disk can't lock files ({error.strerror}), which a search needs; name a file on a "
+            "local disk"
+        ) from error
+    return file
+
+
+def _unwritable(study: Path, error: OSError) -> StoreError:
+    return StoreError(f"--study {study}: can't be written ({error.strerror}); name a file that can be written to")
 
 
 def _release(file: IO[str]) -> None:

@@ -31,6 +31,8 @@ class VerifyConfig:
 class ExportConfig:
     """The settings of `store export`: the features to write, and how many may be missing."""
 
+    backbone: str = option("", "The network whose features to write.")
+    cut: str = option("", "The cut whose features to write: mixed10, or mixed8:map.")
     fingerprint: str = option("", "Features to write: the beginning of a fingerprint, or of a name in `store ls`.")
     max_rejects: float = option(0.05, "Fraction of images that may lack features.")
 

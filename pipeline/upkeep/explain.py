@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart.features.backbones.used import digest_in_store, weights_by_digest
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import StoreError
 from headstart.features.frozen.precision import Verdict, stored_verdict
@@ -14,6 +15,7 @@ from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import scan, scan_memory, tell_reading
 from headstart.pipeline.featured import networks_for
+from headstart.pipeline.upkeep.telling import told_differences
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class Explanation:
 
     cuts: list[CutState]
     precision_verdict: Verdict | None  # None if nothing was timed for this store, or the verdict is damaged
+    weights: dict[str, str]  # the `--weights` of the features in this store, by digest
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "weights"}
 
     def lines(self) -> list[str]:
         """Return the summary that is printed without `--json`."""
@@ -54,8 +57,7 @@ class Explanation:
             have = f"{state.present} images have features"
             lines.append(f"{state.cut}: {have}, {state.missing} have none, or can't be used")
             for other in state.others:
-                fields = other.differs.items()
-                differences = (f"{name}: asked for {both['asked']}, there {both['there']}" for name, both in fields)
+                differences = told_differences(other.differs, self.weights)
                 lines.append(f"  {other.folder} has {other.present} of them, but differs in {'; '.join(differences)}")
         return lines + ([str(self.precision_verdict)] if self.precision_verdict else [])
 
@@ -69,8 +71,10 @@ def explain(
 ) -> Explanation:
     """Count the images of `data` that have features in `extraction.store`, for each cut of `config`.
 
-    Raises StoreError if the store holds no features, DataError if `data` has no images, and OptionError or WeightsError
-    if the settings can't be used.
+    Weights need not be at hand. Those that were not used with the store count as others than those that were.
+
+    Raises StoreError if the store holds no features, DataError if `data` has no images, and OptionError if the settings
+    can't be used.
     """
     root = extraction.store
     stores = open_stores(root)
@@ -78,9 +82,13 @@ def explain(
     found = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled=False)
     tell_reading(found)
     digests = {example.image.digest for example in found.examples}
-    networks = networks_for(found, config, extraction)
+
+    def digest_of(name: str, weights: str, seed: int) -> str:
+        return digest_in_store(root, name, weights, seed) or f"{weights}, which {root} does not know"
+
+    networks = networks_for(found, config, extraction, digest_of)
     states = [_state(store, digests, stores) for network in networks for store in network.stores().values()]
-    return Explanation(states, _verdict(root))
+    return Explanation(states, _verdict(root), weights_by_digest(root))
 
 
 def _verdict(root: Path) -> Verdict | None:

@@ -8,6 +8,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+from headstart.features.backbones.backbone import OWN
+from headstart.features.backbones.outlines import is_own
+from headstart.features.backbones.used import weights_by_digest
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import require_space, written_atomically
 from headstart.features.store.maintain import open_stores, stores_named
@@ -16,6 +19,7 @@ from headstart.features.store.store import FeatureStore
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Example, scan_all_sizes, tell_reading
 from headstart.pipeline.upkeep.config import ExportConfig
+from headstart.pipeline.upkeep.telling import told_stores
 
 _SLAB_BYTES = 1 << 29
 
@@ -50,12 +54,14 @@ def export(
     `class_names`. The ending of its name decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is replaced.
     `seed` decides the split if `data` has no split folders.
 
-    Raises OptionError for another ending, or if `config.fingerprint` does not select exactly one store; DataError if
+    Raises OptionError for another ending, or if `config` does not select exactly one store; DataError if
     too many images lack features; StoreError if `root` holds no features.
     """
     if file.suffix not in (".npz", ".h5", ".hdf5"):
         raise OptionError(f"{file}: the file's name must end in .npz, .h5 or .hdf5. Received: {file.suffix!r}")
-    store = _chosen(root, config.fingerprint)
+    if file.is_dir():
+        raise OptionError(f"{file}: is a folder; name a file")
+    store = _chosen(root, config)
     found = scan_all_sizes(root, data, seed, reading)
     tell_reading(found)
     lacking = set(store.missing([example.image.digest for example in found.examples]))
@@ -73,17 +79,29 @@ def export(
     return Exported(str(file), len(examples), missing, shape, len(found.class_names), store.key)
 
 
-def _chosen(root: Path, beginning: str) -> FeatureStore:
-    """Return the store whose fingerprint or name starts with `beginning`. Raises OptionError for none or several.
+def _chosen(root: Path, config: ExportConfig) -> FeatureStore:
+    """Return the only store that fits `config`. Raises OptionError for none or several.
 
-    If `beginning` is empty, stores of augmented views don't count.
+    Without `config.fingerprint`, stores of augmented views don't count.
     """
     stores = open_stores(root)
-    fitting = [store for store in stores_named(stores, beginning) if beginning or not store.fingerprint.view]
-    if len(fitting) != 1:
-        names = ", ".join(store.folder.name for store in fitting or stores)
-        raise OptionError(f"--fingerprint: say which, by the beginning of its name: {names}")
-    return fitting[0]
+    named = [
+        store for store in stores_named(stores, config.fingerprint) if config.fingerprint or not store.fingerprint.view
+    ]
+    backbone = OWN if is_own(config.backbone) else config.backbone
+    fitting = [
+        store
+        for store in named
+        if backbone in ("", store.fingerprint.backbone) and config.cut in ("", store.fingerprint.cut)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    told = "; ".join(told_stores(fitting or named or stores, weights_by_digest(root)))
+    if fitting:
+        raise OptionError(f"--backbone, --cut or --fingerprint: say which features of {root}, for several fit: {told}")
+    raise OptionError(
+        f"--backbone {config.backbone or 'any'}, --cut {config.cut or 'any'}: none fit in {root}; it has {told}"
+    )
 
 
 def _write(file: Path, store: FeatureStore, examples: list[Example], class_names: list[str]) -> None:

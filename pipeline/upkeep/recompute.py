@@ -10,6 +10,7 @@ import numpy as np
 from headstart.features.backbones.backbone import OWN, Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.outlines import is_own
+from headstart.features.backbones.used import used_with
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.backbones.zoo import Rescaling
 from headstart.features.config import Precision, Tokens
@@ -63,7 +64,7 @@ def recompute(
             left_out.append(f"{group[0].folder}: no features of the images in {data}")
             continue
         try:
-            backbone = _backbone_of(group[0].fingerprint, config)
+            backbone = _backbone_of(group[0].fingerprint, _with_used(group[0], config))
             errors += _errors(group, backbone, [images[digest] for digest in chosen])
         except (WeightsError, OptionError) as error:
             left_out.append(f"{group[0].folder}: {error}")
@@ -88,6 +89,15 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
     for store in stores:
         groups.setdefault(replace(store.fingerprint, cut="", shape=()).key, []).append(store)
     return list(groups.values())
+
+
+def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
+    """Return `config` with the weights that made the features of `store`, if `config` names none and they are known."""
+    used = [one for one in used_with(store.root) if one.digest == store.fingerprint.weights and one.is_at_hand()]
+    if config.weights != "imagenet" or not used:
+        return config
+    weights = used[-1].backbone if is_own(used[-1].backbone) else used[-1].weights
+    return replace(config, weights=weights, weights_seed=used[-1].weights_seed)
 
 
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:

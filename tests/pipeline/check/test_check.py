@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from headstart import cli
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.features.store.maintain import open_stores
@@ -23,6 +24,7 @@ from headstart.pipeline.featured import cache_features
 from headstart.pipeline.near_duplicates import near_duplicates
 from headstart.tests.conftest import SMALL_FLAGS, Cli
 from PIL import Image
+from typer.testing import CliRunner
 
 _STREAM = FeatureStore.stream
 SPLITS = {"train": 16, "val": 6, "test": 6}
@@ -451,3 +453,26 @@ def test_a_tree_that_can_be_read_in_two_ways_is_a_problem(flat: Path, tmp_path: 
     assert "training refuses: p1/" in text
     assert "nothing wrong was found" not in text
     assert headstart(*flags, "--layout", "none")["problems"] == []
+
+
+def test_a_leak_is_told_once(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    shutil.copy(data / "train" / "dog" / "3.jpg", data / "val" / "dog" / "x.jpg")
+    text = headstart.text("check", data, "--store", tmp_path / "store", "--allow")
+    assert text.count("x.jpg") == 1
+    assert "copies are in several splits" not in text
+
+
+def test_control_characters_in_names_are_shown_as_escapes(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    names = ("\x1b]0;title\x07.jpg", "\x9b31m.jpg", "\r\x7f.jpg")
+    for name in names:
+        shutil.copy(data / "train" / "dog" / "3.jpg", data / "train" / "cat" / name)
+        (data / "train" / "cat" / f"cut{name}").write_bytes((data / "train" / "dog" / "3.jpg").read_bytes()[:300])
+    arguments = ("check", data, "--store", tmp_path / "store")
+    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
+    assert "\\x1b]0;title" in result.stdout
+    assert "\\x9b31m" in result.stdout
+    assert not set(result.stdout + result.stderr) & {"\x1b", "\x9b", "\x07", "\x7f", "\r"}
+
+
+def test_a_folder_in_place_of_the_page_is_told_at_once(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    assert "--html" in headstart.error("check", data, "--store", tmp_path / "store", "--html", tmp_path, code=2)

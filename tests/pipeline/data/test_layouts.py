@@ -1,13 +1,16 @@
 """Listings of real archives, and what a person would read in them."""
 
 import os
+import re
+import signal
 import time
 from collections.abc import Iterable, Sequence
 
 import pytest
-from headstart.features.errors import DataError
-from headstart.pipeline.data.config import Layout
+from headstart.features.errors import DataError, OptionError
+from headstart.pipeline.data.config import DataConfig, Layout
 from headstart.pipeline.data.layouts import Reading, read_layout
+from headstart.pipeline.data.reading import read_names
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -512,3 +515,14 @@ def test_any_listing_is_read_or_refused_in_one_line(paths: list[str]) -> None:
 def test_splits_in_all_spellings_and_below_any_folders(labels: set[str], train: str, test: str, above: str) -> None:
     paths = [*classes(f"{above}{train}/", labels), *classes(f"{above}{test}/", labels)]
     assert placed(read_layout(paths, "x")) == splits("train", "test", of=sorted(labels))
+
+
+@pytest.mark.parametrize("option", ["--label-from", "--group"])
+def test_an_expression_without_end_is_refused(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.pipeline.data.names._MATCH_SECONDS", 0.05)
+    names = [*classes("", CATS), f"cats/{'a' * 40}b.jpg"]
+    config = DataConfig(label_from=r"(?P<label>(a+)+)$") if option == "--label-from" else DataConfig(group=r"(a+)+c")
+    before = signal.getitimer(signal.ITIMER_VIRTUAL), signal.getsignal(signal.SIGVTALRM)
+    with pytest.raises(OptionError, match=re.escape(option) + r" .*: takes too long on '.*aaab\.jpg'"):
+        read_names(names, "x", config)
+    assert (signal.getitimer(signal.ITIMER_VIRTUAL), signal.getsignal(signal.SIGVTALRM)) == before

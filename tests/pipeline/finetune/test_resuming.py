@@ -160,15 +160,15 @@ def test_a_damaged_state_is_told_unless_it_is_overwritten(tmp_path: Path) -> Non
     assert state_of(run, overwrite=True).folder == run.unfinished
 
 
-def test_auto_is_as_for_the_head(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    run.config_file.write_text(json.dumps({"head": {"class_weight": "balanced", "choose_by": "f1"}}))
+def test_auto_is_as_for_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, head = Run(tmp_path), {"class_weight": "balanced", "choose_by": "f1"}
+    monkeypatch.setattr(run, "config", lambda: {"head": head})
     config, choose_by = resolve(run, FinetuneConfig(), {})
     assert (config.class_weight, config.choose_by, choose_by) == ("balanced", "f1", "f1")
     config, choose_by = resolve(run, FinetuneConfig(class_weight="none", choose_by="auc"), {})
     assert (config.class_weight, choose_by) == ("none", "auc")
     assert resolve(run, FinetuneConfig(choose_by="log_loss"), {})[0].choose_by == "loss"
-    run.config_file.write_text('{"head": {}}')  # of an earlier version
+    head.clear()  # of an earlier version
     assert resolve(run, FinetuneConfig(), {})[0] == CONFIG
 
 

@@ -125,7 +125,7 @@ def test_members_of_one_name_are_all_read(tmp_path: Path) -> None:
     source = write_zip(tmp_path / "s.zip", LAYOUTS["class folders"])
     with zipfile.ZipFile(source, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("cat/0.png", picture(9000))
-    assert sum(prepare(source, tmp_path / "data", HALVES).fields().values()) == 41
+    assert prepare(source, tmp_path / "data", HALVES).added == 41
     assert {picture(0), picture(9000)} <= set(found_in(tmp_path / "data"))
 
 
@@ -177,7 +177,7 @@ def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "s", LAYOUTS["class folders"])
     first = prepare(source, tmp_path / "data", HALVES)
     listing = {path: path.stat().st_ino for path in (tmp_path / "data").glob("*/*/*")}
-    assert prepare(source, tmp_path / "data", HALVES) == first
+    assert prepare(source, tmp_path / "data", HALVES) == replace(first, added=0)
     assert {path: path.stat().st_ino for path in (tmp_path / "data").glob("*/*/*")} == listing
 
 
@@ -398,3 +398,25 @@ def test_a_member_that_unpacks_to_more_than_the_list_says_is_not_unpacked(tmp_pa
     tracemalloc.stop()
     assert peak < 20_000_000
     assert "cat/liar.bmp,corrupt" in (tmp_path / "data" / "rejects.csv").read_text()
+
+
+def test_new_images_and_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", LAYOUTS["class folders"])
+    (source / "cat" / "notes.txt").write_text("no image")
+    (source / "cat" / "Thumbs.db").write_text("clutter")
+    first = prepare(source, tmp_path / "data", HALVES)
+    total = first.train + first.val + first.test
+    assert (first.added, first.ignored) == (total, 1)
+    assert not any("were there" in line for line in first.lines())
+    assert "1 files in class folders are no images, and are left out" in first.lines()
+    (source / "cat" / "new.png").write_bytes(picture(9999))
+    again = prepare(source, tmp_path / "data", HALVES)
+    assert again.added == 1
+    assert f"1 of these are new, {total} were there" in again.lines()
+
+
+def test_a_folder_in_place_of_the_rejects_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "data" / "rejects.csv").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"rejects\.csv: a folder"):
+        prepare(write_folder(tmp_path / "source", LAYOUTS["class folders"]), tmp_path / "data", HALVES)
+    assert os.listdir(tmp_path / "data") == ["rejects.csv"]

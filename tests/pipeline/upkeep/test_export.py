@@ -61,10 +61,10 @@ def test_one_of_several_fingerprints_is_chosen(
     with pytest.raises(OptionError, match="say which"):
         export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig())
     with pytest.raises(OptionError, match="none begins"):
-        export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig("nothing"))
+        export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig(fingerprint="nothing"))
     for store in open_stores(extraction.store):
         for wanted in (store.key, store.folder.name, store.key[:12]):
-            result = export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig(wanted))
+            result = export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig(fingerprint=wanted))
             assert (result.fingerprint, result.shape) == (store.key, [40, *store.form.shape])
         with h5py.File(tmp_path / "out.h5") as file:
             assert file["features"].shape == (40, *store.form.shape)

@@ -1,0 +1,183 @@
+"""The weights that were used with a store, kept in its `used.json`, so that they need to be given only once."""
+
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from headstart.features.backbones.cuts import KNOWN_WEIGHTS, chosen_backbones
+from headstart.features.backbones.outlines import is_own, place_of_weights
+from headstart.features.backbones.zoo import BACKBONES
+from headstart.features.config import FeatureConfig, Rescale
+from headstart.features.errors import OptionError
+from headstart.features.files import read_json, write_json
+from headstart.features.terminal import console
+
+_MOST, _MOST_BYTES = 100, 1 << 20  # entries, and bytes of the file
+_LARGEST = 16 << 30  # bytes of a file of weights
+
+
+@dataclass(frozen=True)
+class Used:
+    """A network and the weights with which it made features of a store."""
+
+    backbone: str  # a name in `BACKBONES`, or the absolute path of a `.keras` file
+    weights: str  # imagenet, random, or the absolute path of a file
+    weights_seed: int
+    rescale: str  # as given: `auto`, or a key of `RESCALINGS`
+    digest: str  # the field `weights` of the fingerprint
+    file_digest: str = ""  # SHA-256 of the file's bytes; empty without a file
+
+    @property
+    def file(self) -> str:
+        """The path of the file that holds the weights; empty without one."""
+        if is_own(self.backbone):
+            return self.backbone
+        return "" if self.weights in KNOWN_WEIGHTS else self.weights
+
+    @property
+    def options(self) -> str:
+        """The options that ask for these weights."""
+        seed = f" --weights-seed {self.weights_seed}" if self.weights == "random" and self.weights_seed else ""
+        rescale = "" if self.rescale == "auto" else f" --rescale {self.rescale}"
+        return f"--weights {self.weights}{seed}{rescale}"
+
+    def is_at_hand(self) -> bool:
+        """Whether the file, if there is one, still holds the same bytes."""
+        return not self.file or (bool(self.file_digest) and file_digest(self.file) == self.file_digest)
+
+
+def used_with(store: Path) -> list[Used]:
+    """Return the networks and weights that were used with `store`, the last one last. A damaged file counts as empty.
+
+    The file may come from elsewhere. A path in it is only a file to try; see `Used.is_at_hand`.
+    """
+    try:
+        found = [Used(**values) for values in read_json(_file(store), _MOST_BYTES)]
+    except (OSError, ValueError, TypeError):
+        return []
+    return found if all(map(_is_sound, found)) else []
+
+
+def remember(store: Path, used: Sequence[Used]) -> None:
+    """Keep `used` in `store`, with the digests of their files. A failure to write is ignored: it is only a help."""
+    before = used_with(store)
+    known = {(one.file, one.digest): one.file_digest for one in before}
+    now = [replace(one, file_digest=known.get((one.file, one.digest)) or file_digest(one.file)) for one in used]
+    names = [_settings(one) for one in now]
+    kept = [one for one in before if _settings(one) not in names] + now
+    if set(kept) != set(before):
+        with suppress(OSError):
+            write_json(_file(store), [asdict(one) for one in kept[-_MOST:]])
+
+
+def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
+    """Return `config` with the weights and rescaling that were used with `store`, where `config` has defaults.
+
+    `given` names the fields of `config` that the user set. They stay as they are. ImageNet weights that are on this
+    machine stay, too. A line on the console says which options were filled in. If several weights were used, raise an
+    OptionError that lists them, or, without `needed`, return `config`.
+    """
+    names = chosen_backbones(config)
+    known = [one for one in used_with(store) if [one.backbone] == names]
+    if not known:
+        return config
+    if "weights" in given or is_own(names[0]):
+        return config if "rescale" in given else _with_used_rescaling(config, known, store)
+    if any(one.weights == "imagenet" for one in known):  # the store has their features, too
+        return config
+    if place_of_weights(names[0]) in ("shipped", "cached"):
+        console.print(f"{store} has features of {names[0]} with {_listed(known)}; --weights imagenet is used")
+        return config
+    return _with_only(config, known, store, "rescale" in given, needed)
+
+
+def _with_only(
+    config: FeatureConfig, known: Sequence[Used], store: Path, rescaled: bool, needed: bool
+) -> FeatureConfig:
+    """Return `config` with the only weights of `known` that are at hand. See `with_used_weights` for errors.
+
+    `rescaled` says whether `config` has a rescaling that stays.
+    """
+    options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
+    usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())
+    if not usable:
+        console.print(
+            f"{store} has features of {known[0].backbone} with {_listed(known)}, but the file is gone or has changed"
+        )
+        return config
+    if len(usable) > 1 and needed:
+        raise OptionError(
+            f"--weights: the ImageNet weights of {known[0].backbone} are not on this machine, and {store} has features "
+            f"with several others; say which: {_listed(usable)}"
+        )
+    if len(usable) > 1:
+        return config
+    console.print(f"{usable[0].options}, as in the features of {store}")
+    chosen: Any = usable[0]
+    return replace(config, weights=chosen.weights, weights_seed=chosen.weights_seed, rescale=chosen.rescale)
+
+
+def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Path) -> FeatureConfig:
+    """Return `config` with the rescaling that its file of weights had in `store`, if it was always the same."""
+    file = known[0].backbone if is_own(known[0].backbone) else config.weights
+    if file in KNOWN_WEIGHTS or all(one.rescale == "auto" for one in known):
+        return config
+    digest = file_digest(file)
+    path = os.path.abspath(file)
+    same = [one for one in known if (one.file_digest == digest if digest else one.file == path)]
+    rescalings: list[Any] = sorted({one.rescale for one in same if one.file})
+    if len(rescalings) != 1 or rescalings == ["auto"]:
+        return config
+    console.print(f"--rescale {rescalings[0]}, as in the features of {store} with {file}")
+    return replace(config, rescale=rescalings[0])
+
+
+def weights_by_digest(store: Path) -> dict[str, str]:
+    """Map the field `weights` of fingerprints in `store` to the `--weights` that asked for them."""
+    return {one.digest: one.weights for one in used_with(store)}
+
+
+def digest_in_store(store: Path, backbone: str, weights: str, weights_seed: int) -> str | None:
+    """Return the fingerprint's field `weights` of a network without building it; None if `store` does not know it."""
+    known = [one for one in used_with(store) if one.backbone == backbone]
+    if weights in KNOWN_WEIGHTS:
+        seed = weights_seed if weights == "random" else 0
+        return next((one.digest for one in known if (one.weights, one.weights_seed) == (weights, seed)), None)
+    digest = file_digest(weights) if known else ""
+    if not digest:  # it is gone
+        return next((one.digest for one in known if one.weights == os.path.abspath(weights)), None)
+    return next((one.digest for one in known if one.file_digest == digest), None)
+
+
+def file_digest(path: str) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes; empty for a `path` that is no regular file, or a huge one."""
+    try:
+        if not Path(path).is_file() or Path(path).stat().st_size > _LARGEST:
+            return ""
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return ""
+
+
+def _settings(one: Used) -> tuple[str, str, int, str]:
+    return one.backbone, one.weights, one.weights_seed, one.rescale
+
+
+def _listed(used: Sequence[Used]) -> str:
+    return "; ".join(dict.fromkeys(one.options for one in used))
+
+
+def _is_sound(one: Used) -> bool:
+    texts = (one.backbone, one.weights, one.rescale, one.digest, one.file_digest)
+    if not all(isinstance(text, str) for text in texts) or type(one.weights_seed) is not int:
+        return False
+    return one.rescale in get_args(Rescale) and (is_own(one.backbone) or one.backbone in BACKBONES)
+
+
+def _file(store: Path) -> Path:
+    return store / "used.json"
