@@ -75,12 +75,14 @@ def remember(store: Path, used: Sequence[Used]) -> None:
 
 
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
-    """Return `config` with the weights and rescaling that were used with `store`, where `config` has defaults.
+    """Return `config` with the network, weights and rescaling that were used with `store`, where `config` has defaults.
 
     `given` names the fields of `config` that the user set. They stay as they are. ImageNet weights that are on this
     machine stay, too. A line on the console says which options were filled in. If several weights were used, raise an
     OptionError that lists them, or, without `needed`, return `config`.
     """
+    if not {"backbone", "weights", "rescale", "cut"} & set(given):
+        config = _with_used_backbone(config, store)
     names = chosen_backbones(config)
     known = [one for one in used_with(store) if [one.backbone] == names]
     if not known:
@@ -93,6 +95,21 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
         console.print(f"{store} has features of {names[0]} with {_listed(known)}; --weights imagenet is used")
         return config
     return _with_only(config, known, store, "rescale" in given, needed)
+
+
+def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
+    """Return `config` with the only network that was used with `store`, if the weights of the default are not at hand.
+
+    If several networks were used, or if the default is at hand, a line tells which there are.
+    """
+    used = sorted({one.backbone for one in used_with(store)})
+    if not used or config.backbone in used:
+        return config
+    if len(used) == 1 and place_of_weights(config.backbone) not in ("shipped", "cached"):
+        console.print(f"--backbone {used[0]}, as in the features of {store}")
+        return replace(config, backbone=used[0])
+    console.print(f"{store} has features of {', '.join(used)}; --backbone {config.backbone} is used")
+    return config
 
 
 def _with_only(

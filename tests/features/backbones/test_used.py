@@ -116,3 +116,21 @@ def test_the_memory_is_bounded_and_not_trusted(tmp_path: Path, monkeypatch: pyte
     assert file_digest("/dev/zero") == file_digest("a\0b") == file_digest(str(tmp_path)) == ""
     remember(tmp_path / "nowhere" / "at all", [])
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_only_network_of_a_store_is_used_where_the_default_is_not_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    remember(tmp_path, [Used("efficientnet_lite0", "imagenet", 0, "auto", "d")])
+    monkeypatch.setattr(used, "place_of_weights", lambda name: {"efficientnet_lite0": "shipped"}.get(name, "download"))
+    assert with_used_weights(PLAIN, tmp_path, []).backbone == "efficientnet_lite0"
+    assert "--backbone efficientnet_lite0, as in the features of" in capsys.readouterr().err
+    for given in ("backbone", "weights", "rescale", "cut"):
+        assert with_used_weights(PLAIN, tmp_path, [given]).backbone == "inception_v3"
+    monkeypatch.setattr(used, "place_of_weights", lambda name: "cached")
+    assert with_used_weights(PLAIN, tmp_path, []).backbone == "inception_v3"
+    assert "--backbone inception_v3 is used" in capsys.readouterr().err
+    remember(tmp_path, [Used("xception", "imagenet", 0, "auto", "e")])
+    monkeypatch.setattr(used, "place_of_weights", lambda name: "download")
+    assert with_used_weights(PLAIN, tmp_path, []).backbone == "inception_v3"
+    assert "efficientnet_lite0, xception" in capsys.readouterr().err
