@@ -7,9 +7,15 @@ from headstart.features.options import option
 
 
 @dataclass(frozen=True)
-class Places:
-    """Places to use instead of those that a run remembers. None and "" mean those of the run."""
+class NetworkPlaces:
+    """Places of a run's networks to use instead of those that a run remembers. None and "" mean those of the run."""
 
-    data: Path | None = option(None, "Data folder or list to use instead of the run's.")
     store: Path | None = option(None, "Store to use instead of the run's.")
     weights: str = option("", "Weights file to use instead of the run's.")
+
+
+@dataclass(frozen=True)
+class Places(NetworkPlaces):
+    """Also the place of a run's data."""
+
+    data: Path | None = option(None, "Data folder or list to use instead of the run's.")

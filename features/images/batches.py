@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from headstart.features.device import cpu_count
-from headstart.features.images.augment import View, augment_image
+from headstart.features.images.augment import Augment, View, augment_image
 from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels, reading_of
 from headstart.features.images.faults import Fault
 from headstart.features.images.pixels import ImageConfig
@@ -15,6 +17,7 @@ from headstart.features.images.scan import ImageFile, Reject, why_unreadable
 from headstart.features.tensorflow import tf
 
 Columns = tuple[tf.Tensor, ...]
+_FEW = 2  # images that are decoded one by one
 
 
 def decoded_dataset(
@@ -29,6 +32,18 @@ def decoded_dataset(
     For the first three columns, see `file_columns`. The order is kept, and b <= `batch_size`. `finish` maps one decoded
     image and its further columns to the columns of the result. Images that TensorFlow can't decode go to Pillow after
     the rest of their batch. If Pillow fails too, the image is left out if `skip` is true; if not, an error is raised.
+    """
+
+    plain = _batch_loader(config, batch_size, finish, skip)
+    batches = files.batch(batch_size).map(plain, num_parallel_calls=2 + cpu_count() // batch_size)
+    return batches.prefetch(2).with_options(explicit_options())
+
+
+@lru_cache(maxsize=8)
+def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Columns], skip: bool) -> Any:
+    """Return the graph that maps a batch of files to the columns of `decoded_dataset`. It is traced when first used.
+
+    A second dataset with the same settings takes the same graph, because tracing takes half a second.
     """
 
     def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor) -> Columns:
@@ -59,9 +74,7 @@ def decoded_dataset(
         _, *columns = tf.cond(tf.size(done[0]) == tf.size(path), lambda: done, with_pillow)
         return tuple(columns)
 
-    plain = tf.autograph.experimental.do_not_convert(load_batch)
-    batches = files.batch(batch_size).map(plain, num_parallel_calls=2 + cpu_count() // batch_size)
-    return batches.prefetch(2).with_options(explicit_options())
+    return tf.function(load_batch, autograph=False)
 
 
 def explicit_options() -> tf.data.Options:
@@ -80,17 +93,37 @@ def decoded_batches(
 
     If `view` is given, pixels are augmented. An image that can't be decoded is left out; see `why_undecodable`.
     """
-    if not images:
-        return
     seeds = [np.array([view.image_seed(image.digest) for image in images])] if view else []
-
-    def finish(pixels: tf.Tensor, position: tf.Tensor, *seed: tf.Tensor) -> Columns:
-        return augment_image(pixels, view.augment, *seed) if view else pixels, position
-
+    if len(images) <= _FEW:
+        yield from _decoded_one_by_one(images, config, view)
+        return
     files = tf.data.Dataset.from_tensor_slices((*file_columns(images, config), np.arange(len(images)), *seeds))
+    finish = _finish(view.augment if view else "none")
     for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
         if len(positions):
             yield positions, pixels
+
+
+def _decoded_one_by_one(
+    images: Sequence[ImageFile], config: ImageConfig, view: View | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield what `decoded_batches` yields, one image at a time and without a graph, which takes half a second."""
+    for position, (image, path) in enumerate(zip(images, file_columns(images, config)[0], strict=True)):
+        for decoder in (decoder_of(image, config), PILLOW):
+            with suppress(tf.errors.OpError):
+                pixels = decode(tf.io.read_file(path), decoder, tf.constant(reading_of(image, config)), config)
+                seed = view.image_seed(image.digest) if view else np.zeros(2, np.int32)
+                pixels = augment_image(pixels, view.augment if view else "none", tf.constant(seed))
+                yield np.array([position]), pixels.numpy()[np.newaxis]
+                break
+
+
+@cache
+def _finish(augment: Augment) -> Callable[..., Columns]:
+    def finish(pixels: tf.Tensor, position: tf.Tensor, *seed: tf.Tensor) -> Columns:
+        return augment_image(pixels, augment, *seed) if seed else pixels, position
+
+    return finish
 
 
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:

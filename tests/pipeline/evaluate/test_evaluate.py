@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from headstart.features.errors import DataError, RunError
 from headstart.pipeline.evaluate.evaluate import evaluate
-from headstart.pipeline.evaluate.predict import predict
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.places import Places
+from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run
 from PIL import Image
 
