@@ -17,7 +17,6 @@ from headstart.features.images.scan import ImageFile, Reject, why_unreadable
 from headstart.features.tensorflow import tf
 
 Columns = tuple[tf.Tensor, ...]
-_FEW = 2  # images that are decoded one by one
 
 
 def decoded_dataset(
@@ -33,7 +32,6 @@ def decoded_dataset(
     image and its further columns to the columns of the result. Images that TensorFlow can't decode go to Pillow after
     the rest of their batch. If Pillow fails too, the image is left out if `skip` is true; if not, an error is raised.
     """
-
     plain = _batch_loader(config, batch_size, finish, skip)
     batches = files.batch(batch_size).map(plain, num_parallel_calls=2 + cpu_count() // batch_size)
     return batches.prefetch(2).with_options(explicit_options())
@@ -93,10 +91,11 @@ def decoded_batches(
 
     If `view` is given, pixels are augmented. An image that can't be decoded is left out; see `why_undecodable`.
     """
-    seeds = [np.array([view.image_seed(image.digest) for image in images])] if view else []
-    if len(images) <= _FEW:
-        yield from _decoded_one_by_one(images, config, view)
+    if len(images) < 2:
+        alone = [_decoded_alone(image, config, view) for image in images]
+        yield from ((np.array([0]), pixels[np.newaxis]) for pixels in alone if pixels is not None)
         return
+    seeds = [np.array([view.image_seed(image.digest) for image in images])] if view else []
     files = tf.data.Dataset.from_tensor_slices((*file_columns(images, config), np.arange(len(images)), *seeds))
     finish = _finish(view.augment if view else "none")
     for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
@@ -104,18 +103,17 @@ def decoded_batches(
             yield positions, pixels
 
 
-def _decoded_one_by_one(
-    images: Sequence[ImageFile], config: ImageConfig, view: View | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield what `decoded_batches` yields, one image at a time and without a graph, which takes half a second."""
-    for position, (image, path) in enumerate(zip(images, file_columns(images, config)[0], strict=True)):
-        for decoder in (decoder_of(image, config), PILLOW):
-            with suppress(tf.errors.OpError):
-                pixels = decode(tf.io.read_file(path), decoder, tf.constant(reading_of(image, config)), config)
-                seed = view.image_seed(image.digest) if view else np.zeros(2, np.int32)
-                pixels = augment_image(pixels, view.augment if view else "none", tf.constant(seed))
-                yield np.array([position]), pixels.numpy()[np.newaxis]
-                break
+def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> np.ndarray | None:
+    """Decode one image without a graph, which would take half a second. Return uint8 [size, size, 3], or None."""
+    reading = tf.constant(reading_of(image, config))
+    for decoder in (decoder_of(image, config), PILLOW):
+        with suppress(Exception):  # outside a graph, Pillow's parsers raise almost anything
+            pixels = decode(tf.io.read_file(os.fsencode(image.file)), decoder, reading, config)
+            if view:
+                pixels = augment_image(pixels, view.augment, tf.constant(view.image_seed(image.digest)))
+            found: np.ndarray = pixels.numpy()
+            return found
+    return None
 
 
 @cache
