@@ -30,6 +30,7 @@ class _Form:
     encode: Callable[[Item], bytes]
     path: Callable[[str], str]  # the form in which the file has a path
     parse: Callable[[bytes], str | None]  # the path in a line; None if the line is of another layout
+    quotes: bool  # whether a line goes on after its end within quotes
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
         file.truncate(0)
         file.write(form.header)
         return done
-    for number, line in enumerate(_whole_lines(file), 2 if end else 1):
+    for number, line in enumerate(_whole_lines(file, form.quotes), 2 if end else 1):
         path = form.parse(line)
         if path is None:
             raise _other(output, number)
@@ -88,12 +89,12 @@ def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
     return done
 
 
-def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines that are not cut off. Within quotes, a line goes on after its end."""
+def _whole_lines(file: BinaryIO, quotes: bool) -> Iterator[bytes]:
+    """Yield the lines that are not cut off. For `quotes` see `_Form`."""
     line = b""
     for piece in file:
         line += piece
-        if line.endswith(b"\n") and line.count(b'"') % 2 == 0:
+        if line.endswith(b"\n") and not (quotes and line.count(b'"') % 2):
             yield line
             line = b""
 
@@ -120,7 +121,7 @@ def _csv_form(layout: Layout) -> _Form:
                 return row[0]
         return None
 
-    return _Form(encode(columns), lambda item: encode(layout.row(item)), spreadsheet_safe, parse)
+    return _Form(encode(columns), lambda item: encode(layout.row(item)), spreadsheet_safe, parse, quotes=True)
 
 
 def _cell(value: Any) -> str:
@@ -141,7 +142,7 @@ def _json_form(layout: Layout) -> _Form:
                 return str(found["path"])
         return None
 
-    return _Form(b"", encode, lambda path: path, parse)
+    return _Form(b"", encode, lambda path: path, parse, quotes=False)
 
 
 def _fits(found: dict[str, Any], layout: Layout) -> bool:

@@ -1,7 +1,6 @@
 """`headstart predict --output`: what is in the file, and how a repeated command goes on with it."""
 
 import csv
-import importlib
 import json
 import os
 import shutil
@@ -82,9 +81,8 @@ def test_a_file_is_gone_on_with(headstart, run: Path, images: Path, tmp_path: Pa
     paths = [row["path"] for row in rows_of(file)]
     assert sorted(paths) == sorted(str(path) for path in images.iterdir())
     assert (headstart(*predict, "--append")["written"], len(rows_of(file))) == (0, 8)
-    assert (
-        headstart(*predict[:2], images, images, "--max-rejects=1", "--output", tmp_path / f"b.{suffix}")["written"] == 7
-    )
+    twice = headstart("predict", run, images, images, "--max-rejects=1", "--output", tmp_path / f"b.{suffix}")
+    assert twice["written"] == 7
 
 
 @pytest.mark.parametrize("cut", [1, 10, 120, 10_000])
@@ -93,14 +91,15 @@ def test_a_line_that_was_cut_off_is_written_again(
     headstart, run: Path, images: Path, tmp_path: Path, suffix: str, cut: int
 ) -> None:
     file = tmp_path / f"out.{suffix}"
-    (images / 'a "quoted"\nname.jpg').write_bytes((images / "cat.1.jpg").read_bytes())
+    (images / 'half "quoted\nname.jpg').write_bytes((images / "cat.1.jpg").read_bytes())
     predict = ("predict", run, images, "--max-rejects=1", "--output", file, "--append")
     headstart(*predict)
-    whole = file.read_bytes()
+    whole, rows = file.read_bytes(), rows_of(file)
     file.write_bytes(whole[:-cut])
     done = headstart(*predict)
     assert done["written"] + done["skipped"] + done["rejected"] == 8
-    assert file.read_bytes() == whole
+    assert [row["path"] for row in rows_of(file)] == [row["path"] for row in rows]
+    assert len(file.read_bytes().splitlines()) == len(whole.splitlines())
 
 
 def test_parts_outlast_a_kill(
@@ -133,7 +132,6 @@ def test_a_file_of_something_else_is_refused(headstart, run: Path, images: Path,
     before = file.read_bytes()
     for options in (("--top=2",), ("--probabilities=none",), ("--views=2",)):
         assert str(file) in headstart.error(*predict, *options, "--append")
-    (run / "class").mkdir()
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "class_names": ["cat", "fox"]}))
     assert str(file) in headstart.error(*predict, "--append")
@@ -235,6 +233,4 @@ def _size(path: Path) -> int:
 
 def test_parquet_is_imported_late() -> None:
     code = "import headstart.cli, sys; assert 'pyarrow' not in sys.modules"
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=Path(importlib.import_module("headstart").__file__).parent
-    )
+    subprocess.run([sys.executable, "-c", code], check=True)
