@@ -45,6 +45,15 @@ class PredictResult:
     rejects: list[Reject]
     choice: Choice  # which model answered, and why
 
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object that `--json` prints."""
+        return _fields(list(map(asdict, self.predictions)), self.rejects, self.choice)
+
+
+def _fields(predictions: list[dict[str, Any]], rejects: Sequence[Reject], choice: Choice) -> dict[str, Any]:
+    given = {"predictions": predictions, "rejects": list(map(asdict, rejects))}
+    return {**given, "model": choice.model, "reason": choice.reason}
+
 
 @dataclass
 class Predicting:
@@ -88,11 +97,10 @@ class Predicting:
 
     def fields(self) -> dict[str, Any]:
         """Classify the images, and return the JSON object that `--json` prints."""
-        layout, choice = self.layout(), self.answers.choice
+        layout = self.layout()
         with progress("predicting", len(self.sources.files)) as advance:
             predictions = [layout.prediction(item) for item in self.items(advance) if isinstance(item, Scored)]
-        rejects = list(map(asdict, self.rejects))
-        return {"predictions": predictions, "rejects": rejects, "model": choice.model, "reason": choice.reason}
+        return _fields(predictions, self.rejects, self.answers.choice)
 
     def lines(self) -> Iterator[str]:
         """Classify the images, and yield a line for each as soon as it is there."""
