@@ -22,6 +22,7 @@ from headstart.pipeline.predict.items import Item, Layout, Scored
 from headstart.pipeline.predict.model import Answers, load_answers
 from headstart.pipeline.predict.output import open_output, require_output
 from headstart.pipeline.predict.sources import Piece, Sources, find_files, inspected
+from headstart.pipeline.predict.written import Written
 from headstart.pipeline.runs import Run
 
 _END = (-1, np.empty(0))
@@ -118,53 +119,6 @@ class Predicting:
         found = self.predicted + len(self.rejects)
         problem = too_many_rejects(self.rejects, found, self.config.max_rejects)
         return DataError(f"{problem}; the others were classified") if problem else None
-
-
-@dataclass(frozen=True)
-class Written:
-    """Predictions that were written to a file."""
-
-    written: int  # predictions of this command
-    skipped: int  # images and rejects that the file had already
-    rejected: int  # files that can't be used, which have rows with the reason
-    seconds: dict[str, float]  # see `Clock`
-    output: str
-    choice: Choice
-    spent: str
-    problem: DataError | None  # the error to raise in the end, if too many files were rejected
-
-    @property
-    def images_per_second(self) -> float:
-        """The images classified per second, from the first file that was read after the model was loaded."""
-        return self.written / self.seconds["images"] if self.written else 0.0
-
-    def fields(self) -> dict[str, Any]:
-        """Return the JSON object that `--json` prints."""
-        return {
-            "written": self.written,
-            "skipped": self.skipped,
-            "rejected": self.rejected,
-            "seconds": sum(self.seconds.values()),
-            "images_per_second": self.images_per_second,
-            "output": self.output,
-            "model": self.choice.model,
-            "reason": self.choice.reason,
-            "spent": self.seconds,
-        }
-
-    def lines(self) -> Iterator[str]:
-        """Yield the summary that is printed without `--json`."""
-        skipped = f", {self.skipped} were there already" if self.skipped else ""
-        yield (
-            f"{self.written} predictions and {self.rejected} rejects written to {self.output}{skipped} "
-            f"({self.images_per_second:.1f} images/s)"
-        )
-        yield self.choice.line()
-        yield self.spent
-
-    def failure(self) -> DataError | None:
-        """Return the error to raise after the summary is shown, if too many files were rejected."""
-        return self.problem
 
 
 def predict(
