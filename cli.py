@@ -10,10 +10,11 @@ from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.demo.config import DEMO_IMAGES
-from headstart.pipeline.evaluate.config import AskedSplit, PredictConfig, Sort
+from headstart.pipeline.evaluate.config import AskedSplit, Sort
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.places import Places
+from headstart.pipeline.places import NetworkPlaces, Places
+from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
@@ -171,17 +172,18 @@ def compare(
     return compare(runs, split, places)
 
 
-@command(app)
+@command(app, kept="what was predicted is kept; with --output, repeat the command with --append to go on")
 def predict(
     run: RunArgument,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images and folders.")],
     config: PredictConfig,
-    places: Places,
+    places: NetworkPlaces,
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH", help="Images and folders.")] = None,
+    seed: int = 0,
 ) -> Result:
-    """Classify images."""
-    from headstart.pipeline.evaluate.predict import predict
+    """Classify images, line by line or into a file."""
+    from headstart.pipeline.predict.predict import predict_to_file, predicting
 
-    return predict(run, paths, config, places)
+    return (predict_to_file if config.output else predicting)(run, paths or [], config, places, seed)
 
 
 @command(app)

@@ -25,7 +25,7 @@ class Extractor:
 
     def __init__(self, network: Network, images: Sequence[ImageFile]) -> None:
         self.network = network.calibrated(images)
-        self._freeze = cache(self.network.freeze)
+        self._freeze = cache(lambda: self.network.freeze(keep=True))
 
     def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
         """Extract the missing features of `images`, or of one augmented `view` of each, if it is given.

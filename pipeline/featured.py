@@ -31,7 +31,7 @@ from headstart.pipeline.data.examples import (
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
-from headstart.pipeline.places import Places, known_store, located_networks, run_data, run_store
+from headstart.pipeline.places import Places, located_networks, run_data, run_store
 from headstart.pipeline.runs import Run
 
 ScanCheck = Callable[
@@ -222,18 +222,6 @@ def bits_in(scanned: Scan) -> set[int]:
     return {example.image.bits for example in scanned.examples}
 
 
-def run_networks(run: Run, places: Places = Places()) -> list[Network]:
-    """Load the networks of a run, in the run's precision, with weights that have the run's digest.
-
-    Neither the data nor the store need exist. None is made, and only a store is written to. Errors: see
-    `places.located_networks`.
-    """
-    extraction = run.configs()[1]
-    if store := known_store(run, places):
-        extraction = replace(extraction, store=store)
-    return located_networks(run, places, extraction, KnownBackbones(store) if store else None)[1]
-
-
 def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
     """Scan the data folder of a run, or another one of `places`, and cache its features with the run's settings.
 
@@ -244,7 +232,7 @@ def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
     data, store = run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
     extraction = replace(run.configs()[1], store=store, max_rejects=1.0, rehash=False)
-    config, _ = located_networks(run, places, extraction, KnownBackbones(store))
+    config, _ = located_networks(run, places, run.configs()[0], extraction, KnownBackbones(store))
 
     def require(_: Scan, networks: list[Network]) -> None:
         # `--bits` shows in a fingerprint only if it changes a pixel. Another `data` may differ in that.

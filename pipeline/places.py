@@ -20,12 +20,18 @@ from headstart.pipeline.runs import Run
 
 
 @dataclass(frozen=True)
-class Places:
-    """Places to use instead of those that a run remembers. None and "" mean those of the run."""
+class NetworkPlaces:
+    """Places of a run's networks to use instead of those that a run remembers. None and "" mean those of the run."""
 
-    data: Path | None = option(None, "Data folder or list to use instead of the run's.")
     store: Path | None = option(None, "Store to use instead of the run's.")
     weights: str = option("", "Weights file to use instead of the run's.")
+
+
+@dataclass(frozen=True)
+class Places(NetworkPlaces):
+    """Also the place of a run's data."""
+
+    data: Path | None = option(None, "Data folder or list to use instead of the run's.")
 
 
 def run_data(run: Run, places: Places = Places()) -> Path:
@@ -38,7 +44,7 @@ def run_data(run: Run, places: Places = Places()) -> Path:
     return Path(found)
 
 
-def run_store(run: Run, places: Places = Places()) -> Path:
+def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
     """Return the store of `run`. Raises RunError if it is gone.
 
     A run never names a place to write to: its own store must exist. A store that a person named need not.
@@ -49,7 +55,7 @@ def run_store(run: Run, places: Places = Places()) -> Path:
     return found
 
 
-def known_store(run: Run, places: Places = Places()) -> Path | None:
+def known_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path | None:
     """Return the store of `run` as `run_store` does, or None if it is gone."""
     own = run.configs()[1].store
     found = places.store or (own if _is_store(own) else _from_environment("store"))
@@ -57,15 +63,20 @@ def known_store(run: Run, places: Places = Places()) -> Path | None:
 
 
 def located_networks(
-    run: Run, places: Places, extraction: ExtractionConfig, known: KnownBackbones | None
+    run: Run,
+    places: NetworkPlaces,
+    settings: FeatureConfig,
+    extraction: ExtractionConfig,
+    known: KnownBackbones | None,
 ) -> tuple[FeatureConfig, list[Network]]:
-    """Load the networks of `run` from the first weights that have its digest. Return its settings with these weights.
+    """Load the networks of `run` from the first weights that have its digest. Return `settings` with these weights.
 
-    Raises RunError if no weights have the digest, or if those of `--weights` have another.
+    `settings` are those of the run, or others that need the same weights. Raises RunError if no weights have the
+    digest, or if those of `--weights` have another.
     """
     digest = run.config()["weights_digest"]
     failure: HeadstartError | None = None
-    for file, config in _candidates(run, places):
+    for file, config in _candidates(settings, places):
         try:
             networks = load_networks(config, extraction, known)
             found = weights_digest(networks)
@@ -79,12 +90,11 @@ def located_networks(
             failure = failure or error
         if places.weights:
             break
-    raise failure or _gone(run, "weights", *_gone_files(run.configs()[0]))
+    raise failure or _gone(run, "weights", *_gone_files(settings))
 
 
-def _candidates(run: Run, places: Places) -> Iterator[tuple[str, FeatureConfig]]:
-    """Yield the weights that may be those of `run`, best first: their files, and the run's settings with them."""
-    own = run.configs()[0]
+def _candidates(own: FeatureConfig, places: NetworkPlaces) -> Iterator[tuple[str, FeatureConfig]]:
+    """Yield the weights that may be those of a run, best first: their files, and the run's settings `own` with them."""
     if places.weights:
         yield places.weights, _with_files(own, places.weights)
         return

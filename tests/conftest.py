@@ -104,7 +104,7 @@ def fast_forms() -> Iterator[None]:
     shared, build = Shared(), frozen.freeze
 
     def freeze(
-        backbone: "Backbone", cuts: "Sequence[Cut]", batch_size: int = 0, engine: str | None = None
+        backbone: "Backbone", cuts: "Sequence[Cut]", batch_size: int = 0, engine: str | None = None, keep: Any = None
     ) -> frozen.FrozenBackbone:
         arithmetic = (
             backbone.name,
@@ -115,7 +115,7 @@ def fast_forms() -> Iterator[None]:
             backbone.tokens,
         )
         key = (*arithmetic, tuple(cuts), batch_size, engine)
-        return shared.get(key, lambda: (build(backbone, cuts, batch_size, engine), backbone.model.count_params()))
+        return shared.get(key, lambda: (build(backbone, cuts, batch_size, engine, keep), backbone.model.count_params()))
 
     with pytest.MonkeyPatch.context() as patch:
         for user in ("features.frozen.frozen", "pipeline.upkeep.recompute"):

@@ -52,7 +52,7 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     keys = {"accuracy", "accuracy_interval", "loss", "auc", "confusion", "per_class"}
     assert set(scored["head"]) == set(scored["finetuned"]) == keys
     predicted = headstart("predict", run, drawn / "cat" / "cat.0.jpg", drawn / "dog", "--max-rejects=1")
-    assert set(predicted) == {"predictions", "rejects"}
+    assert set(predicted) == {"predictions", "rejects", "model", "reason"}
     assert set(predicted["predictions"][0]) == {"path", "label", "probability", "probabilities"}
     assert {Path(reject["path"]).name for reject in predicted["rejects"]} == {
         "broken.text.jpg", "broken.header.jpg", "broken.tail.jpg",

@@ -131,7 +131,8 @@ def test_each_command_can_be_parsed(words: list[str]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_options_in_the_text_exist(page: Path) -> None:
     def walk(command: Any) -> Iterator[str]:
-        yield from (option for parameter in command.params for option in parameter.opts)
+        for parameter in command.params:
+            yield from (*parameter.opts, *parameter.secondary_opts)
         for child in getattr(command, "commands", {}).values():
             yield from walk(child)
 

@@ -64,12 +64,13 @@ def require_weights_file(weights: str) -> None:
 class KnownBackbones:
     """The file `backbones.json` in the store `folder`. It holds the facts of backbones that were built before.
 
-    `folder` is never created. Damaged entries are ignored. With `forget`, `recall` always returns None.
+    `folder` is never created. Damaged entries are ignored. With `forget`, `recall` always returns None. With
+    `read_only`, `save` does nothing.
     """
 
-    def __init__(self, folder: Path, forget: bool = False) -> None:
+    def __init__(self, folder: Path, forget: bool = False, read_only: bool = False) -> None:
         self._file = folder / "backbones.json"
-        self._forget = forget
+        self._forget, self._read_only = forget, read_only
         self._started = time.time_ns()
 
     def recall(self, source: BackboneSource) -> BackboneFacts | None:
@@ -95,7 +96,9 @@ class KnownBackbones:
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
         """Save `facts` of a backbone that was just built, unless its weights file may have changed meanwhile."""
         state = source.state
-        if state is None or state.get("ctime_ns", 0) > self._started - SETTLED_NS or not self._file.parent.is_dir():
+        if self._read_only or state is None or not self._file.parent.is_dir():
+            return
+        if state.get("ctime_ns", 0) > self._started - SETTLED_NS:
             return
         try:
             write_json(self._file, {**self._entries(), source.settings: {"state": state, **asdict(facts)}})

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from headstart.features.backbones.backbone import Backbone
@@ -25,6 +26,7 @@ from headstart.features.frozen.engines import (
     uses_openvino,
 )
 from headstart.features.frozen.folding import fold_batchnorm, in_float32
+from headstart.features.frozen.kept import KeptNetwork
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console
 
@@ -84,18 +86,27 @@ class FrozenBackbone:
                 yield done, features.result()
 
 
-def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0, engine: str | None = None) -> FrozenBackbone:
+def freeze(
+    backbone: Backbone,
+    cuts: Sequence[Cut],
+    batch_size: int = 0,
+    engine: str | None = None,
+    keep: KeptNetwork | None = None,
+) -> FrozenBackbone:
     """Build the fast form of a `backbone` that is not int8. `engine` is the fingerprint's field; see `engines.engine`.
 
     If `batch_size` is 0, it is chosen. With OpenVINO it is 8, or 4 for a large network. With TensorFlow it is
     `default_batch_size`, or, on a GPU, the fastest size found by trials. If OpenVINO can't run a network in float32,
-    TensorFlow runs it. In bfloat16 an OptionError is raised instead.
+    TensorFlow runs it. In bfloat16 an OptionError is raised instead. A network that OpenVINO runs is written to `keep`.
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):
         try:
-            fitting = openvino_batch_size(outline(backbone.name).multiply_adds)
-            return _frozen_by_openvino(folded, cuts, batch_size or fitting)
+            batch_size = batch_size or openvino_batch_size(outline(backbone.name).multiply_adds)
+            model = _converted(folded, cuts, batch_size)
+            if keep:
+                keep.write(model)
+            return frozen_by_openvino(model, backbone, cuts, batch_size)
         except ConversionError as error:
             if backbone.precision != "float32":
                 raise OptionError(f"--precision {backbone.precision}: {error}; use --precision float32") from error
@@ -105,17 +116,19 @@ def freeze(backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0, engine:
     return FrozenBackbone(_passes(folded, cuts, batch_size), cuts, backbone.image_size, batch_size)
 
 
-def _frozen_by_openvino(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> FrozenBackbone:
-    """Build the fast form that OpenVINO runs.
+def _converted(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Any:
+    """Convert a folded network for OpenVINO.
 
     OpenVINO reads no bfloat16 constants. For bfloat16 it gets a float32 model, and rounds to bfloat16 itself.
     """
-    reduced = folded.precision == "bfloat16"
-    model = in_float32(folded.model) if reduced else folded.model
-    graph = traced(replace(folded, load=lambda: model), cuts, batch_size, compiled=False)
-    size = folded.image_size
-    passes = openvino_passes(converted(graph), len(cuts), size, batch_size, "bf16" if reduced else "f32")
-    return FrozenBackbone(passes, cuts, size, batch_size)
+    model = in_float32(folded.model) if folded.precision == "bfloat16" else folded.model
+    return converted(traced(replace(folded, load=lambda: model), cuts, batch_size, compiled=False))
+
+
+def frozen_by_openvino(model: Any, backbone: Backbone, cuts: Sequence[Cut], batch_size: int) -> FrozenBackbone:
+    """Return the fast form of `backbone`, converted for OpenVINO to `model`."""
+    size, arithmetic = backbone.image_size, "bf16" if backbone.precision == "bfloat16" else "f32"
+    return FrozenBackbone(openvino_passes(model, len(cuts), size, batch_size, arithmetic), cuts, size, batch_size)
 
 
 def passes_at_once() -> int:
@@ -145,8 +158,14 @@ def traced(
     TensorFlow's graph optimizer would copy constants.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
-    model = keras.Model(pixels, backbone.features(pixels, cuts))
-    signature = tf.TensorSpec((batch_size, backbone.image_size, backbone.image_size, 3), tf.uint8)
+    return traced_model(keras.Model(pixels, backbone.features(pixels, cuts)), batch_size, compiled)
+
+
+def traced_model(
+    model: keras.Model, batch_size: int | None = None, compiled: bool = True
+) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+    """Trace a model that takes pixels, uint8 [B, H, W, 3]; see `traced`."""
+    signature = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.uint8)
     function: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
         lambda batch: keras.tree.flatten(model(batch, training=False)), jit_compile=compiled and on_gpu()
     ).get_concrete_function(signature)
@@ -182,12 +201,12 @@ def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> list[Pass
     """
     count = passes_at_once()
     if not any(isinstance(layer, keras.layers.Add) for layer in folded.model.layers):
-        return [_pass(folded, cuts, batch_size)] * count
-    return [_pass(folded, cuts, batch_size) for _ in range(count)]
+        return [pass_of(traced(folded, cuts, batch_size))] * count
+    return [pass_of(traced(folded, cuts, batch_size)) for _ in range(count)]
 
 
-def _pass(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Pass:
-    graph = traced(folded, cuts, batch_size)
+def pass_of(graph: Callable[[tf.Tensor], list[tf.Tensor]]) -> Pass:
+    """Return the forward pass of a graph that `traced_model` returns."""
     return lambda batch: [output.numpy() for output in graph(tf.constant(batch))]
 
 
@@ -206,7 +225,7 @@ def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
 
 
 def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> float:
-    run = _pass(folded, cuts, batch_size)
+    run = pass_of(traced(folded, cuts, batch_size))
     pixels = np.zeros((batch_size, folded.image_size, folded.image_size, 3), np.uint8)
     run(pixels)
     start = time.perf_counter()

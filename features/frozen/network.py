@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import KNOWN_WEIGHTS, Cut, chosen_cuts, chosen_weights, cut_names
 from headstart.features.backbones.facts import KnownBackbones, require_weights_file
-from headstart.features.backbones.outlines import default_resize, is_own
+from headstart.features.backbones.outlines import default_resize, is_own, outline
 from headstart.features.backbones.used import Used, remember
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.features.frozen.calibration import CALIBRATION_IMAGES, calibration, quantised_folder
-from headstart.features.frozen.engines import engine
+from headstart.features.frozen.engines import engine, openvino_batch_size, uses_openvino
+from headstart.features.frozen.kept import KeptNetwork
 from headstart.features.frozen.precision import resolve_precision
 from headstart.features.images.augment import AUGMENT_VERSION, View
 from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig, Resize
@@ -97,15 +98,34 @@ class Network:
             )
         return replace(self, backbone=replace(self.backbone, calibration=found))
 
-    def freeze(self) -> FrozenBackbone:
-        """Start TensorFlow and build the fast form, which takes seconds. With int8, call `calibrated` first."""
+    def freeze(self, keep: bool = False) -> FrozenBackbone:
+        """Start TensorFlow and build the fast form, which takes seconds. With int8, call `calibrated` first.
+
+        If the store keeps a converted network that fits, only this is read. With `keep`, the store keeps a new one.
+        """
         if self.backbone.precision == "int8":
             from headstart.features.frozen.int8 import quantised
 
             return quantised(self.quantised_folder(), self.backbone, self.cuts, self.extraction.batch_size)
-        from headstart.features.frozen.frozen import freeze
+        from headstart.features.frozen.frozen import freeze, frozen_by_openvino
 
-        return freeze(self.backbone, self.cuts, self.extraction.batch_size, engine(self.backbone))
+        asked, batch_size = engine(self.backbone), self.extraction.batch_size
+        if not uses_openvino(self.backbone.precision, asked):
+            return freeze(self.backbone, self.cuts, batch_size, asked)
+        batch_size = batch_size or openvino_batch_size(outline(self.backbone.name).multiply_adds)
+        kept = self._kept(batch_size)
+        if model := kept.read():
+            return frozen_by_openvino(model, self.backbone, self.cuts, batch_size)
+        return freeze(self.backbone, self.cuts, batch_size, asked, kept if keep else None)
+
+    def _kept(self, batch_size: int) -> KeptNetwork:
+        """Return the place of the converted network in the store. Its identity has no settings of decoding."""
+        arithmetic = ("weights", "image_size", "rescale", "precision", "forward_version")
+        identity = {name: value for name, value in self._shared().items() if name in arithmetic}
+        identity |= {"cuts": [cut.name for cut in self.cuts], "engine": engine(self.backbone), "batch_size": batch_size}
+        if any(self.has_tokens(cut) for cut in self.cuts):
+            identity["tokens"] = self.backbone.tokens
+        return KeptNetwork.of(self.extraction.store, self.backbone.title, identity)
 
     def has_tokens(self, cut: Cut) -> bool:
         """Return whether the output at `cut` is tokens, [N, D], and not a map or a vector."""

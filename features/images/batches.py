@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from headstart.features.device import cpu_count
-from headstart.features.images.augment import View, augment_image
+from headstart.features.images.augment import Augment, View, augment_image
 from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels, reading_of
 from headstart.features.images.faults import Fault
 from headstart.features.images.pixels import ImageConfig
@@ -30,6 +32,17 @@ def decoded_dataset(
     image and its further columns to the columns of the result. Images that TensorFlow can't decode go to Pillow after
     the rest of their batch. An image that Pillow can't decode either is left out if `skip` is true. If `skip` is false,
     it raises an error.
+    """
+    plain = _batch_loader(config, batch_size, finish, skip)
+    batches = files.batch(batch_size).map(plain, num_parallel_calls=2 + cpu_count() // batch_size)
+    return batches.prefetch(2).with_options(explicit_options())
+
+
+@lru_cache(maxsize=8)
+def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Columns], skip: bool) -> Any:
+    """Return the graph that maps a batch of files to the columns of `decoded_dataset`. It is traced when first used.
+
+    A second dataset with the same settings takes the same graph, because tracing takes half a second.
     """
 
     def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor) -> Columns:
@@ -60,9 +73,7 @@ def decoded_dataset(
         _, *columns = tf.cond(tf.size(done[0]) == tf.size(path), lambda: done, with_pillow)
         return tuple(columns)
 
-    plain = tf.autograph.experimental.do_not_convert(load_batch)
-    batches = files.batch(batch_size).map(plain, num_parallel_calls=2 + cpu_count() // batch_size)
-    return batches.prefetch(2).with_options(explicit_options())
+    return tf.function(load_batch, autograph=False)
 
 
 def explicit_options() -> tf.data.Options:
@@ -82,17 +93,37 @@ def decoded_batches(
     b is at most `batch_size`. If `view` is given, pixels are augmented. An image that can't be decoded is left out; see
     `why_undecodable`.
     """
-    if not images:
+    if len(images) < 2:
+        alone = [_decoded_alone(image, config, view) for image in images]
+        yield from ((np.array([0]), pixels[np.newaxis]) for pixels in alone if pixels is not None)
         return
     seeds = [np.array([view.image_seed(image.digest) for image in images])] if view else []
-
-    def finish(pixels: tf.Tensor, position: tf.Tensor, *seed: tf.Tensor) -> Columns:
-        return augment_image(pixels, view.augment, *seed) if view else pixels, position
-
     files = tf.data.Dataset.from_tensor_slices((*file_columns(images, config), np.arange(len(images)), *seeds))
+    finish = _finish(view.augment if view else "none")
     for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
         if len(positions):
             yield positions, pixels
+
+
+def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> np.ndarray | None:
+    """Decode one image without a graph, which would take half a second. Return uint8 [size, size, 3], or None."""
+    reading = tf.constant(reading_of(image, config))
+    for decoder in (decoder_of(image, config), PILLOW):
+        with suppress(Exception):  # outside a graph, Pillow's parsers raise almost anything
+            pixels = decode(tf.io.read_file(os.fsencode(image.file)), decoder, reading, config)
+            if view:
+                pixels = augment_image(pixels, view.augment, tf.constant(view.image_seed(image.digest)))
+            found: np.ndarray = pixels.numpy()
+            return found
+    return None
+
+
+@cache
+def _finish(augment: Augment) -> Callable[..., Columns]:
+    def finish(pixels: tf.Tensor, position: tf.Tensor, *seed: tf.Tensor) -> Columns:
+        return augment_image(pixels, augment, *seed) if seed else pixels, position
+
+    return finish
 
 
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ PNG. Pillow decodes all other formats, and files that TensorFlow can't decode: s
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from headstart.features.images.depth import eight_bits
@@ -92,7 +93,11 @@ def _over_white(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_with_pillow(data: tf.Tensor, reading: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    return tf.numpy_function(pillow_pixels, [data, reading[1], reading[2]], tf.uint8, stateful=False)
+    return tf.numpy_function(_with_pillow, [data, reading[1], reading[2]], tf.uint8, stateful=False)
+
+
+def _with_pillow(data: Any, bits: int, page: int) -> np.ndarray:
+    return pillow_pixels(data if isinstance(data, bytes) else data.item(), bits, page)  # outside a graph: an array
 
 
 _DECODERS: tuple[Callable[[tf.Tensor, tf.Tensor, ImageConfig], tf.Tensor], ...] = (

@@ -19,13 +19,13 @@ class Listing:
     empty: list[str]  # folders with nothing in them but clutter
 
 
-def list_files(folder: Path) -> Listing:
-    """List all files below `folder`, at any depth.
+def list_files(folder: Path, recursive: bool = True) -> Listing:
+    """List all files below `folder`, at any depth. Without `recursive`, list only the files in `folder` itself.
 
     Links to folders are followed. Each folder is entered only once, and a folder that contains `folder` is not entered.
     Raises OSError if `folder` itself can't be read.
     """
-    paths, unreadable, empty = _all_below(folder)
+    paths, unreadable, empty = _all_below(folder, recursive)
     kinds = clutter_kinds(paths)
     files = [path for path, kind in zip(paths, kinds, strict=True) if kind is None]
     return Listing(
@@ -33,20 +33,20 @@ def list_files(folder: Path) -> Listing:
     )
 
 
-def walk(folder: Path) -> tuple[list[str], Counter[str]]:
+def walk(folder: Path, recursive: bool = True) -> tuple[list[str], Counter[str]]:
     """Return the paths of all files below `folder` except clutter, sorted, and the number of clutter files by kind.
 
-    The paths include `folder`. Links are treated as by `list_files`. Raises DataError if a folder below `folder` can't
-    be read, and OSError if `folder` itself can't be read.
+    The paths include `folder`. Links and `recursive` are treated as by `list_files`. Raises DataError if a folder below
+    `folder` can't be read, and OSError if `folder` itself can't be read.
     """
-    listing = list_files(folder)
+    listing = list_files(folder, recursive)
     require_readable(folder, listing)
     return [os.path.join(folder, path) for path in listing.files], listing.ignored
 
 
-def files_below(folder: Path) -> list[Path]:
-    """List all files below `folder` except clutter, sorted by path. Raises the same errors as `walk`."""
-    return [Path(path) for path in walk(folder)[0]]
+def files_below(folder: Path, recursive: bool = True) -> list[Path]:
+    """List all files below `folder` except clutter, sorted by path. `recursive` and errors are those of `walk`."""
+    return [Path(path) for path in walk(folder, recursive)[0]]
 
 
 def require_readable(folder: Path, listing: Listing) -> None:
@@ -64,8 +64,11 @@ def is_clutter_folder(folder: Path) -> bool:
     return clutter_kind(folder.name) is not None or is_headstarts(_all_below(folder)[0])
 
 
-def _all_below(folder: Path) -> tuple[list[str], list[str], list[str]]:
-    """Return the relative paths of all files below `folder`, of folders that can't be read, and of empty folders."""
+def _all_below(folder: Path, recursive: bool = True) -> tuple[list[str], list[str], list[str]]:
+    """Return the relative paths of all files below `folder`, of folders that can't be read, and of empty folders.
+
+    Without `recursive`, no folder below `folder` is entered.
+    """
     paths: list[str] = []
     empty: list[str] = []
     unreadable: list[str] = []
@@ -89,7 +92,7 @@ def _all_below(folder: Path) -> tuple[list[str], list[str], list[str]]:
         hollow = not folders and all(clutter_kind(name.rpartition("/")[2]) for name in files)
         if path and not in_clutter and hollow:
             empty.append(path)
-        for child in sorted(folders, reverse=True):
+        for child in sorted(folders, reverse=True) if recursive else ():
             hidden = in_clutter or clutter_kind(child.rpartition("/")[2]) is not None
             (clutter if hidden else pending).append(child)
     return paths, unreadable, empty

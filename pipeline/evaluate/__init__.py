@@ -1,1 +1,1 @@
-"""`headstart evaluate`, `predict` and `compare`: score, use and compare runs."""
+"""`headstart evaluate` and `compare`: score and compare runs."""

@@ -10,11 +10,11 @@ import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_from_json
 from headstart.features.errors import OptionError, RunError
 from headstart.pipeline.data.examples import scan, scan_memory
-from headstart.pipeline.evaluate.config import PredictConfig
 from headstart.pipeline.evaluate.evaluate import evaluate
-from headstart.pipeline.evaluate.predict import predict
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.places import Places
+from headstart.pipeline.predict.config import PredictConfig
+from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run
 from headstart.pipeline.upkeep.config import ExportConfig
 from headstart.pipeline.upkeep.explain import explain

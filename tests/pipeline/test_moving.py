@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import RunError, WeightsError
-from headstart.pipeline.featured import load_examples, run_networks
+from headstart.pipeline.featured import load_examples
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.places import Places, run_data, run_store
+from headstart.pipeline.predict.networks import networks_of
 from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.paths import with_absolute_paths, with_relative_paths
 
@@ -33,7 +34,7 @@ def made(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     features = FeatureConfig(**SMALL)
     store = ExtractionConfig(store=project / "store", **QUICK)
     train_run(project / "data", project / "random", features, store, HEAD)
-    (network,) = run_networks(Run.open(project / "random"))
+    (network,) = networks_of(Run.open(project / "random"))
     network.backbone.model.save_weights(project / "net.weights.h5")
     weights = replace(features, weights=str(project / "net.weights.h5"))
     train_run(project / "data", project / "runs" / "a", weights, store, HEAD)
@@ -101,14 +102,14 @@ def test_the_order_is_option_then_own_place_then_variable(
         monkeypatch.setenv(f"HEADSTART_{name.upper()}", str(tmp_path / name))
     monkeypatch.setenv("HEADSTART_WEIGHTS", "random")
     assert (run_data(run), run_store(run)) == (project / "data", project / "store")
-    assert run_networks(run)[0].config.weights == str(project / "net.weights.h5")
+    assert networks_of(run)[0].config.weights == str(project / "net.weights.h5")
     given = Places(data=tmp_path / "data", store=tmp_path / "new")
     assert (run_data(run, given), run_store(run, given)) == (given.data, given.store)
     shutil.rmtree(project / "data")
     shutil.rmtree(project / "store")
     assert (run_data(run), run_store(run)) == (tmp_path / "data", tmp_path / "store")
     (project / "net.weights.h5").unlink()
-    assert run_networks(run)[0].config.weights == "random"  # has the same digest
+    assert networks_of(run)[0].config.weights == "random"  # has the same digest
 
 
 def test_what_is_gone_is_named(project: Path) -> None:
@@ -135,8 +136,8 @@ def test_weights_are_known_by_digest(project: Path, tmp_path: Path) -> None:
     run = Run.open(project / "runs" / "a")
     again = tmp_path / "any.weights.h5"
     shutil.copy(project / "net.weights.h5", again)
-    assert run_networks(run, Places(weights=str(again)))[0].config.weights == str(again)
-    (network,) = run_networks(run)
+    assert networks_of(run, Places(weights=str(again)))[0].config.weights == str(again)
+    (network,) = networks_of(run)
     model = keras.models.clone_model(network.backbone.model)
     model.set_weights([2 * values for values in network.backbone.model.get_weights()])
     model.save_weights(again)
@@ -144,9 +145,9 @@ def test_weights_are_known_by_digest(project: Path, tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match=rf"any\.weights\.h5 holds other weights \(\w+\.\.\.\) than .* \({digest}\.\.\.\)"
     ):
-        run_networks(run, Places(weights=str(again)))
+        networks_of(run, Places(weights=str(again)))
     with pytest.raises(WeightsError, match="no such file"):
-        run_networks(run, Places(weights=str(tmp_path / "none.h5")))
+        networks_of(run, Places(weights=str(tmp_path / "none.h5")))
 
 
 def test_a_run_alone_has_its_networks(project: Path, tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_run_alone_has_its_networks(project: Path, tmp_path: Path) -> None:
     shutil.rmtree(project / "store")
     shutil.rmtree(project / "data")
     weights = str(project / "net.weights.h5")
-    (network,) = run_networks(Run.open(tmp_path / "alone"), Places(weights=weights))
+    (network,) = networks_of(Run.open(tmp_path / "alone"), Places(weights=weights))
     assert network.config.precision == "float32"
     assert np.isfinite(network.backbone.model.get_weights()[0]).all()
     assert not network.extraction.store.exists()

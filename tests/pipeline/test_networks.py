@@ -9,13 +9,13 @@ import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.evaluate.evaluate import evaluate
-from headstart.pipeline.evaluate.predict import predict
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.metrics import probabilities
+from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run
 
 BOTH = "mobilenet_v3_small+resnet50_v2"

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from headstart.features.errors import OptionError
 from headstart.features.images import decode as images
+from headstart.features.images.augment import View
 from headstart.features.images.batches import decoded_batches, why_undecodable
 from headstart.features.images.decode import decode, decoder_of, pillow_pixels, reading_of
 from headstart.features.images.opening import FORMATS
@@ -248,3 +249,23 @@ def test_undecodable_images_are_named(tmp_path: Path) -> None:
 def test_a_tiny_size_is_refused() -> None:
     with pytest.raises(OptionError, match="from 32 to 4096"):
         ImageConfig(31)
+
+
+def test_an_image_alone_has_the_pixels_that_it_has_among_others(tmp_path: Path) -> None:
+    picture = Image.effect_noise((150, 90), 40).convert("RGB")
+    images = [write(tmp_path / f"x.{suffix}", picture) for suffix in ("jpg", "png", "webp", "bmp")]
+    view = View("standard", 0, 1)
+    for one in (None, view):
+        together = dict(_rows(images, one))
+        for position, image in enumerate(images):
+            ((_, pixels),) = _rows([image], one)
+            np.testing.assert_array_equal(pixels, together[position])
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes((tmp_path / "x.jpg").read_bytes()[:-200])
+    (found,) = inspect_image(broken)
+    assert list(decoded_batches([found], ImageConfig(64), 1)) == []
+
+
+def _rows(images: list[ImageFile], view: View | None) -> list[tuple[int, np.ndarray]]:
+    parts = decoded_batches(images, ImageConfig(64), 8, view)
+    return [(int(at), row) for positions, pixels in parts for at, row in zip(positions, pixels, strict=True)]

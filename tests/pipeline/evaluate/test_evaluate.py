@@ -11,7 +11,6 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, RunError
 from headstart.features.images.batches import decoded_batches
 from headstart.pipeline.evaluate.evaluate import evaluate
-from headstart.pipeline.evaluate.predict import predict
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
@@ -19,6 +18,7 @@ from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.metrics import score
 from headstart.pipeline.places import Places
+from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run, read_csv, write_csv
 from PIL import Image
 
@@ -292,79 +292,6 @@ def test_a_missing_split_is_an_error_where_it_is_asked_for(run: Path, prepared: 
     assert evaluate(run, "val", Places(data=data)).n > 0
     with pytest.raises(DataError, match="test split has no usable images"):
         evaluate(run, "test", Places(data=data))
-
-
-@pytest.mark.slow
-def test_prediction_uses_the_fine_tuned_classifier_and_names_what_it_can_not_read(run: Path, drawn: Path) -> None:
-    head = predict(run, [drawn / "cat" / "cat.0.jpg"]).predictions[0]
-    finetune(run, FinetuneConfig(epochs=1, batch_size=8, learning_rate=1e-3))
-    result = predict(run, [drawn / "cat" / "cat.0.jpg", drawn / "dog"])
-    assert result.predictions[0].path == head.path
-    assert result.predictions[0].probabilities != head.probabilities
-    assert len(result.predictions) == 21
-    reasons = {Path(reject.path).name: reject.reason for reject in result.rejects}
-    assert reasons == {
-        "broken.text.jpg": "not-an-image",
-        "broken.header.jpg": "truncated",
-        "broken.tail.jpg": "truncated",
-    }
-
-
-def test_what_can_not_be_decoded_has_no_prediction(run: Path, drawn: Path, tmp_path: Path) -> None:
-    whole, broken = drawn / "cat" / "cat.0.jpg", tmp_path / "broken.jpg"
-    broken.write_bytes(whole.read_bytes()[:-200])
-    head = keras.models.load_model(run / "head.keras")
-    features = keras.Input(head.input_shape[1:])
-    keras.Model(features, head(keras.ops.nan_to_num(features))).save(run / "head.keras")  # as relu on some processors
-    result = predict(run, [broken, whole])
-    assert [item.path for item in result.predictions] == [str(whole)]
-    assert [(reject.path, reject.reason) for reject in result.rejects] == [(str(broken), "truncated")]
-    assert result.lines()[1].startswith(f"{broken}: truncated, ")
-    with pytest.raises(DataError, match=r"broken\.jpg \(truncated\)"):
-        predict(run, [broken])
-
-
-def test_too_many_rejects_make_predict_fail_after_the_predictions(headstart, run: Path, drawn: Path) -> None:
-    code, out, err = headstart.whole("predict", run, drawn / "dog")
-    assert code == 1
-    found = json.loads(out)  # one object, with all that could be predicted
-    assert (len(found["predictions"]), len(found["rejects"])) == (20, 3)
-    assert "3 of 23 images can't be used, over --max-rejects 0.05: " in err
-    assert headstart("predict", run, drawn / "dog", "--max-rejects=0.2") == found
-    assert "--max-rejects must be" in headstart.error("predict", run, drawn, "--max-rejects=2", code=2)
-
-
-def test_prediction_does_not_need_the_store(run: Path, drawn: Path, tmp_path: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    config["features"]["store"] = str(tmp_path / "gone")
-    (run / "config.json").write_text(json.dumps(config))
-    assert len(predict(run, [drawn / "cat" / "cat.0.jpg"]).predictions) == 1
-    assert not (tmp_path / "gone").exists()
-
-
-def test_prediction_with_other_weights_is_refused(run: Path, drawn: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    config["features"]["weights_seed"] = 1
-    (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match="other weights"):
-        predict(run, [drawn / "cat" / "cat.0.jpg"])
-
-
-def test_nothing_to_predict_is_an_error(run: Path, drawn: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(DataError, match="no such file or folder"):
-        predict(run, [tmp_path / "gone.jpg"])
-    with pytest.raises(DataError, match=r"broken\.text\.jpg \(not-an-image\)"):
-        predict(run, [drawn / "dog" / "broken.text.jpg", drawn / "cat" / "broken.empty.jpg"])
-    with pytest.raises(DataError, match=r"notes\.txt \(not-an-image\)"):
-        predict(run, [tmp_path / "notes.txt"])
-    with pytest.raises(RunError, match="not a run folder"):
-        predict(tmp_path, [drawn])
-    config = json.loads((run / "config.json").read_text())
-    config["features"]["max_pixels"] = 100
-    (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match=r"cat\.0\.jpg \(too-large\)"):
-        predict(run, [drawn / "cat" / "cat.0.jpg"])
 
 
 def test_a_damaged_run_is_named(run: Path) -> None:

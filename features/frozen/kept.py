@@ -1,0 +1,76 @@
+"""Converted networks that a store keeps, so that the next command need not build them again.
+
+STORE/frozen/<backbone>-<hash>/
+    model.xml, model.bin    the fast form, as OpenVINO reads it
+    identity.json           everything that decides the fast form, and the hash of the two files
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from headstart.features.files import folder_written_atomically, read_json, write_json
+from headstart.features.frozen.calibration import network_digest
+from headstart.features.frozen.engines import load_openvino, read_model
+from headstart.features.terminal import console
+
+_VERSION = 1  # raise it when `frozen` makes another fast form of the same network
+_IDENTITY = "identity.json"
+_VERSIONS = ("kept_version", "openvino", "forward_version")  # fields of an identity
+
+
+@dataclass(frozen=True)
+class KeptNetwork:
+    """The place of one converted network in the store `root`, which is never created."""
+
+    root: Path
+    name: str  # of the backbone
+    identity: Mapping[str, Any]  # everything that decides the fast form
+
+    @classmethod
+    def of(cls, root: Path, name: str, fields: Mapping[str, Any]) -> "KeptNetwork":
+        """Return the place of a network with these `fields`, for the versions of this headstart and OpenVINO."""
+        identity = {**fields, "kept_version": _VERSION, "openvino": version("openvino")}
+        return cls(root, name, json.loads(json.dumps(identity)))  # as it is read again: with lists for tuples
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the network, which need not exist."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return self.root / "frozen" / f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def read(self) -> Any | None:
+        """Return the converted network; None if there is none, or if it is damaged."""
+        with suppress(OSError, ValueError, AttributeError, RuntimeError):  # RuntimeError: OpenVINO's, of any fault
+            known = read_json(self.folder / _IDENTITY)
+            if known.get("identity") == self.identity and known.get("files") == network_digest(self.folder):
+                return read_model(self.folder / "model.xml")
+        return None
+
+    def write(self, model: Any) -> None:
+        """Keep the converted network `model`. Networks of other versions are removed. A failure is only printed."""
+        if not self.root.is_dir():
+            return
+        try:
+            self._remove_outdated()
+            with folder_written_atomically(self.folder, replace=True) as partial:
+                load_openvino().save_model(model, partial / "model.xml", compress_to_fp16=False)
+                write_json(partial / _IDENTITY, {"identity": self.identity, "files": network_digest(partial)})
+        except FileExistsError:
+            pass  # another process was first
+        except (OSError, RuntimeError) as error:  # RuntimeError: OpenVINO's, of a full disk
+            said = " ".join(str(error).split())[:160]
+            console.print(f"the next command will build {self.name} again: {said}")
+
+    def _remove_outdated(self) -> None:
+        for folder in (self.root / "frozen").glob("[!.]*"):
+            with suppress(OSError, ValueError, AttributeError, KeyError):
+                found = read_json(folder / _IDENTITY)["identity"]
+                if any(found.get(name) != self.identity.get(name) for name in _VERSIONS):
+                    shutil.rmtree(folder)

@@ -1,0 +1,1 @@
+"""`headstart predict`: classify any images with a run."""

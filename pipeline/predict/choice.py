@@ -1,0 +1,67 @@
+"""Which model of a run answers: its head or its fine-tuned classifier."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from headstart.features.errors import RunError
+from headstart.pipeline.choosing import CHOICES, ChooseBy, rank
+from headstart.pipeline.runs import Run
+
+Model = Literal["head", "finetuned"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model that answers, and a line that says why."""
+
+    model: Model
+    reason: str
+
+    def line(self) -> str:
+        """Return the line for a person."""
+        return f"{'the head' if self.model == 'head' else 'the fine-tuned classifier'} answers: {self.reason}"
+
+
+def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"]) -> Choice:
+    """Return the model that is asked for. `auto` is the fine-tuned one where fine-tuning gained on val, else the head.
+
+    Raises RunError if the run has no fine-tuned classifier and one is asked for.
+    """
+    tuned = run.classifier_file.exists()
+    if asked == "finetuned" and not tuned:
+        raise RunError(f"{run.path}: --model finetuned: it has none; `headstart finetune {run.path}` makes one")
+    if not tuned:
+        return Choice("head", "nothing was fine-tuned")
+    figures = _figures(run)
+    if asked != "auto":
+        return Choice(asked, f"--model asks for it{f' ({figures.text})' if figures else ''}")
+    if figures is None:
+        return Choice("finetuned", "the run does not say how good it was before fine-tuning")
+    if figures.gained:
+        return Choice("finetuned", f"fine-tuning gained on val ({figures.text})")
+    return Choice("head", f"fine-tuning gained nothing on val ({figures.text})")
+
+
+@dataclass(frozen=True)
+class _Figures:
+    gained: bool
+    text: str
+
+
+def _figures(run: Run) -> _Figures | None:
+    """Return whether fine-tuning gained on val, by the figure that chooses the run's epochs; None if unknown."""
+    found = run.metrics().get("finetune", {})
+    before, after, best = found.get("before"), found.get("val"), found.get("best_epoch", 0)
+    if not _has_loss(before) or not _has_loss(after):
+        return None
+    asked = run.config().get("finetune", {}).get("choose_by") or run.config().get("head", {}).get("choose_by")
+    known = asked in CHOICES and all(asked in figures for figures in (before, after))
+    by = cast(ChooseBy, asked if known else "loss")
+    shown = by if by in before else "loss"
+    text = f"{shown} {after[shown]:.4f} fine-tuned, {before[shown]:.4f} of the head"
+    return _Figures(bool(best) and rank(by, after) < rank(by, before), text)
+
+
+def _has_loss(figures: Any) -> bool:
+    return isinstance(figures, Mapping) and isinstance(figures.get("loss"), int | float)

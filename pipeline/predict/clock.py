@@ -1,0 +1,33 @@
+"""What the seconds of a command are spent on."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Clock:
+    """Seconds since its making, by kind. The kind `images` is the rest."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._spent = {"start": 0.0, "network": 0.0}
+
+    @contextmanager
+    def of(self, kind: str) -> Iterator[None]:
+        """Count the seconds of the block as `kind`: `start`, of TensorFlow, or `network`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[kind] += time.perf_counter() - began
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each kind so far."""
+        whole = time.perf_counter() - self._began
+        return {**self._spent, "images": whole - sum(self._spent.values())}
+
+    def line(self) -> str:
+        """Return the seconds so far, for a person."""
+        seconds = self.seconds()
+        parts = ", ".join(f"{kind} {value:.1f}" for kind, value in seconds.items())
+        return f"{sum(seconds.values()):.1f} s: {parts}"

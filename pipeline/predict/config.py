@@ -1,0 +1,49 @@
+"""The settings of `predict`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from headstart.features.errors import OptionError, require_options
+from headstart.features.options import option
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Which images are classified, by which model, and where the predictions go. Raises OptionError."""
+
+    model: Literal["auto", "head", "finetuned"] = option(
+        "auto",
+        "The model that answers. auto: the fine-tuned classifier where fine-tuning gained on val, else the head.",
+    )
+    top: int = option(1, "Number of likeliest classes to show for each image.")
+    probabilities: Literal["auto", "all", "none"] = option(
+        "auto", "Probabilities of all classes in --output. auto: if the run has at most 30 classes."
+    )
+    views: int = option(1, "Average over each image as it is and this number, less one, of augmented views.")
+    recursive: bool = option(True, "Whether to read folders within folders.", flag="--recursive/--no-recursive")
+    listed: Path | None = option(
+        None, "File of paths, one a line or ended by NUL; - is standard input.", flag="--from", metavar="FILE"
+    )
+    output: Path | None = option(None, "Write predictions to this .csv, .jsonl or .parquet file as they are made.")
+    append: bool = option(False, "Go on with an --output that was begun before.", flag="--append")
+    batch_size: int = option(0, "Images per forward pass. 0: chosen as for `headstart features`.")
+    max_pixels: int = option(0, "Images with more pixels are rejected. 0: the limit of the run.")
+    max_rejects: float = option(0.05, "Fraction of images that may be unusable.")
+
+    def __post_init__(self) -> None:
+        require_options(
+            ("--top", self.top, self.top >= 1, "at least 1"),
+            ("--views", self.views, self.views >= 1, "at least 1"),
+            ("--batch-size", self.batch_size, self.batch_size >= 0, "at least 0"),
+            ("--max-pixels", self.max_pixels, self.max_pixels >= 0, "at least 1, or 0"),
+            ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),
+            ("--output", self.output, not self.output or self.output.suffix.lower() in SUFFIXES, _NAMES),
+        )
+        if self.append and not self.output:
+            raise OptionError("--append: goes on with a file; name it with --output")
+
+
+_NAMES = f"a file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"

@@ -1,0 +1,42 @@
+"""Which images a file of predictions has already."""
+
+import hashlib
+from typing import Protocol
+
+import numpy as np
+from headstart.pipeline.predict.items import Item
+
+_DIGEST = 16  # bytes of a path's hash
+
+
+class Output(Protocol):
+    """An open file of predictions."""
+
+    def is_done(self, path: str) -> bool:
+        """Return whether an earlier command wrote the image or reject with this path."""
+
+    def write(self, item: Item) -> None:
+        """Write an item. After the call, or within seconds, it outlasts a kill of the process."""
+
+
+class Done:
+    """The paths that a file has already, as hashes: a million take 16 MB."""
+
+    def __init__(self) -> None:
+        self._hashes = bytearray()
+        self._sorted = np.empty(0, f"S{_DIGEST}")
+
+    def add(self, path: str) -> None:
+        """Add a path, in the form in which the file has it."""
+        self._hashes += _hash(path)
+
+    def __contains__(self, path: str) -> bool:
+        if len(self._sorted) * _DIGEST < len(self._hashes):
+            self._sorted = np.sort(np.frombuffer(bytes(self._hashes), self._sorted.dtype))
+        asked = np.array(_hash(path), self._sorted.dtype)
+        place = int(np.searchsorted(self._sorted, asked))
+        return place < len(self._sorted) and bool(self._sorted[place] == asked)
+
+
+def _hash(path: str) -> bytes:
+    return hashlib.blake2b(path.encode(errors="surrogateescape"), digest_size=_DIGEST).digest()

@@ -1,0 +1,153 @@
+"""Predictions as CSV and as JSON lines. The file grows in place.
+
+Each line is whole. After a kill the last one may be cut off: it is then written again.
+"""
+
+import csv
+import fcntl
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from headstart.features.errors import DataError
+from headstart.features.files import flush_to_disk
+from headstart.features.terminal import console
+from headstart.pipeline.predict.done import Done, Output
+from headstart.pipeline.predict.items import Item, Layout
+from headstart.pipeline.spreadsheets import spreadsheet_safe
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How items are written as lines, and read again."""
+
+    header: bytes
+    encode: Callable[[Item], bytes]
+    path: Callable[[str], str]  # the form in which the file has a path
+    parse: Callable[[bytes], str | None]  # the path in a line; None if the line is of another layout
+    quotes: bool  # whether a line goes on after its end within quotes
+
+
+@contextmanager
+def open_lines(output: Path, layout: Layout) -> Iterator[Output]:
+    """Open a `.csv` or `.jsonl` file for the rows of `layout`; see `output.open_output`."""
+    form = _csv_form(layout) if output.suffix.lower() == ".csv" else _json_form(layout)
+    with output.open("a+b") as file:
+        _lock(file, output)
+        done = _take_up(file, output, form)
+        yield _Lines(file, form, done)
+        file.flush()
+        flush_to_disk(output)
+
+
+class _Lines:
+    def __init__(self, file: BinaryIO, form: _Form, done: Done) -> None:
+        self._file, self._form, self._done = file, form, done
+
+    def is_done(self, path: str) -> bool:
+        return self._form.path(path) in self._done
+
+    def write(self, item: Item) -> None:
+        self._file.write(self._form.encode(item))
+        self._file.flush()
+
+
+def _lock(file: BinaryIO, output: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DataError(f"--output {output}: another process writes to it; name another file") from error
+    except OSError:  # a file system without locks
+        pass
+
+
+def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
+    """Read the paths in a file of earlier lines, cut off an unfinished last line, and write the header if it lacks."""
+    done, end = Done(), len(form.header)
+    file.seek(0)
+    begin = file.read(end)
+    if begin != form.header and not form.header.startswith(begin):
+        raise _other(output, 1)
+    if len(begin) < end:
+        file.truncate(0)
+        file.write(form.header)
+        return done
+    for number, line in enumerate(_whole_lines(file, form.quotes), 2 if end else 1):
+        path = form.parse(line)
+        if path is None:
+            raise _other(output, number)
+        done.add(path)
+        end += len(line)
+    if end < os.fstat(file.fileno()).st_size:
+        console.print(f"{output}: its last line was cut off; its image is classified again")
+        file.truncate(end)
+    return done
+
+
+def _whole_lines(file: BinaryIO, quotes: bool) -> Iterator[bytes]:
+    """Yield the lines that are not cut off. For `quotes` see `_Form`."""
+    line = b""
+    for piece in file:
+        line += piece
+        if line.endswith(b"\n") and not (quotes and line.count(b'"') % 2):
+            yield line
+            line = b""
+
+
+def _other(output: Path, number: int) -> DataError:
+    return DataError(
+        f"--output {output}: line {number} is not of this run, model and options (--top, --probabilities, --views, "
+        "--seed); --append goes on only with those: name another file"
+    )
+
+
+def _csv_form(layout: Layout) -> _Form:
+    columns = list(layout.columns())
+
+    def encode(values: Sequence[Any]) -> bytes:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(map(_cell, values))
+        return text.getvalue().encode(errors="surrogateescape")
+
+    def parse(line: bytes) -> str | None:
+        with suppress(csv.Error, StopIteration):
+            row = next(csv.reader(io.StringIO(line.decode(errors="surrogateescape"), newline="")))
+            if len(row) == len(columns) and row[columns.index("model")] == layout.model:
+                return row[0]
+        return None
+
+    return _Form(encode(columns), lambda item: encode(layout.row(item)), spreadsheet_safe, parse, quotes=True)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else spreadsheet_safe(str(value))
+
+
+def _json_form(layout: Layout) -> _Form:
+    def encode(item: Item) -> bytes:
+        # Bytes of a name that are not UTF-8 become escapes, which JSON reads as Python's surrogates.
+        return (json.dumps(layout.json(item), ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+    def parse(line: bytes) -> str | None:
+        with suppress(ValueError, RecursionError):
+            found = json.loads(line)
+            if isinstance(found, dict) and found.get("model") == layout.model and _fits(found, layout):
+                return str(found["path"])
+        return None
+
+    return _Form(b"", encode, lambda path: path, parse, quotes=False)
+
+
+def _fits(found: dict[str, Any], layout: Layout) -> bool:
+    """Return whether a JSON object has the fields of `layout`."""
+    if "path" not in found or "rejected" in found:
+        return "path" in found
+    top = found.get("top", [None])
+    return isinstance(top, list) and len(top) == layout.top and ("probabilities" in found) == layout.every

@@ -1,0 +1,160 @@
+"""Predictions as a Parquet file, which can't be appended to: they are written as parts, which are joined at the end.
+
+FILE.parquet.parts/part-<number>.parquet    rows that outlast a kill; the folder is removed after they were joined
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from headstart.features.errors import DataError, OptionError
+from headstart.features.files import remove_left_over, written_atomically
+from headstart.pipeline.predict.done import Done, Output
+from headstart.pipeline.predict.items import Item, Layout
+
+_PART_ROWS, _PART_SECONDS = 1024, 5.0
+
+
+def require_pyarrow() -> None:
+    """Raise an OptionError if the extra `parquet` is not installed."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            "--output: a .parquet file needs the extra parquet, `pip install 'headstart[parquet]'`"
+        ) from error
+
+
+def parts_folder(output: Path) -> Path:
+    """Return the folder of the parts that are not joined yet."""
+    return output.with_name(f"{output.name}.parts")
+
+
+@contextmanager
+def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
+    """Open a Parquet file for the rows of `layout`; see `output.open_output`.
+
+    If the block ends with an error or Ctrl-C, the rows so far stay in parts.
+    """
+    folder, schema = parts_folder(output), _schema(layout)
+    folder.mkdir(exist_ok=True)
+    remove_left_over(folder)
+    done = Done()
+    try:
+        if output.exists():
+            _read_paths(output, schema, layout.model, done)
+        for part in [part for part in _parts(folder) if _is_joined(part, schema, done)]:
+            part.unlink()
+        for part in _parts(folder):
+            _read_paths(part, schema, layout.model, done)
+    except DataError:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    parts = _Parts(folder, layout, schema, done)
+    try:
+        yield parts
+    finally:
+        parts.flush()
+    _join(output, folder, schema)
+
+
+class _Parts:
+    def __init__(self, folder: Path, layout: Layout, schema: Any, done: Done) -> None:
+        self._folder, self._layout, self._schema, self._done = folder, layout, schema, done
+        self._rows: list[list[Any]] = []
+        self._since = time.monotonic()
+        self._next = max((int(part.stem.removeprefix("part-")) + 1 for part in _parts(folder)), default=0)
+
+    def is_done(self, path: str) -> bool:
+        return _text(path) in self._done
+
+    def write(self, item: Item) -> None:
+        self._rows.append(self._layout.row(item))
+        if len(self._rows) >= _PART_ROWS or time.monotonic() - self._since > _PART_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows so far as one part."""
+        import pyarrow
+        import pyarrow.parquet
+
+        if self._rows:
+            columns = [[_text(value) for value in column] for column in zip(*self._rows, strict=True)]
+            table = pyarrow.table(dict(zip(self._schema.names, columns, strict=True)), self._schema)
+            with written_atomically(self._folder / f"part-{self._next:08}.parquet") as partial:
+                pyarrow.parquet.write_table(table, partial)
+            self._next += 1
+        self._rows, self._since = [], time.monotonic()
+
+
+def _text(value: Any) -> Any:
+    """Return a value as Parquet can hold it: bytes of a name that are not UTF-8 become escapes."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _schema(layout: Layout) -> Any:
+    import pyarrow
+
+    kinds = {str: pyarrow.string(), float: pyarrow.float64()}
+    return pyarrow.schema([(_text(name), kinds[kind]) for name, kind in layout.columns().items()])
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def _opened(file: Path, schema: Any) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        opened = pyarrow.parquet.ParquetFile(file)
+    except pyarrow.ArrowException as error:
+        said = " ".join(str(error).split())[:160]
+        raise DataError(f"--output {file}: no Parquet file ({said}); name another file") from error
+    if not opened.schema_arrow.equals(schema):
+        raise DataError(
+            f"--output {file}: has other columns; --append goes on only with the classes and options (--top, "
+            "--probabilities) of before: name another file"
+        )
+    return opened
+
+
+def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
+    """Return whether the rows of `part` are in the joined file, after a kill before the part was removed.
+
+    A part repeats no row of the joined file that it is joined to, so its first row tells.
+    """
+    first = next(_opened(part, schema).iter_batches(batch_size=1, columns=["path"]), None)
+    return first is None or first.column("path")[0].as_py() in joined
+
+
+def _read_paths(file: Path, schema: Any, model: str, done: Done) -> None:
+    """Add the paths in `file` to `done`. Other columns, or the answers of another model, raise a DataError."""
+    for batch in _opened(file, schema).iter_batches(columns=["path", "model"]):
+        if any(name != model for name in batch.column("model").to_pylist()):
+            raise DataError(
+                f"--output {file}: holds the answers of another run, model or options (--views, --seed); name another "
+                "file"
+            )
+        for path in batch.column("path").to_pylist():
+            done.add(path)
+
+
+def _join(output: Path, folder: Path, schema: Any) -> None:
+    """Join `output`, if it is there, and the parts in `folder` into `output`. Then remove the folder."""
+    import pyarrow.parquet
+
+    files = [*([output] if output.exists() else []), *_parts(folder)]
+    if _parts(folder) or not output.exists():
+        with written_atomically(output) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
+            for file in files:
+                for batch in _opened(file, schema).iter_batches():
+                    writer.write_batch(batch)
+    shutil.rmtree(folder)

@@ -1,0 +1,123 @@
+"""The files to classify: those that are named, those in folders, and those of a list. They are inspected in pieces."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from headstart.features.errors import DataError, OptionError
+from headstart.features.images.faults import NO_IMAGE
+from headstart.features.images.pixels import Pages
+from headstart.features.images.scan import ImageFile, Reject, inspect_image
+from headstart.pipeline.data.listing import files_below
+
+_FIRST_PIECE, _LARGEST_PIECE = 64, 4096  # files: the first predictions come soon, later ones without gaps
+_LONGEST_PATH = 1 << 20  # bytes
+
+Piece = list[ImageFile | Reject]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files to classify, in order. A file that was named should be an image; a folder may hold other files, too."""
+
+    files: list[str] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+
+
+def find_files(
+    paths: Sequence[Path], listed: Path | None = None, recursive: bool = True, distinct: bool = False
+) -> Sources:
+    """List the files among `paths`, the files in each folder among them, and those that the file `listed` names.
+
+    With `distinct`, a file that is found several times is listed once. A path that does not exist raises a DataError.
+    In `listed` it counts as a named file, and is rejected later.
+    """
+    found = Sources()
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        _add(found, str(path), recursive)
+    if listed:
+        for name in _read_list(listed):
+            _add(found, name, recursive)
+    if not (paths or listed):
+        raise OptionError("PATH: name images or folders, or a list of them with --from")
+    return Sources(list(dict.fromkeys(found.files)), found.named) if distinct else found
+
+
+def _add(found: Sources, path: str, recursive: bool) -> None:
+    if os.path.isdir(path):
+        found.files.extend(map(str, files_below(Path(path), recursive)))
+    else:
+        found.files.append(path)
+        found.named.add(path)
+
+
+def _read_list(listed: Path) -> Iterator[str]:
+    if str(listed) == "-":
+        yield from _paths_in(sys.stdin.buffer, "standard input")
+        return
+    try:
+        with listed.open("rb") as file:
+            yield from _paths_in(file, str(listed))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise OptionError(f"--from {listed}: {error.strerror}; name a file with one path a line, or -") from error
+
+
+def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
+    """Yield the paths in `file`. Where its first block has a NUL, each path ends with one; else with its line."""
+    end, rest = b"", b""
+    while block := file.read(1 << 16):
+        end = end or (b"\0" if b"\0" in block else b"\n")
+        *whole, rest = (rest + block).split(end)
+        yield from (os.fsdecode(path.rstrip(b"\r")) for path in whole if path.strip())
+        if len(rest) > _LONGEST_PATH:
+            raise DataError(f"--from {name}: a line of more than {_LONGEST_PATH} bytes is no path")
+    if rest.strip():
+        yield os.fsdecode(rest.rstrip(b"\r"))
+
+
+def inspected(
+    sources: Sources, max_pixels: int, pages: Pages, is_done: Callable[[str], bool] = lambda path: False
+) -> Iterator[tuple[int, Piece]]:
+    """Inspect files piece by piece, the next piece in the background.
+
+    Yield the number of images and rejects that are done, and a piece: the others, in the order of the files.
+    """
+    with ThreadPoolExecutor() as pool:
+        look = partial(_inspect, sources, max_pixels, pages, is_done)
+        pieces = _pieces(sources.files)
+        try:
+            ahead = pool.map(look, next(pieces, []))
+            while seen := list(ahead):
+                ahead = pool.map(look, next(pieces, []))
+                every = [one for found in seen for one in found]
+                piece = [one for one in every if one is not None]
+                yield len(every) - len(piece), piece
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _pieces(files: Sequence[str]) -> Iterator[Sequence[str]]:
+    start, size = 0, _FIRST_PIECE
+    while start < len(files):
+        yield files[start : start + size]
+        start, size = start + size, min(2 * size, _LARGEST_PIECE)
+
+
+def _inspect(
+    sources: Sources, max_pixels: int, pages: Pages, is_done: Callable[[str], bool], file: str
+) -> list[ImageFile | Reject | None]:
+    """Inspect one file. Return its images and rejects, and None for each that is done."""
+    if pages == "first" and is_done(file):
+        return [None]
+    found = inspect_image(file, max_pixels, pages)
+    if not found and file in sources.named:
+        gone = not os.path.lexists(file)
+        found = [Reject(file, "vanished", "no such file") if gone else Reject(file, NO_IMAGE.reason, NO_IMAGE.detail)]
+    return [None if is_done(one.path) else one for one in found]

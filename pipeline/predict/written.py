@@ -1,0 +1,55 @@
+"""The result of `predict --output`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.features.errors import DataError
+from headstart.pipeline.predict.choice import Choice
+
+
+@dataclass(frozen=True)
+class Written:
+    """Predictions that were written to a file."""
+
+    written: int  # predictions of this command
+    skipped: int  # images and rejects that the file had already
+    rejected: int  # files that can't be used, which have rows with the reason
+    seconds: dict[str, float]  # see `Clock`
+    output: str
+    choice: Choice
+    spent: str
+    problem: DataError | None  # the error to raise in the end, if too many files were rejected
+
+    @property
+    def images_per_second(self) -> float:
+        """The images classified per second, from the first file that was read after the model was loaded."""
+        return self.written / self.seconds["images"] if self.written else 0.0
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object that `--json` prints."""
+        return {
+            "written": self.written,
+            "skipped": self.skipped,
+            "rejected": self.rejected,
+            "seconds": sum(self.seconds.values()),
+            "images_per_second": self.images_per_second,
+            "output": self.output,
+            "model": self.choice.model,
+            "reason": self.choice.reason,
+            "spent": self.seconds,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield the summary that is printed without `--json`."""
+        skipped = f", {self.skipped} were there already" if self.skipped else ""
+        yield (
+            f"{self.written} predictions and {self.rejected} rejects written to {self.output}{skipped} "
+            f"({self.images_per_second:.1f} images/s)"
+        )
+        yield self.choice.line()
+        yield self.spent
+
+    def failure(self) -> DataError | None:
+        """Return the error to raise after the summary is shown, if too many files were rejected."""
+        return self.problem
