@@ -31,7 +31,8 @@ from headstart.pipeline.data.examples import (
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
-from headstart.pipeline.places import Places, located_networks, run_data, run_store
+from headstart.pipeline.locating import located_networks, run_data, run_store
+from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 
 ScanCheck = Callable[

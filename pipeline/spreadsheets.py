@@ -22,5 +22,5 @@ def original_text(text: str) -> str:
 def _is_number(text: str) -> bool:
     with suppress(ValueError):
         float(text)
-        return True
+        return text == text.strip()
     return False

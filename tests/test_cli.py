@@ -38,7 +38,7 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     again = headstart("features", data, *flags)
     assert (again["extracted"], again["cached"], again["fingerprint"]) == (0, 40, first["fingerprint"])
     trained = headstart("head", data, f"--run={run}", *flags, *HEAD_FLAGS)
-    assert set(trained) == {"run", "epochs", "best_epoch", "seconds", "val"}
+    assert set(trained) == {"run", "epochs", "best_epoch", "seconds", "val", "choose_by"}
     assert set(trained["val"]) == {"accuracy", "loss"}
     tuned = headstart("finetune", run, "--epochs=1")
     assert set(tuned) == {
@@ -47,9 +47,15 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     }  # fmt: skip
     assert tuned["before"] == pytest.approx(trained["val"], rel=1e-3)
     scored = headstart("evaluate", run)
-    assert set(scored) == {"split", "n", "duplicates_in_train", "near_duplicates_in_train", "head", "finetuned"}
+    assert set(scored) == {
+        "split", "scored", "n", "duplicates_in_train", "near_duplicates_in_train", "largest_class_share", "head",
+        "finetuned", "better", "mcnemar", "predictions_file", "confusion_file",
+    }  # fmt: skip
     assert counts["test"] - 2 <= scored["n"] <= counts["test"]  # of the two broken files that prepare can't tell
-    keys = {"accuracy", "accuracy_interval", "loss", "auc", "confusion", "per_class"}
+    keys = {
+        "accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "top5", "loss", "auc", "confusion",
+        "per_class", "precision",
+    }  # fmt: skip
     assert set(scored["head"]) == set(scored["finetuned"]) == keys
     predicted = headstart("predict", run, drawn / "cat" / "cat.0.jpg", drawn / "dog", "--max-rejects=1")
     assert set(predicted) == {"predictions", "rejects", "model", "reason"}
@@ -144,7 +150,7 @@ def test_too_many_rejects_are_told_with_the_first(headstart, drawn: Path, tmp_pa
         (["--cut=mixed10"], "--cut: mobilenet_v3_small has no cut", 2),
         (["--backbone=alexnet"], "--backbone: there is no 'alexnet'", 2),
         (["--weights=gone.h5"], "--weights gone.h5: no such file", 1),
-        (["--batch-size=-1"], "--batch-size must be at least 0. Received: -1", 2),
+        (["--batch-size=-1"], "--batch-size must be from 0 to 1048576. Received: -1", 2),
         (["--max-rejects=1.5"], "--max-rejects must be from 0 to 1. Received: 1.5", 2),
         (["--image-size=10"], "--image-size must be from 32 to 4096, or 0. Received: 10", 2),
     ],
@@ -209,7 +215,7 @@ def test_a_path_below_a_file_is_told_in_one_line(
 def test_a_damaged_model_is_told_in_one_line(headstart, run: Path, drawn: Path) -> None:
     (run / "head.keras").write_bytes((run / "head.keras").read_bytes()[:500])
     for command in (("evaluate", run), ("finetune", run), ("predict", run, drawn / "cat" / "cat.0.jpg")):
-        assert "head.keras: can't be loaded" in headstart.error(*command)
+        assert "head.keras: not a .keras file" in headstart.error(*command)
 
 
 def test_running_out_of_memory_says_what_to_lower(headstart, prepared, tmp_path: Path, monkeypatch) -> None:

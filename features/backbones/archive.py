@@ -29,12 +29,12 @@ def require_file(path: str, shown: str) -> None:
         raise WeightsError(f"{shown}: not a regular file; give a file as model.save writes it")
 
 
-def require_sound_archive(path: str, shown: str) -> None:
+def require_sound_archive(path: str, shown: str, remedy: str) -> None:
     """Raise a WeightsError unless the file at `path` is an archive as Keras writes it, and is safe to load.
 
     The members must have the names that Keras uses, and plausible sizes. A layer may not be quantised, may not have a
     `lora_rank` over 1024, and may not refer to a function outside `keras.activations` and `keras.ops`. The weights may
-    not refer to other files. `shown` is the name of the file in errors.
+    not refer to other files. `shown` is the name of the file in errors, and `remedy` the advice about a damaged file.
     """
     require_file(path, shown)
     try:
@@ -47,7 +47,8 @@ def require_sound_archive(path: str, shown: str) -> None:
     except WeightsError:
         raise
     except Exception as error:  # zipfile, zlib and json raise half a dozen kinds
-        raise WeightsError(f"{shown}: not a .keras file ({' '.join(str(error).split())[:160]})") from error
+        said = " ".join(str(error).split())[:160]
+        raise WeightsError(f"{shown}: not a .keras file ({said}); {remedy}") from error
     for part in _dictionaries(config):
         _require_computed(part, shown)
 

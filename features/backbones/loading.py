@@ -27,7 +27,7 @@ def load_keras(path: str, shown: str, remedy: str) -> Any:
         shown: the file's name in errors.
         remedy: the advice in the error about a damaged file.
     """
-    require_sound_archive(path, shown)
+    require_sound_archive(path, shown, remedy)
     try:
         with warnings.catch_warnings(action="ignore"):
             model = _loaded(path)

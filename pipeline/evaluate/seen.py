@@ -7,8 +7,8 @@ from typing import Any
 from headstart.features.errors import DataError, RunError
 from headstart.pipeline.data.examples import Example, scan, scan_memory
 from headstart.pipeline.featured import FeaturedExamples
+from headstart.pipeline.locating import run_data
 from headstart.pipeline.near_duplicates import near_duplicates
-from headstart.pipeline.places import run_data
 from headstart.pipeline.runs import Run
 
 

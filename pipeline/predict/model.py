@@ -66,16 +66,15 @@ class Answers:
         """
         parts = [self._of_view(images, view) for view in self.views]
         for position, rows in _joined(parts):
-            chances = np.mean(rows, axis=0)
-            if not np.isfinite(chances).all():
+            yield position, np.mean(rows, axis=0)
+
+    def _of_view(self, images: Sequence[ImageFile], view: View | None) -> Rows:
+        for position, logits in self.model.logits(images, view):
+            if not np.isfinite(logits).all():
                 raise RunError(
                     f"{self.run.path}: its {self.choice.model} yields values that are not finite, for "
                     f"{images[position].path} the first; the model or the weights are damaged"
                 )
-            yield position, chances
-
-    def _of_view(self, images: Sequence[ImageFile], view: View | None) -> Rows:
-        for position, logits in self.model.logits(images, view):
             yield position, probabilities(logits[np.newaxis])[0]
 
 

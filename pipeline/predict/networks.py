@@ -5,7 +5,8 @@ from dataclasses import replace
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.frozen.network import Network
 from headstart.features.terminal import console
-from headstart.pipeline.places import NetworkPlaces, known_store, located_networks
+from headstart.pipeline.locating import known_store, located_networks
+from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.runs import Run
 
 

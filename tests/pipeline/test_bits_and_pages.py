@@ -99,8 +99,8 @@ def test_a_run_predicts_and_evaluates_by_its_own_bits(run: Path, prepared: Path,
     shutil.copytree(prepared, tmp_path / "data")
     for number, label in enumerate(("cat", "dog")):
         (tmp_path / "data" / "test" / label / f"{number}.png").write_bytes(png(grey.astype(np.uint16) << 4 | number))
-    held = evaluate(run, "test").n
-    assert evaluate(run, "test", Places(data=tmp_path / "data")).n == held + 2
+    held = evaluate(run, "test", Places(store=tmp_path / "store")).n
+    assert evaluate(run, "test", Places(data=tmp_path / "data", store=tmp_path / "store")).n == held + 2
 
 
 def test_a_run_of_an_earlier_version_takes_the_higher_bits(run: Path) -> None:
@@ -116,7 +116,7 @@ def test_evaluation_still_refuses_other_settings(run: Path, tmp_path: Path) -> N
     config["features"]["image_size"] = 96
     Run(run).config_file.write_text(json.dumps(config))
     with pytest.raises(RunError, match="can't be made again"):
-        evaluate(run, "test")
+        evaluate(run, "test", Places(store=tmp_path / "store"))
 
 
 def test_pages_are_examples_in_one_split(tmp_path: Path, small: FeatureConfig, extraction: ExtractionConfig) -> None:

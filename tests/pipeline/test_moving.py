@@ -16,7 +16,8 @@ from headstart.features.errors import RunError, WeightsError
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
-from headstart.pipeline.places import Places, run_data, run_store
+from headstart.pipeline.locating import run_data, run_store
+from headstart.pipeline.places import NetworkPlaces, Places
 from headstart.pipeline.predict.networks import networks_of
 from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.paths import with_absolute_paths, with_relative_paths
@@ -34,7 +35,7 @@ def made(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     features = FeatureConfig(**SMALL)
     store = ExtractionConfig(store=project / "store", **QUICK)
     train_run(project / "data", project / "random", features, store, HEAD)
-    (network,) = networks_of(Run.open(project / "random"))
+    (network,) = networks_of(Run.open(project / "random"), NetworkPlaces())
     network.backbone.model.save_weights(project / "net.weights.h5")
     weights = replace(features, weights=str(project / "net.weights.h5"))
     train_run(project / "data", project / "runs" / "a", weights, store, HEAD)
@@ -102,14 +103,14 @@ def test_the_order_is_option_then_own_place_then_variable(
         monkeypatch.setenv(f"HEADSTART_{name.upper()}", str(tmp_path / name))
     monkeypatch.setenv("HEADSTART_WEIGHTS", "random")
     assert (run_data(run), run_store(run)) == (project / "data", project / "store")
-    assert networks_of(run)[0].config.weights == str(project / "net.weights.h5")
+    assert networks_of(run, NetworkPlaces())[0].config.weights == str(project / "net.weights.h5")
     given = Places(data=tmp_path / "data", store=tmp_path / "new")
     assert (run_data(run, given), run_store(run, given)) == (given.data, given.store)
     shutil.rmtree(project / "data")
     shutil.rmtree(project / "store")
     assert (run_data(run), run_store(run)) == (tmp_path / "data", tmp_path / "store")
     (project / "net.weights.h5").unlink()
-    assert networks_of(run)[0].config.weights == "random"  # has the same digest
+    assert networks_of(run, NetworkPlaces())[0].config.weights == "random"  # has the same digest
 
 
 def test_what_is_gone_is_named(project: Path) -> None:
@@ -137,7 +138,7 @@ def test_weights_are_known_by_digest(project: Path, tmp_path: Path) -> None:
     again = tmp_path / "any.weights.h5"
     shutil.copy(project / "net.weights.h5", again)
     assert networks_of(run, Places(weights=str(again)))[0].config.weights == str(again)
-    (network,) = networks_of(run)
+    (network,) = networks_of(run, NetworkPlaces())
     model = keras.models.clone_model(network.backbone.model)
     model.set_weights([2 * values for values in network.backbone.model.get_weights()])
     model.save_weights(again)

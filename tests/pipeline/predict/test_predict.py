@@ -229,7 +229,7 @@ def test_folders_within_folders_and_lists(
 
 def test_values_that_are_not_finite_are_an_error(run: Path, drawn: Path) -> None:
     head = keras.models.load_model(run / "head.keras")
-    head.set_weights([np.full_like(weight, np.nan) for weight in head.get_weights()])
+    head.set_weights([np.full_like(weight, 1e38) for weight in head.get_weights()])
     head.save(run / "head.keras")
     with pytest.raises(RunError, match=r"not finite, for \S+cat\.0\.jpg"):
         predict(run, [drawn / "cat" / "cat.0.jpg"])

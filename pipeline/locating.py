@@ -1,0 +1,142 @@
+"""Find the data, the store and the weights of a run, which may have moved.
+
+Each is searched for in the same order: the option, the place that the run remembers, the environment variable.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from headstart.features.backbones.cuts import KNOWN_WEIGHTS, chosen_backbones, chosen_weights, weights_of_each
+from headstart.features.backbones.facts import KnownBackbones
+from headstart.features.backbones.outlines import is_own
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import HeadstartError, OptionError, RunError, WeightsError
+from headstart.features.frozen.network import Network, load_networks, weights_digest
+from headstart.pipeline.data.reading import require_data
+from headstart.pipeline.places import NetworkPlaces, Places
+from headstart.pipeline.runs import Run
+
+
+def run_data(run: Run, places: Places = Places()) -> Path:
+    """Return the data folder or list of `run`. Raises RunError if it is gone, and DataError if `--data` is no data."""
+    own = Path(run.config()["data"])
+    found = places.data or (own if own.exists() else _from_environment("data"))
+    if found is None:
+        raise _gone(run, "data", own)
+    require_data(Path(found))
+    return Path(found)
+
+
+def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
+    """Return the store of `run`. Raises RunError if it is gone.
+
+    A run never names a place to write to: its own store must exist. A store that a person named need not.
+    """
+    found = known_store(run, places)
+    if found is None:
+        raise _gone(run, "store", run.configs()[1].store)
+    return found
+
+
+def known_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path | None:
+    """Return the store of `run` as `run_store` does, or None if it is gone."""
+    own = run.configs()[1].store
+    found = places.store or (own if _is_store(own) else _from_environment("store"))
+    return Path(found) if found else None
+
+
+def located_networks(
+    run: Run,
+    places: NetworkPlaces,
+    settings: FeatureConfig,
+    extraction: ExtractionConfig,
+    known: KnownBackbones | None,
+) -> tuple[FeatureConfig, list[Network]]:
+    """Load the networks of `run` from the first weights that have its digest. Return `settings` with these weights.
+
+    `settings` are those of the run, or others that need the same weights. Raises RunError if no weights have the
+    digest, or if those of `--weights` have another.
+    """
+    digest = run.config()["weights_digest"]
+    failure: HeadstartError | None = None
+    for file, config in _candidates(settings, places):
+        try:
+            networks = load_networks(config, extraction, known)
+            found = weights_digest(networks)
+            if found == digest:
+                return config, networks
+            failure = failure or RunError(
+                f"{run.path}: {file} holds other weights ({found[:8]}...) than the run was trained with "
+                f"({digest[:8]}...); say with --weights or HEADSTART_WEIGHTS where those are"
+            )
+        except (WeightsError, OptionError) as error:
+            failure = failure or error
+        if places.weights:
+            break
+    raise failure or _gone(run, "weights", *_gone_files(settings))
+
+
+def _candidates(own: FeatureConfig, places: NetworkPlaces) -> Iterator[tuple[str, FeatureConfig]]:
+    """Yield the weights that may be those of a run, best first: their files, and the run's settings `own` with them."""
+    if places.weights:
+        yield places.weights, _with_files(own, places.weights)
+        return
+    if not _gone_files(own):
+        yield "+".join(_files(own)), own
+    if given := _from_environment("weights"):
+        try:
+            yield given, _with_files(own, given)
+        except OptionError:  # it is for a network of another kind
+            return
+
+
+def _files(config: FeatureConfig) -> list[str]:
+    """Return the file, or `imagenet` or `random`, that holds the weights of each backbone."""
+    return [name if is_own(name) else weights for name, weights in chosen_weights(config).items()]
+
+
+def _gone_files(config: FeatureConfig) -> list[str]:
+    return [file for file in _files(config) if file not in KNOWN_WEIGHTS and not Path(file).exists()]
+
+
+def _is_store(folder: Path) -> bool:
+    return any(folder.glob("*/fingerprint.json"))
+
+
+def _from_environment(kind: str) -> str | None:
+    return os.environ.get(f"HEADSTART_{kind.upper()}") or None
+
+
+def _gone(run: Run, kind: str, *places: object) -> RunError:
+    state = "is no store any more" if kind == "store" and Path(str(places[0])).exists() else "is gone"
+    return RunError(
+        f"{run.path}: its {kind} {places[0]} {state}; say with --{kind} or HEADSTART_{kind.upper()} where it is now"
+    )
+
+
+def _with_files(config: FeatureConfig, text: str) -> FeatureConfig:
+    """Return `config` with weights from other files: one, or one per backbone, joined by `+`.
+
+    A `.keras` file holds its own weights, and is replaced by another. Raises OptionError if a file is not of the kind
+    that its backbone takes.
+    """
+    files = weights_of_each(chosen_backbones(config), text)
+    moved = {name: os.path.abspath(file) for name, file in files.items() if is_own(name)}
+    others = [file for name, file in files.items() if not is_own(name)]
+    for name, file in files.items():
+        if is_own(name) != is_own(file):
+            kind = ".keras file" if is_own(name) else ".weights.h5 or _notop.h5 file"
+            raise OptionError(f"--weights {text}: {name} needs a {kind}")
+
+    def cut(name: str) -> str:
+        old = next((one for one in moved if name.startswith(f"{one}/")), None)
+        return name if old is None else moved[old] + name.removeprefix(old)
+
+    return replace(
+        config,
+        backbone="+".join(moved.get(name, name) for name in files),
+        weights=config.weights if not others else others[0] if len(set(others)) == 1 else "+".join(others),
+        cut=tuple(map(cut, config.cut)),
+    )
