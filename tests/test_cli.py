@@ -40,7 +40,7 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     trained = headstart("head", data, f"--run={run}", *flags, *HEAD_FLAGS)
     assert set(trained) == {"run", "epochs", "best_epoch", "seconds", "val", "choose_by"}
     assert set(trained["val"]) == {"accuracy", "loss"}
-    tuned = headstart("finetune", run, "--epochs=1")
+    tuned = headstart("finetune", run, "--epochs=1", "--learning-rate=1e-3")
     assert set(tuned) == {
         "run", "before", "after", "best_epoch", "epochs", "epochs_done", "stopped_early", "choose_by",
         "images_per_second", "seconds",
