@@ -15,7 +15,7 @@ from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_image
 from headstart.pipeline.data.listing import files_below
 
-_FIRST_PIECE, _LARGEST_PIECE = 64, 4096  # files: the first predictions come soon, later ones without gaps
+_FIRST_PIECE, _LARGEST_PIECE = 256, 4096  # files: the first predictions come soon, later ones without gaps
 _LONGEST_PATH = 1 << 20  # bytes
 
 Piece = list[ImageFile | Reject]
@@ -107,7 +107,7 @@ def _pieces(files: Sequence[str]) -> Iterator[Sequence[str]]:
     start, size = 0, _FIRST_PIECE
     while start < len(files):
         yield files[start : start + size]
-        start, size = start + size, min(2 * size, _LARGEST_PIECE)
+        start, size = start + size, min(8 * size, _LARGEST_PIECE)
 
 
 def _inspect(
