@@ -5,12 +5,14 @@ Each is searched for in the same order: the option, the place that the run remem
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from headstart.features.backbones.cuts import KNOWN_WEIGHTS, chosen_backbones, chosen_weights, weights_of_each
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.outlines import is_own
+from headstart.features.backbones.used import used_with
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError, RunError, WeightsError
 from headstart.features.frozen.network import Network, load_networks, weights_digest
@@ -43,7 +45,7 @@ def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
 def known_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path | None:
     """Return the store of `run` as `run_store` does, or None if it is gone."""
     own = run.configs()[1].store
-    found = places.store or (own if _is_store(own) else _from_environment("store"))
+    found = places.store or (own if _holds(own, run) else _from_environment("store"))
     return Path(found) if found else None
 
 
@@ -61,7 +63,7 @@ def located_networks(
     """
     digest = run.config()["weights_digest"]
     failure: HeadstartError | None = None
-    for file, config in _candidates(settings, places):
+    for file, config in _candidates(settings, places, digest, extraction.store):
         try:
             networks = load_networks(config, extraction, known)
             found = weights_digest(networks)
@@ -78,18 +80,23 @@ def located_networks(
     raise failure or _gone(run, "weights", *_gone_files(settings))
 
 
-def _candidates(own: FeatureConfig, places: NetworkPlaces) -> Iterator[tuple[str, FeatureConfig]]:
-    """Yield the weights that may be those of a run, best first: their files, and the run's settings `own` with them."""
+def _candidates(
+    own: FeatureConfig, places: NetworkPlaces, digest: str, store: Path
+) -> Iterator[tuple[str, FeatureConfig]]:
+    """Yield the weights that may be those of a run, best first: their files, and the run's settings `own` with them.
+
+    The last ones are files that were used with `store`, and had the digest.
+    """
     if places.weights:
         yield places.weights, _with_files(own, places.weights)
         return
     if not _gone_files(own):
         yield "+".join(_files(own)), own
-    if given := _from_environment("weights"):
-        try:
-            yield given, _with_files(own, given)
-        except OptionError:  # it is for a network of another kind
-            return
+    used = [one.file for one in used_with(store) if one.digest == digest and one.is_at_hand()]
+    for given in dict.fromkeys([_from_environment("weights"), *used]):
+        with suppress(OptionError):  # it is for a network of another kind
+            if given:
+                yield given, _with_files(own, given)
 
 
 def _files(config: FeatureConfig) -> list[str]:
@@ -101,8 +108,10 @@ def _gone_files(config: FeatureConfig) -> list[str]:
     return [file for file in _files(config) if file not in KNOWN_WEIGHTS and not Path(file).exists()]
 
 
-def _is_store(folder: Path) -> bool:
-    return any(folder.glob("*/fingerprint.json"))
+def _holds(store: Path, run: Run) -> bool:
+    """Whether `store` has a folder for each cut of `run`. Another project's store at the same place has none."""
+    keys = run.config()["fingerprints"].values()
+    return all(any(store.glob(f"*-{key[:12]}/fingerprint.json")) for key in keys if key[:12].isalnum())
 
 
 def _from_environment(kind: str) -> str | None:
@@ -110,7 +119,7 @@ def _from_environment(kind: str) -> str | None:
 
 
 def _gone(run: Run, kind: str, *places: object) -> RunError:
-    state = "is no store any more" if kind == "store" and Path(str(places[0])).exists() else "is gone"
+    state = "does not hold its features" if kind == "store" and Path(str(places[0])).exists() else "is gone"
     return RunError(
         f"{run.path}: its {kind} {places[0]} {state}; say with --{kind} or HEADSTART_{kind.upper()} where it is now"
     )

@@ -14,6 +14,7 @@ from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.config import FeatureConfig, Rescale
 from headstart.features.errors import OptionError
 from headstart.features.files import read_json, write_json
+from headstart.features.paths import absolute_path, relative_path
 from headstart.features.terminal import console
 
 _MOST, _MOST_BYTES = 100, 1 << 20  # entries, and bytes of the file
@@ -53,13 +54,19 @@ class Used:
 def used_with(store: Path) -> list[Used]:
     """Return the networks and weights that were used with `store`, the last one last. A damaged file counts as empty.
 
-    The file may come from elsewhere. A path in it is only a file to try; see `Used.is_at_hand`.
+    Paths are relative to the store on disk, and absolute here. The file may come from elsewhere. A path in it is only a
+    file to try; see `Used.is_at_hand`.
     """
     try:
         found = [Used(**values) for values in read_json(_file(store), _MOST_BYTES)]
     except (OSError, ValueError, TypeError):
         return []
-    return found if all(map(_is_sound, found)) else []
+    if not all(map(_is_sound, found)):
+        return []
+    return [
+        replace(one, backbone=absolute_path(one.backbone, store), weights=absolute_path(one.weights, store))
+        for one in found
+    ]
 
 
 def remember(store: Path, used: Sequence[Used]) -> None:
@@ -71,7 +78,7 @@ def remember(store: Path, used: Sequence[Used]) -> None:
     kept = [one for one in before if _settings(one) not in names] + now
     if set(kept) != set(before):
         with suppress(OSError):
-            write_json(_file(store), [asdict(one) for one in kept[-_MOST:]])
+            write_json(_file(store), [_on_disk(one, store) for one in kept[-_MOST:]])
 
 
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
@@ -179,6 +186,11 @@ def file_digest(path: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError):
         return ""
+
+
+def _on_disk(one: Used, store: Path) -> dict[str, Any]:
+    paths = {"backbone": relative_path(one.backbone, store), "weights": relative_path(one.weights, store)}
+    return asdict(one) | paths
 
 
 def _settings(one: Used) -> tuple[str, str, int, str]:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, RunError
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.featured import FeaturedExamples
 from headstart.pipeline.runs import Run
@@ -45,13 +45,20 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
     """Take the examples of `split` from the data `cached`.
 
     The split `auto` means `test`, or all examples if other data than the run's own have no splits. Raises DataError if
-    there are no examples, or if the data have a class that the run does not know.
+    there are no examples, or if the data have a class that the run does not know. Raises RunError if no data were named
+    and the run's folder now holds other images than it was trained on.
 
     Args:
         data: the folder or list that was named, or None for the run's own. If it holds at least half of the run's
             training images as its training images, it is the run's own at another place.
     """
-    elsewhere = None if data is None or _is_own(run, cached) else data
+    own = _is_own(run, cached, "all" if data is None else "train")
+    if data is None and not own:
+        raise RunError(
+            f"{run.path}: {run.config()['data']} holds under half of the images that it was trained on, so these are "
+            "other data; say with --data which to score"
+        )
+    elsewhere = None if own else data
     whole = split == "auto" and elsewhere is not None and not cached.has_splits
     if split == "auto":
         split = "all" if whole else "test"
@@ -59,9 +66,10 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
     return Taken(split, _labelled(cached, split, run.class_names(), where), elsewhere, whole)
 
 
-def _is_own(run: Run, cached: FeaturedExamples) -> bool:
+def _is_own(run: Run, cached: FeaturedExamples, split: str) -> bool:
+    """Whether at least half of the run's training images are in `split` of the data."""
     trained = run.digests("train")
-    return 2 * len(trained & {one.image.digest for one in cached.of("train")}) >= len(trained)
+    return 2 * len(trained & {one.image.digest for one in cached.of(split)}) >= len(trained)
 
 
 def _name(data: Path) -> str:

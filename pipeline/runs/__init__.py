@@ -2,7 +2,6 @@
 
 from headstart.pipeline.runs.files import read_csv, read_json, write_csv
 from headstart.pipeline.runs.making import list_digests, new_run, require_free, require_unchanged, versions
-from headstart.pipeline.runs.paths import plain_path
 from headstart.pipeline.runs.run import HISTORY_COLUMNS, Run, require_finite
 
 __all__ = [
@@ -10,7 +9,6 @@ __all__ = [
     "Run",
     "list_digests",
     "new_run",
-    "plain_path",
     "read_csv",
     "read_json",
     "require_finite",

@@ -29,15 +29,22 @@ class _TrialAttributes:
     replaces: int | None = None
     faulty: bool = False
     seconds: float = 0.0
+    loss: float | None = None  # this and the next four: figures on val
     accuracy: float | None = None
+    balanced_accuracy: float | None = None
+    f1: float | None = None
+    auc: float | None = None
     best_epoch: int | None = None
 
 
 def require_no_other_database(path: Path) -> None:
-    """Raise a ValueError if the SQLite file at `path` has tables, but not those of a study. Nothing is written."""
+    """Raise a ValueError if the SQLite file at `path` has tables, but not those of a study.
+
+    Nothing is written, except that SQLite rolls back the transaction of a killed process.
+    """
     if not path.exists():
         return
-    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as database:
+    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", uri=True)) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and not {"studies", "trials", "version_info"} <= tables:
         raise ValueError("it is a database of something else")

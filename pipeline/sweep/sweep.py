@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut, require_averaged, restricted
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.errors import DataError, OptionError, StoreError
+from headstart.features.errors import DataError, OptionError, RunError, StoreError
 from headstart.features.frozen.network import Network
+from headstart.features.paths import plain_path
 from headstart.features.terminal import console
 from headstart.pipeline.choosing import ChooseBy
 from headstart.pipeline.data.config import DataConfig
@@ -23,7 +24,7 @@ from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features, fingerprints_of
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
-from headstart.pipeline.runs import Run, list_digests, plain_path, require_free
+from headstart.pipeline.runs import Run, list_digests, require_free
 from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import figures_of, ranked
@@ -219,8 +220,8 @@ def _write_run(
     """
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
-        there = Run.open(path) if path.exists() else None
-        written = there.config().get("sweep", {}) if there else {}
+        there = Run.existing(path) if path.exists() else None
+        written = _origin(there, overwrite) if there else {}
         since = there is not None and there.config_file.stat().st_mtime >= began
         of_this_study = written.get("study") == origin["study"]
         better = [trial.number for trial in ranked(study.finished())]
@@ -229,6 +230,16 @@ def _write_run(
             console.print(f"{path} is there: another process that fills {study.path} wrote it")
         else:
             train(overwrite=overwrite or of_this_study, sweep=origin)
+
+
+def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
+    """Return the study and trial that a run is of; {} for any other run, or a damaged one that may be overwritten."""
+    try:
+        return run.config().get("sweep") or {}
+    except RunError:
+        if overwrite:
+            return {}
+        raise
 
 
 def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:

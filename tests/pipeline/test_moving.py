@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import RunError, WeightsError
+from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
@@ -128,7 +129,7 @@ def test_what_is_gone_is_named(project: Path) -> None:
 def test_a_folder_that_is_no_store_is_not_written_to(project: Path) -> None:
     shutil.rmtree(project / "store")
     (project / "store").mkdir()
-    with pytest.raises(RunError, match="store is no store any more; say with --store"):
+    with pytest.raises(RunError, match="does not hold its features; say with --store"):
         load_examples(Run.open(project / "runs" / "a"))
     assert list((project / "store").iterdir()) == []
 
@@ -216,3 +217,28 @@ def test_symlinks_and_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert os.path.samefile(found["data"], tmp_path / "big" / "data")
     monkeypatch.chdir(tmp_path / "big" / "runs")
     assert with_absolute_paths(relative, Path("a"))["data"] == str(tmp_path / "big" / "data")
+
+
+def test_a_copied_run_takes_no_other_projects_data_and_store(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(project / "data", other / "data")
+    for path in (other / "data").rglob("*.*"):
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes() + b"other")
+    (other / "store" / "inception_v3-mixed10-000000000000").mkdir(parents=True)
+    (other / "store" / "inception_v3-mixed10-000000000000" / "fingerprint.json").write_text("{}")
+    (other / "runs").mkdir()
+    shutil.copytree(project / "runs" / "a", other / "runs" / "a")
+    with pytest.raises(RunError, match="does not hold its features; say with --store"):
+        evaluate(other / "runs" / "a")
+    places = Places(store=tmp_path / "new", weights=str(project / "net.weights.h5"))
+    with pytest.raises(RunError, match="holds under half of the images that it was trained on"):
+        evaluate(other / "runs" / "a", places=places)
+    assert not (other / "runs" / "a" / "predictions-test.csv").exists()
+
+
+def test_weights_are_found_through_the_stores_memory(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "runs" / "a", tmp_path / "x" / "run")
+    run, places = Run.open(tmp_path / "x" / "run"), NetworkPlaces(store=project / "store")
+    (network,) = networks_of(run, places)
+    assert network.config.weights == str(project / "net.weights.h5")

@@ -1,13 +1,17 @@
 """Databases of studies that are damaged, or come from elsewhere."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import optuna
 import pytest
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import StoreError
+from headstart.pipeline.sweep.sound import require_no_other_database
 from headstart.pipeline.sweep.space import CutChoice, Space
 from headstart.pipeline.sweep.study import Study
 
@@ -63,3 +67,21 @@ def test_other_databases_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello" * 1000)
     with pytest.raises(StoreError, match="can't be opened as a study"):
         opened(tmp_path / "text")
+
+
+def test_a_process_killed_within_a_transaction_leaves_a_study_that_can_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    with closing(sqlite3.connect(path)) as database:
+        for table in ("studies", "trials", "version_info"):
+            database.execute(f"CREATE TABLE {table} (text TEXT)")
+    code = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('PRAGMA cache_size = 1'); c.execute('BEGIN')\n"
+        "for n in range(300): c.execute('INSERT INTO trials VALUES (?)', ('x' * 4000,))\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=False)
+    assert path.with_name("study.db-journal").stat().st_size
+    require_no_other_database(path)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM trials").fetchone() == (0,)
