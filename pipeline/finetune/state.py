@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headstart.features.files import folder_written_atomically, write_json
+from headstart.features.files import folder_written_atomically, remove_left_over, write_json
 from headstart.pipeline.runs import read_csv, read_json, write_csv
 
 _HISTORY, _SECONDS = "history.csv", "seconds.json"
@@ -56,11 +56,12 @@ class FinetuneState:
     @contextmanager
     def keep(self, epoch: int) -> Iterator[Path]:
         """Yield a folder to fill with the state after `epoch`. On success, it replaces the previous state."""
-        before = [path for path in self.folder.iterdir() if path != self._start_file]  # earlier versions had `work/`
+        remove_left_over(self.folder)
+        before = [*self.folder.glob("epoch-*"), *self.folder.glob("work")]  # earlier versions had `work/`
         with folder_written_atomically(self.folder / f"epoch-{epoch:04d}") as folder:
             yield folder
         for path in before:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
     def history(self) -> list[dict[str, float]]:
         """Return the metrics of each finished epoch. Epochs count from 1."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headstart.features import files
 from headstart.features.errors import OptionError, RunError
 from headstart.features.files import folder_written_atomically
 from headstart.pipeline.choosing import ChooseBy
@@ -17,6 +18,7 @@ from headstart.pipeline.finetune.resuming import require_resumable, resolve, sta
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.runs import Run
 from headstart.tests.conftest import Cli
+from headstart.tests.pipeline.test_runs import dead_process
 
 CONFIG = FinetuneConfig(class_weight="none", choose_by="loss")
 LOSSES = (1.0, 0.9, 0.95, 0.97)  # of epoch 0, the head, and of three epochs
@@ -83,6 +85,17 @@ def test_a_kill_while_a_state_is_written_leaves_the_one_before(tmp_path: Path) -
     assert FinetuneState(tmp_path / "s").epoch() == 3
     (state.folder / "start.json").unlink()  # a kill while the state is dropped
     assert FinetuneState(tmp_path / "s").kept() is None
+
+
+def test_what_a_killed_process_left_in_a_state_is_cleared(tmp_path: Path) -> None:
+    state = FinetuneState(tmp_path / "s")
+    keep(state, {})
+    left = state.folder / f".{files._host()}-{dead_process()}-1.partial.epoch-0004"
+    (left / "new").mkdir(parents=True)
+    (state.folder / "work").mkdir()  # of an earlier version
+    with state.keep(4) as folder:
+        write_epochs(folder, [row(loss) for loss in (*LOSSES[1:], 0.9)], 4.0)
+    assert sorted(path.name for path in state.folder.iterdir()) == ["epoch-0004", "start.json"]
 
 
 def test_an_unfinished_state_comes_before_a_finished_one(tmp_path: Path) -> None:
