@@ -1,6 +1,7 @@
 """What a call of `finetune` goes on with, from states on disk. Nothing here trains."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.course import Course, cost_line
 from headstart.pipeline.finetune.result import FinetuneResult
 from headstart.pipeline.finetune.resuming import require_resumable, resolve, state_of
+from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.runs import Run
 from headstart.tests.conftest import Cli
@@ -34,7 +36,7 @@ def row(loss: float, **more: float) -> dict[str, float]:
 
 def keep(state: FinetuneState, settings: dict[str, Any], losses: tuple[float, ...] = LOSSES) -> None:
     """Write a state with epochs of these losses on val."""
-    state.begin({"settings": settings, "before": {"loss": losses[0], "accuracy": 0.5}})
+    state.begin(Start(settings=settings, before={"loss": losses[0], "accuracy": 0.5}))
     for epoch in range(len(losses)):
         with state.keep(epoch) as folder:
             write_epochs(folder, [row(loss) for loss in losses[1 : epoch + 1]], float(epoch))
@@ -173,16 +175,93 @@ def test_a_damaged_state_is_told_unless_it_is_overwritten(tmp_path: Path) -> Non
     assert state_of(run, overwrite=True).folder == run.unfinished
 
 
+STATES: dict[str, tuple[str, Any]] = {
+    "no settings": ("start.json", lambda start: start.pop("settings")),
+    "settings are text": ("start.json", lambda start: start.update(settings="x")),
+    "epochs are text": ("start.json", lambda start: start["settings"].update(epochs="x")),
+    "no before": ("start.json", lambda start: start.pop("before")),
+    "before is text": ("start.json", lambda start: start.update(before="x")),
+    "before lacks the loss": ("start.json", lambda start: start["before"].pop("loss")),
+    "a choice is auto": ("start.json", lambda start: start["settings"].update(choose_by="auto")),
+    "precision without gradients": ("start.json", lambda start: start.update(precision="int8")),
+    "an epoch of letters": ("epoch-abc", None),
+    "no row": ("epoch-0003/history.csv", "epoch,loss,accuracy,val_loss,val_accuracy\n"),
+    "no column": ("epoch-0003/history.csv", "epoch,loss\n1,0.1\n"),
+    "a letter": ("epoch-0003/history.csv", "epoch,loss,accuracy,val_loss,val_accuracy\n" + 3 * "1,1,1,1,x\n"),
+    "seconds are a list": ("epoch-0003/seconds.json", "[1]"),
+    "seconds are NaN": ("epoch-0003/seconds.json", "NaN"),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_from_elsewhere_ends_in_one_line(tmp_path: Path, name: str) -> None:
+    run = unfinished(tmp_path, settings_of())
+    where, content = STATES[name]
+    file = run.unfinished / where
+    if content is None:
+        file.mkdir()
+    elif isinstance(content, str):
+        file.write_text(content)
+    else:
+        start = json.loads(file.read_text())
+        content(start)
+        file.write_text(json.dumps(start))
+    with pytest.raises(RunError) as raised:
+        require(run, settings_of())
+        state_of(run, overwrite=False).seconds()
+    assert str(raised.value).startswith(f"{file}: ")
+    assert str(raised.value).endswith("; --overwrite begins anew")
+    assert len(str(raised.value).removeprefix(str(file))) < 200
+
+
+def test_weights_of_a_state_from_elsewhere_are_checked(tmp_path: Path) -> None:
+    import keras
+    from headstart.pipeline.finetune.model import FinetuneModel
+
+    def small(units: int) -> Any:
+        inputs = keras.Input((2,))
+        top = keras.Model(inputs, keras.layers.Dense(units)(inputs))
+        rest: dict[str, Any] = {"cached": None, "head": None, "from_layer": 0, "map_cut": None}
+        return FinetuneModel(model=top, top=top, **rest)
+
+    built, file = small(1), tmp_path / "best.top.weights.h5"
+    built.save_best(tmp_path)
+    built.load_best(tmp_path)
+
+    def said() -> str:
+        with pytest.raises(RunError, match="--overwrite begins anew$") as raised:
+            built.load_best(tmp_path)
+        return str(raised.value).removeprefix(f"{file}: ")
+
+    small(3).save_best(tmp_path)
+    assert said().startswith("not weights of this model")
+    bad = small(1)
+    bad.top.layers[-1].bias.assign([float("nan")])
+    file.unlink()  # the error above still holds it open
+    bad.save_best(tmp_path)
+    assert said().startswith("has weights that are not finite")
+    file.unlink()
+    file.write_bytes(b"x")
+    assert said().startswith("not an HDF5 file, or corrupt")
+    file.unlink()
+    assert said().startswith("is missing")
+    os.mkfifo(file)
+    assert said().startswith("is no regular file")
+
+
 def test_auto_is_as_for_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, head = Run(tmp_path), {"class_weight": "balanced", "choose_by": "f1"}
     monkeypatch.setattr(run, "config", lambda: {"head": head})
-    config, choose_by = resolve(run, FinetuneConfig(), {})
+    config, choose_by = resolve(run, FinetuneConfig(), None)
     assert (config.class_weight, config.choose_by, choose_by) == ("balanced", "f1", "f1")
-    config, choose_by = resolve(run, FinetuneConfig(class_weight="none", choose_by="auc"), {})
+    config, choose_by = resolve(run, FinetuneConfig(class_weight="none", choose_by="auc"), None)
     assert (config.class_weight, choose_by) == ("none", "auc")
-    assert resolve(run, FinetuneConfig(choose_by="log_loss"), {})[0].choose_by == "loss"
+    assert resolve(run, FinetuneConfig(choose_by="log_loss"), None)[0].choose_by == "loss"
+    head["choose_by"] = "auto"
+    with pytest.raises(RunError, match=r"head\.choose_by is auto, and not among loss.*; give --choose-by"):
+        resolve(run, FinetuneConfig(), None)
     head.clear()  # of an earlier version
-    assert resolve(run, FinetuneConfig(), {})[0] == CONFIG
+    assert resolve(run, FinetuneConfig(), None)[0] == CONFIG
 
 
 def test_the_figure_that_decides_may_be_another_than_the_loss() -> None:
