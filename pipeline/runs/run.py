@@ -26,6 +26,7 @@ from headstart.features.errors import RunError
 from headstart.features.files import write_json
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.runs.config import require_valid_config, require_valid_metrics
+from headstart.pipeline.runs.entries import require_own_entries
 from headstart.pipeline.runs.files import REMEDY, csv_rows, read_csv, read_json, write_csv
 from headstart.pipeline.runs.left_over import clear_left_over
 from headstart.pipeline.runs.paths import with_absolute_paths, with_relative_paths
@@ -61,10 +62,11 @@ class Run:
     def open(cls, path: Path) -> Run:
         """Open the run at `path`, and check its settings and metrics.
 
-        Raises RunError if there is no run at `path`, or if its settings or metrics are damaged, or written by a later
-        version of headstart; see `existing`, too.
+        Raises RunError if there is no run at `path`, if its settings or metrics are damaged, or written by a later
+        version of headstart, or if a folder in it is a symlink; see `existing`, too.
         """
         run = cls.existing(path)
+        require_own_entries(path)
         run.config()
         run.metrics()
         return run

@@ -12,8 +12,9 @@ from headstart.features import files
 from headstart.features.errors import RunError
 from headstart.pipeline.runs import Run, read_csv, require_finite
 
+from tests.conftest import Cli
 from tests.pipeline.runs.hostile_models import rewrite
-from tests.pipeline.runs.hostile_runs import config, edited, feature
+from tests.pipeline.runs.hostile_runs import RUNS, config, edited, feature
 from tests.pipeline.test_runs import dead_process
 
 
@@ -49,6 +50,33 @@ def test_runs_of_earlier_versions_are_read(run: Path) -> None:
     opened = Run.open(run)
     assert opened.read_as().layout == "v1"
     assert opened.configs()[0].bits == "16"
+
+
+LINKS = {
+    "logs": "logs lie elsewhere",
+    "logs/finetune": "logs of fine-tuning lie elsewhere",
+    "finetune.state": "a state lies elsewhere",
+    "finetune.partial": "an unfinished state lies elsewhere",
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_folder_elsewhere_is_neither_written_nor_deleted(run: Path, headstart: Cli, name: str) -> None:
+    elsewhere = run.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "start.json").touch()
+    RUNS[LINKS[name]](run)
+    line = headstart.error("finetune", run, "--overwrite")
+    assert f"{run}/{name}: is a symlink to another place" in line
+    assert [path.name for path in elsewhere.iterdir()] == ["start.json"]
+
+
+def test_what_is_no_regular_file_or_folder_is_refused(run: Path) -> None:
+    RUNS["predictions of val are a pipe"](run)
+    assert refused(run).startswith("predictions-val.csv: is no regular file")
+    (run / "predictions-val.csv").unlink()
+    RUNS["a state is a file"](run)
+    assert refused(run) == "finetune.partial: is no folder; remove it"
 
 
 def test_nan_is_no_json(run: Path) -> None:
