@@ -78,15 +78,17 @@ def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
     return figures["loss"] if choose_by == "loss" else -figures[choose_by]
 
 
-def rank(choose_by: ChooseBy, figures: Mapping[str, float]) -> tuple[float, float]:
+def rank(choose_by: ChooseBy, figures: Mapping[str, float | None]) -> tuple[float, float]:
     """Return a key by which the best of several `val_figures` comes first. Of equal figures, the lower loss is better.
 
-    Without a finite loss, the key is (inf, inf), for such a model has diverged. A figure that is not finite comes last.
+    Without a finite loss, the key is (inf, inf), for such a model has diverged. A figure that is None or not finite
+    comes last.
     """
-    if not math.isfinite(figures["loss"]):
+    known = {name: math.nan if figure is None else figure for name, figure in figures.items()}
+    if not math.isfinite(known["loss"]):
         return _WORST
-    figure = to_minimise(choose_by, figures)
-    return figure if math.isfinite(figure) else math.inf, figures["loss"]
+    figure = to_minimise(choose_by, known)
+    return figure if math.isfinite(figure) else math.inf, known["loss"]
 
 
 def titled(choose_by: ChooseBy) -> str:

@@ -13,8 +13,8 @@ _FILES = (".csv", ".json")
 def require_own_entries(path: Path) -> None:
     """Raise a RunError if a folder in the run at `path` is a symlink, or if a table or JSON file is not regular.
 
-    Through such a symlink, files elsewhere would be written or deleted. A symlink to a regular file may stay: it is only
-    read, and a new file takes its place.
+    Through such a symlink, files elsewhere would be written or deleted. A symlink to a regular file may stay, because
+    it is only read, and a new file takes its place.
     """
     for entry in path.iterdir():
         written = entry.suffix in _FILES and not entry.name.startswith(".")  # temporary files come and go
