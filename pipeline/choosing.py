@@ -72,6 +72,11 @@ def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> 
     return found.figures()
 
 
+def as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures for JSON, which has no NaN: a figure that is not finite is None."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
 def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
     """Return the figure `choose_by` of `figures` as a number that is lower for better models."""
     choose_by = canonical(choose_by)

@@ -11,10 +11,10 @@ from headstart.features.errors import RunError
 from headstart.features.files import require_space
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console, progress
-from headstart.pipeline.choosing import ChooseBy, val_figures
+from headstart.pipeline.choosing import ChooseBy, as_json, val_figures
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.finetune.course import Course, as_json, as_text, cost_line
+from headstart.pipeline.finetune.course import Course, as_text, cost_line
 from headstart.pipeline.finetune.model import FinetuneModel
 from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs

@@ -331,6 +331,8 @@ def test_options_that_mean_nothing() -> None:
     for wrong in ({"warmup": -1}, {"patience": -1}, {"label_smoothing": 1.0}, {"clip_norm": -1.0}, {"choose_by": "x"}):
         with pytest.raises(OptionError, match=f"--{next(iter(wrong)).replace('_', '-')} must be"):
             FinetuneConfig(**wrong)
+    with pytest.raises(OptionError, match="--clip-norm must be a finite number"):
+        FinetuneConfig(clip_norm=float("inf"))
 
 
 def test_a_run_that_is_done_is_told_before_tensorflow_starts(run: Path, headstart: Cli) -> None:

@@ -17,7 +17,8 @@ from headstart.pipeline.runs import run as run_module
 
 from tests.conftest import Cli
 from tests.pipeline.runs.hostile_models import rewrite
-from tests.pipeline.runs.hostile_runs import RUNS, config, edited, feature, text
+from tests.pipeline.runs.hostile_runs import RUNS, config, edited, feature
+from tests.pipeline.runs.hostile_runs import text as holding
 from tests.pipeline.test_runs import dead_process
 
 
@@ -86,13 +87,13 @@ def test_null_stands_for_a_field_that_is_left_out(run: Path, headstart: Cli) -> 
     config(finetune=None, sweep=None, reading=None)(run)
     figures = {"loss": 0.5, "accuracy": 0.8, "auc": None}
     told = {"head": None, "finetune": {"best_epoch": 1, "before": figures, "val": {**figures, "loss": 0.4}}}
-    text("metrics.json", json.dumps(told))(run)
+    holding("metrics.json", json.dumps(told))(run)
     opened = Run.open(run)
     assert not {"finetune", "sweep", "reading"} & set(opened.config())
     opened.classifier_file.touch()
     assert choose_model(opened, "auto").model == "finetuned"
     for name in ("head", "finetune"):
-        text("metrics.json", json.dumps({name: None}))(run)
+        holding("metrics.json", json.dumps({name: None}))(run)
         assert opened.metrics() == {}
     opened.classifier_file.unlink()
     headstart("evaluate", run)
