@@ -3,6 +3,8 @@
 The command then exits with status 2 for an OptionError, and with status 1 for all other errors of this module.
 """
 
+import math
+
 
 class HeadstartError(Exception):
     """The base class of errors that the user can fix. Each message names the file, option or field, and the remedy."""
@@ -35,8 +37,10 @@ class DivergedError(HeadstartError):
 def require_options(*options: tuple[str, object, bool, str]) -> None:
     """Raise an OptionError for the first invalid option.
 
-    Each option is a tuple: its flag, its value, whether the value is valid, and a description of valid values.
+    Each option is a tuple: its flag, its value, whether the value is valid, and a description of valid values. A number
+    that is not finite is never valid.
     """
     for name, value, valid, wanted in options:
-        if not valid:
-            raise OptionError(f"{name} must be {wanted}. Received: {value}")
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not (valid and finite):
+            raise OptionError(f"{name} must be {wanted if finite else 'a finite number'}. Received: {value}")

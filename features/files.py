@@ -224,8 +224,11 @@ def write_first(path: Path, text: str) -> bool:
 
 
 def json_text(value: Any) -> str:
-    """Return `value` as indented JSON with a final newline, the format of all JSON files that people may read."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """Return `value` as indented JSON with a final newline, the format of all JSON files that people may read.
+
+    NaN and infinity, which are not JSON, raise a ValueError.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path, most: int = 64 << 20) -> Any:

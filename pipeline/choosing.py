@@ -72,21 +72,28 @@ def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> 
     return found.figures()
 
 
+def as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures for JSON, which has no NaN: a figure that is not finite is None."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
 def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
     """Return the figure `choose_by` of `figures` as a number that is lower for better models."""
     choose_by = canonical(choose_by)
     return figures["loss"] if choose_by == "loss" else -figures[choose_by]
 
 
-def rank(choose_by: ChooseBy, figures: Mapping[str, float]) -> tuple[float, float]:
+def rank(choose_by: ChooseBy, figures: Mapping[str, float | None]) -> tuple[float, float]:
     """Return a key by which the best of several `val_figures` comes first. Of equal figures, the lower loss is better.
 
-    Without a finite loss, the key is (inf, inf), for such a model has diverged. A figure that is not finite comes last.
+    Without a finite loss, the key is (inf, inf), for such a model has diverged. A figure that is None or not finite
+    comes last.
     """
-    if not math.isfinite(figures["loss"]):
+    known = {name: math.nan if figure is None else figure for name, figure in figures.items()}
+    if not math.isfinite(known["loss"]):
         return _WORST
-    figure = to_minimise(choose_by, figures)
-    return figure if math.isfinite(figure) else math.inf, figures["loss"]
+    figure = to_minimise(choose_by, known)
+    return figure if math.isfinite(figure) else math.inf, known["loss"]
 
 
 def titled(choose_by: ChooseBy) -> str:

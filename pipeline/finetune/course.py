@@ -82,8 +82,3 @@ def cost_line(epochs: int, seconds: float, patience: int) -> str:
 def as_text(figures: Mapping[str, float]) -> str:
     """Return figures as text, such as `loss 0.3921, accuracy 0.8400`."""
     return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-
-
-def as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """Return figures for JSON, which has no NaN: an undefined figure is None."""
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}

@@ -11,11 +11,12 @@ from headstart.features.errors import RunError
 from headstart.features.files import require_space
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console, progress
-from headstart.pipeline.choosing import ChooseBy, val_figures
+from headstart.pipeline.choosing import ChooseBy, as_json, val_figures
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.finetune.course import Course, as_json, as_text, cost_line
+from headstart.pipeline.finetune.course import Course, as_text, cost_line
 from headstart.pipeline.finetune.model import FinetuneModel
+from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.inputs import explained, require_unchanged_files
 from headstart.pipeline.runs import Run
@@ -36,7 +37,7 @@ def train_epochs(
 
     Returns the figures on val after each epoch, and the speed of training in images per second; see
     `Progress.examples_per_second`. The speed is 0 if no epoch was left. Raises OSError if the disk has too little room
-    for the state, and RunError if the head's outputs are not finite.
+    for the state, and RunError if the head's outputs are not finite, or if the state is damaged.
     """
     # Epochs count on from the head's epochs, because the curves of both phases share an axis.
     offset = sum(row["phase"] == "head" for row in run.history())
@@ -48,7 +49,9 @@ def train_epochs(
         require_space(run.path, (1 if state.kept() else 2) * built.state_bytes)
         if state.kept() is None:
             val_seconds = _begin(run, state, built, val_batches, choose_by, settings)
-        course = Course.of(choose_by, state.start()["before"], state.history())
+        else:
+            built.load_best(_kept(state))  # it may be damaged; this is told before hours of training
+        course = state.course(choose_by)
         speed = 0.0
         if course.done < config.epochs and not course.stops(config.patience):
             keeper = _Keeper(state, built, config, course, val_batches)
@@ -75,8 +78,8 @@ def _begin(
         raise RunError(f"{run.head_file}: its outputs on val are not finite; train the head again, with --overwrite")
     console.print(f"epoch 0, the head alone: val {as_text(before)}")
     precision = built.cached.network.backbone.precision
-    start = {"settings": settings, "precision": precision, "from_layer": built.from_layer}
-    state.begin({**start, "before": as_json(before)})
+    assert precision != "int8"  # it has no gradients
+    state.begin(Start(settings=settings, precision=precision, from_layer=built.from_layer, before=as_json(before)))
     with state.keep(0) as folder:
         built.save_best(folder)
         write_epochs(folder, [], 0.0)

@@ -52,7 +52,7 @@ def finetune(
     from headstart.pipeline.finetune.model import build_finetune_model
 
     begun, state = as_begun(run, plan.config, plan.start), plan.state
-    built = build_finetune_model(run, cached, begun, seed, plan.start.get("precision", "auto"))
+    built = build_finetune_model(run, cached, begun, seed, plan.start.precision if plan.start else "auto")
     if plan.start:
         state.move(run.unfinished)
     else:

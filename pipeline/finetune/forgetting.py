@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from headstart.features.files import write_json, written_atomically
+from headstart.features.files import written_atomically
 from headstart.pipeline.runs import Run
 
 _MODEL = "finetuned"
@@ -14,11 +14,12 @@ _OF_THE_MODEL = ("model", "predicted", "probability")  # columns of `predictions
 
 def forget_classifier(run: Run) -> None:
     """Remove the classifier from the metrics, the predictions and the confusions in `run`."""
-    metrics = run.metrics()
-    for evaluated in metrics.get("evaluate", {}).values():
-        for name in _FIELDS:
-            evaluated.pop(name, None)
-    write_json(run.metrics_file, metrics)
+    if evaluated := run.metrics().get("evaluate"):
+        left = {
+            split: {name: value for name, value in fields.items() if name not in _FIELDS}
+            for split, fields in evaluated.items()
+        }
+        run.update(run.metrics_file, evaluate=left)
     for file in (*run.path.glob("predictions-*.csv"), *run.path.glob("confusion-*.csv")):
         _rewrite(file, drop_rows=file.name.startswith("confusion-"))
 

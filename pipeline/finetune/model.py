@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
+from headstart.features.backbones.hdf5 import require_sound_hdf5
+from headstart.features.backbones.loading import said
 from headstart.features.config import AskedPrecision
 from headstart.features.device import make_deterministic
-from headstart.features.errors import OptionError
+from headstart.features.errors import OptionError, RunError, WeightsError
 from headstart.features.frozen.network import load_network
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console
@@ -17,12 +20,15 @@ from headstart.pipeline.classifier import build_classifier, build_streamed, buil
 from headstart.pipeline.extracting import extract_at, first_views
 from headstart.pipeline.featured import FeaturedExamples
 from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.state import ANEW
 from headstart.pipeline.inputs import NextEpoch, eval_dataset, features_dataset, train_dataset
 from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.files import require_regular
 from headstart.pipeline.training import compile_model, make_optimizer
 
 _BEST, _LATEST = "best.top.weights.h5", "latest.top.weights.h5"
 # Versions before 0.2 saved the whole model. A state that one of them began may have its best weights.
+_MOST_BYTES = 64 << 30
 _EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
 
 
@@ -64,16 +70,17 @@ class FinetuneModel:
     def load_latest(self, folder: Path) -> None:
         """Set the model and the optimizer to the latest state in `folder`. Before the first epoch, nothing is set."""
         if (folder / _EARLIER_LATEST).exists():
-            self.model.load_weights(folder / _EARLIER_LATEST)
+            load_state(self.model, folder / _EARLIER_LATEST)
         elif (folder / _LATEST).exists():
-            _sharing(self.top, self.model.optimizer).load_weights(folder / _LATEST)
+            load_state(_sharing(self.top, self.model.optimizer), folder / _LATEST)
 
     def load_best(self, folder: Path) -> None:
-        """Set the model to the best weights in `folder`."""
-        if (folder / _EARLIER_BEST).exists():
-            _sharing(self.model).load_weights(folder / _EARLIER_BEST)
-        else:
-            _sharing(self.top).load_weights(folder / _BEST)
+        """Set the model to the best weights in `folder`. Raises RunError if a weight is not finite."""
+        earlier = (folder / _EARLIER_BEST).exists()
+        file = folder / (_EARLIER_BEST if earlier else _BEST)
+        load_state(_sharing(self.model if earlier else self.top), file)
+        if not all(np.isfinite(variable.numpy()).all() for variable in self.top.weights):
+            raise RunError(f"{file}: has weights that are not finite; {ANEW}")
 
     def classifier(self) -> keras.Model:
         """Join the trained backbone and head into a float32 model that maps pixels uint8 [B, H, W, 3] to logits."""
@@ -109,6 +116,20 @@ class FinetuneModel:
             features_dataset(viewed or [plain], train, batch_size, seed, next_epoch, raised),
             features_dataset([plain], val, batch_size, seed, lambda: 0, raised),
         )
+
+
+def load_state(model: keras.Model, file: Path) -> None:
+    """Load a weights file of a state into `model`. Raises RunError if the file is damaged, or of another model."""
+    require_regular(file, _MOST_BYTES, ANEW)
+    try:
+        require_sound_hdf5(file, file.stat().st_size, str(file))
+        model.load_weights(file)
+    except WeightsError as error:
+        raise RunError(f"{error}; {ANEW}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Keras and h5py raise a dozen kinds
+        raise RunError(f"{file}: not weights of this model, or corrupt ({said(error)}); {ANEW}") from error
 
 
 def build_finetune_model(

@@ -6,21 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headstart.features.errors import RunError
-from headstart.pipeline.choosing import ChooseBy
+from headstart.pipeline.choosing import CHOICES, ChooseBy, canonical
 from headstart.pipeline.finetune.config import FinetuneConfig
-from headstart.pipeline.finetune.course import Course
+from headstart.pipeline.finetune.start import EARLIER, Start
 from headstart.pipeline.finetune.state import FinetuneState
 from headstart.pipeline.runs import Run
 
 _MAY_CHANGE = ("epochs", "patience")
-_EARLIER = {  # settings that versions before 0.2 lacked, with the values that they had in effect
-    "schedule": "constant",
-    "warmup": 0,
-    "clip_norm": 0.0,
-    "choose_by": "loss",
-    "label_smoothing": 0.0,
-    "class_weight": "none",
-}
+_VALUES = {"choose_by": CHOICES, "class_weight": ("none", "balanced")}  # without `auto`
 
 
 @dataclass(frozen=True)
@@ -28,7 +21,7 @@ class Plan:
     """What a call of `finetune` does: the settings to train with, and the state to go on from."""
 
     state: FinetuneState
-    start: dict[str, Any]  # the state's `start.json`; {} to begin anew
+    start: Start | None  # None to begin anew
     config: FinetuneConfig  # without `auto`
     choose_by: ChooseBy
     settings: dict[str, Any]  # of `config`, and the seed
@@ -37,7 +30,7 @@ class Plan:
 def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> Plan:
     """Return what to do. Raises RunError if the state has other settings or no epoch left; see `require_resumable`."""
     state = state_of(run, overwrite)
-    start = {} if overwrite else state.start()  # an old state that is overwritten may be damaged
+    start = None if overwrite else state.start()  # an old state that is overwritten may be damaged
     config, choose_by = resolve(run, config, start)
     settings = {**asdict(config), "seed": seed}
     if not overwrite:
@@ -56,15 +49,21 @@ def state_of(run: Run, overwrite: bool) -> FinetuneState:
     return FinetuneState(run.finished)
 
 
-def resolve(run: Run, config: FinetuneConfig, start: dict[str, Any]) -> tuple[FinetuneConfig, ChooseBy]:
+def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[FinetuneConfig, ChooseBy]:
     """Replace `auto` in `config`: by the settings in `start`, else by the head's. Returns its `choose_by`, too.
 
-    `start` is the `start.json` of the fine-tuning to go on with, or {}.
+    `start` is of the fine-tuning to go on with, or None. Raises RunError if the head has no such setting.
     """
-    then = {**_EARLIER, **(start["settings"] if start else run.config()["head"])}
+    then = {**EARLIER, **(start.settings if start else run.config()["head"])}
     asked = {name: getattr(config, name) for name in ("class_weight", "choose_by")}
     chosen = {name: then[name] if value == "auto" else value for name, value in asked.items()}
-    choose_by: ChooseBy = "loss" if chosen["choose_by"] == "log_loss" else chosen["choose_by"]
+    for name, value in chosen.items():
+        if value not in _VALUES[name]:
+            raise RunError(
+                f"{run.config_file}: head.{name} is {str(value)[:80]}, and not among {', '.join(_VALUES[name])}; give "
+                f"--{name.replace('_', '-')}"
+            )
+    choose_by: ChooseBy = canonical(chosen["choose_by"])
     return replace(config, class_weight=chosen["class_weight"], choose_by=choose_by), choose_by
 
 
@@ -78,8 +77,8 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
                 "--overwrite begins anew"
             )
         return
-    _require_same_settings(run, state, {**_EARLIER, **start["settings"]}, settings)
-    course = Course.of(choose_by, start["before"], state.history())
+    _require_same_settings(run, state, {**EARLIER, **start.settings}, settings)
+    course = state.course(choose_by)
     done, epochs, finished = state.epoch(), settings["epochs"], state.folder == run.finished
     if done > epochs:
         more = f"more than {done} goes on" if finished else f"--epochs {done} ends it there, more goes on"
@@ -113,14 +112,14 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
         )
 
 
-def as_begun(run: Run, config: FinetuneConfig, start: dict[str, Any]) -> FinetuneConfig:
+def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
     """Return `config` with the first trained layer in `start`, because the default layer may have changed since.
 
-    `start` is the `start.json` of the fine-tuning to go on with, or {}. Raises RunError if an earlier version wrote it
-    and its default layer is unknown.
+    `start` is of the fine-tuning to go on with, or None. Raises RunError if an earlier version wrote it and its default
+    layer is unknown.
     """
-    if "from_layer" in start:
-        return replace(config, from_layer=str(start["from_layer"]))
+    if start and start.from_layer is not None:
+        return replace(config, from_layer=str(start.from_layer))
     if start and not config.from_layer and run.configs()[0].backbone != "inception_v3":
         raise RunError(f"{run.path}: its fine-tuning was begun by an earlier version; begin anew with --overwrite")
     return config

@@ -10,21 +10,33 @@ While the fine-tuning is unfinished, the state lies in `finetune.partial/` of th
         and weights files, see `FinetuneModel`
 """
 
-import json
+import math
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from headstart.features.files import folder_written_atomically, write_json
+from headstart.features.errors import RunError
+from headstart.features.files import folder_written_atomically, remove_left_over, write_json
+from headstart.features.files import read_json as read_any_json
+from headstart.pipeline.choosing import ChooseBy
+from headstart.pipeline.finetune.course import Course
+from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.runs import read_csv, read_json, write_csv
+from headstart.pipeline.runs.config import converted
 
+ANEW = "--overwrite begins anew"
 _HISTORY, _SECONDS = "history.csv", "seconds.json"
+_EPOCH = re.compile("epoch-([0-9]{4,9})")
 
 
 class FinetuneState:
-    """The state of a fine-tuning in `folder`, which need not exist yet."""
+    """The state of a fine-tuning in `folder`, which need not exist yet.
+
+    The state may come from elsewhere. Each method that reads raises RunError if what it reads is damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,47 +45,84 @@ class FinetuneState:
     def _start_file(self) -> Path:
         return self.folder / "start.json"
 
-    def begin(self, start: dict[str, Any]) -> None:
+    def begin(self, start: Start) -> None:
         """Remove any earlier state, and write `start` to `start.json`."""
         self.drop()
         self.folder.mkdir(parents=True)
-        write_json(self._start_file, start)
+        write_json(self._start_file, asdict(start))
 
-    def start(self) -> dict[str, Any]:
-        """Return the content of `start.json`; {} if there is no such file. Raises RunError if the file is damaged."""
-        return read_json(self._start_file, "--overwrite begins anew") if self._start_file.exists() else {}
+    def start(self) -> Start | None:
+        """Return the content of `start.json`; None if there is no such file."""
+        if not self._start_file.exists():
+            return None
+        try:
+            return converted(read_json(self._start_file, ANEW), Start)
+        except RunError:
+            raise
+        except ValueError as error:
+            raise RunError(f"{self._start_file}: {str(error)[:300]}; {ANEW}") from error
 
     def kept(self) -> Path | None:
         """Return the folder with the state after the last finished epoch; None if there is no such state."""
-        kept = sorted(self.folder.glob("epoch-*"))
-        return kept[-1] if kept and self._start_file.exists() else None
+        if not self._start_file.exists():
+            return None
+        found = {}
+        for path in self.folder.glob("epoch-*"):
+            name = _EPOCH.fullmatch(path.name)
+            if name is None or path.is_symlink() or not path.is_dir():
+                raise RunError(f"{path}: is not the state after an epoch; {ANEW}")
+            found[int(name[1])] = path
+        return found[max(found)] if found else None
 
     def epoch(self) -> int:
         """Return the number of the last finished epoch; 0 is the head alone."""
         kept = self.kept()
         return int(kept.name.removeprefix("epoch-")) if kept else 0
 
+    def course(self, choose_by: ChooseBy) -> Course:
+        """Return the course up to the last finished epoch. There must be a `start.json`."""
+        start = self.start()
+        assert start is not None  # `begin` wrote it
+        return Course.of(choose_by, start.before, self.history())
+
     @contextmanager
     def keep(self, epoch: int) -> Iterator[Path]:
         """Yield a folder to fill with the state after `epoch`. On success, it replaces the previous state."""
-        before = [path for path in self.folder.iterdir() if path != self._start_file]  # earlier versions had `work/`
+        remove_left_over(self.folder)
+        before = [*self.folder.glob("epoch-*"), *self.folder.glob("work")]  # earlier versions had `work/`
         with folder_written_atomically(self.folder / f"epoch-{epoch:04d}") as folder:
             yield folder
         for path in before:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
     def history(self) -> list[dict[str, float]]:
         """Return the metrics of each finished epoch. Epochs count from 1."""
-        kept = self.kept()
-        rows = read_csv(kept / _HISTORY) if kept and (kept / _HISTORY).exists() else []
-        return [
-            {**{name: float(value) for name, value in row.items()}, "epoch": epoch} for epoch, row in enumerate(rows, 1)
-        ]
+        kept, start = self.kept(), self.start()
+        if kept is None or start is None or not self.epoch():
+            return []
+        file, columns = kept / _HISTORY, ("loss", "accuracy", *(f"val_{name}" for name in start.before))
+        rows = read_csv(file, columns, ANEW)
+        if len(rows) != self.epoch():
+            raise RunError(f"{file}: has {len(rows)} epochs in place of {self.epoch()}; {ANEW}")
+        try:
+            return [
+                {"epoch": epoch, **{name: float(row[name]) for name in columns}} for epoch, row in enumerate(rows, 1)
+            ]
+        except ValueError as error:
+            raise RunError(f"{file}: {str(error)[:100]}; {ANEW}") from error
 
     def seconds(self) -> float:
         """Return the training time in seconds, summed over all calls."""
         kept = self.kept()
-        return float(json.loads((kept / _SECONDS).read_text())) if kept and (kept / _SECONDS).exists() else 0.0
+        if kept is None or not (file := kept / _SECONDS).exists():
+            return 0.0
+        try:
+            seconds = converted(read_any_json(file), float)
+            if 0 <= seconds < math.inf:
+                return seconds
+            raise ValueError(f"{seconds} is no duration")
+        except ValueError as error:
+            raise RunError(f"{file}: {str(error)[:200]}; {ANEW}") from error
 
     def move(self, folder: Path) -> None:
         """Rename the state's folder to `folder`, in place of any earlier state there."""
@@ -84,7 +133,8 @@ class FinetuneState:
 
     def drop(self) -> None:
         """Remove the folder. `start.json` is removed first: without this file, what remains is ignored."""
-        self._start_file.unlink(missing_ok=True)
+        if not self._start_file.is_dir():
+            self._start_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -18,7 +18,7 @@ from headstart.features.backbones.cuts import (
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_to_json
 from headstart.features.frozen.network import weights_digest
 from headstart.features.terminal import console, progress
-from headstart.pipeline.choosing import ChooseBy, titled
+from headstart.pipeline.choosing import ChooseBy, as_json, titled
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.trainable import require_trainable
@@ -44,7 +44,7 @@ class HeadResult:
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
-        return asdict(self)
+        return {**asdict(self), "val": as_json(self.val)}
 
     def lines(self) -> Iterator[str]:
         """Yield the summary that is printed without `--json`."""
@@ -136,7 +136,7 @@ def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: Traine
 
     save_for_inference(trained.model, run.head_file)
     run.write_history({"phase": "head", "epoch": epoch, **row} for epoch, row in enumerate(trained.history, 1))
-    metrics = {"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": trained.val}
+    metrics = {"best_epoch": trained.best_epoch, "seconds": trained.seconds, "val": as_json(trained.val)}
     run.update(run.metrics_file, head=metrics)
     run.write_examples(cached.examples, cached.class_names)
     weights = list(chosen_weights(cached.config).values())

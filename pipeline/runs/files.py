@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -34,6 +34,12 @@ def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{file}: expected a JSON object; {remedy}")
     return content
+
+
+def without_null(values: Mapping[str, Any], *inner: str) -> dict[str, Any]:
+    """Return the fields of `values` that are not None. The objects in the fields `inner` are treated alike."""
+    kept = {name: value for name, value in values.items() if value is not None}
+    return kept | {name: without_null(kept[name]) for name in inner if name in kept}
 
 
 def read_csv(path: Path, columns: Sequence[str] = (), remedy: str = REMEDY) -> list[dict[str, str]]:

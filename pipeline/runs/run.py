@@ -16,7 +16,7 @@ RUN/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,8 @@ from headstart.features.errors import RunError
 from headstart.features.files import write_json
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.runs.config import require_valid_config, require_valid_metrics
-from headstart.pipeline.runs.files import REMEDY, csv_rows, read_csv, read_json, write_csv
+from headstart.pipeline.runs.entries import require_own_entries
+from headstart.pipeline.runs.files import REMEDY, csv_rows, read_csv, read_json, without_null, write_csv
 from headstart.pipeline.runs.left_over import clear_left_over
 from headstart.pipeline.runs.paths import with_absolute_paths, with_relative_paths
 
@@ -56,15 +57,17 @@ class Run:
         self.metrics_file = path / "metrics.json"
         self.unfinished = path / "finetune.partial"
         self.finished = path / "finetune.state"
+        self._contents: dict[Path, tuple[Any, dict[str, Any]]] = {}  # what `_read` returned, and the file's state
 
     @classmethod
     def open(cls, path: Path) -> Run:
         """Open the run at `path`, and check its settings and metrics.
 
-        Raises RunError if there is no run at `path`, or if its settings or metrics are damaged, or written by a later
-        version of headstart; see `existing`, too.
+        Raises RunError if there is no run at `path`, if its settings or metrics are damaged, or written by a later
+        version of headstart, or if a folder in it is a symlink; see `existing`, too.
         """
         run = cls.existing(path)
+        require_own_entries(path)
         run.config()
         run.metrics()
         return run
@@ -86,10 +89,15 @@ class Run:
         return run
 
     def config(self) -> dict[str, Any]:
-        """Read `config.json`, with absolute paths. Raises RunError if the file is damaged."""
-        values = read_json(self.config_file)
+        """Return the fields of `config.json` that are not null, with absolute paths. Do not change the result.
+
+        Raises RunError if the file is damaged.
+        """
+        return self._read(self.config_file, self._config_of)
+
+    def _config_of(self, values: dict[str, Any]) -> dict[str, Any]:
         require_valid_config(values, self.config_file)
-        return with_absolute_paths(values, self.place)
+        return with_absolute_paths(without_null(values), self.place)
 
     def write_config(self, **fields: Any) -> None:
         """Write `config.json`. Absolute paths become relative to the run where they can be."""
@@ -128,12 +136,26 @@ class Run:
         return load_classifier(file, len(self.class_names()), shape or ((side, side, 3) if side else None))
 
     def metrics(self) -> dict[str, Any]:
-        """Read `metrics.json`. Without such a file, return an empty dict. Raises RunError if the file is damaged."""
-        if not self.metrics_file.exists():
-            return {}
-        values = read_json(self.metrics_file)
+        """Return the fields of `metrics.json` and the figures on val that are not null. Do not change the result.
+
+        Without such a file, return an empty dict. Raises RunError if the file is damaged.
+        """
+        return self._read(self.metrics_file, self._metrics_of) if self.metrics_file.exists() else {}
+
+    def _metrics_of(self, values: dict[str, Any]) -> dict[str, Any]:
         require_valid_metrics(values, self.metrics_file)
-        return values
+        return {
+            name: field if name == "evaluate" else without_null(field, "val", "before")
+            for name, field in without_null(values).items()
+        }
+
+    def _read(self, file: Path, checked: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Return the `checked` content of a JSON file. The file is read once, and again when it has changed."""
+        before = file.stat() if file.exists() else None  # `read_json` tells that it is missing
+        state = before and (before.st_ino, before.st_size, before.st_mtime_ns)
+        if file not in self._contents or self._contents[file][0] != state:
+            self._contents[file] = state, checked(read_json(file))
+        return self._contents[file][1]
 
     def history(self) -> list[dict[str, str]]:
         """Read the rows of `history.csv`. Raises RunError if the file is missing or damaged."""

@@ -1,4 +1,5 @@
 import errno
+import math
 import os
 import subprocess
 import sys
@@ -6,7 +7,19 @@ import time
 from pathlib import Path
 
 import pytest
-from headstart.features.files import folder_written_atomically, remove_left_over, write_first, written_atomically
+from headstart.features.files import (
+    folder_written_atomically,
+    json_text,
+    remove_left_over,
+    write_first,
+    written_atomically,
+)
+
+
+def test_a_figure_that_is_not_finite_is_no_json() -> None:
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            json_text({"loss": value})
 
 
 def test_a_file_is_there_in_full_or_not_at_all(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def test_the_best_comes_first() -> None:
     assert order("accuracy", (0.3, 0.8), (0.2, 0.7), (0.4, 0.9)) == [2, 0, 1]
     assert order("accuracy", (0.3, 0.8), (0.2, 0.8)) == [1, 0]
     assert order("auc", (0.1, math.nan), (0.5, 0.6)) == [1, 0]
+    assert rank("auc", {"loss": 0.1, "auc": None}) == (math.inf, 0.1)
+    assert rank("auc", {"loss": None, "auc": 0.6}) == (math.inf, math.inf)
     assert order("accuracy", (math.nan, 1.0), (0.5, 0.6)) == [1, 0]  # a diverged model is never the best
     assert to_minimise("log_loss", {"loss": 0.3}) == 0.3
     assert to_minimise("auc", {"loss": 0.3, "auc": 0.9}) == -0.9

@@ -1,12 +1,14 @@
 """What a call of `finetune` goes on with, from states on disk. Nothing here trains."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from headstart.features import files
 from headstart.features.errors import OptionError, RunError
 from headstart.features.files import folder_written_atomically
 from headstart.pipeline.choosing import ChooseBy
@@ -14,9 +16,11 @@ from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.course import Course, cost_line
 from headstart.pipeline.finetune.result import FinetuneResult
 from headstart.pipeline.finetune.resuming import require_resumable, resolve, state_of
+from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.runs import Run
 from headstart.tests.conftest import Cli
+from headstart.tests.pipeline.test_runs import dead_process
 
 CONFIG = FinetuneConfig(class_weight="none", choose_by="loss")
 LOSSES = (1.0, 0.9, 0.95, 0.97)  # of epoch 0, the head, and of three epochs
@@ -32,7 +36,7 @@ def row(loss: float, **more: float) -> dict[str, float]:
 
 def keep(state: FinetuneState, settings: dict[str, Any], losses: tuple[float, ...] = LOSSES) -> None:
     """Write a state with epochs of these losses on val."""
-    state.begin({"settings": settings, "before": {"loss": losses[0], "accuracy": 0.5}})
+    state.begin(Start(settings=settings, before={"loss": losses[0], "accuracy": 0.5}))
     for epoch in range(len(losses)):
         with state.keep(epoch) as folder:
             write_epochs(folder, [row(loss) for loss in losses[1 : epoch + 1]], float(epoch))
@@ -83,6 +87,17 @@ def test_a_kill_while_a_state_is_written_leaves_the_one_before(tmp_path: Path) -
     assert FinetuneState(tmp_path / "s").epoch() == 3
     (state.folder / "start.json").unlink()  # a kill while the state is dropped
     assert FinetuneState(tmp_path / "s").kept() is None
+
+
+def test_what_a_killed_process_left_in_a_state_is_cleared(tmp_path: Path) -> None:
+    state = FinetuneState(tmp_path / "s")
+    keep(state, {})
+    left = state.folder / f".{files._host()}-{dead_process()}-1.partial.epoch-0004"
+    (left / "new").mkdir(parents=True)
+    (state.folder / "work").mkdir()  # of an earlier version
+    with state.keep(4) as folder:
+        write_epochs(folder, [row(loss) for loss in (*LOSSES[1:], 0.9)], 4.0)
+    assert sorted(path.name for path in state.folder.iterdir()) == ["epoch-0004", "start.json"]
 
 
 def test_an_unfinished_state_comes_before_a_finished_one(tmp_path: Path) -> None:
@@ -160,16 +175,96 @@ def test_a_damaged_state_is_told_unless_it_is_overwritten(tmp_path: Path) -> Non
     assert state_of(run, overwrite=True).folder == run.unfinished
 
 
+STATES: dict[str, tuple[str, Any]] = {
+    "no settings": ("start.json", lambda start: start.pop("settings")),
+    "settings are text": ("start.json", lambda start: start.update(settings="x")),
+    "epochs are text": ("start.json", lambda start: start["settings"].update(epochs="x")),
+    "no before": ("start.json", lambda start: start.pop("before")),
+    "before is text": ("start.json", lambda start: start.update(before="x")),
+    "before lacks the loss": ("start.json", lambda start: start["before"].pop("loss")),
+    "a choice is auto": ("start.json", lambda start: start["settings"].update(choose_by="auto")),
+    "precision without gradients": ("start.json", lambda start: start.update(precision="int8")),
+    "an epoch of letters": ("epoch-abc", None),
+    "no row": ("epoch-0003/history.csv", "epoch,loss,accuracy,val_loss,val_accuracy\n"),
+    "no column": ("epoch-0003/history.csv", "epoch,loss\n1,0.1\n"),
+    "a letter": ("epoch-0003/history.csv", "epoch,loss,accuracy,val_loss,val_accuracy\n" + 3 * "1,1,1,1,x\n"),
+    "seconds are a list": ("epoch-0003/seconds.json", "[1]"),
+    "seconds are NaN": ("epoch-0003/seconds.json", "NaN"),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_from_elsewhere_ends_in_one_line(tmp_path: Path, name: str) -> None:
+    run = unfinished(tmp_path, settings_of())
+    where, content = STATES[name]
+    file = run.unfinished / where
+    if content is None:
+        file.mkdir()
+    elif isinstance(content, str):
+        file.write_text(content)
+    else:
+        start = json.loads(file.read_text())
+        content(start)
+        file.write_text(json.dumps(start))
+
+    def read() -> None:
+        require(run, settings_of())
+        state_of(run, overwrite=False).seconds()
+
+    with pytest.raises(RunError, match=r"; --overwrite begins anew$") as raised:
+        read()
+    assert str(raised.value).startswith(f"{file}: ")
+    assert len(str(raised.value).removeprefix(str(file))) < 200
+
+
+def test_weights_of_a_state_from_elsewhere_are_checked(tmp_path: Path) -> None:
+    import keras
+    from headstart.pipeline.finetune.model import FinetuneModel
+
+    def small(units: int) -> Any:
+        inputs = keras.Input((2,))
+        top = keras.Model(inputs, keras.layers.Dense(units)(inputs))
+        rest: dict[str, Any] = {"cached": None, "head": None, "from_layer": 0, "map_cut": None}
+        return FinetuneModel(model=top, top=top, **rest)
+
+    built, file = small(1), tmp_path / "best.top.weights.h5"
+    built.save_best(tmp_path)
+    built.load_best(tmp_path)
+
+    def said() -> str:
+        with pytest.raises(RunError, match=r"--overwrite begins anew$") as raised:
+            built.load_best(tmp_path)
+        return str(raised.value).removeprefix(f"{file}: ")
+
+    small(3).save_best(tmp_path)
+    assert said().startswith("not weights of this model")
+    bad = small(1)
+    bad.top.layers[-1].bias.assign([float("nan")])
+    file.unlink()  # the error above still holds it open
+    bad.save_best(tmp_path)
+    assert said().startswith("has weights that are not finite")
+    file.unlink()
+    file.write_bytes(b"x")
+    assert said().startswith("not an HDF5 file, or corrupt")
+    file.unlink()
+    assert said().startswith("is missing")
+    os.mkfifo(file)
+    assert said().startswith("is no regular file")
+
+
 def test_auto_is_as_for_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, head = Run(tmp_path), {"class_weight": "balanced", "choose_by": "f1"}
     monkeypatch.setattr(run, "config", lambda: {"head": head})
-    config, choose_by = resolve(run, FinetuneConfig(), {})
+    config, choose_by = resolve(run, FinetuneConfig(), None)
     assert (config.class_weight, config.choose_by, choose_by) == ("balanced", "f1", "f1")
-    config, choose_by = resolve(run, FinetuneConfig(class_weight="none", choose_by="auc"), {})
+    config, choose_by = resolve(run, FinetuneConfig(class_weight="none", choose_by="auc"), None)
     assert (config.class_weight, choose_by) == ("none", "auc")
-    assert resolve(run, FinetuneConfig(choose_by="log_loss"), {})[0].choose_by == "loss"
+    assert resolve(run, FinetuneConfig(choose_by="log_loss"), None)[0].choose_by == "loss"
+    head["choose_by"] = "auto"
+    with pytest.raises(RunError, match=r"head\.choose_by is auto, and not among loss.*; give --choose-by"):
+        resolve(run, FinetuneConfig(), None)
     head.clear()  # of an earlier version
-    assert resolve(run, FinetuneConfig(), {})[0] == CONFIG
+    assert resolve(run, FinetuneConfig(), None)[0] == CONFIG
 
 
 def test_the_figure_that_decides_may_be_another_than_the_loss() -> None:
@@ -236,6 +331,8 @@ def test_options_that_mean_nothing() -> None:
     for wrong in ({"warmup": -1}, {"patience": -1}, {"label_smoothing": 1.0}, {"clip_norm": -1.0}, {"choose_by": "x"}):
         with pytest.raises(OptionError, match=f"--{next(iter(wrong)).replace('_', '-')} must be"):
             FinetuneConfig(**wrong)
+    with pytest.raises(OptionError, match="--clip-norm must be a finite number"):
+        FinetuneConfig(clip_norm=float("inf"))
 
 
 def test_a_run_that_is_done_is_told_before_tensorflow_starts(run: Path, headstart: Cli) -> None:

@@ -1,5 +1,7 @@
 """The loop that trains a head: it yields what Keras's `fit` yields, and leaves nothing in memory."""
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from headstart.pipeline.head.head import build_head, fit_head
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.optimizers import FusedAdam, fused, with_reduced_products
+from headstart.pipeline.runs import Run
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.sweep import sweep
 from headstart.pipeline.training import class_weights, make_optimizer, restart_draws
@@ -178,3 +181,21 @@ def test_a_trained_head_leaves_no_memory_behind(optimizer: Optimizer) -> None:
         del features, whole
         used.append(psutil.Process().memory_info().rss)
     assert used[5] - used[1] < 150e6  # it would be 250e6
+
+
+def test_an_undefined_figure_is_null_in_json(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = heads.fit_head
+
+    def undefined(*settings: Any) -> heads.TrainedHead:
+        trained = fit(*settings)
+        return replace(trained, history=[{**row, "val_auc": math.nan} for row in trained.history])
+
+    monkeypatch.setattr(heads, "fit_head", undefined)
+    run = tmp_path / "run"
+    result = train_run(prepared, run, small, extraction, HeadConfig(units=(), epochs=1, choose_by="auc"))
+    assert result.fields()["val"]["auc"] is None
+    told = json.loads((run / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert told["head"]["val"]["auc"] is None
+    Run.open(run)

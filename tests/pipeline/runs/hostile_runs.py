@@ -75,6 +75,8 @@ def folder(name: str) -> Change:
 
 def link(name: str, to: str) -> Change:
     def change(run: Path) -> None:
+        if (run / name).is_dir():
+            shutil.rmtree(run / name)
         (run / name).unlink(missing_ok=True)
         (run / name).symlink_to(to)
 
@@ -189,4 +191,10 @@ RUNS: dict[str, Change] = {
     "head lies outside": outside("head.keras"),
     "classifier is a folder": folder("classifier.keras"),
     "classifier is a pipe": pipe("classifier.keras"),
+    "logs lie elsewhere": link("logs", "../elsewhere"),
+    "logs of fine-tuning lie elsewhere": link("logs/finetune", "../../elsewhere"),
+    "a state lies elsewhere": link("finetune.state", "../elsewhere"),
+    "an unfinished state lies elsewhere": link("finetune.partial", "../elsewhere"),
+    "a state is a file": text("finetune.partial", ""),
+    "predictions of val are a pipe": pipe("predictions-val.csv"),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """The line that a run from elsewhere, or of another version, ends in."""
 
 import json
+import shutil
 import socket
 import zipfile
 from pathlib import Path
@@ -10,10 +11,14 @@ import numpy as np
 import pytest
 from headstart.features import files
 from headstart.features.errors import RunError
+from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.runs import Run, read_csv, require_finite
+from headstart.pipeline.runs import run as run_module
 
+from tests.conftest import Cli
 from tests.pipeline.runs.hostile_models import rewrite
-from tests.pipeline.runs.hostile_runs import config, edited, feature
+from tests.pipeline.runs.hostile_runs import RUNS, config, edited, feature
+from tests.pipeline.runs.hostile_runs import text as holding
 from tests.pipeline.test_runs import dead_process
 
 
@@ -49,6 +54,67 @@ def test_runs_of_earlier_versions_are_read(run: Path) -> None:
     opened = Run.open(run)
     assert opened.read_as().layout == "v1"
     assert opened.configs()[0].bits == "16"
+
+
+LINKS = {
+    "logs": "logs lie elsewhere",
+    "logs/finetune": "logs of fine-tuning lie elsewhere",
+    "finetune.state": "a state lies elsewhere",
+    "finetune.partial": "an unfinished state lies elsewhere",
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_folder_elsewhere_is_neither_written_nor_deleted(run: Path, headstart: Cli, name: str) -> None:
+    elsewhere = run.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "start.json").touch()
+    RUNS[LINKS[name]](run)
+    line = headstart.error("finetune", run, "--overwrite")
+    assert f"{run}/{name}: is a symlink to another place" in line
+    assert [path.name for path in elsewhere.iterdir()] == ["start.json"]
+
+
+def test_what_is_no_regular_file_or_folder_is_refused(run: Path) -> None:
+    RUNS["predictions of val are a pipe"](run)
+    assert refused(run).startswith("predictions-val.csv: is no regular file")
+    (run / "predictions-val.csv").unlink()
+    RUNS["a state is a file"](run)
+    assert refused(run) == "finetune.partial: is no folder; remove it"
+
+
+def test_null_stands_for_a_field_that_is_left_out(run: Path, headstart: Cli) -> None:
+    config(finetune=None, sweep=None, reading=None)(run)
+    figures = {"loss": 0.5, "accuracy": 0.8, "auc": None}
+    told = {"head": None, "finetune": {"best_epoch": 1, "before": figures, "val": {**figures, "loss": 0.4}}}
+    holding("metrics.json", json.dumps(told))(run)
+    opened = Run.open(run)
+    assert not {"finetune", "sweep", "reading"} & set(opened.config())
+    opened.classifier_file.touch()
+    assert choose_model(opened, "auto").model == "finetuned"
+    for name in ("head", "finetune"):
+        holding("metrics.json", json.dumps({name: None}))(run)
+        assert opened.metrics() == {}
+    opened.classifier_file.unlink()
+    headstart("evaluate", run)
+    shutil.copytree(run, run.parent / "other")
+    assert len(headstart("compare", run, run.parent / "other")["runs"]) == 2
+
+
+def test_a_runs_settings_are_read_once_and_again_when_they_change(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, found = run_module.read_json, []
+    monkeypatch.setattr(run_module, "read_json", lambda file: found.append(file.name) or read(file))
+    opened = Run.open(run)
+    for _ in range(3):
+        opened.configs()
+        opened.class_names()
+        opened.metrics()
+    assert found == ["config.json", "metrics.json"]
+    other = Run.open(run)  # such as of another process
+    other.update(other.metrics_file, evaluate={"val": {"n": 1}})
+    assert opened.metrics()["evaluate"] == {"val": {"n": 1}}
+    opened.write_config(**{**opened.config(), "seed": 7})
+    assert opened.config()["seed"] == 7
 
 
 def test_nan_is_no_json(run: Path) -> None:
