@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Rows = Iterator[tuple[int, np.ndarray]]  # the position of an image, ascending, and its row
 _END = (2**63, np.empty(0))
 _ROWS_AT_ONCE = 32  # of features that wait for the head
+_IMAGES_AT_ONCE = 256  # of which all views are taken before the next images
 
 
 class Model(Protocol):
@@ -64,9 +65,15 @@ class Answers:
 
         Raises RunError if the model yields values that are not finite.
         """
-        parts = [self._of_view(images, view) for view in self.views]
-        for position, rows in _joined(parts):
-            yield position, np.mean(rows, axis=0)
+        if len(self.views) == 1:
+            yield from self._of_view(images, self.views[0])
+            return
+        for start in range(0, len(images), _IMAGES_AT_ONCE):
+            piece = images[start : start + _IMAGES_AT_ONCE]
+            # The views take turns: a pass of the network serves one stream at a time.
+            parts = [iter(list(self._of_view(piece, view))) for view in self.views]
+            for position, rows in _joined(parts):
+                yield start + position, np.mean(rows, axis=0)
 
     def _of_view(self, images: Sequence[ImageFile], view: View | None) -> Rows:
         for position, logits in self.model.logits(images, view):

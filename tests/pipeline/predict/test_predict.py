@@ -176,6 +176,26 @@ def test_views_are_averaged(run: Path, drawn: Path) -> None:
     assert (second > -1e-9).all()
 
 
+def test_views_take_turns(run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network serves one stream at a time: two would use the same passes at once."""
+    streams: list[object] = []
+
+    def alone(frozen, *given):
+        assert not streams
+        streams.append(frozen)
+        yield from through(frozen, *given)
+        streams.pop()
+
+    through = model._passed
+    monkeypatch.setattr(model, "_passed", alone)
+    monkeypatch.setattr(model, "_IMAGES_AT_ONCE", 24)
+    paths = [drawn / "cat" / f"cat.{number % 20}.jpg" for number in range(40)]
+    config, places = PredictConfig(views=2), NetworkPlaces(store=run / "none")
+    found = [item.probability for item in predict(run, paths, config, places).predictions]
+    assert found[:20] == pytest.approx(found[20:], abs=1e-6)
+    assert not streams
+
+
 def test_likeliest_classes(run: Path, drawn: Path, headstart) -> None:
     cat = drawn / "cat" / "cat.0.jpg"
     (found,) = headstart("predict", run, cat, "--top=2")["predictions"]
