@@ -4,7 +4,6 @@ Each line is whole. After a kill the last one may be cut off: it is then written
 """
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 from headstart.features.errors import DataError
 from headstart.features.files import flush_to_disk
 from headstart.features.terminal import console
-from headstart.pipeline.predict.done import Done, Output
+from headstart.pipeline.predict.done import Done, Output, lock_output
 from headstart.pipeline.predict.items import Item, Layout
 from headstart.pipeline.spreadsheets import spreadsheet_safe
 
@@ -38,7 +37,7 @@ def open_lines(output: Path, layout: Layout) -> Iterator[Output]:
     """Open a `.csv` or `.jsonl` file for the rows of `layout`; see `output.open_output`."""
     form = _csv_form(layout) if output.suffix.lower() == ".csv" else _json_form(layout)
     with output.open("a+b") as file:
-        _lock(file, output)
+        lock_output(file, output)
         done = _take_up(file, output, form)
         yield _Lines(file, form, done)
         file.flush()
@@ -55,15 +54,6 @@ class _Lines:
     def write(self, item: Item) -> None:
         self._file.write(self._form.encode(item))
         self._file.flush()
-
-
-def _lock(file: BinaryIO, output: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DataError(f"--output {output}: another process writes to it; name another file") from error
-    except OSError:  # a file system without locks
-        pass
 
 
 def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from headstart.pipeline.predict import parquet
+from headstart.pipeline.predict import output, parquet
+from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.items import Layout
 
 SUFFIXES = ("csv", "jsonl", "parquet")
@@ -182,8 +183,6 @@ def test_names_that_are_not_text(headstart, run: Path, images: Path, tmp_path: P
 
 
 def test_many_classes_have_no_columns_unless_asked() -> None:
-    from headstart.pipeline.predict.config import PredictConfig
-
     names = [f"class {number}" for number in range(31)]
     assert not Layout.of(PredictConfig(), names, "head").every
     assert Layout.of(PredictConfig(), names[:30], "head").every
@@ -191,13 +190,14 @@ def test_many_classes_have_no_columns_unless_asked() -> None:
     assert not Layout.of(PredictConfig(probabilities="none"), names[:2], "head").every
 
 
-def test_two_processes_do_not_write_one_file(headstart, run: Path, images: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    with (tmp_path / "out.csv").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        said = headstart.error("predict", run, images, "--output", tmp_path / "out.csv", "--append")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_two_processes_do_not_write_one_file(headstart, run: Path, images: Path, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"out.{suffix}"
+    layout = Layout(["cat", "dog"], top=1, every=True, model="head")
+    with output.open_output(PredictConfig(output=file), layout):
+        said = headstart.error("predict", run, images, "--output", file, "--append")
     assert "another process writes to it" in said
+    assert [path.name for path in tmp_path.glob("out*")] == [file.name]
 
 
 @pytest.mark.slow
