@@ -103,6 +103,25 @@ def test_a_line_that_was_cut_off_is_written_again(
     assert len(file.read_bytes().splitlines()) == len(whole.splitlines())
 
 
+@pytest.mark.parametrize("where", [b"\n", b",", b"cat.1"])
+def test_a_quote_too_many_removes_no_line(headstart, run: Path, images: Path, tmp_path: Path, where: bytes) -> None:
+    file = tmp_path / "out.csv"
+    predict = ("predict", run, images, "--max-rejects=1", "--output", file, "--append")
+    headstart(*predict)
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[3] = (b"\n" + lines[3]).replace(where, where + b'"', 1)[1:]
+    file.write_bytes(b"".join(lines))
+    assert f"{file}: line 4 " in headstart.error(*predict)
+    assert file.read_bytes() == b"".join(lines)
+
+
+def test_a_line_of_something_else_is_not_cut_off(headstart, run: Path, images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "notes.jsonl"
+    file.write_text('{"shopping": "list"}')
+    assert f"{file}: line 1 is not" in headstart.error("predict", run, images, "--output", file, "--append")
+    assert file.read_text() == '{"shopping": "list"}'
+
+
 def test_parts_outlast_a_kill(
     headstart, run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
