@@ -45,6 +45,7 @@ def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
     """
     schema, done = _schema(layout), Done()
     with _locked_parts(output) as folder:
+        remove_left_over(output.parent)
         if output.exists():
             _read_paths(output, schema, layout.model, done)
         for part in [part for part in _parts(folder) if _is_joined(part, schema, done)]:
@@ -128,24 +129,31 @@ def _schema(layout: Layout) -> Any:
 
 
 def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.parquet"))
+    return sorted(part for part in folder.glob("part-*.parquet") if part.stem.removeprefix("part-").isdecimal())
 
 
-def _opened(file: Path, schema: Any) -> Any:
+def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
+    """Yield batches of the rows in `file`, among their columns `path`. Damage, or other columns, raise a DataError."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        opened = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            if not opened.schema_arrow.equals(schema):
+                raise DataError(
+                    f"--output {file}: has other columns; --append goes on only with the classes and options (--top, "
+                    "--probabilities) of before: name another file"
+                )
+            for batch in opened.iter_batches(**options):
+                batch.validate(full=True)
+                if batch.column("path").null_count:
+                    raise pyarrow.ArrowInvalid("a row without a path")
+                yield batch
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk
+            raise
         said = " ".join(str(error).split())[:160]
-        raise DataError(f"--output {file}: no Parquet file ({said}); name another file") from error
-    if not opened.schema_arrow.equals(schema):
-        raise DataError(
-            f"--output {file}: has other columns; --append goes on only with the classes and options (--top, "
-            "--probabilities) of before: name another file"
-        )
-    return opened
+        raise DataError(f"--output {file}: no Parquet file, or damaged ({said}); name another file") from error
 
 
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
@@ -153,13 +161,13 @@ def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
 
     A part repeats no row of the joined file that it is joined to, so its first row tells.
     """
-    first = next(_opened(part, schema).iter_batches(batch_size=1, columns=["path"]), None)
+    first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined
 
 
 def _read_paths(file: Path, schema: Any, model: str, done: Done) -> None:
-    """Add the paths in `file` to `done`. Other columns, or the answers of another model, raise a DataError."""
-    for batch in _opened(file, schema).iter_batches(columns=["path", "model"]):
+    """Add the paths in `file` to `done`. Damage, other columns, or another model's answers raise a DataError."""
+    for batch in _batches(file, schema, columns=["path", "model"]):
         if any(name != model for name in batch.column("model").to_pylist()):
             raise DataError(
                 f"--output {file}: holds the answers of another run, model or options (--views, --seed); name another "
@@ -177,7 +185,7 @@ def _join(output: Path, folder: Path, schema: Any) -> None:
     if _parts(folder) or not output.exists():
         with written_atomically(output) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
             for file in files:
-                for batch in _opened(file, schema).iter_batches():
+                for batch in _batches(file, schema):
                     writer.write_batch(batch)
     for part in _parts(folder):
         part.unlink()

@@ -4,17 +4,20 @@ import csv
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 import pytest
+from headstart.features.errors import DataError
 from headstart.pipeline.predict import output, parquet
 from headstart.pipeline.predict.config import PredictConfig
-from headstart.pipeline.predict.items import Layout
+from headstart.pipeline.predict.items import Layout, Scored
 
 SUFFIXES = ("csv", "jsonl", "parquet")
 
@@ -142,6 +145,27 @@ def test_parts_outlast_a_kill(
     shutil.copytree(kept, parts)  # as after a kill between joining and removing
     assert headstart(*predict, "--append")["written"] == 0
     assert len({row["path"] for row in rows_of(file)}) == len(rows_of(file)) == 7
+
+
+DAMAGES = {"footer": slice(-600, -8), "page": slice(4, 60), "no row": slice(60, -8)}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_parquet_file_is_an_error(tmp_path: Path, damage: str) -> None:
+    file, layout = tmp_path / "out.parquet", Layout(["cat", "dog"], top=1, every=True, model="head")
+    with output.open_output(PredictConfig(output=file), layout) as opened:
+        for number in range(100):
+            opened.write(Scored(f"{number}.jpg", np.array([0.25, 0.75])))
+    content = bytearray(file.read_bytes())
+    content[DAMAGES[damage]] = bytes(255 - byte for byte in content[DAMAGES[damage]])
+    file.write_bytes(content)
+    left = tmp_path / f".{socket.gethostname()}-999999999-1.partial.out.parquet"
+    left.touch()
+    os.utime(left, (0, 0))
+    with pytest.raises(DataError, match=f"{file}: no Parquet file, or damaged"):
+        with output.open_output(PredictConfig(output=file, append=True), layout):
+            pass
+    assert (file.read_bytes(), list(tmp_path.iterdir())) == (bytes(content), [file])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
