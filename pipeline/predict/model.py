@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-from headstart.features.errors import RunError, StoreError
+from headstart.features.errors import HeadstartError, RunError, StoreError
 from headstart.features.frozen.network import Network
 from headstart.features.images.augment import View
 from headstart.features.images.depth import bits_that_matter
@@ -88,14 +88,23 @@ class Answers:
 def load_answers(
     run: Run, choice: Choice, places: NetworkPlaces, config: PredictConfig, seed: int, clock: Clock
 ) -> Answers:
-    """Load the model of `choice`. Its network is loaded when an image first needs it, and timed as `network`."""
+    """Load the model of `choice`. Its network is loaded when an image first needs it, and timed as `network`.
+
+    Where the head's networks can't be loaded, a classifier with the same values answers; see `Choice.alike`. If there
+    is none, or if `places` name weights, the error is raised.
+    """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
-    if choice.model == "finetuned":
-        return Answers(run, choice, _Classifier(run, batch_size, clock), views)
-    with clock.of("network"):
-        networks = networks_of(run, places, batch_size)
-    return Answers(run, choice, _Head(run, networks, clock), views)
+    if choice.model == "head":
+        try:
+            with clock.of("network"):
+                networks = networks_of(run, places, batch_size)
+            return Answers(run, choice, _Head(run, networks, clock), views)
+        except HeadstartError as error:
+            if not choice.alike or places.weights:
+                raise
+            choice = Choice("finetuned", f"it has the values of the head, whose network can't be loaded ({error})")
+    return Answers(run, choice, _Classifier(run, batch_size, clock), views)
 
 
 class _Head:
@@ -135,7 +144,6 @@ class _Classifier:
         self._run, self._batch_size = run, batch_size
         self._frozen = functools.cache(functools.partial(_timed, clock, self._load))
         config, _ = run.configs()
-        self._config = config
         self._images = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
 
     def decides(self) -> dict[str, Any]:
@@ -148,7 +156,7 @@ class _Classifier:
         from headstart.pipeline.predict.classifier import freeze_classifier
 
         classifier = self._run.load_model(self._run.classifier_file)
-        return freeze_classifier(classifier, self._config.backbone, self._batch_size)
+        return freeze_classifier(classifier, self._batch_size)
 
 
 def _timed(clock: Clock, load: Callable[[], Any]) -> Any:

@@ -150,6 +150,16 @@ def test_the_model_that_was_best_on_val_answers(run: Path, tuned_run: Path, draw
     assert answers(0, 0.5, 0.5)["model"] == "head"
     assert answers(1, 0.5, 0.25, "--model=head")["predictions"] == head["predictions"]
     assert answers(0, 0.5, 0.5, "--model=finetuned")["predictions"] == tuned["predictions"]
+    config = json.loads((run / "config.json").read_text())
+    own = {**config["features"], "backbone": str(run / "gone.keras"), "weights": "imagenet"}
+    (run / "config.json").write_text(json.dumps({**config, "features": own}))
+    alike = answers(0, 0.5, 0.5)
+    assert (alike["model"], alike["predictions"]) == ("finetuned", tuned["predictions"])
+    assert "values of the head" in alike["reason"]
+    assert "gone.keras" in headstart.error("predict", run, cat, "--model=head")
+    assert "absent.keras" in headstart.error("predict", run, cat, f"--weights={run}/absent.keras")
+    with pytest.raises(AssertionError, match="gone.keras"):
+        answers(1, 0.25, 0.5)  # the classifier is worse than the head, and another
     classifier = keras.models.load_model(run / "classifier.keras")
     from headstart.features.images.batches import decoded_batches
     from headstart.features.images.pixels import ImageConfig
