@@ -17,6 +17,7 @@ from headstart.features.images.augment import View
 from headstart.features.images.depth import bits_that_matter
 from headstart.features.images.pixels import ImageConfig, Resize
 from headstart.features.images.scan import ImageFile
+from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.places import NetworkPlaces
@@ -113,6 +114,7 @@ class _Head:
     def __init__(self, run: Run, networks: Sequence[Network], clock: Clock) -> None:
         self._run, self._networks, self._clock = run, networks, clock
         self._frozen = [functools.cache(functools.partial(_timed, clock, network.freeze)) for network in networks]
+        self._stores = [functools.cache(functools.partial(_stores, network)) for network in networks]
         self._function = functools.cache(functools.partial(_timed, clock, self._load))
 
     def decides(self) -> dict[str, Any]:
@@ -121,8 +123,8 @@ class _Head:
 
     def logits(self, images: Sequence[ImageFile], view: View | None) -> Rows:
         parts = [
-            _features(network, frozen, images, view)
-            for network, frozen in zip(self._networks, self._frozen, strict=True)
+            _features(network, frozen, {} if view else _known(network, stores, images), images, view)
+            for network, frozen, stores in zip(self._networks, self._frozen, self._stores, strict=True)
         ]
         for positions, rows in _batched((at, np.concatenate(found)) for at, found in _joined(parts)):
             yield from zip(positions, self._function()(np.stack(rows)), strict=True)
@@ -165,10 +167,13 @@ def _timed(clock: Clock, load: Callable[[], Any]) -> Any:
 
 
 def _features(
-    network: Network, frozen: Callable[[], FrozenBackbone], images: Sequence[ImageFile], view: View | None
+    network: Network,
+    frozen: Callable[[], FrozenBackbone],
+    known: dict[int, np.ndarray],
+    images: Sequence[ImageFile],
+    view: View | None,
 ) -> Rows:
-    """Yield the features, float32 [D], of images: those in the store, and new ones of the others."""
-    known = {} if view else _known(network, images)
+    """Yield the features, float32 [D], of images: those that are `known`, by position, and new ones of the others."""
     lacking = [position for position in range(len(images)) if position not in known]
     rows = _passed(frozen(), [images[at] for at in lacking], network.images, view) if lacking else iter(())
     fresh = ((lacking[at], row) for at, row in rows)
@@ -181,10 +186,16 @@ def _features(
             at, row = next(fresh, _END)
 
 
-def _known(network: Network, images: Sequence[ImageFile]) -> dict[int, np.ndarray]:
-    """Return the features, float32 [D], that the store has, by position in `images`. No store is made."""
-    bits = bits_that_matter(network.config.bits, {image.bits for image in images})
-    stores = list(replace(network, config=replace(network.config, bits=bits)).stores().values())
+def _stores(network: Network, bits: str) -> list[FeatureStore]:
+    """Return the stores of a network's cuts with these `bits`. No store is made."""
+    return list(replace(network, config=replace(network.config, bits=bits)).stores().values())
+
+
+def _known(
+    network: Network, stores_of: Callable[[str], list[FeatureStore]], images: Sequence[ImageFile]
+) -> dict[int, np.ndarray]:
+    """Return the features, float32 [D], that the store has, by position in `images`."""
+    stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):
         return {}
     digests = [image.digest for image in images]

@@ -11,11 +11,12 @@ import keras
 import numpy as np
 import pytest
 from headstart.features.errors import DataError, OptionError, RunError
+from headstart.features.store import store
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict import model
+from headstart.pipeline.predict import model, sources
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.predict import predict, predicting
 from headstart.pipeline.runs import Run
@@ -67,6 +68,15 @@ def test_prediction_does_not_need_the_store(run: Path, drawn: Path, tmp_path: Pa
     (run / "config.json").write_text(json.dumps(config))
     assert len(predict(run, [drawn / "cat" / "cat.0.jpg"]).predictions) == 1
     assert not (tmp_path / "gone").exists()
+
+
+def test_other_features_than_in_training_are_told(headstart, run: Path, drawn: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (name,) = config["fingerprints"]
+    for key, told in ((config["fingerprints"][name], False), ("0" * 64, True)):
+        (run / "config.json").write_text(json.dumps({**config, "fingerprints": {name: key}}))
+        code, _, err = headstart.whole("predict", run, drawn / "cat" / "cat.0.jpg")
+        assert (code, "not made as for training" in err) == (0, told)
 
 
 def test_prediction_with_other_weights_is_refused(run: Path, drawn: Path) -> None:
@@ -127,6 +137,13 @@ def test_features_in_the_store_are_not_computed_again(
         picture.save(new)
     found = predict(run, [known[0], new, known[1]])
     assert passed == [str(new)]
+    monkeypatch.setattr(sources, "_FIRST_PIECE", 1)
+    monkeypatch.setattr(sources, "_LARGEST_PIECE", 1)
+    read = []
+    digests = store.read_digests
+    monkeypatch.setattr(store, "read_digests", lambda *given: (read.append(given), digests(*given))[1])
+    predict(run, known)
+    assert len(read) == 1
     assert [item.path for item in found.predictions] == list(map(str, [known[0], new, known[1]]))
 
 
