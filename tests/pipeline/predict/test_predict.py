@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from headstart.features.errors import DataError, OptionError, RunError
+from headstart.features.images import batches
 from headstart.features.store import store
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
@@ -272,6 +273,30 @@ def test_folders_within_folders_and_lists(
     assert [Path(item.path).name for item in found.predictions] == ["cat.0.jpg", "cat.1.jpg"]
     assert "--from" in headstart.error("predict", run, "--from", tmp_path / "absent", code=2)
     assert "--from" in headstart.error("predict", run, code=2)
+
+
+def test_a_list_with_nuls_names_any_file(drawn: Path, tmp_path: Path) -> None:
+    listed, name = tmp_path / "list", str(tmp_path / "cat\r")
+    listed.write_bytes(os.fsencode(name) + b"\0 \0")
+    assert sources.find_files([], listed).files == [name, " "]
+
+
+def test_progress_ends_with_the_last_file(run: Path, drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    shutil.copy(drawn / "cat" / "cat.0.jpg", tmp_path / "cat.jpg")
+    (tmp_path / "notes" / "notes.txt").write_text("no image, and nobody said so")
+    begun, steps = predicting(run, [tmp_path / "cat.jpg", tmp_path / "notes"], PredictConfig()), []
+    assert len(list(begun.items(steps.append))) == 1
+    assert sum(steps) == len(begun.sources.files) == 2
+
+
+def test_a_lack_of_memory_is_no_fault_of_an_image(run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*given):
+        raise MemoryError
+
+    monkeypatch.setattr(batches, "decode", decode)
+    with pytest.raises(MemoryError):
+        predict(run, [drawn / "cat" / "cat.0.jpg"], places=NetworkPlaces(store=run / "none"))
 
 
 def test_values_that_are_not_finite_are_an_error(run: Path, drawn: Path) -> None:
