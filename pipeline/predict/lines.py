@@ -6,7 +6,6 @@ Each line is whole. After a kill the last one may be cut off: it is then written
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass

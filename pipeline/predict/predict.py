@@ -78,7 +78,8 @@ class Predicting:
     ) -> Iterator[Item]:
         """Classify the files in order, without those that are done. Yield each prediction or reject when it is there.
 
-        `advance` receives the number of images, or of files without any, just finished. Raises DataError in the end if no file could be used.
+        `advance` receives the number of images, or of files without any, just finished. Raises DataError in the end if
+        no file could be used.
         """
         features, extraction = self.run.configs()
         most = self.config.max_pixels or extraction.max_pixels

@@ -162,9 +162,9 @@ def test_a_damaged_parquet_file_is_an_error(tmp_path: Path, damage: str) -> None
     left = tmp_path / f".{socket.gethostname()}-999999999-1.partial.out.parquet"
     left.touch()
     os.utime(left, (0, 0))
-    with pytest.raises(DataError, match=f"{file}: no Parquet file, or damaged"):
-        with output.open_output(PredictConfig(output=file, append=True), layout):
-            pass
+    again = output.open_output(PredictConfig(output=file, append=True), layout)
+    with pytest.raises(DataError, match=f"{file}: no Parquet file, or damaged"), again:
+        pass
     assert (file.read_bytes(), list(tmp_path.iterdir())) == (bytes(content), [file])
 
 
