@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 # A disk answers with one of these if it has no `flock`, as Lustre without the mount option `flock`.
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-def lock(file: IO[str], wait: bool = True) -> None:
+def lock(file: IO[Any], wait: bool = True) -> None:
     """Lock `file`, which must be open for writing, until it is closed.
 
     On a disk without `flock`, the lock is POSIX's, as SQLite's locks are. It then holds against other processes only.

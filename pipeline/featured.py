@@ -236,9 +236,7 @@ def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
     config, _ = located_networks(run, places, run.configs()[0], extraction, KnownBackbones(store))
 
     def require(_: Scan, networks: list[Network]) -> None:
-        # `--bits` shows in a fingerprint only if it changes a pixel. Another `data` may differ in that.
-        asked = [list(fingerprints_of(networks, bits).values()) for bits in ("16", config.bits)]
-        if list(settings["fingerprints"].values()) not in asked:
+        if list(settings["fingerprints"].values()) not in possible_keys(networks, config.bits):
             raise RunError(
                 f"{run.path}: its features can't be made again: its int8 network is gone, another engine computes "
                 "bfloat16 (a GPU, or OpenVINO that came or went), or another version of headstart made it; run "
@@ -255,6 +253,11 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
         networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
     keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}
     return dict(zip(cut_names(list(keys)), keys.values(), strict=True))
+
+
+def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
+    """Return the keys of the cuts' fingerprints that data may have: `--bits` shows only if it changes a pixel."""
+    return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]
 
 
 def _read(stores: Stores, examples: Sequence[Example]) -> np.ndarray:

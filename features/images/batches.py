@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -109,12 +108,16 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
     """Decode one image without a graph, which would take half a second. Return uint8 [size, size, 3], or None."""
     reading = tf.constant(reading_of(image, config))
     for decoder in (decoder_of(image, config), PILLOW):
-        with suppress(Exception):  # outside a graph, Pillow's parsers raise almost anything
+        try:
             pixels = decode(tf.io.read_file(os.fsencode(image.file)), decoder, reading, config)
             if view:
                 pixels = augment_image(pixels, view.augment, tf.constant(view.image_seed(image.digest)))
             found: np.ndarray = pixels.numpy()
             return found
+        except (MemoryError, tf.errors.ResourceExhaustedError):
+            raise
+        except Exception:  # outside a graph, Pillow's parsers raise almost anything
+            continue
     return None
 
 

@@ -17,6 +17,7 @@ class Choice:
 
     model: Model
     reason: str
+    alike: bool = False  # whether the other model has the same values, because fine-tuning kept no epoch
 
     def line(self) -> str:
         """Return the line for a person."""
@@ -40,12 +41,13 @@ def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"]) -> Choic
         return Choice("finetuned", "the run does not say how good it was before fine-tuning")
     if figures.gained:
         return Choice("finetuned", f"fine-tuning gained on val ({figures.text})")
-    return Choice("head", f"fine-tuning gained nothing on val ({figures.text})")
+    return Choice("head", f"fine-tuning gained nothing on val ({figures.text})", alike=not figures.best_epoch)
 
 
 @dataclass(frozen=True)
 class _Figures:
     gained: bool
+    best_epoch: int  # 0: that of the head
     text: str
 
 
@@ -60,7 +62,7 @@ def _figures(run: Run) -> _Figures | None:
     by = cast(ChooseBy, asked if known else "loss")
     shown = by if by in before else "loss"
     text = f"{shown} {after[shown]:.4f} fine-tuned, {before[shown]:.4f} of the head"
-    return _Figures(bool(best) and rank(by, after) < rank(by, before), text)
+    return _Figures(bool(best) and rank(by, after) < rank(by, before), best, text)
 
 
 def _has_loss(figures: Any) -> bool:

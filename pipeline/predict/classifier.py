@@ -1,7 +1,7 @@
 """The fast form of a fine-tuned classifier."""
 
 from headstart.features.backbones.cuts import Cut
-from headstart.features.backbones.outlines import outline
+from headstart.features.backbones.graph import multiply_adds
 from headstart.features.frozen.engines import (
     ConversionError,
     converted,
@@ -16,14 +16,14 @@ from headstart.features.terminal import console
 _LOGITS = Cut("classifier", "logits")  # the only output
 
 
-def freeze_classifier(classifier: keras.Model, backbone: str, batch_size: int = 0) -> FrozenBackbone:
-    """Build the fast form of a classifier with this `backbone`. Its only cut holds the logits.
+def freeze_classifier(classifier: keras.Model, batch_size: int = 0) -> FrozenBackbone:
+    """Build the fast form of a classifier. Its only cut holds the logits.
 
     OpenVINO runs it in float32, if it can. `batch_size` 0 chooses as `frozen.freeze` does.
     """
     size = classifier.input_shape[1]
     if uses_openvino("float32", None):
-        at_once = batch_size or openvino_batch_size(outline(backbone).multiply_adds)
+        at_once = batch_size or openvino_batch_size(multiply_adds(classifier))
         try:
             model = converted(traced_model(classifier, at_once, compiled=False))
             return FrozenBackbone(openvino_passes(model, 1, size, at_once, "f32"), [_LOGITS], size, at_once)

@@ -1,9 +1,12 @@
 """Which images a file of predictions has already."""
 
 import hashlib
-from typing import Protocol
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 import numpy as np
+from headstart.features.errors import DataError
+from headstart.features.locks import lock
 from headstart.pipeline.predict.items import Item
 
 _DIGEST = 16  # bytes of a path's hash
@@ -17,6 +20,19 @@ class Output(Protocol):
 
     def write(self, item: Item) -> None:
         """Write an item. After the call, or within seconds, it outlasts a kill of the process."""
+
+
+def lock_output(file: IO[Any], output: Path) -> None:
+    """Lock `file` until it is closed: only one process writes to `output`. Raises DataError if another does.
+
+    A disk without locks locks nothing.
+    """
+    try:
+        lock(file, wait=False)
+    except BlockingIOError as error:
+        raise DataError(f"--output {output}: another process writes to it; name another file") from error
+    except OSError:  # a disk without locks
+        pass
 
 
 class Done:

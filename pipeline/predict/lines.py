@@ -4,10 +4,8 @@ Each line is whole. After a kill the last one may be cut off: it is then written
 """
 
 import csv
-import fcntl
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import Any, BinaryIO
 from headstart.features.errors import DataError
 from headstart.features.files import flush_to_disk
 from headstart.features.terminal import console
-from headstart.pipeline.predict.done import Done, Output
+from headstart.pipeline.predict.done import Done, Output, lock_output
 from headstart.pipeline.predict.items import Item, Layout
 from headstart.pipeline.spreadsheets import spreadsheet_safe
 
@@ -31,6 +29,7 @@ class _Form:
     path: Callable[[str], str]  # the form in which the file has a path
     parse: Callable[[bytes], str | None]  # the path in a line; None if the line is of another layout
     quotes: bool  # whether a line goes on after its end within quotes
+    start: bytes = b""  # of every line
 
 
 @contextmanager
@@ -38,7 +37,7 @@ def open_lines(output: Path, layout: Layout) -> Iterator[Output]:
     """Open a `.csv` or `.jsonl` file for the rows of `layout`; see `output.open_output`."""
     form = _csv_form(layout) if output.suffix.lower() == ".csv" else _json_form(layout)
     with output.open("a+b") as file:
-        _lock(file, output)
+        lock_output(file, output)
         done = _take_up(file, output, form)
         yield _Lines(file, form, done)
         file.flush()
@@ -57,15 +56,6 @@ class _Lines:
         self._file.flush()
 
 
-def _lock(file: BinaryIO, output: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DataError(f"--output {output}: another process writes to it; name another file") from error
-    except OSError:  # a file system without locks
-        pass
-
-
 def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
     """Read the paths in a file of earlier lines, cut off an unfinished last line, and write the header if it lacks."""
     done, end = Done(), len(form.header)
@@ -77,26 +67,37 @@ def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
         file.truncate(0)
         file.write(form.header)
         return done
-    for number, line in enumerate(_whole_lines(file, form.quotes), 2 if end else 1):
-        path = form.parse(line)
+    number = form.header.count(b"\n") + 1
+    for line in _lines(file, form, output, number):
+        whole = _is_whole(line, form)
+        path = form.parse(line) if whole else None
+        if not whole and line.startswith(form.start[: len(line)]):
+            console.print(f"{output}: its last line was cut off; its image is classified again")
+            file.truncate(end)
+            break
         if path is None:
             raise _other(output, number)
         done.add(path)
-        end += len(line)
-    if end < os.fstat(file.fileno()).st_size:
-        console.print(f"{output}: its last line was cut off; its image is classified again")
-        file.truncate(end)
+        end, number = end + len(line), number + line.count(b"\n")
     return done
 
 
-def _whole_lines(file: BinaryIO, quotes: bool) -> Iterator[bytes]:
-    """Yield the lines that are not cut off. For `quotes` see `_Form`."""
+def _lines(file: BinaryIO, form: _Form, output: Path, number: int) -> Iterator[bytes]:
+    """Yield the lines, from line `number` on. The last one may not be whole. For `quotes` see `_Form`."""
     line = b""
     for piece in file:
+        if line and not piece.count(b'"') % 2 and form.parse(piece) is not None:
+            raise DataError(f"--output {output}: line {number} has a quote too many; correct it, or name another file")
         line += piece
-        if line.endswith(b"\n") and not (quotes and line.count(b'"') % 2):
+        if _is_whole(line, form):
             yield line
-            line = b""
+            line, number = b"", number + line.count(b"\n")
+    if line:
+        yield line
+
+
+def _is_whole(line: bytes, form: _Form) -> bool:
+    return line.endswith(b"\n") and not (form.quotes and line.count(b'"') % 2)
 
 
 def _other(output: Path, number: int) -> DataError:
@@ -115,8 +116,8 @@ def _csv_form(layout: Layout) -> _Form:
         return text.getvalue().encode(errors="surrogateescape")
 
     def parse(line: bytes) -> str | None:
-        with suppress(csv.Error, StopIteration):
-            row = next(csv.reader(io.StringIO(line.decode(errors="surrogateescape"), newline="")))
+        with suppress(csv.Error, ValueError):
+            (row,) = csv.reader(io.StringIO(line.decode(errors="surrogateescape"), newline=""))
             if len(row) == len(columns) and row[columns.index("model")] == layout.model:
                 return row[0]
         return None
@@ -142,7 +143,7 @@ def _json_form(layout: Layout) -> _Form:
                 return str(found["path"])
         return None
 
-    return _Form(b"", encode, lambda path: path, parse, quotes=False)
+    return _Form(b"", encode, lambda path: path, parse, quotes=False, start=b'{"path": ')
 
 
 def _fits(found: dict[str, Any], layout: Layout) -> bool:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-from headstart.features.errors import RunError, StoreError
+from headstart.features.errors import HeadstartError, RunError, StoreError
 from headstart.features.frozen.network import Network
 from headstart.features.images.augment import View
 from headstart.features.images.depth import bits_that_matter
 from headstart.features.images.pixels import ImageConfig, Resize
 from headstart.features.images.scan import ImageFile
+from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.places import NetworkPlaces
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Rows = Iterator[tuple[int, np.ndarray]]  # the position of an image, ascending, and its row
 _END = (2**63, np.empty(0))
 _ROWS_AT_ONCE = 32  # of features that wait for the head
+_IMAGES_AT_ONCE = 256  # of which all views are taken before the next images
 
 
 class Model(Protocol):
@@ -64,9 +66,15 @@ class Answers:
 
         Raises RunError if the model yields values that are not finite.
         """
-        parts = [self._of_view(images, view) for view in self.views]
-        for position, rows in _joined(parts):
-            yield position, np.mean(rows, axis=0)
+        if len(self.views) == 1:
+            yield from self._of_view(images, self.views[0])
+            return
+        for start in range(0, len(images), _IMAGES_AT_ONCE):
+            piece = images[start : start + _IMAGES_AT_ONCE]
+            # The views take turns: a pass of the network serves one stream at a time.
+            parts = [iter(list(self._of_view(piece, view))) for view in self.views]
+            for position, rows in _joined(parts):
+                yield start + position, np.mean(rows, axis=0)
 
     def _of_view(self, images: Sequence[ImageFile], view: View | None) -> Rows:
         for position, logits in self.model.logits(images, view):
@@ -81,14 +89,23 @@ class Answers:
 def load_answers(
     run: Run, choice: Choice, places: NetworkPlaces, config: PredictConfig, seed: int, clock: Clock
 ) -> Answers:
-    """Load the model of `choice`. Its network is loaded when an image first needs it, and timed as `network`."""
+    """Load the model of `choice`. Its network is loaded when an image first needs it, and timed as `network`.
+
+    Where the head's networks can't be loaded, a classifier with the same values answers; see `Choice.alike`. If there
+    is none, or if `places` name weights, the error is raised.
+    """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
-    if choice.model == "finetuned":
-        return Answers(run, choice, _Classifier(run, batch_size, clock), views)
-    with clock.of("network"):
-        networks = networks_of(run, places, batch_size)
-    return Answers(run, choice, _Head(run, networks, clock), views)
+    if choice.model == "head":
+        try:
+            with clock.of("network"):
+                networks = networks_of(run, places, batch_size)
+            return Answers(run, choice, _Head(run, networks, clock), views)
+        except HeadstartError as error:
+            if not choice.alike or places.weights:
+                raise
+            choice = Choice("finetuned", f"it has the values of the head, whose network can't be loaded ({error})")
+    return Answers(run, choice, _Classifier(run, batch_size, clock), views)
 
 
 class _Head:
@@ -97,6 +114,7 @@ class _Head:
     def __init__(self, run: Run, networks: Sequence[Network], clock: Clock) -> None:
         self._run, self._networks, self._clock = run, networks, clock
         self._frozen = [functools.cache(functools.partial(_timed, clock, network.freeze)) for network in networks]
+        self._stores = [functools.cache(functools.partial(_stores, network)) for network in networks]
         self._function = functools.cache(functools.partial(_timed, clock, self._load))
 
     def decides(self) -> dict[str, Any]:
@@ -105,8 +123,8 @@ class _Head:
 
     def logits(self, images: Sequence[ImageFile], view: View | None) -> Rows:
         parts = [
-            _features(network, frozen, images, view)
-            for network, frozen in zip(self._networks, self._frozen, strict=True)
+            _features(network, frozen, {} if view else _known(network, stores, images), images, view)
+            for network, frozen, stores in zip(self._networks, self._frozen, self._stores, strict=True)
         ]
         for positions, rows in _batched((at, np.concatenate(found)) for at, found in _joined(parts)):
             yield from zip(positions, self._function()(np.stack(rows)), strict=True)
@@ -128,7 +146,6 @@ class _Classifier:
         self._run, self._batch_size = run, batch_size
         self._frozen = functools.cache(functools.partial(_timed, clock, self._load))
         config, _ = run.configs()
-        self._config = config
         self._images = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
 
     def decides(self) -> dict[str, Any]:
@@ -141,7 +158,7 @@ class _Classifier:
         from headstart.pipeline.predict.classifier import freeze_classifier
 
         classifier = self._run.load_model(self._run.classifier_file)
-        return freeze_classifier(classifier, self._config.backbone, self._batch_size)
+        return freeze_classifier(classifier, self._batch_size)
 
 
 def _timed(clock: Clock, load: Callable[[], Any]) -> Any:
@@ -150,10 +167,13 @@ def _timed(clock: Clock, load: Callable[[], Any]) -> Any:
 
 
 def _features(
-    network: Network, frozen: Callable[[], FrozenBackbone], images: Sequence[ImageFile], view: View | None
+    network: Network,
+    frozen: Callable[[], FrozenBackbone],
+    known: dict[int, np.ndarray],
+    images: Sequence[ImageFile],
+    view: View | None,
 ) -> Rows:
-    """Yield the features, float32 [D], of images: those in the store, and new ones of the others."""
-    known = {} if view else _known(network, images)
+    """Yield the features, float32 [D], of images: those that are `known`, by position, and new ones of the others."""
     lacking = [position for position in range(len(images)) if position not in known]
     rows = _passed(frozen(), [images[at] for at in lacking], network.images, view) if lacking else iter(())
     fresh = ((lacking[at], row) for at, row in rows)
@@ -166,10 +186,16 @@ def _features(
             at, row = next(fresh, _END)
 
 
-def _known(network: Network, images: Sequence[ImageFile]) -> dict[int, np.ndarray]:
-    """Return the features, float32 [D], that the store has, by position in `images`. No store is made."""
-    bits = bits_that_matter(network.config.bits, {image.bits for image in images})
-    stores = list(replace(network, config=replace(network.config, bits=bits)).stores().values())
+def _stores(network: Network, bits: str) -> list[FeatureStore]:
+    """Return the stores of a network's cuts with these `bits`. No store is made."""
+    return list(replace(network, config=replace(network.config, bits=bits)).stores().values())
+
+
+def _known(
+    network: Network, stores_of: Callable[[str], list[FeatureStore]], images: Sequence[ImageFile]
+) -> dict[int, np.ndarray]:
+    """Return the features, float32 [D], that the store has, by position in `images`."""
+    stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):
         return {}
     digests = [image.digest for image in images]

@@ -1,20 +1,22 @@
 """Predictions as a Parquet file, which can't be appended to: they are written as parts, which are joined at the end.
 
-FILE.parquet.parts/part-<number>.parquet    rows that outlast a kill; the folder is removed after they were joined
+FILE.parquet.parts/
+    part-<number>.parquet    rows that outlast a kill; the folder is removed after they were joined
+    lock                     locked by the process that writes
 """
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import remove_left_over, written_atomically
-from headstart.pipeline.predict.done import Done, Output
+from headstart.pipeline.predict.done import Done, Output, lock_output
 from headstart.pipeline.predict.items import Item, Layout
 
 _PART_ROWS, _PART_SECONDS = 1024, 5.0
@@ -41,27 +43,48 @@ def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
 
     If the block ends with an error or Ctrl-C, the rows so far stay in parts.
     """
-    folder, schema = parts_folder(output), _schema(layout)
-    folder.mkdir(exist_ok=True)
-    remove_left_over(folder)
-    done = Done()
-    try:
+    schema, done = _schema(layout), Done()
+    with _locked_parts(output) as folder:
+        remove_left_over(output.parent)
         if output.exists():
             _read_paths(output, schema, layout.model, done)
         for part in [part for part in _parts(folder) if _is_joined(part, schema, done)]:
             part.unlink()
         for part in _parts(folder):
             _read_paths(part, schema, layout.model, done)
-    except DataError:
-        if not any(folder.iterdir()):
-            folder.rmdir()
-        raise
-    parts = _Parts(folder, layout, schema, done)
+        parts = _Parts(folder, layout, schema, done)
+        try:
+            yield parts
+        finally:
+            parts.flush()
+        _join(output, folder, schema)
+
+
+@contextmanager
+def _locked_parts(output: Path) -> Iterator[Path]:
+    """Make the folder of the parts, and lock it against other processes. In the end remove it if it has no parts."""
+    folder = parts_folder(output)
     try:
-        yield parts
+        with _locked(output, folder / "lock"):
+            try:
+                remove_left_over(folder)
+                yield folder
+            finally:
+                (folder / "lock").unlink(missing_ok=True)
     finally:
-        parts.flush()
-    _join(output, folder, schema)
+        with suppress(OSError):  # it has parts, or another process is in it
+            folder.rmdir()
+
+
+def _locked(output: Path, path: Path) -> ExitStack:
+    """Make the file `path` and its folder, and lock the file until the result is closed."""
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        with ExitStack() as opened, suppress(FileNotFoundError):  # another process removed them just now
+            file = opened.enter_context(path.open("a"))
+            lock_output(file, output)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return opened.pop_all()
 
 
 class _Parts:
@@ -106,24 +129,31 @@ def _schema(layout: Layout) -> Any:
 
 
 def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.parquet"))
+    return sorted(part for part in folder.glob("part-*.parquet") if part.stem.removeprefix("part-").isdecimal())
 
 
-def _opened(file: Path, schema: Any) -> Any:
+def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
+    """Yield batches of the rows in `file`, among their columns `path`. Damage, or other columns, raise a DataError."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        opened = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            if not opened.schema_arrow.equals(schema):
+                raise DataError(
+                    f"--output {file}: has other columns; --append goes on only with the classes and options (--top, "
+                    "--probabilities) of before: name another file"
+                )
+            for batch in opened.iter_batches(**options):
+                batch.validate(full=True)
+                if batch.column("path").null_count:
+                    raise pyarrow.ArrowInvalid("a row without a path")
+                yield batch
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk
+            raise
         said = " ".join(str(error).split())[:160]
-        raise DataError(f"--output {file}: no Parquet file ({said}); name another file") from error
-    if not opened.schema_arrow.equals(schema):
-        raise DataError(
-            f"--output {file}: has other columns; --append goes on only with the classes and options (--top, "
-            "--probabilities) of before: name another file"
-        )
-    return opened
+        raise DataError(f"--output {file}: no Parquet file, or damaged ({said}); name another file") from error
 
 
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
@@ -131,13 +161,13 @@ def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
 
     A part repeats no row of the joined file that it is joined to, so its first row tells.
     """
-    first = next(_opened(part, schema).iter_batches(batch_size=1, columns=["path"]), None)
+    first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined
 
 
 def _read_paths(file: Path, schema: Any, model: str, done: Done) -> None:
-    """Add the paths in `file` to `done`. Other columns, or the answers of another model, raise a DataError."""
-    for batch in _opened(file, schema).iter_batches(columns=["path", "model"]):
+    """Add the paths in `file` to `done`. Damage, other columns, or another model's answers raise a DataError."""
+    for batch in _batches(file, schema, columns=["path", "model"]):
         if any(name != model for name in batch.column("model").to_pylist()):
             raise DataError(
                 f"--output {file}: holds the answers of another run, model or options (--views, --seed); name another "
@@ -148,13 +178,14 @@ def _read_paths(file: Path, schema: Any, model: str, done: Done) -> None:
 
 
 def _join(output: Path, folder: Path, schema: Any) -> None:
-    """Join `output`, if it is there, and the parts in `folder` into `output`. Then remove the folder."""
+    """Join `output`, if it is there, and the parts in `folder` into `output`. Then remove the parts."""
     import pyarrow.parquet
 
     files = [*([output] if output.exists() else []), *_parts(folder)]
     if _parts(folder) or not output.exists():
         with written_atomically(output) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
             for file in files:
-                for batch in _opened(file, schema).iter_batches():
+                for batch in _batches(file, schema):
                     writer.write_batch(batch)
-    shutil.rmtree(folder)
+    for part in _parts(folder):
+        part.unlink()

@@ -78,13 +78,14 @@ class Predicting:
     ) -> Iterator[Item]:
         """Classify the files in order, without those that are done. Yield each prediction or reject when it is there.
 
-        `advance` receives the number of images just finished. Raises DataError in the end if no file could be used.
+        `advance` receives the number of images, or of files without any, just finished. Raises DataError in the end if
+        no file could be used.
         """
         features, extraction = self.run.configs()
         most = self.config.max_pixels or extraction.max_pixels
-        for done, piece in inspected(self.sources, most, features.pages, is_done):
+        for done, others, piece in inspected(self.sources, most, features.pages, is_done):
             self.skipped += done
-            advance(done)
+            advance(done + others)
             for item in _in_order(piece, self.answers):
                 if isinstance(item, Reject):
                     self.rejects.append(item)

@@ -75,19 +75,27 @@ def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
     while block := file.read(1 << 16):
         end = end or (b"\0" if b"\0" in block else b"\n")
         *whole, rest = (rest + block).split(end)
-        yield from (os.fsdecode(path.rstrip(b"\r")) for path in whole if path.strip())
+        yield from (_name(path, end) for path in whole if _name(path, end))
         if len(rest) > _LONGEST_PATH:
             raise DataError(f"--from {name}: a line of more than {_LONGEST_PATH} bytes is no path")
-    if rest.strip():
-        yield os.fsdecode(rest.rstrip(b"\r"))
+    if last := _name(rest, end):
+        yield last
+
+
+def _name(entry: bytes, end: bytes) -> str:
+    """Return the path in an entry of a list. A blank line has none. In a list with NULs every character counts."""
+    if end == b"\0":
+        return os.fsdecode(entry)
+    return os.fsdecode(entry.rstrip(b"\r")) if entry.strip() else ""
 
 
 def inspected(
     sources: Sources, max_pixels: int, pages: Pages, is_done: Callable[[str], bool] = lambda path: False
-) -> Iterator[tuple[int, Piece]]:
+) -> Iterator[tuple[int, int, Piece]]:
     """Inspect files piece by piece, the next piece in the background.
 
-    Yield the number of images and rejects that are done, and a piece: the others, in the order of the files.
+    Yield the number of images and rejects that are done, the number of files that hold no image and were not named, and
+    a piece: the other images and rejects, in the order of the files.
     """
     with ThreadPoolExecutor() as pool:
         look = partial(_inspect, sources, max_pixels, pages, is_done)
@@ -98,7 +106,7 @@ def inspected(
                 ahead = pool.map(look, next(pieces, []))
                 every = [one for found in seen for one in found]
                 piece = [one for one in every if one is not None]
-                yield len(every) - len(piece), piece
+                yield len(every) - len(piece), seen.count([]), piece
         finally:
             pool.shutdown(cancel_futures=True)
 

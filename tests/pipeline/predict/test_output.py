@@ -4,16 +4,20 @@ import csv
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 import pytest
-from headstart.pipeline.predict import parquet
-from headstart.pipeline.predict.items import Layout
+from headstart.features.errors import DataError
+from headstart.pipeline.predict import output, parquet
+from headstart.pipeline.predict.config import PredictConfig
+from headstart.pipeline.predict.items import Layout, Scored
 
 SUFFIXES = ("csv", "jsonl", "parquet")
 
@@ -102,6 +106,25 @@ def test_a_line_that_was_cut_off_is_written_again(
     assert len(file.read_bytes().splitlines()) == len(whole.splitlines())
 
 
+@pytest.mark.parametrize("where", [b"\n", b",", b"cat.1"])
+def test_a_quote_too_many_removes_no_line(headstart, run: Path, images: Path, tmp_path: Path, where: bytes) -> None:
+    file = tmp_path / "out.csv"
+    predict = ("predict", run, images, "--max-rejects=1", "--output", file, "--append")
+    headstart(*predict)
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[3] = (b"\n" + lines[3]).replace(where, where + b'"', 1)[1:]
+    file.write_bytes(b"".join(lines))
+    assert f"{file}: line 4 " in headstart.error(*predict)
+    assert file.read_bytes() == b"".join(lines)
+
+
+def test_a_line_of_something_else_is_not_cut_off(headstart, run: Path, images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "notes.jsonl"
+    file.write_text('{"shopping": "list"}')
+    assert f"{file}: line 1 is not" in headstart.error("predict", run, images, "--output", file, "--append")
+    assert file.read_text() == '{"shopping": "list"}'
+
+
 def test_parts_outlast_a_kill(
     headstart, run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +145,27 @@ def test_parts_outlast_a_kill(
     shutil.copytree(kept, parts)  # as after a kill between joining and removing
     assert headstart(*predict, "--append")["written"] == 0
     assert len({row["path"] for row in rows_of(file)}) == len(rows_of(file)) == 7
+
+
+DAMAGES = {"footer": slice(-600, -8), "page": slice(4, 60), "no row": slice(60, -8)}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_parquet_file_is_an_error(tmp_path: Path, damage: str) -> None:
+    file, layout = tmp_path / "out.parquet", Layout(["cat", "dog"], top=1, every=True, model="head")
+    with output.open_output(PredictConfig(output=file), layout) as opened:
+        for number in range(100):
+            opened.write(Scored(f"{number}.jpg", np.array([0.25, 0.75])))
+    content = bytearray(file.read_bytes())
+    content[DAMAGES[damage]] = bytes(255 - byte for byte in content[DAMAGES[damage]])
+    file.write_bytes(content)
+    left = tmp_path / f".{socket.gethostname()}-999999999-1.partial.out.parquet"
+    left.touch()
+    os.utime(left, (0, 0))
+    again = output.open_output(PredictConfig(output=file, append=True), layout)
+    with pytest.raises(DataError, match=f"{file}: no Parquet file, or damaged"), again:
+        pass
+    assert (file.read_bytes(), list(tmp_path.iterdir())) == (bytes(content), [file])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -182,8 +226,6 @@ def test_names_that_are_not_text(headstart, run: Path, images: Path, tmp_path: P
 
 
 def test_many_classes_have_no_columns_unless_asked() -> None:
-    from headstart.pipeline.predict.config import PredictConfig
-
     names = [f"class {number}" for number in range(31)]
     assert not Layout.of(PredictConfig(), names, "head").every
     assert Layout.of(PredictConfig(), names[:30], "head").every
@@ -191,13 +233,14 @@ def test_many_classes_have_no_columns_unless_asked() -> None:
     assert not Layout.of(PredictConfig(probabilities="none"), names[:2], "head").every
 
 
-def test_two_processes_do_not_write_one_file(headstart, run: Path, images: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    with (tmp_path / "out.csv").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        said = headstart.error("predict", run, images, "--output", tmp_path / "out.csv", "--append")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_two_processes_do_not_write_one_file(headstart, run: Path, images: Path, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"out.{suffix}"
+    layout = Layout(["cat", "dog"], top=1, every=True, model="head")
+    with output.open_output(PredictConfig(output=file), layout):
+        said = headstart.error("predict", run, images, "--output", file, "--append")
     assert "another process writes to it" in said
+    assert [path.name for path in tmp_path.glob("out*")] == [file.name]
 
 
 @pytest.mark.slow

@@ -1,21 +1,20 @@
 """`headstart predict`: which model answers, from which files, and what can't be used."""
 
-import io
 import json
-import os
 import shutil
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from headstart.features.errors import DataError, OptionError, RunError
+from headstart.features.images import batches
+from headstart.features.store import store
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict import model
+from headstart.pipeline.predict import model, sources
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.predict import predict, predicting
 from headstart.pipeline.runs import Run
@@ -67,6 +66,15 @@ def test_prediction_does_not_need_the_store(run: Path, drawn: Path, tmp_path: Pa
     (run / "config.json").write_text(json.dumps(config))
     assert len(predict(run, [drawn / "cat" / "cat.0.jpg"]).predictions) == 1
     assert not (tmp_path / "gone").exists()
+
+
+def test_other_features_than_in_training_are_told(headstart, run: Path, drawn: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (name,) = config["fingerprints"]
+    for key, told in ((config["fingerprints"][name], False), ("0" * 64, True)):
+        (run / "config.json").write_text(json.dumps({**config, "fingerprints": {name: key}}))
+        code, _, err = headstart.whole("predict", run, drawn / "cat" / "cat.0.jpg")
+        assert (code, "not made as for training" in err) == (0, told)
 
 
 def test_prediction_with_other_weights_is_refused(run: Path, drawn: Path) -> None:
@@ -127,6 +135,13 @@ def test_features_in_the_store_are_not_computed_again(
         picture.save(new)
     found = predict(run, [known[0], new, known[1]])
     assert passed == [str(new)]
+    monkeypatch.setattr(sources, "_FIRST_PIECE", 1)
+    monkeypatch.setattr(sources, "_LARGEST_PIECE", 1)
+    read = []
+    digests = store.read_digests
+    monkeypatch.setattr(store, "read_digests", lambda *given: (read.append(given), digests(*given))[1])
+    predict(run, known)
+    assert len(read) == 1
     assert [item.path for item in found.predictions] == list(map(str, [known[0], new, known[1]]))
 
 
@@ -150,6 +165,16 @@ def test_the_model_that_was_best_on_val_answers(run: Path, tuned_run: Path, draw
     assert answers(0, 0.5, 0.5)["model"] == "head"
     assert answers(1, 0.5, 0.25, "--model=head")["predictions"] == head["predictions"]
     assert answers(0, 0.5, 0.5, "--model=finetuned")["predictions"] == tuned["predictions"]
+    config = json.loads((run / "config.json").read_text())
+    own = {**config["features"], "backbone": str(run / "gone.keras"), "weights": "imagenet"}
+    (run / "config.json").write_text(json.dumps({**config, "features": own}))
+    alike = answers(0, 0.5, 0.5)
+    assert (alike["model"], alike["predictions"]) == ("finetuned", tuned["predictions"])
+    assert "values of the head" in alike["reason"]
+    assert "gone.keras" in headstart.error("predict", run, cat, "--model=head")
+    assert "absent.keras" in headstart.error("predict", run, cat, f"--weights={run}/absent.keras")
+    with pytest.raises(AssertionError, match=r"gone\.keras"):
+        answers(1, 0.25, 0.5)  # the classifier is worse than the head, and another
     classifier = keras.models.load_model(run / "classifier.keras")
     from headstart.features.images.batches import decoded_batches
     from headstart.features.images.pixels import ImageConfig
@@ -176,6 +201,26 @@ def test_views_are_averaged(run: Path, drawn: Path) -> None:
     assert (second > -1e-9).all()
 
 
+def test_views_take_turns(run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network serves one stream at a time: two would use the same passes at once."""
+    streams: list[object] = []
+
+    def alone(frozen, *given):
+        assert not streams
+        streams.append(frozen)
+        yield from through(frozen, *given)
+        streams.pop()
+
+    through = model._passed
+    monkeypatch.setattr(model, "_passed", alone)
+    monkeypatch.setattr(model, "_IMAGES_AT_ONCE", 40)
+    paths = [drawn / "cat" / f"cat.{number % 20}.jpg" for number in range(60)]
+    config, places = PredictConfig(views=2), NetworkPlaces(store=run / "none")
+    found = [item.probability for item in predict(run, paths, config, places).predictions]
+    assert found == pytest.approx(found[:20] * 3, abs=1e-6)
+    assert not streams
+
+
 def test_likeliest_classes(run: Path, drawn: Path, headstart) -> None:
     cat = drawn / "cat" / "cat.0.jpg"
     (found,) = headstart("predict", run, cat, "--top=2")["predictions"]
@@ -197,34 +242,13 @@ def test_lines_are_shown_as_they_come(run: Path, drawn: Path) -> None:
     assert len(list(lines)) + 1 == begun.predicted + len(begun.rejects)
 
 
-def test_folders_within_folders_and_lists(
-    run: Path, drawn: Path, tmp_path: Path, headstart, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inner = tmp_path / "images" / "inner"
-    inner.mkdir(parents=True)
-    for number, folder in enumerate((inner, inner.parent)):
-        shutil.copy(drawn / "cat" / f"cat.{number}.jpg", folder)
-    (inner.parent / "notes.txt").write_text("no image, and nobody said so")
+def test_a_lack_of_memory_is_no_fault_of_an_image(run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*given):
+        raise MemoryError
 
-    def names(*arguments: object) -> list[str]:
-        return [Path(one["path"]).name for one in headstart("predict", run, *arguments)["predictions"]]
-
-    assert names(inner.parent) == ["cat.1.jpg", "cat.0.jpg"]
-    assert names(inner.parent, "--no-recursive") == ["cat.1.jpg"]
-    listed = tmp_path / "list.txt"
-    listed.write_text(f"{inner}\r\n\n{tmp_path / 'gone.jpg'}\n{inner.parent / 'notes.txt'}")
-    found = headstart("predict", run, "--from", listed, "--max-rejects=1")
-    assert [Path(one["path"]).name for one in found["predictions"]] == ["cat.0.jpg"]
-    assert [(Path(one["path"]).name, one["reason"]) for one in found["rejects"]] == [
-        ("gone.jpg", "vanished"),
-        ("notes.txt", "not-an-image"),
-    ]
-    ended = os.fsencode(inner / "cat.0.jpg") + b"\0" + os.fsencode(inner.parent / "cat.1.jpg") + b"\0"
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ended)))
-    found = predict(run, [], PredictConfig(listed=Path("-")))
-    assert [Path(item.path).name for item in found.predictions] == ["cat.0.jpg", "cat.1.jpg"]
-    assert "--from" in headstart.error("predict", run, "--from", tmp_path / "absent", code=2)
-    assert "--from" in headstart.error("predict", run, code=2)
+    monkeypatch.setattr(batches, "decode", decode)
+    with pytest.raises(MemoryError):
+        predict(run, [drawn / "cat" / "cat.0.jpg"], places=NetworkPlaces(store=run / "none"))
 
 
 def test_values_that_are_not_finite_are_an_error(run: Path, drawn: Path) -> None:
