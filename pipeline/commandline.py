@@ -22,7 +22,21 @@ from typer.core import TyperCommand
 
 _ENVIRONMENT_ERRORS = {
     getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "EIO", "ESTALE", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "EMFILE")
+    for name in (
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "EIO",
+        "ESTALE",
+        "ENOTDIR",
+        "EISDIR",
+        "EEXIST",
+        "ENAMETOOLONG",
+        "EMFILE",
+        "EFBIG",
+        "ELOOP",
+        "ESPIPE",
+    )
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

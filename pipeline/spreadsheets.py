@@ -1,7 +1,11 @@
 """Keep spreadsheets from running the names in a CSV file as formulas."""
 
+import csv
+import io
 import re
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # OWASP, "CSV Injection"; quotes come first where this module added some
 
@@ -17,6 +21,16 @@ def spreadsheet_safe(text: str) -> str:
 def original_text(text: str) -> str:
     """Return the text of which `spreadsheet_safe` made `text`."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """Return a line of a CSV file, with its end. Texts that a spreadsheet would take for formulas are written safely.
+
+    Cells with any kind of line end are quoted. Python's writer would leave out those that differ from its own.
+    """
+    text = io.StringIO()
+    csv.writer(text).writerow([spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in cells])
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _is_number(text: str) -> bool:

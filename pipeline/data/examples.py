@@ -22,7 +22,7 @@ from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.reading import Files, read_data
 from headstart.pipeline.data.splits import FRACTIONS, Item, complete, split_of, takes_val_from_train
-from headstart.pipeline.spreadsheets import original_text, spreadsheet_safe
+from headstart.pipeline.spreadsheets import csv_line, original_text
 
 _REJECT_FIELDS = ("path", "reason", "detail")
 
@@ -194,9 +194,7 @@ def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Coll
         lines = csv.reader(io.StringIO(old.decode(errors="surrogateescape"), newline=""))
         whole = [list(map(original_text, line)) for line in lines if len(line) == len(_REJECT_FIELDS)]
         rows += [line for line in whole[1:] if line[0] not in keep_other_than]
-    text = io.StringIO()
     rows += [(one.path, one.reason, one.detail) for one in rejects]
-    csv.writer(text, lineterminator="\n").writerows(map(spreadsheet_safe, row) for row in rows)
-    data = text.getvalue().encode(errors="surrogateescape")
+    data = "".join(map(csv_line, rows)).encode(errors="surrogateescape")
     if data != old:  # without a change nothing is written, so the disk may be read-only
         write_atomically(path, data)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from headstart.features.files import written_atomically
 from headstart.pipeline.runs import Run
+from headstart.pipeline.spreadsheets import csv_line, original_text
 
 _MODEL = "finetuned"
 _FIELDS = (_MODEL, "better", "mcnemar")  # `better` and `mcnemar` compare the classifier with the head
@@ -37,9 +38,8 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
             partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out,
         ):
             kept = [at for at, name in enumerate(header) if not name.startswith(f"{_MODEL}:")]
-            writer = csv.writer(out, lineterminator="\n")
-            writer.writerow([header[at] for at in kept])
-            writer.writerows([row[at] for at in kept] for row in _of_the_head(header, rows, drop_rows))
+            for row in (header, *_of_the_head(header, rows, drop_rows)):
+                out.write(csv_line(original_text(row[at]) for at in kept))
 
 
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:

@@ -8,6 +8,7 @@ from headstart.features.errors import OptionError, require_options
 from headstart.features.options import option
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+MOST_VIEWS = 1000
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         require_options(
             ("--top", self.top, self.top >= 1, "at least 1"),
-            ("--views", self.views, self.views >= 1, "at least 1"),
+            ("--views", self.views, 1 <= self.views <= MOST_VIEWS, f"from 1 to {MOST_VIEWS}"),
             ("--batch-size", self.batch_size, self.batch_size >= 0, "at least 0"),
             ("--max-pixels", self.max_pixels, self.max_pixels >= 0, "at least 1, or 0"),
             ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),

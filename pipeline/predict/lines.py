@@ -17,7 +17,7 @@ from headstart.features.files import flush_to_disk
 from headstart.features.terminal import console
 from headstart.pipeline.predict.done import Done, Output, lock_output
 from headstart.pipeline.predict.items import Item, Layout
-from headstart.pipeline.spreadsheets import spreadsheet_safe
+from headstart.pipeline.spreadsheets import csv_line, spreadsheet_safe
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,7 @@ def _csv_form(layout: Layout) -> _Form:
     columns = list(layout.columns())
 
     def encode(values: Sequence[Any]) -> bytes:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(map(_cell, values))
-        return text.getvalue().encode(errors="surrogateescape")
+        return csv_line(map(_cell, values)).encode(errors="surrogateescape")
 
     def parse(line: bytes) -> str | None:
         with suppress(csv.Error, ValueError):
@@ -128,7 +126,7 @@ def _csv_form(layout: Layout) -> _Form:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else spreadsheet_safe(str(value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _json_form(layout: Layout) -> _Form:

@@ -1,5 +1,6 @@
 """The files to classify: those that are named, those in folders, and those of a list. They are inspected in pieces."""
 
+import codecs
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -70,10 +71,19 @@ def _read_list(listed: Path) -> Iterator[str]:
 
 
 def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the paths in `file`. Where its first block has a NUL, each path ends with one; else with its line."""
+    """Yield the paths in `file`. Where its first block has a NUL, each path ends with one; else with its line.
+
+    Raises DataError for a list in UTF-16, a very long line, and a NUL in a list of lines.
+    """
     end, rest = b"", b""
     while block := file.read(1 << 16):
-        end = end or (b"\0" if b"\0" in block else b"\n")
+        if not end:
+            if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise DataError(f"--from {name}: is in UTF-16; save it in UTF-8")
+            block = block.removeprefix(codecs.BOM_UTF8)
+            end = b"\0" if b"\0" in block else b"\n"
+        elif end == b"\n" and b"\0" in block:
+            raise DataError(f"--from {name}: a line holds a NUL; end each path with its line, or each with a NUL")
         *whole, rest = (rest + block).split(end)
         yield from (_name(path, end) for path in whole if _name(path, end))
         if len(rest) > _LONGEST_PATH:

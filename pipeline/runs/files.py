@@ -1,7 +1,6 @@
 """Reading and writing JSON and CSV files of a run. The files may come from elsewhere: reading is bounded."""
 
 import csv
-import io
 import itertools
 import json
 import stat
@@ -11,7 +10,7 @@ from typing import Any, NoReturn, TextIO
 
 from headstart.features.errors import RunError
 from headstart.features.files import write_atomically
-from headstart.pipeline.spreadsheets import original_text, spreadsheet_safe
+from headstart.pipeline.spreadsheets import csv_line, original_text
 
 REMEDY = "copy the run anew, or train it again"
 _JSON_BYTES = 512 << 20  # `metrics.json` of 1,500 classes had 34 MB per split in earlier versions
@@ -70,11 +69,7 @@ def csv_rows(path: Path, columns: Sequence[str] = (), remedy: str = REMEDY) -> I
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file atomically. Text that a spreadsheet would take for a formula is written safely."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in itertools.chain([header], rows):
-        writer.writerow([spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in row])
-    write_atomically(path, text.getvalue())
+    write_atomically(path, "".join(map(csv_line, itertools.chain([header], rows))))
 
 
 def require_regular(file: Path, most: int, remedy: str = REMEDY) -> None:

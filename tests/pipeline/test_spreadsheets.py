@@ -34,6 +34,12 @@ def test_files_are_safe_and_read_back(tmp_path: Path) -> None:
     assert list(read_csv(tmp_path / "a.csv")[0]) == ["path", "=label", "n"]
 
 
+def test_line_ends_within_names_are_read_back(tmp_path: Path) -> None:
+    rows = [["c\rat.jpg", "a"], ["d\nog.jpg", "b"], ["e\r\nel.jpg", "c"]]
+    write_csv(tmp_path / "a.csv", ["path", "label"], rows)
+    assert [[*row.values()] for row in read_csv(tmp_path / "a.csv")] == rows
+
+
 def test_rejects_are_safe_and_dropped_by_their_names(tmp_path: Path) -> None:
     write_rejects(tmp_path, [Reject("=a.jpg", "corrupt", "@x"), Reject("b.jpg", "corrupt", "")])
     with (tmp_path / "rejects.csv").open(newline="") as file:

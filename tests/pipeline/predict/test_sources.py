@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from headstart.features.errors import DataError
 from headstart.pipeline.predict import sources
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.predict import predict, predicting
+from headstart.pipeline.predict.sources import find_files
 
 
 def test_folders_within_folders_and_lists(
@@ -55,3 +57,21 @@ def test_progress_ends_with_the_last_file(run: Path, drawn: Path, tmp_path: Path
     begun, steps = predicting(run, [tmp_path / "cat.jpg", tmp_path / "notes"], PredictConfig()), []
     assert len(list(begun.items(steps.append))) == 1
     assert sum(steps) == len(begun.sources.files) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a.jpg\n".encode("utf-16"), "is in UTF-16; save it in UTF-8"),
+        (b"a.jpg\n" * 20_000 + b"b\0.jpg\n", "a line holds a NUL"),
+    ],
+)
+def test_lists_that_hold_no_paths_are_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        find_files([], tmp_path / "list.txt")
+
+
+def test_the_mark_at_the_beginning_of_a_list_is_no_part_of_a_path(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.jpg\nb.jpg\n")
+    assert find_files([], tmp_path / "list.txt").files == ["a.jpg", "b.jpg"]
