@@ -172,8 +172,8 @@ def _fit(
     """
     config, built, done = keeper.config, keeper.built, keeper.course.done
     train = built.cached.of("train")
-    built.load_latest(_kept(keeper.state))
     if done:
+        built.load_latest(_kept(keeper.state))
         console.print(f"going on after epoch {done}; --overwrite begins anew")
         console.print(cost_line(config.epochs - done, keeper.seconds_an_epoch, config.patience))
     labels = np.array([example.label for example in train], np.int64)

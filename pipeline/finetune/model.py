@@ -68,10 +68,10 @@ class FinetuneModel:
                 shutil.copy(file, folder)
 
     def load_latest(self, folder: Path) -> None:
-        """Set the model and the optimizer to the latest state in `folder`. Before the first epoch, nothing is set."""
+        """Set the model and the optimizer to the latest state in `folder`, which is that of an epoch after 0."""
         if (folder / _EARLIER_LATEST).exists():
             load_state(self.model, folder / _EARLIER_LATEST)
-        elif (folder / _LATEST).exists():
+        else:
             load_state(_sharing(self.top, self.model.optimizer), folder / _LATEST)
 
     def load_best(self, folder: Path) -> None:
