@@ -248,6 +248,7 @@ def test_weights_of_a_state_from_elsewhere_are_checked(tmp_path: Path) -> None:
     assert said().startswith("not an HDF5 file, or corrupt")
     file.unlink()
     assert said().startswith("is missing")
+    built.model.compile("sgd")
     with pytest.raises(RunError, match=r"latest\.top\.weights\.h5: is missing"):
         built.load_latest(tmp_path)
     os.mkfifo(file)
