@@ -22,8 +22,7 @@ from headstart.pipeline.places import NetworkPlaces, Places
 from headstart.pipeline.predict.networks import networks_of
 from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.paths import with_absolute_paths, with_relative_paths
-
-from tests.conftest import QUICK, SMALL
+from headstart.tests.conftest import QUICK, SMALL
 
 HEAD = HeadConfig(units=(), epochs=1)
 

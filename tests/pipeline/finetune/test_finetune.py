@@ -419,7 +419,7 @@ def test_training_stops_early_and_tells_each_epoch(run: Path, capsys: pytest.Cap
 @pytest.mark.slow
 def test_a_head_whose_outputs_are_not_finite_is_refused(run: Path) -> None:
     head = keras.models.load_model(run / "head.keras")
-    head.set_weights([np.full_like(weight, np.nan) for weight in head.get_weights()])
+    head.set_weights([np.full_like(weight, 1e38) for weight in head.get_weights()])
     head.save(run / "head.keras")
     with pytest.raises(RunError, match=r"head\.keras: its outputs on val are not finite"):
         finetune(run, QUICK)

@@ -14,11 +14,10 @@ from headstart.features.errors import HeadstartError
 from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
+from headstart.tests.conftest import QUICK, SMALL
+from headstart.tests.pipeline.runs.hostile_models import CLASSIFIERS, HEADS, WEIGHTS
+from headstart.tests.pipeline.runs.hostile_runs import RUNS
 from typer.testing import CliRunner
-
-from tests.conftest import QUICK, SMALL
-from tests.pipeline.runs.hostile_models import CLASSIFIERS, HEADS, WEIGHTS
-from tests.pipeline.runs.hostile_runs import RUNS
 
 FINETUNE = ("--epochs=1", "--batch-size=8")
 # What is harmless may end well: the field is not used, or the file only lies elsewhere.

@@ -14,12 +14,11 @@ from headstart.features.errors import RunError
 from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.runs import Run, read_csv, require_finite
 from headstart.pipeline.runs import run as run_module
-
-from tests.conftest import Cli
-from tests.pipeline.runs.hostile_models import rewrite
-from tests.pipeline.runs.hostile_runs import RUNS, config, edited, feature
-from tests.pipeline.runs.hostile_runs import text as holding
-from tests.pipeline.test_runs import dead_process
+from headstart.tests.conftest import Cli
+from headstart.tests.pipeline.runs.hostile_models import rewrite
+from headstart.tests.pipeline.runs.hostile_runs import RUNS, config, edited, feature
+from headstart.tests.pipeline.runs.hostile_runs import text as holding
+from headstart.tests.pipeline.test_runs import dead_process
 
 
 def refused(run: Path) -> str:
