@@ -82,6 +82,7 @@ def test_nothing_is_loaded_to_explain_or_export(
     assert headstart("store", "export", store, few, tmp_path / "x.npz")["examples"] == 12
 
 
+@pytest.mark.slow
 def test_an_export_names_network_and_cut(
     headstart, few: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def test_features_in_the_store_are_not_computed_again(
     assert [item.path for item in found.predictions] == list(map(str, [known[0], new, known[1]]))
 
 
+@pytest.mark.slow
 def test_the_model_that_was_best_on_val_answers(run: Path, tuned_run: Path, drawn: Path, headstart) -> None:
     cat = drawn / "cat" / "cat.0.jpg"
     head = headstart("predict", run, cat)

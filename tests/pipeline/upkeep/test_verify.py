@@ -51,6 +51,7 @@ def test_another_rescaling_and_size_are_recomputed_as_they_were(
     assert verify_store(tmp_path / "s", compared(prepared, 10)).fresh.largest_error < 1e-2
 
 
+@pytest.mark.slow
 def test_wrong_features_are_found_and_dropped(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig
 ) -> None:
