@@ -83,15 +83,17 @@ def test_what_moved_alone_is_named_by_option_or_variable(
     run, elsewhere = project / "runs" / "a", tmp_path / "elsewhere"
     elsewhere.mkdir()
     for name, kind in (("data", "data"), ("store", "store"), ("net.weights.h5", "weights")):
-        (project / name).rename(elsewhere / name)
+        there = elsewhere / kind / name  # no longer where the store remembers the weights
+        there.parent.mkdir()
+        (project / name).rename(there)
         said = headstart.error("evaluate", run)
         assert f"its {kind} {project / name} is gone; say with --{kind} or HEADSTART_{kind.upper()}" in said
         assert not (project / name).exists()
-        assert headstart("evaluate", run, f"--{kind}", elsewhere / name)["n"] > 0
-        monkeypatch.setenv(f"HEADSTART_{kind.upper()}", str(elsewhere / name))
+        assert headstart("evaluate", run, f"--{kind}", there)["n"] > 0
+        monkeypatch.setenv(f"HEADSTART_{kind.upper()}", str(there))
         assert headstart("evaluate", run)["n"] > 0
     assert sorted(path.name for path in project.iterdir()) == ["runs"]
-    assert (elsewhere / "store" / "rejects.csv").exists()
+    assert (elsewhere / "store" / "store" / "rejects.csv").exists()
 
 
 def test_the_order_is_option_then_own_place_then_variable(

@@ -175,7 +175,7 @@ def activated(module: str, name: str) -> Callable[[dict[str, Any], Path], None]:
 def classed(module: str, name: str, **config: Any) -> Callable[[dict[str, Any], Path], None]:
     def change(layer: dict[str, Any], canary: Path) -> None:
         layer.update(module=module, class_name=name, registered_name=name)
-        layer["config"] = {"name": "x"} | {key: str(canary) if value is ... else value for key, value in config.items()}
+        layer["config"] = json.loads(json.dumps({"name": "x"} | config, default=lambda _: str(canary)))
 
     return change
 

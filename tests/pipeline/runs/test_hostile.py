@@ -23,7 +23,8 @@ FINETUNE = ("--epochs=1", "--batch-size=8")
 # What is harmless may end well: the field is not used, or the file only lies elsewhere.
 HARMLESS = {
     "config lies outside", "head lies outside", "metrics are gone", "without versions", "head is a list of lists",
-    "without reading", "reading is null", "images of another size", "finetune is a list",
+    "without reading", "reading is null", "images of another size", "finetune is a list", "no cut",
+    "a later version with a new field", "seed of 400 digits",
 }  # fmt: skip
 
 
@@ -191,7 +192,9 @@ def test_hostile_weights(tmp_path: Path) -> None:
         change(file)
         before = listing(tmp_path)
         said = refusal(file, good.backbone)
-        assert bool(said) != (name in ("a group in itself", "deep groups")), name
+        assert bool(said) != (
+            name in ("a group in itself", "deep groups", "old layer names", "old layer names of numbers")
+        ), name
         assert len(said) < 1000, name
         assert str(file) in said or not said, name
         assert listing(tmp_path) == before, name
