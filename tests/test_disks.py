@@ -299,6 +299,7 @@ def test_cores_are_counted_within_the_limit(
     assert cpu_count() == min(8, most)
 
 
+@pytest.mark.slow
 def test_threads_of_tensorflow_follow_the_limit(tmp_path: Path) -> None:
     code = """if True:
         from pathlib import Path

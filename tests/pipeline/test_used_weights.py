@@ -64,6 +64,7 @@ def test_a_head_takes_the_weights_of_the_features(
     assert headstart("features", few, *NETWORK, store)["extracted"] == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_to_explain_or_export(
     headstart, weights: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_no_store_is_made(model: keras.Model, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_next_command_does_not_build_the_network(small, extraction, monkeypatch: pytest.MonkeyPatch) -> None:
     from headstart.features.backbones import models
     from headstart.features.backbones.facts import KnownBackbones

@@ -177,6 +177,7 @@ def test_groups_from_paths(photos: Path) -> None:
         scan(file, config=DataConfig(group="patient"))
 
 
+@pytest.mark.slow
 def test_features_need_no_labels_and_heads_do(photos: Path, tmp_path: Path, headstart) -> None:
     flags = (*SMALL_FLAGS, f"--store={tmp_path / 's'}")
     done = headstart("features", photos, *flags)

@@ -199,6 +199,7 @@ def test_what_was_not_fine_tuned_has_no_row(headstart, run: Path, tuned_run: Pat
     assert "no epoch of fine-tuning was better on val than the head" in text
 
 
+@pytest.mark.slow
 def test_both_models_are_scored_and_tested_against_each_other(run: Path, tuned_run: Path) -> None:
     shutil.copytree(tuned_run, run, dirs_exist_ok=True)
     result = evaluate(run)
