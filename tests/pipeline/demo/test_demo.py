@@ -16,6 +16,7 @@ from headstart.pipeline.demo.network import choose_network
 from headstart.pipeline.demo.picture import Guess, draw_picture, read_guesses
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 from headstart.tests.conftest import SMALL
 from PIL import Image
@@ -139,7 +140,7 @@ def test_a_second_time_extracts_nothing_and_its_lines_can_be_typed(
         True,
         0,
     )
-    assert calls[1] == (run, TUNING, True, 0, None)
+    assert calls[1] == (run, TUNING, True, 0, Places())
 
 
 def test_a_folder_that_is_no_demo_is_left_alone(headstart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -403,7 +403,7 @@ def test_a_kill_in_the_second_call_changes_nothing(run: Path, tmp_path: Path, st
 
 @pytest.mark.slow
 def test_training_stops_early_and_tells_each_epoch(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = replace(QUICK, epochs=9, learning_rate=3.0, patience=2)
+    config = replace(QUICK, epochs=9, learning_rate=0.3, patience=2)
     result = finetune(run, config)
     assert result.stopped_early
     assert result.epochs_done == result.best_epoch + 2 < 9
