@@ -1,6 +1,7 @@
 """Atomic writes of files and folders: a reader never sees half-written content, even if the writer was killed."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -221,6 +222,12 @@ def write_first(path: Path, text: str) -> bool:
                 os.replace(partial, path)
         flush_to_disk(path.parent)
     return True
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_text(value: Any) -> str:

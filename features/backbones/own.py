@@ -1,6 +1,5 @@
 """The user's own network, a `.keras` file. The file is not trusted: it is checked, and Keras runs no code from it."""
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from headstart.features.backbones.archive import require_file
 from headstart.features.backbones.loading import load_keras, said
 from headstart.features.config import Precision
 from headstart.features.errors import OptionError, WeightsError
+from headstart.features.files import sha256_of
 from headstart.features.tensorflow import keras
 
 _SMALLEST, _LARGEST = 32, 4096  # sides of images in pixels; see `ImageConfig`
@@ -46,8 +46,7 @@ def _load(path: str, shown: str, *state: int) -> OwnNetwork:
     model = _functional(load_keras(path, f"--backbone {shown}", "save it anew with model.save"), shown)
     if model.input.shape[1]:
         _require_independent(model, shown, model.input.shape[1])
-    with open(path, "rb") as content:
-        return OwnNetwork(model, hashlib.file_digest(content, "sha256").hexdigest())
+    return OwnNetwork(model, sha256_of(path))
 
 
 def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> keras.Model:

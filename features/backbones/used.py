@@ -1,6 +1,5 @@
 """The weights that were used with a store, kept in its `used.json`, so that they need to be given only once."""
 
-import hashlib
 import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from headstart.features.backbones.outlines import is_own, place_of_weights
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.config import FeatureConfig, Rescale
 from headstart.features.errors import OptionError
-from headstart.features.files import read_json, write_json
+from headstart.features.files import read_json, sha256_of, write_json
 from headstart.features.paths import absolute_path, relative_path
 from headstart.features.terminal import console
 
@@ -182,8 +181,7 @@ def file_digest(path: str) -> str:
     try:
         if not Path(path).is_file() or Path(path).stat().st_size > _LARGEST:
             return ""
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except (OSError, ValueError):
         return ""
 

@@ -7,11 +7,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from headstart.features.errors import HeadstartError, RunError, StoreError
+from headstart.features.files import sha256_of
 from headstart.features.frozen.network import Network
 from headstart.features.images.augment import View
 from headstart.features.images.depth import bits_that_matter
@@ -119,7 +119,7 @@ class _Head:
 
     def decides(self) -> dict[str, Any]:
         keys = [network.fingerprint(cut).key for network in self._networks for cut in network.cuts]
-        return {"head": _file_digest(self._run.head_file), "features": keys}
+        return {"head": sha256_of(self._run.head_file), "features": keys}
 
     def logits(self, images: Sequence[ImageFile], view: View | None) -> Rows:
         parts = [
@@ -149,7 +149,7 @@ class _Classifier:
         self._images = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
 
     def decides(self) -> dict[str, Any]:
-        return {"classifier": _file_digest(self._run.classifier_file), "pixels": vars(self._images)}
+        return {"classifier": sha256_of(self._run.classifier_file), "pixels": vars(self._images)}
 
     def logits(self, images: Sequence[ImageFile], view: View | None) -> Rows:
         return _passed(self._frozen(), images, self._images, view)
@@ -240,8 +240,3 @@ def _batched(rows: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int]
             positions, held = [], []
     if held:
         yield positions, held
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

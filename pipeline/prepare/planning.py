@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headstart.features.errors import DataError
+from headstart.features.files import sha256_of
 from headstart.features.images.faults import NO_IMAGE, Fault
 from headstart.features.images.formats import inspect_bytes
 from headstart.features.images.scan import ImageFile, Reject
@@ -70,7 +71,7 @@ def splits_there(data: Path) -> There:
     found: There = {}
     for split in SPLITS:
         for path in files_below(data / split) if (data / split).is_dir() else []:
-            found.setdefault(digest_of(path), []).append((split, path))
+            found.setdefault(sha256_of(path), []).append((split, path))
     return found
 
 
@@ -173,9 +174,3 @@ def require_full_splits(
         )
     untested = [label for label in read.class_names if "test" in given and (label, "test") not in present]
     return [f"{len(untested)} classes have no images in test: {listed(untested)}"] if untested else []
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,10 +6,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from headstart.features.errors import DataError
+from headstart.features.files import sha256_of
 from headstart.features.locks import folder_locked
 from headstart.pipeline.data.clutter import clutter_kind
 from headstart.pipeline.data.layouts import Reading
-from headstart.pipeline.prepare.planning import Placement, digest_of
+from headstart.pipeline.prepare.planning import Placement
 from headstart.pipeline.prepare.sources import Member
 
 _MAX_NAME_BYTES = 240  # of 255; the rest is for a digest, which keeps equal names apart
@@ -93,7 +94,7 @@ def free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
     that are taken by files on disk.
     """
     if target not in taken and target.is_file():
-        taken[target] = digest_of(target)
+        taken[target] = sha256_of(target)
     if taken.setdefault(target, digest) == digest:
         return target
     return free_name(target.with_stem(f"{target.stem}-{digest[:12]}"), digest, taken)
