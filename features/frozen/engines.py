@@ -95,6 +95,11 @@ def read_model(file: Path) -> Any:
     return load_openvino().Core().read_model(file)
 
 
+def constant_bytes(model: Any) -> int:
+    """Return the bytes of an OpenVINO model's constants, which its file of weights will hold."""
+    return sum(one.get_byte_size() for one in model.get_ops() if one.get_type_name() == "Constant")
+
+
 @contextmanager
 def _memory_errors() -> Iterator[None]:
     """Raise a MemoryError if OpenVINO lacks memory. OpenVINO itself raises a RuntimeError with a message about this."""

@@ -15,13 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from headstart.features.files import folder_written_atomically, read_json, write_json
+from headstart.features.files import folder_written_atomically, read_json, require_space, write_json
 from headstart.features.frozen.calibration import network_digest
-from headstart.features.frozen.engines import load_openvino, read_model
+from headstart.features.frozen.engines import constant_bytes, load_openvino, read_model
 from headstart.features.terminal import console
 
 _VERSION = 1  # raise it when `frozen` makes another fast form of the same network
 _IDENTITY = "identity.json"
+_SPARE = 10  # times a network's bytes that must be free: features need the disk more than a network does
 _VERSIONS = ("kept_version", "openvino", "forward_version")  # fields of an identity
 
 
@@ -54,11 +55,15 @@ class KeptNetwork:
         return None
 
     def write(self, model: Any) -> None:
-        """Keep the converted network `model`. Networks of other versions are removed. A failure is only printed."""
+        """Keep the converted network `model`, unless the disk is nearly full. A failure is only printed.
+
+        Networks of other versions are removed.
+        """
         if not self.root.is_dir():
             return
         try:
             self._remove_outdated()
+            require_space(self.root, _SPARE * constant_bytes(model))
             with folder_written_atomically(self.folder, replace=True) as partial:
                 load_openvino().save_model(model, partial / "model.xml", compress_to_fp16=False)
                 write_json(partial / _IDENTITY, {"identity": self.identity, "files": network_digest(partial)})

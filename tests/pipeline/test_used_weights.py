@@ -47,10 +47,8 @@ def test_a_head_takes_the_weights_of_the_features(
     code, _, told = headstart.whole("head", few, *NETWORK, store, "--epochs=1", f"--run={tmp_path / 'run'}")
     assert code == 0, told
     assert f"--weights {weights} --rescale unit, as in the features of {tmp_path / 'store'}" in told
-    assert (features_of(tmp_path / "run")["weights"], features_of(tmp_path / "run")["rescale"]) == (
-        str(weights),
-        "unit",
-    )
+    chosen = features_of(tmp_path / "run")
+    assert (chosen["weights"], chosen["rescale"]) == (f"../{weights.name}", "unit")
     verify = ("store", "verify", tmp_path / "store", f"--data={few}", "--recompute=2")
     assert headstart(*verify)["recomputed"] == 2
     again = headstart("features", few, *NETWORK, store)

@@ -91,8 +91,9 @@ def test_both_phases_run_with_it_and_its_digest_is_in_the_fingerprint(
     assert (moved["extracted"], moved["fingerprint"]) == (0, first["fingerprint"])
     assert headstart("features", prepared, "--tokens", "first", *options)["extracted"] > 0
     headstart("head", prepared, "--run", tmp_path / "run", "--epochs", "1", *options)
-    headstart("finetune", tmp_path / "run", "--epochs", "1", "--batch-size", "8")
-    assert headstart("evaluate", tmp_path / "run")["finetuned"]["accuracy"] >= 0
+    finetuned = headstart("finetune", tmp_path / "run", "--epochs", "1", "--batch-size", "8")
+    better = finetuned["best_epoch"] > 0
+    assert ("finetuned" in headstart("evaluate", tmp_path / "run")) == better
     assert headstart(
         "store", "verify", tmp_path / "store", "--data", prepared, "--recompute", "4", "--weights", file
     )["bad"] == 0  # fmt: skip

@@ -1,11 +1,12 @@
 """Networks that a store keeps."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from headstart.features.frozen.engines import converted, openvino_passes
+from headstart.features.frozen.engines import constant_bytes, converted, openvino_passes
 from headstart.features.frozen.frozen import traced_model
 from headstart.features.frozen.kept import KeptNetwork
 from headstart.features.frozen.network import load_network
@@ -54,6 +55,18 @@ def test_damage_and_other_versions(model: keras.Model, tmp_path: Path) -> None:
 def test_no_store_is_made(model: keras.Model, tmp_path: Path) -> None:
     kept(tmp_path / "absent").write(converted(traced_model(model, 2, compiled=False)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_nearly_full_disk_keeps_its_room(
+    model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    graph = converted(traced_model(model, 2, compiled=False))
+    size = constant_bytes(graph)
+    assert 8 * 8 * 3 * 4 * 4 <= size < 4000  # the kernel in float32
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2 * size})())
+    kept(tmp_path).write(graph)
+    assert not kept(tmp_path).folder.exists()
+    assert "the next command will build net again: [Errno 28] No space left on device" in capfd.readouterr().err
 
 
 @pytest.mark.slow

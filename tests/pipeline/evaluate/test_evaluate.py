@@ -324,9 +324,9 @@ def test_softmax_through_both_phases(tmp_path: Path, small, extraction) -> None:
                 draw_one[name](ImageDraw.Draw(picture), (x, y, x + 60, y + 60), colour)
                 picture.save(tmp_path / "data" / split / name / f"{number}.jpg")
     train_run(
-        tmp_path / "data", tmp_path / "run", small, extraction, HeadConfig(units=(64,), epochs=20, learning_rate=1e-3)
+        tmp_path / "data", tmp_path / "run", small, extraction, HeadConfig(units=(64,), epochs=10, learning_rate=5e-4)
     )
-    finetune(tmp_path / "run", FinetuneConfig(epochs=2, batch_size=8))
+    finetune(tmp_path / "run", FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-2, augment="none"))
     result = evaluate(tmp_path / "run", "test")
     assert list(result.head["per_class"]) == names
     assert result.head["accuracy"] > 0.8  # chance is 0.2
