@@ -1,28 +1,21 @@
 """Write the result of `headstart check` as one HTML page that needs no other file, no script and no network."""
 
-import base64
-import io
 from collections import defaultdict
 from collections.abc import Sequence
-from html import escape
 from itertools import chain
 from pathlib import Path
 
-from headstart.features.files import write_atomically
-from headstart.features.images.thumbnails import thumbnails
-from headstart.features.terminal import progress
-from headstart.pipeline.check.charts import histogram, stacked_bar
 from headstart.pipeline.check.report import WITHOUT, CheckResult
-from headstart.pipeline.check.style import STYLE
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.splits import SPLITS
+from headstart.pipeline.pages.charts import histogram, stacked_bar
+from headstart.pipeline.pages.html import escaped, isolated, items, more, write_html
+from headstart.pipeline.pages.pictures import Pictures
 
 SHEETS, ON_A_SHEET = 30, 12  # at most this many classes have a contact sheet, with this many images each
 SHOWN, FILES = 40, 8  # at most this many findings of each kind have thumbnails, and this many files of each finding
 ROWS = 500  # at most this many classes and rejects are listed
-_SIDE, _QUALITY = 160, 75  # of the thumbnails: the longer side in pixels, and JPEG's quality
 _OPENED = 20  # a list of more rejects is folded
-_SAFE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_page(result: CheckResult, path: Path) -> None:
@@ -31,24 +24,21 @@ def write_page(result: CheckResult, path: Path) -> None:
     findings = result.findings()
     found = (one for groups in findings.values() for group in groups[:SHOWN] for one in group[:FILES])
     images = _Images(list(chain(found, *sheets.values())), result)
-    body = [f"<h1>{_name(result.data)}</h1>", _summary(result)]
-    body += [_list(result.reading, "reading")]
-    body += [_list([f"training refuses: {one}" for one in result.problems], "problems")]
+    body = [f"<h1>{isolated(result.data)}</h1>", _summary(result)]
+    body += [items(result.reading, "reading")]
+    body += [items([f"training refuses: {one}" for one in result.problems], "problems")]
     for title, groups in findings.items():
-        body.append(f"<h2>{len(groups):,} {_text(title)}</h2>")
+        body.append(f"<h2>{len(groups):,} {escaped(title)}</h2>")
         body.append(_findings(groups[:SHOWN], images))
-        body.append(_more(groups, SHOWN))
-    body += [_rejects(result), _classes(result), _charts(result), _list(result.facts(), "facts")]
+        body.append(more(groups, SHOWN))
+    body += [_rejects(result), _classes(result), _charts(result), items(result.facts(), "facts")]
     body.append("<h2>Images of each class</h2>" if sheets else "")
     for name, sheet in sheets.items():
         count = sum((result.classes[name] if name is not None else result.unlabelled).values())
-        title = f"{_name(WITHOUT if name is None else name)} <small>{count:,}</small>"
+        title = f"{isolated(WITHOUT if name is None else name)} <small>{count:,}</small>"
         body.append(f"<h3>{title}</h3><div class=sheet>{images.plain(sheet)}</div>")
-    body.append(_more([name for name, counts in result.classes.items() if sum(counts.values())], SHEETS, "classes"))
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(result.data)}</title>"
-    head += f'<meta http-equiv="Content-Security-Policy" content="{_SAFE}">'
-    head += f"<meta name=viewport content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
-    write_atomically(path, head + "\n".join(filter(None, body)) + "\n")
+    body.append(more([name for name, counts in result.classes.items() if sum(counts.values())], SHEETS, "classes"))
+    write_html(path, str(result.data), body)
 
 
 def _sheets(result: CheckResult) -> dict[str | None, list[Example]]:
@@ -68,67 +58,35 @@ def _sheets(result: CheckResult) -> dict[str | None, list[Example]]:
 
 
 class _Images:
-    """The thumbnails of examples, each made once."""
+    """The thumbnails of examples."""
 
     def __init__(self, examples: Sequence[Example], result: CheckResult) -> None:
         self._result = result
-        self._urls: dict[str, str] = {}
-        images = list({example.image.digest: example.image for example in examples}.values())
-        with progress("making thumbnails", len(images)) as advance:
-            for image, small in zip(images, thumbnails(images, "RGB", _SIDE, keep_shape=True), strict=True):
-                if small:
-                    small.save(data := io.BytesIO(), "JPEG", quality=_QUALITY)
-                    self._urls[image.digest] = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-                advance(1)
+        self._pictures = Pictures([example.image for example in examples])
 
     def plain(self, examples: Sequence[Example]) -> str:
         """Return HTML of images without captions. The `title` of an image is its path."""
-        return "".join(map(self._image, examples))
+        return "".join(self._pictures.html(one.image) for one in examples)
 
     def figures(self, examples: Sequence[Example]) -> str:
         """Return HTML of images with captions: split, class, size and path."""
         return "".join(
-            f"<figure>{self._image(one)}<figcaption>{', '.join(self._facts(one))}<br>{_name(one.image.path)}"
-            "</figcaption></figure>"
+            f"<figure>{self._pictures.html(one.image)}<figcaption>{', '.join(self._facts(one))}<br>"
+            f"{isolated(one.image.path)}</figcaption></figure>"
             for one in examples
         )
 
     def _facts(self, example: Example) -> list[str]:
         name = self._result.class_of(example)
         size = f"{example.image.width} x {example.image.height}"
-        return [_text(example.split), *([_name(name)] if name is not None else []), size]
-
-    def _image(self, example: Example) -> str:
-        url, path = self._urls.get(example.image.digest), _text(example.image.path)
-        return (
-            f"<img src='{url}' alt='' title='{path}'>" if url else f"<span class=none title='{path}'>no picture</span>"
-        )
+        return [escaped(example.split), *([isolated(name)] if name is not None else []), size]
 
 
 def _findings(groups: Sequence[Sequence[Example]], images: _Images) -> str:
     """Return HTML of findings, one below the other. If each finding is a single image, they are side by side."""
     if all(len(group) == 1 for group in groups):
         return f"<div class=group>{images.figures(list(chain(*groups)))}</div>"
-    return "".join(f"<div class=group>{images.figures(group[:FILES])}</div>{_more(group, FILES)}" for group in groups)
-
-
-def _text(value: object) -> str:
-    """Escape `value` for HTML. Unprintable characters, such as marks that reverse text, become backslash escapes."""
-    return escape("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value)))
-
-
-def _name(value: object) -> str:
-    """Escape a name for HTML, and isolate its direction of writing from the text around it."""
-    return f"<bdi>{_text(value)}</bdi>"
-
-
-def _list(lines: Sequence[str], kind: str) -> str:
-    return f"<ul class={kind}>{''.join(f'<li>{_text(line)}' for line in lines)}</ul>" if lines else ""
-
-
-def _more(all: Sequence[object], shown: int, what: str = "") -> str:
-    left = len(all) - shown
-    return f"<p class=more>and {left:,} more {what}</p>" if left > 0 else ""
+    return "".join(f"<div class=group>{images.figures(group[:FILES])}</div>{more(group, FILES)}" for group in groups)
 
 
 def _summary(result: CheckResult) -> str:
@@ -144,11 +102,13 @@ def _summary(result: CheckResult) -> str:
 def _rejects(result: CheckResult) -> str:
     if not result.rejects:
         return ""
-    rows = "".join(f"<li>{_name(one.path)}: {_text(one.reason)}, {_text(one.detail)}" for one in result.rejects[:ROWS])
+    rows = "".join(
+        f"<li>{isolated(one.path)}: {escaped(one.reason)}, {escaped(one.detail)}" for one in result.rejects[:ROWS]
+    )
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.reasons.items())
     opened = " open" if len(result.rejects) <= _OPENED else ""
-    files = f"<details{opened}><summary>files</summary><ul>{rows}</ul>{_more(result.rejects, ROWS)}</details>"
-    return f"<h2>{len(result.rejects):,} rejected: {_text(reasons)}</h2>{files}"
+    files = f"<details{opened}><summary>files</summary><ul>{rows}</ul>{more(result.rejects, ROWS)}</details>"
+    return f"<h2>{len(result.rejects):,} rejected: {escaped(reasons)}</h2>{files}"
 
 
 def _classes(result: CheckResult) -> str:
@@ -157,13 +117,13 @@ def _classes(result: CheckResult) -> str:
     longest = max((sum(counts.values()) for counts in result.classes.values()), default=0)
     key = "".join(f"<span><i class=c{number}></i>{split}</span>" for number, split in enumerate(SPLITS))
     rows = "".join(_row(name, list(counts.values()), longest) for name, counts in list(result.classes.items())[:ROWS])
-    more = _more(list(result.classes), ROWS, "classes")
-    return f"<h2>Classes</h2><p class=key>{key}</p><div class=rows>{rows}</div>{more}"
+    left = more(list(result.classes), ROWS, "classes")
+    return f"<h2>Classes</h2><p class=key>{key}</p><div class=rows>{rows}</div>{left}"
 
 
 def _row(name: str, counts: Sequence[int], longest: int) -> str:
     numbers = " + ".join(f"{count:,}" for count in counts)
-    return f"<div class=row><div>{_name(name)}</div>{stacked_bar(counts, longest)}<div class=n>{numbers}</div></div>"
+    return f"<div class=row><div>{isolated(name)}</div>{stacked_bar(counts, longest)}<div class=n>{numbers}</div></div>"
 
 
 def _charts(result: CheckResult) -> str:

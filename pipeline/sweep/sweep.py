@@ -16,6 +16,7 @@ from headstart.features.errors import DataError, OptionError, RunError, StoreErr
 from headstart.features.frozen.network import Network
 from headstart.features.paths import plain_path
 from headstart.features.terminal import console
+from headstart.pipeline.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.choosing import ChooseBy
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
@@ -25,7 +26,6 @@ from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_featu
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.runs import Run, list_digests, require_free
-from headstart.pipeline.sweep.baselines import Baseline, Fold, fit_baselines
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import figures_of, ranked
 from headstart.pipeline.sweep.result import SweepResult, describe_winner

@@ -1,4 +1,4 @@
-"""The style of the page that `headstart check --html` writes: light and dark, for narrow and wide windows."""
+"""The style of all pages: light and dark, for narrow and wide windows."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #667; --paper: #fff; --line: #dde1e6; --box: #f2f4f7;
@@ -27,6 +27,7 @@ figcaption { padding-top: 4px; line-height: 1.35 }
 .key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .35em }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1.5rem }
 .chart { max-width: none } .chart svg { width: 100%; height: 64px; border-bottom: 1px solid var(--line) }
+.plot { max-width: 46rem } .plot svg { width: 100%; height: auto }
 .ends { display: flex; justify-content: space-between } .formats .row { grid-template-columns: 5rem 1fr 4rem }
 @media (max-width: 600px) { .row { grid-template-columns: 6rem 1fr 6.5rem; gap: .5rem }
   .group { grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)) } }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from headstart.pipeline.choosing import ChooseBy, rank, val_figures
+from headstart.pipeline.neighbours import Neighbours
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C, the inverse of the penalty
 _NEIGHBOURS = (1, 3, 10, 30)
@@ -87,13 +88,9 @@ def _neighbours(
 
     The probability of a class is its share of the neighbours, after one neighbour is added to each class.
     """
-    from sklearn.neighbors import NearestNeighbors
-
-    nearest = []
-    for train, val in folds:
-        most = min(_NEIGHBOURS[-1], len(labels[train]))
-        model = NearestNeighbors(n_neighbors=most, metric="cosine", algorithm="brute")
-        nearest.append(labels[train][model.fit(features[train]).kneighbors(features[val], return_distance=False)])
+    nearest = [
+        labels[train][Neighbours(features[train]).nearest(features[val], _NEIGHBOURS[-1]).rows] for train, val in folds
+    ]
     tried = []
     for count in _NEIGHBOURS:
         votes = [np.eye(classes)[found[:, :count]].sum(axis=1) + 1 for found in nearest]

@@ -1,0 +1,1 @@
+"""Advise on the network, the cut and fine-tuning."""

@@ -1,0 +1,1 @@
+"""Find likely label errors, and correct them."""

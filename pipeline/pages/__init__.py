@@ -1,0 +1,1 @@
+"""The parts of HTML pages that need no other file, no script and no network."""

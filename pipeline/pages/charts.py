@@ -1,0 +1,107 @@
+"""Charts as inline SVG, without a script. Their colours come from the page's style, light or dark."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from headstart.pipeline.pages.html import escaped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# matplotlib draws in these colours, which no chart needs otherwise. They are replaced by variables of the style.
+_COLOURS = {"#010203": "--ink", "#020304": "--soft", "#030405": "--line", "#040506": "--paper"}
+_SERIES = {"#111213": "--c0", "#121314": "--c1", "#131415": "--c2", "#141516": "--bad"}
+INK, SOFT, LINE, PAPER = _COLOURS
+SERIES = tuple(_SERIES)  # the colours of lines and bars, in order
+
+_BINS, _WIDTH, _HEIGHT = 24, 240, 60
+
+
+def stacked_bar(counts: Sequence[int], longest: int) -> str:
+    """Return an SVG bar with `counts` side by side. A bar whose counts sum to `longest` fills the width."""
+    parts, start = [], 0.0
+    for number, count in enumerate(counts):
+        width = 100 * count / max(1, longest)
+        parts.append(f"<rect class=c{number} x={start:.2f} width={width:.2f} height=10 />")
+        start += width
+    return f"<svg class=bar viewBox='0 0 100 10' preserveAspectRatio=none aria-hidden=true>{''.join(parts)}</svg>"
+
+
+def histogram(values: Sequence[int], title: str) -> str:
+    """Return a histogram of `values`, whole numbers over 0, as an HTML figure. Bins are equally wide on a log scale."""
+    low, high = min(values), max(values)
+    counts, _ = np.histogram(np.log(values), _BINS, (np.log(low) - 0.01, np.log(high) + 0.01))
+    step, most = _WIDTH / _BINS, int(counts.max())
+    columns = (
+        f"<rect class=c0 x={place * step:.1f} y={_HEIGHT - _HEIGHT * count / most:.1f} width={step - 1:.1f} "
+        f"height={_HEIGHT * count / most:.1f} />"
+        for place, count in enumerate(counts.tolist())
+        if count
+    )
+    shape = f"viewBox='0 0 {_WIDTH} {_HEIGHT}' preserveAspectRatio=none"
+    drawn = f"<svg {shape} role=img aria-label='{title}'>{''.join(columns)}</svg>"
+    ends = f"<div class=ends>{low:,}<span>{high:,}</span></div>"
+    return f"<figure class=chart><figcaption>{title}</figcaption>{drawn}{ends}</figure>"
+
+
+def chart(draw: Callable[[Axes], None], title: str, alt: str, size: tuple[float, float] = (6.4, 3.6)) -> str:
+    """Return a chart as an HTML figure with the caption `title`.
+
+    Args:
+        draw: draws on matplotlib's axes, in `SERIES`, `INK`, `SOFT` or `LINE`.
+        alt: what the chart shows, for those who do not see it.
+        size: in inches of 72 points; the page scales it to its width.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_settings(title)):
+        figure = Figure(size, layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(data := io.StringIO(), format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = data.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    for colour, variable in (_COLOURS | _SERIES).items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = svg.replace(
+        svg[: svg.index(">") + 1], f"<svg viewBox='{_view_box(svg)}' role=img aria-label='{escaped(alt)}'>", 1
+    )
+    return f"<figure class=plot><figcaption>{escaped(title)}</figcaption>{svg}</figure>"
+
+
+def _view_box(svg: str) -> str:
+    found = re.search('viewBox="([^"]*)"', svg)
+    assert found
+    return found[1]
+
+
+def _settings(title: str) -> dict[Any, Any]:
+    from cycler import cycler
+
+    return {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": hashlib.sha256(title.encode()).hexdigest(),  # of names within the SVG, distinct in a page
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "text.parse_math": False,
+        "text.color": INK,
+        "axes.edgecolor": SOFT,
+        "axes.labelcolor": INK,
+        "axes.prop_cycle": cycler(color=SERIES),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": LINE,
+        "xtick.color": SOFT,
+        "ytick.color": SOFT,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "legend.frameon": False,
+    }

@@ -1,0 +1,40 @@
+"""HTML from text that anybody may have written, such as names of files and classes. It stays text."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from headstart.features.files import write_atomically
+from headstart.pipeline.pages.style import STYLE
+
+# The browser then loads nothing, and runs nothing.
+_SAFE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def escaped(value: object) -> str:
+    """Escape `value` for HTML. Unprintable characters, such as marks that reverse text, become backslash escapes."""
+    return escape("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value)))
+
+
+def isolated(value: object) -> str:
+    """Escape a name for HTML, and isolate its direction of writing from the text around it."""
+    return f"<bdi>{escaped(value)}</bdi>"
+
+
+def items(lines: Sequence[str], kind: str) -> str:
+    """Return a list of `lines` of the CSS class `kind`; an empty string without lines."""
+    return f"<ul class={kind}>{''.join(f'<li>{escaped(line)}' for line in lines)}</ul>" if lines else ""
+
+
+def more(all: Sequence[object], shown: int, what: str = "") -> str:
+    """Return a line that counts the elements after the first `shown`; an empty string if there are none."""
+    left = len(all) - shown
+    return f"<p class=more>and {left:,} more {what}</p>" if left > 0 else ""
+
+
+def write_html(path: Path, title: str, body: Iterable[str]) -> None:
+    """Write a page to `path`. `body` has its parts as HTML; empty parts are left out."""
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escaped(title)}</title>"
+    head += f'<meta http-equiv="Content-Security-Policy" content="{_SAFE}">'
+    head += f"<meta name=viewport content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
+    write_atomically(path, head + "\n".join(filter(None, body)) + "\n")

@@ -1,0 +1,39 @@
+"""Thumbnails within a page."""
+
+import base64
+import io
+from collections.abc import Iterable
+
+from headstart.features.images.scan import ImageFile
+from headstart.features.images.thumbnails import thumbnails
+from headstart.features.terminal import progress
+from headstart.pipeline.pages.html import escaped
+from PIL.Image import Image
+
+_QUALITY = 75  # of JPEG
+
+
+class Pictures:
+    """The thumbnails of images, each made once. `side` is the longer side in pixels."""
+
+    def __init__(self, images: Iterable[ImageFile], side: int = 160) -> None:
+        self._urls: dict[str, str] = {}
+        distinct = list({image.digest: image for image in images}.values())
+        with progress("making thumbnails", len(distinct)) as advance:
+            for image, small in zip(distinct, thumbnails(distinct, "RGB", side, keep_shape=True), strict=True):
+                if small:
+                    self._urls[image.digest] = jpeg_url(small)
+                advance(1)
+
+    def html(self, image: ImageFile, alt: str = "") -> str:
+        """Return HTML of the thumbnail of `image`. Its `title` is the path."""
+        url, path = self._urls.get(image.digest), escaped(image.path)
+        if not url:
+            return f"<span class=none title='{path}'>no picture</span>"
+        return f"<img src='{url}' alt='{escaped(alt)}' title='{path}'>"
+
+
+def jpeg_url(picture: Image) -> str:
+    """Return an RGB picture as a `data:` URL of JPEG."""
+    picture.save(data := io.BytesIO(), "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -1,0 +1,1 @@
+"""Write what is known of a run as one HTML page."""

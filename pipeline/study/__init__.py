@@ -1,0 +1,1 @@
+"""Answer how many images a classifier needs."""
