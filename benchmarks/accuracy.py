@@ -23,7 +23,7 @@ from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import fit_head
 from headstart.pipeline.inputs import eval_dataset
 from headstart.pipeline.labelled import LabelledFeatures
-from headstart.pipeline.metrics import score
+from headstart.pipeline.scoring.metrics import score
 from headstart.pipeline.training import compile_model
 from rich.console import Console
 

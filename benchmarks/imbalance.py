@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.pipeline.choosing import ChooseBy
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.evaluate import evaluate
@@ -24,8 +23,9 @@ from headstart.pipeline.head.config import ClassWeight, HeadConfig
 from headstart.pipeline.head.head import fit_head
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.labelled import LabelledFeatures
-from headstart.pipeline.metrics import score
 from headstart.pipeline.places import Places
+from headstart.pipeline.scoring.choosing import ChooseBy
+from headstart.pipeline.scoring.metrics import score
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import ranked
 from headstart.pipeline.sweep.processes import search

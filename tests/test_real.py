@@ -22,9 +22,9 @@ from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
-from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.prepare.prepare import prepare
 from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.metrics import probabilities
 from PIL import Image
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from headstart.features.files import written_atomically
-from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.runs import Run, read_csv
+from headstart.pipeline.scoring.metrics import probabilities
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 _COLUMNS, _ROWS = 6, 4

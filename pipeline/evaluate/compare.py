@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from headstart.features.errors import OptionError, RunError
-from headstart.pipeline.metrics import McNemar, mcnemar, predicted_labels, score
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, read_csv, require_finite
+from headstart.pipeline.scoring.metrics import McNemar, mcnemar, predicted_labels, score
 from rich.table import Table
 from rich.text import Text
 

@@ -14,9 +14,9 @@ from headstart.pipeline.evaluate.result import EvaluateResult
 from headstart.pipeline.evaluate.seen import Seen, seen_in_training
 from headstart.pipeline.evaluate.taken import Taken, take
 from headstart.pipeline.featured import FeaturedExamples, load_examples
-from headstart.pipeline.metrics import mcnemar, predicted_labels, score
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, require_finite
+from headstart.pipeline.scoring.metrics import mcnemar, predicted_labels, score
 
 
 def evaluate(path: Path, split: AskedSplit = "auto", places: Places = Places(), sort: Sort = "data") -> EvaluateResult:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.config import Sort
-from headstart.pipeline.metrics import confusions, predicted_labels, probabilities
 from headstart.pipeline.runs import write_csv
+from headstart.pipeline.scoring.metrics import confusions, predicted_labels, probabilities
 
 
 def write_predictions(

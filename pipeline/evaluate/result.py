@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.pipeline.evaluate.seen import Seen
-from headstart.pipeline.metrics import McNemar
+from headstart.pipeline.scoring.metrics import McNemar
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +15,7 @@ _MOST_SHOWN = 30  # classes in the table, and in a confusion matrix in `metrics.
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Metrics (see `pipeline.metrics.score`) of a run's head and fine-tuned classifier on `n` examples.
+    """Metrics (see `pipeline.scoring.metrics.score`) of a run's head and fine-tuned classifier on `n` examples.
 
     Each has `precision`, too: the precision in which the backbone ran.
     """

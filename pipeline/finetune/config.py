@@ -5,8 +5,8 @@ from typing import Literal, get_args
 
 from headstart.features.errors import require_options
 from headstart.features.options import option
-from headstart.pipeline.choosing import CHOICES, ChooseBy
 from headstart.pipeline.head.config import OPTIMIZERS, Optimizer
+from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy
 
 Schedule = Literal["constant", "cosine"]
 ClassWeight = Literal["auto", "none", "balanced"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headstart.pipeline.choosing import ChooseBy, rank
+from headstart.pipeline.scoring.choosing import ChooseBy, rank
 
 
 @dataclass

@@ -11,7 +11,6 @@ from headstart.features.errors import RunError
 from headstart.features.files import require_space
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console, progress
-from headstart.pipeline.choosing import ChooseBy, as_json, val_figures
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.course import Course, as_text, cost_line
@@ -20,6 +19,7 @@ from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.inputs import explained, require_unchanged_files
 from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.choosing import ChooseBy, as_json, val_figures
 from headstart.pipeline.training import EpochCounter, Progress, class_weights
 
 _TIMED_STEPS = 2  # after the first step, which builds the graph

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.pipeline.choosing import as_json
 from headstart.pipeline.finetune.course import Course, as_text
+from headstart.pipeline.scoring.choosing import as_json
 
 
 @dataclass(frozen=True)

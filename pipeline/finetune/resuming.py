@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headstart.features.errors import RunError
-from headstart.pipeline.choosing import CHOICES, ChooseBy, canonical
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.start import EARLIER, Start
 from headstart.pipeline.finetune.state import FinetuneState
 from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, canonical
 
 _MAY_CHANGE = ("epochs", "patience")
 _VALUES = {"choose_by": CHOICES, "class_weight": ("none", "balanced")}  # without `auto`

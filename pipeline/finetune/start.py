@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headstart.pipeline.choosing import canonical
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.runs.config import converted
+from headstart.pipeline.scoring.choosing import canonical
 
 EARLIER = {  # settings that versions before 0.2 lacked, with the values that they had in effect
     "schedule": "constant",

@@ -21,11 +21,11 @@ from pathlib import Path
 from headstart.features.errors import RunError
 from headstart.features.files import folder_written_atomically, remove_left_over, write_json
 from headstart.features.files import read_json as read_any_json
-from headstart.pipeline.choosing import ChooseBy
 from headstart.pipeline.finetune.course import Course
 from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.runs import read_csv, read_json, write_csv
 from headstart.pipeline.runs.config import converted
+from headstart.pipeline.scoring.choosing import ChooseBy
 
 ANEW = "--overwrite begins anew"
 _HISTORY, _SECONDS = "history.csv", "seconds.json"

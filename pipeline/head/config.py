@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from headstart.features.errors import require_options
 from headstart.features.options import option
-from headstart.pipeline.choosing import CHOICES, ChooseBy, canonical
+from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, canonical
 
 # Adam reads and writes all weights once per step, so an epoch is faster with large batches. But ten epochs of a few
 # hundred examples would have too few steps with batches of 512.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from headstart.features.tensorflow import keras, tf
-from headstart.pipeline.choosing import ChooseBy, ValFigures, rank
 from headstart.pipeline.head.config import SMALLEST_BATCH, HeadConfig
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.optimizers import fused, release, with_reduced_products
+from headstart.pipeline.scoring.choosing import ChooseBy, ValFigures, rank
 from headstart.pipeline.training import class_weights, cross_entropies, make_optimizer, restart_draws
 
 Row = dict[str, float]

@@ -18,7 +18,6 @@ from headstart.features.backbones.cuts import (
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_to_json
 from headstart.features.frozen.network import weights_digest
 from headstart.features.terminal import console, progress
-from headstart.pipeline.choosing import ChooseBy, as_json, titled
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.trainable import require_trainable
@@ -26,6 +25,7 @@ from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_featu
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.rare import tell_rare
 from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions
+from headstart.pipeline.scoring.choosing import ChooseBy, as_json, titled
 
 if TYPE_CHECKING:
     from headstart.pipeline.head.head import TrainedHead

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from headstart.features.errors import RunError
-from headstart.pipeline.choosing import CHOICES, ChooseBy, rank
 from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, rank
 
 Model = Literal["head", "finetuned"]
 

@@ -19,13 +19,13 @@ from headstart.features.images.pixels import ImageConfig, Resize
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console
-from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.predict.choice import Choice
 from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.networks import networks_of
 from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.metrics import probabilities
 
 if TYPE_CHECKING:
     from headstart.features.frozen.frozen import FrozenBackbone

@@ -7,8 +7,8 @@ from typing import Literal
 
 from headstart.features.errors import require_options
 from headstart.features.options import option
-from headstart.pipeline.choosing import CHOICES, ChooseBy, canonical
 from headstart.pipeline.head.config import CLASS_WEIGHTS, ClassWeight
+from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, canonical
 
 Sampler = Literal["tpe", "random", "grid"]
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}

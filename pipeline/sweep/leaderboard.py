@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from headstart.features.terminal import console
-from headstart.pipeline.baselines import Baseline, rank_to_beat
-from headstart.pipeline.choosing import FIGURES, ChooseBy, rank, titled
+from headstart.pipeline.scoring.baselines import Baseline, rank_to_beat
+from headstart.pipeline.scoring.choosing import FIGURES, ChooseBy, rank, titled
 from headstart.pipeline.sweep.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.live import Live

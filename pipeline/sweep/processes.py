@@ -16,7 +16,7 @@ from headstart.features.errors import HeadstartError
 from headstart.features.files import scratch_folder
 from headstart.features.tensorflow import tf
 from headstart.features.terminal import console
-from headstart.pipeline.baselines import Baseline
+from headstart.pipeline.scoring.baselines import Baseline
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import live_board
 from headstart.pipeline.sweep.study import Study

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 import optuna
-from headstart.pipeline.choosing import ChooseBy, rank
 from headstart.pipeline.head.loop import on_val
+from headstart.pipeline.scoring.choosing import ChooseBy, rank
 
 _PATIENCE = 4  # epochs that are not better on val
 _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.pipeline.baselines import Baseline, rank_to_beat
-from headstart.pipeline.choosing import ChooseBy, rank, titled
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import next_steps
+from headstart.pipeline.scoring.baselines import Baseline, rank_to_beat
+from headstart.pipeline.scoring.choosing import ChooseBy, rank, titled
 from headstart.pipeline.sweep.leaderboard import board, figures_of
 from optuna.trial import FrozenTrial, TrialState
 

@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 import optuna
-from headstart.pipeline.baselines import Baseline
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.runs.config import converted, require_known
+from headstart.pipeline.scoring.baselines import Baseline
 from optuna.trial import FrozenTrial, TrialState
 
 BASELINES = "baselines at "  # begins the name of an attribute with the baselines on the features at some cuts

@@ -12,8 +12,8 @@ import numpy as np
 from headstart.features.backbones.cuts import Cut, alternative_cuts, chosen_cuts, cut_names
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError
-from headstart.pipeline.choosing import ChooseBy
 from headstart.pipeline.head.config import CLASS_WEIGHTS, OPTIMIZERS, ClassWeight, HeadConfig
+from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.pipeline.sweep.choices import Choice, Choose, grid_points, is_number
 
 if TYPE_CHECKING:

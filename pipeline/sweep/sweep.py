@@ -16,8 +16,6 @@ from headstart.features.errors import DataError, OptionError, RunError, StoreErr
 from headstart.features.frozen.network import Network
 from headstart.features.paths import plain_path
 from headstart.features.terminal import console
-from headstart.pipeline.baselines import Baseline, Fold, fit_baselines
-from headstart.pipeline.choosing import ChooseBy
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import Example, Scan
@@ -26,6 +24,8 @@ from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_featu
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.runs import Run, list_digests, require_free
+from headstart.pipeline.scoring.baselines import Baseline, Fold, fit_baselines
+from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import figures_of, ranked
 from headstart.pipeline.sweep.result import SweepResult, describe_winner

@@ -14,9 +14,9 @@ from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
-from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.metrics import probabilities
 
 BOTH = "mobilenet_v3_small+resnet50_v2"
 

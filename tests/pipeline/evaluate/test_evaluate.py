@@ -16,10 +16,10 @@ from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
-from headstart.pipeline.metrics import score
 from headstart.pipeline.places import Places
 from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run, read_csv, write_csv
+from headstart.pipeline.scoring.metrics import score
 from PIL import Image
 
 COLUMNS = ["path", "digest", "label", "model", "predicted", "probability"]

@@ -29,9 +29,9 @@ from headstart.pipeline.finetune.model import FinetuneModel, _optimizer
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.inputs import eval_dataset
-from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.metrics import probabilities
 from headstart.pipeline.training import Progress, compile_model, make_optimizer
 from headstart.tests.pipeline.conftest import QUICK
 

@@ -11,7 +11,6 @@ import pytest
 from headstart.features import files
 from headstart.features.errors import OptionError, RunError
 from headstart.features.files import folder_written_atomically
-from headstart.pipeline.choosing import ChooseBy
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.course import Course, cost_line
 from headstart.pipeline.finetune.result import FinetuneResult
@@ -19,6 +18,7 @@ from headstart.pipeline.finetune.resuming import require_resumable, resolve, sta
 from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.tests.conftest import Cli
 from headstart.tests.pipeline.test_runs import dead_process
 

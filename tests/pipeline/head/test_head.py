@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from headstart.features.errors import DivergedError, OptionError
 from headstart.features.images.scan import ImageFile
-from headstart.pipeline.choosing import ChooseBy, val_figures
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig, parse_units
@@ -16,7 +15,8 @@ from headstart.pipeline.head.head import build_head, fit_head
 from headstart.pipeline.head.loop import writing_curves
 from headstart.pipeline.head.rare import tell_rare
 from headstart.pipeline.labelled import LabelledFeatures
-from headstart.pipeline.metrics import score
+from headstart.pipeline.scoring.choosing import ChooseBy, val_figures
+from headstart.pipeline.scoring.metrics import score
 from headstart.pipeline.training import class_weights
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline

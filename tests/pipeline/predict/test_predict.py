@@ -12,12 +12,12 @@ from headstart.features.images import batches
 from headstart.features.store import store
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
-from headstart.pipeline.metrics import probabilities
 from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.predict import model, sources
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.predict import predict, predicting
 from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.metrics import probabilities
 from PIL import Image
 
 

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from headstart.pipeline.choosing import CHOICES, ChooseBy, ValFigures, rank, to_minimise, val_figures
-from headstart.pipeline.metrics import probabilities
+from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, ValFigures, rank, to_minimise, val_figures
+from headstart.pipeline.scoring.metrics import probabilities
 from sklearn import metrics as sklearn_metrics
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from headstart.pipeline.metrics import confusions, probabilities, roc_auc, score, wilson_interval
+from headstart.pipeline.scoring.metrics import confusions, probabilities, roc_auc, score, wilson_interval
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from headstart.pipeline.metrics import cross_entropy
+from headstart.pipeline.scoring.metrics import cross_entropy
 
 BINS = 15
 _COLDEST, _HOTTEST = 0.01, 100.0

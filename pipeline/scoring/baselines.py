@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from headstart.pipeline.choosing import ChooseBy, rank, val_figures
 from headstart.pipeline.neighbours import Neighbours
+from headstart.pipeline.scoring.choosing import ChooseBy, rank, val_figures
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C, the inverse of the penalty
 _NEIGHBOURS = (1, 3, 10, 30)

@@ -36,7 +36,7 @@ class ValFigures:
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Add a batch: logits, [N, 1] (two classes) or [N, C], and their labels, int [N]."""
-        from headstart.pipeline.metrics import accuracy, cross_entropy, predicted_labels
+        from headstart.pipeline.scoring.metrics import accuracy, cross_entropy, predicted_labels
 
         self._examples += len(labels)
         self._loss += cross_entropy(logits, labels) * len(labels)
@@ -53,7 +53,7 @@ class ValFigures:
 
     def _other_figure(self) -> float:
         import numpy as np
-        from headstart.pipeline.metrics import balanced_accuracy, macro_f1, mean_auc, probabilities
+        from headstart.pipeline.scoring.metrics import balanced_accuracy, macro_f1, mean_auc, probabilities
 
         kept, labels = map(np.concatenate, zip(*self._kept, strict=True))
         if self._choose_by == "auc":
