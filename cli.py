@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.images.libjpeg import own_standard_error
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
 from headstart.pipeline.data.config import DataConfig
@@ -40,6 +41,7 @@ def main(
     ] = False,
 ) -> None:
     """Train image classifiers in two phases: a head on cached features, then the top of the network."""
+    own_standard_error()
     set_threshold(100_000)  # a scan makes millions of objects without cycles; to look for some takes a fifth of it
 
 

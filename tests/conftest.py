@@ -97,6 +97,15 @@ class Shared:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_standard_error() -> Iterator[None]:
+    """Standard error belongs to pytest, not to the commands that tests run in this process."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("headstart.cli.own_standard_error", lambda: None)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def fast_forms() -> Iterator[None]:
     """Equal backbones share one fast form in a test process: nothing changes it, and building one takes seconds."""
     from headstart.features.frozen import frozen

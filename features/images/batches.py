@@ -11,6 +11,7 @@ from headstart.features.device import cpu_count
 from headstart.features.images.augment import Augment, View, augment_image
 from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels, reading_of
 from headstart.features.images.faults import Fault
+from headstart.features.images.libjpeg import silence_libjpeg
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, why_unreadable
 from headstart.features.tensorflow import tf
@@ -32,6 +33,7 @@ def decoded_dataset(
     the rest of their batch. An image that Pillow can't decode either is left out if `skip` is true. If `skip` is false,
     it raises an error.
     """
+    silence_libjpeg()
     plain = _batch_loader(config, batch_size, finish, skip)
     batches = files.batch(batch_size).map(plain, num_parallel_calls=2 + cpu_count() // batch_size)
     return batches.prefetch(2).with_options(explicit_options())
@@ -106,6 +108,7 @@ def decoded_batches(
 
 def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> np.ndarray | None:
     """Decode one image without a graph, which would take half a second. Return uint8 [size, size, 3], or None."""
+    silence_libjpeg()
     reading = tf.constant(reading_of(image, config))
     for decoder in (decoder_of(image, config), PILLOW):
         try:
