@@ -1,10 +1,11 @@
 """Converted networks that a store keeps, so that the next command need not build them again.
 
-STORE/frozen/<backbone>-<hash>/
+STORE/frozen/<name>-<hash>/    the name of a backbone, or `classifier`
     model.xml, model.bin    the fast form, as OpenVINO reads it
     identity.json           everything that decides the fast form, and the hash of the two files
 """
 
+import glob
 import hashlib
 import json
 import shutil
@@ -23,6 +24,7 @@ from headstart.features.terminal import console
 _VERSION = 1  # raise it when `frozen` makes another fast form of the same network
 _IDENTITY = "identity.json"
 _SPARE = 10  # times a network's bytes that must be free: features need the disk more than a network does
+_MOST = 8  # networks of the same name: backbones differ in cuts and sizes, classifiers in weights
 _VERSIONS = ("kept_version", "openvino", "forward_version")  # fields of an identity
 
 
@@ -31,7 +33,7 @@ class KeptNetwork:
     """The place of one converted network in the store `root`, which is never created."""
 
     root: Path
-    name: str  # of the backbone
+    name: str  # of the backbone, or `classifier`
     identity: Mapping[str, Any]  # everything that decides the fast form
 
     @classmethod
@@ -57,7 +59,7 @@ class KeptNetwork:
     def write(self, model: Any) -> None:
         """Keep the converted network `model`, unless the disk is nearly full. A failure is only printed.
 
-        Networks of other versions are removed.
+        Networks of other versions are removed, and all but the latest of the same name.
         """
         if not self.root.is_dir():
             return
@@ -74,8 +76,15 @@ class KeptNetwork:
             console.print(f"the next command will build {self.name} again: {said}")
 
     def _remove_outdated(self) -> None:
+        for folder in self._others()[_MOST - 1 :]:
+            shutil.rmtree(folder, ignore_errors=True)
         for folder in (self.root / "frozen").glob("[!.]*"):
             with suppress(OSError, ValueError, AttributeError, KeyError):
                 found = read_json(folder / _IDENTITY)["identity"]
                 if any(found.get(name) != self.identity.get(name) for name in _VERSIONS):
                     shutil.rmtree(folder)
+
+    def _others(self) -> list[Path]:
+        """Return the folders of the other networks of the same name, the latest first."""
+        found = set((self.root / "frozen").glob(f"{glob.escape(self.name)}-{'[0-9a-f]' * 12}")) - {self.folder}
+        return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)

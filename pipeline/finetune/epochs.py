@@ -1,5 +1,6 @@
 """The epochs of phase 2: training goes on from the state of the last finished epoch."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -131,6 +132,9 @@ class _Keeper:
     def validate(self, _: int, logs: dict[str, float]) -> None:
         """Add the figures on val to `logs`, for the callbacks that follow."""
         figures = _figures(self.built, self._val_batches, self.course.choose_by)
+        # ReLU and batch normalisation may hide such weights from the outputs.
+        if not all(np.isfinite(weight).all() for weight in self.built.model.get_weights()):
+            figures = dict.fromkeys(figures, math.nan)
         logs.update({f"val_{name}": value for name, value in figures.items()})
 
     def keep(self, _: int, logs: dict[str, float]) -> None:

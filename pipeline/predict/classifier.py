@@ -1,7 +1,12 @@
 """The fast form of a fine-tuned classifier."""
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.graph import multiply_adds
+from headstart.features.files import sha256_of
 from headstart.features.frozen.engines import (
     ConversionError,
     converted,
@@ -10,26 +15,51 @@ from headstart.features.frozen.engines import (
     uses_openvino,
 )
 from headstart.features.frozen.frozen import FrozenBackbone, default_batch_size, pass_of, passes_at_once, traced_model
+from headstart.features.frozen.kept import KeptNetwork
 from headstart.features.tensorflow import keras
 from headstart.features.terminal import console
 
 _LOGITS = Cut("classifier", "logits")  # the only output
 
 
-def freeze_classifier(classifier: keras.Model, batch_size: int = 0) -> FrozenBackbone:
+def freeze_classifier(
+    file: Path, load: Callable[[], keras.Model], image_size: int, batch_size: int, store: Path | None
+) -> FrozenBackbone:
     """Build the fast form of a classifier. Its only cut holds the logits.
 
-    OpenVINO runs it in float32, if it can. `batch_size` 0 chooses as `frozen.freeze` does.
+    OpenVINO runs it in float32, if it can.
+
+    Args:
+        file: of the classifier.
+        load: loads the classifier from `file`.
+        image_size: height and width of its input, in pixels.
+        batch_size: images per pass; 0 chooses as `frozen.freeze` does.
+        store: keeps what OpenVINO runs, so that the next command need not build it again.
     """
-    size = classifier.input_shape[1]
-    if uses_openvino("float32", None):
+    if not uses_openvino("float32", None):
+        return _by_tensorflow(load(), image_size, batch_size)
+    kept = (
+        KeptNetwork.of(store, "classifier", {"classifier": sha256_of(file), "batch_size": batch_size})
+        if store
+        else None
+    )
+    model = kept.read() if kept else None
+    if model is None:
+        classifier = load()
         at_once = batch_size or openvino_batch_size(multiply_adds(classifier))
         try:
             model = converted(traced_model(classifier, at_once, compiled=False))
-            return FrozenBackbone(openvino_passes(model, 1, size, at_once, "f32"), [_LOGITS], size, at_once)
         except ConversionError as error:
             console.print(f"{error}: TensorFlow makes the same predictions, but takes longer")
+            return _by_tensorflow(classifier, image_size, batch_size)
+        if kept and os.access(kept.root, os.W_OK):
+            kept.write(model)
+    at_once = int(model.input(0).shape[0])
+    return FrozenBackbone(openvino_passes(model, 1, image_size, at_once, "f32"), [_LOGITS], image_size, at_once)
+
+
+def _by_tensorflow(classifier: keras.Model, image_size: int, batch_size: int) -> FrozenBackbone:
     at_once = batch_size or default_batch_size()
     # Passes that share a graph with shortcuts mix them up; see `frozen._passes`.
     passes = [pass_of(traced_model(classifier, at_once)) for _ in range(passes_at_once())]
-    return FrozenBackbone(passes, [_LOGITS], size, at_once)
+    return FrozenBackbone(passes, [_LOGITS], image_size, at_once)

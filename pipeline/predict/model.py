@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from headstart.features.images.pixels import ImageConfig, Resize
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console
+from headstart.pipeline.locating import known_store
 from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.predict.choice import Choice
 from headstart.pipeline.predict.clock import Clock
@@ -105,7 +107,7 @@ def load_answers(
             if not choice.alike or places.weights:
                 raise
             choice = Choice("finetuned", f"it has the values of the head, whose network can't be loaded ({error})")
-    return Answers(run, choice, _Classifier(run, batch_size, clock), views)
+    return Answers(run, choice, _Classifier(run, known_store(run, places), batch_size, clock), views)
 
 
 class _Head:
@@ -142,8 +144,8 @@ class _Head:
 class _Classifier:
     """The fine-tuned classifier of a run."""
 
-    def __init__(self, run: Run, batch_size: int, clock: Clock) -> None:
-        self._run, self._batch_size = run, batch_size
+    def __init__(self, run: Run, store: Path | None, batch_size: int, clock: Clock) -> None:
+        self._run, self._store, self._batch_size = run, store, batch_size
         self._frozen = functools.cache(functools.partial(_timed, clock, self._load))
         config, _ = run.configs()
         self._images = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
@@ -157,8 +159,9 @@ class _Classifier:
     def _load(self) -> FrozenBackbone:
         from headstart.pipeline.predict.classifier import freeze_classifier
 
-        classifier = self._run.load_model(self._run.classifier_file)
-        return freeze_classifier(classifier, self._batch_size)
+        file = self._run.classifier_file
+        side = self._images.size
+        return freeze_classifier(file, lambda: self._run.load_model(file), side, self._batch_size, self._store)
 
 
 def _timed(clock: Clock, load: Callable[[], Any]) -> Any:

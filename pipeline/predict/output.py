@@ -1,6 +1,8 @@
 """The file of predictions: CSV, JSON lines or Parquet, by its name."""
 
+import os
 from contextlib import AbstractContextManager
+from tempfile import TemporaryFile
 
 from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.predict.config import PredictConfig
@@ -21,6 +23,13 @@ def require_output(config: PredictConfig) -> None:
     if output.is_dir() or not output.parent.is_dir():
         why = "is a folder; name a file in it" if output.is_dir() else f"there is no folder {output.parent}"
         raise OptionError(f"--output {output}: {why}")
+    if os.path.lexists(output) and not output.is_file():
+        raise OptionError(f"--output {output}: is no regular file; name another")
+    try:
+        with TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise OptionError(f"--output {output}: no file can be written there ({error.strerror})") from error
     if output.suffix.lower() == ".parquet":
         require_pyarrow()
         begun = next((path for path in (output, parts_folder(output)) if path.exists()), None)

@@ -35,8 +35,8 @@ def find_files(
 ) -> Sources:
     """List the files among `paths`, the files in each folder among them, and those that the file `listed` names.
 
-    With `distinct`, a file that is found several times is listed once. A path that does not exist raises a DataError.
-    In `listed` it counts as a named file, and is rejected later.
+    With `distinct`, a file that is found several times is listed once. A path that does not exist raises a DataError,
+    and so does a lack of any file. In `listed` a missing path counts as a named file, and is rejected later.
     """
     found = Sources()
     for path in paths:
@@ -48,6 +48,10 @@ def find_files(
             _add(found, name, recursive)
     if not (paths or listed):
         raise OptionError("PATH: name images or folders, or a list of them with --from")
+    if not found.files:
+        where = ", ".join(map(str, [*paths, *([f"--from {listed}"] if listed else [])]))
+        below = "" if recursive else " itself; --recursive reads the folders in it, too"
+        raise DataError(f"{where}: no file in it{below}; name images, or a folder with images")
     return Sources(list(dict.fromkeys(found.files)), found.named) if distinct else found
 
 

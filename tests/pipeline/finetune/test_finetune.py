@@ -417,6 +417,28 @@ def test_training_stops_early_and_tells_each_epoch(run: Path, capsys: pytest.Cap
 
 
 @pytest.mark.slow
+def test_an_epoch_with_hidden_damage_is_not_the_best(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headstart.pipeline.finetune import epochs
+
+    figures = epochs._figures
+
+    def damaged(built: FinetuneModel, *given: Any) -> dict[str, float]:
+        found = figures(built, *given)
+        if len(losses) == 1:  # after the first epoch
+            weight = built.model.layers[-1].trainable_variables[0]
+            weight.assign(weight * np.inf)
+        losses.append(found["loss"] / (1 + len(losses)))
+        return {**found, "loss": losses[-1]}
+
+    losses = list[float]()
+    monkeypatch.setattr(epochs, "_figures", damaged)
+    result = finetune(run, replace(QUICK, epochs=1))
+    assert losses[1] < losses[0]
+    assert result.best_epoch == 0
+    assert not np.isfinite(result.course.figures[1]["loss"])
+
+
+@pytest.mark.slow
 def test_a_head_whose_outputs_are_not_finite_is_refused(run: Path) -> None:
     head = keras.models.load_model(run / "head.keras")
     head.set_weights([np.full_like(weight, 1e38) for weight in head.get_weights()])

@@ -190,7 +190,12 @@ def test_a_file_of_something_else_is_refused(headstart, run: Path, images: Path,
 
 def test_places_that_hold_no_file(headstart, run: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "absent" / "out.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
     for given, said in (
+        ("link.csv", "is no regular file"),
+        ("pipe.csv", "is no regular file"),
+        ("/proc/out.csv", "no file can be written there"),
         ("absent/out.csv", "there is no folder"),
         ("out.txt", "--output must be a file that ends in .csv, .jsonl or .parquet"),
         ("folder.csv", "is a folder"),

@@ -89,6 +89,9 @@ def test_nothing_to_predict_is_an_error(run: Path, drawn: Path, tmp_path: Path) 
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match="no such file or folder"):
         predict(run, [tmp_path / "gone.jpg"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no file in it"):
+        predict(run, [tmp_path / "empty"])
     with pytest.raises(DataError, match=r"broken\.text\.jpg \(not-an-image\)"):
         predict(run, [drawn / "dog" / "broken.text.jpg", drawn / "cat" / "broken.empty.jpg"])
     with pytest.raises(DataError, match=r"notes\.txt \(not-an-image\)"):
@@ -143,6 +146,34 @@ def test_features_in_the_store_are_not_computed_again(
     predict(run, known)
     assert len(read) == 1
     assert [item.path for item in found.predictions] == list(map(str, [known[0], new, known[1]]))
+
+
+@pytest.mark.slow
+def test_the_store_keeps_the_fast_form_of_a_classifier(
+    run: Path, tuned_run: Path, extraction, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(
+        json.dumps({**config, "features": {**config["features"], "store": str(extraction.store)}})
+    )
+    asked = [drawn / "cat" / "cat.0.jpg"], PredictConfig(model="finetuned")
+    first = predict(run, *asked).predictions
+    (kept,) = (extraction.store / "frozen").glob("classifier-*")
+    loaded = list[Path]()
+    load = Run.load_model
+    monkeypatch.setattr(
+        Run, "load_model", lambda self, file, *given: (loaded.append(file), load(self, file, *given))[1]
+    )
+    assert predict(run, *asked).predictions == first
+    assert loaded == []
+    (kept / "model.bin").write_bytes(b"damaged")
+    assert predict(run, *asked).predictions == first
+    classifier = keras.models.load_model(run / "classifier.keras")
+    classifier.set_weights([weight * 0.5 for weight in classifier.get_weights()])
+    classifier.save(run / "classifier.keras")
+    assert predict(run, *asked).predictions != first
+    assert len(loaded) == 2
 
 
 @pytest.mark.slow
