@@ -252,4 +252,5 @@ def _show(result: Result, as_json: bool) -> None:
         return
     out = PlainConsole()
     for line in result.lines():
-        out.print(line)
+        # A name may hold a newline. It must not look like a line of its own.
+        out.print(line.replace("\n", r"\x0a") if isinstance(line, str) else line)

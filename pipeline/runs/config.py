@@ -47,6 +47,8 @@ class RunConfig:
         distinct = len(set(self.class_names))
         if distinct < max(2, len(self.class_names)):
             raise ValueError(f"class_names holds {len(self.class_names)} names, {distinct} of them distinct")
+        if broken := [name for name in self.class_names if any("\ud800" <= one < "\udc80" for one in name)]:
+            raise ValueError(f"class_names holds {broken[0]!a}, which is no text")
         if "\0" in self.data:
             raise ValueError("data is no path")
 

@@ -463,7 +463,7 @@ def test_a_leak_is_told_once(data: Path, tmp_path: Path, headstart: Cli) -> None
 
 
 def test_control_characters_in_names_are_shown_as_escapes(data: Path, tmp_path: Path, headstart: Cli) -> None:
-    names = ("\x1b]0;title\x07.jpg", "\x9b31m.jpg", "\r\x7f.jpg")
+    names = ("\x1b]0;title\x07.jpg", "\x9b31m.jpg", "\r\x7f.jpg", "a\nwarning b.jpg")
     for name in names:
         shutil.copy(data / "train" / "dog" / "3.jpg", data / "train" / "cat" / name)
         (data / "train" / "cat" / f"cut{name}").write_bytes((data / "train" / "dog" / "3.jpg").read_bytes()[:300])
@@ -471,6 +471,7 @@ def test_control_characters_in_names_are_shown_as_escapes(data: Path, tmp_path: 
     result = CliRunner().invoke(cli.app, list(map(str, arguments)))
     assert "\\x1b]0;title" in result.stdout
     assert "\\x9b31m" in result.stdout
+    assert "\nwarning b" not in result.stdout
     assert not set(result.stdout + result.stderr) & {"\x1b", "\x9b", "\x07", "\x7f", "\r"}
 
 

@@ -110,6 +110,7 @@ RUNS: dict[str, Change] = {
     "numbers as class names": config(class_names=[0, 1]),
     "a class too many": config(class_names=["cat", "dog", "fox"]),
     "a class too few": config(class_names=["cat"]),
+    "a class name that is no text": config(class_names=["cat", "\ud800"]),
     "a class twice": config(class_names=["cat", "cat"]),
     "seed below zero": config(seed=-1),
     "seed of 400 digits": config(seed=10**400),

@@ -33,6 +33,8 @@ def test_the_line_names_the_field_and_the_version(run: Path) -> None:
     said = refused(run)
     assert said.startswith("config.json: class_names[")
     assert f"Expected `str`, got `int`; written by headstart {here}, this is {here}: copy the run anew" in said
+    config(class_names=["cat", "\ud800"])(run)
+    assert r"class_names holds '\ud800', which is no text" in refused(run)
     config(class_names=["cat", "dog"], versions={"headstart": "9.1"}, data=...)(run)
     assert "field `data`; written by headstart 9.1, this is" in refused(run)
     assert refused(run).endswith("upgrade headstart")
