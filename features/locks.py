@@ -1,4 +1,4 @@
-"""Locks on files. The kernel releases a lock when its process ends, so a killed process leaves none."""
+"""Locks on files. The kernel releases the locks of a process when the process ends, even if it is killed."""
 
 import errno
 import fcntl

@@ -23,7 +23,7 @@ from headstart.pipeline.runs import Run
 
 
 def run_data(run: Run, places: Places = Places()) -> Path:
-    """Return the data folder or list of `run`. Raises RunError if it is gone, and DataError if it is neither."""
+    """Return the data folder or list of `run`. Raises RunError if it is gone, and DataError if it can't be data."""
     own = Path(run.config()["data"])
     found = places.data or (own if own.exists() else _from_environment("data"))
     if found is None:

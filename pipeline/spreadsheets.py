@@ -11,9 +11,9 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # OWASP, "CSV Injection"; the quotes ma
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Return `text` with a `'` before it if a spreadsheet would take it for a formula. A number stays as it is.
+    """Put a `'` before `text` if a spreadsheet would take the text for a formula. A number stays as it is.
 
-    `original_text` returns the text again.
+    `original_text` reverses this change.
     """
     return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
 

@@ -1,4 +1,4 @@
-"""Checks of an HDF5 file of weights, before its data are read, because the file may come from elsewhere."""
+"""Refusing an HDF5 file of weights that is not safe to read. The file may come from elsewhere."""
 
 from collections import deque
 from pathlib import Path

@@ -69,7 +69,7 @@ def used_with(store: Path) -> list[Used]:
 
 
 def remember(store: Path, used: Sequence[Used]) -> None:
-    """Keep `used` in `store`, with the digests of their files. A failure to write is ignored: no result depends on it."""
+    """Keep `used` in `store`, with the digests of their files. A failure to write is ignored: no result needs it."""
     before = used_with(store)
     known = {(one.file, one.digest): one.file_digest for one in before}
     now = [replace(one, file_digest=known.get((one.file, one.digest)) or file_digest(one.file)) for one in used]
@@ -166,7 +166,7 @@ def weights_by_digest(store: Path) -> dict[str, str]:
 
 
 def digest_in_store(store: Path, backbone: str, weights: str, weights_seed: int) -> str | None:
-    """Return the digest of a backbone's weights without building it; None if it was not used with `store`."""
+    """Return the digest of a backbone's weights without building the backbone; None if `store` does not know them."""
     known = [one for one in used_with(store) if one.backbone == backbone]
     if weights in KNOWN_WEIGHTS:
         seed = weights_seed if weights == "random" else 0

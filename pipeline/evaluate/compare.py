@@ -93,7 +93,10 @@ def compare(paths: Sequence[Path], split: str = "test", places: Places = Places(
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Read labels, int64 [N], class names, and each model's logits, [N, 1 or classes]. Rows are sorted by digest."""
+    """Return labels, int64 [N], class names, and each model's logits, [N, 1 or classes]. Rows are sorted by digest.
+
+    Raises RunError if the runs were not evaluated on the same examples and classes.
+    """
     class_names = runs[0].class_names()
     examples: list[tuple[str, str]] = []
     logits = {}

@@ -10,7 +10,7 @@ from headstart.pipeline.scoring.metrics import McNemar
 from rich.table import Table
 from rich.text import Text
 
-_MOST_SHOWN = 30  # classes in the table, and in a confusion matrix in `metrics.json`
+_MOST_SHOWN = 30  # classes; the table of classes, and the confusion matrix in `metrics.json`, have no more
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class EvaluateResult:
     largest_class: str
     largest_class_share: float  # the accuracy of a model that always predicts the largest class
     head: dict[str, Any]
-    finetuned: dict[str, Any] | None  # None if nothing was fine-tuned
+    finetuned: dict[str, Any] | None  # None if nothing was fine-tuned, or if `unchanged`
     better: str  # the more accurate model on these examples: `head` or `finetuned`
     mcnemar: McNemar | None  # the test of the two models; None without a fine-tuned one
     unchanged: bool  # whether no epoch of fine-tuning was better than the head
     predictions_file: Path
     confusion_file: Path
-    seen: Seen | None = None  # None if the examples include the run's training images by choice
+    seen: Seen | None = None  # None if the user asked to score the run's training images
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""

@@ -79,7 +79,7 @@ def _begin(
         raise RunError(f"{run.head_file}: its outputs on val are not finite; train the head again, with --overwrite")
     console.print(f"epoch 0, the head alone: val {as_text(before)}")
     precision = built.cached.network.backbone.precision
-    assert precision != "int8"  # it has no gradients
+    assert precision != "int8"  # an int8 backbone has no gradients
     state.begin(Start(settings=settings, precision=precision, from_layer=built.from_layer, before=as_json(before)))
     with state.keep(0) as folder:
         built.save_best(folder)

@@ -10,7 +10,7 @@ from headstart.pipeline.predict.choice import Choice
 
 @dataclass(frozen=True)
 class Written:
-    """Predictions that were written to a file."""
+    """A summary of the predictions that a command wrote to a file."""
 
     written: int  # predictions that this command wrote
     skipped: int  # images and rejects that the file already had

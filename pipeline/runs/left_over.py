@@ -21,7 +21,7 @@ def clear_left_over(path: Path) -> None:
 
 
 def _clear_early_versions(path: Path) -> None:
-    """Do the same for killed processes of earlier versions of headstart.
+    """Remove the runs that killed processes of earlier versions left beside `path`, or put the run back.
 
     Earlier versions wrote a run as `.NAME.PID.partial`. They first moved an old run to `.NAME.PID.replaced`.
     """

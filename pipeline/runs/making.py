@@ -1,4 +1,4 @@
-"""Making a run, whose folder appears whole or not at all. Comparing the data with the data of its training."""
+"""Making a run, whose folder appears whole or not at all. Later, comparing the data with the data of its training."""
 
 import hashlib
 import platform
@@ -43,7 +43,7 @@ def require_free(path: Path, overwrite: bool) -> None:
     if path.exists():
         if not overwrite:
             raise RunError(f"--run {path}: exists; give another name, or --overwrite to replace it")
-        Run.existing(path)  # it may be damaged: it is replaced
+        Run.existing(path)  # the run may be damaged, because it is replaced
 
 
 def versions() -> dict[str, str]:

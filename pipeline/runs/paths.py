@@ -38,7 +38,7 @@ def _changed(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[st
     files = files if len(files) == taking else [features["weights"]]
     changed = [change(file) for file in files]
     if any("+" in file for file in changed) and taking > 1:
-        changed = files  # relative paths with `+` could not be told apart again
+        changed = files  # a relative path with a `+` could not be split off again
     sweep = config.get("sweep")
     return {
         **config,

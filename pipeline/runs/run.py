@@ -8,8 +8,8 @@ RUN/
     classifier.keras          raw pixels -> logits; only after fine-tuning
     examples.csv              path, digest, label and split of each example
     metrics.json              metrics on val, and the metrics of `headstart evaluate`
-    predictions-<split>.csv   path, digest, label, predicted label and logits of each example
-    confusion-<split>.csv     the number of examples of each pair of true and predicted label that occurs
+    predictions-<split>.csv   path, digest, label, prediction and logits of each example
+    confusion-<split>.csv     for each model, the number of examples of each pair of true and predicted label
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
     finetune.state/           state of a finished fine-tuning, from which it can go on with more epochs
 """
@@ -90,9 +90,9 @@ class Run:
         return run
 
     def config(self) -> dict[str, Any]:
-        """Return the fields of `config.json` that are not null, with absolute paths. Raises RunError if it is damaged.
+        """Return the fields of `config.json` that are not null, with absolute paths.
 
-        Callers must not change the result, which is kept for later calls.
+        Raises RunError if the file is damaged. Callers must not change the result, which is kept for later calls.
         """
         return self._read(self.config_file, self._config_of)
 
@@ -152,7 +152,7 @@ class Run:
         }
 
     def _read(self, file: Path, checked: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-        """Return `checked` of the content of a JSON file. The file is read once, and again when it has changed."""
+        """Return the result of `checked` for the content of a JSON file. The result is kept until the file changes."""
         before = file.stat() if file.exists() else None  # if it is missing, `read_json` raises the error
         state = before and (before.st_ino, before.st_size, before.st_mtime_ns)
         if file not in self._contents or self._contents[file][0] != state:
@@ -197,7 +197,7 @@ class Run:
 
 
 def require_finite(values: np.ndarray, file: Path) -> np.ndarray:
-    """Return `values`, the outputs of the model in `file`. Raise a RunError if one is not finite."""
+    """Return `values`, the outputs of the model in `file`. Raise a RunError if a value is not finite."""
     bad = int((~np.isfinite(values)).any(axis=-1).sum())
     if bad:
         raise RunError(f"{file}: its outputs for {bad} of {len(values)} images are not finite; {REMEDY}")

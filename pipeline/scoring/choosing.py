@@ -1,6 +1,6 @@
 """Choose the best of several epochs or trials by a figure on val.
 
-Options name the figures, so this module imports nothing heavy until it computes one.
+The command line imports this module for the names of figures. So it imports NumPy only when it computes a figure.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-MOST_CONFUSED = 100  # classes; the confusion matrix of more is None, because it grows with their square
-_TOP, _CLASSES_FOR_TOP = 5, 10  # accuracy within the first five is of interest with more than ten classes
+MOST_CONFUSED = 100  # classes; with more, `confusion` is None, because the matrix grows with the square of the number
+_TOP, _CLASSES_FOR_TOP = 5, 10  # top-5 accuracy is of interest with more than ten classes
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
