@@ -225,10 +225,7 @@ def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageCo
 
 
 def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Yield each position that occurs in all of `parts`, and its row in each part.
-
-    Some parts may lack an image, because its file was removed before they read it.
-    """
+    """Yield each position that all of `parts` have, and its row in each. A part lacks images whose files are gone."""
     first, *others = parts
     held = [next(part, _END) for part in others]
     for position, row in first:
