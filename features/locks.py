@@ -1,4 +1,4 @@
-"""Locks on files. The kernel releases a lock when its process ends, so a killed process leaves none."""
+"""Locks on files. The kernel releases the locks of a process when the process ends, even if it is killed."""
 
 import errno
 import fcntl
@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-# A disk answers with one of these if it has no `flock`, as Lustre without the mount option `flock`.
+# A disk without `flock`, such as Lustre without the mount option `flock`, answers with one of these errors.
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def lock(file: IO[Any], wait: bool = True) -> None:
     """Lock `file`, which must be open for writing, until it is closed.
 
-    On a disk without `flock`, the lock is POSIX's, as SQLite's locks are. It then holds against other processes only.
-    Without `wait`, a file that another process has locked raises a BlockingIOError. A disk without either kind of lock
-    raises another OSError.
+    Without `wait`, a file that is already locked raises a BlockingIOError. On a disk without `flock`, the lock is a
+    POSIX lock, the kind that SQLite uses. A POSIX lock keeps out other processes, but not other code of this process. A
+    disk without either kind of lock raises another OSError.
     """
     operation = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     try:
@@ -30,9 +30,10 @@ def lock(file: IO[Any], wait: bool = True) -> None:
 
 @contextmanager
 def folder_locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Lock `folder` within the block, against other processes of this host that do the same. The lock leaves no file.
+    """Lock `folder` within the block, against other processes of this host that call this function.
 
-    If the disk has no locks, nothing is locked. Without `wait`, a locked folder raises a BlockingIOError.
+    The lock makes no file. Without `wait`, a locked folder raises a BlockingIOError. On a disk without locks, nothing
+    is locked.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 
 def relative_path(path: str, folder: Path) -> str:
-    """Return an absolute `path` relative to `folder`, beginning with `./` or `../`. Other paths stay.
+    """Return an absolute `path` relative to `folder`. The result begins with `./` or `../`.
 
-    A path also stays if it and the folder have only the root of the file system in common.
+    A path that is not absolute is returned unchanged. So is a path that has only the root of the file system in common
+    with the folder.
     """
     if not os.path.isabs(path):
         return path
@@ -19,14 +20,14 @@ def relative_path(path: str, folder: Path) -> str:
 
 
 def absolute_path(path: str, folder: Path) -> str:
-    """Return the absolute path of what `relative_path` returned."""
+    """Return the absolute path for a `path` that `relative_path` returned for `folder`."""
     if path.split(os.sep, maxsplit=1)[0] not in (os.curdir, os.pardir):
         return path
-    # The folder may be a symlink: then the path may be meant from the link, or from the folder that it names.
+    # If the folder is a symlink, the path may be relative to the symlink or to its target.
     found = [os.path.normpath(os.path.join(here, path)) for here in (plain_path(folder), os.path.realpath(folder))]
     return next((one for one in found if os.path.lexists(one)), found[0])
 
 
 def plain_path(path: str | Path) -> str:
-    """Return the absolute path without `..`. Symlinks stay, unless a `..` may go up from the target of one."""
+    """Return the absolute path without `..`. Symlinks are resolved only if `path` has a `..`, which may follow one."""
     return os.path.realpath(path) if os.pardir in Path(path).parts else os.path.abspath(path)

@@ -1,6 +1,7 @@
-"""Find the data, the store and the weights of a run, which may have moved.
+"""Find the data, the store and the weights of a run, which may have been moved.
 
-Each is searched for in the same order: the option, the place that the run remembers, the environment variable.
+For each of them, three places are tried in this order: the option, the place that the run remembers, the environment
+variable. For weights, the last places are the files that were used with the store.
 """
 
 import os
@@ -22,7 +23,7 @@ from headstart.pipeline.runs import Run
 
 
 def run_data(run: Run, places: Places = Places()) -> Path:
-    """Return the data folder or list of `run`. Raises RunError if it is gone, and DataError if `--data` is no data."""
+    """Return the data folder or list of `run`. Raises RunError if it is gone, and DataError if it can't be data."""
     own = Path(run.config()["data"])
     found = places.data or (own if own.exists() else _from_environment("data"))
     if found is None:
@@ -32,9 +33,10 @@ def run_data(run: Run, places: Places = Places()) -> Path:
 
 
 def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
-    """Return the store of `run`. Raises RunError if it is gone.
+    """Return the store of `run`. Raises RunError if it is gone, or if it does not hold the run's features.
 
-    A run never names a place to write to: its own store must exist. A store that a person named need not.
+    A store that the user names need not exist. The store that the run names must exist and hold the run's features,
+    because a run may come from elsewhere and must not choose a folder to write to.
     """
     found = known_store(run, places)
     if found is None:
@@ -56,10 +58,11 @@ def located_networks(
     extraction: ExtractionConfig,
     known: KnownBackbones | None,
 ) -> tuple[FeatureConfig, list[Network]]:
-    """Load the networks of `run` from the first weights that have its digest. Return `settings` with these weights.
+    """Load the networks of `run`, from the first candidate weights that have the digest of the run's weights.
 
-    `settings` are those of the run, or others that need the same weights. Raises RunError if no weights have the
-    digest, or if those of `--weights` have another.
+    `settings` are the run's settings, or others that need the same weights. Return `settings` with the weights that
+    were found, and the networks. If `places` name weights, they are the only candidate. If no candidate has the digest,
+    the error about the first candidate is raised: a RunError, WeightsError or OptionError.
     """
     digest = run.config()["weights_digest"]
     failure: HeadstartError | None = None
@@ -83,9 +86,9 @@ def located_networks(
 def _candidates(
     own: FeatureConfig, places: NetworkPlaces, digest: str, store: Path
 ) -> Iterator[tuple[str, FeatureConfig]]:
-    """Yield the weights that may be those of a run, best first: their files, and the run's settings `own` with them.
+    """Yield candidates for the weights of a run, the likeliest first: the files, and the settings `own` with them.
 
-    The last ones are files that were used with `store`, and had the digest.
+    The last candidates are files that were used with `store` and that had `digest` then.
     """
     if places.weights:
         yield places.weights, _with_files(own, places.weights)
@@ -94,13 +97,13 @@ def _candidates(
         yield "+".join(_files(own)), own
     used = [one.file for one in used_with(store) if one.digest == digest and one.is_at_hand()]
     for given in dict.fromkeys([_from_environment("weights"), *used]):
-        with suppress(OptionError):  # it is for a network of another kind
+        with suppress(OptionError):  # the file is for a network of another kind
             if given:
                 yield given, _with_files(own, given)
 
 
 def _files(config: FeatureConfig) -> list[str]:
-    """Return the file, or `imagenet` or `random`, that holds the weights of each backbone."""
+    """Return the source of each backbone's weights: a file, `imagenet` or `random`."""
     return [name if is_own(name) else weights for name, weights in chosen_weights(config).items()]
 
 
@@ -126,10 +129,10 @@ def _gone(run: Run, kind: str, *places: object) -> RunError:
 
 
 def _with_files(config: FeatureConfig, text: str) -> FeatureConfig:
-    """Return `config` with weights from other files: one, or one per backbone, joined by `+`.
+    """Return `config` with weights from other files. `text` names one file, or one per backbone, joined by `+`.
 
-    A `.keras` file holds its own weights, and is replaced by another. Raises OptionError if a file is not of the kind
-    that its backbone takes.
+    A backbone that is a `.keras` file holds its own weights, so the new file replaces the backbone. Raises OptionError
+    if a file is not of the kind that its backbone takes.
     """
     files = weights_of_each(chosen_backbones(config), text)
     moved = {name: os.path.abspath(file) for name, file in files.items() if is_own(name)}

@@ -15,7 +15,7 @@ class Nearest:
 
 
 class Neighbours:
-    """The features float32 [N, D] among which neighbours are searched, by the cosine of the angle between features."""
+    """Searches the nearest neighbours among the features float32 [N, D], by cosine distance."""
 
     def __init__(self, features: np.ndarray) -> None:
         from sklearn.neighbors import NearestNeighbors
@@ -24,11 +24,11 @@ class Neighbours:
         self._model: Any = NearestNeighbors(metric="cosine", algorithm="brute").fit(features)
 
     def nearest(self, queries: np.ndarray, k: int) -> Nearest:
-        """Return the `k` nearest of each of `queries`, float32 [M, D]; all N if `k` is larger."""
+        """Return the `k` nearest features of each of `queries`, float32 [M, D]; all N if `k` is over N."""
         distances, rows = self._model.kneighbors(queries, min(k, self._count))
         return Nearest(distances.astype(np.float32), rows)
 
     def nearest_others(self, k: int) -> Nearest:
-        """Return the `k` nearest of each of the N features, without itself."""
+        """Return the `k` nearest other features of each of the N features; all N - 1 if `k` is over N - 1."""
         distances, rows = self._model.kneighbors(None, min(k, self._count - 1))
         return Nearest(distances.astype(np.float32), rows)

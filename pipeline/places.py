@@ -1,4 +1,4 @@
-"""Options that say where the data, the store and the weights of a run are now, if they moved."""
+"""Options that say where the data, the store and the weights of a run are now, if they were moved."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from headstart.features.options import option
 
 @dataclass(frozen=True)
 class NetworkPlaces:
-    """Places of a run's networks to use instead of those that a run remembers. None and "" mean those of the run."""
+    """Places of the store and the weights of a run. None and "" mean the places that the run remembers."""
 
     store: Path | None = option(None, "Store to use instead of the run's.")
     weights: str = option("", "Weights file to use instead of the run's.")
@@ -16,6 +16,6 @@ class NetworkPlaces:
 
 @dataclass(frozen=True)
 class Places(NetworkPlaces):
-    """Also the place of a run's data."""
+    """Places of the store, the weights and the data of a run."""
 
     data: Path | None = option(None, "Data folder or list to use instead of the run's.")

@@ -7,26 +7,27 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # OWASP, "CSV Injection"; quotes come first where this module added some
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # OWASP, "CSV Injection"; the quotes may be from `spreadsheet_safe`
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Return `text` with a `'` before it if a spreadsheet would take it for a formula. A number stays as it is.
+    """Put a `'` before `text` if a spreadsheet would take the text for a formula. A number stays as it is.
 
-    `original_text` returns the text again.
+    `original_text` reverses this change.
     """
     return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
 
 
 def original_text(text: str) -> str:
-    """Return the text of which `spreadsheet_safe` made `text`."""
+    """Return the text for which `spreadsheet_safe` returned `text`."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def csv_line(cells: Iterable[Any]) -> str:
     """Return a line of a CSV file, with its end. Texts that a spreadsheet would take for formulas are written safely.
 
-    Cells with any kind of line end are quoted. Python's writer would leave out those that differ from its own.
+    Cells with any kind of line end are quoted. Python's writer quotes them all only if it ends lines with CR LF, so
+    this line end is replaced afterwards.
     """
     text = io.StringIO()
     csv.writer(text).writerow([spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in cells])

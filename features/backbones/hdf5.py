@@ -1,4 +1,4 @@
-"""Checks of an HDF5 file of weights before its data are read. The file may come from elsewhere."""
+"""Refusing an HDF5 file of weights that is not safe to read. The file may come from elsewhere."""
 
 from collections import deque
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import IO, Any
 
 from headstart.features.errors import WeightsError
 
-RATIO = 100  # data that unpack to more than this multiple of the file's size are refused
+RATIO = 100  # data are refused if they unpack to more than this multiple of the file's size
 _SMALLEST = 1 << 16  # bytes; smaller files count as this size
 _MOST_OBJECTS = 1_000_000
 
 
 def require_sound_hdf5(file: Path | IO[bytes], size: int, shown: str) -> None:
-    """Raise a WeightsError if the HDF5 `file` of `size` bytes refers to other files, or would fill the memory.
+    """Raise a WeightsError if an HDF5 file is damaged, refers to other files, or would fill the memory.
 
-    `shown` is the file's name in the error.
+    `size` is the file's size in bytes, and `shown` is its name in the error.
     """
-    import h5py  # late, as zoo networks with shipped weights need none
+    import h5py  # late, because networks with shipped weights do not need it
 
     try:
         with h5py.File(file, "r") as opened:

@@ -13,15 +13,15 @@ from headstart.features.errors import WeightsError
 from headstart.features.tensorflow import keras
 from packaging.version import InvalidVersion, Version
 
-_SEEDS = 1 << 10  # the most values in a variable that the file may lack, such as a random seed
+_SEEDS = 1 << 10  # values; the file may lack a variable of at most this size, such as a random seed
 _CODE = ("lambda", "could not locate", "not registered")  # words of Keras's errors about layers that are code
 
 
 def load_keras(path: str, shown: str, remedy: str) -> Any:
-    """Load the Keras model in the `.keras` file at `path`. Its form and its outputs are not checked.
+    """Load the Keras model in the `.keras` file at `path`. The inputs and outputs of the model are not checked.
 
-    Keras's safe mode refuses layers that would run code: Lambda layers, and classes that are not part of Keras. A file
-    that is damaged, refused, saved by a newer Keras, or has weights that are not finite, raises a WeightsError.
+    Keras's safe mode refuses layers that would run code: Lambda layers, and classes that are not part of Keras. Raises
+    WeightsError if the file is damaged or refused, was saved by a newer Keras, or has weights that are not finite.
 
     Args:
         shown: the file's name in errors.
@@ -56,7 +56,7 @@ def said(error: Exception) -> str:
 
 
 def _loaded(path: str) -> Any:
-    """Load a model. Allocate its weights only after the weights in the file were read and had the declared shapes.
+    """Load a model. Its weights are allocated only after the file has proved to hold weights of the declared shapes.
 
     Otherwise a small file could declare a layer of any size, whose initial weights would fill the memory.
     """

@@ -1,4 +1,4 @@
-"""The weights that were used with a store, kept in its `used.json`, so that they need to be given only once."""
+"""The weights that were used with a store. Its `used.json` keeps them, so that the user names them only once."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -22,18 +22,18 @@ _LARGEST = 16 << 30  # bytes of a file of weights
 
 @dataclass(frozen=True)
 class Used:
-    """A network and the weights with which it made features of a store."""
+    """A backbone and the weights with which it made features in a store."""
 
     backbone: str  # a name in `BACKBONES`, or the absolute path of a `.keras` file
-    weights: str  # imagenet, random, or the absolute path of a file
+    weights: str  # `imagenet`, `random`, or the absolute path of a file
     weights_seed: int
-    rescale: str  # as given: `auto`, or a key of `RESCALINGS`
+    rescale: str  # the value of `--rescale`: `auto`, or a key of `RESCALINGS`
     digest: str  # the field `weights` of the fingerprint
     file_digest: str = ""  # SHA-256 of the file's bytes; empty without a file
 
     @property
     def file(self) -> str:
-        """The path of the file that holds the weights; empty without one."""
+        """The path of the file that holds the weights; empty if no file was named."""
         if is_own(self.backbone):
             return self.backbone
         return "" if self.weights in KNOWN_WEIGHTS else self.weights
@@ -46,15 +46,15 @@ class Used:
         return f"--weights {self.weights}{seed}{rescale}"
 
     def is_at_hand(self) -> bool:
-        """Whether the file, if there is one, still holds the same bytes."""
+        """Whether the file still holds the same bytes. True if no file was named."""
         return not self.file or (bool(self.file_digest) and file_digest(self.file) == self.file_digest)
 
 
 def used_with(store: Path) -> list[Used]:
-    """Return the networks and weights that were used with `store`, the last one last. A damaged file counts as empty.
+    """Return the backbones and weights that were used with `store`, the latest last; none if the file is damaged.
 
-    Paths are relative to the store on disk, and absolute here. The file may come from elsewhere. A path in it is only a
-    file to try; see `Used.is_at_hand`.
+    Paths in `used.json` are relative to the store. Returned paths are absolute. `used.json` may come from elsewhere, so
+    callers must not trust its paths; see `Used.is_at_hand`.
     """
     try:
         found = [Used(**values) for values in read_json(_file(store), _MOST_BYTES)]
@@ -69,7 +69,7 @@ def used_with(store: Path) -> list[Used]:
 
 
 def remember(store: Path, used: Sequence[Used]) -> None:
-    """Keep `used` in `store`, with the digests of their files. A failure to write is ignored: it is only a help."""
+    """Keep `used` in `store`, with the digests of their files. A failure to write is ignored: no result needs it."""
     before = used_with(store)
     known = {(one.file, one.digest): one.file_digest for one in before}
     now = [replace(one, file_digest=known.get((one.file, one.digest)) or file_digest(one.file)) for one in used]
@@ -81,11 +81,11 @@ def remember(store: Path, used: Sequence[Used]) -> None:
 
 
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
-    """Return `config` with the network, weights and rescaling that were used with `store`, where `config` has defaults.
+    """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of its defaults.
 
-    `given` names the fields of `config` that the user set. They stay as they are. ImageNet weights that are on this
-    machine stay, too. A line on the console says which options were filled in. If several weights were used, raise an
-    OptionError that lists them, or, without `needed`, return `config`.
+    `given` names the fields of `config` that the user set; these fields stay. The default weights, ImageNet's, stay if
+    they are on this machine or were used with the store. A line on the console says which options were filled in. If
+    several weights were used, an OptionError lists them; without `needed`, `config` is returned instead.
     """
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)
@@ -104,9 +104,10 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 
 
 def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
-    """Return `config` with the only network that was used with `store`, if the weights of the default are not at hand.
+    """Return `config` with the only backbone that was used with `store`, unless the default's weights are at hand.
 
-    If several networks were used, or if the default is at hand, a line tells which there are.
+    If several backbones were used, or if the default's weights are at hand, the default stays. A line on the console
+    then lists the used backbones, unless the default is one of them.
     """
     used = sorted({one.backbone for one in used_with(store)})
     if not used or config.backbone in used:
@@ -121,9 +122,9 @@ def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
 def _with_only(
     config: FeatureConfig, known: Sequence[Used], store: Path, rescaled: bool, needed: bool
 ) -> FeatureConfig:
-    """Return `config` with the only weights of `known` that are at hand. See `with_used_weights` for errors.
+    """Return `config` with the only weights of `known` that are at hand. If there are several, see `with_used_weights`.
 
-    `rescaled` says whether `config` has a rescaling that stays.
+    `rescaled` says whether the user set the rescaling of `config`, which then stays.
     """
     options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
     usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())
@@ -145,7 +146,7 @@ def _with_only(
 
 
 def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Path) -> FeatureConfig:
-    """Return `config` with the rescaling that its file of weights had in `store`, if it was always the same."""
+    """Return `config` with the rescaling that was used in `store` with its weights file, if it was always the same."""
     file = known[0].backbone if is_own(known[0].backbone) else config.weights
     if file in KNOWN_WEIGHTS or all(one.rescale == "auto" for one in known):
         return config
@@ -160,24 +161,24 @@ def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Pa
 
 
 def weights_by_digest(store: Path) -> dict[str, str]:
-    """Map the field `weights` of fingerprints in `store` to the `--weights` that asked for them."""
+    """Return the value of `--weights` for each digest of weights that were used with `store`."""
     return {one.digest: one.weights for one in used_with(store)}
 
 
 def digest_in_store(store: Path, backbone: str, weights: str, weights_seed: int) -> str | None:
-    """Return the fingerprint's field `weights` of a network without building it; None if `store` does not know it."""
+    """Return the digest of a backbone's weights without building the backbone; None if `store` does not know them."""
     known = [one for one in used_with(store) if one.backbone == backbone]
     if weights in KNOWN_WEIGHTS:
         seed = weights_seed if weights == "random" else 0
         return next((one.digest for one in known if (one.weights, one.weights_seed) == (weights, seed)), None)
     digest = file_digest(weights) if known else ""
-    if not digest:  # it is gone
+    if not digest:  # the file is gone
         return next((one.digest for one in known if one.weights == os.path.abspath(weights)), None)
     return next((one.digest for one in known if one.file_digest == digest), None)
 
 
 def file_digest(path: str) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes; empty for a `path` that is no regular file, or a huge one."""
+    """Return the hexadecimal SHA-256 of a file's bytes; empty if `path` is no regular file, or one over `_LARGEST`."""
     try:
         if not Path(path).is_file() or Path(path).stat().st_size > _LARGEST:
             return ""

@@ -1,6 +1,6 @@
-"""Converted networks that a store keeps, so that the next command need not build them again.
+"""The fast forms of networks that a store keeps for OpenVINO, so that the next command need not build them again.
 
-STORE/frozen/<name>-<hash>/    the name of a backbone, or `classifier`
+STORE/frozen/<name>-<hash>/    <name> is the name of a backbone, or `classifier`
     model.xml, model.bin    the fast form, as OpenVINO reads it
     identity.json           everything that decides the fast form, and the hash of the two files
 """
@@ -23,14 +23,14 @@ from headstart.features.terminal import console
 
 _VERSION = 1  # raise it when `frozen` makes another fast form of the same network
 _IDENTITY = "identity.json"
-_SPARE = 10  # times a network's bytes that must be free: features need the disk more than a network does
+_SPARE = 10  # the disk must have this multiple of a network's bytes free, because features need the space more
 _MOST = 8  # networks of the same name: backbones differ in cuts and sizes, classifiers in weights
 _VERSIONS = ("kept_version", "openvino", "forward_version")  # fields of an identity
 
 
 @dataclass(frozen=True)
 class KeptNetwork:
-    """The place of one converted network in the store `root`, which is never created."""
+    """The place of one converted network in the folder `root` of a store. This class never creates `root`."""
 
     root: Path
     name: str  # of the backbone, or `classifier`
@@ -38,9 +38,9 @@ class KeptNetwork:
 
     @classmethod
     def of(cls, root: Path, name: str, fields: Mapping[str, Any]) -> "KeptNetwork":
-        """Return the place of a network with these `fields`, for the versions of this headstart and OpenVINO."""
+        """Return the place of the network that `fields` identify, for this version of headstart and of OpenVINO."""
         identity = {**fields, "kept_version": _VERSION, "openvino": version("openvino")}
-        return cls(root, name, json.loads(json.dumps(identity)))  # as it is read again: with lists for tuples
+        return cls(root, name, json.loads(json.dumps(identity)))  # JSON turns tuples into lists, as in `identity.json`
 
     @property
     def folder(self) -> Path:
@@ -49,7 +49,7 @@ class KeptNetwork:
         return self.root / "frozen" / f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def read(self) -> Any | None:
-        """Return the converted network; None if there is none, or if it is damaged."""
+        """Return the converted network; None if the store has none, or if its files are damaged."""
         with suppress(OSError, ValueError, AttributeError, RuntimeError):  # RuntimeError: OpenVINO's, of any fault
             known = read_json(self.folder / _IDENTITY)
             if known.get("identity") == self.identity and known.get("files") == network_digest(self.folder):
@@ -57,9 +57,9 @@ class KeptNetwork:
         return None
 
     def write(self, model: Any) -> None:
-        """Keep the converted network `model`, unless the disk is nearly full. A failure is only printed.
+        """Keep the converted network `model`, unless the disk is nearly full. A failure is printed, but not raised.
 
-        Networks of other versions are removed, and all but the latest of the same name.
+        Networks of other versions are removed. Of the networks of the same name, only the latest `_MOST` stay.
         """
         if not self.root.is_dir():
             return

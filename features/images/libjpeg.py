@@ -1,7 +1,7 @@
-"""Keep libjpeg's own lines off standard error.
+"""Keep the warnings of libjpeg off standard error.
 
-TensorFlow's libjpeg prints such lines as "Corrupt JPEG data: 226 extraneous bytes before marker 0xd9", without the name
-of the file, for images that it decodes nevertheless.
+For images that it decodes nevertheless, TensorFlow's libjpeg prints lines such as "Corrupt JPEG data: 226 extraneous
+bytes before marker 0xd9". These lines lack the name of the file.
 """
 
 import atexit
@@ -12,7 +12,7 @@ from functools import cache
 
 from headstart.features.terminal import console
 
-# The warnings in libjpeg's `jerror.h` and libjpeg-turbo's, with their numbers.
+# The texts of the warnings in the `jerror.h` of libjpeg and of libjpeg-turbo.
 _WARNINGS = (
     rb"Corrupt JPEG data: .*",
     rb"Premature end of JPEG file",
@@ -24,7 +24,7 @@ _WARNINGS = (
     rb"Obtained XMS handle \d+",
     rb"Application transferred too many scanlines",
 )
-# This runs in a process of its own. So the last words of a process that crashes in native code still arrive.
+# The filter is a process of its own, so that the last output of a process that crashes in native code still arrives.
 _FILTER = f"""
 import re, sys
 warning = re.compile(rb"(?:{"|".join(one.decode() for one in _WARNINGS)})\\r?\\n")
@@ -37,13 +37,13 @@ _owned = False
 
 
 def own_standard_error() -> None:
-    """Let `silence_libjpeg` filter standard error. A program that only imports headstart keeps it as it is."""
+    """Let `silence_libjpeg` filter standard error. Only the command line calls this; other programs stay unfiltered."""
     global _owned  # noqa: PLW0603 # a process has one standard error
     _owned = True
 
 
 def silence_libjpeg() -> None:
-    """Leave libjpeg's lines out of standard error until the process ends, if `own_standard_error` was called."""
+    """Keep libjpeg's warnings off standard error until the process ends, if `own_standard_error` was called."""
     if _owned:
         _start_filter()
 
@@ -54,7 +54,7 @@ def _start_filter() -> None:
     if console.is_terminal:  # a progress bar needs the terminal itself
         console.file = os.fdopen(os.dup(kept), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     command = [sys.executable, "-I", "-S", "-c", _FILTER]
-    # A session of its own: Ctrl-C must not end the filter before the process has said its last words.
+    # The filter gets its own session, so that Ctrl-C does not end it before the process has written its last output.
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=kept, start_new_session=True)
     assert child.stdin
     os.dup2(child.stdin.fileno(), 2)
@@ -63,7 +63,7 @@ def _start_filter() -> None:
 
 
 def _stop_filter(child: "subprocess.Popen[bytes]", kept: int) -> None:
-    """Give standard error back, and wait until the filter has passed everything on."""
+    """Restore standard error, and wait until the filter has passed everything on."""
     sys.stderr.flush()
     os.dup2(kept, 2)
     child.wait(timeout=10)

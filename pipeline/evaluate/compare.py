@@ -62,7 +62,7 @@ class CompareResult:
 def compare(paths: Sequence[Path], split: str = "test", places: Places = Places()) -> CompareResult:
     """Compare runs by the predictions on `split` that `evaluate` wrote.
 
-    `places` is taken as by the other commands on runs, and has no effect: predictions are in the runs.
+    `places` has no effect, because the predictions are in the runs. Other commands on runs have this argument, too.
 
     Raises OptionError if there are fewer than two models, or if a run is named twice. Raises RunError if a path is not
     a run, or if the runs were not all evaluated on `split` with the same examples and classes.
@@ -93,7 +93,10 @@ def compare(paths: Sequence[Path], split: str = "test", places: Places = Places(
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Read labels, int64 [N], class names, and each model's logits, [N, 1 or classes]. Rows are sorted by digest."""
+    """Return labels, int64 [N], class names, and each model's logits, [N, 1 or classes]. Rows are sorted by digest.
+
+    Raises RunError if the runs were not evaluated on the same examples and classes.
+    """
     class_names = runs[0].class_names()
     examples: list[tuple[str, str]] = []
     logits = {}
@@ -103,7 +106,7 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
             raise RunError(f"{run.path}: has no {file.name}; `headstart evaluate {run.path} --split {split}` writes it")
         try:
             rows = sorted(read_csv(file, ("digest", "label"), _ANEW), key=_example)
-            labels = np.array([names.index(row["label"]) for row in rows])  # in all runs the same, as checked below
+            labels = np.array([names.index(row["label"]) for row in rows])  # equal in all runs: see the errors below
             found = _logits(rows, names)
         except RunError:
             raise
@@ -133,7 +136,7 @@ def _logits(rows: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> di
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
-    """Return the settings of each run, without the settings that are equal in all runs."""
+    """Return for each run the settings that are not equal in all runs."""
     found = {run: _flat(run) for run in runs}
     names = sorted({name for settings in found.values() for name in settings})
     differing = [name for name in names if any(one.get(name) != found[runs[0]].get(name) for one in found.values())]

@@ -22,15 +22,15 @@ from headstart.pipeline.scoring.metrics import mcnemar, predicted_labels, score
 def evaluate(path: Path, split: AskedSplit = "auto", places: Places = Places(), sort: Sort = "data") -> EvaluateResult:
     """Score the run at `path`. Write the predictions and confusions into the run, and the metrics to `metrics.json`.
 
-    Head and fine-tuned classifier run in the precision of the run's features. In place of int8, the classifier runs in
-    float32. Raises RunError if there is no run, if a model's outputs are not finite, or if the features of its head
-    can't be made again. Raises DataError if the split has no usable images, or if the data folder has a class that the
-    run does not know.
+    The head and the fine-tuned classifier run in the precision of the run's features. If that is int8, the classifier
+    runs in float32. Raises RunError if there is no run, if a model's outputs are not finite, or if the features of the
+    head can't be made again. Raises DataError if the split has no usable images, if an image can't be decoded, or if
+    the data have a class that the run does not know.
 
     Args:
-        split: `train`, `val`, `test`, or `all` for all three. `auto` means `test`, or all of another data folder
+        split: `train`, `val`, `test`, or `all` for all three. `auto` means `test`, or `all` if `places` name other data
             without splits.
-        places: where the run's store, weights and data are now; another `data` may be named to score that.
+        places: where the run's store, weights and data are now. Its `data` may also be other data to score.
         sort: the order of the predictions; see `write_predictions`.
     """
     run = Run.open(path)
@@ -58,7 +58,7 @@ def evaluate(path: Path, split: AskedSplit = "auto", places: Places = Places(), 
 
 @dataclass(frozen=True)
 class _Output:
-    """The logits of a model, float32 [N, 1 or C], and the precision in which its backbone ran."""
+    """The logits of a model, float32 [N, 1 or C], and the precision in which the backbone ran."""
 
     logits: np.ndarray
     precision: str
@@ -78,7 +78,7 @@ def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], fi
 
 
 def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Sequence[Example]) -> _Output:
-    """Return the output of the fine-tuned classifier on raw images. Its backbone runs in its fast form."""
+    """Return the output of the fine-tuned classifier on raw images. The backbone runs in its fast form."""
     from headstart.features.images.batches import decoded_batches, why_undecodable
     from headstart.pipeline.classifier import split_classifier
 

@@ -21,9 +21,9 @@ def write_predictions(
     """Write a row per example: path, digest, label, the prediction of the model `better`, and the logits of all models.
 
     Args:
-        logits: of each model, [N, 1 or classes].
-        sort: `data` keeps the order of `examples`. `mistakes` begins with the wrong predictions, the most certain
-            first, and ends with the right ones, the most certain last.
+        logits: the logits of each model, [N, 1 or classes].
+        sort: `data` keeps the order of `examples`. `mistakes` puts the wrong predictions first, the most certain first,
+            and then the right predictions, the least certain first.
     """
     units = class_names[1:] if len(class_names) == 2 else class_names
     chances, predicted = probabilities(logits[better]).max(axis=1), predicted_labels(logits[better])
@@ -50,9 +50,9 @@ def write_predictions(
 def write_confusions(
     file: Path, labels: np.ndarray, class_names: Sequence[str], logits: Mapping[str, np.ndarray]
 ) -> None:
-    """Write a row per model and pair of true and predicted label that occurs: model, true, predicted, count.
+    """Write a row for each model and each pair of labels that occurs: model, true label, predicted label, count.
 
-    `labels` is int [N], and `logits` has [N, 1 or classes] of each model.
+    `labels` is int [N]. `logits` has the logits of each model, [N, 1 or classes].
     """
     write_csv(
         file,

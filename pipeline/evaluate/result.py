@@ -1,4 +1,4 @@
-"""The result of `evaluate`, as JSON, for `metrics.json`, and as lines for the console."""
+"""The result of `evaluate`: as JSON for `--json` and `metrics.json`, and as lines for the console."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,14 +10,14 @@ from headstart.pipeline.scoring.metrics import McNemar
 from rich.table import Table
 from rich.text import Text
 
-_MOST_SHOWN = 30  # classes in the table, and in a confusion matrix in `metrics.json`
+_MOST_SHOWN = 30  # classes; the table of classes, and the confusion matrix in `metrics.json`, have no more
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
     """Metrics (see `pipeline.scoring.metrics.score`) of a run's head and fine-tuned classifier on `n` examples.
 
-    Each has `precision`, too: the precision in which the backbone ran.
+    The metrics of each model also have `precision`, the precision in which the backbone ran.
     """
 
     split: str
@@ -26,13 +26,13 @@ class EvaluateResult:
     largest_class: str
     largest_class_share: float  # the accuracy of a model that always predicts the largest class
     head: dict[str, Any]
-    finetuned: dict[str, Any] | None  # None if nothing was fine-tuned
+    finetuned: dict[str, Any] | None  # None if nothing was fine-tuned, or if `unchanged`
     better: str  # the more accurate model on these examples: `head` or `finetuned`
-    mcnemar: McNemar | None  # the test of both models; None without a fine-tuned one
+    mcnemar: McNemar | None  # the test of the two models; None without a fine-tuned one
     unchanged: bool  # whether no epoch of fine-tuning was better than the head
     predictions_file: Path
     confusion_file: Path
-    seen: Seen | None = None  # None if the examples include the run's training images by choice
+    seen: Seen | None = None  # None if the user asked to score the run's training images
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -50,7 +50,7 @@ class EvaluateResult:
         }
 
     def kept_fields(self) -> dict[str, Any]:
-        """Return the fields for `metrics.json`: files by their names alone, and no large confusion matrix."""
+        """Return the fields for `metrics.json`: without the folders of files, and without large confusion matrices."""
         files = {"predictions_file": self.predictions_file.name, "confusion_file": self.confusion_file.name}
         models = {
             name: metrics | ({"confusion": None} if len(metrics["per_class"]) > _MOST_SHOWN else {})

@@ -14,7 +14,7 @@ from headstart.pipeline.runs import Run
 
 @dataclass(frozen=True)
 class Seen:
-    """The paths of images of a split that the head saw in training."""
+    """The paths of the scored images that the head saw in training."""
 
     equal: list[str]  # images that are in train, too
     alike: list[str] | None  # other images with a near-duplicate in train; None if the training images are gone
@@ -25,7 +25,7 @@ class Seen:
         return {"duplicates_in_train": len(self.equal), "near_duplicates_in_train": alike}
 
     def lines(self, split: str) -> list[str]:
-        """Return a warning for each kind of image that was found."""
+        """Return a warning for each kind of image that was found. `split` is a phrase that names the scored images."""
         found = {"are in train too": self.equal, "have a near-duplicate in train": self.alike or []}
         return [
             f"warning: {len(paths)} images of {split} {what}, {paths[0]} the first; their figures are too good"
@@ -38,8 +38,8 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     """Find the `examples` that are copies or near-duplicates of images that `run` was trained on.
 
     Args:
-        cached: the data folder of `examples`, with its features.
-        elsewhere: whether `examples` are from another data folder than the run's own.
+        cached: the examples and features of the data that `examples` are from.
+        elsewhere: whether these data are not the run's own.
     """
     trained = run.digests("train")
     equal = [one.image.path for one in examples if one.image.digest in trained]
@@ -53,7 +53,7 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
 
 
 def _own_examples(run: Run, cached: FeaturedExamples) -> list[Example] | None:
-    """Return the examples in the run's own data folder, or None if the folder is gone or can't be read as before."""
+    """Return the examples in the run's own data, or None if the data are gone or can't be read as before."""
     settings, (config, extraction) = run.config(), run.configs()
     try:
         own = run_data(run)

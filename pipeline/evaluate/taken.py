@@ -29,12 +29,15 @@ class Taken:
 
     @property
     def key(self) -> str:
-        """Return the key of the metrics under `evaluate` in `metrics.json`. The run's own data have the split alone."""
+        """Return the key of the metrics under `evaluate` in `metrics.json`. For the run's own data, it is the split."""
         return f"{self.split} of {self.elsewhere}" if self.elsewhere else self.split
 
     @property
     def stem(self) -> str:
-        """Return the part of file names that tells these examples from others. No split's name equals it."""
+        """Return the part of file names that stands for these examples. For the run's own data, it is the split.
+
+        For other data, it never equals the name of a split.
+        """
         if self.elsewhere is None:
             return self.split
         safe = re.sub(r"[^\w.-]+", "_", _name(self.elsewhere))
@@ -44,13 +47,13 @@ class Taken:
 def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> Taken:
     """Take the examples of `split` from the data `cached`.
 
-    The split `auto` means `test`, or all examples if other data than the run's own have no splits. Raises DataError if
-    there are no examples, or if the data have a class that the run does not know. Raises RunError if no data were named
-    and the run's folder now holds other images than it was trained on.
+    The split `auto` means `test`, or `all` if the data are not the run's own and have no splits. Raises DataError if
+    there are no examples, or if the data have a class that the run does not know. Raises RunError if `data` is None and
+    the data at the run's place hold under half of its training images.
 
     Args:
-        data: the folder or list that was named, or None for the run's own. If it holds at least half of the run's
-            training images as its training images, it is the run's own at another place.
+        data: the folder or list that the user named, or None for the run's own data. Named data count as the run's own,
+            at another place, if their training images include at least half of the run's training images.
     """
     own = _is_own(run, cached, "all" if data is None else "train")
     if data is None and not own:
@@ -67,7 +70,7 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _is_own(run: Run, cached: FeaturedExamples, split: str) -> bool:
-    """Whether at least half of the run's training images are in `split` of the data."""
+    """Whether `split` of the data `cached` holds at least half of the run's training images."""
     trained = run.digests("train")
     return 2 * len(trained & {one.image.digest for one in cached.of(split)}) >= len(trained)
 

@@ -13,7 +13,8 @@ from headstart.pipeline.scoring.choosing import ChooseBy, rank
 class Course:
     """The figures on val after each epoch. Epoch 0 is the head alone.
 
-    The figures are `loss`, `accuracy` and, where it is another one, the figure that decides.
+    The figures are `loss`, `accuracy`, and the figure `choose_by` if it is another one. `choose_by` decides the best
+    epoch.
     """
 
     choose_by: ChooseBy
@@ -23,7 +24,10 @@ class Course:
     def of(
         cls, choose_by: ChooseBy, before: Mapping[str, float | None], history: Sequence[Mapping[str, float]]
     ) -> Course:
-        """Return the course with the figures `before` any epoch, as from `as_json`, and those in a history's rows."""
+        """Return the course with the figures of epoch 0, `before`, and the figures in the rows of `history`.
+
+        A figure in `before` that is None, as `as_json` returns it, becomes NaN.
+        """
         first = {name: math.nan if value is None else value for name, value in before.items()}
         return cls(choose_by, [first, *({name: row[f"val_{name}"] for name in before} for row in history)])
 
@@ -34,20 +38,20 @@ class Course:
 
     @property
     def best(self) -> int:
-        """Return the number of the best epoch; of equal ones the first."""
+        """Return the number of the best epoch; of equal epochs the first. Epoch 0 counts, too."""
         return self.best_of(range(len(self.figures)))
 
     @property
     def nearest(self) -> int:
-        """Return the number of the best epoch after epoch 0."""
+        """Return the number of the best epoch apart from epoch 0."""
         return self.best_of(range(1, len(self.figures)))
 
     def best_of(self, epochs: Sequence[int]) -> int:
-        """Return the best of `epochs`; of equal ones the first."""
+        """Return the best of `epochs`; of equal epochs the first."""
         return min(epochs, key=lambda epoch: rank(self.choose_by, self.figures[epoch]))
 
     def stops(self, patience: int) -> bool:
-        """Return whether `patience` epochs, at least one, have passed since the best. 0 never stops."""
+        """Return whether at least `patience` epochs have passed since the best. With a patience of 0, return false."""
         return 0 < patience <= self.done - self.best
 
     def stop_reason(self) -> str:
@@ -55,11 +59,11 @@ class Course:
         return f"no epoch after epoch {self.best} was better" if self.best else "no epoch was better than the head"
 
     def value(self, epoch: int) -> str:
-        """Return the figure that decides after `epoch`, as text."""
+        """Return the figure `choose_by` after `epoch`, as text."""
         return f"{self.figures[epoch][self.choose_by]:.4f}"
 
     def line(self, row: Mapping[str, float], epochs: int) -> str:
-        """Return the line that tells of the last epoch, whose metrics are `row`."""
+        """Return a line about the last finished epoch, whose metrics are `row`. `epochs` is the number asked for."""
         best = "the head" if self.best == 0 else "this one" if self.best == self.done else f"epoch {self.best}"
         return (
             f"epoch {self.done} of {epochs}: train loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}; "
@@ -68,17 +72,17 @@ class Course:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as text, in minutes or, where it is short, in seconds."""
+    """Return a duration as text, in minutes, or in seconds if it is under 90 seconds."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
 def cost_line(epochs: int, seconds: float, patience: int) -> str:
-    """Return the line that tells the cost of so many epochs, each of them in `seconds`."""
+    """Return a line about the time that `epochs` epochs of `seconds` each will take."""
     fewer = f", fewer if {patience} in a row are not better" if 0 < patience < epochs else ""
     count = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     return f"about {duration(epochs * seconds)}: {count} of {seconds:.0f} s{fewer}"
 
 
 def as_text(figures: Mapping[str, float]) -> str:
-    """Return figures as text, such as `loss 0.3921, accuracy 0.8400`."""
+    """Return `figures` as text, such as `loss 0.3921, accuracy 0.8400`."""
     return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

@@ -34,13 +34,13 @@ def train_epochs(
     choose_by: ChooseBy,
     settings: dict[str, Any],
 ) -> tuple[Course, float]:
-    """Train for the epochs that are left, and leave the model with the weights of the best epoch.
+    """Train for the remaining epochs. Then set the model to the weights of the best epoch.
 
     Returns the figures on val after each epoch, and the speed of training in images per second; see
-    `Progress.examples_per_second`. The speed is 0 if no epoch was left. Raises OSError if the disk has too little room
+    `Progress.examples_per_second`. The speed is 0 if no epoch remained. Raises OSError if the disk has too little space
     for the state, and RunError if the head's outputs are not finite, or if the state is damaged.
     """
-    # Epochs count on from the head's epochs, because the curves of both phases share an axis.
+    # The numbers of epochs continue the head's numbers, because the curves of both phases share an axis.
     offset = sum(row["phase"] == "head" for row in run.history())
     counter, raised = EpochCounter(), list[Exception]()
     train, val = built.cached.of("train"), built.cached.of("val")
@@ -51,7 +51,7 @@ def train_epochs(
         if state.kept() is None:
             val_seconds = _begin(run, state, built, val_batches, choose_by, settings)
         else:
-            built.load_best(_kept(state))  # it may be damaged; this is told before hours of training
+            built.load_best(_kept(state))  # if the weights are damaged, the error comes before hours of training
         course = state.course(choose_by)
         speed = 0.0
         if course.done < config.epochs and not course.stops(config.patience):
@@ -79,7 +79,7 @@ def _begin(
         raise RunError(f"{run.head_file}: its outputs on val are not finite; train the head again, with --overwrite")
     console.print(f"epoch 0, the head alone: val {as_text(before)}")
     precision = built.cached.network.backbone.precision
-    assert precision != "int8"  # it has no gradients
+    assert precision != "int8"  # an int8 backbone has no gradients
     state.begin(Start(settings=settings, precision=precision, from_layer=built.from_layer, before=as_json(before)))
     with state.keep(0) as folder:
         built.save_best(folder)
@@ -106,9 +106,9 @@ def _kept(state: FinetuneState) -> Path:
 
 
 class _Keeper:
-    """Validates the model after each epoch, keeps the state, and ends the training when patience is at its end.
+    """Validates the model after each epoch, keeps the state, and stops the training early; see `Course.stops`.
 
-    Keras's `EarlyStopping` and `ModelCheckpoint` would begin to count anew when a training goes on.
+    Keras's `EarlyStopping` and `ModelCheckpoint` would begin to count anew when a training is resumed.
     """
 
     def __init__(
@@ -132,13 +132,13 @@ class _Keeper:
     def validate(self, _: int, logs: dict[str, float]) -> None:
         """Add the figures on val to `logs`, for the callbacks that follow."""
         figures = _figures(self.built, self._val_batches, self.course.choose_by)
-        # ReLU and batch normalisation may hide such weights from the outputs.
+        # ReLU and batch normalisation may give finite outputs even if a weight is not finite.
         if not all(np.isfinite(weight).all() for weight in self.built.model.get_weights()):
             figures = dict.fromkeys(figures, math.nan)
         logs.update({f"val_{name}": value for name, value in figures.items()})
 
     def keep(self, _: int, logs: dict[str, float]) -> None:
-        """Keep the state after an epoch with the metrics `logs`."""
+        """Keep the state after an epoch whose metrics are `logs`. Raises DataError if an image file changed."""
         require_unchanged_files(self._examples())
         course, previous = self.course, _kept(self.state)
         course.figures.append({name: logs[f"val_{name}"] for name in course.figures[0]})
@@ -156,7 +156,7 @@ class _Keeper:
         self.built.model.stop_training = course.stops(self.config.patience)
 
     def _examples(self) -> Sequence[Example]:
-        """Return the examples whose files are read in each epoch."""
+        """Return the examples whose files each epoch reads; none if the model takes cached maps."""
         cached = self.built.cached
         return [*cached.of("train"), *cached.of("val")] if self.built.map_cut is None else []
 
@@ -169,10 +169,10 @@ def _fit(
     offset: int,
     val_seconds: float | None,
 ) -> float:
-    """Train from the kept state on. Returns the speed, and tells the cost beforehand.
+    """Resume the training from the kept state. Return its speed in images per second.
 
-    The cost of the first epochs follows from the first steps and from `val_seconds`, the duration of validation. Later,
-    it is the mean of the epochs before.
+    A line tells the expected duration. If no epoch is finished, the estimate follows from the first steps and from
+    `val_seconds`, the duration of validation. Otherwise it follows from the mean duration of the finished epochs.
     """
     config, built, done = keeper.config, keeper.built, keeper.course.done
     train = built.cached.of("train")

@@ -31,14 +31,14 @@ def finetune(
     layers above have gradients. The classifier is saved in float32. Epoch 0, before fine-tuning, can be the best epoch.
     So the classifier is never worse than the head by the figure on val that decides.
 
-    The run keeps the state after each finished epoch, and after the last one, too. A repeated call with the same
-    settings goes on from this state. Only the number of epochs and the patience may differ. The result is the same as
-    from one call with all epochs. Raises RunError if there is no run, if no epoch is left, if its data or weights
-    changed, or if its state has other settings. Raises OptionError if `config.from_layer` can't be used, or if the run
-    has several backbones.
+    The run keeps the state after the last finished epoch. A repeated call with the same settings goes on from this
+    state, and gives the same result as one call with all epochs. Only the number of epochs and the patience may differ;
+    with the schedule `cosine`, only the patience. Raises RunError if there is no run, if no epoch is left, if its data
+    or weights changed, or if its state has other settings. Raises OptionError if `config.from_layer` can't be used, or
+    if the run has several backbones.
 
     Args:
-        overwrite: start again, even if the run has a classifier or an unfinished fine-tuning.
+        overwrite: begin anew, even if the run has a classifier or an unfinished fine-tuning.
         seed: decides the order of images, augmentation and dropout.
         places: where the run's store, weights and data are now.
     """

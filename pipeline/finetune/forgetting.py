@@ -1,4 +1,4 @@
-"""Forget what `evaluate` wrote of an earlier fine-tuned classifier. What it wrote of the head stays."""
+"""Remove an earlier fine-tuned classifier from the files that `evaluate` wrote. The results of the head stay."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ def forget_classifier(run: Run) -> None:
 def _rewrite(path: Path, drop_rows: bool) -> None:
     """Rewrite a CSV file, a row at a time, without the columns of the classifier.
 
-    Of rows whose `model` is the classifier, the prediction is left out, or with `drop_rows` the row.
+    With `drop_rows`, rows whose `model` is the classifier are left out. Otherwise only their prediction is left out.
     """
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)
@@ -43,7 +43,10 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
 
 
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
-    """Yield the rows whose `model` is not the classifier and, unless `drop_rows`, the others without a prediction."""
+    """Yield `rows` without the predictions of the classifier. Rows of other models stay as they are.
+
+    With `drop_rows`, a row of the classifier is left out. Otherwise the cells of its prediction become empty.
+    """
     predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
     for row in rows:
         if "model" not in header or row[header.index("model")] != _MODEL:

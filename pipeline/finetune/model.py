@@ -26,9 +26,9 @@ from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.files import require_regular
 from headstart.pipeline.training import compile_model, make_optimizer
 
+_MOST_BYTES = 64 << 30  # of a weights file
 _BEST, _LATEST = "best.top.weights.h5", "latest.top.weights.h5"
-# Versions before 0.2 saved the whole model. A state that one of them began may have its best weights.
-_MOST_BYTES = 64 << 30
+# Versions before 0.2 saved the weights of the whole model, in these files.
 _EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
 
 
@@ -36,8 +36,8 @@ _EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
 class FinetuneModel:
     """A compiled model that shares its layers with `head` and with the backbone of `cached`.
 
-    Training the model trains `head`, and the layers of the backbone from index `from_layer` on. The weights files of
-    a `FinetuneState` hold these layers alone, `top`.
+    Training the model trains `head`, and the layers of the backbone from index `from_layer` on. These layers alone are
+    in `top`, and in the weights files of a `FinetuneState`.
     """
 
     cached: FeaturedExamples
@@ -49,16 +49,16 @@ class FinetuneModel:
 
     @property
     def state_bytes(self) -> int:
-        """Return the size of a state's weights files in bytes."""
+        """Return the size in bytes of the weights files of one state."""
         variables = (*self.top.weights, *self.top.weights, *self.model.optimizer.variables)
         return sum(int(variable.numpy().nbytes) for variable in variables)
 
     def save_latest(self, folder: Path) -> None:
-        """Save the trained layers and the optimizer into `folder`."""
+        """Save the trained layers and the optimizer into `folder`, as the latest state."""
         _sharing(self.top, self.model.optimizer).save_weights(folder / _LATEST)
 
     def save_best(self, folder: Path) -> None:
-        """Save the trained layers into `folder`, as the best so far."""
+        """Save the trained layers into `folder`, as the best weights so far."""
         _sharing(self.top).save_weights(folder / _BEST)
 
     def copy_best(self, previous: Path, folder: Path) -> None:
@@ -68,14 +68,14 @@ class FinetuneModel:
                 shutil.copy(file, folder)
 
     def load_latest(self, folder: Path) -> None:
-        """Set the model and the optimizer to the latest state in `folder`, which is that of an epoch after 0."""
+        """Set the model and the optimizer to the latest state in `folder`. The folder of epoch 0 has no such state."""
         if (folder / _EARLIER_LATEST).exists():
             load_state(self.model, folder / _EARLIER_LATEST)
         else:
             load_state(_sharing(self.top, self.model.optimizer), folder / _LATEST)
 
     def load_best(self, folder: Path) -> None:
-        """Set the model to the best weights in `folder`. Raises RunError if a weight is not finite."""
+        """Set the model to the best weights in `folder`. Raises RunError if the file is damaged."""
         earlier = (folder / _EARLIER_BEST).exists()
         file = folder / (_EARLIER_BEST if earlier else _BEST)
         load_state(_sharing(self.model if earlier else self.top), file)
@@ -83,7 +83,7 @@ class FinetuneModel:
             raise RunError(f"{file}: has weights that are not finite; {ANEW}")
 
     def classifier(self) -> keras.Model:
-        """Join the trained backbone and head into a float32 model that maps pixels uint8 [B, H, W, 3] to logits."""
+        """Join the trained backbone and the head into a float32 model that maps pixels uint8 [B, H, W, 3] to logits."""
         network = self.cached.network
         if network.backbone.precision != "float32":
             trained = network.backbone.model
@@ -94,10 +94,11 @@ class FinetuneModel:
     def batches(
         self, config: FinetuneConfig, seed: int, next_epoch: NextEpoch, raised: list[Exception] | None = None
     ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-        """Return the datasets of train and of val: batches of (pixels or maps, labels). Each epoch has its own order.
+        """Return the datasets of train and of val: batches of (pixels or maps, labels).
 
-        If the model takes maps, missing maps are extracted first. `next_epoch` returns the number of the epoch that
-        begins. Errors in reading maps are added to `raised`; see `features_dataset`.
+        Each epoch has its own order of train. If the model takes maps, missing maps are extracted first. `next_epoch`
+        returns the number of the epoch that begins. Errors in reading maps are added to `raised`; see
+        `features_dataset`.
         """
         cached, batch_size = self.cached, config.batch_size
         train, val = cached.of("train"), cached.of("val")
@@ -119,7 +120,7 @@ class FinetuneModel:
 
 
 def load_state(model: keras.Model, file: Path) -> None:
-    """Load a weights file of a state into `model`. Raises RunError if the file is damaged, or of another model."""
+    """Load `file`, a weights file of a state, into `model`. Raises RunError if it is damaged, or of another model."""
     require_regular(file, _MOST_BYTES, ANEW)
     try:
         require_sound_hdf5(file, file.stat().st_size, str(file))
@@ -137,8 +138,8 @@ def build_finetune_model(
 ) -> FinetuneModel:
     """Join the run's head and the backbone of `cached`, and compile the model.
 
-    `seed` decides dropout. If the precision of the run is int8, which has no gradients, `precision` replaces it. Raises
-    OptionError if the first trained layer does not exist, lies above the highest cut, or can't be used with
+    `seed` decides dropout. If the precision of the run is int8, which has no gradients, `precision` is used instead.
+    Raises OptionError if the first trained layer does not exist, lies above the highest cut, or can't be used with
     `--from-cache`.
     """
     network = cached.network
@@ -166,7 +167,10 @@ def build_finetune_model(
 
 
 def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimizer:
-    """Make the optimizer for training on a number of examples. Raises OptionError if all of its steps are warm-up."""
+    """Make the optimizer for training on a number of `examples`. Its step size follows `config.schedule`.
+
+    Raises OptionError if the schedule is `cosine` and all steps are warm-up.
+    """
     momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
     clipping = {"global_clipnorm": config.clip_norm} if config.clip_norm else {}
     rate: float | keras.optimizers.schedules.LearningRateSchedule = config.learning_rate
@@ -185,7 +189,7 @@ def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimi
 
 
 def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model:
-    """Return a model with the layers of `model`. Its weights file holds `optimizer`, too, unless that is None."""
+    """Return a model with the layers of `model`. If `optimizer` is given, the weights file holds its state, too."""
     sharing = keras.Model(model.inputs, model.outputs)
     if optimizer is not None:
         sharing.compile(optimizer)
@@ -193,7 +197,10 @@ def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = 
 
 
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
-    """Return the cut whose map is the only input of the layers from `from_layer` on. Raises OptionError if none is."""
+    """Return the cut whose map is the only input of the layers from `from_layer` on.
+
+    Raises OptionError if there is no such cut.
+    """
     crossing = backbone.crossing(from_layer, cuts)
     by_layer = {backbone.layer_index(cut): cut.block for cut in backbone.cuts()}
     if len(crossing) == 1 and crossing[0] in by_layer:

@@ -1,4 +1,4 @@
-"""The result of a fine-tuning, and the summary that tells a person what decided and what to try."""
+"""The result of a fine-tuning, and a summary for a person: the figures, and advice on the next call."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ class FinetuneResult:
     images_per_second: float  # see `Progress.examples_per_second`
     seconds: float  # spent on the epochs, summed over all calls
     learning_rate: float
-    repeat: Sequence[str]  # the options to repeat so that another call goes on
+    repeat: Sequence[str]  # the options to repeat so that another call goes on from the state
 
     @property
     def before(self) -> dict[str, float]:
-        """Return `loss`, `accuracy` and the figure that decides, of the head on val."""
+        """Return the head's figures on val: `loss`, `accuracy` and the figure that decides."""
         return self.course.figures[0]
 
     @property
     def after(self) -> dict[str, float]:
-        """Return the same figures of the classifier, at the best epoch."""
+        """Return the same figures of the classifier, after the best epoch."""
         return self.course.figures[self.best_epoch]
 
     @property
     def best_epoch(self) -> int:
-        """Return the best epoch. It counts from 1; 0 means before fine-tuning."""
+        """Return the number of the best epoch. Epochs count from 1; 0 means before fine-tuning."""
         return self.course.best
 
     @property
     def epochs_done(self) -> int:
-        """Return the number of epochs over all calls."""
+        """Return the number of finished epochs, summed over all calls."""
         return self.course.done
 
     @property
     def stopped_early(self) -> bool:
-        """Return whether fewer epochs were trained than were asked for."""
+        """Return whether fewer epochs were finished than were asked for."""
         return self.epochs_done < self.epochs
 
     def fields(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class FinetuneResult:
             yield f"the last epoch was the best: more epochs may help: {self._more()}"
 
     def _no_gain(self) -> Iterator[str]:
-        """Yield the lines for a head that no epoch has beaten: how near they came, and what to try."""
+        """Yield the lines if no epoch was better than the head: the nearest epoch, and a command to try."""
         course, nearest = self.course, self.course.nearest
         yield (
             f"val {course.choose_by} decided: no epoch was better than the head, {course.value(0)}; the nearest was "
@@ -100,7 +100,7 @@ class FinetuneResult:
             yield f"try smaller steps: {self._command(f'--overwrite --learning-rate={self.learning_rate / 10:g}')}"
 
     def _more(self) -> str:
-        """Return the command that trains for as many epochs again."""
+        """Return a command that asks for twice the finished epochs. With the schedule `cosine`, it begins anew."""
         planned = any(option == "--schedule=cosine" for option in self.repeat)
         patience = " --patience=0" if self.stopped_early else ""
         return self._command(f"{'--overwrite ' if planned else ''}--epochs={2 * self.epochs_done}{patience}")

@@ -1,4 +1,7 @@
-"""What a call of `finetune` goes on with: an unfinished fine-tuning, a finished one with more epochs, or nothing."""
+"""Decide where a call of `finetune` begins.
+
+It goes on from an unfinished fine-tuning, goes on from a finished one with more epochs, or begins anew.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ _VALUES = {"choose_by": CHOICES, "class_weight": ("none", "balanced")}  # withou
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call of `finetune` does: the settings to train with, and the state to go on from."""
+    """The settings with which a call of `finetune` trains, and the state from which it goes on."""
 
     state: FinetuneState
-    start: Start | None  # None to begin anew
+    start: Start | None  # the content of the state's `start.json`; None to begin anew
     config: FinetuneConfig  # without `auto`
     choose_by: ChooseBy
-    settings: dict[str, Any]  # of `config`, and the seed
+    settings: dict[str, Any]  # the fields of `config`, and the seed
 
 
 def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> Plan:
-    """Return what to do. Raises RunError if the state has other settings or no epoch left; see `require_resumable`."""
+    """Return the plan of a call with `config`. Without `overwrite`, raise the errors of `require_resumable`."""
     state = state_of(run, overwrite)
     start = None if overwrite else state.start()  # an old state that is overwritten may be damaged
     config, choose_by = resolve(run, config, start)
@@ -39,9 +42,10 @@ def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> P
 
 
 def state_of(run: Run, overwrite: bool) -> FinetuneState:
-    """Return the state to go on with, or with `overwrite` the place for a new one.
+    """Return the state to go on from. With `overwrite`, return the place for a new state.
 
-    An unfinished fine-tuning comes before a finished one. Raises RunError if its `start.json` is damaged.
+    The state of an unfinished fine-tuning is preferred to the state of a finished one. Raises RunError if the
+    `start.json` of the unfinished one is damaged.
     """
     unfinished = FinetuneState(run.unfinished)
     if overwrite or unfinished.start() or not run.finished.exists():
@@ -50,9 +54,10 @@ def state_of(run: Run, overwrite: bool) -> FinetuneState:
 
 
 def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[FinetuneConfig, ChooseBy]:
-    """Replace `auto` in `config`: by the settings in `start`, else by the head's. Returns its `choose_by`, too.
+    """Return `config` and its `choose_by`, with each `auto` replaced.
 
-    `start` is of the fine-tuning to go on with, or None. Raises RunError if the head has no such setting.
+    `start` is the start of the fine-tuning to go on with, or None. The values come from `start`, or without it from the
+    head's settings. Raises RunError if a value is unknown.
     """
     then = {**EARLIER, **(start.settings if start else run.config()["head"])}
     asked = {name: getattr(config, name) for name in ("class_weight", "choose_by")}
@@ -68,7 +73,7 @@ def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[Fine
 
 
 def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], choose_by: ChooseBy) -> None:
-    """Raise RunError if a fine-tuning with `settings` can't go on from `state`, or if it has no epoch left to train."""
+    """Raise RunError if a call with `settings` can't go on from `state`, or has nothing left to do."""
     start = state.start()
     if not start:
         if run.classifier_file.exists():
@@ -96,7 +101,10 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
 
 
 def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise RunError if `settings` differ from those of the state, `then`, in more than the epochs and the patience."""
+    """Raise RunError if `settings` differ from `then`, the settings of the state.
+
+    The patience may differ, and so may the number of epochs, unless the schedule is `cosine`.
+    """
     fixed = [name for name in settings if name not in _MAY_CHANGE]
     changed = [f"{name} {then.get(name)!r}" for name in fixed if then.get(name) != settings[name]]
     if changed:
@@ -115,8 +123,8 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
 def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
     """Return `config` with the first trained layer in `start`, because the default layer may have changed since.
 
-    `start` is of the fine-tuning to go on with, or None. Raises RunError if an earlier version wrote it and its default
-    layer is unknown.
+    `start` is the start of the fine-tuning to go on with, or None. Raises RunError if an earlier version wrote `start`
+    and the default layer of that version is unknown.
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))

@@ -19,12 +19,12 @@ EARLIER = {  # settings that versions before 0.2 lacked, with the values that th
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The settings with which a fine-tuning began, and its figures before any epoch."""
+    """The settings with which a fine-tuning began, and its figures at epoch 0."""
 
-    settings: dict[str, Any]  # of `FinetuneConfig` without `auto`, and the seed; earlier versions lack some
+    settings: dict[str, Any]  # the fields of `FinetuneConfig` without `auto`, and the seed; earlier versions lack some
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # early versions did not write it
     from_layer: int | None = None  # index of the first trained layer; early versions did not write it
-    before: dict[str, float | None]  # figures on val after epoch 0; None is an undefined figure
+    before: dict[str, float | None]  # the head's figures on val; None is an undefined figure
 
     def __post_init__(self) -> None:
         begun = converted({**EARLIER, **self.settings}, FinetuneConfig, "settings")

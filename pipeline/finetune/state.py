@@ -4,7 +4,7 @@ While the fine-tuning is unfinished, the state lies in `finetune.partial/` of th
 `finetune.state/`, so that a later call can train for more epochs.
 
     start.json     settings, precision, and the figures of epoch 0
-    epoch-0003/    the state after the last finished epoch; the next one is written beside it, and then replaces it
+    epoch-0003/    the state after the last finished epoch; the next state is written beside it, and then replaces it
         history.csv    the metrics of each epoch
         seconds.json   the training time, summed over all calls
         and weights files, see `FinetuneModel`
@@ -35,7 +35,7 @@ _EPOCH = re.compile("epoch-([0-9]{4,9})")
 class FinetuneState:
     """The state of a fine-tuning in `folder`, which need not exist yet.
 
-    The state may come from elsewhere. Each method that reads raises RunError if what it reads is damaged.
+    The state may come from elsewhere. Each method that reads a file raises RunError if the file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,14 +80,14 @@ class FinetuneState:
         return int(kept.name.removeprefix("epoch-")) if kept else 0
 
     def course(self, choose_by: ChooseBy) -> Course:
-        """Return the course up to the last finished epoch. There must be a `start.json`."""
+        """Return the course up to the last finished epoch. The file `start.json` must exist."""
         start = self.start()
         assert start is not None  # `begin` wrote it
         return Course.of(choose_by, start.before, self.history())
 
     @contextmanager
     def keep(self, epoch: int) -> Iterator[Path]:
-        """Yield a folder to fill with the state after `epoch`. On success, it replaces the previous state."""
+        """Yield a folder to fill with the state after `epoch`. On success, this folder replaces the previous state."""
         remove_left_over(self.folder)
         before = [*self.folder.glob("epoch-*"), *self.folder.glob("work")]  # earlier versions had `work/`
         with folder_written_atomically(self.folder / f"epoch-{epoch:04d}") as folder:
@@ -125,21 +125,21 @@ class FinetuneState:
             raise RunError(f"{file}: {str(error)[:200]}; {ANEW}") from error
 
     def move(self, folder: Path) -> None:
-        """Rename the state's folder to `folder`, in place of any earlier state there."""
+        """Rename the state's folder to `folder`. Any other state there is removed."""
         if folder != self.folder:
             shutil.rmtree(folder, ignore_errors=True)
             self.folder.rename(folder)
             self.folder = folder
 
     def drop(self) -> None:
-        """Remove the folder. `start.json` is removed first: without this file, what remains is ignored."""
+        """Remove the folder. `start.json` is removed first, because a folder without this file is ignored."""
         if not self._start_file.is_dir():
             self._start_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def write_epochs(folder: Path, rows: list[dict[str, float]], seconds: float) -> None:
-    """Write the metrics of each epoch, and the training time in seconds, into the `folder` of `FinetuneState.keep`."""
+    """Write the metrics of each epoch and the training time in seconds into a `folder` of `FinetuneState.keep`."""
     if rows:
         write_csv(folder / _HISTORY, list(rows[0]), ([row[name] for name in rows[0]] for row in rows))
     write_json(folder / _SECONDS, seconds)

@@ -14,7 +14,7 @@ from headstart.pipeline.pages.html import escaped
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# matplotlib draws in these colours, which no chart needs otherwise. They are replaced by variables of the style.
+# matplotlib draws in these colours. `chart` then replaces them by variables of the style, so no chart may need them.
 _COLOURS = {"#010203": "--ink", "#020304": "--soft", "#030405": "--line", "#040506": "--paper"}
 _SERIES = {"#111213": "--c0", "#121314": "--c1", "#131415": "--c2", "#141516": "--bad"}
 INK, SOFT, LINE, PAPER = _COLOURS
@@ -24,7 +24,7 @@ _BINS, _WIDTH, _HEIGHT = 24, 240, 60
 
 
 def stacked_bar(counts: Sequence[int], longest: int) -> str:
-    """Return an SVG bar with `counts` side by side. A bar whose counts sum to `longest` fills the width."""
+    """Return an SVG bar with a part for each of `counts`, side by side. Counts that sum to `longest` fill the width."""
     parts, start = [], 0.0
     for number, count in enumerate(counts):
         width = 100 * count / max(1, longest)
@@ -34,7 +34,7 @@ def stacked_bar(counts: Sequence[int], longest: int) -> str:
 
 
 def histogram(values: Sequence[int], title: str) -> str:
-    """Return a histogram of `values`, whole numbers over 0, as an HTML figure. Bins are equally wide on a log scale."""
+    """Return a histogram of `values`, integers over 0, as an HTML figure. Bins are equally wide on a log scale."""
     low, high = min(values), max(values)
     counts, _ = np.histogram(np.log(values), _BINS, (np.log(low) - 0.01, np.log(high) + 0.01))
     step, most = _WIDTH / _BINS, int(counts.max())
@@ -54,9 +54,9 @@ def chart(draw: Callable[[Axes], None], title: str, alt: str, size: tuple[float,
     """Return a chart as an HTML figure with the caption `title`.
 
     Args:
-        draw: draws on matplotlib's axes, in `SERIES`, `INK`, `SOFT` or `LINE`.
-        alt: what the chart shows, for those who do not see it.
-        size: in inches of 72 points; the page scales it to its width.
+        draw: draws on matplotlib's axes, in the colours `SERIES`, `INK`, `SOFT` or `LINE`.
+        alt: the text for readers who can't see the chart.
+        size: width and height in inches of 72 points. The page scales the chart to its own width.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def _settings(title: str) -> dict[Any, Any]:
 
     return {
         "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": hashlib.sha256(title.encode()).hexdigest(),  # of names within the SVG, distinct in a page
+        "svg.hashsalt": hashlib.sha256(title.encode()).hexdigest(),  # names in the SVG differ between charts
         "font.family": "sans-serif",
         "font.size": 11,
         "text.parse_math": False,

@@ -1,4 +1,4 @@
-"""HTML from text that anybody may have written, such as names of files and classes. It stays text."""
+"""HTML from text that anybody may have written, such as names of files and classes. The text never acts as HTML."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -7,7 +7,7 @@ from pathlib import Path
 from headstart.features.files import write_atomically
 from headstart.pipeline.pages.style import STYLE
 
-# The browser then loads nothing, and runs nothing.
+# With this content security policy, the browser loads no other file and runs no script.
 _SAFE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -22,18 +22,21 @@ def isolated(value: object) -> str:
 
 
 def items(lines: Sequence[str], kind: str) -> str:
-    """Return a list of `lines` of the CSS class `kind`; an empty string without lines."""
+    """Return an HTML list of `lines`, with the CSS class `kind`; an empty string without lines."""
     return f"<ul class={kind}>{''.join(f'<li>{escaped(line)}' for line in lines)}</ul>" if lines else ""
 
 
 def more(all: Sequence[object], shown: int, what: str = "") -> str:
-    """Return a line that counts the elements after the first `shown`; an empty string if there are none."""
+    """Return a line with the number of elements of `all` after the first `shown`; an empty string if it is 0.
+
+    `what` names the elements.
+    """
     left = len(all) - shown
     return f"<p class=more>and {left:,} more {what}</p>" if left > 0 else ""
 
 
 def write_html(path: Path, title: str, body: Iterable[str]) -> None:
-    """Write a page to `path`. `body` has its parts as HTML; empty parts are left out."""
+    """Write a page to `path`. `body` has the parts of the page as HTML. Empty parts are left out."""
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escaped(title)}</title>"
     head += f'<meta http-equiv="Content-Security-Policy" content="{_SAFE}">'
     head += f"<meta name=viewport content='width=device-width, initial-scale=1'><style>{STYLE}</style>"

@@ -14,7 +14,7 @@ _QUALITY = 75  # of JPEG
 
 
 class Pictures:
-    """The thumbnails of images, each made once. `side` is the longer side in pixels."""
+    """The thumbnails of images, one per digest. `side` is the length of the longer side in pixels."""
 
     def __init__(self, images: Iterable[ImageFile], side: int = 160) -> None:
         self._urls: dict[str, str] = {}
@@ -26,7 +26,7 @@ class Pictures:
                 advance(1)
 
     def html(self, image: ImageFile, alt: str = "") -> str:
-        """Return HTML of the thumbnail of `image`. Its `title` is the path."""
+        """Return the thumbnail of `image` as HTML, with the path as its `title`. Without a thumbnail, return a text."""
         url, path = self._urls.get(image.digest), escaped(image.path)
         if not url:
             return f"<span class=none title='{path}'>no picture</span>"

@@ -1,4 +1,4 @@
-"""Which model of a run answers: its head or its fine-tuned classifier."""
+"""The choice of the model that answers: the head of a run, or its fine-tuned classifier."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,21 +13,22 @@ Model = Literal["head", "finetuned"]
 
 @dataclass(frozen=True)
 class Choice:
-    """The model that answers, and a line that says why."""
+    """The model that answers, and the reason for the choice."""
 
     model: Model
     reason: str
-    alike: bool = False  # whether the other model has the same values, because fine-tuning kept no epoch
+    alike: bool = False  # whether both models have the same values, because no epoch of fine-tuning was the best
 
     def line(self) -> str:
-        """Return the line for a person."""
+        """Return a line that names the model and the reason, for a person."""
         return f"{'the head' if self.model == 'head' else 'the fine-tuned classifier'} answers: {self.reason}"
 
 
 def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"]) -> Choice:
-    """Return the model that is asked for. `auto` is the fine-tuned one where fine-tuning gained on val, else the head.
+    """Return the choice of a model of `run`, as `asked` for.
 
-    Raises RunError if the run has no fine-tuned classifier and one is asked for.
+    `auto` chooses the fine-tuned classifier if fine-tuning gained on val, or if the run does not say whether it did.
+    Otherwise `auto` chooses the head. Raises RunError if `asked` is `finetuned` and the run has no such classifier.
     """
     tuned = run.classifier_file.exists()
     if asked == "finetuned" and not tuned:
@@ -47,12 +48,15 @@ def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"]) -> Choic
 @dataclass(frozen=True)
 class _Figures:
     gained: bool
-    best_epoch: int  # 0: that of the head
-    text: str
+    best_epoch: int  # 0 is the head alone
+    text: str  # the figure that decides, for both models
 
 
 def _figures(run: Run) -> _Figures | None:
-    """Return whether fine-tuning gained on val, by the figure that chooses the run's epochs; None if unknown."""
+    """Compare the figures on val before and after fine-tuning; None if the run lacks them.
+
+    The figure that decides is the one that chose the run's epochs.
+    """
     found = run.metrics().get("finetune", {})
     before, after, best = found.get("before"), found.get("val"), found.get("best_epoch", 0)
     if not _has_loss(before) or not _has_loss(after):

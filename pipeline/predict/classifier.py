@@ -25,16 +25,16 @@ _LOGITS = Cut("classifier", "logits")  # the only output
 def freeze_classifier(
     file: Path, load: Callable[[], keras.Model], image_size: int, batch_size: int, store: Path | None
 ) -> FrozenBackbone:
-    """Build the fast form of a classifier. Its only cut holds the logits.
+    """Build the fast form of a classifier. The output at its only cut is the logits.
 
-    OpenVINO runs it in float32, if it can.
+    OpenVINO runs the fast form in float32, if it can. Otherwise TensorFlow does.
 
     Args:
-        file: of the classifier.
+        file: the file of the classifier.
         load: loads the classifier from `file`.
-        image_size: height and width of its input, in pixels.
-        batch_size: images per pass; 0 chooses as `frozen.freeze` does.
-        store: keeps what OpenVINO runs, so that the next command need not build it again.
+        image_size: height and width of the classifier's input, in pixels.
+        batch_size: images per pass. 0 means `openvino_batch_size` with OpenVINO, else `default_batch_size`.
+        store: a store that keeps the fast form for OpenVINO, so that the next command need not build it again.
     """
     if not uses_openvino("float32", None):
         return _by_tensorflow(load(), image_size, batch_size)
@@ -60,6 +60,6 @@ def freeze_classifier(
 
 def _by_tensorflow(classifier: keras.Model, image_size: int, batch_size: int) -> FrozenBackbone:
     at_once = batch_size or default_batch_size()
-    # Passes that share a graph with shortcuts mix them up; see `frozen._passes`.
+    # Each pass has its own graph, because passes that share one may give wrong results; see `frozen._passes`.
     passes = [pass_of(traced_model(classifier, at_once)) for _ in range(passes_at_once())]
     return FrozenBackbone(passes, [_LOGITS], image_size, at_once)

@@ -1,4 +1,4 @@
-"""What the seconds of a command are spent on."""
+"""The time that a command spends on each kind of work."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds since its making, by kind. The kind `images` is the rest."""
+    """Counts the seconds since it was made, by kind of work: `start`, `network`, and `images` for the rest."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -14,7 +14,7 @@ class Clock:
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
-        """Count the seconds of the block as `kind`: `start`, of TensorFlow, or `network`."""
+        """Count the seconds of the block as `kind`: `start`, the start of TensorFlow, or `network`, its loading."""
         began = time.perf_counter()
         try:
             yield

@@ -13,7 +13,7 @@ MOST_VIEWS = 1000
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Which images are classified, by which model, and where the predictions go. Raises OptionError."""
+    """The settings of `predict`: the images, the model and the output. A wrong value raises an OptionError."""
 
     model: Literal["auto", "head", "finetuned"] = option(
         "auto",

@@ -1,4 +1,4 @@
-"""Which images a file of predictions has already."""
+"""The images and rejects that a file of predictions already holds."""
 
 import hashlib
 from pathlib import Path
@@ -16,16 +16,16 @@ class Output(Protocol):
     """An open file of predictions."""
 
     def is_done(self, path: str) -> bool:
-        """Return whether an earlier command wrote the image or reject with this path."""
+        """Return whether an earlier command wrote an item with this path."""
 
     def write(self, item: Item) -> None:
-        """Write an item. After the call, or within seconds, it outlasts a kill of the process."""
+        """Write an item. A kill of the process loses at most the items of the last seconds."""
 
 
 def lock_output(file: IO[Any], output: Path) -> None:
-    """Lock `file` until it is closed: only one process writes to `output`. Raises DataError if another does.
+    """Lock `file` until it is closed, so that only one process writes to `output`.
 
-    A disk without locks locks nothing.
+    Raises DataError if another process has the lock. On a disk without locks, nothing is locked.
     """
     try:
         lock(file, wait=False)
@@ -36,14 +36,14 @@ def lock_output(file: IO[Any], output: Path) -> None:
 
 
 class Done:
-    """The paths that a file has already, as hashes: a million take 16 MB."""
+    """The paths that a file already holds, as hashes. A million paths take 32 MB."""
 
     def __init__(self) -> None:
         self._hashes = bytearray()
         self._sorted = np.empty(0, f"S{_DIGEST}")
 
     def add(self, path: str) -> None:
-        """Add a path, in the form in which the file has it."""
+        """Add a path, in the form that it has in the file."""
         self._hashes += _hash(path)
 
     def __contains__(self, path: str) -> bool:

@@ -24,12 +24,12 @@ Item = Scored | Reject
 
 @dataclass(frozen=True)
 class Layout:
-    """What is said of each image."""
+    """The form in which predictions and rejects are shown or written."""
 
     class_names: Sequence[str]
-    top: int  # number of likeliest classes
+    top: int  # number of likeliest classes to give
     every: bool  # whether to give the probabilities of all classes
-    model: str  # what identifies the model that answered: its name and a hash
+    model: str  # the name of the model that answered; in a file, `Answers.name`
 
     @classmethod
     def of(cls, config: PredictConfig, class_names: Sequence[str], model: str) -> "Layout":
@@ -44,13 +44,13 @@ class Layout:
         return [(self.class_names[label], float(chances[label])) for label in order]
 
     def line(self, item: Item) -> str:
-        """Return a line for a person."""
+        """Return a line about an item, for a person."""
         if isinstance(item, Reject):
             return f"{item.path}: {item.reason}, {item.detail}"
         return f"{item.path}: " + ", ".join(f"{name} ({chance:.4f})" for name, chance in self.likeliest(item.chances))
 
     def columns(self) -> dict[str, type]:
-        """Return the names and types of the columns of `row`."""
+        """Return the names and types of the columns that `row` fills."""
         more = range(2, self.top + 1)
         return {
             **{"path": str, "label": str, "probability": float},
@@ -60,7 +60,10 @@ class Layout:
         }
 
     def row(self, item: Item) -> list[Any]:
-        """Return the values of the columns. A reject has no labels and probabilities; other images have no reason."""
+        """Return the values of the columns for one item.
+
+        For a reject, labels and probabilities are None. For a prediction, `rejected` and `detail` are None.
+        """
         if isinstance(item, Reject):
             count = len(self.columns()) - 4
             return [item.path, *[None] * count, self.model, item.reason, item.detail]
@@ -68,7 +71,7 @@ class Layout:
         return [item.path, *likeliest, *(item.chances.tolist() if self.every else ()), self.model, None, None]
 
     def prediction(self, item: Scored) -> dict[str, Any]:
-        """Return the JSON object of a prediction. It has `top` if several classes are shown."""
+        """Return the JSON object of a prediction. The object has the field `top` if several classes are given."""
         likeliest = self.likeliest(item.chances)
         label, probability = likeliest[0]
         top = {"top": [{"label": name, "probability": chance} for name, chance in likeliest]} if self.top > 1 else {}
@@ -76,7 +79,7 @@ class Layout:
         return {"path": item.path, "label": label, "probability": probability, **top, **every}
 
     def json(self, item: Item) -> dict[str, Any]:
-        """Return the JSON object of an item in a file: a prediction, or a reject with its reason, and `model`."""
+        """Return the JSON object of an item in a file: the prediction, or the reject and its reason, and the model."""
         if isinstance(item, Reject):
             return {"path": item.path, "rejected": item.reason, "detail": item.detail, "model": self.model}
         return {**self.prediction(item), "model": self.model}

@@ -1,6 +1,7 @@
-"""Predictions as CSV and as JSON lines. The file grows in place.
+"""Predictions as CSV and as JSON lines, which are appended to the file one by one.
 
-Each line is whole. After a kill the last one may be cut off: it is then written again.
+A kill may cut off the last line. The next command with `--append` then removes this line, and classifies its image
+again.
 """
 
 import csv
@@ -22,14 +23,14 @@ from headstart.pipeline.spreadsheets import csv_line, spreadsheet_safe
 
 @dataclass(frozen=True)
 class _Form:
-    """How items are written as lines, and read again."""
+    """The form of lines: how items are written as lines, and how lines are read again."""
 
     header: bytes
     encode: Callable[[Item], bytes]
-    path: Callable[[str], str]  # the form in which the file has a path
-    parse: Callable[[bytes], str | None]  # the path in a line; None if the line is of another layout
-    quotes: bool  # whether a line goes on after its end within quotes
-    start: bytes = b""  # of every line
+    path: Callable[[str], str]  # returns a path in the form that it has in the file
+    parse: Callable[[bytes], str | None]  # returns the path in a line; None if the line is of another layout
+    quotes: bool  # whether a line break within quotes is part of a line
+    start: bytes = b""  # the first bytes of every line
 
 
 @contextmanager
@@ -57,7 +58,10 @@ class _Lines:
 
 
 def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
-    """Read the paths in a file of earlier lines, cut off an unfinished last line, and write the header if it lacks."""
+    """Read the paths in the lines of earlier commands. Remove an unfinished last line, and write a missing header.
+
+    Raises DataError if a line is not of this form.
+    """
     done, end = Done(), len(form.header)
     file.seek(0)
     begin = file.read(end)
@@ -83,7 +87,10 @@ def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
 
 
 def _lines(file: BinaryIO, form: _Form, output: Path, number: int) -> Iterator[bytes]:
-    """Yield the lines, from line `number` on. The last one may not be whole. For `quotes` see `_Form`."""
+    """Yield the lines from the position of `file` on, where line `number` begins. The last line may be unfinished.
+
+    Raises DataError if a line has an unpaired quote.
+    """
     line = b""
     for piece in file:
         if line and not piece.count(b'"') % 2 and form.parse(piece) is not None:

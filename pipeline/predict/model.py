@@ -1,4 +1,4 @@
-"""A run's model, ready to answer: image files in, probabilities out."""
+"""Applying a model of a run: image files in, probabilities out."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ from headstart.pipeline.scoring.metrics import probabilities
 if TYPE_CHECKING:
     from headstart.features.frozen.frozen import FrozenBackbone
 
-Rows = Iterator[tuple[int, np.ndarray]]  # the position of an image, ascending, and its row
-_END = (2**63, np.empty(0))
-_ROWS_AT_ONCE = 32  # of features that wait for the head
-_IMAGES_AT_ONCE = 256  # of which all views are taken before the next images
+Rows = Iterator[tuple[int, np.ndarray]]  # pairs of an image's position and its row of values, by ascending position
+_END = (2**63, np.empty(0))  # follows the last pair
+_ROWS_AT_ONCE = 32  # rows of features that the head takes together
+_IMAGES_AT_ONCE = 256  # images whose views are all classified before the next images
 
 
 class Model(Protocol):
     """One of the models of a run."""
 
     def logits(self, images: Sequence[ImageFile], view: View | None) -> Rows:
-        """Yield the logits, float32 [1 or C], of `images`, or of a view of each. Undecodable images are left out."""
+        """Yield the logits, float32 [1 or C], of each of `images`, or of its `view`. Undecodable images are omitted."""
 
     def decides(self) -> dict[str, Any]:
-        """Return what decides the logits, as JSON values."""
+        """Return everything that decides the logits, as JSON values."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A model, and the views of each image over which it averages."""
+    """A model, and the views of an image over which its probabilities are averaged."""
 
     run: Run
     choice: Choice
     model: Model
-    views: Sequence[View | None]
+    views: Sequence[View | None]  # None is the image as it is
 
     def name(self) -> str:
         """Return the name of the model, and a hash of everything that decides its probabilities."""
@@ -73,7 +73,7 @@ class Answers:
             return
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             piece = images[start : start + _IMAGES_AT_ONCE]
-            # The views take turns: a pass of the network serves one stream at a time.
+            # The views are classified one after the other, because a pass serves one stream at a time.
             parts = [iter(list(self._of_view(piece, view))) for view in self.views]
             for position, rows in _joined(parts):
                 yield start + position, np.mean(rows, axis=0)
@@ -91,10 +91,10 @@ class Answers:
 def load_answers(
     run: Run, choice: Choice, places: NetworkPlaces, config: PredictConfig, seed: int, clock: Clock
 ) -> Answers:
-    """Load the model of `choice`. Its network is loaded when an image first needs it, and timed as `network`.
+    """Load the model of `choice`. Its fast form is built when an image first needs it. `clock` counts the loading.
 
-    Where the head's networks can't be loaded, a classifier with the same values answers; see `Choice.alike`. If there
-    is none, or if `places` name weights, the error is raised.
+    If the head's networks can't be loaded, the classifier answers instead, if it has the same values (see
+    `Choice.alike`) and `places` name no weights. Otherwise the error is raised.
     """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
@@ -111,7 +111,7 @@ def load_answers(
 
 
 class _Head:
-    """The networks of a run, whose features its head takes side by side."""
+    """The head of a run, and its networks. The head takes the concatenated features of all networks."""
 
     def __init__(self, run: Run, networks: Sequence[Network], clock: Clock) -> None:
         self._run, self._networks, self._clock = run, networks, clock
@@ -176,7 +176,10 @@ def _features(
     images: Sequence[ImageFile],
     view: View | None,
 ) -> Rows:
-    """Yield the features, float32 [D], of images: those that are `known`, by position, and new ones of the others."""
+    """Yield the features, float32 [D], of each image that can be decoded.
+
+    `known` holds the features of some images, by position. The features of the other images are computed.
+    """
     lacking = [position for position in range(len(images)) if position not in known]
     rows = _passed(frozen(), [images[at] for at in lacking], network.images, view) if lacking else iter(())
     fresh = ((lacking[at], row) for at, row in rows)
@@ -190,14 +193,14 @@ def _features(
 
 
 def _stores(network: Network, bits: str) -> list[FeatureStore]:
-    """Return the stores of a network's cuts with these `bits`. No store is made."""
+    """Return the store of each cut of a network with the setting `bits`. Nothing is created on disk."""
     return list(replace(network, config=replace(network.config, bits=bits)).stores().values())
 
 
 def _known(
     network: Network, stores_of: Callable[[str], list[FeatureStore]], images: Sequence[ImageFile]
 ) -> dict[int, np.ndarray]:
-    """Return the features, float32 [D], that the store has, by position in `images`."""
+    """Return the features, float32 [D], that the store has, by position in `images`; none if the store is damaged."""
     stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):
         return {}
@@ -213,7 +216,7 @@ def _known(
 
 
 def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageConfig, view: View | None) -> Rows:
-    """Yield the outputs of a network side by side, float32 [D], for each image that can be decoded."""
+    """Yield the concatenated outputs of a network at its cuts, float32 [D], for each image that can be decoded."""
     from headstart.features.images.batches import decoded_batches
 
     for positions, outputs in frozen.stream(decoded_batches(images, config, frozen.images_per_pass, view)):
@@ -222,7 +225,7 @@ def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageCo
 
 
 def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Yield each position that all of `parts` have, and its rows. A file may be removed before all parts read it."""
+    """Yield each position that all of `parts` have, and its row in each. A part lacks images whose files are gone."""
     first, *others = parts
     held = [next(part, _END) for part in others]
     for position, row in first:

@@ -14,9 +14,9 @@ from headstart.pipeline.runs import Run
 def networks_of(run: Run, places: NetworkPlaces, batch_size: int = 0) -> list[Network]:
     """Load the networks of a run's head, in the run's precision, with weights that have the run's digest.
 
-    An 8-bit network that is not in the store any more is replaced by one in float32. Neither the data nor the store
-    need exist, and nothing is written to the store. A line is printed if they make other features than the head was
-    trained on. Errors: see `located_networks`.
+    An 8-bit network that is no longer in the store is replaced by the same network in float32. A line is printed if the
+    networks don't make the features that the head was trained on. Neither the data nor the store need exist, and
+    nothing is written to the store. Errors: see `located_networks`.
     """
     config, extraction = run.configs()
     if config.precision == "auto":  # a run of an early version

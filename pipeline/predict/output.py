@@ -1,4 +1,4 @@
-"""The file of predictions: CSV, JSON lines or Parquet, by its name."""
+"""The file of predictions. The ending of its name decides its format: CSV, JSON lines or Parquet."""
 
 import os
 from contextlib import AbstractContextManager
@@ -13,9 +13,9 @@ from headstart.pipeline.predict.parquet import open_parquet, parts_folder, requi
 
 
 def require_output(config: PredictConfig) -> None:
-    """Raise the errors of `config.output` that can be found before a model answers.
+    """Raise an error if predictions can't be written to `config.output`. Commands call this before they load a model.
 
-    An OptionError tells of a place that can't hold the file, a DataError of a file that is there without `--append`.
+    Raises OptionError if no file can be written at that place, and DataError if a file exists and `--append` is absent.
     """
     output = config.output
     if not output:
@@ -40,10 +40,10 @@ def require_output(config: PredictConfig) -> None:
 
 
 def open_output(config: PredictConfig, layout: Layout) -> AbstractContextManager[Output]:
-    """Open the file that `config` names, for the rows of `layout`. With `--append`, go on with what is there.
+    """Open the file that `config` names, to append the rows of `layout`. The file need not exist.
 
-    A file that `predict` has not written, or that holds other columns or the answers of another model, raises a
-    DataError.
+    Raises DataError if an existing file was not written by `predict`, or if it has other columns or the answers of
+    another model.
     """
     assert config.output
     kind = open_parquet if config.output.suffix.lower() == ".parquet" else open_lines

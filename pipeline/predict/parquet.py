@@ -1,7 +1,7 @@
-"""Predictions as a Parquet file, which can't be appended to: they are written as parts, which are joined at the end.
+"""Predictions as a Parquet file. A Parquet file can't grow, so rows are written as parts, and joined at the end.
 
-FILE.parquet.parts/
-    part-<number>.parquet    rows that outlast a kill; the folder is removed after they were joined
+FILE.parquet.parts/          removed after the parts are joined
+    part-<number>.parquet    rows that a kill of the process does not lose
     lock                     locked by the process that writes
 """
 
@@ -41,7 +41,7 @@ def parts_folder(output: Path) -> Path:
 def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
     """Open a Parquet file for the rows of `layout`; see `output.open_output`.
 
-    If the block ends with an error or Ctrl-C, the rows so far stay in parts.
+    If the block ends with an error or Ctrl-C, the rows so far stay in the parts.
     """
     schema, done = _schema(layout), Done()
     with _locked_parts(output) as folder:
@@ -62,7 +62,7 @@ def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
 
 @contextmanager
 def _locked_parts(output: Path) -> Iterator[Path]:
-    """Make the folder of the parts, and lock it against other processes. In the end remove it if it has no parts."""
+    """Make the folder of the parts, and lock it against other processes. Afterwards remove it if it has no parts."""
     folder = parts_folder(output)
     try:
         with _locked(output, folder / "lock"):
@@ -80,7 +80,7 @@ def _locked(output: Path, path: Path) -> ExitStack:
     """Make the file `path` and its folder, and lock the file until the result is closed."""
     while True:
         path.parent.mkdir(exist_ok=True)
-        with ExitStack() as opened, suppress(FileNotFoundError):  # another process removed them just now
+        with ExitStack() as opened, suppress(FileNotFoundError):  # another process removed the folder just now
             file = opened.enter_context(path.open("a"))
             lock_output(file, output)
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -103,7 +103,7 @@ class _Parts:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows so far as one part."""
+        """Write the rows since the last part as a new part."""
         import pyarrow
         import pyarrow.parquet
 
@@ -117,7 +117,7 @@ class _Parts:
 
 
 def _text(value: Any) -> Any:
-    """Return a value as Parquet can hold it: bytes of a name that are not UTF-8 become escapes."""
+    """Return `value` in a form that Parquet can hold. Bytes in text that are not UTF-8 become escapes."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
@@ -133,7 +133,10 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
-    """Yield batches of the rows in `file`, among their columns `path`. Damage, or other columns, raise a DataError."""
+    """Yield batches of the rows in `file`, which must include the column `path`.
+
+    Raises DataError if the file is damaged, or if its columns are not those of `schema`.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -150,23 +153,27 @@ def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
                     raise pyarrow.ArrowInvalid("a row without a path")
                 yield batch
     except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # of the disk
+        if isinstance(error, OSError) and error.errno:  # an error of the disk, not of the file's content
             raise
         said = " ".join(str(error).split())[:160]
         raise DataError(f"--output {file}: no Parquet file, or damaged ({said}); name another file") from error
 
 
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
-    """Return whether the rows of `part` are in the joined file, after a kill before the part was removed.
+    """Return whether the rows of `part` are in the joined file, as after a kill before the part was removed.
 
-    A part repeats no row of the joined file that it is joined to, so its first row tells.
+    `joined` has the paths in the joined file. The first row decides, because the parts are joined all together, and
+    parts that are not joined yet repeat no path of the joined file. A part without rows counts as joined.
     """
     first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined
 
 
 def _read_paths(file: Path, schema: Any, model: str, done: Done) -> None:
-    """Add the paths in `file` to `done`. Damage, other columns, or another model's answers raise a DataError."""
+    """Add the paths in `file` to `done`.
+
+    Raises DataError if the file is damaged, or if it has other columns or the answers of another model.
+    """
     for batch in _batches(file, schema, columns=["path", "model"]):
         if any(name != model for name in batch.column("model").to_pylist()):
             raise DataError(
@@ -178,7 +185,7 @@ def _read_paths(file: Path, schema: Any, model: str, done: Done) -> None:
 
 
 def _join(output: Path, folder: Path, schema: Any) -> None:
-    """Join `output`, if it is there, and the parts in `folder` into `output`. Then remove the parts."""
+    """Join `output`, if it exists, and the parts in `folder` into a new `output`. Then remove the parts."""
     import pyarrow.parquet
 
     files = [*([output] if output.exists() else []), *_parts(folder)]

@@ -58,28 +58,28 @@ def _fields(predictions: list[dict[str, Any]], rejects: Sequence[Reject], choice
 
 @dataclass
 class Predicting:
-    """A command that classifies images when its result is asked for: line by line, or as one JSON object."""
+    """A prepared command. It classifies the images when a caller asks for items, lines or the JSON object."""
 
     run: Run
     answers: Answers
     sources: Sources
     config: PredictConfig
     clock: Clock
-    rejects: list[Reject] = field(default_factory=list)  # so far, as the next two
-    predicted: int = 0
-    skipped: int = 0  # images that were done before
+    rejects: list[Reject] = field(default_factory=list)  # the rejects so far
+    predicted: int = 0  # the number of predictions so far
+    skipped: int = 0  # the number of images and rejects so far that an earlier command wrote
 
     def layout(self) -> Layout:
-        """Return what is said of each image on a screen and in JSON."""
+        """Return the layout for a screen and for `--json`."""
         return Layout(self.run.class_names(), self.config.top, every=True, model=self.answers.choice.model)
 
     def items(
         self, advance: Callable[[int], None] = lambda count: None, is_done: Callable[[str], bool] = lambda path: False
     ) -> Iterator[Item]:
-        """Classify the files in order, without those that are done. Yield each prediction or reject when it is there.
+        """Classify the files in order, without the images that are done. Yield each prediction or reject once known.
 
-        `advance` receives the number of images, or of files without any, just finished. Raises DataError in the end if
-        no file could be used.
+        `advance` takes the number of images, rejects and other files that were just finished. If no file could be used,
+        a DataError is raised in the end.
         """
         features, extraction = self.run.configs()
         most = self.config.max_pixels or extraction.max_pixels
@@ -105,7 +105,7 @@ class Predicting:
         return _fields(predictions, self.rejects, self.answers.choice)
 
     def lines(self) -> Iterator[str]:
-        """Classify the images, and yield a line for each as soon as it is there."""
+        """Classify the images, and yield a line for each prediction or reject once it is known."""
         layout = self.layout()
         # On a terminal the lines themselves show the progress, and a bar would run into them.
         shown = nullcontext(lambda count: None) if sys.stdout.isatty() else None
@@ -116,7 +116,7 @@ class Predicting:
         console.print(self.clock.line())
 
     def failure(self) -> DataError | None:
-        """Return the error to raise after the predictions are shown, if too many files were rejected."""
+        """Return the error to raise after the predictions are shown; None unless too many files were rejected."""
         found = self.predicted + len(self.rejects)
         problem = too_many_rejects(self.rejects, found, self.config.max_rejects)
         return DataError(f"{problem}; the others were classified") if problem else None
@@ -129,7 +129,7 @@ def predict(
     places: NetworkPlaces = NetworkPlaces(),
     seed: int = 0,
 ) -> PredictResult:
-    """Classify image files, and the images in folders, with the run at `path`; see `predicting`. Return all at once."""
+    """Classify images with the run at `path`, and return all predictions at once. Arguments: see `predicting`."""
     if config.output:
         raise OptionError("output: `predict` returns predictions; `predict_to_file` writes them")
     begun = predicting(path, sources, config, places, seed)
@@ -148,7 +148,8 @@ def predicting(
 ) -> Predicting:
     """Find the files to classify, and load the model of the run at `path` that answers.
 
-    Raises RunError if there is no run, or if the weights changed. Raises DataError if a source does not exist.
+    Raises RunError if there is no run, or if the weights changed. Raises DataError if a source does not exist. For
+    `config.output`, see `require_output`.
 
     Args:
         sources: image files, and folders of images.
@@ -176,10 +177,10 @@ def predict_to_file(
     places: NetworkPlaces = NetworkPlaces(),
     seed: int = 0,
 ) -> Written:
-    """Classify images as `predicting` does, and write each to `config.output` as soon as it is there.
+    """Classify images with the run at `path`, and write each prediction or reject to `config.output` once it is known.
 
-    A DataError is raised if the file exists and `config.append` is false, or if `predict_to_file` did not write it with
-    the same model and options.
+    Arguments: see `predicting`. Raises DataError if the file exists and `config.append` is false. With `config.append`,
+    `predict_to_file` must have written the file with the same model and options; otherwise a DataError is raised, too.
     """
     begun = predicting(path, sources, config, places, seed)
     layout = Layout.of(config, begun.run.class_names(), begun.answers.name())
@@ -199,7 +200,10 @@ def predict_to_file(
 
 
 def _in_order(piece: Piece, answers: Answers) -> Iterator[Item]:
-    """Yield a prediction for each image that can be decoded, and a reject for each other file, in the given order."""
+    """Yield a prediction or a reject for each element of `piece`, in order.
+
+    An image that can't be decoded becomes a reject.
+    """
     from headstart.features.images.batches import why_undecodable
 
     images = [one for one in piece if isinstance(one, ImageFile)]

@@ -1,4 +1,4 @@
-"""The files to classify: those that are named, those in folders, and those of a list. They are inspected in pieces."""
+"""The files to classify: files that are named, files in folders, and files of a list. They are inspected in pieces."""
 
 import codecs
 import os
@@ -16,7 +16,7 @@ from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_image
 from headstart.pipeline.data.listing import files_below
 
-_FIRST_PIECE, _LARGEST_PIECE = 256, 4096  # files: the first predictions come soon, later ones without gaps
+_FIRST_PIECE, _LARGEST_PIECE = 256, 4096  # files; a small first piece brings the first predictions soon
 _LONGEST_PATH = 1 << 20  # bytes
 
 Piece = list[ImageFile | Reject]
@@ -24,19 +24,19 @@ Piece = list[ImageFile | Reject]
 
 @dataclass(frozen=True)
 class Sources:
-    """Files to classify, in order. A file that was named should be an image; a folder may hold other files, too."""
+    """The files to classify, in order."""
 
     files: list[str] = field(default_factory=list)
-    named: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)  # files that must be images; files found in a folder need not be
 
 
 def find_files(
     paths: Sequence[Path], listed: Path | None = None, recursive: bool = True, distinct: bool = False
 ) -> Sources:
-    """List the files among `paths`, the files in each folder among them, and those that the file `listed` names.
+    """List the files that `paths` and the list `listed` name, and the files in the folders that they name.
 
-    With `distinct`, a file that is found several times is listed once. A path that does not exist raises a DataError,
-    and so does a lack of any file. In `listed` a missing path counts as a named file, and is rejected later.
+    With `distinct`, a file that is found several times is listed once. Raises DataError if one of `paths` does not
+    exist, or if no file is found. A missing path in `listed` counts as a named file, and is rejected later.
     """
     found = Sources()
     for path in paths:
@@ -75,7 +75,7 @@ def _read_list(listed: Path) -> Iterator[str]:
 
 
 def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the paths in `file`. Where its first block has a NUL, each path ends with one; else with its line.
+    """Yield the paths in `file`. If its first 64 KiB have a NUL, each path ends with a NUL. Otherwise a line is a path.
 
     Raises DataError for a list in UTF-16, a very long line, and a NUL in a list of lines.
     """
@@ -97,7 +97,7 @@ def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _name(entry: bytes, end: bytes) -> str:
-    """Return the path in an entry of a list. A blank line has none. In a list with NULs every character counts."""
+    """Return the path in an entry of a list; empty for a blank line. In a list with NULs, the entry is the path."""
     if end == b"\0":
         return os.fsdecode(entry)
     return os.fsdecode(entry.rstrip(b"\r")) if entry.strip() else ""
@@ -106,10 +106,10 @@ def _name(entry: bytes, end: bytes) -> str:
 def inspected(
     sources: Sources, max_pixels: int, pages: Pages, is_done: Callable[[str], bool] = lambda path: False
 ) -> Iterator[tuple[int, int, Piece]]:
-    """Inspect files piece by piece, the next piece in the background.
+    """Inspect the files in pieces. While the caller uses a piece, the next one is inspected in the background.
 
-    Yield the number of images and rejects that are done, the number of files that hold no image and were not named, and
-    a piece: the other images and rejects, in the order of the files.
+    For each piece, yield the number of images and rejects that are done, the number of files that hold no image and
+    were not named, and the other images and rejects, in the order of the files.
     """
     with ThreadPoolExecutor() as pool:
         look = partial(_inspect, sources, max_pixels, pages, is_done)

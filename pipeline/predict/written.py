@@ -10,20 +10,20 @@ from headstart.pipeline.predict.choice import Choice
 
 @dataclass(frozen=True)
 class Written:
-    """Predictions that were written to a file."""
+    """A summary of the predictions that a command wrote to a file."""
 
-    written: int  # predictions of this command
-    skipped: int  # images and rejects that the file had already
-    rejected: int  # files that can't be used, which have rows with the reason
+    written: int  # predictions that this command wrote
+    skipped: int  # images and rejects that the file already had
+    rejected: int  # files or pages that can't be used; their rows have the reason
     seconds: dict[str, float]  # see `Clock`
     output: str
     choice: Choice
-    spent: str
-    problem: DataError | None  # the error to raise in the end, if too many files were rejected
+    spent: str  # see `Clock.line`
+    problem: DataError | None  # the error to raise in the end; None unless too many files were rejected
 
     @property
     def images_per_second(self) -> float:
-        """The images classified per second, from the first file that was read after the model was loaded."""
+        """The images classified per second, without the time to start TensorFlow and to load the network."""
         return self.written / self.seconds["images"] if self.written else 0.0
 
     def fields(self) -> dict[str, Any]:
@@ -51,5 +51,5 @@ class Written:
         yield self.spent
 
     def failure(self) -> DataError | None:
-        """Return the error to raise after the summary is shown, if too many files were rejected."""
+        """Return the error to raise after the summary is shown; None unless too many files were rejected."""
         return self.problem

@@ -1,4 +1,4 @@
-"""Runs on disk: their files, what is read from them and believed, and how they are made."""
+"""Runs on disk: reading, checking and writing their files, and making new runs."""
 
 from headstart.pipeline.runs.files import read_csv, read_json, write_csv
 from headstart.pipeline.runs.making import list_digests, new_run, require_free, require_unchanged, versions

@@ -13,12 +13,12 @@ from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.runs.files import REMEDY
 
 _T = TypeVar("_T")
-_UNSAID = {"bits": "16"}  # what early versions did that did not write the field
+_UNSAID = {"bits": "16"}  # the values that early versions used without writing the field
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The study of which a run is the winner, and the number of its trial."""
+    """The study whose winner became the run, and the number of the winning trial."""
 
     study: str
     trial: int
@@ -26,19 +26,19 @@ class Origin:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The fields of `config.json`. Those without a default are in every run."""
+    """The fields of `config.json`. Every run has the fields without a default."""
 
     data: str  # path of the data folder or list
     seed: int
     class_names: list[str]
-    features: dict[str, Any]  # of `FeatureConfig` and `ExtractionConfig`
-    head: dict[str, Any]  # of `HeadConfig`
-    weights_digest: str  # of each network, joined by `+`
-    fingerprints: dict[str, str]  # by the name of the cut
+    features: dict[str, Any]  # the fields of `FeatureConfig` and `ExtractionConfig`
+    head: dict[str, Any]  # the fields of `HeadConfig`
+    weights_digest: str  # the digests of all networks' weights, joined by `+`
+    fingerprints: dict[str, str]  # from the name of a cut to the key of its fingerprint
     examples: dict[str, str]  # see `list_digests`
     versions: dict[str, str] = field(default_factory=dict)
-    reading: dict[str, Any] | None = None  # of `DataConfig`; None in runs of versions before 0.2
-    finetune: dict[str, Any] | None = None  # of `FinetuneConfig`, and more
+    reading: dict[str, Any] | None = None  # the fields of `DataConfig`; None in runs of versions before 0.2
+    finetune: dict[str, Any] | None = None  # the fields of `FinetuneConfig`, and more
     sweep: Origin | None = None
 
     def __post_init__(self) -> None:
@@ -76,8 +76,8 @@ class RunMetrics:
 def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
     """Raise a RunError unless `values`, the content of the `config.json` at `file`, have the form of a run's settings.
 
-    The error names the field, and the version of headstart that wrote it. Fields of a later version that decide no
-    feature are named on the console, and not used.
+    The error names the wrong field, and the version of headstart that wrote the file. An unknown field in `features` or
+    `reading` is an error. Other unknown fields are not used. If a later version wrote the file, the console names them.
     """
     try:
         config = converted(values, RunConfig)
@@ -107,7 +107,7 @@ def require_valid_metrics(values: Mapping[str, Any], file: Path) -> None:
 
 
 def remedy(values: Mapping[str, Any]) -> str:
-    """Return the version of headstart that wrote `config.json`, this version, and the advice that follows."""
+    """Return a text with the version of headstart that wrote the settings `values`, this version, and advice."""
     from importlib.metadata import version
 
     by, here = _written_by(values), version("headstart")
@@ -133,7 +133,10 @@ def _later(values: Mapping[str, Any]) -> bool:
 
 
 def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed: Sequence[str] = ()) -> _T:
-    """Return `values` as the dataclass `kind`. Raise a ValueError that names the first wrong field, below `where`."""
+    """Convert JSON values to the type `kind`, such as a dataclass. The names in `needed` must be among the values.
+
+    A wrong or missing field raises a ValueError that names the field. `where` is put before the name.
+    """
     import msgspec  # late: most commands read no run
 
     def path(wanted: type, value: Any) -> Any:
@@ -153,7 +156,7 @@ def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed
 
 
 def require_known(values: Mapping[str, Any], where: str, *kinds: Any) -> None:
-    """Raise a ValueError if one of `values` is a field of none of the dataclasses `kinds`."""
+    """Raise a ValueError if a name in `values` is no field of any of the dataclasses `kinds`."""
     unknown = sorted(set(values) - {one.name for kind in kinds for one in fields(kind)})
     if unknown:
         raise ValueError(f"{where}.{unknown[0][:80]}: is unknown")

@@ -1,4 +1,7 @@
-"""The entries of a run that headstart writes to or deletes. A run may come from elsewhere: they must lie in the run."""
+"""The files and folders of a run that headstart writes or deletes.
+
+A run may come from elsewhere, so these entries must lie in the run itself.
+"""
 
 import os
 from pathlib import Path
@@ -11,10 +14,10 @@ _FILES = (".csv", ".json")
 
 
 def require_own_entries(path: Path) -> None:
-    """Raise a RunError if a folder in the run at `path` is a symlink, or if a table or JSON file is not regular.
+    """Raise a RunError if headstart could write or delete files outside the run at `path`.
 
-    Through such a symlink, files elsewhere would be written or deleted. A symlink to a regular file may stay, because
-    it is only read, and a new file takes its place.
+    None of `FOLDERS` may be or contain a symlink to a folder. Each CSV or JSON file must be regular. A symlink to a
+    regular file is allowed: its target is only read, and a new file replaces the symlink itself.
     """
     for entry in path.iterdir():
         written = entry.suffix in _FILES and not entry.name.startswith(".")  # temporary files come and go
@@ -25,7 +28,7 @@ def require_own_entries(path: Path) -> None:
 
 
 def _require_own_folder(folder: Path) -> None:
-    """Raise a RunError if `folder` is no folder, or if it or a folder at any depth in it is a symlink."""
+    """Raise a RunError if `folder` is not a folder, or if `folder` or a folder at any depth in it is a symlink."""
     if not folder.is_dir() and os.path.lexists(folder):
         raise RunError(f"{folder}: is no folder; remove it")
     inner = (Path(parent, name) for parent, names, _ in os.walk(folder) for name in names)

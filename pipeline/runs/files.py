@@ -19,9 +19,10 @@ _LINE = 16 << 20  # characters; the logits of 100,000 classes fit
 
 
 def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
-    """Read the JSON object in a file of a run. Without one, raise a RunError whose message ends with `remedy`.
+    """Read the JSON object in `file`.
 
-    NaN and infinity are not JSON.
+    If the file does not hold a JSON object, raise a RunError whose message ends with `remedy`. A file with NaN or
+    infinity is not JSON.
     """
     require_regular(file, _JSON_BYTES, remedy)
     try:
@@ -36,7 +37,7 @@ def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
 
 
 def without_null(values: Mapping[str, Any], *inner: str) -> dict[str, Any]:
-    """Return the fields of `values` that are not None. The objects in the fields `inner` are treated alike."""
+    """Return `values` without the fields that are None. The objects in the fields `inner` also lose such fields."""
     kept = {name: value for name, value in values.items() if value is not None}
     return kept | {name: without_null(kept[name]) for name in inner if name in kept}
 
@@ -85,7 +86,7 @@ def require_regular(file: Path, most: int, remedy: str = REMEDY) -> None:
 
 
 def _lines(file: TextIO, path: Path, remedy: str) -> Iterator[str]:
-    """Yield the lines of `file`. A line without an end would fill the memory."""
+    """Yield the lines of `file`. A line of `_LINE` characters or more raises a RunError: it might fill the memory."""
     while line := file.readline(_LINE):
         if len(line) == _LINE:
             raise RunError(f"{path}: has a line of {_LINE} characters or more; {remedy}")

@@ -1,4 +1,4 @@
-"""Clearing up what killed processes left in a run and beside it."""
+"""Removing the files that killed processes left in a run and beside it."""
 
 import re
 import shutil
@@ -9,9 +9,10 @@ from headstart.features.files import remove_left_over
 
 
 def clear_left_over(path: Path) -> None:
-    """Remove half-written files in the run at `path`, and half-written runs beside it, of killed processes.
+    """Remove the half-written files and runs that killed processes left in the run at `path` and beside it.
 
-    A run that such a process moved away is put back. On a disk that can't be written to, nothing happens.
+    If a killed process had moved the run away to replace it, the run is put back. On a disk that can't be written to,
+    nothing happens.
     """
     with suppress(OSError):
         remove_left_over(path.parent)
@@ -20,9 +21,9 @@ def clear_left_over(path: Path) -> None:
 
 
 def _clear_early_versions(path: Path) -> None:
-    """Clear up what earlier versions left: they wrote a run as `.NAME.PID.partial`.
+    """Remove the runs that killed processes of earlier versions left beside `path`, or put the run back.
 
-    Before they replaced an old run, they moved it to `.NAME.PID.replaced`.
+    Earlier versions wrote a run as `.NAME.PID.partial`. They first moved an old run to `.NAME.PID.replaced`.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]
@@ -33,6 +34,6 @@ def _clear_early_versions(path: Path) -> None:
     dead = [folder for folder, match in found if not psutil.pid_exists(int(match["pid"]))]
     for folder in sorted(dead, key=lambda folder: folder.stat().st_ctime, reverse=True):
         if folder.suffix == ".replaced" and not path.exists():
-            folder.rename(path)  # the run moved last; those moved before may be half removed
+            folder.rename(path)  # the run that was moved last; runs that were moved before may be half removed
         else:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Making a run: its folder appears whole, beside digests of what it was trained on."""
+"""Making a run, whose folder appears whole or not at all. Later, comparing the data with the data of its training."""
 
 import hashlib
 import platform
@@ -20,8 +20,8 @@ _PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
 def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
     """Yield a run in a temporary folder beside `path`. On success rename the folder to `path`, else remove it.
 
-    Raises RunError if a run may not be written to `path` (see `require_free`), or if another process makes `path`
-    meanwhile.
+    Raises RunError if a run may not be written to `path` (see `require_free`), or if another process makes a run at
+    `path` meanwhile.
     """
     require_free(path, overwrite)
     try:
@@ -36,14 +36,14 @@ def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
 def require_free(path: Path, overwrite: bool) -> None:
     """Raise RunError if a new run may not be written to `path`.
 
-    With `overwrite`, a run may exist at `path`. Without it, nothing may exist there. The function first cleans up after
-    killed processes.
+    With `overwrite`, a run may exist at `path`. Without `overwrite`, nothing may exist there. Files that killed
+    processes left are removed first.
     """
     clear_left_over(path)
     if path.exists():
         if not overwrite:
             raise RunError(f"--run {path}: exists; give another name, or --overwrite to replace it")
-        Run.existing(path)  # it may be damaged: it is replaced
+        Run.existing(path)  # the run may be damaged, because it is replaced
 
 
 def versions() -> dict[str, str]:
@@ -52,9 +52,9 @@ def versions() -> dict[str, str]:
 
 
 def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
-    """Return SHA-256 hashes: of the class names, under `classes`, and of each split's (digest, label) pairs.
+    """Return the SHA-256 of the class names, under `classes`, and of the (digest, label) pairs of each split.
 
-    File names and the order of `examples` don't matter.
+    The hashes don't depend on file names or on the order of `examples`.
     """
     lines: dict[str, list[str]] = {"classes": list(class_names)}
     for example in sorted(examples, key=lambda example: (example.image.digest, example.label)):

@@ -12,7 +12,7 @@ from headstart.pipeline.runs.files import REMEDY
 def load_head(file: Path, classes: int, shape: tuple[int, ...] | None = None) -> keras.Model:
     """Load a head of `classes` classes, which maps features float32 [B, D] to logits float32 [B, 1 or classes].
 
-    Errors: see `Run.load_model`.
+    `shape` and errors: see `Run.load_model`.
     """
     return _load(file, classes, (None, *(shape or (None,))), ("float32", "float16", "bfloat16"))
 
@@ -20,7 +20,7 @@ def load_head(file: Path, classes: int, shape: tuple[int, ...] | None = None) ->
 def load_classifier(file: Path, classes: int, shape: tuple[int, ...] | None = None) -> keras.Model:
     """Load a classifier of `classes` classes, which maps pixels uint8 [B, H, W, 3] to logits float32 [B, 1 or classes].
 
-    Errors: see `Run.load_model`.
+    `shape` and errors: see `Run.load_model`.
     """
     return _load(file, classes, (None, *(shape or (None, None, 3))), ("uint8",))
 
@@ -42,7 +42,7 @@ def _load(file: Path, classes: int, shape: tuple[int | None, ...], dtypes: tuple
 
 
 def _tensors(model: Any, name: str) -> list[tuple[tuple[int | None, ...], str]]:
-    """Return shape and dtype of the inputs or outputs of `model`; [] if it has no graph."""
+    """Return the shape and dtype of each tensor in the attribute `name` of `model`; [] if the model has no graph."""
     try:
         return [(tuple(one.shape), str(one.dtype)) for one in getattr(model, name)]
     except (AttributeError, ValueError, TypeError):
@@ -50,7 +50,7 @@ def _tensors(model: Any, name: str) -> list[tuple[tuple[int | None, ...], str]]:
 
 
 def _fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Whether a shape is the `wanted` one, in which None after the batch means any size."""
+    """Whether the shape `found` is `wanted`, where None means any size. The batch size of `found` must be None."""
     sides = zip(found[1:], wanted[1:], strict=False)
     return len(found) == len(wanted) and found[0] is None and all(b in (None, a) and a is not None for a, b in sides)
 

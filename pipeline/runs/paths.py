@@ -14,22 +14,22 @@ from headstart.features.paths import absolute_path, relative_path
 
 
 def with_relative_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of the content of `config.json` with its paths relative to the run's `folder` where they can be."""
+    """Return a copy of the content of `config.json` in which paths are relative to the run's `folder`, if possible."""
     return _changed(config, lambda path: relative_path(path, folder))
 
 
 def with_absolute_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of the content of the `config.json` in `folder`, with absolute paths."""
+    """Return a copy of the content of the `config.json` in `folder` in which all paths are absolute."""
     return _changed(config, lambda path: absolute_path(path, folder))
 
 
 def _changed(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """Return a copy of `config` with `change` applied to each path: data, store, weights and `.keras` files."""
+    """Return a copy of `config` with `change` applied to each path: data, store, weights, `.keras` files, study."""
     features = {"backbone": "inception_v3", "weights": "imagenet", **config["features"]}
     names = split_names(features["backbone"])
     own = {name: change(name) for name in names if is_own(name)}
 
-    def cut(text: str) -> str:  # of several backbones, a cut is `backbone/cut`
+    def cut(text: str) -> str:  # with several backbones, a cut is named `backbone/cut`
         old = next((name for name in own if text.startswith(f"{name}/")), None)
         return text if old is None else own[old] + text.removeprefix(old)
 
@@ -38,7 +38,7 @@ def _changed(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[st
     files = files if len(files) == taking else [features["weights"]]
     changed = [change(file) for file in files]
     if any("+" in file for file in changed) and taking > 1:
-        changed = files  # relative paths with `+` could not be told apart again
+        changed = files  # a relative path with a `+` could not be split off again
     sweep = config.get("sweep")
     return {
         **config,

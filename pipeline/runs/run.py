@@ -8,10 +8,10 @@ RUN/
     classifier.keras          raw pixels -> logits; only after fine-tuning
     examples.csv              path, digest, label and split of each example
     metrics.json              metrics on val, and the metrics of `headstart evaluate`
-    predictions-<split>.csv   path, digest, label, predicted label and logits of each example
-    confusion-<split>.csv     the number of examples of each pair of true and predicted label that occurs
+    predictions-<split>.csv   path, digest, label, prediction and logits of each example
+    confusion-<split>.csv     for each model, the number of examples of each pair of true and predicted label
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
-    finetune.state/           state of a finished fine-tuning, from which more epochs go on
+    finetune.state/           state of a finished fine-tuning, from which it can go on with more epochs
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EXAMPLES_COLUMNS = ("path", "digest", "label", "split")
 class Run:
     """The files of the run folder `path`, which need not exist yet.
 
-    While a run is written, `path` is a temporary folder, and `place` the path that it will have.
+    While a run is written, `path` is a temporary folder, and `place` is the path that the run will have.
     """
 
     def __init__(self, path: Path, place: Path | None = None) -> None:
@@ -57,14 +57,15 @@ class Run:
         self.metrics_file = path / "metrics.json"
         self.unfinished = path / "finetune.partial"
         self.finished = path / "finetune.state"
-        self._contents: dict[Path, tuple[Any, dict[str, Any]]] = {}  # what `_read` returned, and the file's state
+        self._contents: dict[Path, tuple[Any, dict[str, Any]]] = {}  # the file's state, and what `_read` returned
 
     @classmethod
     def open(cls, path: Path) -> Run:
         """Open the run at `path`, and check its settings and metrics.
 
-        Raises RunError if there is no run at `path`, if its settings or metrics are damaged, or written by a later
-        version of headstart, or if a folder in it is a symlink; see `existing`, too.
+        Raises RunError if there is no run at `path`, or if its settings or metrics are damaged or have a form that this
+        version of headstart does not know. For symlinks in the run, see `require_own_entries`. `existing` removes
+        half-written files first.
         """
         run = cls.existing(path)
         require_own_entries(path)
@@ -76,8 +77,8 @@ class Run:
     def existing(cls, path: Path) -> Run:
         """Return the run at `path` without reading it. Raises RunError if there is no run at `path`.
 
-        Half-written files of killed processes are removed. If a process was killed while it replaced this run, the old
-        run is first put back.
+        Half-written files of killed processes are removed first. If a process was killed while it replaced this run,
+        the old run is put back.
         """
         clear_left_over(path)
         run = cls(path)
@@ -89,9 +90,9 @@ class Run:
         return run
 
     def config(self) -> dict[str, Any]:
-        """Return the fields of `config.json` that are not null, with absolute paths. Do not change the result.
+        """Return the fields of `config.json` that are not null, with absolute paths.
 
-        Raises RunError if the file is damaged.
+        Raises RunError if the file is damaged. Callers must not change the result, which is kept for later calls.
         """
         return self._read(self.config_file, self._config_of)
 
@@ -100,7 +101,7 @@ class Run:
         return with_absolute_paths(without_null(values), self.place)
 
     def write_config(self, **fields: Any) -> None:
-        """Write `config.json`. Absolute paths become relative to the run where they can be."""
+        """Write `fields` to `config.json`. Absolute paths become relative to the run, if possible."""
         write_json(self.config_file, with_relative_paths(fields, self.place))
 
     def configs(self) -> tuple[FeatureConfig, ExtractionConfig]:
@@ -110,7 +111,7 @@ class Run:
     def read_as(self) -> DataConfig:
         """Return the settings by which the run's data are read.
 
-        Runs of versions before 0.2 have not saved them: their data are read by the layout `v1`.
+        Runs of versions before 0.2 did not save these settings. Their data are read by the layout `v1`.
         """
         return DataConfig(**(self.config().get("reading") or {"layout": "v1"}))
 
@@ -125,10 +126,10 @@ class Run:
         weights that are not finite, or has another input or output than a model of this run.
 
         Args:
-            shape: of one input: `(D,)` of a head, `(H, W, 3)` of a classifier. By default, a head may take any number
-                of features, and a classifier takes images of the run's size.
+            shape: the shape of one input: `(D,)` for a head, `(H, W, 3)` for a classifier. By default, a head may take
+                any number of features, and a classifier takes images of the run's size.
         """
-        from headstart.pipeline.runs.models import load_classifier, load_head  # late: a wrong folder is told before
+        from headstart.pipeline.runs.models import load_classifier, load_head  # late: they import TensorFlow
 
         if file != self.classifier_file:
             return load_head(file, len(self.class_names()), shape)
@@ -136,9 +137,10 @@ class Run:
         return load_classifier(file, len(self.class_names()), shape or ((side, side, 3) if side else None))
 
     def metrics(self) -> dict[str, Any]:
-        """Return the fields of `metrics.json` and the figures on val that are not null. Do not change the result.
+        """Return the content of `metrics.json` without fields and figures on val that are null.
 
-        Without such a file, return an empty dict. Raises RunError if the file is damaged.
+        Without such a file, return an empty dict. Raises RunError if the file is damaged. Callers must not change the
+        result, which is kept for later calls.
         """
         return self._read(self.metrics_file, self._metrics_of) if self.metrics_file.exists() else {}
 
@@ -150,8 +152,8 @@ class Run:
         }
 
     def _read(self, file: Path, checked: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-        """Return the `checked` content of a JSON file. The file is read once, and again when it has changed."""
-        before = file.stat() if file.exists() else None  # `read_json` tells that it is missing
+        """Return the result of `checked` for the content of a JSON file. The result is kept until the file changes."""
+        before = file.stat() if file.exists() else None  # if it is missing, `read_json` raises the error
         state = before and (before.st_ino, before.st_size, before.st_mtime_ns)
         if file not in self._contents or self._contents[file][0] != state:
             self._contents[file] = state, checked(read_json(file))
@@ -167,12 +169,15 @@ class Run:
         write_csv(self.examples_file, EXAMPLES_COLUMNS, rows)
 
     def digests(self, split: str) -> set[str]:
-        """Read the digests of the run's examples in `split` from `examples.csv`. Raises RunError if it is damaged."""
+        """Read the digests of the run's examples in `split` from `examples.csv`. Damage raises a RunError."""
         rows = csv_rows(self.examples_file, EXAMPLES_COLUMNS)
         return {row["digest"] for row in rows if row["split"] == split}
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write `history.csv`. Further figures on val get columns after the others, empty where a row has none."""
+        """Write `history.csv`. Figures on val that are not in `HISTORY_COLUMNS` get columns after the others.
+
+        A cell is empty if its row lacks the figure.
+        """
         rows = list(rows)
         further = dict.fromkeys(name for row in rows for name in row if name.startswith("val_"))
         columns = list(dict.fromkeys([*HISTORY_COLUMNS, *further]))
@@ -192,7 +197,7 @@ class Run:
 
 
 def require_finite(values: np.ndarray, file: Path) -> np.ndarray:
-    """Return `values`, the outputs of the model in `file`. Raise a RunError if one is not finite."""
+    """Return `values`, the outputs of the model in `file`. Raise a RunError if a value is not finite."""
     bad = int((~np.isfinite(values)).any(axis=-1).sum())
     if bad:
         raise RunError(f"{file}: its outputs for {bad} of {len(values)} images are not finite; {REMEDY}")

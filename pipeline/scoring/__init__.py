@@ -1,1 +1,1 @@
-"""Figures of how good a model is, and what they are compared with."""
+"""Figures that say how good a model is, and baselines to compare them with."""

@@ -19,13 +19,13 @@ Fold = tuple[_Rows, _Rows]  # rows to train on, rows to validate on
 
 @dataclass(frozen=True)
 class Baseline:
-    """The score of a method at one setting. The figures on the validation rows are means over the folds."""
+    """The score of a method at one setting: figures on the validation rows, as means over the folds."""
 
     name: str
     setting: dict[str, Any]
     loss: float
     accuracy: float
-    other: dict[str, float] = field(default_factory=dict)  # the figure by which heads are chosen, if it is another
+    other: dict[str, float] = field(default_factory=dict)  # the figure by which heads are chosen, if it is neither
 
     @property
     def figures(self) -> dict[str, float]:
@@ -40,7 +40,7 @@ class Baseline:
 def fit_baselines(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy = "loss"
 ) -> list[Baseline]:
-    """Fit each method at several settings, and return the best setting of each method by the figure `choose_by`.
+    """Fit each method at several settings. Return the best setting of each method, by the figure `choose_by`.
 
     `features` is float32 [N, D], and `labels` is int64 [N].
     """
@@ -64,7 +64,7 @@ def logistic_regression(strength: float) -> Any:
 
 
 def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], choose_by: ChooseBy) -> list[Baseline]:
-    """Fit logistic regression at weaker and weaker penalties, until the loss rises. Weak penalties are slow."""
+    """Fit logistic regression at weaker and weaker penalties, until the loss rises, because weak penalties are slow."""
     from sklearn.exceptions import ConvergenceWarning
 
     tried: list[Baseline] = []
@@ -84,7 +84,7 @@ def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], c
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
 ) -> list[Baseline]:
-    """Score nearest neighbours by cosine, at several numbers of neighbours.
+    """Score the method of nearest neighbours by cosine distance, at several numbers of neighbours.
 
     The probability of a class is its share of the neighbours, after one neighbour is added to each class.
     """

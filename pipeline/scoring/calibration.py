@@ -1,4 +1,4 @@
-"""Probabilities that mean something: temperature scaling, and how far probabilities are from frequencies."""
+"""Calibration: temperature scaling of logits, and measures of how far probabilities are from observed frequencies."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ _COLDEST, _HOTTEST = 0.01, 100.0
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the T > 0 for which the mean cross-entropy of `logits / T` is least (Guo et al., 2017, arXiv 1706.04599).
+    """Return the temperature T in [0.01, 100] that minimises the mean cross-entropy of `logits / T`.
 
-    T is within [0.01, 100]. `logits` is float [N, 1] (two classes) or [N, C], and `labels` int [N].
+    See Guo et al., 2017, arXiv 1706.04599. `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
     """
     from scipy.optimize import minimize_scalar
 
@@ -23,15 +23,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Bin:
-    """The examples whose predicted class has a probability within one interval."""
+    """The examples whose confidence, the probability of the predicted class, lies within one interval."""
 
     count: int
-    confidence: float  # the mean probability of the predicted class
+    confidence: float  # the mean over the examples
     accuracy: float
 
 
 def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
-    """Return the occupied ones of 15 equally wide bins of confidence, in ascending order.
+    """Sort the examples into 15 equally wide bins of confidence. Return the bins with examples, in ascending order.
 
     `chances` has probabilities [N, C], and `labels` is int [N].
     """
@@ -44,6 +44,9 @@ def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
 
 
 def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
-    """Return the expected calibration error in [0, 1]: the mean gap of confidence and accuracy over the bins."""
+    """Return the expected calibration error in [0, 1]: the mean gap between confidence and accuracy of the bins.
+
+    Each bin has the weight of its number of examples. `chances` and `labels`: see `reliability`.
+    """
     bins = reliability(chances, labels)
     return sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / len(labels)

@@ -1,6 +1,6 @@
 """Choose the best of several epochs or trials by a figure on val.
 
-Options name the figures, so this module imports nothing heavy until it computes one.
+The command line imports this module for the names of figures. So it imports NumPy only when it computes a figure.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def canonical(choose_by: ChooseBy) -> ChooseBy:
 
 
 class ValFigures:
-    """Collects the figures on val from batches of logits.
+    """Computes the figures on val from batches of logits.
 
-    Only `auc` needs all logits at once. For the other figures, no more than a number per example is kept.
+    Only `auc` needs all logits at once. For the other figures, at most two labels per example are kept.
     """
 
     def __init__(self, choose_by: ChooseBy) -> None:
@@ -84,10 +84,10 @@ def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
 
 
 def rank(choose_by: ChooseBy, figures: Mapping[str, float | None]) -> tuple[float, float]:
-    """Return a key by which the best of several `val_figures` comes first. Of equal figures, the lower loss is better.
+    """Return a sort key of `val_figures`: the smaller the key, the better. Of equal figures, the lower loss is better.
 
-    Without a finite loss, the key is (inf, inf), for such a model has diverged. A figure that is None or not finite
-    comes last.
+    A figure `choose_by` that is None or not finite is the worst. If the loss is not finite, the model has diverged, and
+    the key is (inf, inf).
     """
     known = {name: math.nan if figure is None else figure for name, figure in figures.items()}
     if not math.isfinite(known["loss"]):

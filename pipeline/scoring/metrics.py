@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-MOST_CONFUSED = 100  # classes; the confusion matrix of more is None, because it grows with their square
-_TOP, _CLASSES_FOR_TOP = 5, 10  # accuracy within the first five is of interest with more than ten classes
+MOST_CONFUSED = 100  # classes; with more, `confusion` is None, because the matrix grows with the square of the number
+_TOP, _CLASSES_FOR_TOP = 5, 10  # top-5 accuracy is of interest with more than ten classes
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -58,8 +58,8 @@ def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean F1 of the classes that occur in `labels`. Both arguments are labels, int [N].
 
-    F1 of a class that is never predicted is 0. Classes that occur in `predicted` alone are left out; scikit-learn's
-    default counts them as 0.
+    The F1 of a class that is never predicted is 0. Classes that occur only in `predicted` are left out. scikit-learn's
+    default counts them with an F1 of 0.
     """
     counts = np.bincount(labels)
     right = np.bincount(labels[predicted == labels], minlength=len(counts))
@@ -68,7 +68,7 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def top_accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the fraction of rows of `logits`, [N, C], whose label is among the five highest. None for 10 classes."""
+    """Return the fraction of rows of `logits`, [N, C], whose label is among the five highest; None if C <= 10."""
     if logits.shape[1] <= _CLASSES_FOR_TOP:
         return None
     own = logits[np.arange(len(labels)), labels]
@@ -129,7 +129,7 @@ def confusions(predicted: np.ndarray, labels: np.ndarray) -> list[tuple[int, int
 
 @dataclass(frozen=True)
 class McNemar:
-    """The result of the exact McNemar test (1947, doi:10.1007/BF02295996) of two models on the same `n` examples."""
+    """The result of McNemar's exact test (1947, doi:10.1007/BF02295996) of two models on the same `n` examples."""
 
     first: str
     second: str
@@ -147,7 +147,10 @@ class McNemar:
 
 
 def mcnemar(first: str, second: str, right: np.ndarray, other: np.ndarray) -> McNemar:
-    """Test whether two models differ by more than chance. `right` and `other`, bool [N], mark the examples they got."""
+    """Test whether the models named `first` and `second` differ by more than chance.
+
+    `right` and `other`, bool [N], mark the examples that the first and the second model predict correctly.
+    """
     from scipy.stats import binomtest
 
     only_first, only_second = int((right & ~other).sum()), int((other & ~right).sum())
@@ -183,7 +186,8 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 def mean_auc(chances: np.ndarray, labels: np.ndarray) -> float | None:
     """Return the mean `roc_auc` of each class against the rest, from probabilities [N, C] and labels, int [N].
 
-    Classes without an area are left out; the result is None if all are. Two classes have one area.
+    Classes without an area are left out. If no class has an area, the result is None. Of two classes, only the second
+    counts, because both have the same area.
     """
     columns = [1] if chances.shape[1] == 2 else range(chances.shape[1])
     areas = [roc_auc(chances[:, label], labels == label) for label in columns]
