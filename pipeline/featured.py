@@ -224,7 +224,7 @@ def bits_in(scanned: Scan) -> set[int]:
 
 
 def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
-    """Scan the data folder of a run, or another one of `places`, and cache its features with the run's settings.
+    """Scan the data of a run, and cache their features with the run's settings. `places` may name other data.
 
     Raises RunError if the data, the store or the weights are gone, or if the settings no longer give the features that
     the head was trained on.

@@ -71,8 +71,9 @@ class FrozenBackbone:
     ) -> Iterator[tuple[np.ndarray, dict[Cut, np.ndarray]]]:
         """Run the network on each (positions, pixels) of `batches`. Yield (positions, features) in the same order.
 
-        For pixels and features, see `__call__`; positions are only handed on. All passes run at the same time. If
-        `batches` fails, or the caller stops, results not yet yielded are lost.
+        For pixels and features, see `__call__`; positions are only handed on. Each pass works on a batch of its own,
+        so several batches are in work at the same time. If `batches` fails, or the caller stops, results not yet
+        yielded are lost.
         """
         running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(len(self._passes)) as pool:

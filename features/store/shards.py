@@ -186,8 +186,8 @@ def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None
 def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
     """Return the number of rows of the dataset `name`.
 
-    A dataset that could read other files, run code, or take more memory than its file raises a _NotAShardError, and so
-    does a missing dataset, or one of another dtype or shape of rows.
+    Raises _NotAShardError if the dataset is missing, or has another dtype or shape of rows. The error is also raised if
+    reading the dataset could open other files, run code, or take more memory than the file has bytes.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise _NotAShardError(f"{name} is a link to elsewhere")

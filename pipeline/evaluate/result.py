@@ -50,7 +50,7 @@ class EvaluateResult:
         }
 
     def kept_fields(self) -> dict[str, Any]:
-        """Return the fields for `metrics.json`: without the folders of files, and without large confusion matrices."""
+        """Return the fields for `metrics.json`. Paths become file names. Large confusion matrices become None."""
         files = {"predictions_file": self.predictions_file.name, "confusion_file": self.confusion_file.name}
         models = {
             name: metrics | ({"confusion": None} if len(metrics["per_class"]) > _MOST_SHOWN else {})

@@ -45,9 +45,9 @@ def histogram(values: Sequence[int], title: str) -> str:
         if count
     )
     shape = f"viewBox='0 0 {_WIDTH} {_HEIGHT}' preserveAspectRatio=none"
-    drawn = f"<svg {shape} role=img aria-label='{title}'>{''.join(columns)}</svg>"
+    drawn = f"<svg {shape} role=img aria-label='{escaped(title)}'>{''.join(columns)}</svg>"
     ends = f"<div class=ends>{low:,}<span>{high:,}</span></div>"
-    return f"<figure class=chart><figcaption>{title}</figcaption>{drawn}{ends}</figure>"
+    return f"<figure class=chart><figcaption>{escaped(title)}</figcaption>{drawn}{ends}</figure>"
 
 
 def chart(draw: Callable[[Axes], None], title: str, alt: str, size: tuple[float, float] = (6.4, 3.6)) -> str:

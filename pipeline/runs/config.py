@@ -26,7 +26,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The fields of `config.json`. Every run has the fields without a default."""
+    """The fields of `config.json`. Only fields with a default may be missing from the file."""
 
     data: str  # path of the data folder or list
     seed: int

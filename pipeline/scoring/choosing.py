@@ -63,9 +63,9 @@ class ValFigures:
 
 
 def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return `loss` and `accuracy` of logits, [N, 1 or C], against labels, int [N], and the figure `choose_by`.
+    """Return three figures by name: `loss`, `accuracy` and `choose_by`. An undefined figure is NaN.
 
-    An undefined figure is NaN.
+    `logits` has the shape [N, 1 or C], and `labels` is int [N].
     """
     found = ValFigures(choose_by)
     found.add(logits, labels)

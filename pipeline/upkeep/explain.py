@@ -35,7 +35,7 @@ class CutState:
     fingerprint: str
     present: int  # images that have features of `fingerprint`
     missing: int  # images that have no such features
-    others: list[Neighbour]  # the most similar first
+    others: list[Neighbour]  # other fingerprints in the store, the most similar to the requested one first
 
 
 @dataclass(frozen=True)
