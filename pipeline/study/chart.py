@@ -22,6 +22,8 @@ def drawing(result: StudyResult, measured: str, expected: str) -> Callable[[Axes
     """Return a function that draws the study on matplotlib's axes, in the colours `measured` and `expected`."""
 
     def draw(axes: Axes) -> None:
+        from matplotlib.ticker import LogLocator, NullLocator
+
         joined = [result.sizes[-1], *result.forecast]
         for sizes, colour, style, label in (
             (result.sizes, measured, "o-", "measured"),
@@ -33,25 +35,14 @@ def drawing(result: StudyResult, measured: str, expected: str) -> Callable[[Axes
         if result.needed and result.needed.images:
             axes.axhline(result.needed.target, color=expected, linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
-        _label_images(axes, [result.sizes[0].images, *(size.images for size in joined)])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{round(value):,}")
         axes.set_xlabel("training images")
         axes.set_ylabel(titled(result.metric))
         axes.legend(loc="upper right" if result.metric == "loss" else "lower right")
 
     return draw
-
-
-def _label_images(axes: Axes, images: list[int]) -> None:
-    """Name numbers of images as people do, at most one for each factor of 1.5."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    kept: list[int] = []
-    for count in sorted(set(images)):
-        if not kept or count >= 1.5 * kept[-1]:
-            kept.append(count)
-    axes.xaxis.set_major_locator(FixedLocator(kept))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda value, _: f"{round(value):,}")
 
 
 def _columns(sizes: list[Size]) -> np.ndarray:

@@ -18,7 +18,9 @@ class StudyConfig:
     sizes: int = option(10, "Numbers of training images to try, the last is all of them.")
     seeds: int = option(5, "Draws of the images of each size.")
     metric: ChooseBy = option("accuracy", "Figure on val. log_loss is loss.")
-    more: int = option(1000, "Tell the gain from so many more training images.")
+    more: int = option(
+        0, "Tell the gain from so many more training images; 0 takes 1,000, or as many as there are if these are fewer."
+    )
     target: float = option(0.0, "Tell how many images reach this figure; 0 takes the next round one.")
     max_images: int = option(20_000, "Training images in the study; if there are more, a sample.")
     chart: Path | None = option(None, "Chart to write, .svg or .png.")
@@ -32,7 +34,7 @@ class StudyConfig:
             ("--metric", self.metric, known, f"among {', '.join(CHOICES)}"),
             ("--sizes", self.sizes, self.sizes >= FEWEST_SIZES, f"at least {FEWEST_SIZES}"),
             ("--seeds", self.seeds, self.seeds >= 2, "at least 2"),
-            ("--more", self.more, self.more >= 1, "at least 1"),
+            ("--more", self.more, self.more >= 0, "at least 1, or 0 to choose"),
             ("--target", self.target, reachable, wanted),
             ("--max-images", self.max_images, self.max_images >= 2, "at least 2"),
             ("--chart", self.chart, self._can_draw(), "a file that ends in .svg or .png, in a folder that exists"),

@@ -1,9 +1,9 @@
 """Measure the learning curve: heads on nested subsets of the training images, scored on val.
 
-The heads are logistic regressions on standardised features. One takes a hundredth of a second for a thousand images, a
-head of `headstart head` takes a second and TensorFlow. On photographs and features of EfficientNet-Lite0 both are
-equally right. The fit is convex, so its result has no noise of initial weights and batches, which the study would take
-for the noise of the images.
+The heads are logistic regressions on standardised features. One takes some hundredths of a second for a thousand
+images; a head of `headstart head` takes a second, and TensorFlow. From 50 images on, their accuracies differed by at
+most 0.3 points with EfficientNet-Lite0, by 2 with an InceptionV3 from afar (docs/measurements.md). The fit is convex,
+so it adds no noise of initial weights and batches to the noise of the images.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ def _single_threaded() -> Iterator[None]:
 
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a model that has not converged is scored, too
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # small subsets of many classes
         yield
 
 

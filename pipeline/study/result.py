@@ -116,15 +116,16 @@ class StudyResult:
         return f"+{100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f}) of {titled(self.metric)}"
 
     def _reached(self, needed: Needed) -> str:
-        name = f"{titled(self.metric)} {needed.target:g}"
+        name, now = f"{titled(self.metric)} {needed.target:g}", self.sizes[-1].images
         if needed.images is None:
-            earliest = f"; {rounded(needed.low)} images at the earliest" if needed.low else ""
-            return f"{name}: not in sight with this backbone{earliest}"
+            perhaps = f", at the earliest with {rounded(needed.low)} images" if needed.low and needed.low > now else ""
+            return f"{name}: not in sight with this backbone{perhaps}"
         if needed.images <= self.sizes[0].images:
             return f"{name}: reached with {self.sizes[0].images:,} images or fewer"
-        far = rounded(needed.high) if needed.high else "not in sight"
-        reached = "reached, with " if needed.images <= self.sizes[-1].images else ""
-        return f"{name}: {reached}about {rounded(needed.images)} images ({rounded(needed.low or 1)} to {far})"
+        low = rounded(needed.low or 1)
+        interval = f"{low} to {rounded(needed.high)}" if needed.high else f"{low} or more, perhaps never"
+        reached = "reached, with " if needed.images <= now else ""
+        return f"{name}: {reached}about {rounded(needed.images)} images ({interval})"
 
 
 def rounded(images: int) -> str:

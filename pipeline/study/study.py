@@ -25,6 +25,7 @@ from headstart.pipeline.study.subsets import nested_order, study_sizes
 
 _TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 _FURTHER = (2, 4)  # the forecast goes to so many times the images
+_MORE = 1000
 _FEW_VAL, _FEW_TRAIN = 100, 5
 
 
@@ -90,7 +91,8 @@ def study_features(
         )
     curve = measure_curve(train, val, units, sizes, config.seeds, config.metric, seed)
     forecast = Forecast(curve, seed)
-    further = sorted({len(train) + config.more, *(len(train) * times for times in _FURTHER)})
+    more = config.more or min(_MORE, len(train))
+    further = sorted({len(train) + more, *(len(train) * times for times in _FURTHER)})
     return StudyResult(
         metric=config.metric,
         images=len(train),
@@ -100,11 +102,11 @@ def study_features(
         law=forecast.law.name,
         parameters=forecast.named_parameters(),
         forecast=[Size(images, figure) for images, figure in zip(further, forecast.at(further), strict=True)],
-        more=config.more,
-        gain=forecast.gain(config.more),
+        more=more,
+        gain=forecast.gain(more),
         needed=_needed(curve, forecast, config.target),
         classes=class_gains(curve, train.labels, class_names),
-        notes=list(_notes(train, val, class_names)),
+        notes=list(_notes(curve, train.labels, class_names)),
     )
 
 
@@ -129,13 +131,17 @@ def _sample(train: list[Example], most: int, seed: int) -> list[Example]:
     return [train[row] for row in sorted(order[:most].tolist())]
 
 
-def _notes(train: LabelledFeatures, val: LabelledFeatures, class_names: list[str]) -> Iterator[str]:
-    """Yield what makes the study less sure."""
-    if len(val) < _FEW_VAL:
-        yield f"val has {len(val)} images: no figure here is sure; `headstart prepare --val 0.3` makes it larger"
-    counts = Counter(train.labels.tolist())
-    few = sorted((count, label) for label, count in counts.items() if count < _FEW_TRAIN)
+def _notes(curve: Curve, train_labels: np.ndarray, class_names: list[str]) -> Iterator[str]:
+    """Yield what makes the study less sure. `train_labels` is int [N]."""
+    total = len(curve.labels)
+    if total < _FEW_VAL:
+        yield f"val has {total} images: no figure here is sure; `headstart prepare --val 0.3` makes a larger one"
+    largest, share = Counter(curve.labels.tolist()).most_common(1)[0]
+    if curve.right[-1, 0].sum() <= share:
+        better = "; try --metric balanced_accuracy" if curve.metric == "accuracy" else ""
+        yield f"with all images, the head is not better than always saying {class_names[largest]!r}{better}"
+    few = sorted((count, label) for label, count in Counter(train_labels.tolist()).items() if count < _FEW_TRAIN)
     if few:
         count, label = few[0]
-        others = f", and {len(few) - 1} more classes have under {_FEW_TRAIN}" if len(few) > 1 else ""
-        yield f"class {class_names[label]!r} has {count} training images{others}: its curve says little"
+        others = f"; classes with fewer than {_FEW_TRAIN}: {len(few)}" if len(few) > 1 else ""
+        yield f"class {class_names[label]!r} has {count} training images, so its curve says little{others}"
