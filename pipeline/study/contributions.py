@@ -2,7 +2,7 @@
 
 import numpy as np
 from headstart.pipeline.scoring.choosing import ChooseBy
-from headstart.pipeline.scoring.metrics import predicted_labels
+from headstart.pipeline.scoring.metrics import predicted_labels, probabilities
 
 
 def contributions(metric: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -23,8 +23,9 @@ def contributions(metric: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> n
         case "f1":
             return _f1(logits, labels, right)
         case "auc":
-            columns = [1] if logits.shape[1] == 2 else range(logits.shape[1])
-            return np.asarray(np.mean([_auc(logits[:, label], labels == label) for label in columns], axis=0))
+            chances = probabilities(logits)
+            columns = [1] if chances.shape[1] == 2 else range(chances.shape[1])
+            return np.asarray(np.mean([_auc(chances[:, label], labels == label) for label in columns], axis=0))
         case _:
             from scipy.special import log_softmax
 

@@ -74,7 +74,7 @@ def measure_curve(
         right[place] = logits.argmax(axis=1) == val.labels
         return count
 
-    places = [(size, draw) for size in range(len(sizes)) for draw in range(seeds)][: 1 - seeds]
+    places = [(size, draw) for size in range(len(sizes)) for draw in range(seeds if size < len(sizes) - 1 else 1)]
     examples = int(sum(cuts[place] for place in places))
     with _single_threaded(), progress("training heads", examples, "examples") as advance:
         _each(fit, places, advance)

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 from headstart.pipeline.study.curve import Curve, to_error
-from headstart.pipeline.study.laws import LAWS, Law, held_out_errors
+from headstart.pipeline.study.laws import LAWS, Law, held_out_errors, held_out_sizes, kept_law
 
 LEVEL = 0.9  # of intervals
 _REPLICATES = 400
@@ -56,18 +56,15 @@ class Forecast:
         self._images = curve.images.astype(np.float64)
         self._spread = _spread(self._images, curve.errors)
         self._replicates = self._drawn_curves()
-        count = len(self._images)
-        self._held_out = max(1, count // 3)
-        measured = curve.errors.mean(axis=1)[np.newaxis]
-        self.law: Law = LAWS[held_out_errors(self._images, measured, self._held_out)[:, 0].argmin()]
-        self._parameters: list[float] = self.law.fit(self._images, measured)[0].tolist()
+        self._held_out = held_out_sizes(len(self._images))
+        self.law, self._parameters = kept_law(self._images, curve.errors.mean(axis=1))
         self._fitted = self._fit()
 
     def named_parameters(self) -> dict[str, float]:
         """Return the parameters of the law that is kept on the measured curve, by their names in its formula."""
         if self.law.name == "power law":
-            return dict(zip("cab", self._parameters, strict=True))
-        a, b = self._parameters  # of the error
+            return dict(zip("cab", self._parameters.tolist(), strict=True))
+        a, b = self._parameters.tolist()  # of the error
         return {"a": a, "b": -b} if self._curve.metric == "loss" else {"a": 1 - a, "b": b}
 
     def measured(self) -> list[Estimate]:

@@ -85,6 +85,11 @@ LAWS = (  # arXiv:1712.04008 and arXiv:1707.02968 found the first; the second ha
 )
 
 
+def held_out_sizes(count: int) -> int:
+    """Return how many of `count` sizes, the largest, are held out to compare laws."""
+    return max(1, count // 3)
+
+
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
     """Return how far each law, fitted to the smaller sizes, is off at the largest `held_out` ones, squared: [2, B]."""
     small, large = slice(None, -held_out), slice(-held_out, None)
@@ -94,3 +99,10 @@ def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np
             for law in LAWS
         ]
     )
+
+
+def kept_law(images: np.ndarray, errors: np.ndarray) -> tuple[Law, np.ndarray]:
+    """Return the law that is better on the held-out sizes of one curve, `errors` [K], and its parameters [P]."""
+    curves = errors[np.newaxis]
+    law = LAWS[held_out_errors(images, curves, held_out_sizes(len(images)))[:, 0].argmin()]
+    return law, law.fit(images, curves)[0]

@@ -4,6 +4,7 @@ from headstart.pipeline.pages.charts import SERIES, chart
 from headstart.pipeline.pages.html import items
 from headstart.pipeline.scoring.choosing import titled
 from headstart.pipeline.study.chart import drawing
+from headstart.pipeline.study.forecast import LEVEL
 from headstart.pipeline.study.result import StudyResult
 
 
@@ -14,5 +15,6 @@ def study_section(result: StudyResult) -> str:
         f"Learning curve: {name} {first.figure.value:.3f} with {first.images:,} images, {last.figure.value:.3f} with "
         f"{last.images:,}; expected " + ", ".join(f"{at.figure.value:.3f} with {at.images:,}" for at in result.forecast)
     )
-    drawn = chart(drawing(result, SERIES[0], SERIES[1]), f"{name} by the number of training images", alt)
+    title = f"{name} by the number of training images, with intervals at {LEVEL:.0%}".replace("%", " %")
+    drawn = chart(drawing(result, SERIES[0], SERIES[1]), title, alt)
     return drawn + items([*result.sentences(), *result.notes], "facts")
