@@ -76,7 +76,7 @@ def measure_curve(
 
     places = [(size, draw) for size in range(len(sizes)) for draw in range(seeds if size < len(sizes) - 1 else 1)]
     examples = int(sum(cuts[place] for place in places))
-    with _single_threaded(), progress("training heads", examples, "examples") as advance:
+    with single_threaded(), progress("training heads", examples, "examples") as advance:
         _each(fit, places, advance)
     parts[-1], right[-1] = parts[-1, :1], right[-1, :1]
     return Curve(metric, cuts.mean(axis=1).round().astype(np.int64), parts, right, val.labels)
@@ -96,8 +96,8 @@ def _each(
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Keep products of matrices on one thread: on the small ones of a fit, several threads took ten times as long."""
+def single_threaded() -> Iterator[None]:
+    """Keep products of matrices on one thread: on small ones, several threads took ten times as long."""
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 

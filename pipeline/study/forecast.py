@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from headstart.pipeline.study.curve import Curve, to_error
+from headstart.pipeline.study.curve import Curve, single_threaded, to_error
 from headstart.pipeline.study.laws import LAWS, Law, held_out_errors, held_out_sizes, kept_law
 
 LEVEL = 0.9  # of intervals
@@ -55,7 +55,8 @@ class Forecast:
         self._draws = np.random.default_rng([seed, 1])
         self._images = curve.images.astype(np.float64)
         self._spread = _spread(self._images, curve.errors)
-        self._replicates = self._drawn_curves()
+        with single_threaded():
+            self._replicates = self._drawn_curves()
         self._held_out = held_out_sizes(len(self._images))
         self.law, self._parameters = kept_law(self._images, curve.errors.mean(axis=1))
         self._fitted = self._fit()

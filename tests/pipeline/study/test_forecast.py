@@ -1,5 +1,7 @@
 """The parts of a study: subsets, contributions of images, laws, forecasts, and gains of classes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from headstart.pipeline.scoring.choosing import val_figures
@@ -17,13 +19,13 @@ def accuracy(images: np.ndarray) -> np.ndarray:
     return 0.95 - 0.8 * np.asarray(images, float) ** -0.5
 
 
-def drawn_curve(seed: int, sizes: np.ndarray = SIZES, val: int = 1000) -> Curve:
-    """A curve that follows `accuracy`. Images that are hard for one head are mostly hard for the others."""
+def drawn_curve(seed: int, val: int = 1000, law: Callable[[np.ndarray], np.ndarray] = accuracy) -> Curve:
+    """A curve that follows `law`. Images that are hard for one head are mostly hard for the others."""
     draw = np.random.default_rng(seed)
-    hard = np.clip(draw.random(val) + draw.normal(0, 0.01, (len(sizes), 5, val)), 0, 1)
-    right = hard < accuracy(sizes)[:, None, None]
+    hard = np.clip(draw.random(val) + draw.normal(0, 0.01, (len(SIZES), 5, val)), 0, 1)
+    right = hard < law(SIZES)[:, None, None]
     right[-1] = right[-1, 0]
-    return Curve("accuracy", sizes, right.astype(np.float32), right, np.arange(val) % 2)
+    return Curve("accuracy", SIZES, right.astype(np.float32), right, np.arange(val) % 2)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1", "auc", "loss"])
@@ -106,8 +108,15 @@ def test_forecasts_hold_a_known_law() -> None:
 
 
 def test_a_figure_over_the_asymptote_is_not_in_sight() -> None:
-    needed = Forecast(drawn_curve(0, val=20_000)).needed(0.97)
+    needed = Forecast(drawn_curve(0, val=5000)).needed(0.97)
     assert needed.images is needed.high is None
+
+
+def test_a_figure_over_a_hundred_times_the_images_away_is_not_in_sight() -> None:
+    curve = drawn_curve(0, val=5000, law=lambda images: 0.5 + 0.03 * np.log(images))
+    assert Forecast(curve).needed(0.75).images == pytest.approx(np.exp(0.25 / 0.03), rel=0.3)
+    needed = Forecast(curve).needed(0.95)  # three million images
+    assert needed.images is needed.low is needed.high is None
 
 
 def test_the_class_that_gains_is_found() -> None:

@@ -41,8 +41,8 @@ def test_a_command_measures_and_forecasts(
     prepared: Path, extraction: ExtractionConfig, tmp_path: Path, headstart: Cli
 ) -> None:
     chart = tmp_path / "curve.svg"
-    options = (f"--store={extraction.store}", *SMALL_FLAGS, "--max-rejects=1", "--seeds=2", "--target=0.9")
-    found = headstart("study", prepared, *options, f"--chart={chart}")
+    options = (f"--store={extraction.store}", *SMALL_FLAGS, "--max-rejects=1", "--seeds=2", "--sizes=5")
+    found = headstart("study", prepared, *options, "--target=0.9", f"--chart={chart}")
     sizes = found["sizes"]
     assert [row["images"] for row in sizes] == sorted({row["images"] for row in sizes})
     assert sizes[-1]["images"] == found["train"] == found["more"]["images"]
@@ -55,8 +55,9 @@ def test_a_command_measures_and_forecasts(
     assert sorted(row["class"] for row in found["classes"]) == ["cat", "dog"]
     assert any("val has" in note for note in found["notes"])
     assert "training images" in chart.read_text()
-    assert headstart("study", prepared, *options) == {**found, "chart": None}
-    text = headstart.text("study", prepared, *options, "--metric=auc", f"--chart={tmp_path / 'curve.PNG'}")
+    text = headstart.text(
+        "study", prepared, *options, "--metric=auc", "--target=0.9", f"--chart={tmp_path / 'curve.PNG'}"
+    )
     assert "AUC 0.9: " in text
     assert "expected" in text
     assert (tmp_path / "curve.PNG").read_bytes().startswith(b"\x89PNG")
@@ -66,6 +67,13 @@ def test_test_is_not_used(prepared: Path, extraction: ExtractionConfig, small: F
     cached = cache_features(prepared, small, extraction)
     without = replace(cached, examples=[*cached.of("train"), *cached.of("val")])
     assert study_cached(cached, QUICK).fields() == study_cached(without, QUICK).fields()
+
+
+def test_same_seed_same_result() -> None:
+    train, val = blobs([30, 30], 0.6), blobs([20, 20], 0.6, seed=1)
+    assert of(train, val) == of(train, val)
+    units, names = list(map(str, range(60))), ["one", "other"]
+    assert study_features(train, val, units, names, QUICK, seed=1).sizes != of(train, val).sizes
 
 
 def test_a_sample_of_many_images_is_told(prepared: Path, extraction: ExtractionConfig, small: FeatureConfig) -> None:
