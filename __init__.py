@@ -27,6 +27,8 @@ _NAMES = {
     "pipeline.prepare.config": ("PrepareConfig",),
     "pipeline.prepare.prepare": ("prepare",),
     "pipeline.runs": ("Run",),
+    "pipeline.study.config": ("StudyConfig",),
+    "pipeline.study.study": ("study",),
     "pipeline.sweep.config": ("SweepConfig",),
     "pipeline.sweep.sweep": ("sweep",),
 }

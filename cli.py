@@ -17,6 +17,7 @@ from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.places import NetworkPlaces, Places
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.study.config import StudyConfig
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
 
@@ -131,6 +132,21 @@ def sweep(
     from headstart.pipeline.sweep.sweep import sweep
 
     return sweep(data, study, run, features, extraction, config, overwrite, seed, reading)
+
+
+@command(app, kept="the features so far are kept: repeat the command")
+def study(
+    data: Data,
+    features: FeatureConfig,
+    extraction: ExtractionConfig,
+    reading: DataConfig,
+    config: StudyConfig,
+    seed: int = 0,
+) -> Result:
+    """Measure accuracy by the number of images, and say what more of them would bring. Test is not used."""
+    from headstart.pipeline.study.study import study
+
+    return study(data, features, extraction, config, seed, reading)
 
 
 @command(app, kept="the finished epochs are kept: repeat the command without --overwrite to go on")

@@ -1,1 +1,1 @@
-"""Answer how many images a classifier needs."""
+"""`headstart study`: how accuracy grows with the number of images, and what more of them would bring."""

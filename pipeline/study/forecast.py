@@ -1,0 +1,180 @@
+"""Forecast figures at numbers of images that are not there yet, with intervals by a bootstrap.
+
+A replicate of the curve draws val images and seeds with replacement. One right and one wrong image are added to those
+of val, because all of a few images are often right, and a bootstrap would then be certain (Agresti & Coull 1998,
+doi:10.1080/00031305.1998.10480550). The middle of the replicates is corrected for them. Two terms are normal:
+
+- All draws are subsets of the same training images. The noise of these images themselves is derived from the spread
+  between small subsets, which falls with 1 / n, as that of a mean does.
+- The images of the future are a draw, too.
+
+Each replicate keeps the law that is better on its larger sizes, and fits it from one of the smaller sizes on, since the
+size from which a law holds is not known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from headstart.pipeline.study.curve import Curve, single_threaded, to_error
+from headstart.pipeline.study.laws import LAWS, Law, held_out_errors, held_out_sizes, kept_law
+
+LEVEL = 0.9  # of intervals
+_REPLICATES = 400
+_FEWEST_FITTED = 4
+_HORIZON = 100  # a figure that needs more than so many times the images is out of sight
+_SUBSET = 0.8  # a size over this fraction of all images says little of the spread between subsets
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure, and its interval at `LEVEL`."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The number of training images that reaches a figure, and its interval. None is over 100 times those there are."""
+
+    target: float
+    images: int | None
+    low: int | None
+    high: int | None
+
+
+class Forecast:
+    """The laws of a measured curve and of its replicates. Same `seed`, same forecast."""
+
+    def __init__(self, curve: Curve, seed: int = 0) -> None:
+        self._curve = curve
+        self._draws = np.random.default_rng([seed, 1])
+        self._images = curve.images.astype(np.float64)
+        self._spread = _spread(self._images, curve.errors)
+        with single_threaded():
+            self._replicates = self._drawn_curves()
+        self._held_out = held_out_sizes(len(self._images))
+        self.law, self._parameters = kept_law(self._images, curve.errors.mean(axis=1))
+        self._fitted = self._fit()
+
+    def named_parameters(self) -> dict[str, float]:
+        """Return the parameters of the law that is kept on the measured curve, by their names in its formula."""
+        if self.law.name == "power law":
+            return dict(zip("cab", self._parameters.tolist(), strict=True))
+        a, b = self._parameters.tolist()  # of the error
+        return {"a": a, "b": -b} if self._curve.metric == "loss" else {"a": 1 - a, "b": b}
+
+    def measured(self) -> list[Estimate]:
+        """Return the figure of each size."""
+        return self._estimates(self._curve.errors.mean(axis=1), self._replicates)
+
+    def at(self, images: list[int]) -> list[Estimate]:
+        """Return the figures to expect with each number of `images`: medians over the replicates."""
+        errors = self._errors(np.array(images, np.float64))
+        noise = self._draws.normal(size=errors.shape) * np.sqrt(self._spread / np.array(images))
+        middle = self._bounded(np.median(errors, axis=0) - self._raised)
+        return self._estimates(middle, errors + noise)
+
+    def gain(self, more: int) -> Estimate:
+        """Return the rise of the figure that `more` images bring; for the loss, its fall."""
+        now = self._images[-1]
+        before, after = self._errors(np.array([now, now + more])).T
+        low, high = _interval(before - after)
+        return Estimate(float(np.median(before - after)), float(low), float(high))
+
+    def needed(self, target: float) -> Needed:
+        """Return the number of training images that reaches the figure `target`."""
+        error = float(to_error(self._curve.metric, np.array(target)))
+        low, high = _interval(self._needed(error), method="nearest")
+        middle = np.quantile(self._needed(error + self._raised), 0.5, method="nearest")
+        return Needed(target, *(self._in_sight(float(one)) for one in (middle, min(low, middle), max(high, middle))))
+
+    def _needed(self, error: float) -> np.ndarray:
+        """Return the images that the replicates' laws need for an `error`: [B]."""
+        needed = np.empty(_REPLICATES)
+        for law, rows, parameters in self._fitted:
+            needed[rows] = law.images(parameters, error)
+        return needed
+
+    def _in_sight(self, images: float) -> int | None:
+        return round(images) if images <= _HORIZON * self._images[-1] else None
+
+    def _estimates(self, errors: np.ndarray, replicates: np.ndarray) -> list[Estimate]:
+        """Turn `errors` [M] and those of the replicates [B, M] into figures. An interval holds its figure."""
+        values = to_error(self._curve.metric, errors)
+        low, high = _interval(to_error(self._curve.metric, self._bounded(replicates)))
+        rows = zip(values.tolist(), np.minimum(low, values).tolist(), np.maximum(high, values).tolist(), strict=True)
+        return [Estimate(*row) for row in rows]
+
+    def _errors(self, images: np.ndarray) -> np.ndarray:
+        """Return the errors that the replicates' laws give for `images` [M]: [B, M]."""
+        errors = np.empty((_REPLICATES, len(images)))
+        for law, rows, parameters in self._fitted:
+            errors[rows] = law.errors(parameters, images)
+        return self._bounded(errors)
+
+    def _bounded(self, errors: np.ndarray) -> np.ndarray:
+        return np.asarray(np.clip(errors, 0, None if self._curve.metric == "loss" else 1))
+
+    def _drawn_curves(self) -> np.ndarray:
+        """Return the replicates of the curve, as errors [B, K]."""
+        sizes, seeds, count = self._curve.parts.shape
+        flat = self._curve.parts.reshape(-1, count)
+        means = np.empty((_REPLICATES, sizes, seeds))
+        added = self._added
+        for replicate in means:
+            drawn = np.bincount(self._draws.integers(0, count + added, count + added), minlength=count + added)
+            right = drawn[count] if added else 0
+            replicate[:] = ((flat @ drawn[:count].astype(np.float32) + right) / len(drawn)).reshape(sizes, seeds)
+        errors = to_error(self._curve.metric, means)
+        picked = self._draws.integers(0, seeds, (_REPLICATES, 1, seeds))
+        middle = errors.mean(axis=2)
+        off = np.take_along_axis(errors, np.broadcast_to(picked, errors.shape), axis=2).mean(axis=2) - middle
+        shift = np.sqrt(self._spread / self._images[-1])
+        # A resampled mean of S varies by (S - 1) / S of the variance of the mean.
+        return np.asarray(middle + off * np.sqrt(seeds / (seeds - 1)) + self._draws.normal(0, shift, (_REPLICATES, 1)))
+
+    @property
+    def _added(self) -> int:
+        """The number of images that replicates add to val: a right and a wrong one. A loss is never certain."""
+        return 0 if self._curve.metric == "loss" else 2
+
+    @property
+    def _raised(self) -> float:
+        """How much the added images raise the errors of the replicates."""
+        error = float(self._curve.errors[-1].mean())
+        return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
+
+    def _fit(self) -> list[tuple[Law, np.ndarray, np.ndarray]]:
+        """Fit a law to each replicate. Return laws with the replicates that keep them, int64 [n], and parameters."""
+        starts = max(0, len(self._images) - self._held_out - _FEWEST_FITTED) + 1
+        start_of = self._draws.integers(0, starts, _REPLICATES)
+        fitted = []
+        for start in range(starts):
+            rows = np.flatnonzero(start_of == start)
+            images, errors = self._images[start:], self._replicates[rows, start:]
+            kept = held_out_errors(images, errors, self._held_out).argmin(axis=0)
+            for number, law in enumerate(LAWS):
+                mine = kept == number
+                fitted.append((law, rows[mine], law.fit(images, errors[mine])))
+        return fitted
+
+
+def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear") -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the interval at `LEVEL` of `values` [B, ...]."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method=method)
+    return low, high
+
+
+def _spread(images: np.ndarray, errors: np.ndarray) -> float:
+    """Return A, where A / n is the variance of the error between heads trained on n other images.
+
+    Subsets of N images vary less than other images would, by 1 - n / N.
+    """
+    small = images < _SUBSET * images[-1]
+    left = 1 - images[small] / images[-1]
+    return float(np.mean(images[small] * errors[small].var(axis=1, ddof=1) / left)) if small.any() else 0.0

@@ -1,0 +1,147 @@
+"""`headstart study`: measure the learning curve of a data folder on cached features, and forecast it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from headstart.features.backbones.cuts import chosen_cuts, require_averaged
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import DataError, OptionError
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.copies import tell_conflicts
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.trainable import require_trainable
+from headstart.pipeline.featured import FeaturedExamples, cache_features
+from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.study.chart import write_chart
+from headstart.pipeline.study.classes import class_gains
+from headstart.pipeline.study.config import FEWEST_SIZES, StudyConfig
+from headstart.pipeline.study.curve import Curve, measure_curve, to_error
+from headstart.pipeline.study.forecast import Forecast, Needed
+from headstart.pipeline.study.result import Size, StudyResult
+from headstart.pipeline.study.subsets import nested_order, study_sizes
+
+_TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+_FURTHER = (2, 4)  # the forecast goes to so many times the images
+_MORE = 1000
+_FEW_VAL, _FEW_TRAIN = 100, 5
+
+
+def study(
+    data: Path,
+    features: FeatureConfig,
+    extraction: ExtractionConfig,
+    config: StudyConfig,
+    seed: int = 0,
+    reading: DataConfig = DataConfig(),
+) -> StudyResult:
+    """Train heads on subsets of train, score them on val, and forecast the figure with more images. Test is not used.
+
+    Features that the store lacks are extracted first. `seed` decides the subsets, the bootstrap, and the split if
+    `data` has no split folders. Raises OptionError for views and for a cut that is a map, and DataError if `data` can't
+    be trained on or has too few images.
+    """
+    if features.views:
+        raise OptionError(f"--views {features.views}: a study trains on the images alone; leave --views out")
+    require_averaged(chosen_cuts(features))
+    cached = cache_features(data, features, extraction, seed, reading=reading)
+    require_trainable(cached.examples, cached.class_names, data)
+    tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
+    result = study_cached(cached, config, seed)
+    if not config.chart:
+        return result
+    write_chart(result, config.chart)
+    return replace(result, chart=str(config.chart))
+
+
+def study_cached(cached: FeaturedExamples, config: StudyConfig, seed: int = 0) -> StudyResult:
+    """Study examples with features in a store. Their train and val splits must hold every class.
+
+    Raises DataError if there are too few different images.
+    """
+    train, every = _sample(cached.of("train"), config.max_images, seed), cached.of("train")
+    units = [example.group or example.image.digest for example in train]
+    labelled, val = cached.labelled(train), cached.labelled(cached.of("val"))
+    result = study_features(labelled, val, units, cached.class_names, config, seed)
+    sampled = [f"--max-images: a sample of {len(train):,} of {len(every):,} training images"] * (
+        len(train) < len(every)
+    )
+    return replace(result, notes=[*sampled, *result.notes])
+
+
+def study_features(
+    train: LabelledFeatures,
+    val: LabelledFeatures,
+    units: list[str],
+    class_names: list[str],
+    config: StudyConfig,
+    seed: int = 0,
+) -> StudyResult:
+    """Study features in memory. `units` has an entry for each training image; equal entries stay together.
+
+    Each class must occur in both splits. Raises DataError if there are too few different images.
+    """
+    sizes = study_sizes(len(set(units)), train.classes, config.sizes)
+    if len(sizes) < FEWEST_SIZES:
+        raise DataError(
+            f"{len(set(units))} different images or groups in train, of {train.classes} classes: too few for a study, "
+            "which compares smaller numbers of them; add images"
+        )
+    curve = measure_curve(train, val, units, sizes, config.seeds, config.metric, seed)
+    forecast = Forecast(curve, seed)
+    more = config.more or min(_MORE, len(train))
+    further = sorted({len(train) + more, *(len(train) * times for times in _FURTHER)})
+    return StudyResult(
+        metric=config.metric,
+        images=len(train),
+        val_images=len(val),
+        seeds=config.seeds,
+        sizes=_sizes(curve, forecast),
+        law=forecast.law.name,
+        parameters=forecast.named_parameters(),
+        forecast=[Size(images, figure) for images, figure in zip(further, forecast.at(further), strict=True)],
+        more=more,
+        gain=forecast.gain(more),
+        needed=_needed(curve, forecast, config.target),
+        classes=class_gains(curve, train.labels, class_names),
+        notes=list(_notes(curve, train.labels, class_names)),
+    )
+
+
+def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
+    return [Size(images, one) for images, one in zip(curve.images.tolist(), forecast.measured(), strict=True)]
+
+
+def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
+    """Forecast the images for `target`; if that is 0, for the next round figure. The loss has no round figures."""
+    now = float(to_error(curve.metric, curve.errors[-1].mean()))
+    if not target and curve.metric != "loss":
+        target = next((one for one in _TARGETS if one > now), 0.0)
+    return forecast.needed(target) if target else None
+
+
+def _sample(train: list[Example], most: int, seed: int) -> list[Example]:
+    """Return at most `most` of the examples, each class in its proportion."""
+    if len(train) <= most:
+        return train
+    units = [example.group or example.image.digest for example in train]
+    order, _ = nested_order(np.array([example.label for example in train]), units, (seed, 0))
+    return [train[row] for row in sorted(order[:most].tolist())]
+
+
+def _notes(curve: Curve, train_labels: np.ndarray, class_names: list[str]) -> Iterator[str]:
+    """Yield what makes the study less sure. `train_labels` is int [N]."""
+    total = len(curve.labels)
+    if total < _FEW_VAL:
+        yield f"val has {total} images: no figure here is sure; `headstart prepare --val 0.3` makes a larger one"
+    largest, share = Counter(curve.labels.tolist()).most_common(1)[0]
+    if curve.right[-1, 0].sum() <= share:
+        better = "; try --metric balanced_accuracy" if curve.metric == "accuracy" else ""
+        yield f"with all images, the head is not better than always saying {class_names[largest]!r}{better}"
+    few = sorted((count, label) for label, count in Counter(train_labels.tolist()).items() if count < _FEW_TRAIN)
+    if few:
+        count, label = few[0]
+        others = f"; classes with fewer than {_FEW_TRAIN}: {len(few)}" if len(few) > 1 else ""
+        yield f"class {class_names[label]!r} has {count} training images, so its curve says little{others}"

@@ -1,0 +1,42 @@
+"""Nested subsets of the training images, with each class in its proportion."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+_SPAN = 20  # the largest size is so many times the smallest, if there are enough images
+_SMALLEST = 10
+
+
+def study_sizes(units: int, classes: int, count: int) -> list[int]:
+    """Return up to `count` distinct numbers of units, rising to `units`, equally far apart on a log scale."""
+    first = max(classes, units // _SPAN, min(_SMALLEST, units // 4))
+    return sorted({round(size) for size in np.geomspace(first, units, count)}) if first < units else [units]
+
+
+def nested_order(labels: np.ndarray, units: Sequence[Hashable], seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an order of all rows whose beginnings are the subsets.
+
+    Each class is spread evenly over the order, and the first unit of each class is at its start. The rows of one unit,
+    such as the copies of an image, follow one another.
+
+    Args:
+        labels: int [N].
+        units: one entry for each row. Rows with equal entries are one unit, with the class of the first.
+
+    Returns:
+        row indices, int64 [N]; the number of rows in the first 1, 2, ... units, int64 [U].
+    """
+    draw = np.random.default_rng(seed)
+    members: dict[Hashable, list[int]] = {}
+    for row, unit in enumerate(units):
+        members.setdefault(unit, []).append(row)
+    together = list(members.values())
+    of_unit = labels[[rows[0] for rows in together]]
+    places = np.empty(len(together))
+    for label in np.unique(of_unit):
+        mine = draw.permutation(np.flatnonzero(of_unit == label))
+        places[mine] = (np.arange(len(mine)) + draw.random()) / len(mine)
+        places[mine[0]] -= 1
+    ordered = [together[unit] for unit in np.argsort(places)]
+    return np.concatenate(ordered).astype(np.int64), np.cumsum([len(rows) for rows in ordered])
