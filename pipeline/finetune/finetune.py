@@ -16,7 +16,7 @@ from headstart.pipeline.finetune.result import FinetuneResult
 from headstart.pipeline.finetune.resuming import as_begun, make_plan
 from headstart.pipeline.finetune.state import FinetuneState
 from headstart.pipeline.places import Places
-from headstart.pipeline.runs import Run, require_unchanged, versions
+from headstart.pipeline.runs import Run, forget_calibration, require_unchanged, versions, write_calibration
 
 if TYPE_CHECKING:
     from headstart.pipeline.finetune.model import FinetuneModel
@@ -57,17 +57,20 @@ def finetune(
         state.move(run.unfinished)
     else:
         state.drop()
-    course, images_per_second = train_epochs(run, state, built, begun, plan.choose_by, plan.settings)
+    trained = train_epochs(run, state, built, begun, plan.choose_by, plan.settings)
     result = FinetuneResult(
         run=str(run.path),
-        course=course,
+        course=trained.course,
         epochs=config.epochs,
-        images_per_second=images_per_second,
+        images_per_second=trained.images_per_second,
         seconds=state.seconds(),
         learning_rate=config.learning_rate,
         repeat=[*flags(config), *([f"--seed={seed}"] if seed else []), *flags(places)],
     )
+    forget_calibration(run, "finetuned")
     _write(run, state, built, result, {**plan.settings, "overwrite": overwrite})
+    if trained.calibrated:
+        write_calibration(run, "finetuned", *trained.calibrated)
     state.move(run.finished)
     return result
 

@@ -1,24 +1,82 @@
-"""Probabilities that mean something: temperature scaling, and how far probabilities are from frequencies."""
+"""Probabilities that mean something: temperature scaling, sets of labels, and the error of probabilities."""
 
+from __future__ import annotations
+
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from headstart.pipeline.scoring.metrics import cross_entropy
+from headstart.pipeline.scoring.metrics import cross_entropy, probabilities
 
 BINS = 15
+MOST_KEPT = 5000  # probabilities of val images in a run: up to 140 KB
 _COLDEST, _HOTTEST = 0.01, 100.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The results of a model on val from which probabilities and sets of labels of other images follow."""
+
+    temperature: float  # logits are divided by it
+    true_probabilities: list[float]  # of val images: the probability of the true label, ascending, at most `MOST_KEPT`
+    distance: float | None = None  # an image farther from the training images is unlike them; see `scoring.unlike`
+
+    def __post_init__(self) -> None:
+        kept, distance = self.true_probabilities, self.distance or 0.0
+        if not _COLDEST <= self.temperature <= _HOTTEST:
+            raise ValueError(f"temperature is {self.temperature}")
+        if not kept or kept != sorted(kept) or not 0 <= kept[0] <= kept[-1] <= 1:
+            raise ValueError("true_probabilities are not ascending from 0 to 1")
+        if not 0 <= distance <= 2:
+            raise ValueError(f"distance is {distance}")
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return the calibrated probabilities, float64 [N, C], of logits, float [N, 1] (two classes) or [N, C]."""
+        return probabilities(logits / self.temperature)
+
+    def set_threshold(self, alpha: float) -> float | None:
+        """Return the least probability of a label in the set that misses the true label with probability `alpha`.
+
+        This is split conformal prediction with the score LAC (arXiv 2107.07511). The result is None if there are too
+        few val images, fewer than 1 / alpha - 1.
+        """
+        rank = math.floor(alpha * (len(self.true_probabilities) + 1))
+        return self.true_probabilities[rank - 1] if rank else None
+
+
+def calibrate(logits: np.ndarray, labels: np.ndarray, distance: float | None = None) -> Calibration:
+    """Return the calibration of a model.
+
+    `logits` on val are float [N, 1] (two classes) or [N, C], and `labels` int [N]. For `distance` see `Calibration`.
+    """
+    temperature = fit_temperature(logits, labels)
+    found = np.sort(probabilities(logits / temperature)[np.arange(len(labels)), labels])
+    kept = min(len(found), MOST_KEPT)
+    # Of more images, these ranks are kept: `set_threshold` is then at most as high as with all of them.
+    ranks = np.arange(1, kept + 1) * (len(found) + 1) // (kept + 1)
+    return Calibration(temperature, found[ranks - 1].tolist(), distance)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the T > 0 for which the mean cross-entropy of `logits / T` is least (Guo et al., 2017, arXiv 1706.04599).
 
-    T is within [0.01, 100]. `logits` is float [N, 1] (two classes) or [N, C], and `labels` int [N].
+    The target of the true label is (N + 1) / (N + 2) in place of 1, as in Platt scaling (1999). Without this, a model
+    without mistakes on a small val split would be certain of everything. T is within [0.01, 100]. `logits` is float
+    [N, 1] (two classes) or [N, C], and `labels` int [N].
     """
     from scipy.optimize import minimize_scalar
 
-    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
-    found = minimize_scalar(lambda log: cross_entropy(logits / np.exp(log), labels), bounds=bounds, method="bounded")
-    return float(np.exp(found.x))
+    logits = logits.astype(np.float64)
+    both = np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
+    lead = float((both[np.arange(len(labels)), labels] - both.mean(axis=1)).mean())  # of the true label
+    share: float = both.shape[1] / (both.shape[1] - 1) / (len(labels) + 2)  # of the uniform distribution in the target
+
+    def loss(log: float) -> float:
+        temperature = math.exp(log)
+        return cross_entropy(logits / temperature, labels) + share * lead / temperature
+
+    best: float = minimize_scalar(loss, bounds=(math.log(_COLDEST), math.log(_HOTTEST)), method="bounded").x
+    return min(max(math.exp(best), _COLDEST), _HOTTEST)
 
 
 @dataclass(frozen=True)
