@@ -47,7 +47,7 @@ def finetuning_rows(images: list[ImageFile], data: Path, folder: Path) -> list[R
 
     def ours(changed: FinetuneConfig) -> Callable[[], float]:
         built = build_finetune_model(run, load_examples(run), changed, 0)
-        batches, _ = built.batches(changed, 0, lambda: 0)
+        batches = built.batches(changed, 0, lambda: 0).train
         return steps(built.model, batches, len(built.cached.of("train")))
 
     found = in_turns(

@@ -38,13 +38,26 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
     return keras.Model(tensors, head(_joined(features)), name="top")
 
 
-def build_streamed(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], top: keras.Model) -> keras.Model:
-    """Build a classifier from the fast form of the layers below `from_layer` (see `frozen_part`) and `top`.
+def build_streamed(
+    backbone: Backbone, from_layer: int, cuts: Sequence[Cut], tops: Sequence[keras.Model]
+) -> list[keras.Model]:
+    """Join the fast form of the layers below `from_layer` (see `frozen_part`) with each of `tops`, as from `build_top`.
 
-    The classifier maps pixels, uint8 [B, H, W, 3], to logits, float32 [B, 1 or classes].
+    The results map pixels, uint8 [B, H, W, 3], to the outputs of each top. They share the layers below.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
-    return keras.Model(pixels, top(frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)))
+    below = frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)
+    return [keras.Model(pixels, top(below)) for top in tops]
+
+
+def with_features(model: keras.Model) -> keras.Model:
+    """Return a model with two outputs: the features [B, D] that the head of `model` takes, and the logits of `model`.
+
+    `model` is a classifier, or its upper part: its last layer is the head. The result shares its layers with `model`.
+    """
+    head, call, _ = model.output._keras_history  # `head.input` would be the head's own input
+    (features,) = head._inbound_nodes[call].input_tensors
+    return keras.Model(model.inputs, [features, model.output])
 
 
 def _joined(features: Sequence[Any]) -> Any:

@@ -13,9 +13,10 @@ from headstart.pipeline.evaluate.files import write_confusions, write_prediction
 from headstart.pipeline.evaluate.result import EvaluateResult
 from headstart.pipeline.evaluate.seen import Seen, seen_in_training
 from headstart.pipeline.evaluate.taken import Taken, take
+from headstart.pipeline.evaluate.trust import score_trust
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
-from headstart.pipeline.runs import Run, require_finite
+from headstart.pipeline.runs import Run, read_calibration, require_finite
 from headstart.pipeline.scoring.metrics import mcnemar, predicted_labels, score
 
 
@@ -49,7 +50,8 @@ def evaluate(path: Path, split: AskedSplit = "auto", places: Places = Places(), 
     result = _result(run, taken, outputs, seen, unchanged)
     logits = {model: output.logits for model, output in outputs.items()}
     class_names = run.class_names()
-    write_predictions(result.predictions_file, taken.examples, class_names, logits, result.better, sort)
+    temperature = result.temperature or 1.0
+    write_predictions(result.predictions_file, taken.examples, class_names, logits, result.better, sort, temperature)
     write_confusions(result.confusion_file, _labels(taken.examples), class_names, logits)
     kept = run.metrics().get("evaluate", {})
     run.update(run.metrics_file, evaluate={**kept, taken.key: result.kept_fields()})
@@ -105,7 +107,11 @@ def _result(
     """Score the outputs of each model, and compare the models."""
     labels, class_names = _labels(taken.examples), run.class_names()
     metrics = {
-        model: {**score(output.logits, labels, class_names), "precision": output.precision}
+        model: {
+            **score(output.logits, labels, class_names),
+            **score_trust(output.logits, labels, read_calibration(run, model)),
+            "precision": output.precision,
+        }
         for model, output in outputs.items()
     }
     better, *others = sorted(metrics, key=lambda model: (-metrics[model]["accuracy"], metrics[model]["loss"]))

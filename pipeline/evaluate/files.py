@@ -17,16 +17,19 @@ def write_predictions(
     logits: Mapping[str, np.ndarray],
     better: str,
     sort: Sort,
+    temperature: float = 1.0,
 ) -> None:
     """Write a row per example: path, digest, label, the prediction of the model `better`, and the logits of all models.
 
     Args:
         logits: the logits of each model, [N, 1 or classes].
+        temperature: of the model `better`. Its logits are divided by the temperature before they become probabilities.
         sort: `data` keeps the order of `examples`. `mistakes` puts the wrong predictions first, the most certain first,
             and then the right predictions, the least certain first.
     """
     units = class_names[1:] if len(class_names) == 2 else class_names
-    chances, predicted = probabilities(logits[better]).max(axis=1), predicted_labels(logits[better])
+    predicted = predicted_labels(logits[better])
+    chances = probabilities(logits[better] / temperature).max(axis=1)
     order = np.arange(len(examples))
     if sort == "mistakes":
         right = predicted == [example.label for example in examples]

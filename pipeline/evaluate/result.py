@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.pipeline.evaluate.seen import Seen
+from headstart.pipeline.evaluate.trust import trust_lines
 from headstart.pipeline.scoring.metrics import McNemar
 from rich.table import Table
 from rich.text import Text
@@ -33,6 +34,12 @@ class EvaluateResult:
     predictions_file: Path
     confusion_file: Path
     seen: Seen | None = None  # None if the user asked to score the run's training images
+
+    @property
+    def temperature(self) -> float | None:
+        """Return the temperature of the better model, or None if the run holds none."""
+        found: float | None = self._models()[self.better]["temperature"]
+        return found
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -71,6 +78,7 @@ class EvaluateResult:
             yield self._verdict(self.mcnemar, self.finetuned)
             if self.finetuned["precision"] != self.head["precision"]:
                 yield f"the head ran in {self.head['precision']}, the classifier in {self.finetuned['precision']}"
+        yield from trust_lines(self._models(), self.better)
         yield f"each image: {self.predictions_file}; each confusion: {self.confusion_file}"
 
     def _verdict(self, test: McNemar, finetuned: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,26 @@ from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.course import Course, as_text, cost_line
-from headstart.pipeline.finetune.model import FinetuneModel
+from headstart.pipeline.finetune.model import Batches, FinetuneModel
 from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.inputs import explained, require_unchanged_files
 from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.calibration import Calibration, calibrate
 from headstart.pipeline.scoring.choosing import ChooseBy, as_json, val_figures
+from headstart.pipeline.scoring.unlike import Reference
 from headstart.pipeline.training import EpochCounter, Progress, class_weights
 
 _TIMED_STEPS = 2  # after the first step, which builds the graph
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of the epochs."""
+
+    course: Course  # the figures on val after each epoch
+    images_per_second: float  # see `Progress.examples_per_second`; 0 if no epoch was left
+    calibrated: tuple[Calibration, Reference] | None  # None if the classifier is the head as it was
 
 
 def train_epochs(
@@ -33,32 +45,40 @@ def train_epochs(
     config: FinetuneConfig,
     choose_by: ChooseBy,
     settings: dict[str, Any],
-) -> tuple[Course, float]:
+) -> Trained:
     """Train for the remaining epochs. Then set the model to the weights of the best epoch.
 
-    Returns the figures on val after each epoch, and the speed of training in images per second; see
-    `Progress.examples_per_second`. The speed is 0 if no epoch remained. Raises OSError if the disk has too little space
-    for the state, and RunError if the head's outputs are not finite, or if the state is damaged.
+    Raises OSError if the disk has too little space for the state, and RunError if the head's outputs are not finite, or
+    if the state is damaged.
     """
     # The numbers of epochs continue the head's numbers, because the curves of both phases share an axis.
     offset = sum(row["phase"] == "head" for row in run.history())
     counter, raised = EpochCounter(), list[Exception]()
     train, val = built.cached.of("train"), built.cached.of("val")
     with explained([*train, *val], raised):
-        batches, val_batches = built.batches(config, settings["seed"], lambda: counter.number - offset, raised)
+        batches = built.batches(config, settings["seed"], lambda: counter.number - offset, raised)
         val_seconds = None
         require_space(run.path, (1 if state.kept() else 2) * built.state_bytes)
         if state.kept() is None:
-            val_seconds = _begin(run, state, built, val_batches, choose_by, settings)
+            val_seconds = _begin(run, state, built, batches.val, choose_by, settings)
         else:
             built.load_best(_kept(state))  # if the weights are damaged, the error comes before hours of training
         course = state.course(choose_by)
         speed = 0.0
         if course.done < config.epochs and not course.stops(config.patience):
-            keeper = _Keeper(state, built, config, course, val_batches)
-            speed = _fit(run, keeper, batches, counter, offset, val_seconds)
-    built.load_best(_kept(state))
-    return course, speed
+            keeper = _Keeper(state, built, config, course, batches.val)
+            speed = _fit(run, keeper, batches.train, counter, offset, val_seconds)
+        built.load_best(_kept(state))
+        calibrated = _calibrated(built, batches) if course.best else None
+    return Trained(course, speed, calibrated)
+
+
+def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference]:
+    """Return the calibration of the model on val, and its reference."""
+    features, _, _ = _outputs(built, batches.reference)
+    reference = Reference.of(features)
+    features, logits, labels = _outputs(built, batches.val)
+    return calibrate(logits, labels, reference.usual_distance(features)), reference
 
 
 def _begin(
@@ -91,12 +111,20 @@ def _figures(
     built: FinetuneModel, batches: tf.data.Dataset, choose_by: ChooseBy, advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, float]:
     """Return the `val_figures` of the model. `advance` takes the number of images in each finished batch."""
+    _, logits, labels = _outputs(built, batches, advance)
+    return val_figures(choose_by, logits, labels)
+
+
+def _outputs(
+    built: FinetuneModel, batches: tf.data.Dataset, advance: Callable[[int], None] = lambda _: None
+) -> tuple[np.ndarray, ...]:
+    """Return features, float32 [N, D], logits, float32 [N, 1 or C], and labels, int64 [N], of `batches`."""
     found = []
     for inputs, labels in batches:
-        found.append((built.model.predict_on_batch(inputs), labels.numpy()))
+        features, logits = built.scored.predict_on_batch(inputs)
+        found.append((features.astype(np.float32), logits, labels.numpy()))
         advance(len(labels))
-    logits, labels = map(np.concatenate, zip(*found, strict=True))
-    return val_figures(choose_by, logits, labels)
+    return tuple(map(np.concatenate, zip(*found, strict=True)))
 
 
 def _kept(state: FinetuneState) -> Path:

@@ -16,9 +16,10 @@ from headstart.pipeline.finetune.result import FinetuneResult
 from headstart.pipeline.finetune.resuming import as_begun, make_plan
 from headstart.pipeline.finetune.state import FinetuneState
 from headstart.pipeline.places import Places
-from headstart.pipeline.runs import Run, require_unchanged, versions
+from headstart.pipeline.runs import Run, forget_calibration, require_unchanged, versions, write_calibration
 
 if TYPE_CHECKING:
+    from headstart.pipeline.finetune.epochs import Trained
     from headstart.pipeline.finetune.model import FinetuneModel
 
 
@@ -57,17 +58,17 @@ def finetune(
         state.move(run.unfinished)
     else:
         state.drop()
-    course, images_per_second = train_epochs(run, state, built, begun, plan.choose_by, plan.settings)
+    trained = train_epochs(run, state, built, begun, plan.choose_by, plan.settings)
     result = FinetuneResult(
         run=str(run.path),
-        course=course,
+        course=trained.course,
         epochs=config.epochs,
-        images_per_second=images_per_second,
+        images_per_second=trained.images_per_second,
         seconds=state.seconds(),
         learning_rate=config.learning_rate,
         repeat=[*flags(config), *([f"--seed={seed}"] if seed else []), *flags(places)],
     )
-    _write(run, state, built, result, {**plan.settings, "overwrite": overwrite})
+    _write(run, state, built, result, trained, {**plan.settings, "overwrite": overwrite})
     state.move(run.finished)
     return result
 
@@ -82,11 +83,17 @@ def _require_one_backbone(run: Run) -> None:
 
 
 def _write(
-    run: Run, state: FinetuneState, built: FinetuneModel, result: FinetuneResult, settings: dict[str, Any]
+    run: Run,
+    state: FinetuneState,
+    built: FinetuneModel,
+    result: FinetuneResult,
+    trained: Trained,
+    settings: dict[str, Any],
 ) -> None:
-    """Write the classifier, its history, metrics and `settings` into the run."""
+    """Write the classifier, its history, metrics, calibration and `settings` into the run."""
     from headstart.pipeline.classifier import save_for_inference
 
+    forget_calibration(run, "finetuned")  # if a kill follows, the classifier has none in place of a wrong one
     save_for_inference(built.classifier(), run.classifier_file)
     head_rows = [row for row in run.history() if row["phase"] == "head"]
     run.write_history([*head_rows, *({"phase": "finetune", **row} for row in state.history())])
@@ -95,3 +102,5 @@ def _write(
     kept = ("best_epoch", "epochs_done", "stopped_early", "choose_by", "before", "images_per_second", "seconds")
     run.update(run.metrics_file, finetune={"val": fields["after"], **{name: fields[name] for name in kept}})
     run.update(run.config_file, finetune={**settings, "from_layer_index": built.from_layer, "versions": versions()})
+    if trained.calibrated:
+        write_calibration(run, "finetuned", *trained.calibrated)

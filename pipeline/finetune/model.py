@@ -16,7 +16,14 @@ from headstart.features.errors import OptionError, RunError, WeightsError
 from headstart.features.frozen.network import load_network
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console
-from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, trained_layers, unfreeze
+from headstart.pipeline.classifier import (
+    build_classifier,
+    build_streamed,
+    build_top,
+    trained_layers,
+    unfreeze,
+    with_features,
+)
 from headstart.pipeline.extracting import extract_at, first_views
 from headstart.pipeline.featured import FeaturedExamples
 from headstart.pipeline.finetune.config import FinetuneConfig
@@ -24,12 +31,22 @@ from headstart.pipeline.finetune.state import ANEW
 from headstart.pipeline.inputs import NextEpoch, eval_dataset, features_dataset, train_dataset
 from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.files import require_regular
+from headstart.pipeline.scoring.unlike import reference_rows
 from headstart.pipeline.training import compile_model, make_optimizer
 
 _MOST_BYTES = 64 << 30  # of a weights file
 _BEST, _LATEST = "best.top.weights.h5", "latest.top.weights.h5"
 # Versions before 0.2 saved the weights of the whole model, in these files.
 _EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Datasets of batches (pixels or maps, labels)."""
+
+    train: tf.data.Dataset  # each pass is an epoch with an order and augmentation of its own
+    val: tf.data.Dataset
+    reference: tf.data.Dataset  # training images without augmentation or, from a cache of views, their first view
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,7 @@ class FinetuneModel:
     head: keras.Model
     from_layer: int
     model: keras.Model  # from pixels, or from a cached map, to logits
+    scored: keras.Model  # `model` with two outputs: the features that `head` takes, and the logits
     top: keras.Model  # the part of `model` that is trained, or all of it
     map_cut: Cut | None  # the cut whose map `model` takes; None if `model` takes pixels
 
@@ -93,8 +111,8 @@ class FinetuneModel:
 
     def batches(
         self, config: FinetuneConfig, seed: int, next_epoch: NextEpoch, raised: list[Exception] | None = None
-    ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-        """Return the datasets of train and of val: batches of (pixels or maps, labels).
+    ) -> Batches:
+        """Return the batches of an epoch, of val and of the reference.
 
         Each epoch has its own order of train. If the model takes maps, missing maps are extracted first. `next_epoch`
         returns the number of the epoch that begins. Errors in reading maps are added to `raised`; see
@@ -102,20 +120,24 @@ class FinetuneModel:
         """
         cached, batch_size = self.cached, config.batch_size
         train, val = cached.of("train"), cached.of("val")
+        width = self.scored.output_shape[0][-1]
+        drawn = [train[row] for row in reference_rows(np.array([one.label for one in train]), width)]
         if self.map_cut is None:
             images = cached.network.images
-            return (
+            return Batches(
                 train_dataset(train, images, batch_size, config.augment, seed, next_epoch),
                 eval_dataset(val, images, batch_size),
+                eval_dataset(drawn, images, batch_size),
             )
         if not config.views:
             console.print("trained on images as they are; --views K caches K augmented views of each")
         views = first_views(config.augment, seed, config.views)
         (plain,) = extract_at(cached.network, self.map_cut, val if views else [*train, *val], [None])
-        viewed = extract_at(cached.network, self.map_cut, train, views)
-        return (
-            features_dataset(viewed or [plain], train, batch_size, seed, next_epoch, raised),
+        viewed = extract_at(cached.network, self.map_cut, train, views) or [plain]
+        return Batches(
+            features_dataset(viewed, train, batch_size, seed, next_epoch, raised),
             features_dataset([plain], val, batch_size, seed, lambda: 0, raised),
+            features_dataset(viewed[:1], drawn, batch_size, seed, lambda: 0, raised),
         )
 
 
@@ -158,12 +180,13 @@ def build_finetune_model(
     make_deterministic(trained_layers(backbone, from_layer))
     head = run.load_model(run.head_file, (sum(backbone.shape(cut)[0] for cut in cuts),))
     model = top = build_top(backbone, from_layer, cuts, head)
+    scored = with_features(top)
     if map_cut is None:
-        model = build_streamed(backbone, from_layer, cuts, top)
+        model, scored = build_streamed(backbone, from_layer, cuts, [top, scored])
     optimizer = _optimizer(config, len(cached.of("train")))
     compile_model(model, len(cached.class_names), optimizer, config.label_smoothing)
     optimizer.build(model.trainable_variables)
-    return FinetuneModel(cached=cached, head=head, from_layer=from_layer, model=model, top=top, map_cut=map_cut)
+    return FinetuneModel(cached, head, from_layer, model, scored, top, map_cut)
 
 
 def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimizer:

@@ -122,15 +122,26 @@ class _Step:
 
 
 def _validate(head: keras.Model, val: LabelledFeatures, choose_by: ChooseBy) -> Row:
-    """Return the figures of `head` on `val`; see `ValFigures`.
+    """Return the figures of `head` on `val`; see `ValFigures`."""
+    found = ValFigures(choose_by)
+    for block, logits in _passed(head, val):
+        found.add(logits, val.labels[block])
+    return found.figures()
+
+
+def logits_of(head: keras.Model, labelled: LabelledFeatures) -> np.ndarray:
+    """Return the logits of `head`, float32 [N, 1 or C], for the examples of `labelled`."""
+    return np.concatenate([logits for _, logits in _passed(head, labelled)])
+
+
+def _passed(head: keras.Model, labelled: LabelledFeatures) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield blocks of rows, and the logits of `head` for each.
 
     The head runs eagerly, because tracing a graph would take as long as several epochs.
     """
-    found = ValFigures(choose_by)
-    for start in range(0, len(val), _BLOCK):
-        logits = head(val.features[start : start + _BLOCK], training=False).numpy()
-        found.add(logits, val.labels[start : start + _BLOCK])
-    return found.figures()
+    for start in range(0, len(labelled), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        yield block, head(labelled.features[block], training=False).numpy()
 
 
 def on_val(row: Row) -> dict[str, float]:

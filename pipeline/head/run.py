@@ -24,8 +24,10 @@ from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.rare import tell_rare
-from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions
+from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions, write_calibration
+from headstart.pipeline.scoring.calibration import calibrate
 from headstart.pipeline.scoring.choosing import ChooseBy, as_json, titled
+from headstart.pipeline.scoring.unlike import Reference, reference_rows
 
 if TYPE_CHECKING:
     from headstart.pipeline.head.head import TrainedHead
@@ -114,9 +116,12 @@ def train_run(
 def _fit(
     run: Run, cached: FeaturedExamples, head: HeadConfig, seed: int, folded: dict[str, float] | None
 ) -> TrainedHead:
-    """Train the head, and write its curves. Without a val split, each epoch has the figures `folded`."""
+    """Train the head, and write its curves and its calibration.
+
+    Without a val split, each epoch has the figures `folded`, and there is no calibration.
+    """
     from headstart.pipeline.head.head import TrainedHead, fit_head
-    from headstart.pipeline.head.loop import writing_curves
+    from headstart.pipeline.head.loop import logits_of, writing_curves
 
     train = cached.labelled(cached.of("train"), viewed=cached.of("train"))
     val = cached.labelled(cached.of("val")) if cached.of("val") else None
@@ -126,6 +131,10 @@ def _fit(
         writing_curves(run.logs / "head", head.learning_rate) as write,
     ):
         trained = fit_head(train, val or train, head, seed, advance, lambda at, row: write(at, {**row, **figures}))
+    if val:
+        reference = Reference.of(train.features[reference_rows(train.labels, train.features.shape[1])])
+        logits, distance = logits_of(trained.model, val), reference.usual_distance(val.features)
+        write_calibration(run, "head", calibrate(logits, val.labels, distance), reference)
     history = [{**row, **figures} for row in trained.history]
     return TrainedHead(trained.model, history, trained.best_epoch, trained.seconds)
 

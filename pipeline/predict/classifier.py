@@ -19,13 +19,13 @@ from headstart.features.frozen.kept import KeptNetwork
 from headstart.features.tensorflow import keras
 from headstart.features.terminal import console
 
-_LOGITS = Cut("classifier", "logits")  # the only output
+_FEATURES, _LOGITS = Cut("classifier", "features"), Cut("classifier", "logits")
 
 
 def freeze_classifier(
-    file: Path, load: Callable[[], keras.Model], image_size: int, batch_size: int, store: Path | None
+    file: Path, load: Callable[[], keras.Model], outputs: int, image_size: int, batch_size: int, store: Path | None
 ) -> FrozenBackbone:
-    """Build the fast form of a classifier. The output at its only cut is the logits.
+    """Build the fast form of a classifier. The output at its last cut is the logits.
 
     OpenVINO runs the fast form in float32, if it can. Otherwise TensorFlow does.
 
@@ -36,13 +36,11 @@ def freeze_classifier(
         batch_size: images per pass. 0 means `openvino_batch_size` with OpenVINO, else `default_batch_size`.
         store: a store that keeps the fast form for OpenVINO, so that the next command need not build it again.
     """
+    cuts = [_FEATURES, _LOGITS][-outputs:]
     if not uses_openvino("float32", None):
-        return _by_tensorflow(load(), image_size, batch_size)
-    kept = (
-        KeptNetwork.of(store, "classifier", {"classifier": sha256_of(file), "batch_size": batch_size})
-        if store
-        else None
-    )
+        return _by_tensorflow(load(), cuts, image_size, batch_size)
+    decides = {"classifier": sha256_of(file), "outputs": outputs, "batch_size": batch_size}
+    kept = KeptNetwork.of(store, "classifier", decides) if store else None
     model = kept.read() if kept else None
     if model is None:
         classifier = load()
@@ -51,15 +49,15 @@ def freeze_classifier(
             model = converted(traced_model(classifier, at_once, compiled=False))
         except ConversionError as error:
             console.print(f"{error}: TensorFlow makes the same predictions, but takes longer")
-            return _by_tensorflow(classifier, image_size, batch_size)
+            return _by_tensorflow(classifier, cuts, image_size, batch_size)
         if kept and os.access(kept.root, os.W_OK):
             kept.write(model)
     at_once = int(model.input(0).shape[0])
-    return FrozenBackbone(openvino_passes(model, 1, image_size, at_once, "f32"), [_LOGITS], image_size, at_once)
+    return FrozenBackbone(openvino_passes(model, len(cuts), image_size, at_once, "f32"), cuts, image_size, at_once)
 
 
-def _by_tensorflow(classifier: keras.Model, image_size: int, batch_size: int) -> FrozenBackbone:
+def _by_tensorflow(classifier: keras.Model, cuts: list[Cut], image_size: int, batch_size: int) -> FrozenBackbone:
     at_once = batch_size or default_batch_size()
     # Each pass has its own graph, because passes that share one may give wrong results; see `frozen._passes`.
     passes = [pass_of(traced_model(classifier, at_once)) for _ in range(passes_at_once())]
-    return FrozenBackbone(passes, [_LOGITS], image_size, at_once)
+    return FrozenBackbone(passes, cuts, image_size, at_once)

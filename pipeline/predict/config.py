@@ -20,6 +20,10 @@ class PredictConfig:
         "The model that answers. auto: the fine-tuned classifier where fine-tuning gained on val, else the head.",
     )
     top: int = option(1, "Number of likeliest classes to show for each image.")
+    abstain: float = option(0.0, "Answers with a lower probability are unsure. 0: none are.")
+    conformal: float = option(
+        0.0, "Give the set of labels that misses the true one in this share of images, such as 0.05. 0: no sets."
+    )
     probabilities: Literal["auto", "all", "none"] = option(
         "auto", "Probabilities of all classes in --output. auto: if the run has at most 30 classes."
     )
@@ -37,6 +41,8 @@ class PredictConfig:
     def __post_init__(self) -> None:
         require_options(
             ("--top", self.top, self.top >= 1, "at least 1"),
+            ("--abstain", self.abstain, 0 <= self.abstain <= 1, "from 0 to 1"),
+            ("--conformal", self.conformal, 0 <= self.conformal < 1, "at least 0 and under 1"),
             ("--views", self.views, 1 <= self.views <= MOST_VIEWS, f"from 1 to {MOST_VIEWS}"),
             ("--batch-size", self.batch_size, self.batch_size >= 0, "at least 0"),
             ("--max-pixels", self.max_pixels, self.max_pixels >= 0, "at least 1, or 0"),

@@ -1,12 +1,14 @@
 """The prediction of one image: as a line of text, as JSON, and as the row of a table."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from headstart.features.images.scan import Reject
 from headstart.pipeline.predict.config import PredictConfig
+from headstart.pipeline.predict.trust import Trust
 
 MOST_COLUMNS = 30  # classes whose probabilities get columns by default
 
@@ -17,6 +19,7 @@ class Scored:
 
     path: str
     chances: np.ndarray
+    distance: float | None = None  # from the training images; see `scoring.unlike`
 
 
 Item = Scored | Reject
@@ -30,13 +33,14 @@ class Layout:
     top: int  # number of likeliest classes to give
     every: bool  # whether to give the probabilities of all classes
     model: str  # the name of the model that answered; in a file, `Answers.name`
+    trust: Trust = field(default_factory=Trust)
 
     @classmethod
-    def of(cls, config: PredictConfig, class_names: Sequence[str], model: str) -> "Layout":
+    def of(cls, config: PredictConfig, class_names: Sequence[str], model: str, trust: Trust) -> "Layout":
         """Return the layout of the file that `config` asks for."""
         few = len(class_names) <= MOST_COLUMNS
         every = config.probabilities == "all" or (config.probabilities == "auto" and few)
-        return cls(class_names, config.top, every, model)
+        return cls(class_names, config.top, every, model, trust)
 
     def likeliest(self, chances: np.ndarray) -> list[tuple[str, float]]:
         """Return the names and probabilities of the likeliest classes, the likeliest first."""
@@ -47,7 +51,29 @@ class Layout:
         """Return a line about an item, for a person."""
         if isinstance(item, Reject):
             return f"{item.path}: {item.reason}, {item.detail}"
-        return f"{item.path}: " + ", ".join(f"{name} ({chance:.4f})" for name, chance in self.likeliest(item.chances))
+        judged = self.judged(item)
+        unsure = judged.get("unsure", False)
+        shape = "{} {:.4f}" if unsure else "{} ({:.4f})"
+        text = ", ".join(shape.format(name, chance) for name, chance in self.likeliest(item.chances))
+        text = f"unsure ({text})" if unsure else text
+        if "labels" in judged:
+            text += f"; set: {', '.join(judged['labels']) or 'none'}"
+        return f"{item.path}: {text}{'; unlike the training images' if judged.get('unlike') else ''}"
+
+    def judged(self, item: Scored) -> dict[str, Any]:
+        """Return the fields that say how far an answer can be trusted, as far as they are known or asked for.
+
+        They are `unsure`, the set `labels`, `unlike` and `distance`.
+        """
+        trust, found = self.trust, dict[str, Any]()
+        if trust.abstain:
+            found["unsure"] = bool(item.chances.max() < trust.abstain)
+        if trust.set_threshold is not None:
+            found["labels"] = [self.class_names[label] for label in trust.labels(item.chances)]
+        if trust.farthest is not None:
+            unlike = None if item.distance is None else item.distance > trust.farthest
+            found |= {"unlike": unlike, "distance": item.distance}
+        return found
 
     def columns(self) -> dict[str, type]:
         """Return the names and types of the columns that `row` fills."""
@@ -56,6 +82,9 @@ class Layout:
             **{"path": str, "label": str, "probability": float},
             **{name: kind for n in more for name, kind in ((f"label_{n}", str), (f"probability_{n}", float))},
             **{f"p:{name}": float for name in (self.class_names if self.every else ())},
+            **({"unsure": bool} if self.trust.abstain else {}),
+            **({"labels": str} if self.trust.set_threshold is not None else {}),
+            **({"unlike": bool, "distance": float} if self.trust.farthest is not None else {}),
             **{"model": str, "rejected": str, "detail": str},
         }
 
@@ -68,7 +97,11 @@ class Layout:
             count = len(self.columns()) - 4
             return [item.path, *[None] * count, self.model, item.reason, item.detail]
         likeliest = [value for pair in self.likeliest(item.chances) for value in pair]
-        return [item.path, *likeliest, *(item.chances.tolist() if self.every else ()), self.model, None, None]
+        judged = self.judged(item)
+        if "labels" in judged:
+            judged["labels"] = json.dumps(judged["labels"], ensure_ascii=False)
+        every = item.chances.tolist() if self.every else ()
+        return [item.path, *likeliest, *every, *judged.values(), self.model, None, None]
 
     def prediction(self, item: Scored) -> dict[str, Any]:
         """Return the JSON object of a prediction. The object has the field `top` if several classes are given."""
@@ -76,7 +109,7 @@ class Layout:
         label, probability = likeliest[0]
         top = {"top": [{"label": name, "probability": chance} for name, chance in likeliest]} if self.top > 1 else {}
         every = {"probabilities": dict(zip(self.class_names, item.chances.tolist(), strict=True))} if self.every else {}
-        return {"path": item.path, "label": label, "probability": probability, **top, **every}
+        return {"path": item.path, "label": label, "probability": probability, **top, **every, **self.judged(item)}
 
     def json(self, item: Item) -> dict[str, Any]:
         """Return the JSON object of an item in a file: the prediction, or the reject and its reason, and the model."""

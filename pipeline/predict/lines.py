@@ -110,7 +110,7 @@ def _is_whole(line: bytes, form: _Form) -> bool:
 def _other(output: Path, number: int) -> DataError:
     return DataError(
         f"--output {output}: line {number} is not of this run, model and options (--top, --probabilities, --views, "
-        "--seed); --append goes on only with those: name another file"
+        "--abstain, --conformal, --seed); --append goes on only with those: name another file"
     )
 
 
@@ -133,6 +133,8 @@ def _csv_form(layout: Layout) -> _Form:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -26,13 +26,18 @@ from headstart.pipeline.predict.choice import Choice
 from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.networks import networks_of
+from headstart.pipeline.predict.trust import Trust
 from headstart.pipeline.runs import Run
-from headstart.pipeline.scoring.metrics import probabilities
+from headstart.pipeline.runs.files import REMEDY
+from headstart.pipeline.scoring.unlike import Reference
 
 if TYPE_CHECKING:
+    import keras
     from headstart.features.frozen.frozen import FrozenBackbone
 
 Rows = Iterator[tuple[int, np.ndarray]]  # pairs of an image's position and its row of values, by ascending position
+# Triples of an image's position, its row of values, and its distance from the training images, or None.
+Outputs = Iterator[tuple[int, np.ndarray, float | None]]
 _END = (2**63, np.empty(0))  # follows the last pair
 _ROWS_AT_ONCE = 32  # rows of features that the head takes together
 _IMAGES_AT_ONCE = 256  # images whose views are all classified before the next images
@@ -41,8 +46,11 @@ _IMAGES_AT_ONCE = 256  # images whose views are all classified before the next i
 class Model(Protocol):
     """One of the models of a run."""
 
-    def logits(self, images: Sequence[ImageFile], view: View | None) -> Rows:
-        """Yield the logits, float32 [1 or C], of each of `images`, or of its `view`. Undecodable images are omitted."""
+    def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
+        """Yield the logits, float32 [1 or C], of each of `images`, or of its `view`. Undecodable images are omitted.
+
+        The distance is that of `Reference.distances`, or None if the run has no reference.
+        """
 
     def decides(self) -> dict[str, Any]:
         """Return everything that decides the logits, as JSON values."""
@@ -56,40 +64,43 @@ class Answers:
     choice: Choice
     model: Model
     views: Sequence[View | None]  # None is the image as it is
+    trust: Trust
 
     def name(self) -> str:
         """Return the name of the model, and a hash of everything that decides its probabilities."""
         views = [[view.seed, view.augment, view.number] for view in self.views if view]
-        decides = {**self.model.decides(), "classes": self.run.class_names(), "views": views}
+        decides = {**self.model.decides(), "classes": self.run.class_names(), "views": views, **self.trust.decides()}
         return f"{self.choice.model} {hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]}"
 
-    def chances(self, images: Sequence[ImageFile]) -> Rows:
-        """Yield the position and probabilities, float64 [C], of each image that can be decoded.
+    def chances(self, images: Sequence[ImageFile]) -> Outputs:
+        """Yield the position of each image that can be decoded, its probabilities, float64 [C], and its distance.
 
         Raises RunError if the model yields values that are not finite.
         """
-        if len(self.views) == 1:
-            yield from self._of_view(images, self.views[0])
+        plain, *augmented = self.views
+        if not augmented:
+            yield from self._of_view(images, plain)
             return
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             piece = images[start : start + _IMAGES_AT_ONCE]
             # The views are classified one after the other, because a pass serves one stream at a time.
-            parts = [iter(list(self._of_view(piece, view))) for view in self.views]
-            for position, rows in _joined(parts):
-                yield start + position, np.mean(rows, axis=0)
+            parts = [list(self._of_view(piece, view)) for view in self.views]
+            distances = {position: distance for position, _, distance in parts[0]}
+            for position, rows in _joined([((at, row) for at, row, _ in part) for part in parts]):
+                yield start + position, np.mean(rows, axis=0), distances[position]
 
-    def _of_view(self, images: Sequence[ImageFile], view: View | None) -> Rows:
-        for position, logits in self.model.logits(images, view):
+    def _of_view(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
+        for position, logits, distance in self.model.outputs(images, view):
             if not np.isfinite(logits).all():
                 raise RunError(
                     f"{self.run.path}: its {self.choice.model} yields values that are not finite, for "
                     f"{images[position].path} the first; the model or the weights are damaged"
                 )
-            yield position, probabilities(logits[np.newaxis])[0]
+            yield position, self.trust.probabilities(logits[np.newaxis])[0], distance
 
 
 def load_answers(
-    run: Run, choice: Choice, places: NetworkPlaces, config: PredictConfig, seed: int, clock: Clock
+    run: Run, choice: Choice, trust: Trust, places: NetworkPlaces, config: PredictConfig, seed: int, clock: Clock
 ) -> Answers:
     """Load the model of `choice`. Its fast form is built when an image first needs it. `clock` counts the loading.
 
@@ -102,19 +113,20 @@ def load_answers(
         try:
             with clock.of("network"):
                 networks = networks_of(run, places, batch_size)
-            return Answers(run, choice, _Head(run, networks, clock), views)
+            return Answers(run, choice, _Head(run, networks, trust.reference, clock), views, trust)
         except HeadstartError as error:
             if not choice.alike or places.weights:
                 raise
             choice = Choice("finetuned", f"it has the values of the head, whose network can't be loaded ({error})")
-    return Answers(run, choice, _Classifier(run, known_store(run, places), batch_size, clock), views)
+    classifier = _Classifier(run, known_store(run, places), trust.reference, batch_size, clock)
+    return Answers(run, choice, classifier, views, trust)
 
 
 class _Head:
     """The head of a run, and its networks. The head takes the concatenated features of all networks."""
 
-    def __init__(self, run: Run, networks: Sequence[Network], clock: Clock) -> None:
-        self._run, self._networks, self._clock = run, networks, clock
+    def __init__(self, run: Run, networks: Sequence[Network], reference: Reference | None, clock: Clock) -> None:
+        self._run, self._networks, self._reference, self._clock = run, networks, reference, clock
         self._frozen = [functools.cache(functools.partial(_timed, clock, network.freeze)) for network in networks]
         self._stores = [functools.cache(functools.partial(_stores, network)) for network in networks]
         self._function = functools.cache(functools.partial(_timed, clock, self._load))
@@ -123,19 +135,21 @@ class _Head:
         keys = [network.fingerprint(cut).key for network in self._networks for cut in network.cuts]
         return {"head": sha256_of(self._run.head_file), "features": keys}
 
-    def logits(self, images: Sequence[ImageFile], view: View | None) -> Rows:
+    def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
         parts = [
             _features(network, frozen, {} if view else _known(network, stores, images), images, view)
             for network, frozen, stores in zip(self._networks, self._frozen, self._stores, strict=True)
         ]
         for positions, rows in _batched((at, np.concatenate(found)) for at, found in _joined(parts)):
-            yield from zip(positions, self._function()(np.stack(rows)), strict=True)
+            features = np.stack(rows)
+            yield from zip(positions, self._function()(features), _distances(self._reference, features), strict=True)
 
     def _load(self) -> Callable[[np.ndarray], np.ndarray]:
         from headstart.features.tensorflow import tf
 
         width = sum(network.backbone.shape(cut)[0] for network in self._networks for cut in network.cuts)
         head = self._run.load_model(self._run.head_file, (width,))
+        _require_width(self._run, "head", self._reference, (width,))
         signature = tf.TensorSpec((None, *head.input_shape[1:]), tf.float32)
         graph = tf.function(lambda features: head(features, training=False)).get_concrete_function(signature)
         return lambda features: np.asarray(graph(tf.constant(features)))
@@ -144,8 +158,10 @@ class _Head:
 class _Classifier:
     """The fine-tuned classifier of a run."""
 
-    def __init__(self, run: Run, store: Path | None, batch_size: int, clock: Clock) -> None:
-        self._run, self._store, self._batch_size = run, store, batch_size
+    def __init__(
+        self, run: Run, store: Path | None, reference: Reference | None, batch_size: int, clock: Clock
+    ) -> None:
+        self._run, self._store, self._reference, self._batch_size = run, store, reference, batch_size
         self._frozen = functools.cache(functools.partial(_timed, clock, self._load))
         config, _ = run.configs()
         self._images = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
@@ -153,15 +169,36 @@ class _Classifier:
     def decides(self) -> dict[str, Any]:
         return {"classifier": sha256_of(self._run.classifier_file), "pixels": vars(self._images)}
 
-    def logits(self, images: Sequence[ImageFile], view: View | None) -> Rows:
-        return _passed(self._frozen(), images, self._images, view)
+    def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
+        frozen, classes = self._frozen(), len(self._run.class_names())
+        units = 1 if classes == 2 else classes
+        for positions, rows in _batched(_passed(frozen, images, self._images, view), frozen.images_per_pass):
+            features, logits = np.split(np.stack(rows), [-units], axis=1)  # without a reference, there are no features
+            _require_width(self._run, "finetuned", self._reference, features.shape[1:])
+            yield from zip(positions, logits, _distances(self._reference, features), strict=True)
 
     def _load(self) -> FrozenBackbone:
+        from headstart.pipeline.classifier import with_features
         from headstart.pipeline.predict.classifier import freeze_classifier
 
-        file = self._run.classifier_file
-        side = self._images.size
-        return freeze_classifier(file, lambda: self._run.load_model(file), side, self._batch_size, self._store)
+        file, side = self._run.classifier_file, self._images.size
+
+        def load() -> keras.Model:
+            classifier = self._run.load_model(file)
+            return with_features(classifier) if self._reference else classifier
+
+        return freeze_classifier(file, load, 2 if self._reference else 1, side, self._batch_size, self._store)
+
+
+def _distances(reference: Reference | None, features: np.ndarray) -> Sequence[float | None]:
+    """Return the distances of features, float32 [M, D], from the training images; None for each without a reference."""
+    return reference.distances(features).tolist() if reference else [None] * len(features)
+
+
+def _require_width(run: Run, model: str, reference: Reference | None, shape: tuple[int, ...]) -> None:
+    """Raise a RunError unless the features of a model, of this `shape`, can be compared to those of `reference`."""
+    if reference and reference.features.shape[1:] != shape:
+        raise RunError(f"{run.reference_file(model)}: holds features of another model; {REMEDY}")
 
 
 def _timed(clock: Clock, load: Callable[[], Any]) -> Any:
@@ -236,12 +273,14 @@ def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
             yield position, [row, *(other for _, other in held)]
 
 
-def _batched(rows: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+def _batched(
+    rows: Iterable[tuple[int, np.ndarray]], most: int = _ROWS_AT_ONCE
+) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     positions, held = list[int](), list[np.ndarray]()
     for position, row in rows:
         positions.append(position)
         held.append(row)
-        if len(held) == _ROWS_AT_ONCE:
+        if len(held) == most:
             yield positions, held
             positions, held = [], []
     if held:

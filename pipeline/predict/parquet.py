@@ -124,7 +124,7 @@ def _text(value: Any) -> Any:
 def _schema(layout: Layout) -> Any:
     import pyarrow
 
-    kinds = {str: pyarrow.string(), float: pyarrow.float64()}
+    kinds = {str: pyarrow.string(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     return pyarrow.schema([(_text(name), kinds[kind]) for name, kind in layout.columns().items()])
 
 
@@ -145,7 +145,7 @@ def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
             if not opened.schema_arrow.equals(schema):
                 raise DataError(
                     f"--output {file}: has other columns; --append goes on only with the classes and options (--top, "
-                    "--probabilities) of before: name another file"
+                    "--probabilities, --abstain, --conformal) of before: name another file"
                 )
             for batch in opened.iter_batches(**options):
                 batch.validate(full=True)
@@ -177,8 +177,8 @@ def _read_paths(file: Path, schema: Any, model: str, done: Done) -> None:
     for batch in _batches(file, schema, columns=["path", "model"]):
         if any(name != model for name in batch.column("model").to_pylist()):
             raise DataError(
-                f"--output {file}: holds the answers of another run, model or options (--views, --seed); name another "
-                "file"
+                f"--output {file}: holds the answers of another run, model or options (--views, --abstain, "
+                "--conformal, --seed); name another file"
             )
         for path in batch.column("path").to_pylist():
             done.add(path)

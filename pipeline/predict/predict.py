@@ -22,10 +22,12 @@ from headstart.pipeline.predict.items import Item, Layout, Scored
 from headstart.pipeline.predict.model import Answers, load_answers
 from headstart.pipeline.predict.output import open_output, require_output
 from headstart.pipeline.predict.sources import Piece, Sources, find_files, inspected
+from headstart.pipeline.predict.trust import make_trust
 from headstart.pipeline.predict.written import Written
 from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.files import without_null
 
-_END = (-1, np.empty(0))
+_END = (-1, np.empty(0), None)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Prediction:
     label: str
     probability: float
     probabilities: dict[str, float]
+    unsure: bool | None = None  # whether the probability is under `PredictConfig.abstain`; None without it
+    labels: list[str] | None = None  # the set of `PredictConfig.conformal`; None without it
+    unlike: bool | None = None  # whether the image is unlike the training images; None if the run can't say
+    distance: float | None = None  # from the training images; see `scoring.unlike`
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class PredictResult:
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
-        return _fields(list(map(asdict, self.predictions)), self.rejects, self.choice)
+        return _fields([without_null(asdict(one)) for one in self.predictions], self.rejects, self.choice)
 
 
 def _fields(predictions: list[dict[str, Any]], rejects: Sequence[Reject], choice: Choice) -> dict[str, Any]:
@@ -71,7 +77,8 @@ class Predicting:
 
     def layout(self) -> Layout:
         """Return the layout for a screen and for `--json`."""
-        return Layout(self.run.class_names(), self.config.top, every=True, model=self.answers.choice.model)
+        model, trust = self.answers.choice.model, self.answers.trust
+        return Layout(self.run.class_names(), self.config.top, every=True, model=model, trust=trust)
 
     def items(
         self, advance: Callable[[int], None] = lambda count: None, is_done: Callable[[str], bool] = lambda path: False
@@ -135,10 +142,9 @@ def predict(
     begun = predicting(path, sources, config, places, seed)
     layout = begun.layout()
     predictions = [
-        Prediction(item.path, label, chance, dict(zip(layout.class_names, item.chances.tolist(), strict=True)))
+        Prediction(**{name: value for name, value in layout.prediction(item).items() if name != "top"})
         for item in begun.items()
         if isinstance(item, Scored)
-        for label, chance in layout.likeliest(item.chances)[:1]
     ]
     return PredictResult(predictions, begun.rejects, begun.answers.choice)
 
@@ -162,11 +168,12 @@ def predicting(
     if config.top > classes:
         raise OptionError(f"--top must be at most {classes}, the classes of {path}. Received: {config.top}")
     choice = choose_model(run, config.model)
+    trust = make_trust(run, choice, config)
     found = find_files(sources, config.listed, config.recursive, distinct=bool(config.output))
     clock = Clock()
     with clock.of("start"):
         import headstart.features.tensorflow  # noqa: F401
-    answers = load_answers(run, choice, places, config, seed, clock)
+    answers = load_answers(run, choice, trust, places, config, seed, clock)
     return Predicting(run, answers, found, config, clock)
 
 
@@ -183,7 +190,7 @@ def predict_to_file(
     `predict_to_file` must have written the file with the same model and options; otherwise a DataError is raised, too.
     """
     begun = predicting(path, sources, config, places, seed)
-    layout = Layout.of(config, begun.run.class_names(), begun.answers.name())
+    layout = Layout.of(config, begun.run.class_names(), begun.answers.name(), begun.answers.trust)
     with open_output(config, layout) as output, progress("predicting", len(begun.sources.files)) as advance:
         for item in begun.items(advance, output.is_done):
             output.write(item)
@@ -208,7 +215,7 @@ def _in_order(piece: Piece, answers: Answers) -> Iterator[Item]:
 
     images = [one for one in piece if isinstance(one, ImageFile)]
     rows = answers.chances(images) if images else iter(())
-    at, chances = next(rows, _END)
+    at, chances, distance = next(rows, _END)
     position = -1
     for one in piece:
         if isinstance(one, Reject):
@@ -216,7 +223,7 @@ def _in_order(piece: Piece, answers: Answers) -> Iterator[Item]:
             continue
         position += 1
         if at == position:
-            yield Scored(one.path, chances)
-            at, chances = next(rows, _END)
+            yield Scored(one.path, chances, distance)
+            at, chances, distance = next(rows, _END)
         else:
             yield why_undecodable(one)

@@ -1,5 +1,11 @@
 """Runs on disk: reading, checking and writing their files, and making new runs."""
 
+from headstart.pipeline.runs.calibration import (
+    forget_calibration,
+    read_calibration,
+    read_reference,
+    write_calibration,
+)
 from headstart.pipeline.runs.files import read_csv, read_json, write_csv
 from headstart.pipeline.runs.making import list_digests, new_run, require_free, require_unchanged, versions
 from headstart.pipeline.runs.run import HISTORY_COLUMNS, Run, require_finite
@@ -7,13 +13,17 @@ from headstart.pipeline.runs.run import HISTORY_COLUMNS, Run, require_finite
 __all__ = [
     "HISTORY_COLUMNS",
     "Run",
+    "forget_calibration",
     "list_digests",
     "new_run",
+    "read_calibration",
     "read_csv",
     "read_json",
+    "read_reference",
     "require_finite",
     "require_free",
     "require_unchanged",
     "versions",
+    "write_calibration",
     "write_csv",
 ]

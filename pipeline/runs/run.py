@@ -8,6 +8,8 @@ RUN/
     classifier.keras          raw pixels -> logits; only after fine-tuning
     examples.csv              path, digest, label and split of each example
     metrics.json              metrics on val, and the metrics of `headstart evaluate`
+    calibration.json          temperature of each model, and its probabilities on val
+    reference-<model>.npy     features of a few training images, to which `predict` compares others
     predictions-<split>.csv   path, digest, label, prediction and logits of each example
     confusion-<split>.csv     for each model, the number of examples of each pair of true and predicted label
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
@@ -55,6 +57,7 @@ class Run:
         self.head_file = path / "head.keras"
         self.classifier_file = path / "classifier.keras"
         self.metrics_file = path / "metrics.json"
+        self.calibration_file = path / "calibration.json"
         self.unfinished = path / "finetune.partial"
         self.finished = path / "finetune.state"
         self._contents: dict[Path, tuple[Any, dict[str, Any]]] = {}  # the file's state, and what `_read` returned
@@ -186,6 +189,10 @@ class Run:
     def update(self, file: Path, **fields: Any) -> None:
         """Set top-level `fields` of `file`, one of the run's JSON files. Other fields stay as they are."""
         write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
+
+    def reference_file(self, model: str) -> Path:
+        """Return the path of `reference-<model>.npy`."""
+        return self.path / f"reference-{model}.npy"
 
     def predictions_file(self, split: str) -> Path:
         """Return the path of `predictions-<split>.csv`."""

@@ -11,6 +11,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, RunError
 from headstart.features.images.batches import decoded_batches
 from headstart.pipeline.evaluate.evaluate import evaluate
+from headstart.pipeline.evaluate.trust import score_trust
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
@@ -74,11 +75,11 @@ def test_all_splits_together(run: Path) -> None:
 
 
 def test_class_order_agrees_between_train_evaluate_and_predict(run: Path) -> None:
-    evaluate(run, "test")
+    temperature = evaluate(run, "test").head["temperature"]
     rows = {row["path"]: row for row in read_predictions(run)}
     predicted = predict(run, [Path(path) for path in rows])
     for item in predicted.predictions:
-        chance = 1 / (1 + np.exp(-float(rows[item.path]["head:dog"])))
+        chance = 1 / (1 + np.exp(-float(rows[item.path]["head:dog"]) / temperature))
         assert list(item.probabilities) == ["cat", "dog"] == Run.open(run).config()["class_names"]
         assert item.probabilities["dog"] == pytest.approx(chance, abs=1e-3)
         assert item.label == ("dog" if item.probabilities["dog"] > 0.5 else "cat")
@@ -271,7 +272,8 @@ def test_large_confusions_are_kept_apart(tmp_path: Path) -> None:
 
     def result(classes: int) -> EvaluateResult:
         rng, names = np.random.default_rng(0), [f"{label}" for label in range(classes)]
-        metrics = {**score(rng.normal(size=(50, classes)), rng.integers(0, classes, 50), names), "precision": "float32"}
+        logits, labels = rng.normal(size=(50, classes)), rng.integers(0, classes, 50)
+        metrics = {**score(logits, labels, names), **score_trust(logits, labels, None), "precision": "float32"}
         files = {
             "predictions_file": tmp_path / "predictions-test.csv",
             "confusion_file": tmp_path / "confusion-test.csv",
@@ -284,7 +286,7 @@ def test_large_confusions_are_kept_apart(tmp_path: Path) -> None:
     assert some.kept_fields()["head"]["confusion"] is many.fields()["head"]["confusion"] is None
     assert some.kept_fields()["confusion_file"] == "confusion-test.csv"
     tables = [len(list(one.lines())) for one in (few, some, many)]
-    assert tables == [4, 3, 3]
+    assert tables == [6, 5, 5]
 
 
 def test_a_missing_split_is_an_error_where_it_is_asked_for(run: Path, prepared: Path, tmp_path: Path) -> None:

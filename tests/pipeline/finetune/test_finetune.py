@@ -122,7 +122,7 @@ def test_thawed_batch_normalisation_trains_above_the_boundary_only(run: Path) ->
     for thaw in (False, True):
         unfreeze(backbone, boundary, thaw)
         top = build_top(backbone, boundary, cached.network.cuts, head)
-        model = build_streamed(backbone, boundary, cached.network.cuts, top)
+        (model,) = build_streamed(backbone, boundary, cached.network.cuts, [top])
         compile_model(model, 2, make_optimizer("sgd", 1e-3))
         before, frozen = weights_of(backbone.model), [weight.numpy() for weight in model.get_layer("frozen").weights]
         examples = cached.of("train")[:8]
@@ -259,7 +259,7 @@ def test_the_size_of_a_state_is_known_before_it_is_written(tmp_path: Path, optim
     settings = {"momentum": 0.9} if optimizer == "sgd" else {}
     compile_model(model, 2, make_optimizer(optimizer, 1e-3, **settings))
     model.optimizer.build(model.trainable_variables)
-    built = FinetuneModel(cached=None, head=None, from_layer=0, model=model, top=model, map_cut=None)
+    built = FinetuneModel(cached=None, head=None, from_layer=0, model=model, scored=model, top=model, map_cut=None)
     built.save_latest(tmp_path)
     built.save_best(tmp_path)
     assert built.state_bytes == pytest.approx(sum(file.stat().st_size for file in tmp_path.iterdir()), rel=0.02)
@@ -279,7 +279,7 @@ def small_built(optimizer: str = "sgd") -> FinetuneModel:
     model.get_layer("frozen").trainable = False
     compile_model(model, 2, _optimizer(FinetuneConfig(optimizer=optimizer), 1))
     model.fit(np.ones((1, 3), np.float32), np.ones(1), verbose=0)
-    return FinetuneModel(cached=None, head=None, from_layer=0, model=model, top=top, map_cut=None)
+    return FinetuneModel(cached=None, head=None, from_layer=0, model=model, scored=model, top=top, map_cut=None)
 
 
 def test_a_state_of_an_earlier_version_holds_the_whole_model(tmp_path: Path) -> None:

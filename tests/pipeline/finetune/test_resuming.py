@@ -225,7 +225,7 @@ def test_weights_of_a_state_from_elsewhere_are_checked(tmp_path: Path) -> None:
         inputs = keras.Input((2,))
         top = keras.Model(inputs, keras.layers.Dense(units)(inputs))
         rest: dict[str, Any] = {"cached": None, "head": None, "from_layer": 0, "map_cut": None}
-        return FinetuneModel(model=top, top=top, **rest)
+        return FinetuneModel(model=top, scored=top, top=top, **rest)
 
     built, file = small(1), tmp_path / "best.top.weights.h5"
     built.save_best(tmp_path)

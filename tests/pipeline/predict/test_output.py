@@ -18,6 +18,7 @@ from headstart.features.errors import DataError
 from headstart.pipeline.predict import output, parquet
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.items import Layout, Scored
+from headstart.pipeline.predict.trust import Trust
 
 SUFFIXES = ("csv", "jsonl", "parquet")
 
@@ -232,10 +233,10 @@ def test_names_that_are_not_text(headstart, run: Path, images: Path, tmp_path: P
 
 def test_many_classes_have_no_columns_unless_asked() -> None:
     names = [f"class {number}" for number in range(31)]
-    assert not Layout.of(PredictConfig(), names, "head").every
-    assert Layout.of(PredictConfig(), names[:30], "head").every
-    assert Layout.of(PredictConfig(probabilities="all"), names, "head").every
-    assert not Layout.of(PredictConfig(probabilities="none"), names[:2], "head").every
+    assert not Layout.of(PredictConfig(), names, "head", Trust()).every
+    assert Layout.of(PredictConfig(), names[:30], "head", Trust()).every
+    assert Layout.of(PredictConfig(probabilities="all"), names, "head", Trust()).every
+    assert not Layout.of(PredictConfig(probabilities="none"), names[:2], "head", Trust()).every
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

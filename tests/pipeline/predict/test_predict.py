@@ -16,7 +16,7 @@ from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.predict import model, sources
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.predict import predict, predicting
-from headstart.pipeline.runs import Run
+from headstart.pipeline.runs import Run, read_calibration
 from headstart.pipeline.scoring.metrics import probabilities
 from PIL import Image
 
@@ -111,7 +111,10 @@ def test_the_answers_are_those_of_the_head_on_features(run: Path, prepared: Path
 
     cached = load_examples(Run.open(run))
     test = cached.of("test")
-    expected = probabilities(keras.models.load_model(run / "head.keras").predict(cached.labelled(test).features))
+    kept = read_calibration(Run.open(run), "head")
+    assert kept
+    logits = keras.models.load_model(run / "head.keras").predict(cached.labelled(test).features)
+    expected = probabilities(logits / kept.temperature)
     paths = [Path(example.image.path) for example in test]
     for places in (NetworkPlaces(), NetworkPlaces(store=run / "absent")):
         found = predict(run, paths, places=places)

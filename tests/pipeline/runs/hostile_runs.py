@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Change = Callable[[Path], object]  # changes a run folder
 
 FIELDS = (
@@ -43,6 +45,21 @@ def feature(**fields: Any) -> Change:
         config(features={k: v for k, v in values.items() if v is not ...})(run)
 
     return change
+
+
+def calibration(**fields: Any) -> Change:
+    """Set fields of the head in `calibration.json`."""
+
+    def change(run: Path) -> None:
+        values = json.loads((run / "calibration.json").read_text())
+        (run / "calibration.json").write_text(json.dumps({"head": values["head"] | fields}))
+
+    return change
+
+
+def array(values: np.ndarray) -> Change:
+    """Save `values` as the head's reference."""
+    return lambda run: np.save(run / "reference-head.npy", values, allow_pickle=True)
 
 
 def text(name: str, content: str | bytes) -> Change:
@@ -176,6 +193,26 @@ RUNS: dict[str, Change] = {
     "metrics are deep": text("metrics.json", DEEP),
     "metrics are a pipe": pipe("metrics.json"),
     "metrics are gone": gone("metrics.json"),
+    "calibration is a list": text("calibration.json", "[]"),
+    "calibration of a number": text("calibration.json", '{"head": 1}'),
+    "calibration is deep": text("calibration.json", DEEP),
+    "calibration is a pipe": pipe("calibration.json"),
+    "calibration with a temperature of 0": calibration(temperature=0),
+    "calibration with an infinite temperature": edited("calibration.json", '"temperature": ', '"temperature": 1e999'),
+    "calibration with text": calibration(true_probabilities=["0.5"]),
+    "calibration without probabilities": calibration(true_probabilities=[]),
+    "calibration in disorder": calibration(true_probabilities=[0.9, 0.1]),
+    "calibration above one": calibration(true_probabilities=[0.5, 1.5]),
+    "calibration with a distance below zero": calibration(distance=-1),
+    "reference of another width": array(np.ones((5, 3), np.float16)),
+    "reference of integers": array(np.ones((5, 3), np.int16)),
+    "reference with NaN": array(np.full((5, 3), np.nan, np.float16)),
+    "reference of no images": array(np.ones((0, 3), np.float16)),
+    "reference of objects": array(np.array([[{}]])),
+    "reference is cut off": lambda run: os.truncate(run / "reference-head.npy", 1000),
+    "reference is text": text("reference-head.npy", "hello"),
+    "reference is huge": sparse("reference-head.npy", HUGE),
+    "reference is a pipe": pipe("reference-head.npy"),
     "examples are gone": gone("examples.csv"),
     "examples without a column": edited("examples.csv", "digest", "hash", 1),
     "examples with a field of 1 MB": edited("examples.csv", "train", "t" * (1 << 20), 1),

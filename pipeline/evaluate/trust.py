@@ -1,0 +1,80 @@
+"""How far a model's probabilities can be trusted: their error, accuracy against coverage, and sets of labels."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from headstart.pipeline.scoring.calibration import Calibration, calibration_error
+from headstart.pipeline.scoring.metrics import probabilities
+
+COVERAGES = (1.0, 0.9, 0.8, 0.5)
+ALPHAS = (0.05, 0.1)
+
+
+def score_trust(logits: np.ndarray, labels: np.ndarray, calibration: Calibration | None) -> dict[str, Any]:
+    """Return the fields on trust of a model with `logits`, float [N, 1 or C], on examples with `labels`, int [N].
+
+    Returns:
+        `temperature`, None without a `calibration`; `calibration_error`, a dict of the error `before` and `after` the
+        temperature, which is None without one; `at_coverage`, see `accuracy_at_coverage`; and `conformal`, a list with
+        the `coverage` and `mean_size` of the sets of labels for each `alpha`. They are None if val has too few images.
+    """
+    plain = probabilities(logits)
+    chances = calibration.probabilities(logits) if calibration else plain
+    return {
+        "temperature": calibration.temperature if calibration else None,
+        "calibration_error": {
+            "before": calibration_error(plain, labels),
+            "after": calibration_error(chances, labels) if calibration else None,
+        },
+        "at_coverage": accuracy_at_coverage(chances, labels),
+        "conformal": [_sets(chances, labels, calibration, alpha) for alpha in ALPHAS] if calibration else [],
+    }
+
+
+def accuracy_at_coverage(chances: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+    """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers.
+
+    `chances` is float [N, C], and `labels` int [N]. Each dict has `coverage`, `accuracy`, and `probability`, the least
+    among these answers. This is the value for `headstart predict --abstain`.
+    """
+    confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
+    order = np.argsort(-confidence, kind="stable")
+    found = []
+    for coverage in COVERAGES:
+        kept = order[: max(1, round(coverage * len(order)))]
+        least = float(confidence[kept].min())
+        found.append({"coverage": coverage, "accuracy": float(right[kept].mean()), "probability": least})
+    return found
+
+
+def _sets(chances: np.ndarray, labels: np.ndarray, calibration: Calibration, alpha: float) -> dict[str, Any]:
+    threshold = calibration.set_threshold(alpha)
+    if threshold is None:
+        return {"alpha": alpha, "coverage": None, "mean_size": None}
+    inside = chances >= threshold
+    coverage = float(inside[np.arange(len(labels)), labels].mean())
+    return {"alpha": alpha, "coverage": coverage, "mean_size": float(inside.sum(axis=1).mean())}
+
+
+def trust_lines(models: Mapping[str, Mapping[str, Any]], better: str) -> Iterator[str]:
+    """Yield lines on the trust in `models`, the metrics by name, and in detail in the model `better`."""
+    errors = (f"{name} {_errors(fields)}" for name, fields in models.items())
+    yield f"calibration error, before and after the temperature: {', '.join(errors)}"
+    rows = models[better]["at_coverage"]
+    parts = (f"{row['accuracy']:.4f} on {row['coverage']:.0%} (from {row['probability']:.2f})" for row in rows)
+    yield f"accuracy of {better} on its most probable answers: {', '.join(parts)}"
+    sets = [row for row in models[better]["conformal"] if row["coverage"] is not None]
+    shown = (
+        f"{1 - row['alpha']:.0%} asked, {row['coverage']:.1%} hold the true label, {row['mean_size']:.2f} labels each"
+        for row in sets
+    )
+    if sets:
+        yield f"sets of labels by {better}: {'; '.join(shown)}"
+    elif models[better]["conformal"]:
+        yield f"sets of labels: val has too few images for any of {', '.join(map(str, ALPHAS))}"
+
+
+def _errors(fields: Mapping[str, Any]) -> str:
+    before, after = (fields["calibration_error"][name] for name in ("before", "after"))
+    return f"{before:.4f} (no temperature)" if after is None else f"{before:.4f} {after:.4f}"

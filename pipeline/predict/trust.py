@@ -1,0 +1,75 @@
+"""How far an answer can be trusted: calibrated probabilities, `unsure`, sets of labels, and unlike images."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from headstart.features.errors import OptionError
+from headstart.features.terminal import console
+from headstart.pipeline.predict.choice import Choice
+from headstart.pipeline.predict.config import PredictConfig
+from headstart.pipeline.runs import Run, read_calibration, read_reference
+from headstart.pipeline.scoring.calibration import Calibration
+from headstart.pipeline.scoring.metrics import probabilities
+from headstart.pipeline.scoring.unlike import Reference
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The calibration of the model that answers, and the options of `predict` that rest on it."""
+
+    calibration: Calibration | None = None  # None: probabilities are as the model gives them
+    reference: Reference | None = None  # None: it is unknown which images are unlike
+    abstain: float = 0.0  # an answer with a lower probability is unsure; 0 never
+    set_threshold: float | None = None  # the least probability of a label in the set; None: there are no sets
+
+    @property
+    def farthest(self) -> float | None:
+        """Return the distance beyond which an image is unlike the training images, or None if it is unknown."""
+        return self.calibration.distance if self.calibration and self.reference else None
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return probabilities, float64 [N, C], of logits, float [N, 1 or C]."""
+        return self.calibration.probabilities(logits) if self.calibration else probabilities(logits)
+
+    def labels(self, chances: np.ndarray) -> list[int]:
+        """Return the set of labels of an image, the likeliest first. `chances` is float64 [C]."""
+        order = np.argsort(-chances, kind="stable")
+        return [label for label in order.tolist() if chances[label] >= (self.set_threshold or 0.0)]
+
+    def decides(self) -> dict[str, Any]:
+        """Return the values that decide the answers beside the logits, as JSON values."""
+        calibration = {"temperature": self.calibration.temperature} if self.calibration else {}
+        options = {"abstain": self.abstain, "set_threshold": self.set_threshold}
+        found: dict[str, Any] = {**calibration, **{name: value for name, value in options.items() if value}}
+        if self.reference and self.farthest is not None:
+            found |= {"unlike": [self.farthest, hashlib.sha256(self.reference.features.tobytes()).hexdigest()]}
+        return {"trust": found} if found else {}
+
+
+def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
+    """Return how answers of the model `choice` are judged.
+
+    Raises OptionError if `config.conformal` needs more val images than the run has. A line tells that a run of an
+    earlier version has no calibration.
+    """
+    calibration, reference = read_calibration(run, choice.model), read_reference(run, choice.model)
+    if calibration is None:
+        again = "headstart head" if choice.model == "head" else "headstart finetune"
+        what = f"{run.path}: holds no calibration of its {choice.model}; `{again}`, with --overwrite, makes one"
+        if config.conformal:
+            raise OptionError(f"--conformal {config.conformal}: {what}")
+        console.print(f"{what}. Probabilities are as the model gives them, and no image is flagged as unlike")
+        return Trust(abstain=config.abstain)
+    threshold = calibration.set_threshold(config.conformal) if config.conformal else None
+    if config.conformal and threshold is None:
+        count = len(calibration.true_probabilities)
+        raise OptionError(
+            f"--conformal {config.conformal}: needs more val images than the {count} of {run.path}; give at least "
+            f"{math.ceil(1000 / (count + 1)) / 1000}"
+        )
+    return Trust(calibration, reference, config.abstain, threshold)

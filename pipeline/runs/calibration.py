@@ -1,0 +1,67 @@
+"""The calibration of a run's models, and the training images to which `predict` compares others.
+
+A run may come from elsewhere: what is read is checked. A run of an earlier version has neither.
+"""
+
+from typing import Any
+
+import numpy as np
+from headstart.features.errors import RunError
+from headstart.features.files import written_atomically
+from headstart.pipeline.runs.config import converted
+from headstart.pipeline.runs.files import REMEDY, read_json, require_regular
+from headstart.pipeline.runs.run import Run
+from headstart.pipeline.scoring.calibration import Calibration
+from headstart.pipeline.scoring.unlike import Reference
+
+_MOST_BYTES = 16 << 20
+
+
+def write_calibration(run: Run, model: str, calibration: Calibration, reference: Reference) -> None:
+    """Keep the calibration and the reference of a model in `run`."""
+    with written_atomically(run.reference_file(model)) as partial, partial.open("wb") as file:
+        np.save(file, reference.features)
+    run.update(run.calibration_file, **{model: vars(calibration)})
+
+
+def forget_calibration(run: Run, model: str) -> None:
+    """Remove the calibration and the reference of a model from `run`, before the model is replaced."""
+    if run.calibration_file.exists():
+        run.update(run.calibration_file, **{model: None})
+    run.reference_file(model).unlink(missing_ok=True)
+
+
+def read_calibration(run: Run, model: str) -> Calibration | None:
+    """Return the calibration of a model of `run`, or None if the run has none.
+
+    Raises RunError if the file is damaged.
+    """
+    model = _origin(run, model)
+    file = run.calibration_file
+    values = read_json(file).get(model) if file.exists() else None
+    if values is None:
+        return None
+    try:
+        return converted(values, Calibration, model)
+    except ValueError as error:
+        raise RunError(f"{file}: {' '.join(str(error).split())[:200]}; {REMEDY}") from error
+
+
+def read_reference(run: Run, model: str) -> Reference | None:
+    """Return the reference of a model of `run`, or None if the run has none. Raises RunError if the file is damaged."""
+    file = run.reference_file(_origin(run, model))
+    if not file.exists():
+        return None
+    require_regular(file, _MOST_BYTES)
+    try:
+        found: Any = np.load(file, mmap_mode="r", allow_pickle=False)  # a file shorter than it says is refused
+        if found.ndim != 2 or found.dtype != np.float16 or not found.size or not np.isfinite(found).all():
+            raise ValueError
+    except (ValueError, EOFError, AttributeError) as error:  # NumPy's words advise to run code from the file
+        raise RunError(f"{file}: holds no features of training images, or is cut off; {REMEDY}") from error
+    return Reference(np.array(found))
+
+
+def _origin(run: Run, model: str) -> str:
+    """Return the model whose values `model` has: those of the head, if no epoch of fine-tuning was better."""
+    return "head" if run.metrics().get("finetune", {}).get("best_epoch") == 0 else model
