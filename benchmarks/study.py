@@ -1,7 +1,7 @@
 """How often the intervals of `headstart study` hold: python -m benchmarks.study [--photos PHOTOS] [--draws 20]
 
-First on images whose learning curve is known (`known_law.py`): 600 in train, 1,000 in val. Then, with --photos, a$
-of two class folders of 1,000 photographs each, on features of EfficientNet-Lite0 at two cuts: a study of 400
+First on images whose learning curve is known (`known_law.py`): 600 in train, 1,000 in val. Then, with --photos, on a
+folder of two class folders of 1,000 photographs each, with features of EfficientNet-Lite0 at two cuts: a study of 400
 photographs with 200 in val forecasts the accuracy with 1,600, which is then measured on val alone, and on val and the
 200 others.
 """
