@@ -113,4 +113,6 @@ def _picture(sides: Sequence[Compared], scored: str) -> str:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -36,9 +36,10 @@ a { color: var(--c0) } summary { cursor: pointer; padding: .3rem 0 } summary:foc
   min-width: min(100%, 20rem) }
 caption { text-align: left; color: var(--soft); padding: .2rem 0; font-size: 13px }
 th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
-th { font-weight: 600; max-width: 22rem; overflow-wrap: anywhere } thead th { color: var(--soft);
+th { font-weight: 600; max-width: min(22rem, 45vw); overflow-wrap: break-word } thead th { color: var(--soft);
   vertical-align: bottom }
-.numbers td, .numbers thead th + th, .matrix td { text-align: right; font-variant-numeric: tabular-nums }
+.numbers td, .numbers thead th + th, .matrix td { text-align: right; font-variant-numeric: tabular-nums;
+  white-space: nowrap }
 .settings th { font-weight: normal; color: var(--soft); max-width: 12rem } .settings td { overflow-wrap: anywhere }
 .settings { table-layout: fixed; width: 100% } .columns { columns: 22rem; column-gap: 2rem }
 .columns > * { break-inside: avoid; margin-top: 0 }

@@ -3,9 +3,9 @@
 import numpy as np
 from headstart.pipeline.pages.html import isolated, more
 from headstart.pipeline.pages.tables import table
-from headstart.pipeline.report.evidence import Evidence
+from headstart.pipeline.report.evidence import NAMES, Evidence
 from headstart.pipeline.report.summary import figure
-from headstart.pipeline.scoring.metrics import confusions, predicted_labels
+from headstart.pipeline.scoring.metrics import confusions
 
 _MATRIX, _PAIRS, _ROWS = 15, 20, 2000  # most classes in a matrix, pairs, and classes in the table
 _OPENED = 40  # a table of more classes is folded
@@ -16,7 +16,7 @@ def confusion(evidence: Evidence) -> str:
     found = evidence.predictions
     if not found:
         return ""
-    names, predicted = found.class_names, predicted_labels(found.logits[evidence.better])
+    names, predicted = found.class_names, evidence.predicted(evidence.better)
     pairs = confusions(predicted, found.labels)
     if len(names) > _MATRIX:
         wrong = sorted((one for one in pairs if one[0] != one[1]), key=lambda one: -one[2])
@@ -25,7 +25,7 @@ def confusion(evidence: Evidence) -> str:
             [isolated(names[true]), isolated(names[other]), f"{count:,} of {counts[true]:,}"]
             for true, other, count in wrong[:_PAIRS]
         ]
-        title = f"The pairs confused most often, by {evidence.better}"
+        title = f"The pairs confused most often, by {NAMES[evidence.better]}"
         return table(title, ["true class", "predicted", "images"], rows) + more(wrong, _PAIRS, "pairs") if rows else ""
     matrix = np.zeros((len(names), len(names)), int)
     for true, other, count in pairs:
@@ -34,7 +34,7 @@ def confusion(evidence: Evidence) -> str:
         [isolated(name), *(_shaded(int(count), int(row.sum()), at == label) for at, count in enumerate(row))]
         for label, (name, row) in enumerate(zip(names, matrix, strict=True))
     ]
-    title = f"Rows are true classes, columns are the answers of {evidence.better}"
+    title = f"Rows are true classes, columns are the answers of {NAMES[evidence.better]}"
     return table(title, ["", *map(isolated, names)], rows, "matrix")
 
 
@@ -52,7 +52,7 @@ def classes(evidence: Evidence) -> str:
         for name, one in found[:_ROWS]
     ]  # fmt: skip
     columns = ["class", "images", "recall", "95 % interval", "precision", "F1"]
-    shown = table(f"Each class, by {evidence.better}, the least recognised first", columns, rows, "numbers")
+    shown = table(f"Each class, by {NAMES[evidence.better]}, the least recognised first", columns, rows, "numbers")
     shown += more(found, _ROWS, "classes")
     return shown if len(rows) <= _OPENED else f"<details><summary>all {len(found):,} classes</summary>{shown}</details>"
 

@@ -7,7 +7,7 @@ import numpy as np
 from headstart.pipeline.pages.charts import INK, SERIES, SOFT, chart, side_by_side
 from headstart.pipeline.pages.html import escaped, printable, shortened
 from headstart.pipeline.pages.tables import table
-from headstart.pipeline.report.evidence import Evidence
+from headstart.pipeline.report.evidence import NAMES, Evidence
 from headstart.pipeline.scoring.calibration import calibration_error, reliability
 from headstart.pipeline.scoring.metrics import probabilities, roc_auc
 
@@ -53,7 +53,7 @@ def _course(name: str, series: dict[str, list[float]], first: int, chosen: list[
 
     ends = "; ".join(f"{split} from {_shown(values[0])} to {_shown(values[-1])}" for split, values in series.items())
     title = f"{name.capitalize()} by epoch; a ring marks the epoch that was kept"
-    return chart(draw, title, f"{name} over {len(times)} epochs: {ends}")
+    return chart(draw, title, f"{name} over {len(times)} epochs: {ends}", (5.2, 3.4))
 
 
 def detection(evidence: Evidence) -> str:
@@ -68,7 +68,7 @@ def detection(evidence: Evidence) -> str:
     else:
         chances = evidence.chances(evidence.better)
         scores = {name: (chances[:, label], found.labels == label) for label, name in enumerate(names)}
-        about = f"each class against the rest, by {evidence.better}"
+        about = f"each class against the rest, by {NAMES[evidence.better]}"
     scores = {name: one for name, one in scores.items() if 0 < one[1].sum() < len(one[1])}
     if not scores:
         return ""
@@ -102,7 +102,8 @@ def _lines(
             x, y = curve(*one)
             at = np.unique(np.linspace(0, len(x) - 1, _POINTS).astype(int))
             style, colour = _STYLES[number // len(SERIES) % len(_STYLES)], SERIES[number % len(SERIES)]
-            axes.plot(x[at], y[at], style, color=colour, linewidth=2, label=shortened(printable(name)))
+            # Without the space, matplotlib would leave a name that begins with `_` out of the legend.
+            axes.plot(x[at], y[at], style, color=colour, linewidth=2, label=f" {shortened(printable(name))}")
         axes.set_xlabel(axis_labels[0])
         axes.set_ylabel(axis_labels[1])
         axes.set_xlim(-0.02, 1.02)
@@ -148,13 +149,13 @@ def _diagram(model: str, sides: dict[str, np.ndarray], labels: np.ndarray) -> st
         axes.set_ylabel("share of right answers")
         axes.set_xlim(min(0.5, *(one.confidence for found in bins.values() for one in found)) - 0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
-        axes.legend(loc="upper left", markerscale=0.6)
+        axes.legend(loc="lower right", markerscale=0.6)
 
     told = "; ".join(
         f"{name}: " + ", ".join(f"{one.confidence:.2f} right {one.accuracy:.2f} of {one.count}" for one in found)
         for name, found in bins.items()
     )
-    return chart(draw, f"Reliability of {model}; a point is as large as its number of images", told, (5.2, 4.2))
+    return chart(draw, f"Reliability of {NAMES[model]}; a point is as large as its number of images", told, (5.2, 4.2))
 
 
 def _number(text: str) -> float:

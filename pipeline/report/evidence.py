@@ -18,9 +18,10 @@ from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.calibration import fit_temperature
-from headstart.pipeline.scoring.metrics import probabilities, score
+from headstart.pipeline.scoring.metrics import predicted_labels, probabilities, score
 
 _T = TypeVar("_T")
+NAMES = {"head": "the head", "finetuned": "the fine-tuned classifier"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Evidence:
     def seen(self) -> dict[str, int | None]:
         """Return how many of the scored images are in train, too, as `evaluate` found; empty if it did not look."""
         kept = self.run.metrics().get("evaluate", {}).get(self.key, {})
-        return {name: kept[name] for name in ("duplicates_in_train", "near_duplicates_in_train") if name in kept}
+        names = ("duplicates_in_train", "near_duplicates_in_train")
+        return {name: kept[name] for name in names if isinstance(kept.get(name, 0.0), int | None)}
 
     @cached_property
     def temperatures(self) -> dict[str, float]:
@@ -68,6 +70,11 @@ class Evidence:
             return {}
         return {model: fit_temperature(found.logits[model], found.labels) for model in self.models
                 if model in found.logits}  # fmt: skip
+
+    def predicted(self, model: str) -> np.ndarray:
+        """Return the labels that `model` predicts, int64 [N]."""
+        assert self.predictions
+        return predicted_labels(self.predictions.logits[model])
 
     def chances(self, model: str) -> np.ndarray:
         """Return the probabilities of `model`, float64 [N, C], before temperature scaling."""

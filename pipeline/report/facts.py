@@ -5,13 +5,14 @@ from typing import Any
 
 from headstart.features.errors import HeadstartError
 from headstart.pipeline.data.splits import SPLITS
-from headstart.pipeline.pages.html import escaped, isolated, items, more
+from headstart.pipeline.pages.html import escaped, isolated, items, more, shortened
 from headstart.pipeline.pages.tables import table
 from headstart.pipeline.report.evidence import Evidence
 from headstart.pipeline.runs import read_csv
 from headstart.pipeline.runs.run import EXAMPLES_COLUMNS
 
 _CLASSES, _REJECTS = 100, 50  # most classes and rejects that are listed
+_VALUE = 300  # most characters of a setting
 _UNSET: tuple[Any, ...] = (None, "", [], ())
 
 
@@ -101,7 +102,7 @@ def settings(evidence: Evidence) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(isolated, value))
+        return ", ".join(map(isolated, value[:_CLASSES]))
     if isinstance(value, float):
         return f"{value:.6g}"
-    return isolated(value)
+    return isolated(shortened(str(value), _VALUE))

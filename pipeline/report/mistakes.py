@@ -1,5 +1,6 @@
 """The most confident mistakes, beside what they were learnt from, and the examples that fine-tuning changed."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,9 +11,8 @@ from headstart.pipeline.evaluate.predictions import Predictions
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.pages.html import escaped, isolated, more
 from headstart.pipeline.pages.pictures import Pictures, picture
-from headstart.pipeline.report.evidence import Evidence
+from headstart.pipeline.report.evidence import NAMES, Evidence
 from headstart.pipeline.report.heat import heat_maps
-from headstart.pipeline.scoring.metrics import predicted_labels
 
 SHOWN, CHANGED = 12, 8  # mistakes, and changed examples of each kind
 _NEIGHBOURS = 4
@@ -38,11 +38,11 @@ def gallery(evidence: Evidence) -> Gallery:
     found = evidence.predictions
     if not found:
         return Gallery(evidence, [], [], [])
-    chances, predicted = evidence.chances(evidence.better), predicted_labels(found.logits[evidence.better])
+    chances, predicted = evidence.chances(evidence.better), evidence.predicted(evidence.better)
     wrong = np.flatnonzero(predicted != found.labels)
     made = Gallery(evidence, wrong[np.argsort(-chances[wrong].max(axis=1), kind="stable")].tolist(), [], [])
     if len(found.logits) > 1:
-        head, tuned = (predicted_labels(found.logits[model]) == found.labels for model in ("head", "finetuned"))
+        head, tuned = (evidence.predicted(model) == found.labels for model in ("head", "finetuned"))
         made.mended, made.spoiled = np.flatnonzero(tuned & ~head).tolist(), np.flatnonzero(head & ~tuned).tolist()
     if evidence.data:
         _find_neighbours(made, found)
@@ -64,8 +64,10 @@ def _find_neighbours(made: Gallery, found: Predictions) -> None:
         made.notes.append(f"Neighbours were searched among {len(searched):,} of {len(train):,} training images.")
     shown = made.mistakes[:SHOWN]
     queries = data.labelled([made.evidence.examples[found.digests[at]] for at in shown]).features
-    nearest = Neighbours(trained.labelled(searched).features).nearest(queries, _NEIGHBOURS)
-    made.neighbours = {at: [searched[row] for row in rows] for at, rows in zip(shown, nearest.rows, strict=True)}
+    nearest = Neighbours(trained.labelled(searched).features).nearest(queries, _NEIGHBOURS + 1)
+    for at, rows in zip(shown, nearest.rows, strict=True):  # an image that is in train itself is no neighbour
+        others = [searched[row] for row in rows if searched[row].image.digest != found.digests[at]]
+        made.neighbours[at] = others[:_NEIGHBOURS]
 
 
 def _draw_maps(made: Gallery, found: Predictions, predicted: np.ndarray) -> None:
@@ -87,7 +89,7 @@ def mistakes(made: Gallery) -> str:
         return ""
     if not made.mistakes:
         return "<p>There are none.</p>"
-    chances, predicted = evidence.chances(evidence.better), predicted_labels(found.logits[evidence.better])
+    chances, predicted = evidence.chances(evidence.better), evidence.predicted(evidence.better)
     cases = []
     for at in made.mistakes[:SHOWN]:
         answer = f"{isolated(found.class_names[predicted[at]])} ({chances[at].max():.4f})"
@@ -114,10 +116,10 @@ def _kind(made: Gallery, title: str, rows: Sequence[int]) -> str:
     if not found or not rows:
         return ""
     names = found.class_names
-    answers = {model: predicted_labels(values) for model, values in found.logits.items()}
+    answers = {model: made.evidence.predicted(model) for model in made.evidence.models}
 
     def caption(at: int) -> str:
-        told = ", ".join(f"{model} says {isolated(names[labels[at]])}" for model, labels in answers.items())
+        told = ", ".join(f"{NAMES[model]} says {isolated(names[labels[at]])}" for model, labels in answers.items())
         return f"labelled {isolated(names[found.labels[at]])}; {told}"
 
     figures = "".join(_figure(made, at, caption(at)) for at in rows[:CHANGED])
@@ -128,7 +130,7 @@ def _figure(made: Gallery, at: int, caption: str) -> str:
     """Return a figure of the example at a position. Without its image, the figure is the caption alone."""
     found = made.evidence.predictions
     assert found
-    path = f"<small>{isolated(found.paths[at])}</small>"
+    path = f"<small>{isolated(_within(found.paths[at], made.evidence.run.config()['data']))}</small>"
     drawn = ""
     if made.pictures:
         label = found.class_names[found.labels[at]]
@@ -146,4 +148,10 @@ def _near(made: Gallery, examples: Sequence[Example]) -> str:
         for one in examples
         for name in [trained.class_names[one.label]]
     )
-    return f"<div class=near><p>It learnt this from these: the nearest training images</p><div>{figures}</div></div>"
+    title = "The training images nearest to it by features: it learnt this from these"
+    return f"<div class=near><p>{title}</p><div>{figures}</div></div>"
+
+
+def _within(path: str, data: str) -> str:
+    """Return `path` without the folder `data`, if it lies in it."""
+    return path.removeprefix(f"{data.rstrip(os.sep)}{os.sep}")

@@ -2,11 +2,9 @@
 
 from headstart.pipeline.pages.html import escaped, isolated, items
 from headstart.pipeline.pages.tables import table
-from headstart.pipeline.report.evidence import Evidence
+from headstart.pipeline.report.evidence import NAMES, Evidence
 from headstart.pipeline.scoring.calibration import calibration_error
-from headstart.pipeline.scoring.metrics import confusions, mcnemar, predicted_labels
-
-_NAMES = {"head": "the head", "finetuned": "the fine-tuned classifier"}
+from headstart.pipeline.scoring.metrics import confusions, mcnemar
 
 
 def summary(evidence: Evidence) -> str:
@@ -34,7 +32,7 @@ def figures(evidence: Evidence) -> str:
     titles = {"accuracy_interval": "95 % interval", "balanced_accuracy": "balanced", "macro_f1": "macro F1",
               "top5": "in the first five", "auc": "AUC"}  # fmt: skip
     rows = [
-        [_NAMES[model].removeprefix("the "), *(figure(metrics[name]) for name in names)]
+        [NAMES[model].removeprefix("the "), *(figure(metrics[name]) for name in names)]
         for model, metrics in evidence.metrics.items()
     ]
     caption = f"{len(evidence.predictions.labels):,} images of {escaped(evidence.scored)}"
@@ -57,7 +55,7 @@ def _how_good(evidence: Evidence) -> str:
     low, high = metrics["accuracy_interval"]
     beats = "" if low > share else ", so it is not shown to be better than that"
     return (
-        f"{_NAMES[model].capitalize()} is right on {round(metrics['accuracy'] * n):,} of {n:,} images of "
+        f"{NAMES[model].capitalize()} is right on {round(metrics['accuracy'] * n):,} of {n:,} images of "
         f"{escaped(evidence.scored)}: accuracy <b>{metrics['accuracy']:.4f}</b> (95 % interval {low:.3f} to "
         f"{high:.3f}), where always answering {isolated(found.class_names[largest])} would give {share:.4f}{beats}."
     )
@@ -69,7 +67,7 @@ def _fine_tuning(evidence: Evidence) -> str:
         return "No epoch of fine-tuning was better on val than the head." if tried else "Nothing was fine-tuned."
     found = evidence.predictions
     assert found
-    right = [predicted_labels(found.logits[model]) == found.labels for model in ("finetuned", "head")]
+    right = [evidence.predicted(model) == found.labels for model in ("finetuned", "head")]
     test = mcnemar("finetuned", "head", *right)
     before, after = (evidence.metrics[model]["accuracy"] for model in ("head", "finetuned"))
     verdict = "more than chance explains" if test.p < 0.05 else "which may be chance"
@@ -83,7 +81,7 @@ def _what_is_wrong(evidence: Evidence) -> str:
     found, model = evidence.predictions, evidence.better
     assert found
     chances = evidence.chances(model)
-    wrong = [one for one in confusions(predicted_labels(found.logits[model]), found.labels) if one[0] != one[1]]
+    wrong = [one for one in confusions(evidence.predicted(model), found.labels) if one[0] != one[1]]
     error = f"its probabilities are off by {calibration_error(chances, found.labels):.1%} on average"
     if not wrong:
         return f"It errs on none of them, and {error}."
