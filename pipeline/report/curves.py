@@ -46,7 +46,7 @@ def _course(name: str, series: dict[str, list[float]], first: int, chosen: list[
             axes.plot([times[at]], [series["val"][at]], "o", color=INK, fillstyle="none", markersize=10)
         if 0 < first < len(times):
             axes.axvline(first + 0.5, color=SOFT, linestyle=":")
-            axes.annotate(" fine-tuning", (first + 0.5, 1), xycoords=("data", "axes fraction"), color=SOFT, va="top")
+            axes.annotate(" fine-tuning", (first + 0.5, 1), xycoords=("data", "axes fraction"), color=SOFT, va="bottom")
         axes.set_xlabel("epoch, of the head and then of fine-tuning" if first < len(times) else "epoch of the head")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()

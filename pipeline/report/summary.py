@@ -70,6 +70,8 @@ def _fine_tuning(evidence: Evidence) -> str:
     right = [evidence.predicted(model) == found.labels for model in ("finetuned", "head")]
     test = mcnemar("finetuned", "head", *right)
     before, after = (evidence.metrics[model]["accuracy"] for model in ("head", "finetuned"))
+    if not test.only_first + test.only_second:
+        return f"Fine-tuning changed no right or wrong answer: the head has the accuracy {before:.4f}, too."
     verdict = "more than chance explains" if test.p < 0.05 else "which may be chance"
     return (
         f"Fine-tuning changed the accuracy from {before:.4f} to {after:.4f}: it mended {test.only_first:,} images and "

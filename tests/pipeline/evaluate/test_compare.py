@@ -117,6 +117,8 @@ def test_runs_are_columns_and_nothing_is_cut_at_80_columns(headstart, tmp_path: 
         assert re.sub(r"\s", "", name) in packed
     assert {"0" * 8, "1" * 8}.isdisjoint(text.split())
     assert "20,20ofthemasinthefirstrun" in packed
+    intervals = [line.count("0.8712 - 0.9956") for line in lines if "95 % interval" in line]
+    assert sum(intervals) == 5  # columns that fit, unfolded
     assert [line.split("│")[1].strip() for line in lines if "accuracy" in line] == ["accuracy"] * text.count("accuracy")
 
 
