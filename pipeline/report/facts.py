@@ -84,7 +84,7 @@ def settings(evidence: Evidence) -> str:
         "run": evidence.run.path,
         "data": config["data"],
         "seed": config["seed"],
-        "weights' digest": config["weights_digest"],
+        "weights' digest": config["weights_digest"][:12],
         **{f"{phase}: {name}": value for phase in ("head", "finetune") for name in ("best_epoch", "seconds")
            if (value := phases.get(phase, {}).get(name)) is not None},
     }  # fmt: skip
@@ -103,6 +103,8 @@ def settings(evidence: Evidence) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(isolated, value[:_CLASSES]))
+    if isinstance(value, dict):
+        return ", ".join(f"{isolated(name)} {isolated(one)}" for name, one in list(value.items())[:_CLASSES])
     if isinstance(value, float):
         return f"{value:.6g}"
     return isolated(shortened(str(value), _VALUE))
