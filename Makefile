@@ -17,7 +17,7 @@ DOWNLOAD_URL := https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869
 FEATURE_OPTIONS = --store $(STORE) --weights $(WEIGHTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data features head finetune evaluate tensorboard test test-all lint bench bench-scale clean
+.PHONY: help setup demo data features head finetune evaluate report tensorboard test test-all lint bench bench-scale clean
 
 help: ## this list
 	@echo "headstart: an image classifier in two phases"
@@ -57,6 +57,9 @@ finetune: $(INSTALLED) ## phase 2: fine-tune RUN
 
 evaluate: $(INSTALLED) ## score RUN on the test split
 	$(HEADSTART) evaluate $(RUN) $(ARGS)
+
+report: $(INSTALLED) ## one page about RUN, report.html
+	$(HEADSTART) report $(RUN) $(ARGS)
 
 tensorboard: $(INSTALLED) ## curves of all runs beside RUN
 	$(BIN)/tensorboard --logdir $(dir $(RUN)) $(ARGS)

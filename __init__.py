@@ -26,6 +26,8 @@ _NAMES = {
     "pipeline.predict.predict": ("predict", "predict_to_file"),
     "pipeline.prepare.config": ("PrepareConfig",),
     "pipeline.prepare.prepare": ("prepare",),
+    "pipeline.report.config": ("ReportConfig",),
+    "pipeline.report.report": ("report",),
     "pipeline.runs": ("Run",),
     "pipeline.study.config": ("StudyConfig",),
     "pipeline.study.study": ("study",),

@@ -17,6 +17,7 @@ from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.places import NetworkPlaces, Places
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.report.config import ReportConfig
 from headstart.pipeline.study.config import StudyConfig
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
@@ -183,11 +184,27 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Evaluated runs.")],
     places: Places,
     split: Split = "test",
+    html: Annotated[Path | None, typer.Option(help="HTML page to write, with a picture of the intervals.")] = None,
 ) -> Result:
     """Show runs side by side, and test whether the best two differ by more than chance."""
     from headstart.pipeline.evaluate.compare import compare
 
-    return compare(runs, split, places)
+    return compare(runs, split, places, html)
+
+
+@command(app)
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; several are compared.")],
+    config: ReportConfig,
+    places: Places,
+    split: Annotated[
+        AskedSplit, typer.Option(help="The split to show. auto: test, or all of another DATA without splits.")
+    ] = "auto",
+) -> Result:
+    """Write a page about a run: figures, curves, mistakes beside their nearest training images, data, settings."""
+    from headstart.pipeline.report.report import report
+
+    return report(runs, config, split, places)
 
 
 @command(app, kept="what was predicted is kept; with --output, repeat the command with --append to go on")

@@ -28,6 +28,8 @@ from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.prepare import prepare
+from headstart.pipeline.report.config import ReportConfig
+from headstart.pipeline.report.report import report
 from headstart.pipeline.runs import Run
 
 _FOLDER = Path("demo")
@@ -49,7 +51,7 @@ _Stage = TypeVar("_Stage", bound=_Shown)
 
 @dataclass(frozen=True)
 class DemoRunResult:
-    """The results of the demo's stages, the path of the picture, and the seconds that all stages took."""
+    """The results of the demo's stages, the paths of picture and report, and the seconds that all stages took."""
 
     drawn: DemoResult
     features: FeaturedExamples
@@ -57,6 +59,7 @@ class DemoRunResult:
     tuned: FinetuneResult
     tested: EvaluateResult
     picture: str
+    report: str
     seconds: float
 
     def fields(self) -> dict[str, Any]:
@@ -73,6 +76,7 @@ class DemoRunResult:
             "val": {"head": self.tuned.before, "finetuned": self.tuned.after},
             "run": self.trained.run,
             "picture": self.picture,
+            "report": self.report,
             "seconds": self.seconds,
         }
 
@@ -100,8 +104,8 @@ class DemoRunResult:
             f"{after['accuracy']:.1%}; {on_test}."
         )
         yield (
-            f"See {self.picture}; the run is {self.trained.run}. With photographs of your own, in a folder for each "
-            "class, begin with: headstart prepare PHOTOS data"
+            f"See {self.picture}, and open {self.report} in a browser; the run is {self.trained.run}. With photographs "
+            "of your own, in a folder for each class, begin with: headstart prepare PHOTOS data"
         )
 
 
@@ -146,8 +150,12 @@ def run_demo(
     tuned = _shown(finetune(run, finetuning, True, seed))
     _announce("evaluate", run)
     tested = _shown(evaluate(run))
+    page = folder / "report.html"
+    _announce("report", run, f"--output={page}")
+    _shown(report([run], ReportConfig(page)))
     draw_picture(picture, read_guesses(Run.open(run)), cached.class_names, _heading(features, tested))
-    return DemoRunResult(drawn, cached, trained, tuned, tested, str(picture), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return DemoRunResult(drawn, cached, trained, tuned, tested, str(picture), str(page), seconds)
 
 
 def _require_no_other(folder: Path) -> None:

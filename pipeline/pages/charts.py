@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -61,18 +62,26 @@ def chart(draw: Callable[[Axes], None], title: str, alt: str, size: tuple[float,
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_settings(title)):
+    with mpl.rc_context(_settings(title)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # matplotlib's font lacks letters that the browser's has
         figure = Figure(size, layout="constrained")
         draw(figure.subplots())
         figure.savefig(data := io.StringIO(), format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = data.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r"#([\w-]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda name: name[0] if name[1] in used else "", svg)  # unique within a page
     for colour, variable in (_COLOURS | _SERIES).items():
         svg = svg.replace(colour, f"var({variable})")
     svg = svg.replace(
         svg[: svg.index(">") + 1], f"<svg viewBox='{_view_box(svg)}' role=img aria-label='{escaped(alt)}'>", 1
     )
     return f"<figure class=plot><figcaption>{escaped(title)}</figcaption>{svg}</figure>"
+
+
+def side_by_side(*charts: str) -> str:
+    """Return HTML of charts side by side or, on a narrow page, one below the other."""
+    return f"<div class=plots>{''.join(charts)}</div>"
 
 
 def _view_box(svg: str) -> str:

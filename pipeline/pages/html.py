@@ -7,13 +7,25 @@ from pathlib import Path
 from headstart.features.files import write_atomically
 from headstart.pipeline.pages.style import STYLE
 
+MARK = "<!doctype html><!-- a page of headstart -->"  # the first bytes of every page
 # With this content security policy, the browser loads no other file and runs no script.
 _SAFE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
+def printable(value: object) -> str:
+    """Return text whose unprintable characters, such as marks that reverse text, are backslash escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value))
+
+
+def shortened(text: str, most: int = 28) -> str:
+    """Return `text` with at most `most` characters. If it is longer, its middle is left out."""
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+
+
 def escaped(value: object) -> str:
-    """Escape `value` for HTML. Unprintable characters, such as marks that reverse text, become backslash escapes."""
-    return escape("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value)))
+    """Escape `value` for HTML, and make it `printable`."""
+    return escape(printable(value))
 
 
 def isolated(value: object) -> str:
@@ -37,7 +49,7 @@ def more(all: Sequence[object], shown: int, what: str = "") -> str:
 
 def write_html(path: Path, title: str, body: Iterable[str]) -> None:
     """Write a page to `path`. `body` has the parts of the page as HTML. Empty parts are left out."""
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escaped(title)}</title>"
+    head = f"{MARK}<html lang=en><meta charset=utf-8><title>{escaped(title)}</title>"
     head += f'<meta http-equiv="Content-Security-Policy" content="{_SAFE}">'
     head += f"<meta name=viewport content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
-    write_atomically(path, head + "\n".join(filter(None, body)) + "\n")
+    write_atomically(path, "\n".join([f"{head}<main>", *filter(None, body), "</main>\n"]))

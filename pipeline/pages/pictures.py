@@ -30,7 +30,12 @@ class Pictures:
         url, path = self._urls.get(image.digest), escaped(image.path)
         if not url:
             return f"<span class=none title='{path}'>no picture</span>"
-        return f"<img src='{url}' alt='{escaped(alt)}' title='{path}'>"
+        return picture(url, alt, path)
+
+
+def picture(url: str, alt: str, title: str = "") -> str:
+    """Return HTML of the picture at a `data:` URL. `title` is HTML."""
+    return f"<img src='{url}' alt='{escaped(alt)}' title='{title}'>"
 
 
 def jpeg_url(picture: Image) -> str:

@@ -24,7 +24,7 @@ from PIL import Image
 TUNING = FinetuneConfig(epochs=1)
 FIELDS = {
     "images", "broken", "path", "backbone", "weights", "extracted", "test_images", "head", "finetuned", "val", "run",
-    "picture", "seconds",
+    "picture", "report", "seconds",
 }  # fmt: skip
 
 
@@ -104,7 +104,8 @@ def test_the_demo_tells_what_was_learnt(folder: Path, result: DemoRunResult) -> 
     scored = Run(folder / "demo" / "run").metrics()
     assert f"{scored['evaluate']['test']['head']['accuracy']:.1%} of {fields['test_images']} unseen" in first
     assert f"{scored['finetune']['val']['loss']:.4f}" in second
-    assert "demo/demo.png" in third
+    assert "demo/demo.png, and open demo/report.html" in third
+    assert "Report of" in (folder / "demo" / "report.html").read_text()
     with Image.open(folder / "demo" / "demo.png") as picture:
         picture.load()
         assert picture.format == "PNG"
@@ -121,7 +122,7 @@ def test_a_second_time_extracts_nothing_and_its_lines_can_be_typed(
     assert (code, set(again), again["images"], again["extracted"]) == (0, FIELDS, 60, 0)
     assert again["head"] == result.tested.head
     typed = [shlex.split(line)[2:] for line in err.splitlines() if line.startswith("$ headstart ")]
-    assert [words[0] for words in typed] == ["demo", "prepare", "features", "head", "finetune", "evaluate"]
+    assert [words[0] for words in typed] == ["demo", "prepare", "features", "head", "finetune", "evaluate", "report"]
     calls: list[tuple[Any, ...]] = []
     for stage in ("head.run.train_run", "finetune.finetune.finetune"):
         monkeypatch.setattr(f"headstart.pipeline.{stage}", lambda *given, **_: calls.append(given) or result)

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,38 @@ def test_what_can_not_be_compared_is_named(headstart, tmp_path: Path) -> None:
     text = headstart.text("compare", one, other)
     assert "may be chance" in text
     assert "[b]other" in text.replace("\n", "")
+
+
+def test_runs_are_columns_and_nothing_is_cut_at_80_columns(headstart, tmp_path: Path) -> None:
+    names = [f"{'a long name of a run ' * 3}{number}" for number in range(5)]
+    runs = [make_run(tmp_path / name, right({number}), LABELS, 0.1 * number) for number, name in enumerate(names)]
+    settings = json.loads((runs[1] / "config.json").read_text())
+    settings["examples"]["train"] = "1" * 64
+    (runs[1] / "config.json").write_text(json.dumps(settings))
+    for run in runs:
+        rows = [f"{at}.jpg,{at},a,train" for at in range(20 if run == runs[1] else 30)]
+        (run / "examples.csv").write_text("\n".join(["path,digest,label,split", *rows, "v.jpg,v,a,val"]))
+    text = headstart.text("compare", *runs)
+    lines = text.splitlines()
+    assert "…" not in text
+    assert all(len(line) <= 80 for line in lines if line[:1] in "┏┃┡│└")
+    packed = re.sub(r"\s", "", "".join(re.sub("[│┃]", "", column) for column in columns_of(lines)))
+    for name in names:
+        assert re.sub(r"\s", "", name) in packed
+    assert {"0" * 8, "1" * 8}.isdisjoint(text.split())
+    assert "20,20ofthemasinthefirstrun" in packed
+    intervals = [line.count("0.8712 - 0.9956") for line in lines if "95 % interval" in line]
+    assert sum(intervals) == 5  # columns that fit, unfolded
+    assert [line.split("│")[1].strip() for line in lines if "accuracy" in line] == ["accuracy"] * text.count("accuracy")
+
+
+def columns_of(lines: list[str]) -> list[str]:
+    """The text of each column of the tables, from top to bottom."""
+    found: list[str] = []
+    for line in lines:
+        if line[:1] in "┏":
+            found += [""] * 9
+        if line[:1] in ("│", "┃"):
+            for at, cell in enumerate(re.split("[│┃]", line)[1:-1]):
+                found[at - 9] += cell.strip()
+    return found

@@ -1,0 +1,169 @@
+"""Charts: the training of both phases on one time line, ROC and precision-recall, and the reliability diagram."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from headstart.pipeline.pages.charts import INK, SERIES, SOFT, chart, side_by_side
+from headstart.pipeline.pages.html import escaped, printable, shortened
+from headstart.pipeline.pages.tables import table
+from headstart.pipeline.report.evidence import NAMES, Evidence
+from headstart.pipeline.scoring.calibration import calibration_error, reliability
+from headstart.pipeline.scoring.metrics import probabilities, roc_auc
+
+_MOST_CURVES = 6  # classes of which each has a curve against the rest
+_POINTS = 300  # of a curve
+_STYLES = ("-", "--", ":", "-.")
+
+
+def training(evidence: Evidence) -> str:
+    """Return charts of loss and accuracy over the epochs of both phases, one after the other."""
+    rows = evidence.run.history()
+    if not rows:
+        return ""
+    phases, kept = [row["phase"] for row in rows], evidence.run.metrics()
+    first = phases.index("finetune") if "finetune" in phases else len(rows)
+    best = {phase: str(kept.get(phase, {}).get("best_epoch")) for phase in set(phases)}
+    chosen = [at for at, row in enumerate(rows) if row["epoch"] == best[row["phase"]]]
+
+    def course(name: str) -> str:
+        series = {
+            split: [_number(row.get(column, "")) for row in rows]
+            for split, column in (("train", name), ("val", f"val_{name}"))
+        }
+        return _course(name, series, first, chosen)
+
+    return side_by_side(course("loss"), course("accuracy"))
+
+
+def _course(name: str, series: dict[str, list[float]], first: int, chosen: list[int]) -> str:
+    times = list(range(1, len(series["val"]) + 1))
+
+    def draw(axes: Any) -> None:
+        for split, style, colour in zip(series, _STYLES, SERIES, strict=False):
+            axes.plot(times, series[split], style, color=colour, label=split, marker=".", linewidth=2)
+        for at in chosen:
+            axes.plot([times[at]], [series["val"][at]], "o", color=INK, fillstyle="none", markersize=10)
+        if 0 < first < len(times):
+            axes.axvline(first + 0.5, color=SOFT, linestyle=":")
+            axes.annotate(" fine-tuning", (first + 0.5, 1), xycoords=("data", "axes fraction"), color=SOFT, va="bottom")
+        axes.set_xlabel("epoch, of the head and then of fine-tuning" if first < len(times) else "epoch of the head")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+
+    ends = "; ".join(f"{split} from {_shown(values[0])} to {_shown(values[-1])}" for split, values in series.items())
+    title = f"{name.capitalize()} by epoch; a ring marks the epoch that was kept"
+    return chart(draw, title, f"{name} over {len(times)} epochs: {ends}", (5.2, 3.4))
+
+
+def detection(evidence: Evidence) -> str:
+    """Return ROC and precision-recall curves: of each model for two classes, of each class for a few; else nothing."""
+    found = evidence.predictions
+    if not found or len(found.class_names) > _MOST_CURVES:
+        return ""
+    names = found.class_names
+    if len(names) == 2:
+        scores = {model: (evidence.chances(model)[:, 1], found.labels == 1) for model in evidence.models}
+        about = f"finding {names[1]}"
+    else:
+        chances = evidence.chances(evidence.better)
+        scores = {name: (chances[:, label], found.labels == label) for label, name in enumerate(names)}
+        about = f"each class against the rest, by {NAMES[evidence.better]}"
+    scores = {name: one for name, one in scores.items() if 0 < one[1].sum() < len(one[1])}
+    if not scores:
+        return ""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    def roc(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        wrong, right, _ = roc_curve(positive, score)
+        return wrong, right
+
+    def precision_recall(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        precision, recall, _ = precision_recall_curve(positive, score)
+        return recall, precision
+
+    areas = ", ".join(f"{name} {roc_auc(*one):.4f}" for name, one in scores.items())
+    axes = ("share of the others taken for it", "share found")
+    return side_by_side(
+        _lines(f"ROC, {about}", axes, scores, roc, areas),
+        _lines(f"Precision and recall, {about}", ("recall", "precision"), scores, precision_recall, ""),
+    )
+
+
+def _lines(
+    title: str,
+    axis_labels: tuple[str, str],
+    scores: dict[str, tuple[np.ndarray, np.ndarray]],
+    curve: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    areas: str,
+) -> str:
+    def draw(axes: Any) -> None:
+        for number, (name, one) in enumerate(scores.items()):
+            x, y = curve(*one)
+            at = np.unique(np.linspace(0, len(x) - 1, _POINTS).astype(int))
+            style, colour = _STYLES[number // len(SERIES) % len(_STYLES)], SERIES[number % len(SERIES)]
+            # Without the space, matplotlib would leave a name that begins with `_` out of the legend.
+            axes.plot(x[at], y[at], style, color=colour, linewidth=2, label=f" {shortened(printable(name))}")
+        axes.set_xlabel(axis_labels[0])
+        axes.set_ylabel(axis_labels[1])
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.legend(loc="lower center")
+
+    told = f"{title}. Areas under the curve: {areas}" if areas else title
+    return chart(draw, told, told, (5.2, 4.2))
+
+
+def calibration(evidence: Evidence) -> str:
+    """Return a reliability diagram of each model before and after temperature scaling, and a table of the errors."""
+    found = evidence.predictions
+    if not found:
+        return ""
+    rows, drawn = [], []
+    for model in evidence.models:
+        heat = evidence.temperatures.get(model)
+        sides = {"as trained": evidence.chances(model)}
+        if heat is not None:
+            sides["after temperature scaling"] = probabilities(found.logits[model] / heat)
+        errors = [calibration_error(chances, found.labels) for chances in sides.values()]
+        rows.append([escaped(model), *(f"{error:.4f}" for error in errors), *([] if heat else ["-"]),
+                     f"{heat:.3f}" if heat else "-"])  # fmt: skip
+        drawn.append(_diagram(model, sides, found.labels))
+    columns = ["model", "as trained", "after temperature scaling", "temperature"]
+    same = "; it was fitted on these images, so the error after is too low" if evidence.scored == "val" else ""
+    note = f"The temperature is fitted on val{same}." if evidence.temperatures else ""
+    caption = f"Expected calibration error: the mean gap of confidence and accuracy. {note}"
+    return side_by_side(*drawn) + table(caption, columns, rows, "numbers")
+
+
+def _diagram(model: str, sides: dict[str, np.ndarray], labels: np.ndarray) -> str:
+    bins = {name: reliability(chances, labels) for name, chances in sides.items()}
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=SOFT, linestyle=":", linewidth=1)
+        for (name, found), colour, marker in zip(bins.items(), SERIES, "os", strict=False):
+            sizes = [20 + 200 * one.count / len(labels) for one in found]
+            confidence, accuracy = [one.confidence for one in found], [one.accuracy for one in found]
+            axes.scatter(confidence, accuracy, sizes, color=colour, marker=marker, label=name, alpha=0.8)
+        axes.set_xlabel("probability of the answer")
+        axes.set_ylabel("share of right answers")
+        axes.set_xlim(min(0.5, *(one.confidence for found in bins.values() for one in found)) - 0.03, 1.03)
+        axes.set_ylim(-0.03, 1.03)
+        axes.legend(loc="lower right", markerscale=0.6)
+
+    told = "; ".join(
+        f"{name}: " + ", ".join(f"{one.confidence:.2f} right {one.accuracy:.2f} of {one.count}" for one in found)
+        for name, found in bins.items()
+    )
+    return chart(draw, f"Reliability of {NAMES[model]}; a point is as large as its number of images", told, (5.2, 4.2))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _shown(value: float) -> str:
+    return "unknown" if np.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,142 @@
+"""What is known of a run: its predictions, its data where they are at hand, and what is missing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from headstart.features.errors import DataError, HeadstartError
+from headstart.features.terminal import console
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.evaluate.config import AskedSplit
+from headstart.pipeline.evaluate.evaluate import evaluate
+from headstart.pipeline.evaluate.predictions import Predictions, read_predictions
+from headstart.pipeline.evaluate.taken import Taken, take
+from headstart.pipeline.featured import FeaturedExamples, load_examples
+from headstart.pipeline.places import Places
+from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.calibration import fit_temperature
+from headstart.pipeline.scoring.metrics import predicted_labels, probabilities, score
+
+_T = TypeVar("_T")
+NAMES = {"head": "the head", "finetuned": "the fine-tuned classifier"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run, and what was found out about it. `missing` has a line for each thing that was not."""
+
+    run: Run
+    scored: str  # a phrase that names the examples, such as `test`
+    key: str  # of the metrics under `evaluate` in `metrics.json`
+    stem: str  # of the predictions' file
+    predictions: Predictions | None
+    val: Predictions | None
+    data: FeaturedExamples | None  # the data that were scored
+    trained: FeaturedExamples | None  # the run's own data
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def models(self) -> list[str]:
+        """Return the models that were scored: `head`, or `head` and `finetuned`."""
+        return list(self.predictions.logits) if self.predictions else []
+
+    @cached_property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Return the metrics of each model; see `pipeline.scoring.metrics.score`."""
+        found = self.predictions
+        return {model: score(found.logits[model], found.labels, found.class_names) for model in self.models} if found \
+            else {}  # fmt: skip
+
+    @property
+    def better(self) -> str:
+        """Return the more accurate model. Of two equally accurate ones, it has the lower loss."""
+        return min(self.models, key=lambda model: (-self.metrics[model]["accuracy"], self.metrics[model]["loss"]))
+
+    @property
+    def seen(self) -> dict[str, int | None]:
+        """Return how many of the scored images are in train, too, as `evaluate` found; empty if it did not look."""
+        kept = self.run.metrics().get("evaluate", {}).get(self.key, {})
+        names = ("duplicates_in_train", "near_duplicates_in_train")
+        return {name: kept[name] for name in names if isinstance(kept.get(name, 0.0), int | None)}
+
+    @cached_property
+    def temperatures(self) -> dict[str, float]:
+        """Return the temperature of each model, fitted on val; empty without predictions on val."""
+        found = self.val
+        if found is None:
+            return {}
+        return {model: fit_temperature(found.logits[model], found.labels) for model in self.models
+                if model in found.logits}  # fmt: skip
+
+    def predicted(self, model: str) -> np.ndarray:
+        """Return the labels that `model` predicts, int64 [N]."""
+        assert self.predictions
+        return predicted_labels(self.predictions.logits[model])
+
+    def chances(self, model: str) -> np.ndarray:
+        """Return the probabilities of `model`, float64 [N, C], before temperature scaling."""
+        assert self.predictions
+        return probabilities(self.predictions.logits[model])
+
+    @cached_property
+    def examples(self) -> dict[str, Example]:
+        """Map the digest of each scored image that is at hand to its example."""
+        return {one.image.digest: one for one in self.data.examples} if self.data else {}
+
+
+def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
+    """Collect the evidence for the run at `path`. A split without predictions is evaluated first.
+
+    If the run's data, store or weights are gone, the evidence is what the run alone holds, and says so. Raises RunError
+    if there is no run, and the errors of `evaluate` if places were named that can't be used.
+    """
+    run, missing = Run.open(path), list[str]()
+    try:
+        data = load_examples(run, places)
+        taken = take(run, data, split, places.data)
+    except HeadstartError as error:
+        if places != Places():
+            raise
+        missing.append(f"images, their neighbours and maps, what was rejected: {error}")
+        kept = "test" if split == "auto" else split
+        predictions = _or_missing(lambda: read_predictions(run, kept), f"all figures on {kept}", missing)
+        val = _or_missing(lambda: read_predictions(run, "val"), "temperature scaling", missing)
+        return Evidence(run, kept, kept, kept, predictions, val, None, None, missing)
+    predictions = _predictions(run, taken, split, places)
+    home = places if taken.elsewhere is None else replace(places, data=None)
+    trained = data if home is places else _or_missing(lambda: load_examples(run, home), "training images", missing)
+    val = _or_missing(lambda: _on_val(run, trained, home), "temperature scaling", missing)
+    return Evidence(run, taken.scored, taken.key, taken.stem, predictions, val, data, trained, missing)
+
+
+def _or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | None:
+    """Return what `load` returns. If it can't, return None, and add `what` and the reason to `missing`."""
+    try:
+        return load()
+    except HeadstartError as error:
+        missing.append(f"{what}: {error}")
+        return None
+
+
+def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predictions:
+    """Return the predictions on val of the run's own data, `trained`. Without the data, return those in the run."""
+    if trained is None:
+        return read_predictions(run, "val")
+    if not trained.of("val"):
+        raise DataError(f"{run.path}: its data have no val split")
+    return _predictions(run, Taken("val", trained.of("val")), "val", places)
+
+
+def _predictions(run: Run, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
+    """Return the predictions on the examples `taken`. Evaluate first if they, or those of a model, are missing."""
+    tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0
+    found = _or_missing(lambda: read_predictions(run, taken.stem), "", [])
+    same = found and set(found.digests) == {one.image.digest for one in taken.examples}
+    if found and same and ("finetuned" in found.logits or not tuned):
+        return found
+    console.print(f"evaluating {taken.scored}, of which the run has no predictions by all of its models")
+    evaluate(run.path, split, places)
+    return read_predictions(run, taken.stem)

@@ -1,0 +1,95 @@
+"""The beginning of the report: three sentences, what was left out, and the figures of each model."""
+
+from headstart.pipeline.pages.html import escaped, isolated, items
+from headstart.pipeline.pages.tables import table
+from headstart.pipeline.report.evidence import NAMES, Evidence
+from headstart.pipeline.scoring.calibration import calibration_error
+from headstart.pipeline.scoring.metrics import confusions, mcnemar
+
+
+def summary(evidence: Evidence) -> str:
+    """Return HTML of three sentences: how good the better model is, what fine-tuning changed, and what goes wrong."""
+    left_out = items([f"left out: {line}" for line in evidence.missing], "problems")
+    if not evidence.predictions:
+        phases = evidence.run.metrics()
+        told = "; ".join(
+            f"{phase}, val accuracy {figures['accuracy']:.4f}" for phase in ("head", "finetune")
+            if (figures := phases.get(phase, {}).get("val", {})).get("accuracy") is not None
+        )  # fmt: skip
+        return (
+            f"<p class=lead>This run has no predictions on {escaped(evidence.scored)}: {escaped(told)}.</p>{left_out}"
+        )
+    sentences = [_how_good(evidence), _fine_tuning(evidence), _what_is_wrong(evidence)]
+    return f"<p class=lead>{' '.join(sentences)}</p>{left_out}"
+
+
+def figures(evidence: Evidence) -> str:
+    """Return a table of the figures of each model; empty without predictions."""
+    if not evidence.predictions:
+        return ""
+    top = ["top5"] if evidence.metrics[evidence.better]["top5"] is not None else []
+    names = ["accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", *top, "auc", "loss"]
+    titles = {"accuracy_interval": "95 % interval", "balanced_accuracy": "balanced", "macro_f1": "macro F1",
+              "top5": "in the first five", "auc": "AUC"}  # fmt: skip
+    rows = [
+        [NAMES[model].removeprefix("the "), *(figure(metrics[name]) for name in names)]
+        for model, metrics in evidence.metrics.items()
+    ]
+    caption = f"{len(evidence.predictions.labels):,} images of {escaped(evidence.scored)}"
+    return table(caption, ["model", *(titles.get(name, name) for name in names)], rows, "numbers")
+
+
+def figure(value: float | list[float] | None) -> str:
+    """Return a figure, or the ends of an interval, with four or three digits; a dash for None."""
+    if value is None:
+        return "-"
+    return f"{value[0]:.3f} to {value[1]:.3f}" if isinstance(value, list) else f"{value:.4f}"
+
+
+def _how_good(evidence: Evidence) -> str:
+    found, model = evidence.predictions, evidence.better
+    assert found
+    metrics, n = evidence.metrics[model], len(found.labels)
+    counts = [(found.labels == label).sum() for label in range(len(found.class_names))]
+    largest, share = int(max(range(len(counts)), key=counts.__getitem__)), max(counts) / n
+    low, high = metrics["accuracy_interval"]
+    beats = "" if low > share else ", so it is not shown to be better than that"
+    return (
+        f"{NAMES[model].capitalize()} is right on {round(metrics['accuracy'] * n):,} of {n:,} images of "
+        f"{escaped(evidence.scored)}: accuracy <b>{metrics['accuracy']:.4f}</b> (95 % interval {low:.3f} to "
+        f"{high:.3f}), where always answering {isolated(found.class_names[largest])} would give {share:.4f}{beats}."
+    )
+
+
+def _fine_tuning(evidence: Evidence) -> str:
+    if "finetuned" not in evidence.models:
+        tried = "finetune" in evidence.run.metrics()
+        return "No epoch of fine-tuning was better on val than the head." if tried else "Nothing was fine-tuned."
+    found = evidence.predictions
+    assert found
+    right = [evidence.predicted(model) == found.labels for model in ("finetuned", "head")]
+    test = mcnemar("finetuned", "head", *right)
+    before, after = (evidence.metrics[model]["accuracy"] for model in ("head", "finetuned"))
+    if not test.only_first + test.only_second:
+        return f"Fine-tuning changed no right or wrong answer: the head has the accuracy {before:.4f}, too."
+    verdict = "more than chance explains" if test.p < 0.05 else "which may be chance"
+    return (
+        f"Fine-tuning changed the accuracy from {before:.4f} to {after:.4f}: it mended {test.only_first:,} images and "
+        f"spoiled {test.only_second:,}, {verdict} (McNemar, p = {test.p:.2g})."
+    )
+
+
+def _what_is_wrong(evidence: Evidence) -> str:
+    found, model = evidence.predictions, evidence.better
+    assert found
+    chances = evidence.chances(model)
+    wrong = [one for one in confusions(evidence.predicted(model), found.labels) if one[0] != one[1]]
+    error = f"its probabilities are off by {calibration_error(chances, found.labels):.1%} on average"
+    if not wrong:
+        return f"It errs on none of them, and {error}."
+    true, other, count = max(wrong, key=lambda one: one[2])
+    names = found.class_names
+    return (
+        f"It errs most often by taking {isolated(names[true])} for {isolated(names[other])} ({count:,} of "
+        f"{sum(one[2] for one in wrong):,} errors), and {error}."
+    )
