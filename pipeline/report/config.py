@@ -12,7 +12,10 @@ class ReportConfig:
     """Where the report is written."""
 
     output: Path = option(Path("report.html"), "HTML page to write. An earlier report there is replaced.")
-    overwrite: bool = option(False, "Replace the file at --output even if it is no report.")
+    study: bool = option(
+        False, "Add how accuracy grows with the number of images; see `headstart study`.", flag="--study"
+    )
+    overwrite: bool = option(False, "Replace the file at --output even if it is no report.", flag="--overwrite")
 
     def __post_init__(self) -> None:
         require_options(("--output", self.output, not self.output.is_dir(), "a file, and no folder"))

@@ -16,7 +16,7 @@ from headstart.pipeline.evaluate.predictions import Predictions, read_prediction
 from headstart.pipeline.evaluate.taken import Taken, take
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
-from headstart.pipeline.runs import Run
+from headstart.pipeline.runs import Run, read_calibration
 from headstart.pipeline.scoring.calibration import fit_temperature
 from headstart.pipeline.scoring.metrics import predicted_labels, probabilities, score
 
@@ -64,12 +64,14 @@ class Evidence:
 
     @cached_property
     def temperatures(self) -> dict[str, float]:
-        """Return the temperature of each model, fitted on val; empty without predictions on val."""
-        found = self.val
-        if found is None:
-            return {}
-        return {model: fit_temperature(found.logits[model], found.labels) for model in self.models
-                if model in found.logits}  # fmt: skip
+        """Return the temperature of each model that the run keeps, or that predictions on val give."""
+        kept = {model: read_calibration(self.run, model) for model in self.models}
+        known = {model: one.temperature for model, one in kept.items() if one}
+        val = self.val
+        if val is None:
+            return known
+        lacking = [model for model in val.logits if model in kept and model not in known]
+        return known | {model: fit_temperature(val.logits[model], val.labels) for model in lacking}
 
     def predicted(self, model: str) -> np.ndarray:
         """Return the labels that `model` predicts, int64 [N]."""

@@ -17,6 +17,7 @@ from headstart.pipeline.report.confusion import classes, confusion
 from headstart.pipeline.report.curves import calibration, detection, training
 from headstart.pipeline.report.evidence import Evidence, gather
 from headstart.pipeline.report.facts import data, settings
+from headstart.pipeline.report.images_needed import images_needed
 from headstart.pipeline.report.mistakes import changed, gallery, mistakes
 from headstart.pipeline.report.summary import figures, summary
 
@@ -56,7 +57,7 @@ def report(
     """
     _require_replaceable(config)
     found = [gather(path, split, places) for path in paths]
-    title, body = _one(found[0]) if len(found) == 1 else _several(paths, found)
+    title, body = _one(found[0], config) if len(found) == 1 else _several(paths, found)
     write_html(config.output, title, body)
     missing = [line for evidence in found for line in evidence.missing]
     return ReportResult(config.output, config.output.stat().st_size, missing)
@@ -73,7 +74,7 @@ def _require_replaceable(config: ReportConfig) -> None:
                 raise OptionError(f"--output {file}: exists and is no report; give another name, or --overwrite")
 
 
-def _one(evidence: Evidence) -> tuple[str, list[str]]:
+def _one(evidence: Evidence, config: ReportConfig) -> tuple[str, list[str]]:
     """Return the title and the parts of a page about one run."""
     made = gallery(evidence)
     sections = {
@@ -83,6 +84,7 @@ def _one(evidence: Evidence) -> tuple[str, list[str]]:
         "The most confident mistakes": mistakes(made),
         "Head against fine-tuned": changed(made),
         "Training": training(evidence),
+        "How many images": images_needed(evidence) if config.study else "",
         "ROC, precision and recall": detection(evidence),
         "Probabilities": calibration(evidence),
         "Data": data(evidence),

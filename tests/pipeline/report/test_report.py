@@ -71,6 +71,20 @@ def test_a_run_is_evaluated_first_and_shown_with_its_mistakes(headstart, run: Pa
     assert (run / "predictions-test.csv").stat().st_mtime == 1
 
 
+@pytest.mark.slow
+def test_a_study_is_a_section_and_the_kept_temperature_is_shown(headstart, run: Path, tmp_path: Path) -> None:
+    plain, with_study = tmp_path / "plain.html", tmp_path / "study.html"
+    headstart("report", run, "--output", plain)
+    assert headstart("report", run, "--study", "--output", with_study)["missing"] == []
+    page = Page(with_study)
+    page.require_safe()
+    page.require_accessible()
+    assert "How many images" in page.text
+    assert "How many images" not in Page(plain).text
+    kept = json.loads((run / "calibration.json").read_text())["head"]["temperature"]
+    assert gather(run, "auto", Places()).temperatures == {"head": kept}
+
+
 def test_neighbours_are_training_images_and_mistakes_are_sorted(run: Path) -> None:
     evidence = gather(run, "auto", Places())
     made = gallery(evidence)

@@ -1,0 +1,21 @@
+"""The section of the report on the number of images, from a study of the run's own data."""
+
+from headstart.features.errors import DataError
+from headstart.pipeline.data.trainable import require_trainable
+from headstart.pipeline.report.evidence import Evidence
+from headstart.pipeline.study.config import StudyConfig
+from headstart.pipeline.study.section import study_section
+from headstart.pipeline.study.study import study_cached
+
+
+def images_needed(evidence: Evidence) -> str:
+    """Return the section as HTML; an empty string without the run's own data, or if they can't be studied."""
+    cached = evidence.trained
+    if cached is None:
+        return ""
+    try:
+        require_trainable(cached.examples, cached.class_names, evidence.run.path)
+        return study_section(study_cached(cached, StudyConfig(), evidence.run.config()["seed"]))
+    except DataError as error:
+        evidence.missing.append(f"how many images are needed: {error}")
+        return ""
