@@ -1,7 +1,7 @@
 """Find likely label errors by cached features: cleanlab judges probabilities from cross-validation.
 
 The probabilities of an image come from logistic regression on other images. A model that was fitted to wrong labels
-repeats some of them, so the models are fitted twice: the second time without the likely errors of the first.
+repeats some of them, so the models are fitted again without the likely errors that the last round found.
 """
 
 import warnings
@@ -17,9 +17,9 @@ from headstart.pipeline.data.splits import united
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.baselines import logistic_regression
 
-STRENGTH = 0.01  # C of the logistic regression; docs/measurements.md has the choices that were compared
-FOLDS = 10
-_ROUNDS = 2
+STRENGTH = 0.1  # C of the logistic regression; docs/measurements.md has the choices that were compared
+FOLDS = 5
+_ROUNDS = 3
 AGREEING = 4  # neighbours of each likely error
 
 
