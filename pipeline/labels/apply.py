@@ -28,8 +28,8 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
     """
     if reading.layout == "v1":
         raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")
-    files = read_data(data, reading)
     rows, path = read_table(table), log_of(table)
+    files = read_data(data, reading)
     with _claimed(data):
         log = read_log(path) if path.exists() else Log()
         if data.is_file():

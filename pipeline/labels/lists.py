@@ -38,7 +38,6 @@ def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, p
     changes = _changes(file, rows, read_manifest(file, config), config, log)
     if not changes:
         return 0
-    file = Path(os.path.realpath(file))
     content = _rewritten(file, changes, config)
     if not log.states:
         with written_atomically(kept_list(path)) as partial:
@@ -56,7 +55,7 @@ def restore_list(file: Path, log: Log, path: Path) -> int:
 
     Raises DataError if the list was changed otherwise since, or if the kept content is gone or damaged.
     """
-    file, kept = Path(os.path.realpath(file)), kept_list(path)
+    kept = kept_list(path)
     if not log.states:
         raise DataError(f"{path}: is the log of a folder, and {file} is a list; name the folder")
     now = sha256_of(file)
@@ -74,6 +73,8 @@ def restore_list(file: Path, log: Log, path: Path) -> int:
 
 
 def _replace(file: Path, content: bytes) -> None:
+    """Give a file other content, and keep its mode. A link to the file stays a link."""
+    file = Path(os.path.realpath(file))
     mode = file.stat().st_mode
     write_atomically(file, content)
     file.chmod(mode)

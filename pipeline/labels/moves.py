@@ -17,10 +17,23 @@ def require_inside(data: Path, name: str, where: str) -> None:
     """
     root = os.path.realpath(data)
     path = os.path.join(root, name)
-    if not name or os.path.isabs(name) or os.path.normpath(name) != name or name.startswith(os.pardir + os.sep):
+    if (
+        not _is_path(name)
+        or not name
+        or os.path.isabs(name)
+        or os.path.normpath(name) != name
+        or name.startswith(os.pardir + os.sep)
+    ):
         raise DataError(f"{where}: {name!r} is not the path of a file in {data}")
     if os.path.realpath(path) != path:
         raise DataError(f"{where}: {name} is a link or lies in a linked folder; change its label by hand")
+
+
+def _is_path(name: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
 
 
 def move_all(data: Path, log: Log, note: Callable[[], None]) -> int:

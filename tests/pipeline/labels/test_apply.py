@@ -170,7 +170,7 @@ def test_a_spreadsheet_may_write_semicolons_and_a_mark(data: Path, tmp_path: Pat
     assert apply(data, file).applied == 1
 
 
-@pytest.mark.parametrize("stopped_at", [1, 2, 3])
+@pytest.mark.parametrize("stopped_at", [1, 3])
 @pytest.mark.parametrize("step", ["link", "unlink", "mkdir"])
 @pytest.mark.parametrize("then", ["apply", "undo"])
 def test_a_kill_in_the_middle(
@@ -216,12 +216,42 @@ def test_undo_overwrites_nothing_and_can_be_repeated(data: Path, tmp_path: Path)
     assert state(data) == before
 
 
+def test_a_file_that_appears_meanwhile_is_not_overwritten(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, link = state(data), os.link
+
+    def late(source: str, target: str) -> None:
+        Path(target).write_text("new")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(DataError, match="another file came there meanwhile"):
+        apply(data, table(tmp_path, ("train/dog/0.jpg", "dog", "cat")))
+    assert state(data) == {**before, "train/cat/0-2.jpg": b"new"}
+
+
+def test_a_disk_without_hard_links(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    before = state(data)
+    monkeypatch.setattr(os, "link", refuse)
+    done = apply(data, table(tmp_path, ("train/dog/0.jpg", "dog", "cat")))
+    assert (data / "train/cat/0-2.jpg").read_text() == "train/dog/0.jpg"
+    assert done.log
+    undo(data, done.log)
+    assert state(data) == before
+
+
 @pytest.mark.parametrize(
     "move",
     [
         {"source": "../out.jpg", "target": "train/dog/9.jpg"},
         {"source": "train/dog/0.jpg", "target": "/tmp/out.jpg"},
         {"source": "train/dog/0.jpg", "target": "linked/0.jpg"},
+        {"source": "train/dog/0.jpg", "target": "train/dog/\0.jpg"},
+        {"source": "train/dog/0.jpg", "target": "train/dog/\ud800.jpg"},
         {"source": 5, "target": "x"},
     ],
 )
@@ -263,6 +293,15 @@ def test_deep_and_wrapped_class_folders(config: dict[str, Any], tmp_path: Path) 
     data = fill(tmp_path / "data", names)
     apply(data, table(tmp_path, ("photos/cat/images/1.jpg", "cat", "dog")), DataConfig(**config))
     assert labels_of(data, **config)["photos/dog/images/1-2.jpg"] == "dog"
+
+
+def test_moves_that_would_be_read_in_another_way_are_refused(tmp_path: Path) -> None:
+    """The classes are in the names, but the folder is called like one of them."""
+    data = fill(tmp_path / "data", [f"cat/{name}.{at}.jpg" for name in ("cat", "dog") for at in range(20)])
+    before = state(data)
+    with pytest.raises(DataError, match="after these moves"):
+        apply(data, table(tmp_path, ("cat/cat.3.jpg", "cat", "dog")))
+    assert state(data) == before
 
 
 def test_a_class_keeps_an_image(tmp_path: Path) -> None:
@@ -345,6 +384,7 @@ def test_a_parquet_list(tmp_path: Path) -> None:
 def test_a_list_that_changed_is_not_restored(tmp_path: Path) -> None:
     fill(tmp_path, [row[0] for row in ROWS])
     file = tmp_path / "list.csv"
+    file.symlink_to(tmp_path / "target.csv")
     file.write_text(LISTS["list.csv"](ROWS))
     first, second = ("1.jpg", "dog", "cat"), ("3.jpg", "dog", "cat")
     apply(file, table(tmp_path, first))
@@ -356,6 +396,7 @@ def test_a_list_that_changed_is_not_restored(tmp_path: Path) -> None:
         undo(file, log)
     file.write_bytes(after)
     assert undo(file, log).undone == 2
+    assert file.is_symlink()
     with pytest.raises(OptionError, match="--label-from"):
         apply(file, table(tmp_path, first), DataConfig(label_from=r"(?P<label>\d)\.jpg"))
 
