@@ -53,7 +53,7 @@ def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
         else:
             if log.states:
                 raise DataError(f"{path}: is of a list of images, and {data} is a folder; name the list")
-            move_back(data, log)
+            move_back(data, log, path)
             undone = len(log.moves)
         path.unlink()
         kept_list(path).unlink(missing_ok=True)
@@ -65,16 +65,12 @@ def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: 
     """Move the images of `rows`. Returns the number of images that were moved."""
     if log.states:
         raise DataError(f"{path}: is the log of a list of images, and {data} is a folder; move the log elsewhere")
-
-    def note() -> None:
-        write_log(path, log)
-
-    if log.moves and (left := move_all(data, log, note)):
+    if left := move_all(data, log, path):
         console.print(f"{path}: {left} moves of an earlier call were left, and are made now")
     if moves := plan(data, rows, reading, log):
         log.moves.extend(moves)
-        note()
-        move_all(data, log, note)
+        write_log(path, log)
+        move_all(data, log, path)
     return len(moves)
 
 

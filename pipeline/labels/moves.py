@@ -1,13 +1,13 @@
 """Move the images of a folder to other classes, or aside, and back again. No file is ever overwritten."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from headstart.features.errors import DataError
 from headstart.features.files import flush_to_disk
-from headstart.pipeline.labels.log import Log
+from headstart.pipeline.labels.log import Log, write_log
 
 
 def require_inside(data: Path, name: str, where: str) -> None:
@@ -36,26 +36,29 @@ def _is_path(name: str) -> bool:
         return False
 
 
-def move_all(data: Path, log: Log, note: Callable[[], None]) -> int:
+def move_all(data: Path, log: Log, path: Path) -> int:
     """Make the moves of `log` that were not made yet, and return their number.
 
-    `note` writes the log; it is called once for each folder that is about to be made. Raises DataError if a file is
-    neither at its source nor at its target, or if another file is at its target. Then nothing was moved.
+    `path` is the log's file. A folder is noted in it before it is made. Raises DataError if a file is neither at its
+    source nor at its target, or if another file is at its target. Then nothing was moved.
     """
     pending = [(move.source, move.target) for move in log.moves]
-    for source, target in (left := _left(data, pending)):
-        _make_folder(data, os.path.dirname(target), log, note)
+    for source, target in (left := _left(data, pending, path)):
+        _make_folder(data, os.path.dirname(target), log, path)
         _rename(data, source, target)
     _flush(data, left)
     return len(left)
 
 
-def move_back(data: Path, log: Log) -> None:
+def move_back(data: Path, log: Log, path: Path) -> None:
     """Take the moves of `log` back, the last first, and remove the folders that were made for them.
 
     Raises DataError in the cases of `move_all`, and then moves nothing.
     """
-    for source, target in (left := _left(data, [(move.target, move.source) for move in reversed(log.moves)])):
+    for folder in log.folders:
+        require_inside(data, folder, str(path))
+    pending = [(move.target, move.source) for move in reversed(log.moves)]
+    for source, target in (left := _left(data, pending, path)):
         os.makedirs(os.path.dirname(os.path.join(data, target)), exist_ok=True)
         _rename(data, source, target)
     _flush(data, left)
@@ -64,29 +67,32 @@ def move_back(data: Path, log: Log) -> None:
             os.rmdir(os.path.join(data, folder))
 
 
-def _left(data: Path, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def _left(data: Path, pairs: Iterable[tuple[str, str]], path: Path) -> list[tuple[str, str]]:
     """Return the pairs (source, target) that are still to be moved. Raises DataError if one can't be."""
     left = []
     for source, target in pairs:
         for name in (source, target):
-            require_inside(data, name, "the log")
+            require_inside(data, name, str(path))
         at_source, at_target = (os.path.join(data, name) for name in (source, target))
         if os.path.lexists(at_source) and os.path.lexists(at_target) and not os.path.samefile(at_source, at_target):
             raise DataError(f"{at_target}: another file is there, so {at_source} can't be moved; move one elsewhere")
         if os.path.lexists(at_source):
             left.append((source, target))
         elif not os.path.lexists(at_target):
-            raise DataError(f"{at_source}: gone, and not at {at_target} either; put it back to one of these places")
+            raise DataError(
+                f"{at_source}: gone, and not at {at_target} either; put it back to one of these places, or remove "
+                f"{path} to do without it"
+            )
     return left
 
 
-def _make_folder(data: Path, name: str, log: Log, note: Callable[[], None]) -> None:
+def _make_folder(data: Path, name: str, log: Log, path: Path) -> None:
     parts = name.split(os.sep)
     for folder in (os.sep.join(parts[:depth]) for depth in range(1, len(parts) + 1)):
         if folder and not os.path.isdir(os.path.join(data, folder)):
             if folder not in log.folders:
                 log.folders.append(folder)
-                note()
+                write_log(path, log)
             os.mkdir(os.path.join(data, folder))
 
 

@@ -263,6 +263,11 @@ def test_a_hostile_log_is_refused(move: dict[str, Any], data: Path, tmp_path: Pa
     before = state(tmp_path)
     headstart.error("labels", data, f"--undo={log}")
     assert state(tmp_path) == before
+    (tmp_path / "empty").mkdir()
+    for folder in ("../empty", str(tmp_path / "empty")):
+        log.write_text(json.dumps({"folders": [folder]}))
+        assert "not the path of a file" in headstart.error("labels", data, f"--undo={log}")
+        assert (tmp_path / "empty").is_dir()
     for text in ("[]", "not json", '{"moves": [{}]}'):
         log.write_text(text)
         assert "not a log" in headstart.error("labels", data, f"--undo={log}")
