@@ -30,6 +30,7 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
         raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")
     rows, path = read_table(table), log_of(table)
     files = read_data(data, reading)
+    console.print("\n".join(files.reading.lines))
     with _claimed(data):
         log = read_log(path) if path.exists() else Log()
         if data.is_file():
