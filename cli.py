@@ -14,6 +14,7 @@ from headstart.pipeline.demo.config import DEMO_IMAGES
 from headstart.pipeline.evaluate.config import AskedSplit, Sort
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.labels.config import LabelsConfig
 from headstart.pipeline.places import NetworkPlaces, Places
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.prepare.config import PrepareConfig
@@ -98,6 +99,23 @@ def features(
     from headstart.pipeline.featured import cache_features
 
     return cache_features(data, config, extraction, seed, reading=reading, labelled=False)
+
+
+@command(
+    app, kept="features so far are kept; changes by --apply are completed by repeating it, or taken back by --undo"
+)
+def labels(
+    data: Data,
+    config: LabelsConfig,
+    features: FeatureConfig,
+    extraction: ExtractionConfig,
+    reading: DataConfig,
+    seed: int = 0,
+) -> Result:
+    """Find likely label errors by cached features, in all splits but test; change labels by an edited list of them."""
+    from headstart.pipeline.labels.labels import labels
+
+    return labels(data, features, extraction, config, seed, reading)
 
 
 @command(app, kept="features extracted so far are kept, the run was not made")

@@ -233,7 +233,7 @@ def substitutes(words: list[str]) -> list[list[str]]:
     few = {"head": [epochs], "sweep": ["--trials=3"], "finetune": [epochs, "--patience=0"]}.get(words[0], [])
     if words == ["demo"]:  # the demo has a test of its own
         return [["head", "photos", "--run=demo/run", "--store=demo/store", *lite, "--epochs=2"]]
-    if words[0] not in ("features", "head", "study", "sweep") and words[:2] != ["store", "explain"]:
+    if words[0] not in ("features", "head", "study", "sweep", "labels") and words[:2] != ["store", "explain"]:
         return [[*words, *few]]
     backbone = words[words.index("--backbone") + 1] if "--backbone" in words else "inception_v3"
     if not backbone.endswith(".keras"):

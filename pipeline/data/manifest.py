@@ -44,7 +44,7 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
     entries: dict[str, Entry] = {}
     labelled = labelled and not config.label_from and config.layout != "none"
     for number, row in _rows(file, config, labelled):
-        entry = _entry(f"{file}, row {number}", row, config, labelled, os.path.abspath(file.parent))
+        entry = entry_of(f"{file}, row {number}", row, config, labelled, os.path.abspath(file.parent))
         before = entries.setdefault(entry.path, entry)
         if (before.label, before.split) != (entry.label, entry.split):
             raise DataError(
@@ -56,7 +56,11 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
     return list(entries.values())
 
 
-def _entry(where: str, row: _Row, config: DataConfig, labelled: bool, folder: str) -> Entry:
+def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: bool, folder: str) -> Entry:
+    """Return the entry of a row, which maps columns to values. Raises DataError as `read_manifest` does for a row.
+
+    `where` names the row in messages. `folder` is the absolute path of the manifest's folder.
+    """
     path = _text(row, config.path_column) if not config.path_format else _formatted(where, row, config.path_format)
     if not path:
         raise DataError(f"{where}: {config.path_column} is empty")
@@ -137,12 +141,21 @@ def _require_columns(file: Path, needed: list[str], found: list[str]) -> None:
         )
 
 
+def csv_delimiter(header: str) -> str:
+    """Return the delimiter of a CSV file: the mark that its first line has most often."""
+    return max("\t;,", key=header.count) if any(mark in header for mark in "\t;,") else ","
+
+
+def csv_encoding(encoding: str) -> str:
+    """Return the encoding to read a CSV file with, where `encoding` was asked for. UTF-8 may begin with a mark."""
+    return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+
+
 def _csv_rows(file: Path, encoding: str, needed: list[str]) -> Iterator[tuple[int, _Row]]:
-    encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    with file.open(newline="", encoding=encoding) as lines:
+    with file.open(newline="", encoding=csv_encoding(encoding)) as lines:
         header = lines.readline()
         lines.seek(0)
-        delimiter = max("\t;,", key=header.count) if any(mark in header for mark in "\t;,") else ","
+        delimiter = csv_delimiter(header)
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
         try:
             _require_columns(file, needed, list(reader.fieldnames or []))

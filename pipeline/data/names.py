@@ -119,6 +119,19 @@ def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
     return [as_label(match["label"]) if match and match["label"] else None for match in matches]
 
 
+def with_label(path: str, label: str, pattern: str = "") -> str | None:
+    """Return `path` with another label in its name; None if its name holds no label.
+
+    The label is found by the regular expression `pattern` as by `labels_matched`, or as in `cat.0.jpg` without it.
+    """
+    start = 0 if "/" in pattern else len(path) - len(os.path.basename(path))
+    match = (re.compile(pattern) if pattern else _NUMBERED).fullmatch(path[start:])
+    if not match or match["label"] is None:
+        return None
+    begin, end = match.span("label")
+    return path[: start + begin] + label + path[start + end :]
+
+
 def matched(
     option: str, pattern: re.Pattern[str], match: Callable[[str], re.Match[str] | None], names: Sequence[str]
 ) -> list[re.Match[str] | None]:

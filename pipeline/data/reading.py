@@ -11,7 +11,7 @@ from headstart.features.errors import DataError
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading, read_layout
 from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
-from headstart.pipeline.data.listing import list_files, require_readable
+from headstart.pipeline.data.listing import Listing, list_files, require_readable
 from headstart.pipeline.data.manifest import SUFFIXES, Entry, is_manifest, read_manifest
 from headstart.pipeline.data.names import (
     has_image_suffix,
@@ -49,12 +49,20 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
         return _read_list(data, config, labelled)
     if config.layout == "v1":
         return Files(*read_folder_v1(data))
-    listing = list_files(data)
-    require_readable(data, listing)
-    names = [name for name in listing.files if name not in (REJECTS, PREPARED)]
+    names, listing = folder_names(data)
     reading = read_names(names, str(data), config, listing.empty, labelled)
     root = os.path.join(data, "")
     return _with_labels([root + name for name in names], reading, Counter(listing.ignored), "outside classes")
+
+
+def folder_names(data: Path) -> tuple[list[str], Listing]:
+    """Return the names of the files in the folder `data` that may be images, and the listing that they are taken from.
+
+    Raises DataError if a folder in `data` can't be read.
+    """
+    listing = list_files(data)
+    require_readable(data, listing)
+    return [name for name in listing.files if name not in (REJECTS, PREPARED)], listing
 
 
 def _with_labels(paths: list[str], reading: Reading, ignored: Counter[str], kind: str) -> Files:

@@ -1,0 +1,87 @@
+"""`headstart labels DATA --apply FILE`, and `--undo LOG`: change labels, and take the changes back."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from headstart.features.errors import DataError, OptionError
+from headstart.features.files import remove_left_over
+from headstart.features.locks import folder_locked
+from headstart.features.terminal import console
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.reading import read_data
+from headstart.pipeline.labels.lists import change_list, restore_list
+from headstart.pipeline.labels.log import Log, kept_list, log_of, read_log, write_log
+from headstart.pipeline.labels.moves import move_all, move_back
+from headstart.pipeline.labels.planning import plan
+from headstart.pipeline.labels.result import Changed
+from headstart.pipeline.labels.table import Row, read_table
+
+
+def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Changed:
+    """Change the labels of `data` as the CSV file `table` says, after all of its rows were checked.
+
+    Images of a folder are moved to the folder of another class, or aside. A list is written anew; images that are put
+    aside lose their row. A log beside `table` takes the changes back. An earlier call that was cut off is completed
+    first. Raises DataError if a row does not fit `data`; then nothing is changed for this call.
+    """
+    if reading.layout == "v1":
+        raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")
+    rows, path = read_table(table), log_of(table)
+    files = read_data(data, reading)
+    console.print("\n".join(files.reading.lines))
+    with _claimed(data):
+        log = read_log(path) if path.exists() else Log()
+        if data.is_file():
+            applied = change_list(data, rows, reading, log, path)
+        else:
+            applied = _move(data, rows, reading, log, path)
+    there = len(rows) - applied
+    told = f"{data}: {applied:,} labels changed" + (f", {there:,} were changed before" if there else "")
+    return Changed(len(files.paths), applied, 0, path if path.exists() else None, told)
+
+
+def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
+    """Take back the changes that the log at `path` names, and remove the log.
+
+    Raises DataError if a file or the list was changed since. Then nothing is taken back.
+    """
+    log = read_log(path)
+    with _claimed(data):
+        if data.is_file():
+            undone = restore_list(data, log, path)
+        else:
+            if log.states:
+                raise DataError(f"{path}: is of a list of images, and {data} is a folder; name the list")
+            move_back(data, log, path)
+            undone = len(log.moves)
+        path.unlink()
+        kept_list(path).unlink(missing_ok=True)
+    count = len(read_data(data, reading).paths)
+    return Changed(count, 0, undone, None, f"{data}: {undone:,} changes taken back; {path} is removed")
+
+
+def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: Path) -> int:
+    """Move the images of `rows`. Returns the number of images that were moved."""
+    if log.states:
+        raise DataError(f"{path}: is the log of a list of images, and {data} is a folder; move the log elsewhere")
+    if left := move_all(data, log, path):
+        console.print(f"{path}: {left} moves of an earlier call were left, and are made now")
+    if moves := plan(data, rows, reading, log):
+        log.moves.extend(moves)
+        write_log(path, log)
+        move_all(data, log, path)
+    return len(moves)
+
+
+@contextmanager
+def _claimed(data: Path) -> Iterator[None]:
+    """Hold the folder `data`, or the folder of a list, so that no other call changes labels in it meanwhile."""
+    folder = data if data.is_dir() else Path(os.path.realpath(data)).parent
+    try:
+        with folder_locked(folder, wait=False):
+            remove_left_over(folder)
+            yield
+    except BlockingIOError as error:
+        raise DataError(f"{folder}: another command of headstart changes it; wait until it ends") from error

@@ -1,0 +1,96 @@
+"""`headstart labels`: find likely label errors, and change labels."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from headstart.features.backbones.cuts import chosen_cuts, require_averaged
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import DataError
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.featured import FeaturedExamples, cache_features
+from headstart.pipeline.labels.apply import apply, undo
+from headstart.pipeline.labels.config import LabelsConfig
+from headstart.pipeline.labels.finding import alike, likely_errors, nearest_agreeing, require_cleanlab
+from headstart.pipeline.labels.page import write_page
+from headstart.pipeline.labels.result import Changed, FoundLabels, Suspect
+from headstart.pipeline.labels.table import require_replaceable, write_table
+
+
+def labels(
+    data: Path,
+    features: FeatureConfig,
+    extraction: ExtractionConfig,
+    config: LabelsConfig = LabelsConfig(),
+    seed: int = 0,
+    reading: DataConfig = DataConfig(),
+) -> FoundLabels | Changed:
+    """Find likely label errors in `data`. With `config.apply` or `config.undo`, change labels instead.
+
+    Features that the store lacks are extracted first. Writes `config.csv` and `config.html`, where they are given.
+    Raises OptionError if cleanlab is missing, or for a cut that is a map, and DataError if a class has fewer than two
+    images apart from copies, or if `config.csv` holds actions.
+
+    Args:
+        seed: decides the folds and, if `data` has no split folders, the splits.
+        reading: how `data` is read.
+    """
+    if config.apply:
+        return apply(data, config.apply, reading)
+    if config.undo:
+        return undo(data, config.undo, reading)
+    require_averaged(chosen_cuts(features))
+    require_cleanlab()
+    if config.csv:
+        require_replaceable(config.csv)
+    found = _found(data, cache_features(data, features, extraction, seed, reading=reading), seed)
+    if config.csv:
+        write_table(config.csv, found.rows())
+    if config.html:
+        write_page(found, config.html)
+    return found
+
+
+def _found(data: Path, cached: FeaturedExamples, seed: int) -> FoundLabels:
+    """Find the likely label errors of all examples that are not of the test split."""
+    examples = [example for example in cached.examples if example.split != "test"]
+    if len(cached.class_names) < 2:
+        raise DataError(f"{data}: one class only, {cached.class_names[0]!r}; expected at least two")
+    labelled, root = cached.labelled(examples), os.path.join(data if data.is_dir() else data.parent, "")
+    rows, given = labelled.features, labelled.labels
+    groups = alike(examples, rows)
+    together = {at: number for number, group in enumerate(groups) for at in group}
+    wrong, chances = likely_errors(
+        rows, given, np.array([together[at] for at in range(len(examples))]), cached.class_names, seed
+    )
+    others = chances.copy()
+    others[np.arange(len(given)), given] = -1
+    suggested = others.argmax(axis=1)
+
+    def suspect(at: int) -> Suspect:
+        example, names = examples[at], cached.class_names
+        score = float(chances[at, given[at]])
+        return Suspect(example, _name(example, root), names[given[at]], names[suggested[at]], score)
+
+    issues = sorted(np.flatnonzero(wrong).tolist(), key=lambda at: (chances[at, given[at]], examples[at].image.path))
+    conflicts = [group for group in groups if len(set(given[group])) > 1]
+    trusted = ~wrong
+    trusted[[at for group in conflicts for at in group]] = False
+    near = nearest_agreeing(rows, given, trusted, np.array(issues, np.int64), suggested[issues])
+    return FoundLabels(
+        data=data,
+        reading=cached.reading,
+        examples=len(examples),
+        untouched=len(cached.examples) - len(examples),
+        issues=[suspect(at) for at in issues],
+        conflicts=[[suspect(at) for at in group] for group in conflicts],
+        agreeing={
+            _name(examples[at], root): [examples[one] for one in ones] for at, ones in zip(issues, near, strict=True)
+        },
+    )
+
+
+def _name(example: Example, root: str) -> str:
+    """Return the path of an example's image relative to `root`, which ends with a slash."""
+    return example.image.path.removeprefix(root)

@@ -1,0 +1,187 @@
+"""Write a list of images anew with other labels, or without some rows. All other rows and columns stay as they are."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headstart.features.errors import DataError, OptionError
+from headstart.features.files import sha256_of, write_atomically, written_atomically
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.manifest import Entry, csv_delimiter, csv_encoding, entry_of, read_manifest
+from headstart.pipeline.data.names import as_label
+from headstart.pipeline.labels.log import Log, kept_list, write_log
+from headstart.pipeline.labels.planning import require_classes, require_label
+from headstart.pipeline.labels.table import ASIDE, Row
+
+_PathOf = Callable[[Mapping[str, Any]], str]  # the path of the image of a row, which maps columns to values
+_BOM = b"\xef\xbb\xbf"
+
+
+def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, path: Path) -> int:
+    """Change the list `file` as `rows` say. Returns the number of images whose label changed or that lost their row.
+
+    The list as it was before the first change is kept beside the log, which is written to `path` first. Raises
+    OptionError if the labels are in the paths, and DataError if a row does not fit the list.
+    """
+    if config.label_from:
+        raise OptionError(
+            "--label-from: --apply changes the column of labels, and here labels are in paths; rename files"
+        )
+    if log.moves:
+        raise DataError(f"{path}: is the log of a folder, and {file} is a list; move the log elsewhere")
+    changes = _changes(file, rows, read_manifest(file, config), config, log)
+    if not changes:
+        return 0
+    content = _rewritten(file, changes, config)
+    if not log.states:
+        with written_atomically(kept_list(path)) as partial:
+            shutil.copyfile(file, partial)
+        log.states.append(sha256_of(kept_list(path)))
+    log.states.append(hashlib.sha256(content).hexdigest())
+    log.rows.update(changes)
+    write_log(path, log)
+    _replace(file, content)
+    return len(changes)
+
+
+def restore_list(file: Path, log: Log, path: Path) -> int:
+    """Give the list `file` the content that it had before the changes of `log`. Returns the number of changed images.
+
+    Raises DataError if the list was changed otherwise since, or if the kept content is gone or damaged.
+    """
+    kept = kept_list(path)
+    if not log.states:
+        raise DataError(f"{path}: is the log of a folder, and {file} is a list; name the folder")
+    now = sha256_of(file)
+    if now not in log.states:
+        raise DataError(f"{file}: was changed since {path} was written; the list as it was before is in {kept}")
+    if now != log.states[0]:
+        try:
+            content = kept.read_bytes()
+        except OSError as error:
+            raise DataError(f"{kept}: can't be read ({error.strerror}); it holds the list as it was") from error
+        if hashlib.sha256(content).hexdigest() != log.states[0]:
+            raise DataError(f"{kept}: damaged or replaced; it should hold {file} as it was before")
+        _replace(file, content)
+    return len(log.rows)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Give a file other content, and keep its mode. A link to the file stays a link."""
+    file = Path(os.path.realpath(file))
+    mode = file.stat().st_mode
+    write_atomically(file, content)
+    file.chmod(mode)
+
+
+def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: DataConfig, log: Log) -> dict[str, str]:
+    """Return the action for each image that does not have its new label yet. Raises DataError for a wrong row."""
+    by_path = {entry.path: entry for entry in entries}
+    require_classes(rows, sorted({entry.label for entry in entries if entry.label}), file)
+    changes: dict[str, str] = {}
+    for row in rows:
+        entry = by_path.get(row.path)
+        if entry is None and log.rows.get(row.path) == row.action == ASIDE:
+            continue
+        if entry is None:
+            raise DataError(f"{row.where}: {row.path!r} has no row in {file}; it was removed, renamed or never there")
+        if entry.label == as_label(row.action):
+            continue
+        require_label(row, entry.label, "" if config.resplit else entry.split, file)
+        changes[row.path] = row.action
+    left = {as_label(changes.get(one.path, one.label or "")) for one in entries if changes.get(one.path) != ASIDE}
+    if lost := {entry.label for entry in entries if entry.label} - left:
+        raise DataError(f"{file}: class {min(lost)!r} would have no image left; empty the action of one of its images")
+    return changes
+
+
+def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> bytes:
+    """Return the content of the list after `changes`."""
+    folder = os.path.abspath(file.parent)
+
+    def path_of(row: Mapping[str, Any]) -> str:
+        return entry_of(str(file), row, config, True, folder).path
+
+    if file.suffix.lower() == ".parquet":
+        return _parquet(file, changes, config.label_column, path_of)
+    content = file.read_bytes()
+    is_json = file.suffix.lower() in (".jsonl", ".ndjson")
+    encoding = config.encoding if is_json or not content.startswith(_BOM) else csv_encoding(config.encoding)
+    text = content.decode(encoding)
+    records = list(_json_records(text) if is_json else _csv_records(text))
+    spelt = _spellings([row for _, row, _ in records], config.label_column)
+    lines = []
+    for line, row, written in records:
+        action = changes.get(path_of(row)) if row else None
+        if action is None:
+            lines.append(line)
+        elif action != ASIDE:
+            lines.append(written({**row, config.label_column: spelt[as_label(action)]}))
+    return "".join(lines).encode(encoding)
+
+
+def _spellings(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, Any]:
+    """Return the value by which `rows` name each class: perhaps a number, or another Unicode form."""
+    return {as_label(str(row[column]).strip()): row[column] for row in reversed(rows) if row.get(column) is not None}
+
+
+_Record = tuple[str, Mapping[str, Any], Callable[[Mapping[str, Any]], str]]  # text, columns ({}: no row), their text
+
+
+def _csv_records(text: str) -> Iterator[_Record]:
+    """Yield the records of a CSV file, the header and empty lines among them."""
+    taken: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for line in io.StringIO(text, newline=""):
+            taken.append(line)
+            yield line
+
+    delimiter, header = csv_delimiter(io.StringIO(text, newline="").readline()), list[str]()
+    for cells in csv.reader(lines(), delimiter=delimiter, strict=True):
+        record = "".join(taken)
+        taken.clear()
+        end = record[len(record.rstrip("\r\n")) :]
+
+        def written(row: Mapping[str, Any], end: str = end) -> str:
+            line = io.StringIO(newline="")
+            csv.writer(line, delimiter=delimiter, lineterminator=end).writerow(row.values())
+            return line.getvalue()
+
+        yield record, dict(zip(header, cells, strict=False)) if header else {}, written
+        header = header or cells
+
+
+def _json_records(text: str) -> Iterator[_Record]:
+    for line in io.StringIO(text, newline=""):
+        end = line[len(line.rstrip("\r\n")) :]
+
+        def written(row: Mapping[str, Any], end: str = end) -> str:
+            return json.dumps(row, ensure_ascii=False) + end
+
+        yield line, json.loads(line) if line.strip() else {}, written
+
+
+def _parquet(file: Path, changes: Mapping[str, str], column: str, path_of: _PathOf) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(file)
+    rows = table.to_pylist()
+    spelt = _spellings(rows, column)
+    actions = [changes.get(path_of(row)) for row in rows]
+    labels = [
+        spelt[as_label(action)] if action and action != ASIDE else row[column]
+        for row, action in zip(rows, actions, strict=True)
+    ]
+    at = table.schema.get_field_index(column)
+    changed = table.set_column(at, table.schema.field(at), pyarrow.array(labels, table.schema.field(at).type))
+    written = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(changed.filter([action != ASIDE for action in actions]), written)
+    return bytes(written.getvalue())

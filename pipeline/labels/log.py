@@ -1,0 +1,58 @@
+"""The log of `--apply`, by which `--undo` takes the changes back. It is written before the first change.
+
+A log belongs to one CSV file of labels: a further `--apply` of this file adds to its log.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import msgspec
+from headstart.features.errors import DataError
+from headstart.features.files import read_json, write_atomically
+
+_SUFFIX, _KEPT_SUFFIX = ".undo.json", ".undo.list"
+
+
+@dataclass(frozen=True)
+class Move:
+    """A file's change of place. Both paths are relative to DATA."""
+
+    source: str
+    target: str
+    action: str  # `aside`, or the name of a class
+
+
+@dataclass
+class Log:
+    """The changes that were made by one CSV file, or are about to be made."""
+
+    moves: list[Move] = field(default_factory=list)  # of a folder; each path is in it once
+    folders: list[str] = field(default_factory=list)  # that were made for `moves`, parents first; relative to DATA
+    states: list[str] = field(default_factory=list)  # SHA-256 of a list before the changes, and after each --apply
+    rows: dict[str, str] = field(default_factory=dict)  # of a list: the action for each path
+
+
+def log_of(table: Path) -> Path:
+    """Return the path of the log of the CSV file `table`: beside it, `labels.undo.json` for `labels.csv`."""
+    return table.with_name(table.stem + _SUFFIX)
+
+
+def kept_list(log: Path) -> Path:
+    """Return the path at which a list is kept as it was before the changes of `log`."""
+    return log.with_name(log.name.removesuffix(_SUFFIX) + _KEPT_SUFFIX)
+
+
+def read_log(path: Path) -> Log:
+    """Read a log. Raises DataError if it is no log, or can't be read."""
+    try:
+        return msgspec.convert(read_json(path), Log)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror}); name the log that --apply named") from error
+    except (ValueError, msgspec.ValidationError) as error:
+        raise DataError(f"{path}: not a log of --apply ({error}); name the log that --apply named") from error
+
+
+def write_log(path: Path, log: Log) -> None:
+    """Write a log. Names that are not UTF-8 are kept as escapes."""
+    write_atomically(path, json.dumps(asdict(log), indent=2) + "\n")

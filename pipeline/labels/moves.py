@@ -1,0 +1,124 @@
+"""Move the images of a folder to other classes, or aside, and back again. No file is ever overwritten."""
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from headstart.features.errors import DataError
+from headstart.features.files import flush_to_disk
+from headstart.pipeline.labels.log import Log, write_log
+
+
+def require_inside(data: Path, name: str, where: str) -> None:
+    """Raise a DataError if `name`, relative to `data`, leads out of `data` or through a link. The file may be missing.
+
+    `where` names the place of `name` in messages.
+    """
+    root = os.path.realpath(data)
+    path = os.path.join(root, name)
+    if (
+        not _is_path(name)
+        or not name
+        or os.path.isabs(name)
+        or os.path.normpath(name) != name
+        or name.startswith(os.pardir + os.sep)
+    ):
+        raise DataError(f"{where}: {name!r} is not the path of a file in {data}")
+    if os.path.realpath(path) != path:
+        raise DataError(f"{where}: {name} is a link or lies in a linked folder; change its label by hand")
+
+
+def _is_path(name: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+
+
+def move_all(data: Path, log: Log, path: Path) -> int:
+    """Make the moves of `log` that were not made yet, and return their number.
+
+    `path` is the log's file. A folder is noted in it before it is made. Raises DataError if a file is neither at its
+    source nor at its target, or if another file is at its target. Then nothing was moved.
+    """
+    pending = [(move.source, move.target) for move in log.moves]
+    for source, target in (left := _left(data, pending, path)):
+        _make_folder(data, os.path.dirname(target), log, path)
+        _rename(data, source, target)
+    _flush(data, left)
+    return len(left)
+
+
+def move_back(data: Path, log: Log, path: Path) -> None:
+    """Take the moves of `log` back, the last first, and remove the folders that were made for them.
+
+    Raises DataError in the cases of `move_all`, and then moves nothing.
+    """
+    for folder in log.folders:
+        require_inside(data, folder, str(path))
+    pending = [(move.target, move.source) for move in reversed(log.moves)]
+    for source, target in (left := _left(data, pending, path)):
+        os.makedirs(os.path.dirname(os.path.join(data, target)), exist_ok=True)
+        _rename(data, source, target)
+    _flush(data, left)
+    for folder in reversed(log.folders):
+        with suppress(OSError):  # it holds other files
+            os.rmdir(os.path.join(data, folder))
+
+
+def _left(data: Path, pairs: Iterable[tuple[str, str]], path: Path) -> list[tuple[str, str]]:
+    """Return the pairs (source, target) that are still to be moved. Raises DataError if one can't be."""
+    left = []
+    for source, target in pairs:
+        for name in (source, target):
+            require_inside(data, name, str(path))
+        at_source, at_target = (os.path.join(data, name) for name in (source, target))
+        if os.path.lexists(at_source) and os.path.lexists(at_target) and not os.path.samefile(at_source, at_target):
+            raise DataError(f"{at_target}: another file is there, so {at_source} can't be moved; move one elsewhere")
+        if os.path.lexists(at_source):
+            left.append((source, target))
+        elif not os.path.lexists(at_target):
+            raise DataError(
+                f"{at_source}: gone, and not at {at_target} either; put it back to one of these places, or remove "
+                f"{path} to do without it"
+            )
+    return left
+
+
+def _make_folder(data: Path, name: str, log: Log, path: Path) -> None:
+    parts = name.split(os.sep)
+    for folder in (os.sep.join(parts[:depth]) for depth in range(1, len(parts) + 1)):
+        if folder and not os.path.isdir(os.path.join(data, folder)):
+            if folder not in log.folders:
+                log.folders.append(folder)
+                write_log(path, log)
+            os.mkdir(os.path.join(data, folder))
+
+
+def _rename(data: Path, source: str, target: str) -> None:
+    """Rename a file. Where the disk has hard links, a file that appears at `target` meanwhile is not overwritten."""
+    old, new = os.path.join(data, source), os.path.join(data, target)
+    try:
+        os.link(old, new)
+    except FileExistsError:
+        if not os.path.samefile(old, new):
+            raise DataError(
+                f"{new}: another file came there meanwhile; move it elsewhere and repeat the command"
+            ) from None
+    except OSError as error:  # a disk without hard links, or a place that can't be written
+        if os.path.lexists(new):
+            raise DataError(f"{new}: another file came there meanwhile; repeat the command") from error
+        try:
+            os.rename(old, new)
+        except OSError as failed:
+            raise DataError(
+                f"{old}: can't be moved to {new} ({failed.strerror}); repeat the command after that"
+            ) from failed
+        return
+    os.unlink(old)
+
+
+def _flush(data: Path, pairs: Sequence[tuple[str, str]]) -> None:
+    for folder in {os.path.dirname(os.path.join(data, name)) for pair in pairs for name in pair}:
+        flush_to_disk(Path(folder))

@@ -1,0 +1,101 @@
+"""The results of `headstart labels`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headstart.pipeline.data.examples import Example
+
+_SHOWN = 10  # likely label errors in the summary
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An image whose label may be wrong."""
+
+    example: Example
+    name: str  # its path, relative to DATA or to the folder of the list
+    label: str
+    suggested: str  # the most probable other class
+    score: float  # probability of `label`, in [0, 1], by models that were fitted without this image
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object of a likely label error."""
+        return {"path": self.name, "label": self.label, "suggested": self.suggested, "score": self.score}
+
+
+@dataclass(frozen=True)
+class FoundLabels:
+    """The likely label errors of a data set."""
+
+    data: Path
+    reading: list[str]  # lines that say how the data were read
+    examples: int  # images that were examined
+    untouched: int  # images of the test split
+    issues: list[Suspect]  # likely label errors, the least probable label first
+    conflicts: list[list[Suspect]]  # groups of copies and near-duplicates with different labels
+    agreeing: dict[str, list[Example]] = field(default_factory=dict)  # by the name of an issue; see `finding`
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object that `--json` prints."""
+        return {
+            "examples": self.examples,
+            "untouched": self.untouched,
+            "issues": [issue.fields() for issue in self.issues],
+            "conflicts": [[one.fields() for one in group] for group in self.conflicts],
+            "applied": 0,
+        }
+
+    def rows(self) -> list[Suspect]:
+        """Return the issues, and after these the images of conflicts that are no issues."""
+        known = {issue.name for issue in self.issues}
+        return [*self.issues, *(one for group in self.conflicts for one in group if one.name not in known)]
+
+    def told(self) -> str:
+        """Return the counts in one sentence."""
+        test = f"; the {self.untouched:,} of the test split are left alone" if self.untouched else ""
+        return f"{len(self.issues):,} likely label errors among {self.examples:,} images{test}"
+
+    def told_conflicts(self) -> str:
+        """Return the number of conflicts in one line."""
+        return f"{len(self.conflicts):,} groups of copies or near-duplicates have different labels"
+
+    def lines(self) -> Iterator[str]:
+        """Yield the summary that is printed without `--json`."""
+        yield self.told()
+        for issue in self.issues[:_SHOWN]:
+            yield f"  {issue.name}: {issue.label}, perhaps {issue.suggested} (score {issue.score:.3f})"
+        if len(self.issues) > _SHOWN:
+            yield f"  and {len(self.issues) - _SHOWN:,} more"
+        if self.conflicts:
+            yield self.told_conflicts()
+        if self.rows():
+            yield "look at them with --html FILE; edit the column `action` of --csv FILE, and then --apply it"
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The outcome of `--apply` or `--undo`."""
+
+    examples: int  # images of DATA, in all splits
+    applied: int  # images whose label was changed, or that were put aside
+    undone: int  # changes that were taken back
+    log: Path | None  # takes the changes back; None if there are none
+    told: str  # the outcome in one sentence
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object that `--json` prints."""
+        return {
+            "examples": self.examples,
+            "issues": [],
+            "applied": self.applied,
+            "undone": self.undone,
+            "log": str(self.log) if self.log else None,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield the summary that is printed without `--json`."""
+        yield self.told
+        if self.log:
+            yield f"--undo {self.log} takes the changes back"
