@@ -1,0 +1,131 @@
+"""Candidates: features in a store at one cut of one network. `headstart advise` judges them on the same images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from headstart.features.backbones.cuts import chosen_backbones, chosen_cuts, require_averaged
+from headstart.features.backbones.outlines import outline
+from headstart.features.backbones.used import used_with
+from headstart.features.config import AskedPrecision, ExtractionConfig, FeatureConfig
+from headstart.features.errors import DataError, StoreError
+from headstart.features.frozen.network import Network, load_network
+from headstart.features.store.fingerprint import Fingerprint
+from headstart.features.store.maintain import open_stores
+from headstart.features.store.store import FeatureStore
+from headstart.pipeline.advise.config import AdviseConfig
+from headstart.pipeline.data.examples import Example, Scan
+from headstart.pipeline.data.trainable import require_few_rejects
+from headstart.pipeline.extracting import extract_all
+from headstart.pipeline.featured import networks_for
+
+_MOST_CUTS = 5  # of a network that is tried
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The stores of all candidates, and the examples on which they are judged. Each store has their features."""
+
+    stores: list[FeatureStore]
+    examples: list[Example]  # of train and val
+    left_out: list[str]  # a line for each store that has features of too few images
+
+
+def find_candidates(
+    scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig, advise: AdviseConfig, seed: int
+) -> Candidates:
+    """Find the stores with features of a sample of `scanned`. Extract the features of the networks to try.
+
+    Raises DataError if too few images can be used, and the errors of `cache_features` for the networks to try.
+    """
+    examples = _sample([one for one in scanned.examples if one.split != "test"], advise.sample, seed)
+    stores, left_out = _stored(examples, extraction)
+    tried = advise.tried or (() if stores else tuple(chosen_backbones(config)))
+    if tried:
+        examples, more = _extracted(replace(scanned, examples=examples), tried, config, extraction)
+        stores += [store for store in more if store.key not in [known.key for known in stores]]
+    digests = [one.image.digest for one in examples]
+    lacking = set[str]().union(*(store.missing(digests) for store in stores))
+    return Candidates(stores, [one for one in examples if one.image.digest not in lacking], left_out)
+
+
+def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """Return at most `count` of `examples`, or all of them for 0, with the classes in proportion."""
+    if not count or count >= len(examples):
+        return list(examples)
+    labels = np.array([one.label for one in examples])
+    order = np.random.default_rng(seed).permutation(len(examples))
+    place = np.empty(len(examples))  # of an example among those of its class, from 0 to 1
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return [examples[row] for row in sorted(np.argsort(place, kind="stable")[:count])]
+
+
+def _stored(examples: Sequence[Example], extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
+    """Return the stores that can be judged on `examples`, and a line for each that has too few of their features.
+
+    A store need not have the features of images that no network could decode; `--max-rejects` bounds their number.
+    """
+    try:
+        there = open_stores(extraction.store)
+    except StoreError:
+        return [], []
+    digests = {one.image.digest for one in examples}
+    stores, left_out = [], []
+    for store in there:
+        if len(store.fingerprint.shape) > 1 or store.fingerprint.view:
+            continue
+        present = len(digests) - len(store.missing(digests))
+        if present >= (1 - min(extraction.max_rejects, 0.5)) * len(digests):
+            stores.append(store)
+        elif present:
+            left_out.append(f"{store.folder.name} has features of {present} of {len(digests)} images, and is left out")
+    return stores, left_out
+
+
+def _extracted(
+    scanned: Scan, tried: Sequence[str], config: FeatureConfig, extraction: ExtractionConfig
+) -> tuple[list[Example], list[FeatureStore]]:
+    """Extract the features of the networks `tried`. Return the examples that could be decoded, and the stores."""
+    config = replace(config, backbone="+".join(tried), views=0)
+    config = replace(config, cut=config.cut or tuple(name for one in chosen_backbones(config) for name in _cuts(one)))
+    require_averaged(chosen_cuts(config))
+    networks = networks_for(scanned, config, extraction)
+    found, _, stores, _ = extract_all(scanned, networks)
+    require_few_rejects(found.rejects, len(scanned.examples) + len(scanned.rejects), extraction.max_rejects)
+    if not found.examples:
+        raise DataError(f"{scanned.rejects[0].path if scanned.rejects else 'DATA'}: no image can be decoded")
+    return found.examples, list(stores.values())
+
+
+def _cuts(backbone: str) -> list[str]:
+    """Return the cuts at which a network is tried: the last, and some of the deeper half."""
+    blocks = list(outline(backbone).cuts)
+    places = np.linspace(len(blocks) // 2, len(blocks) - 1, _MOST_CUTS)
+    return [f"{backbone}/{blocks[place]}" for place in sorted({int(place) for place in np.rint(places)})]
+
+
+def network_of(fingerprint: Fingerprint, extraction: ExtractionConfig) -> Network:
+    """Load the network that made features of `fingerprint`, in float32 if they were made in int8.
+
+    Raises StoreError if the store does not know its weights or they are no longer at hand.
+    """
+    used = [one for one in used_with(extraction.store) if one.digest == fingerprint.weights and one.is_at_hand()]
+    if not used:
+        raise StoreError(f"the weights of {fingerprint.folder_name} are not at hand")
+    values = fingerprint.to_json()
+    precision: AskedPrecision = "float32" if fingerprint.precision == "int8" else values["precision"]
+    same = {name: values[name] for name in ("image_size", "resize", "truncated", "tokens") if name in values}
+    weights = "imagenet" if used[-1].file == used[-1].backbone else used[-1].weights
+    config = FeatureConfig(
+        backbone=used[-1].backbone,
+        weights=weights,
+        weights_seed=used[-1].weights_seed,
+        rescale=used[-1].rescale,  # type: ignore[arg-type] # `used_with` has checked it
+        cut=(fingerprint.cut,),
+        precision=precision,
+        bits=values.get("bits", "16"),
+        **same,
+    )
+    return load_network(config, extraction)
