@@ -87,10 +87,16 @@ def _stored(examples: Sequence[Example], extraction: ExtractionConfig) -> tuple[
 def _extracted(
     scanned: Scan, tried: Sequence[str], config: FeatureConfig, extraction: ExtractionConfig
 ) -> tuple[list[Example], list[FeatureStore]]:
-    """Extract the features of the networks `tried`. Return the examples that could be decoded, and the stores."""
+    """Extract the features of the networks `tried`. Return the examples that could be decoded, and the stores.
+
+    The cuts of `config` are those of its backbone. Other networks are cut where `_cuts` says.
+    """
+    given = chosen_cuts(config) if config.cut else ()
+    require_averaged(given)
     config = replace(config, backbone="+".join(tried), views=0)
-    config = replace(config, cut=config.cut or tuple(name for one in chosen_backbones(config) for name in _cuts(one)))
-    require_averaged(chosen_cuts(config))
+    cuts = [[cut.block for cut in given if cut.backbone == name] or _cuts(name) for name in chosen_backbones(config)]
+    names = [f"{name}/{block}" for name, own in zip(chosen_backbones(config), cuts, strict=True) for block in own]
+    config = replace(config, cut=tuple(names))
     networks = networks_for(scanned, config, extraction)
     found, _, stores, _ = extract_all(scanned, networks)
     require_few_rejects(found.rejects, len(scanned.examples) + len(scanned.rejects), extraction.max_rejects)
@@ -103,7 +109,7 @@ def _cuts(backbone: str) -> list[str]:
     """Return the cuts at which a network is tried: the last, and some of the deeper half."""
     blocks = list(outline(backbone).cuts)
     places = np.linspace(len(blocks) // 2, len(blocks) - 1, _MOST_CUTS)
-    return [f"{backbone}/{blocks[place]}" for place in sorted({int(place) for place in np.rint(places)})]
+    return [blocks[place] for place in sorted({int(place) for place in np.rint(places)})]
 
 
 def network_of(fingerprint: Fingerprint, extraction: ExtractionConfig) -> Network:

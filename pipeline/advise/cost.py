@@ -27,5 +27,6 @@ def training_speed(network: Network, examples: Sequence[Example], classes: int) 
     compile_model(model, classes, make_optimizer("sgd", 1e-4, momentum=0.9))
     seen = list(islice(cycle(examples), _BATCH * _STEPS))
     speed = Progress(lambda _: None, len(seen), _BATCH)
-    model.fit(train_dataset(seen, network.images, _BATCH, "standard", 0, lambda: 0), callbacks=[speed], verbose=0)
+    batches = train_dataset(seen, network.images, _BATCH, "standard", 0, lambda: 0)
+    model.fit(batches, shuffle=False, callbacks=[speed], verbose=0)  # the dataset shuffles
     return speed.examples_per_second

@@ -71,7 +71,10 @@ class Advice:
             yield "No other network or cut was judged; --try NAME judges another."
         else:
             alike = f"; {self.others} of the others are within a point of it" if self.others else ""
-            yield f"It is as good as the best of {len(self.candidates)}, within a point: {self.confidence:.0%} sure{alike}."
+            yield (
+                f"It is within a point of the best of {len(self.candidates)} candidates in {self.confidence:.0%} of "
+                f"resamples of the images{alike}."
+            )
         verb = "Fine-tune it" if self.prospect.worthwhile else "Keep the head, and don't fine-tune"
         yield f"{verb}: {self.prospect.line()}."
         if error > _LITTLE and self.gain_of_doubling >= _MUCH:
