@@ -1,4 +1,4 @@
-"""`headstart advise`, checked by doing: python -m benchmarks.advice PHOTOS FOLDER [--inception WEIGHTS]
+"""`headstart advise`, checked by doing: python -m benchmarks.advice PHOTOS FOLDER INCEPTION
 
 PHOTOS is a folder of two class folders. Five tasks are made in FOLDER: photographs; the demo's drawings; the
 photographs in grey and blurred; chirps, as in a spectrogram; and counts of drawn shapes. For each, `advise` judges two
@@ -6,13 +6,29 @@ networks at five cuts. A head is then trained on each, and EfficientNet-Lite0 is
 the test split, which `advise` never sees.
 """
 
+import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.pipeline.advise.advise import advise
+from headstart.pipeline.advise.prospect import expected_gain
 from headstart.pipeline.demo.drawing import draw_demo
+from headstart.pipeline.evaluate.evaluate import evaluate
+from headstart.pipeline.featured import cache_features
+from headstart.pipeline.finetune.config import FinetuneConfig
+from headstart.pipeline.finetune.finetune import finetune
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.head import fit_head
+from headstart.pipeline.head.run import train_run
+from headstart.pipeline.scoring.metrics import accuracy
 from PIL import Image, ImageDraw, ImageFilter
+from rich.console import Console
+from rich.table import Table
 
+SEEDS = 3
 SPLITS = {"train": 200, "val": 60, "test": 240}
 Pictures = Iterator[tuple[str, Image.Image]]  # class and picture
 
@@ -92,3 +108,75 @@ def make_tasks(photos: Path, folder: Path) -> dict[str, Path]:
         "counts": counts(0),
     }
     return {name: make_task(pictures, folder / name.replace(" ", "-")) for name, pictures in made.items()}
+
+
+def candidates(store: Path, inception: Path) -> list[tuple[FeatureConfig, ExtractionConfig]]:
+    """The networks that are compared, each at five cuts. InceptionV3 gets small images, to save hours."""
+    lite0 = ("b8_bn2", "b10_add", "b12_add", "b14_add", "top_act")
+    v3 = ("mixed5", "mixed6", "mixed8", "mixed9", "mixed10")
+    other: Any = {"backbone": "inception_v3", "weights": str(inception), "rescale": "unit", "image_size": 128}
+    extraction = ExtractionConfig(store=store, max_rejects=1.0)
+    return [
+        (FeatureConfig(backbone="efficientnet_lite0", cut=lite0), extraction),
+        (FeatureConfig(cut=v3, **other), extraction),
+    ]
+
+
+def measured_heads(data: Path, configs: list[tuple[FeatureConfig, ExtractionConfig]]) -> dict[str, float]:
+    """Accuracy on test of the default head on each candidate, a mean of three seeds, by the key of its fingerprint."""
+    found = {}
+    for config, extraction in configs:
+        cached = cache_features(data, config, extraction)
+        train, val, test = (cached.labelled(cached.of(split)) for split in SPLITS)
+        for cut, store in cached.stores.items():
+            scores = []
+            for seed in range(SEEDS):
+                head = fit_head(train.at([cut]), val.at([cut]), HeadConfig().for_examples(len(train)), seed).model
+                scores.append(accuracy(head.predict(test.at([cut]).features, verbose=0), test.labels))
+            found[store.key] = float(np.mean(scores))
+    return found
+
+
+def tuned(data: Path, run: Path, extraction: ExtractionConfig) -> tuple[float, float]:
+    """Accuracy on test of EfficientNet-Lite0's head, and after fine-tuning."""
+    if not (run / "classifier.keras").exists():
+        train_run(data, run, FeatureConfig(backbone="efficientnet_lite0"), extraction, HeadConfig(), overwrite=True)
+        finetune(run, FinetuneConfig(learning_rate=1e-3, epochs=6, from_cache=True))
+    result = evaluate(run)
+    assert result.finetuned
+    return result.head["accuracy"], result.finetuned["accuracy"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("inception", type=Path, help="weights of InceptionV3 in the range [0, 1]")
+    asked = parser.parse_args()
+    configs = candidates(asked.folder / "store", asked.inception)
+    table = Table("task", "advised", "probe", "test", "best on test", "distance", "gain: expected", "measured", "sure")
+    for name, data in make_tasks(asked.photos, asked.folder / "tasks").items():
+        heads = measured_heads(data, configs)
+        found = advise(data, configs[0][0], configs[0][1])
+        before, after = tuned(data, asked.folder / "runs" / data.name, configs[0][1])
+        names = {one.fingerprint: f"{one.backbone} {one.cut}" for one in found.candidates}
+        best = max(heads, key=lambda key: heads[key])
+        own = next(one for one in found.candidates if one.cut == "top_act")
+        train = SPLITS["train"]
+        gain = expected_gain(1 - own.linear_probe, train, found.similarity, 0.0)
+        table.add_row(
+            name,
+            names[found.best.fingerprint],
+            f"{found.best.linear_probe:.3f}",
+            f"{heads[found.best.fingerprint]:.3f}",
+            f"{heads[best]:.3f} {names[best]}",
+            f"{found.similarity.distance:.2f}" if found.similarity else "",
+            f"{100 * found.prospect.expected_gain:+.1f}, top_act {100 * gain:+.1f}",
+            f"{before:.3f} -> {after:.3f}",
+            f"{found.confidence:.0%}",
+        )
+        Console(width=180).print(table)
+
+
+if __name__ == "__main__":
+    main()

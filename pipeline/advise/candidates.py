@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from headstart.features.backbones.cuts import chosen_backbones, chosen_cuts, require_averaged
+from headstart.features.backbones.cuts import Cut, chosen_backbones, chosen_cuts, require_averaged, restricted
 from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.used import used_with
 from headstart.features.config import AskedPrecision, ExtractionConfig, FeatureConfig
-from headstart.features.errors import DataError, StoreError
+from headstart.features.errors import StoreError
 from headstart.features.frozen.network import Network, load_network
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.maintain import open_stores
@@ -36,7 +36,7 @@ def find_candidates(
 ) -> Candidates:
     """Find the stores with features of a sample of `scanned`. Extract the features of the networks to try.
 
-    Raises DataError if too few images can be used, and the errors of `cache_features` for the networks to try.
+    Raises DataError if too many images can't be used, and the errors of `cache_features` for the networks to try.
     """
     examples = _sample([one for one in scanned.examples if one.split != "test"], advise.sample, seed)
     stores, left_out = _stored(examples, extraction)
@@ -87,29 +87,33 @@ def _stored(examples: Sequence[Example], extraction: ExtractionConfig) -> tuple[
 def _extracted(
     scanned: Scan, tried: Sequence[str], config: FeatureConfig, extraction: ExtractionConfig
 ) -> tuple[list[Example], list[FeatureStore]]:
-    """Extract the features of the networks `tried`. Return the examples that could be decoded, and the stores.
-
-    The cuts of `config` are those of its backbone. Other networks are cut where `_cuts` says.
-    """
-    given = chosen_cuts(config) if config.cut else ()
-    require_averaged(given)
-    config = replace(config, backbone="+".join(tried), views=0)
-    cuts = [[cut.block for cut in given if cut.backbone == name] or _cuts(name) for name in chosen_backbones(config)]
-    names = [f"{name}/{block}" for name, own in zip(chosen_backbones(config), cuts, strict=True) for block in own]
-    config = replace(config, cut=tuple(names))
-    networks = networks_for(scanned, config, extraction)
+    """Extract the features of the networks `tried`. Return the examples that could be decoded, and the stores."""
+    configs = [_of_one(name, replace(config, views=0)) for name in dict.fromkeys(tried)]
+    networks = [network for one in configs for network in networks_for(scanned, one, extraction)]
     found, _, stores, _ = extract_all(scanned, networks)
     require_few_rejects(found.rejects, len(scanned.examples) + len(scanned.rejects), extraction.max_rejects)
-    if not found.examples:
-        raise DataError(f"{scanned.rejects[0].path if scanned.rejects else 'DATA'}: no image can be decoded")
     return found.examples, list(stores.values())
 
 
-def _cuts(backbone: str) -> list[str]:
+def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
+    """Return the settings of the network `name` alone, at the cuts that are tried.
+
+    Weights, rescaling and cuts of `config` are those of its backbones. Any other network has ImageNet weights.
+    """
+    plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
+    (name,) = chosen_backbones(plain)
+    if name not in chosen_backbones(config):
+        return replace(plain, cut=tuple(cut.name for cut in _cuts(name)))
+    given = [cut for cut in chosen_cuts(config) if cut.backbone == name] if config.cut else []
+    require_averaged(given)
+    return restricted(config, given or _cuts(name))
+
+
+def _cuts(backbone: str) -> list[Cut]:
     """Return the cuts at which a network is tried: the last, and some of the deeper half."""
     blocks = list(outline(backbone).cuts)
     places = np.linspace(len(blocks) // 2, len(blocks) - 1, _MOST_CUTS)
-    return [blocks[place] for place in sorted({int(place) for place in np.rint(places)})]
+    return [Cut(backbone, blocks[place]) for place in sorted({int(place) for place in np.rint(places)})]
 
 
 def network_of(fingerprint: Fingerprint, extraction: ExtractionConfig) -> Network:

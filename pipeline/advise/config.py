@@ -12,8 +12,8 @@ class AdviseConfig:
 
     tried: tuple[str, ...] = option(
         (),
-        "Also judge this network, after its features of the sample are extracted. Repeatable. Default: --backbone if "
-        "the store has no features of DATA.",
+        "Also judge this network: extract its features of the sample at some cuts. Repeatable. A network other than "
+        "--backbone has ImageNet weights. Default: --backbone if the store has no features of DATA, else none.",
         flag="--try",
         metavar="NAME",
     )

@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from headstart.features.backbones.shipped.reading import NETWORK_DIGEST, imagenet_top
+from headstart.features.backbones.shipped.reading import NETWORK_DIGEST, imagenet_top, shipped_weights
 from headstart.features.store.store import FeatureStore
 from headstart.pipeline.scoring.metrics import probabilities
 
 _NAMED = 5  # classes
 _CUT = "top_act"
-_NEAR, _FAR = 0.25, 0.12  # likeness
+_NEAR, _FAR, _LIKE = 1.25, 1.7, 0.25  # two distances, and a likeness
+_CEILING = 6.0  # of the activation, ReLU6
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Similarity:
     """How much images look like ImageNet's to EfficientNet-Lite0."""
 
     images: int
+    distance: float  # of the mean features from those of ImageNet's images, relative to these; see `_distance`
     likeness: float  # mean probability of the most probable of 1,000 classes
     entropy: float  # mean entropy in nats of an image's 1,000 probabilities; at most 6.9
     classes: list[ImageNetClass]  # the most frequent ones
@@ -35,7 +37,9 @@ class Similarity:
     @property
     def verdict(self) -> str:
         """Return `near`, `between` or `far`."""
-        return "near" if self.likeness >= _NEAR else "far" if self.likeness < _FAR else "between"
+        if self.distance < _NEAR and self.likeness >= _LIKE:
+            return "near"
+        return "far" if self.distance >= _FAR else "between"
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of the similarity."""
@@ -46,8 +50,9 @@ class Similarity:
         listed = ", ".join(f"{one.name} {one.share:.0%}" for one in self.classes)
         words = {"near": "near ImageNet's", "between": "some way from ImageNet's", "far": "far from ImageNet's"}
         return (
-            f"the images are {words[self.verdict]}: efficientnet_lite0 gives its most probable ImageNet class "
-            f"{self.likeness:.2f} on average, entropy {self.entropy:.1f} of 6.9 nats; most often {listed}"
+            f"the images are {words[self.verdict]}: distance {self.distance:.2f} (photographs 0.7, drawings 1.6); "
+            f"the most probable ImageNet class has {self.likeness:.2f} on average, entropy {self.entropy:.1f} of 6.9 "
+            f"nats; most often {listed}"
         )
 
 
@@ -66,4 +71,25 @@ def compare_with_imagenet(features: np.ndarray) -> Similarity:
     classes = [
         ImageNetClass(int(found[row]), top.class_names[found[row]], float(counts[row] / len(features))) for row in most
     ]
-    return Similarity(len(features), float(chances.max(axis=1).mean()), float(entropy.mean()), classes)
+    return Similarity(
+        len(features), _distance(features), float(chances.max(axis=1).mean()), float(entropy.mean()), classes
+    )
+
+
+def _distance(features: np.ndarray) -> float:
+    """Return the distance of the mean of `features` from the mean on ImageNet, relative to the norm of the latter.
+
+    The mean on ImageNet follows from the last batch normalisation. Its output has the mean `beta` and the deviation
+    `gamma` on the images of its training. Taken as normal, it has a known mean after ReLU6.
+    """
+    from scipy.stats import norm
+
+    weights = shipped_weights()
+    mean, deviation = weights["top_bn/beta"].astype(float), np.abs(weights["top_bn/gamma"]).astype(float)
+
+    def above(threshold: float) -> np.ndarray:
+        over = (mean - threshold) / deviation
+        return np.asarray(deviation * (over * norm.cdf(over) + norm.pdf(over)))
+
+    expected = above(0.0) - above(_CEILING)
+    return float(np.linalg.norm(features.mean(axis=0) - expected) / np.linalg.norm(expected))

@@ -6,7 +6,7 @@ from headstart.features.backbones.shipped.reading import imagenet_top
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.advise.choice import choose
 from headstart.pipeline.advise.probe import Judged, gain_of_doubling, judge, logme, make_folds
-from headstart.pipeline.advise.similarity import compare_with_imagenet
+from headstart.pipeline.advise.similarity import Similarity, compare_with_imagenet
 from headstart.pipeline.data.examples import Example
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
@@ -83,7 +83,14 @@ def test_the_classes_of_imagenet_that_images_look_like() -> None:
     assert (found.classes[0].index, found.classes[0].name, found.classes[0].share) == (281, "tabby", 1.0)
     blank = compare_with_imagenet(np.zeros((2, 1280), np.float32))
     assert found.entropy < blank.entropy < np.log(1000)
-    assert (found.verdict, blank.verdict) == ("near", "far")
+
+
+def test_an_image_is_near_by_its_statistics_and_by_its_classes() -> None:
+    found = [
+        Similarity(9, distance, likeness, 3.0, []).verdict
+        for distance, likeness in ((0.7, 0.4), (0.7, 0.1), (2.0, 0.4))
+    ]
+    assert found == ["near", "between", "far"]
 
 
 def test_the_names_are_in_the_order_of_the_top() -> None:
