@@ -8,16 +8,17 @@ from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.used import Used, used_with
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import DataError
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import progress
 from headstart.pipeline.advise.candidates import Candidates, find_candidates
 from headstart.pipeline.advise.choice import NEAR, choose
 from headstart.pipeline.advise.config import AdviseConfig
-from headstart.pipeline.advise.probe import Judged, gain_of_doubling, judge, make_folds
+from headstart.pipeline.advise.probe import Folds, Judged, gain_of_doubling, judge, make_folds
 from headstart.pipeline.advise.prospect import expected_gain, prospect
 from headstart.pipeline.advise.result import Advice, Scored
-from headstart.pipeline.advise.similarity import can_compare, compare_with_imagenet
+from headstart.pipeline.advise.similarity import Similarity, can_compare, compare_with_imagenet
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Scan
 from headstart.pipeline.data.trainable import require_few_rejects, require_trainable
@@ -47,29 +48,25 @@ def advise(
     require_few_rejects(scanned.rejects, len(scanned.examples) + len(scanned.rejects), extraction.max_rejects)
     require_trainable(scanned.examples, scanned.class_names, data, needs_val=False)
     found = find_candidates(scanned, config, extraction, asked, seed)
-    require_trainable(found.examples, scanned.class_names, data, needs_val=False)
+    if len({one.label for one in found.examples}) < len(scanned.class_names):
+        raise DataError(
+            f"{data}: a class has no images with features in all of {len(found.stores)} folders of {extraction.store}; "
+            "run `headstart features` for each network, or raise --sample"
+        )
     return _advice(data, scanned, found, extraction, seed)
 
 
 def _advice(data: Path, scanned: Scan, found: Candidates, extraction: ExtractionConfig, seed: int) -> Advice:
     labels, classes = np.array([one.label for one in found.examples], np.int64), len(scanned.class_names)
     folds = make_folds(found.examples, seed)
-    judged, similarity = list[Judged](), None
-    with progress("judging features", len(found.stores), "cuts") as advance:
-        for store in found.stores:
-            features = _read(store, found)
-            judged.append(judge(features, labels, folds, classes))
-            if similarity is None and can_compare(store):
-                similarity = compare_with_imagenet(features)
-            advance(1)
-    choice = choose(judged, seed)
-    store, right = found.stores[choice.row], [float(one.probe.mean()) for one in judged]
-    error = 1 - right[choice.row]
+    judged, similarity = _judged(found, labels, folds, classes)
+    choice, right = choose(judged, seed), [float(one.probe.mean()) for one in judged]
+    store, error = found.stores[choice.row], 1 - right[choice.row]
     train = [one for one in scanned.examples if one.split == "train"]
     val = sum(one.split == "val" for one in scanned.examples)
     gain = expected_gain(error, len(train), similarity, _too_deep(found.stores, right, choice.row))
     known = {one.digest: one for one in used_with(extraction.store)}
-    scored = [_scored(store.fingerprint, one, known) for store, one in zip(found.stores, judged, strict=True)]
+    scored = [_scored(one.fingerprint, each, known) for one, each in zip(found.stores, judged, strict=True)]
     others = sorted((row for row in range(len(scored)) if row != choice.row), key=lambda row: -right[row])
     return Advice(
         data=str(data),
@@ -83,6 +80,21 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
         similarity=similarity,
         left_out=found.left_out,
     )
+
+
+def _judged(
+    found: Candidates, labels: np.ndarray, folds: Folds, classes: int
+) -> tuple[list[Judged], Similarity | None]:
+    """Judge all candidates, and compare the images with ImageNet's if a candidate has the features for it."""
+    judged, similarity = list[Judged](), None
+    with progress("judging features", len(found.stores), "cuts") as advance:
+        for store in found.stores:
+            features = _read(store, found)
+            judged.append(judge(features, labels, folds, classes))
+            if similarity is None and can_compare(store):
+                similarity = compare_with_imagenet(features)
+            advance(1)
+    return judged, similarity
 
 
 def _read(store: FeatureStore, found: Candidates) -> np.ndarray:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut, chosen_backbones, chosen_cuts, require_averaged, restricted
-from headstart.features.backbones.outlines import outline
+from headstart.features.backbones.outlines import is_own, outline
 from headstart.features.backbones.used import used_with
-from headstart.features.config import AskedPrecision, ExtractionConfig, FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import StoreError
 from headstart.features.frozen.network import Network, load_network
 from headstart.features.store.fingerprint import Fingerprint
@@ -20,6 +21,7 @@ from headstart.pipeline.extracting import extract_all
 from headstart.pipeline.featured import networks_for
 
 _MOST_CUTS = 5  # of a network that is tried
+_OF_EACH = 10  # a sample has at least this many images of a class, on average
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ def find_candidates(
 
 
 def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Return at most `count` of `examples`, or all of them for 0, with the classes in proportion."""
-    if not count or count >= len(examples):
-        return list(examples)
+    """Return `count` of `examples`, or all of them for 0, with the classes in proportion. Many classes get more."""
     labels = np.array([one.label for one in examples])
+    if not count or (count := max(count, _OF_EACH * len(np.unique(labels)))) >= len(examples):
+        return list(examples)
     order = np.random.default_rng(seed).permutation(len(examples))
     place = np.empty(len(examples))  # of an example among those of its class, from 0 to 1
     for label in np.unique(labels):
@@ -67,13 +69,11 @@ def _stored(examples: Sequence[Example], extraction: ExtractionConfig) -> tuple[
 
     A store need not have the features of images that no network could decode; `--max-rejects` bounds their number.
     """
-    try:
-        there = open_stores(extraction.store)
-    except StoreError:
+    if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []
     digests = {one.image.digest for one in examples}
     stores, left_out = [], []
-    for store in there:
+    for store in open_stores(extraction.store):
         if len(store.fingerprint.shape) > 1 or store.fingerprint.view:
             continue
         present = len(digests) - len(store.missing(digests))
@@ -124,18 +124,19 @@ def network_of(fingerprint: Fingerprint, extraction: ExtractionConfig) -> Networ
     used = [one for one in used_with(extraction.store) if one.digest == fingerprint.weights and one.is_at_hand()]
     if not used:
         raise StoreError(f"the weights of {fingerprint.folder_name} are not at hand")
-    values = fingerprint.to_json()
-    precision: AskedPrecision = "float32" if fingerprint.precision == "int8" else values["precision"]
-    same = {name: values[name] for name in ("image_size", "resize", "truncated", "tokens") if name in values}
-    weights = "imagenet" if used[-1].file == used[-1].backbone else used[-1].weights
-    config = FeatureConfig(
-        backbone=used[-1].backbone,
-        weights=weights,
-        weights_seed=used[-1].weights_seed,
-        rescale=used[-1].rescale,  # type: ignore[arg-type] # `used_with` has checked it
-        cut=(fingerprint.cut,),
-        precision=precision,
-        bits=values.get("bits", "16"),
+    values: dict[str, Any] = fingerprint.to_json()
+    known = used[-1]
+    same: dict[str, Any] = {
+        name: values[name] for name in ("image_size", "resize", "truncated", "tokens") if name in values
+    }
+    settings: dict[str, Any] = {
         **same,
-    )
-    return load_network(config, extraction)
+        "backbone": known.backbone,
+        "weights": "imagenet" if is_own(known.backbone) else known.weights,
+        "weights_seed": known.weights_seed,
+        "rescale": known.rescale,
+        "cut": (fingerprint.cut,),
+        "precision": "float32" if fingerprint.precision == "int8" else fingerprint.precision,
+        "bits": values.get("bits", "16"),
+    }
+    return load_network(FeatureConfig(**settings), extraction)

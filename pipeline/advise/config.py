@@ -17,7 +17,9 @@ class AdviseConfig:
         flag="--try",
         metavar="NAME",
     )
-    sample: int = option(1000, "Number of images of train and val on which networks are judged; 0 means all.")
+    sample: int = option(
+        1000, "Number of images of train and val on which networks are judged, more for over 100 classes; 0 means all."
+    )
 
     def __post_init__(self) -> None:
         require_options(("--sample", self.sample, self.sample == 0 or self.sample >= 20, "at least 20, or 0"))

@@ -3,14 +3,16 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from headstart.features.errors import DataError
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.baselines import logistic_regression
 
 _STRENGTHS = (1e-3, 1e-2, 1e-1)  # values of C, the inverse of the penalty
-_NEIGHBOURS, _FOLDS, _SEED = 5, 5, 0
+_NEIGHBOURS, _FOLDS = 5, 5
 _ROUNDS, _TOLERANCE = 50, 1e-3  # of LogME's fixed-point iteration
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]  # of each fold: rows to train on, rows held out
 
@@ -25,35 +27,47 @@ class Judged:
     logme: float  # see `logme`
 
 
-def make_folds(examples: Sequence[Example], seed: int = _SEED) -> Folds:
+def make_folds(examples: Sequence[Example], seed: int = 0) -> Folds:
     """Divide `examples` into folds, stratified by class. Copies of an image, and images of a group, share their fold.
 
-    There are five folds, or fewer if the rarest class has fewer images, but at least two.
+    There are five folds, or fewer if a class has fewer groups, but at least two. Raises DataError if the images of a
+    fold can't be judged by the others.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels = np.array([one.label for one in examples])
-    groups = [one.group or one.image.digest for one in examples]
-    _, numbers = np.unique(groups, return_inverse=True)
-    count = int(np.clip(np.bincount(labels)[np.unique(labels)].min(), 2, _FOLDS))
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a class has fewer images than folds
-        return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(labels, labels, numbers))
+    groups = np.array([one.group or one.image.digest for one in examples])
+    count = min(_FOLDS, *(len(np.unique(groups[labels == label])) for label in np.unique(labels)))
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a class has one group alone
+        splitter = StratifiedGroupKFold(max(count, 2), shuffle=True, random_state=seed)
+        folds = list(splitter.split(labels, labels, groups))
+    if not all(len(held) and len(np.unique(labels[train])) > 1 for train, held in folds):
+        raise DataError("DATA: too few different images, or groups of images, to judge features on; add some")
+    return folds
 
 
 def judge(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) -> Judged:
     """Judge `features`, float32 [N, D], by their `labels`, int64 [N]. The penalty of the probe is the best of three."""
     loss, chances = np.inf, np.empty(0)
-    for strength in _STRENGTHS:  # weak penalties are slow
-        tried = held_out(features, labels, folds, classes, strength)
-        if (next_loss := _loss(tried, labels)) >= loss:
-            break
-        loss, chances = next_loss, tried
-    return Judged(
-        probe=chances.argmax(axis=1) == labels,
-        loss=loss,
-        knn=_nearest(features, labels, folds, classes) == labels,
-        logme=logme(features, labels, classes),
-    )
+    with _one_thread():
+        for strength in _STRENGTHS:  # weak penalties are slow
+            tried = held_out(features, labels, folds, classes, strength)
+            if (next_loss := _loss(tried, labels)) >= loss:
+                break
+            loss, chances = next_loss, tried
+        return Judged(
+            probe=chances.argmax(axis=1) == labels,
+            loss=loss,
+            knn=_nearest(features, labels, folds, classes) == labels,
+            logme=logme(features, labels, classes),
+        )
+
+
+def _one_thread() -> Any:
+    """Limit linear algebra to one thread. Threads that wait for each other take ten times as long on a busy machine."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
 
 
 def held_out(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int, strength: float) -> np.ndarray:
@@ -77,7 +91,10 @@ def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Folds, cla
     ]
     if len(halves) < len(folds):
         return 0.0
-    whole, half = (held_out(features, labels, part, classes, _STRENGTHS[1]).argmax(axis=1) for part in (folds, halves))
+    with _one_thread():
+        whole, half = (
+            held_out(features, labels, part, classes, _STRENGTHS[1]).argmax(axis=1) for part in (folds, halves)
+        )
     return float((whole == labels).mean() - (half == labels).mean())
 
 
