@@ -1,6 +1,8 @@
 """`headstart advise`: which network and cut to take, and whether to fine-tune."""
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,12 @@ from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.used import Used, used_with
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, StoreError
+from headstart.features.options import flags
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import progress
-from headstart.pipeline.advise.candidates import Candidates, find_candidates
+from headstart.pipeline.advise.candidates import Candidates, find_candidates, settings_of
 from headstart.pipeline.advise.choice import NEAR, choose
 from headstart.pipeline.advise.config import AdviseConfig
 from headstart.pipeline.advise.probe import Folds, Judged, gain_of_doubling, judge, make_folds
@@ -24,6 +27,8 @@ from headstart.pipeline.data.examples import Scan
 from headstart.pipeline.data.trainable import require_few_rejects, require_trainable
 from headstart.pipeline.featured import scan_with_store
 from headstart.pipeline.scoring.metrics import wilson_interval
+
+_DEFAULT = FeatureConfig()
 
 
 def advise(
@@ -72,7 +77,7 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
         data=str(data),
         images=len(labels),
         candidates=[scored[row] for row in (choice.row, *others)],
-        options=_options(store.fingerprint, known, extraction),
+        options=_options(store.fingerprint, extraction.store),
         confidence=choice.confidence,
         others=sum(right[row] >= right[choice.row] - NEAR for row in others),
         gain_of_doubling=gain_of_doubling(_read(store, found), labels, folds, classes),
@@ -136,6 +141,11 @@ def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
     return known[fingerprint.weights].backbone if fingerprint.weights in known else fingerprint.backbone
 
 
-def _options(fingerprint: Fingerprint, known: dict[str, Used], extraction: ExtractionConfig) -> str:
-    weights = f" {known[fingerprint.weights].options}" if fingerprint.weights in known else ""
-    return f"--store {extraction.store} --backbone {_name(fingerprint, known)}{weights} --cut {fingerprint.cut}"
+def _options(fingerprint: Fingerprint, store: Path) -> str:
+    """Return the options that ask for the features of `fingerprint`, as far as `store` knows them."""
+    try:
+        config = settings_of(fingerprint, store)
+        known = [f"--backbone={config.backbone}", *flags(replace(config, backbone=_DEFAULT.backbone, cut=_DEFAULT.cut))]
+    except StoreError:
+        known = [f"--backbone={fingerprint.backbone}"]
+    return shlex.join([f"--store={store}", *known, f"--cut={fingerprint.cut}"])

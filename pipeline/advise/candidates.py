@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut, chosen_backbones, chosen_cuts, require_averaged, restricted
-from headstart.features.backbones.outlines import is_own, outline
+from headstart.features.backbones.outlines import default_resize, is_own, outline
 from headstart.features.backbones.used import used_with
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import StoreError
@@ -116,27 +117,36 @@ def _cuts(backbone: str) -> list[Cut]:
     return [Cut(backbone, blocks[place]) for place in sorted({int(place) for place in np.rint(places)})]
 
 
+def settings_of(fingerprint: Fingerprint, store: Path) -> FeatureConfig:
+    """Return the settings that made the features of `fingerprint`. Raises StoreError if `store` forgot its weights."""
+    known = next((one for one in reversed(used_with(store)) if one.digest == fingerprint.weights), None)
+    if known is None:
+        raise StoreError(f"{store}: does not know the weights of {fingerprint.folder_name}")
+    own = is_own(known.backbone)
+    usual = not own and fingerprint.image_size == outline(known.backbone).image_size
+    settings: dict[str, Any] = {
+        "backbone": known.backbone,
+        "weights": "imagenet" if own else known.weights,
+        "weights_seed": known.weights_seed,
+        "rescale": known.rescale,
+        "tokens": fingerprint.tokens or "mean",
+        "cut": (fingerprint.cut,),
+        "precision": fingerprint.precision,
+        "image_size": 0 if usual else fingerprint.image_size,
+        "truncated": fingerprint.truncated,
+        "resize": "auto" if fingerprint.resize == default_resize(known.backbone) else fingerprint.resize,
+        "bits": fingerprint.bits or "auto",
+    }
+    return FeatureConfig(**settings)
+
+
 def network_of(fingerprint: Fingerprint, extraction: ExtractionConfig) -> Network:
     """Load the network that made features of `fingerprint`, in float32 if they were made in int8.
 
-    Raises StoreError if the store does not know its weights or they are no longer at hand.
+    Raises StoreError if its weights are unknown, or have changed since, and WeightsError if they are gone.
     """
-    used = [one for one in used_with(extraction.store) if one.digest == fingerprint.weights and one.is_at_hand()]
-    if not used:
-        raise StoreError(f"the weights of {fingerprint.folder_name} are not at hand")
-    values: dict[str, Any] = fingerprint.to_json()
-    known = used[-1]
-    same: dict[str, Any] = {
-        name: values[name] for name in ("image_size", "resize", "truncated", "tokens") if name in values
-    }
-    settings: dict[str, Any] = {
-        **same,
-        "backbone": known.backbone,
-        "weights": "imagenet" if is_own(known.backbone) else known.weights,
-        "weights_seed": known.weights_seed,
-        "rescale": known.rescale,
-        "cut": (fingerprint.cut,),
-        "precision": "float32" if fingerprint.precision == "int8" else fingerprint.precision,
-        "bits": values.get("bits", "16"),
-    }
-    return load_network(FeatureConfig(**settings), extraction)
+    config = settings_of(fingerprint, extraction.store)
+    network = load_network(replace(config, precision="float32") if config.precision == "int8" else config, extraction)
+    if network.backbone.weights_digest != fingerprint.weights:
+        raise StoreError(f"{config.weights}: holds other weights than those of {fingerprint.folder_name}")
+    return network

@@ -16,7 +16,7 @@ WORTHWHILE = 0.01  # the least expected gain in accuracy for which fine-tuning i
 EPOCHS = 10  # of `headstart finetune` by default
 _SHARES = {"near": 0.25, "between": 0.4, "far": 0.55, "unknown": 0.4}  # of the errors, with many images
 _TOO_DEEP, _LESS_DEEP_SHARE = 0.01, 0.1
-_HALF = 500  # images of train with which half of these shares is expected
+_HALF = 2000  # images of train with which half of these shares is expected: a few hundred move a network little
 _FORWARD = 3  # times as fast as training is validation
 
 

@@ -1,6 +1,7 @@
 """`headstart advise`: its candidates, its recommendation, and its JSON."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_an_empty_store_is_filled_with_a_sample_at_several_cuts(
     assert {one["images"] for one in again} == {20}
     text = headstart.text(*command, "--sample=20")
     assert "next: headstart head" in text
-    assert "--weights random --cut" in text
+    assert "--backbone=mobilenet_v3_small --weights=random --precision=float32 --image-size=64 --cut=" in text
 
 
 def test_a_network_is_tried_beside_those_in_the_store(
@@ -114,6 +115,10 @@ def test_features_of_few_images_are_left_out_and_told(
     text = headstart.text(*given(prepared, extraction))
     assert "mobilenet_v3_small-expanded_conv_10_add" in text
     assert "has features of 8 of" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("next: ")]
+    options = shlex.split(line)[6:]
+    assert "--max-rejects=1" not in options
+    assert headstart("features", prepared, *options, "--max-rejects=1")["extracted"] == 0
 
 
 def test_without_the_weights_the_cost_is_unknown(headstart: Cli, prepared: Path, extraction: ExtractionConfig) -> None:
