@@ -66,10 +66,10 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
     folds = make_folds(found.examples, seed)
     judged, similarity = _judged(found, labels, folds, classes)
     choice, right = choose(judged, seed), [float(one.probe.mean()) for one in judged]
-    store, error = found.stores[choice.row], 1 - right[choice.row]
+    store = found.stores[choice.row]
     train = [one for one in scanned.examples if one.split == "train"]
     val = sum(one.split == "val" for one in scanned.examples)
-    gain = expected_gain(error, len(train), similarity, _too_deep(found.stores, right, choice.row))
+    gains = expected_gain(1 - right[choice.row], len(train), similarity, _too_deep(found.stores, right, choice.row))
     known = {one.digest: one for one in used_with(extraction.store)}
     scored = [_scored(one.fingerprint, each, known) for one, each in zip(found.stores, judged, strict=True)]
     others = sorted((row for row in range(len(scored)) if row != choice.row), key=lambda row: -right[row])
@@ -81,7 +81,7 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
         confidence=choice.confidence,
         others=sum(right[row] >= right[choice.row] - NEAR for row in others),
         gain_of_doubling=gain_of_doubling(_read(store, found), labels, folds, classes),
-        prospect=prospect(store.fingerprint, extraction, train, val, classes, gain, error),
+        prospect=prospect(store.fingerprint, extraction, train, val, classes, gains),
         similarity=similarity,
         left_out=found.left_out,
     )

@@ -25,7 +25,7 @@ class Prospect:
     """The expected gain and cost of fine-tuning with default settings."""
 
     expected_gain: float  # in accuracy
-    gain_interval: tuple[float, float]  # a rough one: from nothing to twice as much
+    gain_interval: tuple[float, float]  # a rough one: from nothing to the gain with many images
     minutes: float | None  # for `EPOCHS` epochs; None if the network can't be run here
     images_per_second: float | None  # of training
 
@@ -46,15 +46,15 @@ class Prospect:
         return f"fine-tuning is expected to bring {gain}"
 
 
-def expected_gain(error: float, images: int, similarity: Similarity | None, too_deep: float) -> float:
-    """Return the gain in accuracy that fine-tuning is expected to bring.
+def expected_gain(error: float, images: int, similarity: Similarity | None, too_deep: float) -> tuple[float, float]:
+    """Return the gain in accuracy that fine-tuning is expected to bring, and the gain with many images.
 
     It is a share of the `error` that the probe leaves. The share is larger with more `images` in train, for images
     that are further from ImageNet's, and where the deepest features are too special: `too_deep` is the accuracy by
     which a lower cut of the same network is better than its deepest. The shares were set by a few measurements.
     """
     share = _SHARES[similarity.verdict if similarity else "unknown"] + _LESS_DEEP_SHARE * (too_deep > _TOO_DEEP)
-    return error * share * images / (images + _HALF)
+    return error * share * images / (images + _HALF), error * share
 
 
 def prospect(
@@ -63,16 +63,15 @@ def prospect(
     train: Sequence[Example],
     val: int,
     classes: int,
-    gain: float,
-    error: float,
+    gains: tuple[float, float],
 ) -> Prospect:
     """Return the prospect of fine-tuning the network of `fingerprint` on `train`, with `val` images to validate.
 
-    `gain` is the `expected_gain`, and can't be more than the `error`.
+    `gains` is the result of `expected_gain`.
     """
     speed = _speed(fingerprint, extraction, train, classes)
     minutes = EPOCHS * (len(train) + val / _FORWARD) / speed / 60 if speed else None
-    return Prospect(gain, (0.0, min(2 * gain, error)), minutes, speed)
+    return Prospect(gains[0], (0.0, gains[1]), minutes, speed)
 
 
 def _speed(

@@ -5,7 +5,6 @@ import shlex
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from headstart.features.config import ExtractionConfig
 from headstart.pipeline.advise import prospect
@@ -158,7 +157,10 @@ def test_the_cost_is_of_the_default_epochs() -> None:
 
 
 def test_more_is_expected_of_more_errors_and_images_and_of_specialised_features() -> None:
-    gain = prospect.expected_gain
-    assert gain(0.2, 500, None, 0.0) > gain(0.1, 500, None, 0.0) > gain(0.1, 100, None, 0.0) > 0
-    assert gain(0.1, 500, None, 0.05) > gain(0.1, 500, None, 0.0)
-    assert np.isclose(gain(0.0, 500, None, 0.0), 0)
+    def gain(error: float, images: int, too_deep: float = 0.0) -> float:
+        expected, most = prospect.expected_gain(error, images, None, too_deep)
+        assert 0 <= expected <= most <= error
+        return expected
+
+    assert gain(0.2, 500) > gain(0.1, 500) > gain(0.1, 100) > gain(0.0, 100) == 0
+    assert gain(0.1, 500, too_deep=0.05) > gain(0.1, 500)
