@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.libjpeg import own_standard_error
+from headstart.pipeline.advise.config import AdviseConfig
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
 from headstart.pipeline.data.config import DataConfig
@@ -116,6 +117,21 @@ def labels(
     from headstart.pipeline.labels.labels import labels
 
     return labels(data, features, extraction, config, seed, reading)
+
+
+@command(app, kept="the features so far are kept: repeat the command to go on", needs_weights=False)
+def advise(
+    data: Data,
+    config: AdviseConfig,
+    features: FeatureConfig,
+    extraction: ExtractionConfig,
+    reading: DataConfig,
+    seed: int = 0,
+) -> Result:
+    """Say which network and cut to take for DATA, and whether to fine-tune. Judges the features in the store."""
+    from headstart.pipeline.advise.advise import advise
+
+    return advise(data, features, extraction, config, seed, reading)
 
 
 @command(app, kept="features extracted so far are kept, the run was not made")

@@ -145,7 +145,7 @@ def cache_features(
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     store = extraction.store
-    scanned = _scanned(data, seed, config, extraction, reading, labelled)
+    scanned = scan_with_store(data, seed, config, extraction, reading, labelled)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
@@ -186,7 +186,7 @@ def _list_rejects(store: Path, rejects: Sequence[Reject]) -> None:
         console.print(f"{store}/rejects.csv: not up to date, and can't be written ({error.strerror})")
 
 
-def _scanned(
+def scan_with_store(
     data: Path,
     seed: int,
     config: FeatureConfig,

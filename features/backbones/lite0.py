@@ -4,12 +4,7 @@ The network is EfficientNet-B0 (Tan and Le 2019, arXiv:1905.11946) without squee
 of swish, as in TensorFlow's `tpu/models/official/efficientnet/lite`. `shipped/README.md` names the weights' source.
 """
 
-import hashlib
-import io
-from importlib import resources
-
-import numpy as np
-from headstart.features.errors import WeightsError
+from headstart.features.backbones.shipped.reading import shipped_weights
 from headstart.features.tensorflow import keras
 
 layers = keras.layers
@@ -24,8 +19,6 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_FILE = "efficientnet_lite0_imagenet.npz"
-_SHA256 = "f65f2d9ae26f7eb448e809e2c904e6fa94f75f17ef70647f6d5e6b5188e6578c"
 
 
 def build_efficientnet_lite0(
@@ -51,24 +44,6 @@ def build_efficientnet_lite0(
     if weights:
         _fill(model)
     return model
-
-
-def shipped_weights() -> dict[str, np.ndarray]:
-    """Return the shipped weights, float32, by `<layer>/<variable>`. A missing or damaged file raises a WeightsError."""
-    place = resources.files("headstart.features.backbones") / "shipped" / _FILE
-    try:
-        content = place.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{place}: the weights that come with headstart are missing; install it again") from error
-    if hashlib.sha256(content).hexdigest() != _SHA256:
-        raise WeightsError(f"{place}: the weights that come with headstart are damaged; install it again")
-    with np.load(io.BytesIO(content)) as file:
-        scales = {name.removesuffix("/scale"): file[name] for name in file if name.endswith("/scale")}
-        return {
-            name: (file[name] * scales[name]).astype(np.float32) if name in scales else file[name]
-            for name in file
-            if not name.endswith("/scale")
-        }
 
 
 def _fill(model: keras.Model) -> None:

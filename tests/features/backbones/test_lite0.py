@@ -6,8 +6,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from headstart.features.backbones import lite0
-from headstart.features.backbones.lite0 import build_efficientnet_lite0, shipped_weights
+from headstart.features.backbones.lite0 import build_efficientnet_lite0
+from headstart.features.backbones.shipped import reading
+from headstart.features.backbones.shipped.reading import shipped_weights
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.errors import WeightsError
 from headstart.features.images.batches import decoded_batches
@@ -43,10 +44,9 @@ def test_imagenet_weights_need_no_download(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_damaged_or_missing_file_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, said: str
 ) -> None:
-    (tmp_path / "shipped").mkdir()
     if content:
-        (tmp_path / "shipped" / "efficientnet_lite0_imagenet.npz").write_bytes(content)
-    monkeypatch.setattr(lite0.resources, "files", lambda _: tmp_path)
+        (tmp_path / "efficientnet_lite0_imagenet.npz").write_bytes(content)
+    monkeypatch.setattr(reading.resources, "files", lambda _: tmp_path)
     with pytest.raises(WeightsError, match=said):
         shipped_weights()
 

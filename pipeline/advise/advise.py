@@ -1,0 +1,151 @@
+"""`headstart advise`: which network and cut to take, and whether to fine-tune."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from headstart.features.backbones.outlines import outline
+from headstart.features.backbones.used import Used, used_with
+from headstart.features.backbones.zoo import BACKBONES
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import DataError, StoreError
+from headstart.features.options import flags
+from headstart.features.store.fingerprint import Fingerprint
+from headstart.features.store.store import FeatureStore
+from headstart.features.terminal import progress
+from headstart.pipeline.advise.candidates import Candidates, find_candidates, settings_of
+from headstart.pipeline.advise.choice import NEAR, choose
+from headstart.pipeline.advise.config import AdviseConfig
+from headstart.pipeline.advise.probe import Folds, Judged, gain_of_doubling, judge, make_folds
+from headstart.pipeline.advise.prospect import expected_gain, prospect
+from headstart.pipeline.advise.result import Advice, Scored
+from headstart.pipeline.advise.similarity import Similarity, can_compare, compare_with_imagenet
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.examples import Scan
+from headstart.pipeline.data.trainable import require_few_rejects, require_trainable
+from headstart.pipeline.featured import scan_with_store
+from headstart.pipeline.scoring.metrics import wilson_interval
+
+_DEFAULT = FeatureConfig()
+
+
+def advise(
+    data: Path,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    asked: AdviseConfig = AdviseConfig(),
+    seed: int = 0,
+    reading: DataConfig = DataConfig(),
+) -> Advice:
+    """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
+
+    Candidates are the features in the store, and those of the networks to try, which are extracted for a sample of
+    images. They are judged on train and val, never on test. Raises DataError if `data` can't be trained on, and the
+    errors of `cache_features` for the networks to try.
+
+    Args:
+        config: the settings of the networks to try. Without any, its backbone is tried if the store has no candidates.
+        seed: decides the sample, the folds and, if `data` has no split folders, the splits.
+    """
+    scanned = scan_with_store(data, seed, config, extraction, reading, labelled=True)
+    require_few_rejects(scanned.rejects, len(scanned.examples) + len(scanned.rejects), extraction.max_rejects)
+    require_trainable(scanned.examples, scanned.class_names, data, needs_val=False)
+    found = find_candidates(scanned, config, extraction, asked, seed)
+    if len({one.label for one in found.examples}) < len(scanned.class_names):
+        raise DataError(
+            f"{data}: a class has no images with features in all of {len(found.stores)} folders of {extraction.store}; "
+            "run `headstart features` for each network, or raise --sample"
+        )
+    return _advice(data, scanned, found, extraction, seed)
+
+
+def _advice(data: Path, scanned: Scan, found: Candidates, extraction: ExtractionConfig, seed: int) -> Advice:
+    labels, classes = np.array([one.label for one in found.examples], np.int64), len(scanned.class_names)
+    folds = make_folds(found.examples, seed)
+    judged, similarity = _judged(found, labels, folds, classes)
+    choice, right = choose(judged, seed), [float(one.probe.mean()) for one in judged]
+    store = found.stores[choice.row]
+    train = [one for one in scanned.examples if one.split == "train"]
+    val = sum(one.split == "val" for one in scanned.examples)
+    gains = expected_gain(1 - right[choice.row], len(train), similarity, _too_deep(found.stores, right, choice.row))
+    known = {one.digest: one for one in used_with(extraction.store)}
+    scored = [_scored(one.fingerprint, each, known) for one, each in zip(found.stores, judged, strict=True)]
+    others = sorted((row for row in range(len(scored)) if row != choice.row), key=lambda row: -right[row])
+    return Advice(
+        data=str(data),
+        images=len(labels),
+        candidates=[scored[row] for row in (choice.row, *others)],
+        options=_options(store.fingerprint, extraction.store),
+        confidence=choice.confidence,
+        others=sum(right[row] >= right[choice.row] - NEAR for row in others),
+        gain_of_doubling=gain_of_doubling(_read(store, found), labels, folds, classes),
+        prospect=prospect(store.fingerprint, extraction, train, val, classes, gains),
+        similarity=similarity,
+        left_out=found.left_out,
+    )
+
+
+def _judged(
+    found: Candidates, labels: np.ndarray, folds: Folds, classes: int
+) -> tuple[list[Judged], Similarity | None]:
+    """Judge all candidates, and compare the images with ImageNet's if a candidate has the features for it."""
+    judged, similarity = list[Judged](), None
+    with progress("judging features", len(found.stores), "cuts") as advance:
+        for store in found.stores:
+            features = _read(store, found)
+            judged.append(judge(features, labels, folds, classes))
+            if similarity is None and can_compare(store):
+                similarity = compare_with_imagenet(features)
+            advance(1)
+    return judged, similarity
+
+
+def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
+    """Return the features of the judged images, float32 [N, D]."""
+    return store.read([one.image.digest for one in found.examples]).astype(np.float32, copy=False)
+
+
+def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
+    """Return by how much the best cut of the chosen network is better than its deepest among `stores`."""
+    weights = stores[chosen].fingerprint.weights
+    same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]
+    return max(right[row] for row in same) - right[max(same, key=lambda row: _depth(stores[row].fingerprint))]
+
+
+def _depth(fingerprint: Fingerprint) -> int:
+    """Return a number that is larger for a deeper cut of the same network."""
+    blocks = list(outline(fingerprint.backbone).cuts) if fingerprint.backbone in BACKBONES else []
+    return blocks.index(fingerprint.cut) if fingerprint.cut in blocks else fingerprint.shape[0]
+
+
+def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) -> Scored:
+    probe, knn = int(judged.probe.sum()), int(judged.knn.sum())
+    count = len(judged.probe)
+    return Scored(
+        backbone=_name(fingerprint, known),
+        cut=fingerprint.cut,
+        fingerprint=fingerprint.key,
+        linear_probe=probe / count,
+        linear_probe_interval=wilson_interval(probe, count),
+        knn=knn / count,
+        knn_interval=wilson_interval(knn, count),
+        loss=judged.loss,
+        logme=judged.logme,
+    )
+
+
+def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
+    """Return the value of `--backbone` for a fingerprint: a name, or the path of a `.keras` file if it is known."""
+    return known[fingerprint.weights].backbone if fingerprint.weights in known else fingerprint.backbone
+
+
+def _options(fingerprint: Fingerprint, store: Path) -> str:
+    """Return the options that ask for the features of `fingerprint`, as far as `store` knows them."""
+    try:
+        config = settings_of(fingerprint, store)
+        known = [f"--backbone={config.backbone}", *flags(replace(config, backbone=_DEFAULT.backbone, cut=_DEFAULT.cut))]
+    except StoreError:
+        known = [f"--backbone={fingerprint.backbone}"]
+    return shlex.join([f"--store={store}", *known, f"--cut={fingerprint.cut}"])

@@ -1,0 +1,152 @@
+"""Candidates: features in a store at one cut of one network. `headstart advise` judges them on the same images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from headstart.features.backbones.cuts import Cut, chosen_backbones, chosen_cuts, require_averaged, restricted
+from headstart.features.backbones.outlines import default_resize, is_own, outline
+from headstart.features.backbones.used import used_with
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import StoreError
+from headstart.features.frozen.network import Network, load_network
+from headstart.features.store.fingerprint import Fingerprint
+from headstart.features.store.maintain import open_stores
+from headstart.features.store.store import FeatureStore
+from headstart.pipeline.advise.config import AdviseConfig
+from headstart.pipeline.data.examples import Example, Scan
+from headstart.pipeline.data.trainable import require_few_rejects
+from headstart.pipeline.extracting import extract_all
+from headstart.pipeline.featured import networks_for
+
+_MOST_CUTS = 5  # of a network that is tried
+_OF_EACH = 10  # a sample has at least this many images of a class, on average
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The stores of all candidates, and the examples on which they are judged. Each store has their features."""
+
+    stores: list[FeatureStore]
+    examples: list[Example]  # of train and val
+    left_out: list[str]  # a line for each store that has features of too few images
+
+
+def find_candidates(
+    scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig, advise: AdviseConfig, seed: int
+) -> Candidates:
+    """Find the stores with features of a sample of `scanned`. Extract the features of the networks to try.
+
+    Raises DataError if too many images can't be used, and the errors of `cache_features` for the networks to try.
+    """
+    examples = _sample([one for one in scanned.examples if one.split != "test"], advise.sample, seed)
+    stores, left_out = _stored(examples, extraction)
+    tried = advise.tried or (() if stores else tuple(chosen_backbones(config)))
+    if tried:
+        examples, more = _extracted(replace(scanned, examples=examples), tried, config, extraction)
+        stores += [store for store in more if store.key not in [known.key for known in stores]]
+    digests = [one.image.digest for one in examples]
+    lacking = set[str]().union(*(store.missing(digests) for store in stores))
+    return Candidates(stores, [one for one in examples if one.image.digest not in lacking], left_out)
+
+
+def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """Return `count` of `examples`, or all of them for 0, with the classes in proportion. Many classes get more."""
+    labels = np.array([one.label for one in examples])
+    if not count or (count := max(count, _OF_EACH * len(np.unique(labels)))) >= len(examples):
+        return list(examples)
+    order = np.random.default_rng(seed).permutation(len(examples))
+    place = np.empty(len(examples))  # of an example among those of its class, from 0 to 1
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return [examples[row] for row in sorted(np.argsort(place, kind="stable")[:count])]
+
+
+def _stored(examples: Sequence[Example], extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
+    """Return the stores that can be judged on `examples`, and a line for each that has too few of their features.
+
+    A store need not have the features of images that no network could decode; `--max-rejects` bounds their number.
+    """
+    if not any(extraction.store.glob("*/fingerprint.json")):
+        return [], []
+    digests = {one.image.digest for one in examples}
+    stores, left_out = [], []
+    for store in open_stores(extraction.store):
+        if len(store.fingerprint.shape) > 1 or store.fingerprint.view:
+            continue
+        present = len(digests) - len(store.missing(digests))
+        if present >= (1 - min(extraction.max_rejects, 0.5)) * len(digests):
+            stores.append(store)
+        elif present:
+            left_out.append(f"{store.folder.name} has features of {present} of {len(digests)} images, and is left out")
+    return stores, left_out
+
+
+def _extracted(
+    scanned: Scan, tried: Sequence[str], config: FeatureConfig, extraction: ExtractionConfig
+) -> tuple[list[Example], list[FeatureStore]]:
+    """Extract the features of the networks `tried`. Return the examples that could be decoded, and the stores."""
+    configs = [_of_one(name, replace(config, views=0)) for name in dict.fromkeys(tried)]
+    networks = [network for one in configs for network in networks_for(scanned, one, extraction)]
+    found, _, stores, _ = extract_all(scanned, networks)
+    require_few_rejects(found.rejects, len(scanned.examples) + len(scanned.rejects), extraction.max_rejects)
+    return found.examples, list(stores.values())
+
+
+def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
+    """Return the settings of the network `name` alone, at the cuts that are tried.
+
+    Weights, rescaling and cuts of `config` are those of its backbones. Any other network has ImageNet weights.
+    """
+    plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
+    (name,) = chosen_backbones(plain)
+    if name not in chosen_backbones(config):
+        return replace(plain, cut=tuple(cut.name for cut in _cuts(name)))
+    given = [cut for cut in chosen_cuts(config) if cut.backbone == name] if config.cut else []
+    require_averaged(given)
+    return restricted(config, given or _cuts(name))
+
+
+def _cuts(backbone: str) -> list[Cut]:
+    """Return the cuts at which a network is tried: the last, and some of the deeper half."""
+    blocks = list(outline(backbone).cuts)
+    places = np.linspace(len(blocks) // 2, len(blocks) - 1, _MOST_CUTS)
+    return [Cut(backbone, blocks[place]) for place in sorted({int(place) for place in np.rint(places)})]
+
+
+def settings_of(fingerprint: Fingerprint, store: Path) -> FeatureConfig:
+    """Return the settings that made the features of `fingerprint`. Raises StoreError if `store` forgot its weights."""
+    known = next((one for one in reversed(used_with(store)) if one.digest == fingerprint.weights), None)
+    if known is None:
+        raise StoreError(f"{store}: does not know the weights of {fingerprint.folder_name}")
+    own = is_own(known.backbone)
+    usual = not own and fingerprint.image_size == outline(known.backbone).image_size
+    settings: dict[str, Any] = {
+        "backbone": known.backbone,
+        "weights": "imagenet" if own else known.weights,
+        "weights_seed": known.weights_seed,
+        "rescale": known.rescale,
+        "tokens": fingerprint.tokens or "mean",
+        "cut": (fingerprint.cut,),
+        "precision": fingerprint.precision,
+        "image_size": 0 if usual else fingerprint.image_size,
+        "truncated": fingerprint.truncated,
+        "resize": "auto" if fingerprint.resize == default_resize(known.backbone) else fingerprint.resize,
+        "bits": fingerprint.bits or "auto",
+    }
+    return FeatureConfig(**settings)
+
+
+def network_of(fingerprint: Fingerprint, extraction: ExtractionConfig) -> Network:
+    """Load the network that made features of `fingerprint`, in float32 if they were made in int8.
+
+    Raises StoreError if its weights are unknown, or have changed since, and WeightsError if they are gone.
+    """
+    config = settings_of(fingerprint, extraction.store)
+    network = load_network(replace(config, precision="float32") if config.precision == "int8" else config, extraction)
+    if network.backbone.weights_digest != fingerprint.weights:
+        raise StoreError(f"{config.weights}: holds other weights than those of {fingerprint.folder_name}")
+    return network

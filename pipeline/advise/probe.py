@@ -1,0 +1,151 @@
+"""Judge features: a linear probe and nearest neighbours on images held out, and LogME."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from headstart.features.errors import DataError
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.neighbours import Neighbours
+from headstart.pipeline.scoring.baselines import logistic_regression
+
+_STRENGTHS = (1e-3, 1e-2, 1e-1)  # values of C, the inverse of the penalty
+_NEIGHBOURS, _FOLDS = 5, 5
+_ROUNDS, _TOLERANCE = 50, 1e-3  # of LogME's fixed-point iteration
+Folds = Sequence[tuple[np.ndarray, np.ndarray]]  # of each fold: rows to train on, rows held out
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How well features tell the classes apart. Each image is judged while it is held out."""
+
+    probe: np.ndarray  # bool [N]: the images that logistic regression gets right
+    loss: float  # its cross-entropy in nats
+    knn: np.ndarray  # bool [N]: the images that nearest neighbours get right
+    logme: float  # see `logme`
+
+
+def make_folds(examples: Sequence[Example], seed: int = 0) -> Folds:
+    """Divide `examples` into folds, stratified by class. Copies of an image, and images of a group, share their fold.
+
+    There are five folds, or fewer if a class has fewer groups, but at least two. Raises DataError if the images of a
+    fold can't be judged by the others.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    labels = np.array([one.label for one in examples])
+    groups = np.array([one.group or one.image.digest for one in examples])
+    count = min(_FOLDS, *(len(np.unique(groups[labels == label])) for label in np.unique(labels)))
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a class has one group alone
+        splitter = StratifiedGroupKFold(max(count, 2), shuffle=True, random_state=seed)
+        folds = list(splitter.split(labels, labels, groups))
+    if not all(len(held) and len(np.unique(labels[train])) > 1 for train, held in folds):
+        raise DataError("DATA: too few different images, or groups of images, to judge features on; add some")
+    return folds
+
+
+def judge(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) -> Judged:
+    """Judge `features`, float32 [N, D], by their `labels`, int64 [N]. The penalty of the probe is the best of three."""
+    loss, chances = np.inf, np.empty(0)
+    with _one_thread():
+        for strength in _STRENGTHS:  # weak penalties are slow
+            tried = held_out(features, labels, folds, classes, strength)
+            if (next_loss := _loss(tried, labels)) >= loss:
+                break
+            loss, chances = next_loss, tried
+        return Judged(
+            probe=chances.argmax(axis=1) == labels,
+            loss=loss,
+            knn=_nearest(features, labels, folds, classes) == labels,
+            logme=logme(features, labels, classes),
+        )
+
+
+def _one_thread() -> Any:
+    """Limit linear algebra to one thread. Threads that wait for each other take ten times as long on a busy machine."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
+
+
+def held_out(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int, strength: float) -> np.ndarray:
+    """Return the probabilities, float64 [N, classes], of logistic regression for each image while it is held out."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    chances = np.zeros((len(labels), classes))
+    for train, held in folds:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that has not converged is scored, too
+            model = logistic_regression(strength).fit(features[train], labels[train])
+        chances[np.ix_(held, model.classes_)] = model.predict_proba(features[held])
+    return chances
+
+
+def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) -> float:
+    """Return the accuracy that the probe gained by twice as many images: on whole folds against on halves of them."""
+    halves = [(np.random.default_rng(number).permutation(train), held) for number, (train, held) in enumerate(folds)]
+    halves = [
+        (rows[: len(rows) // 2], held) for rows, held in halves if len(np.unique(labels[rows[: len(rows) // 2]])) > 1
+    ]
+    if len(halves) < len(folds):
+        return 0.0
+    with _one_thread():
+        whole, half = (
+            held_out(features, labels, part, classes, _STRENGTHS[1]).argmax(axis=1) for part in (folds, halves)
+        )
+    return float((whole == labels).mean() - (half == labels).mean())
+
+
+def _loss(chances: np.ndarray, labels: np.ndarray) -> float:
+    own = chances[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())
+
+
+def _nearest(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) -> np.ndarray:
+    """Return the class, int64 [N], of most of the five nearest images in the other folds; of equal ones the nearest."""
+    predicted = np.empty_like(labels)
+    weights = 1 + 1e-3 * np.arange(_NEIGHBOURS, 0, -1)  # decides ties
+    for train, held in folds:
+        near = labels[train][Neighbours(features[train]).nearest(features[held], _NEIGHBOURS).rows]
+        votes = (np.eye(classes)[near] * weights[: near.shape[1], np.newaxis]).sum(axis=1)
+        predicted[held] = votes.argmax(axis=1)
+    return predicted
+
+
+def logme(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
+    """Return LogME (You et al. 2021, arXiv:2102.11005) of `features`, float [N, D], for `labels`, int [N].
+
+    It is the logarithm of the evidence per image that a Bayesian linear model finds for each class against the rest,
+    averaged over classes. Higher is better. Only values for the same images can be compared.
+    """
+    left, values, _ = np.linalg.svd(features.astype(np.float64), full_matrices=False)
+    squares = values**2
+    found = [_evidence(left, squares, (labels == label).astype(np.float64), features.shape) for label in range(classes)]
+    return float(np.mean(found))
+
+
+def _evidence(left: np.ndarray, squares: np.ndarray, target: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Return the maximal log evidence per image of a linear model for `target`, float [N].
+
+    `left`, [N, R], are the left singular vectors of the features, and `squares`, [R], the squared singular values.
+    """
+    count, width = shape
+    along = (left.T @ target) ** 2
+    beside = max(float(target @ target - along.sum()), 0.0)  # the part of the target that no weights explain
+    alpha, beta = 1.0, 1.0
+    for _ in range(_ROUNDS):
+        ratio = alpha / beta
+        effective = float((squares / (squares + ratio)).sum())
+        size = float((squares * along / (squares + ratio) ** 2).sum())
+        error = float((along / (1 + squares / ratio) ** 2).sum()) + beside
+        alpha, beta = effective / (size + 1e-10), (count - effective) / (error + 1e-10)
+        if abs(alpha / beta - ratio) <= _TOLERANCE * ratio:
+            break
+    ratio = alpha / beta
+    size = float((squares * along / (squares + ratio) ** 2).sum())
+    error = float((along / (1 + squares / ratio) ** 2).sum()) + beside
+    spread = float(np.log(alpha + beta * squares).sum()) + (width - len(squares)) * np.log(alpha)
+    evidence = width * np.log(alpha) + count * np.log(beta) - spread - beta * error - alpha * size
+    return float((evidence - count * np.log(2 * np.pi)) / 2 / count)

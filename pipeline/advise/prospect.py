@@ -1,0 +1,93 @@
+"""What fine-tuning is expected to gain, by a rule, and what it costs on this machine, by a measurement."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from headstart.features.config import ExtractionConfig
+from headstart.features.errors import HeadstartError
+from headstart.features.store.fingerprint import Fingerprint
+from headstart.features.terminal import console
+from headstart.pipeline.advise.candidates import network_of
+from headstart.pipeline.advise.similarity import Similarity
+from headstart.pipeline.data.examples import Example
+
+WORTHWHILE = 0.01  # the least expected gain in accuracy for which fine-tuning is recommended
+EPOCHS = 10  # of `headstart finetune` by default
+_SHARES = {"near": 0.25, "between": 0.4, "far": 0.55, "unknown": 0.4}  # of the errors, with many images
+_TOO_DEEP, _LESS_DEEP_SHARE = 0.01, 0.1
+_HALF = 2000  # images of train with which half of these shares is expected: a few hundred move a network little
+_FORWARD = 3  # times as fast as training is validation
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """The expected gain and cost of fine-tuning with default settings."""
+
+    expected_gain: float  # in accuracy
+    gain_interval: tuple[float, float]  # a rough one: from nothing to the gain with many images
+    minutes: float | None  # for `EPOCHS` epochs; None if the network can't be run here
+    images_per_second: float | None  # of training
+
+    @property
+    def worthwhile(self) -> bool:
+        """Return whether the expected gain is large enough."""
+        return self.expected_gain >= WORTHWHILE
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object of the prospect."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """Return the sentence for a person."""
+        low, high = self.gain_interval
+        cost = "" if self.minutes is None else f", for about {_duration(self.minutes)} on this machine"
+        gain = f"{100 * self.expected_gain:+.1f} points ({100 * low:.1f} to {100 * high:.1f}, by a rough rule){cost}"
+        return f"fine-tuning is expected to bring {gain}"
+
+
+def expected_gain(error: float, images: int, similarity: Similarity | None, too_deep: float) -> tuple[float, float]:
+    """Return the gain in accuracy that fine-tuning is expected to bring, and the gain with many images.
+
+    It is a share of the `error` that the probe leaves. The share is larger with more `images` in train, for images
+    that are further from ImageNet's, and where the deepest features are too special: `too_deep` is the accuracy by
+    which a lower cut of the same network is better than its deepest. The shares were set by a few measurements.
+    """
+    share = _SHARES[similarity.verdict if similarity else "unknown"] + _LESS_DEEP_SHARE * (too_deep > _TOO_DEEP)
+    return error * share * images / (images + _HALF), error * share
+
+
+def prospect(
+    fingerprint: Fingerprint,
+    extraction: ExtractionConfig,
+    train: Sequence[Example],
+    val: int,
+    classes: int,
+    gains: tuple[float, float],
+) -> Prospect:
+    """Return the prospect of fine-tuning the network of `fingerprint` on `train`, with `val` images to validate.
+
+    `gains` is the result of `expected_gain`.
+    """
+    speed = _speed(fingerprint, extraction, train, classes)
+    minutes = EPOCHS * (len(train) + val / _FORWARD) / speed / 60 if speed else None
+    return Prospect(gains[0], (0.0, gains[1]), minutes, speed)
+
+
+def _speed(
+    fingerprint: Fingerprint, extraction: ExtractionConfig, train: Sequence[Example], classes: int
+) -> float | None:
+    """Measure the speed of fine-tuning in images per second; None, with a line on the console, if that can't be."""
+    try:
+        network = network_of(fingerprint, extraction)
+        console.print(f"timing a few steps of fine-tuning {network.backbone.name}")
+        from headstart.pipeline.advise.cost import training_speed
+
+        return training_speed(network, train, classes) or None
+    except HeadstartError as error:
+        console.print(f"the cost of fine-tuning is unknown: {error}")
+        return None
+
+
+def _duration(minutes: float) -> str:
+    return f"{60 * minutes:.0f} s" if minutes < 1.5 else f"{minutes:.0f} minutes"

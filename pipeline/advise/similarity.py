@@ -1,0 +1,95 @@
+"""How far images are from ImageNet, by EfficientNet-Lite0's features and its own top of 1,000 classes."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from headstart.features.backbones.shipped.reading import NETWORK_DIGEST, imagenet_top, shipped_weights
+from headstart.features.store.store import FeatureStore
+from headstart.pipeline.scoring.metrics import probabilities
+
+_NAMED = 5  # classes
+_CUT = "top_act"
+_NEAR, _FAR, _LIKE = 1.25, 1.7, 0.25  # two distances, and a likeness
+_CEILING = 6.0  # of the activation, ReLU6
+
+
+@dataclass(frozen=True)
+class ImageNetClass:
+    """A class of ImageNet, and the share of images for which it is the most probable one."""
+
+    index: int  # from 0 to 999
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How much images look like ImageNet's to EfficientNet-Lite0."""
+
+    images: int
+    distance: float  # of the mean features from those of ImageNet's images, relative to these; see `_distance`
+    likeness: float  # mean probability of the most probable of 1,000 classes
+    entropy: float  # mean entropy in nats of an image's 1,000 probabilities; at most 6.9
+    classes: list[ImageNetClass]  # the most frequent ones
+
+    @property
+    def verdict(self) -> str:
+        """Return `near`, `between` or `far`."""
+        if self.distance < _NEAR and self.likeness >= _LIKE:
+            return "near"
+        return "far" if self.distance >= _FAR else "between"
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON object of the similarity."""
+        return {**asdict(self), "verdict": self.verdict}
+
+    def line(self) -> str:
+        """Return the sentence for a person."""
+        listed = ", ".join(f"{one.name} {one.share:.0%}" for one in self.classes)
+        words = {"near": "near ImageNet's", "between": "some way from ImageNet's", "far": "far from ImageNet's"}
+        return (
+            f"the images are {words[self.verdict]}: distance {self.distance:.2f} (photographs 0.7, drawings 1.6); "
+            f"the most probable ImageNet class has {self.likeness:.2f} on average, entropy {self.entropy:.1f} of 6.9 "
+            f"nats; most often {listed}"
+        )
+
+
+def can_compare(store: FeatureStore) -> bool:
+    """Return whether `store` has the features that EfficientNet-Lite0's top takes."""
+    return store.fingerprint.weights == NETWORK_DIGEST and store.fingerprint.cut == _CUT
+
+
+def compare_with_imagenet(features: np.ndarray) -> Similarity:
+    """Compare images with ImageNet's by `features`, float32 [N, 1280], of a store that `can_compare`."""
+    top = imagenet_top()
+    chances = probabilities(top.logits(features))
+    entropy = -(chances * np.log(np.maximum(chances, np.finfo(np.float64).tiny))).sum(axis=1)
+    found, counts = np.unique(chances.argmax(axis=1), return_counts=True)
+    most: Sequence[int] = np.argsort(-counts, kind="stable")[:_NAMED].tolist()
+    classes = [
+        ImageNetClass(int(found[row]), top.class_names[found[row]], float(counts[row] / len(features))) for row in most
+    ]
+    return Similarity(
+        len(features), _distance(features), float(chances.max(axis=1).mean()), float(entropy.mean()), classes
+    )
+
+
+def _distance(features: np.ndarray) -> float:
+    """Return the distance of the mean of `features` from the mean on ImageNet, relative to the norm of the latter.
+
+    The mean on ImageNet follows from the last batch normalisation. Its output has the mean `beta` and the deviation
+    `gamma` on the images of its training. Taken as normal, it has a known mean after ReLU6.
+    """
+    from scipy.stats import norm
+
+    weights = shipped_weights()
+    mean, deviation = weights["top_bn/beta"].astype(float), np.abs(weights["top_bn/gamma"]).astype(float)
+
+    def above(threshold: float) -> np.ndarray:
+        over = (mean - threshold) / deviation
+        return np.asarray(deviation * (over * norm.cdf(over) + norm.pdf(over)))
+
+    expected = above(0.0) - above(_CEILING)
+    return float(np.linalg.norm(features.mean(axis=0) - expected) / np.linalg.norm(expected))
