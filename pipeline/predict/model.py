@@ -37,7 +37,7 @@ Outputs = Iterator[
     tuple[int, np.ndarray, float | None]
 ]  # position, a row for each class, and the distance if asked for
 _END = (2**63, np.empty(0))
-_ROWS_AT_ONCE = 32  # of features that wait for the head
+_ROWS_AT_ONCE = 32  # of features that wait for the head, or to be compared to the training images
 _IMAGES_AT_ONCE = 256  # of which all views are taken before the next images
 
 
@@ -167,7 +167,7 @@ class _Classifier:
     def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
         frozen, classes = self._frozen(), len(self._run.class_names())
         units = 1 if classes == 2 else classes
-        for positions, rows in _batched(_passed(frozen, images, self._images, view), frozen.images_per_pass):
+        for positions, rows in _batched(_passed(frozen, images, self._images, view)):
             features, logits = np.split(np.stack(rows), [-units], axis=1)  # without a reference, there are no features
             yield from zip(positions, logits, _distances(self._reference, features), strict=True)
 
@@ -262,14 +262,12 @@ def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
             yield position, [row, *(other for _, other in held)]
 
 
-def _batched(
-    rows: Iterable[tuple[int, np.ndarray]], most: int = _ROWS_AT_ONCE
-) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+def _batched(rows: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     positions, held = list[int](), list[np.ndarray]()
     for position, row in rows:
         positions.append(position)
         held.append(row)
-        if len(held) == most:
+        if len(held) == _ROWS_AT_ONCE:
             yield positions, held
             positions, held = [], []
     if held:
