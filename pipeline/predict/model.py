@@ -39,7 +39,7 @@ Rows = Iterator[tuple[int, np.ndarray]]  # pairs of an image's position and its 
 # Triples of an image's position, its row of values, and its distance from the training images, or None.
 Outputs = Iterator[tuple[int, np.ndarray, float | None]]
 _END = (2**63, np.empty(0))  # follows the last pair
-_ROWS_AT_ONCE = 32  # rows of features that the head takes together
+_ROWS_AT_ONCE = 32  # rows of features that go to the head, or are compared to the training images, together
 _IMAGES_AT_ONCE = 256  # images whose views are all classified before the next images
 
 
@@ -172,7 +172,7 @@ class _Classifier:
     def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
         frozen, classes = self._frozen(), len(self._run.class_names())
         units = 1 if classes == 2 else classes
-        for positions, rows in _batched(_passed(frozen, images, self._images, view), frozen.images_per_pass):
+        for positions, rows in _batched(_passed(frozen, images, self._images, view)):
             features, logits = np.split(np.stack(rows), [-units], axis=1)  # without a reference, there are no features
             _require_width(self._run, "finetuned", self._reference, features.shape[1:])
             yield from zip(positions, logits, _distances(self._reference, features), strict=True)
@@ -273,14 +273,12 @@ def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
             yield position, [row, *(other for _, other in held)]
 
 
-def _batched(
-    rows: Iterable[tuple[int, np.ndarray]], most: int = _ROWS_AT_ONCE
-) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+def _batched(rows: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     positions, held = list[int](), list[np.ndarray]()
     for position, row in rows:
         positions.append(position)
         held.append(row)
-        if len(held) == most:
+        if len(held) == _ROWS_AT_ONCE:
             yield positions, held
             positions, held = [], []
     if held:

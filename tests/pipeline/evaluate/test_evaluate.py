@@ -172,7 +172,7 @@ def test_mistakes_come_first_if_asked(headstart, run: Path) -> None:
     assert {row["model"] for row in rows} == {"head"} == {shown["better"]}
     for row, chance in zip(rows, chances, strict=True):
         odds = float(row["head:dog"]) * (1 if row["predicted"] == "dog" else -1)
-        assert chance == pytest.approx(1 / (1 + np.exp(-odds)))
+        assert chance == pytest.approx(1 / (1 + np.exp(-odds / shown["head"]["temperature"])))
     plain = [row["path"] for row in rows]
     headstart("evaluate", run, "--split=all")
     assert sorted(plain) == sorted(row["path"] for row in read_predictions(run, "all"))
