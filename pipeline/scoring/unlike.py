@@ -1,5 +1,8 @@
 """Images unlike the training images: those far from all of a few training images in the space of the features."""
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 from headstart.pipeline.neighbours import Neighbours, unit_length
 
@@ -25,11 +28,20 @@ class Reference:
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """Return the mean cosine distance of each of `features`, float32 [M, D], to the 5 nearest: float32 [M]."""
-        return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
+        with _pools().limit(limits=1):  # the network needs the other cores
+            return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
     def usual_distance(self, features: np.ndarray) -> float:
         """Return the distance within which 99 % of val images lie. `features`, float32 [N, D], are those of val."""
         return float(np.quantile(self.distances(features), _USUAL))
+
+
+@cache
+def _pools() -> Any:
+    """Return the thread pools of NumPy's libraries. To find them takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def reference_rows(labels: np.ndarray, width: int) -> np.ndarray:
