@@ -5,37 +5,74 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, OptionError
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
-from headstart.pipeline.evaluate.config import AskedSplit, Sort
+from headstart.pipeline.evaluate.config import AskedSplit, Sort, ThresholdConfig
 from headstart.pipeline.evaluate.files import write_confusions, write_predictions
+from headstart.pipeline.evaluate.reference import advised_folds, training_reference
 from headstart.pipeline.evaluate.result import EvaluateResult
 from headstart.pipeline.evaluate.seen import Seen, seen_in_training
 from headstart.pipeline.evaluate.taken import Taken, take
+from headstart.pipeline.evaluate.threshold import (
+    chosen_threshold,
+    given_threshold,
+    needs_val,
+    positive_class,
+    threshold_fields,
+)
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, require_finite
-from headstart.pipeline.scoring.metrics import mcnemar, predicted_labels, score
+from headstart.pipeline.scoring.metrics import mcnemar, predicted_labels, probabilities, score
+from headstart.pipeline.scoring.thresholds import Threshold, is_second
 
 
-def evaluate(path: Path, split: AskedSplit = "auto", places: Places = Places(), sort: Sort = "data") -> EvaluateResult:
+def evaluate(
+    path: Path,
+    split: AskedSplit = "auto",
+    places: Places = Places(),
+    sort: Sort = "data",
+    threshold: ThresholdConfig = ThresholdConfig(),
+) -> EvaluateResult:
     """Score the run at `path`. Write the predictions and confusions into the run, and the metrics to `metrics.json`.
 
     Head and fine-tuned classifier run in the precision of the run's features. In place of int8, the classifier runs in
     float32. Raises RunError if there is no run, if a model's outputs are not finite, or if the features of its head
     can't be made again. Raises DataError if the split has no usable images, or if the data folder has a class that the
-    run does not know.
+    run does not know. Raises OptionError if a threshold is set for other than two classes.
 
     Args:
         split: `train`, `val`, `test`, or `all` for all three. `auto` means `test`, or all of another data folder
             without splits.
         places: where the run's store, weights and data are now; another `data` may be named to score that.
         sort: the order of the predictions; see `write_predictions`.
+        threshold: how the threshold of two classes is set. The run keeps a threshold that is set.
     """
     run = Run.open(path)
+    positive = positive_class(run, threshold)
     cached = load_examples(run, places)
     taken = take(run, cached, split, places.data)
+    seen = _told(run, cached, taken, places)
+    unchanged = run.metrics().get("finetune", {}).get("best_epoch") == 0
+    finetuned = run.classifier_file.exists() and not unchanged
+    thresholds = _thresholds(run, cached, taken, threshold, positive, finetuned)
+    outputs = _outputs(run, cached, taken.examples, finetuned)
+    predicted = {model: _predicted(run, output, thresholds.get(model)) for model, output in outputs.items()}
+    result = _result(run, cached, taken, outputs, predicted, thresholds, positive, seen, unchanged)
+    logits = {model: output.logits for model, output in outputs.items()}
+    class_names, better = run.class_names(), result.better
+    write_predictions(result.predictions_file, taken.examples, class_names, logits, predicted[better], better, sort)
+    write_confusions(result.confusion_file, _labels(taken.examples), class_names, predicted)
+    if threshold.flag:
+        run.keep_thresholds(thresholds)
+    kept = run.metrics().get("evaluate", {})
+    run.update(run.metrics_file, evaluate={**kept, taken.key: result.kept_fields()})
+    return result
+
+
+def _told(run: Run, cached: FeaturedExamples, taken: Taken, places: Places) -> Seen | None:
+    """Print how the scored images were taken, and which of them training has seen."""
     if taken.whole:
         console.print(f"{places.data}: has no splits, so all of its {len(taken.examples)} images are scored")
     if cached.rejects:
@@ -44,16 +81,7 @@ def evaluate(path: Path, split: AskedSplit = "auto", places: Places = Places(), 
     seen = None if by_choice else seen_in_training(run, cached, taken.examples, taken.elsewhere is not None)
     for line in seen.lines(taken.scored) if seen else []:
         console.print(line, style="yellow")
-    unchanged = run.metrics().get("finetune", {}).get("best_epoch") == 0
-    outputs = _outputs(run, cached, taken.examples, finetuned=run.classifier_file.exists() and not unchanged)
-    result = _result(run, taken, outputs, seen, unchanged)
-    logits = {model: output.logits for model, output in outputs.items()}
-    class_names = run.class_names()
-    write_predictions(result.predictions_file, taken.examples, class_names, logits, result.better, sort)
-    write_confusions(result.confusion_file, _labels(taken.examples), class_names, logits)
-    kept = run.metrics().get("evaluate", {})
-    run.update(run.metrics_file, evaluate={**kept, taken.key: result.kept_fields()})
-    return result
+    return seen
 
 
 @dataclass(frozen=True)
@@ -62,6 +90,40 @@ class _Output:
 
     logits: np.ndarray
     precision: str
+
+
+def _thresholds(
+    run: Run,
+    cached: FeaturedExamples,
+    taken: Taken,
+    config: ThresholdConfig,
+    positive: str | None,
+    finetuned: bool,
+) -> dict[str, Threshold]:
+    """Return the threshold of each model that has one: given, chosen on val, or kept in the run."""
+    if positive is None:
+        return {}
+    if not needs_val(config):
+        found = {model: given_threshold(run, model, config, positive) for model in ("head", "finetuned")}
+        return {model: one for model, one in found.items() if one and (finetuned or model == "head")}
+    if taken.elsewhere:
+        raise OptionError(
+            f"{config.flag}: is chosen on val of the run's own data; leave --data out, and score it after"
+        )
+    if not cached.of("val"):
+        raise DataError(f"{run.path}: {config.flag}: its data have no val to choose a threshold on; give --threshold")
+    val = take(run, cached, "val", None).examples
+    return {
+        model: chosen_threshold(config, positive, probabilities(output.logits), _labels(val), run.class_names())
+        for model, output in _outputs(run, cached, val, finetuned).items()
+    }
+
+
+def _predicted(run: Run, output: _Output, threshold: Threshold | None) -> np.ndarray:
+    """Return the predicted labels, int64 [N]. This is the only place where `evaluate` decides labels."""
+    if threshold is None:
+        return predicted_labels(output.logits)
+    return is_second(probabilities(output.logits), threshold.cut(run.class_names())).astype(np.int64)
 
 
 def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], finetuned: bool) -> dict[str, _Output]:
@@ -100,31 +162,42 @@ def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Sequence
 
 
 def _result(
-    run: Run, taken: Taken, outputs: Mapping[str, _Output], seen: Seen | None, unchanged: bool
+    run: Run,
+    cached: FeaturedExamples,
+    taken: Taken,
+    outputs: Mapping[str, _Output],
+    predicted: Mapping[str, np.ndarray],
+    thresholds: Mapping[str, Threshold],
+    positive: str | None,
+    seen: Seen | None,
+    unchanged: bool,
 ) -> EvaluateResult:
     """Score the outputs of each model, and compare the models."""
     labels, class_names = _labels(taken.examples), run.class_names()
-    metrics = {
-        model: {**score(output.logits, labels, class_names), "precision": output.precision}
-        for model, output in outputs.items()
-    }
-    better, *others = sorted(metrics, key=lambda model: (-metrics[model]["accuracy"], metrics[model]["loss"]))
-    right = {model: predicted_labels(output.logits) == labels for model, output in outputs.items()}
-    counts = np.bincount(labels)
+    reference = training_reference(run, cached, taken.examples)
+    metrics = {}
+    for model, output in outputs.items():
+        found = score(output.logits, labels, class_names, predicted[model])
+        better = {"better_than_largest_class": reference.is_beaten_by(found["accuracy_interval"])}
+        of_two = threshold_fields(found, positive, class_names, thresholds.get(model)) if positive else {}
+        metrics[model] = {**found, **better, **of_two, "precision": output.precision}
+    best, *others = sorted(metrics, key=lambda model: (-metrics[model]["accuracy"], metrics[model]["loss"]))
+    right = {model: found == labels for model, found in predicted.items()}
     return EvaluateResult(
         split=taken.split,
         scored=taken.scored,
         n=len(labels),
-        largest_class=class_names[int(counts.argmax())],
-        largest_class_share=float(counts.max() / len(labels)),
+        reference=reference,
         head=metrics["head"],
         finetuned=metrics.get("finetuned"),
-        better=better,
-        mcnemar=mcnemar(better, others[0], right[better], right[others[0]]) if others else None,
+        better=best,
+        mcnemar=mcnemar(best, others[0], right[best], right[others[0]]) if others else None,
         unchanged=unchanged,
         predictions_file=run.predictions_file(taken.stem),
         confusion_file=run.confusion_file(taken.stem),
         seen=seen,
+        positive=positive,
+        advice=advised_folds(run, cached, taken),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.config import Sort
 from headstart.pipeline.runs import write_csv
-from headstart.pipeline.scoring.metrics import confusions, predicted_labels, probabilities
+from headstart.pipeline.scoring.metrics import confusions, probabilities
 
 
 def write_predictions(
@@ -15,6 +15,7 @@ def write_predictions(
     examples: Sequence[Example],
     class_names: Sequence[str],
     logits: Mapping[str, np.ndarray],
+    predicted: np.ndarray,
     better: str,
     sort: Sort,
 ) -> None:
@@ -22,12 +23,13 @@ def write_predictions(
 
     Args:
         logits: of each model, [N, 1 or classes].
+        predicted: the labels that the model `better` predicts, int64 [N].
         sort: `data` keeps the order of `examples`. `mistakes` begins with the wrong predictions, the most certain
             first, and ends with the right ones, the most certain last.
     """
     units = class_names[1:] if len(class_names) == 2 else class_names
-    chances, predicted = probabilities(logits[better]).max(axis=1), predicted_labels(logits[better])
     order = np.arange(len(examples))
+    chances = probabilities(logits[better])[order, predicted]
     if sort == "mistakes":
         right = predicted == [example.label for example in examples]
         order = np.lexsort((np.where(right, chances, -chances), right))
@@ -48,18 +50,18 @@ def write_predictions(
 
 
 def write_confusions(
-    file: Path, labels: np.ndarray, class_names: Sequence[str], logits: Mapping[str, np.ndarray]
+    file: Path, labels: np.ndarray, class_names: Sequence[str], predicted: Mapping[str, np.ndarray]
 ) -> None:
     """Write a row per model and pair of true and predicted label that occurs: model, true, predicted, count.
 
-    `labels` is int [N], and `logits` has [N, 1 or classes] of each model.
+    `labels` is int [N], and `predicted` has the predicted labels of each model, int [N].
     """
     write_csv(
         file,
         ["model", "true", "predicted", "count"],
         (
-            [model, class_names[true], class_names[predicted], count]
-            for model, values in logits.items()
-            for true, predicted, count in confusions(predicted_labels(values), labels)
+            [model, class_names[true], class_names[other], count]
+            for model, found in predicted.items()
+            for true, other, count in confusions(found, labels)
         ),
     )

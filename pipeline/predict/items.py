@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from headstart.features.images.scan import Reject
 from headstart.pipeline.predict.config import PredictConfig
+from headstart.pipeline.scoring.thresholds import Threshold, is_second
 
 MOST_COLUMNS = 30  # classes whose probabilities get columns by default
 
@@ -30,18 +31,27 @@ class Layout:
     top: int  # number of likeliest classes
     every: bool  # whether to give the probabilities of all classes
     model: str  # what identifies the model that answered: its name and a hash
+    threshold: Threshold | None = None  # of two classes
 
     @classmethod
-    def of(cls, config: PredictConfig, class_names: Sequence[str], model: str) -> "Layout":
+    def of(
+        cls, config: PredictConfig, class_names: Sequence[str], model: str, threshold: Threshold | None = None
+    ) -> "Layout":
         """Return the layout of the file that `config` asks for."""
         few = len(class_names) <= MOST_COLUMNS
         every = config.probabilities == "all" or (config.probabilities == "auto" and few)
-        return cls(class_names, config.top, every, model)
+        return cls(class_names, config.top, every, model, threshold)
 
     def likeliest(self, chances: np.ndarray) -> list[tuple[str, float]]:
-        """Return the names and probabilities of the likeliest classes, the likeliest first."""
-        order = np.argsort(-chances, kind="stable")[: self.top]
-        return [(self.class_names[label], float(chances[label])) for label in order]
+        """Return the names and probabilities of the likeliest classes, the likeliest first.
+
+        With a threshold, the class that it predicts is the first, however likely.
+        """
+        if self.threshold is None:
+            order = np.argsort(-chances, kind="stable")
+        else:
+            order = np.array([1, 0] if is_second(chances, self.threshold.cut(self.class_names)) else [0, 1])
+        return [(self.class_names[label], float(chances[label])) for label in order[: self.top]]
 
     def line(self, item: Item) -> str:
         """Return a line for a person."""

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -56,9 +56,10 @@ class Answers:
     views: Sequence[View | None]
 
     def name(self) -> str:
-        """Return the name of the model, and a hash of everything that decides its probabilities."""
+        """Return the name of the model, and a hash of everything that decides its answers."""
         views = [[view.seed, view.augment, view.number] for view in self.views if view]
-        decides = {**self.model.decides(), "classes": self.run.class_names(), "views": views}
+        threshold = {"threshold": asdict(self.choice.threshold)} if self.choice.threshold else {}
+        decides = {**self.model.decides(), "classes": self.run.class_names(), "views": views, **threshold}
         return f"{self.choice.model} {hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]}"
 
     def chances(self, images: Sequence[ImageFile]) -> Rows:
@@ -104,7 +105,8 @@ def load_answers(
         except HeadstartError as error:
             if not choice.alike or places.weights:
                 raise
-            choice = Choice("finetuned", f"it has the values of the head, whose network can't be loaded ({error})")
+            why = f"it has the values of the head, whose network can't be loaded ({error})"
+            choice = replace(choice, model="finetuned", reason=why)
     return Answers(run, choice, _Classifier(run, batch_size, clock), views)
 
 

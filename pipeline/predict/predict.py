@@ -53,7 +53,7 @@ class PredictResult:
 
 def _fields(predictions: list[dict[str, Any]], rejects: Sequence[Reject], choice: Choice) -> dict[str, Any]:
     given = {"predictions": predictions, "rejects": list(map(asdict, rejects))}
-    return {**given, "model": choice.model, "reason": choice.reason}
+    return {**given, **choice.fields()}
 
 
 @dataclass
@@ -71,7 +71,8 @@ class Predicting:
 
     def layout(self) -> Layout:
         """Return what is said of each image on a screen and in JSON."""
-        return Layout(self.run.class_names(), self.config.top, every=True, model=self.answers.choice.model)
+        names, choice = self.run.class_names(), self.answers.choice
+        return Layout(names, self.config.top, every=True, model=choice.model, threshold=choice.threshold)
 
     def items(
         self, advance: Callable[[int], None] = lambda count: None, is_done: Callable[[str], bool] = lambda path: False
@@ -160,7 +161,7 @@ def predicting(
     classes = len(run.class_names())
     if config.top > classes:
         raise OptionError(f"--top must be at most {classes}, the classes of {path}. Received: {config.top}")
-    choice = choose_model(run, config.model)
+    choice = choose_model(run, config.model, config.threshold)
     found = find_files(sources, config.listed, config.recursive, distinct=bool(config.output))
     clock = Clock()
     with clock.of("start"):
@@ -182,7 +183,8 @@ def predict_to_file(
     the same model and options.
     """
     begun = predicting(path, sources, config, places, seed)
-    layout = Layout.of(config, begun.run.class_names(), begun.answers.name())
+    answers = begun.answers
+    layout = Layout.of(config, begun.run.class_names(), answers.name(), answers.choice.threshold)
     with open_output(config, layout) as output, progress("predicting", len(begun.sources.files)) as advance:
         for item in begun.items(advance, output.is_done):
             output.write(item)
