@@ -35,6 +35,7 @@ class CrossValidated:
     run: str
     folds: int
     groups: int  # images that differ: copies, near-duplicates and images of one group count once
+    trained_folds: int  # folds on which each head was trained
     labels: np.ndarray  # int64 [N]
     class_names: list[str]
     repeats: list[Repeat]
@@ -70,9 +71,10 @@ class CrossValidated:
         yield from reference.verdict("head", found["accuracy_interval"])
         if len(self.class_names) <= _MOST_SHOWN:
             yield self._confusion_table(found)
+        others = " or its fine-tuned classifier" if self.finetuned else ""
         yield (
-            f"this estimates heads with the settings of {self.run}, trained on as many images; it does not score the "
-            f"run's own weights{', nor its fine-tuned classifier' if self.finetuned else ''}"
+            f"this estimates heads with the settings of {self.run}, each trained on {self.trained_folds} of "
+            f"{self.folds} folds; it does not score the run's own weights{others}"
         )
         if self.views:
             yield f"the run's head was trained on {self.views} augmented views; these heads were trained without"

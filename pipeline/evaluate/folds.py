@@ -64,6 +64,7 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
         run=str(path),
         folds=config.folds,
         groups=len(set(groups)),
+        trained_folds=config.folds - 1 - method.validates,
         labels=labelled.labels,
         class_names=run.class_names(),
         repeats=repeats,
@@ -75,10 +76,20 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 
 
 def _head_config(run: Run) -> HeadConfig:
+    """Return the settings of the run's head. They may come from elsewhere: its layers must be those of the head.
+
+    Raises RunError if they are of another form.
+    """
+    again = "run `headstart head` again, with --overwrite"
     try:
-        return converted(run.config()["head"], HeadConfig, "head")
+        config = converted(run.config()["head"], HeadConfig, "head")
     except ValueError as error:
-        raise RunError(f"{run.config_file}: {error}; run `headstart head` again, with --overwrite") from error
+        raise RunError(f"{run.config_file}: {error}; {again}") from error
+    model = run.load_model(run.head_file)
+    units = tuple(layer.units for layer in model.layers if hasattr(layer, "units"))[:-1]
+    if units != config.units:
+        raise RunError(f"{run.config_file}: head.units is {list(config.units)}, the head has {list(units)}; {again}")
+    return config
 
 
 def _groups(examples: list[Example], features: np.ndarray) -> list[str]:

@@ -26,7 +26,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig, configs_f
 from headstart.features.errors import RunError
 from headstart.features.files import write_json
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.runs.config import require_valid_config, require_valid_metrics
+from headstart.pipeline.runs.config import converted, require_valid_config, require_valid_metrics
 from headstart.pipeline.runs.entries import require_own_entries
 from headstart.pipeline.runs.files import REMEDY, csv_rows, read_csv, read_json, without_null, write_csv
 from headstart.pipeline.runs.left_over import clear_left_over
@@ -163,7 +163,7 @@ class Run:
         kept = metrics.get("head" if unchanged else PHASES[model], {}).get("threshold")
         if kept is None:
             return None
-        threshold, names = Threshold(**kept), self.class_names()
+        threshold, names = converted(kept, Threshold), self.class_names()
         if len(names) != 2 or threshold.positive not in names:
             raise RunError(f"{self.metrics_file}: threshold.positive is no class of two; {REMEDY}")
         return threshold

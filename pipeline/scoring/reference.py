@@ -13,6 +13,7 @@ _MOST = 100_000_000  # numbers (images x features x logits) that a fit of about 
 _MOST_IMAGES = 20_000
 _FEWEST = 10  # images per class to which it is worth fitting
 _FOLDS, _MANY = 5, 1000  # one of the folds, in place of all, chooses the penalty for more images than `_MANY`
+_SMALL = 10_000_000  # numbers (images x features) that one thread fits
 _STRENGTH = 0.01  # if a class has too few images for folds
 _SHOWN = ("accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "top5", "loss", "auc")
 
@@ -84,12 +85,15 @@ class Logistic:
         self, features: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable], classes: int, seed: int = 0
     ) -> None:
         """Fit to features, float32 [N, D], with labels, int64 [N]. Images of a group are in one fold."""
+        from threadpoolctl import threadpool_limits
+
         count = min(_FOLDS, rarest(labels, groups)[1])
         self.strength, self.images, self._classes = _STRENGTH, len(labels), classes
-        if count > 1:
-            folds = draw_folds(labels, groups, count, seed)[: 1 if len(labels) > _MANY else None]
-            self.strength = fit_logistic(features, labels, folds, classes).setting["C"]
-        self._model = fitted_logistic(features, labels, self.strength)
+        with threadpool_limits(1 if features.size < _SMALL else None):  # threads that wait for one another take longer
+            if count > 1:
+                folds = draw_folds(labels, groups, count, seed)[: 1 if len(labels) > _MANY else None]
+                self.strength = fit_logistic(features, labels, folds, classes).setting["C"]
+            self._model = fitted_logistic(features, labels, self.strength)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Return the logarithms of the class probabilities, float64 [N, classes]."""
