@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from headstart.pipeline.evaluate.config import FoldsConfig
 from headstart.pipeline.evaluate.folds import cross_validate
 from headstart.pipeline.evaluate.threshold import threshold_lines
 from headstart.pipeline.featured import load_examples
+from headstart.pipeline.head import head
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
+from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.places import Places
 from headstart.pipeline.predict.choice import choose_model
-from headstart.pipeline.runs import Run
+from headstart.pipeline.runs import Run, read_csv
 from headstart.pipeline.scoring.thresholds import Threshold
 from headstart.tests.conftest import Cli
 from PIL import Image
@@ -67,7 +70,9 @@ def test_logistic_regression_is_left_out_without_the_training_images(
     assert found["largest_class_share"] == 0.5
 
 
-def test_folds_score_each_image_once_by_a_head_that_has_not_seen_it(run: Path, prepared: Path) -> None:
+def test_folds_score_each_image_once_by_a_head_that_has_not_seen_it(
+    run: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = (run / "head.keras").read_bytes()
     data = run.parent / "data"
     shutil.copytree(prepared, data)
@@ -75,11 +80,29 @@ def test_folds_score_each_image_once_by_a_head_that_has_not_seen_it(run: Path, p
     shutil.copy(cat, data / "test" / "cat" / "copy.jpg")
     with Image.open(other) as picture:
         picture.resize((picture.width * 3 // 4, picture.height * 3 // 4)).save(data / "val" / "cat" / "smaller.jpg")
+    given: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def recorded(train: LabelledFeatures, val: LabelledFeatures, *settings: Any) -> head.TrainedHead:
+        given.append((train.features, val.features))
+        return fit(train, val, *settings)
+
+    fit = head.fit_head
+    monkeypatch.setattr(head, "fit_head", recorded)
     result = cross_validate(run, FoldsConfig(folds=3, repeats=2), Places(data=data))
     found = result.fields()
     assert (found["folds"], found["repeats"], found["n"], found["groups"]) == (3, 2, 42, 40)
     assert len(found["accuracies"]) == 6
     assert [sorted(np.concatenate(repeat.parts)) for repeat in result.repeats] == [list(range(42))] * 2
+    cached = load_examples(Run.open(run), Places(data=data))
+    features = cached.labelled(cached.examples).features
+    for (train, val), (fold, parts) in zip(
+        given, ((at, one.parts) for one in result.repeats for at in range(3)), strict=True
+    ):
+        assert np.array_equal(val, features[parts[(fold + 1) % 3]])
+        assert {row.tobytes() for row in train} | {row.tobytes() for row in val} == {
+            row.tobytes() for part in parts if part is not parts[fold] for row in features[part]
+        }
+        assert not {row.tobytes() for row in train} & {row.tobytes() for row in features[parts[fold]]}
     assert np.sum(found["confusion"]) == 2 * 42
     assert np.trace(found["confusion"]) / 84 == pytest.approx(found["accuracy"])
     low, high = found["accuracy_interval"]
@@ -261,3 +284,23 @@ def test_a_new_training_drops_the_threshold_of_its_model(run: Path) -> None:
     kept({"positive": "fox", "value": 0.3, "chosen": ""})(run)
     with pytest.raises(RunError, match="no class of two"):
         opened.threshold("head")
+
+
+@pytest.mark.slow
+def test_both_models_have_thresholds_of_their_own(headstart: Cli, run: Path, tuned_run: Path) -> None:
+    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+    plain = headstart("evaluate", run)
+    found = headstart("evaluate", run, "--sensitivity=0.6")
+    opened = Run.open(run)
+    assert found["finetuned"]["threshold"] != found["head"]["threshold"]
+    for model in ("head", "finetuned"):
+        rule = opened.threshold(model)
+        assert rule is not None
+        assert found[model]["threshold"]["value"] == rule.value
+        assert found[model]["auc"] == plain[model]["auc"]
+        assert (
+            headstart("predict", run, opened.config()["data"], f"--model={model}")["threshold"]["value"] == rule.value
+        )
+    logits = {row["path"]: float(row["finetuned:dog"]) for row in read_csv(opened.predictions_file("test"))}
+    right = [(1 / (1 + np.exp(-one)) > rule.value) == (Path(path).parent.name == "dog") for path, one in logits.items()]
+    assert found["finetuned"]["accuracy"] == np.mean(right)
