@@ -12,7 +12,7 @@ from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.demo.config import DEMO_IMAGES
-from headstart.pipeline.evaluate.config import AskedSplit, Sort
+from headstart.pipeline.evaluate.config import AskedSplit, FoldsConfig, Sort, ThresholdConfig
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.labels.config import LabelsConfig
@@ -202,15 +202,23 @@ def finetune(
 def evaluate(
     run: RunArgument,
     places: Places,
+    decision: ThresholdConfig,
+    validation: FoldsConfig,
     split: Annotated[
         AskedSplit, typer.Option(help="The split to score. auto: test, or all of another DATA without splits.")
     ] = "auto",
     sort: Annotated[Sort, typer.Option(help="Order of the predictions' file; mistakes puts the worst first.")] = "data",
+    seed: int = 0,
 ) -> Result:
-    """Score a run on a split."""
+    """Score a run on a split. With --folds, cross-validate heads with its settings on all images."""
+    if validation.folds:
+        validation.require_alone(split, sort, decision)
+        from headstart.pipeline.evaluate.folds import cross_validate
+
+        return cross_validate(run, validation, places, seed)
     from headstart.pipeline.evaluate.evaluate import evaluate
 
-    return evaluate(run, split, places, sort)
+    return evaluate(run, split, places, sort, decision)
 
 
 @command(app)

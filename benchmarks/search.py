@@ -19,8 +19,8 @@ from headstart.pipeline.featured import cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import build_head, fit_head
 from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.scoring.baselines import fit_baselines, logistic_regression
 from headstart.pipeline.scoring.metrics import wilson_interval
-from headstart.pipeline.sweep.baselines import fit_baselines, logistic_regression
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import ranked
 from headstart.pipeline.sweep.processes import search

@@ -78,13 +78,17 @@ class FeaturedExamples:
         """
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
         return LabelledFeatures(
-            features=_read(self.stores, examples),
+            features=self.features([example.image.digest for example in examples]),
             labels=np.array([example.label for example in examples], np.int64),
             columns=dict(zip(self.stores, map(slice, ends[:-1], ends[1:]), strict=True)),
             classes=len(self.class_names),
-            views=[_read(stores, viewed) for stores in self.views if viewed],
+            views=[_read(stores, [one.image.digest for one in viewed]) for stores in self.views if viewed],
             reduced=self.config.precision == "bfloat16",
         )
+
+    def features(self, digests: Sequence[str]) -> np.ndarray:
+        """Read the features at all cuts, side by side, of the images with these `digests`: float32 [N, D]."""
+        return _read(self.stores, digests)
 
     def fingerprints(self) -> dict[str, str]:
         """Map the name of each cut to the key of its fingerprint, a SHA-256."""
@@ -260,7 +264,6 @@ def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
     return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]
 
 
-def _read(stores: Stores, examples: Sequence[Example]) -> np.ndarray:
-    """Read the features of `examples` at all cuts, side by side: float32 [N, D]."""
-    digests = [example.image.digest for example in examples]
+def _read(stores: Stores, digests: Sequence[str]) -> np.ndarray:
+    """See `FeaturedExamples.features`."""
     return np.concatenate([store.read(digests) for store in stores.values()], axis=1).astype(np.float32, copy=False)

@@ -38,7 +38,11 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     again = headstart("features", data, *flags)
     assert (again["extracted"], again["cached"], again["fingerprint"]) == (0, 40, first["fingerprint"])
     trained = headstart("head", data, f"--run={run}", *flags, *HEAD_FLAGS)
-    assert set(trained) == {"run", "epochs", "best_epoch", "seconds", "val", "choose_by"}
+    beside = {"largest_class", "largest_class_share", "logistic_regression"}
+    assert set(trained) == {
+        "run", "epochs", "best_epoch", "seconds", "val", "choose_by", "val_images", "accuracy_interval",
+        "better_than_largest_class", *beside,
+    }  # fmt: skip
     assert set(trained["val"]) == {"accuracy", "loss"}
     tuned = headstart("finetune", run, "--epochs=1")
     assert set(tuned) == {
@@ -48,17 +52,18 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     assert tuned["before"] == pytest.approx(trained["val"], rel=1e-3)
     scored = headstart("evaluate", run)
     assert set(scored) - {"finetuned"} == {  # which is there if the epoch was better than the head
-        "split", "scored", "n", "duplicates_in_train", "near_duplicates_in_train", "largest_class_share", "head",
-        "better", "mcnemar", "predictions_file", "confusion_file",
+        "split", "scored", "n", "duplicates_in_train", "near_duplicates_in_train", "positive", "head", "better",
+        "mcnemar", "predictions_file", "confusion_file", *beside,
     }  # fmt: skip
     assert counts["test"] - 2 <= scored["n"] <= counts["test"]  # of the two broken files that prepare can't tell
     keys = {
         "accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "top5", "loss", "auc", "confusion",
-        "per_class", "precision",
+        "per_class", "precision", "better_than_largest_class", "threshold", "sensitivity", "sensitivity_interval",
+        "specificity", "specificity_interval",
     }  # fmt: skip
     assert set(scored["head"]) == keys
     predicted = headstart("predict", run, drawn / "cat" / "cat.0.jpg", drawn / "dog", "--max-rejects=1")
-    assert set(predicted) == {"predictions", "rejects", "model", "reason"}
+    assert set(predicted) == {"predictions", "rejects", "model", "reason", "threshold"}
     assert set(predicted["predictions"][0]) == {"path", "label", "probability", "probabilities"}
     assert {Path(reject["path"]).name for reject in predicted["rejects"]} == {
         "broken.text.jpg", "broken.header.jpg", "broken.tail.jpg",

@@ -36,6 +36,11 @@ class Example:
     split: str
     group: str | None = None
 
+    @property
+    def together(self) -> str:
+        """Return the group or, without one, the digest. Examples of which it is equal are in one fold."""
+        return self.group or self.image.digest
+
 
 @dataclass(frozen=True)
 class Scan:

@@ -1,6 +1,84 @@
 """The settings of `evaluate`."""
 
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from headstart.features.errors import OptionError, require_options
+from headstart.features.options import option
 
 AskedSplit = Literal["auto", "train", "val", "test", "all"]
 Sort = Literal["data", "mistakes"]
+_REPEATS = 3
+_FEWEST_FOLDS = 3  # one to score, one to choose the epoch, and one to train on
+
+
+@dataclass(frozen=True)
+class ThresholdConfig:
+    """How the threshold of two classes is set. Raises OptionError.
+
+    At most one of the options but `positive` is given. Without any, the threshold that the run keeps is used.
+    """
+
+    threshold: float | None = option(
+        None, "Probability above which the positive class is predicted. The run keeps it. Two classes."
+    )
+    sensitivity: float | None = option(None, "Choose the threshold on val: find this fraction of the positive class.")
+    specificity: float | None = option(None, "Choose the threshold on val: reject this fraction of the other class.")
+    cost: str = option("", "Choose the threshold on val: cost of a miss to a false alarm, e.g. 10:1.", metavar="A:B")
+    positive: str = option("", "The positive class. By default, the second.")
+
+    def __post_init__(self) -> None:
+        given = self._given()
+        if len(given) > 1:
+            raise OptionError(f"{' and '.join(given)}: each sets the threshold; give one of them")
+        for flag, value in given.items():
+            if isinstance(value, float):
+                require_options((flag, value, 0 < value < 1, "over 0 and under 1"))
+        if self.cost:
+            require_options(("--cost", self.cost, all(cost > 0 for cost in self.costs()), "two numbers over 0"))
+
+    def _given(self) -> dict[str, Any]:
+        values = {f"--{field.name}": getattr(self, field.name) for field in fields(self) if field.name != "positive"}
+        return {flag: value for flag, value in values.items() if value not in (None, "")}
+
+    @property
+    def flag(self) -> str:
+        """Return the option that sets the threshold, such as `--cost`; "" if none does."""
+        return next(iter(self._given()), "")
+
+    def costs(self) -> tuple[float, float]:
+        """Return the costs of a miss and of a false alarm. Raises OptionError if `cost` is not of the form `A:B`."""
+        try:
+            miss, alarm = map(float, self.cost.split(":"))
+        except ValueError:
+            raise OptionError(f"--cost must be two numbers such as 10:1. Received: {self.cost}") from None
+        return miss, alarm
+
+
+@dataclass(frozen=True)
+class FoldsConfig:
+    """The settings of cross-validation. Raises OptionError."""
+
+    folds: int = option(0, "Cross-validate heads with the run's settings in this number of folds; 0 scores the run.")
+    repeats: int = option(0, "With --folds: how often the folds are drawn; 0 means 3.")
+
+    def __post_init__(self) -> None:
+        enough = self.folds == 0 or self.folds >= _FEWEST_FOLDS
+        require_options(
+            ("--folds", self.folds, enough, f"at least {_FEWEST_FOLDS}, or 0"),
+            ("--repeats", self.repeats, self.repeats >= 0, "at least 1, or 0"),
+        )
+        if self.repeats and not self.folds:
+            raise OptionError("--repeats: repeats the folds of cross-validation; give --folds, too")
+
+    @property
+    def rounds(self) -> int:
+        """Return how often the folds are drawn."""
+        return self.repeats or _REPEATS
+
+    def require_alone(self, split: AskedSplit, sort: Sort, threshold: ThresholdConfig) -> None:
+        """Raise OptionError if options were given that cross-validation does not take."""
+        given = {"--split": split != "auto", "--sort": sort != "data", **{threshold.flag: bool(threshold.flag)}}
+        given["--positive"] = bool(threshold.positive)
+        if others := [flag for flag, is_given in given.items() if is_given]:
+            raise OptionError(f"--folds: scores new heads on all images of the run; leave {' and '.join(others)} out")

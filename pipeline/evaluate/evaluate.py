@@ -5,38 +5,78 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, OptionError
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
-from headstart.pipeline.evaluate.config import AskedSplit, Sort
-from headstart.pipeline.evaluate.files import write_confusions, write_predictions
+from headstart.pipeline.evaluate.config import AskedSplit, Sort, ThresholdConfig
+from headstart.pipeline.evaluate.files import Answers, write_confusions, write_predictions
 from headstart.pipeline.evaluate.result import EvaluateResult
 from headstart.pipeline.evaluate.seen import Seen, seen_in_training
+from headstart.pipeline.evaluate.simple_models import advised_folds, simple_models_of
 from headstart.pipeline.evaluate.taken import Taken, take
+from headstart.pipeline.evaluate.threshold import (
+    chosen_threshold,
+    given_threshold,
+    needs_val,
+    positive_class,
+    threshold_fields,
+)
 from headstart.pipeline.evaluate.trust import score_trust
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, read_calibration, require_finite
-from headstart.pipeline.scoring.metrics import mcnemar, predicted_labels, score
+from headstart.pipeline.scoring.calibration import Calibration
+from headstart.pipeline.scoring.metrics import mcnemar, predicted_labels, probabilities, score
+from headstart.pipeline.scoring.thresholds import Threshold, is_second
 
 
-def evaluate(path: Path, split: AskedSplit = "auto", places: Places = Places(), sort: Sort = "data") -> EvaluateResult:
+def evaluate(
+    path: Path,
+    split: AskedSplit = "auto",
+    places: Places = Places(),
+    sort: Sort = "data",
+    threshold: ThresholdConfig = ThresholdConfig(),
+) -> EvaluateResult:
     """Score the run at `path`. Write the predictions and confusions into the run, and the metrics to `metrics.json`.
 
     The head and the fine-tuned classifier run in the precision of the run's features. If that is int8, the classifier
     runs in float32. Raises RunError if there is no run, if a model's outputs are not finite, or if the features of the
     head can't be made again. Raises DataError if the split has no usable images, if an image can't be decoded, or if
-    the data have a class that the run does not know.
+    the data have a class that the run does not know. Raises OptionError if a threshold is set for other than two
+    classes.
 
     Args:
         split: `train`, `val`, `test`, or `all` for all three. `auto` means `test`, or `all` if `places` name other data
             without splits.
         places: where the run's store, weights and data are now. Its `data` may also be other data to score.
         sort: the order of the predictions; see `write_predictions`.
+        threshold: how the threshold of two classes is set. The run keeps a threshold that is set.
     """
     run = Run.open(path)
+    positive = positive_class(run, threshold)
     cached = load_examples(run, places)
     taken = take(run, cached, split, places.data)
+    seen = _told(run, cached, taken, places)
+    unchanged = run.metrics().get("finetune", {}).get("best_epoch") == 0
+    finetuned = run.classifier_file.exists() and not unchanged
+    thresholds = _thresholds(run, cached, taken, threshold, positive, finetuned)
+    outputs = _outputs(run, cached, taken.examples, finetuned)
+    predicted = {model: _predicted(run, output, thresholds.get(model)) for model, output in outputs.items()}
+    result = _result(run, cached, taken, outputs, predicted, thresholds, positive, seen, unchanged)
+    logits = {model: output.logits for model, output in outputs.items()}
+    class_names, better = run.class_names(), result.better
+    answers = Answers(better, predicted[better], outputs[better].chances)
+    write_predictions(result.predictions_file, taken.examples, class_names, logits, answers, sort)
+    write_confusions(result.confusion_file, _labels(taken.examples), class_names, predicted)
+    if threshold.flag:
+        run.keep_thresholds(thresholds)
+    kept = run.metrics().get("evaluate", {})
+    run.update(run.metrics_file, evaluate={**kept, taken.key: result.kept_fields()})
+    return result
+
+
+def _told(run: Run, cached: FeaturedExamples, taken: Taken, places: Places) -> Seen | None:
+    """Print how the scored images were taken, and which of them training has seen."""
     if taken.whole:
         console.print(f"{places.data}: has no splits, so all of its {len(taken.examples)} images are scored")
     if cached.rejects:
@@ -45,25 +85,55 @@ def evaluate(path: Path, split: AskedSplit = "auto", places: Places = Places(), 
     seen = None if by_choice else seen_in_training(run, cached, taken.examples, taken.elsewhere is not None)
     for line in seen.lines(taken.scored) if seen else []:
         console.print(line, style="yellow")
-    unchanged = run.metrics().get("finetune", {}).get("best_epoch") == 0
-    outputs = _outputs(run, cached, taken.examples, finetuned=run.classifier_file.exists() and not unchanged)
-    result = _result(run, taken, outputs, seen, unchanged)
-    logits = {model: output.logits for model, output in outputs.items()}
-    class_names = run.class_names()
-    temperature = result.temperature or 1.0
-    write_predictions(result.predictions_file, taken.examples, class_names, logits, result.better, sort, temperature)
-    write_confusions(result.confusion_file, _labels(taken.examples), class_names, logits)
-    kept = run.metrics().get("evaluate", {})
-    run.update(run.metrics_file, evaluate={**kept, taken.key: result.kept_fields()})
-    return result
+    return seen
 
 
 @dataclass(frozen=True)
 class _Output:
-    """The logits of a model, float32 [N, 1 or C], and the precision in which the backbone ran."""
+    """What a model yields for the examples."""
 
-    logits: np.ndarray
-    precision: str
+    logits: np.ndarray  # float32 [N, 1 or C]
+    precision: str  # in which the backbone ran
+    calibration: Calibration | None
+
+    @property
+    def chances(self) -> np.ndarray:
+        """Return the probabilities, float64 [N, C], calibrated if the run holds a calibration."""
+        return self.calibration.probabilities(self.logits) if self.calibration else probabilities(self.logits)
+
+
+def _thresholds(
+    run: Run,
+    cached: FeaturedExamples,
+    taken: Taken,
+    config: ThresholdConfig,
+    positive: str | None,
+    finetuned: bool,
+) -> dict[str, Threshold]:
+    """Return the threshold of each model that has one: given, chosen on val, or kept in the run."""
+    if positive is None:
+        return {}
+    if not needs_val(config):
+        found = {model: given_threshold(run, model, config, positive) for model in ("head", "finetuned")}
+        return {model: one for model, one in found.items() if one and (finetuned or model == "head")}
+    if taken.elsewhere:
+        raise OptionError(
+            f"{config.flag}: is chosen on val of the run's own data; leave --data out, and score it after"
+        )
+    if not cached.of("val"):
+        raise DataError(f"{run.path}: {config.flag}: its data have no val to choose a threshold on; give --threshold")
+    val = take(run, cached, "val", None).examples
+    return {
+        model: chosen_threshold(config, positive, output.chances, _labels(val), run.class_names())
+        for model, output in _outputs(run, cached, val, finetuned).items()
+    }
+
+
+def _predicted(run: Run, output: _Output, threshold: Threshold | None) -> np.ndarray:
+    """Return the predicted labels, int64 [N]. This is the only place where `evaluate` decides labels."""
+    if threshold is None:
+        return predicted_labels(output.logits)
+    return is_second(output.chances, threshold.cut(run.class_names())).astype(np.int64)
 
 
 def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], finetuned: bool) -> dict[str, _Output]:
@@ -73,7 +143,8 @@ def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], fi
     """
     features = cached.labelled(examples).features
     head = run.load_model(run.head_file, features.shape[1:]).predict(features, batch_size=1024, verbose=0)
-    outputs = {"head": _Output(require_finite(head, run.head_file), cached.config.precision)}
+    calibration = read_calibration(run, "head")
+    outputs = {"head": _Output(require_finite(head, run.head_file), cached.config.precision, calibration)}
     if finetuned:
         outputs["finetuned"] = _output_of_classifier(run, cached, examples)
     return outputs
@@ -98,39 +169,48 @@ def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Sequence
         reject = why_undecodable(lost[0])
         raise DataError(f"{reject.path}: {reject.reason}, {reject.detail} ({len(lost)} such files)")
     logits = np.stack([rows[position] for position in range(len(images))])
-    return _Output(require_finite(logits, run.classifier_file), network.backbone.precision)
+    calibration = read_calibration(run, "finetuned")
+    return _Output(require_finite(logits, run.classifier_file), network.backbone.precision, calibration)
 
 
 def _result(
-    run: Run, taken: Taken, outputs: Mapping[str, _Output], seen: Seen | None, unchanged: bool
+    run: Run,
+    cached: FeaturedExamples,
+    taken: Taken,
+    outputs: Mapping[str, _Output],
+    predicted: Mapping[str, np.ndarray],
+    thresholds: Mapping[str, Threshold],
+    positive: str | None,
+    seen: Seen | None,
+    unchanged: bool,
 ) -> EvaluateResult:
     """Score the outputs of each model, and compare the models."""
     labels, class_names = _labels(taken.examples), run.class_names()
-    metrics = {
-        model: {
-            **score(output.logits, labels, class_names),
-            **score_trust(output.logits, labels, read_calibration(run, model)),
-            "precision": output.precision,
-        }
-        for model, output in outputs.items()
-    }
-    better, *others = sorted(metrics, key=lambda model: (-metrics[model]["accuracy"], metrics[model]["loss"]))
-    right = {model: predicted_labels(output.logits) == labels for model, output in outputs.items()}
-    counts = np.bincount(labels)
+    simple = simple_models_of(run, cached, taken.examples)
+    metrics = {}
+    for model, output in outputs.items():
+        found = score(output.logits, labels, class_names, predicted[model])
+        better = {"better_than_largest_class": simple.is_beaten_by(found["accuracy_interval"])}
+        of_two = threshold_fields(found, positive, class_names, thresholds.get(model)) if positive else {}
+        trust = score_trust(output.logits, labels, output.calibration)
+        metrics[model] = {**found, **better, **of_two, **trust, "precision": output.precision}
+    best, *others = sorted(metrics, key=lambda model: (-metrics[model]["accuracy"], metrics[model]["loss"]))
+    right = {model: found == labels for model, found in predicted.items()}
     return EvaluateResult(
         split=taken.split,
         scored=taken.scored,
         n=len(labels),
-        largest_class=class_names[int(counts.argmax())],
-        largest_class_share=float(counts.max() / len(labels)),
+        simple=simple,
         head=metrics["head"],
         finetuned=metrics.get("finetuned"),
-        better=better,
-        mcnemar=mcnemar(better, others[0], right[better], right[others[0]]) if others else None,
+        better=best,
+        mcnemar=mcnemar(best, others[0], right[best], right[others[0]]) if others else None,
         unchanged=unchanged,
         predictions_file=run.predictions_file(taken.stem),
         confusion_file=run.confusion_file(taken.stem),
         seen=seen,
+        positive=positive,
+        advice=advised_folds(run, cached, taken),
     )
 
 

@@ -1,13 +1,23 @@
 """Write the predictions and confusions of `evaluate` into a run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.config import Sort
 from headstart.pipeline.runs import write_csv
-from headstart.pipeline.scoring.metrics import confusions, predicted_labels, probabilities
+from headstart.pipeline.scoring.metrics import confusions
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of one model."""
+
+    model: str  # head or finetuned
+    predicted: np.ndarray  # labels, int64 [N]
+    chances: np.ndarray  # probabilities, float64 [N, C]
 
 
 def write_predictions(
@@ -15,22 +25,20 @@ def write_predictions(
     examples: Sequence[Example],
     class_names: Sequence[str],
     logits: Mapping[str, np.ndarray],
-    better: str,
+    answers: Answers,
     sort: Sort,
-    temperature: float = 1.0,
 ) -> None:
-    """Write a row per example: path, digest, label, the prediction of the model `better`, and the logits of all models.
+    """Write a row per example: path, digest, label, the answer of one model, and the logits of all models.
 
     Args:
         logits: the logits of each model, [N, 1 or classes].
-        temperature: of the model `better`. Its logits are divided by the temperature before they become probabilities.
         sort: `data` keeps the order of `examples`. `mistakes` puts the wrong predictions first, the most certain first,
             and then the right predictions, the least certain first.
     """
     units = class_names[1:] if len(class_names) == 2 else class_names
-    predicted = predicted_labels(logits[better])
-    chances = probabilities(logits[better] / temperature).max(axis=1)
     order = np.arange(len(examples))
+    predicted = answers.predicted
+    chances = answers.chances[order, predicted]
     if sort == "mistakes":
         right = predicted == [example.label for example in examples]
         order = np.lexsort((np.where(right, chances, -chances), right))
@@ -42,7 +50,7 @@ def write_predictions(
         (
             [
                 *(examples[row].image.path, examples[row].image.digest, class_names[examples[row].label]),
-                *(better, class_names[predicted[row]], float(chances[row])),
+                *(answers.model, class_names[predicted[row]], float(chances[row])),
                 *map(float, side_by_side[row]),
             ]
             for row in order.tolist()
@@ -51,18 +59,18 @@ def write_predictions(
 
 
 def write_confusions(
-    file: Path, labels: np.ndarray, class_names: Sequence[str], logits: Mapping[str, np.ndarray]
+    file: Path, labels: np.ndarray, class_names: Sequence[str], predicted: Mapping[str, np.ndarray]
 ) -> None:
     """Write a row for each model and each pair of labels that occurs: model, true label, predicted label, count.
 
-    `labels` is int [N]. `logits` has the logits of each model, [N, 1 or classes].
+    `labels` is int [N], and `predicted` has the predicted labels of each model, int [N].
     """
     write_csv(
         file,
         ["model", "true", "predicted", "count"],
         (
-            [model, class_names[true], class_names[predicted], count]
-            for model, values in logits.items()
-            for true, predicted, count in confusions(predicted_labels(values), labels)
+            [model, class_names[true], class_names[other], count]
+            for model, found in predicted.items()
+            for true, other, count in confusions(found, labels)
         ),
     )

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from headstart.pipeline.evaluate.seen import Seen
+from headstart.pipeline.evaluate.threshold import threshold_lines
 from headstart.pipeline.evaluate.trust import trust_lines
-from headstart.pipeline.scoring.metrics import McNemar
+from headstart.pipeline.scoring.metrics import McNemar, interval_text
+from headstart.pipeline.scoring.simple_models import SimpleModels
 from rich.table import Table
 from rich.text import Text
 
@@ -24,8 +26,7 @@ class EvaluateResult:
     split: str
     scored: str  # a phrase that names the examples
     n: int
-    largest_class: str
-    largest_class_share: float  # the accuracy of a model that always predicts the largest class
+    simple: SimpleModels  # simple models on the same examples
     head: dict[str, Any]
     finetuned: dict[str, Any] | None  # None if nothing was fine-tuned, or if `unchanged`
     better: str  # the more accurate model on these examples: `head` or `finetuned`
@@ -34,12 +35,8 @@ class EvaluateResult:
     predictions_file: Path
     confusion_file: Path
     seen: Seen | None = None  # None if the user asked to score the run's training images
-
-    @property
-    def temperature(self) -> float | None:
-        """Return the temperature of the better model, or None if the run holds none."""
-        found: float | None = self._models()[self.better]["temperature"]
-        return found
+    positive: str | None = None  # the positive of two classes
+    advice: str = ""  # to cross-validate, where few images were scored
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -48,7 +45,8 @@ class EvaluateResult:
             "scored": self.scored,
             "n": self.n,
             **(self.seen.fields() if self.seen else {}),
-            "largest_class_share": self.largest_class_share,
+            **self.simple.fields(),
+            "positive": self.positive,
             **self._models(),
             "better": self.better,
             "mcnemar": asdict(self.mcnemar) if self.mcnemar else None,
@@ -68,7 +66,10 @@ class EvaluateResult:
     def lines(self) -> Iterator[Any]:
         """Yield the summary that is printed without `--json`."""
         yield self._table()
-        yield f"always the largest class ({self.largest_class}): {self.largest_class_share:.4f}"
+        yield str(self.simple)
+        for model, metrics in self._models().items():
+            yield from self.simple.verdict(model, metrics["accuracy_interval"])
+            yield from threshold_lines(model, metrics, self.positive) if self.positive else ()
         shown = self._models()[self.better]
         if len(shown["per_class"]) <= _MOST_SHOWN:
             yield _class_table(shown["per_class"], self.better)
@@ -79,6 +80,8 @@ class EvaluateResult:
             if self.finetuned["precision"] != self.head["precision"]:
                 yield f"the head ran in {self.head['precision']}, the classifier in {self.finetuned['precision']}"
         yield from trust_lines(self._models(), self.better)
+        if self.advice:
+            yield self.advice
         yield f"each image: {self.predictions_file}; each confusion: {self.confusion_file}"
 
     def _verdict(self, test: McNemar, finetuned: dict[str, Any]) -> str:
@@ -93,7 +96,7 @@ class EvaluateResult:
         named = [headers.get(name, name) for name in columns]
         table = Table("", "accuracy", "95 % interval", *named, title=Text(f"{self.n} images of {self.scored}"))
         for name, metrics in self._models().items():
-            interval = _interval(metrics["accuracy_interval"])
+            interval = interval_text(metrics["accuracy_interval"])
             table.add_row(name, _figure(metrics["accuracy"]), interval, *(_figure(metrics[one]) for one in columns))
         return table
 
@@ -104,14 +107,10 @@ class EvaluateResult:
 def _class_table(per_class: dict[str, Any], model: str) -> Table:
     table = Table("class", "images", "precision", "recall", "95 % interval", "F1", title=f"each class, by {model}")
     for name, one in per_class.items():
-        recall = _figure(one["recall"]), _interval(one["recall_interval"])
+        recall = _figure(one["recall"]), interval_text(one["recall_interval"])
         table.add_row(Text(name), str(one["support"]), _figure(one["precision"]), *recall, _figure(one["f1"]))
     return table
 
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _interval(ends: list[float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:.3f} - {ends[1]:.3f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,12 @@ from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.rare import tell_rare
+from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions, write_calibration
 from headstart.pipeline.scoring.calibration import calibrate
 from headstart.pipeline.scoring.choosing import ChooseBy, as_json, titled
+from headstart.pipeline.scoring.metrics import interval_text, wilson_interval
+from headstart.pipeline.scoring.simple_models import SimpleModels, score_simple_models
 from headstart.pipeline.scoring.unlike import Reference, reference_rows
 
 if TYPE_CHECKING:
@@ -43,10 +46,22 @@ class HeadResult:
     seconds: float  # of extraction, training and writing together
     val: dict[str, float]  # `accuracy`, `loss` and the figure `choose_by` at the best epoch
     choose_by: ChooseBy = "loss"
+    val_images: int = 0
+    simple: SimpleModels | None = None  # on val; None without val
+
+    @property
+    def interval(self) -> list[float]:
+        """Return the 95 % interval of the accuracy on val."""
+        return list(wilson_interval(round(self.val["accuracy"] * self.val_images), self.val_images))
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
-        return {**asdict(self), "val": as_json(self.val)}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "simple"}
+        found = {**own, "val": as_json(self.val)}
+        if self.simple is None:
+            return found
+        better = {"better_than_largest_class": self.simple.is_beaten_by(self.interval)}
+        return {**found, "accuracy_interval": self.interval, **better, **self.simple.fields()}
 
     def lines(self) -> Iterator[str]:
         """Yield the summary that is printed without `--json`."""
@@ -55,6 +70,9 @@ class HeadResult:
             f"val accuracy {self.val['accuracy']:.4f}, loss {self.val['loss']:.4f}{other} "
             f"(best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s)"
         )
+        if self.simple:
+            yield f"on {self.val_images} images of val: 95 % interval {interval_text(self.interval)}; {self.simple}"
+            yield from self.simple.verdict("head", self.interval)
         yield f"the run is in {self.run}; next: {next_steps(self.run)}"
 
 
@@ -100,8 +118,10 @@ def train_run(
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
     tell_rare(cached.of("train"), cached.class_names, head)
     head = head.for_examples(len(cached.of("train")))
+    train = cached.labelled(cached.of("train"), viewed=cached.of("train"))
+    val = cached.labelled(cached.of("val")) if cached.of("val") else None
     with new_run(path, overwrite) as run:
-        trained = _fit(run, cached, head, seed, folded)
+        trained = _fit(run, train, val, head, seed, folded)
         _write(run, cached, head, trained, data=str(data.absolute()), seed=seed, **origin)
     return HeadResult(
         run=str(path),
@@ -110,11 +130,24 @@ def train_run(
         seconds=time.perf_counter() - start,
         val=trained.val,
         choose_by=head.choose_by,
+        val_images=len(val) if val else 0,
+        simple=_simple_models(cached, train, val) if val else None,
     )
 
 
+def _simple_models(cached: FeaturedExamples, train: LabelledFeatures, val: LabelledFeatures) -> SimpleModels:
+    """Score simple models on `val`."""
+    trained = train.labels, [example.together for example in cached.of("train")]
+    return score_simple_models(trained, lambda rows: train.features[rows], val.features, val.labels, cached.class_names)
+
+
 def _fit(
-    run: Run, cached: FeaturedExamples, head: HeadConfig, seed: int, folded: dict[str, float] | None
+    run: Run,
+    train: LabelledFeatures,
+    val: LabelledFeatures | None,
+    head: HeadConfig,
+    seed: int,
+    folded: dict[str, float] | None,
 ) -> TrainedHead:
     """Train the head, and write its curves and its calibration.
 
@@ -123,8 +156,6 @@ def _fit(
     from headstart.pipeline.head.head import TrainedHead, fit_head
     from headstart.pipeline.head.loop import logits_of, writing_curves
 
-    train = cached.labelled(cached.of("train"), viewed=cached.of("train"))
-    val = cached.labelled(cached.of("val")) if cached.of("val") else None
     figures = {} if val or not folded else {f"val_{name}": value for name, value in folded.items()}
     with (
         progress("training the head", head.epochs * len(train), "examples") as advance,

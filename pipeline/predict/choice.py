@@ -1,12 +1,13 @@
 """The choice of the model that answers: the head of a run, or its fine-tuned classifier."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
-from headstart.features.errors import RunError
+from headstart.features.errors import OptionError, RunError
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, rank
+from headstart.pipeline.scoring.thresholds import Threshold
 
 Model = Literal["head", "finetuned"]
 
@@ -18,18 +19,37 @@ class Choice:
     model: Model
     reason: str
     alike: bool = False  # whether both models have the same values, because no epoch of fine-tuning was the best
+    threshold: Threshold | None = None  # of two classes; None predicts the likelier one
 
     def line(self) -> str:
         """Return a line that names the model and the reason, for a person."""
-        return f"{'the head' if self.model == 'head' else 'the fine-tuned classifier'} answers: {self.reason}"
+        who = "the head" if self.model == "head" else "the fine-tuned classifier"
+        return f"{who} answers: {self.reason}{f'; {self.threshold}' if self.threshold else ''}"
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        threshold = asdict(self.threshold) if self.threshold else None
+        return {"model": self.model, "reason": self.reason, "threshold": threshold}
 
 
-def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"]) -> Choice:
-    """Return the choice of a model of `run`, as `asked` for.
+def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"], threshold: float | None = None) -> Choice:
+    """Return the choice of a model of `run`, as `asked` for, with the threshold that is given or that the run keeps.
 
     `auto` chooses the fine-tuned classifier if fine-tuning gained on val, or if the run does not say whether it did.
     Otherwise `auto` chooses the head. Raises RunError if `asked` is `finetuned` and the run has no such classifier.
+    Raises OptionError if a threshold is given for other than two classes.
     """
+    choice, names = _model(run, asked), run.class_names()
+    kept = run.threshold(choice.model)
+    if threshold is None:
+        return replace(choice, threshold=kept)
+    if len(names) != 2:
+        raise OptionError(f"--threshold {threshold:g}: is for two classes; {run.path} has {len(names)}")
+    positive = kept.positive if kept else names[1]
+    return replace(choice, threshold=Threshold(positive, threshold, "given by --threshold"))
+
+
+def _model(run: Run, asked: Literal["auto", "head", "finetuned"]) -> Choice:
     tuned = run.classifier_file.exists()
     if asked == "finetuned" and not tuned:
         raise RunError(f"{run.path}: --model finetuned: it has none; `headstart finetune {run.path}` makes one")

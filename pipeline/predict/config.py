@@ -27,6 +27,9 @@ class PredictConfig:
     probabilities: Literal["auto", "all", "none"] = option(
         "auto", "Probabilities of all classes in --output. auto: if the run has at most 30 classes."
     )
+    threshold: float | None = option(
+        None, "Probability above which the positive of two classes is predicted. By default, that of the run, or 0.5."
+    )
     views: int = option(1, "Average over each image as it is and this number, less one, of augmented views.")
     recursive: bool = option(True, "Whether to read folders within folders.", flag="--recursive/--no-recursive")
     listed: Path | None = option(
@@ -43,6 +46,7 @@ class PredictConfig:
             ("--top", self.top, self.top >= 1, "at least 1"),
             ("--abstain", self.abstain, 0 <= self.abstain <= 1, "from 0 to 1"),
             ("--conformal", self.conformal, 0 <= self.conformal < 1, "at least 0 and under 1"),
+            ("--threshold", self.threshold, self.threshold is None or 0 < self.threshold < 1, "over 0 and under 1"),
             ("--views", self.views, 1 <= self.views <= MOST_VIEWS, f"from 1 to {MOST_VIEWS}"),
             ("--batch-size", self.batch_size, self.batch_size >= 0, "at least 0"),
             ("--max-pixels", self.max_pixels, self.max_pixels >= 0, "at least 1, or 0"),

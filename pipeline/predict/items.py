@@ -9,6 +9,7 @@ import numpy as np
 from headstart.features.images.scan import Reject
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.trust import Trust
+from headstart.pipeline.scoring.thresholds import Threshold, is_second
 
 MOST_COLUMNS = 30  # classes whose probabilities get columns by default
 
@@ -34,18 +35,32 @@ class Layout:
     every: bool  # whether to give the probabilities of all classes
     model: str  # the name of the model that answered; in a file, `Answers.name`
     trust: Trust = field(default_factory=Trust)
+    threshold: Threshold | None = None  # of two classes
 
     @classmethod
-    def of(cls, config: PredictConfig, class_names: Sequence[str], model: str, trust: Trust) -> "Layout":
+    def of(
+        cls,
+        config: PredictConfig,
+        class_names: Sequence[str],
+        model: str,
+        trust: Trust,
+        threshold: Threshold | None = None,
+    ) -> "Layout":
         """Return the layout of the file that `config` asks for."""
         few = len(class_names) <= MOST_COLUMNS
         every = config.probabilities == "all" or (config.probabilities == "auto" and few)
-        return cls(class_names, config.top, every, model, trust)
+        return cls(class_names, config.top, every, model, trust, threshold)
 
     def likeliest(self, chances: np.ndarray) -> list[tuple[str, float]]:
-        """Return the names and probabilities of the likeliest classes, the likeliest first."""
-        order = np.argsort(-chances, kind="stable")[: self.top]
-        return [(self.class_names[label], float(chances[label])) for label in order]
+        """Return the names and probabilities of the likeliest classes, the likeliest first.
+
+        With a threshold, the class that it predicts is the first, however likely.
+        """
+        if self.threshold is None:
+            order = np.argsort(-chances, kind="stable")
+        else:
+            order = np.array([1, 0] if is_second(chances, self.threshold.cut(self.class_names)) else [0, 1])
+        return [(self.class_names[label], float(chances[label])) for label in order[: self.top]]
 
     def line(self, item: Item) -> str:
         """Return a line about an item, for a person."""
@@ -67,7 +82,8 @@ class Layout:
         """
         trust, found = self.trust, dict[str, Any]()
         if trust.abstain:
-            found["unsure"] = bool(item.chances.max() < trust.abstain)
+            ((_, probability), *_) = self.likeliest(item.chances)
+            found["unsure"] = probability < trust.abstain
         if trust.set_threshold is not None:
             found["labels"] = [self.class_names[label] for label in trust.labels(item.chances)]
         if trust.farthest is not None:

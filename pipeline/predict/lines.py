@@ -110,7 +110,7 @@ def _is_whole(line: bytes, form: _Form) -> bool:
 def _other(output: Path, number: int) -> DataError:
     return DataError(
         f"--output {output}: line {number} is not of this run, model and options (--top, --probabilities, --views, "
-        "--abstain, --conformal, --seed); --append goes on only with those: name another file"
+        "--threshold, --abstain, --conformal, --seed); --append goes on only with those: name another file"
     )
 
 

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -67,9 +67,11 @@ class Answers:
     trust: Trust
 
     def name(self) -> str:
-        """Return the name of the model, and a hash of everything that decides its probabilities."""
+        """Return the name of the model, and a hash of everything that decides its answers."""
         views = [[view.seed, view.augment, view.number] for view in self.views if view]
-        decides = {**self.model.decides(), "classes": self.run.class_names(), "views": views, **self.trust.decides()}
+        threshold = {"threshold": asdict(self.choice.threshold)} if self.choice.threshold else {}
+        decides = {**self.model.decides(), "classes": self.run.class_names(), "views": views}
+        decides |= {**threshold, **self.trust.decides()}
         return f"{self.choice.model} {hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]}"
 
     def chances(self, images: Sequence[ImageFile]) -> Outputs:
@@ -117,7 +119,8 @@ def load_answers(
         except HeadstartError as error:
             if not choice.alike or places.weights:
                 raise
-            choice = Choice("finetuned", f"it has the values of the head, whose network can't be loaded ({error})")
+            why = f"it has the values of the head, whose network can't be loaded ({error})"
+            choice = replace(choice, model="finetuned", reason=why)
     classifier = _Classifier(run, known_store(run, places), trust.reference, batch_size, clock)
     return Answers(run, choice, classifier, views, trust)
 

@@ -59,7 +59,7 @@ class PredictResult:
 
 def _fields(predictions: list[dict[str, Any]], rejects: Sequence[Reject], choice: Choice) -> dict[str, Any]:
     given = {"predictions": predictions, "rejects": list(map(asdict, rejects))}
-    return {**given, "model": choice.model, "reason": choice.reason}
+    return {**given, **choice.fields()}
 
 
 @dataclass
@@ -77,8 +77,8 @@ class Predicting:
 
     def layout(self) -> Layout:
         """Return the layout for a screen and for `--json`."""
-        model, trust = self.answers.choice.model, self.answers.trust
-        return Layout(self.run.class_names(), self.config.top, every=True, model=model, trust=trust)
+        names, choice = self.run.class_names(), self.answers.choice
+        return Layout(names, self.config.top, True, choice.model, self.answers.trust, choice.threshold)
 
     def items(
         self, advance: Callable[[int], None] = lambda count: None, is_done: Callable[[str], bool] = lambda path: False
@@ -167,7 +167,7 @@ def predicting(
     classes = len(run.class_names())
     if config.top > classes:
         raise OptionError(f"--top must be at most {classes}, the classes of {path}. Received: {config.top}")
-    choice = choose_model(run, config.model)
+    choice = choose_model(run, config.model, config.threshold)
     trust = make_trust(run, choice, config)
     found = find_files(sources, config.listed, config.recursive, distinct=bool(config.output))
     clock = Clock()
@@ -190,7 +190,8 @@ def predict_to_file(
     `predict_to_file` must have written the file with the same model and options; otherwise a DataError is raised, too.
     """
     begun = predicting(path, sources, config, places, seed)
-    layout = Layout.of(config, begun.run.class_names(), begun.answers.name(), begun.answers.trust)
+    answers, names = begun.answers, begun.run.class_names()
+    layout = Layout.of(config, names, answers.name(), answers.trust, answers.choice.threshold)
     with open_output(config, layout) as output, progress("predicting", len(begun.sources.files)) as advance:
         for item in begun.items(advance, output.is_done):
             output.write(item)

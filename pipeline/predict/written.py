@@ -35,8 +35,7 @@ class Written:
             "seconds": sum(self.seconds.values()),
             "images_per_second": self.images_per_second,
             "output": self.output,
-            "model": self.choice.model,
-            "reason": self.choice.reason,
+            **self.choice.fields(),
             "spent": self.seconds,
         }
 

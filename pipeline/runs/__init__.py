@@ -8,10 +8,11 @@ from headstart.pipeline.runs.calibration import (
 )
 from headstart.pipeline.runs.files import read_csv, read_json, write_csv
 from headstart.pipeline.runs.making import list_digests, new_run, require_free, require_unchanged, versions
-from headstart.pipeline.runs.run import HISTORY_COLUMNS, Run, require_finite
+from headstart.pipeline.runs.run import HISTORY_COLUMNS, PHASES, Run, require_finite
 
 __all__ = [
     "HISTORY_COLUMNS",
+    "PHASES",
     "Run",
     "forget_calibration",
     "list_digests",

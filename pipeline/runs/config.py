@@ -11,6 +11,7 @@ from headstart.features.errors import OptionError, RunError
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.runs.files import REMEDY
+from headstart.pipeline.scoring.thresholds import Threshold
 
 _T = TypeVar("_T")
 _UNSAID = {"bits": "16"}  # the values that early versions used without writing the field
@@ -62,6 +63,7 @@ class PhaseMetrics:
     best_epoch: int = 0
     seconds: float | None = None
     images_per_second: float | None = None
+    threshold: Threshold | None = None  # of two classes; `evaluate` keeps it
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class RunMetrics:
     head: PhaseMetrics | None = None
     finetune: PhaseMetrics | None = None
     evaluate: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cross_validation: dict[str, Any] | None = None  # of `evaluate --folds`
 
 
 def require_valid_config(values: Mapping[str, Any], file: Path) -> None:

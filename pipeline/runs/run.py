@@ -19,6 +19,7 @@ RUN/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,12 @@ from headstart.features.config import ExtractionConfig, FeatureConfig, configs_f
 from headstart.features.errors import RunError
 from headstart.features.files import write_json
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.runs.config import require_valid_config, require_valid_metrics
+from headstart.pipeline.runs.config import converted, require_valid_config, require_valid_metrics
 from headstart.pipeline.runs.entries import require_own_entries
 from headstart.pipeline.runs.files import REMEDY, csv_rows, read_csv, read_json, without_null, write_csv
 from headstart.pipeline.runs.left_over import clear_left_over
 from headstart.pipeline.runs.paths import with_absolute_paths, with_relative_paths
+from headstart.pipeline.scoring.thresholds import Threshold
 
 if TYPE_CHECKING:
     import keras
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 HISTORY_COLUMNS = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
 EXAMPLES_COLUMNS = ("path", "digest", "label", "split")
+PHASES = {"head": "head", "finetuned": "finetune"}  # the field of `metrics.json` of each model
 
 
 class Run:
@@ -154,6 +157,35 @@ class Run:
             for name, field in without_null(values).items()
         }
 
+    def threshold(self, model: str) -> Threshold | None:
+        """Return the threshold that is kept for `model`, which is `head` or `finetuned`; None if there is none.
+
+        A classifier in which fine-tuning kept no epoch has the threshold of the head. Raises RunError if the run has no
+        such classes.
+        """
+        metrics = self.metrics()
+        unchanged = metrics.get("finetune", {}).get("best_epoch") == 0
+        kept = metrics.get("head" if unchanged else PHASES[model], {}).get("threshold")
+        if kept is None:
+            return None
+        threshold, names = converted(kept, Threshold), self.class_names()
+        if len(names) != 2 or threshold.positive not in names:
+            raise RunError(f"{self.metrics_file}: threshold.positive is no class of two; {REMEDY}")
+        return threshold
+
+    def keep_thresholds(self, thresholds: Mapping[str, Threshold]) -> None:
+        """Keep the thresholds of `head` and `finetuned` in `metrics.json`. The next training of a model drops its own.
+
+        A model without an entry in `thresholds` keeps none.
+        """
+        kept = read_json(self.metrics_file) if self.metrics_file.exists() else {}
+        phases = {phase: dict(kept[phase]) for phase in PHASES.values() if kept.get(phase)}
+        for model, phase in PHASES.items():
+            phases.get(phase, {}).pop("threshold", None)
+            if model in thresholds:
+                phases[phase] = {**phases.get(phase, {}), "threshold": asdict(thresholds[model])}
+        self.update(self.metrics_file, **phases)
+
     def _read(self, file: Path, checked: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """Return the result of `checked` for the content of a JSON file. The result is kept until the file changes."""
         before = file.stat() if file.exists() else None  # if it is missing, `read_json` raises the error
@@ -175,6 +207,14 @@ class Run:
         """Read the digests of the run's examples in `split` from `examples.csv`. Damage raises a RunError."""
         rows = csv_rows(self.examples_file, EXAMPLES_COLUMNS)
         return {row["digest"] for row in rows if row["split"] == split}
+
+    def labelled(self, split: str) -> list[tuple[str, int]]:
+        """Read the digest and label of each of the run's examples in `split`; see `digests`."""
+        names = {name: label for label, name in enumerate(self.class_names())}
+        rows = [row for row in csv_rows(self.examples_file, EXAMPLES_COLUMNS) if row["split"] == split]
+        if unknown := [row["label"] for row in rows if row["label"] not in names]:
+            raise RunError(f"{self.examples_file}: {unknown[0][:80]!r} is no class of the run; {REMEDY}")
+        return [(row["digest"], names[row["label"]]) for row in rows]
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write `history.csv`. Figures on val that are not in `HISTORY_COLUMNS` get columns after the others.

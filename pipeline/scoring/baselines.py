@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.choosing import ChooseBy, rank, val_figures
+from headstart.pipeline.scoring.folds import Fold
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C, the inverse of the penalty
 _NEIGHBOURS = (1, 3, 10, 30)
 _LOGISTIC = "logistic regression"
-
-_Rows = slice | np.ndarray  # a slice of rows, or row indices int64 [n]
-Fold = tuple[_Rows, _Rows]  # rows to train on, rows to validate on
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,11 @@ def fit_baselines(
 
     `features` is float32 [N, D], and `labels` is int64 [N].
     """
-    methods = (_logistic(features, labels, folds, choose_by), _neighbours(features, labels, folds, classes, choose_by))
-    return [min(tried, key=lambda baseline: rank(choose_by, baseline.figures)) for tried in methods]
+    nearest = _neighbours(features, labels, folds, classes, choose_by)
+    return [
+        fit_logistic(features, labels, folds, classes, choose_by),
+        min(nearest, key=lambda baseline: rank(choose_by, baseline.figures)),
+    ]
 
 
 def rank_to_beat(choose_by: ChooseBy, baselines: Sequence[Baseline]) -> tuple[float, float]:
@@ -63,22 +64,39 @@ def logistic_regression(strength: float) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
 
 
-def _logistic(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], choose_by: ChooseBy) -> list[Baseline]:
-    """Fit logistic regression at weaker and weaker penalties, until the loss rises, because weak penalties are slow."""
+def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+    """Fit `logistic_regression` to features, float32 [N, D]. A model that has not converged is taken, too."""
     from sklearn.exceptions import ConvergenceWarning
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return logistic_regression(strength).fit(features, labels)
+
+
+def logistic_chances(model: Any, features: np.ndarray, classes: int) -> np.ndarray:
+    """Return the class probabilities, float64 [N, classes]. A class that `model` was not fitted to has 0."""
+    chances = np.zeros((len(features), classes))
+    chances[:, model.classes_] = model.predict_proba(features)
+    return chances
+
+
+def fit_logistic(
+    features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy = "loss"
+) -> Baseline:
+    """Fit logistic regression at weaker and weaker penalties, until the loss rises, and return the best.
+
+    Weak penalties are slow. For the arguments see `fit_baselines`.
+    """
     tried: list[Baseline] = []
     for strength in _STRENGTHS:
-        chances = []
-        for train, val in folds:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # a model that has not converged is scored, too
-                model = logistic_regression(strength).fit(features[train], labels[train])
-            chances.append(model.predict_proba(features[val]))
+        models = [fitted_logistic(features[train], labels[train], strength) for train, _ in folds]
+        chances = [
+            logistic_chances(model, features[val], classes) for model, (_, val) in zip(models, folds, strict=True)
+        ]
         tried.append(_scored(_LOGISTIC, {"C": strength}, chances, labels, folds, choose_by))
         if tried[-1].loss > min(one.loss for one in tried):
             break
-    return tried
+    return min(tried, key=lambda baseline: rank(choose_by, baseline.figures))
 
 
 def _neighbours(
@@ -112,8 +130,12 @@ def _scored(
     `chances` has the class probabilities of each fold's validation rows, [n, classes].
     """
     found = [
-        val_figures(choose_by, np.log(np.maximum(rows, np.finfo(np.float32).tiny)), labels[val])
-        for rows, (_, val) in zip(chances, folds, strict=True)
+        val_figures(choose_by, log_chances(rows), labels[val]) for rows, (_, val) in zip(chances, folds, strict=True)
     ]
     means = {figure: float(np.mean([one[figure] for one in found])) for figure in found[0]}
     return Baseline(name, setting, means.pop("loss"), means.pop("accuracy"), means)
+
+
+def log_chances(chances: np.ndarray) -> np.ndarray:
+    """Return the logarithms of probabilities, float64 [N, C], which are logits. They are finite for 0, too."""
+    return np.asarray(np.log(np.maximum(chances, np.finfo(np.float32).tiny)))

@@ -75,8 +75,13 @@ def top_accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
     return float(((logits > own[:, np.newaxis]).sum(axis=1) < _TOP).mean())
 
 
-def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+def score(
+    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str], predicted: np.ndarray | None = None
+) -> dict[str, Any]:
     """Score logits, float [N, 1] (two classes) or [N, C], against labels, int [N] in [0, C); N >= 1.
+
+    Args:
+        predicted: the predicted labels, int [N], if a threshold decided them; by default those of `predicted_labels`.
 
     Returns:
         `accuracy`; `accuracy_interval` [low, high], from `wilson_interval`; `balanced_accuracy`; `macro_f1`; `top5`,
@@ -87,7 +92,8 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) ->
     """
     from sklearn.metrics import confusion_matrix
 
-    chances, predicted = probabilities(logits), predicted_labels(logits)
+    chances = probabilities(logits)
+    predicted = predicted_labels(logits) if predicted is None else predicted
     correct, count = int((predicted == labels).sum()), len(class_names)
     matrix = confusion_matrix(labels, predicted, labels=range(count)).tolist() if count <= MOST_CONFUSED else None
     return {
@@ -165,6 +171,30 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
     interval = binomtest(successes, trials).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, images: int) -> tuple[float, float]:
+    """Return the 95 % interval of an `accuracy` by cross-validation in `folds` folds, repeated or not.
+
+    The training sets of folds overlap, so that the plain variance of their accuracies is too small. The variance is
+    corrected by the ratio of scored to training images (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366), with a t
+    distribution. Equal accuracies of all folds would give no width: the interval is no narrower than Wilson's.
+
+    Args:
+        of_folds: the accuracy of each fold of all repeats; at least two.
+        images: the number of images that differ.
+    """
+    from scipy.stats import t
+
+    count = len(of_folds)
+    half = float(t.ppf(0.975, count - 1) * np.sqrt((1 / count + 1 / (folds - 1)) * np.var(of_folds, ddof=1)))
+    low, high = wilson_interval(round(accuracy * images), images)
+    return max(0.0, min(low, accuracy - half)), min(1.0, max(high, accuracy + half))
+
+
+def interval_text(ends: Sequence[float] | None) -> str:
+    """Return an interval for people, such as `0.812 - 0.956`; `-` if there is none."""
+    return "-" if ends is None else f"{ends[0]:.3f} - {ends[1]:.3f}"
 
 
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:

@@ -24,8 +24,9 @@ from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_featu
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.runs import Run, list_digests, require_free
-from headstart.pipeline.scoring.baselines import Baseline, Fold, fit_baselines
+from headstart.pipeline.scoring.baselines import Baseline, fit_baselines
 from headstart.pipeline.scoring.choosing import ChooseBy
+from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import figures_of, ranked
 from headstart.pipeline.sweep.result import SweepResult, describe_winner
@@ -169,13 +170,10 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 
     Raises DataError if a class has fewer than `count` different images.
     """
-    fewest = min(len({example.image.digest for example in examples if example.label == label}) for label in set(labels))
+    _, fewest = rarest(labels, [example.image.digest for example in examples])
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, [example.group or example.image.digest for example in examples]))
+    return draw_folds(labels, [example.together for example in examples], count, seed)
 
 
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Baseline]:

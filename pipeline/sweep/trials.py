@@ -15,8 +15,8 @@ from headstart.pipeline.head.head import TrainedHead, fit_head
 from headstart.pipeline.head.loop import writing_curves
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.optimizers import release
-from headstart.pipeline.scoring.baselines import Fold
 from headstart.pipeline.scoring.choosing import to_minimise
+from headstart.pipeline.scoring.folds import Fold
 from headstart.pipeline.sweep.pruning import EpochPruner, successive_halving
 from headstart.pipeline.sweep.study import Study, remove_curves
 from optuna.trial import TrialState

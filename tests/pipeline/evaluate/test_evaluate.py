@@ -21,6 +21,7 @@ from headstart.pipeline.places import Places
 from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run, read_csv, write_csv
 from headstart.pipeline.scoring.metrics import score
+from headstart.pipeline.scoring.simple_models import SimpleModels
 from PIL import Image
 
 COLUMNS = ["path", "digest", "label", "model", "predicted", "probability"]
@@ -181,7 +182,7 @@ def test_mistakes_come_first_if_asked(headstart, run: Path) -> None:
 def test_the_summary_tells_a_person_how_good_it_is(headstart, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text, found = headstart.text("evaluate", run), headstart("evaluate", run)
-    assert f"always the largest class (cat): {found['largest_class_share']:.4f}" in text
+    assert f"always `cat` {found['largest_class_share']:.4f}, logistic regression" in text
     low, high = found["head"]["per_class"]["dog"]["recall_interval"]
     assert f"{low:.3f} - {high:.3f}" in text
     assert {"balanced", "macro F1"} <= {word.strip() for word in text.replace("┃", "\n").splitlines()}
@@ -278,7 +279,8 @@ def test_large_confusions_are_kept_apart(tmp_path: Path) -> None:
             "predictions_file": tmp_path / "predictions-test.csv",
             "confusion_file": tmp_path / "confusion-test.csv",
         }
-        return EvaluateResult("test", "test", 50, "0", 0.1, metrics, None, "head", None, False, **files)
+        simple = SimpleModels("0", 0.1, None)
+        return EvaluateResult("test", "test", 50, simple, metrics, None, "head", None, False, **files)
 
     few, some, many = map(result, (30, 31, 101))
     assert few.kept_fields()["head"]["confusion"] == few.fields()["head"]["confusion"]

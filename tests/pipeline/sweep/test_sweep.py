@@ -25,7 +25,7 @@ from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run
-from headstart.pipeline.sweep.baselines import fit_baselines
+from headstart.pipeline.scoring.baselines import fit_baselines
 from headstart.pipeline.sweep.choices import Choice
 from headstart.pipeline.sweep.config import SweepConfig, parse_duration
 from headstart.pipeline.sweep.leaderboard import board, figures_of, ranked

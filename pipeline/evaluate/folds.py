@@ -1,0 +1,160 @@
+"""`headstart evaluate --folds`: repeated cross-validation of heads with a run's settings, on all its usable images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from headstart.features.errors import DataError, RunError
+from headstart.features.terminal import progress
+from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.similar import near_duplicate_groups
+from headstart.pipeline.data.splits import united
+from headstart.pipeline.evaluate.config import FoldsConfig
+from headstart.pipeline.evaluate.cross_validated import CrossValidated, Repeat
+from headstart.pipeline.evaluate.taken import take
+from headstart.pipeline.featured import load_examples
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.places import Places
+from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.config import converted
+from headstart.pipeline.scoring.folds import draw_folds, rarest
+from headstart.pipeline.scoring.metrics import predicted_labels
+from headstart.pipeline.scoring.simple_models import Logistic, rows_to_fit
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What is cross-validated: the settings of a run's head, and what they are trained on."""
+
+    head: HeadConfig
+    seed: int
+    validates: bool  # whether the run has val images, by which the best epoch is chosen
+    labelled: LabelledFeatures
+    groups: list[str]
+
+
+def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), seed: int = 0) -> CrossValidated:
+    """Estimate how good heads with the settings of the run at `path` are, from all its usable images.
+
+    Each image is scored once per repeat, by a head that was trained without it, without its near-duplicates and without
+    the images of its group. For each fold, the next one chooses the epoch, and the others train the head. The result is
+    kept as `cross_validation` in `metrics.json`. Raises DataError if a class has too few images, and the errors of
+    `evaluate`.
+
+    Args:
+        config: the numbers of folds and of repeats.
+        places: where the run's store, weights and data are now.
+        seed: decides the folds. The run's own seed, plus the number of the repeat, decides the heads.
+    """
+    run = Run.open(path)
+    cached = load_examples(run, places)
+    examples = take(run, cached, "all", None).examples
+    settings = run.config()
+    labelled = replace(cached.labelled(examples), classes=len(run.class_names()))
+    groups = _groups(examples, labelled.features)
+    _require_enough(labelled.labels, groups, config.folds, run)
+    head = _head_config(run)
+    method = _Method(head, settings["seed"], "val" in settings["examples"], labelled, groups)
+    repeats = list(_repeats(method, config, seed))
+    result = CrossValidated(
+        run=str(path),
+        folds=config.folds,
+        groups=len(set(groups)),
+        trained_folds=config.folds - 1 - method.validates,
+        labels=labelled.labels,
+        class_names=run.class_names(),
+        repeats=repeats,
+        views=run.configs()[0].views,
+        finetuned=run.classifier_file.exists(),
+    )
+    run.update(run.metrics_file, cross_validation=result.fields())
+    return result
+
+
+def _head_config(run: Run) -> HeadConfig:
+    """Return the settings of the run's head. They may come from elsewhere: its layers must be those of the head.
+
+    Raises RunError if they are of another form.
+    """
+    again = "run `headstart head` again, with --overwrite"
+    try:
+        config = converted(run.config()["head"], HeadConfig, "head")
+    except ValueError as error:
+        raise RunError(f"{run.config_file}: {error}; {again}") from error
+    model = run.load_model(run.head_file)
+    units = tuple(layer.units for layer in model.layers if hasattr(layer, "units"))[:-1]
+    if units != config.units:
+        raise RunError(f"{run.config_file}: head.units is {list(config.units)}, the head has {list(units)}; {again}")
+    return config
+
+
+def _groups(examples: list[Example], features: np.ndarray) -> list[str]:
+    """Return a group for each example, so that copies, near-duplicates and images of one `--group` have the same."""
+    alike: dict[int, int] = {}
+    for number, group in enumerate(near_duplicate_groups([one.image for one in examples], features)):
+        alike |= dict.fromkeys(group, number)
+    keys = (
+        [("digest", one.image.digest), ("group", one.together), *([("alike", alike[at])] if at in alike else [])]
+        for at, one in enumerate(examples)
+    )
+    found = [""] * len(examples)
+    for number, group in enumerate(united(keys)):
+        for at in group:
+            found[at] = str(number)
+    return found
+
+
+def _require_enough(labels: np.ndarray, groups: list[str], folds: int, run: Run) -> None:
+    label, count = rarest(labels, groups)
+    if count >= folds:
+        return
+    advice = f"give --folds {count}" if count >= 3 else "add images"
+    raise DataError(
+        f"{run.path}: --folds {folds}: class {run.class_names()[label]!r} has {count} images that differ (copies, "
+        f"near-duplicates and images of a group count once); {advice}"
+    )
+
+
+def _repeats(method: _Method, config: FoldsConfig, seed: int) -> Iterator[Repeat]:
+    """Yield the predictions of each repeat, in which every example is scored once."""
+    labels = method.labelled.labels
+    with progress("training heads", config.folds * config.rounds, "heads") as advance:
+        for number in range(config.rounds):
+            parts = [np.asarray(part) for _, part in draw_folds(labels, method.groups, config.folds, seed + number)]
+            predicted, logistic = np.empty_like(labels), np.full_like(labels, -1)
+            for fold, part in enumerate(parts):
+                after = parts[(fold + 1) % len(parts)]
+                rest = np.setdiff1d(np.arange(len(labels)), part)
+                train = np.setdiff1d(rest, after) if method.validates else rest
+                predicted[part] = _by_head(method, train, after if method.validates else train, part, number)
+                logistic[part] = _by_logistic(method, train, part)
+                advance(1)
+            yield Repeat(parts, predicted, logistic if (logistic >= 0).all() else None)
+
+
+def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarray, repeat: int) -> np.ndarray:
+    """Train a head, and return the labels that it predicts for the rows `part`, int64 [n]."""
+    from headstart.pipeline.head.head import fit_head
+    from headstart.pipeline.optimizers import release
+
+    of = method.labelled.take
+    model = fit_head(of(train), of(val), method.head, method.seed + repeat).model
+    found = predicted_labels(np.asarray(model(method.labelled.features[part], training=False)))
+    release(model.variables)
+    return found
+
+
+def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Return the labels that logistic regression predicts for the rows `part`, int64 [n]; -1 if it would take long."""
+    features, labels = method.labelled.features, method.labelled.labels
+    rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]
+    if not len(rows):
+        return np.full(len(part), -1)
+    groups = [method.groups[row] for row in rows]
+    return predicted_labels(
+        Logistic(features[rows], labels[rows], groups, method.labelled.classes).logits(features[part])
+    )

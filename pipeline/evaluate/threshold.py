@@ -1,0 +1,101 @@
+"""Decide the threshold at which `evaluate` predicts the positive of two classes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from headstart.features.errors import DataError, OptionError
+from headstart.features.terminal import console
+from headstart.pipeline.evaluate.config import ThresholdConfig
+from headstart.pipeline.runs import Run
+from headstart.pipeline.scoring.metrics import interval_text
+from headstart.pipeline.scoring.thresholds import Threshold, enough, for_cost, for_sensitivity, for_specificity
+
+
+def positive_class(run: Run, config: ThresholdConfig) -> str | None:
+    """Return the positive of two classes: the one that is asked for, that of the kept threshold, or the second.
+
+    With other numbers of classes, return None. Raises OptionError if then a threshold is asked for, or if the positive
+    class is no class.
+    """
+    names = run.class_names()
+    asked = config.flag or ("--positive" if config.positive else "")
+    if len(names) != 2:
+        if asked:
+            raise OptionError(f"{asked}: is for two classes; {run.path} has {len(names)}")
+        return None
+    if config.positive and config.positive not in names:
+        raise OptionError(f"--positive must be {names[0]} or {names[1]}. Received: {config.positive}")
+    kept = run.threshold("head")
+    return config.positive or (kept.positive if kept else names[1])
+
+
+def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
+    """Return the threshold of `model` that `--threshold` gives or, without options, the run keeps."""
+    if config.threshold is not None and positive is not None:
+        return Threshold(positive, config.threshold, "given by --threshold")
+    return None if config.flag else run.threshold(model)
+
+
+def needs_val(config: ThresholdConfig) -> bool:
+    """Whether the threshold is chosen on val."""
+    return config.flag not in ("", "--threshold")
+
+
+def chosen_threshold(
+    config: ThresholdConfig, positive: str, chances: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> Threshold:
+    """Choose the threshold on val. Raises DataError if val has one class alone.
+
+    `chances` are the probabilities of both classes, float [N, 2], and `labels` is int64 [N].
+    """
+    label = class_names.index(positive)
+    yes, of_positive = labels == label, chances[:, label]
+    if yes.all() or not yes.any():
+        raise DataError(f"{config.flag}: val has images of one class alone, so no threshold can be chosen on it")
+    if config.cost:
+        return Threshold(positive, for_cost(of_positive, yes, *config.costs()), f"cost {config.cost} on val")
+    if config.sensitivity is not None:
+        kind, wanted, count, choose = "sensitivity", config.sensitivity, int(yes.sum()), for_sensitivity
+    else:
+        assert config.specificity is not None
+        kind, wanted, count, choose = "specificity", config.specificity, int((~yes).sum()), for_specificity
+    if count < enough(wanted):
+        of = positive if kind == "sensitivity" else class_names[1 - label]
+        console.print(
+            f"warning: val has {count} images of `{of}`; a {kind} of {wanted:g} needs {enough(wanted)}, so new images "
+            "may miss it by much",
+            style="yellow",
+        )
+    return Threshold(positive, choose(of_positive, yes, wanted), f"{kind} {wanted:g} on val")
+
+
+def threshold_fields(
+    metrics: Mapping[str, Any], positive: str, class_names: Sequence[str], threshold: Threshold | None
+) -> dict[str, Any]:
+    """Return sensitivity and specificity with their intervals, and the threshold, for the JSON of a model.
+
+    Sensitivity and specificity are the recalls of the `positive` and of the other class, from the `metrics` of `score`;
+    None if the class has no images.
+    """
+    (other,) = (name for name in class_names if name != positive)
+    of_positive, of_other = metrics["per_class"][positive], metrics["per_class"][other]
+    return {
+        "sensitivity": of_positive["recall"],
+        "sensitivity_interval": of_positive["recall_interval"],
+        "specificity": of_other["recall"],
+        "specificity_interval": of_other["recall_interval"],
+        "threshold": asdict(threshold) if threshold else None,
+    }
+
+
+def threshold_lines(model: str, metrics: Mapping[str, Any], positive: str) -> Iterator[str]:
+    """Yield the lines for a person, from the `threshold_fields` of `model`."""
+    names, kept = ("sensitivity", "specificity"), metrics["threshold"]
+    figures = ["-" if metrics[name] is None else f"{metrics[name]:.4f}" for name in names]
+    intervals = [interval_text(metrics[f"{name}_interval"]) for name in names]
+    shown = (f"{name} {value} ({ends})" for name, value, ends in zip(names, figures, intervals, strict=True))
+    yield f"{model}: {', '.join(shown)}; `{positive}` is positive"
+    if kept:
+        yield f"{model}: {Threshold(**kept)}"

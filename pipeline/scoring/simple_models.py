@@ -1,0 +1,129 @@
+"""What an accuracy is compared with: always the largest class, and logistic regression on the same features."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from headstart.pipeline.scoring.baselines import fit_logistic, fitted_logistic, log_chances, logistic_chances
+from headstart.pipeline.scoring.folds import draw_folds, rarest
+from headstart.pipeline.scoring.metrics import interval_text, score
+
+_MOST = 100_000_000  # numbers (images x features x logits) that a fit of about a second reads
+_MOST_IMAGES = 20_000
+_FEWEST = 10  # images per class to which it is worth fitting
+_FOLDS, _MANY = 5, 1000  # one of the folds, in place of all, chooses the penalty for more images than `_MANY`
+_SMALL = 10_000_000  # numbers (images x features) that one thread fits
+_STRENGTH = 0.01  # if a class has too few images for folds
+_SHOWN = ("accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "top5", "loss", "auc")
+
+
+@dataclass(frozen=True)
+class SimpleModels:
+    """The scores of two simple models on the examples that a head or classifier is scored on."""
+
+    largest_class: str  # among these examples
+    largest_class_share: float  # the accuracy of a model that always predicts the largest class
+    logistic_regression: dict[str, Any] | None  # metrics of `score`, `strength` and `images`; None if it is left out
+    note: str = ""  # why it is left out, or that it was fitted to some of the training images
+
+    @classmethod
+    def of(
+        cls, labels: np.ndarray, class_names: Sequence[str], logistic: dict[str, Any] | None, note: str = ""
+    ) -> "SimpleModels":
+        """Return the simple for examples with these `labels`, int64 [N], and the metrics of logistic regression."""
+        counts = np.bincount(labels)
+        return cls(class_names[int(counts.argmax())], float(counts.max() / len(labels)), logistic, note)
+
+    def __str__(self) -> str:
+        parts = [f"always `{self.largest_class}` {self.largest_class_share:.4f}"]
+        if one := self.logistic_regression:
+            parts.append(f"logistic regression {one['accuracy']:.4f} ({interval_text(one['accuracy_interval'])})")
+        return ", ".join(parts) + (f"; {self.note}" if self.note else "")
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {
+            "largest_class": self.largest_class,
+            "largest_class_share": self.largest_class_share,
+            "logistic_regression": self.logistic_regression,
+        }
+
+    def is_beaten_by(self, interval: Sequence[float]) -> bool:
+        """Whether an accuracy with this `interval` is better than always the largest class."""
+        return interval[0] > self.largest_class_share
+
+    def verdict(self, model: str, interval: Sequence[float]) -> list[str]:
+        """Return a line if `model`, whose accuracy has this `interval`, is no better than always the largest class."""
+        if self.is_beaten_by(interval):
+            return []
+        under = "lies under" if interval[1] < self.largest_class_share else "holds"
+        return [
+            f"{model}: not better than always saying `{self.largest_class}`, for the interval of its accuracy {under} "
+            f"{self.largest_class_share:.4f}"
+        ]
+
+
+def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
+    """Return the rows to which logistic regression is fitted, int64 [n], ascending: all of `count`, or a random part.
+
+    There are none where a part that can be fitted in seconds has under ten images per class. `width` is the number of
+    features of an image.
+    """
+    logits = 1 if classes == 2 else classes
+    most = min(_MOST_IMAGES, _MOST // (width * logits))
+    if count <= most:
+        return np.arange(count)
+    rows = np.random.default_rng(seed).permutation(count)[: most if most >= _FEWEST * classes else 0]
+    return np.sort(rows)
+
+
+class Logistic:
+    """Logistic regression, with the penalty that is best by cross-validation within the images it is fitted to."""
+
+    def __init__(
+        self, features: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable], classes: int, seed: int = 0
+    ) -> None:
+        """Fit to features, float32 [N, D], with labels, int64 [N]. Images of a group are in one fold."""
+        from threadpoolctl import threadpool_limits
+
+        count = min(_FOLDS, rarest(labels, groups)[1])
+        self.strength, self.images, self._classes = _STRENGTH, len(labels), classes
+        with threadpool_limits(1 if features.size < _SMALL else None):  # threads that wait for one another take longer
+            if count > 1:
+                folds = draw_folds(labels, groups, count, seed)[: 1 if len(labels) > _MANY else None]
+                self.strength = fit_logistic(features, labels, folds, classes).setting["C"]
+            self._model = fitted_logistic(features, labels, self.strength)
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Return the logarithms of the class probabilities, float64 [N, classes]."""
+        return log_chances(logistic_chances(self._model, features, self._classes))
+
+    def scored(self, features: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+        """Return the metrics on features, float32 [N, D], with labels, int64 [N]; the penalty; the number of images."""
+        found = score(self.logits(features), labels, class_names)
+        return {**{name: found[name] for name in _SHOWN}, "strength": self.strength, "images": self.images}
+
+
+def score_simple_models(
+    trained: tuple[np.ndarray, Sequence[Hashable]],
+    read: Callable[[np.ndarray], np.ndarray],
+    features: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+) -> SimpleModels:
+    """Score the simple models on features, float32 [N, D], with labels, int64 [N].
+
+    Args:
+        trained: the labels, int64 [M], and the groups of the training images.
+        read: returns the features, float32 [n, D], of the training images at rows, int64 [n].
+    """
+    count, classes = len(trained[0]), len(class_names)
+    rows = rows_to_fit(count, features.shape[1], classes)
+    some = trained[0][rows]
+    if len(set(some.tolist())) < 2:
+        size = f"{count} images x {features.shape[1]} features x {classes} classes"
+        return SimpleModels.of(labels, class_names, None, f"logistic regression is left out: {size} would take long")
+    fitted = Logistic(read(rows), some, [trained[1][row] for row in rows], classes)
+    note = "" if len(rows) == count else f"logistic regression is fitted to {len(rows)} of {count} training images"
+    return SimpleModels.of(labels, class_names, fitted.scored(features, labels, class_names), note)

@@ -1,0 +1,89 @@
+"""The threshold of a classifier of two classes: how it decides labels, and how it is chosen on val."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_LEAST = 1e-9  # a threshold is no nearer to 0 or 1
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The probability of the positive class above which it is predicted."""
+
+    positive: str  # the name of the positive class
+    value: float  # over 0 and under 1
+    chosen: str  # how it was chosen, such as `sensitivity 0.95 on val`
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < 1:
+            raise ValueError(f"threshold is {self.value}, not between 0 and 1")
+
+    def __str__(self) -> str:
+        return f"`{self.positive}` is predicted above a probability of {self.value:.4g} ({self.chosen})"
+
+    def cut(self, class_names: Sequence[str]) -> float:
+        """Return the probability of the second class above which that class is predicted."""
+        return self.value if self.positive == class_names[1] else 1 - self.value
+
+
+def is_second(chances: np.ndarray, cut: float) -> np.ndarray:
+    """Whether the second of two classes is predicted, bool [...], from probabilities, float [..., 2].
+
+    This is the only place where a threshold decides a label. For `cut` see `Threshold.cut`.
+    """
+    return np.asarray(chances[..., 1] > cut)
+
+
+def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
+    """Return the highest threshold that finds the fraction `wanted` of new positive images, on average over val sets.
+
+    The order statistic that splits off the misses is that of split conformal prediction (arXiv 2107.07511), because the
+    fraction that is found of the images which chose a threshold is too good for others. With too few positive images
+    (see `enough`), the threshold finds all of them.
+
+    Args:
+        chances: probabilities of the positive class, float [N].
+        positive: bool [N]. At least one is True.
+    """
+    found = np.sort(chances[positive])
+    last = found[max(0, math.floor((len(found) + 1) * (1 - wanted) + 1e-9) - 1)]
+    lower = chances[chances < last]
+    return _within((last + (lower.max() if len(lower) else 0.0)) / 2)
+
+
+def for_specificity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
+    """Return the lowest threshold that rejects the fraction `wanted` of new negative images; see `for_sensitivity`."""
+    return _within(1 - for_sensitivity(1 - chances, ~positive, wanted))
+
+
+def enough(wanted: float) -> int:
+    """Return the number of images from which `wanted` can be reached on average; see `for_sensitivity`."""
+    return math.ceil(1 / (1 - wanted) - 1e-9) - 1
+
+
+def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: float) -> float:
+    """Return the threshold at which misses and false alarms cost least.
+
+    Of several such thresholds, the result is nearest to `alarm / (miss + alarm)`, the best one for probabilities that
+    are true.
+
+    Args:
+        chances, positive: see `for_sensitivity`.
+        miss: the cost of a positive image that is not found.
+        alarm: the cost of a negative image that is taken for a positive one.
+    """
+    ends = np.unique([0.0, 1.0, *chances.tolist()])
+    tried = (ends[1:] + ends[:-1]) / 2
+    found, wrong = np.sort(chances[positive]), np.sort(chances[~positive])
+    misses = np.searchsorted(found, tried, "right")
+    alarms = len(wrong) - np.searchsorted(wrong, tried, "right")
+    costs = miss * misses + alarm * alarms
+    best = tried[np.isclose(costs, costs.min())]
+    return _within(best[np.abs(best - alarm / (miss + alarm)).argmin()])
+
+
+def _within(value: float) -> float:
+    return float(np.clip(value, _LEAST, 1 - _LEAST))
