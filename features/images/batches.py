@@ -11,9 +11,9 @@ from headstart.features.device import cpu_count
 from headstart.features.images.augment import Augment, View, augment_image
 from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels, reading_of
 from headstart.features.images.faults import Fault
-from headstart.features.images.libjpeg import silence_libjpeg
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, why_unreadable
+from headstart.features.libjpeg import silence_libjpeg
 from headstart.features.tensorflow import tf
 
 Columns = tuple[tf.Tensor, ...]

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 from headstart.features.errors import OptionError, RunError
+from headstart.pipeline.evaluate.answers import predicted_by
 from headstart.pipeline.evaluate.predictions import read_predictions
 from headstart.pipeline.evaluate.side_by_side import Compared, SideBySide, write_comparison
 from headstart.pipeline.places import Places
-from headstart.pipeline.runs import Run
+from headstart.pipeline.runs import PHASES, Run
 from headstart.pipeline.runs.files import csv_rows
-from headstart.pipeline.scoring.metrics import McNemar, mcnemar, predicted_labels, score
+from headstart.pipeline.scoring.metrics import McNemar, mcnemar, score
 
-_PHASES = {"head": "head", "finetuned": "finetune"}  # the phase that trained each model
 _UNINTERESTING = {"data", "seed", "versions", "store", "rehash", "max_rejects", "overwrite"}
 _TRAIN = "examples of train"
 
@@ -59,20 +59,23 @@ def compare(
     if len(logits) < 2:
         raise OptionError(f"RUN: one classifier has nothing to be compared with. Received: {paths[0]}")
     settings = _differing_settings(runs)
+    predicted = {
+        (run, model): predicted_by(run, model, values, run.threshold(model)) for (run, model), values in logits.items()
+    }
     rows = [
         Compared(
             run=str(run.path),
             model=model,
             **{name: scored[name] for name in ("accuracy", "accuracy_interval", "loss")},
-            seconds=run.metrics().get(_PHASES[model], {}).get("seconds"),
+            seconds=run.metrics().get(PHASES[model], {}).get("seconds"),
             settings=settings[run],
         )
         for (run, model), values in logits.items()
-        for scored in [score(values, labels, class_names)]
+        for scored in [score(values, labels, class_names, predicted[run, model])]
     ]
-    ranked = sorted(zip(rows, logits.values(), strict=True), key=lambda pair: (-pair[0].accuracy, pair[0].loss))
+    ranked = sorted(zip(rows, predicted.values(), strict=True), key=lambda pair: (-pair[0].accuracy, pair[0].loss))
     first, second = (f"{row.run} ({row.model})" for row, _ in ranked[:2])
-    right, other = (predicted_labels(values) == labels for _, values in ranked[:2])
+    right, other = (found == labels for _, found in ranked[:2])
     result = CompareResult([row for row, _ in ranked], mcnemar(first, second, right, other), split, html)
     if html:
         write_comparison(html, result.rows, result.test, split)

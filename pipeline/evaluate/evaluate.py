@@ -8,6 +8,7 @@ import numpy as np
 from headstart.features.errors import DataError, OptionError
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
+from headstart.pipeline.evaluate.answers import calibrated, predicted_by
 from headstart.pipeline.evaluate.config import AskedSplit, Sort, ThresholdConfig
 from headstart.pipeline.evaluate.files import Answers, write_confusions, write_predictions
 from headstart.pipeline.evaluate.result import EvaluateResult
@@ -25,9 +26,8 @@ from headstart.pipeline.evaluate.trust import score_trust
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, read_calibration, require_finite
-from headstart.pipeline.scoring.calibration import Calibration
-from headstart.pipeline.scoring.metrics import mcnemar, predicted_labels, probabilities, score
-from headstart.pipeline.scoring.thresholds import Threshold, is_second
+from headstart.pipeline.scoring.metrics import mcnemar, score
+from headstart.pipeline.scoring.thresholds import Threshold
 
 
 def evaluate(
@@ -61,11 +61,13 @@ def evaluate(
     finetuned = run.classifier_file.exists() and not unchanged
     thresholds = _thresholds(run, cached, taken, threshold, positive, finetuned)
     outputs = _outputs(run, cached, taken.examples, finetuned)
-    predicted = {model: _predicted(run, output, thresholds.get(model)) for model, output in outputs.items()}
+    predicted = {
+        model: predicted_by(run, model, output.logits, thresholds.get(model)) for model, output in outputs.items()
+    }
     result = _result(run, cached, taken, outputs, predicted, thresholds, positive, seen, unchanged)
     logits = {model: output.logits for model, output in outputs.items()}
     class_names, better = run.class_names(), result.better
-    answers = Answers(better, predicted[better], outputs[better].chances)
+    answers = Answers(better, predicted[better], calibrated(run, better, logits[better]))
     write_predictions(result.predictions_file, taken.examples, class_names, logits, answers, sort)
     write_confusions(result.confusion_file, _labels(taken.examples), class_names, predicted)
     if threshold.flag:
@@ -90,16 +92,10 @@ def _told(run: Run, cached: FeaturedExamples, taken: Taken, places: Places) -> S
 
 @dataclass(frozen=True)
 class _Output:
-    """What a model yields for the examples."""
+    """The logits of a model, float32 [N, 1 or C], and the precision in which the backbone ran."""
 
-    logits: np.ndarray  # float32 [N, 1 or C]
-    precision: str  # in which the backbone ran
-    calibration: Calibration | None
-
-    @property
-    def chances(self) -> np.ndarray:
-        """Return the probabilities, float64 [N, C], calibrated if the run holds a calibration."""
-        return self.calibration.probabilities(self.logits) if self.calibration else probabilities(self.logits)
+    logits: np.ndarray
+    precision: str
 
 
 def _thresholds(
@@ -124,16 +120,11 @@ def _thresholds(
         raise DataError(f"{run.path}: {config.flag}: its data have no val to choose a threshold on; give --threshold")
     val = take(run, cached, "val", None).examples
     return {
-        model: chosen_threshold(config, positive, output.chances, _labels(val), run.class_names())
+        model: chosen_threshold(
+            config, positive, calibrated(run, model, output.logits), _labels(val), run.class_names()
+        )
         for model, output in _outputs(run, cached, val, finetuned).items()
     }
-
-
-def _predicted(run: Run, output: _Output, threshold: Threshold | None) -> np.ndarray:
-    """Return the predicted labels, int64 [N]. This is the only place where `evaluate` decides labels."""
-    if threshold is None:
-        return predicted_labels(output.logits)
-    return is_second(output.chances, threshold.cut(run.class_names())).astype(np.int64)
 
 
 def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], finetuned: bool) -> dict[str, _Output]:
@@ -143,8 +134,7 @@ def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], fi
     """
     features = cached.labelled(examples).features
     head = run.load_model(run.head_file, features.shape[1:]).predict(features, batch_size=1024, verbose=0)
-    calibration = read_calibration(run, "head")
-    outputs = {"head": _Output(require_finite(head, run.head_file), cached.config.precision, calibration)}
+    outputs = {"head": _Output(require_finite(head, run.head_file), cached.config.precision)}
     if finetuned:
         outputs["finetuned"] = _output_of_classifier(run, cached, examples)
     return outputs
@@ -169,8 +159,7 @@ def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Sequence
         reject = why_undecodable(lost[0])
         raise DataError(f"{reject.path}: {reject.reason}, {reject.detail} ({len(lost)} such files)")
     logits = np.stack([rows[position] for position in range(len(images))])
-    calibration = read_calibration(run, "finetuned")
-    return _Output(require_finite(logits, run.classifier_file), network.backbone.precision, calibration)
+    return _Output(require_finite(logits, run.classifier_file), network.backbone.precision)
 
 
 def _result(
@@ -192,7 +181,7 @@ def _result(
         found = score(output.logits, labels, class_names, predicted[model])
         better = {"better_than_largest_class": simple.is_beaten_by(found["accuracy_interval"])}
         of_two = threshold_fields(found, positive, class_names, thresholds.get(model)) if positive else {}
-        trust = score_trust(output.logits, labels, output.calibration)
+        trust = score_trust(output.logits, labels, read_calibration(run, model))
         metrics[model] = {**found, **better, **of_two, **trust, "precision": output.precision}
     best, *others = sorted(metrics, key=lambda model: (-metrics[model]["accuracy"], metrics[model]["loss"]))
     right = {model: found == labels for model, found in predicted.items()}

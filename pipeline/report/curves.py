@@ -122,7 +122,7 @@ def calibration(evidence: Evidence) -> str:
     rows, drawn = [], []
     for model in evidence.models:
         heat = evidence.temperatures.get(model)
-        sides = {"as trained": evidence.chances(model)}
+        sides = {"as trained": probabilities(found.logits[model])}
         if heat is not None:
             sides["after temperature scaling"] = probabilities(found.logits[model] / heat)
         errors = [calibration_error(chances, found.labels) for chances in sides.values()]

@@ -10,6 +10,7 @@ import numpy as np
 from headstart.features.errors import DataError, HeadstartError
 from headstart.features.terminal import console
 from headstart.pipeline.data.examples import Example
+from headstart.pipeline.evaluate.answers import calibrated, predicted_by
 from headstart.pipeline.evaluate.config import AskedSplit
 from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.evaluate.predictions import Predictions, read_predictions
@@ -18,7 +19,7 @@ from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, read_calibration
 from headstart.pipeline.scoring.calibration import fit_temperature
-from headstart.pipeline.scoring.metrics import predicted_labels, probabilities, score
+from headstart.pipeline.scoring.metrics import score
 
 _T = TypeVar("_T")
 NAMES = {"head": "the head", "finetuned": "the fine-tuned classifier"}
@@ -47,8 +48,12 @@ class Evidence:
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Return the metrics of each model; see `pipeline.scoring.metrics.score`."""
         found = self.predictions
-        return {model: score(found.logits[model], found.labels, found.class_names) for model in self.models} if found \
-            else {}  # fmt: skip
+        if found is None:
+            return {}
+        return {
+            model: score(found.logits[model], found.labels, found.class_names, self.predicted(model))
+            for model in self.models
+        }
 
     @property
     def better(self) -> str:
@@ -76,12 +81,12 @@ class Evidence:
     def predicted(self, model: str) -> np.ndarray:
         """Return the labels that `model` predicts, int64 [N]."""
         assert self.predictions
-        return predicted_labels(self.predictions.logits[model])
+        return predicted_by(self.run, model, self.predictions.logits[model], self.run.threshold(model))
 
     def chances(self, model: str) -> np.ndarray:
-        """Return the probabilities of `model`, float64 [N, C], before temperature scaling."""
+        """Return the probabilities of `model`, float64 [N, C], calibrated if the run holds a calibration."""
         assert self.predictions
-        return probabilities(self.predictions.logits[model])
+        return calibrated(self.run, model, self.predictions.logits[model])
 
     @cached_property
     def examples(self) -> dict[str, Example]:

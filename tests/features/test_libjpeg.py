@@ -19,7 +19,7 @@ the last words
 
 def said(code: str) -> tuple[int, list[str]]:
     """Return the exit code of a process that runs `code`, and the lines of its standard error."""
-    before = f"import os, sys\nfrom headstart.features.images import libjpeg\nLINES = {LINES.encode()!r}\n"
+    before = f"import os, sys\nfrom headstart.features import libjpeg\nLINES = {LINES.encode()!r}\n"
     done = subprocess.run([sys.executable, "-c", before + code], check=False, capture_output=True, text=True)
     return done.returncode, done.stderr.split("\n")
 
