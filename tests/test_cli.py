@@ -59,12 +59,12 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     keys = {
         "accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "top5", "loss", "auc", "confusion",
         "per_class", "precision", "better_than_largest_class", "threshold", "sensitivity", "sensitivity_interval",
-        "specificity", "specificity_interval",
+        "specificity", "specificity_interval", "temperature", "calibration_error", "at_coverage", "conformal",
     }  # fmt: skip
     assert set(scored["head"]) == keys
     predicted = headstart("predict", run, drawn / "cat" / "cat.0.jpg", drawn / "dog", "--max-rejects=1")
     assert set(predicted) == {"predictions", "rejects", "model", "reason", "threshold"}
-    assert set(predicted["predictions"][0]) == {"path", "label", "probability", "probabilities"}
+    assert set(predicted["predictions"][0]) == {"path", "label", "probability", "probabilities", "unlike", "distance"}
     assert {Path(reject["path"]).name for reject in predicted["rejects"]} == {
         "broken.text.jpg", "broken.header.jpg", "broken.tail.jpg",
     }  # fmt: skip

@@ -28,11 +28,12 @@ from PIL import Image
 
 
 def chances(run: Path, split: str = "test") -> tuple[np.ndarray, np.ndarray]:
-    """The probability of `dog` and whether it is one, of each image that `evaluate` scored."""
+    """The calibrated probability of `dog` and whether it is one, of each image that `evaluate` scored."""
+    temperature = json.loads((run / "calibration.json").read_text())["head"]["temperature"]
     with (run / f"predictions-{split}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     logits = np.array([float(row["head:dog"]) for row in rows])
-    return 1 / (1 + np.exp(-logits)), np.array([row["label"] == "dog" for row in rows])
+    return 1 / (1 + np.exp(-logits / temperature)), np.array([row["label"] == "dog" for row in rows])
 
 
 def test_simple_models_stand_beside_every_accuracy(headstart: Cli, run: Path) -> None:
@@ -180,9 +181,8 @@ def test_predict_uses_the_kept_threshold(headstart: Cli, run: Path, prepared: Pa
     found = headstart("predict", run, *files)
     assert found["threshold"]["value"] == value
     assert [one["label"] for one in found["predictions"]] == ["dog" if one > value else "cat" for one in likely]
-    assert [one["probability"] for one in found["predictions"]] == [
-        one if one > value else 1 - one for one in likely
-    ]  # of the class that is said
+    said = [one if one > value else 1 - one for one in likely]
+    assert [one["probability"] for one in found["predictions"]] == pytest.approx(said)
     assert "given by --threshold" in headstart.whole("predict", run, files[0], f"--threshold={value}")[1]
     over = headstart("predict", run, *files, "--threshold=0.000001")
     assert {one["label"] for one in over["predictions"]} == {"dog"}
