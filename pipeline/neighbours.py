@@ -26,22 +26,14 @@ class Neighbours:
         self._features = unit_length(features)
 
     def nearest(self, queries: np.ndarray, k: int) -> Nearest:
-        """Return the `k` nearest of each of `queries`, float32 [M, D]; all N if `k` is larger."""
-        return self._search(unit_length(queries), min(k, len(self._features)), others=False)
-
-    def nearest_others(self, k: int) -> Nearest:
-        """Return the `k` nearest of each of the N features, without itself."""
-        return self._search(self._features, min(k, len(self._features) - 1), others=True)
-
-    def _search(self, queries: np.ndarray, k: int, others: bool) -> Nearest:
+        """Return the `k` nearest features of each of `queries`, float32 [M, D]; all N if `k` is over N."""
+        queries, k = unit_length(queries), min(k, len(self._features))
         distances, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         size = max(1, _BLOCK // len(self._features))
         for start in range(0, len(queries), size):
             block = slice(start, start + size)
             far = np.clip(1 - queries[block] @ self._features.T, 0, 2)
-            if others:
-                far[np.arange(len(far)), start + np.arange(len(far))] = np.inf
-            near = np.argpartition(far, max(k - 1, 0), axis=1)[:, :k]
+            near = np.argpartition(far, k - 1, axis=1)[:, :k]
             order = np.argsort(np.take_along_axis(far, near, axis=1), axis=1, kind="stable")
             rows[block] = np.take_along_axis(near, order, axis=1)
             distances[block] = np.take_along_axis(far, rows[block], axis=1)

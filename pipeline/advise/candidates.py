@@ -53,7 +53,10 @@ def find_candidates(
 
 
 def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Return `count` of `examples`, or all of them for 0, with the classes in proportion. Many classes get more."""
+    """Return `count` of `examples`, or all of them for 0, with the classes in proportion.
+
+    Each class gets a few, even if there are then more in all.
+    """
     labels = np.array([one.label for one in examples])
     if not count or (count := max(count, _OF_EACH * len(np.unique(labels)))) >= len(examples):
         return list(examples)
@@ -62,6 +65,7 @@ def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]
     for label in np.unique(labels):
         rows = order[labels[order] == label]
         place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+        place[rows[:_OF_EACH]] = 0  # a rare class is in the sample, too
     return [examples[row] for row in sorted(np.argsort(place, kind="stable")[:count])]
 
 

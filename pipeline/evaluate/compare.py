@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 from headstart.features.errors import OptionError, RunError
-from headstart.pipeline.evaluate.answers import predicted_by
 from headstart.pipeline.evaluate.predictions import read_predictions
 from headstart.pipeline.evaluate.side_by_side import Compared, SideBySide, write_comparison
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import PHASES, Run
 from headstart.pipeline.runs.files import csv_rows
-from headstart.pipeline.scoring.metrics import McNemar, mcnemar, score
+from headstart.pipeline.scoring.metrics import McNemar, mcnemar, predicted_labels, score
 
 _UNINTERESTING = {"data", "seed", "versions", "store", "rehash", "max_rejects", "overwrite"}
 _TRAIN = "examples of train"
@@ -59,9 +58,7 @@ def compare(
     if len(logits) < 2:
         raise OptionError(f"RUN: one classifier has nothing to be compared with. Received: {paths[0]}")
     settings = _differing_settings(runs)
-    predicted = {
-        (run, model): predicted_by(run, model, values, run.threshold(model)) for (run, model), values in logits.items()
-    }
+    predicted = {key: predicted_labels(values) for key, values in logits.items()}  # as without thresholds
     rows = [
         Compared(
             run=str(run.path),

@@ -27,7 +27,7 @@ from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, read_calibration, require_finite
 from headstart.pipeline.scoring.metrics import mcnemar, score
-from headstart.pipeline.scoring.thresholds import Threshold
+from headstart.pipeline.scoring.thresholds import Threshold, moved, same_rule
 
 
 def evaluate(
@@ -181,10 +181,11 @@ def _result(
         found = score(output.logits, labels, class_names, predicted[model])
         better = {"better_than_largest_class": simple.is_beaten_by(found["accuracy_interval"])}
         of_two = threshold_fields(found, positive, class_names, thresholds.get(model)) if positive else {}
-        trust = score_trust(output.logits, labels, read_calibration(run, model))
+        trust = score_trust(output.logits, labels, read_calibration(run, model), moved(thresholds.get(model)))
         metrics[model] = {**found, **better, **of_two, **trust, "precision": output.precision}
     best, *others = sorted(metrics, key=lambda model: (-metrics[model]["accuracy"], metrics[model]["loss"]))
     right = {model: found == labels for model, found in predicted.items()}
+    alike = same_rule(thresholds.get("head"), thresholds.get("finetuned"))
     return EvaluateResult(
         split=taken.split,
         scored=taken.scored,
@@ -193,7 +194,7 @@ def _result(
         head=metrics["head"],
         finetuned=metrics.get("finetuned"),
         better=best,
-        mcnemar=mcnemar(best, others[0], right[best], right[others[0]]) if others else None,
+        mcnemar=mcnemar(best, others[0], right[best], right[others[0]]) if others and alike else None,
         unchanged=unchanged,
         predictions_file=run.predictions_file(taken.stem),
         confusion_file=run.confusion_file(taken.stem),

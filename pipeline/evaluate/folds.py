@@ -52,7 +52,7 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
     """
     run = Run.open(path)
     cached = load_examples(run, places)
-    examples = take(run, cached, "all", None).examples
+    examples = take(run, cached, "all", places.data).examples
     settings = run.config()
     labelled = replace(cached.labelled(examples), classes=len(run.class_names()))
     groups = _groups(examples, labelled.features)

@@ -77,6 +77,8 @@ class EvaluateResult:
             yield "no epoch of fine-tuning was better on val than the head, so there is nothing else to score"
         if self.mcnemar and self.finetuned:
             yield self._verdict(self.mcnemar, self.finetuned)
+        elif self.finetuned:
+            yield "head and finetuned have different thresholds, so their accuracies are not compared"
             if self.finetuned["precision"] != self.head["precision"]:
                 yield f"the head ran in {self.head['precision']}, the classifier in {self.finetuned['precision']}"
         yield from trust_lines(self._models(), self.better)

@@ -1,5 +1,6 @@
 """How far a model's probabilities can be trusted: their error, accuracy against coverage, and sets of labels."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,13 +12,17 @@ COVERAGES = (1.0, 0.9, 0.8, 0.5)
 ALPHAS = (0.05, 0.1)
 
 
-def score_trust(logits: np.ndarray, labels: np.ndarray, calibration: Calibration | None) -> dict[str, Any]:
+def score_trust(
+    logits: np.ndarray, labels: np.ndarray, calibration: Calibration | None, has_threshold: bool = False
+) -> dict[str, Any]:
     """Return the fields on trust of a model with `logits`, float [N, 1 or C], on examples with `labels`, int [N].
 
     Returns:
-        `temperature`, None without a `calibration`; `calibration_error`, a dict of the error `before` and `after` the
-        temperature, which is None without one; `at_coverage`, see `accuracy_at_coverage`; and `conformal`, a list with
-        the `coverage` and `mean_size` of the sets of labels for each `alpha`. They are None if val has too few images.
+        `temperature`: None without a `calibration`.
+        `calibration_error`: a dict of the error `before` and `after` the temperature. `after` is None without one.
+        `at_coverage`: see `accuracy_at_coverage`. Empty with a threshold, because a label may then be the less likely.
+        `conformal`: a list of dicts with `coverage` and `mean_size` of the sets of labels at each `alpha`. Both are
+            None if val has too few images.
     """
     plain = probabilities(logits)
     chances = calibration.probabilities(logits) if calibration else plain
@@ -27,7 +32,7 @@ def score_trust(logits: np.ndarray, labels: np.ndarray, calibration: Calibration
             "before": calibration_error(plain, labels),
             "after": calibration_error(chances, labels) if calibration else None,
         },
-        "at_coverage": accuracy_at_coverage(chances, labels),
+        "at_coverage": [] if has_threshold else accuracy_at_coverage(chances, labels),
         "conformal": [_sets(chances, labels, calibration, alpha) for alpha in ALPHAS] if calibration else [],
     }
 
@@ -62,8 +67,12 @@ def trust_lines(models: Mapping[str, Mapping[str, Any]], better: str) -> Iterato
     errors = (f"{name} {_errors(fields)}" for name, fields in models.items())
     yield f"calibration error, before and after the temperature: {', '.join(errors)}"
     rows = models[better]["at_coverage"]
-    parts = (f"{row['accuracy']:.4f} on {row['coverage']:.0%} (from {row['probability']:.2f})" for row in rows)
-    yield f"accuracy of {better} on its most probable answers: {', '.join(parts)}"
+    parts = [
+        f"{row['accuracy']:.4f} on {row['coverage']:.0%} (--abstain {math.floor(1e4 * row['probability']) / 1e4:g})"
+        for row in rows
+    ]
+    if parts:
+        yield f"accuracy of {better} on its most probable answers: {', '.join(parts)}"
     sets = [row for row in models[better]["conformal"] if row["coverage"] is not None]
     shown = (
         f"{1 - row['alpha']:.0%} asked, {row['coverage']:.1%} hold the true label, {row['mean_size']:.2f} labels each"

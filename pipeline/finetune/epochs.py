@@ -23,7 +23,7 @@ from headstart.pipeline.inputs import explained, require_unchanged_files
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.calibration import Calibration, calibrate
 from headstart.pipeline.scoring.choosing import ChooseBy, as_json, val_figures
-from headstart.pipeline.scoring.unlike import Reference
+from headstart.pipeline.scoring.unlike import Reference, usual
 from headstart.pipeline.training import EpochCounter, Progress, class_weights
 
 _TIMED_STEPS = 2  # after the first step, which builds the graph
@@ -75,10 +75,14 @@ def train_epochs(
 
 def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference]:
     """Return the calibration of the model on val, and its reference."""
-    features, _, _ = _outputs(built, batches.reference)
-    reference = Reference.of(features)
-    features, logits, labels = _outputs(built, batches.val)
-    return calibrate(logits, labels, reference.usual_distance(features)), reference
+    kept = [built.scored.predict_on_batch(inputs)[0] for inputs, _ in batches.reference]
+    reference = Reference.of(np.concatenate(kept).astype(np.float32))
+    found = []
+    for inputs, labels in batches.val:  # the features of all of val may be large
+        features, logits = built.scored.predict_on_batch(inputs)
+        found.append((reference.distances(features.astype(np.float32)), logits, labels.numpy()))
+    distances, logits, labels = map(np.concatenate, zip(*found, strict=True))
+    return calibrate(logits, labels, usual(distances)), reference
 
 
 def _begin(
@@ -111,20 +115,12 @@ def _figures(
     built: FinetuneModel, batches: tf.data.Dataset, choose_by: ChooseBy, advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, float]:
     """Return the `val_figures` of the model. `advance` takes the number of images in each finished batch."""
-    _, logits, labels = _outputs(built, batches, advance)
-    return val_figures(choose_by, logits, labels)
-
-
-def _outputs(
-    built: FinetuneModel, batches: tf.data.Dataset, advance: Callable[[int], None] = lambda _: None
-) -> tuple[np.ndarray, ...]:
-    """Return features, float32 [N, D], logits, float32 [N, 1 or C], and labels, int64 [N], of `batches`."""
     found = []
     for inputs, labels in batches:
-        features, logits = built.scored.predict_on_batch(inputs)
-        found.append((features.astype(np.float32), logits, labels.numpy()))
+        found.append((built.model.predict_on_batch(inputs), labels.numpy()))
         advance(len(labels))
-    return tuple(map(np.concatenate, zip(*found, strict=True)))
+    logits, labels = map(np.concatenate, zip(*found, strict=True))
+    return val_figures(choose_by, logits, labels)
 
 
 def _kept(state: FinetuneState) -> Path:

@@ -53,6 +53,8 @@ class PredictConfig:
             ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),
             ("--output", self.output, not self.output or self.output.suffix.lower() in SUFFIXES, _NAMES),
         )
+        if self.conformal and self.views > 1:
+            raise OptionError("--conformal: holds for images as they are; leave --views out")
         if self.append and not self.output:
             raise OptionError("--append: goes on with a file; name it with --output")
 

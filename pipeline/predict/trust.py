@@ -15,6 +15,7 @@ from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.runs import Run, read_calibration, read_reference
 from headstart.pipeline.scoring.calibration import Calibration
 from headstart.pipeline.scoring.metrics import probabilities
+from headstart.pipeline.scoring.thresholds import moved
 from headstart.pipeline.scoring.unlike import Reference
 
 
@@ -54,9 +55,15 @@ class Trust:
 def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
     """Return how answers of the model `choice` are judged.
 
-    Raises OptionError if `config.conformal` needs more val images than the run has. A line tells that a run of an
+    Raises OptionError if `config.conformal` needs more val images than the run has, and if `config.abstain` meets a
+    threshold. A line tells that a run of an
     earlier version has no calibration.
     """
+    if config.abstain and moved(choice.threshold):
+        raise OptionError(
+            f"--abstain {config.abstain}: with a threshold, a label's probability does not say how sure it is; give "
+            "--threshold 0.5, too, or leave --abstain out"
+        )
     calibration, reference = read_calibration(run, choice.model), read_reference(run, choice.model)
     if calibration is None:
         again = "headstart head" if choice.model == "head" else "headstart finetune"

@@ -16,7 +16,7 @@ def confusion(evidence: Evidence) -> str:
     found = evidence.predictions
     if not found:
         return ""
-    names, predicted = found.class_names, evidence.predicted(evidence.better)
+    names, predicted = found.class_names, evidence.predicted(evidence.answering)
     pairs = confusions(predicted, found.labels)
     if len(names) > _MATRIX:
         wrong = sorted((one for one in pairs if one[0] != one[1]), key=lambda one: -one[2])
@@ -25,7 +25,7 @@ def confusion(evidence: Evidence) -> str:
             [isolated(names[true]), isolated(names[other]), f"{count:,} of {counts[true]:,}"]
             for true, other, count in wrong[:_PAIRS]
         ]
-        title = f"The pairs confused most often, by {NAMES[evidence.better]}"
+        title = f"The pairs confused most often, by {NAMES[evidence.answering]}"
         return table(title, ["true class", "predicted", "images"], rows) + more(wrong, _PAIRS, "pairs") if rows else ""
     matrix = np.zeros((len(names), len(names)), int)
     for true, other, count in pairs:
@@ -34,7 +34,7 @@ def confusion(evidence: Evidence) -> str:
         [isolated(name), *(_shaded(int(count), int(row.sum()), at == label) for at, count in enumerate(row))]
         for label, (name, row) in enumerate(zip(names, matrix, strict=True))
     ]
-    title = f"Rows are true classes, columns are the answers of {NAMES[evidence.better]}"
+    title = f"Rows are true classes, columns are the answers of {NAMES[evidence.answering]}"
     return table(title, ["", *map(isolated, names)], rows, "matrix")
 
 
@@ -43,7 +43,7 @@ def classes(evidence: Evidence) -> str:
     if not evidence.predictions:
         return ""
     found = sorted(
-        evidence.metrics[evidence.better]["per_class"].items(),
+        evidence.metrics[evidence.answering]["per_class"].items(),
         key=lambda one: (one[1]["recall"] is None, one[1]["recall"] or 0),
     )
     rows = [
@@ -52,7 +52,7 @@ def classes(evidence: Evidence) -> str:
         for name, one in found[:_ROWS]
     ]  # fmt: skip
     columns = ["class", "images", "recall", "95 % interval", "precision", "F1"]
-    shown = table(f"Each class, by {NAMES[evidence.better]}, the least recognised first", columns, rows, "numbers")
+    shown = table(f"Each class, by {NAMES[evidence.answering]}, the least recognised first", columns, rows, "numbers")
     shown += more(found, _ROWS, "classes")
     return shown if len(rows) <= _OPENED else f"<details><summary>all {len(found):,} classes</summary>{shown}</details>"
 

@@ -63,12 +63,12 @@ def detection(evidence: Evidence) -> str:
         return ""
     names = found.class_names
     if len(names) == 2:
-        scores = {model: (evidence.chances(model)[:, 1], found.labels == 1) for model in evidence.models}
+        scores = {model: (probabilities(logits)[:, 1], found.labels == 1) for model, logits in found.logits.items()}
         about = f"finding {names[1]}"
     else:
-        chances = evidence.chances(evidence.better)
+        chances = probabilities(found.logits[evidence.answering])  # as for the area in the table of figures
         scores = {name: (chances[:, label], found.labels == label) for label, name in enumerate(names)}
-        about = f"each class against the rest, by {NAMES[evidence.better]}"
+        about = f"each class against the rest, by {NAMES[evidence.answering]}"
     scores = {name: one for name, one in scores.items() if 0 < one[1].sum() < len(one[1])}
     if not scores:
         return ""

@@ -17,9 +17,11 @@ from headstart.pipeline.evaluate.predictions import Predictions, read_prediction
 from headstart.pipeline.evaluate.taken import Taken, take
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
+from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.runs import Run, read_calibration
 from headstart.pipeline.scoring.calibration import fit_temperature
 from headstart.pipeline.scoring.metrics import score
+from headstart.pipeline.scoring.thresholds import same_rule
 
 _T = TypeVar("_T")
 NAMES = {"head": "the head", "finetuned": "the fine-tuned classifier"}
@@ -56,9 +58,10 @@ class Evidence:
         }
 
     @property
-    def better(self) -> str:
-        """Return the more accurate model. Of two equally accurate ones, it has the lower loss."""
-        return min(self.models, key=lambda model: (-self.metrics[model]["accuracy"], self.metrics[model]["loss"]))
+    def answering(self) -> str:
+        """Return the model by which `predict` answers. Unlike the better one of these images, it is chosen on val."""
+        chosen = choose_model(self.run, "auto").model
+        return chosen if chosen in self.models else self.models[0]
 
     @property
     def seen(self) -> dict[str, int | None]:
@@ -77,6 +80,16 @@ class Evidence:
             return known
         lacking = [model for model in val.logits if model in kept and model not in known]
         return known | {model: fit_temperature(val.logits[model], val.labels) for model in lacking}
+
+    @property
+    def comparable(self) -> bool:
+        """Whether two models were scored that decide labels by the same rule; see `same_rule`."""
+        return len(self.models) == 2 and same_rule(*map(self.run.threshold, self.models))
+
+    def confidence(self, model: str) -> np.ndarray:
+        """Return the probability of the label that `model` predicts, float64 [N]."""
+        predicted, chances = self.predicted(model), self.chances(model)
+        return np.take_along_axis(chances, predicted[:, np.newaxis], axis=1)[:, 0]
 
     def predicted(self, model: str) -> np.ndarray:
         """Return the labels that `model` predicts, int64 [N]."""
@@ -141,7 +154,10 @@ def _predictions(run: Run, taken: Taken, split: AskedSplit, places: Places) -> P
     """Return the predictions on the examples `taken`. Evaluate first if they, or those of a model, are missing."""
     tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0
     found = _or_missing(lambda: read_predictions(run, taken.stem), "", [])
-    same = found and set(found.digests) == {one.image.digest for one in taken.examples}
+    names = run.class_names()
+    same = found and set(zip(found.digests, (names[label] for label in found.labels), strict=True)) == {
+        (one.image.digest, names[one.label]) for one in taken.examples
+    }
     if found and same and ("finetuned" in found.logits or not tuned):
         return found
     console.print(f"evaluating {taken.scored}, of which the run has no predictions by all of its models")

@@ -38,10 +38,10 @@ def gallery(evidence: Evidence) -> Gallery:
     found = evidence.predictions
     if not found:
         return Gallery(evidence, [], [], [])
-    chances, predicted = evidence.chances(evidence.better), evidence.predicted(evidence.better)
+    confidence, predicted = evidence.confidence(evidence.answering), evidence.predicted(evidence.answering)
     wrong = np.flatnonzero(predicted != found.labels)
-    made = Gallery(evidence, wrong[np.argsort(-chances[wrong].max(axis=1), kind="stable")].tolist(), [], [])
-    if len(found.logits) > 1:
+    made = Gallery(evidence, wrong[np.argsort(-confidence[wrong], kind="stable")].tolist(), [], [])
+    if evidence.comparable:
         head, tuned = (evidence.predicted(model) == found.labels for model in ("head", "finetuned"))
         made.mended, made.spoiled = np.flatnonzero(tuned & ~head).tolist(), np.flatnonzero(head & ~tuned).tolist()
     if evidence.data:
@@ -72,7 +72,7 @@ def _find_neighbours(made: Gallery, found: Predictions) -> None:
 
 def _draw_maps(made: Gallery, found: Predictions, predicted: np.ndarray) -> None:
     evidence, shown = made.evidence, made.mistakes[:SHOWN]
-    if evidence.better != "finetuned" or not evidence.data or not shown:
+    if evidence.answering != "finetuned" or not evidence.data or not shown:
         return
     images = [evidence.examples[found.digests[at]].image for at in shown]
     try:
@@ -89,10 +89,10 @@ def mistakes(made: Gallery) -> str:
         return ""
     if not made.mistakes:
         return "<p>There are none.</p>"
-    chances, predicted = evidence.chances(evidence.better), evidence.predicted(evidence.better)
+    confidence, predicted = evidence.confidence(evidence.answering), evidence.predicted(evidence.answering)
     cases = []
     for at in made.mistakes[:SHOWN]:
-        answer = f"{isolated(found.class_names[predicted[at]])} ({chances[at].max():.4f})"
+        answer = f"{isolated(found.class_names[predicted[at]])} ({confidence[at]:.4f})"
         figures = [_figure(made, at, f"labelled {isolated(found.class_names[found.labels[at]])}, answered {answer}")]
         if url := made.maps.get(found.digests[at]):
             drawn = picture(url, "regions of this image that spoke for the answer")
@@ -105,7 +105,7 @@ def mistakes(made: Gallery) -> str:
 
 def changed(made: Gallery) -> str:
     """Return the examples that only one of head and fine-tuned classifier gets right."""
-    if len(made.evidence.models) < 2:
+    if not made.evidence.comparable:
         return ""
     kinds = {"mended by fine-tuning": made.mended, "spoiled by fine-tuning": made.spoiled}
     return "".join(_kind(made, title, rows) for title, rows in kinds.items()) or "<p>No answer changed.</p>"

@@ -27,7 +27,7 @@ def figures(evidence: Evidence) -> str:
     """Return a table of the figures of each model; empty without predictions."""
     if not evidence.predictions:
         return ""
-    top = ["top5"] if evidence.metrics[evidence.better]["top5"] is not None else []
+    top = ["top5"] if evidence.metrics[evidence.answering]["top5"] is not None else []
     names = ["accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", *top, "auc", "loss"]
     titles = {"accuracy_interval": "95 % interval", "balanced_accuracy": "balanced", "macro_f1": "macro F1",
               "top5": "in the first five", "auc": "AUC"}  # fmt: skip
@@ -47,7 +47,7 @@ def figure(value: float | list[float] | None) -> str:
 
 
 def _how_good(evidence: Evidence) -> str:
-    found, model = evidence.predictions, evidence.better
+    found, model = evidence.predictions, evidence.answering
     assert found
     metrics, n = evidence.metrics[model], len(found.labels)
     counts = [(found.labels == label).sum() for label in range(len(found.class_names))]
@@ -63,8 +63,14 @@ def _how_good(evidence: Evidence) -> str:
 
 def _fine_tuning(evidence: Evidence) -> str:
     if "finetuned" not in evidence.models:
-        tried = "finetune" in evidence.run.metrics()
-        return "No epoch of fine-tuning was better on val than the head." if tried else "Nothing was fine-tuned."
+        tuned = evidence.run.metrics().get("finetune")
+        if tuned is None:
+            return "Nothing was fine-tuned."
+        if tuned.get("best_epoch") == 0:
+            return "No epoch of fine-tuning was better on val than the head."
+        return "The fine-tuned classifier has no predictions on these images."
+    if not evidence.comparable:
+        return "The head and the fine-tuned classifier have different thresholds, so they are not compared."
     found = evidence.predictions
     assert found
     right = [evidence.predicted(model) == found.labels for model in ("finetuned", "head")]
@@ -80,7 +86,7 @@ def _fine_tuning(evidence: Evidence) -> str:
 
 
 def _what_is_wrong(evidence: Evidence) -> str:
-    found, model = evidence.predictions, evidence.better
+    found, model = evidence.predictions, evidence.answering
     assert found
     chances = evidence.chances(model)
     wrong = [one for one in confusions(evidence.predicted(model), found.labels) if one[0] != one[1]]

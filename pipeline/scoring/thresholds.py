@@ -37,6 +37,21 @@ def is_second(chances: np.ndarray, cut: float) -> np.ndarray:
     return np.asarray(chances[..., 1] > cut)
 
 
+def moved(threshold: Threshold | None) -> bool:
+    """Whether `threshold` predicts other labels than the likelier of the two classes."""
+    return threshold is not None and threshold.value != 0.5
+
+
+def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
+    """Whether two models decide labels by the same rule: neither has a threshold, or both were chosen in the same way.
+
+    Otherwise their accuracies differ for a reason that says nothing about the models.
+    """
+    if first is None or second is None:
+        return first is second
+    return (first.positive, first.chosen) == (second.positive, second.chosen)
+
+
 def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
     """Return the highest threshold that finds the fraction `wanted` of new positive images, on average over val sets.
 

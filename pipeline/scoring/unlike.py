@@ -32,8 +32,13 @@ class Reference:
             return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
     def usual_distance(self, features: np.ndarray) -> float:
-        """Return the distance within which 99 % of val images lie. `features`, float32 [N, D], are those of val."""
-        return float(np.quantile(self.distances(features), _USUAL))
+        """Return the `usual` distance of val images with these features, float32 [N, D]."""
+        return usual(self.distances(features))
+
+
+def usual(distances: np.ndarray) -> float:
+    """Return the distance within which 99 % of val images lie. `distances`, float [N], are those of val images."""
+    return float(np.quantile(distances, _USUAL))
 
 
 @cache
