@@ -20,7 +20,7 @@ _LONGEST = 255  # bytes of a file's name
 
 
 def require_classes(rows: Sequence[Row], class_names: Sequence[str], data: Path) -> None:
-    """Raise a DataError if an action is neither `aside` nor a class of `data`, or if a class is named like one."""
+    """Raise a DataError if an action is neither `aside` nor a class, or if a class is named like an action."""
     known = set(class_names)
     if both := known & {ASIDE, SUGGESTED}:
         raise DataError(f"{data}: its class {min(both)} is called like an action of --apply; rename the class first")
