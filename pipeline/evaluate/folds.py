@@ -78,7 +78,7 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 def _head_config(run: Run) -> HeadConfig:
     """Return the settings of the run's head.
 
-    Raises RunError if they are invalid, or if their `units` are not those of the head. A run may come from elsewhere.
+    Raises RunError if they are invalid, or if their `units` differ from the head's. A run may come from elsewhere.
     """
     again = "run `headstart head` again, with --overwrite"
     try:

@@ -1,4 +1,4 @@
-"""Find images unlike the training images: images whose features are far from those of all reference images."""
+"""Find images unlike the training images: images whose features are far from all features of the reference."""
 
 from functools import cache
 from typing import Any
