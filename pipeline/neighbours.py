@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BLOCK = 1 << 24  # distances at a time: 64 MB
+_BLOCK = 1 << 24  # distances that are computed at a time: 64 MB
 
 
 @dataclass(frozen=True)
@@ -16,17 +16,17 @@ class Nearest:
 
 
 class Neighbours:
-    """Searches for the nearest neighbours among the features float32 [N, D], by cosine distance.
+    """Finds nearest neighbours by cosine distance among `features`, float32 [N, D].
 
-    A product of matrices finds them. For the few images that `predict` has at a time, scikit-learn's `NearestNeighbors`
-    takes 20 times as long: it scales all N features to unit length each time.
+    One matrix product gives the distances. scikit-learn's `NearestNeighbors` takes 20 times as long for the few images
+    that `predict` has at a time, because it scales all N features to unit length at each call.
     """
 
     def __init__(self, features: np.ndarray) -> None:
         self._features = unit_length(features)
 
     def nearest(self, queries: np.ndarray, k: int) -> Nearest:
-        """Return the `k` nearest features of each of `queries`, float32 [M, D]; all N if `k` is over N."""
+        """Return the `k` nearest features of each query, or all N if `k` is larger. `queries` is float32 [M, D]."""
         queries, k = unit_length(queries), min(k, len(self._features))
         distances, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         size = max(1, _BLOCK // len(self._features))
@@ -41,6 +41,6 @@ class Neighbours:
 
 
 def unit_length(features: np.ndarray) -> np.ndarray:
-    """Scale each row of `features`, float [N, D], to length 1. A row of zeros stays, at distance 1 from all."""
+    """Scale each row of `features`, float [N, D], to length 1. A row of zeros stays zero."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.where(lengths, lengths, 1))

@@ -1,1 +1,1 @@
-"""Code for image files: it finds the usable ones, decodes their pixels, and augments them."""
+"""Find usable image files, decode their pixels, and augment them."""

@@ -1,4 +1,4 @@
-"""Scanning image files for digests and headers, or for reasons to reject files. This module needs no TensorFlow."""
+"""Read digests and headers of image files, or find reasons to reject the files. This module needs no TensorFlow."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ _KNOWN_SECONDS = 5e-5  # a file in the scan memory takes less on a near disk; th
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One image file, or a page of one, at the time of the scan.
+    """One image file, or a page of an image file, at the time of the scan.
 
     The fields from `orientation` to `pages` are those of `formats.Header`.
     """

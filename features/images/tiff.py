@@ -118,8 +118,8 @@ def is_camera_raw(data: bytes) -> bool:
     """Return whether a TIFF is camera raw.
 
     A TIFF is camera raw if its first image is a reduced copy. Other readers would take this copy for the photograph. A
-    TIFF with the marks of CR2 or DNG is camera raw, too. So is a TIFF with the data of a camera's sensor in one of its
-    first 16 directories, or in a sub-directory of the first one.
+    TIFF with the marks of CR2 or DNG is also camera raw. The same holds for a TIFF with the data of a camera's sensor
+    in one of its first 16 directories, or in a sub-directory of the first one.
     """
     chain = list(_directories(data, most=_MOST_OWN))
     if not chain:
@@ -195,7 +195,7 @@ def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
 
 
 def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Directory]]:
-    """Yield the directory at `offset` and those that follow it, each with its size in bytes.
+    """Yield the directory at `offset` and the directories that follow it, each with its size in bytes.
 
     The sizes add up to at most `left` bytes.
     """

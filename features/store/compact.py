@@ -1,4 +1,4 @@
-"""Rewriting shards: many small ones become few large ones, and unused features are dropped.
+"""Rewrite shards: merge small shards into large ones, and drop unused features.
 
 `compact` and `drop_unused` raise a StoreError if another process removes shards meanwhile.
 """
@@ -39,7 +39,7 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
     """Remove the bad `shards`, and with them all retired shards. If there are no bad shards, do nothing.
 
-    Features that were in the bad shards alone must be extracted again.
+    Features that were in no other shard must be extracted again.
     """
     if shards:
         store.retire(shards)

@@ -1,4 +1,4 @@
-"""Listing the content of a store, and finding damage in it."""
+"""List the content of a store, and find damage in it."""
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -47,7 +47,7 @@ class Verification:
 
 
 def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
-    """Open the stores of all fingerprints in `root`, sorted by name. The second list holds those that can't be opened.
+    """Open the stores of all fingerprints in `root`, sorted by name. The second list holds stores that can't be opened.
 
     A `root` that does not exist, or holds no features, raises a StoreError.
     """

@@ -22,9 +22,9 @@ def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarra
     """Write the merged file. It shows the shards of `digests` one after the other.
 
     `digests` maps the path of each shard to its digests, `DIGEST` [n]. The file holds `features` [N, *shape] and
-    `digest` [N] in hexadecimal. Its attributes are the fields of the fingerprint, and `rows_left_out`, the number of
-    features in other shards, and `note`, which warns that the file is worth nothing alone. Rows of a removed shard
-    become NaN.
+    `digest` [N] in hexadecimal. Its attributes are the fields of the fingerprint, `rows_left_out` and `note`.
+    `rows_left_out` is the number of features in other shards. `note` warns that the file is useless without its shards.
+    Rows of a removed shard become NaN.
     """
     layout = h5py.VirtualLayout((sum(map(len, digests.values())), *form.shape), form.dtype)
     start = 0
@@ -40,7 +40,7 @@ def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarra
 
 
 def merged_shards(path: Path) -> list[str]:
-    """Return the names of the shards that a merged file shows; empty if `path` is not a merged file."""
+    """Return the names of the shards that a merged file shows. If `path` is no merged file, return an empty list."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             return [source.file_name for source in file["features"].virtual_sources()]

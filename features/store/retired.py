@@ -75,6 +75,6 @@ def _claim(shard: Path) -> Path:
 
 
 def _shard_of(name: str) -> str:
-    """Return the name of the shard to which a marker or claim belongs; empty for any other file."""
+    """Return the name of the shard to which a marker or claim belongs, or an empty string for any other file."""
     shard, _, kind = name.rpartition(".")
     return shard if kind in ("retired", "removing") and SHARD_NAME.fullmatch(shard) else ""

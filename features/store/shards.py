@@ -39,7 +39,7 @@ _REMEDY = "`headstart store verify STORE --repair` drops it, and its images are 
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """The layout of all shards of one fingerprint. Other shapes and dtypes than those below raise a ValueError."""
+    """The layout of all shards of one fingerprint. An invalid shape or dtype raises a ValueError."""
 
     fingerprint: Mapping[str, Any]  # attributes of each shard
     shape: tuple[int, ...]  # of one image's features: `(D,)`, or `(H, W, D)` for a map

@@ -30,7 +30,7 @@ _LONGEST_DESCRIPTION = 1 << 20  # bytes
 def create_folder(folder: Path, root: Path | None = None) -> None:
     """Make a store's folder if it is missing, and clean up after killed processes. On failure, raise a StoreError.
 
-    `root` is the store of which `folder` is a part, if it is one.
+    `root` is the store that contains `folder`, if there is one.
     """
     try:
         with _writable(root or folder):
@@ -210,9 +210,9 @@ class FeatureStore:
             )
 
     def update_merged(self) -> None:
-        """Write the merged file again if it does not show the current shards, as after the kill of a process.
+        """Write the merged file again if it does not show the current shards. This happens if a process was killed.
 
-        Where nothing can be written, only print it: no command reads this file.
+        If the file can't be written, only print a message, because no command reads the file.
         """
         shards = [shard.name for shard in self._shards_to_merge()]
         if (shards or self.merged.exists()) and merged_shards(self.merged) != shards:

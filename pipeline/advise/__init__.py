@@ -1,1 +1,1 @@
-"""Advise on the network, the cut and fine-tuning."""
+"""`headstart advise`: recommend a network and a cut, and say whether to fine-tune."""

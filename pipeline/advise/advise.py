@@ -1,4 +1,4 @@
-"""`headstart advise`: which network and cut to take, and whether to fine-tune."""
+"""`headstart advise`: recommend a network and a cut, and say whether to fine-tune."""
 
 import shlex
 from collections.abc import Sequence
@@ -41,12 +41,14 @@ def advise(
 ) -> Advice:
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
-    Candidates are the features in the store, and those of the networks to try, which are extracted for a sample of
-    images. They are judged on train and val, never on test. Raises DataError if `data` can't be trained on, and the
-    errors of `cache_features` for the networks to try.
+    Candidates are the features in the store, and the features of the networks to try, which are extracted for a sample
+    of images. All are judged on train and val, never on test. Raises DataError if `data` can't be trained on.
+    Extraction raises the errors of `cache_features`.
 
     Args:
-        config: the settings of the networks to try. Without any, its backbone is tried if the store has no candidates.
+        config: the settings of the networks to try. If `asked` names no network and the store has no candidates, the
+            backbone of `config` is tried.
+        asked: the networks to try, and the size of the sample.
         seed: decides the sample, the folds and, if `data` has no split folders, the splits.
     """
     scanned = scan_with_store(data, seed, config, extraction, reading, labelled=True)
@@ -90,7 +92,7 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
 def _judged(
     found: Candidates, labels: np.ndarray, folds: Folds, classes: int
 ) -> tuple[list[Judged], Similarity | None]:
-    """Judge all candidates, and compare the images with ImageNet's if a candidate has the features for it."""
+    """Judge all candidates. Compare the images with ImageNet's if a candidate has features that allow it."""
     judged, similarity = list[Judged](), None
     with progress("judging features", len(found.stores), "cuts") as advance:
         for store in found.stores:
@@ -108,7 +110,7 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 
 
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
-    """Return by how much the best cut of the chosen network is better than its deepest among `stores`."""
+    """Return the difference in accuracy between the best and the deepest cut of the chosen network in `stores`."""
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]
     return max(right[row] for row in same) - right[max(same, key=lambda row: _depth(stores[row].fingerprint))]
@@ -137,7 +139,7 @@ def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) ->
 
 
 def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
-    """Return the value of `--backbone` for a fingerprint: a name, or the path of a `.keras` file if it is known."""
+    """Return the value of `--backbone` for a fingerprint: a name, or the path of a `.keras` file that is `known`."""
     return known[fingerprint.weights].backbone if fingerprint.weights in known else fingerprint.backbone
 
 

@@ -1,4 +1,4 @@
-"""Candidates: features in a store at one cut of one network. `headstart advise` judges them on the same images."""
+"""Find the candidates of `headstart advise`. A candidate is a store: one network at one cut."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ from headstart.pipeline.extracting import extract_all
 from headstart.pipeline.featured import networks_for
 
 _MOST_CUTS = 5  # of a network that is tried
-_OF_EACH = 10  # a sample has at least this many images of a class, on average
+_OF_EACH = 10  # the least number of images per class in a sample, on average
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The stores of all candidates, and the examples on which they are judged. Each store has their features."""
+    """The stores of all candidates, and the examples on which they are judged. Each store has all their features."""
 
     stores: list[FeatureStore]
     examples: list[Example]  # of train and val
@@ -39,7 +39,7 @@ def find_candidates(
 ) -> Candidates:
     """Find the stores with features of a sample of `scanned`. Extract the features of the networks to try.
 
-    Raises DataError if too many images can't be used, and the errors of `cache_features` for the networks to try.
+    Raises DataError if too many images can't be used. Extraction raises the errors of `cache_features`.
     """
     examples = _sample([one for one in scanned.examples if one.split != "test"], advise.sample, seed)
     stores, left_out = _stored(examples, extraction)
@@ -53,15 +53,15 @@ def find_candidates(
 
 
 def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Return `count` of `examples`, or all of them for 0, with the classes in proportion.
+    """Return a sample of `count` examples, with the classes in proportion, or all examples if `count` is 0.
 
-    Each class gets a few, even if there are then more in all.
+    A class has at least `_OF_EACH` examples in the sample, if there are as many. The sample may then be larger.
     """
     labels = np.array([one.label for one in examples])
     if not count or (count := max(count, _OF_EACH * len(np.unique(labels)))) >= len(examples):
         return list(examples)
     order = np.random.default_rng(seed).permutation(len(examples))
-    place = np.empty(len(examples))  # of an example among those of its class, from 0 to 1
+    place = np.empty(len(examples))  # the position of an example within its class, from 0 to 1
     for label in np.unique(labels):
         rows = order[labels[order] == label]
         place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
@@ -70,9 +70,9 @@ def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]
 
 
 def _stored(examples: Sequence[Example], extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
-    """Return the stores that can be judged on `examples`, and a line for each that has too few of their features.
+    """Return the stores with enough features of `examples` to be judged, and a line for each store with too few.
 
-    A store need not have the features of images that no network could decode; `--max-rejects` bounds their number.
+    A store may lack the features of images that could not be decoded; `--max-rejects` bounds their number.
     """
     if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []
@@ -103,7 +103,8 @@ def _extracted(
 def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
     """Return the settings of the network `name` alone, at the cuts that are tried.
 
-    Weights, rescaling and cuts of `config` are those of its backbones. Any other network has ImageNet weights.
+    If `name` is a backbone of `config`, the weights, the rescaling and the cuts of `config` apply. Any other network
+    has ImageNet weights and the default rescaling.
     """
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
     (name,) = chosen_backbones(plain)
@@ -115,14 +116,17 @@ def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
 
 
 def _cuts(backbone: str) -> list[Cut]:
-    """Return the cuts at which a network is tried: the last, and some of the deeper half."""
+    """Return the cuts at which a network is tried: the last block, and some other blocks of the deeper half."""
     blocks = list(outline(backbone).cuts)
     places = np.linspace(len(blocks) // 2, len(blocks) - 1, _MOST_CUTS)
     return [Cut(backbone, blocks[place]) for place in sorted({int(place) for place in np.rint(places)})]
 
 
 def settings_of(fingerprint: Fingerprint, store: Path) -> FeatureConfig:
-    """Return the settings that made the features of `fingerprint`. Raises StoreError if `store` forgot its weights."""
+    """Return the settings that made the features of `fingerprint`.
+
+    Raises StoreError if `store` has no record of its weights.
+    """
     known = next((one for one in reversed(used_with(store)) if one.digest == fingerprint.weights), None)
     if known is None:
         raise StoreError(f"{store}: does not know the weights of {fingerprint.folder_name}")
@@ -145,9 +149,9 @@ def settings_of(fingerprint: Fingerprint, store: Path) -> FeatureConfig:
 
 
 def network_of(fingerprint: Fingerprint, extraction: ExtractionConfig) -> Network:
-    """Load the network that made features of `fingerprint`, in float32 if they were made in int8.
+    """Load the network that made the features of `fingerprint`. An int8 network is loaded in float32.
 
-    Raises StoreError if its weights are unknown, or have changed since, and WeightsError if they are gone.
+    Raises StoreError if its weights are unknown or have changed since, and WeightsError if they are missing.
     """
     config = settings_of(fingerprint, extraction.store)
     network = load_network(replace(config, precision="float32") if config.precision == "int8" else config, extraction)

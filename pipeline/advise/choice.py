@@ -1,4 +1,4 @@
-"""Choose the best of several candidates, and tell how sure the choice is."""
+"""Choose the best of several candidates, and measure how sure the choice is."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from headstart.pipeline.advise.probe import Judged
 
-NEAR = 0.01  # accuracies that differ by at most this are as good
+NEAR = 0.01  # accuracies that differ by at most this count as equal
 _RESAMPLES, _CERTAIN = 1000, 1.645
 
 
@@ -16,13 +16,13 @@ class Choice:
     """The candidate to take."""
 
     row: int  # its index
-    confidence: float  # the share of resamples of the images in which it is within `NEAR` of the best
+    confidence: float  # the share of resamples of the images in which its accuracy is within `NEAR` of the best
 
 
 def choose(judged: Sequence[Judged], seed: int = 0) -> Choice:
-    """Choose the candidate with the lowest loss among those whose probe is not worse than the best by more than chance.
+    """Choose the candidate with the lowest loss among all whose accuracy is not significantly below the best.
 
-    A loss tells more than an accuracy where few images are wrong.
+    The loss distinguishes candidates better than the accuracy does if few predictions are wrong.
     """
     right = np.stack([one.probe for one in judged])
     best = int(right.mean(axis=1).argmax())
@@ -36,6 +36,6 @@ def choose(judged: Sequence[Judged], seed: int = 0) -> Choice:
 
 
 def _worse(best: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether `other`, bool [N], is right on fewer images than `best` by more than chance (McNemar)."""
+    """Return whether `other`, bool [N], is right on significantly fewer images than `best` (McNemar's test)."""
     lost, won = int((best & ~other).sum()), int((other & ~best).sum())
     return lost - won > _CERTAIN * math.sqrt(lost + won)

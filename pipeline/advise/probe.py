@@ -1,4 +1,4 @@
-"""Judge features: a linear probe and nearest neighbours on images held out, and LogME."""
+"""Judge features by a linear probe and nearest neighbours on held-out images, and by LogME."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from headstart.pipeline.scoring.baselines import logistic_regression
 _STRENGTHS = (1e-3, 1e-2, 1e-1)  # values of C, the inverse of the penalty
 _NEIGHBOURS, _FOLDS = 5, 5
 _ROUNDS, _TOLERANCE = 50, 1e-3  # of LogME's fixed-point iteration
-Folds = Sequence[tuple[np.ndarray, np.ndarray]]  # of each fold: rows to train on, rows held out
+Folds = Sequence[tuple[np.ndarray, np.ndarray]]  # for each fold: the rows to train on, and the rows held out
 
 
 @dataclass(frozen=True)
 class Judged:
-    """How well features tell the classes apart. Each image is judged while it is held out."""
+    """How well features tell the classes apart. Each image is judged by models that were not fitted to it."""
 
     probe: np.ndarray  # bool [N]: the images that logistic regression gets right
-    loss: float  # its cross-entropy in nats
+    loss: float  # cross-entropy of the logistic regression, in nats
     knn: np.ndarray  # bool [N]: the images that nearest neighbours get right
     logme: float  # see `logme`
 
@@ -30,15 +30,15 @@ class Judged:
 def make_folds(examples: Sequence[Example], seed: int = 0) -> Folds:
     """Divide `examples` into folds, stratified by class. Copies of an image, and images of a group, share their fold.
 
-    There are five folds, or fewer if a class has fewer groups, but at least two. Raises DataError if the images of a
-    fold can't be judged by the others.
+    There are five folds, or fewer if a class has fewer groups, but at least two. Raises DataError if a fold is empty,
+    or if the images outside a fold are all of one class.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels = np.array([one.label for one in examples])
     groups = np.array([one.group or one.image.digest for one in examples])
     count = min(_FOLDS, *(len(np.unique(groups[labels == label])) for label in np.unique(labels)))
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a class has one group alone
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a class with a single group
         splitter = StratifiedGroupKFold(max(count, 2), shuffle=True, random_state=seed)
         folds = list(splitter.split(labels, labels, groups))
     if not all(len(held) and len(np.unique(labels[train])) > 1 for train, held in folds):
@@ -47,7 +47,10 @@ def make_folds(examples: Sequence[Example], seed: int = 0) -> Folds:
 
 
 def judge(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) -> Judged:
-    """Judge `features`, float32 [N, D], by their `labels`, int64 [N]. The penalty of the probe is the best of three."""
+    """Judge `features`, float32 [N, D], by their `labels`, int64 [N].
+
+    The penalties of the probe are tried from the strongest on, until the loss no longer falls.
+    """
     loss, chances = np.inf, np.empty(0)
     with _one_thread():
         for strength in _STRENGTHS:  # weak penalties are slow
@@ -64,14 +67,14 @@ def judge(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) 
 
 
 def _one_thread() -> Any:
-    """Limit linear algebra to one thread. Threads that wait for each other take ten times as long on a busy machine."""
+    """Limit linear algebra to one thread. On a busy machine, several threads take ten times as long."""
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1)
 
 
 def held_out(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int, strength: float) -> np.ndarray:
-    """Return the probabilities, float64 [N, classes], of logistic regression for each image while it is held out."""
+    """Return class probabilities, float64 [N, classes]: for each fold, by logistic regression on the other folds."""
     from sklearn.exceptions import ConvergenceWarning
 
     chances = np.zeros((len(labels), classes))
@@ -84,7 +87,10 @@ def held_out(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: in
 
 
 def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) -> float:
-    """Return the accuracy that the probe gained by twice as many images: on whole folds against on halves of them."""
+    """Return the accuracy that the probe gains from training on all images of each fold instead of half of them.
+
+    Returns 0 if such a half has images of one class only.
+    """
     halves = [(np.random.default_rng(number).permutation(train), held) for number, (train, held) in enumerate(folds)]
     halves = [
         (rows[: len(rows) // 2], held) for rows, held in halves if len(np.unique(labels[rows[: len(rows) // 2]])) > 1
@@ -104,7 +110,7 @@ def _loss(chances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _nearest(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) -> np.ndarray:
-    """Return the class, int64 [N], of most of the five nearest images in the other folds; of equal ones the nearest."""
+    """Return the majority class, int64 [N], of the five nearest images in the other folds. Nearer ones decide ties."""
     predicted = np.empty_like(labels)
     weights = 1 + 1e-3 * np.arange(_NEIGHBOURS, 0, -1)  # decides ties
     for train, held in folds:
@@ -117,8 +123,8 @@ def _nearest(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: in
 def logme(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
     """Return LogME (You et al. 2021, arXiv:2102.11005) of `features`, float [N, D], for `labels`, int [N].
 
-    It is the logarithm of the evidence per image that a Bayesian linear model finds for each class against the rest,
-    averaged over classes. Higher is better. Only values for the same images can be compared.
+    LogME is the log evidence per image of a Bayesian linear model for a class against the rest, averaged over the
+    classes. Higher is better. Only values for the same images can be compared.
     """
     left, values, _ = np.linalg.svd(features.astype(np.float64), full_matrices=False)
     squares = values**2
@@ -130,6 +136,7 @@ def _evidence(left: np.ndarray, squares: np.ndarray, target: np.ndarray, shape: 
     """Return the maximal log evidence per image of a linear model for `target`, float [N].
 
     `left`, [N, R], are the left singular vectors of the features, and `squares`, [R], the squared singular values.
+    `shape` is the shape of the features.
     """
     count, width = shape
     along = (left.T @ target) ** 2

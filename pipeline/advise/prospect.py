@@ -1,4 +1,4 @@
-"""What fine-tuning is expected to gain, by a rule, and what it costs on this machine, by a measurement."""
+"""The expected gain from fine-tuning, by a rule, and its cost on this machine, by a measurement."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +14,11 @@ from headstart.pipeline.data.examples import Example
 
 WORTHWHILE = 0.01  # the least expected gain in accuracy for which fine-tuning is recommended
 EPOCHS = 10  # of `headstart finetune` by default
-_SHARES = {"near": 0.25, "between": 0.4, "far": 0.55, "unknown": 0.4}  # of the errors, with many images
+# Shares of the errors that fine-tuning removes, with many images.
+_SHARES = {"near": 0.25, "between": 0.4, "far": 0.55, "unknown": 0.4}
 _TOO_DEEP, _LESS_DEEP_SHARE = 0.01, 0.1
-_HALF = 2000  # images of train with which half of these shares is expected: a few hundred move a network little
-_FORWARD = 3  # times as fast as training is validation
+_HALF = 2000  # with this many images in train, half of these shares is expected
+_FORWARD = 3  # validation is so many times as fast as training
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Prospect:
     """The expected gain and cost of fine-tuning with default settings."""
 
     expected_gain: float  # in accuracy
-    gain_interval: tuple[float, float]  # a rough one: from nothing to the gain with many images
+    gain_interval: tuple[float, float]  # a rough interval: from 0 to the gain with many images
     minutes: float | None  # for `EPOCHS` epochs; None if the network can't be run here
     images_per_second: float | None  # of training
 
@@ -39,7 +40,7 @@ class Prospect:
         return asdict(self)
 
     def line(self) -> str:
-        """Return the sentence for a person."""
+        """Return the prospect as a sentence."""
         low, high = self.gain_interval
         cost = "" if self.minutes is None else f", for about {_duration(self.minutes)} on this machine"
         gain = f"{100 * self.expected_gain:+.1f} points ({100 * low:.1f} to {100 * high:.1f}, by a rough rule){cost}"
@@ -49,9 +50,10 @@ class Prospect:
 def expected_gain(error: float, images: int, similarity: Similarity | None, too_deep: float) -> tuple[float, float]:
     """Return the gain in accuracy that fine-tuning is expected to bring, and the gain with many images.
 
-    It is a share of the `error` that the probe leaves. The share is larger with more `images` in train, for images
-    that are further from ImageNet's, and where the deepest features are too special: `too_deep` is the accuracy by
-    which a lower cut of the same network is better than its deepest. The shares were set by a few measurements.
+    Each gain is a share of the `error` of the probe. The share is larger for images that are less similar to
+    ImageNet's, and if the deepest features are too specialised: `too_deep` is the difference in accuracy between the
+    best cut and the deepest cut of the network. The first gain also grows with the number of training `images`. The
+    shares were set by a few measurements.
     """
     share = _SHARES[similarity.verdict if similarity else "unknown"] + _LESS_DEEP_SHARE * (too_deep > _TOO_DEEP)
     return error * share * images / (images + _HALF), error * share
@@ -65,7 +67,7 @@ def prospect(
     classes: int,
     gains: tuple[float, float],
 ) -> Prospect:
-    """Return the prospect of fine-tuning the network of `fingerprint` on `train`, with `val` images to validate.
+    """Return the prospect of fine-tuning the network of `fingerprint` on `train`, validated on `val` images.
 
     `gains` is the result of `expected_gain`.
     """
@@ -77,7 +79,7 @@ def prospect(
 def _speed(
     fingerprint: Fingerprint, extraction: ExtractionConfig, train: Sequence[Example], classes: int
 ) -> float | None:
-    """Measure the speed of fine-tuning in images per second; None, with a line on the console, if that can't be."""
+    """Measure the speed of fine-tuning in images per second. If that fails, print the reason and return None."""
     try:
         network = network_of(fingerprint, extraction)
         console.print(f"timing a few steps of fine-tuning {network.backbone.name}")

@@ -27,14 +27,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommendation, and all that it rests on."""
+    """The recommendation, and the figures on which it is based."""
 
     data: str
     images: int  # of train and val, on which the candidates are judged
     candidates: list[Scored]  # the best first
     options: str  # the options that ask for the features of the first candidate
     confidence: float  # see `Choice`
-    others: int  # candidates within `NEAR` of the first
+    others: int  # number of other candidates whose accuracy is at least that of the first minus `NEAR`
     gain_of_doubling: float  # accuracy that the probe gained from the second half of the images
     prospect: Prospect
     similarity: Similarity | None  # None without features of EfficientNet-Lite0
@@ -103,4 +103,4 @@ class Advice:
         return table
 
 
-_LITTLE, _MUCH = 0.02, 0.01  # of error; gained by the second half of the images
+_LITTLE, _MUCH = 0.02, 0.01  # an error up to the first is little; a gain of doubling from the second on is much

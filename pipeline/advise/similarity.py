@@ -1,4 +1,4 @@
-"""How far images are from ImageNet, by EfficientNet-Lite0's features and its own top of 1,000 classes."""
+"""Measure how much images differ from ImageNet's, by EfficientNet-Lite0's features and its 1,000-class output."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,9 +9,9 @@ from headstart.features.backbones.shipped.reading import NETWORK_DIGEST, imagene
 from headstart.features.store.store import FeatureStore
 from headstart.pipeline.scoring.metrics import probabilities
 
-_NAMED = 5  # classes
+_NAMED = 5  # ImageNet classes that are named
 _CUT = "top_act"
-_NEAR, _FAR, _LIKE = 1.25, 1.7, 0.25  # two distances, and a likeness
+_NEAR, _FAR, _LIKE = 1.25, 1.7, 0.25  # thresholds of `verdict`: two for the distance, one for the likeness
 _CEILING = 6.0  # of the activation, ReLU6
 
 
@@ -26,10 +26,10 @@ class ImageNetClass:
 
 @dataclass(frozen=True)
 class Similarity:
-    """How much images look like ImageNet's to EfficientNet-Lite0."""
+    """How similar images are to ImageNet's, by EfficientNet-Lite0."""
 
     images: int
-    distance: float  # of the mean features from those of ImageNet's images, relative to these; see `_distance`
+    distance: float  # between the mean features of the images and of ImageNet's; see `_distance`
     likeness: float  # mean probability of the most probable of 1,000 classes
     entropy: float  # mean entropy in nats of an image's 1,000 probabilities; at most 6.9
     classes: list[ImageNetClass]  # the most frequent ones
@@ -46,7 +46,7 @@ class Similarity:
         return {**asdict(self), "verdict": self.verdict}
 
     def line(self) -> str:
-        """Return the sentence for a person."""
+        """Return the similarity as a sentence."""
         listed = ", ".join(f"{one.name} {one.share:.0%}" for one in self.classes)
         words = {"near": "near ImageNet's", "between": "some way from ImageNet's", "far": "far from ImageNet's"}
         return (
@@ -57,12 +57,12 @@ class Similarity:
 
 
 def can_compare(store: FeatureStore) -> bool:
-    """Return whether `store` has the features that EfficientNet-Lite0's top takes."""
+    """Return whether `store` has the features that `compare_with_imagenet` takes."""
     return store.fingerprint.weights == NETWORK_DIGEST and store.fingerprint.cut == _CUT
 
 
 def compare_with_imagenet(features: np.ndarray) -> Similarity:
-    """Compare images with ImageNet's by `features`, float32 [N, 1280], of a store that `can_compare`."""
+    """Compare images with ImageNet's by their `features`, float32 [N, 1280], of a store that `can_compare` accepts."""
     top = imagenet_top()
     chances = probabilities(top.logits(features))
     entropy = -(chances * np.log(np.maximum(chances, np.finfo(np.float64).tiny))).sum(axis=1)
@@ -77,10 +77,10 @@ def compare_with_imagenet(features: np.ndarray) -> Similarity:
 
 
 def _distance(features: np.ndarray) -> float:
-    """Return the distance of the mean of `features` from the mean on ImageNet, relative to the norm of the latter.
+    """Return the distance of the mean of `features` from the mean on ImageNet, divided by the norm of the mean on it.
 
-    The mean on ImageNet follows from the last batch normalisation. Its output has the mean `beta` and the deviation
-    `gamma` on the images of its training. Taken as normal, it has a known mean after ReLU6.
+    The mean on ImageNet follows from the last batch normalisation. On ImageNet, its output has the mean `beta` and the
+    standard deviation `gamma`. If the output is normal, its mean after ReLU6 has a closed form.
     """
     from scipy.stats import norm
 

@@ -1,4 +1,4 @@
-"""Find why training will refuse data without labels. `check` itself does not need labels."""
+"""Find the reason why training will refuse data without labels. `check` itself does not need labels."""
 
 import os
 from pathlib import Path
@@ -12,8 +12,8 @@ from headstart.pipeline.data.reading import read_data
 def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
     """Return the reason why training will refuse the labels of `data`, in a list; [] if training will not refuse.
 
-    `scanned` may have images without labels. If plainly no image has a class, that is no problem. This is so with
-    `--layout none`, and if no image has a label and all images lie in one folder.
+    `scanned` may have images without labels. Data that plainly have no classes are no problem: data read with
+    `--layout none`, and unlabelled images that all lie in one folder.
     """
     without = [example.image.file for example in scanned.examples if example.label < 0]
     if not without or config.layout == "none" or (not scanned.class_names and _in_one_folder(scanned, data)):

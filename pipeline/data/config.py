@@ -59,7 +59,7 @@ class DataConfig:
             )
 
     def fitted(self, is_list: bool) -> "DataConfig":
-        """Return these settings, with the default in place of each that means nothing for this kind of data.
+        """Return these settings. A setting without a meaning for this kind of data gets its default value.
 
         The kind is a list of images if `is_list`, otherwise a folder or archive.
         """
@@ -71,7 +71,7 @@ class DataConfig:
         return replace(self.fitted(is_list), layout="none", classes="", label_from="", group="")
 
     def require_fit(self, is_list: bool) -> None:
-        """Raise an OptionError if a setting was changed that means nothing for this kind of data.
+        """Raise an OptionError if a setting without a meaning for this kind of data was changed.
 
         The kind is a list of images if `is_list`, otherwise a folder or archive.
         """

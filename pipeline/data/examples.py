@@ -38,7 +38,7 @@ class Example:
 
     @property
     def together(self) -> str:
-        """Return the group or, without one, the digest. Examples of which it is equal are in one fold."""
+        """Return the group or, without one, the digest. Examples with an equal value are in one fold."""
         return self.group or self.image.digest
 
 

@@ -277,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out a folder that holds all folders beside it again, by their names. Some archives have such a copy."""
+        """Leave out a folder whose subfolders are named like all folders beside it: some archives hold such a copy."""
         folders = images.folders
         repeated = {
             name

@@ -36,7 +36,7 @@ def list_files(folder: Path, recursive: bool = True) -> Listing:
 def walk(folder: Path, recursive: bool = True) -> tuple[list[str], Counter[str]]:
     """Return the paths of all files below `folder` except clutter, sorted, and the number of clutter files by kind.
 
-    The paths include `folder`. Links and `recursive` are treated as by `list_files`. Raises DataError if a folder below
+    The paths include `folder`. For links and `recursive`, see `list_files`. Raises DataError if a folder below
     `folder` can't be read, and OSError if `folder` itself can't be read.
     """
     listing = list_files(folder, recursive)
@@ -45,7 +45,7 @@ def walk(folder: Path, recursive: bool = True) -> tuple[list[str], Counter[str]]
 
 
 def files_below(folder: Path, recursive: bool = True) -> list[Path]:
-    """List all files below `folder` except clutter, sorted by path. `recursive` and errors are those of `walk`."""
+    """List all files below `folder` except clutter, sorted by path. For `recursive` and errors, see `walk`."""
     return [Path(path) for path in walk(folder, recursive)[0]]
 
 

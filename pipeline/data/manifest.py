@@ -147,7 +147,7 @@ def csv_delimiter(header: str) -> str:
 
 
 def csv_encoding(encoding: str) -> str:
-    """Return the encoding to read a CSV file with, where `encoding` was asked for. UTF-8 may begin with a mark."""
+    """Return Python's encoding to read a CSV file in `encoding`. In UTF-8, a byte order mark is skipped."""
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 

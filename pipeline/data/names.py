@@ -1,4 +1,4 @@
-"""What the names of folders and files say: splits, masks, parts of a set, labels."""
+"""Find splits, masks, parts of a set, and labels in the names of folders and files."""
 
 import os
 import re
@@ -57,8 +57,8 @@ def split_named(name: str) -> str | None:
 def splits_named(names: Collection[str]) -> dict[str, str]:
     """Return the split of each folder that is named after one. `names` are the names of all folders beside each other.
 
-    If none is the name of a split, the beginning and the end that all `names` share are ignored. So `seg_train` and
-    `seg_test` are train and test, and so are `ISIC_Training_Input` and `ISIC_Test_Input`.
+    If none is the name of a split, the beginning and the end that all `names` share are ignored. So the folders
+    `seg_train` and `seg_test` are train and test.
     """
     found = {name: split for name in names if (split := split_named(name))}
     if found or len(names) < 2:
@@ -122,7 +122,7 @@ def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
 def with_label(path: str, label: str, pattern: str = "") -> str | None:
     """Return `path` with another label in its name; None if its name holds no label.
 
-    The label is found by the regular expression `pattern` as by `labels_matched`, or as in `cat.0.jpg` without it.
+    The regular expression `pattern` finds the label; see `labels_matched`. Without it, `path` is like `cat.0.jpg`.
     """
     start = 0 if "/" in pattern else len(path) - len(os.path.basename(path))
     match = (re.compile(pattern) if pattern else _NUMBERED).fullmatch(path[start:])
@@ -135,7 +135,7 @@ def with_label(path: str, label: str, pattern: str = "") -> str | None:
 def matched(
     option: str, pattern: re.Pattern[str], match: Callable[[str], re.Match[str] | None], names: Sequence[str]
 ) -> list[re.Match[str] | None]:
-    """Return `match` of each of `names`, where `match` is a method of `pattern`.
+    """Return the result of `match` for each of `names`. `match` is a method of `pattern`.
 
     If one name takes seconds, as with nested repetitions such as `(a+)+`, raise an OptionError that names `option`. In
     a thread other than the main one, and on Windows, there is no limit.
@@ -198,14 +198,14 @@ def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> 
 
 
 def perhaps_labels(names: Sequence[str]) -> set[str]:
-    """Return the labels that names such as `Abyssinian_100.jpg` may hold; empty if the names don't look like that."""
+    """Return the labels that names such as `Abyssinian_100.jpg` may hold, or an empty set for names of other forms."""
     matches = [_PERHAPS.match(name) for name in names]
     labels = {match["label"] for match in matches if match}
     return labels if all(matches) and 2 <= len(labels) <= len(names) / 2 else set()
 
 
 def says_nothing(name: str) -> bool:
-    """Whether the name of a folder, such as `images` or `train`, says nothing of what is on the images in it."""
+    """Whether the name of a folder, such as `images` or `train`, does not describe the images in the folder."""
     return bool(_NOTHING.fullmatch(name) or splits_in_words([name]))
 
 

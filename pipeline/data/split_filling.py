@@ -90,12 +90,12 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return each (class, split) that should have a group, and whose only group is the one at position `at`."""
+        """Return each (class, split) that should have a group, and has only the group at position `at`."""
         pairs = [(label, self._splits[at]) for label in self._contents[at]]
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return by how many images the sizes get further from those wanted if the group `at` goes to `split`."""
+        """Return by how many images moving group `at` to `split` takes the sizes away from the wanted sizes."""
         cost = 0
         for label, count in self._contents[at].items():
             for pair, change in (((label, self._splits[at]), -count), ((label, split), count)):

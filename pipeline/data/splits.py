@@ -88,7 +88,7 @@ def complete(
 
     `given` are the splits that a data set comes with. An item keeps the split that it was given, even if others of its
     group are elsewhere; a line counts such groups. If `takes_val_from_train` is true, the items with `of_train` are
-    divided between train and val. If no item has `of_train`, all items without a split are divided so.
+    divided between train and val. If no item has `of_train`, all items without a split are divided between the two.
     """
     if all(item.split for item in items):
         splits = [item.split for item in items]

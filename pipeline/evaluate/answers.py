@@ -1,4 +1,4 @@
-"""The probabilities and the labels that a model of a run gives, from its logits."""
+"""Turn the logits of a run's model into probabilities and predicted labels."""
 
 import numpy as np
 from headstart.pipeline.runs import Run, read_calibration
@@ -7,18 +7,19 @@ from headstart.pipeline.scoring.thresholds import Threshold, is_second
 
 
 def calibrated(run: Run, model: str, logits: np.ndarray) -> np.ndarray:
-    """Return probabilities, float64 [N, C], from the logits of `model`, float [N, 1 or C].
+    """Return probabilities, float64 [N, C], from the `logits` of `model`, float [N, 1 or C].
 
-    They are calibrated if the run holds a calibration of the model.
+    The probabilities are calibrated if the run holds a calibration of the model.
     """
     calibration = read_calibration(run, model)
     return calibration.probabilities(logits) if calibration else probabilities(logits)
 
 
 def predicted_by(run: Run, model: str, logits: np.ndarray, threshold: Threshold | None) -> np.ndarray:
-    """Return the labels that `model` predicts, int64 [N], from its logits, float [N, 1 or C].
+    """Return the labels that `model` predicts, int64 [N], from its `logits`, float [N, 1 or C].
 
-    Without a threshold, they are the likeliest classes.
+    Without a threshold, the most probable class is predicted. A threshold is for two classes, and decides by calibrated
+    probabilities.
     """
     if threshold is None:
         return predicted_labels(logits)

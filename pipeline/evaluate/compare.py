@@ -1,4 +1,4 @@
-"""Compare runs on the same examples, and test whether the best two models differ by more than chance."""
+"""Compare runs on the same examples, and test whether the two best models differ by more than chance."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ _TRAIN = "examples of train"
 
 @dataclass(frozen=True)
 class CompareResult:
-    """The compared models, the most accurate first, and a test of the first two."""
+    """The compared models, the most accurate first, and a test of the two most accurate models."""
 
     rows: list[Compared]
     test: McNemar
@@ -41,9 +41,9 @@ class CompareResult:
 def compare(
     paths: Sequence[Path], split: str = "test", places: Places = Places(), html: Path | None = None
 ) -> CompareResult:
-    """Compare runs by the predictions on `split` that `evaluate` wrote. Write a page with a picture to `html`.
+    """Compare runs by the predictions on `split` that `evaluate` wrote. If `html` is given, write a page to it.
 
-    `places` has no effect, because the predictions are in the runs. Other commands on runs have this argument, too.
+    `places` has no effect, because the predictions are in the runs. Other commands on runs have the same argument.
 
     Raises OptionError if there are fewer than two models, if a run is named twice, or if `html` is a folder. Raises
     RunError if a path is not a run, or if the runs were not all evaluated on `split` with the same examples and
@@ -80,7 +80,9 @@ def compare(
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Return labels, int64 [N], class names, and each model's logits, [N, 1 or classes]. Rows are sorted by digest.
+    """Read the predictions on `split`. Return labels, int64 [N], class names, and each model's logits.
+
+    Logits are [N, 1 or classes]. The rows are sorted by digest and class name.
 
     Raises RunError if the runs were not evaluated on the same examples and classes.
     """
@@ -99,7 +101,7 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
-    """Return for each run the settings that are not equal in all runs."""
+    """Return, for each run, the settings in which the runs differ."""
     found = {run: _flat(run) for run in runs}
     names = sorted({name for settings in found.values() for name in settings})
     differing = [name for name in names if any(one.get(name) != found[runs[0]].get(name) for one in found.values())]
@@ -111,7 +113,7 @@ def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
 
 
 def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
-    """Return the number of training images of each run and, after the first run, how many of them the first has."""
+    """Return the number of training images of each run. Other runs also tell how many of them the first run has."""
     found = {
         run: [(row["digest"], row["label"]) for row in csv_rows(run.examples_file, ("digest", "label", "split"))
               if row["split"] == "train"]
@@ -124,7 +126,7 @@ def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    """Return the settings that may explain a difference between runs, under names such as `head.epochs`."""
+    """Return the settings that may explain a difference between runs, by names such as `head.epochs`."""
     config = run.config()
     return {
         f"{part}.{name}": value

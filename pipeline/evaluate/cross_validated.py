@@ -16,31 +16,31 @@ from headstart.pipeline.scoring.simple_models import SimpleModels
 from rich.table import Column, Table
 from rich.text import Text
 
-_MOST_SHOWN = 30  # classes in the table
+_MOST_SHOWN = 30  # with more classes, no table of them is shown
 
 
 @dataclass(frozen=True)
 class Repeat:
     """The predictions of one round of cross-validation."""
 
-    parts: list[np.ndarray]  # the rows that each fold scored
+    parts: list[np.ndarray]  # the rows that were held out in each fold
     predicted: np.ndarray  # labels of the heads, int64 [N]
-    logistic: np.ndarray | None  # labels of logistic regression, int64 [N]; None if it would take long
+    logistic: np.ndarray | None  # labels of logistic regression, int64 [N]; None if it would take too long
 
 
 @dataclass(frozen=True)
 class CrossValidated:
-    """The outcome of cross-validation of heads with a run's settings."""
+    """The result of cross-validating heads with a run's settings."""
 
     run: str
     folds: int
-    groups: int  # images that differ: copies, near-duplicates and images of one group count once
+    groups: int  # different images: copies, near-duplicates and images of one group count once
     trained_folds: int  # folds on which each head was trained
     labels: np.ndarray  # int64 [N]
     class_names: list[str]
     repeats: list[Repeat]
-    views: int  # augmented views on which the run's head was trained, and these heads were not
-    finetuned: bool  # whether the run has a fine-tuned classifier, which is not estimated
+    views: int  # views on which the run's head was trained; the heads here are trained without views
+    finetuned: bool  # whether the run has a fine-tuned classifier; it is not cross-validated
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -103,11 +103,11 @@ class CrossValidated:
         return SimpleModels.of(self.labels, self.class_names, scored)
 
     def _pooled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return predicted and true labels of all repeats, int64 [repeats x N] each."""
+        """Return the predicted and the true labels of all repeats, each int64 [repeats x N]."""
         return np.concatenate([one.predicted for one in self.repeats]), np.tile(self.labels, len(self.repeats))
 
     def _confusion(self) -> list[list[int]] | None:
-        """Return the counts of all repeats as [true class][predicted class]; None with over 100 classes."""
+        """Return the confusion counts of all repeats as [true class][predicted class]; None with over 100 classes."""
         count = len(self.class_names)
         if count > MOST_CONFUSED:
             return None

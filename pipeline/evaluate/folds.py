@@ -28,22 +28,22 @@ from headstart.pipeline.scoring.simple_models import Logistic, rows_to_fit
 
 @dataclass(frozen=True)
 class _Method:
-    """What is cross-validated: the settings of a run's head, and what they are trained on."""
+    """The settings of the heads to cross-validate, and their examples."""
 
     head: HeadConfig
     seed: int
-    validates: bool  # whether the run has val images, by which the best epoch is chosen
+    validates: bool  # whether the run has val images, so that they choose the best epoch
     labelled: LabelledFeatures
     groups: list[str]
 
 
 def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), seed: int = 0) -> CrossValidated:
-    """Estimate how good heads with the settings of the run at `path` are, from all its usable images.
+    """Estimate the accuracy of heads with the settings of the run at `path`, on all its usable images.
 
-    Each image is scored once per repeat, by a head that was trained without it, without its near-duplicates and without
-    the images of its group. For each fold, the next one chooses the epoch, and the others train the head. The result is
-    kept as `cross_validation` in `metrics.json`. Raises DataError if a class has too few images, and the errors of
-    `evaluate`.
+    Each image is scored once per repeat, by a head that was trained without this image, its near-duplicates and the
+    images of its group. For each fold, the other folds train a head; if the run has a val split, the next fold is left
+    out of training and chooses the epoch. The result is kept as `cross_validation` in `metrics.json`. Raises DataError
+    if a class has too few images, and the errors of `evaluate`.
 
     Args:
         config: the numbers of folds and of repeats.
@@ -76,9 +76,9 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 
 
 def _head_config(run: Run) -> HeadConfig:
-    """Return the settings of the run's head. They may come from elsewhere: its layers must be those of the head.
+    """Return the settings of the run's head.
 
-    Raises RunError if they are of another form.
+    Raises RunError if they are invalid, or if their `units` differ from the head's. A run may come from elsewhere.
     """
     again = "run `headstart head` again, with --overwrite"
     try:
@@ -93,7 +93,7 @@ def _head_config(run: Run) -> HeadConfig:
 
 
 def _groups(examples: list[Example], features: np.ndarray) -> list[str]:
-    """Return a group for each example, so that copies, near-duplicates and images of one `--group` have the same."""
+    """Return the group of each example. Copies, near-duplicates and images of one `--group` have the same group."""
     alike: dict[int, int] = {}
     for number, group in enumerate(near_duplicate_groups([one.image for one in examples], features)):
         alike |= dict.fromkeys(group, number)
@@ -137,7 +137,10 @@ def _repeats(method: _Method, config: FoldsConfig, seed: int) -> Iterator[Repeat
 
 
 def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarray, repeat: int) -> np.ndarray:
-    """Train a head, and return the labels that it predicts for the rows `part`, int64 [n]."""
+    """Train a head on the rows `train`, and return its predicted labels for the rows `part`, int64 [n].
+
+    The rows `val` choose the epoch. The number of the `repeat` changes the seed.
+    """
     from headstart.pipeline.head.head import fit_head
     from headstart.pipeline.optimizers import release
 
@@ -149,7 +152,10 @@ def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarr
 
 
 def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Return the labels that logistic regression predicts for the rows `part`, int64 [n]; -1 if it would take long."""
+    """Fit logistic regression, and return its predicted labels for the rows `part`, int64 [n].
+
+    If the fit would take too long, all labels are -1.
+    """
     features, labels = method.labelled.features, method.labelled.labels
     rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]
     if not len(rows):

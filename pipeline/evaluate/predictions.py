@@ -19,10 +19,10 @@ class Predictions:
     digests: list[str]
     labels: np.ndarray  # int64 [N], indices into `class_names`
     class_names: list[str]
-    logits: dict[str, np.ndarray]  # of the head and, where it was scored, of `finetuned`: float64 [N, 1 or classes]
+    logits: dict[str, np.ndarray]  # by model, `head` or `finetuned`: float64 [N, 1 or classes]
 
     def in_order(self) -> "Predictions":
-        """Return the same predictions, sorted by digest and class name."""
+        """Return the predictions sorted by digest and class name."""
         keys = [(digest, self.class_names[label]) for digest, label in zip(self.digests, self.labels, strict=True)]
         order = sorted(range(len(keys)), key=keys.__getitem__)
         return Predictions(

@@ -1,4 +1,4 @@
-"""Models side by side: as columns on the console, and as a page with a picture of the intervals."""
+"""Models side by side, as columns on the console, or as a page with a chart of the intervals."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
-_LEAST, _MOST, _FRAME = 14, 30, 3  # characters of a column, and of its frame
+_LEAST, _MOST, _FRAME = 14, 30, 3  # least and most characters of a column, and characters of its frame
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The metrics and settings of one model of a run: of its head, or of its fine-tuned classifier."""
+    """The metrics and settings of a model of a run: the head, or the fine-tuned classifier."""
 
     run: str
     model: str
@@ -29,7 +29,7 @@ class Compared:
     settings: dict[str, Any]  # the run's settings in which the runs differ
 
     def cells(self) -> dict[str, str]:
-        """Return the text of each row in this model's column."""
+        """Return the text of each cell in this model's column, by the name of the row."""
         low, high = self.accuracy_interval
         return {
             "model": self.model,
@@ -43,13 +43,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """A table with a column for each of `sides`. Columns that do not fit the console follow below, in another table."""
+    """A table with a column for each of `sides`. Columns that do not fit the console follow in another table below."""
 
     sides: Sequence[Compared]
     title: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        """Yield the tables. Long text is folded, and nothing is cut off."""
+        """Yield the tables. Long text is wrapped, and never cut off."""
         cells = [side.cells() for side in self.sides]
         names = max(len(name) for name in cells[0]) + _FRAME + 1
         widths = [
@@ -73,13 +73,13 @@ class SideBySide:
 
 
 def write_comparison(path: Path, sides: Sequence[Compared], test: McNemar, scored: str) -> None:
-    """Write a page to `path` with the table, the picture and the test; see `comparison`."""
+    """Write the HTML of `comparison` as a page to `path`."""
     title = f"{len({side.run for side in sides})} runs on {scored}"
     write_html(path, title, [f"<h1>{escaped(title)}</h1>", *comparison(sides, test, scored)])
 
 
 def comparison(sides: Sequence[Compared], test: McNemar, scored: str) -> list[str]:
-    """Return HTML of the test of the best two, a picture of the accuracies with intervals, and the table."""
+    """Return HTML of the test of the two best models, a chart of the accuracies with intervals, and the table."""
     cells = [side.cells() for side in sides]
     rows = [[escaped(name), *(isolated(one[name]) for one in cells)] for name in cells[0]]
     best = f"<p class=summary>On {test.n:,} images of {escaped(scored)}, {isolated(test.first)} is the most accurate."

@@ -1,4 +1,4 @@
-"""What `evaluate` says beside an accuracy: simple models on the same images, and advice for few images."""
+"""Put an accuracy of `evaluate` in context: simple models on the same images, and advice for few images."""
 
 import numpy as np
 from headstart.pipeline.data.examples import Example
@@ -13,9 +13,9 @@ _FOLDS, _FEWEST_FOLDS = 10, 3
 
 
 def simple_models_of(run: Run, cached: FeaturedExamples, examples: list[Example]) -> SimpleModels:
-    """Score simple models on `examples`. They are fitted to the run's training images, whose features are in the store.
+    """Score simple models on `examples`. Logistic regression is fitted to the run's training images.
 
-    `cached` may be other data than the run's own.
+    It is left out if the store lacks features of these images. `cached` may be other data than the run's own.
     """
     class_names, scored = run.class_names(), cached.labelled(examples)
     labels = np.array([example.label for example in examples])
@@ -36,7 +36,10 @@ def simple_models_of(run: Run, cached: FeaturedExamples, examples: list[Example]
 
 
 def advised_folds(run: Run, cached: FeaturedExamples, taken: Taken) -> str:
-    """Return a line that advises cross-validation if few images of the run's own data were scored, else ""."""
+    """Return a line that advises cross-validation, if few images of the run's own val or test split were scored.
+
+    Otherwise, return an empty string.
+    """
     if taken.elsewhere or taken.split not in ("val", "test") or len(taken.examples) >= _FEW:
         return ""
     labels = np.array([example.label for example in cached.examples])

@@ -1,4 +1,4 @@
-"""Decide the threshold at which `evaluate` predicts the positive of two classes."""
+"""Determine the threshold above which `evaluate` predicts the positive of two classes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -14,10 +14,10 @@ from headstart.pipeline.scoring.thresholds import Threshold, enough, for_cost, f
 
 
 def positive_class(run: Run, config: ThresholdConfig) -> str | None:
-    """Return the positive of two classes: the one that is asked for, that of the kept threshold, or the second.
+    """Return the positive of two classes, or None if the run has another number of classes.
 
-    With other numbers of classes, return None. Raises OptionError if then a threshold is asked for, or if the positive
-    class is no class.
+    It is the class that `config` names, else the positive class of the kept threshold, else the second class. Raises
+    OptionError if `config` names an unknown class, or if it has options for two classes and the run has another number.
     """
     names = run.class_names()
     asked = config.flag or ("--positive" if config.positive else "")
@@ -32,21 +32,21 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
 
 
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
-    """Return the threshold of `model` that `--threshold` gives or, without options, the run keeps."""
+    """Return the threshold of `--threshold`. Without options, return the threshold that the run keeps for `model`."""
     if config.threshold is not None and positive is not None:
         return Threshold(positive, config.threshold, "given by --threshold")
     return None if config.flag else run.threshold(model)
 
 
 def needs_val(config: ThresholdConfig) -> bool:
-    """Whether the threshold is chosen on val."""
+    """Return whether the threshold is chosen on val."""
     return config.flag not in ("", "--threshold")
 
 
 def chosen_threshold(
     config: ThresholdConfig, positive: str, chances: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> Threshold:
-    """Choose the threshold on val. Raises DataError if val has one class alone.
+    """Choose the threshold on val. Raises DataError if val has images of one class only.
 
     `chances` are the probabilities of both classes, float [N, 2], and `labels` is int64 [N].
     """
@@ -76,8 +76,8 @@ def threshold_fields(
 ) -> dict[str, Any]:
     """Return sensitivity and specificity with their intervals, and the threshold, for the JSON of a model.
 
-    Sensitivity and specificity are the recalls of the `positive` and of the other class, from the `metrics` of `score`;
-    None if the class has no images.
+    Sensitivity is the recall of the `positive` class, and specificity is the recall of the other class, both from the
+    `metrics` of `score`. A recall is None if the class has no images.
     """
     (other,) = (name for name in class_names if name != positive)
     of_positive, of_other = metrics["per_class"][positive], metrics["per_class"][other]
@@ -91,7 +91,7 @@ def threshold_fields(
 
 
 def threshold_lines(model: str, metrics: Mapping[str, Any], positive: str) -> Iterator[str]:
-    """Yield the lines for a person, from the `threshold_fields` of `model`."""
+    """Yield the lines for the console. `metrics` has the `threshold_fields` of `model`."""
     names, kept = ("sensitivity", "specificity"), metrics["threshold"]
     figures = ["-" if metrics[name] is None else f"{metrics[name]:.4f}" for name in names]
     intervals = [interval_text(metrics[f"{name}_interval"]) for name in names]

@@ -1,4 +1,4 @@
-"""How far a model's probabilities can be trusted: their error, accuracy against coverage, and sets of labels."""
+"""Measure how far a model's probabilities can be trusted: calibration error, accuracy by coverage, sets of labels."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,14 +15,16 @@ ALPHAS = (0.05, 0.1)
 def score_trust(
     logits: np.ndarray, labels: np.ndarray, calibration: Calibration | None, has_threshold: bool = False
 ) -> dict[str, Any]:
-    """Return the fields on trust of a model with `logits`, float [N, 1 or C], on examples with `labels`, int [N].
+    """Score the probabilities of a model on examples. `logits` is float [N, 1 or C], and `labels` is int [N].
 
     Returns:
         `temperature`: None without a `calibration`.
-        `calibration_error`: a dict of the error `before` and `after` the temperature. `after` is None without one.
-        `at_coverage`: see `accuracy_at_coverage`. Empty with a threshold, because a label may then be the less likely.
-        `conformal`: a list of dicts with `coverage` and `mean_size` of the sets of labels at each `alpha`. Both are
-            None if val has too few images.
+        `calibration_error`: a dict of the error `before` and `after` the division of logits by the temperature. `after`
+            is None without a `calibration`.
+        `at_coverage`: see `accuracy_at_coverage`. The list is empty with a threshold, because the predicted label may
+            then be the less likely one.
+        `conformal`: a list with the `coverage` and the `mean_size` of the sets of labels for each `alpha`. Both are
+            None if val had too few images. The list is empty without a `calibration`.
     """
     plain = probabilities(logits)
     chances = calibration.probabilities(logits) if calibration else plain
@@ -40,8 +42,9 @@ def score_trust(
 def accuracy_at_coverage(chances: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
     """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers.
 
-    `chances` is float [N, C], and `labels` int [N]. Each dict has `coverage`, `accuracy`, and `probability`, the least
-    among these answers. This is the value for `headstart predict --abstain`.
+    `chances` is float [N, C], and `labels` is int [N]. Each dict has `coverage`, `accuracy` and `probability`, which is
+    the lowest probability among these answers. Given as `--abstain` to `headstart predict`, it would have
+    marked the other answers as unsure.
     """
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     order = np.argsort(-confidence, kind="stable")
@@ -63,7 +66,7 @@ def _sets(chances: np.ndarray, labels: np.ndarray, calibration: Calibration, alp
 
 
 def trust_lines(models: Mapping[str, Mapping[str, Any]], better: str) -> Iterator[str]:
-    """Yield lines on the trust in `models`, the metrics by name, and in detail in the model `better`."""
+    """Yield lines from the fields of `score_trust` of all `models`, by name, with details of the model `better`."""
     errors = (f"{name} {_errors(fields)}" for name, fields in models.items())
     yield f"calibration error, before and after the temperature: {', '.join(errors)}"
     rows = models[better]["at_coverage"]

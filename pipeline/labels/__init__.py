@@ -1,1 +1,1 @@
-"""Find likely label errors, and correct them."""
+"""`headstart labels`: find likely label errors, and change labels."""

@@ -1,4 +1,4 @@
-"""`headstart labels DATA --apply FILE`, and `--undo LOG`: change labels, and take the changes back."""
+"""`headstart labels DATA --apply FILE` changes labels, and `headstart labels DATA --undo LOG` restores them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,11 +20,11 @@ from headstart.pipeline.labels.table import Row, read_table
 
 
 def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Changed:
-    """Change the labels of `data` as the CSV file `table` says, after all of its rows were checked.
+    """Change the labels of `data` by the actions in the CSV file `table`, after all of its rows were checked.
 
-    Images of a folder are moved to the folder of another class, or aside. A list is written anew; images that are put
-    aside lose their row. A log beside `table` takes the changes back. An earlier call that was cut off is completed
-    first. Raises DataError if a row does not fit `data`; then nothing is changed for this call.
+    In a folder, images are moved to the folder of another class, or aside. A list is rewritten; images that are put
+    aside lose their row. A log is kept beside `table`, for `undo`. The moves of an earlier call that was cut off are
+    completed first. Raises DataError if a row does not fit `data`; then this call makes no changes of its own.
     """
     if reading.layout == "v1":
         raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")
@@ -43,9 +43,9 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
 
 
 def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
-    """Take back the changes that the log at `path` names, and remove the log.
+    """Undo the changes that the log at `path` names, and remove the log.
 
-    Raises DataError if a file or the list was changed since. Then nothing is taken back.
+    Raises DataError if an image was moved or the list was changed since. Then nothing is undone.
     """
     log = read_log(path)
     with _claimed(data):
@@ -63,7 +63,7 @@ def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
 
 
 def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: Path) -> int:
-    """Move the images of `rows`. Returns the number of images that were moved."""
+    """Move the images of `rows`. Return the number of moves that were not in `log` yet."""
     if log.states:
         raise DataError(f"{path}: is the log of a list of images, and {data} is a folder; move the log elsewhere")
     if left := move_all(data, log, path):
@@ -77,7 +77,10 @@ def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: 
 
 @contextmanager
 def _claimed(data: Path) -> Iterator[None]:
-    """Hold the folder `data`, or the folder of a list, so that no other call changes labels in it meanwhile."""
+    """Lock `data`, or the folder that holds the list `data`, so that no other call changes labels in it meanwhile.
+
+    Raises DataError if another call holds the lock.
+    """
     folder = data if data.is_dir() else Path(os.path.realpath(data)).parent
     try:
         with folder_locked(folder, wait=False):

@@ -1,7 +1,8 @@
-"""Find likely label errors by cached features: cleanlab judges probabilities from cross-validation.
+"""Find likely label errors: cleanlab compares labels with class probabilities from cross-validation.
 
-The probabilities of an image come from logistic regression on other images. A model that was fitted to wrong labels
-repeats some of them, so the models are fitted again without the likely errors that the last round found.
+The probabilities of an image come from logistic regression on the features of other images. A model that was fitted to
+wrong labels predicts some of them again. So there are several rounds, and each fits the models without the likely
+errors of the round before.
 """
 
 import warnings
@@ -17,10 +18,10 @@ from headstart.pipeline.data.splits import united
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.baselines import logistic_regression
 
-STRENGTH = 0.1  # C of the logistic regression; docs/measurements.md has the choices that were compared
+STRENGTH = 0.1  # C of the logistic regression; docs/measurements.md has the values that were compared
 FOLDS = 5
 _ROUNDS = 3
-AGREEING = 4  # neighbours of each likely error
+AGREEING = 4  # neighbours that `nearest_agreeing` returns for each likely error
 
 
 def require_cleanlab() -> None:
@@ -30,9 +31,10 @@ def require_cleanlab() -> None:
 
 
 def alike(examples: Sequence[Example], features: np.ndarray) -> list[list[int]]:
-    """Group copies and near-duplicates. Returns positions in `examples`; an image without either is a group of one.
+    """Group copies and near-duplicates. Return the positions in `examples` of each group's images.
 
-    `features` is float32 [N, D], a row for each example.
+    An image without copies and near-duplicates is a group of its own. `features` is float32 [N, D], with a row for each
+    example.
     """
     keys: list[list[object]] = [[example.image.digest] for example in examples]
     for number, group in enumerate(near_duplicate_groups([example.image for example in examples], features)):
@@ -49,7 +51,7 @@ def likely_errors(
     Args:
         features: float32 [N, D].
         labels: int64 [N], indices into `class_names`.
-        groups: int64 [N]. Rows of one group are never on both sides of a fold.
+        groups: int64 [N]. The rows of a group are all held out in the same fold.
         seed: decides the folds.
 
     Returns:
@@ -68,7 +70,7 @@ def likely_errors(
                 if len(set(labels[trusted])) < len(set(labels[train])):
                     trusted = train
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # a model that has not converged serves, too
+                    warnings.simplefilter("ignore")  # a model that has not converged is used as well
                     model = logistic_regression(STRENGTH).fit(features[trusted], labels[trusted])
                 chances[np.ix_(held_out, model.classes_)] = model.predict_proba(features[held_out])
                 advance(1)
@@ -77,7 +79,7 @@ def likely_errors(
 
 
 def _judged(labels: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    """Return whether cleanlab takes each label for an error, bool [N]."""
+    """Return whether cleanlab judges each label to be an error, bool [N]."""
     from cleanlab.filter import find_label_issues
 
     with warnings.catch_warnings():
@@ -90,7 +92,7 @@ def _judged(labels: np.ndarray, chances: np.ndarray) -> np.ndarray:
 def _folds(
     labels: np.ndarray, groups: np.ndarray, class_names: Sequence[str], seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Draw folds with similar class proportions, as pairs of rows to train on and rows held out."""
+    """Draw folds with similar class proportions. Each is a pair: the rows to train on, and the rows held out."""
     fewest, name = min((len(set(groups[labels == label])), name) for label, name in enumerate(class_names))
     if fewest < 2:
         raise DataError(
@@ -106,14 +108,14 @@ def _folds(
 def nearest_agreeing(
     features: np.ndarray, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """Return, for each of `rows`, the nearest rows with the label that is suggested for it, the nearest first.
+    """For each of `rows`, return the nearest rows that have the suggested label, the nearest first.
 
     Args:
         features: float32 [N, D].
         labels: int64 [N].
-        trusted: bool [N], the rows among which neighbours are searched.
+        trusted: bool [N], True for rows that may be neighbours.
         rows: int64 [n].
-        suggested: int64 [n], a label for each of `rows`.
+        suggested: int64 [n], the suggested label of each of `rows`.
     """
     found: list[list[int]] = [[] for _ in rows]
     for label in np.unique(suggested):

@@ -28,9 +28,9 @@ def labels(
 ) -> FoundLabels | Changed:
     """Find likely label errors in `data`. With `config.apply` or `config.undo`, change labels instead.
 
-    Features that the store lacks are extracted first. Writes `config.csv` and `config.html`, where they are given.
-    Raises OptionError if cleanlab is missing, or for a cut that is a map, and DataError if a class has fewer than two
-    images apart from copies, or if `config.csv` holds actions.
+    Features that the store lacks are extracted first. The likely errors are written to `config.csv` and `config.html`
+    if these are given. Raises OptionError if cleanlab is missing, or for a cut that is a map. Raises DataError if a
+    class has fewer than two images apart from copies, or if `config.csv` exists and holds actions.
 
     Args:
         seed: decides the folds and, if `data` has no split folders, the splits.
@@ -53,7 +53,7 @@ def labels(
 
 
 def _found(data: Path, cached: FeaturedExamples, seed: int) -> FoundLabels:
-    """Find the likely label errors of all examples that are not of the test split."""
+    """Find the likely label errors of all examples outside the test split."""
     examples = [example for example in cached.examples if example.split != "test"]
     if len(cached.class_names) < 2:
         raise DataError(f"{data}: one class only, {cached.class_names[0]!r}; expected at least two")

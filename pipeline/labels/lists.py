@@ -1,4 +1,4 @@
-"""Write a list of images anew with other labels, or without some rows. All other rows and columns stay as they are."""
+"""Rewrite a list of images with other labels, or without some rows. All other rows and columns stay as they are."""
 
 import csv
 import hashlib
@@ -19,15 +19,16 @@ from headstart.pipeline.labels.log import Log, kept_list, write_log
 from headstart.pipeline.labels.planning import require_classes, require_label
 from headstart.pipeline.labels.table import ASIDE, Row
 
-_PathOf = Callable[[Mapping[str, Any]], str]  # the path of the image of a row, which maps columns to values
+_PathOf = Callable[[Mapping[str, Any]], str]  # returns the path of the image of a row; a row maps columns to values
 _BOM = b"\xef\xbb\xbf"
 
 
 def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, path: Path) -> int:
-    """Change the list `file` as `rows` say. Returns the number of images whose label changed or that lost their row.
+    """Change the list `file` by the actions of `rows`. Return the number of images that were changed.
 
-    The list as it was before the first change is kept beside the log, which is written to `path` first. Raises
-    OptionError if the labels are in the paths, and DataError if a row does not fit the list.
+    A changed image has another label, or lost its row. A copy of the original list is kept beside the log, and the log
+    is written to `path`, both before the list is changed. Raises OptionError if the labels are in the paths, and
+    DataError if a row does not fit the list.
     """
     if config.label_from:
         raise OptionError(
@@ -51,9 +52,9 @@ def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, p
 
 
 def restore_list(file: Path, log: Log, path: Path) -> int:
-    """Give the list `file` the content that it had before the changes of `log`. Returns the number of changed images.
+    """Restore the content that the list `file` had before the changes of `log`. Return the number of images in `log`.
 
-    Raises DataError if the list was changed otherwise since, or if the kept content is gone or damaged.
+    Raises DataError if something else has changed the list since, or if the kept content is missing or damaged.
     """
     kept = kept_list(path)
     if not log.states:
@@ -73,7 +74,7 @@ def restore_list(file: Path, log: Log, path: Path) -> int:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Give a file other content, and keep its mode. A link to the file stays a link."""
+    """Replace the content of a file, and keep its mode. If `file` is a link, its target is replaced."""
     file = Path(os.path.realpath(file))
     mode = file.stat().st_mode
     write_atomically(file, content)
@@ -81,7 +82,7 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: DataConfig, log: Log) -> dict[str, str]:
-    """Return the action for each image that does not have its new label yet. Raises DataError for a wrong row."""
+    """Return the action for the path of each image that is still to be changed. Raises DataError for a wrong row."""
     by_path = {entry.path: entry for entry in entries}
     require_classes(rows, sorted({entry.label for entry in entries if entry.label}), file)
     changes: dict[str, str] = {}
@@ -127,15 +128,16 @@ def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> by
 
 
 def _spellings(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, Any]:
-    """Return the value by which `rows` name each class: perhaps a number, or another Unicode form."""
+    """Map each class to its value in the column of labels, which may be a number or have another Unicode form."""
     return {as_label(str(row[column]).strip()): row[column] for row in reversed(rows) if row.get(column) is not None}
 
 
-_Record = tuple[str, Mapping[str, Any], Callable[[Mapping[str, Any]], str]]  # text, columns ({}: no row), their text
+# The text of a record; its values by column, or {} if it is no row; a function that writes other values as such a text.
+_Record = tuple[str, Mapping[str, Any], Callable[[Mapping[str, Any]], str]]
 
 
 def _csv_records(text: str) -> Iterator[_Record]:
-    """Yield the records of a CSV file, the header and empty lines among them."""
+    """Yield the records of a CSV file, including the header and empty lines."""
     taken: list[str] = []
 
     def lines() -> Iterator[str]:

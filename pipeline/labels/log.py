@@ -1,4 +1,4 @@
-"""The log of `--apply`, by which `--undo` takes the changes back. It is written before the first change.
+"""The log of `--apply`, from which `--undo` restores the labels. It is written before the first change.
 
 A log belongs to one CSV file of labels: a further `--apply` of this file adds to its log.
 """
@@ -16,7 +16,7 @@ _SUFFIX, _KEPT_SUFFIX = ".undo.json", ".undo.list"
 
 @dataclass(frozen=True)
 class Move:
-    """A file's change of place. Both paths are relative to DATA."""
+    """The move of a file. Both paths are relative to DATA."""
 
     source: str
     target: str
@@ -27,24 +27,24 @@ class Move:
 class Log:
     """The changes that were made by one CSV file, or are about to be made."""
 
-    moves: list[Move] = field(default_factory=list)  # of a folder; each path is in it once
-    folders: list[str] = field(default_factory=list)  # that were made for `moves`, parents first; relative to DATA
+    moves: list[Move] = field(default_factory=list)  # of the images of a folder; each path occurs once
+    folders: list[str] = field(default_factory=list)  # made for `moves`, parents first; relative to DATA
     states: list[str] = field(default_factory=list)  # SHA-256 of a list before the changes, and after each --apply
-    rows: dict[str, str] = field(default_factory=dict)  # of a list: the action for each path
+    rows: dict[str, str] = field(default_factory=dict)  # the action for each changed path of a list
 
 
 def log_of(table: Path) -> Path:
-    """Return the path of the log of the CSV file `table`: beside it, `labels.undo.json` for `labels.csv`."""
+    """Return the path of the log of the CSV file `table`, such as `labels.undo.json` beside `labels.csv`."""
     return table.with_name(table.stem + _SUFFIX)
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path at which a list is kept as it was before the changes of `log`."""
+    """Return the path of the copy of a list from before the changes of `log`."""
     return log.with_name(log.name.removesuffix(_SUFFIX) + _KEPT_SUFFIX)
 
 
 def read_log(path: Path) -> Log:
-    """Read a log. Raises DataError if it is no log, or can't be read."""
+    """Read a log. Raises DataError if the file can't be read or is no log."""
     try:
         return msgspec.convert(read_json(path), Log)
     except OSError as error:

@@ -11,9 +11,9 @@ from headstart.pipeline.labels.log import Log, write_log
 
 
 def require_inside(data: Path, name: str, where: str) -> None:
-    """Raise a DataError if `name`, relative to `data`, leads out of `data` or through a link. The file may be missing.
+    """Raise a DataError if the path `name`, relative to `data`, leads out of `data` or through a link.
 
-    `where` names the place of `name` in messages.
+    There need be no file at `name`. `where` says in messages where `name` was read.
     """
     root = os.path.realpath(data)
     path = os.path.join(root, name)
@@ -39,8 +39,9 @@ def _is_path(name: str) -> bool:
 def move_all(data: Path, log: Log, path: Path) -> int:
     """Make the moves of `log` that were not made yet, and return their number.
 
-    `path` is the log's file. A folder is noted in it before it is made. Raises DataError if a file is neither at its
-    source nor at its target, or if another file is at its target. Then nothing was moved.
+    `path` is the log's file. A new folder is added to the log before it is made. Raises DataError if a file is neither
+    at its source nor at its target, or if another file is at its target. Then nothing was moved. If a move
+    fails later, the moves before it stay made.
     """
     pending = [(move.source, move.target) for move in log.moves]
     for source, target in (left := _left(data, pending, path)):
@@ -51,9 +52,9 @@ def move_all(data: Path, log: Log, path: Path) -> int:
 
 
 def move_back(data: Path, log: Log, path: Path) -> None:
-    """Take the moves of `log` back, the last first, and remove the folders that were made for them.
+    """Undo the moves of `log`, the last first, and remove the folders that were made for them.
 
-    Raises DataError in the cases of `move_all`, and then moves nothing.
+    Raises DataError in the same cases as `move_all`.
     """
     for folder in log.folders:
         require_inside(data, folder, str(path))
@@ -63,7 +64,7 @@ def move_back(data: Path, log: Log, path: Path) -> None:
         _rename(data, source, target)
     _flush(data, left)
     for folder in reversed(log.folders):
-        with suppress(OSError):  # it holds other files
+        with suppress(OSError):  # the folder holds other files
             os.rmdir(os.path.join(data, folder))
 
 
@@ -97,7 +98,7 @@ def _make_folder(data: Path, name: str, log: Log, path: Path) -> None:
 
 
 def _rename(data: Path, source: str, target: str) -> None:
-    """Rename a file. Where the disk has hard links, a file that appears at `target` meanwhile is not overwritten."""
+    """Rename a file. If the disk has hard links, a file that appears at `target` meanwhile is not overwritten."""
     old, new = os.path.join(data, source), os.path.join(data, target)
     try:
         os.link(old, new)

@@ -9,8 +9,8 @@ from headstart.pipeline.labels.result import FoundLabels, Suspect
 from headstart.pipeline.pages.html import escaped, isolated, items, more, write_html
 from headstart.pipeline.pages.pictures import Pictures
 
-SHOWN = 100  # likely label errors with thumbnails
-CONFLICTS, FILES = 40, 8  # groups with different labels, and images of each
+SHOWN = 100  # at most this many likely label errors have thumbnails
+CONFLICTS, FILES = 40, 8  # at most this many groups with different labels, and images of each
 
 
 def write_page(found: FoundLabels, path: Path) -> None:

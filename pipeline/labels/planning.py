@@ -1,4 +1,4 @@
-"""Plan the moves of a folder's images to other classes, and check all of them before the first is made."""
+"""Plan the moves of a folder's images to other classes. All moves are checked before the first is made."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ _LONGEST = 255  # bytes of a file's name
 
 
 def require_classes(rows: Sequence[Row], class_names: Sequence[str], data: Path) -> None:
-    """Raise a DataError if the action of a row is no class of `data`, or if a class is called like an action."""
+    """Raise a DataError if an action is neither `aside` nor a class, or if a class is named like an action."""
     known = set(class_names)
     if both := known & {ASIDE, SUGGESTED}:
         raise DataError(f"{data}: its class {min(both)} is called like an action of --apply; rename the class first")
@@ -33,7 +33,7 @@ def require_classes(rows: Sequence[Row], class_names: Sequence[str], data: Path)
 
 
 def require_label(row: Row, label: str | None, split: str, data: Path) -> None:
-    """Raise a DataError unless the image of `row` still has the row's label, and is of no given test split."""
+    """Raise a DataError if the image of `row` now has a `label` other than the row's, or if its `split` is test."""
     if label is None or label != as_label(row.label):
         now = f"is {label!r} now" if label is not None else "has no class"
         raise DataError(
@@ -47,8 +47,9 @@ def require_label(row: Row, label: str | None, split: str, data: Path) -> None:
 def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[Move]:
     """Return the moves for `rows` that are not in `log` yet.
 
-    The names after the moves are read as the folder is: each moved image must get its new class in the same split, and
-    all others must keep theirs. Raises DataError if not, and if a row does not fit the folder.
+    The names after the moves are read in the same way as the folder. Each moved image must then have its new class in
+    the same split, and each other image must keep its class and split. Raises DataError if this fails, or if a row does
+    not fit the folder.
     """
     names, listing = folder_names(data)
     before = read_names(names, str(data), config, listing.empty)
@@ -81,7 +82,7 @@ def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[
 def _require_reading(
     data: Path, moves: Sequence[Move], names: Sequence[str], before: Reading, config: DataConfig, empty: Sequence[str]
 ) -> None:
-    """Raise a DataError unless `data` would be read in the same way after `moves`, but for the moved images."""
+    """Raise a DataError if, after `moves`, an image would be read with a split or class that is not intended."""
     expected = dict(zip(names, zip(before.splits, before.labels, strict=True), strict=True))
     for move in moves:
         split, _ = expected.pop(move.source)
@@ -104,7 +105,7 @@ def _require_reading(
 
 
 def _target(data: Path, row: Row, reading: Reading, names: Sequence[str], config: DataConfig, taken: set[str]) -> str:
-    """Return the path to which the image of `row` is moved. It is relative to `data`, and free."""
+    """Return the path to which the image of `row` is moved. It is relative to `data`, and there is no file at it."""
     wanted = as_label(row.action)
     at = None if config.label_from or row.action == ASIDE else _class_folder(row.path, as_label(row.label), config)
     if row.action == ASIDE:
@@ -123,7 +124,7 @@ def _target(data: Path, row: Row, reading: Reading, names: Sequence[str], config
 
 
 def _class_folder(path: str, label: str, config: DataConfig) -> int | None:
-    """Return the index of the part of `path` that is the class folder of `label`; None if no folder is."""
+    """Return the index of the part of `path` that is the class folder of `label`, or None if there is no such part."""
     found = [at for at, part in enumerate(path.split("/")[:-1]) if as_label(part) == label]
     if not found:
         return None
@@ -136,7 +137,7 @@ def _with_part(path: str, at: int, part: str) -> str:
 
 
 def _spelling(label: str, reading: Reading, names: Sequence[str], config: DataConfig) -> str:
-    """Return the name of the class folder of `label` as it is on disk, which may be in another Unicode form."""
+    """Return the name of the class folder of `label` on disk. It may have another Unicode form than `label`."""
     for name, one in zip(names, reading.labels, strict=True):
         if one == label and (at := _class_folder(name, label, config)) is not None:
             return name.split("/")[at]
@@ -150,7 +151,7 @@ def _numbered(path: str) -> Iterator[str]:
 
 
 def _renumbered(path: str) -> Iterator[str]:
-    """Yield `path`, and then `path` with higher numbers as its last number: `cat.7.jpg`, `cat.8.jpg`."""
+    """Yield `path`, and then `path` with higher values of the last number in its name: `cat.7.jpg`, `cat.8.jpg`."""
     yield path
     folder, name = os.path.split(path)
     stem, suffix = os.path.splitext(name)

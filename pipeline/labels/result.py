@@ -7,7 +7,7 @@ from typing import Any
 
 from headstart.pipeline.data.examples import Example
 
-_SHOWN = 10  # likely label errors in the summary
+_SHOWN = 10  # the summary has at most this many likely label errors
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Suspect:
     name: str  # its path, relative to DATA or to the folder of the list
     label: str
     suggested: str  # the most probable other class
-    score: float  # probability of `label`, in [0, 1], by models that were fitted without this image
+    score: float  # probability of `label`, in [0, 1], by a model that was fitted without this image
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of a likely label error."""
@@ -32,10 +32,10 @@ class FoundLabels:
     data: Path
     reading: list[str]  # lines that say how the data were read
     examples: int  # images that were examined
-    untouched: int  # images of the test split
+    untouched: int  # images of the test split, which are not examined
     issues: list[Suspect]  # likely label errors, the least probable label first
     conflicts: list[list[Suspect]]  # groups of copies and near-duplicates with different labels
-    agreeing: dict[str, list[Example]] = field(default_factory=dict)  # by the name of an issue; see `finding`
+    agreeing: dict[str, list[Example]] = field(default_factory=dict)  # by an issue's name; see `nearest_agreeing`
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -48,7 +48,7 @@ class FoundLabels:
         }
 
     def rows(self) -> list[Suspect]:
-        """Return the issues, and after these the images of conflicts that are no issues."""
+        """Return the issues, followed by the images of conflicts that are not among the issues."""
         known = {issue.name for issue in self.issues}
         return [*self.issues, *(one for group in self.conflicts for one in group if one.name not in known)]
 
@@ -80,8 +80,8 @@ class Changed:
 
     examples: int  # images of DATA, in all splits
     applied: int  # images whose label was changed, or that were put aside
-    undone: int  # changes that were taken back
-    log: Path | None  # takes the changes back; None if there are none
+    undone: int  # changes that were undone
+    log: Path | None  # the log from which --undo restores the labels, if there is one
     told: str  # the outcome in one sentence
 
     def fields(self) -> dict[str, Any]:

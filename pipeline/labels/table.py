@@ -1,4 +1,4 @@
-"""The CSV file of likely label errors, which a person edits: the column `action` says what is done to each image."""
+"""The CSV file of likely label errors. A person edits its column `action`, which gives the change of each image."""
 
 import csv
 import io
@@ -18,28 +18,28 @@ SUGGESTED, ASIDE = "suggested", "aside"  # actions; any other action is the name
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the file whose `action` is not empty."""
+    """A row of the file that has an action."""
 
     where: str  # file and number of the row, for messages
     path: str  # relative to DATA, or to the folder of the list
-    label: str  # of the image when the file was written
+    label: str  # the image's label when the file was written
     action: str  # `aside`, or the name of a class
 
 
 def write_table(path: Path, suspects: Iterable[Suspect]) -> None:
-    """Write a row for each of `suspects` to the CSV file `path`. The actions are empty."""
+    """Write a row with an empty action for each of `suspects` to the CSV file `path`."""
     rows = [(one.name, one.label, one.suggested, round(one.score, 4), "") for one in suspects]
     write_atomically(path, "".join(map(csv_line, [_COLUMNS, *rows])))
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise a DataError if the CSV file `path` exists and holds actions, which a person wrote."""
+    """Raise a DataError if the CSV file `path` exists and holds actions, which would be lost."""
     if path.exists() and (rows := read_table(path)):
         raise DataError(f"{rows[0].where}: has an action; --csv would lose it: name another file, or remove this one")
 
 
 def read_table(path: Path) -> list[Row]:
-    """Read the rows of a CSV file that have an action. A row that is there twice is one row.
+    """Read the rows of a CSV file that have an action. Several rows with the same image and action count once.
 
     Raises DataError if the file can't be read as CSV, lacks a column, or has different actions for one image.
     """
@@ -48,7 +48,7 @@ def read_table(path: Path) -> list[Row]:
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror}); name the file that --csv wrote") from error
     header = text.partition("\n")[0]
-    delimiter = max(",\t;", key=header.count)  # a spreadsheet may have written another one
+    delimiter = max(",\t;", key=header.count)  # a spreadsheet program may have changed the delimiter
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: dict[str, Row] = {}
     try:
@@ -64,7 +64,10 @@ def read_table(path: Path) -> list[Row]:
 
 
 def _row(where: str, cells: dict[str, str | None]) -> Row | None:
-    """Return the row of `cells`, or None if it has no action. `suggested` becomes the name of the suggested class."""
+    """Return the row of `cells`, or None if it has no action or its action is its label.
+
+    The action `suggested` is replaced by the name of the suggested class.
+    """
     if None in cells:
         raise DataError(f"{where}: has more cells than the header; write it as --csv does")
     value = {name: original_text(cells.get(name) or "") for name in _COLUMNS}

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, without a script. Their colours come from the page's style, light or dark."""
+"""Charts as inline SVG, without scripts. Their colours come from the page's light or dark style."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headstart.pipeline.pages.html import escaped
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# matplotlib draws in these colours. `chart` then replaces them by variables of the style, so no chart may need them.
+# matplotlib draws in these colours, and `chart` replaces them by variables of the style. So they have no other use.
 _COLOURS = {"#010203": "--ink", "#020304": "--soft", "#030405": "--line", "#040506": "--paper"}
 _SERIES = {"#111213": "--c0", "#121314": "--c1", "#131415": "--c2", "#141516": "--bad"}
 INK, SOFT, LINE, PAPER = _COLOURS
@@ -25,7 +25,7 @@ _BINS, _WIDTH, _HEIGHT = 24, 240, 60
 
 
 def stacked_bar(counts: Sequence[int], longest: int) -> str:
-    """Return an SVG bar with a part for each of `counts`, side by side. Counts that sum to `longest` fill the width."""
+    """Return an SVG bar with a part for each of `counts`, side by side. The full width stands for `longest`."""
     parts, start = [], 0.0
     for number, count in enumerate(counts):
         width = 100 * count / max(1, longest)
@@ -55,7 +55,7 @@ def chart(draw: Callable[[Axes], None], title: str, alt: str, size: tuple[float,
     """Return a chart as an HTML figure with the caption `title`.
 
     Args:
-        draw: draws on matplotlib's axes, in the colours `SERIES`, `INK`, `SOFT` or `LINE`.
+        draw: draws on matplotlib axes, in the colours `SERIES`, `INK`, `SOFT` or `LINE`.
         alt: the text for readers who can't see the chart.
         size: width and height in inches of 72 points. The page scales the chart to its own width.
     """
@@ -63,7 +63,7 @@ def chart(draw: Callable[[Axes], None], title: str, alt: str, size: tuple[float,
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_settings(title)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # matplotlib's font lacks letters that the browser's has
+        warnings.simplefilter("ignore")  # matplotlib warns of letters that its font lacks; the browser has them
         figure = Figure(size, layout="constrained")
         draw(figure.subplots())
         figure.savefig(data := io.StringIO(), format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -80,7 +80,7 @@ def chart(draw: Callable[[Axes], None], title: str, alt: str, size: tuple[float,
 
 
 def side_by_side(*charts: str) -> str:
-    """Return HTML of charts side by side or, on a narrow page, one below the other."""
+    """Return HTML of charts side by side. On a narrow page, they are one below the other."""
     return f"<div class=plots>{''.join(charts)}</div>"
 
 

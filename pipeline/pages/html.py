@@ -1,4 +1,4 @@
-"""HTML from text that anybody may have written, such as names of files and classes. The text never acts as HTML."""
+"""HTML from untrusted text, such as names of files and classes. The text never acts as HTML."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -34,14 +34,14 @@ def isolated(value: object) -> str:
 
 
 def items(lines: Sequence[str], kind: str) -> str:
-    """Return an HTML list of `lines`, with the CSS class `kind`; an empty string without lines."""
+    """Return an HTML list of `lines`, with the CSS class `kind`. Without lines, it is empty."""
     return f"<ul class={kind}>{''.join(f'<li>{escaped(line)}' for line in lines)}</ul>" if lines else ""
 
 
 def more(all: Sequence[object], shown: int, what: str = "") -> str:
-    """Return a line with the number of elements of `all` after the first `shown`; an empty string if it is 0.
+    """Return a line with the number of elements of `all` that are not shown, or an empty string if there are none.
 
-    `what` names the elements.
+    The first `shown` elements are shown. `what` names the elements.
     """
     left = len(all) - shown
     return f"<p class=more>and {left:,} more {what}</p>" if left > 0 else ""

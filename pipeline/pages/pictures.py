@@ -26,7 +26,7 @@ class Pictures:
                 advance(1)
 
     def html(self, image: ImageFile, alt: str = "") -> str:
-        """Return the thumbnail of `image` as HTML, with the path as its `title`. Without a thumbnail, return a text."""
+        """Return the thumbnail of `image` as HTML, with the path as its `title`. If it has none, return a text."""
         url, path = self._urls.get(image.digest), escaped(image.path)
         if not url:
             return f"<span class=none title='{path}'>no picture</span>"

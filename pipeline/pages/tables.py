@@ -1,13 +1,13 @@
-"""Tables of a page, which can be read aloud: with a caption, and with the headers of columns and rows."""
+"""Accessible tables of a page: a screen reader finds a caption, and headers of columns and rows."""
 
 from collections.abc import Iterable, Sequence
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """Return an HTML table of the CSS class `kind`. On a narrow page it scrolls by itself.
+    """Return an HTML table of the CSS class `kind`. On a narrow page, the table scrolls, and the page does not.
 
-    `caption`, `columns` and the cells of `rows` are HTML. The first cell of a row is its header. A cell may begin with
-    `<td`, to have attributes of its own.
+    `caption`, `columns` and the cells of `rows` are HTML. The first cell of a row is its header. A cell that
+    begins with `<td` may have its own attributes.
     """
     head = "".join(f"<th scope=col>{column}</th>" for column in columns)
     body = "".join(f"<tr><th scope=row>{row[0]}</th>{''.join(map(_cell, row[1:]))}</tr>" for row in rows)

@@ -1,4 +1,4 @@
-"""How far an answer can be trusted: calibrated probabilities, `unsure`, sets of labels, and unlike images."""
+"""Say how far an answer can be trusted: calibrated probabilities, `unsure`, sets of labels, and unlike images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from headstart.pipeline.scoring.unlike import Reference
 
 @dataclass(frozen=True)
 class Trust:
-    """The calibration of the model that answers, and the options of `predict` that rest on it."""
+    """The calibration of the model that answers, and the options of `predict` that use it."""
 
-    calibration: Calibration | None = None  # None: probabilities are as the model gives them
+    calibration: Calibration | None = None  # None: probabilities are not calibrated
     reference: Reference | None = None  # None: it is unknown which images are unlike
-    abstain: float = 0.0  # an answer with a lower probability is unsure; 0 never
-    set_threshold: float | None = None  # the least probability of a label in the set; None: there are no sets
+    abstain: float = 0.0  # an answer with a lower probability is unsure; with 0, no answer is
+    set_threshold: float | None = None  # labels from this probability on are in the set; None: there are no sets
 
     @property
     def farthest(self) -> float | None:
@@ -34,16 +34,16 @@ class Trust:
         return self.calibration.distance if self.calibration and self.reference else None
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return probabilities, float64 [N, C], of logits, float [N, 1 or C]."""
+        """Return the probabilities, float64 [N, C], for `logits`, float [N, 1 or C]."""
         return self.calibration.probabilities(logits) if self.calibration else probabilities(logits)
 
     def labels(self, chances: np.ndarray) -> list[int]:
-        """Return the set of labels of an image, the likeliest first. `chances` is float64 [C]."""
+        """Return the set of labels of an image, the most probable first. `chances` is float64 [C]."""
         order = np.argsort(-chances, kind="stable")
         return [label for label in order.tolist() if chances[label] >= (self.set_threshold or 0.0)]
 
     def decides(self) -> dict[str, Any]:
-        """Return the values that decide the answers beside the logits, as JSON values."""
+        """Return the values that decide the answers in addition to the logits, as a JSON object."""
         calibration = {"temperature": self.calibration.temperature} if self.calibration else {}
         options = {"abstain": self.abstain, "set_threshold": self.set_threshold}
         found: dict[str, Any] = {**calibration, **{name: value for name, value in options.items() if value}}
@@ -53,11 +53,11 @@ class Trust:
 
 
 def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
-    """Return how answers of the model `choice` are judged.
+    """Read the calibration of the model `choice`, and apply the options `config`.
 
-    Raises OptionError if `config.conformal` needs more val images than the run has, and if `config.abstain` meets a
-    threshold. A line tells that a run of an
-    earlier version has no calibration.
+    Raises OptionError if `config.abstain` meets a threshold, and if `config.conformal` needs more val images than the
+    run has, or a calibration that the run does not hold. Without `config.conformal`, a run without a calibration only
+    causes a line on the console.
     """
     if config.abstain and moved(choice.threshold):
         raise OptionError(

@@ -1,1 +1,1 @@
-"""Write what is known of a run as one HTML page."""
+"""`headstart report`: write one HTML page about a run, or about several runs."""

@@ -9,7 +9,7 @@ from headstart.features.options import option
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Where the report is written."""
+    """The file to write, and what the report includes."""
 
     output: Path = option(Path("report.html"), "HTML page to write. An earlier report there is replaced.")
     study: bool = option(

@@ -1,4 +1,4 @@
-"""Which classes are confused, and how well each class is recognised."""
+"""The sections of the report on confused classes, and on the figures of each class."""
 
 import numpy as np
 from headstart.pipeline.pages.html import isolated, more
@@ -12,7 +12,7 @@ _OPENED = 40  # a table of more classes is folded
 
 
 def confusion(evidence: Evidence) -> str:
-    """Return a matrix of the better model's answers or, of many classes, the pairs that are confused most often."""
+    """Return the better model's confusion matrix. For many classes, return the pairs that are confused most often."""
     found = evidence.predictions
     if not found:
         return ""
@@ -39,7 +39,7 @@ def confusion(evidence: Evidence) -> str:
 
 
 def classes(evidence: Evidence) -> str:
-    """Return a table of the better model's figures for each class, the least recognised first."""
+    """Return a table of the better model's figures for each class, the class with the lowest recall first."""
     if not evidence.predictions:
         return ""
     found = sorted(

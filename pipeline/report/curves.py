@@ -11,7 +11,7 @@ from headstart.pipeline.report.evidence import NAMES, Evidence
 from headstart.pipeline.scoring.calibration import calibration_error, reliability
 from headstart.pipeline.scoring.metrics import probabilities, roc_auc
 
-_MOST_CURVES = 6  # classes of which each has a curve against the rest
+_MOST_CURVES = 6  # with more classes, there are no curves of each class against the rest
 _POINTS = 300  # of a curve
 _STYLES = ("-", "--", ":", "-.")
 
@@ -57,7 +57,11 @@ def _course(name: str, series: dict[str, list[float]], first: int, chosen: list[
 
 
 def detection(evidence: Evidence) -> str:
-    """Return ROC and precision-recall curves: of each model for two classes, of each class for a few; else nothing."""
+    """Return ROC and precision-recall curves.
+
+    With two classes, each model has a curve. With up to six, each class has a curve by the better model. With more, the
+    result is empty.
+    """
     found = evidence.predictions
     if not found or len(found.class_names) > _MOST_CURVES:
         return ""
@@ -115,7 +119,7 @@ def _lines(
 
 
 def calibration(evidence: Evidence) -> str:
-    """Return a reliability diagram of each model before and after temperature scaling, and a table of the errors."""
+    """Return reliability diagrams of each model before and after temperature scaling, and a table of their errors."""
     found = evidence.predictions
     if not found:
         return ""

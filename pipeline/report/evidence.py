@@ -1,4 +1,4 @@
-"""What is known of a run: its predictions, its data where they are at hand, and what is missing."""
+"""Collect what the report needs of a run: its predictions, its data if they are at hand, and what is missing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,12 +29,12 @@ NAMES = {"head": "the head", "finetuned": "the fine-tuned classifier"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """A run, and what was found out about it. `missing` has a line for each thing that was not."""
+    """A run, its predictions and its data. `missing` has a line for each part that could not be had."""
 
     run: Run
     scored: str  # a phrase that names the examples, such as `test`
     key: str  # of the metrics under `evaluate` in `metrics.json`
-    stem: str  # of the predictions' file
+    stem: str  # of the name of the predictions' file
     predictions: Predictions | None
     val: Predictions | None
     data: FeaturedExamples | None  # the data that were scored
@@ -59,20 +59,23 @@ class Evidence:
 
     @property
     def answering(self) -> str:
-        """Return the model by which `predict` answers. Unlike the better one of these images, it is chosen on val."""
+        """Return the model by which `predict` answers. It was chosen on val, not by the figures on these examples."""
         chosen = choose_model(self.run, "auto").model
         return chosen if chosen in self.models else self.models[0]
 
     @property
     def seen(self) -> dict[str, int | None]:
-        """Return how many of the scored images are in train, too, as `evaluate` found; empty if it did not look."""
+        """Return the numbers of scored images with a copy or near-duplicate in train, as `evaluate` counted them.
+
+        The result is empty if it did not count.
+        """
         kept = self.run.metrics().get("evaluate", {}).get(self.key, {})
         names = ("duplicates_in_train", "near_duplicates_in_train")
         return {name: kept[name] for name in names if isinstance(kept.get(name, 0.0), int | None)}
 
     @cached_property
     def temperatures(self) -> dict[str, float]:
-        """Return the temperature of each model that the run keeps, or that predictions on val give."""
+        """Return the temperature of each model, from the run's calibration or else from the predictions on val."""
         kept = {model: read_calibration(self.run, model) for model in self.models}
         known = {model: one.temperature for model, one in kept.items() if one}
         val = self.val
@@ -110,8 +113,8 @@ class Evidence:
 def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
     """Collect the evidence for the run at `path`. A split without predictions is evaluated first.
 
-    If the run's data, store or weights are gone, the evidence is what the run alone holds, and says so. Raises RunError
-    if there is no run, and the errors of `evaluate` if places were named that can't be used.
+    If the run's data, store or weights are missing, the evidence comes from the run alone, and `missing` says so.
+    Raises RunError if there is no run, and the errors of `evaluate` if places were named that can't be used.
     """
     run, missing = Run.open(path), list[str]()
     try:
@@ -133,7 +136,7 @@ def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
 
 
 def _or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | None:
-    """Return what `load` returns. If it can't, return None, and add `what` and the reason to `missing`."""
+    """Return the result of `load`. If it fails, return None, and add `what` and the reason to `missing`."""
     try:
         return load()
     except HeadstartError as error:
@@ -142,7 +145,7 @@ def _or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | N
 
 
 def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predictions:
-    """Return the predictions on val of the run's own data, `trained`. Without the data, return those in the run."""
+    """Return the predictions on val of the run's own data, `trained`. Without the data, read them from the run."""
     if trained is None:
         return read_predictions(run, "val")
     if not trained.of("val"):
@@ -151,7 +154,7 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
 
 
 def _predictions(run: Run, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
-    """Return the predictions on the examples `taken`. Evaluate first if they, or those of a model, are missing."""
+    """Return the predictions on the examples `taken`. Evaluate first if the predictions of a model are missing."""
     tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0
     found = _or_missing(lambda: read_predictions(run, taken.stem), "", [])
     names = run.class_names()

@@ -1,4 +1,4 @@
-"""The data and the settings of a run."""
+"""The sections of the report on the data and the settings of a run."""
 
 from collections import Counter
 from typing import Any
@@ -17,7 +17,7 @@ _UNSET: tuple[Any, ...] = (None, "", [], ())
 
 
 def data(evidence: Evidence) -> str:
-    """Return how the data were read, the images of each class and split, rejects, duplicates and leaks."""
+    """Return the section on how the data were read, the images of each class and split, copies, leaks and rejects."""
     run, found = evidence.run, evidence.trained
     try:
         rows = read_csv(run.examples_file, EXAMPLES_COLUMNS)
@@ -40,7 +40,7 @@ def data(evidence: Evidence) -> str:
 
 
 def _copies(rows: list[dict[str, str]]) -> list[str]:
-    """Return a line each on copies, on copies in several splits, and on copies with several labels."""
+    """Return three lines: the numbers of copies, of images in several splits, and of images in several classes."""
     labels, splits, times = dict[str, set[str]](), dict[str, set[str]](), Counter(row["digest"] for row in rows)
     for row in rows:
         labels.setdefault(row["digest"], set()).add(row["label"])
@@ -77,7 +77,7 @@ def _rejects(evidence: Evidence) -> str:
 
 
 def settings(evidence: Evidence) -> str:
-    """Return tables of the settings that made the run, and of the versions."""
+    """Return tables of the run's settings, and of the versions of the software that made it."""
     config = evidence.run.config()
     phases = evidence.run.metrics()
     general = {

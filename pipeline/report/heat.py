@@ -1,4 +1,4 @@
-"""Maps of the regions of an image that spoke for a classifier's answer (Grad-CAM, arXiv 1610.02391)."""
+"""Maps of the image regions that support a classifier's answer (Grad-CAM, arXiv 1610.02391)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,16 +12,17 @@ from headstart.pipeline.pages.pictures import jpeg_url
 from headstart.pipeline.runs import Run
 from PIL import Image
 
-_SIDE, _BATCH = 160, 8  # pixels of a map; images in a pass
+_SIDE, _BATCH = 160, 8  # pixels along the side of a map; images in a batch
 _OPACITY = 0.5
 
 
 def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], labels: Sequence[int]) -> dict[str, str]:
-    """Return a map for each digest of `images` that can be decoded, as a `data:` URL of a JPEG.
+    """Return a map for the digest of each of `images` that can be decoded, as a `data:` URL of a JPEG.
 
-    A map shows the regions that spoke for the class of `labels` in the fine-tuned classifier: its gradient at the last
-    cut, laid over the image as the network sees it. The head takes the mean of a cut over space, so the gradient is
-    that of the head. Raises OptionError if the features are no mean over space.
+    A map shows the regions that support the class of `labels` in the fine-tuned classifier, laid over the image as the
+    network sees it. It is the map of the last cut, weighted by the gradient of the class's logit. The head takes means
+    over space, so the gradient with respect to these means is enough. Raises OptionError if the features are no means
+    over space.
     """
     from headstart.features.images.batches import decoded_batches
     from headstart.features.tensorflow import keras
@@ -45,14 +46,14 @@ def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], lab
 
 
 def _slopes(head: Any, maps: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarray:
-    """Return the gradient, float32 [B, D], of each image's logit for its label, with respect to its features."""
+    """Return the gradient of each image's logit for its label with respect to its features, float32 [B, D]."""
     from headstart.features.tensorflow import tf
 
     features = tf.constant(np.concatenate([one.mean(axis=(1, 2)) for one in maps], axis=1))
     with tf.GradientTape() as tape:
         tape.watch(features)
         logits = head(features, training=False)
-        if logits.shape[1] == 1:  # the only logit speaks for the second class, and against the first
+        if logits.shape[1] == 1:  # the only logit is high for the second class, and low for the first
             chosen = logits[:, 0] * (2.0 * np.array(labels, np.float32) - 1.0)
         else:
             chosen = tf.gather(logits, np.array(labels), axis=1, batch_dims=1)
@@ -60,7 +61,7 @@ def _slopes(head: Any, maps: Sequence[np.ndarray], labels: Sequence[int]) -> np.
 
 
 def _laid_over(pixels: np.ndarray, strength: np.ndarray) -> Image.Image:
-    """Lay `strength`, float32 [h, w], in colours over `pixels`, uint8 [H, W, 3]. Strengths under 0 count as 0."""
+    """Lay `strength`, float32 [h, w], in colours over `pixels`, uint8 [H, W, 3]. Negative strengths count as 0."""
     from matplotlib import colormaps
 
     positive = np.maximum(strength, 0)

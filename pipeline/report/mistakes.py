@@ -1,4 +1,4 @@
-"""The most confident mistakes, beside what they were learnt from, and the examples that fine-tuning changed."""
+"""The most confident mistakes with the nearest training images, and the examples that fine-tuning changed."""
 
 import os
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ class Gallery:
 
     evidence: Evidence
     mistakes: list[int]  # positions in the predictions, the most confident first
-    mended: list[int]
-    spoiled: list[int]
+    mended: list[int]  # positions of the examples that only the fine-tuned classifier gets right
+    spoiled: list[int]  # positions of the examples that only the head gets right
     neighbours: dict[int, list[Example]] = field(default_factory=dict)  # by position
     maps: dict[str, str] = field(default_factory=dict)  # by digest
     notes: list[str] = field(default_factory=list)  # what was left out, and why
@@ -34,7 +34,7 @@ class Gallery:
 
 
 def gallery(evidence: Evidence) -> Gallery:
-    """Choose the examples to show, and make their pictures. Without the images, there are only captions."""
+    """Choose the examples to show, and make their pictures. If the images are missing, make no pictures."""
     found = evidence.predictions
     if not found:
         return Gallery(evidence, [], [], [])
@@ -65,7 +65,7 @@ def _find_neighbours(made: Gallery, found: Predictions) -> None:
     shown = made.mistakes[:SHOWN]
     queries = data.labelled([made.evidence.examples[found.digests[at]] for at in shown]).features
     nearest = Neighbours(trained.labelled(searched).features).nearest(queries, _NEIGHBOURS + 1)
-    for at, rows in zip(shown, nearest.rows, strict=True):  # an image that is in train itself is no neighbour
+    for at, rows in zip(shown, nearest.rows, strict=True):  # the image itself may be in train, and is no neighbour
         others = [searched[row] for row in rows if searched[row].image.digest != found.digests[at]]
         made.neighbours[at] = others[:_NEIGHBOURS]
 
@@ -82,7 +82,7 @@ def _draw_maps(made: Gallery, found: Predictions, predicted: np.ndarray) -> None
 
 
 def mistakes(made: Gallery) -> str:
-    """Return the most confident mistakes, each with its map and the training images nearest to it."""
+    """Return HTML of the most confident mistakes, each with its map and the nearest training images."""
     evidence = made.evidence
     found = evidence.predictions
     if not found:
@@ -104,7 +104,7 @@ def mistakes(made: Gallery) -> str:
 
 
 def changed(made: Gallery) -> str:
-    """Return the examples that only one of head and fine-tuned classifier gets right."""
+    """Return HTML of the examples that either the head or the fine-tuned classifier gets right, but not both."""
     if not made.evidence.comparable:
         return ""
     kinds = {"mended by fine-tuning": made.mended, "spoiled by fine-tuning": made.spoiled}
@@ -127,7 +127,7 @@ def _kind(made: Gallery, title: str, rows: Sequence[int]) -> str:
 
 
 def _figure(made: Gallery, at: int, caption: str) -> str:
-    """Return a figure of the example at a position. Without its image, the figure is the caption alone."""
+    """Return a figure of the example at the position `at`. Without pictures, the figure has only its caption."""
     found = made.evidence.predictions
     assert found
     path = f"<small>{isolated(_within(found.paths[at], made.evidence.run.config()['data']))}</small>"
@@ -153,5 +153,5 @@ def _near(made: Gallery, examples: Sequence[Example]) -> str:
 
 
 def _within(path: str, data: str) -> str:
-    """Return `path` without the folder `data`, if it lies in it."""
+    """Return `path` relative to the folder `data` if it lies in this folder; otherwise return `path`."""
     return path.removeprefix(f"{data.rstrip(os.sep)}{os.sep}")

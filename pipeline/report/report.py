@@ -1,4 +1,4 @@
-"""`headstart report`: one page about a run, or about several side by side."""
+"""`headstart report`: write one page about a run, or about several runs side by side."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ReportResult:
 
     report: Path
     bytes: int
-    missing: list[str]  # what the page leaves out, and why
+    missing: list[str]  # a line for each part that the page leaves out, with the reason
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -48,9 +48,9 @@ def report(
 ) -> ReportResult:
     """Write a page about the run at `paths`, or about several runs side by side, to `config.output`.
 
-    A split without predictions is evaluated first. If the data of a run are gone, the page has what the run alone
-    holds. Raises RunError if a path is no run, OptionError if `config.output` can't be used or a run is named twice,
-    and the errors of `evaluate` and, for several runs, of `compare`.
+    A split without predictions is evaluated first. If the data of a run are missing, the page is made from the run
+    alone. Raises RunError if a path is no run, and OptionError if `config.output` can't be used or a run is named
+    twice. Also raises the errors of `evaluate` and, for several runs, of `compare`.
 
     Args:
         split, places: see `evaluate`.
@@ -64,7 +64,10 @@ def report(
 
 
 def _require_replaceable(config: ReportConfig) -> None:
-    """Raise an OptionError if there is something at `config.output` that is no page of headstart."""
+    """Raise an OptionError if `config.output` is no regular file, or a file that is not to be replaced.
+
+    Without `config.overwrite`, only a page of headstart is replaced.
+    """
     file = config.output
     if file.is_dir() or (file.exists() and not file.is_file()):
         raise OptionError(f"--output {file}: is no regular file; give another name")

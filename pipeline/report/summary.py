@@ -1,4 +1,4 @@
-"""The beginning of the report: three sentences, what was left out, and the figures of each model."""
+"""The beginning of the report: three sentences, the parts that are left out, and the figures of each model."""
 
 from headstart.pipeline.pages.html import escaped, isolated, items
 from headstart.pipeline.pages.tables import table
@@ -8,7 +8,10 @@ from headstart.pipeline.scoring.metrics import confusions, mcnemar
 
 
 def summary(evidence: Evidence) -> str:
-    """Return HTML of three sentences: how good the better model is, what fine-tuning changed, and what goes wrong."""
+    """Return HTML of three sentences: the better model's accuracy, the effect of fine-tuning, and the main error.
+
+    A list of the parts that the report leaves out follows.
+    """
     left_out = items([f"left out: {line}" for line in evidence.missing], "problems")
     if not evidence.predictions:
         phases = evidence.run.metrics()
@@ -24,7 +27,7 @@ def summary(evidence: Evidence) -> str:
 
 
 def figures(evidence: Evidence) -> str:
-    """Return a table of the figures of each model; empty without predictions."""
+    """Return a table of the figures of each model, or an empty string without predictions."""
     if not evidence.predictions:
         return ""
     top = ["top5"] if evidence.metrics[evidence.answering]["top5"] is not None else []
@@ -40,7 +43,7 @@ def figures(evidence: Evidence) -> str:
 
 
 def figure(value: float | list[float] | None) -> str:
-    """Return a figure, or the ends of an interval, with four or three digits; a dash for None."""
+    """Return a figure with four decimals, the ends of an interval with three, or a dash for None."""
     if value is None:
         return "-"
     return f"{value[0]:.3f} to {value[1]:.3f}" if isinstance(value, list) else f"{value:.4f}"

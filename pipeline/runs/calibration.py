@@ -1,6 +1,7 @@
-"""The calibration of a run's models, and the training images to which `predict` compares others.
+"""Keep the calibration and the reference of a run's models. `predict` compares images to the reference.
 
-A run may come from elsewhere: what is read is checked. A run of an earlier version has neither.
+A run may come from elsewhere, so its files are checked when they are read. A run of an earlier version has no such
+files.
 """
 
 from typing import Any
@@ -54,14 +55,14 @@ def read_reference(run: Run, model: str) -> Reference | None:
         return None
     require_regular(file, _MOST_BYTES)
     try:
-        found: Any = np.load(file, mmap_mode="r", allow_pickle=False)  # a file shorter than it says is refused
+        found: Any = np.load(file, mmap_mode="r", allow_pickle=False)  # fails for a file that is cut off
         if found.ndim != 2 or found.dtype != np.float16 or not found.size or not np.isfinite(found).all():
             raise ValueError
-    except (ValueError, EOFError, AttributeError) as error:  # NumPy's words advise to run code from the file
+    except (ValueError, EOFError, AttributeError) as error:  # NumPy's message, which is not shown, advises to run code
         raise RunError(f"{file}: holds no features of training images, or is cut off; {REMEDY}") from error
     return Reference(np.array(found))
 
 
 def _origin(run: Run, model: str) -> str:
-    """Return the model whose values `model` has: those of the head, if no epoch of fine-tuning was better."""
+    """Return the model whose calibration applies: the head, if no epoch of fine-tuning was better; else `model`."""
     return "head" if run.metrics().get("finetune", {}).get("best_epoch") == 0 else model

@@ -1,1 +1,1 @@
-"""Figures that say how good a model is, and baselines to compare them with."""
+"""Metrics of models, and baselines to compare them with."""

@@ -17,13 +17,13 @@ _LOGISTIC = "logistic regression"
 
 @dataclass(frozen=True)
 class Baseline:
-    """The score of a method at one setting: figures on the validation rows, as means over the folds."""
+    """A method at one setting. Its figures are means over the folds, each on the validation rows of a fold."""
 
     name: str
     setting: dict[str, Any]
     loss: float
     accuracy: float
-    other: dict[str, float] = field(default_factory=dict)  # the figure by which heads are chosen, if it is neither
+    other: dict[str, float] = field(default_factory=dict)  # the figure `choose_by`, if it is a third one
 
     @property
     def figures(self) -> dict[str, float]:
@@ -65,7 +65,7 @@ def logistic_regression(strength: float) -> Any:
 
 
 def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
-    """Fit `logistic_regression` to features, float32 [N, D]. A model that has not converged is taken, too."""
+    """Fit `logistic_regression` to features, float32 [N, D]. It need not converge within its iterations."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
@@ -74,7 +74,7 @@ def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -
 
 
 def logistic_chances(model: Any, features: np.ndarray, classes: int) -> np.ndarray:
-    """Return the class probabilities, float64 [N, classes]. A class that `model` was not fitted to has 0."""
+    """Return class probabilities, float64 [N, classes]. A class without images in the fit has the probability 0."""
     chances = np.zeros((len(features), classes))
     chances[:, model.classes_] = model.predict_proba(features)
     return chances
@@ -83,9 +83,9 @@ def logistic_chances(model: Any, features: np.ndarray, classes: int) -> np.ndarr
 def fit_logistic(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy = "loss"
 ) -> Baseline:
-    """Fit logistic regression at weaker and weaker penalties, until the loss rises, and return the best.
+    """Fit logistic regression at weaker and weaker penalties, until the loss rises, and return the best one.
 
-    Weak penalties are slow. For the arguments see `fit_baselines`.
+    The search starts with strong penalties, because weak ones are slow. For the arguments see `fit_baselines`.
     """
     tried: list[Baseline] = []
     for strength in _STRENGTHS:
@@ -102,7 +102,7 @@ def fit_logistic(
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
 ) -> list[Baseline]:
-    """Score the method of nearest neighbours by cosine distance, at several numbers of neighbours.
+    """Score classification by nearest neighbours in cosine distance, at several numbers of neighbours.
 
     The probability of a class is its share of the neighbours, after one neighbour is added to each class.
     """
@@ -137,5 +137,5 @@ def _scored(
 
 
 def log_chances(chances: np.ndarray) -> np.ndarray:
-    """Return the logarithms of probabilities, float64 [N, C], which are logits. They are finite for 0, too."""
+    """Return the logarithms of probabilities, float64 [N, C], for use as logits. The logarithm of 0 is finite."""
     return np.asarray(np.log(np.maximum(chances, np.finfo(np.float32).tiny)))

@@ -1,4 +1,4 @@
-"""Calibration: temperature scaling, sets of labels, and how far probabilities are from observed frequencies."""
+"""Calibration: temperature scaling, sets of labels, and the gap between probabilities and observed frequencies."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from headstart.pipeline.scoring.metrics import cross_entropy, probabilities
 BINS = 15
 MOST_KEPT = 5000  # probabilities of val images in a run: up to 140 KB
 _COLDEST, _HOTTEST = 0.01, 100.0
-_PRIOR = 0.5  # standard deviation of log T; of 0.25, 0.5 and 1 the one with the least loss on unseen photographs
+_PRIOR = 0.5  # standard deviation of log T; of 0.25, 0.5 and 1, it gave the lowest loss on unseen photographs
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The results of a model on val from which probabilities and sets of labels of other images follow."""
+    """The values from val by which probabilities and sets of labels of other images are computed."""
 
     temperature: float  # logits are divided by it
     true_probabilities: list[float]  # of val images: the probability of the true label, ascending, at most `MOST_KEPT`
-    distance: float | None = None  # an image farther from the training images is unlike them; see `scoring.unlike`
+    distance: float | None = None  # an image at a larger distance is unlike the training images; see `scoring.unlike`
 
     def __post_init__(self) -> None:
         kept, distance = self.true_probabilities, self.distance or 0.0
@@ -36,24 +36,24 @@ class Calibration:
         return probabilities(logits / self.temperature)
 
     def set_threshold(self, alpha: float) -> float | None:
-        """Return the least probability of a label in the set that misses the true label with probability `alpha`.
+        """Return the probability from which a label is in the set of labels.
 
-        This is split conformal prediction with the score LAC (arXiv 2107.07511). The result is None if there are too
-        few val images, fewer than 1 / alpha - 1.
+        The set then lacks the true label with a probability of at most `alpha`. This is split conformal prediction with
+        the score LAC (arXiv 2107.07511). The result is None with fewer than 1 / alpha - 1 val images.
         """
         rank = math.floor(alpha * (len(self.true_probabilities) + 1))
         return self.true_probabilities[rank - 1] if rank else None
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray, distance: float | None = None) -> Calibration:
-    """Return the calibration of a model.
+    """Return the calibration of a model, from its `logits` on val.
 
-    `logits` on val are float [N, 1] (two classes) or [N, C], and `labels` int [N]. For `distance` see `Calibration`.
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. For `distance`, see `Calibration`.
     """
     temperature = fit_temperature(logits, labels)
     found = np.sort(probabilities(logits / temperature)[np.arange(len(labels)), labels])
     kept = min(len(found), MOST_KEPT)
-    # Of more images, these ranks are kept: `set_threshold` is then at most as high as with all of them.
+    # Of more than `MOST_KEPT` images, these ranks are kept. `set_threshold` is then never higher than with all images.
     ranks = np.arange(1, kept + 1) * (len(found) + 1) // (kept + 1)
     return Calibration(temperature, found[ranks - 1].tolist(), distance)
 
@@ -62,8 +62,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature T in [0.01, 100] that fits `logits / T` to the labels.
 
     See Guo et al., 2017, arXiv 1706.04599. T minimises the summed cross-entropy plus the negative log density of a
-    prior: log T is normal around 0. Without the prior, a model with no mistakes on a small val split would get a T near
-    0, and be certain of everything. `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
+    prior: log T is normal around 0. Without the prior, a model without mistakes on a small val split would get a T near
+    0, and so probabilities near 0 and 1. `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
     """
     from scipy.optimize import minimize_scalar
 
@@ -88,7 +88,7 @@ class Bin:
 def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
     """Sort the examples into 15 equally wide bins of confidence. Return the bins with examples, in ascending order.
 
-    `chances` has probabilities [N, C], and `labels` is int [N].
+    `chances` are probabilities, float [N, C], and `labels` is int [N].
     """
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     at = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -99,9 +99,9 @@ def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
 
 
 def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
-    """Return the expected calibration error in [0, 1]: the mean gap between confidence and accuracy of the bins.
+    """Return the expected calibration error in [0, 1]: the mean gap between confidence and accuracy over the bins.
 
-    Each bin has the weight of its number of examples. `chances` and `labels`: see `reliability`.
+    Bins are weighted by their numbers of examples. For the arguments, see `reliability`.
     """
     bins = reliability(chances, labels)
     return sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / len(labels)

@@ -32,7 +32,7 @@ class ValFigures:
     def __init__(self, choose_by: ChooseBy) -> None:
         self._choose_by = canonical(choose_by)
         self._examples, self._loss, self._right = 0, 0.0, 0.0
-        self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # logits or predicted labels of a batch, and its labels
+        self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # logits or predicted labels, and true labels
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Add a batch: logits, [N, 1] (two classes) or [N, C], and their labels, int [N]."""
@@ -45,7 +45,7 @@ class ValFigures:
             self._kept.append((logits if self._choose_by == "auc" else predicted_labels(logits), labels))
 
     def figures(self) -> dict[str, float]:
-        """Return `loss`, `accuracy`, and the figure `choose_by` if it is another. An undefined figure is NaN."""
+        """Return `loss`, `accuracy` and the figure `choose_by`, by name. An undefined figure is NaN."""
         found = {"loss": self._loss / self._examples, "accuracy": self._right / self._examples}
         if self._kept:
             found[self._choose_by] = self._other_figure()
@@ -63,9 +63,9 @@ class ValFigures:
 
 
 def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return three figures by name: `loss`, `accuracy` and `choose_by`. An undefined figure is NaN.
+    """Return `loss`, `accuracy` and the figure `choose_by`, by name. An undefined figure is NaN.
 
-    `logits` has the shape [N, 1 or C], and `labels` is int [N].
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
     """
     found = ValFigures(choose_by)
     found.add(logits, labels)
@@ -78,13 +78,13 @@ def as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
-    """Return the figure `choose_by` of `figures` as a number that is lower for better models."""
+    """Return the loss, or the negative of another figure `choose_by`, so that lower is better."""
     choose_by = canonical(choose_by)
     return figures["loss"] if choose_by == "loss" else -figures[choose_by]
 
 
 def rank(choose_by: ChooseBy, figures: Mapping[str, float | None]) -> tuple[float, float]:
-    """Return a sort key of `val_figures`: the smaller the key, the better. Of equal figures, the lower loss is better.
+    """Return a sort key of `val_figures`: the smaller the key, the better. If the figures are equal, the loss decides.
 
     A figure `choose_by` that is None or not finite is the worst. If the loss is not finite, the model has diverged, and
     the key is (inf, inf).
@@ -97,7 +97,7 @@ def rank(choose_by: ChooseBy, figures: Mapping[str, float | None]) -> tuple[floa
 
 
 def titled(choose_by: ChooseBy) -> str:
-    """Return the name of a figure for people, such as `balanced accuracy`."""
+    """Return the title of a figure, such as `balanced accuracy`."""
     names = {"f1": "macro F1", "auc": "AUC"}
     choose_by = canonical(choose_by)
     return names.get(choose_by, choose_by.replace("_", " "))

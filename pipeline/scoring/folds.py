@@ -1,4 +1,4 @@
-"""Draw the folds of cross-validation: similar class proportions in each, and images that belong together in one."""
+"""Draw the folds of cross-validation, with similar class proportions, and with each group of images in one fold."""
 
 from collections.abc import Hashable, Sequence
 

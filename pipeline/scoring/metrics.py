@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-MOST_CONFUSED = 100  # classes; with more, `confusion` is None, because the matrix grows with the square of the number
+MOST_CONFUSED = 100  # with more classes, `confusion` is None, because the matrix grows with their square
 _TOP, _CLASSES_FOR_TOP = 5, 10  # top-5 accuracy is of interest with more than ten classes
 
 
@@ -24,9 +24,9 @@ def _for_each_class(logits: np.ndarray) -> np.ndarray:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the fraction of rows of `logits`, [N, 1] (two classes) or [N, C], that predict their label, int [N].
+    """Return the fraction of rows of `logits` whose predicted label is their label.
 
-    A single logit predicts class 1 if it is over 0.
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. A single logit over 0 predicts class 1.
     """
     return float((predicted_labels(logits) == labels).mean())
 
@@ -37,7 +37,7 @@ def predicted_labels(logits: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean cross-entropy in nats of logits, [N, 1] (two classes) or [N, C], and labels, int [N].
+    """Return the mean cross-entropy in nats. `logits` is [N, 1] (two classes) or [N, C], and `labels` is int [N].
 
     This function runs in every epoch of training a head. SciPy's `logsumexp` would take two to five times as long.
     """
@@ -68,7 +68,10 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def top_accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the fraction of rows of `logits`, [N, C], whose label is among the five highest; None if C <= 10."""
+    """Return the fraction of rows whose label has one of the five highest logits, or None with up to ten classes.
+
+    `logits` is float [N, C], and `labels` is int [N].
+    """
     if logits.shape[1] <= _CLASSES_FOR_TOP:
         return None
     own = logits[np.arange(len(labels)), labels]
@@ -78,17 +81,21 @@ def top_accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
 def score(
     logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str], predicted: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Score logits, float [N, 1] (two classes) or [N, C], against labels, int [N] in [0, C); N >= 1.
+    """Return the metrics of logits on N >= 1 examples, by name. An undefined value is None.
 
     Args:
-        predicted: the predicted labels, int [N], if a threshold decided them; by default those of `predicted_labels`.
+        logits: float [N, 1] (two classes) or [N, C].
+        labels: int [N], in [0, C).
+        predicted: the predicted labels, int [N], if a threshold decided them. The default is `predicted_labels`.
 
     Returns:
-        `accuracy`; `accuracy_interval` [low, high], from `wilson_interval`; `balanced_accuracy`; `macro_f1`; `top5`,
-        from `top_accuracy`; `loss`, the mean cross-entropy in nats; `auc`, from `roc_auc` (with three or more classes,
-        the mean of each class against the rest); `confusion`, counts as [true class][predicted class], None with over
-        100 classes; `per_class`, a dict from class name to `precision`, `recall`, `recall_interval`, `f1` and
-        `support`. An undefined value is None.
+        `accuracy`, `balanced_accuracy` and `macro_f1`.
+        `accuracy_interval`: [low, high], by `wilson_interval`.
+        `top5`: see `top_accuracy`.
+        `loss`: the mean cross-entropy in nats.
+        `auc`: see `mean_auc`.
+        `confusion`: counts as [true class][predicted class], or None with over 100 classes.
+        `per_class`: for each class name, `precision`, `recall`, `recall_interval`, `f1` and `support`.
     """
     from sklearn.metrics import confusion_matrix
 
@@ -174,15 +181,15 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, images: int) -> tuple[float, float]:
-    """Return the 95 % interval of an `accuracy` by cross-validation in `folds` folds, repeated or not.
+    """Return the 95 % interval of an `accuracy` by cross-validation, repeated or not, in `folds` folds.
 
-    The training sets of folds overlap, so that the plain variance of their accuracies is too small. The variance is
-    corrected by the ratio of scored to training images (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366), with a t
-    distribution. Equal accuracies of all folds would give no width: the interval is no narrower than Wilson's.
+    The training sets of folds overlap, so the plain variance of the folds' accuracies is too small. It is corrected by
+    the ratio of scored to training images (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366), with a t distribution.
+    If all folds have the same accuracy, this interval has no width. So the result is at least as wide as Wilson's.
 
     Args:
         of_folds: the accuracy of each fold of all repeats; at least two.
-        images: the number of images that differ.
+        images: the number of different images, for Wilson's interval.
     """
     from scipy.stats import t
 
@@ -193,14 +200,14 @@ def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, i
 
 
 def interval_text(ends: Sequence[float] | None) -> str:
-    """Return an interval for people, such as `0.812 - 0.956`; `-` if there is none."""
+    """Return an interval as text, such as `0.812 - 0.956`, or `-` for None."""
     return "-" if ends is None else f"{ends[0]:.3f} - {ends[1]:.3f}"
 
 
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     """Return the area under the ROC curve of `scores`, float [N]. `positive`, bool [N], marks the positive examples.
 
-    This area is the probability that a positive example scores above a negative one. A tie counts half. The result is
+    The area is the probability that a positive example scores above a negative one. A tie counts half. The result is
     None if there are no positives or no negatives, or if a score is NaN. The area is computed from ranks (Mann and
     Whitney, 1947), because scikit-learn's `roc_auc_score` takes three times as long.
     """
@@ -214,10 +221,10 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def mean_auc(chances: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the mean `roc_auc` of each class against the rest, from probabilities [N, C] and labels, int [N].
+    """Return the mean `roc_auc` of each class against the rest. `chances` is float [N, C], and `labels` int [N].
 
-    Classes without an area are left out. If no class has an area, the result is None. Of two classes, only the second
-    counts, because both have the same area.
+    Classes without an area are left out. If no class has an area, the result is None. With two classes, the result is
+    the area of the second, because both have the same area.
     """
     columns = [1] if chances.shape[1] == 2 else range(chances.shape[1])
     areas = [roc_auc(chances[:, label], labels == label) for label in columns]

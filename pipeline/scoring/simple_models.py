@@ -1,4 +1,4 @@
-"""What an accuracy is compared with: always the largest class, and logistic regression on the same features."""
+"""Two simple models to compare an accuracy with: always the largest class, and logistic regression on the features."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from headstart.pipeline.scoring.baselines import fit_logistic, fitted_logistic, 
 from headstart.pipeline.scoring.folds import draw_folds, rarest
 from headstart.pipeline.scoring.metrics import interval_text, score
 
-_MOST = 100_000_000  # numbers (images x features x logits) that a fit of about a second reads
+_MOST = 100_000_000  # images x features x logits of a fit that takes about a second
 _MOST_IMAGES = 20_000
-_FEWEST = 10  # images per class to which it is worth fitting
-_FOLDS, _MANY = 5, 1000  # one of the folds, in place of all, chooses the penalty for more images than `_MANY`
-_SMALL = 10_000_000  # numbers (images x features) that one thread fits
-_STRENGTH = 0.01  # if a class has too few images for folds
+_FEWEST = 10  # with fewer images per class, logistic regression is left out
+_FOLDS, _MANY = 5, 1000  # with more than `_MANY` images, one fold alone chooses the penalty
+_SMALL = 10_000_000  # images x features; a smaller fit runs on one thread
+_STRENGTH = 0.01  # the inverse penalty if a class has too few images for folds
 _SHOWN = ("accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "top5", "loss", "auc")
 
 
 @dataclass(frozen=True)
 class SimpleModels:
-    """The scores of two simple models on the examples that a head or classifier is scored on."""
+    """The scores of two simple models, on the same examples as a head or classifier."""
 
     largest_class: str  # among these examples
     largest_class_share: float  # the accuracy of a model that always predicts the largest class
-    logistic_regression: dict[str, Any] | None  # metrics of `score`, `strength` and `images`; None if it is left out
-    note: str = ""  # why it is left out, or that it was fitted to some of the training images
+    logistic_regression: dict[str, Any] | None  # see `Logistic.scored`; None if it is left out
+    note: str = ""  # says why it is left out, or that it was fitted to some of the training images
 
     @classmethod
     def of(
         cls, labels: np.ndarray, class_names: Sequence[str], logistic: dict[str, Any] | None, note: str = ""
     ) -> "SimpleModels":
-        """Return the simple for examples with these `labels`, int64 [N], and the metrics of logistic regression."""
+        """Return the simple models of examples with `labels`, int64 [N]. `logistic` becomes `logistic_regression`."""
         counts = np.bincount(labels)
         return cls(class_names[int(counts.argmax())], float(counts.max() / len(labels)), logistic, note)
 
@@ -42,7 +42,7 @@ class SimpleModels:
         return ", ".join(parts) + (f"; {self.note}" if self.note else "")
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields for JSON."""
+        """Return the fields of the JSON object."""
         return {
             "largest_class": self.largest_class,
             "largest_class_share": self.largest_class_share,
@@ -50,11 +50,11 @@ class SimpleModels:
         }
 
     def is_beaten_by(self, interval: Sequence[float]) -> bool:
-        """Whether an accuracy with this `interval` is better than always the largest class."""
+        """Return whether an accuracy with this `interval` is surely better than `largest_class_share`."""
         return interval[0] > self.largest_class_share
 
     def verdict(self, model: str, interval: Sequence[float]) -> list[str]:
-        """Return a line if `model`, whose accuracy has this `interval`, is no better than always the largest class."""
+        """Return a line if the accuracy of `model`, with this `interval`, is not surely above `largest_class_share`."""
         if self.is_beaten_by(interval):
             return []
         under = "lies under" if interval[1] < self.largest_class_share else "holds"
@@ -65,10 +65,10 @@ class SimpleModels:
 
 
 def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
-    """Return the rows to which logistic regression is fitted, int64 [n], ascending: all of `count`, or a random part.
+    """Return the rows, out of `count`, to which logistic regression is fitted: int64 [n], ascending.
 
-    There are none where a part that can be fitted in seconds has under ten images per class. `width` is the number of
-    features of an image.
+    If a fit to all rows would take long, the rows are a random part. If such a part has under ten images per class,
+    there are no rows. `width` is the number of features of an image.
     """
     logits = 1 if classes == 2 else classes
     most = min(_MOST_IMAGES, _MOST // (width * logits))
@@ -79,12 +79,12 @@ def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarr
 
 
 class Logistic:
-    """Logistic regression, with the penalty that is best by cross-validation within the images it is fitted to."""
+    """Logistic regression. Cross-validation within the images of the fit chooses the penalty."""
 
     def __init__(
         self, features: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable], classes: int, seed: int = 0
     ) -> None:
-        """Fit to features, float32 [N, D], with labels, int64 [N]. Images of a group are in one fold."""
+        """Fit to `features`, float32 [N, D], and `labels`, int64 [N]. The images of a group are in the same fold."""
         from threadpoolctl import threadpool_limits
 
         count = min(_FOLDS, rarest(labels, groups)[1])
@@ -100,7 +100,10 @@ class Logistic:
         return log_chances(logistic_chances(self._model, features, self._classes))
 
     def scored(self, features: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-        """Return the metrics on features, float32 [N, D], with labels, int64 [N]; the penalty; the number of images."""
+        """Return metrics on `features`, float32 [N, D], and `labels`, int64 [N].
+
+        The result also has `strength`, the inverse penalty, and `images`, the number of images of the fit.
+        """
         found = score(self.logits(features), labels, class_names)
         return {**{name: found[name] for name in _SHOWN}, "strength": self.strength, "images": self.images}
 
@@ -112,11 +115,13 @@ def score_simple_models(
     labels: np.ndarray,
     class_names: Sequence[str],
 ) -> SimpleModels:
-    """Score the simple models on features, float32 [N, D], with labels, int64 [N].
+    """Fit logistic regression to training images, and score the simple models on other examples.
 
     Args:
         trained: the labels, int64 [M], and the groups of the training images.
-        read: returns the features, float32 [n, D], of the training images at rows, int64 [n].
+        read: takes rows of training images, int64 [n], and returns their features, float32 [n, D].
+        features: of the scored examples, float32 [N, D].
+        labels: of the scored examples, int64 [N].
     """
     count, classes = len(trained[0]), len(class_names)
     rows = rows_to_fit(count, features.shape[1], classes)

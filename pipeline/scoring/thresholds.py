@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_LEAST = 1e-9  # a threshold is no nearer to 0 or 1
+_LEAST = 1e-9  # the least distance of a threshold from 0 and from 1
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Threshold:
 
 
 def is_second(chances: np.ndarray, cut: float) -> np.ndarray:
-    """Whether the second of two classes is predicted, bool [...], from probabilities, float [..., 2].
+    """Return whether the second of two classes is predicted, bool [...]. `chances` is float [..., 2].
 
     This is the only place where a threshold decides a label. For `cut` see `Threshold.cut`.
     """
@@ -55,9 +55,9 @@ def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
 def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
     """Return the highest threshold that finds the fraction `wanted` of new positive images, on average over val sets.
 
-    The order statistic that splits off the misses is that of split conformal prediction (arXiv 2107.07511), because the
-    fraction that is found of the images which chose a threshold is too good for others. With too few positive images
-    (see `enough`), the threshold finds all of them.
+    On the images that choose a threshold, the fraction found is higher than on new images. So the rank of the threshold
+    among them is corrected as in split conformal prediction (arXiv 2107.07511). With too few positive images (see
+    `enough`), the threshold finds all of them.
 
     Args:
         chances: probabilities of the positive class, float [N].
@@ -75,15 +75,15 @@ def for_specificity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
 
 
 def enough(wanted: float) -> int:
-    """Return the number of images from which `wanted` can be reached on average; see `for_sensitivity`."""
+    """Return the number of images that `for_sensitivity` needs to reach `wanted` on average."""
     return math.ceil(1 / (1 - wanted) - 1e-9) - 1
 
 
 def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: float) -> float:
     """Return the threshold at which misses and false alarms cost least.
 
-    Of several such thresholds, the result is nearest to `alarm / (miss + alarm)`, the best one for probabilities that
-    are true.
+    If several thresholds cost least, the result is the nearest to `alarm / (miss + alarm)`, which is the best threshold
+    for perfectly calibrated probabilities.
 
     Args:
         chances, positive: see `for_sensitivity`.

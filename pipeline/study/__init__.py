@@ -1,1 +1,1 @@
-"""`headstart study`: how accuracy grows with the number of images, and what more of them would bring."""
+"""`headstart study`: measure how accuracy grows with the number of images, and forecast the gain from more images."""

@@ -19,7 +19,7 @@ _SIZE, _DPI = (6.4, 3.6), 160  # in inches
 
 
 def drawing(result: StudyResult, measured: str, expected: str) -> Callable[[Axes], None]:
-    """Return a function that draws the study on matplotlib's axes, in the colours `measured` and `expected`."""
+    """Return a function that draws the study on matplotlib axes. `measured` and `expected` are the curves' colours."""
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import LogLocator, NullLocator
@@ -50,7 +50,7 @@ def _columns(sizes: list[Size]) -> np.ndarray:
 
 
 def write_chart(result: StudyResult, path: Path) -> None:
-    """Write the chart to `path`, whose ending chooses SVG or PNG."""
+    """Write the chart to `path`, as SVG or PNG by the ending of its name."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

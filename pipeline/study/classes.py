@@ -1,4 +1,4 @@
-"""Which class would gain most from more images, by its recall."""
+"""Find the classes whose recall would gain most from more training images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from headstart.pipeline.study.laws import kept_law
 
 @dataclass(frozen=True)
 class ClassGain:
-    """The recall of a class, and how far twice the training images would raise it."""
+    """The recall of a class, and the gain in recall that is expected from twice as many training images."""
 
     name: str
-    images: int  # in train
-    recall: float  # with all of train
+    images: int  # of the class in train
+    recall: float  # of a head that was trained on all of train
     gain: float
-    low: float  # of the interval of `gain` at `LEVEL`
-    high: float
+    low: float  # the lower end of the interval of `gain` at `LEVEL`
+    high: float  # the upper end
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of a class."""
@@ -33,11 +33,12 @@ class ClassGain:
 
 
 def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[str]) -> list[ClassGain]:
-    """Return the gain of each class, the surest and largest first.
+    """Return the gain of each class, sorted by the lower end of its interval, the highest first.
 
-    The gain is the slope of recall against log(n) over the larger half of the sizes, lessened as much as the law of the
-    accuracy flattens. The slope is a mean over the val images of the class, and over the draws; both give it a standard
-    error. `train_labels` is int [N].
+    The gain for twice the images is log(2) times the slope of recall against log(n), over the larger half of the sizes.
+    If the law of the overall accuracy predicts a smaller rise than its slope, all gains are reduced by the same factor.
+    The interval comes from the variance between the val images of the class and the variance between the draws.
+    `train_labels` is int [N].
     """
     from scipy.stats import t
 
@@ -59,7 +60,7 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return how much more often each val image is right with twice the images: float64 [S, V]."""
+    """Return the expected rise of `Curve.right` from twice as many training images: float64 [S, V]."""
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])
     weights = np.log(2) * (x - x.mean()) / ((x - x.mean()) ** 2).sum()

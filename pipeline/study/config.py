@@ -7,7 +7,7 @@ from headstart.features.errors import require_options
 from headstart.features.options import option
 from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, canonical, titled
 
-FEWEST_SIZES = 4  # the forecasts of two laws, fitted to the smaller sizes, are compared on the larger ones
+FEWEST_SIZES = 4  # two laws are fitted to the smaller sizes, and compared on the larger ones
 CHART_TYPES = (".svg", ".png")
 
 

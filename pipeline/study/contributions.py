@@ -1,4 +1,4 @@
-"""The share of each val image in a figure, so that a bootstrap over images needs no logits."""
+"""The contribution of each val image to a figure. With contributions, a bootstrap over images needs no logits."""
 
 import numpy as np
 from headstart.pipeline.scoring.choosing import ChooseBy
@@ -6,11 +6,12 @@ from headstart.pipeline.scoring.metrics import predicted_labels, probabilities
 
 
 def contributions(metric: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return a number for each row, float64 [N], whose mean is the figure `metric`.
+    """Return the contribution of each row to the figure `metric`, float64 [N]. Their mean is the figure.
 
-    The mean over a sample of the rows is the sample's figure: exactly for accuracy and loss, to first order for the
-    others. (These are the values of the infinitesimal jackknife; for the AUC, see DeLong et al. 1988,
-    doi:10.2307/2531595.) Each class must occur in `labels`, int [N]. `logits` is float [N, C] with C >= 2.
+    The mean over a sample of the rows is the figure of the sample: exactly for accuracy and loss, to first order for
+    the other metrics. (The contributions are the values of the infinitesimal jackknife. For the AUC, see DeLong et al.
+    1988, doi:10.2307/2531595.) `logits` is float [N, C] with C >= 2, and `labels` is int [N]. Each class must occur in
+    `labels`.
     """
     right = predicted_labels(logits) == labels
     match metric:
@@ -41,14 +42,14 @@ def _f1(logits: np.ndarray, labels: np.ndarray, right: np.ndarray) -> np.ndarray
 
 
 def _auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Return the contributions to the area under the ROC curve, of `scores` and `positive`, both [N]."""
+    """Return the contribution of each row to the area under the ROC curve. `scores` and `positive` are [N]."""
     from scipy.stats import rankdata
 
     above = rankdata(scores)
     within = np.empty(len(scores))
     for group in (positive, ~positive):
         within[group] = rankdata(scores[group])
-    beaten = above - within  # the rows of the other group below each row; a tie counts half
+    beaten = above - within  # for each row: how many rows of the other group score lower; a tie counts half
     positives, negatives = int(positive.sum()), int((~positive).sum())
     placed = np.where(positive, beaten / negatives, 1 - beaten / positives)
     area = placed[positive].mean()

@@ -1,9 +1,10 @@
 """Measure the learning curve: heads on nested subsets of the training images, scored on val.
 
 The heads are logistic regressions on standardised features. One takes some hundredths of a second for a thousand
-images; a head of `headstart head` takes a second, and TensorFlow. From 50 images on, their accuracies differed by at
-most 0.3 points with EfficientNet-Lite0, by 2 with an InceptionV3 from afar (docs/measurements.md). The fit is convex,
-so it adds no noise of initial weights and batches to the noise of the images.
+images; a head of `headstart head` takes a second, and needs TensorFlow. From 50 images on, the accuracies of the two
+kinds of head differed by at most 0.3 points with EfficientNet-Lite0, and by 2 points with an InceptionV3 that was
+trained for another task (docs/measurements.md). The fit is convex, so random initial weights and batches add no noise
+to the noise of the images.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.pipeline.study.contributions import contributions
 from headstart.pipeline.study.subsets import nested_order
 
-# With 20 to 1,600 images, this strength was within 0.5 points of the best of five on two cuts (0.72 and 0.99 right).
-# The penalty is a prior, so one strength fits all sizes.
+# With 20 to 1,600 images, the accuracy with this strength was within 0.5 points of the best of five strengths. Two cuts
+# were tried, with accuracies of 0.72 and 0.99. The penalty is a prior, so one strength fits all sizes.
 _STRENGTH = 0.1
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The figures of K sizes with S draws each, from V val images."""
+    """The scores of heads on V val images, for K numbers of training images with S draws each."""
 
     metric: ChooseBy
-    images: np.ndarray  # int64 [K], rising; the mean over the draws, because units are never divided
+    images: np.ndarray  # int64 [K], rising; means over the draws, which differ because units stay whole
     parts: np.ndarray  # float32 [K, S, V]: the `contributions` of the val images
     right: np.ndarray  # bool [K, S, V]: whether the prediction is the label
-    labels: np.ndarray  # int64 [V], of the val images
+    labels: np.ndarray  # int64 [V]: the labels of the val images
 
     @property
     def errors(self) -> np.ndarray:
-        """The figure of each size and draw as a number to minimise, float64 [K, S]: loss, or 1 - figure."""
+        """The error of each size and draw, float64 [K, S]: the loss, or 1 - the figure of another metric."""
         return to_error(self.metric, self.parts.mean(axis=2, dtype=np.float64))
 
 
 def to_error(metric: ChooseBy, values: np.ndarray) -> np.ndarray:
-    """Turn figures into errors, which are lower for better heads; and errors into figures."""
+    """Turn figures into errors, or errors into figures. A better head has a lower error."""
     return values if metric == "loss" else 1 - values
 
 
@@ -58,9 +59,12 @@ def measure_curve(
     metric: ChooseBy,
     seed: int = 0,
 ) -> Curve:
-    """Train a head for each of `sizes`, in units, and `seeds`, and score it on `val`.
+    """Train heads on subsets of `train` of several sizes, and score them on `val`.
 
-    `units` has an entry for each training image; see `nested_order`. The last size is all of them, so it has one draw.
+    Args:
+        units: an entry for each training image; see `nested_order`.
+        sizes: numbers of units. The last is the number of all units, so one head is trained for it.
+        seeds: the number of draws, and so of heads, for each other size.
     """
     orders = [nested_order(train.labels, units, (seed, draw)) for draw in range(seeds)]
     cuts = np.array([[ends[size - 1] for _, ends in orders] for size in sizes])  # rows
@@ -85,7 +89,7 @@ def measure_curve(
 def _each(
     fit: Callable[[tuple[int, int]], int], places: Sequence[tuple[int, int]], advance: Callable[[int], None]
 ) -> None:
-    """Call `fit` for all places, in threads, and `advance` with each result. Ctrl-C drops those that have not begun."""
+    """Call `fit` for all places, in threads, and `advance` with each result. Ctrl-C drops calls that have not begun."""
     with ThreadPoolExecutor(cpu_count()) as pool:
         try:
             for count in pool.map(fit, places):
@@ -97,7 +101,10 @@ def _each(
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Keep products of matrices on one thread: on small ones, several threads took ten times as long."""
+    """Limit matrix products to one thread, and hide warnings of scikit-learn.
+
+    With several threads, products of small matrices took ten times as long.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
@@ -108,7 +115,10 @@ def single_threaded() -> Iterator[None]:
 
 
 def _logits(train: LabelledFeatures, features: np.ndarray) -> np.ndarray:
-    """Train a head, and return its log probabilities, float64 [N, C]. A class without images has the lowest."""
+    """Train a head on `train`, and return its log probabilities for `features`, float64 [N, C].
+
+    A class without training images gets the logarithm of the smallest normal float32.
+    """
     tiny = np.finfo(np.float32).tiny
     known = np.unique(train.labels)
     logits = np.full((len(features), train.classes), np.log(tiny))

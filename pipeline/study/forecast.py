@@ -1,15 +1,16 @@
-"""Forecast figures at numbers of images that are not there yet, with intervals by a bootstrap.
+"""Forecast figures at larger numbers of images than there are, with bootstrap intervals.
 
-A replicate of the curve draws val images and seeds with replacement. One right and one wrong image are added to those
-of val, because all of a few images are often right, and a bootstrap would then be certain (Agresti & Coull 1998,
-doi:10.1080/00031305.1998.10480550). The middle of the replicates is corrected for them. Two terms are normal:
+A replicate of the curve draws val images and seeds with replacement. If all predictions on a small val are right,
+such a bootstrap gives an interval of width 0. So one right and one wrong prediction are added to val first (Agresti &
+Coull 1998, doi:10.1080/00031305.1998.10480550). Forecasts are corrected for the two. Normal noise is added for two
+reasons:
 
-- All draws are subsets of the same training images. The noise of these images themselves is derived from the spread
-  between small subsets, which falls with 1 / n, as that of a mean does.
-- The images of the future are a draw, too.
+- All draws are subsets of the same training images. The noise of these n images is estimated from the variance between
+  small subsets. It falls with 1 / n, like the variance of a mean.
+- Future images will be a random draw as well.
 
-Each replicate keeps the law that is better on its larger sizes, and fits it from one of the smaller sizes on, since the
-size from which a law holds is not known.
+The size from which a law holds is not known. So each replicate fits the laws from a random one of its smaller sizes on,
+and keeps the law that is better on its larger sizes.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from headstart.pipeline.study.laws import LAWS, Law, held_out_errors, held_out_s
 LEVEL = 0.9  # of intervals
 _REPLICATES = 400
 _FEWEST_FITTED = 4
-_HORIZON = 100  # a figure that needs more than so many times the images is out of sight
-_SUBSET = 0.8  # a size over this fraction of all images says little of the spread between subsets
+_HORIZON = 100  # a figure that needs more than this multiple of the present images is not in sight
+_SUBSET = 0.8  # larger fractions of all images say little about the variance between subsets
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Needed:
-    """The number of training images that reaches a figure, and its interval. None is over 100 times those there are."""
+    """The number of training images that a figure needs, and its interval.
+
+    None means more than 100 times the present number.
+    """
 
     target: float
     images: int | None
@@ -48,7 +52,7 @@ class Needed:
 
 
 class Forecast:
-    """The laws of a measured curve and of its replicates. Same `seed`, same forecast."""
+    """The laws of a measured curve and of its replicates. The same `seed` gives the same forecast."""
 
     def __init__(self, curve: Curve, seed: int = 0) -> None:
         self._curve = curve
@@ -62,39 +66,39 @@ class Forecast:
         self._fitted = self._fit()
 
     def named_parameters(self) -> dict[str, float]:
-        """Return the parameters of the law that is kept on the measured curve, by their names in its formula."""
+        """Return the parameters of the law of the measured curve, by their names in its formula."""
         if self.law.name == "power law":
             return dict(zip("cab", self._parameters.tolist(), strict=True))
         a, b = self._parameters.tolist()  # of the error
         return {"a": a, "b": -b} if self._curve.metric == "loss" else {"a": 1 - a, "b": b}
 
     def measured(self) -> list[Estimate]:
-        """Return the figure of each size."""
+        """Return the measured figure of each size."""
         return self._estimates(self._curve.errors.mean(axis=1), self._replicates)
 
     def at(self, images: list[int]) -> list[Estimate]:
-        """Return the figures to expect with each number of `images`: medians over the replicates."""
+        """Return the figure to expect with each number of `images`: the median over the replicates."""
         errors = self._errors(np.array(images, np.float64))
         noise = self._draws.normal(size=errors.shape) * np.sqrt(self._spread / np.array(images))
         middle = self._bounded(np.median(errors, axis=0) - self._raised)
         return self._estimates(middle, errors + noise)
 
     def gain(self, more: int) -> Estimate:
-        """Return the rise of the figure that `more` images bring; for the loss, its fall."""
+        """Return the expected rise of the figure from `more` images. For the loss, return its fall."""
         now = self._images[-1]
         before, after = self._errors(np.array([now, now + more])).T
         low, high = _interval(before - after)
         return Estimate(float(np.median(before - after)), float(low), float(high))
 
     def needed(self, target: float) -> Needed:
-        """Return the number of training images that reaches the figure `target`."""
+        """Return the number of training images that the figure `target` needs."""
         error = float(to_error(self._curve.metric, np.array(target)))
         low, high = _interval(self._needed(error), method="nearest")
         middle = np.quantile(self._needed(error + self._raised), 0.5, method="nearest")
         return Needed(target, *(self._in_sight(float(one)) for one in (middle, min(low, middle), max(high, middle))))
 
     def _needed(self, error: float) -> np.ndarray:
-        """Return the images that the replicates' laws need for an `error`: [B]."""
+        """Return the number of images at which the law of each replicate reaches `error`: float64 [B]."""
         needed = np.empty(_REPLICATES)
         for law, rows, parameters in self._fitted:
             needed[rows] = law.images(parameters, error)
@@ -104,14 +108,17 @@ class Forecast:
         return round(images) if images <= _HORIZON * self._images[-1] else None
 
     def _estimates(self, errors: np.ndarray, replicates: np.ndarray) -> list[Estimate]:
-        """Turn `errors` [M] and those of the replicates [B, M] into figures. An interval holds its figure."""
+        """Turn errors into figures. The `replicates` give the intervals, which are widened to include the figures.
+
+        `errors` is [M], and `replicates` is [B, M].
+        """
         values = to_error(self._curve.metric, errors)
         low, high = _interval(to_error(self._curve.metric, self._bounded(replicates)))
         rows = zip(values.tolist(), np.minimum(low, values).tolist(), np.maximum(high, values).tolist(), strict=True)
         return [Estimate(*row) for row in rows]
 
     def _errors(self, images: np.ndarray) -> np.ndarray:
-        """Return the errors that the replicates' laws give for `images` [M]: [B, M]."""
+        """Return the error that the law of each replicate gives for each of `images`, [M]. The result is [B, M]."""
         errors = np.empty((_REPLICATES, len(images)))
         for law, rows, parameters in self._fitted:
             errors[rows] = law.errors(parameters, images)
@@ -135,22 +142,28 @@ class Forecast:
         middle = errors.mean(axis=2)
         off = np.take_along_axis(errors, np.broadcast_to(picked, errors.shape), axis=2).mean(axis=2) - middle
         shift = np.sqrt(self._spread / self._images[-1])
-        # A resampled mean of S varies by (S - 1) / S of the variance of the mean.
+        # The variance of a resampled mean of S draws is too small by the factor (S - 1) / S.
         return np.asarray(middle + off * np.sqrt(seeds / (seeds - 1)) + self._draws.normal(0, shift, (_REPLICATES, 1)))
 
     @property
     def _added(self) -> int:
-        """The number of images that replicates add to val: a right and a wrong one. A loss is never certain."""
+        """The number of predictions that replicates add to val: a right and a wrong one, but none for the loss.
+
+        Losses differ even if all predictions are right.
+        """
         return 0 if self._curve.metric == "loss" else 2
 
     @property
     def _raised(self) -> float:
-        """How much the added images raise the errors of the replicates."""
+        """The amount by which the added predictions raise the errors of the replicates."""
         error = float(self._curve.errors[-1].mean())
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 
     def _fit(self) -> list[tuple[Law, np.ndarray, np.ndarray]]:
-        """Fit a law to each replicate. Return laws with the replicates that keep them, int64 [n], and parameters."""
+        """Fit a law to each replicate.
+
+        Returns groups of replicates: a law, the rows of the replicates that keep it, int64 [n], and their parameters.
+        """
         starts = max(0, len(self._images) - self._held_out - _FEWEST_FITTED) + 1
         start_of = self._draws.integers(0, starts, _REPLICATES)
         fitted = []
@@ -165,15 +178,15 @@ class Forecast:
 
 
 def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear") -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the interval at `LEVEL` of `values` [B, ...]."""
+    """Return the lower and the upper end of the interval at `LEVEL` of `values`, [B, ...], over the first axis."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method=method)
     return low, high
 
 
 def _spread(images: np.ndarray, errors: np.ndarray) -> float:
-    """Return A, where A / n is the variance of the error between heads trained on n other images.
+    """Return A, where A / n is the variance of the error between heads trained on independent samples of n images.
 
-    Subsets of N images vary less than other images would, by 1 - n / N.
+    The variance between subsets of the same N images is smaller, by the factor 1 - n / N.
     """
     small = images < _SUBSET * images[-1]
     left = 1 - images[small] / images[-1]

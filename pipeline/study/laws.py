@@ -1,6 +1,7 @@
 """Laws by which errors fall as images are added, fitted to many curves at once.
 
-An error is 1 - accuracy, or the loss. B curves have K sizes each.
+An error is the loss, or 1 - the figure of another metric. In shapes, B is the number of curves, K the number of sizes
+of each, P the number of parameters of a law, and M a number of sizes at which a law is evaluated.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fit_log_linear(images: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Fit error = a - b log(n) with b >= 0: [B, 2]."""
+    """Fit error = a - b log(n) with b >= 0. Return a and b of each curve, [B, 2]."""
     a, slope = _line(np.log(images), errors)
     return np.stack([np.where(slope < 0, a, errors.mean(axis=1)), np.maximum(-slope, 0)], axis=1)
 
@@ -50,9 +51,9 @@ def _log_linear_images(parameters: np.ndarray, error: float) -> np.ndarray:
 
 
 def _fit_power_law(images: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Fit error = c + a n^-b with c, a >= 0: [B, 3], in the order c, a, b.
+    """Fit error = c + a n^-b with c, a >= 0. Return c, a and b of each curve, [B, 3].
 
-    For each exponent on a grid, c and a are linear. The exponent with the least squares is kept.
+    For each exponent b of a grid, c and a follow from a linear fit. The exponent with the least squared error is kept.
     """
     best = np.full(len(errors), np.inf)
     kept = np.zeros((len(errors), 3))
@@ -79,19 +80,19 @@ def _power_law_images(parameters: np.ndarray, error: float) -> np.ndarray:
         return np.where(c + a <= error, 1.0, np.where(error > c, (a / (error - c)) ** (1 / b), np.inf))
 
 
-LAWS = (  # arXiv:1712.04008 and arXiv:1707.02968 found the first; the second has an asymptote
+LAWS = (  # arXiv:1712.04008 and arXiv:1707.02968 found the log-linear law; the power law has an asymptote
     Law("log-linear", _fit_log_linear, _log_linear_errors, _log_linear_images),
     Law("power law", _fit_power_law, _power_law_errors, _power_law_images),
 )
 
 
 def held_out_sizes(count: int) -> int:
-    """Return how many of `count` sizes, the largest, are held out to compare laws."""
+    """Return the number of sizes, the largest of `count`, that are held out to compare laws."""
     return max(1, count // 3)
 
 
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
-    """Return how far each law, fitted to the smaller sizes, is off at the largest `held_out` ones, squared: [2, B]."""
+    """Fit each law to the smaller sizes, and return its squared error on the largest `held_out` sizes: [2, B]."""
     small, large = slice(None, -held_out), slice(-held_out, None)
     return np.stack(
         [
@@ -102,7 +103,10 @@ def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np
 
 
 def kept_law(images: np.ndarray, errors: np.ndarray) -> tuple[Law, np.ndarray]:
-    """Return the law that is better on the held-out sizes of one curve, `errors` [K], and its parameters [P]."""
+    """Return the law that is better on the held-out sizes of one curve, and its parameters, [P], for all sizes.
+
+    `errors` is [K].
+    """
     curves = errors[np.newaxis]
     law = LAWS[held_out_errors(images, curves, held_out_sizes(len(images)))[:, 0].argmin()]
     return law, law.fit(images, curves)[0]

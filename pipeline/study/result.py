@@ -23,7 +23,7 @@ class Size:
     figure: Estimate
 
     def fields(self, metric: ChooseBy) -> dict[str, Any]:
-        """Return the JSON object of a size. The figure has the name of its `metric`."""
+        """Return the JSON object of a size. The key of the figure is `metric`."""
         return {"images": self.images, metric: self.figure.value, "interval": [self.figure.low, self.figure.high]}
 
 
@@ -34,16 +34,16 @@ class StudyResult:
     metric: ChooseBy
     images: int  # in train
     val_images: int
-    seeds: int
+    seeds: int  # draws of the images of each size
     sizes: list[Size]  # measured
     law: LawName
     parameters: dict[str, float]
     forecast: list[Size]
     more: int
-    gain: Estimate  # of the figure, by `more` images; of the loss, its fall
-    needed: Needed | None  # None if there is no figure to reach
-    classes: list[ClassGain]  # the surest and largest gain first
-    notes: Sequence[str] = ()  # what makes the study less sure
+    gain: Estimate  # the rise of the figure from `more` images; for the loss, its fall
+    needed: Needed | None  # None if no target was given or chosen
+    classes: list[ClassGain]  # the highest lower end of a gain first
+    notes: Sequence[str] = ()  # sentences on the limits of this study
     chart: str | None = None
 
     def fields(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class StudyResult:
             yield f"the chart is in {self.chart}"
 
     def table(self) -> Table:
-        """Return the sizes as a table, measured ones first."""
+        """Return a table of the measured sizes, followed by the expected ones."""
         title = f"heads on subsets of {self.images:,} training images, scored on {self.val_images:,} of val"
         table = Table("images", "", titled(self.metric), f"{LEVEL:.0%} interval".replace("%", " %"), title=title)
         for kind, sizes in (("measured", self.sizes), ("expected", self.forecast)):
@@ -87,7 +87,7 @@ class StudyResult:
         return table
 
     def sentences(self) -> Iterator[str]:
-        """Yield what the study found: the gain from more images, the images for the target, the law, the classes."""
+        """Yield sentences about the gain from more images, the images for the target, the law and the classes."""
         yield f"{self.more:,} more images: {self._gained()}"
         if self.needed:
             yield self._reached(self.needed)
@@ -101,7 +101,7 @@ class StudyResult:
             yield "no class surely gains from more images" + (": val has too few of each" if self._few_val() else "")
 
     def formula(self) -> str:
-        """Return the law for people, such as `error = c + a n^-b`."""
+        """Return the formula of the law, such as `1 - accuracy = c + a n^-b`."""
         if self.law == "power law":
             return f"{'loss' if self.metric == 'loss' else f'1 - {titled(self.metric)}'} = c + a n^-b"
         return f"{titled(self.metric)} = a + b log(n)"
@@ -129,5 +129,5 @@ class StudyResult:
 
 
 def rounded(images: int) -> str:
-    """Return a number of images with two digits that count, such as `1,900`."""
+    """Return a number of images, rounded to two significant digits, such as `1,900`."""
     return f"{round(images, min(0, 2 - len(str(images)))):,}"

@@ -9,7 +9,7 @@ from headstart.pipeline.study.result import StudyResult
 
 
 def study_section(result: StudyResult) -> str:
-    """Return the study as HTML: a chart, and sentences. The page gives it a heading."""
+    """Return the study as HTML: a chart and sentences, without a heading."""
     name, first, last = titled(result.metric), result.sizes[0], result.sizes[-1]
     alt = (
         f"Learning curve: {name} {first.figure.value:.3f} with {first.images:,} images, {last.figure.value:.3f} with "

@@ -24,7 +24,7 @@ from headstart.pipeline.study.result import Size, StudyResult
 from headstart.pipeline.study.subsets import nested_order, study_sizes
 
 _TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
-_FURTHER = (2, 4)  # the forecast goes to so many times the images
+_FURTHER = (2, 4)  # the figure is forecast for these multiples of the training images
 _MORE = 1000
 _FEW_VAL, _FEW_TRAIN = 100, 5
 
@@ -37,11 +37,11 @@ def study(
     seed: int = 0,
     reading: DataConfig = DataConfig(),
 ) -> StudyResult:
-    """Train heads on subsets of train, score them on val, and forecast the figure with more images. Test is not used.
+    """Train heads on subsets of train, score them on val, and forecast the figure with more images.
 
-    Features that the store lacks are extracted first. `seed` decides the subsets, the bootstrap, and the split if
-    `data` has no split folders. Raises OptionError for views and for a cut that is a map, and DataError if `data` can't
-    be trained on or has too few images.
+    The test split is not used. Features that the store lacks are extracted first. `seed` decides the subsets, the
+    bootstrap, and the split if `data` has no split folders. Raises OptionError for views and for a cut that is a map,
+    and DataError if `data` can't be trained on or has too few images.
     """
     if features.views:
         raise OptionError(f"--views {features.views}: a study trains on the images alone; leave --views out")
@@ -57,7 +57,7 @@ def study(
 
 
 def study_cached(cached: FeaturedExamples, config: StudyConfig, seed: int = 0) -> StudyResult:
-    """Study examples with features in a store. Their train and val splits must hold every class.
+    """Study examples whose features are in a store. Their train and val splits must have every class.
 
     Raises DataError if there are too few different images.
     """
@@ -79,7 +79,7 @@ def study_features(
     config: StudyConfig,
     seed: int = 0,
 ) -> StudyResult:
-    """Study features in memory. `units` has an entry for each training image; equal entries stay together.
+    """Study features in memory. `units` has an entry for each training image; see `nested_order`.
 
     Each class must occur in both splits. Raises DataError if there are too few different images.
     """
@@ -115,7 +115,10 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 
 
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
-    """Forecast the images for `target`; if that is 0, for the next round figure. The loss has no round figures."""
+    """Forecast the number of images that `target` needs. A `target` of 0 stands for the next round figure.
+
+    Returns None if there is no next round figure, as for the loss.
+    """
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":
         target = next((one for one in _TARGETS if one > now), 0.0)
@@ -123,7 +126,7 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 
 
 def _sample(train: list[Example], most: int, seed: int) -> list[Example]:
-    """Return at most `most` of the examples, each class in its proportion."""
+    """Return all examples, or a sample of `most` examples with the classes in proportion."""
     if len(train) <= most:
         return train
     units = [example.group or example.image.digest for example in train]
@@ -132,7 +135,7 @@ def _sample(train: list[Example], most: int, seed: int) -> list[Example]:
 
 
 def _notes(curve: Curve, train_labels: np.ndarray, class_names: list[str]) -> Iterator[str]:
-    """Yield what makes the study less sure. `train_labels` is int [N]."""
+    """Yield warnings about how reliable the study is. `train_labels` is int [N]."""
     total = len(curve.labels)
     if total < _FEW_VAL:
         yield f"val has {total} images: no figure here is sure; `headstart prepare --val 0.3` makes a larger one"

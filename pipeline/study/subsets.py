@@ -4,28 +4,29 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-_SPAN = 20  # the largest size is so many times the smallest, if there are enough images
+_SPAN = 20  # ratio of the largest size to the smallest, if there are enough images
 _SMALLEST = 10
 
 
 def study_sizes(units: int, classes: int, count: int) -> list[int]:
-    """Return up to `count` distinct numbers of units, rising to `units`, equally far apart on a log scale."""
+    """Return up to `count` distinct numbers of units, rising to `units`, evenly spaced on a log scale."""
     first = max(classes, units // _SPAN, min(_SMALLEST, units // 4))
     return sorted({round(size) for size in np.geomspace(first, units, count)}) if first < units else [units]
 
 
 def nested_order(labels: np.ndarray, units: Sequence[Hashable], seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw an order of all rows whose beginnings are the subsets.
+    """Draw a random order of all rows. The first k units of this order are the subset of k units.
 
-    Each class is spread evenly over the order, and the first unit of each class is at its start. The rows of one unit,
-    such as the copies of an image, follow one another.
+    The order starts with one unit of each class, and each class is spread evenly over it. The rows of one unit, such as
+    the copies of an image, follow one another.
 
     Args:
         labels: int [N].
-        units: one entry for each row. Rows with equal entries are one unit, with the class of the first.
+        units: one entry for each row. Rows with equal entries are one unit, whose class is the class of its first row.
+        seed: decides the order.
 
     Returns:
-        row indices, int64 [N]; the number of rows in the first 1, 2, ... units, int64 [U].
+        The row indices in this order, int64 [N], and the number of rows in the first 1, 2, ... units, int64 [U].
     """
     draw = np.random.default_rng(seed)
     members: dict[Hashable, list[int]] = {}

@@ -1,6 +1,6 @@
-"""Read the files that come with headstart: EfficientNet-Lite0's weights, its top, and the names of ImageNet's classes.
+"""Read the files that come with headstart: EfficientNet-Lite0's weights, its top, and ImageNet's class names.
 
-This module imports no Keras.
+This module does not import Keras.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _SHA256 = {
     _CLASSES: "e697a491aa735cc6c2aaf982f8e86e8fc7b0a1ea7750a2cc6a2bdfc1e109012f",
 }
 
-NETWORK_DIGEST = "4e763ae75327c8bad5b7eda9eb017a949ef1240e92cb8f2b5505ebc7968c16cd"  # `weights` of its fingerprints
+NETWORK_DIGEST = "4e763ae75327c8bad5b7eda9eb017a949ef1240e92cb8f2b5505ebc7968c16cd"  # `weights` in its fingerprints
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ImageNetTop:
 
     kernel: np.ndarray  # float32 [1280, 1000]
     bias: np.ndarray  # float32 [1000]
-    class_names: list[str]  # in WordNet's words; 1,000 of them
+    class_names: list[str]  # 1,000 names from WordNet
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [N, 1000], of features at `top_act`, float32 [N, 1280]."""
@@ -36,21 +36,21 @@ class ImageNetTop:
 
 
 def shipped_weights() -> dict[str, np.ndarray]:
-    """Return EfficientNet-Lite0's weights without its top, float32, by `<layer>/<variable>`.
+    """Return EfficientNet-Lite0's weights without its top, float32, by names `<layer>/<variable>`.
 
-    A missing or damaged file raises a WeightsError.
+    Raises WeightsError if the file is missing or damaged.
     """
     return _arrays(_NETWORK)
 
 
 def imagenet_top() -> ImageNetTop:
-    """Return EfficientNet-Lite0's top. A missing or damaged file raises a WeightsError."""
+    """Return EfficientNet-Lite0's top. Raises WeightsError if a file is missing or damaged."""
     arrays = _arrays(_TOP)
     return ImageNetTop(arrays["kernel"], arrays["bias"], _content(_CLASSES).decode().splitlines())
 
 
 def _arrays(name: str) -> dict[str, np.ndarray]:
-    """Return the arrays of an `.npz` file. An array of integers is multiplied by its scales, `<array>/scale`."""
+    """Return the arrays of an `.npz` file. An array that has scales, `<array>/scale`, is multiplied by them."""
     with np.load(io.BytesIO(_content(name))) as file:
         scales = {key.removesuffix("/scale"): file[key] for key in file if key.endswith("/scale")}
         return {
