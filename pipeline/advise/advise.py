@@ -20,7 +20,7 @@ from headstart.pipeline.advise.choice import NEAR, choose
 from headstart.pipeline.advise.config import AdviseConfig
 from headstart.pipeline.advise.probe import Folds, Judged, gain_of_doubling, judge, make_folds
 from headstart.pipeline.advise.prospect import expected_gain, prospect
-from headstart.pipeline.advise.result import Advice, Scored
+from headstart.pipeline.advise.result import Advice, Candidate
 from headstart.pipeline.advise.similarity import Similarity, can_compare, compare_with_imagenet
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Scan
@@ -122,10 +122,10 @@ def _depth(fingerprint: Fingerprint) -> int:
     return blocks.index(fingerprint.cut) if fingerprint.cut in blocks else fingerprint.shape[0]
 
 
-def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) -> Scored:
+def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) -> Candidate:
     probe, knn = int(judged.probe.sum()), int(judged.knn.sum())
     count = len(judged.probe)
-    return Scored(
+    return Candidate(
         backbone=_name(fingerprint, known),
         cut=fingerprint.cut,
         fingerprint=fingerprint.key,

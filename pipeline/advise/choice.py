@@ -12,14 +12,14 @@ _RESAMPLES, _CERTAIN = 1000, 1.645
 
 
 @dataclass(frozen=True)
-class Choice:
+class Best:
     """The candidate to take."""
 
     row: int  # its index
     confidence: float  # the share of resamples of the images in which its accuracy is within `NEAR` of the best
 
 
-def choose(judged: Sequence[Judged], seed: int = 0) -> Choice:
+def choose(judged: Sequence[Judged], seed: int = 0) -> Best:
     """Choose the candidate with the lowest loss among all whose accuracy is not significantly below the best.
 
     The loss distinguishes candidates better than the accuracy does if few predictions are wrong.
@@ -32,7 +32,7 @@ def choose(judged: Sequence[Judged], seed: int = 0) -> Choice:
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
     accuracies = drawn @ right.T.astype(np.float64) / count  # [resamples, candidates]
     near = accuracies[:, row] >= accuracies.max(axis=1) - NEAR
-    return Choice(row, float(near.mean()))
+    return Best(row, float(near.mean()))
 
 
 def _worse(best: np.ndarray, other: np.ndarray) -> bool:

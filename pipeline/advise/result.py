@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 @dataclass(frozen=True)
-class Scored:
+class Candidate:
     """How well a candidate tells the classes apart, on images held out from train and val."""
 
     backbone: str  # a name of a network, or the path of a `.keras` file
@@ -31,9 +31,9 @@ class Advice:
 
     data: str
     images: int  # of train and val, on which the candidates are judged
-    candidates: list[Scored]  # the best first
+    candidates: list[Candidate]  # the best first
     options: str  # the options that ask for the features of the first candidate
-    confidence: float  # see `Choice`
+    confidence: float  # see `Best`
     others: int  # number of other candidates whose accuracy is at least that of the first minus `NEAR`
     gain_of_doubling: float  # accuracy that the probe gained from the second half of the images
     prospect: Prospect
@@ -41,7 +41,7 @@ class Advice:
     left_out: list[str]  # a line for each store with features of too few images
 
     @property
-    def best(self) -> Scored:
+    def best(self) -> Candidate:
         """Return the candidate to take."""
         return self.candidates[0]
 

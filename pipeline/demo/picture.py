@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from headstart.features.files import written_atomically
-from headstart.pipeline.runs import Run, read_csv
-from headstart.pipeline.scoring.metrics import probabilities
+from headstart.pipeline.evaluate.answers import calibrated
+from headstart.pipeline.evaluate.predictions import read_predictions
+from headstart.pipeline.runs import Run
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 _COLUMNS, _ROWS = 6, 4
@@ -44,13 +44,12 @@ def read_guesses(run: Run, split: str = "test") -> list[Guess]:
     Wrong predictions come first, then predictions that fine-tuning corrected, then the others. Within each of these
     groups, the least certain come first.
     """
-    rows, names = read_csv(run.predictions_file(split)), run.class_names()
-    second = "finetuned" if f"finetuned:{names[1]}" in rows[0] else "head"  # without a better epoch than the head's
-    logits = (np.array([[float(row[f"{model}:{names[1]}"])] for row in rows]) for model in ("head", second))
-    head, finetuned = map(probabilities, logits)
+    found = read_predictions(run, split)
+    models = ("head", "finetuned" if "finetuned" in found.logits else "head")  # without a better epoch than the head's
+    head, finetuned = (calibrated(run, model, found.logits[model]) for model in models)
     guesses = [
-        Guess(row["path"], names.index(row["label"]), int(first.argmax()), int(last.argmax()), float(last.max()))
-        for row, first, last in zip(rows, head, finetuned, strict=True)
+        Guess(path, label, int(first.argmax()), int(last.argmax()), float(last.max()))
+        for path, label, first, last in zip(found.paths, found.labels.tolist(), head, finetuned, strict=True)
     ]
     order = (_WRONG, _MENDED, _RIGHT)
     return sorted(guesses, key=lambda guess: (order.index(guess.colour), guess.probability))

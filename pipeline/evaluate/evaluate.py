@@ -10,7 +10,7 @@ from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.answers import calibrated, predicted_by
 from headstart.pipeline.evaluate.config import AskedSplit, Sort, ThresholdConfig
-from headstart.pipeline.evaluate.files import Answers, write_confusions, write_predictions
+from headstart.pipeline.evaluate.files import ModelAnswers, write_confusions, write_predictions
 from headstart.pipeline.evaluate.result import EvaluateResult
 from headstart.pipeline.evaluate.seen import Seen, seen_in_training
 from headstart.pipeline.evaluate.simple_models import advised_folds, simple_models_of
@@ -67,7 +67,7 @@ def evaluate(
     result = _result(run, cached, taken, outputs, predicted, thresholds, positive, seen, unchanged)
     logits = {model: output.logits for model, output in outputs.items()}
     class_names, better = run.class_names(), result.better
-    answers = Answers(better, predicted[better], calibrated(run, better, logits[better]))
+    answers = ModelAnswers(better, predicted[better], calibrated(run, better, logits[better]))
     write_predictions(result.predictions_file, taken.examples, class_names, logits, answers, sort)
     write_confusions(result.confusion_file, _labels(taken.examples), class_names, predicted)
     if threshold.flag:

@@ -12,7 +12,7 @@ from headstart.pipeline.scoring.metrics import confusions
 
 
 @dataclass(frozen=True)
-class Answers:
+class ModelAnswers:
     """The answers of one model."""
 
     model: str  # head or finetuned
@@ -25,7 +25,7 @@ def write_predictions(
     examples: Sequence[Example],
     class_names: Sequence[str],
     logits: Mapping[str, np.ndarray],
-    answers: Answers,
+    answers: ModelAnswers,
     sort: Sort,
 ) -> None:
     """Write a row per example: path, digest, label, the answer of one model, and the logits of all models.

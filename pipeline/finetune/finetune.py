@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.features.backbones.cuts import chosen_backbones
 from headstart.features.errors import OptionError
 from headstart.features.options import flags
+from headstart.features.terminal import console
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
@@ -70,7 +71,17 @@ def finetune(
     )
     _write(run, state, built, result, trained, {**plan.settings, "overwrite": overwrite})
     state.move(run.finished)
+    _tell_threshold(run, result)
     return result
+
+
+def _tell_threshold(run: Run, result: FinetuneResult) -> None:
+    """Print that the threshold of the head does not apply to the new classifier."""
+    if result.best_epoch and run.threshold("head"):
+        console.print(
+            f"the threshold of the head is not that of the classifier, which has none; `headstart evaluate {run.path}` "
+            "chooses one, as by --sensitivity"
+        )
 
 
 def _require_one_backbone(run: Run) -> None:

@@ -9,8 +9,8 @@ from headstart.pipeline.scoring.baselines import fit_logistic, fitted_logistic, 
 from headstart.pipeline.scoring.folds import draw_folds, rarest
 from headstart.pipeline.scoring.metrics import interval_text, score
 
-_MOST = 100_000_000  # images x features x logits of a fit that takes about a second
-_MOST_IMAGES = 20_000
+_MOST = 20_000_000  # images x features x logits of a fit that takes about a second
+_MOST_IMAGES = 5_000
 _FEWEST = 10  # with fewer images per class, logistic regression is left out
 _FOLDS, _MANY = 5, 1000  # with more than `_MANY` images, one fold alone chooses the penalty
 _SMALL = 10_000_000  # images x features; a smaller fit runs on one thread

@@ -83,9 +83,8 @@ class Forecast:
         middle = self._bounded(np.median(errors, axis=0) - self._raised)
         return self._estimates(middle, errors + noise)
 
-    def gain(self, more: int) -> Estimate:
-        """Return the expected rise of the figure from `more` images. For the loss, return its fall."""
-        now = self._images[-1]
+    def gain(self, more: int, now: int) -> Estimate:
+        """Return the expected rise of the figure from `more` images beside `now`. For the loss, return its fall."""
         before, after = self._errors(np.array([now, now + more])).T
         low, high = _interval(before - after)
         return Estimate(float(np.median(before - after)), float(low), float(high))

@@ -32,7 +32,7 @@ class StudyResult:
     """The learning curve of a data folder, and its continuation."""
 
     metric: ChooseBy
-    images: int  # in train
+    images: int  # in train; the largest of `sizes` may be smaller
     val_images: int
     seeds: int  # draws of the images of each size
     sizes: list[Size]  # measured
@@ -116,7 +116,7 @@ class StudyResult:
         return f"+{100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f}) of {titled(self.metric)}"
 
     def _reached(self, needed: Needed) -> str:
-        name, now = f"{titled(self.metric)} {needed.target:g}", self.sizes[-1].images
+        name, now = f"{titled(self.metric)} {needed.target:g}", self.images
         if needed.images is None:
             perhaps = f", at the earliest with {rounded(needed.low)} images" if needed.low and needed.low > now else ""
             return f"{name}: not in sight with this backbone{perhaps}"

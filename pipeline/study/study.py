@@ -62,9 +62,9 @@ def study_cached(cached: FeaturedExamples, config: StudyConfig, seed: int = 0) -
     Raises DataError if there are too few different images.
     """
     train, every = _sample(cached.of("train"), config.max_images, seed), cached.of("train")
-    units = [example.group or example.image.digest for example in train]
+    units = [example.together for example in train]
     labelled, val = cached.labelled(train), cached.labelled(cached.of("val"))
-    result = study_features(labelled, val, units, cached.class_names, config, seed)
+    result = study_features(labelled, val, units, cached.class_names, config, seed, len(every))
     sampled = [f"--max-images: a sample of {len(train):,} of {len(every):,} training images"] * (
         len(train) < len(every)
     )
@@ -78,11 +78,16 @@ def study_features(
     class_names: list[str],
     config: StudyConfig,
     seed: int = 0,
+    at_hand: int = 0,
 ) -> StudyResult:
     """Study features in memory. `units` has an entry for each training image; see `nested_order`.
 
     Each class must occur in both splits. Raises DataError if there are too few different images.
+
+    Args:
+        at_hand: the number of training images, if `train` is a sample of them. The forecast begins there.
     """
+    at_hand = at_hand or len(train)
     sizes = study_sizes(len(set(units)), train.classes, config.sizes)
     if len(sizes) < FEWEST_SIZES:
         raise DataError(
@@ -91,11 +96,11 @@ def study_features(
         )
     curve = measure_curve(train, val, units, sizes, config.seeds, config.metric, seed)
     forecast = Forecast(curve, seed)
-    more = config.more or min(_MORE, len(train))
-    further = sorted({len(train) + more, *(len(train) * times for times in _FURTHER)})
+    more = config.more or min(_MORE, at_hand)
+    further = sorted({at_hand + more, *(at_hand * times for times in _FURTHER)})
     return StudyResult(
         metric=config.metric,
-        images=len(train),
+        images=at_hand,
         val_images=len(val),
         seeds=config.seeds,
         sizes=_sizes(curve, forecast),
@@ -103,7 +108,7 @@ def study_features(
         parameters=forecast.named_parameters(),
         forecast=[Size(images, figure) for images, figure in zip(further, forecast.at(further), strict=True)],
         more=more,
-        gain=forecast.gain(more),
+        gain=forecast.gain(more, at_hand),
         needed=_needed(curve, forecast, config.target),
         classes=class_gains(curve, train.labels, class_names),
         notes=list(_notes(curve, train.labels, class_names)),
@@ -129,7 +134,7 @@ def _sample(train: list[Example], most: int, seed: int) -> list[Example]:
     """Return all examples, or a sample of `most` examples with the classes in proportion."""
     if len(train) <= most:
         return train
-    units = [example.group or example.image.digest for example in train]
+    units = [example.together for example in train]
     order, _ = nested_order(np.array([example.label for example in train]), units, (seed, 0))
     return [train[row] for row in sorted(order[:most].tolist())]
 

@@ -48,7 +48,7 @@ def test_a_class_with_one_image_or_none_is_no_obstacle() -> None:
 def test_large_data_are_fitted_in_part_or_not_at_all() -> None:
     assert len(rows_to_fit(1000, 2048, 2)) == 1000
     some = rows_to_fit(1_000_000, 2048, 2)
-    assert len(some) == len(set(some.tolist())) == 20_000
+    assert len(some) == len(set(some.tolist())) == 5000
     assert (np.diff(some) > 0).all()
     assert len(rows_to_fit(1_000_000, 2048, 1000)) == 0
     labels = np.arange(2000) % 1000

@@ -98,7 +98,7 @@ def test_forecasts_hold_a_known_law() -> None:
         forecast = Forecast(drawn_curve(seed), seed)
         (far,) = forecast.at([2400])
         held += far.low <= accuracy(np.array(2400)) <= far.high
-        gain = forecast.gain(1800)
+        gain = forecast.gain(1800, 600)
         gains += gain.low <= accuracy(np.array(2400)) - accuracy(np.array(600)) <= gain.high
         needed = forecast.needed(0.93)  # 1,600 images
         assert needed.low

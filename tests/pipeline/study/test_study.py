@@ -79,7 +79,9 @@ def test_same_seed_same_result() -> None:
 def test_a_sample_of_many_images_is_told(prepared: Path, extraction: ExtractionConfig, small: FeatureConfig) -> None:
     cached = cache_features(prepared, small, extraction)
     found = study_cached(cached, replace(QUICK, max_images=12))
-    assert found.images == found.sizes[-1].images == 12
+    every = len(cached.of("train"))
+    assert (found.images, found.sizes[-1].images, found.more) == (every, 12, every)
+    assert [size.images for size in found.forecast] == [2 * every, 4 * every]
     assert found.notes[0] == f"--max-images: a sample of 12 of {len(cached.of('train'))} training images"
 
 
