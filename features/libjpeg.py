@@ -8,6 +8,7 @@ import atexit
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 
 from headstart.features.terminal import console
@@ -24,11 +25,14 @@ _WARNINGS = (
     rb"Obtained XMS handle \d+",
     rb"Application transferred too many scanlines",
 )
+_END = b"\0the end of standard error\0\n"  # processes that were started meanwhile may hold the pipe open for longer
 # The filter is a process of its own, so that the last output of a process that crashes in native code still arrives.
 _FILTER = f"""
 import re, sys
 warning = re.compile(rb"(?:{"|".join(one.decode() for one in _WARNINGS)})\\r?\\n")
 for line in sys.stdin.buffer:
+    if line == {_END!r}:
+        break
     if not warning.fullmatch(line):
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
@@ -65,5 +69,7 @@ def _start_filter() -> None:
 def _stop_filter(child: "subprocess.Popen[bytes]", kept: int) -> None:
     """Restore standard error, and wait until the filter has passed everything on."""
     sys.stderr.flush()
-    os.dup2(kept, 2)
-    child.wait(timeout=10)
+    with suppress(OSError, subprocess.TimeoutExpired):
+        os.write(2, _END)
+        os.dup2(kept, 2)
+        child.wait(timeout=10)

@@ -42,5 +42,5 @@ class Neighbours:
 
 def unit_length(features: np.ndarray) -> np.ndarray:
     """Scale each row of `features`, float [N, D], to length 1. A row of zeros stays zero."""
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.asarray(features / np.where(lengths, lengths, 1))
+    lengths = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)  # squares may overflow float32
+    return np.asarray(features / np.where(lengths, lengths, 1), features.dtype)

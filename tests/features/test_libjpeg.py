@@ -31,5 +31,14 @@ def test_every_other_line_arrives_whatever_ends_the_process(end: str, code: int)
     assert (ended, lines) == (code, ["", "Premature end of JPEG files in cats/", "the last words", ""])
 
 
+def test_a_child_that_lives_on_delays_nothing() -> None:
+    begin = "import subprocess\nlibjpeg.own_standard_error()\nlibjpeg.silence_libjpeg()\n"
+    child = "subprocess.Popen(['sleep', '9'], stdout=subprocess.DEVNULL)\nos.write(2, LINES)\n"
+    time = "import time, atexit\natexit.register(lambda: None)\nbegun = time.monotonic()\n"
+    check = "libjpeg.atexit._run_exitfuncs()\nprint(time.monotonic() - begun < 5, file=sys.stderr)"
+    ended, lines = said(begin + child + time + check)
+    assert (ended, lines) == (0, ["", "Premature end of JPEG files in cats/", "the last words", "True", ""])
+
+
 def test_a_program_that_imports_headstart_keeps_its_standard_error() -> None:
     assert said("libjpeg.silence_libjpeg()\nos.write(2, LINES)") == (0, LINES.split("\n"))
