@@ -45,7 +45,7 @@ def find_candidates(
     stores, notes = _stored(examples, extraction)
     tried = advise.tried or (() if stores else tuple(chosen_backbones(config)))
     if config.cut and not {_named(name) for name in tried}.intersection(chosen_backbones(config)):
-        notes.append(f"--cut has no effect, for the store has features of DATA; --try {config.backbone} judges the cut")
+        notes.append(f"--cut has no effect, for {config.backbone} is not tried; --try {config.backbone} judges the cut")
     if tried:
         examples, more = _extracted(replace(scanned, examples=examples), tried, config, extraction)
         stores += [store for store in more if store.key not in [known.key for known in stores]]
