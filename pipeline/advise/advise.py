@@ -6,19 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from headstart.features.backbones.cuts import chosen_backbones, chosen_cuts, require_averaged
 from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.used import Used, used_with
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.errors import DataError, StoreError
+from headstart.features.errors import DataError, OptionError, StoreError
 from headstart.features.options import flags
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import progress
 from headstart.pipeline.advise.candidates import Candidates, find_candidates, settings_of
-from headstart.pipeline.advise.choice import NEAR, choose
+from headstart.pipeline.advise.choice import choose
 from headstart.pipeline.advise.config import AdviseConfig
-from headstart.pipeline.advise.probe import Folds, Judged, gain_of_doubling, judge, make_folds
+from headstart.pipeline.advise.probe import Judged, gain_of_doubling, judge, make_folds
 from headstart.pipeline.advise.prospect import expected_gain, prospect
 from headstart.pipeline.advise.result import Advice, Candidate
 from headstart.pipeline.advise.similarity import Similarity, can_compare, compare_with_imagenet
@@ -26,7 +27,9 @@ from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Scan
 from headstart.pipeline.data.trainable import require_few_rejects, require_trainable
 from headstart.pipeline.featured import scan_with_store
+from headstart.pipeline.scoring.folds import Fold
 from headstart.pipeline.scoring.metrics import wilson_interval
+from headstart.pipeline.scoring.simple_models import SimpleModels
 
 _DEFAULT = FeatureConfig()
 
@@ -42,8 +45,9 @@ def advise(
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
     Candidates are the features in the store, and the features of the networks to try, which are extracted for a sample
-    of images. All are judged on train and val, never on test. Raises DataError if `data` can't be trained on.
-    Extraction raises the errors of `cache_features`.
+    of images. All are judged on train and val, never on test. Raises DataError if `data` can't be trained on or
+    has too few images, and OptionError for several backbones at once or a cut that is a map. Extraction raises the
+    errors of `cache_features`.
 
     Args:
         config: the settings of the networks to try. If `asked` names no network and the store has no candidates, the
@@ -51,6 +55,9 @@ def advise(
         asked: the networks to try, and the size of the sample.
         seed: decides the sample, the folds and, if `data` has no split folders, the splits.
     """
+    if len(chosen_backbones(config)) > 1:
+        raise OptionError(f"--backbone {config.backbone}: networks are judged one by one; name each by --try")
+    require_averaged(chosen_cuts(config))
     scanned = scan_with_store(data, seed, config, extraction, reading, labelled=True)
     require_few_rejects(scanned.rejects, len(scanned.examples) + len(scanned.rejects), extraction.max_rejects)
     require_trainable(scanned.examples, scanned.class_names, data, needs_val=False)
@@ -65,32 +72,36 @@ def advise(
 
 def _advice(data: Path, scanned: Scan, found: Candidates, extraction: ExtractionConfig, seed: int) -> Advice:
     labels, classes = np.array([one.label for one in found.examples], np.int64), len(scanned.class_names)
-    folds = make_folds(found.examples, seed)
+    folds = make_folds(found.examples, data, seed)
     judged, similarity = _judged(found, labels, folds, classes)
-    choice, right = choose(judged, seed), [float(one.probe.mean()) for one in judged]
+    usual = [row for row, store in enumerate(found.stores) if _is_last(store.fingerprint)]
+    choice, right = choose(judged, folds, usual, seed), [float(one.probe.mean()) for one in judged]
     store = found.stores[choice.row]
     train = [one for one in scanned.examples if one.split == "train"]
     val = sum(one.split == "val" for one in scanned.examples)
     gains = expected_gain(1 - right[choice.row], len(train), similarity, _too_deep(found.stores, right, choice.row))
     known = {one.digest: one for one in used_with(extraction.store)}
     scored = [_scored(one.fingerprint, each, known) for one, each in zip(found.stores, judged, strict=True)]
-    others = sorted((row for row in range(len(scored)) if row != choice.row), key=lambda row: -right[row])
+    guessing = SimpleModels.of(labels, scanned.class_names, None)
+    better = guessing.is_beaten_by(scored[choice.row].linear_probe_interval)
     return Advice(
         data=str(data),
         images=len(labels),
-        candidates=[scored[row] for row in (choice.row, *others)],
+        candidates=[scored[row] for row in choice.order],
+        alike=len(choice.alike),
+        by_default=choice.by_default,
         options=_options(store.fingerprint, extraction.store),
-        confidence=choice.confidence,
-        others=sum(right[row] >= right[choice.row] - NEAR for row in others),
+        confidence=choice.confidence if better else 0.0,
+        guessing=guessing,
         gain_of_doubling=gain_of_doubling(_read(store, found), labels, folds, classes),
-        prospect=prospect(store.fingerprint, extraction, train, val, classes, gains),
+        prospect=prospect(store.fingerprint, extraction, train, val, classes, gains, better),
         similarity=similarity,
-        left_out=found.left_out,
+        notes=found.notes,
     )
 
 
 def _judged(
-    found: Candidates, labels: np.ndarray, folds: Folds, classes: int
+    found: Candidates, labels: np.ndarray, folds: Sequence[Fold], classes: int
 ) -> tuple[list[Judged], Similarity | None]:
     """Judge all candidates. Compare the images with ImageNet's if a candidate has features that allow it."""
     judged, similarity = list[Judged](), None
@@ -120,6 +131,11 @@ def _depth(fingerprint: Fingerprint) -> int:
     """Return a number that is larger for a deeper cut of the same network."""
     blocks = list(outline(fingerprint.backbone).cuts) if fingerprint.backbone in BACKBONES else []
     return blocks.index(fingerprint.cut) if fingerprint.cut in blocks else fingerprint.shape[0]
+
+
+def _is_last(fingerprint: Fingerprint) -> bool:
+    """Return whether the cut of `fingerprint` is the default one, after the last block of its network."""
+    return fingerprint.backbone in BACKBONES and fingerprint.cut == list(outline(fingerprint.backbone).cuts)[-1]
 
 
 def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) -> Candidate:

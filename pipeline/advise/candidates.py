@@ -10,7 +10,7 @@ from headstart.features.backbones.cuts import Cut, chosen_backbones, chosen_cuts
 from headstart.features.backbones.outlines import default_resize, is_own, outline
 from headstart.features.backbones.used import used_with
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.errors import StoreError
+from headstart.features.errors import OptionError, StoreError
 from headstart.features.frozen.network import Network, load_network
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.maintain import open_stores
@@ -31,7 +31,7 @@ class Candidates:
 
     stores: list[FeatureStore]
     examples: list[Example]  # of train and val
-    left_out: list[str]  # a line for each store that has features of too few images
+    notes: list[str]  # a line for each store with features of too few images, and for options without effect
 
 
 def find_candidates(
@@ -42,14 +42,16 @@ def find_candidates(
     Raises DataError if too many images can't be used. Extraction raises the errors of `cache_features`.
     """
     examples = _sample([one for one in scanned.examples if one.split != "test"], advise.sample, seed)
-    stores, left_out = _stored(examples, extraction)
+    stores, notes = _stored(examples, extraction)
     tried = advise.tried or (() if stores else tuple(chosen_backbones(config)))
+    if config.cut and not {_named(name) for name in tried}.intersection(chosen_backbones(config)):
+        notes.append(f"--cut has no effect, for {config.backbone} is not tried; --try {config.backbone} judges the cut")
     if tried:
         examples, more = _extracted(replace(scanned, examples=examples), tried, config, extraction)
         stores += [store for store in more if store.key not in [known.key for known in stores]]
     digests = [one.image.digest for one in examples]
     lacking = set[str]().union(*(store.missing(digests) for store in stores))
-    return Candidates(stores, [one for one in examples if one.image.digest not in lacking], left_out)
+    return Candidates(stores, [one for one in examples if one.image.digest not in lacking], notes)
 
 
 def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
@@ -100,6 +102,14 @@ def _extracted(
     return found.examples, list(stores.values())
 
 
+def _named(network: str) -> str:
+    """Return the name of a network to try, or its absolute path. Raises OptionError if it is no single known one."""
+    (name, *others) = chosen_backbones(FeatureConfig(backbone=network))
+    if others:
+        raise OptionError(f"--try: names one network; repeat it for more. Received: {network}")
+    return name
+
+
 def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
     """Return the settings of the network `name` alone, at the cuts that are tried.
 
@@ -107,7 +117,7 @@ def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
     has ImageNet weights and the default rescaling.
     """
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
-    (name,) = chosen_backbones(plain)
+    name = _named(name)
     if name not in chosen_backbones(config):
         return replace(plain, cut=tuple(cut.name for cut in _cuts(name)))
     given = [cut for cut in chosen_cuts(config) if cut.backbone == name] if config.cut else []

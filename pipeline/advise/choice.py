@@ -1,14 +1,16 @@
 """Choose the best of several candidates, and measure how sure the choice is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from headstart.pipeline.advise.probe import Judged
+from headstart.pipeline.scoring.folds import Fold
 
 NEAR = 0.01  # accuracies that differ by at most this count as equal
 _RESAMPLES, _CERTAIN = 1000, 1.645
+_UNSURE = 0.5  # with a lower confidence, a default cut is preferred
 
 
 @dataclass(frozen=True)
@@ -16,23 +18,56 @@ class Best:
     """The candidate to take."""
 
     row: int  # its index
-    confidence: float  # the share of resamples of the images in which its accuracy is within `NEAR` of the best
+    confidence: float  # the chance that its accuracy is within `NEAR` of the best; see `_confidence`
+    order: list[int]  # all candidates: `row`, the other `alike` ones, and the rest, by loss, the lowest first
+    alike: frozenset[int]  # the candidates whose accuracy is not significantly below the best
+    by_default: bool  # whether it was taken because its cut is a default one
 
 
-def choose(judged: Sequence[Judged], seed: int = 0) -> Best:
+def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection[int] = (), seed: int = 0) -> Best:
     """Choose the candidate with the lowest loss among all whose accuracy is not significantly below the best.
 
-    The loss distinguishes candidates better than the accuracy does if few predictions are wrong.
+    The loss distinguishes candidates better than the accuracy does if few predictions are wrong. If the choice is
+    unsure, only the candidates `defaults` are considered, if the accuracy of one is not significantly below the best.
     """
     right = np.stack([one.probe for one in judged])
     best = int(right.mean(axis=1).argmax())
-    alike = [row for row in range(len(judged)) if not _worse(right[best], right[row])]
-    row = min(alike, key=lambda number: judged[number].loss)
-    count = right.shape[1]
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
-    accuracies = drawn @ right.T.astype(np.float64) / count  # [resamples, candidates]
-    near = accuracies[:, row] >= accuracies.max(axis=1) - NEAR
-    return Best(row, float(near.mean()))
+    alike = frozenset(row for row in range(len(judged)) if not _worse(right[best], right[row]))
+
+    def rank(row: int) -> tuple[bool, float]:
+        return row not in alike, judged[row].loss
+
+    order = sorted(range(len(judged)), key=rank)
+    near = _confidence(right, folds, seed)
+    usual = [row for row in order if row in alike and row in defaults]
+    by_default = bool(usual) and usual[0] != order[0] and bool(near[order[0]] < _UNSURE)
+    if by_default:
+        order.sort(key=lambda row: row != usual[0])
+    return Best(order[0], float(near[order[0]]), order, alike, by_default)
+
+
+def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarray:
+    """Return for each candidate the chance that its accuracy is within `NEAR` of the best, float64 [candidates].
+
+    `right` is bool [candidates, N]. The chance is the lower one of two. One comes from resamples of the images, the
+    other from the spread over the folds. Each variance is raised for the images that train the probes, which the folds
+    share: by the factor 1 + F / (F - 1) for F folds (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366).
+    """
+    draws = np.random.default_rng(seed)
+    images, count, values = right.shape[1], len(folds), right.T.astype(np.float64)
+    means = values.mean(axis=0)
+    drawn = draws.multinomial(images, np.full(images, 1 / images), _RESAMPLES)
+    by_images = drawn @ values / images - means  # [resamples, candidates]
+    spread = np.stack([values[held].mean(axis=0) for _, held in folds])
+    spread -= spread.mean(axis=0)
+    heavy = np.sqrt(draws.chisquare(count - 1, (_RESAMPLES, 1)) / (count - 1))  # makes the normal draws Student's t
+    by_folds = draws.normal(size=(_RESAMPLES, count)) @ spread / math.sqrt((count - 1) * count) / heavy
+    raised = math.sqrt(1 + count / (count - 1))
+    near = []
+    for off in (by_images, by_folds):
+        accuracies = means + raised * off
+        near.append((accuracies >= accuracies.max(axis=1, keepdims=True) - NEAR).mean(axis=0))
+    return np.asarray(np.minimum(*near))
 
 
 def _worse(best: np.ndarray, other: np.ndarray) -> bool:

@@ -3,18 +3,19 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from headstart.features.errors import DataError
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.neighbours import Neighbours
-from headstart.pipeline.scoring.baselines import logistic_regression
+from headstart.pipeline.scoring.baselines import fitted_logistic, logistic_chances
+from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest
 
 _STRENGTHS = (1e-3, 1e-2, 1e-1)  # values of C, the inverse of the penalty
 _NEIGHBOURS, _FOLDS = 5, 5
 _ROUNDS, _TOLERANCE = 50, 1e-3  # of LogME's fixed-point iteration
-Folds = Sequence[tuple[np.ndarray, np.ndarray]]  # for each fold: the rows to train on, and the rows held out
 
 
 @dataclass(frozen=True)
@@ -27,26 +28,38 @@ class Judged:
     logme: float  # see `logme`
 
 
-def make_folds(examples: Sequence[Example], seed: int = 0) -> Folds:
-    """Divide `examples` into folds, stratified by class. Copies of an image, and images of a group, share their fold.
+@dataclass(frozen=True)
+class Gain:
+    """The accuracy gained from twice the images, with its interval at 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[Fold]:
+    """Divide `examples` of `data` into folds, stratified by class. Copies of an image, or a group, share their fold.
 
     There are five folds, or fewer if a class has fewer groups, but at least two. Raises DataError if a fold is empty,
     or if the images outside a fold are all of one class.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    labels = np.array([one.label for one in examples])
-    groups = np.array([one.group or one.image.digest for one in examples])
-    count = min(_FOLDS, *(len(np.unique(groups[labels == label])) for label in np.unique(labels)))
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a class with a single group
-        splitter = StratifiedGroupKFold(max(count, 2), shuffle=True, random_state=seed)
-        folds = list(splitter.split(labels, labels, groups))
-    if not all(len(held) and len(np.unique(labels[train])) > 1 for train, held in folds):
-        raise DataError("DATA: too few different images, or groups of images, to judge features on; add some")
+    labels, groups = np.array([one.label for one in examples]), [one.together for one in examples]
+    count = max(min(_FOLDS, rarest(labels, groups)[1]), 2)
+    folds = list[Fold]()
+    if len(set(groups)) >= count and np.bincount(labels).max() >= count:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a class with a single group
+            folds = draw_folds(labels, groups, count, seed)
+    if not folds or not all(_can_judge(labels[train], labels[held]) for train, held in folds):
+        raise DataError(f"{data}: too few different images, or groups of images, to judge features on; add some")
     return folds
 
 
-def judge(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) -> Judged:
+def _can_judge(train: np.ndarray, held: np.ndarray) -> bool:
+    """Return whether a fold with these labels has images to judge, and a probe can be fitted outside it."""
+    return bool(len(held)) and len(np.unique(train)) > 1
+
+
+def judge(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Judged:
     """Judge `features`, float32 [N, D], by their `labels`, int64 [N].
 
     The penalties of the probe are tried from the strongest on, until the loss no longer falls.
@@ -73,35 +86,49 @@ def _one_thread() -> Any:
     return threadpool_limits(1)
 
 
-def held_out(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int, strength: float) -> np.ndarray:
+def held_out(
+    features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, strength: float
+) -> np.ndarray:
     """Return class probabilities, float64 [N, classes]: for each fold, by logistic regression on the other folds."""
-    from sklearn.exceptions import ConvergenceWarning
-
     chances = np.zeros((len(labels), classes))
     for train, held in folds:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that has not converged is scored, too
-            model = logistic_regression(strength).fit(features[train], labels[train])
-        chances[np.ix_(held, model.classes_)] = model.predict_proba(features[held])
+        model = fitted_logistic(features[train], labels[train], strength)
+        chances[held] = logistic_chances(model, features[held], classes)
     return chances
 
 
-def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) -> float:
+def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Gain:
     """Return the accuracy that the probe gains from training on all images of each fold instead of half of them.
 
-    Returns 0 if such a half has images of one class only.
+    The gain is 0, and its interval is from -1 to 1, if such a half has images of one class only.
     """
-    halves = [(np.random.default_rng(number).permutation(train), held) for number, (train, held) in enumerate(folds)]
-    halves = [
-        (rows[: len(rows) // 2], held) for rows, held in halves if len(np.unique(labels[rows[: len(rows) // 2]])) > 1
-    ]
-    if len(halves) < len(folds):
-        return 0.0
+    halves = list[Fold]()
+    for number, (train, held) in enumerate(folds):
+        rows = np.random.default_rng(number).permutation(np.arange(len(labels))[train])
+        halves.append((rows[: len(rows) // 2], held))
+    if any(len(np.unique(labels[rows])) < 2 for rows, _ in halves):
+        return Gain(0.0, -1.0, 1.0)
     with _one_thread():
         whole, half = (
             held_out(features, labels, part, classes, _STRENGTHS[1]).argmax(axis=1) for part in (folds, halves)
         )
-    return float((whole == labels).mean() - (half == labels).mean())
+    gained = (whole == labels).astype(np.float64) - (half == labels)
+    return _with_interval(gained, [gained[held].mean() for _, held in folds])
+
+
+def _with_interval(gained: np.ndarray, of_folds: Sequence[float]) -> Gain:
+    """Return the mean of `gained`, float64 [N], with the wider one of two intervals.
+
+    One comes from the variance between the images. The other comes from the variance between the folds `of_folds`. It
+    includes the noise of the images that train the probes, as in `metrics.resampled_interval`.
+    """
+    from scipy.stats import t
+
+    images, folds = len(gained), len(of_folds)
+    by_images = t.ppf(0.975, images - 1) * np.sqrt(gained.var(ddof=1) / images)
+    by_folds = t.ppf(0.975, folds - 1) * np.sqrt((1 / folds + 1 / (folds - 1)) * np.var(of_folds, ddof=1))
+    value, off = float(gained.mean()), float(max(by_images, by_folds))
+    return Gain(value, max(value - off, -1.0), min(value + off, 1.0))
 
 
 def _loss(chances: np.ndarray, labels: np.ndarray) -> float:
@@ -109,7 +136,7 @@ def _loss(chances: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())
 
 
-def _nearest(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) -> np.ndarray:
+def _nearest(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> np.ndarray:
     """Return the majority class, int64 [N], of the five nearest images in the other folds. Nearer ones decide ties."""
     predicted = np.empty_like(labels)
     weights = 1 + 1e-3 * np.arange(_NEIGHBOURS, 0, -1)  # decides ties

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from headstart.features.config import ExtractionConfig
 from headstart.features.errors import HeadstartError
@@ -12,7 +12,9 @@ from headstart.pipeline.advise.candidates import network_of
 from headstart.pipeline.advise.similarity import Similarity
 from headstart.pipeline.data.examples import Example
 
+Answer = Literal["yes", "perhaps", "no", "unknown"]
 WORTHWHILE = 0.01  # the least expected gain in accuracy for which fine-tuning is recommended
+_SURE = 1 / 3  # below this share of the upper end of its interval, an expected gain is small
 EPOCHS = 10  # of `headstart finetune` by default
 # Shares of the errors that fine-tuning removes, with many images.
 _SHARES = {"near": 0.25, "between": 0.4, "far": 0.55, "unknown": 0.4}
@@ -25,26 +27,25 @@ _FORWARD = 3  # validation is so many times as fast as training
 class Prospect:
     """The expected gain and cost of fine-tuning with default settings."""
 
+    answer: Answer  # whether fine-tuning is recommended
     expected_gain: float  # in accuracy
     gain_interval: tuple[float, float]  # a rough interval: from 0 to the gain with many images
-    minutes: float | None  # for `EPOCHS` epochs; None if the network can't be run here
-    images_per_second: float | None  # of training
-
-    @property
-    def worthwhile(self) -> bool:
-        """Return whether the expected gain is large enough."""
-        return self.expected_gain >= WORTHWHILE
+    minutes: float | None  # for `EPOCHS` epochs; None if the answer needs no cost, or the network can't be run here
+    images_per_second: float | None  # of training; None as for `minutes`
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of the prospect."""
         return asdict(self)
 
     def line(self) -> str:
-        """Return the prospect as a sentence."""
-        low, high = self.gain_interval
+        """Return the answer and its reason as a sentence."""
+        if self.answer == "unknown":
+            return "Whether to fine-tune can't be told."
+        told = {"yes": "Fine-tune it", "perhaps": "Perhaps fine-tune it", "no": "Keep the head, and don't fine-tune"}
+        low, high = (100 * end for end in self.gain_interval)
         cost = "" if self.minutes is None else f", for about {_duration(self.minutes)} on this machine"
-        gain = f"{100 * self.expected_gain:+.1f} points ({100 * low:.1f} to {100 * high:.1f}, by a rough rule){cost}"
-        return f"fine-tuning is expected to bring {gain}"
+        gain = f"{100 * self.expected_gain:+.1f} points ({low:.1f} to {high:.1f}, by a rough rule){cost}"
+        return f"{told[self.answer]}: fine-tuning is expected to bring {gain}."
 
 
 def expected_gain(error: float, images: int, similarity: Similarity | None, too_deep: float) -> tuple[float, float]:
@@ -66,14 +67,24 @@ def prospect(
     val: int,
     classes: int,
     gains: tuple[float, float],
+    better_than_guessing: bool,
 ) -> Prospect:
     """Return the prospect of fine-tuning the network of `fingerprint` on `train`, validated on `val` images.
 
-    `gains` is the result of `expected_gain`.
+    `gains` is the result of `expected_gain`. The cost is measured if the answer is "yes" or "perhaps". The answer is
+    "unknown" unless the probe is `better_than_guessing`.
     """
-    speed = _speed(fingerprint, extraction, train, classes)
+    answer = answered(*gains) if better_than_guessing else "unknown"
+    speed = _speed(fingerprint, extraction, train, classes) if answer in ("yes", "perhaps") else None
     minutes = EPOCHS * (len(train) + val / _FORWARD) / speed / 60 if speed else None
-    return Prospect(gains[0], (0.0, gains[1]), minutes, speed)
+    return Prospect(answer, gains[0], (0.0, gains[1]), minutes, speed)
+
+
+def answered(expected: float, most: float) -> Answer:
+    """Return whether fine-tuning is recommended, for the two gains of `expected_gain`."""
+    if round(expected, 3) < WORTHWHILE:  # as it is shown
+        return "no"
+    return "yes" if expected >= _SURE * most else "perhaps"
 
 
 def _speed(

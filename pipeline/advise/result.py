@@ -1,12 +1,15 @@
 """The result of `headstart advise`."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from headstart.pipeline.advise.probe import Gain
 from headstart.pipeline.advise.prospect import Prospect
 from headstart.pipeline.advise.similarity import Similarity
+from headstart.pipeline.scoring.simple_models import SimpleModels
 from rich.table import Table
 
 
@@ -31,14 +34,16 @@ class Advice:
 
     data: str
     images: int  # of train and val, on which the candidates are judged
-    candidates: list[Candidate]  # the best first
+    candidates: list[Candidate]  # the best first, then in the order of `Best`
+    alike: int  # number of candidates, the first included, whose accuracy is not significantly below the best
+    by_default: bool  # whether the first one was taken because its cut is the default one
     options: str  # the options that ask for the features of the first candidate
-    confidence: float  # see `Best`
-    others: int  # number of other candidates whose accuracy is at least that of the first minus `NEAR`
-    gain_of_doubling: float  # accuracy that the probe gained from the second half of the images
+    confidence: float  # see `Best`; 0 if the first candidate is not surely better than always the largest class
+    guessing: SimpleModels  # the share of the largest class
+    gain_of_doubling: Gain  # accuracy that the probe gained from the second half of the images
     prospect: Prospect
     similarity: Similarity | None  # None without features of EfficientNet-Lite0
-    left_out: list[str]  # a line for each store with features of too few images
+    notes: list[str]  # see `Candidates`
 
     @property
     def best(self) -> Candidate:
@@ -47,59 +52,90 @@ class Advice:
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
-        best = self.best
+        best, gain = self.best, self.gain_of_doubling
         return {
-            "recommendation": {"backbone": best.backbone, "cut": best.cut, "finetune": self.prospect.worthwhile},
+            "recommendation": {"backbone": best.backbone, "cut": best.cut, "finetune": self.prospect.answer == "yes"},
             "reason": " ".join(self.reasons()),
             "confidence": self.confidence,
             "candidates": [asdict(one) for one in self.candidates],
+            "largest_class": self.guessing.largest_class,
+            "largest_class_share": self.guessing.largest_class_share,
             "finetune": self.prospect.fields(),
             "similarity": self.similarity.fields() if self.similarity else None,
-            "gain_of_doubling": self.gain_of_doubling,
+            "gain_of_doubling": gain.value,
+            "gain_of_doubling_interval": [gain.low, gain.high],
             "images": self.images,
         }
 
     def reasons(self) -> Iterator[str]:
         """Yield the sentences that give the recommendation and its reasons."""
-        best, error = self.best, 1 - self.best.linear_probe
+        best, share, name = self.best, self.guessing.largest_class_share, self.guessing.largest_class
         low, high = best.linear_probe_interval
-        yield (
-            f"Take {best.backbone} at {best.cut}: a linear probe is right on {best.linear_probe:.1%} of images "
-            f"held out ({low:.1%} to {high:.1%})."
-        )
-        if len(self.candidates) == 1:
-            yield "No other network or cut was judged; --try NAME judges another."
-        else:
-            alike = f"; {self.others} of the others are within a point of it" if self.others else ""
+        right = f"a linear probe is right on {best.linear_probe:.1%} of images held out ({low:.1%} to {high:.1%})"
+        if not self.guessing.is_beaten_by(best.linear_probe_interval):
             yield (
-                f"It is within a point of the best of {len(self.candidates)} candidates in {self.confidence:.0%} of "
-                f"resamples of the images{alike}."
+                f"No network or cut can be recommended: with {best.backbone} at {best.cut}, {right}, which is not "
+                f"surely better than always saying `{name}` ({share:.1%}). Check the labels, add images, or --try "
+                "another network."
             )
-        verb = "Fine-tune it" if self.prospect.worthwhile else "Keep the head, and don't fine-tune"
-        yield f"{verb}: {self.prospect.line()}."
-        if error > _LITTLE and self.gain_of_doubling >= _MUCH:
-            yield f"More images help: the second half of them brought {100 * self.gain_of_doubling:+.1f} points."
+            yield self.prospect.line()
+            return
+        yield f"Take {best.backbone} at {best.cut}: {right}; always saying `{name}` is right on {share:.1%}."
+        yield self._compared()
+        yield self.prospect.line()
+        gain = self.gain_of_doubling
+        if 1 - best.linear_probe > _LITTLE and gain.value >= _MUCH and gain.low > 0:
+            points = f"{100 * gain.value:+.1f} points ({100 * gain.low:.1f} to {100 * gain.high:.1f})"
+            yield f"More images help: the second half of them brought {points}."
+
+    def _compared(self) -> str:
+        """Return a sentence that compares the first candidate with the others."""
+        best, *others = self.candidates
+        if not others:
+            return "No other network or cut was judged; --try NAME judges another."
+        count = len(self.candidates)
+        sure = f"The chance that it is within a point of the best of {count} candidates is {self.confidence:.0%}."
+        top = max(others, key=lambda one: one.linear_probe)
+        ahead = (
+            f"{top.backbone} at {top.cut} is right on {100 * (top.linear_probe - best.linear_probe):.1f} points more"
+        )
+        if self.by_default:
+            return f"No candidate is surely better, so it is the default cut. {sure}"
+        if top.linear_probe > best.linear_probe:
+            losses = f"its loss is higher ({top.loss:.3f}, not {best.loss:.3f})"
+            return f"{ahead}, which is equal within chance, and {losses}. {sure}"
+        alike = self.alike - 1
+        if not alike:
+            return f"It is the most accurate. {sure}"
+        equal = "1 other is" if alike == 1 else f"{alike} others are"
+        return f"{equal} equal to it within chance, with a higher loss. {sure}"
 
     def lines(self) -> Iterator[Any]:
         """Yield the summary that is printed without `--json`."""
         yield f"judged on {self.images} images of train and val, each while it was held out"
         yield self._table()
-        yield from self.left_out
+        yield from self.notes
         if self.similarity:
             yield self.similarity.line()
         else:
             yield "how far the images are from ImageNet's is unknown; --try efficientnet_lite0 measures it"
         yield from self.reasons()
-        yield f"next: headstart head {self.data} --run RUN {self.options}"
+        if self.prospect.answer == "unknown":
+            return
+        yield f"next: headstart head {shlex.quote(self.data)} --run RUN {self.options}"
+        if self.prospect.answer != "no":
+            yield "next: headstart finetune RUN"
 
     def _table(self) -> Table:
-        table = Table("backbone", "cut", "linear probe", "95 %", "5 nearest", "LogME", box=None)
+        heads = "", "backbone", "cut", "probe", "95 %", "loss", "5 nearest", "LogME"
+        table = Table(*heads, box=None, pad_edge=False)
         names = Counter((one.backbone, one.cut) for one in self.candidates)
         for one in self.candidates:
             cut = one.cut if names[one.backbone, one.cut] == 1 else f"{one.cut} ({one.fingerprint[:12]})"
             low, high = one.linear_probe_interval
-            interval = f"{low:.3f} to {high:.3f}"
-            table.add_row(one.backbone, cut, f"{one.linear_probe:.4f}", interval, f"{one.knn:.4f}", f"{one.logme:.3f}")
+            figures = f"{one.linear_probe:.4f}", f"{low:.3f}-{high:.3f}", f"{one.loss:.3f}", f"{one.knn:.4f}"
+            chosen = one is self.best and self.prospect.answer != "unknown"
+            table.add_row("*" if chosen else "", one.backbone, cut, *figures, f"{one.logme:.3f}")
         return table
 
 

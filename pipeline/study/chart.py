@@ -24,10 +24,10 @@ def drawing(result: StudyResult, measured: str, expected: str) -> Callable[[Axes
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import LogLocator, NullLocator
 
-        joined = [result.sizes[-1], *result.forecast]
+        law = [result.fitted, *result.forecast]
         for sizes, colour, style, label in (
             (result.sizes, measured, "o-", "measured"),
-            (joined, expected, "o--", "expected"),
+            (law, expected, "o--", "expected"),
         ):
             images, values, low, high = _columns(sizes)
             axes.fill_between(images, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -22,7 +22,7 @@ class StudyConfig:
         0, "Tell the gain from so many more training images; 0 takes 1,000, or as many as there are if these are fewer."
     )
     target: float = option(0.0, "Tell how many images reach this figure; 0 takes the next round one.")
-    max_images: int = option(20_000, "Training images in the study; if there are more, a sample.")
+    max_images: int = option(20_000, "Images of train, and of val, in the study; if there are more, a sample.")
     chart: Path | None = option(None, "Chart to write, .svg or .png.")
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from headstart.features.device import cpu_count
 from headstart.features.terminal import progress
 from headstart.pipeline.labelled import LabelledFeatures
-from headstart.pipeline.scoring.baselines import logistic_regression
+from headstart.pipeline.scoring.baselines import fitted_logistic, log_chances, logistic_chances
 from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.pipeline.study.contributions import contributions
 from headstart.pipeline.study.subsets import nested_order
@@ -119,12 +119,7 @@ def _logits(train: LabelledFeatures, features: np.ndarray) -> np.ndarray:
 
     A class without training images gets the logarithm of the smallest normal float32.
     """
-    tiny = np.finfo(np.float32).tiny
-    known = np.unique(train.labels)
-    logits = np.full((len(features), train.classes), np.log(tiny))
-    if len(known) == 1:  # logistic regression needs two classes
-        logits[:, known] = 0.0
-    else:
-        chances = logistic_regression(_STRENGTH).fit(train.features, train.labels).predict_proba(features)
-        logits[:, known] = np.log(np.maximum(chances, tiny))
-    return logits
+    if len(known := np.unique(train.labels)) == 1:  # logistic regression needs two classes
+        return log_chances(np.tile(np.eye(train.classes)[known[0]], (len(features), 1)))
+    model = fitted_logistic(train.features, train.labels, _STRENGTH)
+    return log_chances(logistic_chances(model, features, train.classes))

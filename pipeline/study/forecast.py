@@ -80,14 +80,21 @@ class Forecast:
         """Return the figure to expect with each number of `images`: the median over the replicates."""
         errors = self._errors(np.array(images, np.float64))
         noise = self._draws.normal(size=errors.shape) * np.sqrt(self._spread / np.array(images))
-        middle = self._bounded(np.median(errors, axis=0) - self._raised)
-        return self._estimates(middle, errors + noise)
+        return self._estimates(self._middle(errors), errors + noise)
 
     def gain(self, more: int, now: int) -> Estimate:
-        """Return the expected rise of the figure from `more` images beside `now`. For the loss, return its fall."""
-        before, after = self._errors(np.array([now, now + more])).T
-        low, high = _interval(before - after)
-        return Estimate(float(np.median(before - after)), float(low), float(high))
+        """Return the expected rise of the figure from `more` images beside `now`. For the loss, return its fall.
+
+        It is the difference of the two figures that `at` returns.
+        """
+        errors = self._errors(np.array([now, now + more]))
+        before, after = self._middle(errors).tolist()
+        low, high = _interval(errors[:, 0] - errors[:, 1])
+        return Estimate(before - after, min(float(low), before - after), max(float(high), before - after))
+
+    def _middle(self, errors: np.ndarray) -> np.ndarray:
+        """Return the median over the replicates of `errors`, [B, M], without the two added predictions: [M]."""
+        return self._bounded(np.median(errors, axis=0) - self._raised)
 
     def needed(self, target: float) -> Needed:
         """Return the number of training images that the figure `target` needs."""

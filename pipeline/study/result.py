@@ -12,7 +12,8 @@ from headstart.pipeline.study.forecast import LEVEL, Estimate, Needed
 from headstart.pipeline.study.laws import LawName
 from rich.table import Table
 
-_CLASSES_SHOWN = 3
+FEW_VAL = 100  # with fewer val images, no figure is sure
+_CLASSES_SHOWN, _FEW_OF_EACH = 3, 10
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,19 @@ class StudyResult:
     sizes: list[Size]  # measured
     law: LawName
     parameters: dict[str, float]
-    forecast: list[Size]
+    fitted: Size  # the figure that the law gives for `images`
+    forecast: list[Size]  # the law's figures for more images
     more: int
     gain: Estimate  # the rise of the figure from `more` images; for the loss, its fall
     needed: Needed | None  # None if no target was given or chosen
     classes: list[ClassGain]  # the highest lower end of a gain first
     notes: Sequence[str] = ()  # sentences on the limits of this study
     chart: str | None = None
+
+    @property
+    def few_val(self) -> bool:
+        """Whether there are so few val images that no figure is sure."""
+        return self.val_images < FEW_VAL
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -55,6 +62,7 @@ class StudyResult:
             "level": LEVEL,
             "sizes": [size.fields(self.metric) for size in self.sizes],
             "law": {"name": self.law, "parameters": self.parameters},
+            "fitted": self.fitted.fields(self.metric),
             "forecast": [size.fields(self.metric) for size in self.forecast],
             "more": gain,
             "target": needed
@@ -68,18 +76,25 @@ class StudyResult:
         }
 
     def lines(self) -> Iterator[Any]:
-        """Yield the summary that is printed without `--json`."""
-        yield self.table()
-        yield from self.sentences()
-        yield from self.notes
+        """Yield the summary that is printed without `--json`. With few val images, it is short."""
+        if self.few_val:
+            yield from self.notes
+        yield self.table(short=self.few_val)
+        yield from self._outlook() if self.few_val else [*self.sentences(), *self.notes]
         if self.chart:
             yield f"the chart is in {self.chart}"
 
-    def table(self) -> Table:
-        """Return a table of the measured sizes, followed by the expected ones."""
+    def table(self, short: bool = False) -> Table:
+        """Return a table of the measured sizes, the fitted and the expected ones.
+
+        A `short` table leaves out the measured sizes between the smallest and the largest, and the last expected one.
+        """
         title = f"heads on subsets of {self.images:,} training images, scored on {self.val_images:,} of val"
         table = Table("images", "", titled(self.metric), f"{LEVEL:.0%} interval".replace("%", " %"), title=title)
-        for kind, sizes in (("measured", self.sizes), ("expected", self.forecast)):
+        measured, expected = self.sizes, self.forecast
+        if short:
+            measured, expected = [measured[0], measured[-1]], expected[:1]
+        for kind, sizes in (("measured", measured), ("fitted", [self.fitted]), ("expected", expected)):
             for size in sizes:
                 figure = size.figure
                 interval = f"{figure.low:.3f} - {figure.high:.3f}"
@@ -88,9 +103,7 @@ class StudyResult:
 
     def sentences(self) -> Iterator[str]:
         """Yield sentences about the gain from more images, the images for the target, the law and the classes."""
-        yield f"{self.more:,} more images: {self._gained()}"
-        if self.needed:
-            yield self._reached(self.needed)
+        yield from self._outlook()
         values = ", ".join(f"{name} = {value:.4g}" for name, value in self.parameters.items())
         yield f"{self.law}: {self.formula()}, with {values}"
         sure = [one for one in self.classes if one.low > 0][:_CLASSES_SHOWN]
@@ -98,16 +111,19 @@ class StudyResult:
             points = f"+{100 * one.gain:.1f} points ({100 * one.low:.1f} to {100 * one.high:.1f})"
             yield f"twice the images: recall of {one.name!r} {points}, now {one.recall:.3f}"
         if not sure:
-            yield "no class surely gains from more images" + (": val has too few of each" if self._few_val() else "")
+            few = self.val_images < _FEW_OF_EACH * len(self.classes)
+            yield "no class surely gains from more images" + (": val has too few of each" if few else "")
+
+    def _outlook(self) -> Iterator[str]:
+        yield f"{self.more:,} more images: {self._gained()}"
+        if self.needed:
+            yield self._reached(self.needed)
 
     def formula(self) -> str:
         """Return the formula of the law, such as `1 - accuracy = c + a n^-b`."""
         if self.law == "power law":
             return f"{'loss' if self.metric == 'loss' else f'1 - {titled(self.metric)}'} = c + a n^-b"
         return f"{titled(self.metric)} = a + b log(n)"
-
-    def _few_val(self) -> bool:
-        return self.val_images < 10 * len(self.classes)
 
     def _gained(self) -> str:
         low, value, high = self.gain.low, self.gain.value, self.gain.high
@@ -116,16 +132,29 @@ class StudyResult:
         return f"+{100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f}) of {titled(self.metric)}"
 
     def _reached(self, needed: Needed) -> str:
-        name, now = f"{titled(self.metric)} {needed.target:g}", self.images
+        """Return a sentence on the images for the target: by the measured sizes if they reach it, else by the law."""
+        name, first, last = f"{titled(self.metric)} {needed.target:g}", self.sizes[0].images, self.sizes[-1].images
+        under = [row for row, size in enumerate(self.sizes) if not self._meets(size, needed.target)]
+        if not under:
+            return f"{name}: reached with {first:,} images or fewer"
+        if under[-1] < len(self.sizes) - 1:
+            return f"{name}: reached with {self.sizes[under[-1] + 1].images:,} images"
+        if needed.low is not None and needed.low <= first and needed.high is None:
+            return f"{name}: the images for it can't be told with so few val images ({self.val_images:,})"
         if needed.images is None:
-            perhaps = f", at the earliest with {rounded(needed.low)} images" if needed.low and needed.low > now else ""
+            sure = needed.low and needed.low > self.images
+            perhaps = f", at the earliest with {rounded(needed.low or 0)} images" if sure else ""
             return f"{name}: not in sight with this backbone{perhaps}"
-        if needed.images <= self.sizes[0].images:
-            return f"{name}: reached with {self.sizes[0].images:,} images or fewer"
+        if needed.images <= last:
+            expected = f"though the law expects it with about {rounded(needed.images)}"
+            return f"{name}: not reached with {last:,} images, {expected}; {self.val_images:,} val images can't tell"
         low = rounded(needed.low or 1)
         interval = f"{low} to {rounded(needed.high)}" if needed.high else f"{low} or more, perhaps never"
-        reached = "reached, with " if needed.images <= now else ""
-        return f"{name}: {reached}about {rounded(needed.images)} images ({interval})"
+        return f"{name}: about {rounded(needed.images)} images ({interval})"
+
+    def _meets(self, size: Size, target: float) -> bool:
+        """Return whether the figure measured with `size` is `target` or better."""
+        return size.figure.value <= target if self.metric == "loss" else size.figure.value >= target
 
 
 def rounded(images: int) -> str:

@@ -17,4 +17,5 @@ def study_section(result: StudyResult) -> str:
     )
     title = f"{name} by the number of training images, with intervals at {LEVEL:.0%}".replace("%", " %")
     drawn = chart(drawing(result, SERIES[0], SERIES[1]), title, alt)
-    return drawn + items([*result.sentences(), *result.notes], "facts")
+    told = [*result.notes, *result.sentences()] if result.few_val else [*result.sentences(), *result.notes]
+    return drawn + items(told, "facts")

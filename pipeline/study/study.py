@@ -20,13 +20,14 @@ from headstart.pipeline.study.classes import class_gains
 from headstart.pipeline.study.config import FEWEST_SIZES, StudyConfig
 from headstart.pipeline.study.curve import Curve, measure_curve, to_error
 from headstart.pipeline.study.forecast import Forecast, Needed
-from headstart.pipeline.study.result import Size, StudyResult
+from headstart.pipeline.study.result import FEW_VAL, Size, StudyResult
 from headstart.pipeline.study.subsets import nested_order, study_sizes
 
 _TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 _FURTHER = (2, 4)  # the figure is forecast for these multiples of the training images
 _MORE = 1000
-_FEW_VAL, _FEW_TRAIN = 100, 5
+_FEW_TRAIN = 5
+_MOST_LOGITS = 10_000_000  # of val, for each head: 80 MB in each thread
 
 
 def study(
@@ -61,13 +62,17 @@ def study_cached(cached: FeaturedExamples, config: StudyConfig, seed: int = 0) -
 
     Raises DataError if there are too few different images.
     """
-    train, every = _sample(cached.of("train"), config.max_images, seed), cached.of("train")
+    every, scored = cached.of("train"), cached.of("val")
+    train = _sample(every, config.max_images, seed)
+    val = _sample(scored, min(config.max_images, _MOST_LOGITS // len(cached.class_names)), seed)
     units = [example.together for example in train]
-    labelled, val = cached.labelled(train), cached.labelled(cached.of("val"))
-    result = study_features(labelled, val, units, cached.class_names, config, seed, len(every))
-    sampled = [f"--max-images: a sample of {len(train):,} of {len(every):,} training images"] * (
-        len(train) < len(every)
-    )
+    labelled = cached.labelled(train), cached.labelled(val)
+    result = study_features(*labelled, units, cached.class_names, config, seed, len(every))
+    sampled = [
+        f"a sample of {len(part):,} of {len(whole):,} {name} images"
+        for part, whole, name in ((train, every, "training"), (val, scored, "val"))
+        if len(part) < len(whole)
+    ]
     return replace(result, notes=[*sampled, *result.notes])
 
 
@@ -97,7 +102,8 @@ def study_features(
     curve = measure_curve(train, val, units, sizes, config.seeds, config.metric, seed)
     forecast = Forecast(curve, seed)
     more = config.more or min(_MORE, at_hand)
-    further = sorted({at_hand + more, *(at_hand * times for times in _FURTHER)})
+    further = sorted({at_hand, at_hand + more, *(at_hand * times for times in _FURTHER)})
+    fitted, *expected = [Size(*one) for one in zip(further, forecast.at(further), strict=True)]
     return StudyResult(
         metric=config.metric,
         images=at_hand,
@@ -106,7 +112,8 @@ def study_features(
         sizes=_sizes(curve, forecast),
         law=forecast.law.name,
         parameters=forecast.named_parameters(),
-        forecast=[Size(images, figure) for images, figure in zip(further, forecast.at(further), strict=True)],
+        fitted=fitted,
+        forecast=expected,
         more=more,
         gain=forecast.gain(more, at_hand),
         needed=_needed(curve, forecast, config.target),
@@ -130,20 +137,25 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
     return forecast.needed(target) if target else None
 
 
-def _sample(train: list[Example], most: int, seed: int) -> list[Example]:
-    """Return all examples, or a sample of `most` examples with the classes in proportion."""
-    if len(train) <= most:
-        return train
-    units = [example.together for example in train]
-    order, _ = nested_order(np.array([example.label for example in train]), units, (seed, 0))
-    return [train[row] for row in sorted(order[:most].tolist())]
+def _sample(examples: list[Example], most: int, seed: int) -> list[Example]:
+    """Return all examples, or a sample of `most` examples with the classes in proportion.
+
+    The sample has an example of each class, even if it is then larger.
+    """
+    if len(examples) <= most:
+        return examples
+    labels, units = np.array([example.label for example in examples]), [example.together for example in examples]
+    order, ends = nested_order(labels, units, (seed, 0))
+    most = max(most, int(ends[len(np.unique(labels)) - 1]))
+    return [examples[row] for row in sorted(order[:most].tolist())]
 
 
 def _notes(curve: Curve, train_labels: np.ndarray, class_names: list[str]) -> Iterator[str]:
     """Yield warnings about how reliable the study is. `train_labels` is int [N]."""
     total = len(curve.labels)
-    if total < _FEW_VAL:
-        yield f"val has {total} images: no figure here is sure; `headstart prepare --val 0.3` makes a larger one"
+    if total < FEW_VAL:
+        larger = "`headstart prepare SOURCE DATA --val 0.3` makes val larger, and train smaller"
+        yield f"val has {total} images, so no figure here is sure; {larger}"
     largest, share = Counter(curve.labels.tolist()).most_common(1)[0]
     if curve.right[-1, 0].sum() <= share:
         better = "; try --metric balanced_accuracy" if curve.metric == "accuracy" else ""

@@ -82,7 +82,7 @@ def test_a_sample_of_many_images_is_told(prepared: Path, extraction: ExtractionC
     every = len(cached.of("train"))
     assert (found.images, found.sizes[-1].images, found.more) == (every, 12, every)
     assert [size.images for size in found.forecast] == [2 * every, 4 * every]
-    assert found.notes[0] == f"--max-images: a sample of 12 of {len(cached.of('train'))} training images"
+    assert found.notes[0] == f"a sample of 12 of {every} training images"
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1", "auc", "loss"])
@@ -108,7 +108,7 @@ def test_a_rare_class_and_an_idle_head_are_told() -> None:
     told = " ".join(found.notes)
     assert "always saying 'class 0'; try --metric balanced_accuracy" in told
     assert "class 'class 1' has 3 training images" in told
-    assert "val has 41 images" in told
+    assert "val has 41 images, so no figure here is sure; `headstart prepare SOURCE DATA --val 0.3`" in told
 
 
 def test_many_classes_of_few_images() -> None:
@@ -158,6 +158,7 @@ def made(**changes: object) -> StudyResult:
         sizes=[Size(80, Estimate(0.95, 0.93, 0.97)), Size(1600, Estimate(0.986, 0.98, 0.992))],
         law="power law",
         parameters={"c": 0.004, "a": 0.31, "b": 0.45},
+        fitted=Size(1600, Estimate(0.986, 0.981, 0.991)),
         forecast=[Size(2600, Estimate(0.99, 0.983, 0.995)), Size(6400, Estimate(0.992, 0.985, 0.998))],
         more=1000,
         gain=Estimate(0.004, 0.001, 0.007),
@@ -185,12 +186,52 @@ def test_what_it_says() -> None:
         (Needed(0.99, 1934, 1721, None), "about 1,900 images (1,700 or more, perhaps never)"),
         (Needed(0.99, None, 4100, None), "not in sight with this backbone, at the earliest with 4,100 images"),
         (Needed(0.99, None, 700, None), "not in sight with this backbone"),
-        (Needed(0.99, 400, 200, 900), "reached, with about 400 images (200 to 900)"),
-        (Needed(0.99, 30, 1, 900), "reached with 80 images or fewer"),
+        (Needed(0.98, 400, 200, 900), "reached with 1,600 images"),
+        (Needed(0.94, 30, 1, 900), "reached with 80 images or fewer"),
+        (Needed(0.99, 81, 1, None), "the images for it can't be told with so few val images (200)"),
+        (
+            Needed(0.99, 81, 1, 900),
+            "not reached with 1,600 images, though the law expects it with about 81; 200 val images can't tell",
+        ),
     ],
 )
 def test_when_a_figure_is_reached(needed: Needed, says: str) -> None:
-    assert f"accuracy 0.99: {says}" in list(made(needed=needed).sentences())
+    assert f"accuracy {needed.target:g}: {says}" in list(made(needed=needed).sentences())
+
+
+def test_a_loss_is_reached_from_above() -> None:
+    sizes = [Size(80, Estimate(0.3, 0.2, 0.4)), Size(1600, Estimate(0.1, 0.05, 0.2))]
+    told = list(made(metric="loss", sizes=sizes, needed=Needed(0.2, 300, 100, 900)).sentences())
+    assert "loss 0.2: reached with 1,600 images" in told
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_the_gain_is_a_difference_in_the_table(metric) -> None:
+    found = of(blobs([60, 60], 0.8), blobs([20, 20], 0.8, seed=1), replace(QUICK, metric=metric, more=120))
+    expected = next(size.figure.value for size in found.forecast if size.images == 240)
+    assert found.fitted.images == 120
+    assert found.gain.value == pytest.approx(abs(expected - found.fitted.figure.value))
+    assert found.fields()["fitted"]["images"] == 120
+
+
+def test_with_few_val_images_the_summary_is_short_and_says_so_first() -> None:
+    first, table, *rest = made(val_images=7, notes=["val has 7 images"]).lines()
+    assert first == "val has 7 images"
+    assert [table.row_count, len(rest)] == [4, 2]
+    table, *rest = made(notes=["a note"]).lines()
+    assert [table.row_count, len(rest), rest[-1]] == [5, 5, "a note"]
+
+
+def test_val_is_bounded_by_a_sample(
+    prepared: Path, extraction: ExtractionConfig, small: FeatureConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = cache_features(prepared, small, extraction)
+    every = len(cached.of("val"))
+    monkeypatch.setattr("headstart.pipeline.study.study._MOST_LOGITS", 10)  # of two classes
+    found = study_cached(cached, QUICK)
+    assert (found.val_images, found.notes[0]) == (5, f"a sample of 5 of {every} val images")
+    monkeypatch.setattr("headstart.pipeline.study.study._MOST_LOGITS", 1)
+    assert study_cached(cached, QUICK).val_images == 2  # one of each class
 
 
 def test_a_section_of_a_page_shows_the_curve_and_keeps_names_text() -> None:
