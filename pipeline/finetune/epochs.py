@@ -73,8 +73,11 @@ def train_epochs(
     return Trained(course, speed, calibrated)
 
 
-def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference]:
-    """Return the calibration of the model on val, and its reference."""
+def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference] | None:
+    """Return the calibration of the model on val, and its reference. Return None if its features are not finite.
+
+    A model that nearly diverged may have such features, and yet finite logits: ReLU can hide NaN.
+    """
     kept = [built.scored.predict_on_batch(inputs)[0] for inputs, _ in batches.reference]
     reference = Reference.of(np.concatenate(kept).astype(np.float32))
     found = []
@@ -82,6 +85,9 @@ def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Re
         features, logits = built.scored.predict_on_batch(inputs)
         found.append((reference.distances(features.astype(np.float32)), logits, labels.numpy()))
     distances, logits, labels = map(np.concatenate, zip(*found, strict=True))
+    if not np.isfinite(distances).all():
+        console.print("the features of the best epoch are not finite, so its probabilities are not calibrated")
+        return None
     return calibrate(logits, labels, usual(distances)), reference
 
 
