@@ -11,6 +11,7 @@ from headstart.pipeline.evaluate.config import ThresholdConfig
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.metrics import interval_text
 from headstart.pipeline.scoring.thresholds import Threshold, enough, for_cost, for_sensitivity, for_specificity
+from rich.text import Text
 
 
 def positive_class(run: Run, config: ThresholdConfig) -> str | None:
@@ -28,7 +29,13 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
     if config.positive and config.positive not in names:
         raise OptionError(f"--positive must be {names[0]} or {names[1]}. Received: {config.positive}")
     kept = run.threshold("head")
-    return config.positive or (kept.positive if kept else names[1])
+    positive = config.positive or (kept.positive if kept else names[1])
+    if config.flag and not config.positive and positive != names[1]:
+        console.print(
+            Text(f"`{positive}` is positive, as in the threshold that the run keeps; --positive sets another"),
+            style="yellow",
+        )
+    return positive
 
 
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:

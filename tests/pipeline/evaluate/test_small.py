@@ -144,6 +144,9 @@ def test_folds_build_no_layers_but_those_of_the_head(run: Path, headstart: Cli) 
     settings["head"]["units"] = "many"
     (run / "config.json").write_text(json.dumps(settings))
     assert "head.units: Expected" in headstart.error("evaluate", run, "--folds=5")
+    settings["head"] |= {"units": [16], "epochs": 10**9}
+    (run / "config.json").write_text(json.dumps(settings))
+    assert "--epochs must be from 1 to 100000" in headstart.error("evaluate", run, "--folds=5")
 
 
 def test_a_threshold_decides_labels_and_is_kept(headstart: Cli, run: Path) -> None:
@@ -210,6 +213,8 @@ def test_a_threshold_is_chosen_on_val(headstart: Cli, run: Path, positive: str) 
         assert f"{rate} {wanted} on val" == found["head"]["threshold"]["chosen"]
     found = headstart("evaluate", run, "--cost=1:1000", f"--positive={positive}", "--split=val")
     assert found["head"]["specificity"] == 1
+    code, _, told = headstart.whole("evaluate", run, "--cost=1:1", "--split=val")
+    assert (code, f"`{positive}` is positive, as in the threshold that the run keeps" in told) == (0, positive == "cat")
 
 
 ERRORS = {
@@ -217,7 +222,9 @@ ERRORS = {
     ("--threshold=1",): "--threshold must be over 0 and under 1",
     ("--sensitivity=nan",): "--sensitivity must be a finite number",
     ("--cost=2",): "--cost must be two numbers such as 10:1",
-    ("--cost=0:1",): "--cost must be two numbers over 0",
+    ("--cost=0:1",): "--cost must be two finite numbers over 0",
+    ("--cost=inf:1",): "--cost must be two finite numbers over 0",
+    ("--sensitivity=0.9999999999999999",): "--sensitivity must be over 0 and at most 0.999999",
     ("--positive=fox",): "--positive must be cat or dog",
 }
 

@@ -92,6 +92,13 @@ def test_wrong_options_are_told(headstart, run: Path, cats: list[Path]) -> None:
     assert headstart("predict", run, cats[0], f"--conformal={least}")["predictions"][0]["labels"]
 
 
+def test_a_set_needs_the_likeliest_label(headstart, run: Path, cats: list[Path]) -> None:
+    asked = ("predict", run, cats[0], "--conformal=0.3")
+    told = headstart.error(*asked, "--threshold=0.2", code=2)
+    assert "--conformal 0.3: with a threshold, a label may lie outside its own set of labels" in told
+    assert headstart(*asked, "--threshold=0.5")["predictions"][0]["labels"]
+
+
 def test_a_run_without_a_calibration_says_so(headstart, run: Path, cats: list[Path]) -> None:
     set_calibration(run, temperature=1.0)
     before = predict(run, cats).predictions
