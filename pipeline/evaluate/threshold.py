@@ -29,13 +29,14 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
     if config.positive and config.positive not in names:
         raise OptionError(f"--positive must be {names[0]} or {names[1]}. Received: {config.positive}")
     kept = run.threshold("head")
-    positive = config.positive or (kept.positive if kept else names[1])
-    if config.flag and not config.positive and positive != names[1]:
-        console.print(
-            Text(f"`{positive}` is positive, as in the threshold that the run keeps; --positive sets another"),
-            style="yellow",
-        )
-    return positive
+    return config.positive or (kept.positive if kept else names[1])
+
+
+def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> None:
+    """Print a line if a threshold is set for a positive class that neither `config` names nor is the default."""
+    if config.flag and not config.positive and positive not in (None, run.class_names()[1]):
+        told = f"`{positive}` is positive, as in the threshold that the run keeps; --positive names another"
+        console.print(Text(told), style="yellow")
 
 
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
