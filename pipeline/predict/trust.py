@@ -56,8 +56,8 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
     """Read the calibration of the model `choice`, and apply the options `config`.
 
     Raises OptionError if `config.abstain` or `config.conformal` meets a threshold, and if `config.conformal` needs more
-    val images than the run has, or a calibration that the run does not hold. Without `config.conformal`, a run without a calibration only
-    causes a line on the console.
+    val images than the run has, or a calibration that the run does not hold. Without `config.conformal`, a run without
+    a calibration only causes a line on the console.
     """
     if moved(choice.threshold):
         _require_likeliest(config)

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from headstart.pipeline.evaluate.trust import score_trust
 from headstart.pipeline.pages.charts import INK, SERIES, SOFT, chart, side_by_side
 from headstart.pipeline.pages.html import escaped, printable, shortened
 from headstart.pipeline.pages.tables import table
 from headstart.pipeline.report.evidence import NAMES, Evidence, or_missing
-from headstart.pipeline.runs import HISTORY_COLUMNS
-from headstart.pipeline.scoring.calibration import calibration_error, reliability
+from headstart.pipeline.runs import HISTORY_COLUMNS, read_calibration
+from headstart.pipeline.scoring.calibration import calibration_error, chance_error, reliability
 from headstart.pipeline.scoring.metrics import probabilities, roc_auc
+from headstart.pipeline.scoring.thresholds import moved
 
 _MOST_CURVES = 6  # with more classes, there are no curves of each class against the rest
 _POINTS = 300  # of a curve
@@ -49,9 +51,9 @@ def _course(name: str, series: dict[str, np.ndarray], first: int, chosen: list[i
 
     def draw(axes: Any) -> None:
         for split, style, colour in zip(series, _STYLES, SERIES, strict=False):
-            for number, at in enumerate(parts):
+            for number, rows in enumerate(parts):
                 named = {} if number else {"label": split}
-                axes.plot(at + 1, series[split][at], style, color=colour, marker=".", linewidth=2, **named)
+                axes.plot(rows + 1, series[split][rows], style, color=colour, marker=".", linewidth=2, **named)
         for at in chosen:
             axes.plot([at + 1], [series["val"][at]], "o", color=INK, fillstyle="none", markersize=10)
         if 0 < first < epochs:
@@ -140,14 +142,39 @@ def calibration(evidence: Evidence) -> str:
         if heat is not None:
             sides["after temperature scaling"] = probabilities(found.logits[model] / heat)
         errors = [calibration_error(chances, found.labels) for chances in sides.values()]
+        perfect = chance_error(evidence.chances(model))
         rows.append([escaped(model), *(f"{error:.4f}" for error in errors), *([] if heat else ["-"]),
-                     f"{heat:.3f}" if heat else "-"])  # fmt: skip
+                     f"{perfect:.4f}", f"{heat:.3f}" if heat else "-"])  # fmt: skip
         drawn.append(_diagram(model, sides, found.labels))
-    columns = ["model", "as trained", "after temperature scaling", "temperature"]
+    columns = ["model", "as trained", "after temperature scaling", "if perfectly calibrated", "temperature"]
     same = "; it was fitted on these images, so the error after is too low" if evidence.scored == "val" else ""
-    note = f"The temperature is fitted on val{same}." if evidence.temperatures else ""
+    of_val = f"val ({len(evidence.val.labels):,} images)" if evidence.val else "val"
+    note = f"The temperature is fitted on {of_val}{same}." if evidence.temperatures else ""
     caption = f"Expected calibration error: the mean gap of confidence and accuracy. {note}"
-    return side_by_side(*drawn) + table(caption, columns, rows, "numbers")
+    return side_by_side(*drawn) + table(caption, columns, rows, "numbers") + _trust(evidence)
+
+
+def _trust(evidence: Evidence) -> str:
+    """Return tables of accuracy by coverage and of sets of labels, by the model that answers."""
+    found, model = evidence.predictions, evidence.answering
+    assert found
+    rule = moved(evidence.run.threshold(model))
+    scored = score_trust(found.logits[model], found.labels, read_calibration(evidence.run, model), rule)
+    covered = [
+        [f"{one['coverage']:.0%}", f"{one['accuracy']:.4f}", f"{one['probability']:.4f}"]
+        for one in scored["at_coverage"]
+    ]
+    sets = [
+        [f"{1 - one['alpha']:.0%}", f"{one['coverage']:.1%}", f"{one['mean_size']:.2f}"]
+        for one in scored["conformal"]
+        if one["coverage"] is not None
+    ]
+    about = f"Accuracy of {NAMES[model]} on its most probable answers"
+    columns = ["share of the answers", "accuracy", "least probability (--abstain)"]
+    shown = table(about, columns, covered, "numbers") if covered else ""
+    about = f"Sets of labels by {NAMES[model]} (--conformal)"
+    columns = ["asked to hold the true label", "hold it", "labels in a set, on average"]
+    return shown + (table(about, columns, sets, "numbers") if sets else "")
 
 
 def _diagram(model: str, sides: dict[str, np.ndarray], labels: np.ndarray) -> str:

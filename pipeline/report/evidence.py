@@ -171,7 +171,10 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
 
 
 def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
-    """Return the predictions on the examples `taken` of the data `cached`. Evaluate first if the predictions of a model are missing."""
+    """Return the predictions on the examples `taken` of the data `cached`.
+
+    Evaluate first if the predictions of a model are missing.
+    """
     tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0
     found = or_missing(lambda: read_predictions(run, taken.stem), "", [])
     names = run.class_names()

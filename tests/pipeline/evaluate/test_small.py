@@ -58,6 +58,7 @@ def test_head_shows_them_on_val(prepared: Path, small: FeatureConfig, extraction
     assert (found["val_images"], found["largest_class_share"]) == (10, 0.5)
     assert 0 <= found["logistic_regression"]["accuracy"] <= 1
     assert any("on 10 images of val: 95 % interval" in line for line in result.lines())
+    assert any("val has 10 images, so the calibration is rough" in line for line in result.lines())
     assert found == json.loads(json.dumps(found))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headstart.features.errors import RunError
+from headstart.pipeline.evaluate.trust import trust_lines
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.predict.config import PredictConfig
@@ -41,6 +42,13 @@ def test_probabilities_are_those_at_the_temperature(run: Path, cats: list[Path])
         chances[temperature] = np.array([list(one.probabilities.values()) for one in predict(run, cats).predictions])
     odds = {temperature: np.log(rows[:, 1] / rows[:, 0]) for temperature, rows in chances.items()}
     np.testing.assert_allclose(odds[1.0], 2 * odds[2.0], rtol=1e-4)
+
+
+def test_the_calibration_error_of_many_images_is_shown() -> None:
+    fields = {"calibration_error": {"before": 0.1, "after": None}, "at_coverage": [], "conformal": []}
+    assert list(trust_lines({"head": fields}, "head", 499)) == []
+    (line,) = trust_lines({"head": fields}, "head", 500)
+    assert line.endswith("head 0.1000 (no temperature)")
 
 
 def test_options_add_fields(headstart, run: Path, cats: list[Path]) -> None:
@@ -116,7 +124,7 @@ def test_a_run_without_a_calibration_says_so(headstart, run: Path, cats: list[Pa
         None,
         [],
     )
-    assert "(no temperature)" in headstart.text("evaluate", run)
+    assert "calibration error" not in headstart.text("evaluate", run)  # of a few images, it says nothing
 
 
 def test_evaluate_measures_what_predict_promises(headstart, run: Path) -> None:
