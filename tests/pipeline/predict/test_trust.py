@@ -15,7 +15,7 @@ from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.items import Layout, Scored
 from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.predict.trust import Trust
-from headstart.pipeline.runs import Run, read_calibration, read_reference
+from headstart.pipeline.runs import Run, origin_of_reference, read_calibration, read_reference
 from headstart.pipeline.scoring.calibration import Calibration
 from headstart.pipeline.scoring.unlike import Reference
 from headstart.tests.pipeline.runs.hostile_runs import RUNS
@@ -155,6 +155,9 @@ def test_a_damaged_calibration_is_told(run: Path, name: str) -> None:
 def test_a_reference_of_another_model_is_told(headstart, run: Path, cats: list[Path]) -> None:
     RUNS["reference of another width"](run)
     assert "reference-head.npy: holds features of another model" in headstart.error("predict", run, cats[0])
+    opened = Run.open(run)
+    opened.update(opened.metrics_file, finetune={"best_epoch": 0})
+    assert origin_of_reference(opened, "finetuned") == run / "reference-head.npy"
 
 
 def test_a_set_may_be_empty_and_names_stay_text() -> None:

@@ -53,7 +53,9 @@ def made_run(folder: Path, names: list[str], wrong: int = 3, units: int = 16, im
 
 def test_a_run_is_evaluated_first_and_shown_with_its_mistakes(headstart, run: Path, tmp_path: Path) -> None:
     file = tmp_path / "new" / "report.html"
-    result = headstart("report", run, "--output", file)
+    _, out, told = headstart.whole("report", run, "--output", file)
+    assert told.count("read as split folders") == 1
+    result = json.loads(out)
     assert result == {"report": str(file), "bytes": file.stat().st_size, "missing": []}
     assert (run / "predictions-test.csv").is_file()
     page = Page(file)
