@@ -94,7 +94,7 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
         if found.digests != first.digests or (found.labels != first.labels).any():
             raise RunError(
                 f"{run.path}: was evaluated on other examples of {split} than {runs[0].path}; `headstart evaluate` "
-                "both on the same data"
+                "both with the same --data"
             )
         logits.update({(run, model): values for model, values in found.logits.items()})
     return first.labels, first.class_names, logits
@@ -127,10 +127,10 @@ def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
 
 def _flat(run: Run) -> dict[str, Any]:
     """Return the settings that may explain a difference between runs, by names such as `head.epochs`."""
-    config = run.config()
+    config, unchanged = run.config(), run.metrics().get("finetune", {}).get("best_epoch") == 0
     return {
         f"{part}.{name}": value
-        for part in ("features", "head", "finetune")
+        for part in ("features", "head", *(() if unchanged else ("finetune",)))
         for name, value in config.get(part, {}).items()
         if name not in _UNINTERESTING
     } | {"seed": config["seed"], _TRAIN: config["examples"].get("train", "")}

@@ -1,5 +1,6 @@
 """The settings of `evaluate`."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ from headstart.features.options import option
 
 AskedSplit = Literal["auto", "train", "val", "test", "all"]
 Sort = Literal["data", "mistakes"]
+_HIGHEST = 0.999999  # sensitivity; val needs a million images of a class for it
 _REPEATS = 3
 _FEWEST_FOLDS = 3  # one to score, one to choose the epoch, and one to train on
 
@@ -31,11 +33,13 @@ class ThresholdConfig:
         given = self._given()
         if len(given) > 1:
             raise OptionError(f"{' and '.join(given)}: each sets the threshold; give one of them")
-        for flag, value in given.items():
-            if isinstance(value, float):
-                require_options((flag, value, 0 < value < 1, "over 0 and under 1"))
+        if self.threshold is not None:
+            require_options(("--threshold", self.threshold, 0 < self.threshold < 1, "over 0 and under 1"))
+        for flag, value in (("--sensitivity", self.sensitivity), ("--specificity", self.specificity)):
+            if value is not None:
+                require_options((flag, value, 0 < value <= _HIGHEST, f"over 0 and at most {_HIGHEST}"))
         if self.cost:
-            require_options(("--cost", self.cost, all(cost > 0 for cost in self.costs()), "two numbers over 0"))
+            self.costs()
 
     def _given(self) -> dict[str, Any]:
         values = {f"--{field.name}": getattr(self, field.name) for field in fields(self) if field.name != "positive"}
@@ -47,12 +51,19 @@ class ThresholdConfig:
         return next(iter(self._given()), "")
 
     def costs(self) -> tuple[float, float]:
-        """Return the costs of a miss and of a false alarm. Raises OptionError if `cost` is not of the form `A:B`."""
+        """Return the costs of a miss and of a false alarm, which sum to 1.
+
+        Raises OptionError if `cost` is not of the form `A:B`, with two finite numbers over 0.
+        """
         try:
             miss, alarm = map(float, self.cost.split(":"))
         except ValueError:
             raise OptionError(f"--cost must be two numbers such as 10:1. Received: {self.cost}") from None
-        return miss, alarm
+        valid = all(0 < cost < math.inf for cost in (miss, alarm))
+        require_options(("--cost", self.cost, valid, "two finite numbers over 0"))
+        largest = max(miss, alarm)  # the sum of two large numbers might not be finite
+        miss, alarm = miss / largest, alarm / largest
+        return miss / (miss + alarm), alarm / (miss + alarm)
 
 
 @dataclass(frozen=True)

@@ -132,9 +132,10 @@ class CrossValidated:
 
     def _confusion_table(self, found: dict[str, Any]) -> Table:
         columns = [Column(Text(f"as {name}")) for name in self.class_names]
-        table = Table("class", "images", *columns, "precision", "recall", title="each class, all repeats together")
+        title = f"answers for each class, {len(self.repeats)} for each image"
+        table = Table("class", "answers", *columns, "precision", "recall", title=title)
         for name, row in zip(self.class_names, found["confusion"], strict=True):
             one = found["per_class"][name]
             figures = ("-" if one[key] is None else f"{one[key]:.4f}" for key in ("precision", "recall"))
-            table.add_row(Text(name), str(one["support"]), *map(str, row), *figures)
+            table.add_row(Text(name), str(sum(row)), *map(str, row), *figures)
         return table

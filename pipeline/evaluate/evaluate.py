@@ -20,6 +20,7 @@ from headstart.pipeline.evaluate.threshold import (
     given_threshold,
     needs_val,
     positive_class,
+    tell_positive,
     threshold_fields,
 )
 from headstart.pipeline.evaluate.trust import score_trust
@@ -53,8 +54,21 @@ def evaluate(
         threshold: how the threshold of two classes is set. The run keeps a threshold that is set.
     """
     run = Run.open(path)
+    positive_class(run, threshold)  # raises errors before anything is read
+    return evaluate_cached(run, load_examples(run, places), split, places, sort, threshold)
+
+
+def evaluate_cached(
+    run: Run,
+    cached: FeaturedExamples,
+    split: AskedSplit = "auto",
+    places: Places = Places(),
+    sort: Sort = "data",
+    threshold: ThresholdConfig = ThresholdConfig(),
+) -> EvaluateResult:
+    """Score `run` on data that were loaded before: `cached` is the result of `load_examples`. See `evaluate`."""
     positive = positive_class(run, threshold)
-    cached = load_examples(run, places)
+    tell_positive(run, threshold, positive)
     taken = take(run, cached, split, places.data)
     seen = _told(run, cached, taken, places)
     unchanged = run.metrics().get("finetune", {}).get("best_epoch") == 0

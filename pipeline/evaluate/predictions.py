@@ -43,11 +43,13 @@ def read_predictions(run: Run, stem: str) -> Predictions:
         rows = read_csv(file, ("path", "digest", "label"), _ANEW)
         number = {name: label for label, name in enumerate(names)}
         labels = np.array([number[row["label"]] for row in rows], np.int64)
-        logits = {model: require_finite(values, file) for model, values in _logits(rows, names).items()}
+        logits = {model: require_finite(values, file, _ANEW) for model, values in _logits(rows, names).items()}
     except RunError:
         raise
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise RunError(f"{file}: damaged ({error}); {_ANEW}") from error
+    if "head" not in logits:
+        raise RunError(f"{file}: has no logits of the head; {_ANEW}")
     return Predictions([row["path"] for row in rows], [row["digest"] for row in rows], labels, names, logits)
 
 

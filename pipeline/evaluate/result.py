@@ -81,7 +81,7 @@ class EvaluateResult:
             yield "head and finetuned have different thresholds, so their accuracies are not compared"
             if self.finetuned["precision"] != self.head["precision"]:
                 yield f"the head ran in {self.head['precision']}, the classifier in {self.finetuned['precision']}"
-        yield from trust_lines(self._models(), self.better)
+        yield from trust_lines(self._models(), self.better, self.n)
         if self.advice:
             yield self.advice
         yield f"each image: {self.predictions_file}; each confusion: {self.confusion_file}"

@@ -1,5 +1,7 @@
 """Decide which examples `evaluate` scores, and under which names it keeps the result."""
 
+import hashlib
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ class Taken:
     examples: list[Example]  # labels are indices into the run's class names
     elsewhere: Path | None = None  # the data, unless they are the run's own
     whole: bool = False  # whether all examples were taken because the data have no splits
+    mark: str = ""  # follows the folder's name in file names, if other data of that name were scored before
 
     @property
     def scored(self) -> str:
@@ -41,7 +44,7 @@ class Taken:
         if self.elsewhere is None:
             return self.split
         safe = re.sub(r"[^\w.-]+", "_", _name(self.elsewhere))
-        return f"{safe[:_NAME_LENGTH]}-{self.split}"
+        return f"{safe[:_NAME_LENGTH]}{self.mark}-{self.split}"
 
 
 def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> Taken:
@@ -66,7 +69,16 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
     if split == "auto":
         split = "all" if whole else "test"
     where = str(data or run.config()["data"])
-    return Taken(split, _labelled(cached, split, run.class_names(), where), elsewhere, whole)
+    return _distinct(Taken(split, _labelled(cached, split, run.class_names(), where), elsewhere, whole), run)
+
+
+def _distinct(taken: Taken, run: Run) -> Taken:
+    """Return `taken` with a `mark`, if `run` has predictions on other data under the same file name."""
+    file = run.predictions_file(taken.stem).name
+    kept = run.metrics().get("evaluate", {}).items()
+    if taken.elsewhere is None or not any(key != taken.key and of.get("predictions_file") == file for key, of in kept):
+        return taken
+    return replace(taken, mark=f"-{hashlib.sha256(os.fsencode(taken.elsewhere.resolve())).hexdigest()[:6]}")
 
 
 def _is_own(run: Run, cached: FeaturedExamples, split: str) -> bool:

@@ -11,6 +11,7 @@ from headstart.pipeline.evaluate.config import ThresholdConfig
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.metrics import interval_text
 from headstart.pipeline.scoring.thresholds import Threshold, enough, for_cost, for_sensitivity, for_specificity
+from rich.text import Text
 
 
 def positive_class(run: Run, config: ThresholdConfig) -> str | None:
@@ -29,6 +30,13 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
         raise OptionError(f"--positive must be {names[0]} or {names[1]}. Received: {config.positive}")
     kept = run.threshold("head")
     return config.positive or (kept.positive if kept else names[1])
+
+
+def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> None:
+    """Print a line if a threshold is set for a positive class that neither `config` names nor is the default."""
+    if config.flag and not config.positive and positive not in (None, run.class_names()[1]):
+        told = f"`{positive}` is positive, as in the threshold that the run keeps; --positive names another"
+        console.print(Text(told), style="yellow")
 
 
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:

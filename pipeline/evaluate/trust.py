@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from headstart.pipeline.scoring.calibration import Calibration, calibration_error
+from headstart.pipeline.scoring.calibration import FEWEST, Calibration, calibration_error
 from headstart.pipeline.scoring.metrics import probabilities
 
 COVERAGES = (1.0, 0.9, 0.8, 0.5)
@@ -65,10 +65,14 @@ def _sets(chances: np.ndarray, labels: np.ndarray, calibration: Calibration, alp
     return {"alpha": alpha, "coverage": coverage, "mean_size": float(inside.sum(axis=1).mean())}
 
 
-def trust_lines(models: Mapping[str, Mapping[str, Any]], better: str) -> Iterator[str]:
-    """Yield lines from the fields of `score_trust` of all `models`, by name, with details of the model `better`."""
+def trust_lines(models: Mapping[str, Mapping[str, Any]], better: str, count: int) -> Iterator[str]:
+    """Yield lines from the fields of `score_trust` of all `models`, by name, with details of the model `better`.
+
+    `count` is the number of scored images. Of few images, the calibration error is not shown.
+    """
     errors = (f"{name} {_errors(fields)}" for name, fields in models.items())
-    yield f"calibration error, before and after the temperature: {', '.join(errors)}"
+    if count >= FEWEST:
+        yield f"calibration error, before and after the temperature: {', '.join(errors)}"
     rows = models[better]["at_coverage"]
     parts = [
         f"{row['accuracy']:.4f} on {row['coverage']:.0%} (--abstain {math.floor(1e4 * row['probability']) / 1e4:g})"

@@ -14,6 +14,7 @@ from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, canonical
 # hundred examples would have too few steps with batches of 512.
 SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion"]
+MOST_EPOCHS = 100_000
 HEAD_VERSION = 3  # increase it if the same settings give another head: then older studies are refused
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 ClassWeight = Literal["none", "balanced"]
@@ -59,7 +60,7 @@ class HeadConfig:
             ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
             ("--label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "at least 0 and under 1"),
             ("--learning-rate", self.learning_rate, self.learning_rate >= 0, "over 0, or 0 to choose"),
-            ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            ("--epochs", self.epochs, 1 <= self.epochs <= MOST_EPOCHS, f"from 1 to {MOST_EPOCHS}"),
             ("--class-weight", self.class_weight, self.class_weight in CLASS_WEIGHTS, "none or balanced"),
             ("--choose-by", self.choose_by, self.choose_by in CHOICES, f"among {', '.join(CHOICES)}"),
             ("--head-batch-size", self.batch_size, self.batch_size >= 0, "at least 1, or 0 to choose"),

@@ -35,6 +35,8 @@ from headstart.pipeline.scoring.unlike import Reference, reference_rows
 if TYPE_CHECKING:
     from headstart.pipeline.head.head import TrainedHead
 
+_FEW_TO_CALIBRATE = 50  # images of val
+
 
 @dataclass(frozen=True)
 class HeadResult:
@@ -73,6 +75,8 @@ class HeadResult:
         if self.simple:
             yield f"on {self.val_images} images of val: 95 % interval {interval_text(self.interval)}; {self.simple}"
             yield from self.simple.verdict("head", self.interval)
+        if 0 < self.val_images < _FEW_TO_CALIBRATE:
+            yield f"val has {self.val_images} images, so the calibration is rough; {_FEW_TO_CALIBRATE} would do"
         yield f"the run is in {self.run}; next: {next_steps(self.run)}"
 
 

@@ -32,14 +32,19 @@ figcaption { padding-top: 4px; line-height: 1.35 }
 .lead { font-size: 1.05rem; max-width: 46rem } nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: 1rem 0 }
 a { color: var(--c0) } summary { cursor: pointer; padding: .3rem 0 } summary:focus-visible, a:focus-visible,
 .wide:focus-visible { outline: 2px solid var(--c0) }
-.wide { overflow-x: auto; margin: .8rem 0 } table { border-collapse: collapse; font-size: 14px; overflow-wrap: normal;
+.wide { overflow-x: auto; margin: .8rem 0; --veil: linear-gradient(var(--paper) 0 0);
+  --shade: color-mix(in srgb, var(--ink) 30%, transparent); background: var(--veil) 0 / 1rem 100% no-repeat local,
+  var(--veil) 100% / 1rem 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) 0 / .6rem 100% no-repeat,
+  linear-gradient(to left, var(--shade), transparent) 100% / .6rem 100% no-repeat }
+table { border-collapse: collapse; font-size: 14px; overflow-wrap: normal;
   min-width: min(100%, 20rem) }
 caption { text-align: left; color: var(--soft); padding: .2rem 0; font-size: 13px }
 th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
 th { font-weight: 600; max-width: min(22rem, 45vw); overflow-wrap: break-word } thead th { color: var(--soft);
   vertical-align: bottom }
 .numbers td, .numbers thead th + th, .matrix td { text-align: right; font-variant-numeric: tabular-nums;
-  white-space: nowrap }
+  white-space: nowrap } .numbers thead th + th { white-space: normal }
 .settings th { font-weight: normal; color: var(--soft); max-width: 12rem } .settings td { overflow-wrap: anywhere }
 .settings { table-layout: fixed; width: 100% } .columns { columns: 22rem; column-gap: 2rem }
 .columns > * { break-inside: avoid; margin-top: 0 }
@@ -54,7 +59,7 @@ th { font-weight: 600; max-width: min(22rem, 45vw); overflow-wrap: break-word } 
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem }
 @media (max-width: 600px) { .row { grid-template-columns: 6rem 1fr 6.5rem; gap: .5rem }
   .group { grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)) }
-  .wide { font-size: 13px } th, td { padding-right: .5rem } }
+  table { font-size: 12px } th, td { padding-right: .4rem } }
 @media print { :root { --ink: #000; --soft: #444; --paper: #fff; --line: #bbb; --box: #f2f4f7; --bad: #a3230f;
   --bad-box: #fdeeea; --c0: #2f6fb3; --c1: #b8700f; --c2: #3c8659 } body { max-width: none;
   font-size: 11px; padding: 0 }

@@ -27,7 +27,7 @@ from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.networks import networks_of
 from headstart.pipeline.predict.trust import Trust
-from headstart.pipeline.runs import Run
+from headstart.pipeline.runs import Run, origin_of_reference
 from headstart.pipeline.runs.files import REMEDY
 from headstart.pipeline.scoring.unlike import Reference
 
@@ -201,7 +201,7 @@ def _distances(reference: Reference | None, features: np.ndarray) -> Sequence[fl
 def _require_width(run: Run, model: str, reference: Reference | None, shape: tuple[int, ...]) -> None:
     """Raise a RunError unless the features of a model, of this `shape`, can be compared to those of `reference`."""
     if reference and reference.features.shape[1:] != shape:
-        raise RunError(f"{run.reference_file(model)}: holds features of another model; {REMEDY}")
+        raise RunError(f"{origin_of_reference(run, model)}: holds features of another model; {REMEDY}")
 
 
 def _timed(clock: Clock, load: Callable[[], Any]) -> Any:

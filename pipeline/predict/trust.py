@@ -55,15 +55,12 @@ class Trust:
 def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
     """Read the calibration of the model `choice`, and apply the options `config`.
 
-    Raises OptionError if `config.abstain` meets a threshold, and if `config.conformal` needs more val images than the
-    run has, or a calibration that the run does not hold. Without `config.conformal`, a run without a calibration only
-    causes a line on the console.
+    Raises OptionError if `config.abstain` or `config.conformal` meets a threshold, and if `config.conformal` needs more
+    val images than the run has, or a calibration that the run does not hold. Without `config.conformal`, a run without
+    a calibration only causes a line on the console.
     """
-    if config.abstain and moved(choice.threshold):
-        raise OptionError(
-            f"--abstain {config.abstain}: with a threshold, a label's probability does not say how sure it is; give "
-            "--threshold 0.5, too, or leave --abstain out"
-        )
+    if moved(choice.threshold):
+        _require_likeliest(config)
     calibration, reference = read_calibration(run, choice.model), read_reference(run, choice.model)
     if calibration is None:
         again = "headstart head" if choice.model == "head" else "headstart finetune"
@@ -80,3 +77,16 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
             f"{math.ceil(1000 / (count + 1)) / 1000}"
         )
     return Trust(calibration, reference, config.abstain, threshold)
+
+
+def _require_likeliest(config: PredictConfig) -> None:
+    """Raise an OptionError for options that hold only if the label is the likeliest one."""
+    why = {
+        f"--abstain {config.abstain}": (config.abstain, "a label's probability does not say how sure it is"),
+        f"--conformal {config.conformal}": (config.conformal, "a label may lie outside its own set of labels"),
+    }
+    for option, (value, reason) in why.items():
+        if value:
+            raise OptionError(
+                f"{option}: with a threshold, {reason}; give --threshold 0.5, too, or leave {option.split()[0]} out"
+            )

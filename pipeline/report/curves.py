@@ -4,56 +4,68 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from headstart.pipeline.evaluate.trust import score_trust
 from headstart.pipeline.pages.charts import INK, SERIES, SOFT, chart, side_by_side
 from headstart.pipeline.pages.html import escaped, printable, shortened
 from headstart.pipeline.pages.tables import table
-from headstart.pipeline.report.evidence import NAMES, Evidence
-from headstart.pipeline.scoring.calibration import calibration_error, reliability
+from headstart.pipeline.report.evidence import NAMES, Evidence, or_missing
+from headstart.pipeline.runs import HISTORY_COLUMNS, read_calibration
+from headstart.pipeline.scoring.calibration import calibration_error, chance_error, reliability
 from headstart.pipeline.scoring.metrics import probabilities, roc_auc
+from headstart.pipeline.scoring.thresholds import moved
 
 _MOST_CURVES = 6  # with more classes, there are no curves of each class against the rest
 _POINTS = 300  # of a curve
+_MOST_CHOSEN = 2  # epochs that were kept: one of each phase
+_LARGEST = 1e6  # a loss that is drawn
 _STYLES = ("-", "--", ":", "-.")
 
 
 def training(evidence: Evidence) -> str:
     """Return charts of loss and accuracy over the epochs of both phases, one after the other."""
-    rows = evidence.run.history()
+    rows = or_missing(evidence.run.history, "training", evidence.missing)
     if not rows:
         return ""
     phases, kept = [row["phase"] for row in rows], evidence.run.metrics()
     first = phases.index("finetune") if "finetune" in phases else len(rows)
     best = {phase: str(kept.get(phase, {}).get("best_epoch")) for phase in set(phases)}
-    chosen = [at for at, row in enumerate(rows) if row["epoch"] == best[row["phase"]]]
+    chosen = [at for at, row in enumerate(rows) if row["epoch"] == best[row["phase"]]][:_MOST_CHOSEN]
 
     def course(name: str) -> str:
         series = {
-            split: [_number(row.get(column, "")) for row in rows]
+            split: np.array([_number(row.get(column, "")) for row in rows])
             for split, column in (("train", name), ("val", f"val_{name}"))
         }
         return _course(name, series, first, chosen)
 
+    odd = sum(any(row[name] and np.isnan(_number(row[name])) for name in HISTORY_COLUMNS[2:]) for row in rows)
+    if odd:
+        evidence.missing.append(f"training: figures that are not finite, or over {_LARGEST:g}, of {odd:,} epochs")
     return side_by_side(course("loss"), course("accuracy"))
 
 
-def _course(name: str, series: dict[str, list[float]], first: int, chosen: list[int]) -> str:
-    times = list(range(1, len(series["val"]) + 1))
+def _course(name: str, series: dict[str, np.ndarray], first: int, chosen: list[int]) -> str:
+    epochs = len(series["val"])
+    # Each phase has its own line, because the figures of fine-tuning do not go on from those of the head's last epoch.
+    parts = [_thinned(*ends) for ends in ((0, first), (first, epochs)) if ends[0] < ends[1]]
 
     def draw(axes: Any) -> None:
         for split, style, colour in zip(series, _STYLES, SERIES, strict=False):
-            axes.plot(times, series[split], style, color=colour, label=split, marker=".", linewidth=2)
+            for number, rows in enumerate(parts):
+                named = {} if number else {"label": split}
+                axes.plot(rows + 1, series[split][rows], style, color=colour, marker=".", linewidth=2, **named)
         for at in chosen:
-            axes.plot([times[at]], [series["val"][at]], "o", color=INK, fillstyle="none", markersize=10)
-        if 0 < first < len(times):
+            axes.plot([at + 1], [series["val"][at]], "o", color=INK, fillstyle="none", markersize=10)
+        if 0 < first < epochs:
             axes.axvline(first + 0.5, color=SOFT, linestyle=":")
             axes.annotate(" fine-tuning", (first + 0.5, 1), xycoords=("data", "axes fraction"), color=SOFT, va="bottom")
-        axes.set_xlabel("epoch, of the head and then of fine-tuning" if first < len(times) else "epoch of the head")
+        axes.set_xlabel("epoch, of the head and then of fine-tuning" if first < epochs else "epoch of the head")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
 
     ends = "; ".join(f"{split} from {_shown(values[0])} to {_shown(values[-1])}" for split, values in series.items())
     title = f"{name.capitalize()} by epoch; a ring marks the epoch that was kept"
-    return chart(draw, title, f"{name} over {len(times)} epochs: {ends}", (5.2, 3.4))
+    return chart(draw, title, f"{name} over {epochs} epochs: {ends}", (5.2, 3.4))
 
 
 def detection(evidence: Evidence) -> str:
@@ -104,7 +116,7 @@ def _lines(
     def draw(axes: Any) -> None:
         for number, (name, one) in enumerate(scores.items()):
             x, y = curve(*one)
-            at = np.unique(np.linspace(0, len(x) - 1, _POINTS).astype(int))
+            at = _thinned(0, len(x))
             style, colour = _STYLES[number // len(SERIES) % len(_STYLES)], SERIES[number % len(SERIES)]
             # Without the space, matplotlib would leave a name that begins with `_` out of the legend.
             axes.plot(x[at], y[at], style, color=colour, linewidth=2, label=f" {shortened(printable(name))}")
@@ -130,14 +142,39 @@ def calibration(evidence: Evidence) -> str:
         if heat is not None:
             sides["after temperature scaling"] = probabilities(found.logits[model] / heat)
         errors = [calibration_error(chances, found.labels) for chances in sides.values()]
+        perfect = chance_error(evidence.chances(model))
         rows.append([escaped(model), *(f"{error:.4f}" for error in errors), *([] if heat else ["-"]),
-                     f"{heat:.3f}" if heat else "-"])  # fmt: skip
+                     f"{perfect:.4f}", f"{heat:.3f}" if heat else "-"])  # fmt: skip
         drawn.append(_diagram(model, sides, found.labels))
-    columns = ["model", "as trained", "after temperature scaling", "temperature"]
+    columns = ["model", "as trained", "after temperature scaling", "if perfectly calibrated", "temperature"]
     same = "; it was fitted on these images, so the error after is too low" if evidence.scored == "val" else ""
-    note = f"The temperature is fitted on val{same}." if evidence.temperatures else ""
+    of_val = f"val ({len(evidence.val.labels):,} images)" if evidence.val else "val"
+    note = f"The temperature is fitted on {of_val}{same}." if evidence.temperatures else ""
     caption = f"Expected calibration error: the mean gap of confidence and accuracy. {note}"
-    return side_by_side(*drawn) + table(caption, columns, rows, "numbers")
+    return side_by_side(*drawn) + table(caption, columns, rows, "numbers") + _trust(evidence)
+
+
+def _trust(evidence: Evidence) -> str:
+    """Return tables of accuracy by coverage and of sets of labels, by the model that answers."""
+    found, model = evidence.predictions, evidence.answering
+    assert found
+    rule = moved(evidence.run.threshold(model))
+    scored = score_trust(found.logits[model], found.labels, read_calibration(evidence.run, model), rule)
+    covered = [
+        [f"{one['coverage']:.0%}", f"{one['accuracy']:.4f}", f"{one['probability']:.4f}"]
+        for one in scored["at_coverage"]
+    ]
+    sets = [
+        [f"{1 - one['alpha']:.0%}", f"{one['coverage']:.1%}", f"{one['mean_size']:.2f}"]
+        for one in scored["conformal"]
+        if one["coverage"] is not None
+    ]
+    about = f"Accuracy of {NAMES[model]} on its most probable answers"
+    columns = ["share of the answers", "accuracy", "least probability (--abstain)"]
+    shown = table(about, columns, covered, "numbers") if covered else ""
+    about = f"Sets of labels by {NAMES[model]} (--conformal)"
+    columns = ["asked to hold the true label", "hold it", "labels in a set, on average"]
+    return shown + (table(about, columns, sets, "numbers") if sets else "")
 
 
 def _diagram(model: str, sides: dict[str, np.ndarray], labels: np.ndarray) -> str:
@@ -162,11 +199,18 @@ def _diagram(model: str, sides: dict[str, np.ndarray], labels: np.ndarray) -> st
     return chart(draw, f"Reliability of {NAMES[model]}; a point is as large as its number of images", told, (5.2, 4.2))
 
 
+def _thinned(start: int, end: int) -> np.ndarray:
+    """Return at most `_POINTS` positions from `start` to before `end`, among them both ends, as int64 [P]."""
+    return np.unique(np.linspace(start, end - 1, _POINTS).astype(int))
+
+
 def _number(text: str) -> float:
+    """Return the figure in a cell of `history.csv`, or NaN for other text and for figures that can't be drawn."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return float("nan")
+    return value if abs(value) <= _LARGEST else float("nan")
 
 
 def _shown(value: float) -> str:

@@ -12,12 +12,14 @@ from headstart.features.terminal import console
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.answers import calibrated, predicted_by
 from headstart.pipeline.evaluate.config import AskedSplit
-from headstart.pipeline.evaluate.evaluate import evaluate
+from headstart.pipeline.evaluate.evaluate import evaluate_cached
 from headstart.pipeline.evaluate.predictions import Predictions, read_predictions
+from headstart.pipeline.evaluate.simple_models import advised_folds
 from headstart.pipeline.evaluate.taken import Taken, take
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
 from headstart.pipeline.predict.choice import choose_model
+from headstart.pipeline.report.kept import Folds, Simple, kept_folds, kept_simple
 from headstart.pipeline.runs import Run, read_calibration
 from headstart.pipeline.scoring.calibration import fit_temperature
 from headstart.pipeline.scoring.metrics import score
@@ -40,6 +42,7 @@ class Evidence:
     data: FeaturedExamples | None  # the data that were scored
     trained: FeaturedExamples | None  # the run's own data
     missing: list[str] = field(default_factory=list)
+    advice: str = ""  # to cross-validate, where few images were scored
 
     @property
     def models(self) -> list[str]:
@@ -72,6 +75,19 @@ class Evidence:
         kept = self.run.metrics().get("evaluate", {}).get(self.key, {})
         names = ("duplicates_in_train", "near_duplicates_in_train")
         return {name: kept[name] for name in names if isinstance(kept.get(name, 0.0), int | None)}
+
+    @cached_property
+    def folds(self) -> Folds | None:
+        """Return the result of cross-validation, or None if the run keeps none, or a damaged one."""
+        return or_missing(lambda: kept_folds(self.run), "cross-validation", self.missing)
+
+    @cached_property
+    def simple(self) -> Simple | None:
+        """Return the figures of logistic regression on the scored images, or None if the run keeps none."""
+        if self.predictions is None:
+            return None
+        count = len(self.predictions.labels)
+        return or_missing(lambda: kept_simple(self.run, self.key, count), "logistic regression", self.missing)
 
     @cached_property
     def temperatures(self) -> dict[str, float]:
@@ -125,17 +141,18 @@ def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
             raise
         missing.append(f"images, their neighbours and maps, what was rejected: {error}")
         kept = "test" if split == "auto" else split
-        predictions = _or_missing(lambda: read_predictions(run, kept), f"all figures on {kept}", missing)
-        val = _or_missing(lambda: read_predictions(run, "val"), "temperature scaling", missing)
+        predictions = or_missing(lambda: read_predictions(run, kept), f"all figures on {kept}", missing)
+        val = or_missing(lambda: read_predictions(run, "val"), "temperature scaling", missing)
         return Evidence(run, kept, kept, kept, predictions, val, None, None, missing)
-    predictions = _predictions(run, taken, split, places)
+    predictions = _predictions(run, data, taken, split, places)
     home = places if taken.elsewhere is None else replace(places, data=None)
-    trained = data if home is places else _or_missing(lambda: load_examples(run, home), "training images", missing)
-    val = _or_missing(lambda: _on_val(run, trained, home), "temperature scaling", missing)
-    return Evidence(run, taken.scored, taken.key, taken.stem, predictions, val, data, trained, missing)
+    trained = data if home is places else or_missing(lambda: load_examples(run, home), "training images", missing)
+    val = or_missing(lambda: _on_val(run, trained, home), "temperature scaling", missing)
+    advice = advised_folds(run, data, taken)
+    return Evidence(run, taken.scored, taken.key, taken.stem, predictions, val, data, trained, missing, advice)
 
 
-def _or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | None:
+def or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | None:
     """Return the result of `load`. If it fails, return None, and add `what` and the reason to `missing`."""
     try:
         return load()
@@ -150,19 +167,22 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
         return read_predictions(run, "val")
     if not trained.of("val"):
         raise DataError(f"{run.path}: its data have no val split")
-    return _predictions(run, Taken("val", trained.of("val")), "val", places)
+    return _predictions(run, trained, Taken("val", trained.of("val")), "val", places)
 
 
-def _predictions(run: Run, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
-    """Return the predictions on the examples `taken`. Evaluate first if the predictions of a model are missing."""
+def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
+    """Return the predictions on the examples `taken` of the data `cached`.
+
+    Evaluate first if the predictions of a model are missing.
+    """
     tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0
-    found = _or_missing(lambda: read_predictions(run, taken.stem), "", [])
+    found = or_missing(lambda: read_predictions(run, taken.stem), "", [])
     names = run.class_names()
     same = found and set(zip(found.digests, (names[label] for label in found.labels), strict=True)) == {
         (one.image.digest, names[one.label]) for one in taken.examples
     }
     if found and same and ("finetuned" in found.logits or not tuned):
         return found
-    console.print(f"evaluating {taken.scored}, of which the run has no predictions by all of its models")
-    evaluate(run.path, split, places)
+    console.print(f"evaluating {taken.scored} first")
+    evaluate_cached(run, cached, split, places)
     return read_predictions(run, taken.stem)

@@ -37,7 +37,8 @@ class ReportResult:
     def lines(self) -> Iterator[str]:
         """Yield the summary that is printed without `--json`."""
         yield from (f"left out: {line}" for line in self.missing)
-        yield f"the report is {self.report} ({self.bytes / 1e6:.1f} MB)"
+        size = f"{self.bytes / 1e6:.1f} MB" if self.bytes >= 1e5 else f"{self.bytes / 1e3:.0f} KB"
+        yield f"the report is {self.report} ({size})"
 
 
 def report(

@@ -1,19 +1,21 @@
 """The beginning of the report: three sentences, the parts that are left out, and the figures of each model."""
 
-from headstart.pipeline.pages.html import escaped, isolated, items
+from headstart.pipeline.evaluate.threshold import threshold_fields
+from headstart.pipeline.pages.html import escaped, isolated, items, shortened
 from headstart.pipeline.pages.tables import table
 from headstart.pipeline.report.evidence import NAMES, Evidence
-from headstart.pipeline.scoring.calibration import calibration_error
+from headstart.pipeline.scoring.calibration import FEWEST, calibration_error
 from headstart.pipeline.scoring.metrics import confusions, mcnemar
+from headstart.pipeline.scoring.thresholds import Threshold
 
 
 def summary(evidence: Evidence) -> str:
-    """Return HTML of three sentences: the better model's accuracy, the effect of fine-tuning, and the main error.
+    """Return HTML of a few sentences: how good the model that answers is, what fine-tuning changed, and the main error.
 
     A list of the parts that the report leaves out follows.
     """
-    left_out = items([f"left out: {line}" for line in evidence.missing], "problems")
     if not evidence.predictions:
+        left_out = _left_out(evidence)
         phases = evidence.run.metrics()
         told = "; ".join(
             f"{phase}, val accuracy {figures['accuracy']:.4f}" for phase in ("head", "finetune")
@@ -22,12 +24,17 @@ def summary(evidence: Evidence) -> str:
         return (
             f"<p class=lead>This run has no predictions on {escaped(evidence.scored)}: {escaped(told)}.</p>{left_out}"
         )
-    sentences = [_how_good(evidence), _fine_tuning(evidence), _what_is_wrong(evidence)]
-    return f"<p class=lead>{' '.join(sentences)}</p>{left_out}"
+    parts = [_how_good(evidence), _by_threshold(evidence), _by_folds(evidence), _fine_tuning(evidence)]
+    sentences = [one for one in (*parts, _what_is_wrong(evidence)) if one]
+    return f"<p class=lead>{' '.join(sentences)}</p>{_left_out(evidence)}"
+
+
+def _left_out(evidence: Evidence) -> str:
+    return items([f"left out: {line}" for line in evidence.missing], "problems")
 
 
 def figures(evidence: Evidence) -> str:
-    """Return a table of the figures of each model, or an empty string without predictions."""
+    """Return tables of the figures of each model, or an empty string without predictions."""
     if not evidence.predictions:
         return ""
     top = ["top5"] if evidence.metrics[evidence.answering]["top5"] is not None else []
@@ -38,8 +45,40 @@ def figures(evidence: Evidence) -> str:
         [NAMES[model].removeprefix("the "), *(figure(metrics[name]) for name in names)]
         for model, metrics in evidence.metrics.items()
     ]
+    if simple := evidence.simple:
+        rows.append(["logistic regression", *(figure(getattr(simple, name)) for name in names)])
     caption = f"{len(evidence.predictions.labels):,} images of {escaped(evidence.scored)}"
-    return table(caption, ["model", *(titles.get(name, name) for name in names)], rows, "numbers")
+    shown = table(caption, ["model", *(titles.get(name, name) for name in names)], rows, "numbers")
+    return shown + _of_two_classes(evidence) + _of_folds(evidence)
+
+
+def _of_two_classes(evidence: Evidence) -> str:
+    """Return a table of sensitivity and specificity, or an empty string with other than two classes."""
+    names = evidence.run.class_names()
+    if len(names) != 2:
+        return ""
+    kept = evidence.run.threshold(evidence.answering)
+    positive, rows = kept.positive if kept else names[1], []
+    for model, metrics in evidence.metrics.items():
+        threshold = evidence.run.threshold(model)
+        found = threshold_fields(metrics, positive, names, threshold)
+        cells = [figure(found[f"{name}{end}"]) for name in ("sensitivity", "specificity") for end in ("", "_interval")]
+        rows.append([NAMES[model].removeprefix("the "), *cells, _rule(threshold) if threshold else "none"])
+    columns = ["model", "sensitivity", "95 % interval", "specificity", "95 % interval", "threshold"]
+    return table(f"{isolated(positive)} is the positive class", columns, rows, "numbers")
+
+
+def _rule(threshold: Threshold) -> str:
+    return f"{isolated(threshold.positive)} above {threshold.value:.4g}"
+
+
+def _of_folds(evidence: Evidence) -> str:
+    """Return a table of the result of cross-validation, or an empty string if the run has none."""
+    if not (found := evidence.folds):
+        return ""
+    row = ["head", figure(found.accuracy), figure(found.accuracy_interval)]
+    caption = f"Cross-validation: {found.n:,} images, {found.folds:,} folds, {found.repeats:,} times"
+    return table(caption, ["model", "accuracy", "95 % interval"], [row], "numbers")
 
 
 def figure(value: float | list[float] | None) -> str:
@@ -61,6 +100,25 @@ def _how_good(evidence: Evidence) -> str:
         f"{NAMES[model].capitalize()} is right on {round(metrics['accuracy'] * n):,} of {n:,} images of "
         f"{escaped(evidence.scored)}: accuracy <b>{metrics['accuracy']:.4f}</b> (95 % interval {low:.3f} to "
         f"{high:.3f}), where always answering {isolated(found.class_names[largest])} would give {share:.4f}{beats}."
+    )
+
+
+def _by_threshold(evidence: Evidence) -> str:
+    threshold = evidence.run.threshold(evidence.answering)
+    if not threshold:
+        return ""
+    chosen = escaped(shortened(threshold.chosen, 80))
+    return f"It answers {isolated(threshold.positive)} above a probability of {threshold.value:.4g} ({chosen})."
+
+
+def _by_folds(evidence: Evidence) -> str:
+    """Return a sentence on the accuracy by cross-validation or, if few images were scored, advice to cross-validate."""
+    if not (found := evidence.folds):
+        return f"{escaped(evidence.advice)}." if evidence.advice else ""
+    low, high = found.accuracy_interval
+    return (
+        f"Cross-validation on {found.n:,} images gives heads with its settings the accuracy {found.accuracy:.4f} "
+        f"(95 % interval {low:.3f} to {high:.3f})."
     )
 
 
@@ -93,12 +151,14 @@ def _what_is_wrong(evidence: Evidence) -> str:
     assert found
     chances = evidence.chances(model)
     wrong = [one for one in confusions(evidence.predicted(model), found.labels) if one[0] != one[1]]
-    error = f"its probabilities are off by {calibration_error(chances, found.labels):.1%} on average"
+    enough = len(found.labels) >= FEWEST  # with fewer, most of the error is chance
+    error = f", and its probabilities are off by {calibration_error(chances, found.labels):.1%} on average"
+    error = error if enough else ""
     if not wrong:
-        return f"It errs on none of them, and {error}."
+        return f"It errs on none of them{error}."
     true, other, count = max(wrong, key=lambda one: one[2])
     names = found.class_names
     return (
         f"It errs most often by taking {isolated(names[true])} for {isolated(names[other])} ({count:,} of "
-        f"{sum(one[2] for one in wrong):,} errors), and {error}."
+        f"{sum(one[2] for one in wrong):,} errors){error}."
     )

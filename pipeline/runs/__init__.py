@@ -2,6 +2,7 @@
 
 from headstart.pipeline.runs.calibration import (
     forget_calibration,
+    origin_of_reference,
     read_calibration,
     read_reference,
     write_calibration,
@@ -17,6 +18,7 @@ __all__ = [
     "forget_calibration",
     "list_digests",
     "new_run",
+    "origin_of_reference",
     "read_calibration",
     "read_csv",
     "read_json",

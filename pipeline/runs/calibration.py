@@ -4,6 +4,7 @@ A run may come from elsewhere, so its files are checked when they are read. A ru
 files.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def read_calibration(run: Run, model: str) -> Calibration | None:
 
 def read_reference(run: Run, model: str) -> Reference | None:
     """Return the reference of a model of `run`, or None if the run has none. Raises RunError if the file is damaged."""
-    file = run.reference_file(_origin(run, model))
+    file = origin_of_reference(run, model)
     if not file.exists():
         return None
     require_regular(file, _MOST_BYTES)
@@ -61,6 +62,11 @@ def read_reference(run: Run, model: str) -> Reference | None:
     except (ValueError, EOFError, AttributeError) as error:  # NumPy's message, which is not shown, advises to run code
         raise RunError(f"{file}: holds no features of training images, or is cut off; {REMEDY}") from error
     return Reference(np.array(found))
+
+
+def origin_of_reference(run: Run, model: str) -> Path:
+    """Return the path of the reference that applies to a model of `run`: that of the head if nothing was gained."""
+    return run.reference_file(_origin(run, model))
 
 
 def _origin(run: Run, model: str) -> str:

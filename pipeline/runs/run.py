@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 HISTORY_COLUMNS = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
 EXAMPLES_COLUMNS = ("path", "digest", "label", "split")
+_LARGEST = 1e6  # absolute value of a logit
 PHASES = {"head": "head", "finetuned": "finetune"}  # the field of `metrics.json` of each model
 
 
@@ -243,9 +244,14 @@ class Run:
         return self.path / f"confusion-{split}.csv"
 
 
-def require_finite(values: np.ndarray, file: Path) -> np.ndarray:
-    """Return `values`, the outputs of the model in `file`. Raise a RunError if a value is not finite."""
-    bad = int((~np.isfinite(values)).any(axis=-1).sum())
+def require_finite(values: np.ndarray, file: Path, remedy: str = REMEDY) -> np.ndarray:
+    """Return `values`, the outputs of the model in `file`.
+
+    Raise a RunError if a value is not finite, or larger than any trained model's: metrics of it might overflow.
+    """
+    bad = int((~(np.abs(values) <= _LARGEST)).any(axis=-1).sum())
     if bad:
-        raise RunError(f"{file}: its outputs for {bad} of {len(values)} images are not finite; {REMEDY}")
+        raise RunError(
+            f"{file}: its outputs for {bad} of {len(values)} images are not finite, or over {_LARGEST:g}; {remedy}"
+        )
     return values

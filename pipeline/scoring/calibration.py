@@ -9,6 +9,8 @@ import numpy as np
 from headstart.pipeline.scoring.metrics import cross_entropy, probabilities
 
 BINS = 15
+FEWEST = 500  # images; with fewer, `calibration_error` is mostly chance
+_DRAWS = 100
 MOST_KEPT = 5000  # probabilities of val images in a run: up to 140 KB
 _COLDEST, _HOTTEST = 0.01, 100.0
 _PRIOR = 0.5  # standard deviation of log T; of 0.25, 0.5 and 1, it gave the lowest loss on unseen photographs
@@ -105,3 +107,14 @@ def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
     """
     bins = reliability(chances, labels)
     return sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / len(labels)
+
+
+def chance_error(chances: np.ndarray, seed: int = 0) -> float:
+    """Return the mean `calibration_error` of perfectly calibrated probabilities, float [N, C], over random labels.
+
+    It is over 0, because the frequencies of N images are not the probabilities.
+    """
+    rng, confidence = np.random.default_rng(seed), chances.max(axis=1)
+    at = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [np.abs(np.bincount(at, (rng.random(len(at)) < confidence) - confidence, BINS)).sum() for _ in range(_DRAWS)]
+    return float(np.mean(gaps) / len(at))

@@ -185,18 +185,22 @@ def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, i
 
     The training sets of folds overlap, so the plain variance of the folds' accuracies is too small. It is corrected by
     the ratio of scored to training images (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366), with a t distribution.
-    If all folds have the same accuracy, this interval has no width. So the result is at least as wide as Wilson's.
+    With this variance, the interval is computed as Wilson's, so no end is 0 or 1 unless the accuracy is. If all folds
+    have the same accuracy, there is no variance. So the result is at least as wide as Wilson's for `images`.
 
     Args:
         of_folds: the accuracy of each fold of all repeats; at least two.
         images: the number of different images, for Wilson's interval.
     """
-    from scipy.stats import t
+    from scipy.stats import norm, t
 
-    count = len(of_folds)
-    half = float(t.ppf(0.975, count - 1) * np.sqrt((1 / count + 1 / (folds - 1)) * np.var(of_folds, ddof=1)))
-    low, high = wilson_interval(round(accuracy * images), images)
-    return max(0.0, min(low, accuracy - half)), min(1.0, max(high, accuracy + half))
+    count, spread = len(of_folds), accuracy * (1 - accuracy)
+    half = t.ppf(0.975, count - 1) * np.sqrt((1 / count + 1 / (folds - 1)) * np.var(of_folds, ddof=1))
+    ratio = norm.ppf(0.975) ** 2 / images  # in Wilson's interval: the squared quantile by the number of images
+    if spread:
+        ratio = max(ratio, half**2 / spread)
+    middle, width = accuracy + ratio / 2, np.sqrt(ratio * spread + ratio**2 / 4)
+    return max(0.0, float((middle - width) / (1 + ratio))), min(1.0, float((middle + width) / (1 + ratio)))
 
 
 def interval_text(ends: Sequence[float] | None) -> str:

@@ -64,7 +64,8 @@ def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
         positive: bool [N]. At least one is True.
     """
     found = np.sort(chances[positive])
-    last = found[max(0, math.floor((len(found) + 1) * (1 - wanted) + 1e-9) - 1)]
+    rank = math.floor((len(found) + 1) * (1 - wanted) + 1e-9)
+    last = found[min(max(1, rank), len(found)) - 1]
     lower = chances[chances < last]
     return _within((last + (lower.max() if len(lower) else 0.0)) / 2)
 
@@ -96,7 +97,7 @@ def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: floa
     misses = np.searchsorted(found, tried, "right")
     alarms = len(wrong) - np.searchsorted(wrong, tried, "right")
     costs = miss * misses + alarm * alarms
-    best = tried[np.isclose(costs, costs.min())]
+    best = tried[np.isclose(costs, costs.min(), rtol=1e-9, atol=0)]  # a tiny cost is a cost, too
     return _within(best[np.abs(best - alarm / (miss + alarm)).argmin()])
 
 

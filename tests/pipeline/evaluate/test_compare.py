@@ -72,7 +72,7 @@ def test_no_difference_is_no_difference(tmp_path: Path) -> None:
 def test_what_can_not_be_compared_is_named(headstart, tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", right(set()), LABELS)
     shorter = make_run(tmp_path / "shorter", right(set())[:8], LABELS[:8])
-    with pytest.raises(RunError, match=r"shorter: was evaluated on other examples"):
+    with pytest.raises(RunError, match=r"shorter: was evaluated on other examples .* with the same --data"):
         compare([one, shorter])
     with pytest.raises(RunError, match=r"^\S+one: has no predictions-val\.csv; `headstart evaluate"):
         compare([one, shorter], "val")
@@ -86,6 +86,8 @@ def test_what_can_not_be_compared_is_named(headstart, tmp_path: Path) -> None:
         "path,digest,label,head:b\n",
         "nothing",
         file.read_text() + "x,",
+        file.read_text().replace("head:b", "other:b"),
+        re.sub(r",-?1$", ",1e308", file.read_text(), flags=re.MULTILINE),
     ):
         file.write_text(content)
         with pytest.raises(RunError, match=r"predictions-test\.csv: .*writes it anew"):
@@ -97,6 +99,17 @@ def test_what_can_not_be_compared_is_named(headstart, tmp_path: Path) -> None:
     text = headstart.text("compare", one, other)
     assert "may be chance" in text
     assert "[b]other" in text.replace("\n", "")
+
+
+def test_settings_without_effect_are_left_out(headstart, tmp_path: Path) -> None:
+    one, other = (make_run(tmp_path / name, right({5}), LABELS) for name in ("one", "other"))
+    for run, units in ((one, [4]), (other, [])):
+        config = json.loads((run / "config.json").read_text())
+        config |= {"head": config["head"] | {"units": units}, "finetune": {"epochs": len(units)}}
+        (run / "config.json").write_text(json.dumps(config))
+        (run / "metrics.json").write_text(json.dumps({"finetune": {"best_epoch": 0}}))
+    assert [row.settings for row in compare([one, other]).rows] == [{"head.units": [4]}, {"head.units": []}]
+    assert "none" in headstart.text("compare", one, other)
 
 
 def test_runs_are_columns_and_nothing_is_cut_at_80_columns(headstart, tmp_path: Path) -> None:

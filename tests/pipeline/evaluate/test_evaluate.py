@@ -150,6 +150,21 @@ def test_all_of_a_folder_without_splits_is_scored(
     assert headstart("evaluate", run, "--data", data, "--split=train")["n"] < own["n"]
 
 
+def test_two_folders_of_one_name_have_files_of_their_own(headstart, run: Path, prepared: Path, tmp_path: Path) -> None:
+    def predictions_of(place: str, split: str) -> Path:
+        data = tmp_path / place / "x"
+        if not data.exists():
+            shutil.copytree(prepared / split, data)
+        return Path(headstart("evaluate", run, "--data", data)["predictions_file"])
+
+    first, second = predictions_of("a", "test"), predictions_of("b", "val")
+    assert first.name == "predictions-x-all.csv"
+    assert second.name.startswith("predictions-x-")
+    assert first != second
+    assert first.read_text() != second.read_text()
+    assert [predictions_of("a", "test"), predictions_of("b", "val")] == [first, second]
+
+
 def test_the_run_s_own_data_at_another_place_are_its_own(headstart, run: Path, prepared: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(prepared, moved)

@@ -58,6 +58,7 @@ def test_head_shows_them_on_val(prepared: Path, small: FeatureConfig, extraction
     assert (found["val_images"], found["largest_class_share"]) == (10, 0.5)
     assert 0 <= found["logistic_regression"]["accuracy"] <= 1
     assert any("on 10 images of val: 95 % interval" in line for line in result.lines())
+    assert any("val has 10 images, so the calibration is rough" in line for line in result.lines())
     assert found == json.loads(json.dumps(found))
 
 
@@ -144,6 +145,9 @@ def test_folds_build_no_layers_but_those_of_the_head(run: Path, headstart: Cli) 
     settings["head"]["units"] = "many"
     (run / "config.json").write_text(json.dumps(settings))
     assert "head.units: Expected" in headstart.error("evaluate", run, "--folds=5")
+    settings["head"] |= {"units": [16], "epochs": 10**9}
+    (run / "config.json").write_text(json.dumps(settings))
+    assert "--epochs must be from 1 to 100000" in headstart.error("evaluate", run, "--folds=5")
 
 
 def test_a_threshold_decides_labels_and_is_kept(headstart: Cli, run: Path) -> None:
@@ -210,6 +214,8 @@ def test_a_threshold_is_chosen_on_val(headstart: Cli, run: Path, positive: str) 
         assert f"{rate} {wanted} on val" == found["head"]["threshold"]["chosen"]
     found = headstart("evaluate", run, "--cost=1:1000", f"--positive={positive}", "--split=val")
     assert found["head"]["specificity"] == 1
+    code, _, told = headstart.whole("evaluate", run, "--cost=1:1", "--split=val")
+    assert (code, f"`{positive}` is positive, as in the threshold that the run keeps" in told) == (0, positive == "cat")
 
 
 ERRORS = {
@@ -217,7 +223,9 @@ ERRORS = {
     ("--threshold=1",): "--threshold must be over 0 and under 1",
     ("--sensitivity=nan",): "--sensitivity must be a finite number",
     ("--cost=2",): "--cost must be two numbers such as 10:1",
-    ("--cost=0:1",): "--cost must be two numbers over 0",
+    ("--cost=0:1",): "--cost must be two finite numbers over 0",
+    ("--cost=inf:1",): "--cost must be two finite numbers over 0",
+    ("--sensitivity=0.9999999999999999",): "--sensitivity must be over 0 and at most 0.999999",
     ("--positive=fox",): "--positive must be cat or dog",
 }
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headstart.features.errors import RunError
+from headstart.pipeline.evaluate.trust import trust_lines
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.items import Layout, Scored
 from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.predict.trust import Trust
-from headstart.pipeline.runs import Run, read_calibration, read_reference
+from headstart.pipeline.runs import Run, origin_of_reference, read_calibration, read_reference
 from headstart.pipeline.scoring.calibration import Calibration
 from headstart.pipeline.scoring.unlike import Reference
 from headstart.tests.pipeline.runs.hostile_runs import RUNS
@@ -41,6 +42,13 @@ def test_probabilities_are_those_at_the_temperature(run: Path, cats: list[Path])
         chances[temperature] = np.array([list(one.probabilities.values()) for one in predict(run, cats).predictions])
     odds = {temperature: np.log(rows[:, 1] / rows[:, 0]) for temperature, rows in chances.items()}
     np.testing.assert_allclose(odds[1.0], 2 * odds[2.0], rtol=1e-4)
+
+
+def test_the_calibration_error_of_many_images_is_shown() -> None:
+    fields = {"calibration_error": {"before": 0.1, "after": None}, "at_coverage": [], "conformal": []}
+    assert list(trust_lines({"head": fields}, "head", 499)) == []
+    (line,) = trust_lines({"head": fields}, "head", 500)
+    assert line.endswith("head 0.1000 (no temperature)")
 
 
 def test_options_add_fields(headstart, run: Path, cats: list[Path]) -> None:
@@ -92,6 +100,13 @@ def test_wrong_options_are_told(headstart, run: Path, cats: list[Path]) -> None:
     assert headstart("predict", run, cats[0], f"--conformal={least}")["predictions"][0]["labels"]
 
 
+def test_a_set_needs_the_likeliest_label(headstart, run: Path, cats: list[Path]) -> None:
+    asked = ("predict", run, cats[0], "--conformal=0.3")
+    told = headstart.error(*asked, "--threshold=0.2", code=2)
+    assert "--conformal 0.3: with a threshold, a label may lie outside its own set of labels" in told
+    assert headstart(*asked, "--threshold=0.5")["predictions"][0]["labels"]
+
+
 def test_a_run_without_a_calibration_says_so(headstart, run: Path, cats: list[Path]) -> None:
     set_calibration(run, temperature=1.0)
     before = predict(run, cats).predictions
@@ -109,7 +124,7 @@ def test_a_run_without_a_calibration_says_so(headstart, run: Path, cats: list[Pa
         None,
         [],
     )
-    assert "(no temperature)" in headstart.text("evaluate", run)
+    assert "calibration error" not in headstart.text("evaluate", run)  # of a few images, it says nothing
 
 
 def test_evaluate_measures_what_predict_promises(headstart, run: Path) -> None:
@@ -140,6 +155,9 @@ def test_a_damaged_calibration_is_told(run: Path, name: str) -> None:
 def test_a_reference_of_another_model_is_told(headstart, run: Path, cats: list[Path]) -> None:
     RUNS["reference of another width"](run)
     assert "reference-head.npy: holds features of another model" in headstart.error("predict", run, cats[0])
+    opened = Run.open(run)
+    opened.update(opened.metrics_file, finetune={"best_epoch": 0})
+    assert origin_of_reference(opened, "finetuned") == run / "reference-head.npy"
 
 
 def test_a_set_may_be_empty_and_names_stay_text() -> None:

@@ -53,7 +53,9 @@ def made_run(folder: Path, names: list[str], wrong: int = 3, units: int = 16, im
 
 def test_a_run_is_evaluated_first_and_shown_with_its_mistakes(headstart, run: Path, tmp_path: Path) -> None:
     file = tmp_path / "new" / "report.html"
-    result = headstart("report", run, "--output", file)
+    _, out, told = headstart.whole("report", run, "--output", file)
+    assert told.count("read as split folders") == 1
+    result = json.loads(out)
     assert result == {"report": str(file), "bytes": file.stat().st_size, "missing": []}
     assert (run / "predictions-test.csv").is_file()
     page = Page(file)
@@ -66,6 +68,7 @@ def test_a_run_is_evaluated_first_and_shown_with_its_mistakes(headstart, run: Pa
     wrong = found.n - round(found.head["accuracy"] * found.n)
     assert wrong
     assert len(page.of("img")) == 5 * min(wrong, 12)  # each mistake beside four training images
+    assert "images say little: `headstart evaluate" in page.text
     os.utime(run / "predictions-test.csv", (1, 1))
     headstart("report", run, "--output", file)  # again, over its own page, without evaluating again
     assert (run / "predictions-test.csv").stat().st_mtime == 1
@@ -160,7 +163,10 @@ def test_data_that_are_gone_leave_the_run_alone(headstart, tmp_path: Path) -> No
     assert "right on 57 of 60 images of test" in page.text
     assert "left out: temperature scaling" in page.text
     assert f"{HOSTILE[0]}0.jpg" in page.text
-    (run / "predictions-test.csv").unlink()
+    file = run / "predictions-test.csv"
+    file.write_text(file.read_text().replace("head:b", "other:b"))
+    assert "has no logits of the head" in shown(run, tmp_path)
+    file.unlink()
     assert "no predictions on test: head, val accuracy 0.9000" in shown(run, tmp_path)
     assert "is gone" in headstart.error("report", run, "--store", tmp_path, "--output", tmp_path / "y.html")
     assert not (tmp_path / "y.html").exists()
@@ -169,6 +175,75 @@ def test_data_that_are_gone_leave_the_run_alone(headstart, tmp_path: Path) -> No
 def shown(run: Path, folder: Path) -> str:
     report([run], ReportConfig(folder / "x.html"))
     return Page(folder / "x.html").text
+
+
+def test_odd_histories_are_told_and_long_ones_thinned(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ["a", "b"])
+    header = "phase,epoch,loss,accuracy,val_loss,val_accuracy\n"
+    rows = [f"head,{at},1e308,.6,1,.7\n" if at < 3 else f"head,{at},1,.6,,.7\n" for at in range(1, 5001)]
+    (run / "history.csv").write_text(header + "".join(rows))
+    text = shown(run, tmp_path)
+    assert "left out: training: figures that are not finite, or over 1e+06, of 2 epochs" in text
+    assert "head" in text
+    assert (tmp_path / "x.html").stat().st_size < 500_000
+    (run / "history.csv").write_text(header.replace("val_loss", "other") + "head,1,1,1,1,1\n")
+    text = shown(run, tmp_path)
+    assert "left out: training: " in text
+    assert "has no column 'val_loss'" in text
+    assert "right on 57 of 60" in text
+
+
+def test_each_phase_has_a_line_of_its_own(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ["a", "b"])
+
+    def lines(phases: list[str]) -> int:
+        rows = [f"{phase},{at},2,.5,2,.5\n" for at, phase in enumerate(phases)]
+        (run / "history.csv").write_text("phase,epoch,loss,accuracy,val_loss,val_accuracy\n" + "".join(rows))
+        shown(run, tmp_path)
+        source = (tmp_path / "x.html").read_text()
+        training = source[source.index(">Training</h2>") :]
+        return training[: training.index("</section>")].count("stroke-width: 2;")
+
+    assert lines(["head", "head", "finetune", "finetune"]) > lines(["head"] * 4)
+
+
+def test_a_kept_threshold_is_told(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ["a", "b"])
+    assert "b is the positive class" in shown(run, tmp_path)
+    rule = {"positive": "a", "value": 0.3, "chosen": "sensitivity 0.9 on val"}
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["head"]["threshold"] = rule
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = shown(run, tmp_path)
+    assert "It answers a above a probability of 0.3 (sensitivity 0.9 on val)." in text
+    assert "a is the positive class" in text
+    assert "a above 0.3" in text
+    assert "on its most probable answers" not in text
+
+
+def test_what_puts_an_accuracy_in_context_is_shown(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ["a", "b"])
+    plain = shown(run, tmp_path)
+    assert "probabilities are off by" not in plain
+    assert "if perfectly calibrated" in plain
+    assert "on its most probable answers" in plain
+    metrics = json.loads((run / "metrics.json").read_text())
+    folds = {"folds": 5, "repeats": 3, "n": 80, "accuracy": 0.91, "accuracy_interval": [0.85, 0.95]}
+    simple = {"accuracy": 0.8, "accuracy_interval": [0.7, 0.9], "top5": None, "loss": 0.4567, "images": 3}
+    metrics |= {"cross_validation": folds, "evaluate": {"test": {"n": 60, "logistic_regression": simple}}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = shown(run, tmp_path)
+    assert "Cross-validation on 80 images gives heads with its settings the accuracy 0.9100" in text
+    assert "logistic regression" in text
+    assert "0.4567" in text
+    metrics["cross_validation"] |= {"accuracy": 7}
+    simple["accuracy"] = "x"
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = shown(run, tmp_path)
+    assert "left out: cross-validation: " in text
+    assert "left out: logistic regression: " in text
+    many = shown(made_run(tmp_path / "many", ["a", "b"], images=600), tmp_path)
+    assert "probabilities are off by" in many
 
 
 def test_many_classes_have_pairs_in_place_of_a_matrix(tmp_path: Path) -> None:

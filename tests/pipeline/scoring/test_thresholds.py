@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from headstart.pipeline.evaluate.config import ThresholdConfig
 from headstart.pipeline.scoring.thresholds import (
     Threshold,
     enough,
@@ -45,6 +46,24 @@ def test_the_cost_is_the_least_there_is(miss: float, alarm: float) -> None:
         return miss * (positive & (chances <= threshold)).sum() + alarm * (~positive & (chances > threshold)).sum()
 
     assert cost(for_cost(chances, positive, miss, alarm)) == min(map(cost, np.linspace(0, 1, 5000)))
+
+
+@pytest.mark.parametrize(("cost", "as_plain"), [("1e308:1e308", "1:1"), ("1e-300:1e-299", "1:10")])
+def test_extreme_costs_are_their_ratio(cost: str, as_plain: str) -> None:
+    chances, positive = drawn(np.random.default_rng(1), 60)
+    found = for_cost(chances, positive, *ThresholdConfig(cost=cost).costs())
+    assert found == pytest.approx(for_cost(chances, positive, *ThresholdConfig(cost=as_plain).costs()))
+
+
+def test_a_tiny_cost_counts_where_nothing_else_does() -> None:
+    chances, positive = np.array([0.2, 0.6, 0.7]), np.array([False, True, True])
+    assert for_cost(chances, positive, 1e-12, 1) == pytest.approx(0.4)
+
+
+def test_hardly_any_sensitivity_takes_the_highest_threshold() -> None:
+    chances, positive = np.array([0.1, 0.6, 0.7]), np.array([False, True, True])
+    assert for_sensitivity(chances, positive, 1e-320) == pytest.approx(0.65)
+    assert for_specificity(chances, positive, 1e-320) == pytest.approx(0.35)
 
 
 def test_equal_costs_take_the_threshold_that_true_probabilities_have() -> None:
