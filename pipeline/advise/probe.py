@@ -3,13 +3,13 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from headstart.features.errors import DataError
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.neighbours import Neighbours
-from headstart.pipeline.scoring.baselines import logistic_regression
+from headstart.pipeline.scoring.baselines import fitted_logistic
+from headstart.pipeline.scoring.threads import single_threaded
 
 _STRENGTHS = (1e-3, 1e-2, 1e-1)  # values of C, the inverse of the penalty
 _NEIGHBOURS, _FOLDS = 5, 5
@@ -52,7 +52,7 @@ def judge(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) 
     The penalties of the probe are tried from the strongest on, until the loss no longer falls.
     """
     loss, chances = np.inf, np.empty(0)
-    with _one_thread():
+    with single_threaded():
         for strength in _STRENGTHS:  # weak penalties are slow
             tried = held_out(features, labels, folds, classes, strength)
             if (next_loss := _loss(tried, labels)) >= loss:
@@ -66,22 +66,11 @@ def judge(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int) 
         )
 
 
-def _one_thread() -> Any:
-    """Limit linear algebra to one thread. On a busy machine, several threads take ten times as long."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1)
-
-
 def held_out(features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int, strength: float) -> np.ndarray:
     """Return class probabilities, float64 [N, classes]: for each fold, by logistic regression on the other folds."""
-    from sklearn.exceptions import ConvergenceWarning
-
     chances = np.zeros((len(labels), classes))
     for train, held in folds:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that has not converged is scored, too
-            model = logistic_regression(strength).fit(features[train], labels[train])
+        model = fitted_logistic(features[train], labels[train], strength)
         chances[np.ix_(held, model.classes_)] = model.predict_proba(features[held])
     return chances
 
@@ -97,7 +86,7 @@ def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Folds, cla
     ]
     if len(halves) < len(folds):
         return 0.0
-    with _one_thread():
+    with single_threaded():
         whole, half = (
             held_out(features, labels, part, classes, _STRENGTHS[1]).argmax(axis=1) for part in (folds, halves)
         )
