@@ -17,7 +17,7 @@ from headstart.pipeline.data.similar import near_duplicate_groups
 from headstart.pipeline.data.splits import united
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.baselines import fitted_logistic
-from headstart.pipeline.scoring.threads import quiet, single_threaded
+from headstart.pipeline.scoring.threads import single_threaded
 
 STRENGTH = 0.1  # C of the logistic regression; docs/measurements.md has the values that were compared
 FOLDS = 5
@@ -101,8 +101,7 @@ def _folds(
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
-    with quiet():
-        return list(splitter.split(labels, labels, groups))
+    return list(splitter.split(labels, labels, groups))
 
 
 def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:

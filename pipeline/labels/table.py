@@ -96,13 +96,13 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
 def _row(where: str, cells: Mapping[str, str]) -> Row | None:
     """Return the row of `cells`, or None if it has no action or its action is its label.
 
-    The action `suggested` is replaced by the name of the suggested class. Spaces around an action do not count.
+    The action `suggested` is replaced by the name of the suggested class. In a conflict, there may be none. Spaces around an action do not count.
     """
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()
     if action == SUGGESTED:
         action = value["suggested"]
-        if not action:
+        if not action and not value["conflict"].strip():  # in a conflict, the label itself is suggested
             raise DataError(f"{where}: the action is suggested, and the column suggested is empty; name a class")
     if not action or action in (value["label"], value["label"].strip()):
         return None

@@ -578,5 +578,6 @@ def test_copies_do_not_exchange_their_labels(data: Path, tmp_path: Path) -> None
     (tmp_path / "labels.csv").write_text(lines.format(1, 1))
     with pytest.raises(DataError, match=r"row 4: .* would exchange their labels"):
         apply(data, tmp_path / "labels.csv")
+    lines += "train/cat/1.jpg,cat,,0.9,3,suggested\n"  # stays a cat
     (tmp_path / "labels.csv").write_text(lines.format(1, 2))
     assert apply(data, tmp_path / "labels.csv").applied == 2
