@@ -96,7 +96,8 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
 def _row(where: str, cells: Mapping[str, str]) -> Row | None:
     """Return the row of `cells`, or None if it has no action or its action is its label.
 
-    The action `suggested` is replaced by the name of the suggested class. In a conflict, there may be none. Spaces around an action do not count.
+    The action `suggested` is replaced by the name of the suggested class. In a conflict, there may be none.
+    Spaces around an action do not count.
     """
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()
