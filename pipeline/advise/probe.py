@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from headstart.features.errors import DataError
@@ -12,6 +11,7 @@ from headstart.pipeline.data.examples import Example
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.baselines import fitted_logistic, logistic_chances
 from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest
+from headstart.pipeline.scoring.threads import single_threaded
 
 _STRENGTHS = (1e-3, 1e-2, 1e-1)  # values of C, the inverse of the penalty
 _NEIGHBOURS, _FOLDS = 5, 5
@@ -65,7 +65,7 @@ def judge(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], class
     The penalties of the probe are tried from the strongest on, until the loss no longer falls.
     """
     loss, chances = np.inf, np.empty(0)
-    with _one_thread():
+    with single_threaded():
         for strength in _STRENGTHS:  # weak penalties are slow
             tried = held_out(features, labels, folds, classes, strength)
             if (next_loss := _loss(tried, labels)) >= loss:
@@ -77,13 +77,6 @@ def judge(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], class
             knn=_nearest(features, labels, folds, classes) == labels,
             logme=logme(features, labels, classes),
         )
-
-
-def _one_thread() -> Any:
-    """Limit linear algebra to one thread. On a busy machine, several threads take ten times as long."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1)
 
 
 def held_out(
@@ -108,7 +101,7 @@ def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[F
         halves.append((rows[: len(rows) // 2], held))
     if any(len(np.unique(labels[rows])) < 2 for rows, _ in halves):
         return Gain(0.0, -1.0, 1.0)
-    with _one_thread():
+    with single_threaded():
         whole, half = (
             held_out(features, labels, part, classes, _STRENGTHS[1]).argmax(axis=1) for part in (folds, halves)
         )

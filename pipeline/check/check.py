@@ -6,7 +6,7 @@ from pathlib import Path
 
 from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.zoo import BACKBONES
-from headstart.features.errors import OptionError, StoreError
+from headstart.features.errors import StoreError
 from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.maintain import open_stores, stores_named
@@ -22,6 +22,7 @@ from headstart.pipeline.data.examples import reject_undecodable, scan, scan_memo
 from headstart.pipeline.data.splits import SPLITS
 from headstart.pipeline.data.trainable import too_many_rejects, untrainable
 from headstart.pipeline.near_duplicates import near_duplicates
+from headstart.pipeline.pages.html import require_page
 
 _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 
@@ -33,11 +34,11 @@ def check(
 
     Writes an HTML page to `config.html`, if it is set. Images with features are not decoded here, because extraction
     has decoded them. Raises DataError if `data` has no images, OptionError if no store's name begins with
-    `config.fingerprint` or `config.html` is a folder, and StoreError if `config.store` is not a folder or has a damaged
-    shard.
+    `config.fingerprint` or no page can be written to `config.html`, and StoreError if `config.store` is not
+    a folder or has a damaged shard.
     """
-    if config.html and config.html.is_dir():
-        raise OptionError(f"--html {config.html}: is a folder; name a file")
+    if config.html:
+        require_page("--html", config.html)
     stores = _stores(config.store)
     memory = scan_memory(config.store, data) if stores else None
     scanned = scan(data, seed, config.max_pixels, memory, config=reading, labelled=False)

@@ -33,7 +33,6 @@ class CheckConfig:
 
     def __post_init__(self) -> None:
         require_options(
-            ("--html", self.html, not (self.html and self.html.is_dir()), "a file, and no folder"),
             ("--similarity", self.similarity, 0 < self.similarity <= 1, "over 0 and at most 1"),
             ("--tiny", self.tiny, self.tiny >= 0, "at least 0"),
             ("--imbalance", self.imbalance, self.imbalance >= 1, "at least 1"),

@@ -9,6 +9,7 @@ import numpy as np
 from headstart.features.errors import OptionError, RunError
 from headstart.pipeline.evaluate.predictions import read_predictions
 from headstart.pipeline.evaluate.side_by_side import Compared, SideBySide, write_comparison
+from headstart.pipeline.pages.html import require_page
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import PHASES, Run
 from headstart.pipeline.runs.files import csv_rows
@@ -45,12 +46,12 @@ def compare(
 
     `places` has no effect, because the predictions are in the runs. Other commands on runs have the same argument.
 
-    Raises OptionError if there are fewer than two models, if a run is named twice, or if `html` is a folder. Raises
-    RunError if a path is not a run, or if the runs were not all evaluated on `split` with the same examples and
-    classes.
+    Raises OptionError if there are fewer than two models, if a run is named twice, or if no page can be written to
+    `html`. Raises RunError if a path is not a run, or if the runs were not all evaluated on `split` with the same
+    examples and classes.
     """
-    if html and html.is_dir():
-        raise OptionError(f"--html {html}: is a folder; name a file")
+    if html:
+        require_page("--html", html)
     if len({path.resolve() for path in paths}) < len(paths):
         raise OptionError(f"RUN: names a run twice. Received: {' '.join(map(str, paths))}")
     runs = [Run.open(path) for path in paths]

@@ -12,7 +12,7 @@ from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.reading import read_data
 from headstart.pipeline.labels.lists import change_list, restore_list
-from headstart.pipeline.labels.log import Log, kept_list, log_of, read_log, write_log
+from headstart.pipeline.labels.log import Log, kept_list, log_of, new_log, read_log, write_log
 from headstart.pipeline.labels.moves import move_all, move_back
 from headstart.pipeline.labels.planning import plan
 from headstart.pipeline.labels.result import Changed
@@ -32,47 +32,42 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
     files = read_data(data, reading)
     console.print("\n".join(files.reading.lines))
     with _claimed(data):
-        log = read_log(path) if path.exists() else Log()
+        log = read_log(path, data) if os.path.lexists(path) else new_log(data)
         if data.is_file():
-            applied = change_list(data, rows, reading, log, path)
+            changed = change_list(data, rows, reading, log, path)
         else:
-            applied = _move(data, rows, reading, log, path)
-    there = len(rows) - applied
-    told = f"{data}: {applied:,} labels changed" + (f", {there:,} were changed before" if there else "")
-    return Changed(len(files.paths), applied, 0, path if path.exists() else None, told)
+            changed = _move(data, rows, reading, log, path)
+    there = sum(row.path not in changed for row in rows)
+    told = f"{data}: {len(changed):,} labels changed" + (f", {there:,} were changed before" if there else "")
+    return Changed(len(read_data(data, reading).paths), len(changed), 0, path if path.exists() else None, told)
 
 
 def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
     """Undo the changes that the log at `path` names, and remove the log.
 
-    Raises DataError if an image was moved or the list was changed since. Then nothing is undone.
+    Raises DataError if the log is of another DATA, or if an image was moved or the list was changed since. Then nothing
+    is undone.
     """
-    log = read_log(path)
     with _claimed(data):
-        if data.is_file():
-            undone = restore_list(data, log, path)
-        else:
-            if log.states:
-                raise DataError(f"{path}: is of a list of images, and {data} is a folder; name the list")
-            move_back(data, log, path)
-            undone = len(log.moves)
+        log = read_log(path, data)
+        undone = restore_list(data, log, path) if data.is_file() else move_back(data, log, path)
         path.unlink()
-        kept_list(path).unlink(missing_ok=True)
+        if log.states:
+            kept_list(path).unlink(missing_ok=True)
     count = len(read_data(data, reading).paths)
     return Changed(count, 0, undone, None, f"{data}: {undone:,} changes taken back; {path} is removed")
 
 
-def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: Path) -> int:
-    """Move the images of `rows`. Return the number of moves that were not in `log` yet."""
-    if log.states:
-        raise DataError(f"{path}: is the log of a list of images, and {data} is a folder; move the log elsewhere")
-    if left := move_all(data, log, path):
-        console.print(f"{path}: {left} moves of an earlier call were left, and are made now")
+def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: Path) -> set[str]:
+    """Move the images of `rows`, after the moves of an earlier call that were left. Return the old paths."""
+    moved = move_all(data, log, path)
+    if moved:
+        console.print(f"{path}: {len(moved)} moves of an earlier call were left, and were made now")
     if moves := plan(data, rows, reading, log):
         log.moves.extend(moves)
         write_log(path, log)
-        move_all(data, log, path)
-    return len(moves)
+        moved += move_all(data, log, path)
+    return set(moved)
 
 
 @contextmanager

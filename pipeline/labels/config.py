@@ -1,9 +1,10 @@
 """The settings of `labels`."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.features.errors import OptionError, require_options
+from headstart.features.errors import OptionError
 from headstart.features.options import option
 
 
@@ -17,11 +18,9 @@ class LabelsConfig:
     undo: Path | None = option(None, "Take back the changes of --apply, by the log that it wrote.")
 
     def __post_init__(self) -> None:
-        require_options(
-            ("--csv", self.csv, not (self.csv and self.csv.is_dir()), "a file, and no folder"),
-            ("--html", self.html, not (self.html and self.html.is_dir()), "a file, and no folder"),
-        )
         if (self.apply or self.undo) and sum(map(bool, (self.csv, self.html, self.apply, self.undo))) > 1:
             raise OptionError(
                 "--apply and --undo change DATA and do nothing else; leave the other of these options out"
             )
+        if self.csv and self.html and os.path.realpath(self.csv) == os.path.realpath(self.html):
+            raise OptionError(f"--html {self.html}: is the file of --csv; name another")

@@ -16,7 +16,8 @@ from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.similar import near_duplicate_groups
 from headstart.pipeline.data.splits import united
 from headstart.pipeline.neighbours import Neighbours
-from headstart.pipeline.scoring.baselines import logistic_regression
+from headstart.pipeline.scoring.baselines import fitted_logistic
+from headstart.pipeline.scoring.threads import single_threaded
 
 STRENGTH = 0.1  # C of the logistic regression; docs/measurements.md has the values that were compared
 FOLDS = 5
@@ -62,16 +63,14 @@ def likely_errors(
     """
     folds = _folds(labels, groups, class_names, seed)
     wrong = np.zeros(len(labels), bool)
-    with progress("fitting logistic regression", _ROUNDS * len(folds), "fits") as advance:
+    with single_threaded(), progress("fitting logistic regression", _ROUNDS * len(folds), "fits") as advance:
         for _ in range(_ROUNDS):
             chances = np.zeros((len(labels), len(class_names)))
             for train, held_out in folds:
                 trusted = train[~wrong[train]]
                 if len(set(labels[trusted])) < len(set(labels[train])):
                     trusted = train
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # a model that has not converged is used as well
-                    model = logistic_regression(STRENGTH).fit(features[trusted], labels[trusted])
+                model = fitted_logistic(features[trusted], labels[trusted], STRENGTH)
                 chances[np.ix_(held_out, model.classes_)] = model.predict_proba(features[held_out])
                 advance(1)
             wrong = _judged(labels, chances)
@@ -103,6 +102,26 @@ def _folds(
 
     splitter = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
     return list(splitter.split(labels, labels, groups))
+
+
+def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the suggested label of each row, int64 [N]; -1 where the given label is suggested.
+
+    This is the most probable other class. The rows of a conflict are copies with different labels. They are suggested
+    one label, the most probable one by their mean probabilities, so that the suggestions resolve the conflict.
+
+    Args:
+        chances: the probabilities of the classes, float64 [N, classes].
+        labels: int64 [N].
+        conflicts: rows of each conflict.
+    """
+    others = chances.copy()
+    others[np.arange(len(labels)), labels] = -1
+    found: np.ndarray = others.argmax(axis=1)
+    for rows in map(list, conflicts):
+        best = int(chances[rows].mean(axis=0).argmax())
+        found[rows] = np.where(labels[rows] == best, -1, best)
+    return found
 
 
 def nearest_agreeing(

@@ -1,21 +1,23 @@
 """`headstart labels`: find likely label errors, and change labels."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from headstart.features.backbones.cuts import chosen_cuts, require_averaged
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.labels.apply import apply, undo
 from headstart.pipeline.labels.config import LabelsConfig
-from headstart.pipeline.labels.finding import alike, likely_errors, nearest_agreeing, require_cleanlab
+from headstart.pipeline.labels.finding import alike, likely_errors, nearest_agreeing, require_cleanlab, suggestions
 from headstart.pipeline.labels.page import write_page
 from headstart.pipeline.labels.result import Changed, FoundLabels, Suspect
-from headstart.pipeline.labels.table import require_replaceable, write_table
+from headstart.pipeline.labels.table import require_table, write_table
+from headstart.pipeline.pages.html import require_page
 
 
 def labels(
@@ -29,8 +31,9 @@ def labels(
     """Find likely label errors in `data`. With `config.apply` or `config.undo`, change labels instead.
 
     Features that the store lacks are extracted first. The likely errors are written to `config.csv` and `config.html`
-    if these are given. Raises OptionError if cleanlab is missing, or for a cut that is a map. Raises DataError if a
-    class has fewer than two images apart from copies, or if `config.csv` exists and holds actions.
+    if these are given. Raises OptionError if cleanlab is missing, for views, for a cut that is a map, or if a file
+    can't be written. Raises DataError if a class has fewer than two images apart from copies, or if `config.csv` exists
+    and holds actions.
 
     Args:
         seed: decides the folds and, if `data` has no split folders, the splits.
@@ -40,16 +43,21 @@ def labels(
         return apply(data, config.apply, reading)
     if config.undo:
         return undo(data, config.undo, reading)
+    if features.views:
+        raise OptionError(f"--views {features.views}: labels are judged by the images alone; leave --views out")
     require_averaged(chosen_cuts(features))
     require_cleanlab()
-    if config.csv:
-        require_replaceable(config.csv)
+    for flag, file, require in (("--csv", config.csv, require_table), ("--html", config.html, require_page)):
+        if file and os.path.realpath(file) == os.path.realpath(data):
+            raise OptionError(f"{flag} {file}: is DATA; name another file")
+        if file:
+            require(flag, file)
     found = _found(data, cache_features(data, features, extraction, seed, reading=reading), seed)
     if config.csv:
         write_table(config.csv, found.rows())
     if config.html:
         write_page(found, config.html)
-    return found
+    return replace(found, csv=config.csv, html=config.html)
 
 
 def _found(data: Path, cached: FeaturedExamples, seed: int) -> FoundLabels:
@@ -64,17 +72,18 @@ def _found(data: Path, cached: FeaturedExamples, seed: int) -> FoundLabels:
     wrong, chances = likely_errors(
         rows, given, np.array([together[at] for at in range(len(examples))]), cached.class_names, seed
     )
-    others = chances.copy()
-    others[np.arange(len(given)), given] = -1
-    suggested = others.argmax(axis=1)
+    conflicts = [group for group in groups if len(set(given[group])) > 1]
+    numbers = {at: number for number, group in enumerate(conflicts, 1) for at in group}
+    suggested = suggestions(chances, given, conflicts)
+    wrong &= suggested >= 0
 
     def suspect(at: int) -> Suspect:
         example, names = examples[at], cached.class_names
+        other = names[suggested[at]] if suggested[at] >= 0 else None
         score = float(chances[at, given[at]])
-        return Suspect(example, _name(example, root), names[given[at]], names[suggested[at]], score)
+        return Suspect(example, _name(example, root), names[given[at]], other, score, numbers.get(at))
 
     issues = sorted(np.flatnonzero(wrong).tolist(), key=lambda at: (chances[at, given[at]], examples[at].image.path))
-    conflicts = [group for group in groups if len(set(given[group])) > 1]
     trusted = ~wrong
     trusted[[at for group in conflicts for at in group]] = False
     near = nearest_agreeing(rows, given, trusted, np.array(issues, np.int64), suggested[issues])

@@ -12,10 +12,11 @@ from typing import Any
 
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import sha256_of, write_atomically, written_atomically
+from headstart.features.outputs import unwritable
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.manifest import Entry, csv_delimiter, csv_encoding, entry_of, read_manifest
 from headstart.pipeline.data.names import as_label
-from headstart.pipeline.labels.log import Log, kept_list, write_log
+from headstart.pipeline.labels.log import Log, State, kept_list, write_log
 from headstart.pipeline.labels.planning import require_classes, require_label
 from headstart.pipeline.labels.table import ASIDE, Row
 
@@ -23,54 +24,75 @@ _PathOf = Callable[[Mapping[str, Any]], str]  # returns the path of the image of
 _BOM = b"\xef\xbb\xbf"
 
 
-def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, path: Path) -> int:
-    """Change the list `file` by the actions of `rows`. Return the number of images that were changed.
+def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, path: Path) -> set[str]:
+    """Change the list `file` by the actions of `rows`. Return the paths of the images that were changed.
 
     A changed image has another label, or lost its row. A copy of the original list is kept beside the log, and the log
-    is written to `path`, both before the list is changed. Raises OptionError if the labels are in the paths, and
-    DataError if a row does not fit the list.
+    is written to `path`, both before the list is changed. Raises OptionError if the labels are in the paths. Raises
+    DataError if a row does not fit the list, if something else changed the list since the log was written, or if the
+    list can't be replaced.
     """
     if config.label_from:
         raise OptionError(
             "--label-from: --apply changes the column of labels, and here labels are in paths; rename files"
         )
-    if log.moves:
-        raise DataError(f"{path}: is the log of a folder, and {file} is a list; move the log elsewhere")
+    if log.states:
+        _original(path, log)
+        del log.states[_state_of(file, log, path) + 1 :]  # of a call that was cut off
     changes = _changes(file, rows, read_manifest(file, config), config, log)
     if not changes:
-        return 0
+        return set()
+    if reason := unwritable(os.path.dirname(os.path.realpath(file))):
+        raise DataError(f"{file}: can't be replaced ({reason}); make its folder writable")
     content = _rewritten(file, changes, config)
     if not log.states:
         with written_atomically(kept_list(path)) as partial:
             shutil.copyfile(file, partial)
-        log.states.append(sha256_of(kept_list(path)))
-    log.states.append(hashlib.sha256(content).hexdigest())
-    log.rows.update(changes)
+        log.states.append(State(sha256_of(kept_list(path))))
+    log.states.append(State(hashlib.sha256(content).hexdigest(), changes))
     write_log(path, log)
     _replace(file, content)
-    return len(changes)
+    return set(changes)
 
 
 def restore_list(file: Path, log: Log, path: Path) -> int:
-    """Restore the content that the list `file` had before the changes of `log`. Return the number of images in `log`.
+    """Restore the content that the list `file` had before the changes of `log`. Return the number of changed images.
 
     Raises DataError if something else has changed the list since, or if the kept content is missing or damaged.
     """
-    kept = kept_list(path)
-    if not log.states:
-        raise DataError(f"{path}: is the log of a folder, and {file} is a list; name the folder")
+    del log.states[_state_of(file, log, path) + 1 :]
+    if log.states[1:]:
+        _replace(file, _original(path, log))
+    return len(_made(log))
+
+
+def _state_of(file: Path, log: Log, path: Path) -> int:
+    """Return which of the states of `log` the list `file` has. Raises DataError if it has none of them."""
     now = sha256_of(file)
-    if now not in log.states:
-        raise DataError(f"{file}: was changed since {path} was written; the list as it was before is in {kept}")
-    if now != log.states[0]:
-        try:
-            content = kept.read_bytes()
-        except OSError as error:
-            raise DataError(f"{kept}: can't be read ({error.strerror}); it holds the list as it was") from error
-        if hashlib.sha256(content).hexdigest() != log.states[0]:
-            raise DataError(f"{kept}: damaged or replaced; it should hold {file} as it was before")
-        _replace(file, content)
-    return len(log.rows)
+    for at, state in enumerate(log.states):
+        if state.sha256 == now:
+            return at
+    raise DataError(
+        f"{file}: was changed by something else since {path} was written, which --undo would lose; the list as it was "
+        f"before --apply is in {kept_list(path)}. To keep {file} as it is now, move both of these files elsewhere"
+    )
+
+
+def _original(path: Path, log: Log) -> bytes:
+    """Return the content of the list before the changes of `log`. Raises DataError if it is missing or damaged."""
+    kept = kept_list(path)
+    try:
+        content = kept.read_bytes() if kept.is_file() else b""
+    except OSError as error:
+        raise DataError(f"{kept}: can't be read ({error.strerror}); it holds the list as it was") from error
+    if hashlib.sha256(content).hexdigest() != log.states[0].sha256:
+        raise DataError(f"{kept}: missing, damaged or replaced; it should hold {log.data} as it was before --apply")
+    return content
+
+
+def _made(log: Log) -> dict[str, str]:
+    """Return the action for each path of a list that was changed."""
+    return {path: action for state in log.states for path, action in state.rows.items()}
 
 
 def _replace(file: Path, content: bytes) -> None:
@@ -86,9 +108,10 @@ def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: 
     by_path = {entry.path: entry for entry in entries}
     require_classes(rows, sorted({entry.label for entry in entries if entry.label}), file)
     changes: dict[str, str] = {}
+    made = _made(log)
     for row in rows:
         entry = by_path.get(row.path)
-        if entry is None and log.rows.get(row.path) == row.action == ASIDE:
+        if entry is None and made.get(row.path) == row.action == ASIDE:
             continue
         if entry is None:
             raise DataError(f"{row.where}: {row.path!r} has no row in {file}; it was removed, renamed or never there")

@@ -1,11 +1,12 @@
 """The log of `--apply`, from which `--undo` restores the labels. It is written before the first change.
 
-A log belongs to one CSV file of labels: a further `--apply` of this file adds to its log.
+A log belongs to one CSV file of labels and to one DATA: a further `--apply` of this file to this DATA adds to its log.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+import os
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from headstart.features.errors import DataError
@@ -14,8 +15,7 @@ from headstart.features.files import read_json, write_atomically
 _SUFFIX, _KEPT_SUFFIX = ".undo.json", ".undo.list"
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The move of a file. Both paths are relative to DATA."""
 
     source: str
@@ -23,19 +23,26 @@ class Move:
     action: str  # `aside`, or the name of a class
 
 
-@dataclass
-class Log:
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of a list after an --apply, or before the first one."""
+
+    sha256: str
+    rows: dict[str, str] = {}  # the action for each path that this --apply changed
+
+
+class Log(msgspec.Struct, forbid_unknown_fields=True):
     """The changes that were made by one CSV file, or are about to be made."""
 
-    moves: list[Move] = field(default_factory=list)  # of the images of a folder; each path occurs once
-    folders: list[str] = field(default_factory=list)  # made for `moves`, parents first; relative to DATA
-    states: list[str] = field(default_factory=list)  # SHA-256 of a list before the changes, and after each --apply
-    rows: dict[str, str] = field(default_factory=dict)  # the action for each changed path of a list
+    kind: Literal["log of headstart labels"]  # tells a log from other files
+    data: str  # the real path of DATA
+    moves: list[Move] = []  # of the images of a folder; each path occurs once
+    folders: list[str] = []  # made for `moves`, parents first; relative to DATA
+    states: list[State] = []  # of a list, the oldest first
 
 
 def log_of(table: Path) -> Path:
-    """Return the path of the log of the CSV file `table`, such as `labels.undo.json` beside `labels.csv`."""
-    return table.with_name(table.stem + _SUFFIX)
+    """Return the path of the log of the CSV file `table`, such as `labels.csv.undo.json` for `labels.csv`."""
+    return table.with_name(table.name + _SUFFIX)
 
 
 def kept_list(log: Path) -> Path:
@@ -43,16 +50,46 @@ def kept_list(log: Path) -> Path:
     return log.with_name(log.name.removesuffix(_SUFFIX) + _KEPT_SUFFIX)
 
 
-def read_log(path: Path) -> Log:
-    """Read a log. Raises DataError if the file can't be read or is no log."""
+def new_log(data: Path) -> Log:
+    """Return a log without changes, of `data`."""
+    return Log("log of headstart labels", os.path.realpath(data))
+
+
+def read_log(path: Path, data: Path) -> Log:
+    """Read a log of changes in `data`. Raises DataError if it can't be read, is no log, or is of another DATA."""
     try:
-        return msgspec.convert(read_json(path), Log)
+        if not path.name.endswith(_SUFFIX):
+            raise ValueError(f"its name does not end with {_SUFFIX}")
+        log = msgspec.convert(read_json(path), Log)
+        _require_sound(log)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror}); name the log that --apply named") from error
     except (ValueError, msgspec.ValidationError) as error:
         raise DataError(f"{path}: not a log of --apply ({error}); name the log that --apply named") from error
+    if log.data != os.path.realpath(data):
+        raise DataError(
+            f"{path}: is the log of {log.data}, and DATA is {data}; name the DATA of the log, or, if it was moved to "
+            f"{data}, write its new path into `data` of the log"
+        )
+    if bool(log.states) != data.is_file():
+        kinds = ("a list", "a folder") if log.states else ("a folder", "a list")
+        raise DataError(f"{path}: is the log of {kinds[0]} of images, and {data} is {kinds[1]}; name another log")
+    return log
+
+
+def _require_sound(log: Log) -> None:
+    """Raise a ValueError if a log could not have been written by `write_log`."""
+    if bool(log.moves) == bool(log.states):
+        raise ValueError("it has neither moves nor states" if not log.moves else "it has both moves and states")
+    names = [name for move in log.moves for name in (move.source, move.target)]
+    once = set(names)
+    if len(once) < len(names):
+        raise ValueError("a path occurs twice in its moves")
+    for name in names:
+        if above := next((parent for parent in map(str, Path(name).parents) if parent in once), None):
+            raise ValueError(f"{above} is a file and a folder in its moves")
 
 
 def write_log(path: Path, log: Log) -> None:
     """Write a log. Names that are not UTF-8 are kept as escapes."""
-    write_atomically(path, json.dumps(asdict(log), indent=2) + "\n")
+    write_atomically(path, json.dumps(msgspec.to_builtins(log), indent=2) + "\n")

@@ -1,17 +1,20 @@
 """Move the images of a folder to other classes, or aside, and back again. No file is ever overwritten."""
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from headstart.features.errors import DataError
 from headstart.features.files import flush_to_disk
+from headstart.features.outputs import unwritable
 from headstart.pipeline.labels.log import Log, write_log
 
 
 def require_inside(data: Path, name: str, where: str) -> None:
-    """Raise a DataError if the path `name`, relative to `data`, leads out of `data` or through a link.
+    """Raise a DataError if the path `name`, relative to `data`, leads out of `data`, or through a link or a file.
 
     There need be no file at `name`. `where` says in messages where `name` was read.
     """
@@ -27,6 +30,17 @@ def require_inside(data: Path, name: str, where: str) -> None:
         raise DataError(f"{where}: {name!r} is not the path of a file in {data}")
     if os.path.realpath(path) != path:
         raise DataError(f"{where}: {name} is a link or lies in a linked folder; change its label by hand")
+    above = existing_folder(data, name)
+    if not os.path.isdir(above):
+        raise DataError(f"{where}: {above} is no folder, so {name} can't lie in it; move it elsewhere")
+
+
+def existing_folder(data: Path, name: str) -> str:
+    """Return the nearest path above `name` at which there is something. `name` is relative to `data`."""
+    above = os.path.dirname(os.path.join(data, name))
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    return above
 
 
 def _is_path(name: str) -> bool:
@@ -36,8 +50,8 @@ def _is_path(name: str) -> bool:
         return False
 
 
-def move_all(data: Path, log: Log, path: Path) -> int:
-    """Make the moves of `log` that were not made yet, and return their number.
+def move_all(data: Path, log: Log, path: Path) -> list[str]:
+    """Make the moves of `log` that were not made yet, and return their sources.
 
     `path` is the log's file. A new folder is added to the log before it is made. Raises DataError if a file is neither
     at its source nor at its target, or if another file is at its target. Then nothing was moved. If a move
@@ -48,11 +62,13 @@ def move_all(data: Path, log: Log, path: Path) -> int:
         _make_folder(data, os.path.dirname(target), log, path)
         _rename(data, source, target)
     _flush(data, left)
-    return len(left)
+    return [source for source, _ in left]
 
 
-def move_back(data: Path, log: Log, path: Path) -> None:
+def move_back(data: Path, log: Log, path: Path) -> int:
     """Undo the moves of `log`, the last first, and remove the folders that were made for them.
+
+    Returns the number of images that are moved now. Moves that were never made are not among them.
 
     Raises DataError in the same cases as `move_all`.
     """
@@ -66,6 +82,7 @@ def move_back(data: Path, log: Log, path: Path) -> None:
     for folder in reversed(log.folders):
         with suppress(OSError):  # the folder holds other files
             os.rmdir(os.path.join(data, folder))
+    return len(left)
 
 
 def _left(data: Path, pairs: Iterable[tuple[str, str]], path: Path) -> list[tuple[str, str]]:
@@ -77,6 +94,9 @@ def _left(data: Path, pairs: Iterable[tuple[str, str]], path: Path) -> list[tupl
         at_source, at_target = (os.path.join(data, name) for name in (source, target))
         if os.path.lexists(at_source) and os.path.lexists(at_target) and not os.path.samefile(at_source, at_target):
             raise DataError(f"{at_target}: another file is there, so {at_source} can't be moved; move one elsewhere")
+        for name in filter(os.path.lexists, (at_source, at_target)):
+            if not stat.S_ISREG(os.lstat(name).st_mode):
+                raise DataError(f"{path}: {name} is no regular file, and only these are moved")
         if os.path.lexists(at_source):
             left.append((source, target))
         elif not os.path.lexists(at_target):
@@ -84,7 +104,15 @@ def _left(data: Path, pairs: Iterable[tuple[str, str]], path: Path) -> list[tupl
                 f"{at_source}: gone, and not at {at_target} either; put it back to one of these places, or remove "
                 f"{path} to do without it"
             )
+    require_writable(data, chain.from_iterable(left))
     return left
+
+
+def require_writable(data: Path, names: Iterable[str]) -> None:
+    """Raise a DataError if no file can be made in a folder above one of `names`, which are relative to `data`."""
+    for folder in sorted({existing_folder(data, name) for name in names}):
+        if reason := unwritable(folder):
+            raise DataError(f"{folder}: images can't be moved there or away ({reason}); make the folder writable")
 
 
 def _make_folder(data: Path, name: str, log: Log, path: Path) -> None:

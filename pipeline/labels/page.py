@@ -47,6 +47,10 @@ def _issue(issue: Suspect, neighbours: Sequence[Example], pictures: Pictures) ->
 
 
 def _figure(one: Suspect, pictures: Pictures) -> str:
-    caption = f"<b>{isolated(one.label)}</b>, perhaps <b>{isolated(one.suggested)}</b>, score {one.score:.3f}"
-    picture = pictures.html(one.example.image, f"labelled {one.label}, perhaps {one.suggested}")
-    return f"<figure>{picture}<figcaption>{caption}<br>{isolated(one.name)}</figcaption></figure>"
+    perhaps = f", perhaps <b>{isolated(one.suggested)}</b>" if one.suggested else ""
+    caption = f"<b>{isolated(one.label)}</b>{perhaps}, score {one.score:.3f}"
+    conflict = f"<br>conflict {one.conflict}: a copy has another label" if one.conflict else ""
+    picture = pictures.html(
+        one.example.image, f"labelled {one.label}" + (f", perhaps {one.suggested}" if one.suggested else "")
+    )
+    return f"<figure>{picture}<figcaption>{caption}{conflict}<br>{isolated(one.name)}</figcaption></figure>"

@@ -12,7 +12,7 @@ from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.names import as_label, listed, with_label
 from headstart.pipeline.data.reading import folder_names, read_names
 from headstart.pipeline.labels.log import Log, Move
-from headstart.pipeline.labels.moves import require_inside
+from headstart.pipeline.labels.moves import require_inside, require_writable
 from headstart.pipeline.labels.table import ASIDE, SUGGESTED, Row
 
 ASIDE_FOLDER = ".aside"  # in DATA; scans leave hidden folders out
@@ -76,6 +76,7 @@ def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[
         taken.add(target)
         moves.append(Move(row.path, target, row.action))
     _require_reading(data, moves, names, before, config, listing.empty)
+    require_writable(data, (name for move in moves for name in (move.source, move.target)))
     return moves
 
 

@@ -17,8 +17,9 @@ class Suspect:
     example: Example
     name: str  # its path, relative to DATA or to the folder of the list
     label: str
-    suggested: str  # the most probable other class
+    suggested: str | None  # the class that it perhaps is; None if `label` is more probable, in a conflict
     score: float  # probability of `label`, in [0, 1], by a model that was fitted without this image
+    conflict: int | None = None  # number of the group of copies with different labels that it is in, from 1
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of a likely label error."""
@@ -36,6 +37,8 @@ class FoundLabels:
     issues: list[Suspect]  # likely label errors, the least probable label first
     conflicts: list[list[Suspect]]  # groups of copies and near-duplicates with different labels
     agreeing: dict[str, list[Example]] = field(default_factory=dict)  # by an issue's name; see `nearest_agreeing`
+    csv: Path | None = None  # the files that were written
+    html: Path | None = None
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -45,6 +48,7 @@ class FoundLabels:
             "issues": [issue.fields() for issue in self.issues],
             "conflicts": [[one.fields() for one in group] for group in self.conflicts],
             "applied": 0,
+            **{name: str(file) for name, file in (("csv", self.csv), ("html", self.html)) if file},
         }
 
     def rows(self) -> list[Suspect]:
@@ -59,7 +63,11 @@ class FoundLabels:
 
     def told_conflicts(self) -> str:
         """Return the number of conflicts in one line."""
-        return f"{len(self.conflicts):,} groups of copies or near-duplicates have different labels"
+        images, more = sum(map(len, self.conflicts)), len(self.rows()) - len(self.issues)
+        return (
+            f"{len(self.conflicts):,} groups of copies or near-duplicates have different labels: {images:,} images, "
+            f"{images - more:,} of them among the likely errors"
+        )
 
     def lines(self) -> Iterator[str]:
         """Yield the summary that is printed without `--json`."""
@@ -70,15 +78,21 @@ class FoundLabels:
             yield f"  and {len(self.issues) - _SHOWN:,} more"
         if self.conflicts:
             yield self.told_conflicts()
-        if self.rows():
+        if self.html:
+            yield f"the page is {self.html}"
+        if self.csv:
+            yield f"{self.csv} has {len(self.rows()):,} images; edit its column `action`, and then --apply {self.csv}"
+        if self.rows() and not (self.csv or self.html):
             yield "look at them with --html FILE; edit the column `action` of --csv FILE, and then --apply it"
+        elif self.rows() and not self.csv:
+            yield "to change labels, edit the column `action` of --csv FILE, and then --apply it"
 
 
 @dataclass(frozen=True)
 class Changed:
     """The outcome of `--apply` or `--undo`."""
 
-    examples: int  # images of DATA, in all splits
+    examples: int  # images of DATA after the changes, in all splits
     applied: int  # images whose label was changed, or that were put aside
     undone: int  # changes that were undone
     log: Path | None  # the log from which --undo restores the labels, if there is one

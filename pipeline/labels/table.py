@@ -2,16 +2,17 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, OptionError
 from headstart.features.files import write_atomically
+from headstart.features.outputs import require_place
 from headstart.pipeline.labels.result import Suspect
 from headstart.pipeline.spreadsheets import csv_line, original_text
 
-_COLUMNS = ("path", "label", "suggested", "score", "action")
+_COLUMNS = ("path", "label", "suggested", "score", "conflict", "action")
 _NEEDED = ("path", "label", "action")
 SUGGESTED, ASIDE = "suggested", "aside"  # actions; any other action is the name of a class
 
@@ -24,58 +25,99 @@ class Row:
     path: str  # relative to DATA, or to the folder of the list
     label: str  # the image's label when the file was written
     action: str  # `aside`, or the name of a class
+    conflict: str = ""  # equal for copies and near-duplicates with different labels; empty for other images
 
 
 def write_table(path: Path, suspects: Iterable[Suspect]) -> None:
     """Write a row with an empty action for each of `suspects` to the CSV file `path`."""
-    rows = [(one.name, one.label, one.suggested, round(one.score, 4), "") for one in suspects]
+    rows = [(one.name, one.label, one.suggested or "", round(one.score, 4), one.conflict or "", "") for one in suspects]
     write_atomically(path, "".join(map(csv_line, [_COLUMNS, *rows])))
 
 
-def require_replaceable(path: Path) -> None:
-    """Raise a DataError if the CSV file `path` exists and holds actions, which would be lost."""
-    if path.exists() and (rows := read_table(path)):
+def require_table(flag: str, path: Path) -> None:
+    """Raise an error if no CSV file of labels can be written to `path`, the value of the option `flag`.
+
+    Raises OptionError if `path` is no place for a file, or a file that `write_table` did not write. Raises DataError if
+    the file holds actions, which would be lost.
+    """
+    require_place(flag, path)
+    if path.is_symlink():
+        raise OptionError(f"{flag} {path}: is a link; name the file itself")
+    if not path.exists():
+        return
+    try:
+        header, _ = _records(path)
+    except DataError:
+        header = []
+    if tuple(header) != _COLUMNS:
+        raise OptionError(f"{flag} {path}: exists and was not written by --csv; give another name")
+    if rows := read_table(path):
         raise DataError(f"{rows[0].where}: has an action; --csv would lose it: name another file, or remove this one")
 
 
 def read_table(path: Path) -> list[Row]:
     """Read the rows of a CSV file that have an action. Several rows with the same image and action count once.
 
-    Raises DataError if the file can't be read as CSV, lacks a column, or has different actions for one image.
+    Raises DataError if the file can't be read as CSV, lacks a column, has different actions for one image, or would
+    exchange the labels of two copies.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror}); name the file that --csv wrote") from error
-    header = text.partition("\n")[0]
-    delimiter = max(",\t;", key=header.count)  # a spreadsheet program may have changed the delimiter
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header, records = _records(path)
+    if lacking := [name for name in _NEEDED if name not in header]:
+        raise DataError(f"{path}: has no column {lacking[0]}; expected {', '.join(_COLUMNS)}, as --csv writes them")
     rows: dict[str, Row] = {}
-    try:
-        if lacking := [name for name in _NEEDED if name not in (reader.fieldnames or [])]:
-            raise DataError(f"{path}: has no column {lacking[0]}; expected {', '.join(_COLUMNS)}, as --csv writes them")
-        for number, cells in enumerate(reader, 1):
-            row = _row(f"{path}, row {number}", cells)
-            if row and rows.setdefault(row.path, row).action != row.action:
-                raise DataError(f"{row.where}: {row.path} has the action {row.action}, and an earlier row has another")
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: can't be read as CSV ({error})") from error
+    for number, cells in enumerate(records, 2):  # as a spreadsheet counts, where the header is row 1
+        where = f"{path}, row {number}"
+        if len(cells) > len(header):
+            raise DataError(f"{where}: has more cells than the header; write it as --csv does")
+        row = _row(where, dict(zip(header, cells, strict=False)))
+        if row and rows.setdefault(row.path, row).action != row.action:
+            raise DataError(f"{row.where}: {row.path} has the action {row.action}, and an earlier row has another")
+    _require_no_exchange(rows.values())
     return list(rows.values())
 
 
-def _row(where: str, cells: dict[str, str | None]) -> Row | None:
+def _records(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the other records of a CSV file. Raises DataError if it can't be read as CSV."""
+    try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: is no regular file; name the file that --csv wrote")
+        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror}); name the file that --csv wrote") from error
+    first = text.partition("\n")[0]
+    delimiter = max(",\t;", key=first.count)  # a spreadsheet program may have changed the delimiter
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return next(reader, []), list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: can't be read as CSV ({error})") from error
+
+
+def _row(where: str, cells: Mapping[str, str]) -> Row | None:
     """Return the row of `cells`, or None if it has no action or its action is its label.
 
-    The action `suggested` is replaced by the name of the suggested class.
+    The action `suggested` is replaced by the name of the suggested class. In a conflict, there may be none.
+    Spaces around an action do not count.
     """
-    if None in cells:
-        raise DataError(f"{where}: has more cells than the header; write it as --csv does")
-    value = {name: original_text(cells.get(name) or "") for name in _COLUMNS}
-    action = value["action"]
-    if not action.strip() or action == value["label"]:
-        return None
-    if action.strip() == SUGGESTED:
+    value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
+    action = original_text(cells.get("action", "").strip()).strip()
+    if action == SUGGESTED:
         action = value["suggested"]
-        if not action:
+        if not action and not value["conflict"].strip():  # in a conflict, the label itself is suggested
             raise DataError(f"{where}: the action is suggested, and the column suggested is empty; name a class")
-    return Row(where, value["path"], value["label"], ASIDE if action.strip() == ASIDE else action)
+    if not action or action in (value["label"], value["label"].strip()):
+        return None
+    return Row(where, value["path"], value["label"], action, value["conflict"].strip())
+
+
+def _require_no_exchange(rows: Iterable[Row]) -> None:
+    """Raise a DataError if two copies would exchange their labels, and so have different labels again."""
+    seen: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        seen[row.conflict, row.label, row.action] = row
+        other = seen.get((row.conflict, row.action, row.label))
+        if row.conflict and other:
+            raise DataError(
+                f"{row.where}: {row.path} and {other.path} are copies or near-duplicates, and would exchange their "
+                "labels; empty one of the two actions"
+            )

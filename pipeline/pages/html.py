@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from headstart.features.errors import OptionError
 from headstart.features.files import write_atomically
+from headstart.features.outputs import require_place
 from headstart.pipeline.pages.style import STYLE
 
 MARK = "<!doctype html><!-- a page of headstart -->"  # the first bytes of every page
@@ -45,6 +47,24 @@ def more(all: Sequence[object], shown: int, what: str = "") -> str:
     """
     left = len(all) - shown
     return f"<p class=more>and {left:,} more {what}</p>" if left > 0 else ""
+
+
+def require_page(flag: str, file: Path, overwrite: bool = False, remedy: str = "give another name") -> None:
+    """Raise an OptionError if no page can be written to `file`, the value of the option `flag`.
+
+    Without `overwrite`, only a page of headstart is replaced. `remedy` says in the message what else can be done.
+    """
+    require_place(flag, file)
+    if file.is_symlink():
+        raise OptionError(f"{flag} {file}: is a link; name the file itself")
+    if file.exists() and not overwrite:
+        try:
+            with file.open("rb") as opened:
+                is_page = opened.read(len(MARK)) == MARK.encode()
+        except OSError as error:
+            raise OptionError(f"{flag} {file}: can't be read ({error.strerror}); give another name") from error
+        if not is_page:
+            raise OptionError(f"{flag} {file}: exists and is no page of headstart; {remedy}")
 
 
 def write_html(path: Path, title: str, body: Iterable[str]) -> None:

@@ -1,10 +1,9 @@
 """The file of predictions. The ending of its name decides its format: CSV, JSON lines or Parquet."""
 
-import os
 from contextlib import AbstractContextManager
-from tempfile import TemporaryFile
 
-from headstart.features.errors import DataError, OptionError
+from headstart.features.errors import DataError
+from headstart.features.outputs import require_place
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.done import Output
 from headstart.pipeline.predict.items import Layout
@@ -20,16 +19,7 @@ def require_output(config: PredictConfig) -> None:
     output = config.output
     if not output:
         return
-    if output.is_dir() or not output.parent.is_dir():
-        why = "is a folder; name a file in it" if output.is_dir() else f"there is no folder {output.parent}"
-        raise OptionError(f"--output {output}: {why}")
-    if os.path.lexists(output) and not output.is_file():
-        raise OptionError(f"--output {output}: is no regular file; name another")
-    try:
-        with TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        raise OptionError(f"--output {output}: no file can be written there ({error.strerror})") from error
+    require_place("--output", output)
     if output.suffix.lower() == ".parquet":
         require_pyarrow()
         begun = next((path for path in (output, parts_folder(output)) if path.exists()), None)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.features.errors import require_options
 from headstart.features.options import option
 
 
@@ -16,6 +15,3 @@ class ReportConfig:
         False, "Add how accuracy grows with the number of images; see `headstart study`.", flag="--study"
     )
     overwrite: bool = option(False, "Replace the file at --output even if it is no report.", flag="--overwrite")
-
-    def __post_init__(self) -> None:
-        require_options(("--output", self.output, not self.output.is_dir(), "a file, and no folder"))

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.features.errors import OptionError
 from headstart.features.terminal import console
 from headstart.pipeline.evaluate.compare import compare
 from headstart.pipeline.evaluate.config import AskedSplit
 from headstart.pipeline.evaluate.side_by_side import comparison
-from headstart.pipeline.pages.html import MARK, escaped, isolated, write_html
+from headstart.pipeline.pages.html import escaped, isolated, require_page, write_html
 from headstart.pipeline.places import Places
 from headstart.pipeline.report.config import ReportConfig
 from headstart.pipeline.report.confusion import classes, confusion
@@ -56,26 +55,12 @@ def report(
     Args:
         split, places: see `evaluate`.
     """
-    _require_replaceable(config)
+    require_page("--output", config.output, config.overwrite, "give another name, or --overwrite")
     found = [gather(path, split, places) for path in paths]
     title, body = _one(found[0], config) if len(found) == 1 else _several(paths, found)
     write_html(config.output, title, body)
     missing = [line for evidence in found for line in evidence.missing]
     return ReportResult(config.output, config.output.stat().st_size, missing)
-
-
-def _require_replaceable(config: ReportConfig) -> None:
-    """Raise an OptionError if `config.output` is no regular file, or a file that is not to be replaced.
-
-    Without `config.overwrite`, only a page of headstart is replaced.
-    """
-    file = config.output
-    if file.is_dir() or (file.exists() and not file.is_file()):
-        raise OptionError(f"--output {file}: is no regular file; give another name")
-    if file.is_file() and not config.overwrite:
-        with file.open("rb") as opened:
-            if opened.read(len(MARK)) != MARK.encode():
-                raise OptionError(f"--output {file}: exists and is no report; give another name, or --overwrite")
 
 
 def _one(evidence: Evidence, config: ReportConfig) -> tuple[str, list[str]]:

@@ -1,6 +1,5 @@
 """Baselines for heads: scikit-learn's logistic regression and nearest neighbours on the same features."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.choosing import ChooseBy, rank, val_figures
 from headstart.pipeline.scoring.folds import Fold
+from headstart.pipeline.scoring.threads import quiet
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C, the inverse of the penalty
 _NEIGHBOURS = (1, 3, 10, 30)
@@ -66,10 +66,7 @@ def logistic_regression(strength: float) -> Any:
 
 def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
     """Fit `logistic_regression` to features, float32 [N, D]. It need not converge within its iterations."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with quiet():
         return logistic_regression(strength).fit(features, labels)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from headstart.pipeline.scoring.threads import quiet
 
 Rows = slice | np.ndarray  # a slice of rows, or row indices int64 [n]
 Fold = tuple[Rows, Rows]  # rows to train on, rows to validate on
@@ -16,7 +17,8 @@ def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed:
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, groups))
+    with quiet():
+        return list(splitter.split(labels, labels, groups))
 
 
 def rarest(labels: np.ndarray, groups: Sequence[Hashable]) -> tuple[int, int]:

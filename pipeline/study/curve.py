@@ -9,10 +9,8 @@ to the noise of the images.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +19,7 @@ from headstart.features.terminal import progress
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.scoring.baselines import fitted_logistic, log_chances, logistic_chances
 from headstart.pipeline.scoring.choosing import ChooseBy
+from headstart.pipeline.scoring.threads import single_threaded
 from headstart.pipeline.study.contributions import contributions
 from headstart.pipeline.study.subsets import nested_order
 
@@ -97,21 +96,6 @@ def _each(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Limit matrix products to one thread, and hide warnings of scikit-learn.
-
-    With several threads, products of small matrices took ten times as long.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a model that has not converged is scored, too
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # small subsets of many classes
-        yield
 
 
 def _logits(train: LabelledFeatures, features: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from headstart.pipeline.study.curve import Curve, single_threaded, to_error
+from headstart.pipeline.scoring.threads import single_threaded
+from headstart.pipeline.study.curve import Curve, to_error
 from headstart.pipeline.study.laws import LAWS, Law, held_out_errors, held_out_sizes, kept_law
 
 LEVEL = 0.9  # of intervals

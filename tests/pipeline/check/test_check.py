@@ -203,10 +203,10 @@ def test_the_page_shows_the_findings_and_trusts_no_name(data: Path, tmp_path: Pa
     wild.mkdir()
     shutil.copy(data / "train" / "cat" / "5.jpg", wild / os.fsdecode(b"\xff'\"&\xe2\x80\xaegpj.jpg"))
     line = headstart.error("check", data, "--html", tmp_path, code=2)
-    assert "--html must be a file" in line
+    assert "is a folder" in line
     (tmp_path / "file").touch()
     assert "file: not a folder" in headstart.error("check", data, "--store", tmp_path / "file")
-    page = tmp_path / "new" / "check.html"
+    page = tmp_path / "check.html"
     headstart("check", data, "--store", tmp_path / "store", "--allow", "--html", page)
     text = page.read_text()
     assert text.count("<img src='data:image/jpeg;base64,") == 14 + 24  # of findings, and of two classes

@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from headstart.features import outputs
 from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.reading import read_data
 from headstart.pipeline.labels.apply import apply, undo
+from headstart.pipeline.labels.log import log_of
 from headstart.pipeline.spreadsheets import csv_line
 from headstart.tests.conftest import Cli
 
@@ -60,7 +63,7 @@ def test_images_change_their_class_or_go_aside(data: Path, tmp_path: Path, heads
     file = table(tmp_path, *changes, ("train/cat/3.jpg", "cat", ""), ("train/dog/3.jpg", "dog", "dog"))
     done = headstart("labels", data, f"--apply={file}")
     assert {name: done[name] for name in ("examples", "issues", "applied")} == {
-        "examples": 19,
+        "examples": 18,
         "issues": [],
         "applied": 3,
     }
@@ -178,7 +181,7 @@ def test_a_kill_in_the_middle(
 ) -> None:
     before = state(data)
     changes = [(f"train/dog/{at}.jpg", "dog", action) for at, action in enumerate(("cat", "aside", "=own"))]
-    file, log = table(tmp_path, *changes), tmp_path / "labels.undo.json"
+    file, log = table(tmp_path, *changes), tmp_path / "labels.csv.undo.json"
     left, real = [stopped_at], getattr(os, step)
 
     def dying(path: Any, *others: Any, **named: Any) -> None:
@@ -259,13 +262,15 @@ def test_a_hostile_log_is_refused(move: dict[str, Any], data: Path, tmp_path: Pa
     fill(tmp_path, ["out.jpg", "elsewhere/0.jpg"])
     (data / "linked").symlink_to(tmp_path / "elsewhere")
     log = tmp_path / "x.undo.json"
-    log.write_text(json.dumps({"moves": [{**move, "action": "cat"}]}))
+    written = {"kind": "log of headstart labels", "data": str(data), "moves": [{**move, "action": "cat"}]}
+    log.write_text(json.dumps(written))
     before = state(tmp_path)
     headstart.error("labels", data, f"--undo={log}")
     assert state(tmp_path) == before
     (tmp_path / "empty").mkdir()
     for folder in ("../empty", str(tmp_path / "empty")):
-        log.write_text(json.dumps({"folders": [folder]}))
+        harmless = {"source": "train/dog/0.jpg", "target": "train/cat/9.jpg", "action": "cat"}
+        log.write_text(json.dumps({**written, "moves": [harmless], "folders": [folder]}))
         assert "not the path of a file" in headstart.error("labels", data, f"--undo={log}")
         assert (tmp_path / "empty").is_dir()
     for text in ("[]", "not json", '{"moves": [{}]}'):
@@ -352,7 +357,7 @@ def test_a_list_keeps_its_other_rows_and_columns(name: str, tmp_path: Path, head
     file.chmod(0o640)
     changes = table(tmp_path, ("1.jpg", "dog", "suggested"), ("4.jpg", "cat", "aside"))
     done = headstart("labels", file, f"--apply={changes}")
-    assert (done["applied"], done["examples"]) == (2, 8)
+    assert (done["applied"], done["examples"]) == (2, 7)
     new = [("1.jpg", "cat", ROWS[1][2]) if row[0] == "1.jpg" else row for row in ROWS if row[0] != "4.jpg"]
     assert labels_of(file) == {row[0]: row[1] for row in new}
     kept = before.splitlines(keepends=True)
@@ -397,7 +402,7 @@ def test_a_list_that_changed_is_not_restored(tmp_path: Path) -> None:
     assert log
     after = file.read_bytes()
     file.write_bytes(after + b"new.jpg,cat,x\r\n")
-    with pytest.raises(DataError, match="was changed since"):
+    with pytest.raises(DataError, match="was changed by something else since"):
         undo(file, log)
     file.write_bytes(after)
     assert undo(file, log).undone == 2
@@ -426,3 +431,153 @@ def test_a_wrong_row_leaves_a_list_alone(change: Change, said: str, tmp_path: Pa
     else:
         assert apply(file, table(tmp_path, change)).applied == 0
     assert file.read_bytes() == before
+
+
+def test_a_log_is_of_one_folder(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    log = apply(data, table(tmp_path, ("train/dog/0.jpg", "dog", "cat"))).log
+    assert log
+    before = state(tmp_path)
+    assert f"is the log of {data}" in headstart.error("labels", other, f"--undo={log}")
+    assert f"is the log of {data}" in headstart.error("labels", other, f"--apply={tmp_path / 'labels.csv'}")
+    assert state(tmp_path) == before
+    (tmp_path / "labels.csv").rename(tmp_path / "labels.txt")
+    assert apply(other, tmp_path / "labels.txt").log != log  # files of another ending have another log
+
+
+def test_a_log_is_of_one_list(tmp_path: Path) -> None:
+    fill(tmp_path, [row[0] for row in ROWS])
+    first, second = tmp_path / "la.csv", tmp_path / "lb.csv"
+    for file in (first, second):
+        file.write_text(LISTS["list.csv"](ROWS))
+    log = apply(first, table(tmp_path, ("1.jpg", "dog", "cat"))).log
+    assert log
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(DataError, match=r"is the log of .*la.csv"):
+        undo(second, log)
+    first.unlink()
+    fill(tmp_path, ["la.csv/cat/1.jpg", "la.csv/dog/1.jpg"])
+    with pytest.raises(DataError, match=r"is the log of a list of images, and .* is a folder"):
+        undo(first, log)
+
+
+def test_other_files_are_no_logs(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    done = apply(data, table(tmp_path, ("train/dog/0.jpg", "dog", "cat")))
+    assert done.log
+    written = json.loads(done.log.read_text())
+    copy = tmp_path / "settings.json"
+    copy.write_bytes(done.log.read_bytes())
+    assert "does not end with .undo.json" in headstart.error("labels", data, f"--undo={copy}")
+    assert copy.exists()
+    other, move = tmp_path / "x.undo.json", written["moves"][0]
+    chain = {**move, "source": "train/cat/1.jpg", "target": move["target"] + "/1.jpg"}
+    for content, said in [
+        ({}, "missing required field `kind`"),
+        ({**written, "more": 1}, "unknown field `more`"),
+        ({**written, "moves": []}, "neither moves nor states"),
+        ({**written, "moves": [move, {**move, "source": "train/dog/1.jpg"}]}, "occurs twice"),
+        ({**written, "moves": [move, chain]}, "a file and a folder"),
+    ]:
+        other.write_text(json.dumps(content))
+        assert said in headstart.error("labels", data, f"--undo={other}")
+        assert other.exists()
+    before = state(data)
+    for source in ("train/cat/3.jpg", "train/cat"):
+        moves = [{"source": "elsewhere", "target": source, "action": "cat"}]
+        if source != "train/cat":
+            (data / source).unlink()
+            os.mkfifo(data / source)
+        other.write_text(json.dumps({**written, "moves": moves}))
+        assert "is no regular file" in headstart.error("labels", data, f"--undo={other}")
+    assert set(state_names(data)) == set(before)
+
+
+def state_names(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob("*")]
+
+
+def test_edits_by_hand_between_two_calls_are_kept(tmp_path: Path) -> None:
+    fill(tmp_path, [row[0] for row in ROWS])
+    file = tmp_path / "list.csv"
+    file.write_text(LISTS["list.csv"](ROWS))
+    before, first, second = file.read_bytes(), ("1.jpg", "dog", "cat"), ("3.jpg", "dog", "cat")
+    log = apply(file, table(tmp_path, first)).log
+    assert log
+    after = file.read_bytes()
+    edited = after.replace(b"note; 7", b"by hand")
+    file.write_bytes(edited)
+    with pytest.raises(DataError, match=r"changed by something else since .*move both of these files elsewhere"):
+        apply(file, table(tmp_path, first, second))
+    assert file.read_bytes() == edited
+    file.write_bytes(before)
+    assert apply(file, table(tmp_path, first)).applied == 1  # as after a kill before the list was replaced
+    file.write_bytes(before)
+    assert undo(file, log).undone == 0
+
+
+def test_counts_after_a_kill_are_of_this_call(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = table(tmp_path, *((f"train/dog/{at}.jpg", "dog", "aside") for at in range(3)))
+    real, left = os.unlink, [2]
+
+    def dying(path: Any, **named: Any) -> None:
+        if "dog" in str(path):
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+        real(path, **named)
+
+    def killed(change: Callable[[Path, Path], Any], given: Path) -> None:
+        left[0] = 2
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", dying)
+            with pytest.raises(KeyboardInterrupt):
+                change(data, given)
+
+    killed(apply, file)
+    done = apply(data, file)
+    assert (done.applied, done.examples) == (2, 16)
+    assert "2 labels changed, 1 were changed before" in done.told
+    killed(undo, log_of(file))
+    assert undo(data, log_of(file)).undone == 2
+
+
+@pytest.mark.parametrize("place", [".aside", ".aside/train"])
+def test_a_file_in_place_of_a_folder_is_found_before_the_log(place: str, data: Path, tmp_path: Path) -> None:
+    fill(data, [place])
+    before = state(tmp_path)
+    with pytest.raises(DataError, match=rf"row 2: .*{place} is no folder"):
+        apply(data, table(tmp_path, ("train/dog/0.jpg", "dog", "aside")))
+    (tmp_path / "labels.csv").unlink()
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "list"])
+def test_data_that_cannot_be_written_leave_no_log(
+    kind: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Any) -> None:
+        assert str(dir).startswith(str(data))
+        raise OSError(30, "Read-only file system")
+
+    file, row = data, ("train/dog/0.jpg", "dog", "aside")
+    if kind == "list":
+        file = data / "list.csv"
+        file.write_text("path,label\ntrain/dog/0.jpg,dog\ntrain/dog/1.jpg,dog\ntrain/cat/1.jpg,cat\n")
+    before = state(data)
+    monkeypatch.setattr(outputs, "TemporaryFile", refuse)
+    with pytest.raises(DataError, match="Read-only"):
+        apply(file, table(tmp_path, row))
+    assert state(data) == before
+    assert not list(tmp_path.glob("*undo*"))
+
+
+def test_copies_do_not_exchange_their_labels(data: Path, tmp_path: Path) -> None:
+    lines = "path,label,suggested,score,conflict,action\ntrain/dog/0.jpg,dog,cat,0.1,{},cat\n\n"
+    lines += "train/cat/0.jpg,cat,,0.1,{}, dog \n"
+    (tmp_path / "labels.csv").write_text(lines.format(1, 1))
+    with pytest.raises(DataError, match=r"row 4: .* would exchange their labels"):
+        apply(data, tmp_path / "labels.csv")
+    lines += "train/cat/1.jpg,cat,,0.9,3,suggested\n"  # stays a cat
+    (tmp_path / "labels.csv").write_text(lines.format(1, 2))
+    assert apply(data, tmp_path / "labels.csv").applied == 2

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError
+from headstart.pipeline.labels import finding
 from headstart.pipeline.labels.config import LabelsConfig
-from headstart.pipeline.labels.finding import likely_errors, nearest_agreeing
+from headstart.pipeline.labels.finding import likely_errors, nearest_agreeing, suggestions
 from headstart.pipeline.labels.labels import labels
 from headstart.pipeline.labels.result import FoundLabels
 from headstart.tests.conftest import SMALL_FLAGS, Cli
+from threadpoolctl import threadpool_info
 
 
 def blobs(count: int, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -65,6 +67,24 @@ def test_neighbours_have_the_suggested_label_and_are_trusted() -> None:
     assert all(given[at] == 0 and trusted[at] for at in near)
 
 
+def test_suggestions_resolve_conflicts() -> None:
+    chances = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.2, 0.3, 0.5]])
+    found = suggestions(chances, np.array([0, 0, 1, 0, 1]), [[1, 2], [3, 4]])
+    assert found.tolist() == [1, 1, -1, 2, 2]  # alone; a copy of a likely and an unlikely label; two unlikely labels
+
+
+def test_fits_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, fit = set[int](), finding.fitted_logistic
+
+    def watched(*given: Any) -> Any:
+        threads.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return fit(*given)
+
+    monkeypatch.setattr(finding, "fitted_logistic", watched)
+    likely_errors(*blobs(10, 5), np.arange(10), "abcde", seed=0)
+    assert threads == {1}
+
+
 @pytest.fixture
 def mislabelled(prepared: Path, tmp_path: Path) -> Path:
     """The drawn images with split folders; a cat of train lies among the dogs, and a copy of a dog among the cats."""
@@ -93,14 +113,24 @@ def test_the_command(mislabelled: Path, extraction: ExtractionConfig, tmp_path: 
     assert scores == sorted(scores)
     with (tmp_path / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "label", "suggested", "score", "action"]
+    assert list(rows[0]) == ["path", "label", "suggested", "score", "conflict", "action"]
     assert {one["path"] for one in (*found["issues"], *conflict)} == {row["path"] for row in rows}
     assert {row["action"] for row in rows} == {""}
     page = (tmp_path / "page.html").read_text()
     assert "<b>copy" not in page
     assert "&lt;b&gt;copy.jpg" in page
     assert page.count("data:image/jpeg") >= 2
-    assert "1 groups of copies" in headstart.text(*given)
+    assert (found["csv"], found["html"]) == (str(tmp_path / "labels.csv"), str(tmp_path / "page.html"))
+    assert [bool(one["suggested"]) for one in conflict].count(True) == 1
+    assert {row["path"] for row in rows if row["conflict"] == "1"} == {one["path"] for one in conflict}
+    assert "conflict 1: a copy has another label" in page
+    told = headstart.text(*given)
+    assert "1 groups of copies" in told
+    assert "look at them with --html FILE" in told
+    told = headstart.text(*given, f"--csv={tmp_path / 'labels.csv'}", f"--html={tmp_path / 'page.html'}")
+    assert f"{tmp_path / 'labels.csv'} has {len(rows)} images" in told
+    assert f"the page is {tmp_path / 'page.html'}" in told
+    assert "FILE" not in told
 
 
 def test_relabelling_costs_no_forward_pass(
@@ -138,8 +168,8 @@ def test_a_file_with_actions_is_not_replaced(
     mislabelled: Path, extraction: ExtractionConfig, small: FeatureConfig, tmp_path: Path
 ) -> None:
     table = tmp_path / "labels.csv"
-    table.write_text("path,label,suggested,score,action\ntrain/dog/=cat.jpg,dog,cat,0.1,suggested\n")
-    with pytest.raises(DataError, match=r"labels.csv, row 1: has an action"):
+    table.write_text("path,label,suggested,score,conflict,action\ntrain/dog/=cat.jpg,dog,cat,0.1,,suggested\n")
+    with pytest.raises(DataError, match=r"labels.csv, row 2: has an action"):
         labels(mislabelled, small, extraction, LabelsConfig(csv=table))
     assert "suggested\n" in table.read_text()
 

@@ -52,7 +52,7 @@ def made_run(folder: Path, names: list[str], wrong: int = 3, units: int = 16, im
 
 
 def test_a_run_is_evaluated_first_and_shown_with_its_mistakes(headstart, run: Path, tmp_path: Path) -> None:
-    file = tmp_path / "new" / "report.html"
+    file = tmp_path / "report.html"
     _, out, told = headstart.whole("report", run, "--output", file)
     assert told.count("read as split folders") == 1
     result = json.loads(out)
@@ -282,14 +282,14 @@ def test_only_a_report_is_replaced_without_asking(headstart, tmp_path: Path) -> 
     run = made_run(tmp_path / "run", ["a", "b"])
     other = tmp_path / "letter.html"
     other.write_text("Dear Ada")
-    assert "exists and is no report" in headstart.error("report", run, "--output", other, code=2)
+    assert "exists and is no page of headstart" in headstart.error("report", run, "--output", other, code=2)
     assert other.read_text() == "Dear Ada"
     headstart("report", run, "--output", other, "--overwrite")
     headstart("report", run, "--output", other)
-    assert "a file, and no folder" in headstart.error("report", run, "--output", tmp_path, code=2)
+    assert "is a folder" in headstart.error("report", run, "--output", tmp_path, code=2)
     os.mkfifo(tmp_path / "pipe")
     assert "no regular file" in headstart.error("report", run, "--output", tmp_path / "pipe", code=2)
-    headstart.error("report", run, "--output", other / "x.html")
+    headstart.error("report", run, "--output", other / "x.html", code=2)
     with pytest.raises(OptionError, match="twice"):
         report([run, run], ReportConfig(tmp_path / "z.html"))
     assert "not a run folder" in headstart.error("report", tmp_path, "--output", tmp_path / "z.html")

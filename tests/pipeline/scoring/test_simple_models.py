@@ -1,5 +1,8 @@
+import warnings
+
 import numpy as np
 import pytest
+from headstart.pipeline.scoring.baselines import fitted_logistic
 from headstart.pipeline.scoring.folds import draw_folds, rarest
 from headstart.pipeline.scoring.metrics import resampled_interval, wilson_interval
 from headstart.pipeline.scoring.simple_models import Logistic, SimpleModels, rows_to_fit, score_simple_models
@@ -76,3 +79,12 @@ def test_folds_keep_groups_together_and_have_each_class() -> None:
         assert not {groups[row] for row in train} & {groups[row] for row in scored}
         assert set(labels[scored]) == {0, 1}
     assert rarest(labels, ["a", "a", *groups[2:]]) == (0, 15)
+
+
+def test_scikit_learn_does_not_warn_of_few_images_for_many_classes() -> None:
+    labels = np.array([0, 0, 0, 1, 2, 3, 4, 5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The least populated class")
+        fitted_logistic(np.eye(8, dtype=np.float32), labels, 0.1)
+        draw_folds(labels, range(8), 2, seed=0)

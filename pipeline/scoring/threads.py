@@ -1,0 +1,28 @@
+"""Run scikit-learn quietly, and on one thread."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide two warnings of scikit-learn that a user can do nothing about."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a model that has not converged is scored, too
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # few images of many classes
+        yield
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Be `quiet`, and limit matrix products to one thread.
+
+    With several threads, products of small matrices took ten times as long: threads wait for one another.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1), quiet():
+        yield
