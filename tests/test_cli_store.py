@@ -70,6 +70,7 @@ def test_what_is_missing_is_explained(
     assert "top_activation: 0 images have features, 42 have none" in text
 
 
+@pytest.mark.slow
 def test_several_cuts_are_filled_side_by_side_and_a_head_refuses_maps(
     headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_several_cuts_are_filled_side_by_side_and_a_head_refuses_maps(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_small_shards_are_joined_and_unused_features_dropped(
     headstart, small: FeatureConfig, extraction: ExtractionConfig, prepared: Path, drawn: Path
 ) -> None:

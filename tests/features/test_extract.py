@@ -89,6 +89,7 @@ def test_only_what_is_missing_is_extracted(tmp_path: Path, backbone, frozen, ima
     assert inner.missing(digests) == outer.missing(digests) == []
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path, backbone, frozen, images) -> None:
     good = [image for image in images if "broken" not in image.path]
     alone, together, with_broken = (stores_in(tmp_path / name, backbone) for name in "abc")
@@ -102,6 +103,7 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path, backbon
         np.testing.assert_array_equal(broken.read(every), all_.read(every))
 
 
+@pytest.mark.slow
 def test_features_of_a_view_are_those_of_the_augmented_image(tmp_path: Path, backbone, frozen, images) -> None:
     good = [image for image in images if "broken" not in image.path][:5]
     config = ImageConfig(64)

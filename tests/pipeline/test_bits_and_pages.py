@@ -50,6 +50,7 @@ def features_of(cached: FeaturedExamples) -> np.ndarray:
     return cached.labelled(ordered).features
 
 
+@pytest.mark.slow
 def test_pictures_of_12_bits_have_the_features_of_8(
     tmp_path: Path, small: FeatureConfig, extraction: ExtractionConfig
 ) -> None:

@@ -105,6 +105,7 @@ def test_labels_of_the_test_split_change_nothing(
     assert before == after
 
 
+@pytest.mark.slow
 def test_an_empty_store_is_filled_with_a_sample_at_several_cuts(
     headstart: Cli, prepared: Path, tmp_path: Path, quick_cost: None, trusted: None
 ) -> None:
@@ -124,6 +125,7 @@ def test_an_empty_store_is_filled_with_a_sample_at_several_cuts(
     assert "--backbone=mobilenet_v3_small --weights=random --precision=float32 --image-size=64 --cut=" in text
 
 
+@pytest.mark.slow
 def test_a_network_is_tried_beside_those_in_the_store(
     headstart: Cli, prepared: Path, extraction: ExtractionConfig, quick_cost: None
 ) -> None:

@@ -72,6 +72,7 @@ def test_logistic_regression_is_left_out_without_the_training_images(
     assert found["largest_class_share"] == 0.5
 
 
+@pytest.mark.slow
 def test_folds_score_each_image_once_by_a_head_that_has_not_seen_it(
     run: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -679,6 +679,7 @@ def test_folds_views_and_backbones(prepared: Path, small, extraction, space_file
     assert evaluate(tmp_path / "c").n
 
 
+@pytest.mark.slow
 def test_a_head_that_logistic_regression_beats_is_shown_as_such(
     headstart, prepared: Path, small, extraction, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_names_that_are_not_utf8_survive(
     assert str(odd) in np.load(tmp_path / "out.npz")["paths"]
 
 
+@pytest.mark.slow
 def test_one_of_several_fingerprints_is_chosen(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:
