@@ -100,6 +100,9 @@ def test_neighbours_are_training_images_and_mistakes_are_sorted(run: Path) -> No
 @pytest.mark.slow
 def test_a_fine_tuned_run_shows_maps_and_changed_examples(tuned_run: Path, run: Path, tmp_path: Path) -> None:
     shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+    metrics = json.loads((run / "metrics.json").read_text())
+    gained = {"best_epoch": 1, "before": {"loss": 0.5, "accuracy": 0.5}, "val": {"loss": 0.25, "accuracy": 0.5}}
+    (run / "metrics.json").write_text(json.dumps({**metrics, "finetune": {**metrics["finetune"], **gained}}))
     evaluate(run)
     file = run / "predictions-test.csv"
     rows = read_csv(file)
@@ -109,7 +112,7 @@ def test_a_fine_tuned_run_shows_maps_and_changed_examples(tuned_run: Path, run: 
         row["finetuned:dog"] = str(-2 * right[at] if at < 2 or at == len(rows) - 1 else right[at])
     write_csv(file, list(rows[0]), (list(row.values()) for row in rows))
     made = gallery(gather(run, "test", Places()))
-    assert (made.evidence.better, made.mended, made.spoiled) == ("finetuned", [2, 3], [len(rows) - 1])
+    assert (made.evidence.answering, made.mended, made.spoiled) == ("finetuned", [2, 3], [len(rows) - 1])
     assert made.mistakes == [0, 1, len(rows) - 1]
     assert set(made.maps) == {rows[at]["digest"] for at in made.mistakes}
     report([run], ReportConfig(tmp_path / "x.html"))
