@@ -16,7 +16,8 @@ from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.similar import near_duplicate_groups
 from headstart.pipeline.data.splits import united
 from headstart.pipeline.neighbours import Neighbours
-from headstart.pipeline.scoring.baselines import fitted_logistic
+from headstart.pipeline.scoring.baselines import fitted_logistic, logistic_chances
+from headstart.pipeline.scoring.folds import draw_folds
 from headstart.pipeline.scoring.threads import single_threaded
 
 STRENGTH = 0.1  # C of the logistic regression; docs/measurements.md has the values that were compared
@@ -71,7 +72,7 @@ def likely_errors(
                 if len(set(labels[trusted])) < len(set(labels[train])):
                     trusted = train
                 model = fitted_logistic(features[trusted], labels[trusted], STRENGTH)
-                chances[np.ix_(held_out, model.classes_)] = model.predict_proba(features[held_out])
+                chances[held_out] = logistic_chances(model, features[held_out], len(class_names))
                 advance(1)
             wrong = _judged(labels, chances)
     return wrong, chances
@@ -98,10 +99,8 @@ def _folds(
             f"class {name!r} has {fewest or 'no'} images apart from copies, without those of test; each class needs "
             "two for its labels to be compared"
         )
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    splitter = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, groups))
+    rows, units = np.arange(len(labels)), groups.tolist()
+    return [(rows[train], rows[held_out]) for train, held_out in draw_folds(labels, units, min(FOLDS, fewest), seed)]
 
 
 def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:
