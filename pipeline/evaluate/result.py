@@ -79,8 +79,8 @@ class EvaluateResult:
             yield self._verdict(self.mcnemar, self.finetuned)
         elif self.finetuned:
             yield "head and finetuned have different thresholds, so their accuracies are not compared"
-            if self.finetuned["precision"] != self.head["precision"]:
-                yield f"the head ran in {self.head['precision']}, the classifier in {self.finetuned['precision']}"
+        if self.finetuned and self.finetuned["precision"] != self.head["precision"]:
+            yield f"the head ran in {self.head['precision']}, the classifier in {self.finetuned['precision']}"
         yield from trust_lines(self._models(), self.better, self.n)
         if self.advice:
             yield self.advice

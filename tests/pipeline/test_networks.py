@@ -16,17 +16,19 @@ from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run
-from headstart.pipeline.scoring.metrics import probabilities
+from headstart.pipeline.runs.calibration import read_calibration
 
 BOTH = "mobilenet_v3_small+resnet50_v2"
 
 
 def predicted_is_head_on_features(data: Path, run: Path, config: FeatureConfig, extraction: ExtractionConfig) -> None:
-    """The probabilities of raw files are those of the head on cached features."""
+    """The probabilities of raw files are those of the head on cached features, calibrated."""
     cached = cache_features(data, config, extraction)
     test = cached.of("test")
     features = cached.labelled(test).features
-    expected = probabilities(keras.models.load_model(run / "head.keras").predict(features, verbose=0))
+    calibration = read_calibration(Run.open(run), "head")
+    assert calibration
+    expected = calibration.probabilities(keras.models.load_model(run / "head.keras").predict(features, verbose=0))
     found = predict(run, [Path(example.image.path) for example in test])
     chances = [list(item.probabilities.values()) for item in found.predictions]
     np.testing.assert_allclose(chances, expected, atol=1e-3)
