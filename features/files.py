@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from headstart.features.errors import DataError
 from headstart.features.locks import folder_locked
 from rich.filesize import decimal
 
@@ -225,9 +226,15 @@ def write_first(path: Path, text: str) -> bool:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    """Return the SHA-256 of a file's bytes, in hexadecimal. A `path` that is not a regular file raises a DataError."""
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DataError(f"{path}: is no regular file")
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # otherwise a pipe without a writer would be waited for
 
 
 def json_text(value: Any) -> str:

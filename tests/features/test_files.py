@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from headstart.features.errors import DataError
 from headstart.features.files import (
     folder_written_atomically,
     json_text,
     remove_left_over,
+    sha256_of,
     write_first,
     written_atomically,
 )
@@ -20,6 +22,13 @@ def test_a_figure_that_is_not_finite_is_no_json() -> None:
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError, match="not JSON compliant"):
             json_text({"loss": value})
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: is no regular file"):
+        sha256_of(tmp_path / "pipe")
 
 
 def test_a_file_is_there_in_full_or_not_at_all(tmp_path: Path) -> None:
