@@ -110,10 +110,14 @@ def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[F
 
 
 def _with_interval(gained: np.ndarray, of_folds: Sequence[float]) -> Gain:
-    """Return the mean of `gained`, float64 [N], with the wider one of two intervals.
+    """Return the mean gain with a 95 % interval: the wider one of two.
 
-    One comes from the variance between the images. The other comes from the variance between the folds `of_folds`. It
-    includes the noise of the images that train the probes, as in `metrics.resampled_interval`.
+    The first interval comes from the variance between images, the second from the variance between folds. Only the
+    second includes the noise from the choice of training images; see `metrics.resampled_interval`.
+
+    Args:
+        gained: the gain on each image, float64 [N].
+        of_folds: the mean gain in each fold.
     """
     from scipy.stats import t
 

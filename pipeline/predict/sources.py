@@ -97,7 +97,10 @@ def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _name(entry: bytes, end: bytes) -> str:
-    """Return the path in an entry of a list; empty for a blank line. In a list with NULs, the entry is the path."""
+    """Return the path in an entry of a list whose entries end with `end`; empty for a blank line.
+
+    A line loses the carriage returns at its end. If `end` is NUL, the whole entry is the path.
+    """
     if end == b"\0":
         return os.fsdecode(entry)
     return os.fsdecode(entry.rstrip(b"\r")) if entry.strip() else ""

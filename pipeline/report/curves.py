@@ -200,7 +200,7 @@ def _diagram(model: str, sides: dict[str, np.ndarray], labels: np.ndarray) -> st
 
 
 def _thinned(start: int, end: int) -> np.ndarray:
-    """Return at most `_POINTS` positions from `start` to before `end`, among them both ends, as int64 [P]."""
+    """Return at most `_POINTS` positions, int64 [P], from `start` to `end - 1`. These two are always among them."""
     return np.unique(np.linspace(start, end - 1, _POINTS).astype(int))
 
 

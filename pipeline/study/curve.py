@@ -62,8 +62,8 @@ def measure_curve(
 
     Args:
         units: an entry for each training image; see `nested_order`.
-        sizes: numbers of units. The last is the number of all units, so one head is trained for it.
-        seeds: the number of draws, and so of heads, for each other size.
+        sizes: how many units the subsets of each size have. The last size must be all units.
+        seeds: how many subsets of each size are drawn. A head is trained on each. Of all units, there is one subset.
     """
     orders = [nested_order(train.labels, units, (seed, draw)) for draw in range(seeds)]
     cuts = np.array([[ends[size - 1] for _, ends in orders] for size in sizes])  # rows

@@ -162,7 +162,7 @@ class Forecast:
 
     @property
     def _raised(self) -> float:
-        """The amount by which the added predictions raise the errors of the replicates."""
+        """How much larger the errors of the replicates are because of the two added predictions; see `_added`."""
         error = float(self._curve.errors[-1].mean())
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 
