@@ -6,27 +6,29 @@ This module uses no labels. It imports TensorFlow only if an image lacks feature
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut
-from headstart.features.digests import DIGEST_BYTES
 from headstart.features.files import require_space
 from headstart.features.images.augment import View
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
+from headstart.features.store.blocks import Blocks, cut_into_blocks
+from headstart.features.store.claims import Claim, Claims
 from headstart.features.store.store import FeatureStore
+from headstart.features.store.writer import ShardWriter
 from headstart.features.terminal import console, progress
 
 if TYPE_CHECKING:
     from headstart.features.frozen.frozen import FrozenBackbone
 
-SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
-SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
-_SHARD_OVERHEAD = 1 << 16
+_WAIT_SECONDS = 1.0
+_OPEN, _TRIED, _ELSEWHERE = range(3)
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,20 @@ def extract_features(
     """Extract the features of `images` that are missing in `stores`. If `view` is given, augment the images first.
 
     One forward pass serves all cuts. `freeze` builds the fast form of the backbone with the cuts of `stores`. It is
-    called only if features are missing. Images that have all their features are not read. Several processes may fill
-    one store at the same time. Features that are not finite, or a store whose folder is gone, raise a StoreError. A
-    disk without room for the missing features raises an OSError. Shards written before an error are kept.
+    called only if features are missing. Images that have all their features are not read. Processes that fill one store
+    at the same time share the work. Features that are not finite, or a store whose folder is gone, raise a StoreError.
+    A disk without room for the missing features raises an OSError. Shards written before an error are kept.
     """
     by_digest: dict[str, ImageFile] = {}
     for image in images:
         by_digest.setdefault(image.digest, image)
-    writers = {cut: _ShardWriter(store, frozenset(store.missing(by_digest))) for cut, store in stores.items()}
-    lacking = {digest for writer in writers.values() for digest in writer.lacking}
-    missing = [image for digest, image in by_digest.items() if digest in lacking]
-    del by_digest, lacking  # both have an entry per image, and extraction may take days
-    done = _extract_missing(missing, freeze, writers, config, view) if missing else Extracted()
+    writer = ShardWriter(stores, list(by_digest))
+    done = Extracted()
+    if lacking := writer.lacking():
+        work = cut_into_blocks(list(by_digest), lacking)
+        missing = [by_digest[digest] for digest in work.digests]
+        del by_digest, lacking  # both have an entry per image, and extraction may take days
+        done = _extract_missing(missing, work, freeze, writer, config, view)
     for store in stores.values():
         store.update_merged()
     return done
@@ -80,8 +84,9 @@ def extract_features(
 
 def _extract_missing(
     missing: Sequence[ImageFile],
+    work: Blocks,
     freeze: Callable[[], FrozenBackbone],
-    writers: Mapping[Cut, _ShardWriter],
+    writer: ShardWriter[Cut],
     config: ImageConfig,
     view: View | None,
 ) -> Extracted:
@@ -91,66 +96,126 @@ def _extract_missing(
         return Extracted(rejects=[why_undecodable(image) for image in missing])
     which = "" if view is None else f"view {view.number} of "
     console.print(f"extracting features of {which}{len(missing)} images that have none yet")
-    folder = next(iter(writers.values())).store.folder
-    require_space(folder, sum(writer.bytes_to_come() for writer in writers.values()))
-    return _extract(missing, freeze(), writers, config, view)
-
-
-def _extract(
-    missing: Sequence[ImageFile],
-    backbone: FrozenBackbone,
-    writers: Mapping[Cut, _ShardWriter],
-    config: ImageConfig,
-    view: View | None,
-) -> Extracted:
-    from headstart.features.images.batches import decoded_batches, why_undecodable
-
-    extracted: set[str] = set()
+    require_space(writer.folder, writer.bytes_to_come())
+    backbone = freeze()
     description = "extracting features" if view is None else f"view {view.number}"
-    start = time.perf_counter()  # the time includes writing the last shard, but not building the backbone
+    claims = Claims(writer.folder)
     with ExitStack() as at_the_end, progress(description, len(missing)) as advance:
-        for writer in writers.values():
-            at_the_end.callback(writer.flush)  # also after Ctrl-C or an error: finished features are kept
-        batches = decoded_batches(missing, config, backbone.images_per_pass, view)
-        for positions, features in backbone.stream(batches):
-            unchanged = np.array([missing[position].is_unchanged() for position in positions])
-            digests = [missing[position].digest for position in positions[unchanged]]
-            for cut, writer in writers.items():
-                writer.add(digests, features[cut][unchanged])
-            extracted.update(digests)
-            advance(len(positions))
-    seconds = time.perf_counter() - start
-    rejects = [why_undecodable(image) for image in missing if image.digest not in extracted]
-    return Extracted(frozenset(extracted), rejects, seconds)
+        at_the_end.callback(claims.release_all)
+        at_the_end.callback(writer.write)  # also after Ctrl-C or an error: finished features are kept
+        return _Extraction(missing, work, writer, claims, config, view, advance).run(backbone)
 
 
 @dataclass
-class _ShardWriter:
-    """Collects the features of one store, and writes them as shards.
+class _Extraction:
+    """The extraction of missing images. Other processes may extract the same ones.
 
-    A shard is written when the number, bytes or age of the collected features reaches a limit. So if the process is
-    killed, few features are lost.
+    A process claims a block of images before it begins with it. In each round, it extracts what it can claim. Then it
+    waits for the claims of others. What they could not extract, or did not before they ended, is left for a next round.
     """
 
-    store: FeatureStore
-    lacking: frozenset[str]
-    digests: list[str] = field(default_factory=list)
-    features: list[np.ndarray] = field(default_factory=list)
-    since: float = field(default_factory=time.monotonic)
+    missing: Sequence[ImageFile]
+    work: Blocks
+    writer: ShardWriter[Cut]
+    claims: Claims
+    config: ImageConfig
+    view: View | None
+    advance: Callable[[int], None]
 
-    def bytes_to_come(self) -> int:
-        """Return an upper bound, in bytes, of the total size of all shards still to be written."""
-        return len(self.lacking) * (self.store.form.image_bytes + DIGEST_BYTES) + _SHARD_OVERHEAD
+    def __post_init__(self) -> None:
+        self._open = list(range(len(self.work.names)))  # blocks that are left for the next round
+        self._taken: deque[int] = deque()  # blocks in work, in their order
+        self._state = np.full(len(self.missing), _OPEN, np.int8)  # of each image
+        self._tried = self._elsewhere = self._shown = 0  # images that left this process, were extracted elsewhere, both
+        self._error: Exception | None = None
 
-    def add(self, digests: Sequence[str], features: np.ndarray) -> None:
-        rows = [row for row, digest in enumerate(digests) if digest in self.lacking]
-        self.digests += [digests[row] for row in rows]
-        self.features.append(features[rows])
-        full = len(self.digests) >= SHARD_IMAGES or sum(part.nbytes for part in self.features) >= SHARD_BYTES
-        if full or time.monotonic() - self.since > SHARD_SECONDS:
-            self.flush()
+    def run(self, backbone: FrozenBackbone) -> Extracted:
+        """Extract until each image is in the stores, or was tried by this process."""
+        from headstart.features.images.batches import why_undecodable
 
-    def flush(self) -> None:
-        if self.digests:
-            self.store.write_shard(self.digests, np.concatenate(self.features))
-        self.digests, self.features, self.since = [], [], time.monotonic()
+        extracted: set[str] = set()
+        seconds, rounds = 0.0, 0
+        while self._open:
+            if rounds == 1:
+                console.print("waiting for the last images, which other processes extract")
+            if rounds:
+                time.sleep(_WAIT_SECONDS)
+            start = time.perf_counter()  # the time includes writing shards, but not waiting
+            extracted |= self._round(backbone, again=rounds > 0)
+            seconds += time.perf_counter() - start
+            rounds += 1
+        if self._elsewhere:
+            console.print(f"{self._elsewhere} of {len(self.missing)} images were extracted by other processes")
+        tried = [self.missing[position] for position in np.flatnonzero(self._state == _TRIED).tolist()]
+        rejects = [why_undecodable(image) for image in tried if image.digest not in extracted]
+        return Extracted(frozenset(extracted), rejects, seconds)
+
+    def _round(self, backbone: FrozenBackbone, again: bool) -> set[str]:
+        """Extract the open blocks that can be claimed. Return the digests of the extracted images."""
+        from headstart.features.images.batches import decoded_batches
+
+        extracted: set[str] = set()
+        size, blocks = backbone.images_per_pass, self._blocks(again)
+        for positions, features in backbone.stream(decoded_batches(self.missing, self.config, size, self.view, blocks)):
+            unchanged = np.array([self.missing[position].is_unchanged() for position in positions])
+            digests = [self.missing[position].digest for position in positions[unchanged]]
+            if self.writer.add(digests, {cut: rows[unchanged] for cut, rows in features.items()}):
+                self._tell_done(before=self.work.block_of(int(positions[-1])))
+            self.claims.renew()
+            extracted.update(digests)
+            self._tried += len(positions)
+            self._show_progress()
+        if self._error:
+            raise self._error
+        self.writer.write()
+        self._tell_done()
+        self._show_progress()
+        return extracted
+
+    def _blocks(self, again: bool) -> Iterator[np.ndarray]:
+        """Claim the open blocks one by one. Yield the positions of those images that still lack features, int64 [n].
+
+        A process alone keeps the order of the images. Otherwise the order is drawn, so that processes seldom meet.
+        """
+        waiting, self._open = deque(self._open), []
+        drawn = False
+        try:
+            while waiting:
+                block = waiting.popleft()
+                claim = self.claims.take(self.work.names[block], again)
+                if claim != Claim.MINE and not drawn:
+                    waiting, drawn = deque(np.random.default_rng().permutation(waiting).tolist()), True
+                if claim == Claim.BUSY:
+                    self._open.append(block)
+                    continue
+                left = self._left(block, again)
+                if claim == Claim.MINE and not len(left):
+                    self.claims.done(self.work.names[block])
+                elif claim == Claim.MINE:
+                    self._taken.append(block)
+                    self._state[left] = _TRIED
+                    yield left
+                elif len(left):  # they could not be extracted, or this process has not looked for them since
+                    self._open.append(block)
+        except Exception as error:  # TensorFlow would raise it as one of its own
+            self._error = error
+
+    def _left(self, block: int, at_once: bool) -> np.ndarray:
+        """Return the positions of the images of a block that still lack features and were not tried, int64 [n]."""
+        positions = self.work.positions(block)
+        positions = positions[self._state[positions] == _OPEN]
+        lacking = self.writer.still_lacking([self.missing[one].digest for one in positions.tolist()], at_once)
+        self._state[positions[~lacking]] = _ELSEWHERE
+        self._elsewhere += int((~lacking).sum())
+        left: np.ndarray = positions[lacking]
+        return left
+
+    def _show_progress(self) -> None:
+        done = self._tried + self._elsewhere
+        self.advance(done - self._shown)
+        self._shown = done
+
+    def _tell_done(self, before: int | None = None) -> None:
+        """Tell that blocks are in the stores: all that were taken, or those that were taken before one block."""
+        while self._taken and self._taken[0] != before:
+            self.claims.done(self.work.names[self._taken.popleft()])

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -16,14 +15,14 @@ from typing import Any
 
 from headstart.features.errors import DataError
 from headstart.features.locks import folder_locked
+from headstart.features.processes import PROCESS, has_ended, this_process
 from rich.filesize import decimal
 
-_PARTIAL = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)\.partial\..+", re.DOTALL)
+_PARTIAL = re.compile(rf"\.(?P<process>{PROCESS})\.partial\..+", re.DOTALL)
 _PARTIAL_NAME_LENGTH = 32
 _REPLACED = "replaced"  # subfolder that keeps an old folder until the new one is in its place
 _FOREIGN_SECONDS = 24 * 3600
 _CANNOT_FLUSH = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR)
-_PID_NAMESPACE = Path("/proc/self/ns/pid")
 # The system gives one of these where nothing can be written: a read-only disk, or another user's folder.
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 # A file that was written less than this time ago may be written again without a change of its modification time.
@@ -104,8 +103,7 @@ def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
 def _partial(path: Path) -> Path:
     """Return a temporary path beside `path`. Its name identifies this process as the writer."""
     # The suffix stays last: Keras and h5py choose the format by it. A long name is cut to fit the file system's limit.
-    process = f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
-    return path.with_name(f".{process}.partial.{path.name[-_PARTIAL_NAME_LENGTH:]}")
+    return path.with_name(f".{this_process()}.partial.{path.name[-_PARTIAL_NAME_LENGTH:]}")
 
 
 def remove_left_over(folder: Path) -> list[Path]:
@@ -137,41 +135,20 @@ def _remove(partial: Path) -> None:
 
 
 def _writer_ended(partial: Path) -> bool:
-    """Return whether the process that writes `partial` has ended, as far as this host can tell.
+    """Return whether the process that writes `partial` has ended.
 
-    A writer on another host counts as ended after a day without a write. The same rule applies if a process here has
-    the writer's ID but another start time. That process may still be the writer: the clock may have been set since.
+    If this host can't tell, the process counts as ended after a day without a write.
     """
-    process = _PARTIAL.fullmatch(partial.name)
-    if process is None:
+    name = _PARTIAL.fullmatch(partial.name)
+    if name is None:
         return False
-    pid, here = int(process["pid"]), process["host"] == _host()
-    import psutil  # late: `headstart --help` does not need it
-
-    if here and not psutil.pid_exists(pid):
-        return True
-    if here and _started(pid) == int(process["started"]):
-        return False
+    ended = has_ended(name["process"])
+    if ended is not None:
+        return ended
     with suppress(FileNotFoundError):  # another process removed it
         written = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))
         return time.time() - written > _FOREIGN_SECONDS
     return False
-
-
-def _host() -> str:
-    """Return this host's name. On Linux, append the number of the PID namespace, as containers may share a name."""
-    name = socket.gethostname()
-    return f"{name}+{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else name
-
-
-def _started(pid: int) -> int | None:
-    """Return the start time of a process on this host, in ms since 1970; None if the process has ended."""
-    import psutil
-
-    try:
-        return int(1000 * psutil.Process(pid).create_time())
-    except psutil.Error:
-        return None
 
 
 def flush_to_disk(path: Path) -> None:

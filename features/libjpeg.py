@@ -23,6 +23,7 @@ _WARNINGS = (
     rb"Invalid component ID \d+ in SOS",
     rb"Warning: unknown JFIF revision number \d+\.\d+",
     rb"Obtained XMS handle \d+",
+    rb"Improper call to JPEG library in state \d+",
     rb"Application transferred too many scanlines",
 )
 _END = b"\0the end of standard error\0\n"  # processes that were started meanwhile may hold the pipe open for longer

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import headstart.features.extract
 import headstart.features.files
+import headstart.features.store.writer
 import numpy as np
 from headstart import cli
 from headstart.features.backbones.cuts import Cut
@@ -38,7 +38,7 @@ def main() -> None:
 
     headstart.features.files.flush_to_disk = slow_flush
     FrozenBackbone.__call__ = counted  # type: ignore[method-assign]
-    headstart.features.extract.SHARD_IMAGES = SHARD_IMAGES
+    headstart.features.store.writer.SHARD_IMAGES = SHARD_IMAGES
     cli.app(sys.argv[2:])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from headstart import cli
@@ -154,6 +155,25 @@ def test_several_processes_fill_one_store(
     assert vectors(tmp_path / "s") == undisturbed
     headstart("store", "compact", tmp_path / "s")
     assert headstart("store", "verify", tmp_path / "s")["images"] == MANY
+
+
+@pytest.mark.slow
+def test_several_processes_share_the_work(
+    headstart, start, many: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    store, counts = tmp_path / "s", tmp_path / "counts"
+    processes = [start(counts, "features", many, f"--store={store}", *FLAGS, "--json") for _ in range(4)]
+    while finished(counts) < MANY // 4:
+        time.sleep(0.02)
+    processes[0].kill()
+    _, *ended = [process.communicate()[0] for process in processes]
+    done = [json.loads(out) for out in ended]
+    assert all(one["extracted"] + one["cached"] == MANY for one in done)
+    assert headstart("store", "verify", store)["bad"] == 0
+    assert sum(len(read) for read in (h5py.File(file)["digest"] for file in store.glob("*/shard-*.h5"))) == MANY
+    assert finished(counts) <= MANY + SHARD_IMAGES + 4 * BATCH  # those of the killed process are lost
+    assert vectors(store) == undisturbed
+    assert not list(store.rglob("claims"))
 
 
 @pytest.mark.slow

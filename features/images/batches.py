@@ -1,7 +1,7 @@
 """Parallel decoding of image files into batches of pixels, and the reason why a file can't be decoded."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -87,19 +87,33 @@ def explicit_options() -> tf.data.Options:
 
 
 def decoded_batches(
-    images: Sequence[ImageFile], config: ImageConfig, batch_size: int, view: View | None = None
+    images: Sequence[ImageFile],
+    config: ImageConfig,
+    batch_size: int,
+    view: View | None = None,
+    blocks: Iterable[np.ndarray] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield batches of images: their positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3].
 
     b is at most `batch_size`. If `view` is given, pixels are augmented. An image that can't be decoded is left out; see
-    `why_undecodable`.
+    `why_undecodable`. If `blocks` is given, the images are taken in the order of its positions, int64 [n] each. Another
+    thread then asks for the next block while earlier images are decoded. `blocks` must not raise an error.
     """
-    if len(images) < 2:
+    if len(images) < 2 and blocks is None:
         alone = [_decoded_alone(image, config, view) for image in images]
         yield from ((np.array([0]), pixels[np.newaxis]) for pixels in alone if pixels is not None)
         return
-    seeds = [np.array([view.image_seed(image.digest) for image in images])] if view else []
-    files = tf.data.Dataset.from_tensor_slices((*file_columns(images, config), np.arange(len(images)), *seeds))
+
+    def columns(positions: np.ndarray) -> tuple[Any, ...]:
+        taken = [images[position] for position in positions]
+        seeds = [np.array([view.image_seed(image.digest) for image in taken])] if view else []
+        return (*file_columns(taken, config), positions, *seeds)
+
+    if blocks is None:
+        files = tf.data.Dataset.from_tensor_slices(columns(np.arange(len(images))))
+    else:
+        specs = tf.nest.map_structure(_rows, tf.data.Dataset.from_tensors(columns(np.arange(1))).element_spec)
+        files = tf.data.Dataset.from_generator(lambda: map(columns, blocks), output_signature=specs).unbatch()
     finish = _finish(view.augment if view else "none")
     for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
         if len(positions):
@@ -122,6 +136,11 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
         except Exception:  # outside a graph, Pillow's parsers raise almost anything
             continue
     return None
+
+
+def _rows(spec: tf.TensorSpec) -> tf.TensorSpec:
+    """Return the spec of any number of rows of a column."""
+    return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
 
 
 @cache

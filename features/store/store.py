@@ -3,6 +3,7 @@
 STORE/<backbone>-<cut>-<fingerprint>/
     fingerprint.json            everything that decides a feature's value
     shard-<hash>.h5             `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once named
+    claims/                     the blocks of images that processes extract now; see `claims`
     shard-<hash>.h5.retired     marks a shard that is out of use; the next clean-up removes both files
     features.h5                 the merged file for people; see `merged`
 """
@@ -17,6 +18,7 @@ from headstart.features.digests import hex_digests, raw_digests
 from headstart.features.errors import StoreError
 from headstart.features.files import NOT_WRITABLE, remove_left_over, write_atomically, write_json
 from headstart.features.store import retired
+from headstart.features.store.claims import remove_void_claims
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.index import Index
 from headstart.features.store.merged import MOST_SHARDS, merged_shards, write_merged
@@ -70,6 +72,7 @@ class FeatureStore:
     def create(self) -> "FeatureStore":
         """Make the folder and its `fingerprint.json`, if missing. Return the store. Errors: see `create_folder`."""
         create_folder(self.folder, self.root)
+        remove_void_claims(self.folder)
         with _writable(self.root):
             if not self._description.exists():
                 write_json(self._description, self.fingerprint.to_json())

@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import StoreError
 from headstart.features.extract import extract_features
 from headstart.features.frozen.frozen import FrozenBackbone, Pass, freeze
 from headstart.features.frozen.network import Network
@@ -14,8 +16,12 @@ from headstart.features.images.augment import View, augment_image
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, inspect_images
+from headstart.features.store.blocks import cut_into_blocks
+from headstart.features.store.claims import Claim, Claims
 from headstart.features.store.store import FeatureStore
+from headstart.features.store.writer import ShardWriter
 from headstart.tests.conftest import SMALL
+from headstart.tests.features.store.test_claims import ended_process
 
 INNER, OUTER = CUTS = tuple(Cut("mobilenet_v3_small", block) for block in ("expanded_conv_7_add", "top_activation"))
 
@@ -90,6 +96,59 @@ def test_only_what_is_missing_is_extracted(tmp_path: Path, backbone, frozen, ima
 
 
 @pytest.mark.slow
+def test_what_another_process_extracts_is_left_to_it(tmp_path: Path, backbone, frozen, images, passes, capsys) -> None:
+    good = [image for image in images if "broken" not in image.path]
+    elsewhere, here = stores_in(tmp_path / "elsewhere", backbone), stores_in(tmp_path / "here", backbone)
+    extract_features(good, lambda: frozen, elsewhere, ImageConfig(64))
+    blocks = cut_into_blocks([image.digest for image in images], {image.digest for image in images})
+    theirs = [blocks.digests[position] for position in blocks.positions(1)]
+    claims = Claims(here[INNER].folder)
+    assert claims.take(blocks.names[1]) == Claim.MINE
+    before = sum(passes)
+
+    def finish() -> None:
+        for cut, store in here.items():
+            known = [digest for digest in theirs if not elsewhere[cut].missing([digest])]
+            store.write_shard(known, elsewhere[cut].read(known))
+        claims.done(blocks.names[1])
+
+    timer = threading.Timer(2, finish)
+    timer.start()
+    done = extract_features(images, lambda: frozen, here, ImageConfig(64))
+    timer.join()
+    assert done.extracted == sum(passes) - before == 40 - len(set(theirs) & {image.digest for image in good})
+    assert len(done.rejects) == 2
+    assert "waiting for the last images, which other processes extract" in capsys.readouterr().err
+    for cut, store in here.items():
+        digests = [image.digest for image in good]
+        np.testing.assert_array_equal(store.read(digests), elsewhere[cut].read(digests))
+
+
+def test_the_work_of_a_killed_process_is_taken_over(tmp_path: Path, backbone, frozen, images) -> None:
+    stores = stores_in(tmp_path, backbone)
+    digests = [image.digest for image in images]
+    Claims(stores[INNER].folder)
+    for name in cut_into_blocks(digests, set(digests)).names:
+        (stores[INNER].folder / "claims" / f"{name}.claimed").write_text(ended_process())
+    done = extract_features(images, lambda: frozen, stores, ImageConfig(64))
+    assert (done.extracted, len(done.rejects)) == (40, 2)
+    assert not list(tmp_path.rglob("claims"))
+
+
+def test_an_error_while_blocks_are_claimed_is_told_as_it_is(
+    tmp_path: Path, backbone, frozen, images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = stores_in(tmp_path, backbone)
+
+    def fail(self: ShardWriter[Cut], digests: list[str], at_once: bool) -> np.ndarray:
+        raise StoreError("a shard that is listed and can't be opened")
+
+    monkeypatch.setattr(ShardWriter, "still_lacking", fail)
+    with pytest.raises(StoreError, match="a shard that is listed"):
+        extract_features(images, lambda: frozen, stores, ImageConfig(64))
+    assert not list(tmp_path.rglob("claims"))
+
+
 def test_features_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path, backbone, frozen, images) -> None:
     good = [image for image in images if "broken" not in image.path]
     alone, together, with_broken = (stores_in(tmp_path / name, backbone) for name in "abc")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from headstart.features import files
+from headstart.features import processes
 from headstart.features.errors import OptionError, RunError
 from headstart.features.files import folder_written_atomically
 from headstart.pipeline.finetune.config import FinetuneConfig
@@ -92,7 +92,7 @@ def test_a_kill_while_a_state_is_written_leaves_the_one_before(tmp_path: Path) -
 def test_what_a_killed_process_left_in_a_state_is_cleared(tmp_path: Path) -> None:
     state = FinetuneState(tmp_path / "s")
     keep(state, {})
-    left = state.folder / f".{files._host()}-{dead_process()}-1.partial.epoch-0004"
+    left = state.folder / f".{processes.host()}-{dead_process()}-1.partial.epoch-0004"
     (left / "new").mkdir(parents=True)
     (state.folder / "work").mkdir()  # of an earlier version
     with state.keep(4) as folder:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from headstart.features import files
+from headstart.features import processes
 from headstart.features.errors import RunError
 from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.runs import Run, read_csv, require_finite
@@ -160,7 +160,7 @@ def test_outputs_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
 
 
 def test_half_written_files_are_cleared_when_a_run_is_opened(run: Path) -> None:
-    host = files._host()
+    host = processes.host()
     assert socket.gethostname() in host
     left = run / f".{host}-{dead_process()}-1.partial.metrics.json"
     left.write_text("{")

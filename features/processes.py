@@ -1,0 +1,46 @@
+"""The identity of a process, as text in the names of its files. It tells whether the process has ended."""
+
+import os
+import re
+import socket
+from pathlib import Path
+
+PROCESS = r"(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)"
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
+
+
+def this_process() -> str:
+    """Return the identity of this process: its host, its ID, and its start time in ms since 1970."""
+    return f"{host()}-{os.getpid()}-{_started(os.getpid())}"
+
+
+def has_ended(process: str) -> bool | None:
+    """Return whether a process has ended. The result is None if this host can't tell, or if `process` is no identity.
+
+    A process of another host can't be told. Neither can one whose ID now belongs to a process with another start time:
+    it may still be the same one, as the clock may have been set since.
+    """
+    identity = re.fullmatch(PROCESS, process, re.DOTALL)
+    if identity is None or identity["host"] != host():
+        return None
+    import psutil  # late: `headstart --help` does not need it
+
+    if not psutil.pid_exists(int(identity["pid"])):
+        return True
+    return False if _started(int(identity["pid"])) == int(identity["started"]) else None
+
+
+def host() -> str:
+    """Return this host's name. On Linux, append the number of the PID namespace, as containers may share a name."""
+    name = socket.gethostname()
+    return f"{name}+{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else name
+
+
+def _started(pid: int) -> int | None:
+    """Return the start time of a process on this host, in ms since 1970; None if the process has ended."""
+    import psutil
+
+    try:
+        return int(1000 * psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None

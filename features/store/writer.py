@@ -1,0 +1,97 @@
+"""Collect the features of one pass, and write them as shards of several stores."""
+
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from headstart.features.digests import DIGEST_BYTES
+from headstart.features.store.claims import KNOWN_SECONDS
+from headstart.features.store.store import FeatureStore
+
+Key = TypeVar("Key", bound=Hashable)
+
+SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
+SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
+_SHARD_OVERHEAD = 1 << 16
+_SHARE = 0.05  # of the time, at most, that may be spent on looking for shards of other processes
+
+
+@dataclass
+class _Collected:
+    """The features of one store that are not written yet."""
+
+    store: FeatureStore
+    lacking: set[str]  # digests without features when last looked for
+    digests: list[str] = field(default_factory=list)
+    features: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, digests: Sequence[str], features: np.ndarray) -> None:
+        rows = [row for row, digest in enumerate(digests) if digest in self.lacking]
+        self.digests += [digests[row] for row in rows]
+        self.features.append(features[rows])
+
+    def is_full(self) -> bool:
+        return len(self.digests) >= SHARD_IMAGES or sum(part.nbytes for part in self.features) >= SHARD_BYTES
+
+    def write(self) -> None:
+        if self.digests:
+            self.store.write_shard(self.digests, np.concatenate(self.features))
+        self.digests, self.features = [], []
+
+
+class ShardWriter(Generic[Key]):
+    """Collects the features of `stores`, one per cut, and writes them as shards.
+
+    Shards are written when the number, bytes or age of the collected features reaches a limit. So if the process is
+    killed, few features are lost.
+    """
+
+    def __init__(self, stores: Mapping[Key, FeatureStore], digests: Sequence[str]) -> None:
+        self._parts = {key: _Collected(store, set(store.missing(digests))) for key, store in stores.items()}
+        self._since = time.monotonic()
+        self._looked, self._took = time.monotonic(), 0.0
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the first store."""
+        return next(iter(self._parts.values())).store.folder
+
+    def lacking(self) -> set[str]:
+        """Return the digests that lacked features in some store when they were last looked for."""
+        return set().union(*(part.lacking for part in self._parts.values()))
+
+    def bytes_to_come(self) -> int:
+        """Return an upper bound, in bytes, of the total size of all shards still to be written."""
+        sizes = {key: part.store.form.image_bytes + DIGEST_BYTES for key, part in self._parts.items()}
+        return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
+
+    def still_lacking(self, digests: Sequence[str], at_once: bool) -> np.ndarray:
+        """Look whether other processes wrote features of `digests`. Return which still lack features, bool [N].
+
+        Listing a large folder takes long. So unless `at_once`, new shards are looked for at most every now and then.
+        """
+        start = time.monotonic()
+        if at_once or start - self._looked >= min(self._took / _SHARE, KNOWN_SECONDS):
+            for part in self._parts.values():
+                part.lacking -= set(digests) - set(part.store.missing(digests))
+            self._looked = time.monotonic()
+            self._took = self._looked - start
+        return np.array([any(digest in part.lacking for part in self._parts.values()) for digest in digests])
+
+    def add(self, digests: Sequence[str], features: Mapping[Key, np.ndarray]) -> bool:
+        """Collect the features of `digests`, [N, ...] per store. Return whether all collected features were written."""
+        for key, part in self._parts.items():
+            part.add(digests, features[key])
+        due = time.monotonic() - self._since > SHARD_SECONDS or any(part.is_full() for part in self._parts.values())
+        if due:
+            self.write()
+        return due
+
+    def write(self) -> None:
+        """Write the collected features."""
+        for part in self._parts.values():
+            part.write()
+        self._since = time.monotonic()
