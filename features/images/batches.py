@@ -112,8 +112,7 @@ def decoded_batches(
     if blocks is None:
         files = tf.data.Dataset.from_tensor_slices(columns(np.arange(len(images))))
     else:
-        specs = tf.nest.map_structure(_rows, tf.data.Dataset.from_tensors(columns(np.arange(1))).element_spec)
-        files = tf.data.Dataset.from_generator(lambda: map(columns, blocks), output_signature=specs).unbatch()
+        files = _blockwise(map(columns, blocks), columns(np.arange(1)))
     finish = _finish(view.augment if view else "none")
     for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
         if len(positions):
@@ -138,9 +137,18 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
     return None
 
 
-def _rows(spec: tf.TensorSpec) -> tf.TensorSpec:
-    """Return the spec of any number of rows of a column."""
-    return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+def _blockwise(blocks: Iterator[tuple[Any, ...]], example: tuple[Any, ...]) -> tf.data.Dataset:
+    """Return a dataset of the rows of `blocks`, tuples of columns of n >= 1 rows. `example` is such a block."""
+    # `from_generator` would slow down the whole process; see `pipeline.inputs`.
+    specs = [tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in map(tf.constant, example)]
+    none = [np.zeros((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in specs]
+
+    def load(_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        found = tf.numpy_function(lambda: next(blocks, none), [], [spec.dtype for spec in specs])
+        return tuple(tf.ensure_shape(column, spec.shape) for column, spec in zip(found, specs, strict=True))
+
+    loaded = tf.data.Dataset.counter().map(tf.autograph.experimental.do_not_convert(load))
+    return loaded.take_while(lambda *columns: tf.size(columns[-1]) > 0).unbatch()
 
 
 @cache
