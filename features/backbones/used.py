@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -51,21 +52,36 @@ class Used:
 
 
 def used_with(store: Path) -> list[Used]:
-    """Return the backbones and weights that were used with `store`, the latest last; none if the file is damaged.
+    """Return the backbones and weights that were used with `store`, the latest last.
 
-    Paths in `used.json` are relative to the store. Returned paths are absolute. `used.json` may come from elsewhere, so
-    callers must not trust its paths; see `Used.is_at_hand`.
+    If the file can't be read, a line says so, and the result is empty. Paths in `used.json` are relative to the store.
+    Returned paths are absolute. `used.json` may come from elsewhere, so callers must not trust its paths; see
+    `Used.is_at_hand`.
     """
-    try:
-        found = [Used(**values) for values in read_json(_file(store), _MOST_BYTES)]
-    except (OSError, ValueError, TypeError):
-        return []
-    if not all(map(_is_sound, found)):
+    if (found := _read(_file(store))) is None:
+        _tell_unreadable(_file(store))
         return []
     return [
         replace(one, backbone=absolute_path(one.backbone, store), weights=absolute_path(one.weights, store))
         for one in found
     ]
+
+
+def _read(file: Path) -> list[Used] | None:
+    """Return the entries of `file`; none if there is no file, and None if it can't be read."""
+    try:
+        entries = read_json(file, _MOST_BYTES)
+        found = [Used(**values) for values in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if isinstance(entries, list) and all(map(_is_sound, found)) else None
+
+
+@cache
+def _tell_unreadable(file: Path) -> None:
+    console.print(f"{file}: can't be read, and is ignored; a command that fills the store writes it anew")
 
 
 def remember(store: Path, used: Sequence[Used]) -> None:

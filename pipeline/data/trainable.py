@@ -50,7 +50,7 @@ def untrainable(examples: Sequence[Example], class_names: Sequence[str], needs_v
         ]:
             problems.append(
                 f"the {split} split has no usable images of class {_some(absent)}; every class needs some in "
-                f"{' and '.join(trained)}: add images, or split them by `headstart prepare --val 0.2`"
+                f"{' and '.join(trained)}: add images, or split them anew by `headstart prepare SOURCE DATA --val 0.2`"
             )
     return problems
 

@@ -96,9 +96,10 @@ def test_a_copy_of_the_file_counts_as_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "{}", '[{"backbone": 1}]', "null", "[" * 100_000])
-def test_a_damaged_memory_counts_as_empty(tmp_path: Path, content: str) -> None:
+def test_a_damaged_memory_counts_as_empty_and_is_told_once(tmp_path: Path, content: str, capsys) -> None:
     (tmp_path / "used.json").write_text(content)
-    assert used_with(tmp_path) == []
+    assert used_with(tmp_path) == used_with(tmp_path) == []
+    assert capsys.readouterr().err.replace("\n", " ").count("used.json: can't be read, and is ignored") == 1
     assert with_used_weights(PLAIN, tmp_path, []) == PLAIN
     remember(tmp_path, [Used("inception_v3", "random", 0, "auto", "d")])
     assert len(used_with(tmp_path)) == 1
