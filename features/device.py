@@ -32,10 +32,10 @@ def cpu_count() -> int:
 
 
 def cores_of_groups(groups: str, root: Path) -> float:
-    """Return the processor time that a process's control groups allow, in cores: a fraction, or infinity.
+    """Return how much processor time the control groups of a process allow, in cores. Without a limit, return infinity.
 
-    A group has the limits of the groups around it. Containers and services are groups. A file that can't be understood
-    raises a ValueError.
+    The result may be a fraction. Containers and services are control groups. The limit of a group also holds for the
+    groups within it. A file that can't be understood raises a ValueError.
 
     Args:
         groups: the content of `/proc/self/cgroup`, a line `number:controllers:path` per hierarchy.
@@ -56,7 +56,10 @@ def cores_of_groups(groups: str, root: Path) -> float:
 
 
 def _limit(folder: Path, *names: str) -> float:
-    """Return quota / period from the files `names` of a control group; infinity if a file is missing, or no quota."""
+    """Return the limit of a control group in cores: its quota divided by its period, as the files `names` state them.
+
+    Return infinity if a file is missing, or if the group has no quota.
+    """
     try:
         quota, period = " ".join((folder / name).read_text() for name in names).split()
     except OSError:

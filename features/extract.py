@@ -62,7 +62,7 @@ def extract_features(
 ) -> Extracted:
     """Extract the features of `images` that are missing in `stores`. If `view` is given, augment the images first.
 
-    One forward pass serves all cuts. `freeze` builds the fast form of the backbone with the cuts of `stores`. It is
+    One forward pass serves all cuts. `freeze` builds the fast form of the backbone with the cuts of `stores`, and is
     called only if features are missing. Images that have all their features are not read. Processes that fill one store
     at the same time share the work. Features that are not finite, or a store whose folder is gone, raise a StoreError.
     A disk without room for the missing features raises an OSError. Shards written before an error are kept.
@@ -108,10 +108,11 @@ def _extract_missing(
 
 @dataclass
 class _Extraction:
-    """The extraction of missing images. Other processes may extract the same ones.
+    """The extraction of images that lack features. Other processes may extract the same images at the same time.
 
-    A process claims a block of images before it begins with it. In each round, it extracts what it can claim. Then it
-    waits for the claims of others. What they could not extract, or did not before they ended, is left for a next round.
+    Each process claims a block of images before it extracts the block. In each round, this process extracts the blocks
+    that it can claim. A block stays open for the next round if another process is still extracting it, or if another
+    process has left images in it without features.
     """
 
     missing: Sequence[ImageFile]
@@ -124,13 +125,13 @@ class _Extraction:
 
     def __post_init__(self) -> None:
         self._open = list(range(len(self.work.names)))  # blocks that are left for the next round
-        self._taken: deque[int] = deque()  # blocks in work, in their order
+        self._taken: deque[int] = deque()  # blocks that this process extracts now, in the order of their claims
         self._state = np.full(len(self.missing), _OPEN, np.int8)  # of each image
-        self._tried = self._elsewhere = self._shown = 0  # images that left this process, were extracted elsewhere, both
+        self._tried = self._elsewhere = self._shown = 0  # images: tried, extracted elsewhere, shown as done
         self._error: Exception | None = None
 
     def run(self, backbone: FrozenBackbone) -> Extracted:
-        """Extract until each image is in the stores, or was tried by this process."""
+        """Extract round by round, until each image has features, or this process has tried to extract the image."""
         from headstart.features.images.batches import why_undecodable
 
         extracted: set[str] = set()
@@ -151,7 +152,10 @@ class _Extraction:
         return Extracted(frozenset(extracted), rejects, seconds)
 
     def _round(self, backbone: FrozenBackbone, again: bool) -> set[str]:
-        """Extract the open blocks that can be claimed. Return the digests of the extracted images."""
+        """Extract the open blocks that this process can claim. Return the digests of the extracted images.
+
+        `again` is false only in the first round; see `Claims.take`.
+        """
         from headstart.features.images.batches import decoded_batches
 
         extracted: set[str] = set()
@@ -173,9 +177,10 @@ class _Extraction:
         return extracted
 
     def _blocks(self, again: bool) -> Iterator[np.ndarray]:
-        """Claim the open blocks one by one. Yield the positions of those images that still lack features, int64 [n].
+        """Claim the open blocks one by one. For each, yield the positions of its images without features, int64 [n].
 
-        A process alone keeps the order of the images. Otherwise the order is drawn, so that processes seldom meet.
+        The blocks keep their order until another process turns out to have one of them. The order of the rest is then
+        drawn at random, so that two processes seldom want the same block. For `again`, see `Claims.take`.
         """
         waiting, self._open = deque(self._open), []
         drawn = False
@@ -195,13 +200,16 @@ class _Extraction:
                     self._taken.append(block)
                     self._state[left] = _TRIED
                     yield left
-                elif len(left):  # they could not be extracted, or this process has not looked for them since
+                elif len(left):  # the other process failed, or wrote features that were not looked for since
                     self._open.append(block)
-        except Exception as error:  # TensorFlow would raise it as one of its own
+        except Exception as error:  # TensorFlow would turn it into an error of its own
             self._error = error
 
     def _left(self, block: int, at_once: bool) -> np.ndarray:
-        """Return the positions of the images of a block that still lack features and were not tried, int64 [n]."""
+        """Return the positions, int64 [n], of the images of a block that still lack features.
+
+        Images that this process has tried are left out. For `at_once`, see `ShardWriter.still_lacking`.
+        """
         positions = self.work.positions(block)
         positions = positions[self._state[positions] == _OPEN]
         lacking = self.writer.still_lacking([self.missing[one].digest for one in positions.tolist()], at_once)
@@ -216,6 +224,9 @@ class _Extraction:
         self._shown = done
 
     def _tell_done(self, before: int | None = None) -> None:
-        """Tell that blocks are in the stores: all that were taken, or those that were taken before one block."""
+        """Tell other processes that the features of the claimed blocks are in the stores; see `Claims.done`.
+
+        If `before` is a block, leave out this block and all blocks that were claimed after it.
+        """
         while self._taken and self._taken[0] != before:
             self.claims.done(self.work.names[self._taken.popleft()])

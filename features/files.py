@@ -109,8 +109,8 @@ def _partial(path: Path) -> Path:
 def remove_left_over(folder: Path) -> list[Path]:
     """Remove half-written files and folders of ended processes from `folder`. Return the removed paths.
 
-    Where nothing can be written, they stay. If such a process moved an old folder away and ended before the new folder
-    was in place, put the old folder back.
+    A file or folder that can't be removed, as on a read-only disk, stays. If an ended process had moved an old folder
+    away, and the new folder is not in place, put the old folder back.
     """
     removed = [path for path in folder.glob(".*.partial.*") if _writer_ended(path)]
     for path in removed:
@@ -176,7 +176,7 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `data` to `path` atomically. Text becomes UTF-8, and surrogate escapes the bytes they stand for."""
+    """Write `data` to `path` atomically. Text becomes UTF-8. A surrogate escape becomes the byte it stands for."""
     with written_atomically(path) as partial:
         partial.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
@@ -211,7 +211,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # otherwise a pipe without a writer would be waited for
+    return os.open(path, flags | os.O_NONBLOCK)  # otherwise opening a pipe would wait for a writer
 
 
 def json_text(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Keep the warnings of libjpeg off standard error.
 
-For images that it decodes nevertheless, TensorFlow's libjpeg prints lines such as "Corrupt JPEG data: 226 extraneous
-bytes before marker 0xd9". These lines lack the name of the file.
+TensorFlow's libjpeg warns of damaged images that it can still decode. It prints lines such as "Corrupt JPEG data: 226
+extraneous bytes before marker 0xd9". These lines lack the name of the file.
 """
 
 import atexit
@@ -26,7 +26,7 @@ _WARNINGS = (
     rb"Improper call to JPEG library in state \d+",
     rb"Application transferred too many scanlines",
 )
-_END = b"\0the end of standard error\0\n"  # processes that were started meanwhile may hold the pipe open for longer
+_END = b"\0the end of standard error\0\n"  # the pipe may stay open: processes that were started meanwhile hold it
 # The filter is a process of its own, so that the last output of a process that crashes in native code still arrives.
 _FILTER = f"""
 import re, sys

@@ -7,8 +7,8 @@ from pathlib import Path
 def relative_path(path: str, folder: Path) -> str:
     """Return an absolute `path` relative to `folder`. The result begins with `./` or `../`.
 
-    A path that is not absolute is returned unchanged. So is a path that has only the root of the file system in common
-    with the folder.
+    A path that is not absolute is returned unchanged. A path that has only the root of the file system in common with
+    the folder is returned unchanged, too.
     """
     if not os.path.isabs(path):
         return path
@@ -29,5 +29,8 @@ def absolute_path(path: str, folder: Path) -> str:
 
 
 def plain_path(path: str | Path) -> str:
-    """Return the absolute path without `..`. Symlinks are resolved only if `path` has a `..`, which may follow one."""
+    """Return the absolute path without `..`.
+
+    Symlinks are resolved only if `path` has a `..`, because a `..` after a symlink leads out of the symlink's target.
+    """
     return os.path.realpath(path) if os.pardir in Path(path).parts else os.path.abspath(path)

@@ -1,4 +1,4 @@
-"""The identity of a process, as text in the names of its files. It tells whether the process has ended."""
+"""The identity of a process: a text in its files, from which others can tell whether the process has ended."""
 
 import os
 import re
@@ -17,8 +17,8 @@ def this_process() -> str:
 def has_ended(process: str) -> bool | None:
     """Return whether a process has ended. The result is None if this host can't tell, or if `process` is no identity.
 
-    A process of another host can't be told. Neither can one whose ID now belongs to a process with another start time:
-    it may still be the same one, as the clock may have been set since.
+    This host can't tell if the process ran on another host. It also can't tell if the ID now belongs to a process with
+    another start time. This may be another process, or the same process, if the clock was set since.
     """
     identity = re.fullmatch(PROCESS, process, re.DOTALL)
     if identity is None or identity["host"] != host():

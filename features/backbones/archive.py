@@ -1,4 +1,4 @@
-"""Checks of a `.keras` file before Keras reads it: of the archive's members, its `config.json` and its weights."""
+"""Checks of a `.keras` file before Keras reads it. They cover the archive's members, `config.json` and the weights."""
 
 import json
 import zipfile
@@ -30,11 +30,15 @@ def require_file(path: str, shown: str) -> None:
 
 
 def require_sound_archive(path: str, shown: str, remedy: str) -> None:
-    """Raise a WeightsError unless the file at `path` is an archive as Keras writes it, and is safe to load.
+    """Raise a WeightsError unless the file at `path` is an archive of the form that Keras writes, and is safe to load.
 
     The members must have the names that Keras uses, and plausible sizes. A layer may not be quantised, may not have a
     `lora_rank` over 1024, and may not refer to a function outside `keras.activations` and `keras.ops`. The weights may
-    not refer to other files. `shown` is the name of the file in errors, and `remedy` the advice about a damaged file.
+    not refer to other files.
+
+    Args:
+        shown: the name of the file in errors.
+        remedy: the advice in the error about a damaged file.
     """
     require_file(path, shown)
     try:
@@ -70,7 +74,7 @@ def _require_members(members: list[zipfile.ZipInfo], shown: str) -> None:
 
 
 def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield all dictionaries within `value`, including `value` itself."""
+    """Yield all dictionaries within `value`, at any depth. If `value` is a dictionary, yield it, too."""
     waiting = [value]
     while waiting:
         part = waiting.pop()

@@ -31,13 +31,13 @@ class Backbone:
     weights_digest: str  # SHA-256 over the shapes, dtypes and values of the weights; of a `.keras` file, over its bytes
     shapes: Mapping[str, tuple[int, ...]]  # at each cut: a map `(H, W, D)`, tokens `(N, D)` or a vector `(D,)`
     calibration: Mapping[str, Any] | None = None  # only for int8; see `calibration.calibration`
-    tokens: Tokens = "mean"  # how tokens become one vector
+    tokens: Tokens = "mean"  # how tokens become one vector: their mean, or the first token
     # The index of each cut's operation, for a copy of a network in whose graph cuts can't be found; else None.
     known_indices: Mapping[str, int] | None = None
 
     @property
     def model(self) -> keras.Model:
-        """The model without its top. A number in `--from-layer` is an index into its `operations`; see `graph`."""
+        """The model, without a classifier. `--from-layer` takes an index into `model.operations`; see `graph`."""
         return self.load()
 
     @property
@@ -47,7 +47,7 @@ class Backbone:
 
     @cached_property
     def indices(self) -> Mapping[str, int]:
-        """The index in `model.operations` of each cut."""
+        """The index of each cut in `model.operations`, by the name of the cut."""
         return cut_places(self.name, self.model) if self.known_indices is None else self.known_indices
 
     def cuts(self) -> list[Cut]:
@@ -101,8 +101,9 @@ class Backbone:
         """Return the indices, ascending, of the operations whose outputs the frozen part of a network must yield.
 
         The frozen part consists of the operations with indices below `from_layer`, and always includes operation 0, the
-        input. It must yield the outputs at those of `cuts` that lie in it, and all outputs that later operations read
-        to compute the other cuts. A network that uses a layer twice raises an OptionError.
+        input. If a cut lies in the frozen part, this part must yield the output at the cut. For each other cut, this
+        part must yield all outputs that later operations read to compute the cut. A network that uses a layer twice
+        raises an OptionError.
         """
         from headstart.features.backbones.graph import read_graph
         from headstart.features.tensorflow import keras
@@ -122,7 +123,7 @@ class Backbone:
         """Apply the network, in inference mode, to symbolic `pixels`, uint8 [B, H, W, 3].
 
         Return one float32 tensor per cut: [B, D], averaged over space, or [B, H, W, D] for a map. Tokens become one
-        vector: their mean, or the first; see `tokens`.
+        vector: their mean, or the first token. The field `tokens` says which.
         """
         from headstart.features.tensorflow import keras
 
@@ -131,7 +132,10 @@ class Backbone:
         return self._at_cuts(found, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
-        """Compute the result of `features` from `tensors`, the outputs of the operations that `crossing` returns."""
+        """Compute the result of `features` from `tensors`, the outputs of the frozen part of the network.
+
+        `tensors` holds one output for each operation that `crossing` returns for these arguments, in the same order.
+        """
         from headstart.features.tensorflow import keras
 
         crossing = self.crossing(from_layer, cuts)

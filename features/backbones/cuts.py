@@ -141,8 +141,8 @@ def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     """Return the weights of each backbone: `imagenet`, `random`, or the path of a weights file.
 
     `--weights` holds one value for all backbones, or one value per backbone, joined by `+`. A `.keras` file has its own
-    weights. If it is joined with other backbones, `--weights` holds no value for it. The path of an existing file may
-    contain a `+`. A text that can't be split in exactly one way raises an OptionError.
+    weights. If this file is joined with other backbones, `--weights` holds no value for the file. The path of an
+    existing file may contain a `+`. A text that can't be split in exactly one way raises an OptionError.
     """
     every, text = chosen_backbones(config), config.weights
     names = [name for name in every if not is_own(name)] or every  # a `.keras` file holds its own weights
@@ -150,7 +150,10 @@ def chosen_weights(config: FeatureConfig) -> dict[str, str]:
 
 
 def weights_of_each(names: Sequence[str], text: str) -> dict[str, str]:
-    """Split `text`, which holds one value for all of `names`, or one per name, joined by `+`; see `chosen_weights`."""
+    """Return the weights of each backbone in `names`; see `chosen_weights`.
+
+    `text` holds one value for all backbones, or one value per backbone, joined by `+`.
+    """
     if len(names) == 1 or "+" not in text or _is_weights(text):
         return dict.fromkeys(names, text)
     joints = [place for place, letter in enumerate(text) if letter == "+"]
@@ -187,9 +190,9 @@ def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
 
 
 def _named(text: str) -> str:
-    """Return the backbone of a cut, or "" if none is named. `text` is `backbone/cut`, or `cut` alone.
+    """Return the backbone that a cut names: `backbone` for the text `backbone/cut`, and "" for the text `cut`.
 
-    The name has the form that `chosen_backbones` returns.
+    The backbone has the form that `chosen_backbones` returns.
     """
     named = text.rpartition("/")[0]
     return os.path.abspath(named) if is_own(named) else named

@@ -74,7 +74,10 @@ class KnownBackbones:
         self._started = time.time_ns()
 
     def recall(self, source: BackboneSource) -> BackboneFacts | None:
-        """Return the saved facts of the backbone from `source`; None if `source` is new or has changed."""
+        """Return the facts that were saved for `source`.
+
+        Return None if no facts were saved, or if the weights file or a library has changed since.
+        """
         if self._forget or source.state is None:
             return None
         with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -85,7 +88,10 @@ class KnownBackbones:
         return None
 
     def recall_shapes(self, name: str, image_size: int) -> Mapping[str, tuple[int, ...]] | None:
-        """Return the shapes at the cuts of the network `name`, whatever its weights; None if it was never built."""
+        """Return the shapes at the cuts of the network `name` for images of `image_size` pixels, whatever its weights.
+
+        Return None if the network was never built at this size.
+        """
         for settings, entry in self._entries().items():
             with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
                 known, _, size, _ = json.loads(settings)

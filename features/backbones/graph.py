@@ -47,10 +47,10 @@ class Graph:
 
 
 def read_graph(model: keras.Model) -> Graph | None:
-    """Return the graph of `model`; None if the index of an operation does not identify one tensor.
+    """Return the graph of `model`, or None.
 
-    This is so if an operation is used twice or has several outputs, or if the last operation does not make the model's
-    output.
+    The result is None if an operation is used twice or has several outputs, because its index would then not identify
+    one tensor. The result is also None if the last operation does not make the model's output.
     """
     operations = model.operations
     outputs = [operation.output for operation in operations]
@@ -82,10 +82,10 @@ def block_ends(graph: Graph) -> list[int]:
     An operation can end a block only if all later operations depend on earlier ones through its output alone. Such an
     operation ends a block if it
 
-    - joins branches, as the concatenation of an Inception block or the sum of a residual block; an activation right
-      after it belongs to the block,
+    - joins branches, such as the concatenation of an Inception block or the sum of a residual block; an activation
+      right after this operation belongs to the block,
     - is a normalisation without activation: the linear bottleneck of MobileNetV2 (arXiv:1801.04381),
-    - comes after a convolution and feeds several branches, as the pooling between the blocks of DenseNet
+    - comes after a convolution and feeds several branches, such as the pooling between the blocks of DenseNet
       (arXiv:1608.06993), or
     - ends the network. Normalisation and activation before the network's end belong to its last block.
 
@@ -113,12 +113,12 @@ def cut_indices(
 ) -> dict[str, int]:
     """Return the cuts of `model`, lowest first: the name of each cut, and the index of its operation.
 
-    A cut is the end of a block with a map as output, [H, W, D], or the network's output, of any shape. If a layer is
-    used twice, only the output is a cut.
+    The end of a block is a cut if its output is a map, [H, W, D]. The network's output is a cut whatever its shape. If
+    a layer is used twice, only the network's output is a cut.
 
     Args:
         stable_names: whether all layers have the same names in every process, as in a model loaded from a file.
-        renamed: maps a name from the graph to the name that the cut gets in its place.
+        renamed: maps the name of a cut in the graph to the name that the cut gets instead.
     """
     graph = read_graph(model)
     if graph is None:
@@ -130,12 +130,12 @@ def cut_indices(
 
 
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
-    """Name the block that ends at each of `ends` after its last layer. Return a mapping from name to index.
+    """Name the blocks. Return a mapping from the name of each block to the index of its end, which is one of `ends`.
 
-    Keras makes up some names of layers from a number that differs between processes. If names are not `stable`, a block
-    whose last layer has such a name is called `TOP` if this layer is an activation at the network's end. Any other such
-    block is named by the common start of the last two names in it that Keras did not make up, such as `block5` or
-    `stage_2_block_1`.
+    A block has the name of its last layer. But Keras makes up some names of layers from a number that differs between
+    processes. Unless `stable` is true, such a name is replaced. An activation at the network's end then gives `TOP`.
+    Any other block then gets the common start of the last two names in it that Keras did not make up, such as `block5`
+    or `stage_2_block_1`.
     """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
@@ -159,8 +159,8 @@ def last_stage(model: keras.Model) -> int:
 
     The last stage consists of the blocks after the first block that ends at the last resolution. For InceptionV3 these
     are `mixed9` and `mixed10`, from operation 249 on. If only one block ends at the last resolution, that block is the
-    last stage. If most blocks do, the last quarter of all blocks is the last stage. The last stage has at least one
-    kernel.
+    last stage. If most blocks end at the last resolution, the last quarter of all blocks is the last stage. In any
+    case, the last operation with a kernel belongs to the last stage.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)
@@ -218,7 +218,10 @@ def has_kernel(operation: Any) -> bool:
 
 
 def _with_activation(graph: Graph, index: int) -> int:
-    """Return the index of the activation that is the only reader of the output at `index`; without one, `index`."""
+    """Return the index of the activation that is the only reader of the output at `index`.
+
+    If there is no such activation, return `index`.
+    """
     readers = graph.readers[index]
     return readers[0] if len(readers) == 1 and isinstance(graph.operations[readers[0]], _ACTIVATIONS) else index
 
@@ -233,7 +236,8 @@ def _is_bottleneck(graph: Graph, index: int) -> bool:
 def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
     """Return the index of the last operation of each stage except the last stage, for a network without branches.
 
-    A stage is the operations at one resolution. A pooling belongs to the stage before it.
+    A stage consists of the operations at one resolution. A pooling belongs to the stage before it. `single` holds the
+    indices of the operations that can end a block; see `block_ends`.
     """
     ends, kept = [], 0  # `kept`: the last operation that is no padding
     for index in single:

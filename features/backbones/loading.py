@@ -79,7 +79,7 @@ def _loaded(path: str) -> Any:
 
 
 def _newer_keras(path: str) -> str | None:
-    """Return the version of Keras that saved the file at `path` if it is newer than this one, else None."""
+    """Return the version of Keras that saved the file at `path`, if it is newer than the installed Keras; else None."""
     with suppress(KeyError, ValueError, AttributeError, TypeError, RecursionError, InvalidVersion, zipfile.BadZipFile):
         with zipfile.ZipFile(path) as archive:
             version = json.loads(archive.read("metadata.json"))["keras_version"]

@@ -34,7 +34,10 @@ class _AskedError(Exception):
 
 
 def _published(spec: BackboneSpec) -> tuple[str, str]:
-    """Return the file name and URL from which Keras's builder loads the ImageNet weights; empty if it loads none."""
+    """Return the file name and URL of the ImageNet weights that Keras's builder loads.
+
+    Both are empty if the builder loads no file.
+    """
 
     def get_file(fname: str, origin: str, **_: object) -> str:
         raise _AskedError(fname, origin)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _USUAL_SIZES = (224, 512, 1024)
 
 
-# Shipped with headstart or in the `.keras` file, cached by Keras, to be downloaded, or none published.
+# Where weights are: shipped with headstart or in a `.keras` file, cached by Keras, to be downloaded, or not published.
 PlaceOfWeights = Literal["shipped", "cached", "download", "none"]
 
 
@@ -84,7 +84,7 @@ def _outline_of_own(name: str) -> Outline:
 
 
 def place_of_weights(name: str) -> PlaceOfWeights:
-    """Return where the ImageNet weights of the network `name` are, or, for a `.keras` file, `shipped`."""
+    """Return where the ImageNet weights of the network `name` are. For a `.keras` file, return `shipped`."""
     if is_own(name) or BACKBONES[name].shipped:
         return "shipped"
     file = outline(name).file
@@ -96,7 +96,7 @@ def place_of_weights(name: str) -> PlaceOfWeights:
 
 
 def cut_places(name: str, model: "keras.Model") -> dict[str, int]:
-    """Return the index in `model.operations` of each cut, lowest first. `model` is the model of the network `name`."""
+    """Map the name of each cut of the network `name` to its index in the operations of `model`, lowest first."""
     from headstart.features.backbones.graph import cut_indices
 
     return cut_indices(model, is_own(name), {} if is_own(name) else BACKBONES[name].names)

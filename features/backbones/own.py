@@ -53,8 +53,8 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
     """Copy `model` with its weights, for square images of `size` pixels and for arithmetic in `precision`.
 
     `name` is the network's name in errors. A size that the network can't take raises an OptionError. If `model` takes
-    any size, it is also tried on a batch. A WeightsError is raised if its output for an image depends on the other
-    images.
+    any size, it is also tried on a batch of images. If the output for an image then depends on the other images, a
+    WeightsError is raised.
     """
     reduced = {"dtype": "mixed_bfloat16"} if precision == "bfloat16" else {}
 
@@ -107,7 +107,7 @@ def _functional(model: Any, shown: str) -> keras.Model:
 def _require_independent(model: keras.Model, name: str, size: int) -> None:
     """Raise a WeightsError if the output for an image depends on the other images of its batch.
 
-    This is tried with noise images of `size` pixels. A size that the network can't take raises an OptionError.
+    The test uses images of noise with sides of `size` pixels. A size that the network can't take raises an OptionError.
     """
     images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(model.inputs[0].dtype)
     try:
@@ -142,7 +142,7 @@ def _flat(model: keras.Model, shown: str) -> keras.Model:
     try:
         flat = keras.models.clone_model(model, clone_function=lambda operation: operation, call_function=call)
         copied = _renamed(flat)
-    except (ValueError, TypeError, AttributeError):  # as for two layers of one name
+    except (ValueError, TypeError, AttributeError):  # for example, two layers have the same name
         flat, copied = model, None
     try:
         copied = copied or _renamed(model)

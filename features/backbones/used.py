@@ -41,22 +41,22 @@ class Used:
 
     @property
     def options(self) -> str:
-        """The options that ask for these weights."""
+        """The command-line options that ask for these weights."""
         seed = f" --weights-seed {self.weights_seed}" if self.weights == "random" and self.weights_seed else ""
         rescale = "" if self.rescale == "auto" else f" --rescale {self.rescale}"
         return f"--weights {self.weights}{seed}{rescale}"
 
     def is_at_hand(self) -> bool:
-        """Whether the file still holds the same bytes. True if no file was named."""
+        """Whether the file holds the same bytes as when it was used. True if no file was named."""
         return not self.file or (bool(self.file_digest) and file_digest(self.file) == self.file_digest)
 
 
 def used_with(store: Path) -> list[Used]:
     """Return the backbones and weights that were used with `store`, the latest last.
 
-    If the file can't be read, a line says so, and the result is empty. Paths in `used.json` are relative to the store.
-    Returned paths are absolute. `used.json` may come from elsewhere, so callers must not trust its paths; see
-    `Used.is_at_hand`.
+    If `used.json` can't be read, a line on the console says so, and the result is empty. Paths in `used.json` are
+    relative to the store. Returned paths are absolute. `used.json` may come from elsewhere, so callers must not trust
+    its paths; see `Used.is_at_hand`.
     """
     if (found := _read(_file(store))) is None:
         _tell_unreadable(_file(store))
@@ -68,7 +68,7 @@ def used_with(store: Path) -> list[Used]:
 
 
 def _read(file: Path) -> list[Used] | None:
-    """Return the entries of `file`; none if there is no file, and None if it can't be read."""
+    """Return the entries of `file`: an empty list if the file is missing, and None if the file can't be read."""
     try:
         entries = read_json(file, _MOST_BYTES)
         found = [Used(**values) for values in entries]
@@ -85,7 +85,7 @@ def _tell_unreadable(file: Path) -> None:
 
 
 def remember(store: Path, used: Sequence[Used]) -> None:
-    """Keep `used` in `store`, with the digests of their files. A failure to write is ignored: no result needs it."""
+    """Keep `used` in `store`, with the digests of their files. A failure to write is ignored."""
     before = used_with(store)
     known = {(one.file, one.digest): one.file_digest for one in before}
     now = [replace(one, file_digest=known.get((one.file, one.digest)) or file_digest(one.file)) for one in used]
@@ -97,11 +97,12 @@ def remember(store: Path, used: Sequence[Used]) -> None:
 
 
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
-    """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of its defaults.
+    """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of the defaults.
 
-    `given` names the fields of `config` that the user set; these fields stay. The default weights, ImageNet's, stay if
-    they are on this machine or were used with the store. A line on the console says which options were filled in. If
-    several weights were used, an OptionError lists them; without `needed`, `config` is returned instead.
+    `given` names the fields of `config` that the user set; these fields stay. The default weights, those of ImageNet,
+    also stay if they are on this machine or were used with the store. A line on the console says which options were
+    filled in. If the store was used with several weights, an OptionError lists them. If `needed` is false, `config` is
+    returned in this case, and no error is raised.
     """
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)
@@ -111,7 +112,7 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
         return config
     if "weights" in given or is_own(names[0]):
         return config if "rescale" in given else _with_used_rescaling(config, known, store)
-    if any(one.weights == "imagenet" for one in known):  # the store has their features, too
+    if any(one.weights == "imagenet" for one in known):  # the store has features of the ImageNet weights, too
         return config
     if place_of_weights(names[0]) in ("shipped", "cached"):
         console.print(f"{store} has features of {names[0]} with {_listed(known)}; --weights imagenet is used")
@@ -120,10 +121,10 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 
 
 def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
-    """Return `config` with the only backbone that was used with `store`, unless the default's weights are at hand.
+    """Return `config`, which has the default backbone, with the only backbone that was used with `store`.
 
-    If several backbones were used, or if the default's weights are at hand, the default stays. A line on the console
-    then lists the used backbones, unless the default is one of them.
+    The default backbone stays if several backbones were used, or if the default backbone's weights are on this machine.
+    A line on the console then lists the used backbones, unless the default backbone is one of them.
     """
     used = sorted({one.backbone for one in used_with(store)})
     if not used or config.backbone in used:
@@ -138,9 +139,10 @@ def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
 def _with_only(
     config: FeatureConfig, known: Sequence[Used], store: Path, rescaled: bool, needed: bool
 ) -> FeatureConfig:
-    """Return `config` with the only weights of `known` that are at hand. If there are several, see `with_used_weights`.
+    """Return `config` with the weights and the rescaling of the only one of `known` that is at hand.
 
-    `rescaled` says whether the user set the rescaling of `config`, which then stays.
+    If none of `known` is at hand, return `config` unchanged. For several, see `with_used_weights`. `rescaled` says
+    whether the user set the rescaling. If so, `config` keeps its rescaling.
     """
     options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
     usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())
@@ -162,7 +164,10 @@ def _with_only(
 
 
 def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Path) -> FeatureConfig:
-    """Return `config` with the rescaling that was used in `store` with its weights file, if it was always the same."""
+    """Return `config` with the rescaling that was used in `store` together with the weights file of `config`.
+
+    If this file was not used, or was used with several rescalings, return `config` unchanged.
+    """
     file = known[0].backbone if is_own(known[0].backbone) else config.weights
     if file in KNOWN_WEIGHTS or all(one.rescale == "auto" for one in known):
         return config
@@ -182,7 +187,10 @@ def weights_by_digest(store: Path) -> dict[str, str]:
 
 
 def digest_in_store(store: Path, backbone: str, weights: str, weights_seed: int) -> str | None:
-    """Return the digest of a backbone's weights without building the backbone; None if `store` does not know them."""
+    """Return the digest of a backbone's weights without building the backbone.
+
+    Return None if these weights were not used with `store`.
+    """
     known = [one for one in used_with(store) if one.backbone == backbone]
     if weights in KNOWN_WEIGHTS:
         seed = weights_seed if weights == "random" else 0
@@ -194,7 +202,10 @@ def digest_in_store(store: Path, backbone: str, weights: str, weights_seed: int)
 
 
 def file_digest(path: str) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes; empty if `path` is no regular file, or one over `_LARGEST`."""
+    """Return the hexadecimal SHA-256 of a file's bytes.
+
+    Return an empty text if the file is not a regular file, can't be read, or has more than `_LARGEST` bytes.
+    """
     try:
         if not Path(path).is_file() or Path(path).stat().st_size > _LARGEST:
             return ""

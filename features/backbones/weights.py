@@ -1,4 +1,4 @@
-"""Building backbones with weights from ImageNet, from a file, or random. This module imports no TensorFlow."""
+"""Building backbones. Weights come from ImageNet or from a file, or are random. This module imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def build_backbone(
         rescale: a key of `RESCALINGS`, or `auto` for the key of the ImageNet weights. A `.keras` file needs a key.
         image_size: side of the input in pixels; 0 for the network's default.
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
-        tokens: how tokens [N, D] become one vector: their mean, or the first.
-        digest: the digest of weights that need not be at hand. Then the backbone serves for its fingerprints alone.
+        tokens: how tokens, [N, D], become one vector: `mean` takes their mean, and `first` the first token.
+        digest: the digest of the weights. If given, no weights are read, and the backbone can only make fingerprints.
     """
     weights = _own_settings(name, weights, rescale)
     size = _size(name, image_size)
@@ -115,7 +115,10 @@ def _facts(name: str, model: keras.Model) -> BackboneFacts:
 
 
 def _facts_without(name: str, size: int, digest: str, known: KnownBackbones | None) -> BackboneFacts:
-    """Return the facts of a network whose weights are not read. If `known` lacks it, shapes are at its default size."""
+    """Return the facts of a network whose weights are not read.
+
+    If `known` lacks the shapes for images of `size` pixels, the shapes are those for the network's default size.
+    """
     shapes = known.recall_shapes(name, size) if known else None
     usual = outline(name).cuts
     return BackboneFacts(digest, shapes if shapes and list(shapes) == list(usual) else usual)

@@ -57,8 +57,8 @@ class BackboneSpec:
     builder: str  # the network's name in `keras.applications`, or in `lite0`
     image_size: int  # side, in pixels, of the square images on which the ImageNet weights were trained
     rescaling: str  # a key in `RESCALINGS`: the one that fits the ImageNet weights
-    # How images become squares by default. The weights were evaluated on centre squares. Networks that the first
-    # versions of headstart had keep `stretch`, so that their features stay valid.
+    # How images become squares by default. The weights were evaluated on centre squares. The networks of
+    # headstart's first versions keep `stretch`, so that their features stay valid.
     resize: Resize = "crop"
     arguments: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the builder
     names: Mapping[str, str] = field(default_factory=dict)  # layer to cut, where the names differ

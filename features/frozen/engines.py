@@ -33,8 +33,8 @@ class ConversionError(Exception):
 def engine(backbone: Backbone) -> Engine | None:
     """Return a fingerprint's field `engine`: `openvino` if OpenVINO makes the features in bfloat16, else None.
 
-    OpenVINO makes them for networks with depthwise convolutions, if it is installed and there is no GPU. TensorFlow
-    runs other networks fast enough, and their old features stay valid.
+    OpenVINO makes bfloat16 features only of networks with depthwise convolutions, if it is installed and there is no
+    GPU. TensorFlow is fast enough for other networks, and the bfloat16 features that stores have of them stay valid.
     """
     if backbone.precision != "bfloat16" or not outline(backbone.name).depthwise:
         return None
@@ -96,7 +96,7 @@ def read_model(file: Path) -> Any:
 
 
 def constant_bytes(model: Any) -> int:
-    """Return the bytes of an OpenVINO model's constants, which its file of weights will hold."""
+    """Return the size in bytes of an OpenVINO model's constants. The model's file of weights will hold them."""
     return sum(one.get_byte_size() for one in model.get_ops() if one.get_type_name() == "Constant")
 
 
@@ -119,7 +119,7 @@ def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, ari
 
     Args:
         model: takes uint8 [B, H, W, 3]; the call fixes this shape in `model`.
-        cuts: the number of cuts, which are the first outputs of `model`.
+        cuts: the number of cuts. The first outputs of `model` are the features at these cuts.
         image_size: H and W, in pixels.
         batch_size: B, the images per pass.
         arithmetic: `f32`, `bf16`, or None for OpenVINO's choice.

@@ -38,8 +38,8 @@ class FrozenBackbone:
 
     Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time. The features
     of an image depend neither on the other images in its batch nor on its slot, which is its index in the batch. To
-    ensure this, a small batch is padded with zeros, and only slots that compute equal results are used. `_equal_slots`
-    describes the exception. The constructor runs the network once to find these slots.
+    ensure this, a small batch is padded with zeros, and only slots that compute equal results are used. The
+    constructor runs the network once to find these slots. `_equal_slots` describes the exception to this rule.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -71,9 +71,9 @@ class FrozenBackbone:
     ) -> Iterator[tuple[np.ndarray, dict[Cut, np.ndarray]]]:
         """Run the network on each (positions, pixels) of `batches`. Yield (positions, features) in the same order.
 
-        For pixels and features, see `__call__`; positions are only handed on. Each pass works on a batch of its own,
-        so several batches are in work at the same time. If `batches` fails, or the caller stops, results not yet
-        yielded are lost.
+        For pixels and features, see `__call__`. Positions are handed on unchanged. Each pass works on a batch of its
+        own, so several batches are in work at the same time. If `batches` raises an error, or the caller stops, results
+        that were not yet yielded are lost.
         """
         running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(len(self._passes)) as pool:
@@ -133,7 +133,7 @@ def frozen_by_openvino(model: Any, backbone: Backbone, cuts: Sequence[Cut], batc
 
 
 def passes_at_once() -> int:
-    """Return how many forward passes to run at the same time. One keeps a GPU busy. Two keep all CPU cores busy."""
+    """Return how many forward passes run at the same time. One pass keeps a GPU busy. Two keep all CPU cores busy."""
     return 1 if on_gpu() else 2
 
 
@@ -214,8 +214,9 @@ def pass_of(graph: Callable[[tf.Tensor], list[tf.Tensor]]) -> Pass:
 def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
     """Return the slots of a batch that yield the same bits for the same image, int64 [n], n <= `batch_size`.
 
-    A matrix product may sum the last rows of a batch in another order, so that their last bits differ. If fewer than
-    half of the slots agree, all slots are returned, and features of different slots differ by rounding errors.
+    A matrix product may sum the last rows of a batch in another order than the rows before. The last bits of these rows
+    then differ. If fewer than half of the slots agree, all slots are returned, and features of different slots differ
+    by rounding errors.
     """
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     outputs = run(np.repeat(image[np.newaxis], batch_size, axis=0))

@@ -59,7 +59,8 @@ class KeptNetwork:
     def write(self, model: Any) -> None:
         """Keep the converted network `model`, unless the disk is nearly full. A failure is printed, but not raised.
 
-        Networks of other versions are removed. Of the networks of the same name, only the latest `_MOST` stay.
+        Networks of other versions of headstart or OpenVINO are removed. Of the networks of the same name, only the
+        latest `_MOST` stay.
         """
         if not self.root.is_dir():
             return

@@ -101,7 +101,8 @@ class Network:
     def freeze(self, keep: bool = False) -> FrozenBackbone:
         """Start TensorFlow and build the fast form, which takes seconds. With int8, call `calibrated` first.
 
-        If the store keeps a converted network that fits, only this is read. With `keep`, the store keeps a new one.
+        If the store has the network in the form that OpenVINO reads, this form is only loaded. Otherwise the form is
+        built. With `keep`, a form that was built for OpenVINO is then written to the store; see `kept`.
         """
         if self.backbone.precision == "int8":
             from headstart.features.frozen.int8 import quantised
@@ -119,7 +120,7 @@ class Network:
         return freeze(self.backbone, self.cuts, batch_size, asked, kept if keep else None)
 
     def _kept(self, batch_size: int) -> KeptNetwork:
-        """Return the place of the converted network in the store. Its identity has no settings of decoding."""
+        """Return the place of the converted network in the store. The settings of decoding do not decide this place."""
         arithmetic = ("weights", "image_size", "rescale", "precision", "forward_version")
         identity = {name: value for name, value in self._shared().items() if name in arithmetic}
         identity |= {"cuts": [cut.name for cut in self.cuts], "engine": engine(self.backbone), "batch_size": batch_size}
@@ -154,12 +155,13 @@ def load_networks(
 ) -> list[Network]:
     """Load one network for each backbone that `config` names.
 
-    If `known` has the facts of a backbone, its model is built only when the model is needed. `tokens` other than `mean`
-    raise an OptionError if no network yields tokens. Other errors: see `chosen_cuts`, `resolve_precision` and
-    `build_backbone`.
+    If `known` has the facts of a backbone, its model is built only when the model is needed. If `config` asks for
+    `tokens` other than `mean`, and no network yields tokens, an OptionError is raised. Other errors: see `chosen_cuts`,
+    `resolve_precision` and `build_backbone`.
 
-    With `digest_of`, weights are not read, and the networks serve for their fingerprints alone. It takes a name in
-    `BACKBONES`, its weights and their seed, and returns the digest of the weights.
+    `digest_of` takes a backbone in `BACKBONES`, the value of `--weights` for it, and the seed of random weights. It
+    returns the digest of the weights. If `digest_of` is given, the weights of these backbones are not read, and the
+    networks can only make fingerprints.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
     if digest_of is None:
@@ -201,7 +203,7 @@ def weights_digest(networks: Sequence[Network]) -> str:
 
 
 def remember_weights(networks: Sequence[Network]) -> None:
-    """Keep the weights of `networks` in their store, so that a later command finds them; see `with_used_weights`."""
+    """Keep the weights of `networks` in their store, so that later commands find them; see `with_used_weights`."""
     for network in networks:
         config, backbone = network.config, network.backbone
         weights = config.weights if config.weights in KNOWN_WEIGHTS else os.path.abspath(config.weights)

@@ -41,9 +41,10 @@ def decoded_dataset(
 
 @lru_cache(maxsize=8)
 def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Columns], skip: bool) -> Any:
-    """Return the graph that maps a batch of files to the columns of `decoded_dataset`. It is traced when first used.
+    """Return the graph that maps a batch of files to the columns of `decoded_dataset`.
 
-    A second dataset with the same settings takes the same graph, because tracing takes half a second.
+    The graph is traced when it is first used. Tracing takes half a second, so a second dataset with the same settings
+    gets the same graph.
     """
 
     def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor) -> Columns:
@@ -96,8 +97,11 @@ def decoded_batches(
     """Yield batches of images: their positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3].
 
     b is at most `batch_size`. If `view` is given, pixels are augmented. An image that can't be decoded is left out; see
-    `why_undecodable`. If `blocks` is given, the images are taken in the order of its positions, int64 [n] each. Another
-    thread then asks for the next block while earlier images are decoded. `blocks` must not raise an error.
+    `why_undecodable`.
+
+    `blocks` yields arrays of positions in `images`, int64 [n], and so chooses the images and their order. Another
+    thread asks for the next array while earlier images are decoded. `blocks` must not raise an error. If `blocks` is
+    None, all images are taken in their order.
     """
     if len(images) < 2 and blocks is None:
         alone = [_decoded_alone(image, config, view) for image in images]
@@ -120,7 +124,10 @@ def decoded_batches(
 
 
 def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> np.ndarray | None:
-    """Decode one image without a graph, which would take half a second. Return uint8 [size, size, 3], or None."""
+    """Decode one image. Return uint8 [size, size, 3], or None if the image can't be decoded.
+
+    This function traces no graph, because tracing takes half a second.
+    """
     silence_libjpeg()
     reading = tf.constant(reading_of(image, config))
     for decoder in (decoder_of(image, config), PILLOW):
@@ -138,7 +145,11 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
 
 
 def _blockwise(blocks: Iterator[tuple[Any, ...]], example: tuple[Any, ...]) -> tf.data.Dataset:
-    """Return a dataset of the rows of `blocks`, tuples of columns of n >= 1 rows. `example` is such a block."""
+    """Return a dataset of all rows of `blocks`, one row at a time.
+
+    A block is a tuple of columns with the same number of rows, at least one. `example` is a block with the dtypes and
+    shapes that all blocks have, except for the number of rows.
+    """
     # `from_generator` would slow down the whole process; see `pipeline.inputs`.
     specs = [tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in map(tf.constant, example)]
     none = [np.zeros((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in specs]
@@ -160,9 +171,10 @@ def _finish(augment: Augment) -> Callable[..., Columns]:
 
 
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Return the first columns for `decoded_dataset`: paths (bytes), decoders int32 [N], and readings int32 [N, 3].
+    """Return the first three columns of the dataset that `decoded_dataset` takes, with one row per image.
 
-    For the last two, see `decode.decoder_of` and `decode.reading_of`.
+    The columns are paths (bytes), decoders, int32 [N], and readings, int32 [N, 3]. See `decode.decoder_of` and
+    `decode.reading_of`.
     """
     return (
         [os.fsencode(image.file) for image in images],

@@ -88,7 +88,10 @@ def _divided(samples: np.ndarray) -> np.ndarray:
 
 
 def _colours(raw_mode: str) -> int:
-    """Return the number of a pixel's samples except alpha, if Pillow keeps only their higher bytes; else return 0."""
+    """Return the number of a pixel's samples without alpha, if Pillow keeps only the higher bytes of the samples.
+
+    If Pillow keeps all bytes of the samples, return 0.
+    """
     return next((count for beginning, count in _COLOURS.items() if raw_mode.startswith(beginning)), 0)
 
 
@@ -105,7 +108,7 @@ def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
 
 
 def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
-    """Return `16` if `--bits 16` gives all images the same pixels as `--bits` with the value `asked`; else `asked`.
+    """Return `16` if all images get the same pixels from `--bits 16` as from the value `asked`. Else return `asked`.
 
     `asked` is `auto` or a number. `bits` holds one number for each image, as `used_bits` returns it.
     """
@@ -114,7 +117,7 @@ def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
 
 
 def _is_unscaled(image: ImageFile.ImageFile) -> bool:
-    """Return whether Pillow leaves samples as they are in the file. It scales samples of most PGM files to 16 bits."""
+    """Return whether Pillow leaves samples as in the file. In most PGM files, Pillow scales the samples to 16 bits."""
     return image.format != "PPM" or all(tile.codec_name == "raw" for tile in image.tile)
 
 
@@ -140,5 +143,5 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _in_mode(args: tuple[object, ...] | str | None, raw_mode: str) -> tuple[object, ...] | str:
-    """Return `args`, the arguments of a decoder, with `raw_mode` in place of the raw mode there."""
+    """Return the arguments of a decoder of Pillow: those in `args`, with their raw mode replaced by `raw_mode`."""
     return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode

@@ -156,7 +156,7 @@ def _foreign_format(data: bytes) -> str | None:
 
 
 def _tile_pixels(image: Image.Image) -> int:
-    """Return the number of pixels in one tile of a TIFF, at most `sys.maxsize`. Return 0 without tiles."""
+    """Return the number of pixels in one tile of a TIFF, at most `sys.maxsize`. If the image has no tiles, return 0."""
     tags = getattr(image, "tag_v2", {})
     width, length = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
     valid = isinstance(width, int) and isinstance(length, int)
@@ -164,7 +164,7 @@ def _tile_pixels(image: Image.Image) -> int:
 
 
 def _bits(image: ImageFile.ImageFile, data: bytes, first: int | None) -> int:
-    """Return `used_bits`, or 16 if the pixels can't be decoded. The decoder reports the reason later."""
+    """Return the result of `used_bits`, or 16 if the pixels can't be decoded. The decoder reports the reason later."""
     with _decoding:
         try:
             return used_bits(image, data, first)

@@ -1,4 +1,7 @@
-"""The similarity of two images by the pixels of their thumbnails, beyond what a background explains."""
+"""The similarity of two images by the pixels of their thumbnails.
+
+The caller gives a background, such as the mean of similar images. What the background explains does not count.
+"""
 
 from collections.abc import Iterable
 
@@ -42,8 +45,8 @@ def correlation(image: np.ndarray, other: np.ndarray, background: np.ndarray) ->
     """Return the multiple partial correlation, 0 to 1, of the thumbnails `image` and `other`, given `background`.
 
     All three are float [32, 32]. The part of `image` that `background` explains is not counted. A background of zeros
-    explains nothing. The first-order changes of `other` under shifts and scalings count as part of `other`, so that a
-    crop correlates, too.
+    explains nothing. The first-order changes of `other` under shifts and scalings count as part of `other`, so that an
+    image also correlates with a crop of this image.
     """
     given, both = _warps(background), np.concatenate([_warps(background), _warps(other)])
     left, unexplained = _residual(image.ravel(), given), _residual(image.ravel(), both)
@@ -51,7 +54,10 @@ def correlation(image: np.ndarray, other: np.ndarray, background: np.ndarray) ->
 
 
 def _warps(pixels: np.ndarray) -> np.ndarray:
-    """Return float64 [6, P]: all P pixels, their first-order changes by shifts and scalings of each axis, and ones."""
+    """Return six rows of P values, float64 [6, P], for a thumbnail of P pixels.
+
+    The rows are the pixels, their first-order changes by shifts and by scalings of each axis, and ones.
+    """
     places = np.linspace(-1, 1, SIDE, dtype=np.float32)
     down, right = np.gradient(pixels)
     changes = [down, down * places[:, np.newaxis], right, right * places]

@@ -16,7 +16,7 @@ from headstart.features.terminal import progress
 
 MAX_FILE_BYTES = 1 << 30
 _PIECE = 64  # files per task of a thread
-_KNOWN_SECONDS = 5e-5  # a file in the scan memory takes less on a near disk; threads would wait for Python's lock
+_KNOWN_SECONDS = 5e-5  # a known file on a near disk takes less; threads would only wait for Python's lock
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,8 @@ def thumbnails(
 
     Args:
         mode: the mode of the thumbnails; see `Mode`.
-        side: in pixels. Images are stretched to a square with this side.
-        keep_shape: whether to keep the ratio of the sides; `side` is then the longer side.
+        side: the side, in pixels, of the square to which each image is stretched.
+        keep_shape: whether an image keeps the ratio of its sides instead. The longer side then has `side` pixels.
     """
     with ThreadPoolExecutor(cpu_count()) as pool:
         make = partial(_thumbnail, mode=mode, side=side, keep_shape=keep_shape)

@@ -63,7 +63,7 @@ class Page:
 
 
 class PageStream(io.BytesIO):
-    """A stream of `data`, the bytes of a file. It copies none of them.
+    """A stream that reads from `data`, the bytes of a file, and copies none of them.
 
     If `first` is given, `read` returns the bytes of a TIFF whose first directory lies at the offset `first`. `getvalue`
     returns `data` unchanged. Pillow hands this value and the offset of the directory to libtiff.
@@ -87,7 +87,7 @@ def count_pages(data: bytes) -> int:
 
 
 def at_page(data: bytes, page: int) -> bytes:
-    """Return a copy of the TIFF `data` whose first page is page number `page` of `data`, counted from 1.
+    """Return a copy of the TIFF `data` in which the page with the number `page` comes first. Pages count from 1.
 
     For page 1, return `data` itself. `data` may then have any format. A page that does not exist raises a ValueError.
     """
@@ -132,7 +132,7 @@ def is_camera_raw(data: bytes) -> bool:
 
 @dataclass
 class _Own:
-    """The sub-directories of a TIFF. Each is read once. They are read up to a total of `_MOST_BYTES` bytes."""
+    """The sub-directories of a TIFF. Each one is read once. In total, at most `_MOST_BYTES` bytes are read."""
 
     data: bytes
     _known: dict[int, bool] = field(default_factory=dict)  # offset of a directory: does it describe a sensor's data?
@@ -153,7 +153,7 @@ class _Own:
 def _full_size(data: bytes, sensors: list[int] | None = None) -> Iterator[tuple[int, _Directory]]:
     """Yield each page's place in the chain, and its directory.
 
-    Append to `sensors` the places of the directories that describe the data of a camera's sensor.
+    If `sensors` is a list, append to it the places of the directories that describe the data of a camera's sensor.
     """
     count = 0
     for number, one in enumerate(_directories(data)):
@@ -172,7 +172,7 @@ def _layout(data: bytes) -> _Layout:
 
 
 def _head(data: bytes, first: int) -> bytes:
-    """Return the header of a TIFF. It ends with the offset of the first directory; set this offset to `first`."""
+    """Return the header of a TIFF. The header ends with the offset of the first directory, which is set to `first`."""
     layout = _layout(data)
     return data[: struct.calcsize("=" + layout.offset)] + struct.pack(layout.order + layout.offset, first)
 

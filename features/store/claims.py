@@ -1,10 +1,10 @@
 """Claims: files by which the processes that fill one store tell each other which block of images they extract.
 
-A claim saves work, and nothing depends on it: processes that extract the same images write the same features.
+Claims only save work. No result depends on them: processes that extract the same images write the same features.
 
 STORE/<backbone>-<cut>-<fingerprint>/claims/
     <block>.claimed     a process extracts the block now; the file holds the identity of the process
-    <block>.done        its process has just written the features of the block
+    <block>.done        a process has just written the features of the block
 """
 
 import os
@@ -19,13 +19,13 @@ from headstart.features.processes import has_ended, this_process
 
 VOID_SECONDS = 600.0  # a claim that was not renewed for this time is void
 KNOWN_SECONDS = 30.0  # a process looks for the features of others at least this often
-_KEPT_SECONDS = 4 * KNOWN_SECONDS  # `.done` is kept for longer, so that nobody misses both it and the features
+_KEPT_SECONDS = 4 * KNOWN_SECONDS  # when a `.done` file is removed, every process has looked for the features since
 _RENEW_SECONDS = 60.0
 _LONGEST = 1 << 12  # bytes
 
 
 class Claim(Enum):
-    """The answer to a process that wants to extract a block."""
+    """The answer of `Claims.take` to a process that wants to extract a block."""
 
     MINE = "it is for this process to extract"
     BUSY = "another process extracts it now"
@@ -35,7 +35,7 @@ class Claim(Enum):
 class Claims:
     """The claims of this process, in the folder of a store. Several threads may call the methods.
 
-    Where no claims can be written, every block is for this process.
+    If a claim can't be written, for example on a full disk, this process extracts the block without a claim.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,10 +47,11 @@ class Claims:
             self._folder.mkdir(exist_ok=True)
 
     def take(self, block: str, again: bool = False) -> Claim:
-        """Claim a block, unless another process has. If `again`, claim it also if another process has done it.
+        """Try to claim a block for this process. Return the answer.
 
-        A claim is void if its process has ended, or did not renew it for `VOID_SECONDS`. After `release_all`, each
-        block is busy.
+        A block is busy if another process has claimed it. But a claim is void, and can be taken over, if its process
+        has ended or has not renewed the claim for `VOID_SECONDS`. A block is done if another process has just extracted
+        it. With `again`, this process claims such a block nevertheless. After `release_all`, no block can be claimed.
         """
         done = self._file(block, "done")
         if not again and done.exists():
@@ -63,7 +64,10 @@ class Claims:
         return Claim.DONE
 
     def _claim(self, block: str) -> bool:
-        """Return False if another process holds the claim on a block. Otherwise claim the block, if possible."""
+        """Return False if another process has claimed a block. Otherwise return True.
+
+        In the second case, this process claims the block, if claims can be written.
+        """
         claim = self._file(block, "claimed")
         for _ in range(2):
             try:
@@ -92,7 +96,7 @@ class Claims:
                     os.utime(self._file(block, "claimed"))
 
     def done(self, block: str) -> None:
-        """Tell that the features of a claimed block are in the store."""
+        """Tell other processes that the features of a claimed block are in the store. Give up the claim."""
         now = time.monotonic()
         with suppress(OSError):
             self._file(block, "done").touch()
@@ -105,7 +109,7 @@ class Claims:
             _removed(self._file(old, "done"))
 
     def release_all(self) -> None:
-        """Remove the claims of this process, and claim no more. The last process also removes the rest."""
+        """Remove the claims of this process, and claim no more blocks. If no claim is left, remove `claims/`, too."""
         self._ended = True
         for block in list(self._held):
             self._release(block)
@@ -123,7 +127,7 @@ class Claims:
 
 
 def remove_void_claims(folder: Path) -> None:
-    """Remove the claims of killed processes from the folder of a store, and if no claim is left, all of the rest."""
+    """Remove void claims from the folder of a store; see `Claims.take`. If no claim is left, remove `claims/`, too."""
     claims = folder / "claims"
     if not claims.is_dir():
         return
@@ -156,9 +160,10 @@ def _is_void(claim: Path) -> bool:
 
 
 def _now(folder: Path) -> float:
-    """Return the time by the clock that gives files in `folder` their times.
+    """Return the present time, by the clock that sets the modification times of files in `folder`.
 
-    On a network disk it is the server's. The clock of this host may be off by more than `VOID_SECONDS`.
+    On a network disk, this is the clock of the server. The clock of this host may differ from it by more than
+    `VOID_SECONDS`.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime

@@ -27,7 +27,10 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 
 
 def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
-    """Keep only the features of `used` digests (hexadecimal). A shard with unused features is rewritten and retired."""
+    """Keep only the features of the digests in `used`, which are hexadecimal.
+
+    A shard that holds features of other digests is rewritten and retired.
+    """
     wanted = set(used)
     with _removals_named(store):
         store.remove_retired()
@@ -37,7 +40,7 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
-    """Remove the bad `shards`, and with them all retired shards. If there are no bad shards, do nothing.
+    """Remove `shards`, which are bad, and all retired shards. If `shards` is empty, do nothing.
 
     Features that were in no other shard must be extracted again.
     """
@@ -65,7 +68,10 @@ def _rewrite(store: FeatureStore, shards: Sequence[Path], wanted: set[str] | Non
 def _batches(
     store: FeatureStore, shards: Sequence[Path], wanted: set[str] | None, rows: int
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield (digests, features) of the wanted digests in `shards`, each once, in batches of up to `rows` rows."""
+    """Yield (digests, features) from `shards`, each digest once, in batches of up to `rows` rows.
+
+    If `wanted` is a set, yield only the digests in this set.
+    """
     index = Index(shards, {shard: read_digests(shard, store.form) for shard in shards})
     names = [name for name in hex_digests(np.unique(index.digests)) if wanted is None or name in wanted]
     digests: list[str] = []

@@ -28,7 +28,7 @@ class Fingerprint:
     forward_version: int | None = None  # see `FORWARD_VERSION`; None in stores of early versions
     calibration: Mapping[str, Any] | None = None  # for int8: see `calibration.calibration`; else None
     tokens: str | None = None  # how tokens became one vector; None for a network without tokens
-    bits: str | None = None  # see `ImageConfig`; None for `16`, also where no other value changes a pixel
+    bits: str | None = None  # see `ImageConfig`; None for `16`, or for a value that gives the same pixels
     engine: str | None = None  # `openvino` if OpenVINO made features in bfloat16, else None
     augment: str | None = None  # this and the next three: see `View`; None for images without augmentation
     augment_version: int | None = None
@@ -76,10 +76,10 @@ class Fingerprint:
         return fingerprint
 
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
-        """Return the fields in which `self` and `there` differ, each with both values.
+        """Return the fields in which two fingerprints differ, each with both values.
 
-        `asked` is the value in `self`, and `there` the value in the argument `there`. The value of an absent field is
-        None.
+        Under the key `asked` is the value in this fingerprint. Under the key `there` is the value in the other one. The
+        value of an absent field is None.
         """
         asked, other = self.to_json(), there.to_json()
         return {

@@ -13,7 +13,7 @@ from headstart.features.errors import StoreError
 from headstart.features.files import flush_to_disk
 from headstart.features.store.shards import SHARD_NAME
 
-_REMOVAL_SECONDS = 5.0  # a claim older than this was left by a killed process
+_REMOVAL_SECONDS = 5.0  # a `.removing` file older than this was left by a killed process
 
 
 def retire(shards: Collection[Path], folder: Path) -> None:
@@ -75,6 +75,6 @@ def _claim(shard: Path) -> Path:
 
 
 def _shard_of(name: str) -> str:
-    """Return the name of the shard to which a marker or claim belongs, or an empty string for any other file."""
+    """Return the name of the shard that the file `name` marks as retired or as being removed; else an empty string."""
     shard, _, kind = name.rpartition(".")
     return shard if kind in ("retired", "removing") and SHARD_NAME.fullmatch(shard) else ""

@@ -104,7 +104,7 @@ def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
 
 
 def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.ndarray:
-    """Read rows `start` to `stop` of a shard's features, [stop - start, *shape] in the stored dtype.
+    """Read a shard's features in the rows from `start` to `stop` - 1, [stop - start, *shape] in the stored dtype.
 
     Errors: see `read_digests`.
     """

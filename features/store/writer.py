@@ -1,4 +1,4 @@
-"""Collect the features of one pass, and write them as shards of several stores."""
+"""Collect the features that forward passes yield at several cuts, and write them as shards of one store per cut."""
 
 import time
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
-_SHARE = 0.05  # of the time, at most, that may be spent on looking for shards of other processes
+_SHARE = 0.05  # the largest share of the time that may be spent on looking for shards of other processes
 
 
 @dataclass
@@ -60,7 +60,7 @@ class ShardWriter(Generic[Key]):
         return next(iter(self._parts.values())).store.folder
 
     def lacking(self) -> set[str]:
-        """Return the digests that lacked features in some store when they were last looked for."""
+        """Return the digests that had no features in some store when the stores were last searched."""
         return set().union(*(part.lacking for part in self._parts.values()))
 
     def bytes_to_come(self) -> int:
@@ -69,9 +69,10 @@ class ShardWriter(Generic[Key]):
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 
     def still_lacking(self, digests: Sequence[str], at_once: bool) -> np.ndarray:
-        """Look whether other processes wrote features of `digests`. Return which still lack features, bool [N].
+        """Return which of `digests` still lack features in some store, bool [N].
 
-        Listing a large folder takes long. So unless `at_once`, new shards are looked for at most every now and then.
+        The stores are searched for shards that other processes wrote. Listing a large folder takes long. So unless
+        `at_once` is true, a search is skipped if it would come too soon after the last one.
         """
         start = time.monotonic()
         if at_once or start - self._looked >= min(self._took / _SHARE, KNOWN_SECONDS):
@@ -91,7 +92,7 @@ class ShardWriter(Generic[Key]):
         return due
 
     def write(self) -> None:
-        """Write the collected features."""
+        """Write the collected features as shards."""
         for part in self._parts.values():
             part.write()
         self._since = time.monotonic()

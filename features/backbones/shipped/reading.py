@@ -1,6 +1,6 @@
 """Read the files that come with headstart: EfficientNet-Lite0's weights, its top, and ImageNet's class names.
 
-This module does not import Keras.
+The top is the network's classifier. This module does not import Keras.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class ImageNetTop:
 
 
 def shipped_weights() -> dict[str, np.ndarray]:
-    """Return EfficientNet-Lite0's weights without its top, float32, by names `<layer>/<variable>`.
+    """Return EfficientNet-Lite0's weights without the top, as float32. Each name is `<layer>/<variable>`.
 
     Raises WeightsError if the file is missing or damaged.
     """
