@@ -29,8 +29,9 @@ def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model)
 def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
     """Build the upper part of a classifier: the layers of `backbone` from index `from_layer` on, and `head`.
 
-    This part maps the outputs of the layers in `backbone.crossing`, float32 [B, H, W, D] each, to logits. It shares
-    its layers with `backbone` and `head`, so training this part also trains `backbone` and `head`.
+    The result maps the outputs of the operations that `backbone.crossing` lists, float32 [B, H, W, D] each, to
+    logits. It shares its layers with `backbone` and `head`, so training it also trains these two. `head` takes the
+    features at `cuts`.
     """
     below = [backbone.model.operations[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(operation.output.shape[1:], name=operation.name) for operation in below]
@@ -41,9 +42,10 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
 def build_streamed(
     backbone: Backbone, from_layer: int, cuts: Sequence[Cut], tops: Sequence[keras.Model]
 ) -> list[keras.Model]:
-    """Join the fast form of the layers below `from_layer` (see `frozen_part`) with each of `tops`, as from `build_top`.
+    """Build one model from each of `tops`, which `build_top` made with the same `from_layer` and `cuts`.
 
-    The results map pixels, uint8 [B, H, W, 3], to the outputs of each top. They share the layers below.
+    Each model maps pixels, uint8 [B, H, W, 3], to the outputs of its top. All models share their lower part: the layers
+    of `backbone` below index `from_layer`, in their fast form (see `frozen_part`).
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
     below = frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)
@@ -53,7 +55,8 @@ def build_streamed(
 def with_features(model: keras.Model) -> keras.Model:
     """Return a model with two outputs: the features [B, D] that the head of `model` takes, and the logits of `model`.
 
-    `model` is a classifier, or its upper part: its last layer is the head. The result shares its layers with `model`.
+    `model` is a classifier or the upper part of one, so its last layer is the head. The result shares its layers with
+    `model`.
     """
     head, call, _ = model.output._keras_history  # `head.input` would be the head's own input
     (features,) = head._inbound_nodes[call].input_tensors
@@ -66,11 +69,11 @@ def _joined(features: Sequence[Any]) -> Any:
 
 
 def split_classifier(classifier: keras.Model, network: Network) -> tuple[Network, keras.Model]:
-    """Return the two parts of a fine-tuned `classifier`: a network with its backbone's weights, and its head.
+    """Return the parts of a fine-tuned `classifier`: a network with the weights of its backbone, and its head.
 
-    `network` is the run's, from which the classifier was trained. Its precision and fast form are those of the result,
-    but int8 becomes float32, because the quantised form has other weights. Raises RunError if the classifier does not
-    fit `network`.
+    `network` is the network of the run, before fine-tuning. The returned network has the settings of `network`, with
+    one exception: the precision int8 becomes float32, because the quantised form has other weights. Raises RunError if
+    the classifier does not fit `network`.
     """
     precision = "float32" if network.config.precision == "int8" else network.config.precision
     trained = load_network(replace(network.config, precision=precision), network.extraction)
@@ -113,6 +116,9 @@ def trained_layers(backbone: Backbone, from_layer: int) -> list[keras.Layer]:
 
 
 def save_for_inference(model: keras.Model, path: Path) -> None:
-    """Save `model` atomically as a `.keras` file. The optimizer state, up to twice as large, is left out."""
+    """Save `model` atomically as a `.keras` file.
+
+    The optimizer state is left out. It may be twice as large as the weights of `model`.
+    """
     with written_atomically(path) as partial:
         keras.Model(model.input, model.output, name=model.name).save(partial)

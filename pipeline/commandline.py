@@ -53,7 +53,7 @@ _Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
 
 
 class Result(Protocol):
-    """The result of a command, which is shown as JSON or as a summary."""
+    """The result of a command. It is shown as JSON or as a summary."""
 
     def fields(self) -> Mapping[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -89,11 +89,12 @@ class _Command(TyperCommand):
 def command(
     app: typer.Typer, kept: str = "nothing was changed", needs_weights: bool = True
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
-    """Register a function as a command of `app`. The command shows the result that the function returns.
+    """Return a decorator that makes a function a command of `app`. The command shows the result of the function.
 
-    If a parameter is a dataclass, each of its fields becomes an option. If a field has the name of another parameter,
-    the field gets the value of that parameter, as `store` does in `store explain STORE`. The option of such a field is
-    hidden, and may only repeat the value. Every command gets `--json` and `--seed`.
+    If the type of a parameter is a dataclass, each field of the dataclass becomes an option. If a field and another
+    parameter have the same name, the field gets the value of that parameter. For example, the argument STORE of
+    `store explain STORE` sets the field `store`. The option of such a field is hidden, and may only repeat the value.
+    Every command gets `--json` and `--seed`.
 
     Args:
         kept: printed after Ctrl-C, to say which work is not lost.
@@ -133,7 +134,7 @@ def command(
 
 
 def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
-    """Return the parameters for Typer, and a dict from each dataclass parameter of `function` to its dataclass."""
+    """Return the parameters for Typer, and a dict from the name of each dataclass parameter to its dataclass."""
     parameters: list[inspect.Parameter] = []
     configs: dict[str, Any] = {}
     given = inspect.signature(function, eval_str=True).parameters
@@ -150,7 +151,7 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """Make the command-line option of a `field` of the dataclass `config`. Its parameter is called `<prefix>_<field>`.
+    """Return the parameter `<prefix>_<field>`: the command-line option of a `field` of the dataclass `config`.
 
     If `given` is True, another parameter sets the field. The option is then hidden, and its default is None.
     """
@@ -172,7 +173,11 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn Typer's `values` into the arguments of a command. The options of a dataclass become one instance."""
+    """Return the arguments of a command. Typer's `values` for the fields of one dataclass become an instance of it.
+
+    `configs` maps the names of parameters to their dataclasses. If an option contradicts an argument, an OptionError is
+    raised.
+    """
     arguments = dict(values)
     for name, config in configs.items():
         settings = {field.name: arguments.pop(f"{name}_{field.name}") for field in fields(config)}
@@ -188,7 +193,10 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
 
 
 def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], needs_weights: bool) -> None:
-    """Raise the errors that can be found before a command's modules are imported, such as a missing folder."""
+    """Raise the errors that can be found before a command's modules are imported, such as a missing folder.
+
+    `roles` maps the name of each parameter to its annotation, such as `Data`.
+    """
     from headstart.features.backbones.facts import require_weights_file
     from headstart.pipeline.data.reading import require_data
     from headstart.pipeline.runs import Run, require_free
@@ -207,7 +215,10 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], n
 
 
 def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: bool) -> None:
-    """Fill in options that were left out with the weights that were used with the store; see `with_used_weights`."""
+    """Set the backbone, weights and rescaling that were used with the store before; see `with_used_weights`.
+
+    Options that the user named stay as they are.
+    """
     stores = [value.store for value in arguments.values() if isinstance(value, ExtractionConfig)]
     for name, value in arguments.items():
         if isinstance(value, FeatureConfig) and stores:

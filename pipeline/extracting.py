@@ -28,7 +28,7 @@ class Extractor:
         self._freeze = cache(lambda: self.network.freeze(keep=True))
 
     def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
-        """Extract the missing features of `images`, or of one augmented `view` of each, if it is given.
+        """Extract the missing features of `images`. With `view`, use this augmented view of each image instead.
 
         Returns the store of each cut, and the result of the extraction.
         """
@@ -42,8 +42,8 @@ class Extractor:
 def extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[Extractor], Stores, Extracted]:
     """Extract the missing features of the scanned examples with each network in turn. The store remembers the weights.
 
-    Returns the scan, in which images that can't be decoded have become rejects; the extractor of each network; the
-    store of each cut; and the totals of the extraction.
+    Returns four things: a scan in which images that can't be decoded are rejects, the extractor of each network, the
+    store of each cut, and the totals of the extraction.
     """
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:
@@ -60,7 +60,7 @@ def extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[
 def extract_views(
     extractors: Sequence[Extractor], images: Sequence[ImageFile], views: Sequence[View | None]
 ) -> tuple[list[Stores], int]:
-    """Extract the features of each of `views` of `images`. The view None means the unchanged images.
+    """Extract the missing features of `images` in each of `views`. The view None means the unchanged images.
 
     Returns the stores of each view, and the number of images extracted, summed over views and extractors. Raises
     DataError if an image can't be decoded.

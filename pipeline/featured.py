@@ -72,7 +72,7 @@ class FeaturedExamples:
         return [example for example in self.examples if split in ("all", example.split)]
 
     def labelled(self, examples: Sequence[Example], viewed: Sequence[Example] = ()) -> LabelledFeatures:
-        """Read the features of `examples` at all cuts, their labels, and the features of every view of `viewed`.
+        """Return the features and the labels of `examples`, and the features of all views of `viewed`, at all cuts.
 
         `viewed` must be training examples, because only these have views.
         """
@@ -87,7 +87,7 @@ class FeaturedExamples:
         )
 
     def features(self, digests: Sequence[str]) -> np.ndarray:
-        """Read the features at all cuts, side by side, of the images with these `digests`: float32 [N, D]."""
+        """Read the features of the images with these `digests`, float32 [N, D]. The cuts are side by side."""
         return _read(self.stores, digests)
 
     def fingerprints(self) -> dict[str, str]:
@@ -145,7 +145,8 @@ def cache_features(
     Args:
         seed: decides the views and, if `data` has no split folders, the splits.
         require: called with the scan and the networks before extraction. It raises an error if they can't be used.
-        reading, labelled: how `data` is read, and whether to raise DataError if images have no labels.
+        reading: how `data` is read.
+        labelled: whether to raise DataError if images have no labels.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     store = extraction.store
@@ -181,7 +182,7 @@ def cache_features(
 
 
 def _list_rejects(store: Path, rejects: Sequence[Reject]) -> None:
-    """Write `rejects.csv` into the store's folder. If nothing can be written there, only print it."""
+    """Write `rejects.csv` into the store's folder. If nothing can be written there, print a message instead."""
     try:
         write_rejects(store, rejects)
     except OSError as error:
@@ -198,7 +199,7 @@ def scan_with_store(
     reading: DataConfig,
     labelled: bool,
 ) -> Scan:
-    """Make the store's folder if it is missing, scan `data` with the store's scan memory, and print the reading."""
+    """Make the store's folder if it is missing, scan `data` with its scan memory, and print how the data were read."""
     create_folder(extraction.store)
     require_rejects_file(extraction.store)
     with suppress(OSError):  # the store is read-only; an empty folder in `data` would look like a class without images
@@ -215,7 +216,10 @@ def networks_for(
     extraction: ExtractionConfig,
     digest_of: Callable[[str, str, int], str] | None = None,
 ) -> list[Network]:
-    """Load the networks of `config`; see `load_networks`. Their `bits` are 16 unless another value changes a pixel."""
+    """Load the networks of `config`; for `digest_of` see `load_networks`.
+
+    If `config.bits` gives all scanned images the same pixels as the value 16, the networks get the value 16.
+    """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)
     known = KnownBackbones(extraction.store, extraction.rehash)
@@ -252,7 +256,7 @@ def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
-    """Map the name of each cut to the key of its fingerprint. `bits`, if given, replaces the networks' `--bits`."""
+    """Map the name of each cut to the key of its fingerprint. `bits`, if given, replaces the networks' setting."""
     if bits:
         networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
     keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}
@@ -260,10 +264,14 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
 
 
 def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
-    """Return the keys of the cuts' fingerprints that data may have: `--bits` shows only if it changes a pixel."""
+    """Return two lists of the keys of the cuts' fingerprints: one for `--bits 16`, one for `--bits` with value `bits`.
+
+    The features of a data folder have the keys of the first list if both values give its images the same pixels.
+    Otherwise, they have the keys of the second list.
+    """
     return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]
 
 
 def _read(stores: Stores, digests: Sequence[str]) -> np.ndarray:
-    """See `FeaturedExamples.features`."""
+    """Read features from `stores`, as `FeaturedExamples.features` describes."""
     return np.concatenate([store.read(digests) for store in stores.values()], axis=1).astype(np.float32, copy=False)

@@ -69,7 +69,7 @@ def features_dataset(
 
     Shards are read in random order, and examples are shuffled within a buffer of `buffer_bytes`. Memory use is about
     three times `buffer_bytes`. `seed`, the epoch's number and the store's shards decide the order. If all examples fit
-    into one buffer, the order is that of `train_dataset`. Raises StoreError if an example has no features.
+    into one buffer, the order is the same as in `train_dataset`. Raises StoreError if an example has no features.
 
     Args:
         stores: stores with features of one shape. Each epoch reads one of them, in turn.
@@ -104,7 +104,8 @@ def _shuffled(
 ) -> Iterator[_Piece]:
     """Shuffle each of `pieces`, and yield batches (rows [b, *shape], labels [b]).
 
-    A piece is (positions in `labels` int64 [n], rows [n, *shape]). Rows that don't fill a batch join the next piece.
+    A piece is (positions in `labels` int64 [n], rows [n, *shape]). Rows of a piece that don't fill a batch are added to
+    the next piece.
     """
     left: _Piece | None = None
     for piece in pieces:
@@ -162,7 +163,7 @@ def _generated(
 
 
 def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
-    """Join consecutive pieces into buffers of at least `buffer_bytes`. The last buffer may be smaller."""
+    """Join consecutive pieces (see `_shuffled`) into buffers of at least `buffer_bytes`. The last may be smaller."""
     held: list[_Piece] = []
     size = 0
     for piece in pieces:

@@ -1,7 +1,7 @@
-"""Find the data, the store and the weights of a run, which may have been moved.
+"""Find the data, the store and the weights of a run. Each may have been moved since the run was made.
 
-For each of them, three places are tried in this order: the option, the place that the run remembers, the environment
-variable. For weights, the last places are the files that were used with the store.
+Three places are tried in this order: the option, the place that the run remembers, the environment variable. For
+weights, a fourth place is tried: the files that were used with the store.
 """
 
 import os
@@ -23,7 +23,7 @@ from headstart.pipeline.runs import Run
 
 
 def run_data(run: Run, places: Places = Places()) -> Path:
-    """Return the data folder or list of `run`. Raises RunError if it is gone, and DataError if it can't be data."""
+    """Return the data folder or list of `run`. Raises RunError if it is gone, DataError if it is neither."""
     own = Path(run.config()["data"])
     found = places.data or (own if own.exists() else _from_environment("data"))
     if found is None:
@@ -86,9 +86,10 @@ def located_networks(
 def _candidates(
     own: FeatureConfig, places: NetworkPlaces, digest: str, store: Path
 ) -> Iterator[tuple[str, FeatureConfig]]:
-    """Yield candidates for the weights of a run, the likeliest first: the files, and the settings `own` with them.
+    """Yield candidates for the weights of a run, the likeliest first.
 
-    The last candidates are files that were used with `store` and that had `digest` then.
+    A candidate is (names of the weights files, the settings `own` with these files). The last candidates are files that
+    had this `digest` when they were used with `store`.
     """
     if places.weights:
         yield places.weights, _with_files(own, places.weights)
@@ -129,7 +130,7 @@ def _gone(run: Run, kind: str, *places: object) -> RunError:
 
 
 def _with_files(config: FeatureConfig, text: str) -> FeatureConfig:
-    """Return `config` with weights from other files. `text` names one file, or one per backbone, joined by `+`.
+    """Return `config` with weights from other files. `text` is one file, or one file per backbone, joined by `+`.
 
     A backbone that is a `.keras` file holds its own weights, so the new file replaces the backbone. Raises OptionError
     if a file is not of the kind that its backbone takes.

@@ -73,7 +73,7 @@ class FusedAdam:
 def fused(
     optimizer: keras.optimizers.Optimizer, weights: Sequence[keras.Variable]
 ) -> FusedAdam | keras.optimizers.Optimizer:
-    """Return a `FusedAdam` for `weights` if `optimizer` is Adam or AdamW, else `optimizer`, built for `weights`."""
+    """Return a `FusedAdam` for `weights` if `optimizer` is Adam or AdamW. Else build and return `optimizer`."""
     if isinstance(optimizer, keras.optimizers.Adam):
         return FusedAdam(optimizer, [weight.value for weight in weights])
     optimizer.build(weights)

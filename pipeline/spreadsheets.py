@@ -24,10 +24,10 @@ def original_text(text: str) -> str:
 
 
 def csv_line(cells: Iterable[Any]) -> str:
-    """Return a line of a CSV file, with its end. Texts that a spreadsheet would take for formulas are written safely.
+    """Return a line of a CSV file, with its LF. Texts that a spreadsheet would take for formulas are written safely.
 
-    Cells with any kind of line end are quoted. Python's writer quotes them all only if it ends lines with CR LF, so
-    this line end is replaced afterwards.
+    Cells with any kind of line end are quoted. Python's writer quotes all such cells only if it ends lines with CR LF,
+    so this function replaces CR LF by LF afterwards.
     """
     text = io.StringIO()
     csv.writer(text).writerow([spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in cells])

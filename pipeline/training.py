@@ -77,7 +77,7 @@ class Progress(keras.callbacks.Callback):
             self._since = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Report the examples since the last call, up to the end of `batch`. These may be several batches of Keras."""
+        """Report the examples since the last call, up to the end of `batch`. One call may report several batches."""
         count = min((batch + 1) * self.batch_size, self.examples) - self._done
         self._done += count
         self.advance(count)
@@ -89,7 +89,7 @@ class Progress(keras.callbacks.Callback):
 
     @property
     def examples_per_second(self) -> float:
-        """Return the speed of training, without validation and the first batch; 0 if there was only one batch."""
+        """Return the speed of training; 0 if there was only one batch. Validation and the first batch don't count."""
         return self._timed_examples / self._timed_seconds if self._timed_seconds else 0.0
 
 

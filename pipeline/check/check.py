@@ -33,9 +33,11 @@ def check(
     """Find problems in `data`: reasons for training to refuse it, rejects, copies, near-duplicates and tiny images.
 
     Writes an HTML page to `config.html`, if it is set. Images with features are not decoded here, because extraction
-    has decoded them. Raises DataError if `data` has no images, OptionError if no store's name begins with
-    `config.fingerprint` or no page can be written to `config.html`, and StoreError if `config.store` is not
-    a folder or has a damaged shard.
+    has decoded them.
+
+    Raises DataError if `data` has no images. Raises OptionError if no store's name begins with `config.fingerprint`, or
+    if no page can be written to `config.html`. Raises StoreError if `config.store` is not a folder, or if a shard is
+    damaged.
     """
     if config.html:
         require_page("--html", config.html)

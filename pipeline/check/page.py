@@ -42,9 +42,10 @@ def write_page(result: CheckResult, path: Path) -> None:
 
 
 def _sheets(result: CheckResult) -> dict[str | None, list[Example]]:
-    """Map the name of each class to the images of its contact sheet, which are spread evenly over the class.
+    """Map the name of a class to the images of its contact sheet. These are spread evenly over the class.
 
-    Classes without images are left out. Images without a class have a contact sheet of their own, the first.
+    Only the first 30 classes with images have a contact sheet. Images without a class have a contact sheet of their
+    own: the first one, under the key None.
     """
     by_label: dict[int, list[Example]] = defaultdict(list)
     for example in result.examples:
@@ -58,7 +59,7 @@ def _sheets(result: CheckResult) -> dict[str | None, list[Example]]:
 
 
 class _Images:
-    """The thumbnails of examples."""
+    """Makes HTML from examples: their thumbnails, with or without captions."""
 
     def __init__(self, examples: Sequence[Example], result: CheckResult) -> None:
         self._result = result

@@ -22,7 +22,7 @@ SHOWN = 5  # at most this many findings of each kind, and files of each finding,
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult(Scan):
-    """The examples and rejects of a data folder, and what is wrong. `findings` describes each kind of finding."""
+    """The examples and rejects of a data folder, and what `check` found. `findings` returns the findings by kind."""
 
     data: Path
     config: CheckConfig
@@ -45,7 +45,7 @@ class CheckResult(Scan):
 
     @property
     def unlabelled(self) -> dict[str, int]:
-        """Return the number of examples without a class in each split."""
+        """Return, for each split, the number of its examples without a class."""
         counts = Counter(example.split for example in self.examples if example.label < 0)
         return {split: counts[split] for split in SPLITS}
 

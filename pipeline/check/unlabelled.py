@@ -31,6 +31,6 @@ def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
 
 
 def _in_one_folder(scanned: Scan, data: Path) -> bool:
-    """Whether all images of a folder lie directly in it, or in one folder below it; False for a list."""
+    """Whether all images of the folder `data` lie in the same folder: `data` or one below it; False for a list."""
     paths = [*(example.image.path for example in scanned.examples), *(reject.path for reject in scanned.rejects)]
     return data.is_dir() and len({os.path.dirname(path) for path in paths}) == 1

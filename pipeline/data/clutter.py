@@ -45,8 +45,8 @@ def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
     """Return the kind of clutter of each file, or None for data.
 
     `paths` are all files of a folder or archive, relative to it, with slashes. A file in a clutter folder is clutter of
-    the folder's kind. Camera raw is clutter if it lies beside the same picture, because cameras write both. Stores and
-    runs of headstart are recognised by the files in them, under any folder name.
+    the folder's kind. A camera's raw file is clutter if an image file of the same name lies beside it, because cameras
+    write both. Stores and runs of headstart are recognised by the files in them, under any folder name.
     """
     pairs = [path.rpartition("/") for path in paths]
     names: dict[str, list[str]] = {}
@@ -58,7 +58,7 @@ def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
 
 
 def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
-    """Return the camera raw files that have the same picture beside them, such as IMG_1.CR2 beside IMG_1.JPG."""
+    """Return the cameras' raw files with an image file of the same name beside them: IMG_1.CR2 beside IMG_1.JPG."""
     raw = [name for name in names if name.lower().endswith(_RAW_SUFFIXES)]
     pictures = {name.rpartition(".")[0] for name in names if has_image_suffix(name)} if raw else set()
     return {name for name in raw if name.rpartition(".")[0] in pictures}
@@ -71,7 +71,7 @@ def is_headstarts(paths: Iterable[str]) -> bool:
 
 
 def told(ignored: Mapping[str, int]) -> str:
-    """Format the number of ignored files by kind as text, the largest first: `12 thumbnails, 3 hidden`."""
+    """Format the number of ignored files of each kind as text, the largest number first: `12 thumbnails, 3 hidden`."""
     return ", ".join(f"{count} {kind}" for kind, count in Counter(ignored).most_common())
 
 

@@ -67,7 +67,7 @@ class DataConfig:
         return replace(self, **{name: getattr(default, name) for name in self._unfit(is_list)})
 
     def of_every_image(self, is_list: bool) -> "DataConfig":
-        """Return the settings that read every image of a list or folder, whatever its class."""
+        """Return these settings without classes and groups, so that every image of the list or folder is read."""
         return replace(self.fitted(is_list), layout="none", classes="", label_from="", group="")
 
     def require_fit(self, is_list: bool) -> None:

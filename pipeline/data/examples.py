@@ -29,7 +29,10 @@ _REJECT_FIELDS = ("path", "reason", "detail")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image with its label and split. Images of one `group` share their split by hash and their fold of a search."""
+    """An image with its label and split.
+
+    Images of one `group` get the same split when splits are drawn. In a cross-validation, they are in one fold.
+    """
 
     image: ImageFile
     label: int  # an index into the class names; -1 without labels
@@ -38,7 +41,7 @@ class Example:
 
     @property
     def together(self) -> str:
-        """Return the group or, without one, the digest. Examples with an equal value are in one fold."""
+        """Return the group or, without one, the digest. Examples with equal values get into one fold."""
         return self.group or self.image.digest
 
 
@@ -76,7 +79,7 @@ def scan(
             the memory.
         pages: which pages of a TIFF are examples. The pages of one file form a group.
         config: how `data` is read.
-        labelled: raise DataError if the images have no labels.
+        labelled: whether to raise DataError if the images have no labels.
     """
     if config.group == NEAR_DUPLICATES:
         raise OptionError(f"--group {NEAR_DUPLICATES}: is for `headstart prepare`, which compares the images")
@@ -124,14 +127,14 @@ def _sorted(
 
 
 def _listed_in_vain(path: str) -> Reject:
-    """Return the reject for a file of a manifest that is missing, or is no image by its name and by its content."""
+    """Return the reject for a file that a manifest names. The file at `path` is missing, or is no image."""
     if os.path.lexists(path):
         return Reject(path, NO_IMAGE.reason, NO_IMAGE.detail)
     return Reject(path, "vanished", "no such file")
 
 
 def _splits(items: list[Item], seed: int, config: DataConfig) -> tuple[list[str], list[str]]:
-    """Return the split of each item, and a line that describes how splits were drawn, if any were."""
+    """Return the split of each item, and lines that describe how splits were drawn; see `complete`."""
     if config.layout == "v1":
         return [item.split or split_of(item.digest, seed) for item in items], []
     given = {item.split for item in items} - {""}
@@ -162,7 +165,7 @@ def scan_all_sizes(store: Path, data: Path, seed: int = 0, config: DataConfig = 
 
 
 def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
-    """Return a scan in which the `undecodable` images, and copies of these, are rejects instead of examples."""
+    """Return a scan in which the images in `undecodable`, and their copies, are rejects instead of examples."""
     by_path = {reject.path: reject for reject in undecodable}
     images = [example.image for example in scan.examples]
     by_digest = {image.digest: by_path[image.path] for image in images if image.path in by_path}
@@ -172,7 +175,10 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """Return the reject for the file at `path`. It is the file of `reject`, or a copy that was not decoded itself."""
+    """Return the reject for the file at `path`: the file of `reject` itself, or a copy of this file.
+
+    Copies were not decoded themselves. So if the file of `reject` could not be read, the reject of a copy says so.
+    """
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")
@@ -189,8 +195,8 @@ def require_rejects_file(folder: Path) -> None:
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
     """Write `rejects.csv` (path, reason, detail) into `folder`.
 
-    The new rows replace all rows of an existing file. If `keep_other_than` is given, they replace only the rows whose
-    path is in it.
+    The new rows replace all rows of an existing file. If `keep_other_than` is given, an old row stays unless its path
+    is in `keep_other_than`.
     """
     path = folder / REJECTS
     old = path.read_bytes() if path.is_file() else b""

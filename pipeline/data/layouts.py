@@ -108,7 +108,7 @@ class _Reader:
     seen: set[int] = field(default_factory=set)  # positions of images in splits where `named` has any label
 
     def read(self, images: ImageTree) -> dict[int, Place]:
-        """Return the split and label of each image, by its position. An image that is left out has no entry."""
+        """Map the position of each image to its split and label. An image that is left out has no entry."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return {}
@@ -173,7 +173,7 @@ class _Reader:
         return splits
 
     def _labels(self, images: ImageTree, quiet: bool = False) -> dict[int, str]:
-        """Return the labels of `images`, by position. `images` is one split, or a data set without splits."""
+        """Map the position of each labelled image to its label. `images` is one split, or a data set without splits."""
         if self.classes:
             return self._named_classes(images)
         images = self._below_wrappers(images)
@@ -240,9 +240,9 @@ class _Reader:
         return {number: label for (number, _), label in zip(images.found, labels or [], strict=False) if label}
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Descend as long as one folder holds nearly all images, but never into a class folder.
+        """Descend while a single subfolder holds nearly all images, but never into a class folder.
 
-        If `in_split` is False, a val or test folder is not entered either.
+        If `in_split` is False, splits were not looked for yet, so a val or test folder is not entered either.
         """
         while True:
             folders = images.folders
@@ -259,7 +259,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Leave out folders of masks beside folders of images. Raises DataError if they may be classes, too."""
+        """Leave out folders of masks beside folders of images. Raises DataError if one may also be a class."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:
@@ -277,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out a folder whose subfolders are named like all folders beside it: some archives hold such a copy."""
+        """Leave out a folder whose subfolders have the names of all folders beside it: a copy, as in some archives."""
         folders = images.folders
         repeated = {
             name

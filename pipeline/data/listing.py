@@ -36,7 +36,7 @@ def list_files(folder: Path, recursive: bool = True) -> Listing:
 def walk(folder: Path, recursive: bool = True) -> tuple[list[str], Counter[str]]:
     """Return the paths of all files below `folder` except clutter, sorted, and the number of clutter files by kind.
 
-    The paths include `folder`. For links and `recursive`, see `list_files`. Raises DataError if a folder below
+    Each path begins with `folder`. For links and `recursive`, see `list_files`. Raises DataError if a folder below
     `folder` can't be read, and OSError if `folder` itself can't be read.
     """
     listing = list_files(folder, recursive)
@@ -65,9 +65,9 @@ def is_clutter_folder(folder: Path) -> bool:
 
 
 def _all_below(folder: Path, recursive: bool = True) -> tuple[list[str], list[str], list[str]]:
-    """Return the relative paths of all files below `folder`, of folders that can't be read, and of empty folders.
+    """Return three lists: all files below `folder`, the folders that can't be read, and the empty folders.
 
-    Without `recursive`, no folder below `folder` is entered.
+    All paths are relative to `folder`. Without `recursive`, no folder below `folder` is entered.
     """
     paths: list[str] = []
     empty: list[str] = []

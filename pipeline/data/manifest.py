@@ -142,12 +142,15 @@ def _require_columns(file: Path, needed: list[str], found: list[str]) -> None:
 
 
 def csv_delimiter(header: str) -> str:
-    """Return the delimiter of a CSV file: the mark that its first line has most often."""
+    """Return the delimiter of a CSV file: the tab, semicolon or comma, whichever is most frequent in the first line.
+
+    `header` is the first line. If it has none of these marks, the delimiter is the comma.
+    """
     return max("\t;,", key=header.count) if any(mark in header for mark in "\t;,") else ","
 
 
 def csv_encoding(encoding: str) -> str:
-    """Return Python's encoding to read a CSV file in `encoding`. In UTF-8, a byte order mark is skipped."""
+    """Return the name of the encoding with which Python reads the CSV file. For UTF-8, it skips a byte order mark."""
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 

@@ -55,9 +55,9 @@ def split_named(name: str) -> str | None:
 
 
 def splits_named(names: Collection[str]) -> dict[str, str]:
-    """Return the split of each folder that is named after one. `names` are the names of all folders beside each other.
+    """Map the name of each split folder to its split. `names` are the names of all folders beside each other.
 
-    If none is the name of a split, the beginning and the end that all `names` share are ignored. So the folders
+    If no folder has the name of a split, the beginning and the end that all `names` share are ignored. So the folders
     `seg_train` and `seg_test` are train and test.
     """
     found = {name: split for name in names if (split := split_named(name))}
@@ -75,7 +75,7 @@ def _shared(names: Collection[str]) -> int:
 
 
 def splits_in_words(names: Collection[str]) -> dict[str, str]:
-    """Return the split of each name that has the name of a split as a word: `train_v2` and `trainA` are train."""
+    """Map each name that contains the name of a split as a word to this split: `train_v2` and `trainA` are train."""
     words = {name: _WORDS.findall(_JOINTS.sub("_", name)) for name in names}
     found = {name: next(filter(None, map(split_named, parts)), None) for name, parts in words.items()}
     return {name: split for name, split in found.items() if split}
@@ -108,7 +108,7 @@ def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
 
 
 def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
-    """Return the label in each of `paths`. The regular expression `pattern` finds it by its group `label`.
+    """Return the label in each of `paths`: what the group `label` of the regular expression `pattern` matches.
 
     The pattern must match the whole file name or, if the pattern has a slash, the whole path. The label is None if the
     pattern does not match, or if the label is empty. A pattern that takes seconds on a path raises an OptionError.
@@ -120,9 +120,10 @@ def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
 
 
 def with_label(path: str, label: str, pattern: str = "") -> str | None:
-    """Return `path` with another label in its name; None if its name holds no label.
+    """Return `path` with the label in its name replaced by `label`; None if its name holds no label.
 
-    The regular expression `pattern` finds the label; see `labels_matched`. Without it, `path` is like `cat.0.jpg`.
+    The regular expression `pattern` finds the old label; see `labels_matched`. Without `pattern`, the name must be of
+    the form `cat.0.jpg`.
     """
     start = 0 if "/" in pattern else len(path) - len(os.path.basename(path))
     match = (re.compile(pattern) if pattern else _NUMBERED).fullmatch(path[start:])
@@ -137,8 +138,8 @@ def matched(
 ) -> list[re.Match[str] | None]:
     """Return the result of `match` for each of `names`. `match` is a method of `pattern`.
 
-    If one name takes seconds, as with nested repetitions such as `(a+)+`, raise an OptionError that names `option`. In
-    a thread other than the main one, and on Windows, there is no limit.
+    If one name takes seconds, as with nested repetitions such as `(a+)+`, raise an OptionError that names `option`. The
+    time is unlimited on Windows, and in any thread but the main one.
     """
     found: list[re.Match[str] | None] = []
     try:
@@ -154,12 +155,12 @@ def matched(
 
 
 class _StuckError(Exception):
-    """Raised if matching made no progress between two ticks."""
+    """Raised if a regular expression takes too long on a name; see `_ticks`."""
 
 
 @contextmanager
 def _ticks(found: Sequence[Any]) -> Iterator[None]:
-    """Raise a _StuckError within the block if `found` does not grow for some seconds of processor time."""
+    """Raise a _StuckError inside the `with` block if `found` does not grow for about a second of processor time."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -181,10 +182,10 @@ def _ticks(found: Sequence[Any]) -> Iterator[None]:
 
 
 def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> list[str]:
-    """Return a line about the images without a label, in a list; the list is empty if there are none.
+    """Return a line about the images without a label, in a list; [] if all images have labels.
 
     `missed` holds the names in which the regular expression `pattern` finds no label. `total` is the number of all
-    images. Raises DataError if too large a part is missed.
+    images. Raises DataError if more than 5 % of the images have no label.
     """
     if not missed:
         return []

@@ -56,7 +56,7 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
 
 
 def folder_names(data: Path) -> tuple[list[str], Listing]:
-    """Return the names of the files in the folder `data` that may be images, and the listing of the folder.
+    """Return two things: the names of the files that may be images, and the listing of the folder `data`.
 
     Raises DataError if a folder in `data` can't be read.
     """

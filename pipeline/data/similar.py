@@ -1,6 +1,6 @@
 """Find near-duplicates: images of one picture that was encoded again, scaled or slightly cropped.
 
-Two images must be near by two measures. First, the nearest neighbours of an image by whitened features become its
+Near-duplicates must be alike by two measures. First, the nearest neighbours of an image by whitened features become its
 candidates. Then the thumbnails of the image and of each candidate are compared. This comparison ignores what the image
 shares with its other neighbours, because any two chest X-rays, for example, look alike. ARCHITECTURE.md, decision 16,
 gives the measurements.
@@ -60,7 +60,7 @@ def near_duplicate_groups(images: Sequence[ImageFile], features: np.ndarray | No
 
     Args:
         images: may contain copies.
-        features: float [N, D], a row for each image, from any network. None: thumbnails serve as features.
+        features: float [N, D], a row for each image, from any network. If None, thumbnails serve as features.
     """
     position_of = {image.digest: position for position, image in enumerate(images)}
     seen, pixels = [images[position] for position in position_of.values()], Pixels()
@@ -194,7 +194,7 @@ def agreeing(
 def _agreeing(
     image: ImageFile, around: Sequence[ImageFile], near: Neighbours, row: int, similarity: float, pixels: Pixels
 ) -> Iterator[Pair]:
-    """Yield the near-duplicates of `image` among its neighbours. `around` has the neighbours of row `row` of `near`."""
+    """Yield the near-duplicates of `image` among `around`, its neighbours. Row `row` of `near` has their positions."""
     mine, cosines = pixels[image], near.cosines[row].tolist()
     plain = _plain(image, around, pixels)
     background = _background(plain, cosines, around, pixels)
@@ -219,8 +219,10 @@ def _background(
 ) -> np.ndarray:
     """Return the mean thumbnail, float [SIDE, SIDE], of the neighbours that look most like an image.
 
-    Candidates, and neighbours that may be copies, are left out. If no neighbour remains, the mean is 0. `plain` has the
-    correlation of each neighbour's thumbnail with the thumbnail of the image.
+    `around` has all neighbours of the image, the nearest first. Candidates, and neighbours that may be copies, are left
+    out of the mean. If no neighbour remains, the mean is 0. For each neighbour, `plain` has the correlation of its
+    thumbnail with the thumbnail of the image, and `cosines` has the cosine between its whitened features and the
+    features of the image.
     """
     ranks = [at for at, other in enumerate(around) if at >= CANDIDATES and other in pixels and cosines[at] < _SURE]
     likest = sorted(ranks, key=lambda rank: -plain[rank])[:CANDIDATES]

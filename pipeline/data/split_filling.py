@@ -20,13 +20,13 @@ def fill(
     """Move groups until each class has a group in each split where it should have one. Changes `splits`.
 
     A move is preferred if no class loses its last group in a split. Of several such moves, the one that brings the
-    sizes of splits nearest to `wanted` is made. If no move helps, the class stays without a group in that split.
+    sizes of splits nearest to `wanted` is made. If no move helps, the class gets no group in that split.
 
     Args:
         splits: the split of each group.
-        contents: the number of images of each class, for each group.
+        contents: for each group, the number of images of each class.
         free: whether each group may be moved.
-        due: the classes and splits that should have a group.
+        due: each (class, split) that should have a group.
         wanted: the number of images that each class should have in each split.
     """
     there = {(label, split) for content, split in zip(contents, splits, strict=True) for label in content}
@@ -65,9 +65,10 @@ class _Filling:
         return [pair for pair in self._due if not self.groups[pair]]
 
     def cover(self, pair: _Pair, depth: int) -> bool:
-        """Move a group of a class to a split without one; `pair` is (class, split). Return whether that was possible.
+        """Move a group of a class to a split that has no group of this class. Return whether that was possible.
 
-        If the group was the last of a class in its old split, further groups are moved there, at most `depth` in a row.
+        `pair` is (class, split). The moved group may be the last of another class in its old split. Then a further
+        group, with images of that class, is moved to the old split, and so on, at most `depth` groups in a row.
         """
         label, split = pair
         held = {at for at, _ in self._moves}
@@ -95,7 +96,10 @@ class _Filling:
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return by how many images moving group `at` to `split` takes the sizes away from the wanted sizes."""
+        """Return how much worse the sizes of splits fit the wanted sizes, in images, if group `at` moves to `split`.
+
+        A negative number means that they fit better.
+        """
         cost = 0
         for label, count in self._contents[at].items():
             for pair, change in (((label, self._splits[at]), -count), ((label, split), count)):

@@ -76,7 +76,8 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
 def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float]) -> bool:
     """Whether val must be drawn from train.
 
-    This is so if the splits `given` by a data set include train and test but not val, and val has a fraction above 0.
+    This is so if `given`, the splits of a data set, include train and test but not val, and if the fraction of val is
+    above 0.
     """
     return {"train", "test"} <= set(given) and "val" not in given and fractions.get("val", 0) > 0
 
@@ -107,9 +108,9 @@ def complete(
 
 
 def _told_straddling(items: Sequence[Item], splits: Sequence[str], given: Collection[str]) -> list[str]:
-    """Return a line that counts the groups in several splits, and one that counts the equal images in several splits.
+    """Return a line that counts the groups in several splits, and a line that counts the images with copies in several.
 
-    A line is left out if it would count none. Without `given` splits, the result is [].
+    A line is left out if it would count none. If `given` is empty, the result is [].
     """
     if not given:
         return []
@@ -247,7 +248,7 @@ def _hash(digest: str, seed: int) -> str:
 
 
 def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TEST_FRACTION) -> str:
-    """Return the split that versions before 0.2 drew for an image, whatever its class."""
+    """Return the split that versions before 0.2 drew for an image. They did not draw class by class."""
     draw = int(_hash(digest, seed)[:13], 16) / 16**13  # in [0, 1)
     if draw < test:
         return "test"

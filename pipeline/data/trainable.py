@@ -64,7 +64,8 @@ def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: floa
 def too_many_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> str:
     """Return a phrase that names the first `rejects` if there are too many, else "".
 
-    `found` is the number of image files, with the rejects. `max_rejects` is the largest allowed fraction of rejects.
+    `found` is the number of image files, including the rejects. `max_rejects` is the largest allowed fraction of
+    rejects.
     """
     if len(rejects) <= max_rejects * found:
         return ""

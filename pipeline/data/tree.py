@@ -14,7 +14,7 @@ FEW = 0.05  # up to this fraction of the images is ignored when a folder is clas
 
 @dataclass
 class ImageTree:
-    """The images below one folder. Each has its position in the listing, and the parts of its path below the folder."""
+    """The images below one folder. `found` has each image's position in the listing, and its path below the folder."""
 
     found: list[tuple[int, Parts]]
 
@@ -25,7 +25,7 @@ class ImageTree:
 
     @cached_property
     def folders(self) -> "dict[str, ImageTree]":
-        """Return the subfolders with images, by name, sorted."""
+        """Map the name of each subfolder with images to its tree, sorted by name."""
         inside: dict[str, list[tuple[int, Parts]]] = defaultdict(list)
         for number, parts in self.found:
             if len(parts) > 1:
@@ -39,7 +39,7 @@ class ImageTree:
 
     @cached_property
     def is_numbered(self) -> bool:
-        """Whether all names are numbers. Then equal names don't show that files belong together."""
+        """Whether all file names are numbers. Then equal names in two folders don't show that files belong together."""
         return all(stem.isdigit() for stem in self.stems)
 
     def without(self, folders: Collection[Parts]) -> "ImageTree":
@@ -51,7 +51,7 @@ class ImageTree:
 
     @property
     def is_flat(self) -> bool:
-        """Whether (nearly) all images lie directly in the folder."""
+        """Whether all or nearly all images lie directly in the folder."""
         return len(self.loose) >= (1 - FEW) * len(self.found)
 
 
@@ -64,9 +64,9 @@ def is_chain(images: ImageTree) -> bool:
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
     """Yield each folder that may hold masks of the images in the folders beside it.
 
-    Each is (path of the folder, tree of its parent, whether it surely holds masks). `above` is the path of `images`.
-    Masks have the names of their images, perhaps with an end such as `_mask`. Numbers as names prove little, unless the
-    folder of images has a name such as `images`, which no class has.
+    A result is (path of the folder, tree of its parent, whether masks are certain). `above` is the path of `images`.
+    Masks have the names of their images, perhaps with an end such as `_mask`. Names that are numbers prove little,
+    unless the folder of the images has a name such as `images`, which no class has.
     """
     folders = images.folders
     masks = set()
@@ -86,7 +86,8 @@ def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, 
 def splits_outside(images: ImageTree) -> ImageTree:
     """Move splits above classes: `cats/train/1.jpg` becomes `train/cats/1.jpg`.
 
-    `images` is returned unchanged unless each of its folders holds two or more split folders, and nothing else.
+    This is done only if each folder in `images` holds two or more split folders, and nothing else. Otherwise `images`
+    is returned unchanged.
     """
     inside = [one.folders if not one.loose else {} for one in images.folders.values()]
     if images.loose or not inside or not all(one and len(splits_named(one)) == len(one) > 1 for one in inside):
@@ -95,9 +96,10 @@ def splits_outside(images: ImageTree) -> ImageTree:
 
 
 def with_other_files(parts: Sequence[Parts], places: Mapping[int, Place], images: set[int]) -> dict[int, Place]:
-    """Add files without an image suffix to `places`, where all images of a file's folder share one split and label.
+    """Return `places` with added entries for files without an image suffix.
 
-    The file gets this split and label. `images` has the positions of the files with an image suffix.
+    Such a file gets the split and label of the images in its folder. If these have several splits or labels, the file
+    gets no place. `images` has the positions of the files with an image suffix.
     """
     others = [number for number in range(len(parts)) if number not in images]
     if not others:
@@ -111,7 +113,7 @@ def with_other_files(parts: Sequence[Parts], places: Mapping[int, Place], images
 
 
 def empty_classes(parts: Sequence[Parts], places: Mapping[int, Place], empty: Sequence[str]) -> list[str]:
-    """Return the class names of the `empty` folders that lie beside class folders."""
+    """Return the class names of those folders in `empty` that lie beside class folders."""
     if not empty:
         return []
     beside = {

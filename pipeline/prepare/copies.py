@@ -86,7 +86,7 @@ def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> li
 
 
 def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int]], there: There) -> dict[int, int]:
-    """Choose the copies to drop. Return the position of each, mapped to the position of the image kept in its place.
+    """Choose the copies to drop. Return the position of each, mapped to the position of the copy that is kept.
 
     Only the first `count` of `images` may be dropped. `groups` has the near-duplicates, as positions in `images`.
     """

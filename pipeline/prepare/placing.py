@@ -79,7 +79,7 @@ class Placer:
         return True
 
     def lines(self, source: Path, data: Path) -> list[str]:
-        """Return a line that counts the files of `data` that are hard links to files of `source`; [] if none is."""
+        """Return a line that counts the hard links in `data` to `source`; [] if there are none, or with `move`."""
         if self._move or not self.ways["hard link"]:
             return []
         return [

@@ -124,7 +124,7 @@ def choose_splits(
 def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
     """Return the splits that the source allows for an image; empty if the source gives the image no split.
 
-    With `from_train`, val is drawn from train, so an image of train may be in either.
+    With `from_train`, val is drawn from train, so an image of train may be in train or in val.
     """
     return {"train", "val"} if from_train and one.split == "train" else {one.split} - {""}
 
@@ -133,8 +133,8 @@ def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[
     """Return the split that an image has in the data folder already, if the source allows this split; else "".
 
     `there` has the split and path of each file of the image in the data folder. `allowed` has the splits that the
-    source allows for the image or a copy of it. Raises a DataError if the data folder has the image only in splits that
-    the source does not allow for it, and one of these is not in `allowed`.
+    source allows for the image or a copy of it. A DataError is raised under two conditions together: the source allows
+    the image none of its splits in the data folder, and one of these splits is not in `allowed`.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]

@@ -82,9 +82,11 @@ def prepare(
     """Link (see `Placer`), copy or move the images of `source` into `data/{train,val,test}/<class>/`.
 
     Splits that the source gives are kept. Other images get a split from their digest, `seed` and the fractions in
-    `config`; see `splits.assign`. Images already in `data` keep their split, unless a new image unites their groups.
-    All images are read before the first is written. With `config.move`, files are removed from `source` only after
-    all are in `data`, so an interrupted move can be repeated.
+    `config`; see `splits.assign`. Images already in `data` keep their split, with one exception: if a new image unites
+    two groups, these get one split.
+
+    All images are read before the first is written. With `config.move`, files are removed from `source` only after all
+    are in `data`, so an interrupted move can be repeated.
 
     Raises OptionError if `config.move` is set and `source` is an archive. Raises DataError as `read_data` does, if
     there are fewer than two classes, if a label can't be the name of a folder, if a class lacks images in a split, if
@@ -191,7 +193,7 @@ def _require_few_rejects(
 ) -> None:
     """Raise a DataError if the fraction of `rejects` among `found` images is over `max_rejects`.
 
-    It calls `list_rejects` before it raises. `data` is for the message.
+    Before the error, `list_rejects` is called. `data` is for the message.
     """
     if problem := too_many_rejects(rejects, found, max_rejects):
         list_rejects()
@@ -235,7 +237,10 @@ def _move_within(data: Path, there: There, moves: Mapping[tuple[str, str], str])
 
 
 def _part_from_links(data: Path, there: There, placer: Placer) -> None:
-    """Replace each file of `data` by a copy if it is a hard link. An earlier `prepare` may have made such links."""
+    """Replace each hard link in `data` by a copy of its file. An earlier `prepare` may have made such links.
+
+    `there` has the files of `data`.
+    """
     linked = [path for files in there.values() for _, path in files if path.stat().st_nlink > 1]
     for path in linked:
         placer.write(path.read_bytes(), path)
@@ -247,9 +252,9 @@ def _part_from_links(data: Path, there: There, placer: Placer) -> None:
 
 
 def _fill(data: Path, there: There, images: Sequence[Placement], chosen: Chosen, placer: Placer) -> tuple[int, int]:
-    """Write `images` into `data`, and move images that are `there` already.
+    """Write `images` into `data`. Move images that are in `data` already, if their split changes.
 
-    Return the numbers of moved and of new images.
+    `there` has the files of `data`. Return the number of moved images and the number of new images.
     """
     if placer.copies:
         _part_from_links(data, there, placer)
@@ -263,7 +268,7 @@ def _fill(data: Path, there: There, images: Sequence[Placement], chosen: Chosen,
 
 
 def _place(member: Member, target: Path, placer: Placer) -> bool:
-    """Place one image at `target`, and return whether it is new: an existing `target` stays.
+    """Place one image at `target`, unless a file exists there. Return whether the image was placed.
 
     Raises DataError if the image can no longer be read.
     """

@@ -44,8 +44,8 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
     """Yield the files of a folder or archive (zip; tar, plain or compressed), without clutter.
 
     If `source` holds archives and no images, as in Kaggle's competitions, the files of these archives are yielded, each
-    below a folder named after its archive. Until the context ends, unpacked data lie in temporary files without a name
-    on the disk of `data`. Prints the number of ignored files, and how the names in archives were read.
+    below a folder named after its archive. Until the context ends, unpacked data lie on the disk of `data`, in
+    temporary files without a name. Prints the number of ignored files, and how the names in archives were read.
 
     Raises DataError if a folder or archive can't be read, if an archive has no files, or if no images are found because
     archives are nested more deeply. Raises OptionError if `zip_encoding` is not an encoding, does not fit the names, or

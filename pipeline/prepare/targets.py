@@ -44,7 +44,7 @@ def claimed(data: Path) -> Iterator[None]:
 
 
 def require_folder_names(source: Path, members: Sequence[Member], read: Reading) -> None:
-    """Raise a DataError if a label can't be a folder's name. It names the first such label, and an image with it."""
+    """Raise a DataError if a label can't be a folder's name. The error names the first such label and one image."""
     for label in read.class_names:
         if why := _why_no_folder(label):
             paths = (member.path for member, mine in zip(members, read.labels, strict=True) if mine == label)
@@ -90,8 +90,8 @@ def _short_name(path: PurePosixPath, digest: str) -> str:
 def free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
     """Return `target`. If another image has this path, add part of the digest to the name.
 
-    `taken` maps the paths of other images to their digests. This function adds the path that it returns, and the paths
-    that are taken by files on disk.
+    `taken` maps the paths of other images to their digests. This function adds the returned path to `taken`, and also
+    each path that it tried and at which a file exists.
     """
     if target not in taken and target.is_file():
         taken[target] = sha256_of(target)

@@ -1,7 +1,7 @@
-"""Keep the calibration and the reference of a run's models. `predict` compares images to the reference.
+"""Keep the calibration and the reference of each of a run's models.
 
-A run may come from elsewhere, so its files are checked when they are read. A run of an earlier version has no such
-files.
+The reference holds features of some training images, to which `predict` compares other images. A run may come from
+elsewhere, so its files are checked when they are read. A run of an earlier version has no calibration and no reference.
 """
 
 from pathlib import Path
@@ -65,10 +65,13 @@ def read_reference(run: Run, model: str) -> Reference | None:
 
 
 def origin_of_reference(run: Run, model: str) -> Path:
-    """Return the path of the reference that applies to a model of `run`: that of the head if nothing was gained."""
+    """Return the path of the reference that applies to `model`.
+
+    If no epoch of fine-tuning was better than the head, the fine-tuned model has the reference of the head.
+    """
     return run.reference_file(_origin(run, model))
 
 
 def _origin(run: Run, model: str) -> str:
-    """Return the model whose calibration applies: the head, if no epoch of fine-tuning was better; else `model`."""
+    """Return the model whose calibration applies to `model`: the head if no epoch of fine-tuning was better than it."""
     return "head" if run.metrics().get("finetune", {}).get("best_epoch") == 0 else model

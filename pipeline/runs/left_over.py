@@ -11,8 +11,8 @@ from headstart.features.files import remove_left_over
 def clear_left_over(path: Path) -> None:
     """Remove the half-written files and runs that killed processes left in the run at `path` and beside it.
 
-    If a killed process had moved the run away to replace it, the run is put back. On a disk that can't be written to,
-    nothing happens.
+    If a process was killed before it had put a new run in the place of an old one, the old run is put back. On a disk
+    that can't be written to, nothing happens.
     """
     with suppress(OSError):
         remove_left_over(path.parent)
@@ -21,9 +21,10 @@ def clear_left_over(path: Path) -> None:
 
 
 def _clear_early_versions(path: Path) -> None:
-    """Remove the runs that killed processes of earlier versions left beside `path`, or put the run back.
+    """Remove the runs that killed processes of earlier versions left beside `path`.
 
-    Earlier versions wrote a run as `.NAME.PID.partial`. They first moved an old run to `.NAME.PID.replaced`.
+    Earlier versions wrote a new run as `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced`. If there
+    is no run at `path`, the last of the old runs is put back there.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]

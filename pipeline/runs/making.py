@@ -1,4 +1,4 @@
-"""Making a run, whose folder appears whole or not at all. Later, comparing the data with the data of its training."""
+"""Making a run, so that its folder appears whole or not at all, and finding out whether its data changed later."""
 
 import hashlib
 import platform
@@ -18,7 +18,7 @@ _PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
 
 @contextmanager
 def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
-    """Yield a run in a temporary folder beside `path`. On success rename the folder to `path`, else remove it.
+    """Yield a run in a temporary folder beside `path`. On success, rename the folder to `path`. Otherwise, remove it.
 
     Raises RunError if a run may not be written to `path` (see `require_free`), or if another process makes a run at
     `path` meanwhile.
@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
 
 
 def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
-    """Return the SHA-256 of the class names, under `classes`, and of the (digest, label) pairs of each split.
+    """Map each split to the SHA-256 of its (digest, label) pairs, and `classes` to the SHA-256 of the class names.
 
     The hashes don't depend on file names or on the order of `examples`.
     """

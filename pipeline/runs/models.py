@@ -10,17 +10,17 @@ from headstart.pipeline.runs.files import REMEDY
 
 
 def load_head(file: Path, classes: int, shape: tuple[int, ...] | None = None) -> keras.Model:
-    """Load a head of `classes` classes, which maps features float32 [B, D] to logits float32 [B, 1 or classes].
+    """Load a head, which maps features [B, D] in float32, float16 or bfloat16 to logits, float32 [B, 1 or classes].
 
-    `shape` and errors: see `Run.load_model`.
+    For `shape` and the errors, see `Run.load_model`.
     """
     return _load(file, classes, (None, *(shape or (None,))), ("float32", "float16", "bfloat16"))
 
 
 def load_classifier(file: Path, classes: int, shape: tuple[int, ...] | None = None) -> keras.Model:
-    """Load a classifier of `classes` classes, which maps pixels uint8 [B, H, W, 3] to logits float32 [B, 1 or classes].
+    """Load a classifier, which maps pixels, uint8 [B, H, W, 3], to logits, float32 [B, 1 or classes].
 
-    `shape` and errors: see `Run.load_model`.
+    For `shape` and the errors, see `Run.load_model`.
     """
     return _load(file, classes, (None, *(shape or (None, None, 3))), ("uint8",))
 

@@ -71,8 +71,8 @@ class Run:
         """Open the run at `path`, and check its settings and metrics.
 
         Raises RunError if there is no run at `path`, or if its settings or metrics are damaged or have a form that this
-        version of headstart does not know. For symlinks in the run, see `require_own_entries`. `existing` removes
-        half-written files first.
+        version of headstart does not know. For symlinks in the run, see `require_own_entries`. Half-written files
+        of killed processes are removed first; see `existing`.
         """
         run = cls.existing(path)
         require_own_entries(path)
@@ -144,7 +144,7 @@ class Run:
         return load_classifier(file, len(self.class_names()), shape or ((side, side, 3) if side else None))
 
     def metrics(self) -> dict[str, Any]:
-        """Return the content of `metrics.json` without fields and figures on val that are null.
+        """Return the content of `metrics.json`, without its null fields and without null figures on val.
 
         Without such a file, return an empty dict. Raises RunError if the file is damaged. Callers must not change the
         result, which is kept for later calls.
@@ -161,8 +161,8 @@ class Run:
     def threshold(self, model: str) -> Threshold | None:
         """Return the threshold that is kept for `model`, which is `head` or `finetuned`; None if there is none.
 
-        A classifier in which fine-tuning kept no epoch has the threshold of the head. Raises RunError if the run has no
-        such classes.
+        If no epoch of fine-tuning was better than the head, `finetuned` has the threshold of the head. Raises RunError
+        if the run does not have two classes, or if none of them is the positive class of the threshold.
         """
         metrics = self.metrics()
         unchanged = metrics.get("finetune", {}).get("best_epoch") == 0
@@ -175,9 +175,10 @@ class Run:
         return threshold
 
     def keep_thresholds(self, thresholds: Mapping[str, Threshold]) -> None:
-        """Keep the thresholds of `head` and `finetuned` in `metrics.json`. The next training of a model drops its own.
+        """Keep `thresholds`, a dict from `head` and `finetuned` to their thresholds, in `metrics.json`.
 
-        A model without an entry in `thresholds` keeps none.
+        If a model has no entry in `thresholds`, its old threshold is removed. The next training of a model removes the
+        threshold of this model, too.
         """
         kept = read_json(self.metrics_file) if self.metrics_file.exists() else {}
         phases = {phase: dict(kept[phase]) for phase in PHASES.values() if kept.get(phase)}
@@ -220,7 +221,7 @@ class Run:
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write `history.csv`. Figures on val that are not in `HISTORY_COLUMNS` get columns after the others.
 
-        A cell is empty if its row lacks the figure.
+        If a row lacks a figure, its cell is empty.
         """
         rows = list(rows)
         further = dict.fromkeys(name for row in rows for name in row if name.startswith("val_"))
@@ -247,7 +248,7 @@ class Run:
 def require_finite(values: np.ndarray, file: Path, remedy: str = REMEDY) -> np.ndarray:
     """Return `values`, the outputs of the model in `file`.
 
-    Raise a RunError if a value is not finite, or larger than any trained model's: metrics of it might overflow.
+    Raise a RunError if a value is not finite, or over 1e6 in absolute value, because metrics might overflow then.
     """
     bad = int((~(np.abs(values) <= _LARGEST)).any(axis=-1).sum())
     if bad:

@@ -30,7 +30,7 @@ def _latin(word: str) -> float:
 
 
 def _russian(word: str) -> float:
-    """Return the fraction of a word's letters that are common in Russian; 0 if any but the first is a capital."""
+    """Return the fraction of a word's letters that are common in Russian; 0 if a capital follows the first letter."""
     return sum(letter in _RUSSIAN for letter in word.lower()) / len(word) if word[1:] == word[1:].lower() else 0.0
 
 
@@ -60,7 +60,10 @@ _FALLBACK = "cp437"
 
 
 def guess_encoding(names: Collection[bytes]) -> str:
-    """Return the encoding that decodes all `names`, and gives the most plausible words; cp437 if none is plausible."""
+    """Return `utf-8` if it decodes all `names`. Else return the encoding that decodes them to the most plausible words.
+
+    If no encoding gives plausible words, return cp437.
+    """
     foreign = [name for name in names if not name.isascii()]
     if _all_decode(foreign, "utf-8"):
         return "utf-8"

@@ -48,7 +48,7 @@ def is_archive_name(name: str) -> bool:
 class Archives:
     """Opens archives, which stay open until `stack` is closed.
 
-    Unpacked data lie in temporary files without a name on the disk of `folder`, which need not exist yet.
+    Unpacked data lie on the disk of `folder`, in temporary files without a name. `folder` need not exist yet.
     """
 
     def __init__(self, stack: ExitStack, folder: Path, zip_encoding: str | None) -> None:
@@ -100,9 +100,10 @@ class Archives:
             return self._unpacked(_told(_DECOMPRESSED[kind](file), file, advance), archive, packed)
 
     def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> Part:
-        """Append `blocks` to a temporary file without a name, and return the part of that file that has them.
+        """Append `blocks` to a temporary file without a name. Return the appended part of this file.
 
-        The blocks were unpacked from `packed` bytes. Raises DataError if they can't be unpacked or exceed the limits.
+        `blocks` yields the content of an archive of `packed` bytes. Raises DataError if the archive can't be unpacked,
+        or if its content exceeds the limits.
         """
         if self._room is None:
             self._room = self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
@@ -123,8 +124,8 @@ class Archives:
 def _kind_of(file: Part) -> str:
     """Return the kind of a file by its first bytes: `zip`, `tar`, or a key of `_DECOMPRESSED`.
 
-    For any other file, return a phrase that describes it. A self-extracting zip, which begins with a program, is a
-    `zip`, too.
+    For any other file, return a phrase that describes the file in an error message. A self-extracting zip, which begins
+    with a program, is a `zip`, too.
     """
     file.seek(0)
     start = file.read(tarfile.BLOCKSIZE)

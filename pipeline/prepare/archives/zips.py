@@ -22,9 +22,9 @@ _MOST_END = 65_557  # bytes of the record at a zip's end, with the longest comme
 def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[Entry], list[str]]:
     """List the files of the zip `file`, whose name in messages is `archive`, and return notes on how names were read.
 
-    `encoding` is the encoding of names that are not marked as UTF-8. None: it is guessed. Raises DataError if the zip
-    is damaged, if its files exceed the limits in `entries`, or if all are encrypted. Raises OptionError if `encoding`
-    does not fit the names.
+    `encoding` is the encoding of names that are not marked as UTF-8. If it is None, the encoding is guessed. Raises
+    DataError if the zip is damaged, if its files exceed the limits in `entries`, or if all files are encrypted. Raises
+    OptionError if `encoding` does not fit the names.
     """
     try:
         opened = zipfile.ZipFile(file)
@@ -45,8 +45,8 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
 def _require_all(file: Part, size: int, found: int, archive: str) -> None:
     """Raise a DataError if the record at the end of the zip has another number of entries than `found`.
 
-    Python raises no error at a damaged entry of the zip's list, and ignores the rest. The number 65,535 in the record
-    stands for any larger number, too.
+    At a damaged entry in the zip's list of files, Python raises no error, but ignores the rest of the list. The number
+    65,535 in the record stands for any larger number, too.
     """
     end = file.read_at(min(size, _MOST_END), max(0, size - _MOST_END))
     at = end.rfind(b"PK\5\6")
