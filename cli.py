@@ -46,7 +46,7 @@ def main(
 ) -> None:
     """Train image classifiers in two phases: a head on cached features, then the top of the network."""
     own_standard_error()
-    set_threshold(100_000)  # a scan makes millions of objects without cycles; to look for some takes a fifth of it
+    set_threshold(100_000)  # a scan makes millions of objects; the search for cycles took a fifth of its time
 
 
 @command(app, kept="the images drawn and the features so far are kept: repeat the command")
@@ -55,7 +55,7 @@ def demo(
     images: Annotated[int, typer.Option(help="Number of images, half of each class.", min=2)] = DEMO_IMAGES,
     seed: int = 0,
 ) -> Result:
-    """Run every stage on drawn cats and dogs, in ./demo. With DIR, only draw them, with a few broken files."""
+    """Draw cats and dogs into ./demo, and run every stage on them. With DIR, only draw, and add a few broken files."""
     if folder is None:
         from headstart.pipeline.demo.demo import run_demo
 
@@ -113,7 +113,7 @@ def labels(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Find likely label errors by cached features, in all splits but test; change labels by an edited list of them."""
+    """Find likely label errors by cached features, in all splits but test. With --apply, change labels by a file."""
     from headstart.pipeline.labels.labels import labels
 
     return labels(data, features, extraction, config, seed, reading)
@@ -128,7 +128,7 @@ def advise(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Say which network and cut to take for DATA, and whether to fine-tune. Judges the features in the store."""
+    """Advise on the network and the cut for DATA, and on fine-tuning. The advice rests on the features in the store."""
     from headstart.pipeline.advise.advise import advise
 
     return advise(data, features, extraction, config, seed, reading)
@@ -178,7 +178,7 @@ def study(
     config: StudyConfig,
     seed: int = 0,
 ) -> Result:
-    """Measure accuracy by the number of images, and say what more of them would bring. Test is not used."""
+    """Measure how accuracy grows with the number of images, and estimate what more would bring. Test is not used."""
     from headstart.pipeline.study.study import study
 
     return study(data, features, extraction, config, seed, reading)
@@ -188,7 +188,7 @@ def study(
 def finetune(
     run: RunArgument, config: FinetuneConfig, places: Places, overwrite: Overwrite = False, seed: int = 0
 ) -> Result:
-    """Phase 2: train the top of the backbone on raw images. Goes on where an earlier call ended."""
+    """Phase 2: train the top of the backbone on raw images. A repeated call goes on where the last one ended."""
     from headstart.pipeline.finetune.finetune import finetune
 
     return finetune(run, config, overwrite, seed, places)
@@ -206,7 +206,7 @@ def evaluate(
     sort: Annotated[Sort, typer.Option(help="Order of the predictions' file; mistakes puts the worst first.")] = "data",
     seed: int = 0,
 ) -> Result:
-    """Score a run on a split. With --folds, cross-validate heads with its settings on all images."""
+    """Score a run on a split. With --folds, cross-validate heads with the settings of the run, on all its images."""
     if validation.folds:
         validation.require_alone(split, sort, decision)
         from headstart.pipeline.evaluate.folds import cross_validate

@@ -114,7 +114,10 @@ def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
 
 
 def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
-    """Return the number of training images of each run. Other runs also tell how many of them the first run has."""
+    """Return the number of training images of each run, as text.
+
+    For every run but the first, the text adds how many of its training images the first run has with the same label.
+    """
     found = {
         run: [(row["digest"], row["label"]) for row in csv_rows(run.examples_file, ("digest", "label", "split"))
               if row["split"] == "train"]

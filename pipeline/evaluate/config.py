@@ -16,9 +16,10 @@ _FEWEST_FOLDS = 3  # one to score, one to choose the epoch, and one to train on
 
 @dataclass(frozen=True)
 class ThresholdConfig:
-    """How the threshold of two classes is set. Raises OptionError.
+    """How the threshold of two classes is set: by at most one field. The field `positive` may be given in addition.
 
-    At most one of the options but `positive` is given. Without any, the threshold that the run keeps is used.
+    If no field sets the threshold, the threshold that the run keeps is used. Raises OptionError if several fields set
+    the threshold, or if a value is out of range.
     """
 
     threshold: float | None = option(
@@ -68,7 +69,7 @@ class ThresholdConfig:
 
 @dataclass(frozen=True)
 class FoldsConfig:
-    """The settings of cross-validation. Raises OptionError."""
+    """The settings of cross-validation. Raises OptionError for a number out of range, or `repeats` without `folds`."""
 
     folds: int = option(0, "Cross-validate heads with the run's settings in this number of folds; 0 scores the run.")
     repeats: int = option(0, "With --folds: how often the folds are drawn; 0 means 3.")

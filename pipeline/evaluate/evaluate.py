@@ -92,7 +92,11 @@ def evaluate_cached(
 
 
 def _told(run: Run, cached: FeaturedExamples, taken: Taken, places: Places) -> Seen | None:
-    """Print how the scored images were taken, and which of them training has seen."""
+    """Find the scored images that training has seen, and print a warning about them.
+
+    Returns None if the run's own training images were asked for. Also prints how many images are scored if the data
+    have no splits, and how many images can't be used.
+    """
     if taken.whole:
         console.print(f"{places.data}: has no splits, so all of its {len(taken.examples)} images are scored")
     if cached.rejects:

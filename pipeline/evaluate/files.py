@@ -32,8 +32,8 @@ def write_predictions(
 
     Args:
         logits: the logits of each model, [N, 1 or classes].
-        sort: `data` keeps the order of `examples`. `mistakes` puts the wrong predictions first, the most certain first,
-            and then the right predictions, the least certain first.
+        sort: `data` keeps the order of `examples`. `mistakes` puts the wrong predictions before the right ones. Wrong
+            predictions begin with the most certain one, and right predictions with the least certain one.
     """
     units = class_names[1:] if len(class_names) == 2 else class_names
     order = np.arange(len(examples))

@@ -139,7 +139,7 @@ def _repeats(method: _Method, config: FoldsConfig, seed: int) -> Iterator[Repeat
 def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarray, repeat: int) -> np.ndarray:
     """Train a head on the rows `train`, and return its predicted labels for the rows `part`, int64 [n].
 
-    The rows `val` choose the epoch. The number of the `repeat` changes the seed.
+    The rows `val` choose the best epoch. `repeat` counts from 0, and is added to the run's seed.
     """
     from headstart.pipeline.head.head import fit_head
     from headstart.pipeline.optimizers import release

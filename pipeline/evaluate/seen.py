@@ -25,7 +25,10 @@ class Seen:
         return {"duplicates_in_train": len(self.equal), "near_duplicates_in_train": alike}
 
     def lines(self, split: str) -> list[str]:
-        """Return a warning for each kind of image that was found. `split` is a phrase that names the scored images."""
+        """Return a warning about the copies, and a warning about the near-duplicates, if there are any.
+
+        `split` is a phrase that names the scored images.
+        """
         found = {"are in train too": self.equal, "have a near-duplicate in train": self.alike or []}
         return [
             f"warning: {len(paths)} images of {split} {what}, {paths[0]} the first; their figures are too good"

@@ -13,9 +13,10 @@ _FOLDS, _FEWEST_FOLDS = 10, 3
 
 
 def simple_models_of(run: Run, cached: FeaturedExamples, examples: list[Example]) -> SimpleModels:
-    """Score simple models on `examples`. Logistic regression is fitted to the run's training images.
+    """Score two simple models on `examples`: the largest class, and logistic regression.
 
-    It is left out if the store lacks features of these images. `cached` may be other data than the run's own.
+    Logistic regression is fitted to the run's training images. If the store lacks features of these images, logistic
+    regression is left out. `cached` may be other data than the run's own.
     """
     class_names, scored = run.class_names(), cached.labelled(examples)
     labels = np.array([example.label for example in examples])

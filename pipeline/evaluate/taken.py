@@ -32,14 +32,17 @@ class Taken:
 
     @property
     def key(self) -> str:
-        """Return the key of the metrics under `evaluate` in `metrics.json`. For the run's own data, it is the split."""
+        """Return the key of the metrics under `evaluate` in `metrics.json`.
+
+        For the run's own data, the key is the split.
+        """
         return f"{self.split} of {self.elsewhere}" if self.elsewhere else self.split
 
     @property
     def stem(self) -> str:
-        """Return the part of file names that stands for these examples. For the run's own data, it is the split.
+        """Return the part of file names that stands for these examples.
 
-        For other data, it never equals the name of a split.
+        For the run's own data, this part is the split. For other data, it never equals the name of a split.
         """
         if self.elsewhere is None:
             return self.split
@@ -73,7 +76,7 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken` with a `mark`, if `run` has predictions on other data under the same file name."""
+    """Return `taken`. It gets a `mark` if `run` has predictions on other data under the same file name."""
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()
     if taken.elsewhere is None or not any(key != taken.key and of.get("predictions_file") == file for key, of in kept):

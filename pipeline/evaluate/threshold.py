@@ -33,14 +33,20 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
 
 
 def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> None:
-    """Print a line if a threshold is set for a positive class that neither `config` names nor is the default."""
+    """Print a line if `config` sets a threshold, and the positive class is taken from the threshold that the run keeps.
+
+    Nothing is printed if `config` names the positive class, or if `positive` is the default, the second class.
+    """
     if config.flag and not config.positive and positive not in (None, run.class_names()[1]):
         told = f"`{positive}` is positive, as in the threshold that the run keeps; --positive names another"
         console.print(Text(told), style="yellow")
 
 
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
-    """Return the threshold of `--threshold`. Without options, return the threshold that the run keeps for `model`."""
+    """Return the threshold that `--threshold` gives.
+
+    If no option sets a threshold, return the threshold that the run keeps for `model`, or None if it keeps none.
+    """
     if config.threshold is not None and positive is not None:
         return Threshold(positive, config.threshold, "given by --threshold")
     return None if config.flag else run.threshold(model)
@@ -99,7 +105,7 @@ def threshold_fields(
 
 
 def threshold_lines(model: str, metrics: Mapping[str, Any], positive: str) -> Iterator[str]:
-    """Yield the lines for the console. `metrics` has the `threshold_fields` of `model`."""
+    """Yield lines about sensitivity, specificity and the threshold. `metrics` has the `threshold_fields` of `model`."""
     names, kept = ("sensitivity", "specificity"), metrics["threshold"]
     figures = ["-" if metrics[name] is None else f"{metrics[name]:.4f}" for name in names]
     intervals = [interval_text(metrics[f"{name}_interval"]) for name in names]

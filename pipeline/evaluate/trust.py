@@ -23,8 +23,10 @@ def score_trust(
             is None without a `calibration`.
         `at_coverage`: see `accuracy_at_coverage`. The list is empty with a threshold, because the predicted label may
             then be the less likely one.
-        `conformal`: a list with the `coverage` and the `mean_size` of the sets of labels for each `alpha`. Both are
-            None if val had too few images. The list is empty without a `calibration`.
+        `conformal`: a list of dicts with `alpha`, `coverage` and `mean_size`. `alpha` is the share of images whose set
+            of labels may lack the true label. `coverage` is the share of images whose set has it. `mean_size` is the
+            mean number of labels in a set. `coverage` and `mean_size` are None if val had too few images. The list is
+            empty without a `calibration`.
     """
     plain = probabilities(logits)
     chances = calibration.probabilities(logits) if calibration else plain
@@ -43,8 +45,8 @@ def accuracy_at_coverage(chances: np.ndarray, labels: np.ndarray) -> list[dict[s
     """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers.
 
     `chances` is float [N, C], and `labels` is int [N]. Each dict has `coverage`, `accuracy` and `probability`, which is
-    the lowest probability among these answers. Given as `--abstain` to `headstart predict`, it would have
-    marked the other answers as unsure.
+    the lowest probability among these answers. With this probability as `--abstain`, `headstart predict` would mark the
+    other answers as unsure.
     """
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     order = np.argsort(-confidence, kind="stable")
@@ -66,9 +68,10 @@ def _sets(chances: np.ndarray, labels: np.ndarray, calibration: Calibration, alp
 
 
 def trust_lines(models: Mapping[str, Mapping[str, Any]], better: str, count: int) -> Iterator[str]:
-    """Yield lines from the fields of `score_trust` of all `models`, by name, with details of the model `better`.
+    """Yield lines about how far the probabilities can be trusted, with details for the model `better`.
 
-    `count` is the number of scored images. Of few images, the calibration error is not shown.
+    `models` has the result of `score_trust` for each model, by name. `count` is the number of scored images. If there
+    are too few images, the calibration error is not shown.
     """
     errors = (f"{name} {_errors(fields)}" for name, fields in models.items())
     if count >= FEWEST:

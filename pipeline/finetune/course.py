@@ -38,7 +38,7 @@ class Course:
 
     @property
     def best(self) -> int:
-        """Return the number of the best epoch; of equal epochs the first. Epoch 0 counts, too."""
+        """Return the number of the best epoch, which may be epoch 0. Of equal epochs, the first is the best."""
         return self.best_of(range(len(self.figures)))
 
     @property
@@ -47,7 +47,7 @@ class Course:
         return self.best_of(range(1, len(self.figures)))
 
     def best_of(self, epochs: Sequence[int]) -> int:
-        """Return the best of `epochs`; of equal epochs the first."""
+        """Return the best of the epoch numbers `epochs`. Of equal epochs, the first is the best."""
         return min(epochs, key=lambda epoch: rank(self.choose_by, self.figures[epoch]))
 
     def stops(self, patience: int) -> bool:
@@ -63,7 +63,7 @@ class Course:
         return f"{self.figures[epoch][self.choose_by]:.4f}"
 
     def line(self, row: Mapping[str, float], epochs: int) -> str:
-        """Return a line about the last finished epoch, whose metrics are `row`. `epochs` is the number asked for."""
+        """Return a line about the last finished epoch, whose metrics are `row`. The user asked for `epochs` epochs."""
         best = "the head" if self.best == 0 else "this one" if self.best == self.done else f"epoch {self.best}"
         return (
             f"epoch {self.done} of {epochs}: train loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}; "
@@ -77,7 +77,10 @@ def duration(seconds: float) -> str:
 
 
 def cost_line(epochs: int, seconds: float, patience: int) -> str:
-    """Return a line about the time that `epochs` epochs of `seconds` each will take."""
+    """Return a line about the time that `epochs` epochs of `seconds` each will take.
+
+    If `patience` can end the training before the last epoch, the line says so, too.
+    """
     fewer = f", fewer if {patience} in a row are not better" if 0 < patience < epochs else ""
     count = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     return f"about {duration(epochs * seconds)}: {count} of {seconds:.0f} s{fewer}"

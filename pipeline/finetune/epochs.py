@@ -31,11 +31,11 @@ _TIMED_STEPS = 2  # after the first step, which builds the graph
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of the epochs."""
+    """The outcome of `train_epochs`."""
 
     course: Course  # the figures on val after each epoch
     images_per_second: float  # see `Progress.examples_per_second`; 0 if no epoch was left
-    calibrated: tuple[Calibration, Reference] | None  # None if the classifier is the head as it was
+    calibrated: tuple[Calibration, Reference] | None  # None if no epoch was better than the head; see `_calibrated`
 
 
 def train_epochs(
@@ -74,9 +74,10 @@ def train_epochs(
 
 
 def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference] | None:
-    """Return the calibration of the model on val, and its reference. Return None if its features are not finite.
+    """Return the calibration of the model on val, and its reference. Return None if the features are not finite.
 
-    A model that nearly diverged may have such features, and yet finite logits: ReLU can hide NaN.
+    The features are the inputs of the head. In a model that nearly diverged, they may be infinite or NaN although the
+    logits are finite: ReLU can hide NaN.
     """
     kept = [built.scored.predict_on_batch(inputs)[0] for inputs, _ in batches.reference]
     reference = Reference.of(np.concatenate(kept).astype(np.float32))

@@ -31,7 +31,7 @@ def finetune(
 
     The frozen layers run in their fast form, in the run's precision; int8 is replaced by another precision. Only the
     layers above have gradients. The classifier is saved in float32. Epoch 0, before fine-tuning, can be the best epoch.
-    So the classifier is never worse than the head by the figure on val that decides.
+    So the classifier is never worse than the head by the figure on val that decides the best epoch.
 
     The run keeps the state after the last finished epoch. A repeated call with the same settings goes on from this
     state, and gives the same result as one call with all epochs. Only the number of epochs and the patience may differ;
@@ -104,7 +104,7 @@ def _write(
     """Write the classifier, its history, metrics, calibration and `settings` into the run."""
     from headstart.pipeline.classifier import save_for_inference
 
-    forget_calibration(run, "finetuned")  # if a kill follows, the classifier has none in place of a wrong one
+    forget_calibration(run, "finetuned")  # if a kill follows, a missing calibration is better than a wrong one
     save_for_inference(built.classifier(), run.classifier_file)
     head_rows = [row for row in run.history() if row["phase"] == "head"]
     run.write_history([*head_rows, *({"phase": "finetune", **row} for row in state.history())])

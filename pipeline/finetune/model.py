@@ -62,7 +62,7 @@ class FinetuneModel:
     from_layer: int
     model: keras.Model  # from pixels, or from a cached map, to logits
     scored: keras.Model  # `model` with two outputs: the features that `head` takes, and the logits
-    top: keras.Model  # the part of `model` that is trained, or all of it
+    top: keras.Model  # the part of `model` that is trained; all of `model` if `model` takes a map
     map_cut: Cut | None  # the cut whose map `model` takes; None if `model` takes pixels
 
     @property
@@ -112,11 +112,11 @@ class FinetuneModel:
     def batches(
         self, config: FinetuneConfig, seed: int, next_epoch: NextEpoch, raised: list[Exception] | None = None
     ) -> Batches:
-        """Return the batches of an epoch, of val and of the reference.
+        """Return the batches for training, for validation, and for the reference of the calibration; see `Batches`.
 
-        Each epoch has its own order of train. If the model takes maps, missing maps are extracted first. `next_epoch`
-        returns the number of the epoch that begins. Errors in reading maps are added to `raised`; see
-        `features_dataset`.
+        Each epoch has its own order of the training images. If the model takes maps, missing maps are extracted
+        first. `next_epoch` returns the number of the epoch that begins. Errors in reading maps are added to `raised`;
+        see `features_dataset`.
         """
         cached, batch_size = self.cached, config.batch_size
         train, val = cached.of("train"), cached.of("val")
@@ -142,7 +142,10 @@ class FinetuneModel:
 
 
 def load_state(model: keras.Model, file: Path) -> None:
-    """Load `file`, a weights file of a state, into `model`. Raises RunError if it is damaged, or of another model."""
+    """Load `file`, a weights file of a state, into `model`.
+
+    Raises RunError if `file` is damaged, or if it has the weights of another model.
+    """
     require_regular(file, _MOST_BYTES, ANEW)
     try:
         require_sound_hdf5(file, file.stat().st_size, str(file))
@@ -190,7 +193,7 @@ def build_finetune_model(
 
 
 def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimizer:
-    """Make the optimizer for training on a number of `examples`. Its step size follows `config.schedule`.
+    """Make the optimizer for epochs of `examples` examples each. Its step size follows `config.schedule`.
 
     Raises OptionError if the schedule is `cosine` and all steps are warm-up.
     """
@@ -212,7 +215,10 @@ def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimi
 
 
 def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model:
-    """Return a model with the layers of `model`. If `optimizer` is given, the weights file holds its state, too."""
+    """Return a model that shares the layers of `model`, to save or load their weights.
+
+    If `optimizer` is given, the weights file holds the state of the optimizer, too.
+    """
     sharing = keras.Model(model.inputs, model.outputs)
     if optimizer is not None:
         sharing.compile(optimizer)

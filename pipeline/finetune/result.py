@@ -25,12 +25,12 @@ class FinetuneResult:
 
     @property
     def before(self) -> dict[str, float]:
-        """Return the head's figures on val: `loss`, `accuracy` and the figure that decides."""
+        """Return the head's figures on val: `loss`, `accuracy` and the figure that decides the best epoch."""
         return self.course.figures[0]
 
     @property
     def after(self) -> dict[str, float]:
-        """Return the same figures of the classifier, after the best epoch."""
+        """Return the classifier's figures on val after the best epoch. They have the same names as in `before`."""
         return self.course.figures[self.best_epoch]
 
     @property
@@ -100,7 +100,7 @@ class FinetuneResult:
             yield f"try smaller steps: {self._command(f'--overwrite --learning-rate={self.learning_rate / 10:g}')}"
 
     def _more(self) -> str:
-        """Return a command that asks for twice the finished epochs. With the schedule `cosine`, it begins anew."""
+        """Return a command for twice the finished epochs. With the schedule `cosine`, the command begins anew."""
         planned = any(option == "--schedule=cosine" for option in self.repeat)
         patience = " --patience=0" if self.stopped_early else ""
         return self._command(f"{'--overwrite ' if planned else ''}--epochs={2 * self.epochs_done}{patience}")

@@ -56,8 +56,8 @@ def state_of(run: Run, overwrite: bool) -> FinetuneState:
 def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[FinetuneConfig, ChooseBy]:
     """Return `config` and its `choose_by`, with each `auto` replaced.
 
-    `start` is the start of the fine-tuning to go on with, or None. The values come from `start`, or without it from the
-    head's settings. Raises RunError if a value is unknown.
+    `start` comes from the fine-tuning that this call continues. If `start` is None, the call begins anew. The values
+    for `auto` are those in `start`, or those of the head if `start` is None. Raises RunError if a value is unknown.
     """
     then = {**EARLIER, **(start.settings if start else run.config()["head"])}
     asked = {name: getattr(config, name) for name in ("class_weight", "choose_by")}
@@ -121,10 +121,10 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
 
 
 def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
-    """Return `config` with the first trained layer in `start`, because the default layer may have changed since.
+    """Return `config` with the first trained layer from `start`, because the default layer may have changed since.
 
-    `start` is the start of the fine-tuning to go on with, or None. Raises RunError if an earlier version wrote `start`
-    and the default layer of that version is unknown.
+    `start` comes from the fine-tuning that this call continues. If `start` is None, `config` stays as it is. Raises
+    RunError if an earlier version wrote `start` and the default layer of that version is unknown.
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))

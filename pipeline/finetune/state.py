@@ -139,7 +139,7 @@ class FinetuneState:
 
 
 def write_epochs(folder: Path, rows: list[dict[str, float]], seconds: float) -> None:
-    """Write the metrics of each epoch and the training time in seconds into a `folder` of `FinetuneState.keep`."""
+    """Write the metrics of each epoch and the training time in seconds into `folder`; see `FinetuneState.keep`."""
     if rows:
         write_csv(folder / _HISTORY, list(rows[0]), ([row[name] for name in rows[0]] for row in rows))
     write_json(folder / _SECONDS, seconds)

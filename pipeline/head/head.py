@@ -16,7 +16,7 @@ _BLOCK = 256  # rows
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A head with the weights of its best epoch, by the figure on val that `HeadConfig.choose_by` names.
+    """A head with the weights of its best epoch. A figure on val decides the best epoch; see `HeadConfig.choose_by`.
 
     `history` has one row of metrics per epoch. `best_epoch` counts from 1.
     """
@@ -28,16 +28,16 @@ class TrainedHead:
 
     @property
     def val(self) -> dict[str, float]:
-        """Return `accuracy`, `loss` and, if it is another, the figure `choose_by` on val at the best epoch."""
+        """Return the figures on val at the best epoch: `accuracy`, `loss`, and a third one if `choose_by` names it."""
         return on_val(self.history[self.best_epoch - 1])
 
 
 def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
     """Build a head that maps features float32 [B, D] to logits float32 [B, 1] (two classes) or [B, classes].
 
-    The head first subtracts the mean of each feature over `train`. It then divides by one standard deviation per cut,
-    the root of the mean variance of the cut's features. One scale per cut preserves the relative scales of features,
-    which the backbone learnt.
+    The head first subtracts the mean of each feature over `train`. It then divides all features of a cut by one
+    number, the square root of the mean of their variances. One number per cut preserves the relative scales of the
+    features, which the backbone learnt.
     """
     mean, variance = _moments(train.features)
     for columns in train.columns.values():
@@ -67,7 +67,8 @@ def fit_head(
     Args:
         config: a batch size or learning rate of 0 is replaced by a value for the number of examples.
         seed: decides the initial weights, dropout and the order of examples.
-        advance, on_epoch: called after each step and each epoch; see `run_epochs`.
+        advance: called after each step; see `run_epochs`.
+        on_epoch: called after each epoch; see `run_epochs`.
     """
     config = config.for_examples(len(train))
     keras.utils.set_random_seed(seed)

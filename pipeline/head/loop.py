@@ -44,9 +44,9 @@ def run_epochs(
         on_epoch: called after each epoch, with the epoch's number, from 1, and its row of metrics.
 
     Returns:
-        a copy of the head, with the averaged weights of the epoch that is best on val by `config.choose_by`; a row per
-        epoch, with `loss`, `accuracy`, `val_loss`, `val_accuracy` and, for another figure, `val_<figure>`; the number
-        of the best epoch, or 0 if no loss was finite.
+        a copy of the head, with the running average of the weights at the end of the epoch that is best on val; a row
+        per epoch, with `loss`, `accuracy`, `val_loss`, `val_accuracy` and, if `config.choose_by` names a third figure,
+        `val_<figure>`; the number of the best epoch, or 0 if no loss was finite.
     """
     head = keras.models.clone_model(trained)
     step = _Step(trained, train, config)
@@ -145,7 +145,7 @@ def _passed(head: keras.Model, labelled: LabelledFeatures) -> Iterator[tuple[sli
 
 
 def on_val(row: Row) -> dict[str, float]:
-    """Return the figures on val of an epoch's `row`, by their names without `val_`."""
+    """Return the figures on val in `row`, the metrics of an epoch. Their names lose the prefix `val_`."""
     return {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
 
 

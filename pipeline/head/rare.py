@@ -7,12 +7,15 @@ from headstart.features.terminal import console
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.head.config import HeadConfig
 
-_RARE = 5  # a class is rare if the largest has more than this many times its images
+_RARE = 5  # a class is rare if the largest class has more than `_RARE` times as many images
 _FEW, _HALF = 20, 2  # a class of fewer images than `_FEW` is rare if the largest has more than twice as many
 
 
 def tell_rare(train: Sequence[Example], class_names: Sequence[str], config: HeadConfig) -> None:
-    """Print a line if a class is rare among the `train` examples. The line names the options that `config` leaves."""
+    """Print a line if a class is rare among the `train` examples. The line suggests options that may help.
+
+    An option that `config` uses already is not suggested. If no option is left, nothing is printed.
+    """
     counts = Counter(example.label for example in train)
     largest = max(counts.values())
     rare = [
@@ -32,5 +35,5 @@ def tell_rare(train: Sequence[Example], class_names: Sequence[str], config: Head
 
 
 def _by_all(config: HeadConfig) -> bool:
-    """Whether `config` chooses by a figure to which a class counts by its number of images."""
+    """Whether `config.choose_by` is a figure in which all images count the same, so that a rare class counts little."""
     return config.choose_by in ("loss", "accuracy")

@@ -81,7 +81,7 @@ class HeadResult:
 
 
 def next_steps(run: str) -> str:
-    """Return the commands to suggest for the run at the path `run`. A run of several backbones can't be fine-tuned."""
+    """Return the commands to suggest for the run at the path `run`. Only a run of one backbone can be fine-tuned."""
     evaluate = f"headstart evaluate {run}"
     several = len(chosen_backbones(Run(Path(run)).configs()[0])) > 1
     return evaluate if several else f"headstart finetune {run}, or {evaluate}"
@@ -108,8 +108,8 @@ def train_run(
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
         require, reading: see `cache_features`.
-        folded: the figures of such a head by cross-validation, as in `val_figures`. Then `data` needs no val split.
-            Without one, the head is trained for all epochs, and has these figures in place of those on val.
+        folded: figures of such a head by cross-validation, as from `val_figures`. With them, `data` needs no val split.
+            If `data` has none, the best epoch is chosen on train, and these figures replace the figures on val.
         origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))
@@ -140,7 +140,7 @@ def train_run(
 
 
 def _simple_models(cached: FeaturedExamples, train: LabelledFeatures, val: LabelledFeatures) -> SimpleModels:
-    """Score simple models on `val`."""
+    """Score two simple models on `val`: the largest class, and logistic regression that is fitted to `train`."""
     trained = train.labels, [example.together for example in cached.of("train")]
     return score_simple_models(trained, lambda rows: train.features[rows], val.features, val.labels, cached.class_names)
 
@@ -155,7 +155,8 @@ def _fit(
 ) -> TrainedHead:
     """Train the head, and write its curves and its calibration.
 
-    Without a val split, each epoch has the figures `folded`, and there is no calibration.
+    If `val` is None, the best epoch is chosen on `train`, `folded` replaces the figures on val of each epoch, and no
+    calibration is written.
     """
     from headstart.pipeline.head.head import TrainedHead, fit_head
     from headstart.pipeline.head.loop import logits_of, writing_curves

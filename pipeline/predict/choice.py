@@ -33,7 +33,7 @@ class Choice:
 
 
 def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"], threshold: float | None = None) -> Choice:
-    """Return the choice of a model of `run`, as `asked` for, with the threshold that is given or that the run keeps.
+    """Choose the model of `run` that answers, as `asked` says. `threshold` replaces the threshold that the run keeps.
 
     `auto` chooses the fine-tuned classifier if fine-tuning gained on val, or if the run does not say whether it did.
     Otherwise `auto` chooses the head. Raises RunError if `asked` is `finetuned` and the run has no such classifier.
@@ -75,7 +75,7 @@ class _Figures:
 def _figures(run: Run) -> _Figures | None:
     """Compare the figures on val before and after fine-tuning; None if the run lacks them.
 
-    The figure that decides is the one that chose the run's epochs.
+    They are compared by the figure that decided the best epoch or, if that figure is unknown, by the loss.
     """
     found = run.metrics().get("finetune", {})
     before, after, best = found.get("before"), found.get("val"), found.get("best_epoch", 0)

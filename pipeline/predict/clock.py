@@ -14,7 +14,7 @@ class Clock:
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
-        """Count the seconds of the block as `kind`: `start`, the start of TensorFlow, or `network`, its loading."""
+        """Count the seconds of the block as `kind`: `start` if TensorFlow starts, `network` if a network is loaded."""
         began = time.perf_counter()
         try:
             yield

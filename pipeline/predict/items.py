@@ -54,7 +54,7 @@ class Layout:
     def likeliest(self, chances: np.ndarray) -> list[tuple[str, float]]:
         """Return the names and probabilities of the likeliest classes, the likeliest first.
 
-        With a threshold, the class that it predicts is the first, however likely.
+        With a threshold, the predicted class comes first, even if the other class is likelier.
         """
         if self.threshold is None:
             order = np.argsort(-chances, kind="stable")
@@ -76,9 +76,10 @@ class Layout:
         return f"{item.path}: {text}{'; unlike the training images' if judged.get('unlike') else ''}"
 
     def judged(self, item: Scored) -> dict[str, Any]:
-        """Return the fields that say how far an answer can be trusted, as far as they are known or asked for.
+        """Return the fields that say how far an answer can be trusted.
 
-        They are `unsure`, the set `labels`, `unlike` and `distance`.
+        `unsure` and `labels`, a set of labels, are there if an option asks for them. `unlike` and `distance` are there
+        if the run holds what they need, see `Trust.farthest`.
         """
         trust, found = self.trust, dict[str, Any]()
         if trust.abstain:
@@ -128,7 +129,7 @@ class Layout:
         return {"path": item.path, "label": label, "probability": probability, **top, **every, **self.judged(item)}
 
     def json(self, item: Item) -> dict[str, Any]:
-        """Return the JSON object of an item in a file: the prediction, or the reject and its reason, and the model."""
+        """Return the JSON object of a prediction or a reject, as a file has it. The object names the model, too."""
         if isinstance(item, Reject):
             return {"path": item.path, "rejected": item.reason, "detail": item.detail, "model": self.model}
         return {**self.prediction(item), "model": self.model}

@@ -47,9 +47,10 @@ class Model(Protocol):
     """One of the models of a run."""
 
     def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
-        """Yield the logits, float32 [1 or C], of each of `images`, or of its `view`. Undecodable images are omitted.
+        """Yield each image's position, logits, float32 [1 or C], and distance. Undecodable images are omitted.
 
-        The distance is that of `Reference.distances`, or None if the run has no reference.
+        If `view` is given, the model sees this view of each image. The distance from the training images is the result
+        of `Reference.distances`, or None if the run has no reference.
         """
 
     def decides(self) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class Answers:
         return f"{self.choice.model} {hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]}"
 
     def chances(self, images: Sequence[ImageFile]) -> Outputs:
-        """Yield the position of each image that can be decoded, its probabilities, float64 [C], and its distance.
+        """Yield each image's position, probabilities, float64 [C], and distance, as `Model.outputs` does.
 
         Raises RunError if the model yields values that are not finite.
         """
@@ -106,8 +107,8 @@ def load_answers(
 ) -> Answers:
     """Load the model of `choice`. Its fast form is built when an image first needs it. `clock` counts the loading.
 
-    If the head's networks can't be loaded, the classifier answers instead, if it has the same values (see
-    `Choice.alike`) and `places` name no weights. Otherwise the error is raised.
+    If the networks of the head can't be loaded, an error is raised. But if the classifier has the same values as the
+    head (see `Choice.alike`) and `places` name no weights, the classifier answers instead.
     """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
@@ -194,12 +195,12 @@ class _Classifier:
 
 
 def _distances(reference: Reference | None, features: np.ndarray) -> Sequence[float | None]:
-    """Return the distances of features, float32 [M, D], from the training images; None for each without a reference."""
+    """Return the distance of each row of `features`, float32 [M, D], from `reference`. Without one, all are None."""
     return reference.distances(features).tolist() if reference else [None] * len(features)
 
 
 def _require_width(run: Run, model: str, reference: Reference | None, shape: tuple[int, ...]) -> None:
-    """Raise a RunError unless the features of a model, of this `shape`, can be compared to those of `reference`."""
+    """Raise a RunError if the features in `reference` have another shape than `shape`, the shape for `model`."""
     if reference and reference.features.shape[1:] != shape:
         raise RunError(f"{origin_of_reference(run, model)}: holds features of another model; {REMEDY}")
 
@@ -233,7 +234,7 @@ def _features(
 
 
 def _stores(network: Network, bits: str) -> list[FeatureStore]:
-    """Return the store of each cut of a network with the setting `bits`. Nothing is created on disk."""
+    """Return the store of each cut of `network`, with its setting `bits` replaced. Nothing is created on disk."""
     return list(replace(network, config=replace(network.config, bits=bits)).stores().values())
 
 
@@ -265,7 +266,10 @@ def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageCo
 
 
 def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Yield each position that all of `parts` have, and its row in each. A part lacks images whose files are gone."""
+    """Yield each position that is in all `parts`, and its row in each part.
+
+    A part lacks the images that could not be decoded for this part.
+    """
     first, *others = parts
     held = [next(part, _END) for part in others]
     for position, row in first:

@@ -12,7 +12,7 @@ from headstart.pipeline.runs import Run
 
 
 def networks_of(run: Run, places: NetworkPlaces, batch_size: int = 0) -> list[Network]:
-    """Load the networks of a run's head, in the run's precision, with weights that have the run's digest.
+    """Load the networks of a run's head, in the run's precision, with the weights whose digest the run holds.
 
     An 8-bit network that is no longer in the store is replaced by the same network in float32. A line is printed if the
     networks don't make the features that the head was trained on. Neither the data nor the store need exist, and

@@ -83,10 +83,10 @@ class Predicting:
     def items(
         self, advance: Callable[[int], None] = lambda count: None, is_done: Callable[[str], bool] = lambda path: False
     ) -> Iterator[Item]:
-        """Classify the files in order, without the images that are done. Yield each prediction or reject once known.
+        """Classify the files in order. Yield each prediction or reject as soon as it is known.
 
-        `advance` takes the number of images, rejects and other files that were just finished. If no file could be used,
-        a DataError is raised in the end.
+        An image is left out if `is_done` returns True for its path. `advance` takes the number of images, rejects and
+        other files that were just finished. If no file could be used, a DataError is raised in the end.
         """
         features, extraction = self.run.configs()
         most = self.config.max_pixels or extraction.max_pixels
@@ -152,7 +152,7 @@ def predict(
 def predicting(
     path: Path, sources: Sequence[Path], config: PredictConfig, places: NetworkPlaces = NetworkPlaces(), seed: int = 0
 ) -> Predicting:
-    """Find the files to classify, and load the model of the run at `path` that answers.
+    """Find the files to classify. Open the run at `path`, and load the model that answers.
 
     Raises RunError if there is no run, or if the weights changed. Raises DataError if a source does not exist. For
     `config.output`, see `require_output`.

@@ -33,10 +33,12 @@ class Sources:
 def find_files(
     paths: Sequence[Path], listed: Path | None = None, recursive: bool = True, distinct: bool = False
 ) -> Sources:
-    """List the files that `paths` and the list `listed` name, and the files in the folders that they name.
+    """List the files that are named in `paths` or in the file `listed`. A named folder stands for the files in it.
 
-    With `distinct`, a file that is found several times is listed once. Raises DataError if one of `paths` does not
-    exist, or if no file is found. A missing path in `listed` counts as a named file, and is rejected later.
+    With `recursive`, the files in its subfolders are listed, too. With `distinct`, a file that is found several
+    times is listed once. Raises DataError if one of `paths` does not exist, or if no file is found. A missing path in
+    `listed` counts as a named file, and is rejected later. Raises OptionError if nothing is named, or if `listed` is
+    not a file.
     """
     found = Sources()
     for path in paths:
@@ -75,9 +77,10 @@ def _read_list(listed: Path) -> Iterator[str]:
 
 
 def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the paths in `file`. If its first 64 KiB have a NUL, each path ends with a NUL. Otherwise a line is a path.
+    """Yield the paths in `file`.
 
-    Raises DataError for a list in UTF-16, a very long line, and a NUL in a list of lines.
+    If the first 64 KiB of `file` have a NUL, each path ends with a NUL. Otherwise each line is a path. Raises
+    DataError for a list in UTF-16, a very long line, and a NUL in a list of lines.
     """
     end, rest = b"", b""
     while block := file.read(1 << 16):
@@ -111,8 +114,8 @@ def inspected(
 ) -> Iterator[tuple[int, int, Piece]]:
     """Inspect the files in pieces. While the caller uses a piece, the next one is inspected in the background.
 
-    For each piece, yield the number of images and rejects that are done, the number of files that hold no image and
-    were not named, and the other images and rejects, in the order of the files.
+    Yields three values for each piece: the number of images and rejects for whose path `is_done` returns True; the
+    number of files that were not named, and hold no image; and all other images and rejects, in the order of the files.
     """
     with ThreadPoolExecutor() as pool:
         look = partial(_inspect, sources, max_pixels, pages, is_done)
@@ -138,7 +141,10 @@ def _pieces(files: Sequence[str]) -> Iterator[Sequence[str]]:
 def _inspect(
     sources: Sources, max_pixels: int, pages: Pages, is_done: Callable[[str], bool], file: str
 ) -> list[ImageFile | Reject | None]:
-    """Inspect one file. Return its images and rejects, and None for each that is done."""
+    """Inspect one file, and return its images and rejects.
+
+    An image or reject is replaced by None if `is_done` returns True for its path.
+    """
     if pages == "first" and is_done(file):
         return [None]
     found = inspect_image(file, max_pixels, pages)

@@ -55,9 +55,9 @@ class Trust:
 def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
     """Read the calibration of the model `choice`, and apply the options `config`.
 
-    Raises OptionError if `config.abstain` or `config.conformal` meets a threshold, and if `config.conformal` needs more
-    val images than the run has, or a calibration that the run does not hold. Without `config.conformal`, a run without
-    a calibration only causes a line on the console.
+    Raises OptionError if `config.abstain` or `config.conformal` is given although the threshold is not 0.5. Also raises
+    OptionError if `config.conformal` is given, and the run has too few val images or holds no calibration. Without
+    `config.conformal`, a missing calibration is only told on the console.
     """
     if moved(choice.threshold):
         _require_likeliest(config)
@@ -80,7 +80,7 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
 
 
 def _require_likeliest(config: PredictConfig) -> None:
-    """Raise an OptionError for options that hold only if the label is the likeliest one."""
+    """Raise an OptionError if `--abstain` or `--conformal` is given. Both need the likeliest class as the answer."""
     why = {
         f"--abstain {config.abstain}": (config.abstain, "a label's probability does not say how sure it is"),
         f"--conformal {config.conformal}": (config.conformal, "a label may lie outside its own set of labels"),

@@ -23,7 +23,10 @@ class Written:
 
     @property
     def images_per_second(self) -> float:
-        """The images classified per second, without the time to start TensorFlow and to load the network."""
+        """Return the number of images classified per second.
+
+        The time to start TensorFlow and to load the network does not count.
+        """
         return self.written / self.seconds["images"] if self.written else 0.0
 
     def fields(self) -> dict[str, Any]:

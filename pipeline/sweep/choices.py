@@ -43,9 +43,9 @@ class Choice:
         return trial.suggest_float(name, low, high, log=self.log)
 
     def nearest(self, value: Any) -> Any:
-        """Return the allowed value nearest to `value`. An allowed `value` is returned as it is.
+        """Return `value` if it is allowed, and otherwise the nearest allowed value.
 
-        If `value` or an element of `values` is not a number, no other value is nearest, and the first is returned.
+        If `value` is not allowed, and `value` or an element of `values` is not a number, return the first of `values`.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])
@@ -70,9 +70,9 @@ Choose = Callable[[str, Choice], Any]  # takes the name of a setting and its `Ch
 def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[str, Any], Any]]:
     """List every point of the grid: its parameters, and the result of `build` for them.
 
-    `build` receives a function, and calls this function for each parameter that `build` needs. A point has only the
-    parameters for which `build` called, so points may differ in their parameters. Raises OptionError if there are more
-    than `most` points.
+    `build` receives a function, and calls this function to get the value of each parameter that `build` needs. A point
+    has only the parameters that `build` asked for. Thus points may have different parameters. Raises OptionError if
+    there are more than `most` points.
     """
     found: list[tuple[dict[str, Any], Any]] = []
     path: list[list[Any]] = []  # for each parameter so far, the values left to try; the first is in use

@@ -19,19 +19,19 @@ _LINE_SECONDS = 10.0
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete trials, the best first. Of equal trials, the lower loss is better, then the lower number."""
+    """Return the complete trials, the best first. The lower loss decides a tie, and then the lower number."""
     complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
     return sorted(complete, key=lambda trial: (trial.value, figures_of(trial)["loss"], trial.number))
 
 
 def figures_of(trial: FrozenTrial) -> dict[str, float]:
-    """Return the figures on val of a complete trial by name: `loss`, `accuracy`, and the figure `choose_by`."""
+    """Return the figures on val of a complete trial by name: `loss`, `accuracy`, and the figure of `--choose-by`."""
     attributes = {"loss": trial.value, **trial.user_attrs}  # before 0.2, the value was the only loss that was kept
     return {name: attributes[name] for name in FIGURES if name in attributes}
 
 
 def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline], choose_by: ChooseBy = "loss") -> Table:
-    """Return a table of the ten best trials and the baselines, the best by the figure `choose_by` first."""
+    """Return a table of the ten best trials and all `baselines`. It is sorted by the figure that `choose_by` names."""
     rows = [(f"trial {trial.number}", figures_of(trial), _short(trial.params)) for trial in ranked(trials)[:_SHOWN]]
     rows += [(one.name, one.figures, _short(one.setting)) for one in baselines]
     shown = list(dict.fromkeys(("loss", "accuracy", choose_by)))

@@ -25,9 +25,10 @@ from headstart.pipeline.sweep.worker import run_pickled
 
 
 def search(study: Study, data: SearchData, config: SweepConfig, baselines: Sequence[Baseline] = ()) -> None:
-    """Run trials until `config.trials` are finished or time is up, and show the best ones beside `baselines`.
+    """Run trials until `config.trials` trials are finished, or until the time `config.timeout` is over.
 
-    Raises HeadstartError if worker processes failed before the search was done.
+    Meanwhile, the best trials and `baselines` are shown. Raises HeadstartError if worker processes failed before the
+    search was done.
     """
     tf.get_logger().setLevel("ERROR")  # hides a warning that each head has a graph of its own
     until = time.time() + (config.timeout or float("inf"))
@@ -44,7 +45,8 @@ def _run_workers(
 ) -> None:
     """Run `run_worker` in `config.jobs` processes, which read the features from files in `folder`.
 
-    `until` is in seconds since 1970. Raises HeadstartError if processes failed before the search was done.
+    No trial starts after the time `until`, in seconds since 1970. Raises HeadstartError if processes failed before the
+    search was done.
     """
     for number, rows in enumerate([data.labelled.features, *data.labelled.views]):
         np.save(folder / f"{number}.npy", rows)
@@ -92,7 +94,7 @@ def _worker_environment(threads: int) -> Iterator[None]:
 def run_worker(study: Study, data: SearchData, folder: Path, most: int, until: float, parent: int) -> None:
     """Run trials in a worker process, until the search is done or the process with the ID `parent` is gone.
 
-    `folder` has the features of `data`, and of each view, as NumPy files. `most` and `until`: see `run_trials`.
+    `folder` has NumPy files with the features of `data`, and of each view. For `most` and `until`, see `run_trials`.
     """
     tf.get_logger().setLevel("ERROR")
     files = sorted(folder.iterdir(), key=lambda path: int(path.stem))

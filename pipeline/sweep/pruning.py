@@ -1,4 +1,4 @@
-"""Rules that stop a trial early if other trials are better after as many epochs, or if it no longer gets better."""
+"""Rules that stop a trial early: other trials are better after as many epochs, or the trial stops improving."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePrun
 
 
 class EpochPruner:
-    """Stops the training of a head after an epoch if `trial` is pruned, or if epochs no longer get better on val.
+    """Stops the training of a head after an epoch if `trial` is pruned, or if the head stops improving on val.
 
     `pruned` is True once `trial` was pruned. `trial` is None if trials are pruned after folds, not after epochs.
     Epochs are compared by the figure `choose_by`; see `choosing.rank`.

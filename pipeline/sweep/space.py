@@ -103,7 +103,7 @@ class Space:
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
         """Return the parameters of the head in this space that is nearest to `config`.
 
-        The head takes the first alternative of `cuts`, or the last one if `cuts.free`.
+        The head takes the first alternative of `cuts`, or the last alternative if `cuts.free` is true.
         """
         last = self.cuts.names[self.cuts.alternatives[-1][0]]
         wanted = {**vars(config), "layers": len(config.units), f"use {last}": True}
@@ -130,10 +130,11 @@ class Space:
 
 
 def read_choices(file: Path | None, class_weight: ClassWeight = "none") -> dict[str, Choice]:
-    """Return the `Choice` of each setting, from a TOML file or, for settings that it lacks, from `_DEFAULT_SPACE`.
+    """Return the `Choice` of each setting from the TOML file `file`. Settings that `file` lacks get a default.
 
-    Without a choice of class weights in the file, all heads have the given `class_weight`. Raises OptionError if the
-    file can't be read, if a setting in it can't be used, or if both the file and `class_weight` ask for weights.
+    The default of the setting `class_weight` is the argument `class_weight`. Other defaults are in `_DEFAULT_SPACE`.
+    Raises OptionError if `file` can't be read, if a setting in `file` can't be used, or if `file` sets `class_weight`
+    and the argument `class_weight` is not `none`.
     """
     table = {**tomllib.loads(_DEFAULT_SPACE), "class_weight": class_weight}
     names = list(table)
@@ -177,7 +178,7 @@ def _range(where: str, value: dict[str, Any]) -> Choice:
 
 
 def _require_usable(where: str, name: str, value: Any) -> None:
-    """Raise OptionError for a value that no head can have."""
+    """Raise OptionError if no head can have `value` for the setting `name`. The message begins with `where`."""
     needed = ""
     if name in _WORDS:
         if value not in _WORDS[name]:

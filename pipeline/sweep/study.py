@@ -67,10 +67,10 @@ class Study:
             ) from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
-        """Record `identity` in a new study, or compare `identity` with the identity that an existing study records.
+        """Record `identity` in a new study. In an existing study, compare `identity` with the recorded one.
 
-        `identity` describes data and settings. `part` is the name of the study's attribute that records it. Raises an
-        OptionError that names the differences if the recorded identity differs.
+        `identity` describes data and settings. The study records `identity` in its attribute `part`. If there are
+        differences, raises an OptionError that names them.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
@@ -90,9 +90,10 @@ class Study:
             )
 
     def read_as(self, asked: DataConfig) -> DataConfig:
-        """Return how the study's data are read: as `asked`, or as the study was begun if defaults are asked.
+        """Return the settings with which to read the study's data.
 
-        Studies of versions before 0.2 don't say how. Their data were read as `v1`.
+        Return `asked` if any setting in `asked` is not the default. Otherwise return the settings with which the study
+        was begun. A study of a version before 0.2 does not record these settings: its data were read as `v1`.
         """
         attributes = self.optuna.user_attrs
         begun = attributes.get("reading", {"layout": "v1"} if "identity" in attributes else {})
@@ -138,7 +139,7 @@ class Study:
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Mark a trial whose process ended while it ran as failed, and queue its head again.
+        """Mark a trial as failed, and queue its head again. The process that ran the trial has ended or gave it back.
 
         If this process is killed during the call, the call can be repeated.
         """
@@ -231,7 +232,10 @@ def _beside(study: Path, ending: str) -> Path:
 
 
 def _locked_file(study: Path, ending: str) -> IO[str]:
-    """Open and lock a file beside `study`. Raise a StoreError if it can't be written, or if its disk has no locks."""
+    """Open and lock the file beside `study` whose name ends with `ending`.
+
+    Raises StoreError if the file can't be written, or if its disk can't lock files.
+    """
     try:
         file = _beside(study, ending).open("w")
     except OSError as error:

@@ -177,7 +177,10 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 
 
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Baseline]:
-    """Return the baselines on the features at `cuts`. The study stores their scores, because fitting is slow."""
+    """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
+
+    The study stores these scores, because fitting is slow.
+    """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"
     kept = study.optuna.user_attrs.get(key)
@@ -191,7 +194,10 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Base
 
 
 def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, list[Cut]]:
-    """Return the head and the cuts of `winner`. It is trained for at most its best epoch plus `more` epochs."""
+    """Return the settings of the winning head, and its cuts.
+
+    The number of epochs is the best epoch of `winner` plus `more`, but at most the number that `winner` asked for.
+    """
     head, cuts = space.suggest(FixedTrial(winner.params))
     return replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more)), cuts
 
@@ -231,7 +237,10 @@ def _write_run(
 
 
 def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
-    """Return the study and trial that a run is of; {} for any other run, or a damaged one that may be overwritten."""
+    """Return the study and the trial that `run` was made from; {} if `run` is not from a search.
+
+    Raises RunError if `run` is damaged. With `overwrite`, returns {} instead.
+    """
     try:
         return run.config().get("sweep") or {}
     except RunError:
@@ -241,7 +250,10 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if classes, train or val differ from `then`, an earlier `list_digests`."""
+    """Return a check that raises DataError if the classes, train or val of `data` have changed since an earlier scan.
+
+    `then` is the `list_digests` of that scan.
+    """
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)

@@ -44,10 +44,9 @@ class SearchData:
 
 
 def run_trials(study: Study, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
-    """Run trials until all processes together have finished `most` trials, or until a point in time.
+    """Run trials until all processes together have finished `most` trials, or until the time `until`.
 
-    `until` is this time, in seconds since 1970. Calls `tick` after each trial, and regularly while trials of other
-    processes run.
+    `until` is in seconds since 1970. Calls `tick` after each trial, and regularly while trials of other processes run.
     """
     study.optuna.pruner = successive_halving(data.training_sizes)
     while time.time() < until:
@@ -115,5 +114,5 @@ def _fit(
 
 
 def _means(done: Sequence[TrainedHead]) -> dict[str, float]:
-    """Return the mean of each figure on val over the heads that are `done`."""
+    """Return the mean of each figure on val over the trained heads in `done`; {} if there are none."""
     return {name: float(np.mean([head.val[name] for head in done])) for name in (done[0].val if done else ())}

@@ -71,7 +71,8 @@ def explain(
 ) -> Explanation:
     """Count the images of `data` that have features in `extraction.store`, for each cut of `config`.
 
-    Weights need not be at hand. Those that were not used with the store count as others than those that were.
+    The weights that `config` names need not be on this machine. If they were never used with the store, they count as
+    different from all weights that were.
 
     Raises StoreError if the store holds no features, DataError if `data` has no images, and OptionError if the settings
     can't be used.

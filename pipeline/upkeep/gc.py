@@ -53,9 +53,9 @@ class Garbage:
 def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False, reading: DataConfig = DataConfig()) -> Garbage:
     """Count the features in the store at `root` whose images are in no folder of `data`. With `yes`, also drop them.
 
-    `reading` says how the rows of lists are read.
-    Raises StoreError if `root` holds no features, or if another process changed the store meanwhile. Raises DataError
-    if a folder has no images, or has files that can't be read: the features of such files may be in use.
+    `reading` decides how lists of images are read. Raises StoreError if `root` holds no features, or if another process
+    changed the store meanwhile. Raises DataError if a folder has no images, or has files that can't be read: the
+    features of such files may be in use.
     """
     stores = open_stores(root)
     used = {digest for folder in data for digest in _digests_in(root, folder, reading)}

@@ -49,9 +49,9 @@ def recompute(
 ) -> Recomputation:
     """Compare the stored features of up to `config.recompute` images of `data` with a fresh forward pass.
 
-    `seed` decides which images are compared, and `reading` how a list of images is read, if `data` is one.
-    Stores that can't be compared, for example because of other weights, are
-    reported on the console. Raises StoreError if no store can be compared; DataError if `data` has no images.
+    `seed` decides which images are compared. If `data` is a list of images, `reading` decides how the list is read.
+    Stores that can't be compared, for example because of other weights, are reported on the console. Raises StoreError
+    if no store can be compared; DataError if `data` has no images.
     """
     found = scan_all_sizes(stores[0].folder.parent, data, config=reading.of_every_image(data.is_file()))
     images = {example.image.digest: example.image for example in found.examples}
@@ -92,7 +92,10 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 
 
 def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
-    """Return `config` with the weights that made the features of `store`, if `config` names none and they are known."""
+    """Return `config` with the weights that made the features of `store`, if these weights are known and at hand.
+
+    If `config` names other weights than `imagenet`, the default, these weights stay.
+    """
     used = [one for one in used_with(store.root) if one.digest == store.fingerprint.weights and one.is_at_hand()]
     if config.weights != "imagenet" or not used:
         return config
@@ -103,8 +106,8 @@ def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
     """Build the backbone that `fingerprint` describes, with the weights that `config` names.
 
-    Raises WeightsError if `fingerprint` has other weights. Raises OptionError if another version of headstart made it,
-    or if it is of a `.keras` file that `config.weights` does not name.
+    Raises WeightsError if `fingerprint` is of other weights. Raises OptionError if another version of headstart made
+    the features in another way, or if they come from a `.keras` file and `config.weights` names no such file.
     """
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")

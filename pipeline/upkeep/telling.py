@@ -12,7 +12,7 @@ _DIGEST_SHOWN = 12  # letters
 def told_differences(differs: Mapping[str, Mapping[str, Any]], weights: Mapping[str, str]) -> Iterator[str]:
     """Yield a phrase for each field of `differs`, the result of `Fingerprint.differences`.
 
-    `weights` maps digests of weights to the `--weights` that asked for them.
+    `weights` maps the digest of weights to the value of `--weights` that stands for them.
     """
     for name, both in differs.items():
         asked, there = (told_value(name, both[side], weights) for side in ("asked", "there"))
@@ -20,7 +20,10 @@ def told_differences(differs: Mapping[str, Mapping[str, Any]], weights: Mapping[
 
 
 def told_stores(stores: Sequence[FeatureStore], weights: Mapping[str, str]) -> list[str]:
-    """Return the folder name of each store, with the fields in which `stores` differ. For `weights`, see above."""
+    """Return the folder name of each store, with the fields in which `stores` differ.
+
+    For `weights`, see `told_differences`.
+    """
     all_fields = [store.fingerprint.to_json() for store in stores]
     names = sorted({name for fields in all_fields for name in fields})
     differing = [name for name in names if any(fields.get(name) != all_fields[0].get(name) for fields in all_fields)]
