@@ -1,5 +1,6 @@
 """Small, fast stand-ins: forty drawn images, and the smallest backbone at 64 pixels with random weights."""
 
+import gc
 import json
 import os
 import shutil
@@ -49,6 +50,13 @@ SMALL_FLAGS = (
     "--batch-size=8",
     "--precision=float32",
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_old_models() -> Iterator[None]:
+    """Free the models of each module. They hold themselves, and `headstart.cli` has Python seldom look for such."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

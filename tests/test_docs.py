@@ -235,6 +235,8 @@ def substitutes(words: list[str]) -> list[list[str]]:
         return [["head", "photos", "--run=demo/run", "--store=demo/store", *lite, "--epochs=2"]]
     if words[0] not in ("features", "head", "study", "sweep", "labels") and words[:2] != ["store", "explain"]:
         return [[*words, *few]]
+    if not {"--backbone", "--weights", "--cut"} & set(words):  # the default backbone is a large one
+        return [[*words, *few, *lite]]
     backbone = words[words.index("--backbone") + 1] if "--backbone" in words else "inception_v3"
     if not backbone.endswith(".keras"):
         few += ["--image-size=64"] if backbone == "efficientnet_lite0" else ["--weights=random", "--image-size=96"]

@@ -45,12 +45,13 @@ def test_the_boundary_lies_below_its_cut(backbone) -> None:
     assert backbone.boundary([cut]) == outline(backbone.name).boundary
 
 
+SMALLEST = ("mobilenet_v2", "vgg16", "efficientnet_b0")  # each of a family
+FAMILIES = (*SMALLEST, "densenet121", "resnet50", "resnet50_v2", "xception", "nasnet_mobile", "convnext_tiny",
+            "inception_v3", "inception_resnet_v2", "efficientnet_v2_b0", "mobilenet", "mobilenet_v3_large")  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in ("mobilenet_v2", "vgg16", "efficientnet_b0") else pytest.mark.slow)
-        for name in BACKBONES
-    ],
+    "name", [pytest.param(name, marks=[] if name in SMALLEST else pytest.mark.slow) for name in FAMILIES]
 )
 def test_the_outlines_that_are_known_beforehand_are_those_of_the_graphs(name: str) -> None:
     assert zoo_outline(name) == outline(name)

@@ -192,7 +192,7 @@ OVERWRITE = ["--overwrite"]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "first", "second"),
-    [(signal.SIGKILL, [], []), (signal.SIGINT, OVERWRITE, OVERWRITE), (signal.SIGKILL, OVERWRITE, [])],
+    [(signal.SIGINT, OVERWRITE, OVERWRITE), (signal.SIGKILL, OVERWRITE, [])],
 )
 def test_what_was_cut_off_ends_as_if_it_had_not_been(
     run: Path, tmp_path: Path, start_headstart, kind, first, second
@@ -358,7 +358,6 @@ def tuned_weights(run: Path) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     "changed",
     [
-        {},
         {"optimizer": "adam", "class_weight": "balanced", "label_smoothing": 0.1, "clip_norm": 1.0, "warmup": 8},
         {"optimizer": "rmsprop", "from_cache": True, "augment": "flip", "views": 2, "choose_by": "f1"},
     ],
