@@ -44,10 +44,10 @@ def advise(
 ) -> Advice:
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
-    Candidates are the features in the store, and the features of the networks to try, which are extracted for a sample
-    of images. All are judged on train and val, never on test. Raises DataError if `data` can't be trained on or
-    has too few images, and OptionError for several backbones at once or a cut that is a map. Extraction raises the
-    errors of `cache_features`.
+    Each candidate is a network at one cut. The candidates are those whose features are in the store, and the networks
+    to try. Features of the latter are extracted for a sample of the images. All candidates are judged on train and val,
+    never on test. Raises DataError if `data` can't be trained on or has too few images. Raises OptionError if `config`
+    names several backbones, or a cut that is a map. Extraction raises the errors of `cache_features`.
 
     Args:
         config: the settings of the networks to try. If `asked` names no network and the store has no candidates, the
@@ -103,7 +103,7 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
 def _judged(
     found: Candidates, labels: np.ndarray, folds: Sequence[Fold], classes: int
 ) -> tuple[list[Judged], Similarity | None]:
-    """Judge all candidates. Compare the images with ImageNet's if a candidate has features that allow it."""
+    """Judge all candidates. If the features of one allow it, also compare the images with ImageNet's."""
     judged, similarity = list[Judged](), None
     with progress("judging features", len(found.stores), "cuts") as advance:
         for store in found.stores:
@@ -116,12 +116,15 @@ def _judged(
 
 
 def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
-    """Return the features of the judged images, float32 [N, D]."""
+    """Read the features of the images on which candidates are judged: float32 [N, D]."""
     return store.read([one.image.digest for one in found.examples]).astype(np.float32, copy=False)
 
 
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
-    """Return the difference in accuracy between the best and the deepest cut of the chosen network in `stores`."""
+    """Return how much more accurate the best cut of the chosen network is than its deepest cut.
+
+    `right` has the accuracy of each of `stores`, and `chosen` is the index of the chosen one.
+    """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]
     return max(right[row] for row in same) - right[max(same, key=lambda row: _depth(stores[row].fingerprint))]
@@ -155,12 +158,18 @@ def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) ->
 
 
 def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
-    """Return the value of `--backbone` for a fingerprint: a name, or the path of a `.keras` file that is `known`."""
+    """Return the value of `--backbone` for a fingerprint: the name of a backbone, or the path of a `.keras` file.
+
+    `known` maps the digests of weights to the backbones that were used with the store.
+    """
     return known[fingerprint.weights].backbone if fingerprint.weights in known else fingerprint.backbone
 
 
 def _options(fingerprint: Fingerprint, store: Path) -> str:
-    """Return the options that ask for the features of `fingerprint`, as far as `store` knows them."""
+    """Return the command-line options that ask for the features of `fingerprint`.
+
+    If `store` has no record of the weights, only the store, the backbone and the cut are named.
+    """
     try:
         config = settings_of(fingerprint, store)
         known = [f"--backbone={config.backbone}", *flags(replace(config, backbone=_DEFAULT.backbone, cut=_DEFAULT.cut))]

@@ -27,7 +27,10 @@ _OF_EACH = 10  # the least number of images per class in a sample, on average
 
 @dataclass(frozen=True)
 class Candidates:
-    """The stores of all candidates, and the examples on which they are judged. Each store has all their features."""
+    """The stores of all candidates, and the examples on which the candidates are judged.
+
+    Each store has the features of all these examples.
+    """
 
     stores: list[FeatureStore]
     examples: list[Example]  # of train and val
@@ -37,9 +40,10 @@ class Candidates:
 def find_candidates(
     scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig, advise: AdviseConfig, seed: int
 ) -> Candidates:
-    """Find the stores with features of a sample of `scanned`. Extract the features of the networks to try.
+    """Draw a sample of the train and val images in `scanned`, and find the stores that have its features.
 
-    Raises DataError if too many images can't be used. Extraction raises the errors of `cache_features`.
+    The features of the networks to try are extracted. Raises DataError if too many images can't be used. Extraction
+    raises the errors of `cache_features`.
     """
     examples = _sample([one for one in scanned.examples if one.split != "test"], advise.sample, seed)
     stores, notes = _stored(examples, extraction)
@@ -57,7 +61,8 @@ def find_candidates(
 def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
     """Return a sample of `count` examples, with the classes in proportion, or all examples if `count` is 0.
 
-    A class has at least `_OF_EACH` examples in the sample, if there are as many. The sample may then be larger.
+    The sample has at least ten examples of each class, or all examples of a class that has fewer. For that, the sample
+    may be larger than `count`.
     """
     labels = np.array([one.label for one in examples])
     if not count or (count := max(count, _OF_EACH * len(np.unique(labels)))) >= len(examples):
@@ -94,7 +99,7 @@ def _stored(examples: Sequence[Example], extraction: ExtractionConfig) -> tuple[
 def _extracted(
     scanned: Scan, tried: Sequence[str], config: FeatureConfig, extraction: ExtractionConfig
 ) -> tuple[list[Example], list[FeatureStore]]:
-    """Extract the features of the networks `tried`. Return the examples that could be decoded, and the stores."""
+    """Extract the features of the networks to try. Return the examples that could be decoded, and the stores."""
     configs = [_of_one(name, replace(config, views=0)) for name in dict.fromkeys(tried)]
     networks = [network for one in configs for network in networks_for(scanned, one, extraction)]
     found, _, stores, _ = extract_all(scanned, networks)
@@ -103,7 +108,10 @@ def _extracted(
 
 
 def _named(network: str) -> str:
-    """Return the name of a network to try, or its absolute path. Raises OptionError if it is no single known one."""
+    """Return the name of the backbone that `network` names, or the absolute path of its file.
+
+    Raises OptionError if `network` names several backbones, or one that is not known.
+    """
     (name, *others) = chosen_backbones(FeatureConfig(backbone=network))
     if others:
         raise OptionError(f"--try: names one network; repeat it for more. Received: {network}")
@@ -135,7 +143,7 @@ def _cuts(backbone: str) -> list[Cut]:
 def settings_of(fingerprint: Fingerprint, store: Path) -> FeatureConfig:
     """Return the settings that made the features of `fingerprint`.
 
-    Raises StoreError if `store` has no record of its weights.
+    Raises StoreError if `store` has no record of the network's weights.
     """
     known = next((one for one in reversed(used_with(store)) if one.digest == fingerprint.weights), None)
     if known is None:
@@ -161,7 +169,8 @@ def settings_of(fingerprint: Fingerprint, store: Path) -> FeatureConfig:
 def network_of(fingerprint: Fingerprint, extraction: ExtractionConfig) -> Network:
     """Load the network that made the features of `fingerprint`. An int8 network is loaded in float32.
 
-    Raises StoreError if its weights are unknown or have changed since, and WeightsError if they are missing.
+    Raises StoreError if the store has no record of the network's weights, or if the weights have changed since. Raises
+    WeightsError if the weights are missing.
     """
     config = settings_of(fingerprint, extraction.store)
     network = load_network(replace(config, precision="float32") if config.precision == "int8" else config, extraction)

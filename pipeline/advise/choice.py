@@ -17,18 +17,19 @@ _UNSURE = 0.5  # with a lower confidence, a default cut is preferred
 class Best:
     """The candidate to take."""
 
-    row: int  # its index
-    confidence: float  # the chance that its accuracy is within `NEAR` of the best; see `_confidence`
-    order: list[int]  # all candidates: `row`, the other `alike` ones, and the rest, by loss, the lowest first
+    row: int  # the index of this candidate
+    confidence: float  # the chance that the accuracy of `row` is within `NEAR` of the best; see `_confidence`
+    order: list[int]  # all candidates: `row`, then the other `alike` ones by rising loss, then the rest by rising loss
     alike: frozenset[int]  # the candidates whose accuracy is not significantly below the best
-    by_default: bool  # whether it was taken because its cut is a default one
+    by_default: bool  # whether `row` was taken because its cut is a default one
 
 
 def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection[int] = (), seed: int = 0) -> Best:
     """Choose the candidate with the lowest loss among all whose accuracy is not significantly below the best.
 
-    The loss distinguishes candidates better than the accuracy does if few predictions are wrong. If the choice is
-    unsure, only the candidates `defaults` are considered, if the accuracy of one is not significantly below the best.
+    If few predictions are wrong, the loss distinguishes candidates better than the accuracy does. If the choice is
+    unsure, a candidate with a default cut is preferred, as long as its accuracy is not significantly below the best.
+    `defaults` has the indices of the candidates with a default cut.
     """
     right = np.stack([one.probe for one in judged])
     best = int(right.mean(axis=1).argmax())
@@ -49,9 +50,10 @@ def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection
 def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarray:
     """Return for each candidate the chance that its accuracy is within `NEAR` of the best, float64 [candidates].
 
-    `right` is bool [candidates, N]. The chance is the lower one of two. One comes from resamples of the images, the
-    other from the spread over the folds. Each variance is raised for the images that train the probes, which the folds
-    share: by the factor 1 + F / (F - 1) for F folds (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366).
+    `right`, bool [candidates, N], says which predictions are right. The chance is estimated from resamples of the
+    images, and again from the spread over the folds. The lower value is returned. The probes of different folds share
+    training images, so both variances are too small. Each is raised by the factor 1 + F / (F - 1) for F folds (Nadeau &
+    Bengio 2003, doi:10.1023/A:1024068626366).
     """
     draws = np.random.default_rng(seed)
     images, count, values = right.shape[1], len(folds), right.T.astype(np.float64)

@@ -14,9 +14,9 @@ _BATCH, _STEPS = 16, 4  # the first step is not timed, because it builds the gra
 
 
 def training_speed(network: Network, examples: Sequence[Example], classes: int) -> float:
-    """Train the top of `network` for a few steps on some of `examples`. Return the speed in images per second.
+    """Fine-tune `network` for a few steps on some of `examples`. Return the speed in images per second.
 
-    The steps are those of `headstart finetune` with its default settings.
+    A step is one of `headstart finetune` with its default settings.
     """
     backbone, cuts = network.backbone, network.cuts
     from_layer = backbone.boundary(cuts)

@@ -38,10 +38,11 @@ class Gain:
 
 
 def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[Fold]:
-    """Divide `examples` of `data` into folds, stratified by class. Copies of an image, or a group, share their fold.
+    """Divide `examples` of `data` into folds, stratified by class.
 
-    There are five folds, or fewer if a class has fewer groups, but at least two. Raises DataError if a fold is empty,
-    or if the images outside a fold are all of one class.
+    All copies of an image are in the same fold, and so are all images of a group. There are five folds, or fewer if a
+    class has fewer different images or groups, but at least two. Raises DataError if a fold is empty, or if the images
+    outside a fold are all of one class.
     """
     labels, groups = np.array([one.label for one in examples]), [one.together for one in examples]
     count = max(min(_FOLDS, rarest(labels, groups)[1]), 2)
@@ -55,14 +56,14 @@ def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[F
 
 
 def _can_judge(train: np.ndarray, held: np.ndarray) -> bool:
-    """Return whether a fold with these labels has images to judge, and a probe can be fitted outside it."""
+    """Return whether a fold can be judged: it has images, with labels `held`, and `train` has at least two classes."""
     return bool(len(held)) and len(np.unique(train)) > 1
 
 
 def judge(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Judged:
     """Judge `features`, float32 [N, D], by their `labels`, int64 [N].
 
-    The penalties of the probe are tried from the strongest on, until the loss no longer falls.
+    The linear probe is fitted with weaker and weaker penalties, until the loss no longer falls.
     """
     loss, chances = np.inf, np.empty(0)
     with single_threaded():
@@ -82,7 +83,10 @@ def judge(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], class
 def held_out(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, strength: float
 ) -> np.ndarray:
-    """Return class probabilities, float64 [N, classes]: for each fold, by logistic regression on the other folds."""
+    """Return the class probabilities of all images, float64 [N, classes].
+
+    The probabilities of a fold's images come from logistic regression that is fitted to the other folds.
+    """
     chances = np.zeros((len(labels), classes))
     for train, held in folds:
         model = fitted_logistic(features[train], labels[train], strength)
@@ -91,9 +95,9 @@ def held_out(
 
 
 def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Gain:
-    """Return the accuracy that the probe gains from training on all images of each fold instead of half of them.
+    """Return how much more accurate a probe is if it is fitted to all training images of a fold, not to half of them.
 
-    The gain is 0, and its interval is from -1 to 1, if such a half has images of one class only.
+    If such a half has images of one class only, the gain is 0, and its interval is from -1 to 1.
     """
     halves = list[Fold]()
     for number, (train, held) in enumerate(folds):
@@ -110,10 +114,10 @@ def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[F
 
 
 def _with_interval(gained: np.ndarray, of_folds: Sequence[float]) -> Gain:
-    """Return the mean gain with a 95 % interval: the wider one of two.
+    """Return the mean of `gained` with a 95 % interval.
 
-    The first interval comes from the variance between images, the second from the variance between folds. Only the
-    second includes the noise from the choice of training images; see `metrics.resampled_interval`.
+    One interval is computed from the variance between images, another from the variance between folds. The wider one is
+    returned. Only the second includes the noise from the choice of training images; see `metrics.resampled_interval`.
 
     Args:
         gained: the gain on each image, float64 [N].
@@ -134,7 +138,10 @@ def _loss(chances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _nearest(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> np.ndarray:
-    """Return the majority class, int64 [N], of the five nearest images in the other folds. Nearer ones decide ties."""
+    """Return the most frequent class among the five nearest images in other folds, for each image: int64 [N].
+
+    If several classes are equally frequent, the one with the nearer images is returned.
+    """
     predicted = np.empty_like(labels)
     weights = 1 + 1e-3 * np.arange(_NEIGHBOURS, 0, -1)  # decides ties
     for train, held in folds:

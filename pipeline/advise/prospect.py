@@ -14,13 +14,13 @@ from headstart.pipeline.data.examples import Example
 
 Answer = Literal["yes", "perhaps", "no", "unknown"]
 WORTHWHILE = 0.01  # the least expected gain in accuracy for which fine-tuning is recommended
-_SURE = 1 / 3  # below this share of the upper end of its interval, an expected gain is small
+_SURE = 1 / 3  # an expected gain is sure if it is at least this share of the gain with many images
 EPOCHS = 10  # of `headstart finetune` by default
 # Shares of the errors that fine-tuning removes, with many images.
 _SHARES = {"near": 0.25, "between": 0.4, "far": 0.55, "unknown": 0.4}
 _TOO_DEEP, _LESS_DEEP_SHARE = 0.01, 0.1
-_HALF = 2000  # with this many images in train, half of these shares is expected
-_FORWARD = 3  # validation is so many times as fast as training
+_HALF = 2000  # with this many images in train, half of a share is expected
+_FORWARD = 3  # validation is three times as fast as training
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,14 @@ class Prospect:
 def expected_gain(error: float, images: int, similarity: Similarity | None, too_deep: float) -> tuple[float, float]:
     """Return the gain in accuracy that fine-tuning is expected to bring, and the gain with many images.
 
-    Each gain is a share of the `error` of the probe. The share is larger for images that are less similar to
-    ImageNet's, and if the deepest features are too specialised: `too_deep` is the difference in accuracy between the
-    best cut and the deepest cut of the network. The first gain also grows with the number of training `images`. The
-    shares were set by a few measurements.
+    Each gain is a share of `error`, the error rate of the probe. The share is larger if the images are less similar to
+    ImageNet's. It is also larger if the deepest features are too specialised. A sign of this is `too_deep`, the
+    accuracy of the network's best cut minus that of its deepest cut. The first gain also grows with `images`, the
+    number of training images. The shares were set by a few measurements.
+
+    Args:
+        error: in [0, 1].
+        similarity: None if it is unknown.
     """
     share = _SHARES[similarity.verdict if similarity else "unknown"] + _LESS_DEEP_SHARE * (too_deep > _TOO_DEEP)
     return error * share * images / (images + _HALF), error * share
@@ -71,8 +75,9 @@ def prospect(
 ) -> Prospect:
     """Return the prospect of fine-tuning the network of `fingerprint` on `train`, validated on `val` images.
 
-    `gains` is the result of `expected_gain`. The cost is measured if the answer is "yes" or "perhaps". The answer is
-    "unknown" unless the probe is `better_than_guessing`.
+    `gains` is the result of `expected_gain`. The cost is measured if the answer is "yes" or "perhaps". If the
+    probe is not surely better than always saying the largest class, `better_than_guessing` is False, and the answer is
+    "unknown".
     """
     answer = answered(*gains) if better_than_guessing else "unknown"
     speed = _speed(fingerprint, extraction, train, classes) if answer in ("yes", "perhaps") else None
@@ -81,7 +86,7 @@ def prospect(
 
 
 def answered(expected: float, most: float) -> Answer:
-    """Return whether fine-tuning is recommended, for the two gains of `expected_gain`."""
+    """Return whether fine-tuning is recommended. `expected` and `most` are the gains that `expected_gain` returns."""
     if round(expected, 3) < WORTHWHILE:  # as it is shown
         return "no"
     return "yes" if expected >= _SURE * most else "perhaps"

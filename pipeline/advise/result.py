@@ -34,7 +34,7 @@ class Advice:
 
     data: str
     images: int  # of train and val, on which the candidates are judged
-    candidates: list[Candidate]  # the best first, then in the order of `Best`
+    candidates: list[Candidate]  # in the order of `Best.order`: the recommended one first
     alike: int  # number of candidates, the first included, whose accuracy is not significantly below the best
     by_default: bool  # whether the first one was taken because its cut is the default one
     options: str  # the options that ask for the features of the first candidate
@@ -139,4 +139,4 @@ class Advice:
         return table
 
 
-_LITTLE, _MUCH = 0.02, 0.01  # an error up to the first is little; a gain of doubling from the second on is much
+_LITTLE, _MUCH = 0.02, 0.01  # an error is little up to the first; a gain of doubling is much from the second on

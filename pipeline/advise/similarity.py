@@ -77,10 +77,10 @@ def compare_with_imagenet(features: np.ndarray) -> Similarity:
 
 
 def _distance(features: np.ndarray) -> float:
-    """Return the distance of the mean of `features` from the mean on ImageNet, divided by the norm of the mean on it.
+    """Return the distance between the mean of `features` and ImageNet's mean, divided by the norm of ImageNet's mean.
 
-    The mean on ImageNet follows from the last batch normalisation. On ImageNet, its output has the mean `beta` and the
-    standard deviation `gamma`. If the output is normal, its mean after ReLU6 has a closed form.
+    ImageNet's mean follows from the last batch normalisation, whose output on ImageNet has the mean `beta` and the
+    standard deviation `gamma`. This output is taken to be normal. Then its mean after ReLU6 has a closed form.
     """
     from scipy.stats import norm
 

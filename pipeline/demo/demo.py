@@ -167,7 +167,7 @@ def _require_no_other(folder: Path) -> None:
 
 
 def _claim(folder: Path) -> None:
-    """Make `folder`, or clear it of an earlier demo's drawings."""
+    """Make `folder`, and mark it as the demo's. If it holds the drawings of an earlier demo, remove them."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / _MARK, _ABOUT)
     for stale in ("drawn", "data"):  # drawings of another seed or number would stay among the new ones

@@ -3,7 +3,7 @@
 Colours, sizes, poses and backgrounds of both classes have the same distributions. So the mean colour, a thumbnail or
 the size of the file does not reveal the class. A cat has whiskers and slit pupils. A dog has a broad muzzle and often a
 tongue. Most cats have stripes and pointed ears, and most dogs have spots and hanging ears. But some animals have a
-plain coat, or the ears of the other class. Phase 2 has still to learn to tell these.
+plain coat, or the ears of the other class. Such animals are hard to tell for a head, and leave work for phase 2.
 """
 
 import io

@@ -31,7 +31,8 @@ class Guess:
     def colour(self) -> str:
         """Return the colour of the image's frame.
 
-        One colour means wrong, one means corrected by fine-tuning, and one means right by the head already.
+        There is a colour for wrong predictions, one for predictions that fine-tuning corrected, and one for predictions
+        that the head already had right.
         """
         if self.predicted != self.label:
             return _WRONG
@@ -39,13 +40,14 @@ class Guess:
 
 
 def read_guesses(run: Run, split: str = "test") -> list[Guess]:
-    """Read the predictions on `split` that `evaluate` wrote, in the order of the picture.
+    """Read the predictions on `split` that `evaluate` wrote, in the order in which the picture shows them.
 
     Wrong predictions come first, then predictions that fine-tuning corrected, then the others. Within each of these
     groups, the least certain come first.
     """
     found = read_predictions(run, split)
-    models = ("head", "finetuned" if "finetuned" in found.logits else "head")  # without a better epoch than the head's
+    # If no epoch was better than the head, there are no logits of the fine-tuned classifier.
+    models = ("head", "finetuned" if "finetuned" in found.logits else "head")
     head, finetuned = (calibrated(run, model, found.logits[model]) for model in models)
     guesses = [
         Guess(path, label, int(first.argmax()), int(last.argmax()), float(last.max()))

@@ -24,7 +24,8 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
 
     In a folder, images are moved to the folder of another class, or aside. A list is rewritten; images that are put
     aside lose their row. A log is kept beside `table`, for `undo`. The moves of an earlier call that was cut off are
-    completed first. Raises DataError if a row does not fit `data`; then this call makes no changes of its own.
+    completed first. Raises DataError if a row does not fit `data`; then this call makes no changes of its own. Raises
+    OptionError for the layout `v1`.
     """
     if reading.layout == "v1":
         raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")
@@ -45,8 +46,8 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
 def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
     """Undo the changes that the log at `path` names, and remove the log.
 
-    Raises DataError if the log is of another DATA, or if an image was moved or the list was changed since. Then nothing
-    is undone.
+    Raises DataError if the log is of another DATA. Also raises it if something else has moved an image or changed the
+    list since the log was written. Then nothing is undone.
     """
     with _claimed(data):
         log = read_log(path, data)
@@ -59,7 +60,7 @@ def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
 
 
 def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: Path) -> set[str]:
-    """Move the images of `rows`, after the moves of an earlier call that were left. Return the old paths."""
+    """Complete the moves that an earlier call left, and then move the images of `rows`. Return the old paths."""
     moved = move_all(data, log, path)
     if moved:
         console.print(f"{path}: {len(moved)} moves of an earlier call were left, and were made now")

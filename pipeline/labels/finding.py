@@ -92,7 +92,10 @@ def _judged(labels: np.ndarray, chances: np.ndarray) -> np.ndarray:
 def _folds(
     labels: np.ndarray, groups: np.ndarray, class_names: Sequence[str], seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Draw folds with similar class proportions. Each is a pair: the rows to train on, and the rows held out."""
+    """Draw folds with similar class proportions. A fold is a pair: the rows to train on, and the rows held out.
+
+    Raises DataError if a class has images in fewer than two groups.
+    """
     fewest, name = min((len(set(groups[labels == label])), name) for label, name in enumerate(class_names))
     if fewest < 2:
         raise DataError(
@@ -106,13 +109,14 @@ def _folds(
 def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the suggested label of each row, int64 [N]; -1 where the given label is suggested.
 
-    This is the most probable other class. The rows of a conflict are copies with different labels. They are suggested
-    one label, the most probable one by their mean probabilities, so that the suggestions resolve the conflict.
+    The suggested label is the most probable class other than the given label. But the rows of a conflict, which are
+    copies or near-duplicates with different labels, all get the same suggestion. It is the most probable class by the
+    mean of their probabilities. So the suggestions resolve the conflict.
 
     Args:
         chances: the probabilities of the classes, float64 [N, classes].
         labels: int64 [N].
-        conflicts: rows of each conflict.
+        conflicts: the rows of each conflict.
     """
     others = chances.copy()
     others[np.arange(len(labels)), labels] = -1
@@ -126,7 +130,7 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 def nearest_agreeing(
     features: np.ndarray, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """For each of `rows`, return the nearest rows that have the suggested label, the nearest first.
+    """For each of `rows`, return the four nearest trusted rows that have its suggested label, the nearest first.
 
     Args:
         features: float32 [N, D].

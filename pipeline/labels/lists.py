@@ -38,7 +38,7 @@ def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, p
         )
     if log.states:
         _original(path, log)
-        del log.states[_state_of(file, log, path) + 1 :]  # of a call that was cut off
+        del log.states[_state_of(file, log, path) + 1 :]  # states that a call announced before it was cut off
     changes = _changes(file, rows, read_manifest(file, config), config, log)
     if not changes:
         return set()
@@ -58,7 +58,8 @@ def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, p
 def restore_list(file: Path, log: Log, path: Path) -> int:
     """Restore the content that the list `file` had before the changes of `log`. Return the number of changed images.
 
-    Raises DataError if something else has changed the list since, or if the kept content is missing or damaged.
+    Raises DataError if something else has changed the list since the log was written, or if the copy that was kept is
+    missing or damaged.
     """
     del log.states[_state_of(file, log, path) + 1 :]
     if log.states[1:]:
@@ -67,7 +68,7 @@ def restore_list(file: Path, log: Log, path: Path) -> int:
 
 
 def _state_of(file: Path, log: Log, path: Path) -> int:
-    """Return which of the states of `log` the list `file` has. Raises DataError if it has none of them."""
+    """Return the index of the state in `log` that the list `file` is in. Raises DataError if it is in none of them."""
     now = sha256_of(file)
     for at, state in enumerate(log.states):
         if state.sha256 == now:
@@ -79,7 +80,10 @@ def _state_of(file: Path, log: Log, path: Path) -> int:
 
 
 def _original(path: Path, log: Log) -> bytes:
-    """Return the content of the list before the changes of `log`. Raises DataError if it is missing or damaged."""
+    """Return the content of the list before the changes of `log`, from the copy that was kept.
+
+    `path` is the path of the log. Raises DataError if the copy is missing or damaged.
+    """
     kept = kept_list(path)
     try:
         content = kept.read_bytes() if kept.is_file() else b""
@@ -91,7 +95,7 @@ def _original(path: Path, log: Log) -> bytes:
 
 
 def _made(log: Log) -> dict[str, str]:
-    """Return the action for each path of a list that was changed."""
+    """Map the path of each image that `log` has changed in a list to its action."""
     return {path: action for state in log.states for path, action in state.rows.items()}
 
 
@@ -104,7 +108,10 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: DataConfig, log: Log) -> dict[str, str]:
-    """Return the action for the path of each image that is still to be changed. Raises DataError for a wrong row."""
+    """Map the path of each image that is still to be changed to its action.
+
+    Raises DataError if one of `rows` does not fit the list, or if a class would have no image left.
+    """
     by_path = {entry.path: entry for entry in entries}
     require_classes(rows, sorted({entry.label for entry in entries if entry.label}), file)
     changes: dict[str, str] = {}
@@ -151,7 +158,7 @@ def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> by
 
 
 def _spellings(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, Any]:
-    """Map each class to its value in the column of labels, which may be a number or have another Unicode form."""
+    """Map the name of each class to its value in `column`. The value may be a number, or have another Unicode form."""
     return {as_label(str(row[column]).strip()): row[column] for row in reversed(rows) if row.get(column) is not None}
 
 

@@ -1,6 +1,6 @@
 """The log of `--apply`, from which `--undo` restores the labels. It is written before the first change.
 
-A log belongs to one CSV file of labels and to one DATA: a further `--apply` of this file to this DATA adds to its log.
+A log belongs to one CSV file of labels and to one DATA. A further `--apply` of this file to this DATA adds to this log.
 """
 
 import json
@@ -24,7 +24,7 @@ class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of a list after an --apply, or before the first one."""
+    """The content of a list: before the first `--apply`, or after one of them."""
 
     sha256: str
     rows: dict[str, str] = {}  # the action for each path that this --apply changed
@@ -46,17 +46,17 @@ def log_of(table: Path) -> Path:
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path of the copy of a list from before the changes of `log`."""
+    """Return the path of the copy that is kept of an unchanged list. `log` is the path of the log."""
     return log.with_name(log.name.removesuffix(_SUFFIX) + _KEPT_SUFFIX)
 
 
 def new_log(data: Path) -> Log:
-    """Return a log without changes, of `data`."""
+    """Return a log for `data` that has no changes yet."""
     return Log("log of headstart labels", os.path.realpath(data))
 
 
 def read_log(path: Path, data: Path) -> Log:
-    """Read a log of changes in `data`. Raises DataError if it can't be read, is no log, or is of another DATA."""
+    """Read the log at `path`. Raises DataError if the file can't be read, is no log, or is no log of `data`."""
     try:
         if not path.name.endswith(_SUFFIX):
             raise ValueError(f"its name does not end with {_SUFFIX}")

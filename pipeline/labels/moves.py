@@ -16,7 +16,8 @@ from headstart.pipeline.labels.log import Log, write_log
 def require_inside(data: Path, name: str, where: str) -> None:
     """Raise a DataError if the path `name`, relative to `data`, leads out of `data`, or through a link or a file.
 
-    There need be no file at `name`. `where` says in messages where `name` was read.
+    Whether there is a file at `name` does not matter. Messages begin with `where`, the place from which `name` was
+    read.
     """
     root = os.path.realpath(data)
     path = os.path.join(root, name)
@@ -36,7 +37,7 @@ def require_inside(data: Path, name: str, where: str) -> None:
 
 
 def existing_folder(data: Path, name: str) -> str:
-    """Return the nearest path above `name` at which there is something. `name` is relative to `data`."""
+    """Return the nearest path above `name` that exists, even if it is no folder. `name` is relative to `data`."""
     above = os.path.dirname(os.path.join(data, name))
     while not os.path.lexists(above):
         above = os.path.dirname(above)
@@ -68,7 +69,7 @@ def move_all(data: Path, log: Log, path: Path) -> list[str]:
 def move_back(data: Path, log: Log, path: Path) -> int:
     """Undo the moves of `log`, the last first, and remove the folders that were made for them.
 
-    Returns the number of images that are moved now. Moves that were never made are not among them.
+    Returns the number of images that this call moves. An image does not count if it was never moved to its target.
 
     Raises DataError in the same cases as `move_all`.
     """
@@ -86,7 +87,7 @@ def move_back(data: Path, log: Log, path: Path) -> int:
 
 
 def _left(data: Path, pairs: Iterable[tuple[str, str]], path: Path) -> list[tuple[str, str]]:
-    """Return the pairs (source, target) that are still to be moved. Raises DataError if one can't be."""
+    """Return the pairs (source, target) whose file is still to be moved. Raises DataError if a file can't be moved."""
     left = []
     for source, target in pairs:
         for name in (source, target):
@@ -109,7 +110,10 @@ def _left(data: Path, pairs: Iterable[tuple[str, str]], path: Path) -> list[tupl
 
 
 def require_writable(data: Path, names: Iterable[str]) -> None:
-    """Raise a DataError if no file can be made in a folder above one of `names`, which are relative to `data`."""
+    """Check the nearest existing folder above each of `names`. Raise a DataError if a folder can't be written.
+
+    `names` are paths relative to `data`.
+    """
     for folder in sorted({existing_folder(data, name) for name in names}):
         if reason := unwritable(folder):
             raise DataError(f"{folder}: images can't be moved there or away ({reason}); make the folder writable")

@@ -14,7 +14,7 @@ CONFLICTS, FILES = 40, 8  # at most this many groups with different labels, and 
 
 
 def write_page(found: FoundLabels, path: Path) -> None:
-    """Write the page to `path`: each likely label error with its neighbours, and groups with different labels."""
+    """Write the page to `path`: likely label errors with their neighbours, and copies with different labels."""
     issues = found.issues[:SHOWN]
     groups = [group[:FILES] for group in found.conflicts[:CONFLICTS]]
     suspects = chain(issues, *groups)

@@ -33,7 +33,10 @@ def require_classes(rows: Sequence[Row], class_names: Sequence[str], data: Path)
 
 
 def require_label(row: Row, label: str | None, split: str, data: Path) -> None:
-    """Raise a DataError if the image of `row` now has a `label` other than the row's, or if its `split` is test."""
+    """Raise a DataError if an image's label has changed since `row` was written, or if the image is in test.
+
+    `label` and `split` are those that the image has now. `label` is None if the image has no class.
+    """
     if label is None or label != as_label(row.label):
         now = f"is {label!r} now" if label is not None else "has no class"
         raise DataError(
@@ -47,9 +50,9 @@ def require_label(row: Row, label: str | None, split: str, data: Path) -> None:
 def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[Move]:
     """Return the moves for `rows` that are not in `log` yet.
 
-    The names after the moves are read in the same way as the folder. Each moved image must then have its new class in
-    the same split, and each other image must keep its class and split. Raises DataError if this fails, or if a row does
-    not fit the folder.
+    The plan is checked: the names that all images would have after the moves are read in the same way as the folder.
+    Each moved image must then have its new class in the same split, and each other image must keep its class and split.
+    Raises DataError if this check fails, or if a row does not fit the folder.
     """
     names, listing = folder_names(data)
     before = read_names(names, str(data), config, listing.empty)
@@ -83,7 +86,7 @@ def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[
 def _require_reading(
     data: Path, moves: Sequence[Move], names: Sequence[str], before: Reading, config: DataConfig, empty: Sequence[str]
 ) -> None:
-    """Raise a DataError if, after `moves`, an image would be read with a split or class that is not intended."""
+    """Raise a DataError if `moves` would give an image a split or class that is not meant, or empty a class."""
     expected = dict(zip(names, zip(before.splits, before.labels, strict=True), strict=True))
     for move in moves:
         split, _ = expected.pop(move.source)
@@ -106,7 +109,10 @@ def _require_reading(
 
 
 def _target(data: Path, row: Row, reading: Reading, names: Sequence[str], config: DataConfig, taken: set[str]) -> str:
-    """Return the path to which the image of `row` is moved. It is relative to `data`, and there is no file at it."""
+    """Return the path, relative to `data`, to which the image of `row` is moved.
+
+    No file is at this path, and `taken`, the paths of other moves, does not include it.
+    """
     wanted = as_label(row.action)
     at = None if config.label_from or row.action == ASIDE else _class_folder(row.path, as_label(row.label), config)
     if row.action == ASIDE:

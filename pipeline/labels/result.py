@@ -17,9 +17,9 @@ class Suspect:
     example: Example
     name: str  # its path, relative to DATA or to the folder of the list
     label: str
-    suggested: str | None  # the class that it perhaps is; None if `label` is more probable, in a conflict
+    suggested: str | None  # perhaps the right class; None in a conflict where `label` is the most probable
     score: float  # probability of `label`, in [0, 1], by a model that was fitted without this image
-    conflict: int | None = None  # number of the group of copies with different labels that it is in, from 1
+    conflict: int | None = None  # number, from 1, of its group of copies with different labels
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of a likely label error."""

@@ -1,4 +1,4 @@
-"""The CSV file of likely label errors. A person edits its column `action`, which gives the change of each image."""
+"""The CSV file of likely label errors. A person edits its column `action`, which says how to change each label."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ SUGGESTED, ASIDE = "suggested", "aside"  # actions; any other action is the name
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the file that has an action."""
+    """A row that has an action, from the CSV file of labels."""
 
     where: str  # file and number of the row, for messages
     path: str  # relative to DATA, or to the folder of the list
@@ -29,7 +29,7 @@ class Row:
 
 
 def write_table(path: Path, suspects: Iterable[Suspect]) -> None:
-    """Write a row with an empty action for each of `suspects` to the CSV file `path`."""
+    """Write a CSV file to `path`, with a row for each of `suspects`. The actions are empty."""
     rows = [(one.name, one.label, one.suggested or "", round(one.score, 4), one.conflict or "", "") for one in suspects]
     write_atomically(path, "".join(map(csv_line, [_COLUMNS, *rows])))
 
@@ -56,7 +56,7 @@ def require_table(flag: str, path: Path) -> None:
 
 
 def read_table(path: Path) -> list[Row]:
-    """Read the rows of a CSV file that have an action. Several rows with the same image and action count once.
+    """Read a CSV file of labels. Return the rows that have an action. Rows with equal image and action count once.
 
     Raises DataError if the file can't be read as CSV, lacks a column, has different actions for one image, or would
     exchange the labels of two copies.
@@ -94,10 +94,10 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _row(where: str, cells: Mapping[str, str]) -> Row | None:
-    """Return the row of `cells`, or None if it has no action or its action is its label.
+    """Return the row with these `cells`, by column. Return None if its action is empty, or is the label of the image.
 
-    The action `suggested` is replaced by the name of the suggested class. In a conflict, there may be none.
-    Spaces around an action do not count.
+    The action `suggested` is replaced by the class in the column `suggested`. If this column is empty, the action
+    counts as empty in a conflict. Otherwise, DataError is raised. Spaces around an action do not count.
     """
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()

@@ -1,1 +1,1 @@
-"""The parts of HTML pages that need no other file, no script and no network."""
+"""Make HTML pages of parts. A page needs no other file, no script and no network."""

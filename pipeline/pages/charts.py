@@ -55,7 +55,7 @@ def chart(draw: Callable[[Axes], None], title: str, alt: str, size: tuple[float,
     """Return a chart as an HTML figure with the caption `title`.
 
     Args:
-        draw: draws on matplotlib axes, in the colours `SERIES`, `INK`, `SOFT` or `LINE`.
+        draw: a function that draws on matplotlib axes, in the colours `SERIES`, `INK`, `SOFT` or `LINE`.
         alt: the text for readers who can't see the chart.
         size: width and height in inches of 72 points. The page scales the chart to its own width.
     """

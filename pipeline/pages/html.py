@@ -15,7 +15,7 @@ _SAFE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def printable(value: object) -> str:
-    """Return text whose unprintable characters, such as marks that reverse text, are backslash escapes."""
+    """Return `value` as text. Unprintable characters, such as marks that reverse text, become backslash escapes."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value))
 
 
@@ -26,7 +26,7 @@ def shortened(text: str, most: int = 28) -> str:
 
 
 def escaped(value: object) -> str:
-    """Escape `value` for HTML, and make it `printable`."""
+    """Make `value` printable, as `printable` does, and escape the result for HTML."""
     return escape(printable(value))
 
 
@@ -36,7 +36,7 @@ def isolated(value: object) -> str:
 
 
 def items(lines: Sequence[str], kind: str) -> str:
-    """Return an HTML list of `lines`, with the CSS class `kind`. Without lines, it is empty."""
+    """Return an HTML list of `lines`, with the CSS class `kind`. Without lines, return an empty string."""
     return f"<ul class={kind}>{''.join(f'<li>{escaped(line)}' for line in lines)}</ul>" if lines else ""
 
 

@@ -26,7 +26,10 @@ class Pictures:
                 advance(1)
 
     def html(self, image: ImageFile, alt: str = "") -> str:
-        """Return the thumbnail of `image` as HTML, with the path as its `title`. If it has none, return a text."""
+        """Return the thumbnail of `image` as HTML, with the path as its title.
+
+        If `image` has no thumbnail, return HTML with the text "no picture".
+        """
         url, path = self._urls.get(image.digest), escaped(image.path)
         if not url:
             return f"<span class=none title='{path}'>no picture</span>"
@@ -34,11 +37,11 @@ class Pictures:
 
 
 def picture(url: str, alt: str, title: str = "") -> str:
-    """Return HTML of the picture at a `data:` URL. `title` is HTML."""
+    """Return HTML that shows the picture at `url`, a `data:` URL. `title` must be escaped; `alt` need not be."""
     return f"<img src='{url}' alt='{escaped(alt)}' title='{title}'>"
 
 
 def jpeg_url(picture: Image) -> str:
-    """Return an RGB picture as a `data:` URL of JPEG."""
+    """Encode an RGB picture as JPEG. Return the JPEG as a `data:` URL."""
     picture.save(data := io.BytesIO(), "JPEG", quality=_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"

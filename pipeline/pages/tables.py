@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """Return an HTML table of the CSS class `kind`. On a narrow page, the table scrolls, and the page does not.
+    """Return an HTML table with the CSS class `kind`. On a narrow page, the table scrolls, and the page does not.
 
     `caption`, `columns` and the cells of `rows` are HTML. The first cell of a row is its header. A cell that
-    begins with `<td` may have its own attributes.
+    begins with `<td` is a whole element, which may have attributes.
     """
     head = "".join(f"<th scope=col>{column}</th>" for column in columns)
     body = "".join(f"<tr><th scope=row>{row[0]}</th>{''.join(map(_cell, row[1:]))}</tr>" for row in rows)

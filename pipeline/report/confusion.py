@@ -12,7 +12,11 @@ _OPENED = 40  # a table of more classes is folded
 
 
 def confusion(evidence: Evidence) -> str:
-    """Return the better model's confusion matrix. For many classes, return the pairs that are confused most often."""
+    """Return the confusion matrix of the model that answers, as HTML.
+
+    With more than 15 classes, return a table of the pairs that are confused most often. Without predictions, return an
+    empty string.
+    """
     found = evidence.predictions
     if not found:
         return ""
@@ -39,7 +43,7 @@ def confusion(evidence: Evidence) -> str:
 
 
 def classes(evidence: Evidence) -> str:
-    """Return a table of the better model's figures for each class, the class with the lowest recall first."""
+    """Return a table of the figures of each class, by the model that answers. The lowest recall comes first."""
     if not evidence.predictions:
         return ""
     found = sorted(

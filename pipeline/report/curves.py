@@ -17,12 +17,12 @@ from headstart.pipeline.scoring.thresholds import moved
 _MOST_CURVES = 6  # with more classes, there are no curves of each class against the rest
 _POINTS = 300  # of a curve
 _MOST_CHOSEN = 2  # epochs that were kept: one of each phase
-_LARGEST = 1e6  # a loss that is drawn
+_LARGEST = 1e6  # the largest loss that is drawn
 _STYLES = ("-", "--", ":", "-.")
 
 
 def training(evidence: Evidence) -> str:
-    """Return charts of loss and accuracy over the epochs of both phases, one after the other."""
+    """Return charts of loss and accuracy by epoch. The epochs of fine-tuning follow those of the head."""
     rows = or_missing(evidence.run.history, "training", evidence.missing)
     if not rows:
         return ""
@@ -71,8 +71,8 @@ def _course(name: str, series: dict[str, np.ndarray], first: int, chosen: list[i
 def detection(evidence: Evidence) -> str:
     """Return ROC and precision-recall curves.
 
-    With two classes, each model has a curve. With up to six, each class has a curve by the better model. With more, the
-    result is empty.
+    With two classes, each model has a curve. With three to six classes, each class has a curve, by the model that
+    answers. With more classes, or without predictions, the result is an empty string.
     """
     found = evidence.predictions
     if not found or len(found.class_names) > _MOST_CURVES:
@@ -131,7 +131,10 @@ def _lines(
 
 
 def calibration(evidence: Evidence) -> str:
-    """Return reliability diagrams of each model before and after temperature scaling, and a table of their errors."""
+    """Return reliability diagrams and a table of calibration errors, and then two tables about the model that answers.
+
+    The diagrams and the first table show each model before and after temperature scaling.
+    """
     found = evidence.predictions
     if not found:
         return ""
@@ -155,7 +158,7 @@ def calibration(evidence: Evidence) -> str:
 
 
 def _trust(evidence: Evidence) -> str:
-    """Return tables of accuracy by coverage and of sets of labels, by the model that answers."""
+    """Return two tables about the model that answers: its accuracy by coverage, and its sets of labels."""
     found, model = evidence.predictions, evidence.answering
     assert found
     rule = moved(evidence.run.threshold(model))
@@ -200,7 +203,7 @@ def _diagram(model: str, sides: dict[str, np.ndarray], labels: np.ndarray) -> st
 
 
 def _thinned(start: int, end: int) -> np.ndarray:
-    """Return at most `_POINTS` positions, int64 [P], from `start` to `end - 1`. These two are always among them."""
+    """Return at most 300 positions, int64 [P], evenly spaced. The first is `start`, and the last is `end - 1`."""
     return np.unique(np.linspace(start, end - 1, _POINTS).astype(int))
 
 

@@ -36,13 +36,13 @@ class Evidence:
     run: Run
     scored: str  # a phrase that names the examples, such as `test`
     key: str  # of the metrics under `evaluate` in `metrics.json`
-    stem: str  # of the name of the predictions' file
+    stem: str  # of the predictions' file, `predictions-<stem>.csv`
     predictions: Predictions | None
     val: Predictions | None
     data: FeaturedExamples | None  # the data that were scored
     trained: FeaturedExamples | None  # the run's own data
     missing: list[str] = field(default_factory=list)
-    advice: str = ""  # to cross-validate, where few images were scored
+    advice: str = ""  # advice to cross-validate, if few images were scored
 
     @property
     def models(self) -> list[str]:
@@ -62,15 +62,16 @@ class Evidence:
 
     @property
     def answering(self) -> str:
-        """Return the model by which `predict` answers. It was chosen on val, not by the figures on these examples."""
+        """Return the model by which `predict` answers. This model was chosen on val, not on the scored examples."""
         chosen = choose_model(self.run, "auto").model
         return chosen if chosen in self.models else self.models[0]
 
     @property
     def seen(self) -> dict[str, int | None]:
-        """Return the numbers of scored images with a copy or near-duplicate in train, as `evaluate` counted them.
+        """Return how many scored images have a copy in train, and how many have a near-duplicate in train.
 
-        The result is empty if it did not count.
+        `evaluate` counted them. None means that the number is unknown. If `evaluate` did not count, the result is
+        empty.
         """
         kept = self.run.metrics().get("evaluate", {}).get(self.key, {})
         names = ("duplicates_in_train", "near_duplicates_in_train")
@@ -102,7 +103,7 @@ class Evidence:
 
     @property
     def comparable(self) -> bool:
-        """Whether two models were scored that decide labels by the same rule; see `same_rule`."""
+        """Whether both models were scored, and decide labels by the same rule; see `same_rule`."""
         return len(self.models) == 2 and same_rule(*map(self.run.threshold, self.models))
 
     def confidence(self, model: str) -> np.ndarray:
@@ -130,7 +131,7 @@ def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
     """Collect the evidence for the run at `path`. A split without predictions is evaluated first.
 
     If the run's data, store or weights are missing, the evidence comes from the run alone, and `missing` says so.
-    Raises RunError if there is no run, and the errors of `evaluate` if places were named that can't be used.
+    Raises RunError if there is no run. If `places` names a place that can't be used, raises the errors of `evaluate`.
     """
     run, missing = Run.open(path), list[str]()
     try:
@@ -162,7 +163,10 @@ def or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | No
 
 
 def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predictions:
-    """Return the predictions on val of the run's own data, `trained`. Without the data, read them from the run."""
+    """Return the predictions on the val split of the run's own data, `trained`.
+
+    If `trained` is None, the predictions are read from the run. Raises DataError if the data have no val split.
+    """
     if trained is None:
         return read_predictions(run, "val")
     if not trained.of("val"):
@@ -171,9 +175,9 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
 
 
 def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
-    """Return the predictions on the examples `taken` of the data `cached`.
+    """Return the predictions on the examples in `taken`, which are examples of `cached`.
 
-    Evaluate first if the predictions of a model are missing.
+    If predictions of a model are missing, or are for other examples, the models are evaluated first.
     """
     tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0
     found = or_missing(lambda: read_predictions(run, taken.stem), "", [])

@@ -17,12 +17,12 @@ _OPACITY = 0.5
 
 
 def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], labels: Sequence[int]) -> dict[str, str]:
-    """Return a map for the digest of each of `images` that can be decoded, as a `data:` URL of a JPEG.
+    """Return a heat map, as a `data:` URL of a JPEG, for the digest of each of `images` that can be decoded.
 
-    A map shows the regions that support the class of `labels` in the fine-tuned classifier, laid over the image as the
-    network sees it. It is the map of the last cut, weighted by the gradient of the class's logit. The head takes means
-    over space, so the gradient with respect to these means is enough. Raises OptionError if the features are no means
-    over space.
+    `labels` has a class for each image. The heat map shows which regions support this class in the fine-tuned
+    classifier. It lies over the image as the network sees it. It is the map of features at the last cut, weighted by
+    the gradient of the class's logit. The head takes the mean of such a map over space, so the gradient with respect to
+    the mean is enough. Raises OptionError if the features are no means over space.
     """
     from headstart.features.images.batches import decoded_batches
     from headstart.features.tensorflow import keras
@@ -46,7 +46,10 @@ def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], lab
 
 
 def _slopes(head: Any, maps: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarray:
-    """Return the gradient of each image's logit for its label with respect to its features, float32 [B, D]."""
+    """Return the gradient of the logit of each image's label with respect to the image's features, float32 [B, D].
+
+    `maps` has the features of each cut as maps, float32 [B, h, w, d]. The head takes their means over space.
+    """
     from headstart.features.tensorflow import tf
 
     features = tf.constant(np.concatenate([one.mean(axis=(1, 2)) for one in maps], axis=1))

@@ -9,7 +9,7 @@ from headstart.pipeline.study.study import study_cached
 
 
 def images_needed(evidence: Evidence) -> str:
-    """Return the section as HTML. Without the run's own data, or if they can't be studied, it is empty."""
+    """Return the section as HTML. If the run's own data are missing or can't be studied, return an empty string."""
     cached = evidence.trained
     if cached is None:
         return ""

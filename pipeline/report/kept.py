@@ -1,4 +1,4 @@
-"""The figures that the page can't compute again, from `metrics.json`: logistic regression and cross-validation."""
+"""Read the figures of logistic regression and cross-validation from `metrics.json`: a page can't compute them."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -44,7 +44,8 @@ class Folds:
 def kept_simple(run: Run, key: str, count: int) -> Simple | None:
     """Return the figures of logistic regression that `evaluate` kept under `key`, for `count` images.
 
-    The result is None if there are none. Raises RunError if they are damaged.
+    The result is None if there are no such figures, or if they are for another number of images. Raises RunError if
+    they are damaged.
     """
     entry = run.metrics().get("evaluate", {}).get(key, {})
     values = entry.get("logistic_regression")

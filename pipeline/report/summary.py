@@ -1,4 +1,4 @@
-"""The beginning of the report: three sentences, the parts that are left out, and the figures of each model."""
+"""The beginning of the report: a few sentences, the parts that are left out, and the figures of each model."""
 
 from headstart.pipeline.evaluate.threshold import threshold_fields
 from headstart.pipeline.pages.html import escaped, isolated, items, shortened
@@ -10,9 +10,9 @@ from headstart.pipeline.scoring.thresholds import Threshold
 
 
 def summary(evidence: Evidence) -> str:
-    """Return HTML of a few sentences: how good the model that answers is, what fine-tuning changed, and the main error.
+    """Return a few sentences as HTML, and then a list of the parts that the report leaves out.
 
-    A list of the parts that the report leaves out follows.
+    The sentences tell the accuracy of the model that answers, what fine-tuning changed, and the most frequent error.
     """
     if not evidence.predictions:
         left_out = _left_out(evidence)
@@ -82,7 +82,7 @@ def _of_folds(evidence: Evidence) -> str:
 
 
 def figure(value: float | list[float] | None) -> str:
-    """Return a figure with four decimals, the ends of an interval with three, or a dash for None."""
+    """Return text: a figure with four decimals, an interval with three decimals, or a dash for None."""
     if value is None:
         return "-"
     return f"{value[0]:.3f} to {value[1]:.3f}" if isinstance(value, list) else f"{value:.4f}"
@@ -112,7 +112,7 @@ def _by_threshold(evidence: Evidence) -> str:
 
 
 def _by_folds(evidence: Evidence) -> str:
-    """Return a sentence on the accuracy by cross-validation or, if few images were scored, advice to cross-validate."""
+    """Return a sentence on the accuracy by cross-validation. If there is none, return `Evidence.advice`."""
     if not (found := evidence.folds):
         return f"{escaped(evidence.advice)}." if evidence.advice else ""
     low, high = found.accuracy_interval

@@ -17,13 +17,16 @@ _LOGISTIC = "logistic regression"
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method at one setting. Its figures are means over the folds, each on the validation rows of a fold."""
+    """A method at one setting, and its figures by cross-validation.
+
+    A figure is computed on the validation rows of each fold. The mean over the folds is kept.
+    """
 
     name: str
     setting: dict[str, Any]
     loss: float
     accuracy: float
-    other: dict[str, float] = field(default_factory=dict)  # the figure `choose_by`, if it is a third one
+    other: dict[str, float] = field(default_factory=dict)  # the figure that `choose_by` names, if not loss or accuracy
 
     @property
     def figures(self) -> dict[str, float]:
@@ -38,9 +41,9 @@ class Baseline:
 def fit_baselines(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy = "loss"
 ) -> list[Baseline]:
-    """Fit each method at several settings. Return the best setting of each method, by the figure `choose_by`.
+    """Fit logistic regression and nearest neighbours at several settings. Return the best setting of each method.
 
-    `features` is float32 [N, D], and `labels` is int64 [N].
+    `choose_by` names the figure by which a setting is best. `features` is float32 [N, D], and `labels` is int64 [N].
     """
     nearest = _neighbours(features, labels, folds, classes, choose_by)
     return [
@@ -50,7 +53,7 @@ def fit_baselines(
 
 
 def rank_to_beat(choose_by: ChooseBy, baselines: Sequence[Baseline]) -> tuple[float, float]:
-    """Return the `choosing.rank` of logistic regression, or infinities if `baselines` does not include it."""
+    """Return the result of `rank` for logistic regression, or (inf, inf) if `baselines` has no logistic regression."""
     ranks = (rank(choose_by, one.figures) for one in baselines if one.name == _LOGISTIC)
     return min(ranks, default=(float("inf"), float("inf")))
 
@@ -65,13 +68,19 @@ def logistic_regression(strength: float) -> Any:
 
 
 def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
-    """Fit `logistic_regression` to features, float32 [N, D]. It need not converge within its iterations."""
+    """Return a `logistic_regression` that is fitted to `features`, float32 [N, D], and `labels`, int64 [N].
+
+    A fit that has not converged after the last iteration is returned, too.
+    """
     with quiet():
         return logistic_regression(strength).fit(features, labels)
 
 
 def logistic_chances(model: Any, features: np.ndarray, classes: int) -> np.ndarray:
-    """Return class probabilities, float64 [N, classes]. A class without images in the fit has the probability 0."""
+    """Return the class probabilities that `model` gives for `features`, float64 [N, classes].
+
+    If `model` was fitted without images of a class, the probability of this class is 0.
+    """
     chances = np.zeros((len(features), classes))
     chances[:, model.classes_] = model.predict_proba(features)
     return chances
@@ -80,7 +89,7 @@ def logistic_chances(model: Any, features: np.ndarray, classes: int) -> np.ndarr
 def fit_logistic(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy = "loss"
 ) -> Baseline:
-    """Fit logistic regression at weaker and weaker penalties, until the loss rises, and return the best one.
+    """Fit logistic regression at weaker and weaker penalties, until the loss rises. Return the best setting.
 
     The search starts with strong penalties, because weak ones are slow. For the arguments see `fit_baselines`.
     """
@@ -99,9 +108,10 @@ def fit_logistic(
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
 ) -> list[Baseline]:
-    """Score classification by nearest neighbours in cosine distance, at several numbers of neighbours.
+    """Score a classifier by nearest neighbours in cosine distance, at several numbers of neighbours.
 
-    The probability of a class is its share of the neighbours, after one neighbour is added to each class.
+    The probability of a class is its share of the votes. Each neighbour votes for its own class. Each class has one
+    vote more, so that no probability is 0.
     """
     nearest = [
         labels[train][Neighbours(features[train]).nearest(features[val], _NEIGHBOURS[-1]).rows] for train, val in folds
@@ -122,9 +132,9 @@ def _scored(
     folds: Sequence[Fold],
     choose_by: ChooseBy,
 ) -> Baseline:
-    """Score one setting by its `val_figures`, as means over the folds.
+    """Return the baseline of one setting. Its figures are the `val_figures` of each fold, averaged over the folds.
 
-    `chances` has the class probabilities of each fold's validation rows, [n, classes].
+    `chances` has an array for each fold: the class probabilities of the validation rows, float64 [n, classes].
     """
     found = [
         val_figures(choose_by, log_chances(rows), labels[val]) for rows, (_, val) in zip(chances, folds, strict=True)
@@ -134,5 +144,8 @@ def _scored(
 
 
 def log_chances(chances: np.ndarray) -> np.ndarray:
-    """Return the logarithms of probabilities, float64 [N, C], for use as logits. The logarithm of 0 is finite."""
+    """Return the logarithms of probabilities, float64 [N, C], for use as logits.
+
+    A lower probability than the smallest normal float32 is raised to that number, so each logarithm is finite.
+    """
     return np.asarray(np.log(np.maximum(chances, np.finfo(np.float32).tiny)))

@@ -18,7 +18,7 @@ _PRIOR = 0.5  # standard deviation of log T; of 0.25, 0.5 and 1, it gave the low
 
 @dataclass(frozen=True)
 class Calibration:
-    """The values from val by which probabilities and sets of labels of other images are computed."""
+    """Values of a model, computed on val. They give other images calibrated probabilities and sets of labels."""
 
     temperature: float  # logits are divided by it
     true_probabilities: list[float]  # of val images: the probability of the true label, ascending, at most `MOST_KEPT`
@@ -38,7 +38,7 @@ class Calibration:
         return probabilities(logits / self.temperature)
 
     def set_threshold(self, alpha: float) -> float | None:
-        """Return the probability from which a label is in the set of labels.
+        """Return the least probability with which a label belongs to the set of labels of an image.
 
         The set then lacks the true label with a probability of at most `alpha`. This is split conformal prediction with
         the score LAC (arXiv 2107.07511). The result is None with fewer than 1 / alpha - 1 val images.
@@ -88,7 +88,7 @@ class Bin:
 
 
 def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
-    """Sort the examples into 15 equally wide bins of confidence. Return the bins with examples, in ascending order.
+    """Sort the examples into 15 equally wide bins of confidence. Return the bins that are not empty, the lowest first.
 
     `chances` are probabilities, float [N, C], and `labels` is int [N].
     """
@@ -101,18 +101,19 @@ def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
 
 
 def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
-    """Return the expected calibration error in [0, 1]: the mean gap between confidence and accuracy over the bins.
+    """Return the expected calibration error in [0, 1]: the mean gap between the confidence and the accuracy of a bin.
 
-    Bins are weighted by their numbers of examples. For the arguments, see `reliability`.
+    Each bin is weighted by its number of examples. For the arguments, see `reliability`.
     """
     bins = reliability(chances, labels)
     return sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / len(labels)
 
 
 def chance_error(chances: np.ndarray, seed: int = 0) -> float:
-    """Return the mean `calibration_error` of perfectly calibrated probabilities, float [N, C], over random labels.
+    """Return the `calibration_error` to expect by chance if `chances`, float [N, C], were perfectly calibrated.
 
-    It is over 0, because the frequencies of N images are not the probabilities.
+    The result is the mean over random draws. In a draw, each prediction is right with the probability of its label.
+    Even then, the accuracy of N images differs from their confidence, so the result is over 0.
     """
     rng, confidence = np.random.default_rng(seed), chances.max(axis=1)
     at = np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -1,6 +1,7 @@
 """Choose the best of several epochs or trials by a figure on val.
 
-The command line imports this module for the names of figures. So it imports NumPy only when it computes a figure.
+The command line imports this module for the names of figures, and must start fast. So this module imports NumPy only
+when it computes a figure.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def canonical(choose_by: ChooseBy) -> ChooseBy:
 class ValFigures:
     """Computes the figures on val from batches of logits.
 
-    Only `auc` needs all logits at once. For the other figures, at most two labels per example are kept.
+    For `auc`, all logits are kept. For any other figure, no more than the predicted and the true labels are kept.
     """
 
     def __init__(self, choose_by: ChooseBy) -> None:
@@ -45,7 +46,7 @@ class ValFigures:
             self._kept.append((logits if self._choose_by == "auc" else predicted_labels(logits), labels))
 
     def figures(self) -> dict[str, float]:
-        """Return `loss`, `accuracy` and the figure `choose_by`, by name. An undefined figure is NaN."""
+        """Return `loss`, `accuracy` and the figure that `choose_by` names. An undefined figure is NaN."""
         found = {"loss": self._loss / self._examples, "accuracy": self._right / self._examples}
         if self._kept:
             found[self._choose_by] = self._other_figure()
@@ -63,7 +64,7 @@ class ValFigures:
 
 
 def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return `loss`, `accuracy` and the figure `choose_by`, by name. An undefined figure is NaN.
+    """Return `loss`, `accuracy` and the figure that `choose_by` names. An undefined figure is NaN.
 
     `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
     """
@@ -78,16 +79,16 @@ def as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
-    """Return the loss, or the negative of another figure `choose_by`, so that lower is better."""
+    """Return the figure that `choose_by` names as a number to minimise: the loss itself, or minus any other figure."""
     choose_by = canonical(choose_by)
     return figures["loss"] if choose_by == "loss" else -figures[choose_by]
 
 
 def rank(choose_by: ChooseBy, figures: Mapping[str, float | None]) -> tuple[float, float]:
-    """Return a sort key of `val_figures`: the smaller the key, the better. If the figures are equal, the loss decides.
+    """Return a sort key for the result of `val_figures`: the smaller the key, the better.
 
-    A figure `choose_by` that is None or not finite is the worst. If the loss is not finite, the model has diverged, and
-    the key is (inf, inf).
+    The figure that `choose_by` names comes first in the key, and the loss second. If the figure is None or not finite,
+    it counts as the worst. If the loss is not finite, the model has diverged, and the key is (inf, inf).
     """
     known = {name: math.nan if figure is None else figure for name, figure in figures.items()}
     if not math.isfinite(known["loss"]):

@@ -24,7 +24,7 @@ def _for_each_class(logits: np.ndarray) -> np.ndarray:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the fraction of rows of `logits` whose predicted label is their label.
+    """Return the fraction of examples whose predicted label is the true one.
 
     `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. A single logit over 0 predicts class 1.
     """
@@ -59,7 +59,7 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean F1 of the classes that occur in `labels`. Both arguments are labels, int [N].
 
     The F1 of a class that is never predicted is 0. Classes that occur only in `predicted` are left out. scikit-learn's
-    default counts them with an F1 of 0.
+    default counts such classes with an F1 of 0.
     """
     counts = np.bincount(labels)
     right = np.bincount(labels[predicted == labels], minlength=len(counts))
@@ -181,15 +181,17 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, images: int) -> tuple[float, float]:
-    """Return the 95 % interval of an `accuracy` by cross-validation, repeated or not, in `folds` folds.
+    """Return the 95 % interval of an `accuracy` that was measured by cross-validation.
 
-    The training sets of folds overlap, so the plain variance of the folds' accuracies is too small. It is corrected by
-    the ratio of scored to training images (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366), with a t distribution.
-    With this variance, the interval is computed as Wilson's, so no end is 0 or 1 unless the accuracy is. If all folds
-    have the same accuracy, there is no variance. So the result is at least as wide as Wilson's for `images`.
+    The training sets of the folds overlap, so the plain variance of the folds' accuracies is too small. The variance is
+    corrected by the ratio of scored to training images (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366), and its
+    quantiles are those of Student's t distribution. The formula of Wilson's interval then gives the ends, so an end is
+    0 or 1 only if the accuracy is. If all folds have the same accuracy, their variance is 0. Therefore, the result is
+    never narrower than Wilson's interval.
 
     Args:
-        of_folds: the accuracy of each fold of all repeats; at least two.
+        of_folds: the accuracy of each fold; at least two. If cross-validation was repeated, all repeats are included.
+        folds: the number of folds of one repeat.
         images: the number of different images, for Wilson's interval.
     """
     from scipy.stats import norm, t
@@ -225,10 +227,11 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def mean_auc(chances: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the mean `roc_auc` of each class against the rest. `chances` is float [N, C], and `labels` int [N].
+    """Return the mean over the classes of the `roc_auc` of one class against the rest.
 
-    Classes without an area are left out. If no class has an area, the result is None. With two classes, the result is
-    the area of the second, because both have the same area.
+    A class whose area is None is left out. If the areas of all classes are None, the result is None. With two classes,
+    the result is the area of the second class, because both have the same area. `chances` is float [N, C], and `labels`
+    is int [N].
     """
     columns = [1] if chances.shape[1] == 2 else range(chances.shape[1])
     areas = [roc_auc(chances[:, label], labels == label) for label in columns]

@@ -25,13 +25,16 @@ class SimpleModels:
     largest_class: str  # among these examples
     largest_class_share: float  # the accuracy of a model that always predicts the largest class
     logistic_regression: dict[str, Any] | None  # see `Logistic.scored`; None if it is left out
-    note: str = ""  # says why it is left out, or that it was fitted to some of the training images
+    note: str = ""  # why it is left out, or that it was fitted to a part of the training images
 
     @classmethod
     def of(
         cls, labels: np.ndarray, class_names: Sequence[str], logistic: dict[str, Any] | None, note: str = ""
     ) -> "SimpleModels":
-        """Return the simple models of examples with `labels`, int64 [N]. `logistic` becomes `logistic_regression`."""
+        """Return the simple models of examples with `labels`, int64 [N].
+
+        `logistic` is the value of the field `logistic_regression`.
+        """
         counts = np.bincount(labels)
         return cls(class_names[int(counts.argmax())], float(counts.max() / len(labels)), logistic, note)
 
@@ -50,11 +53,14 @@ class SimpleModels:
         }
 
     def is_beaten_by(self, interval: Sequence[float]) -> bool:
-        """Return whether an accuracy with this `interval` is surely better than `largest_class_share`."""
+        """Return whether `interval`, the [low, high] of an accuracy, lies wholly above `largest_class_share`."""
         return interval[0] > self.largest_class_share
 
     def verdict(self, model: str, interval: Sequence[float]) -> list[str]:
-        """Return a line if the accuracy of `model`, with this `interval`, is not surely above `largest_class_share`."""
+        """Return a line that says that `model` is not surely better than always saying the largest class.
+
+        If `is_beaten_by(interval)`, the result is empty. `interval` is the [low, high] of the accuracy of `model`.
+        """
         if self.is_beaten_by(interval):
             return []
         under = "lies under" if interval[1] < self.largest_class_share else "holds"
@@ -65,10 +71,11 @@ class SimpleModels:
 
 
 def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
-    """Return the rows, out of `count`, to which logistic regression is fitted: int64 [n], ascending.
+    """Choose the training images to which logistic regression is fitted. Return their rows, int64 [n], ascending.
 
-    If a fit to all rows would take long, the rows are a random part. If such a part has under ten images per class,
-    there are no rows. `width` is the number of features of an image.
+    If a fit to all `count` images is quick, all are chosen. Otherwise, a random sample is chosen, as large as a quick
+    fit allows. If such a sample would have under ten images per class on average, the result is empty. `width` is the
+    number of features of an image.
     """
     logits = 1 if classes == 2 else classes
     most = min(_MOST_IMAGES, _MOST // (width * logits))
@@ -79,7 +86,7 @@ def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarr
 
 
 class Logistic:
-    """Logistic regression. Cross-validation within the images of the fit chooses the penalty."""
+    """Logistic regression. Its penalty is chosen by cross-validation within the images of the fit."""
 
     def __init__(
         self, features: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable], classes: int, seed: int = 0
@@ -120,8 +127,8 @@ def score_simple_models(
     Args:
         trained: the labels, int64 [M], and the groups of the training images.
         read: takes rows of training images, int64 [n], and returns their features, float32 [n, D].
-        features: of the scored examples, float32 [N, D].
-        labels: of the scored examples, int64 [N].
+        features: the features of the scored examples, float32 [N, D].
+        labels: the labels of the scored examples, int64 [N].
     """
     count, classes = len(trained[0]), len(class_names)
     rows = rows_to_fit(count, features.shape[1], classes)

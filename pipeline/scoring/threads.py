@@ -18,7 +18,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Be `quiet`, and limit matrix products to one thread.
+    """Hide the warnings that `quiet` hides, and limit matrix products to one thread.
 
     With several threads, products of small matrices took ten times as long: threads wait for one another.
     """

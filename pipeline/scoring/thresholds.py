@@ -11,7 +11,7 @@ _LEAST = 1e-9  # the least distance of a threshold from 0 and from 1
 
 @dataclass(frozen=True)
 class Threshold:
-    """The probability of the positive class above which it is predicted."""
+    """A probability of the positive class. Above this probability, the classifier predicts that class."""
 
     positive: str  # the name of the positive class
     value: float  # over 0 and under 1
@@ -25,7 +25,10 @@ class Threshold:
         return f"`{self.positive}` is predicted above a probability of {self.value:.4g} ({self.chosen})"
 
     def cut(self, class_names: Sequence[str]) -> float:
-        """Return the probability of the second class above which that class is predicted."""
+        """Return the threshold as a probability of the second class, whichever of the two classes is positive.
+
+        Above this probability, the second class is predicted.
+        """
         return self.value if self.positive == class_names[1] else 1 - self.value
 
 
@@ -38,14 +41,15 @@ def is_second(chances: np.ndarray, cut: float) -> np.ndarray:
 
 
 def moved(threshold: Threshold | None) -> bool:
-    """Whether `threshold` predicts other labels than the likelier of the two classes."""
+    """Return whether there is a threshold other than 0.5. Without one, the more probable class is predicted."""
     return threshold is not None and threshold.value != 0.5
 
 
 def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
-    """Whether two models decide labels by the same rule: neither has a threshold, or both were chosen in the same way.
+    """Return whether two models, with the thresholds `first` and `second`, decide labels by the same rule.
 
-    Otherwise their accuracies differ for a reason that says nothing about the models.
+    The rule is the same if neither model has a threshold. It is also the same if both thresholds have the same positive
+    class and were chosen in the same way. With different rules, a difference in accuracy says little about the models.
     """
     if first is None or second is None:
         return first is second
@@ -55,9 +59,9 @@ def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
 def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
     """Return the highest threshold that finds the fraction `wanted` of new positive images, on average over val sets.
 
-    On the images that choose a threshold, the fraction found is higher than on new images. So the rank of the threshold
-    among them is corrected as in split conformal prediction (arXiv 2107.07511). With too few positive images (see
-    `enough`), the threshold finds all of them.
+    A threshold finds a higher fraction of the images that chose it than of new images. So the rank of the threshold
+    among the probabilities of the positive images is corrected, as in split conformal prediction (arXiv 2107.07511).
+    With too few positive images (see `enough`), the threshold finds all of them.
 
     Args:
         chances: probabilities of the positive class, float [N].
@@ -76,7 +80,7 @@ def for_specificity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
 
 
 def enough(wanted: float) -> int:
-    """Return the number of images that `for_sensitivity` needs to reach `wanted` on average."""
+    """Return the least number of positive images with which `for_sensitivity` reaches `wanted` on average."""
     return math.ceil(1 / (1 - wanted) - 1e-9) - 1
 
 

@@ -1,4 +1,4 @@
-"""Find images unlike the training images: images whose features are far from all features of the reference."""
+"""Find images unlike the training images, by the distance of their features to a sample of training images."""
 
 from functools import cache
 from typing import Any
@@ -12,10 +12,10 @@ _USUAL = 0.99  # fraction of the val images within the usual distance
 
 
 class Reference:
-    """Some training images to which other images are compared.
+    """A sample of the training images, to which other images are compared.
 
-    `features` has a row of unit length for each, float16 [R, D]. R is at most 1,000, and the array has at most 8 MB.
-    Twice as many images detect unlike images no better.
+    `features`, float16 [R, D], has a row of unit length for each image of the sample. R is at most 1,000, and the array
+    has at most 8 MB. A sample of twice this size detects unlike images no better.
     """
 
     def __init__(self, features: np.ndarray) -> None:
@@ -24,39 +24,43 @@ class Reference:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Reference":
-        """Return the reference of training images with these `features`, float [R, D]; see `reference_rows`."""
+        """Return the reference of training images with these `features`, float [R, D].
+
+        `reference_rows` chooses the images.
+        """
         return cls(unit_length(features).astype(np.float16))
 
     def distances(self, features: np.ndarray) -> np.ndarray:
-        """Return the mean cosine distance of each row to its 5 nearest reference images, float32 [M].
+        """Return the mean cosine distance of each row of `features` to the 5 nearest images of the sample.
 
-        `features` is float32 [M, D].
+        `features` is float32 [M, D]. The result is float32 [M].
         """
         with _pools().limit(limits=1):  # the network needs the other cores
             return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
     def usual_distance(self, features: np.ndarray) -> float:
-        """Return the `usual` distance of val images. `features` of val is float32 [N, D]."""
+        """Return the distance within which 99 % of the val images lie. `features`, float32 [N, D], are those of val."""
         return usual(self.distances(features))
 
 
 def usual(distances: np.ndarray) -> float:
-    """Return the distance within which 99 % of the val images lie. `distances` of val is float [N]."""
+    """Return the distance within which 99 % of the val images lie. `distances`, float [N], are those of val."""
     return float(np.quantile(distances, _USUAL))
 
 
 @cache
 def _pools() -> Any:
-    """Return the thread pools of NumPy's libraries. They are cached, because the search takes milliseconds."""
+    """Return the thread pools of NumPy's libraries. The result is cached, because finding them takes milliseconds."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 
 
 def reference_rows(labels: np.ndarray, width: int) -> np.ndarray:
-    """Draw the training images of a reference, equally many of each class. Return their rows, int64 [R], ascending.
+    """Draw the training images of a reference. Return their rows, int64 [R], ascending.
 
-    Equal `labels`, int [N], give equal draws. `width` is the number of features, D.
+    Each class gives equally many images, or all that it has. The same `labels`, int [N], give the same images. `width`
+    is the number of features, D.
     """
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]

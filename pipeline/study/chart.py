@@ -50,7 +50,7 @@ def _columns(sizes: list[Size]) -> np.ndarray:
 
 
 def write_chart(result: StudyResult, path: Path) -> None:
-    """Write the chart to `path`, as SVG or PNG by the ending of its name."""
+    """Write the chart to `path`. The ending of the name, `.svg` or `.png`, decides the format."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

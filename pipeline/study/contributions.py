@@ -6,12 +6,12 @@ from headstart.pipeline.scoring.metrics import predicted_labels, probabilities
 
 
 def contributions(metric: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the contribution of each row to the figure `metric`, float64 [N]. Their mean is the figure.
+    """Return the contribution of each row to the figure that `metric` names, float64 [N].
 
-    The mean over a sample of the rows is the figure of the sample: exactly for accuracy and loss, to first order for
-    the other metrics. (The contributions are the values of the infinitesimal jackknife. For the AUC, see DeLong et al.
-    1988, doi:10.2307/2531595.) `logits` is float [N, C] with C >= 2, and `labels` is int [N]. Each class must occur in
-    `labels`.
+    The mean over all rows is the figure. The mean over a sample of the rows is the figure of the sample: exactly for
+    accuracy and loss, to first order for the other metrics. (The contributions are the values of the infinitesimal
+    jackknife. For the AUC, see DeLong et al. 1988, doi:10.2307/2531595.) `logits` is float [N, C] with C >= 2, and
+    `labels` is int [N]. Each class must occur in `labels`.
     """
     right = predicted_labels(logits) == labels
     match metric:
@@ -42,7 +42,10 @@ def _f1(logits: np.ndarray, labels: np.ndarray, right: np.ndarray) -> np.ndarray
 
 
 def _auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Return the contribution of each row to the area under the ROC curve. `scores` and `positive` are [N]."""
+    """Return the contribution of each row to the area under the ROC curve: float64 [N].
+
+    `scores` is float [N], and `positive` is bool [N].
+    """
     from scipy.stats import rankdata
 
     above = rankdata(scores)

@@ -3,8 +3,8 @@
 The heads are logistic regressions on standardised features. One takes some hundredths of a second for a thousand
 images; a head of `headstart head` takes a second, and needs TensorFlow. From 50 images on, the accuracies of the two
 kinds of head differed by at most 0.3 points with EfficientNet-Lite0, and by 2 points with an InceptionV3 that was
-trained for another task (docs/measurements.md). The fit is convex, so random initial weights and batches add no noise
-to the noise of the images.
+trained for another task (docs/measurements.md). The fit is convex, so its result does not depend on random initial
+weights and batches. It varies only with the images.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _STRENGTH = 0.1
 
 @dataclass(frozen=True)
 class Curve:
-    """The scores of heads on V val images, for K numbers of training images with S draws each."""
+    """The scores of heads on V val images. The heads were trained on S random subsets of each of K sizes."""
 
     metric: ChooseBy
-    images: np.ndarray  # int64 [K], rising; means over the draws, which differ because units stay whole
+    images: np.ndarray  # int64 [K], rising: the mean over the S subsets, which differ because units stay whole
     parts: np.ndarray  # float32 [K, S, V]: the `contributions` of the val images
     right: np.ndarray  # bool [K, S, V]: whether the prediction is the label
     labels: np.ndarray  # int64 [V]: the labels of the val images
 
     @property
     def errors(self) -> np.ndarray:
-        """The error of each size and draw, float64 [K, S]: the loss, or 1 - the figure of another metric."""
+        """The error of each head, float64 [K, S]; see `to_error`."""
         return to_error(self.metric, self.parts.mean(axis=2, dtype=np.float64))
 
 
 def to_error(metric: ChooseBy, values: np.ndarray) -> np.ndarray:
-    """Turn figures into errors, or errors into figures. A better head has a lower error."""
+    """Turn figures into errors, or errors back into figures. The error is the loss, or 1 - any other figure."""
     return values if metric == "loss" else 1 - values
 
 
@@ -61,9 +61,10 @@ def measure_curve(
     """Train heads on subsets of `train` of several sizes, and score them on `val`.
 
     Args:
-        units: an entry for each training image; see `nested_order`.
-        sizes: how many units the subsets of each size have. The last size must be all units.
-        seeds: how many subsets of each size are drawn. A head is trained on each. Of all units, there is one subset.
+        units: an entry for each training image. Images with equal entries are one unit; see `nested_order`.
+        sizes: the numbers of units in a subset, rising. The last one must be the number of all units.
+        seeds: the number of subsets of each size. A head is trained on each subset. All subsets of the last size are
+            equal, so one head stands for them.
     """
     orders = [nested_order(train.labels, units, (seed, draw)) for draw in range(seeds)]
     cuts = np.array([[ends[size - 1] for _, ends in orders] for size in sizes])  # rows
@@ -88,7 +89,10 @@ def measure_curve(
 def _each(
     fit: Callable[[tuple[int, int]], int], places: Sequence[tuple[int, int]], advance: Callable[[int], None]
 ) -> None:
-    """Call `fit` for all places, in threads, and `advance` with each result. Ctrl-C drops calls that have not begun."""
+    """Call `fit` in threads for each of `places`, (size, draw), and call `advance` with each result.
+
+    After Ctrl-C or an error, the calls that have not begun are dropped.
+    """
     with ThreadPoolExecutor(cpu_count()) as pool:
         try:
             for count in pool.map(fit, places):

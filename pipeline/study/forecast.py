@@ -1,16 +1,16 @@
 """Forecast figures at larger numbers of images than there are, with bootstrap intervals.
 
-A replicate of the curve draws val images and seeds with replacement. If all predictions on a small val are right,
-such a bootstrap gives an interval of width 0. So one right and one wrong prediction are added to val first (Agresti &
-Coull 1998, doi:10.1080/00031305.1998.10480550). Forecasts are corrected for the two. Normal noise is added for two
-reasons:
+The bootstrap makes B replicates of the measured curve. For each replicate, val images and seeds are drawn with
+replacement. If all predictions on a small val are right, such a bootstrap gives an interval of width 0. So two made-up
+predictions join val first, one right and one wrong (Agresti & Coull 1998, doi:10.1080/00031305.1998.10480550). Their
+effect is subtracted from the forecasts. Normal noise is added to the replicates and forecasts for two reasons:
 
-- All draws are subsets of the same training images. The noise of these n images is estimated from the variance between
-  small subsets. It falls with 1 / n, like the variance of a mean.
+- All subsets are drawn from the same n training images, which are a random draw themselves. The variance of this draw
+  is estimated from the variance between small subsets. It falls with 1 / n, like the variance of a mean.
 - Future images will be a random draw as well.
 
-The size from which a law holds is not known. So each replicate fits the laws from a random one of its smaller sizes on,
-and keeps the law that is better on its larger sizes.
+The size from which a law holds is not known. So for each replicate, the first size of the fit is chosen at random among
+the smaller sizes. The law that is better on the larger sizes is kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Needed:
-    """The number of training images that a figure needs, and its interval.
+    """The number of training images with which a figure reaches `target`, and the interval of this number.
 
     None means more than 100 times the present number.
     """
@@ -53,7 +53,7 @@ class Needed:
 
 
 class Forecast:
-    """The laws of a measured curve and of its replicates. The same `seed` gives the same forecast."""
+    """Laws that are fitted to a measured curve and to its replicates. The same `seed` gives the same forecast."""
 
     def __init__(self, curve: Curve, seed: int = 0) -> None:
         self._curve = curve
@@ -67,26 +67,29 @@ class Forecast:
         self._fitted = self._fit()
 
     def named_parameters(self) -> dict[str, float]:
-        """Return the parameters of the law of the measured curve, by their names in its formula."""
+        """Return the parameters of the measured curve's law, by their names in `StudyResult.formula`."""
         if self.law.name == "power law":
             return dict(zip("cab", self._parameters.tolist(), strict=True))
         a, b = self._parameters.tolist()  # of the error
         return {"a": a, "b": -b} if self._curve.metric == "loss" else {"a": 1 - a, "b": b}
 
     def measured(self) -> list[Estimate]:
-        """Return the measured figure of each size."""
+        """Return the measured figure of each size, with its interval."""
         return self._estimates(self._curve.errors.mean(axis=1), self._replicates)
 
     def at(self, images: list[int]) -> list[Estimate]:
-        """Return the figure to expect with each number of `images`: the median over the replicates."""
+        """Return the figure to expect with each number in `images`.
+
+        This is the median over the replicates, without the effect of the made-up predictions.
+        """
         errors = self._errors(np.array(images, np.float64))
         noise = self._draws.normal(size=errors.shape) * np.sqrt(self._spread / np.array(images))
         return self._estimates(self._middle(errors), errors + noise)
 
     def gain(self, more: int, now: int) -> Estimate:
-        """Return the expected rise of the figure from `more` images beside `now`. For the loss, return its fall.
+        """Return by how much the figure is expected to rise if `more` images join the `now` images at hand.
 
-        It is the difference of the two figures that `at` returns.
+        For the loss, return the fall. The value is the difference of the figures that `at` returns for both numbers.
         """
         errors = self._errors(np.array([now, now + more]))
         before, after = self._middle(errors).tolist()
@@ -94,11 +97,14 @@ class Forecast:
         return Estimate(before - after, min(float(low), before - after), max(float(high), before - after))
 
     def _middle(self, errors: np.ndarray) -> np.ndarray:
-        """Return the median over the replicates of `errors`, [B, M], without the two added predictions: [M]."""
+        """Return the median of `errors`, [B, M], over the B replicates: float64 [M].
+
+        The effect of the made-up predictions is subtracted; see `_raised`.
+        """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
     def needed(self, target: float) -> Needed:
-        """Return the number of training images that the figure `target` needs."""
+        """Return the number of training images with which the figure reaches `target`."""
         error = float(to_error(self._curve.metric, np.array(target)))
         low, high = _interval(self._needed(error), method="nearest")
         middle = np.quantile(self._needed(error + self._raised), 0.5, method="nearest")
@@ -115,9 +121,10 @@ class Forecast:
         return round(images) if images <= _HORIZON * self._images[-1] else None
 
     def _estimates(self, errors: np.ndarray, replicates: np.ndarray) -> list[Estimate]:
-        """Turn errors into figures. The `replicates` give the intervals, which are widened to include the figures.
+        """Turn `errors`, [M], into figures with intervals.
 
-        `errors` is [M], and `replicates` is [B, M].
+        `replicates`, [B, M], has the errors of the replicates, from which the intervals are computed. An interval that
+        does not include its figure is widened.
         """
         values = to_error(self._curve.metric, errors)
         low, high = _interval(to_error(self._curve.metric, self._bounded(replicates)))
@@ -125,7 +132,7 @@ class Forecast:
         return [Estimate(*row) for row in rows]
 
     def _errors(self, images: np.ndarray) -> np.ndarray:
-        """Return the error that the law of each replicate gives for each of `images`, [M]. The result is [B, M]."""
+        """Return the error by the law of each replicate at each number in `images`, [M]: float64 [B, M]."""
         errors = np.empty((_REPLICATES, len(images)))
         for law, rows, parameters in self._fitted:
             errors[rows] = law.errors(parameters, images)
@@ -135,7 +142,7 @@ class Forecast:
         return np.asarray(np.clip(errors, 0, None if self._curve.metric == "loss" else 1))
 
     def _drawn_curves(self) -> np.ndarray:
-        """Return the replicates of the curve, as errors [B, K]."""
+        """Draw the replicates of the measured curve. Return their errors, float64 [B, K]."""
         sizes, seeds, count = self._curve.parts.shape
         flat = self._curve.parts.reshape(-1, count)
         means = np.empty((_REPLICATES, sizes, seeds))
@@ -154,22 +161,23 @@ class Forecast:
 
     @property
     def _added(self) -> int:
-        """The number of predictions that replicates add to val: a right and a wrong one, but none for the loss.
+        """The number of made-up predictions that join val: two, or 0 if the metric is the loss.
 
-        Losses differ even if all predictions are right.
+        The loss needs none, because losses differ even if all predictions are right.
         """
         return 0 if self._curve.metric == "loss" else 2
 
     @property
     def _raised(self) -> float:
-        """How much larger the errors of the replicates are because of the two added predictions; see `_added`."""
+        """How much the made-up predictions raise the error of a replicate, on average; see `_added`."""
         error = float(self._curve.errors[-1].mean())
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 
     def _fit(self) -> list[tuple[Law, np.ndarray, np.ndarray]]:
-        """Fit a law to each replicate.
+        """Fit both laws to each replicate, and keep the better one.
 
-        Returns groups of replicates: a law, the rows of the replicates that keep it, int64 [n], and their parameters.
+        Returns groups of replicates with the same law: the law, the numbers of these replicates, int64 [n], and the
+        parameters of each, float64 [n, P].
         """
         starts = max(0, len(self._images) - self._held_out - _FEWEST_FITTED) + 1
         start_of = self._draws.integers(0, starts, _REPLICATES)
@@ -185,7 +193,10 @@ class Forecast:
 
 
 def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear") -> tuple[np.ndarray, np.ndarray]:
-    """Return the lower and the upper end of the interval at `LEVEL` of `values`, [B, ...], over the first axis."""
+    """Return the ends of the interval that holds the fraction `LEVEL` of `values`, [B, ...], along the first axis.
+
+    The lower and the upper end are [...] each.
+    """
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method=method)
     return low, high
 
@@ -193,7 +204,8 @@ def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear
 def _spread(images: np.ndarray, errors: np.ndarray) -> float:
     """Return A, where A / n is the variance of the error between heads trained on independent samples of n images.
 
-    The variance between subsets of the same N images is smaller, by the factor 1 - n / N.
+    The variance is measured between subsets of the same N images, where it is smaller by the factor 1 - n / N. The
+    result is corrected for this.
     """
     small = images < _SUBSET * images[-1]
     left = 1 - images[small] / images[-1]

@@ -53,7 +53,7 @@ def _log_linear_images(parameters: np.ndarray, error: float) -> np.ndarray:
 def _fit_power_law(images: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Fit error = c + a n^-b with c, a >= 0. Return c, a and b of each curve, [B, 3].
 
-    For each exponent b of a grid, c and a follow from a linear fit. The exponent with the least squared error is kept.
+    For each exponent b of a grid, c and a follow from a linear fit. The exponent with the lowest squared error is kept.
     """
     best = np.full(len(errors), np.inf)
     kept = np.zeros((len(errors), 3))
@@ -87,12 +87,15 @@ LAWS = (  # arXiv:1712.04008 and arXiv:1707.02968 found the log-linear law; the 
 
 
 def held_out_sizes(count: int) -> int:
-    """Return the number of sizes, the largest of `count`, that are held out to compare laws."""
+    """Return how many of `count` sizes are held out to compare the laws. The largest sizes are held out."""
     return max(1, count // 3)
 
 
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
-    """Fit each law to the smaller sizes, and return its squared error on the largest `held_out` sizes: [2, B]."""
+    """Fit each law to the smaller sizes, and score it on the `held_out` largest sizes.
+
+    Returns the sum of the squared errors on these, for each law and each curve: float64 [2, B].
+    """
     small, large = slice(None, -held_out), slice(-held_out, None)
     return np.stack(
         [
@@ -103,9 +106,9 @@ def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np
 
 
 def kept_law(images: np.ndarray, errors: np.ndarray) -> tuple[Law, np.ndarray]:
-    """Return the law that is better on the held-out sizes of one curve, and its parameters, [P], for all sizes.
+    """Choose the law that is better on the held-out sizes of one curve. Fit this law to all sizes.
 
-    `errors` is [K].
+    `images` and `errors` are [K]. Returns the law and its parameters, [P].
     """
     curves = errors[np.newaxis]
     law = LAWS[held_out_errors(images, curves, held_out_sizes(len(images)))[:, 0].argmin()]

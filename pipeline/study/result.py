@@ -44,7 +44,7 @@ class StudyResult:
     more: int
     gain: Estimate  # the rise of the figure from `more` images; for the loss, its fall
     needed: Needed | None  # None if no target was given or chosen
-    classes: list[ClassGain]  # the highest lower end of a gain first
+    classes: list[ClassGain]  # sorted by the lower end of the gain's interval, the highest first
     notes: Sequence[str] = ()  # sentences on the limits of this study
     chart: str | None = None
 
@@ -85,9 +85,9 @@ class StudyResult:
             yield f"the chart is in {self.chart}"
 
     def table(self, short: bool = False) -> Table:
-        """Return a table of the measured sizes, the fitted and the expected ones.
+        """Return a table of the figures by size: the measured ones, then the fitted one, then the expected ones.
 
-        A `short` table leaves out the measured sizes between the smallest and the largest, and the last expected one.
+        If `short`, the measured sizes are only the smallest and the largest, and there is one expected size.
         """
         title = f"heads on subsets of {self.images:,} training images, scored on {self.val_images:,} of val"
         table = Table("images", "", titled(self.metric), f"{LEVEL:.0%} interval".replace("%", " %"), title=title)
@@ -102,7 +102,7 @@ class StudyResult:
         return table
 
     def sentences(self) -> Iterator[str]:
-        """Yield sentences about the gain from more images, the images for the target, the law and the classes."""
+        """Yield sentences about four things: the gain from more images, the target, the law, and the classes."""
         yield from self._outlook()
         values = ", ".join(f"{name} = {value:.4g}" for name, value in self.parameters.items())
         yield f"{self.law}: {self.formula()}, with {values}"
@@ -132,7 +132,11 @@ class StudyResult:
         return f"+{100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f}) of {titled(self.metric)}"
 
     def _reached(self, needed: Needed) -> str:
-        """Return a sentence on the images for the target: by the measured sizes if they reach it, else by the law."""
+        """Return a sentence that tells how many images the target needs.
+
+        If a measured size reaches the target and all larger ones do, too, the measurement decides. Otherwise, the law
+        decides.
+        """
         name, first, last = f"{titled(self.metric)} {needed.target:g}", self.sizes[0].images, self.sizes[-1].images
         under = [row for row, size in enumerate(self.sizes) if not self._meets(size, needed.target)]
         if not under:

@@ -58,7 +58,7 @@ def study(
 
 
 def study_cached(cached: FeaturedExamples, config: StudyConfig, seed: int = 0) -> StudyResult:
-    """Study examples whose features are in a store. Their train and val splits must have every class.
+    """Study examples whose features are in a store. Each class must occur in train and in val.
 
     Raises DataError if there are too few different images.
     """
@@ -90,7 +90,8 @@ def study_features(
     Each class must occur in both splits. Raises DataError if there are too few different images.
 
     Args:
-        at_hand: the number of training images, if `train` is a sample of them. The forecast begins there.
+        at_hand: the number of all training images, if `train` is only a sample of them. The default, 0, means that
+            `train` has all of them. The forecast begins at this number.
     """
     at_hand = at_hand or len(train)
     sizes = study_sizes(len(set(units)), train.classes, config.sizes)
@@ -127,7 +128,7 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 
 
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
-    """Forecast the number of images that `target` needs. A `target` of 0 stands for the next round figure.
+    """Forecast with how many images the figure reaches `target`. A `target` of 0 stands for the next round figure.
 
     Returns None if there is no next round figure, as for the loss.
     """
@@ -138,9 +139,10 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 
 
 def _sample(examples: list[Example], most: int, seed: int) -> list[Example]:
-    """Return all examples, or a sample of `most` examples with the classes in proportion.
+    """Return all examples if they are no more than `most`. Otherwise, return a random sample of `most` examples.
 
-    The sample has an example of each class, even if it is then larger.
+    The sample has the classes in proportion, and at least one example of each class. For that, the sample may be larger
+    than `most`.
     """
     if len(examples) <= most:
         return examples

@@ -9,7 +9,10 @@ _SMALLEST = 10
 
 
 def study_sizes(units: int, classes: int, count: int) -> list[int]:
-    """Return up to `count` distinct numbers of units, rising to `units`, evenly spaced on a log scale."""
+    """Return the numbers of units in the subsets: up to `count` different ones, evenly spaced on a log scale, rising.
+
+    The last one is `units`, the number of all units; see `nested_order`.
+    """
     first = max(classes, units // _SPAN, min(_SMALLEST, units // 4))
     return sorted({round(size) for size in np.geomspace(first, units, count)}) if first < units else [units]
 
@@ -17,8 +20,8 @@ def study_sizes(units: int, classes: int, count: int) -> list[int]:
 def nested_order(labels: np.ndarray, units: Sequence[Hashable], seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Draw a random order of all rows. The first k units of this order are the subset of k units.
 
-    The order starts with one unit of each class, and each class is spread evenly over it. The rows of one unit, such as
-    the copies of an image, follow one another.
+    The order starts with one unit of each class, and each class is spread evenly over the order. The rows of one
+    unit, such as the copies of an image, follow one another.
 
     Args:
         labels: int [N].
