@@ -33,7 +33,7 @@ class Backbone:
     calibration: Mapping[str, Any] | None = None  # only for int8; see `calibration.calibration`
     tokens: Tokens = "mean"  # how tokens become one vector: their mean, or the first token
     # The index of each cut's operation, for a copy of a network in whose graph cuts can't be found; else None.
-    known_indices: Mapping[str, int] | None = None
+    known_indices: Mapping[str, int] | None = None  # `indices`, if they are known already
 
     @property
     def model(self) -> keras.Model:

@@ -127,7 +127,7 @@ def _converted(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Any:
 
 
 def frozen_by_openvino(model: Any, backbone: Backbone, cuts: Sequence[Cut], batch_size: int) -> FrozenBackbone:
-    """Return the fast form of `backbone`, converted for OpenVINO to `model`."""
+    """Return the fast form of `backbone`, which runs `model`: the backbone, already converted for OpenVINO."""
     size, arithmetic = backbone.image_size, "bf16" if backbone.precision == "bfloat16" else "f32"
     return FrozenBackbone(openvino_passes(model, len(cuts), size, batch_size, arithmetic), cuts, size, batch_size)
 

@@ -1,6 +1,8 @@
 """An index of digests: it finds the shard and row of each digest in a store."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,37 +25,106 @@ class Slab:
         return read_features(self.shard, form, first, int(self.rows[-1]) + 1).take(self.rows - first, axis=0)
 
 
-class Index:
-    """All digests of some shards in one sorted array, `DIGEST` [n], with the shard and row of each digest.
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """The digests of some shards, in one sorted array."""
 
-    The index takes 40 bytes of memory per digest. If several shards hold a digest, the first of `shards` counts.
+    digests: np.ndarray  # `DIGEST` [n], ascending
+    shards: np.ndarray  # int32 [n]: the number of the shard of each digest in `Index.shards`
+    rows: np.ndarray  # int32 [n]: its row in this shard
+
+    @classmethod
+    def sorted(cls, digests: np.ndarray, shards: np.ndarray, rows: np.ndarray) -> Segment:
+        """Make a segment of digests in any order."""
+        order = np.argsort(digests, kind="stable")  # two sorted arrays, one after the other, are merged in linear time
+        return cls(digests[order], shards[order], rows[order])
+
+    def joined(self, other: Segment) -> Segment:
+        """Return one segment of the digests of both."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Segment.sorted(*(np.concatenate(pair) for pair in pairs))
+
+    def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the place in `self.digests` of each of `digests`, int64 [N], and whether it is there, bool [N]."""
+        places = np.searchsorted(self.digests, digests).clip(max=len(self.digests) - 1)
+        return places, self.digests[places] == digests
+
+
+class Index:
+    """The digests of some shards, with the shard and row of each. An index does not change.
+
+    The index takes 40 bytes of memory per digest. It has few segments, each less than half as long as the one before.
+    So adding the digests of new shards seldom touches the older ones.
     """
 
-    def __init__(self, shards: Sequence[Path], digests: Mapping[Path, np.ndarray]) -> None:
-        self.shards = list(shards)
-        parts = [digests[shard] for shard in shards]
-        joined = np.concatenate([np.empty(0, DIGEST), *parts])
-        order = np.argsort(joined, kind="stable")
-        self.digests = joined[order]
-        self._shard = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])[order]
-        rows = [np.arange(len(part), dtype=np.int32) for part in parts]
-        self._row = np.concatenate([np.empty(0, np.int32), *rows])[order]
+    def __init__(self, shards: Sequence[Path] = (), digests: Mapping[Path, np.ndarray] | None = None) -> None:
+        self.shards: Sequence[Path] = []
+        self.lengths: Sequence[int] = []  # the number of digests in each shard
+        self.segments: Sequence[Segment] = []
+        if shards and digests:
+            found = Index.of([], [], []).with_shards({shard: digests[shard] for shard in shards})
+            self.shards, self.lengths, self.segments = found.shards, found.lengths, found.segments
+
+    @classmethod
+    def of(cls, shards: Sequence[Path], lengths: Sequence[int], segments: Sequence[Segment]) -> Index:
+        """Make an index of its parts."""
+        index = cls()
+        index.shards, index.lengths, index.segments = shards, lengths, segments
+        return index
+
+    def __len__(self) -> int:
+        """Return the number of digests. A digest in several shards counts several times."""
+        return sum(self.lengths)
+
+    def digests(self) -> np.ndarray:
+        """Return all digests, `DIGEST` [len(self)], ascending."""
+        if len(self.segments) == 1:
+            return self.segments[0].digests
+        return np.sort(np.concatenate([np.empty(0, DIGEST), *(segment.digests for segment in self.segments)]))
+
+    def with_shards(self, new: Mapping[Path, np.ndarray]) -> Index:
+        """Return an index that also holds new shards. `new` maps the path of each to its digests, `DIGEST` [n]."""
+        parts, lengths = list(new.values()), [len(part) for part in new.values()]
+        if not parts:
+            return self
+        numbers = np.arange(len(self.shards), len(self.shards) + len(new), dtype=np.int32)
+        rows = [np.arange(length, dtype=np.int32) for length in lengths]
+        segments = [
+            *self.segments,
+            Segment.sorted(np.concatenate(parts), numbers.repeat(lengths), np.concatenate(rows)),
+        ]
+        while len(segments) > 1 and 2 * len(segments[-1].digests) >= len(segments[-2].digests):
+            last = segments.pop()
+            segments.append(segments.pop().joined(last))
+        return Index.of([*self.shards, *new], [*self.lengths, *lengths], segments)
+
+    def without_shards(self, gone: Collection[Path]) -> Index:
+        """Return an index without the shards `gone`."""
+        kept = np.array([shard not in gone for shard in self.shards], bool)
+        numbers = (np.cumsum(kept) - 1).astype(np.int32)
+        segments = []
+        for segment in self.segments:
+            left = kept[segment.shards]
+            if left.any():
+                segments.append(Segment(segment.digests[left], numbers[segment.shards[left]], segment.rows[left]))
+        positions = np.flatnonzero(kept).tolist()
+        return Index.of([self.shards[at] for at in positions], [self.lengths[at] for at in positions], segments)
 
     def find(self, digests: np.ndarray) -> np.ndarray:
         """Return which of `digests` (`DIGEST` [N]) are in a shard, bool [N]."""
-        if not len(self.digests):
-            return np.zeros(len(digests), bool)
-        found: np.ndarray = self.digests[self._places(digests)] == digests
+        found = np.zeros(len(digests), bool)
+        for segment in self.segments:
+            found |= segment.find(digests)[1]
         return found
 
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
         """Yield the slabs that hold `digests`, `DIGEST` [N]. A slab spans at most `rows` rows of one shard.
 
         Each digest must be in a shard. `shuffled` draws the order of the shards, and the order of the slabs within each
-        shard. If `shuffled` is None, slabs are in the order of the shards and of their rows.
+        shard. If `shuffled` is None, shards are in the order of their names, and slabs in the order of their rows.
         """
-        places = self._places(digests)
-        shards, lines = self._shard[places], self._row[places]
+        by_name = sorted(range(len(self.shards)), key=lambda number: self.shards[number].name)
+        shards, lines = self._located(digests, np.argsort(by_name))
         order = np.lexsort((lines, shards))
         group = np.stack([shards[order], lines[order] // rows])  # [2, N]
         pieces = np.split(order, np.flatnonzero((np.diff(group) != 0).any(axis=0)) + 1) if len(order) else []
@@ -62,8 +133,15 @@ class Index:
             by_rank = np.lexsort((drawn, [rank[shards[piece[0]]] for piece in pieces]))
             pieces = [pieces[number] for number in by_rank]
         for piece in pieces:
-            yield Slab(self.shards[shards[piece[0]]], lines[piece], piece)
+            yield Slab(self.shards[by_name[shards[piece[0]]]], lines[piece], piece)
 
-    def _places(self, digests: np.ndarray) -> np.ndarray:
-        places: np.ndarray = np.searchsorted(self.digests, digests).clip(max=len(self.digests) - 1)
-        return places
+    def _located(self, digests: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shard of each digest, as its `rank`, int64 [N], and the row, int32 [N]."""
+        shards = np.full(len(digests), len(self.shards), np.int64)
+        lines = np.zeros(len(digests), np.int32)
+        for segment in self.segments:
+            places, found = segment.find(digests)
+            here = np.where(found, rank[segment.shards[places]], len(self.shards))
+            lines = np.where(here < shards, segment.rows[places], lines)
+            shards = np.minimum(here, shards)
+        return shards, lines

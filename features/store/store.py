@@ -66,8 +66,7 @@ class FeatureStore:
         self.root, self.folder = root, root / fingerprint.folder_name
         self.merged = self.folder / "features.h5"
         self._description = self.folder / "fingerprint.json"
-        self._digests: dict[Path, np.ndarray] = {}  # of each shard seen; shards never change
-        self._index = Index([], {})
+        self._index = Index()
 
     def create(self) -> "FeatureStore":
         """Make the folder and its `fingerprint.json`, if missing. Return the store. Errors: see `create_folder`."""
@@ -102,12 +101,12 @@ class FeatureStore:
 
     def count(self) -> int:
         """Count the digests that have features."""
-        digests = self._refreshed().digests
+        digests = self._refreshed().digests()
         return int((digests[1:] != digests[:-1]).sum()) + bool(len(digests))
 
     def digests(self) -> list[str]:
         """List the digests that have features, in hexadecimal. A digest in several shards is listed several times."""
-        return hex_digests(self._refreshed().digests)
+        return hex_digests(self._refreshed().digests())
 
     def missing(self, digests: Collection[str]) -> list[str]:
         """Return the `digests` (hexadecimal SHA-256) that have no features yet, each once, in the order given."""
@@ -185,7 +184,7 @@ class FeatureStore:
                 try:
                     features = piece.read(self.form)
                 except FileNotFoundError:
-                    self._digests, self._index = {}, Index([], {})
+                    self._index = Index()
                     break
                 done[piece.positions] = True
                 yield waiting[piece.positions], features
@@ -199,15 +198,19 @@ class FeatureStore:
     def write_merged(self) -> None:
         """Write the merged file. If the file can't show all shards, print a message."""
         while True:  # repeat if another process changed the shards: its newer file may be overwritten
-            shards = self._shards_to_merge()
-            index = self._index
-            left_out = len(index.digests) - sum(len(self._digests[shard]) for shard in shards)
-            write_merged(self.merged, self.form, {shard: self._digests[shard] for shard in shards}, left_out)
-            if self.shards() == index.shards:
+            index = self._refreshed()
+            try:
+                shown = {shard: read_digests(shard, self.form) for shard in _largest(index)}
+            except FileNotFoundError:
+                self._index = Index()
+                continue
+            left_out = len(index) - sum(map(len, shown.values()))
+            write_merged(self.merged, self.form, shown, left_out)
+            if set(self.shards()) == set(index.shards):
                 break
         if left_out:
             console.print(
-                f"{self.merged}: it shows {len(index.digests) - left_out} of {len(index.digests)} features, because "
+                f"{self.merged}: it shows {len(index) - left_out} of {len(index)} features, because "
                 f"HDF5 keeps every shard open: `headstart store compact {self.folder.parent}` makes fewer and larger "
                 "shards, `headstart store export` writes all features into one file"
             )
@@ -217,7 +220,7 @@ class FeatureStore:
 
         If the file can't be written, only print a message, because no command reads the file.
         """
-        shards = [shard.name for shard in self._shards_to_merge()]
+        shards = [shard.name for shard in _largest(self._refreshed())]
         if (shards or self.merged.exists()) and merged_shards(self.merged) != shards:
             try:
                 self.write_merged()
@@ -238,22 +241,27 @@ class FeatureStore:
             return f"it may show NaN: it shows {len(shown)} shards, more than a process may be allowed to open"
         return None
 
-    def _shards_to_merge(self) -> list[Path]:
-        """Return the shards for the merged file: the largest, at most `MOST_SHARDS`, sorted by name."""
-        shards = self._refreshed().shards
-        return sorted(sorted(shards, key=lambda shard: -len(self._digests[shard]))[:MOST_SHARDS])
-
     def _refreshed(self) -> Index:
-        """Return the index of the shards on disk. List the folder at each call, as other processes write shards too."""
+        """Return the index of the shards on disk.
+
+        List the folder at each call, as other processes write shards too, and read the digests of new shards.
+        """
         shards = self.shards()
-        while shards != self._index.shards:
-            known = self._digests
+        while True:
+            index, known = self._index, set(self._index.shards)
+            if gone := known - set(shards):
+                index = index.without_shards(gone)
             try:
-                known = known | {shard: read_digests(shard, self.form) for shard in shards if shard not in known}
-                self._digests = {shard: known[shard] for shard in shards}
-                self._index = Index(shards, self._digests)
+                new = {shard: read_digests(shard, self.form) for shard in shards if shard not in known}
+                self._index = index.with_shards(new)
+                return self._index
             except FileNotFoundError as error:  # another process removed it after it was listed
                 listed, shards = shards, self.shards()
                 if shards == listed:
                     raise StoreError(f"{error.filename}: a shard that is listed and can't be opened") from error
-        return self._index
+
+
+def _largest(index: Index) -> list[Path]:
+    """Return the shards for the merged file: the largest, at most `MOST_SHARDS`, sorted by name."""
+    sizes = dict(zip(index.shards, index.lengths, strict=True))
+    return sorted(sorted(sorted(sizes), key=lambda shard: -sizes[shard])[:MOST_SHARDS])

@@ -87,7 +87,7 @@ def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
 
 
 def _lines(file: BinaryIO, form: _Form, output: Path, number: int) -> Iterator[bytes]:
-    """Yield the lines from the position of `file` on, where line `number` begins. The last line may be unfinished.
+    """Yield the remaining lines of `file`, which stands at the start of line `number`. The last may be unfinished.
 
     Raises DataError if a line has an unpaired quote.
     """

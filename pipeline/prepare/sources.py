@@ -109,9 +109,9 @@ def _unnested(members: Sequence[Member], archives: Archives) -> list[Member]:
 
 
 def _below(members: Sequence[Member], archive: str) -> list[Member]:
-    """Return `members`, the files of an archive such as `a/train.zip`, with names below `a/train/`.
+    """Rename the files of an archive: put `a/train/` before each name if `archive` is `a/train.zip`.
 
-    If all names in the archive already begin with `train/`, this folder is not added a second time.
+    If all names in the archive already begin with `train/`, put only `a/` before them.
     """
     parent, slash, name = archive.rpartition("/")
     folder = name[: -len(archive_suffix(name))] + "/"

@@ -43,7 +43,10 @@ def confusion(evidence: Evidence) -> str:
 
 
 def classes(evidence: Evidence) -> str:
-    """Return a table of the figures of each class, by the model that answers. The lowest recall comes first."""
+    """Return a table of precision, recall and other figures of each class, the class with the lowest recall first.
+
+    The figures are those of the model that `predict` uses.
+    """
     if not evidence.predictions:
         return ""
     found = sorted(

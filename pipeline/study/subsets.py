@@ -18,10 +18,11 @@ def study_sizes(units: int, classes: int, count: int) -> list[int]:
 
 
 def nested_order(labels: np.ndarray, units: Sequence[Hashable], seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a random order of all rows. The first k units of this order are the subset of k units.
+    """Draw a random order of all rows, from which nested subsets are cut.
 
-    The order starts with one unit of each class, and each class is spread evenly over the order. The rows of one
-    unit, such as the copies of an image, follow one another.
+    Rows with equal `units`, such as the copies of an image, are one unit, and follow one another. The subset of size k
+    is the first k units of the order, so it contains all smaller subsets. The order starts with one unit of each class,
+    and each class is spread evenly over it.
 
     Args:
         labels: int [N].

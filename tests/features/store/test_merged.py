@@ -11,6 +11,7 @@ import pytest
 from headstart.features.store.compact import compact
 from headstart.features.store.maintain import verify
 from headstart.features.store.merged import MOST_SHARDS, merged_shards, write_merged
+from headstart.features.store.shards import read_digests
 from headstart.features.store.store import FeatureStore
 from headstart.tests.features.store.test_store import digest, fill, store_in, vectors
 
@@ -49,7 +50,8 @@ def test_rows_of_the_merged_file_are_never_nan(store: FeatureStore, capsys: pyte
     assert store.merged_fault() is None
     before, compacted, older = (store.folder / f"{name}.h5" for name in ("before", "compacted", "older"))
     shutil.copy(store.merged, before)
-    write_merged(older, store.form, store._digests, 0)  # as before there was a limit
+    every = {shard: read_digests(shard, store.form) for shard in store.shards()}
+    write_merged(older, store.form, every, 0)  # as before there was a limit
     compact(store)
     shutil.copy(store.merged, compacted)
     assert capsys.readouterr().err == ""
