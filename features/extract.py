@@ -18,8 +18,8 @@ from headstart.features.files import require_space
 from headstart.features.images.augment import View
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
-from headstart.features.store.blocks import Blocks, cut_into_blocks
 from headstart.features.store.claims import Claim, Claims
+from headstart.features.store.portions import Portions, cut_into_portions
 from headstart.features.store.store import FeatureStore
 from headstart.features.store.writer import ShardWriter
 from headstart.features.terminal import console, progress
@@ -73,7 +73,7 @@ def extract_features(
     writer = ShardWriter(stores, list(by_digest))
     done = Extracted()
     if lacking := writer.lacking():
-        work = cut_into_blocks(list(by_digest), lacking)
+        work = cut_into_portions(list(by_digest), lacking)
         missing = [by_digest[digest] for digest in work.digests]
         del by_digest, lacking  # both have an entry per image, and extraction may take days
         done = _extract_missing(missing, work, freeze, writer, config, view)
@@ -84,7 +84,7 @@ def extract_features(
 
 def _extract_missing(
     missing: Sequence[ImageFile],
-    work: Blocks,
+    work: Portions,
     freeze: Callable[[], FrozenBackbone],
     writer: ShardWriter[Cut],
     config: ImageConfig,
@@ -102,7 +102,7 @@ def _extract_missing(
     claims = Claims(writer.folder)
     with ExitStack() as at_the_end, progress(description, len(missing)) as advance:
         at_the_end.callback(claims.release_all)
-        at_the_end.callback(writer.write)  # also after Ctrl-C or an error: finished features are kept
+        at_the_end.callback(writer.close)  # also after Ctrl-C or an error: finished features are kept
         return _Extraction(missing, work, writer, claims, config, view, advance).run(backbone)
 
 
@@ -110,13 +110,13 @@ def _extract_missing(
 class _Extraction:
     """The extraction of images that lack features. Other processes may extract the same images at the same time.
 
-    Each process claims a block of images before it extracts the block. In each round, this process extracts the blocks
-    that it can claim. A block stays open for the next round if another process is still extracting it, or if another
-    process has left images in it without features.
+    Each process claims a portion of the images before it extracts the portion. In each round, this process extracts the
+    portions that it can claim. A portion stays open for the next round if another process is still extracting it, or if
+    another process has left images in it without features.
     """
 
     missing: Sequence[ImageFile]
-    work: Blocks
+    work: Portions
     writer: ShardWriter[Cut]
     claims: Claims
     config: ImageConfig
@@ -124,8 +124,8 @@ class _Extraction:
     advance: Callable[[int], None]
 
     def __post_init__(self) -> None:
-        self._open = list(range(len(self.work.names)))  # blocks that are left for the next round
-        self._taken: deque[int] = deque()  # blocks that this process extracts now, in the order of their claims
+        self._open = list(range(len(self.work.names)))  # portions that are left for the next round
+        self._taken: deque[int] = deque()  # portions that this process extracts now, in the order of their claims
         self._state = np.full(len(self.missing), _OPEN, np.int8)  # of each image
         self._tried = self._elsewhere = self._shown = 0  # images: tried, extracted elsewhere, shown as done
         self._error: Exception | None = None
@@ -152,65 +152,67 @@ class _Extraction:
         return Extracted(frozenset(extracted), rejects, seconds)
 
     def _round(self, backbone: FrozenBackbone, again: bool) -> set[str]:
-        """Extract the open blocks that this process can claim. Return the digests of the extracted images.
+        """Extract the open portions that this process can claim. Return the digests of the extracted images.
 
         `again` is false only in the first round; see `Claims.take`.
         """
         from headstart.features.images.batches import decoded_batches
 
         extracted: set[str] = set()
-        size, blocks = backbone.images_per_pass, self._blocks(again)
-        for positions, features in backbone.stream(decoded_batches(self.missing, self.config, size, self.view, blocks)):
+        size, portions = backbone.images_per_pass, self._portions(again)
+        for positions, features in backbone.stream(
+            decoded_batches(self.missing, self.config, size, self.view, portions)
+        ):
             unchanged = np.array([self.missing[position].is_unchanged() for position in positions])
             digests = [self.missing[position].digest for position in positions[unchanged]]
             if self.writer.add(digests, {cut: rows[unchanged] for cut, rows in features.items()}):
-                self._tell_done(before=self.work.block_of(int(positions[-1])))
+                self.writer.write(self._finished(before=self.work.portion_of(int(positions[-1]))))
             self.claims.renew()
             extracted.update(digests)
             self._tried += len(positions)
             self._show_progress()
         if self._error:
             raise self._error
-        self.writer.write()
-        self._tell_done()
+        self.writer.write(self._finished())
+        self.writer.wait()
         self._show_progress()
         return extracted
 
-    def _blocks(self, again: bool) -> Iterator[np.ndarray]:
-        """Claim the open blocks one by one. For each, yield the positions of its images without features, int64 [n].
+    def _portions(self, again: bool) -> Iterator[np.ndarray]:
+        """Claim the open portions one by one. For each, yield the positions of its images without features, int64 [n].
 
-        The blocks keep their order until another process turns out to have one of them. The order of the rest is then
-        drawn at random, so that two processes seldom want the same block. For `again`, see `Claims.take`.
+        The portions keep their order until another process turns out to have one of them. The order of the rest is then
+        drawn at random, so that two processes seldom want the same portion. For `again`, see `Claims.take`.
         """
         waiting, self._open = deque(self._open), []
         drawn = False
         try:
             while waiting:
-                block = waiting.popleft()
-                claim = self.claims.take(self.work.names[block], again)
+                portion = waiting.popleft()
+                claim = self.claims.take(self.work.names[portion], again)
                 if claim != Claim.MINE and not drawn:
                     waiting, drawn = deque(np.random.default_rng().permutation(waiting).tolist()), True
                 if claim == Claim.BUSY:
-                    self._open.append(block)
+                    self._open.append(portion)
                     continue
-                left = self._left(block, again)
+                left = self._left(portion, again)
                 if claim == Claim.MINE and not len(left):
-                    self.claims.done(self.work.names[block])
+                    self.claims.done(self.work.names[portion])
                 elif claim == Claim.MINE:
-                    self._taken.append(block)
+                    self._taken.append(portion)
                     self._state[left] = _TRIED
                     yield left
                 elif len(left):  # the other process failed, or wrote features that were not looked for since
-                    self._open.append(block)
+                    self._open.append(portion)
         except Exception as error:  # TensorFlow would turn it into an error of its own
             self._error = error
 
-    def _left(self, block: int, at_once: bool) -> np.ndarray:
-        """Return the positions, int64 [n], of the images of a block that still lack features.
+    def _left(self, portion: int, at_once: bool) -> np.ndarray:
+        """Return the positions, int64 [n], of the images of a portion that still lack features.
 
         Images that this process has tried are left out. For `at_once`, see `ShardWriter.still_lacking`.
         """
-        positions = self.work.positions(block)
+        positions = self.work.positions(portion)
         positions = positions[self._state[positions] == _OPEN]
         lacking = self.writer.still_lacking([self.missing[one].digest for one in positions.tolist()], at_once)
         self._state[positions[~lacking]] = _ELSEWHERE
@@ -223,10 +225,14 @@ class _Extraction:
         self.advance(done - self._shown)
         self._shown = done
 
-    def _tell_done(self, before: int | None = None) -> None:
-        """Tell other processes that the features of the claimed blocks are in the stores; see `Claims.done`.
-
-        If `before` is a block, leave out this block and all blocks that were claimed after it.
-        """
+    def _finished(self, before: int | None = None) -> Callable[[], None]:
+        """Return a function that marks portions as done: all that were taken, or those that were taken before `before`."""
+        names = []
         while self._taken and self._taken[0] != before:
-            self.claims.done(self.work.names[self._taken.popleft()])
+            names.append(self.work.names[self._taken.popleft()])
+
+        def tell() -> None:
+            for name in names:
+                self.claims.done(name)
+
+        return tell

@@ -101,8 +101,8 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 
     `given` names the fields of `config` that the user set; these fields stay. The default weights, those of ImageNet,
     also stay if they are on this machine or were used with the store. A line on the console says which options were
-    filled in. If the store was used with several weights, an OptionError lists them. If `needed` is false, `config` is
-    returned in this case, and no error is raised.
+    filled in. If the store was used with several weights, none is chosen: an OptionError lists them, or, if `needed` is
+    false, the weights of `config` stay.
     """
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)

@@ -92,18 +92,18 @@ def decoded_batches(
     config: ImageConfig,
     batch_size: int,
     view: View | None = None,
-    blocks: Iterable[np.ndarray] | None = None,
+    portions: Iterable[np.ndarray] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield batches of images: their positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3].
 
     b is at most `batch_size`. If `view` is given, pixels are augmented. An image that can't be decoded is left out; see
     `why_undecodable`.
 
-    `blocks` yields arrays of positions in `images`, int64 [n], and so chooses the images and their order. Another
-    thread asks for the next array while earlier images are decoded. `blocks` must not raise an error. If `blocks` is
-    None, all images are taken in their order.
+    `portions` yields arrays of positions in `images`, int64 [n], and so chooses the images and their order. Another
+    thread asks for the next array while earlier images are decoded. `portions` must not raise an error. Without
+    `portions`, all images are taken in their order.
     """
-    if len(images) < 2 and blocks is None:
+    if len(images) < 2 and portions is None:
         alone = [_decoded_alone(image, config, view) for image in images]
         yield from ((np.array([0]), pixels[np.newaxis]) for pixels in alone if pixels is not None)
         return
@@ -113,10 +113,10 @@ def decoded_batches(
         seeds = [np.array([view.image_seed(image.digest) for image in taken])] if view else []
         return (*file_columns(taken, config), positions, *seeds)
 
-    if blocks is None:
+    if portions is None:
         files = tf.data.Dataset.from_tensor_slices(columns(np.arange(len(images))))
     else:
-        files = _blockwise(map(columns, blocks), columns(np.arange(1)))
+        files = _portionwise(map(columns, portions), columns(np.arange(1)))
     finish = _finish(view.augment if view else "none")
     for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
         if len(positions):
@@ -144,18 +144,18 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
     return None
 
 
-def _blockwise(blocks: Iterator[tuple[Any, ...]], example: tuple[Any, ...]) -> tf.data.Dataset:
-    """Return a dataset of all rows of `blocks`, one row at a time.
+def _portionwise(portions: Iterator[tuple[Any, ...]], example: tuple[Any, ...]) -> tf.data.Dataset:
+    """Return a dataset of all rows of `portions`, one row at a time.
 
-    A block is a tuple of columns with the same number of rows, at least one. `example` is a block with the dtypes and
-    shapes that all blocks have, except for the number of rows.
+    A portion is a tuple of columns with the same number of rows, at least one. `example` is a portion with the dtypes
+    and shapes that all portions have, except for the number of rows.
     """
     # `from_generator` would slow down the whole process; see `pipeline.inputs`.
     specs = [tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in map(tf.constant, example)]
     none = [np.zeros((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in specs]
 
     def load(_: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        found = tf.numpy_function(lambda: next(blocks, none), [], [spec.dtype for spec in specs])
+        found = tf.numpy_function(lambda: next(portions, none), [], [spec.dtype for spec in specs])
         return tuple(tf.ensure_shape(column, spec.shape) for column, spec in zip(found, specs, strict=True))
 
     loaded = tf.data.Dataset.counter().map(tf.autograph.experimental.do_not_convert(load))

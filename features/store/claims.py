@@ -1,10 +1,10 @@
-"""Claims: files by which the processes that fill one store tell each other which block of images they extract.
+"""Claims: files by which the processes that fill one store tell each other which portion of images they extract.
 
 Claims only save work. No result depends on them: processes that extract the same images write the same features.
 
 STORE/<backbone>-<cut>-<fingerprint>/claims/
-    <block>.claimed     a process extracts the block now; the file holds the identity of the process
-    <block>.done        a process has just written the features of the block
+    <portion>.claimed     a process extracts the portion now; the file holds the identity of the process
+    <portion>.done        a process has just written the features of the portion
 """
 
 import os
@@ -25,7 +25,7 @@ _LONGEST = 1 << 12  # bytes
 
 
 class Claim(Enum):
-    """The answer of `Claims.take` to a process that wants to extract a block."""
+    """The answer of `Claims.take` to a process that wants to extract a portion."""
 
     MINE = "it is for this process to extract"
     BUSY = "another process extracts it now"
@@ -33,42 +33,44 @@ class Claim(Enum):
 
 
 class Claims:
-    """The claims of this process, in the folder of a store. Several threads may call the methods.
+    """The claims of this process: files that tell the others which portions of the images it extracts.
 
-    If a claim can't be written, for example on a full disk, this process extracts the block without a claim.
+    Several threads may call the methods. If a claim can't be written, for example on a full disk, this process extracts
+    the images without a claim.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "claims"
         self._held: dict[str, float] = {}  # when each claim was last renewed
-        self._done: dict[str, float] = {}  # when each block was done
+        self._done: dict[str, float] = {}  # when each portion was done
         self._ended = False
         with suppress(OSError):
             self._folder.mkdir(exist_ok=True)
 
-    def take(self, block: str, again: bool = False) -> Claim:
-        """Try to claim a block for this process. Return the answer.
+    def take(self, portion: str, again: bool = False) -> Claim:
+        """Try to claim a portion for this process. Return the answer.
 
-        A block is busy if another process has claimed it. But a claim is void, and can be taken over, if its process
-        has ended or has not renewed the claim for `VOID_SECONDS`. A block is done if another process has just extracted
-        it. With `again`, this process claims such a block nevertheless. After `release_all`, no block can be claimed.
+        A portion is busy if another process has claimed it. But a claim is void, and can be taken over, if its process
+        has ended or has not renewed the claim for `VOID_SECONDS`. A portion is done if another process has just
+        extracted it. With `again`, this process claims such a portion nevertheless. After `release_all`, no portion can
+        be claimed.
         """
-        done = self._file(block, "done")
+        done = self._file(portion, "done")
         if not again and done.exists():
             return Claim.DONE
-        if self._ended or not self._claim(block):
+        if self._ended or not self._claim(portion):
             return Claim.BUSY
         if again or not done.exists():
             return Claim.MINE
-        self._release(block)  # it was done meanwhile
+        self._release(portion)  # it was done meanwhile
         return Claim.DONE
 
-    def _claim(self, block: str) -> bool:
-        """Return False if another process has claimed a block. Otherwise return True.
+    def _claim(self, portion: str) -> bool:
+        """Return False if another process has claimed a portion. Otherwise return True.
 
-        In the second case, this process claims the block, if claims can be written.
+        In the second case, this process claims the portion, if claims can be written.
         """
-        claim = self._file(block, "claimed")
+        claim = self._file(portion, "claimed")
         for _ in range(2):
             try:
                 descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -82,26 +84,26 @@ class Claims:
             else:
                 with os.fdopen(descriptor, "w") as file, suppress(OSError):
                     file.write(this_process())
-                self._held[block] = time.monotonic()
+                self._held[portion] = time.monotonic()
                 return True
         return False  # another process was faster
 
     def renew(self) -> None:
         """Renew each claim that was not renewed for a minute."""
         now = time.monotonic()
-        for block, renewed in list(self._held.items()):
+        for portion, renewed in list(self._held.items()):
             if now - renewed > _RENEW_SECONDS:
-                self._held[block] = now
+                self._held[portion] = now
                 with suppress(OSError):  # another process may have found it void
-                    os.utime(self._file(block, "claimed"))
+                    os.utime(self._file(portion, "claimed"))
 
-    def done(self, block: str) -> None:
-        """Tell other processes that the features of a claimed block are in the store. Give up the claim."""
+    def done(self, portion: str) -> None:
+        """Tell other processes that the features of a claimed portion are in the store. Give up the claim."""
         now = time.monotonic()
         with suppress(OSError):
-            self._file(block, "done").touch()
-            self._done[block] = now
-        self._release(block)
+            self._file(portion, "done").touch()
+            self._done[portion] = now
+        self._release(portion)
         for old, since in list(self._done.items()):
             if now - since <= _KEPT_SECONDS:
                 break
@@ -109,21 +111,21 @@ class Claims:
             _removed(self._file(old, "done"))
 
     def release_all(self) -> None:
-        """Remove the claims of this process, and claim no more blocks. If no claim is left, remove `claims/`, too."""
+        """Remove the claims of this process, and claim no more portions. If no claim is left, remove `claims/`, too."""
         self._ended = True
-        for block in list(self._held):
-            self._release(block)
+        for portion in list(self._held):
+            self._release(portion)
         remove_void_claims(self._folder.parent)
 
-    def _release(self, block: str) -> None:
-        if self._held.pop(block, None) is not None:
-            claim = self._file(block, "claimed")
+    def _release(self, portion: str) -> None:
+        if self._held.pop(portion, None) is not None:
+            claim = self._file(portion, "claimed")
             with suppress(OSError, ValueError):
                 if claim.read_text() == this_process():  # else it was found void, and taken over
                     claim.unlink()
 
-    def _file(self, block: str, state: str) -> Path:
-        return self._folder / f"{block}.{state}"
+    def _file(self, portion: str, state: str) -> Path:
+        return self._folder / f"{portion}.{state}"
 
 
 def remove_void_claims(folder: Path) -> None:

@@ -3,7 +3,7 @@
 STORE/<backbone>-<cut>-<fingerprint>/
     fingerprint.json            everything that decides a feature's value
     shard-<hash>.h5             `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once named
-    claims/                     the blocks of images that processes extract now; see `claims`
+    claims/                     the portions of the images that processes extract now; see `claims`
     shard-<hash>.h5.retired     marks a shard that is out of use; the next clean-up removes both files
     features.h5                 the merged file for people; see `merged`
 """
@@ -108,10 +108,13 @@ class FeatureStore:
         """List the digests that have features, in hexadecimal. A digest in several shards is listed several times."""
         return hex_digests(self._refreshed().digests())
 
-    def missing(self, digests: Collection[str]) -> list[str]:
-        """Return the `digests` (hexadecimal SHA-256) that have no features yet, each once, in the order given."""
+    def missing(self, digests: Collection[str], listed: bool = True) -> list[str]:
+        """Return the `digests` (hexadecimal SHA-256) that have no features yet, each once, in the order given.
+
+        Unless `listed` is true, do not list the folder again: features that came since the last time are not seen.
+        """
         asked = list(dict.fromkeys(digests))
-        found = self._refreshed().find(raw_digests(asked))
+        found = (self._refreshed() if listed else self._index).find(raw_digests(asked))
         return [asked[position] for position in np.flatnonzero(~found)]
 
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:

@@ -1,7 +1,8 @@
 """Collect the features that forward passes yield at several cuts, and write them as shards of one store per cut."""
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,7 +17,7 @@ Key = TypeVar("Key", bound=Hashable)
 SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
-_SHARE = 0.05  # the largest share of the time that may be spent on looking for shards of other processes
+_SHARE = 0.05  # the largest share of the time that may be spent on listing folders
 
 
 @dataclass
@@ -36,23 +37,26 @@ class _Collected:
     def is_full(self) -> bool:
         return len(self.digests) >= SHARD_IMAGES or sum(part.nbytes for part in self.features) >= SHARD_BYTES
 
-    def write(self) -> None:
-        if self.digests:
-            self.store.write_shard(self.digests, np.concatenate(self.features))
+    def taken(self) -> tuple[FeatureStore, list[str], list[np.ndarray]]:
+        """Return the store and what was collected for it, and collect anew."""
+        digests, features = self.digests, self.features
         self.digests, self.features = [], []
+        return self.store, digests, features
 
 
 class ShardWriter(Generic[Key]):
     """Collects the features of `stores`, one per cut, and writes them as shards.
 
-    Shards are written when the number, bytes or age of the collected features reaches a limit. So if the process is
-    killed, few features are lost.
+    It is time to write when the number, bytes or age of the collected features reaches a limit. So if the process is
+    killed, few features are lost. A thread writes, so that the passes go on meanwhile.
     """
 
     def __init__(self, stores: Mapping[Key, FeatureStore], digests: Sequence[str]) -> None:
         self._parts = {key: _Collected(store, set(store.missing(digests))) for key, store in stores.items()}
-        self._since = time.monotonic()
-        self._looked, self._took = time.monotonic(), 0.0
+        self._since = self._listed = time.monotonic()
+        self._took = 0.0  # seconds of the last listing
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     @property
     def folder(self) -> Path:
@@ -71,28 +75,51 @@ class ShardWriter(Generic[Key]):
     def still_lacking(self, digests: Sequence[str], at_once: bool) -> np.ndarray:
         """Return which of `digests` still lack features in some store, bool [N].
 
-        The stores are searched for shards that other processes wrote. Listing a large folder takes long. So unless
-        `at_once` is true, a search is skipped if it would come too soon after the last one.
+        Listing a large folder takes long. So unless `at_once` is true, the folders are not listed again if that was
+        done a short time ago. Features that other processes wrote in this time are then not seen.
         """
         start = time.monotonic()
-        if at_once or start - self._looked >= min(self._took / _SHARE, KNOWN_SECONDS):
-            for part in self._parts.values():
-                part.lacking -= set(digests) - set(part.store.missing(digests))
-            self._looked = time.monotonic()
-            self._took = self._looked - start
-        return np.array([any(digest in part.lacking for part in self._parts.values()) for digest in digests])
+        listed = at_once or start - self._listed >= min(self._took / _SHARE, KNOWN_SECONDS)
+        for part in self._parts.values():
+            part.lacking -= set(digests) - set(part.store.missing(digests, listed))
+        if listed:
+            self._listed = time.monotonic()
+            self._took = self._listed - start
+        return np.array([any(digest in part.lacking for part in self._parts.values()) for digest in digests], bool)
 
     def add(self, digests: Sequence[str], features: Mapping[Key, np.ndarray]) -> bool:
-        """Collect the features of `digests`, [N, ...] per store. Return whether all collected features were written."""
+        """Collect the features of `digests`, [N, ...] per store. Return whether it is time to `write` them."""
         for key, part in self._parts.items():
             part.add(digests, features[key])
-        due = time.monotonic() - self._since > SHARD_SECONDS or any(part.is_full() for part in self._parts.values())
-        if due:
-            self.write()
-        return due
+        return time.monotonic() - self._since > SHARD_SECONDS or any(part.is_full() for part in self._parts.values())
 
-    def write(self) -> None:
-        """Write the collected features as shards."""
-        for part in self._parts.values():
-            part.write()
+    def write(self, then: Callable[[], None] = lambda: None) -> None:
+        """Write the collected features as shards, in a thread, and call `then` in the end.
+
+        First wait for the shards before. If they could not be written, the error is raised now.
+        """
+        self.wait()
+        shards = [part.taken() for part in self._parts.values()]
         self._since = time.monotonic()
+
+        def write_all() -> None:
+            for store, digests, features in shards:
+                if digests:
+                    store.write_shard(digests, np.concatenate(features))
+            then()
+
+        self._writing = self._thread.submit(write_all)
+
+    def wait(self) -> None:
+        """Wait until all shards are written. If that failed, raise the error."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def close(self) -> None:
+        """Write what is left, and end the thread."""
+        try:
+            self.write()
+            self.wait()
+        finally:
+            self._thread.shutdown()

@@ -163,7 +163,8 @@ class Forecast:
     def _added(self) -> int:
         """The number of made-up predictions that join val: two, or 0 if the metric is the loss.
 
-        The loss needs none, because losses differ even if all predictions are right.
+        Without them, replicates of val without a mistake would all be equal. Losses differ from image to image even
+        then.
         """
         return 0 if self._curve.metric == "loss" else 2
 

@@ -16,8 +16,8 @@ from headstart.features.images.augment import View, augment_image
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, inspect_images
-from headstart.features.store.blocks import cut_into_blocks
 from headstart.features.store.claims import Claim, Claims
+from headstart.features.store.portions import cut_into_portions
 from headstart.features.store.store import FeatureStore
 from headstart.features.store.writer import ShardWriter
 from headstart.tests.conftest import SMALL
@@ -100,17 +100,17 @@ def test_what_another_process_extracts_is_left_to_it(tmp_path: Path, backbone, f
     good = [image for image in images if "broken" not in image.path]
     elsewhere, here = stores_in(tmp_path / "elsewhere", backbone), stores_in(tmp_path / "here", backbone)
     extract_features(good, lambda: frozen, elsewhere, ImageConfig(64))
-    blocks = cut_into_blocks([image.digest for image in images], {image.digest for image in images})
-    theirs = [blocks.digests[position] for position in blocks.positions(1)]
+    portions = cut_into_portions([image.digest for image in images], {image.digest for image in images})
+    theirs = [portions.digests[position] for position in portions.positions(1)]
     claims = Claims(here[INNER].folder)
-    assert claims.take(blocks.names[1]) == Claim.MINE
+    assert claims.take(portions.names[1]) == Claim.MINE
     before = sum(passes)
 
     def finish() -> None:
         for cut, store in here.items():
             known = [digest for digest in theirs if not elsewhere[cut].missing([digest])]
             store.write_shard(known, elsewhere[cut].read(known))
-        claims.done(blocks.names[1])
+        claims.done(portions.names[1])
 
     timer = threading.Timer(2, finish)
     timer.start()
@@ -128,14 +128,14 @@ def test_the_work_of_a_killed_process_is_taken_over(tmp_path: Path, backbone, fr
     stores = stores_in(tmp_path, backbone)
     digests = [image.digest for image in images]
     Claims(stores[INNER].folder)
-    for name in cut_into_blocks(digests, set(digests)).names:
+    for name in cut_into_portions(digests, set(digests)).names:
         (stores[INNER].folder / "claims" / f"{name}.claimed").write_text(ended_process())
     done = extract_features(images, lambda: frozen, stores, ImageConfig(64))
     assert (done.extracted, len(done.rejects)) == (40, 2)
     assert not list(tmp_path.rglob("claims"))
 
 
-def test_an_error_while_blocks_are_claimed_is_told_as_it_is(
+def test_an_error_while_portions_are_claimed_is_told_as_it_is(
     tmp_path: Path, backbone, frozen, images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores = stores_in(tmp_path, backbone)

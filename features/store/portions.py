@@ -1,0 +1,54 @@
+"""Portions: the parts into which processes that extract the same images cut their work.
+
+Each process cuts on its own, and all of them find the same portions.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from headstart.features.digests import raw_digests
+
+LARGEST_PORTION = 1024  # images on average: a shard
+_SMALLEST_PORTION = 4
+_FEWEST_PORTIONS = 64  # of a small set; with fewer, one process would wait long for the last portion of another
+_NAME_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Portions:
+    """The digests of images that lack features, in order, cut into portions of successive digests."""
+
+    digests: Sequence[str]  # hexadecimal
+    names: Sequence[str]  # of the portions
+    starts: np.ndarray  # int64 [portions + 1]: portion b has the digests at `starts[b]` up to `starts[b + 1] - 1`
+
+    def positions(self, portion: int) -> np.ndarray:
+        """Return the positions at which `digests` holds the digests of a portion, int64 [n]."""
+        return np.arange(self.starts[portion], self.starts[portion + 1])
+
+    def portion_of(self, position: int) -> int:
+        """Return the portion of the digest at `position`."""
+        return int(np.searchsorted(self.starts, position, "right")) - 1
+
+
+def cut_into_portions(digests: Sequence[str], missing: Collection[str]) -> Portions:
+    """Cut `digests` into portions of successive digests. Keep in the portions only the digests that are in `missing`.
+
+    `digests` holds at least one digest, in hexadecimal, and none twice. A digest ends a portion if its first bits are
+    0. So processes with the same digests find the same portions, whatever is missing when they begin. If one process has a
+    few digests more, most portions are still the same. A portion is named after the digest that ends it.
+    """
+    size = np.clip(len(digests) / _FEWEST_PORTIONS, _SMALLEST_PORTION, LARGEST_PORTION)
+    bits = int(np.log2(size))
+    values = np.frombuffer(raw_digests(digests).tobytes(), ">u8")[::4]
+    ends = np.union1d(np.flatnonzero(values >> np.uint64(64 - bits) == 0), [len(digests) - 1])
+    kept = np.fromiter((digest in missing for digest in digests), bool, len(digests))
+    before = np.concatenate([[0], np.cumsum(kept)])
+    starts = before[np.concatenate([[0], ends + 1])]
+    some = np.flatnonzero(np.diff(starts))
+    return Portions(
+        digests=[digest for digest, is_kept in zip(digests, kept, strict=True) if is_kept],
+        names=[digests[ends[portion]][:_NAME_DIGITS] for portion in some],
+        starts=np.concatenate([starts[some], before[-1:]]),
+    )

@@ -1,0 +1,74 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from headstart.features.errors import StoreError
+from headstart.features.store import writer as module
+from headstart.features.store.store import FeatureStore
+from headstart.features.store.writer import ShardWriter
+from headstart.tests.features.store.test_store import digest, store_in
+
+
+def names(*numbers: int) -> list[str]:
+    return [digest(number) for number in numbers]
+
+
+def features(store: FeatureStore, count: int) -> np.ndarray:
+    return np.ones((count, *store.form.shape), np.float32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return store_in(tmp_path)
+
+
+def test_what_others_wrote_before_the_last_listing_is_seen_for_all_digests(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = ShardWriter({"cut": store}, names(*range(6)))
+    store_in(tmp_path).write_shard(names(2, 3), features(store, 2))
+    assert writer.still_lacking(names(0, 1), at_once=True).tolist() == [True, True]
+    monkeypatch.setattr(writer, "_took", 1000.0)
+    store_in(tmp_path).write_shard(names(4), features(store, 1))
+    assert writer.still_lacking(names(2, 3), at_once=False).tolist() == [False, False]
+    assert writer.still_lacking(names(4, 5), at_once=False).tolist() == [True, True]  # not listed again
+    assert writer.still_lacking(names(4, 5), at_once=True).tolist() == [False, True]
+
+
+def test_shards_are_written_beside_the_passes_and_told_in_order(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARD_IMAGES", 2)
+    told: list[int] = []
+    original = FeatureStore.write_shard
+
+    def slow(self: FeatureStore, digests: list[str], rows: np.ndarray) -> Path:
+        time.sleep(0.3)
+        return original(self, digests, rows)
+
+    monkeypatch.setattr(FeatureStore, "write_shard", slow)
+    writer = ShardWriter({"cut": store}, names(*range(5)))
+    start = time.perf_counter()
+    assert not writer.add(names(0), {"cut": features(store, 1)})
+    assert writer.add(names(1), {"cut": features(store, 1)})
+    writer.write(lambda: told.append(1))
+    assert time.perf_counter() - start < 0.2
+    assert writer.add(names(2, 3, 0), {"cut": features(store, 3)})
+    writer.write(lambda: told.append(2))
+    assert told == [1]  # one shard at a time: it was waited for
+    writer.add(names(4), {"cut": features(store, 1)})
+    writer.close()
+    assert told == [1, 2]
+    assert store.missing(names(*range(5))) == []
+
+
+def test_a_shard_that_can_not_be_written_is_an_error_at_the_next(store: FeatureStore) -> None:
+    writer = ShardWriter({"cut": store}, names(0, 1))
+    told: list[int] = []
+    writer.add(names(0), {"cut": np.full((1, *store.form.shape), np.nan, np.float32)})
+    writer.write(lambda: told.append(1))
+    with pytest.raises(StoreError, match="not finite"):
+        writer.wait()
+    writer.close()
+    assert told == []
