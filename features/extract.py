@@ -226,7 +226,7 @@ class _Extraction:
         self._shown = done
 
     def _finished(self, before: int | None = None) -> Callable[[], None]:
-        """Return a function that marks portions as done: all that were taken, or those that were taken before `before`."""
+        """Return a function that marks portions as done: all that were taken, or those taken before `before`."""
         names = []
         while self._taken and self._taken[0] != before:
             names.append(self.work.names[self._taken.popleft()])

@@ -149,7 +149,6 @@ def cache_features(
         labelled: whether to raise DataError if images have no labels.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
-    store = extraction.store
     scanned = scan_with_store(data, seed, config, extraction, reading, labelled)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
@@ -160,12 +159,12 @@ def cache_features(
             require(scanned, networks)
         scanned, extractors, stores, done = extract_all(scanned, networks)
     except DataError:
-        _list_rejects(store, scanned.rejects)
+        _list_rejects(extraction.store, scanned.rejects)
         raise
-    _list_rejects(store, scanned.rejects)
+    _list_rejects(extraction.store, scanned.rejects)
     require_few_rejects(scanned.rejects, found, extraction.max_rejects)
     if not scanned.examples:
-        raise DataError(f"{data}: none of {found} images can be used; {store}/rejects.csv says why")
+        raise DataError(f"{data}: none of {found} images can be used; {extraction.store}/rejects.csv says why")
     train = [example.image for example in scanned.examples if example.split == "train"]
     views, views_extracted = extract_views(extractors, train, first_views(config.augment, seed, config.views))
     return FeaturedExamples(

@@ -98,11 +98,10 @@ def prepare(
         reading: how `source` is read.
     """
     _require_places(source, data, config.move)
-    drawn = {"seed": seed, "val": config.val, "test": config.test}
-    settings = {**drawn, "group": reading.group, "resplit": reading.resplit}
+    record = {"seed": seed, "val": config.val, "test": config.test, "group": reading.group, "resplit": reading.resplit}
     placer = Placer(config.copy, config.move)
     with claimed(data), _opened(source, data, config, reading) as (members, read):
-        known = _require_same_settings(data, settings)
+        known = _require_same_settings(data, record)
         _require_movable(source, members, config.move)
         _require_classes(source, read)
         require_folder_names(source, members, read)
@@ -119,9 +118,8 @@ def prepare(
             console.print(told)
         list_rejects()
         if not known:
-            write_json(data / PREPARED, settings)
-        if config.move:
-            _remove(compared.images)
+            write_json(data / PREPARED, record)
+        _remove(compared.images if config.move else [])
     train, val, test = (chosen.splits.count(split) for split in SPLITS)
     return PrepareResult(data, train, val, test, len(rejects), compared.dropped, moved, added, ignored)
 
