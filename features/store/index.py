@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from headstart.features.digests import DIGEST
-from headstart.features.store.shards import ShardFormat, read_features
+from headstart.features.errors import StoreError
+from headstart.features.store.shards import ShardFormat, read_rows
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,20 @@ class Slab:
     shard: Path
     rows: np.ndarray  # int32 [n], ascending
     positions: np.ndarray  # int64 [n]: for each row, the position of its digest in the argument of `Index.slabs`
+    digests: np.ndarray  # `DIGEST` [n], of the rows
 
     def read(self, form: ShardFormat) -> np.ndarray:
-        """Read the features of the rows, [n, *shape] in the stored dtype. Errors: see `shards.read_digests`."""
-        first = int(self.rows[0])
-        return read_features(self.shard, form, first, int(self.rows[-1]) + 1).take(self.rows - first, axis=0)
+        """Read the features of the rows, [n, *shape] in the stored dtype.
+
+        Raises StoreError if the shard has other digests in these rows. Other errors: see `shards.read_digests`.
+        """
+        first, stop = int(self.rows[0]), int(self.rows[-1]) + 1
+        digests, features = read_rows(self.shard, form, first, stop)
+        if len(digests) != stop - first or not np.array_equal(digests[self.rows - first], self.digests):
+            raise StoreError(
+                f"{self.shard}: holds other images than the index says; delete {self.shard.parent}/index-*"
+            )
+        return features.take(self.rows - first, axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +89,12 @@ class Index:
 
     def digests(self) -> np.ndarray:
         """Return all digests, `DIGEST` [len(self)], ascending."""
-        if len(self.segments) == 1:
-            return self.segments[0].digests
-        return np.sort(np.concatenate([np.empty(0, DIGEST), *(segment.digests for segment in self.segments)]))
+        return self.as_one_segment().digests
+
+    def as_one_segment(self) -> Segment:
+        """Return all digests in one segment."""
+        none = np.empty(0, np.int32)
+        return functools.reduce(Segment.joined, self.segments[::-1] or [Segment(np.empty(0, DIGEST), none, none)])
 
     def with_shards(self, new: Mapping[Path, np.ndarray]) -> Index:
         """Return an index that also holds new shards. `new` maps the path of each to its digests, `DIGEST` [n]."""
@@ -133,7 +147,7 @@ class Index:
             by_rank = np.lexsort((drawn, [rank[shards[piece[0]]] for piece in pieces]))
             pieces = [pieces[number] for number in by_rank]
         for piece in pieces:
-            yield Slab(self.shards[by_name[shards[piece[0]]]], lines[piece], piece)
+            yield Slab(self.shards[by_name[shards[piece[0]]]], lines[piece], piece, digests[piece])
 
     def _located(self, digests: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the shard of each digest, as its `rank`, int64 [N], and the row, int32 [N]."""

@@ -103,14 +103,15 @@ def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
         return np.frombuffer(file["digest"][:].tobytes(), DIGEST)
 
 
-def read_features(path: Path, form: ShardFormat, start: int, stop: int) -> np.ndarray:
-    """Read a shard's features in the rows from `start` to `stop` - 1, [stop - start, *shape] in the stored dtype.
+def read_rows(path: Path, form: ShardFormat, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read rows `start` to `stop` - 1 of a shard: digests, `DIGEST` [n], and features, [n, *shape] as they are stored.
 
-    Errors: see `read_digests`.
+    n is less than `stop - start` if the shard has fewer rows. Errors: see `read_digests`.
     """
     with _opened(path, form) as file:
-        rows: np.ndarray = file["features"][start:stop]
-        return rows
+        digests = np.frombuffer(file["digest"][start:stop].tobytes(), DIGEST)
+        features: np.ndarray = file["features"][start:stop]
+        return digests, features
 
 
 def shard_fault(path: Path, form: ShardFormat) -> str | None:
@@ -124,7 +125,7 @@ def shard_fault(path: Path, form: ShardFormat) -> str | None:
             if _name(hashlib.file_digest(file, "sha256").hexdigest()) != path.name:
                 return "its bytes are not those that it was named after"
         step = max(1, _CHUNK_BYTES * 64 // form.image_bytes)
-        slabs = (read_features(path, form, start, start + step) for start in range(0, len(digests), step))
+        slabs = (read_rows(path, form, start, start + step)[1] for start in range(0, len(digests), step))
         finite = all(np.isfinite(slab).all() for slab in slabs)
     except StoreError as error:
         return str(error)

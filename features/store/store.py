@@ -4,13 +4,14 @@ STORE/<backbone>-<cut>-<fingerprint>/
     fingerprint.json            everything that decides a feature's value
     shard-<hash>.h5             `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once named
     claims/                     the portions of the images that processes extract now; see `claims`
+    index-<hash>/               the index of a store of many shards; see `kept_index`
     shard-<hash>.h5.retired     marks a shard that is out of use; the next clean-up removes both files
     features.h5                 the merged file for people; see `merged`
 """
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from headstart.features.store import retired
 from headstart.features.store.claims import remove_void_claims
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.index import Index
+from headstart.features.store.kept_index import LARGE, keep_index, read_kept_index
 from headstart.features.store.merged import MOST_SHARDS, merged_shards, write_merged
 from headstart.features.store.shards import ShardFormat, read_digests, shard_content, shard_name
 from headstart.features.terminal import console
@@ -223,7 +225,8 @@ class FeatureStore:
 
         If the file can't be written, only print a message, because no command reads the file.
         """
-        shards = [shard.name for shard in _largest(self._refreshed())]
+        index = self._refreshed()
+        shards = [shard.name for shard in _largest(index)]
         if (shards or self.merged.exists()) and merged_shards(self.merged) != shards:
             try:
                 self.write_merged()
@@ -231,6 +234,8 @@ class FeatureStore:
                 if error.errno not in NOT_WRITABLE:
                     raise
                 console.print(f"{self.merged}: not up to date, and can't be written ({error.strerror})")
+        with suppress(OSError):  # without it, opening the store takes longer
+            keep_index(self.folder, self._refreshed())
 
     def merged_fault(self) -> str | None:
         """Return the reason why the merged file can't be trusted; None if the file is good or does not exist."""
@@ -251,7 +256,10 @@ class FeatureStore:
         """
         shards = self.shards()
         while True:
-            index, known = self._index, set(self._index.shards)
+            index = self._index
+            if not index.shards and len(shards) >= LARGE:
+                index = read_kept_index(self.folder)
+            known = set(index.shards)
             if gone := known - set(shards):
                 index = index.without_shards(gone)
             try:

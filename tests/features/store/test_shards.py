@@ -13,7 +13,7 @@ from headstart.features.errors import StoreError
 from headstart.features.store.shards import (
     ShardFormat,
     read_digests,
-    read_features,
+    read_rows,
     shard_content,
     shard_fault,
     shard_name,
@@ -35,7 +35,7 @@ def write(folder: Path, content: bytes | None = None) -> Path:
 def test_a_shard_holds_what_was_written(tmp_path: Path) -> None:
     path = write(tmp_path)
     assert hex_digests(read_digests(path, FORM)) == DIGESTS
-    np.testing.assert_array_equal(read_features(path, FORM, 1, 3), VECTORS[1:])
+    np.testing.assert_array_equal(read_rows(path, FORM, 1, 3)[1], VECTORS[1:])
     assert shard_fault(path, FORM) is None
 
 
@@ -155,7 +155,7 @@ def test_what_is_no_shard_is_refused_by_name(tmp_path: Path, change: Callable[[h
     path = write(tmp_path)
     with h5py.File(path, "r+", libver="latest") as file:
         change(file)
-    for read in (lambda: read_digests(path, FORM), lambda: read_features(path, FORM, 0, 3)):
+    for read in (lambda: read_digests(path, FORM), lambda: read_rows(path, FORM, 0, 3)):
         with pytest.raises(StoreError, match=said) as caught:
             read()
         assert str(path) in str(caught.value)
@@ -179,7 +179,7 @@ def test_no_flipped_byte_gives_a_wrong_vector_or_digest(tmp_path: Path) -> None:
         path.write_bytes(flipped)
         assert shard_fault(path, FORM) is not None
         try:
-            digests, vectors = hex_digests(read_digests(path, FORM)), read_features(path, FORM, 0, 3)
+            digests, vectors = hex_digests(read_digests(path, FORM)), read_rows(path, FORM, 0, 3)[1]
         except StoreError:
             continue
         unseen += 1
