@@ -5,6 +5,7 @@ This module uses no labels. It imports TensorFlow only if an image lacks feature
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.claims import Claim, Claims
 from headstart.features.store.portions import Portions, cut_into_portions
 from headstart.features.store.store import FeatureStore
-from headstart.features.store.writer import ShardWriter
+from headstart.features.store.writer import SHARD_IMAGES, ShardWriter
 from headstart.features.terminal import console, progress
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def _extract_missing(
 ) -> Extracted:
     from headstart.features.images.batches import decoded_batches, why_undecodable
 
-    if not any(True for _ in decoded_batches(missing, config, batch_size=1)):  # stops at the first decodable one
+    parts = (missing[start : start + SHARD_IMAGES] for start in range(0, len(missing), SHARD_IMAGES))
+    if not any(True for part in parts for _ in decoded_batches(part, config, batch_size=1)):  # stops at the first
         return Extracted(rejects=[why_undecodable(image) for image in missing])
     which = "" if view is None else f"view {view.number} of "
     console.print(f"extracting features of {which}{len(missing)} images that have none yet")
@@ -142,8 +144,13 @@ class _Extraction:
             if rounds:
                 time.sleep(_WAIT_SECONDS)
             start = time.perf_counter()  # the time includes writing shards, but not waiting
-            extracted |= self._round(backbone, again=rounds > 0)
-            seconds += time.perf_counter() - start
+            portions = self._portions(again=rounds > 0)
+            if (first := next(portions, None)) is not None:
+                extracted |= self._round(backbone, itertools.chain([first], portions))
+                seconds += time.perf_counter() - start
+            if self._error:
+                raise self._error
+            self._show_progress()
             rounds += 1
         if self._elsewhere:
             console.print(f"{self._elsewhere} of {len(self.missing)} images were extracted by other processes")
@@ -151,18 +158,13 @@ class _Extraction:
         rejects = [why_undecodable(image) for image in tried if image.digest not in extracted]
         return Extracted(frozenset(extracted), rejects, seconds)
 
-    def _round(self, backbone: FrozenBackbone, again: bool) -> set[str]:
-        """Extract the open portions that this process can claim. Return the digests of the extracted images.
-
-        `again` is false only in the first round; see `Claims.take`.
-        """
+    def _round(self, backbone: FrozenBackbone, portions: Iterator[np.ndarray]) -> set[str]:
+        """Extract the images at the positions that `portions` yields. Return the digests of those extracted."""
         from headstart.features.images.batches import decoded_batches
 
         extracted: set[str] = set()
-        size, portions = backbone.images_per_pass, self._portions(again)
-        for positions, features in backbone.stream(
-            decoded_batches(self.missing, self.config, size, self.view, portions)
-        ):
+        batches = decoded_batches(self.missing, self.config, backbone.images_per_pass, self.view, portions)
+        for positions, features in backbone.stream(batches):
             unchanged = np.array([self.missing[position].is_unchanged() for position in positions])
             digests = [self.missing[position].digest for position in positions[unchanged]]
             if self.writer.add(digests, {cut: rows[unchanged] for cut, rows in features.items()}):
@@ -171,11 +173,8 @@ class _Extraction:
             extracted.update(digests)
             self._tried += len(positions)
             self._show_progress()
-        if self._error:
-            raise self._error
         self.writer.write(self._finished())
         self.writer.wait()
-        self._show_progress()
         return extracted
 
     def _portions(self, again: bool) -> Iterator[np.ndarray]:
@@ -197,7 +196,7 @@ class _Extraction:
                     continue
                 left = self._left(portion, again)
                 if claim == Claim.MINE and not len(left):
-                    self.claims.done(self.work.names[portion])
+                    self.claims.release(self.work.names[portion])
                 elif claim == Claim.MINE:
                     self._taken.append(portion)
                     self._state[left] = _TRIED

@@ -5,7 +5,7 @@ import re
 import socket
 from pathlib import Path
 
-PROCESS = r"(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)"
+PROCESS = r"(?P<host>.+)-(?P<pid>\d{1,18})-(?P<started>\d{1,18})"
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
@@ -25,7 +25,10 @@ def has_ended(process: str) -> bool | None:
         return None
     import psutil  # late: `headstart --help` does not need it
 
-    if not psutil.pid_exists(int(identity["pid"])):
+    try:
+        if not psutil.pid_exists(int(identity["pid"])):
+            return True
+    except OverflowError:  # no process has this ID
         return True
     return False if _started(int(identity["pid"])) == int(identity["started"]) else None
 

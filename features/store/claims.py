@@ -8,8 +8,9 @@ STORE/<backbone>-<cut>-<fingerprint>/claims/
 """
 
 import os
+import re
 import stat
-import tempfile
+import threading
 import time
 from contextlib import suppress
 from enum import Enum
@@ -21,7 +22,9 @@ VOID_SECONDS = 600.0  # a claim that was not renewed for this time is void
 KNOWN_SECONDS = 30.0  # a process looks for the features of others at least this often
 _KEPT_SECONDS = 4 * KNOWN_SECONDS  # when a `.done` file is removed, every process has looked for the features since
 _RENEW_SECONDS = 60.0
+_LEFT_SECONDS = 24 * 3600  # after this time, claims of other hosts are removed, too
 _LONGEST = 1 << 12  # bytes
+_NAME = re.compile(r"[0-9a-f]{1,64}\.(claimed|done)")
 
 
 class Claim(Enum):
@@ -41,11 +44,13 @@ class Claims:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "claims"
+        self._me = this_process()
         self._held: dict[str, float] = {}  # when each claim was last renewed
         self._done: dict[str, float] = {}  # when each portion was done
+        self._seen: dict[str, tuple[float, float]] = {}  # claims of others: modification time, and when first seen so
+        self._ahead: float | None = None  # the time on the disk's clock less `time.monotonic()`
         self._ended = False
-        with suppress(OSError):
-            self._folder.mkdir(exist_ok=True)
+        self._lock = threading.RLock()
 
     def take(self, portion: str, again: bool = False) -> Claim:
         """Try to claim a portion for this process. Return the answer.
@@ -55,90 +60,140 @@ class Claims:
         extracted it. With `again`, this process claims such a portion nevertheless. After `release_all`, no portion can
         be claimed.
         """
-        done = self._file(portion, "done")
-        if not again and done.exists():
+        with self._lock:
+            if not again and self._is_done(portion):
+                return Claim.DONE
+            if self._ended or not self._claim(portion):
+                return Claim.BUSY
+            if again or not self._is_done(portion):
+                return Claim.MINE
+            self.release(portion)  # it was done meanwhile
             return Claim.DONE
-        if self._ended or not self._claim(portion):
-            return Claim.BUSY
-        if again or not done.exists():
-            return Claim.MINE
-        self._release(portion)  # it was done meanwhile
-        return Claim.DONE
-
-    def _claim(self, portion: str) -> bool:
-        """Return False if another process has claimed a portion. Otherwise return True.
-
-        In the second case, this process claims the portion, if claims can be written.
-        """
-        claim = self._file(portion, "claimed")
-        for _ in range(2):
-            try:
-                descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            except FileExistsError:
-                if not _is_void(claim):
-                    return False
-                if not _removed(claim):
-                    return True
-            except OSError:  # no such folder, or a full disk
-                return True
-            else:
-                with os.fdopen(descriptor, "w") as file, suppress(OSError):
-                    file.write(this_process())
-                self._held[portion] = time.monotonic()
-                return True
-        return False  # another process was faster
 
     def renew(self) -> None:
         """Renew each claim that was not renewed for a minute."""
-        now = time.monotonic()
-        for portion, renewed in list(self._held.items()):
-            if now - renewed > _RENEW_SECONDS:
-                self._held[portion] = now
-                with suppress(OSError):  # another process may have found it void
-                    os.utime(self._file(portion, "claimed"))
+        with self._lock:
+            now = time.monotonic()
+            for portion, renewed in self._held.items():
+                if now - renewed > _RENEW_SECONDS:
+                    self._held[portion] = now
+                    with suppress(OSError):  # another process may have found it void
+                        os.utime(self._file(portion, "claimed"))
 
     def done(self, portion: str) -> None:
-        """Tell other processes that the features of a claimed portion are in the store. Give up the claim."""
-        now = time.monotonic()
-        with suppress(OSError):
-            self._file(portion, "done").touch()
-            self._done[portion] = now
-        self._release(portion)
-        for old, since in list(self._done.items()):
-            if now - since <= _KEPT_SECONDS:
-                break
-            del self._done[old]
-            _removed(self._file(old, "done"))
+        """Tell that the features of a claimed portion are in the store."""
+        with self._lock:
+            now = time.monotonic()
+            with suppress(OSError):
+                self._file(portion, "done").touch()
+                self._done[portion] = now
+            self.release(portion)
+            for old, since in list(self._done.items()):
+                if now - since <= _KEPT_SECONDS:
+                    break
+                del self._done[old]
+                _removed(self._file(old, "done"))
+
+    def release(self, portion: str) -> None:
+        """Remove the claim of this process on a portion, if it has one."""
+        with self._lock:
+            if self._held.pop(portion, None) is not None:
+                claim = self._file(portion, "claimed")
+                with suppress(OSError, ValueError):
+                    if claim.read_text() == self._me:  # else it was found void, and taken over
+                        claim.unlink()
 
     def release_all(self) -> None:
-        """Remove the claims of this process, and claim no more portions. If no claim is left, remove `claims/`, too."""
-        self._ended = True
-        for portion in list(self._held):
-            self._release(portion)
+        """Remove all claims of this process, and claim no more. The last process also removes what is left."""
+        with self._lock:
+            self._ended = True
+            for portion in list(self._held):
+                self.release(portion)
         remove_void_claims(self._folder.parent)
 
-    def _release(self, portion: str) -> None:
-        if self._held.pop(portion, None) is not None:
-            claim = self._file(portion, "claimed")
-            with suppress(OSError, ValueError):
-                if claim.read_text() == this_process():  # else it was found void, and taken over
-                    claim.unlink()
+    def _claim(self, portion: str) -> bool:
+        """Claim a portion, if possible. Return False if another process holds the claim."""
+        claim = self._file(portion, "claimed")
+        for _ in range(3):
+            try:
+                descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+            except FileExistsError:
+                if not self._is_void(portion):
+                    return False
+                if not _removed(claim):
+                    return True
+            except FileNotFoundError:  # the last process of an extraction before removed the folder
+                with suppress(OSError):
+                    self._folder.mkdir()
+            except OSError:  # a full disk, or another user's folder
+                return True
+            else:
+                self._held[portion] = time.monotonic()
+                with suppress(OSError), os.fdopen(descriptor, "w") as file:
+                    file.write(self._me)
+                    self._ahead = os.fstat(descriptor).st_mtime - self._held[portion]
+                return True
+        return not self._folder.is_dir()  # another process was faster, or there can be no claims
+
+    def _is_void(self, portion: str) -> bool:
+        """Return whether the claim of another process is void.
+
+        It is not the clock of this host that counts: it may differ from the disk's by more than `VOID_SECONDS`.
+        """
+        claim = self._file(portion, "claimed")
+        try:
+            renewed, now = claim.lstat().st_mtime, time.monotonic()
+            if _has_ended(claim):
+                return True
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        before, since = self._seen.get(portion, (renewed, now))
+        self._seen[portion] = (renewed, since if before == renewed else now)
+        unchanged = now - self._seen[portion][1]
+        age = now + self._ahead - renewed if self._ahead is not None else 0.0
+        return max(unchanged, age) > VOID_SECONDS
+
+    def _is_done(self, portion: str) -> bool:
+        try:
+            return self._file(portion, "done").exists()
+        except OSError:
+            return False
 
     def _file(self, portion: str, state: str) -> Path:
         return self._folder / f"{portion}.{state}"
 
 
 def remove_void_claims(folder: Path) -> None:
-    """Remove void claims from the folder of a store; see `Claims.take`. If no claim is left, remove `claims/`, too."""
+    """Remove the claims of ended processes, and those that are a day old. Without a claim, remove all of the rest."""
     claims = folder / "claims"
-    if not claims.is_dir():
-        return
-    busy = [claim for claim in claims.glob("*.claimed") if not (_is_void(claim) and _removed(claim))]
-    if not busy:
-        for file in claims.glob("*.done"):
-            _removed(file)
-        with suppress(OSError):
+    try:
+        if not stat.S_ISDIR(claims.lstat().st_mode):  # a link could lead to a folder of other files
+            return
+        files = [claims / name for name in os.listdir(claims) if _NAME.fullmatch(name)]
+        busy = [file for file in files if file.suffix == ".claimed" and not (_is_left(file) and _removed(file))]
+        if not busy:
+            for file in files:
+                _removed(file)
             claims.rmdir()
+    except OSError:  # another process was faster, or something else lies in the folder
+        pass
+
+
+def _is_left(claim: Path) -> bool:
+    return _has_ended(claim) or time.time() - claim.lstat().st_mtime > _LEFT_SECONDS
+
+
+def _has_ended(claim: Path) -> bool:
+    """Return whether this host knows that the process of a claim has ended."""
+    status = claim.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST:  # opening a pipe might never end
+        return False
+    try:
+        return bool(has_ended(claim.read_text()))
+    except ValueError:
+        return False
 
 
 def _removed(file: Path) -> bool:
@@ -147,25 +202,3 @@ def _removed(file: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _is_void(claim: Path) -> bool:
-    try:
-        status = claim.lstat()
-        known = stat.S_ISREG(status.st_mode) and status.st_size < _LONGEST  # opening a pipe might never end
-        ended = has_ended(claim.read_text()) if known else None
-        return bool(ended) or _now(claim.parent) - status.st_mtime > VOID_SECONDS
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError):
-        return False
-
-
-def _now(folder: Path) -> float:
-    """Return the present time, by the clock that sets the modification times of files in `folder`.
-
-    On a network disk, this is the clock of the server. The clock of this host may differ from it by more than
-    `VOID_SECONDS`.
-    """
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.fstat(file.fileno()).st_mtime

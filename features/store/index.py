@@ -55,6 +55,18 @@ class Segment:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Segment.sorted(*(np.concatenate(pair) for pair in pairs))
 
+    def with_ties_by_name(self, shards: Sequence[Path]) -> Segment:
+        """Return a segment in which the copies of a digest are in the order of the names of their `shards`."""
+        same = self.digests[1:] == self.digests[:-1]
+        copies = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        if not len(copies):
+            return self
+        rank = np.empty(len(shards), np.int64)
+        rank[sorted(range(len(shards)), key=lambda number: shards[number].name)] = np.arange(len(shards))
+        order = np.arange(len(self.digests))
+        order[copies] = copies[np.lexsort((rank[self.shards[copies]], self.digests[copies]))]
+        return Segment(self.digests, self.shards[order], self.rows[order])
+
     def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the place in `self.digests` of each of `digests`, int64 [N], and whether it is there, bool [N]."""
         places = np.searchsorted(self.digests, digests).clip(max=len(self.digests) - 1)
@@ -107,10 +119,11 @@ class Index:
             *self.segments,
             Segment.sorted(np.concatenate(parts), numbers.repeat(lengths), np.concatenate(rows)),
         ]
+        shards = [*self.shards, *new]
         while len(segments) > 1 and 2 * len(segments[-1].digests) >= len(segments[-2].digests):
             last = segments.pop()
-            segments.append(segments.pop().joined(last))
-        return Index.of([*self.shards, *new], [*self.lengths, *lengths], segments)
+            segments.append(segments.pop().joined(last).with_ties_by_name(shards))
+        return Index.of(shards, [*self.lengths, *lengths], segments)
 
     def without_shards(self, gone: Collection[Path]) -> Index:
         """Return an index without the shards `gone`."""
@@ -134,8 +147,9 @@ class Index:
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
         """Yield the slabs that hold `digests`, `DIGEST` [N]. A slab spans at most `rows` rows of one shard.
 
-        Each digest must be in a shard. `shuffled` draws the order of the shards, and the order of the slabs within each
-        shard. If `shuffled` is None, shards are in the order of their names, and slabs in the order of their rows.
+        Each digest must be in a shard; the first by name counts. `shuffled` draws the order of the shards, and the
+        order of the slabs within each shard. If `shuffled` is None, shards are in the order of their names, and slabs
+        in the order of their rows.
         """
         by_name = sorted(range(len(self.shards)), key=lambda number: self.shards[number].name)
         shards, lines = self._located(digests, np.argsort(by_name))

@@ -10,6 +10,7 @@ import json
 import shutil
 import stat
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +26,20 @@ _FIELDS = {"digests": DIGEST, "shards": np.dtype(np.int32), "rows": np.dtype(np.
 _MOST_BYTES = 1 << 30  # of shards.json
 
 
-def read_kept_index(folder: Path) -> Index:
-    """Return the largest index that is kept in the folder of a store; an empty one if there is none.
+def read_kept_index(folder: Path, shards: Collection[Path]) -> Index:
+    """Return the index in the folder of a store that knows most digests of `shards`; an empty one if none is kept.
 
     The store may come from elsewhere. A damaged index is ignored, as the shards hold the same digests.
     """
+    listed = set(shards)
     found = [index for place in folder.glob("index-*") if (index := _read(place))]
-    return max(found, key=len, default=Index())
+    return max(found, key=lambda index: _known(index, listed), default=Index())
 
 
 def keep_index(folder: Path, index: Index) -> None:
     """Write `index` to the folder of a store, if it has many shards and no kept index has most of its digests."""
-    if len(index.shards) < LARGE or len(read_kept_index(folder)) >= (1 - _STALE) * len(index):
+    listed = set(index.shards)
+    if len(listed) < LARGE or _known(read_kept_index(folder, listed), listed) >= (1 - _STALE) * len(index):
         return
     names = [shard.name for shard in index.shards]
     place = folder / f"index-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]}"
@@ -46,8 +49,16 @@ def keep_index(folder: Path, index: Index) -> None:
         for field, values in vars(index.as_one_segment()).items():
             np.save(new / f"{field}.npy", values)
     for other in folder.glob("index-*"):
-        if other != place and time.time() - other.lstat().st_mtime > _REPLACED_SECONDS:
+        replaced = other / "replaced"  # since when
+        if other != place and not replaced.exists():
+            replaced.touch()
+        elif other != place and time.time() - replaced.stat().st_mtime > _REPLACED_SECONDS:
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _known(index: Index, shards: Collection[Path]) -> int:
+    """Return how many digests `index` has of those `shards` that it knows."""
+    return sum(length for shard, length in zip(index.shards, index.lengths, strict=True) if shard in shards)
 
 
 def _read(place: Path) -> Index | None:
@@ -63,7 +74,7 @@ def _read(place: Path) -> Index | None:
             return None
         if segment.shards.max() >= len(names) or min(segment.shards.min(), segment.rows.min()) < 0:
             return None
-    except (OSError, ValueError, TypeError, KeyError, EOFError):
+    except Exception:  # NumPy's reader of headers raises almost anything
         return None
     return Index.of([place.parent / name for name in names], lengths, [segment])
 

@@ -29,6 +29,7 @@ from headstart.features.terminal import console
 
 SLAB_BYTES = 64 << 20
 _LONGEST_DESCRIPTION = 1 << 20  # bytes
+_MERGES = 3
 
 
 def create_folder(folder: Path, root: Path | None = None) -> None:
@@ -202,7 +203,7 @@ class FeatureStore:
 
     def write_merged(self) -> None:
         """Write the merged file. If the file can't show all shards, print a message."""
-        while True:  # repeat if another process changed the shards: its newer file may be overwritten
+        for _ in range(_MERGES):  # another process that changes the shards may have overwritten a newer file
             index = self._refreshed()
             try:
                 shown = {shard: read_digests(shard, self.form) for shard in _largest(index)}
@@ -211,8 +212,10 @@ class FeatureStore:
                 continue
             left_out = len(index) - sum(map(len, shown.values()))
             write_merged(self.merged, self.form, shown, left_out)
-            if set(self.shards()) == set(index.shards):
+            if list(shown) == _largest(self._refreshed()):
                 break
+        else:  # the process that fills the store now writes the file in the end
+            return
         if left_out:
             console.print(
                 f"{self.merged}: it shows {len(index) - left_out} of {len(index)} features, because "
@@ -258,7 +261,7 @@ class FeatureStore:
         while True:
             index = self._index
             if not index.shards and len(shards) >= LARGE:
-                index = read_kept_index(self.folder)
+                index = read_kept_index(self.folder, shards)
             known = set(index.shards)
             if gone := known - set(shards):
                 index = index.without_shards(gone)

@@ -127,7 +127,7 @@ def test_what_another_process_extracts_is_left_to_it(tmp_path: Path, backbone, f
 def test_the_work_of_a_killed_process_is_taken_over(tmp_path: Path, backbone, frozen, images) -> None:
     stores = stores_in(tmp_path, backbone)
     digests = [image.digest for image in images]
-    Claims(stores[INNER].folder)
+    (stores[INNER].folder / "claims").mkdir()
     for name in cut_into_portions(digests, set(digests)).names:
         (stores[INNER].folder / "claims" / f"{name}.claimed").write_text(ended_process())
     done = extract_features(images, lambda: frozen, stores, ImageConfig(64))

@@ -1,11 +1,12 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from headstart.features.processes import this_process
+from headstart.features.processes import host, this_process
 from headstart.features.store import claims as module
 from headstart.features.store.claims import VOID_SECONDS, Claim, Claims, remove_void_claims
 
@@ -14,15 +15,23 @@ def ended_process() -> str:
     """The identity of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
-    host, _, started = this_process().rsplit("-", 2)
-    return f"{host}-{process.pid}-{started}"
+    *_, started = this_process().rsplit("-", 2)
+    return f"{host()}-{process.pid}-{started}"
 
 
 def age(file: Path, seconds: float) -> None:
-    os.utime(file, (time.time() - seconds,) * 2)
+    os.utime(file, (time.time() - seconds,) * 2, follow_symlinks=False)
 
 
-def test_a_block_is_extracted_once(tmp_path: Path) -> None:
+def with_clock(folder: Path) -> Claims:
+    """Claims of a process that has claimed a portion, and so knows the time on the disk's clock."""
+    claims = Claims(folder)
+    assert claims.take("c0") == Claim.MINE
+    claims.release("c0")
+    return claims
+
+
+def test_a_portion_is_extracted_once(tmp_path: Path) -> None:
     one, two = Claims(tmp_path), Claims(tmp_path)
     assert [one.take("a"), two.take("a"), two.take("b"), one.take("b")] == [
         Claim.MINE, Claim.BUSY, Claim.MINE, Claim.BUSY
@@ -39,14 +48,16 @@ def test_a_block_is_extracted_once(tmp_path: Path) -> None:
 def test_claims_of_ended_processes_are_void(tmp_path: Path) -> None:
     claim = tmp_path / "claims" / "a.claimed"
     one = Claims(tmp_path)
+    claim.parent.mkdir()
     claim.write_text(ended_process())
     assert one.take("a") == Claim.MINE
     claim.write_text("far-1-2")  # another host's
     assert Claims(tmp_path).take("a") == Claim.BUSY
     one.done("a")
     assert claim.read_text() == "far-1-2"  # it was taken over: not this process's to remove
+    two = with_clock(tmp_path)
     age(claim, VOID_SECONDS + 5)
-    assert Claims(tmp_path).take("a", again=True) == Claim.MINE
+    assert two.take("a", again=True) == Claim.MINE
     remove_void_claims(tmp_path)
     assert claim.exists()
     claim.write_text(ended_process())
@@ -57,40 +68,70 @@ def test_claims_of_ended_processes_are_void(tmp_path: Path) -> None:
 def test_a_claim_that_is_not_renewed_is_void_though_its_process_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = Claims(tmp_path), Claims(tmp_path)
+    one, two = Claims(tmp_path), with_clock(tmp_path)
     claim = tmp_path / "claims" / "a.claimed"
     assert one.take("a") == Claim.MINE
     age(claim, VOID_SECONDS - 60)
     assert two.take("a") == Claim.BUSY
     monkeypatch.setattr(module, "_RENEW_SECONDS", -1.0)
     one.renew()
-    age_now = time.time() - claim.stat().st_mtime
-    assert age_now < 60
+    assert time.time() - claim.stat().st_mtime < 60
     age(claim, VOID_SECONDS + 60)
     assert two.take("a") == Claim.MINE
 
 
-def test_the_clock_of_the_disk_counts_and_not_that_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_clock_of_a_host_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = Claims(tmp_path), Claims(tmp_path)
+    claim = tmp_path / "claims" / "a.claimed"
     assert one.take("a") == Claim.MINE
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert two.take("a") == Claim.BUSY
-    monkeypatch.setattr(module, "_now", lambda folder: time.monotonic() + 2**33)  # a disk whose clock went on
+    os.utime(claim, (4e9, 4e9))  # the disk's clock was set back since, or the store comes from elsewhere
+    assert two.take("a") == Claim.BUSY
+    began = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: began + VOID_SECONDS + 5)  # nobody renewed it meanwhile
     assert two.take("a") == Claim.MINE
+
+
+def test_a_process_knows_its_claims_after_the_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Claims(tmp_path)
+    assert one.take("a") == Claim.MINE
+    monkeypatch.setattr(module, "this_process", lambda: "another-1-2")
+    one.release_all()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_removed_is_made_again(tmp_path: Path) -> None:
+    one, two = Claims(tmp_path), Claims(tmp_path)
+    assert one.take("a") == Claim.MINE
+    one.release_all()
+    assert not (tmp_path / "claims").exists()
+    assert (two.take("a"), Claims(tmp_path).take("a")) == (Claim.MINE, Claim.BUSY)
 
 
 @pytest.mark.timeout(30)
 def test_whatever_lies_in_the_place_of_a_claim_stops_no_work(tmp_path: Path) -> None:
+    one = with_clock(tmp_path)
     claims = tmp_path / "claims"
-    one = Claims(tmp_path)
-    os.mkfifo(claims / "pipe.claimed")
-    (claims / "folder.claimed").mkdir()
-    (claims / "link.claimed").symlink_to("/dev/zero")
-    for name in ("pipe", "folder", "link"):
+    os.mkfifo(claims / "a.claimed")
+    (claims / "b.claimed").mkdir()
+    (claims / "d.claimed").symlink_to("/dev/zero")
+    (claims / "e.claimed").write_text(f"{host()}-{10**15}-1")
+    assert one.take("e") == Claim.MINE  # no process has this ID
+    for name in "abd":
         assert one.take(name) == Claim.BUSY
-        os.utime(claims / f"{name}.claimed", (1, 1), follow_symlinks=False)
+        age(claims / f"{name}.claimed", VOID_SECONDS + 60)
         assert one.take(name) == Claim.MINE
     one.release_all()
+
+
+def test_a_link_in_the_place_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    precious = tmp_path / "elsewhere" / "a.done"
+    precious.touch()
+    (tmp_path / "claims").symlink_to("elsewhere")
+    remove_void_claims(tmp_path)
+    assert precious.exists()
 
 
 def test_without_a_folder_for_claims_each_process_does_all(tmp_path: Path) -> None:
@@ -100,3 +141,26 @@ def test_without_a_folder_for_claims_each_process_does_all(tmp_path: Path) -> No
     one.renew()
     one.done("a")
     one.release_all()
+
+
+def test_several_threads_may_tell_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEPT_SECONDS", -1.0)
+    claims = Claims(tmp_path)
+    failed: list[Exception] = []
+
+    def tell(letter: str) -> None:
+        try:
+            for number in range(100):
+                claims.take(f"{letter}{number}")
+                claims.done(f"{letter}{number}")
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=tell, args=(letter,)) for letter in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    claims.release_all()
+    assert list(tmp_path.iterdir()) == []

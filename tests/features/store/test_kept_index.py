@@ -72,7 +72,7 @@ def test_an_index_is_written_anew_when_much_is_new_and_the_old_one_goes_after_a_
     fill(store, list(range(25, 40)))
     store.update_merged()
     assert len(list(folder.glob("index-*"))) == 2
-    os.utime(first, (time.time() - 90_000,) * 2)
+    os.utime(first / "replaced", (time.time() - 90_000,) * 2)
     fill(store, list(range(40, 80)))
     store.update_merged()
     assert first not in folder.glob("index-*")
