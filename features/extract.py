@@ -189,15 +189,16 @@ class _Extraction:
             while waiting:
                 portion = waiting.popleft()
                 claim = self.claims.take(self.work.names[portion], again)
-                if claim != Claim.MINE and not drawn:
+                mine = claim in (Claim.MINE, Claim.TAKEN_OVER)
+                if not mine and not drawn:
                     waiting, drawn = deque(np.random.default_rng().permutation(waiting).tolist()), True
                 if claim == Claim.BUSY:
                     self._open.append(portion)
                     continue
-                left = self._left(portion, again)
-                if claim == Claim.MINE and not len(left):
+                left = self._left(portion, at_once=again or claim == Claim.TAKEN_OVER)
+                if mine and not len(left):
                     self.claims.release(self.work.names[portion])
-                elif claim == Claim.MINE:
+                elif mine:
                     self._taken.append(portion)
                     self._state[left] = _TRIED
                     yield left

@@ -31,6 +31,7 @@ class Claim(Enum):
     """The answer of `Claims.take` to a process that wants to extract a portion."""
 
     MINE = "it is for this process to extract"
+    TAKEN_OVER = "it is for this process; another one had it, and may have extracted some of it"
     BUSY = "another process extracts it now"
     DONE = "another process has just extracted it, except for images that it could not"
 
@@ -63,10 +64,9 @@ class Claims:
         with self._lock:
             if not again and self._is_done(portion):
                 return Claim.DONE
-            if self._ended or not self._claim(portion):
-                return Claim.BUSY
-            if again or not self._is_done(portion):
-                return Claim.MINE
+            claim = Claim.BUSY if self._ended else self._claim(portion)
+            if claim == Claim.BUSY or again or not self._is_done(portion):
+                return claim
             self.release(portion)  # it was done meanwhile
             return Claim.DONE
 
@@ -111,29 +111,30 @@ class Claims:
                 self.release(portion)
         remove_void_claims(self._folder.parent)
 
-    def _claim(self, portion: str) -> bool:
-        """Claim a portion, if possible. Return False if another process holds the claim."""
-        claim = self._file(portion, "claimed")
+    def _claim(self, portion: str) -> Claim:
+        """Claim a portion, if possible. Return `BUSY` if another process holds the claim."""
+        file, found = self._file(portion, "claimed"), Claim.MINE
         for _ in range(3):
             try:
-                descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+                descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
             except FileExistsError:
                 if not self._is_void(portion):
-                    return False
-                if not _removed(claim):
-                    return True
+                    return Claim.BUSY
+                found = Claim.TAKEN_OVER
+                if not _removed(file):
+                    return found
             except FileNotFoundError:  # the last process of an extraction before removed the folder
                 with suppress(OSError):
                     self._folder.mkdir()
             except OSError:  # a full disk, or another user's folder
-                return True
+                return found
             else:
                 self._held[portion] = time.monotonic()
-                with suppress(OSError), os.fdopen(descriptor, "w") as file:
-                    file.write(self._me)
+                with suppress(OSError), os.fdopen(descriptor, "w") as opened:
+                    opened.write(self._me)
                     self._ahead = os.fstat(descriptor).st_mtime - self._held[portion]
-                return True
-        return not self._folder.is_dir()  # another process was faster, or there can be no claims
+                return found
+        return Claim.BUSY if self._folder.is_dir() else found  # another process was faster, or there can be no claims
 
     def _is_void(self, portion: str) -> bool:
         """Return whether the claim of another process is void.

@@ -17,7 +17,6 @@ Key = TypeVar("Key", bound=Hashable)
 SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
-_SHORT_SECONDS = 0.1  # of listing small folders
 _SHARE = 0.05  # the largest share of the time that may be spent on listing folders
 
 
@@ -76,11 +75,10 @@ class ShardWriter(Generic[Key]):
     def still_lacking(self, digests: Sequence[str], at_once: bool) -> np.ndarray:
         """Return which of `digests` still lack features in some store, bool [N].
 
-        Listing a large folder takes long. So the folders are not listed again if that was done a short time ago, unless
-        `at_once` is true and they are small. Features that other processes wrote in this time are then not seen.
+        Listing a large folder takes long. So unless `at_once` is true, the folders are not listed again if that was
+        done a short time ago. Features that other processes wrote in this time are then not seen.
         """
         start = time.monotonic()
-        at_once &= self._took < _SHORT_SECONDS
         listed = at_once or start - self._listed >= min(self._took / _SHARE, KNOWN_SECONDS)
         for part in self._parts.values():
             part.lacking -= set(digests) - set(part.store.missing(digests, listed))

@@ -50,14 +50,14 @@ def test_claims_of_ended_processes_are_void(tmp_path: Path) -> None:
     one = Claims(tmp_path)
     claim.parent.mkdir()
     claim.write_text(ended_process())
-    assert one.take("a") == Claim.MINE
+    assert one.take("a") == Claim.TAKEN_OVER
     claim.write_text("far-1-2")  # another host's
     assert Claims(tmp_path).take("a") == Claim.BUSY
     one.done("a")
     assert claim.read_text() == "far-1-2"  # it was taken over: not this process's to remove
     two = with_clock(tmp_path)
     age(claim, VOID_SECONDS + 5)
-    assert two.take("a", again=True) == Claim.MINE
+    assert two.take("a", again=True) == Claim.TAKEN_OVER
     remove_void_claims(tmp_path)
     assert claim.exists()
     claim.write_text(ended_process())
@@ -77,7 +77,7 @@ def test_a_claim_that_is_not_renewed_is_void_though_its_process_lives(
     one.renew()
     assert time.time() - claim.stat().st_mtime < 60
     age(claim, VOID_SECONDS + 60)
-    assert two.take("a") == Claim.MINE
+    assert two.take("a") == Claim.TAKEN_OVER
 
 
 def test_no_clock_of_a_host_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_no_clock_of_a_host_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert two.take("a") == Claim.BUSY
     began = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: began + VOID_SECONDS + 5)  # nobody renewed it meanwhile
-    assert two.take("a") == Claim.MINE
+    assert two.take("a") == Claim.TAKEN_OVER
 
 
 def test_a_process_knows_its_claims_after_the_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +117,11 @@ def test_whatever_lies_in_the_place_of_a_claim_stops_no_work(tmp_path: Path) -> 
     (claims / "b.claimed").mkdir()
     (claims / "d.claimed").symlink_to("/dev/zero")
     (claims / "e.claimed").write_text(f"{host()}-{10**15}-1")
-    assert one.take("e") == Claim.MINE  # no process has this ID
+    assert one.take("e") == Claim.TAKEN_OVER  # no process has this ID
     for name in "abd":
         assert one.take(name) == Claim.BUSY
         age(claims / f"{name}.claimed", VOID_SECONDS + 60)
-        assert one.take(name) == Claim.MINE
+        assert one.take(name) == Claim.TAKEN_OVER
     one.release_all()
 
 
