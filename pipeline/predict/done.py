@@ -47,6 +47,8 @@ class Done:
         self._hashes += _hash(path)
 
     def __contains__(self, path: str) -> bool:
+        if not self._hashes:
+            return False
         if len(self._sorted) * _DIGEST < len(self._hashes):
             self._sorted = np.sort(np.frombuffer(bytes(self._hashes), self._sorted.dtype))
         asked = np.array(_hash(path), self._sorted.dtype)

@@ -57,7 +57,9 @@ class Layout:
         With a threshold, the predicted class comes first, even if the other class is likelier.
         """
         if self.threshold is None:
-            order = np.argsort(-chances, kind="stable")
+            least = np.partition(chances, -self.top)[-self.top]  # of 1,500 classes, few need an order
+            candidates = np.flatnonzero(chances >= least)
+            order = candidates[np.argsort(-chances[candidates], kind="stable")]
         else:
             order = np.array([1, 0] if is_second(chances, self.threshold.cut(self.class_names)) else [0, 1])
         return [(self.class_names[label], float(chances[label])) for label in order[: self.top]]
