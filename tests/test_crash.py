@@ -113,7 +113,7 @@ def lose_nothing(headstart, start, data: Path, tmp_path: Path, kills: int) -> No
     store, counts = tmp_path / "store", tmp_path / "counts"
     draw = random.Random(kills)
     for kill in range(kills):
-        before, wanted = finished(counts), draw.randint(1, 60) if kill else 3 * SHARD_IMAGES  # a shard at least is kept
+        before, wanted = finished(counts), draw.randint(1, 60) if kill else 5 * SHARD_IMAGES  # a shard at least is kept
         process = start(counts, "features", data, f"--store={store}", *FLAGS, "--json")
         while finished(counts) < before + wanted:
             assert process.poll() is None, (tmp_path / "output").read_text()
