@@ -72,7 +72,7 @@ def _batches(
 
     If `wanted` is a set, yield only the digests in this set.
     """
-    index = Index(shards, {shard: read_digests(shard, store.form) for shard in shards})
+    index = Index().with_shards({shard: read_digests(shard, store.form) for shard in shards})
     names = [name for name in hex_digests(np.unique(index.digests())) if wanted is None or name in wanted]
     digests: list[str] = []
     parts: list[np.ndarray] = []

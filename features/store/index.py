@@ -61,8 +61,7 @@ class Segment:
         copies = np.flatnonzero(np.append(same, False) | np.append(False, same))
         if not len(copies):
             return self
-        rank = np.empty(len(shards), np.int64)
-        rank[sorted(range(len(shards)), key=lambda number: shards[number].name)] = np.arange(len(shards))
+        rank = np.argsort(_by_name(shards))
         order = np.arange(len(self.digests))
         order[copies] = copies[np.lexsort((rank[self.shards[copies]], self.digests[copies]))]
         return Segment(self.digests, self.shards[order], self.rows[order])
@@ -73,6 +72,7 @@ class Segment:
         return places, self.digests[places] == digests
 
 
+@dataclass(frozen=True, eq=False)
 class Index:
     """The digests of some shards, with the shard and row of each. An index does not change.
 
@@ -80,20 +80,9 @@ class Index:
     So adding the digests of new shards seldom touches the older ones.
     """
 
-    def __init__(self, shards: Sequence[Path] = (), digests: Mapping[Path, np.ndarray] | None = None) -> None:
-        self.shards: Sequence[Path] = []
-        self.lengths: Sequence[int] = []  # the number of digests in each shard
-        self.segments: Sequence[Segment] = []
-        if shards and digests:
-            found = Index.of([], [], []).with_shards({shard: digests[shard] for shard in shards})
-            self.shards, self.lengths, self.segments = found.shards, found.lengths, found.segments
-
-    @classmethod
-    def of(cls, shards: Sequence[Path], lengths: Sequence[int], segments: Sequence[Segment]) -> Index:
-        """Make an index of its parts."""
-        index = cls()
-        index.shards, index.lengths, index.segments = shards, lengths, segments
-        return index
+    shards: Sequence[Path] = ()
+    lengths: Sequence[int] = ()  # the number of digests in each shard
+    segments: Sequence[Segment] = ()
 
     def __len__(self) -> int:
         """Return the number of digests. A digest in several shards counts several times."""
@@ -123,7 +112,7 @@ class Index:
         while len(segments) > 1 and 2 * len(segments[-1].digests) >= len(segments[-2].digests):
             last = segments.pop()
             segments.append(segments.pop().joined(last).with_ties_by_name(shards))
-        return Index.of(shards, [*self.lengths, *lengths], segments)
+        return Index(shards, [*self.lengths, *lengths], segments)
 
     def without_shards(self, gone: Collection[Path]) -> Index:
         """Return an index without the shards `gone`."""
@@ -135,7 +124,7 @@ class Index:
             if left.any():
                 segments.append(Segment(segment.digests[left], numbers[segment.shards[left]], segment.rows[left]))
         positions = np.flatnonzero(kept).tolist()
-        return Index.of([self.shards[at] for at in positions], [self.lengths[at] for at in positions], segments)
+        return Index([self.shards[at] for at in positions], [self.lengths[at] for at in positions], segments)
 
     def find(self, digests: np.ndarray) -> np.ndarray:
         """Return which of `digests` (`DIGEST` [N]) are in a shard, bool [N]."""
@@ -151,7 +140,7 @@ class Index:
         order of the slabs within each shard. If `shuffled` is None, shards are in the order of their names, and slabs
         in the order of their rows.
         """
-        by_name = sorted(range(len(self.shards)), key=lambda number: self.shards[number].name)
+        by_name = _by_name(self.shards)
         shards, lines = self._located(digests, np.argsort(by_name))
         order = np.lexsort((lines, shards))
         group = np.stack([shards[order], lines[order] // rows])  # [2, N]
@@ -173,3 +162,8 @@ class Index:
             lines = np.where(here < shards, segment.rows[places], lines)
             shards = np.minimum(here, shards)
         return shards, lines
+
+
+def _by_name(shards: Sequence[Path]) -> list[int]:
+    """Return the positions of `shards` in the order of their names."""
+    return sorted(range(len(shards)), key=lambda number: shards[number].name)

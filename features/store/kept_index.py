@@ -76,7 +76,7 @@ def _read(place: Path) -> Index | None:
             return None
     except Exception:  # NumPy's reader of headers raises almost anything
         return None
-    return Index.of([place.parent / name for name in names], lengths, [segment])
+    return Index([place.parent / name for name in names], lengths, [segment])
 
 
 def _mapped(file: Path, dtype: np.dtype[np.generic]) -> np.ndarray:

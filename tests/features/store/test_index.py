@@ -60,7 +60,7 @@ def test_new_shards_seldom_touch_the_older_ones() -> None:
 
 def test_the_order_of_slabs_does_not_depend_on_how_the_index_came_about() -> None:
     shards = {Path(f"shard-{letter}.h5"): digests(range(10 * at, 10 * at + 10)) for at, letter in enumerate("cab")}
-    whole = Index(sorted(shards), shards)
+    whole = Index().with_shards({shard: shards[shard] for shard in sorted(shards)})
     grown = Index()
     for shard, held in shards.items():
         grown = grown.with_shards({shard: held})
