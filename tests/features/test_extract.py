@@ -149,6 +149,7 @@ def test_an_error_while_portions_are_claimed_is_told_as_it_is(
     assert not list(tmp_path.rglob("claims"))
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path, backbone, frozen, images) -> None:
     good = [image for image in images if "broken" not in image.path]
     alone, together, with_broken = (stores_in(tmp_path / name, backbone) for name in "abc")

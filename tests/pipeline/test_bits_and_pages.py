@@ -72,6 +72,7 @@ def test_pictures_of_12_bits_have_the_features_of_8(
     assert state.fingerprint == next(iter(of_twelve.fingerprints().values()))
 
 
+@pytest.mark.slow
 def test_folder_takes_the_most_bits_of_all_files(
     tmp_path: Path, small: FeatureConfig, extraction: ExtractionConfig
 ) -> None:

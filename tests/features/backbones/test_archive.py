@@ -63,6 +63,7 @@ def test_quantised_layers_are_refused(tmp_path: Path, mode: str) -> None:
     assert "save the model before quantize()" in refused(str(tmp_path / "x.keras"))
 
 
+@pytest.mark.slow
 def test_a_convolution_with_lora_keeps_its_values(tmp_path: Path) -> None:
     image = keras.Input((SIZE, SIZE, 3))
     convolve = layers.Conv2D(4, 3)

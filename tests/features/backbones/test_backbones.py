@@ -168,7 +168,11 @@ def test_rescaling_is_that_of_keras(name: str, module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["efficientnet_v2_b0", "efficientnet_v2_s", "mobilenet_v3_small", "mobilenet_v3_large", "convnext_tiny"]
+    "name",
+    [
+        *("efficientnet_v2_b0", "mobilenet_v3_small", "convnext_tiny"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnet_v2_s", "mobilenet_v3_large")),
+    ],
 )
 def test_rescaling_is_that_inside_of_keras_models(name: str) -> None:
     with_it = getattr(keras.applications, BACKBONES[name].builder)(

@@ -57,6 +57,7 @@ def test_what_was_built_before_is_built_again_only_for_its_model(tmp_path: Path,
     assert len(builds) == 2
 
 
+@pytest.mark.slow
 def test_other_settings_are_not_taken_for_the_same(tmp_path: Path, saved: tuple[Path, Path], builds: list[str]) -> None:
     def built(weights: str, size: int = SIZE, seed: int = 0) -> str:
         return build_backbone(

@@ -49,7 +49,13 @@ def features_of(file: str, images: np.ndarray, **options: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("output", "tokens"), [("map", "mean"), ("tokens", "mean"), ("tokens", "first"), ("vector", "mean")]
+    ("output", "tokens"),
+    [
+        ("map", "mean"),
+        ("tokens", "first"),
+        pytest.param("tokens", "mean", marks=pytest.mark.slow),
+        pytest.param("vector", "mean", marks=pytest.mark.slow),
+    ],
 )
 def test_each_kind_of_output_becomes_features(tmp_path: Path, output: str, tokens: str) -> None:
     file = saved(tmp_path, output)
@@ -207,7 +213,15 @@ def saved_as(folder: Path, name: str, inputs: object, output: object) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("kind", ["shared normalisation", "shared convolution", "normalised height", "groups"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "shared convolution",
+        pytest.param("shared normalisation", marks=pytest.mark.slow),
+        pytest.param("normalised height", marks=pytest.mark.slow),
+        pytest.param("groups", marks=pytest.mark.slow),
+    ],
+)
 def test_what_can_not_be_folded_keeps_its_values(tmp_path: Path, kind: str) -> None:
     image = keras.Input((SIZE, SIZE, 3))
     convolve, normalise = layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization()
@@ -227,7 +241,7 @@ def test_what_can_not_be_folded_keeps_its_values(tmp_path: Path, kind: str) -> N
     assert np.linalg.norm(reduced - expected) < 0.02 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("nested", ["functional", "sequential"])
+@pytest.mark.parametrize("nested", ["functional", pytest.param("sequential", marks=pytest.mark.slow)])
 def test_nested_models_are_read_as_their_layers(tmp_path: Path, nested: str) -> None:
     inner_layers = [
         layers.Conv2D(4, 3, name="c1"),

@@ -53,13 +53,8 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mobilenet_v3_small",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnet_v2_b0", "inception_v3")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_v2_b0", "inception_v3"])
 def test_both_engines_yield_the_same_features_in_float32(name: str) -> None:
     backbone = random_backbone(name)
     cuts = [*backbone.cuts(), Cut.parse(name, f"{backbone.cuts()[1].block}:map")]

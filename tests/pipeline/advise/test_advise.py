@@ -135,6 +135,7 @@ def test_a_network_is_tried_beside_those_in_the_store(
     assert sum(one["fingerprint"] == found["candidates"][0]["fingerprint"] for one in found["candidates"]) == 1
 
 
+@pytest.mark.slow
 def test_features_of_few_images_are_left_out_and_told(
     headstart: Cli, prepared: Path, extraction: ExtractionConfig, tmp_path: Path, quick_cost: None, trusted: None
 ) -> None:

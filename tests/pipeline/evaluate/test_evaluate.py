@@ -46,6 +46,7 @@ def test_predictions_hold_every_example_and_agree_with_the_metrics(run: Path) ->
     assert Run.open(run).metrics()["evaluate"]["test"]["head"] == result.head
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_is_scored_twice_and_the_head_as_before(run: Path, tuned_run: Path) -> None:
     before = evaluate(run, "val")
     seen = {"duplicates_in_train": 0, "near_duplicates_in_train": 0}
@@ -204,6 +205,7 @@ def test_the_summary_tells_a_person_how_good_it_is(headstart, run: Path, monkeyp
     assert found["mcnemar"] is None
 
 
+@pytest.mark.slow
 def test_what_was_not_fine_tuned_has_no_row(headstart, run: Path, tuned_run: Path) -> None:
     shutil.copytree(tuned_run, run, dirs_exist_ok=True)
     metrics = json.loads((run / "metrics.json").read_text())

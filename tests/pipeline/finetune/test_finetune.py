@@ -26,6 +26,7 @@ from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.epochs import _Keeper
 from headstart.pipeline.finetune.finetune import finetune
 from headstart.pipeline.finetune.model import FinetuneModel, _optimizer
+from headstart.pipeline.finetune.state import FinetuneState
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.inputs import eval_dataset
@@ -33,7 +34,9 @@ from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.metrics import probabilities
 from headstart.pipeline.training import Progress, compile_model, make_optimizer
+from headstart.tests.conftest import Cli
 from headstart.tests.pipeline.conftest import QUICK
+from headstart.tests.pipeline.finetune.test_resuming import keep, settings_of
 
 
 def backbone_weights(classifier: keras.Model) -> dict[str, np.ndarray]:
@@ -613,3 +616,8 @@ def test_bad_arguments(run: Path, tmp_path: Path) -> None:
         finetune(run, replace(QUICK, optimizer="magic"))
     assert inspect_images([run / "classifier.keras"]) == [[]]
     assert not (run / "classifier.keras").exists()
+
+
+def test_a_run_that_is_done_is_told_before_tensorflow_starts(run: Path, headstart: Cli) -> None:
+    keep(FinetuneState(run / "finetune.state"), settings_of(epochs=3))
+    assert "--epochs 6 trains for 3 more" in headstart.error("finetune", run, "--epochs=3")

@@ -19,7 +19,6 @@ from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.choosing import ChooseBy
-from headstart.tests.conftest import Cli
 from headstart.tests.pipeline.test_runs import dead_process
 
 CONFIG = FinetuneConfig(class_weight="none", choose_by="loss")
@@ -336,8 +335,3 @@ def test_options_that_mean_nothing() -> None:
             FinetuneConfig(**wrong)
     with pytest.raises(OptionError, match="--clip-norm must be a finite number"):
         FinetuneConfig(clip_norm=float("inf"))
-
-
-def test_a_run_that_is_done_is_told_before_tensorflow_starts(run: Path, headstart: Cli) -> None:
-    keep(FinetuneState(run / "finetune.state"), settings_of(epochs=3))
-    assert "--epochs 6 trains for 3 more" in headstart.error("finetune", run, "--epochs=3")

@@ -32,6 +32,7 @@ def spoil(folder: Path, wrong: int) -> None:
     store.write_shard(digests, features)
 
 
+@pytest.mark.slow
 def test_features_equal_a_fresh_forward_pass(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_cut_that_was_hardly_begun_hides_no_other(
     assert (fresh.images, fresh.bad) == (5, ())
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_condemns_no_shard(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path, monkeypatch
 ) -> None:
