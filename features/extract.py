@@ -133,7 +133,10 @@ class _Extraction:
         self._error: Exception | None = None
 
     def run(self, backbone: FrozenBackbone) -> Extracted:
-        """Extract round by round, until each image has features, or this process has tried to extract the image."""
+        """Extract round by round.
+
+        The last round is over when each image has features, or when this process has tried all that have none.
+        """
         from headstart.features.images.batches import why_undecodable
 
         extracted: set[str] = set()

@@ -27,7 +27,7 @@ _MOST_BYTES = 1 << 30  # of shards.json
 
 
 def read_kept_index(folder: Path, shards: Collection[Path]) -> Index:
-    """Return the index in the folder of a store that knows most digests of `shards`; an empty one if none is kept.
+    """Of the indexes that a store keeps, return the one with the most digests of `shards`. Without any, it is empty.
 
     The store may come from elsewhere. A damaged index is ignored, as the shards hold the same digests.
     """
@@ -37,7 +37,10 @@ def read_kept_index(folder: Path, shards: Collection[Path]) -> Index:
 
 
 def keep_index(folder: Path, index: Index) -> None:
-    """Write `index` to the folder of a store, if it has many shards and no kept index has most of its digests."""
+    """Keep `index` in the folder of a store.
+
+    Nothing is written if it has few shards, or if a kept index has nearly all of its digests.
+    """
     listed = set(index.shards)
     if len(listed) < LARGE or _known(read_kept_index(folder, listed), listed) >= (1 - _STALE) * len(index):
         return

@@ -33,7 +33,7 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
 
 
 def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> None:
-    """Print a line if `config` sets a threshold, and the positive class is taken from the threshold that the run keeps.
+    """Print a line if the new threshold of `config` is for the class of the threshold that the run keeps.
 
     Nothing is printed if `config` names the positive class, or if `positive` is the default, the second class.
     """
