@@ -157,10 +157,10 @@ def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
 def last_stage(model: keras.Model) -> int:
     """Return the index of the first operation of the last stage.
 
-    The last stage consists of the blocks after the first block that ends at the last resolution. For InceptionV3 these
-    are `mixed9` and `mixed10`, from operation 249 on. If only one block ends at the last resolution, that block is the
-    last stage. If most blocks end at the last resolution, the last quarter of all blocks is the last stage. In any
-    case, the last operation with a kernel belongs to the last stage.
+    Of the blocks with outputs of the lowest resolution, the first one leads down to it; the others are the last stage.
+    InceptionV3 has three such blocks: `mixed8` leads down, and the last stage begins after it, at operation 249. There
+    are two exceptions. If only one block has the lowest resolution, it is the last stage. If most blocks have it, the
+    last quarter of all blocks is the last stage. The last operation with a kernel always belongs to the last stage.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)
