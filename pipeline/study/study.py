@@ -128,9 +128,10 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 
 
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
-    """Forecast with how many images the figure reaches `target`. A `target` of 0 stands for the next round figure.
+    """Forecast how many images it takes to reach `target`, a value of the metric.
 
-    Returns None if there is no next round figure, as for the loss.
+    If `target` is 0, a round value just above today's is the target, such as 0.95. The loss has no such value, so None
+    is returned.
     """
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":
