@@ -150,7 +150,7 @@ def csv_delimiter(header: str) -> str:
 
 
 def csv_encoding(encoding: str) -> str:
-    """Return the name of the encoding with which Python reads the CSV file. For UTF-8, it skips a byte order mark."""
+    """Return the encoding to read the CSV file with. For UTF-8, this is `utf-8-sig`, which skips a byte order mark."""
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 

@@ -22,6 +22,7 @@ from headstart.pipeline.data.copies import same_image
 from headstart.pipeline.data.examples import scan
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.near_duplicates import near_duplicates
+from headstart.tests.browser import require_opens
 from headstart.tests.conftest import SMALL_FLAGS, Cli
 from PIL import Image
 from typer.testing import CliRunner
@@ -218,6 +219,13 @@ def test_the_page_shows_the_findings_and_trusts_no_name(data: Path, tmp_path: Pa
     assert "cut early.jpg" in text
     assert "http:" not in text
     assert "https:" not in text
+
+
+@pytest.mark.slow
+def test_the_page_opens_in_a_browser(data: Path, config: CheckConfig, tmp_path: Path) -> None:
+    plant(data)
+    check_page.write_page(check(data, config), tmp_path / "x.html")
+    require_opens(tmp_path / "x.html")
 
 
 def test_a_page_of_many_findings_stays_small_and_says_so(

@@ -16,6 +16,7 @@ from headstart.pipeline.labels.config import LabelsConfig
 from headstart.pipeline.labels.finding import likely_errors, nearest_agreeing, suggestions
 from headstart.pipeline.labels.labels import labels
 from headstart.pipeline.labels.result import FoundLabels
+from headstart.tests.browser import require_opens
 from headstart.tests.conftest import SMALL_FLAGS, Cli
 from threadpoolctl import threadpool_info
 
@@ -94,6 +95,13 @@ def mislabelled(prepared: Path, tmp_path: Path) -> Path:
     shutil.copy(dog, data / "train" / "cat" / "<b>copy.jpg")
     cat.rename(data / "train" / "dog" / "=cat.jpg")
     return data
+
+
+@pytest.mark.slow
+def test_the_page_opens_in_a_browser(mislabelled: Path, extraction: ExtractionConfig, tmp_path: Path, headstart: Cli):
+    page = tmp_path / "page.html"
+    headstart("labels", mislabelled, f"--store={extraction.store}", *SMALL_FLAGS, f"--html={page}")
+    require_opens(page)
 
 
 def test_the_command(mislabelled: Path, extraction: ExtractionConfig, tmp_path: Path, headstart: Cli) -> None:

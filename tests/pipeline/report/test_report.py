@@ -17,6 +17,7 @@ from headstart.pipeline.report.evidence import gather
 from headstart.pipeline.report.mistakes import gallery
 from headstart.pipeline.report.report import report
 from headstart.pipeline.runs import read_csv, write_csv
+from headstart.tests.browser import require_opens
 from headstart.tests.pipeline.report.pages import Page
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "'\" onload='alert(2)' \u202e&lt;script>")
@@ -84,6 +85,7 @@ def test_a_study_is_a_section_and_the_kept_temperature_is_shown(headstart, run: 
     page.require_accessible()
     assert "How many images" in page.text
     assert "How many images" not in Page(plain).text
+    require_opens(with_study)
     kept = json.loads((run / "calibration.json").read_text())["head"]["temperature"]
     assert gather(run, "auto", Places()).temperatures == {"head": kept}
 
@@ -121,6 +123,7 @@ def test_a_fine_tuned_run_shows_maps_and_changed_examples(tuned_run: Path, run: 
     page.require_accessible()
     assert "it mended 2 images and spoiled 1, which may be chance" in page.text
     assert len(page.of("img")) == 3 * (2 + 4) + 3
+    require_opens(tmp_path / "x.html")
 
 
 def test_the_map_follows_the_gradient_of_the_answer() -> None:
@@ -266,6 +269,14 @@ def test_a_run_without_mistakes(names: list[str], tmp_path: Path) -> None:
     text = shown(made_run(tmp_path / "run", names, wrong=0), tmp_path)
     assert "It errs on none of them" in text
     assert "There are none." in text
+
+
+@pytest.mark.slow
+def test_a_thousand_classes_are_a_small_page_that_opens_at_once(tmp_path: Path) -> None:
+    names = [f"{HOSTILE[at % 2]} {at:04}" for at in range(1000)]
+    report([made_run(tmp_path / "run", names, wrong=500, images=10_000)], ReportConfig(tmp_path / "x.html"))
+    assert (tmp_path / "x.html").stat().st_size < 5_000_000
+    require_opens(tmp_path / "x.html", seconds=2)
 
 
 def test_runs_are_compared(headstart, tmp_path: Path) -> None:
