@@ -143,8 +143,8 @@ def tuned(data: Path, run: Path, cut: str, extraction: ExtractionConfig) -> tupl
         train_run(data, run, config, extraction, HeadConfig(), overwrite=True)
         finetune(run, FinetuneConfig(from_cache=True))
     result = evaluate(run)
-    assert result.finetuned
-    return result.head["accuracy"], result.finetuned["accuracy"]
+    kept = result.finetuned or result.head  # without a better epoch on val, the head goes on answering
+    return result.head["accuracy"], kept["accuracy"]
 
 
 def main() -> None:
