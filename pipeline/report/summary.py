@@ -141,8 +141,8 @@ def _fine_tuning(evidence: Evidence) -> str:
         return f"Fine-tuning changed no right or wrong answer: the head has the accuracy {before:.4f}, too."
     verdict = "more than chance explains" if test.p < 0.05 else "which may be chance"
     return (
-        f"Fine-tuning changed the accuracy from {before:.4f} to {after:.4f}: it mended {test.only_first:,} images and "
-        f"spoiled {test.only_second:,}, {verdict} (McNemar, p = {test.p:.2g})."
+        f"Fine-tuning changed the accuracy from {before:.4f} to {after:.4f}: it mended {test.only_first:,} "
+        f"image{'s' * (test.only_first != 1)} and spoiled {test.only_second:,}, {verdict} (McNemar, p = {test.p:.2g})."
     )
 
 
@@ -157,6 +157,8 @@ def _what_is_wrong(evidence: Evidence) -> str:
     if not wrong:
         return f"It errs on none of them{error}."
     true, other, count = max(wrong, key=lambda one: one[2])
+    if count == 1 and len(wrong) > 1:
+        return f"It errs on {len(wrong):,} of them, and takes no class for another twice{error}."
     names = found.class_names
     return (
         f"It errs most often by taking {isolated(names[true])} for {isolated(names[other])} ({count:,} of "
