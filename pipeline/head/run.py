@@ -206,9 +206,7 @@ def _calibrating(val: LabelledFeatures, memory: float) -> LabelledFeatures:
     most = rows_in_memory(_COPIES * val.classes, memory)
     if len(val) <= most:
         return val
-    console.print(
-        f"the head is calibrated on {most:,} of {len(val):,} images of val, for memory does not hold all logits"
-    )
+    console.print(f"the head is calibrated on {most:,} of {len(val):,} images of val, for memory holds no more logits")
     return val.take(stratified(val.labels, most))
 
 

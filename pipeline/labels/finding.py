@@ -5,6 +5,7 @@ wrong labels predicts some of them again. So there are several rounds, and each 
 errors of the round before.
 """
 
+import sys
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -47,7 +48,12 @@ def alike(examples: Sequence[Example], features: Features) -> list[list[int]]:
 
 
 def likely_errors(
-    features: Features, labels: np.ndarray, groups: np.ndarray, class_names: Sequence[str], seed: int, most: int
+    features: Features,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    class_names: Sequence[str],
+    seed: int,
+    most: int = sys.maxsize,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the rows whose label is likely wrong.
 
