@@ -195,8 +195,8 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: floa
         if every > most:
             rows, folds = sampled_folds(labelled.labels, folds, min(most, _MOST_SAMPLED), study.seed)
             labelled, sample = labelled.take(rows), len(rows)
-        those = f"{sample:,} of {every:,} images, for memory does not hold all" if sample else "all images"
-        console.print(f"fitting logistic regression and nearest neighbours to the features at {where} of {those}")
+        those = f" of {sample:,} of {every:,} images, for memory does not hold all" if sample else ""
+        console.print(f"fitting logistic regression and nearest neighbours to the features at {where}{those}")
         features = labelled.features[:]
         fitted = fit_baselines(features, labelled.labels, folds, labelled.classes, study.space.choose_by)
         fields = [asdict(replace(one, sample=sample)).items() for one in fitted]
