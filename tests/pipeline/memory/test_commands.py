@@ -1,6 +1,8 @@
 """Commands on features that are more than memory may hold: the same heads, and samples that are told."""
 
+import errno
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from headstart.features.config import ExtractionConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.similar import near_duplicate_groups
+from headstart.pipeline.featured import cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import build_head, fit_head
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.labels.finding import likely_errors, nearest_agreeing
-from headstart.pipeline.memory import limits
+from headstart.pipeline.memory import limits, loading
 from headstart.pipeline.memory.on_disk import Features, FeaturesOnDisk
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.runs import Run
@@ -236,3 +239,39 @@ def test_near_duplicates_are_the_same_on_disk(
     everything = [*images, *copies]
     memory, disk = both[0][rows], both[1].take(rows)
     assert near_duplicate_groups(everything, memory) == near_duplicate_groups(everything, disk)
+
+
+def test_features_lie_on_disk_if_little_memory_is_free_and_a_read_only_store_gets_no_files(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = cache_features(prepared, small, extraction)
+    train = cached.of("train")
+    expected = cached.labelled(train).features
+    monkeypatch.setattr(loading, "free_memory", lambda: 2 * expected.nbytes - 2)
+
+    def read_only(dir: Path) -> None:
+        assert dir == extraction.store
+        raise OSError(errno.EROFS, "Read-only file system", str(dir))
+
+    monkeypatch.setattr(loading.tempfile, "TemporaryFile", read_only)
+    found = cached.labelled(train).features
+    assert isinstance(found, FeaturesOnDisk)
+    assert Path(tempfile.gettempdir()) in found._files[0].path.parents
+    np.testing.assert_array_equal(found[:], expected)
+    monkeypatch.setattr(loading, "free_memory", lambda: 2 * expected.nbytes)
+    assert isinstance(cached.labelled(train).features, np.ndarray)
+
+
+def test_study_and_advise_tell_what_memory_left_out(
+    headstart: Cli, prepared: Path, extraction: ExtractionConfig, tmp_path: Path
+) -> None:
+    options = ("--store", extraction.store, *SMALL_FLAGS, "--max-rejects=1")
+    width = 576
+    fits = 24 * 14 * width / 2**30  # 14 images of 6 copies of 4 bytes
+    told = " ".join(headstart.text("advise", prepared, *options, "--memory", f"{fits:.9f}").split())
+    assert "judged on 1" in told
+    assert "images, for memory holds no more; raise --memory" in told
+    found = headstart(
+        "study", prepared, *options, "--memory", f"{8 * 16 * width / 2**30:.9f}", "--sizes=4", "--seeds=2"
+    )
+    assert any(note.startswith("memory holds no more than 1") for note in found["notes"])
