@@ -1,15 +1,16 @@
 """Heads on features in memory and on disk: python -m benchmarks.large_heads [--images N] [--width D] [--sweep]
 
 Makes a store of N synthetic features in a temporary folder of --folder, and trains the same head on them in processes
-of their own: with all memory, with --limit GiB for features, and with neither features nor examples, for the memory of
-Python and TensorFlow alone. 500,000 x 2,048 needs 4 GB of disk, and 7 GB of memory for the way in memory.
-Writes large_heads.json beside it.
+of their own: with all memory, with --limit GiB for features, and with 2,000 images, for the memory of Python and
+TensorFlow alone. 500,000 x 2,048 needs 4 GB of disk, and 7 GB of memory for the way in memory. The system refuses the
+process of the way on disk more than --enforce GiB of private memory. Writes large_heads.json beside it.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,8 @@ def trained(folder: Path, way: str, given: argparse.Namespace) -> dict[str, Any]
     """Train a head in this process. Returns its figures, and the peaks of memory."""
     found: dict[str, int] = {}
     threading.Thread(target=watch, args=(found,), daemon=True).start()
+    if way == "disk" and given.enforce:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(given.enforce * 2**30),) * 2)
     from headstart.pipeline.head import run
 
     run.weights_digest = lambda networks: "0" * 64  # type: ignore[assignment]
@@ -106,11 +109,11 @@ def trained(folder: Path, way: str, given: argparse.Namespace) -> dict[str, Any]
     held, start = status("RssAnon"), time.perf_counter()
     config = HeadConfig(units=(given.units,), epochs=given.epochs)
     result = run.train_cached(cached, folder, folder / f"run-{way}", config)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, sum(os.times()[:2])
     model = run.Run(Path(result.run)).load_model(folder / f"run-{way}" / "head.keras")
     weights = hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
     return {
-        "way": way, "images": images, "seconds": seconds, "before_gib": held / 2**30,
+        "way": way, "images": images, "seconds": seconds, "cpu_seconds": cpu, "before_gib": held / 2**30,
         "anonymous_gib": found["anonymous"] / 2**30, "resident_gib": status("VmHWM") / 2**30,
         **{f"val_{name}": value for name, value in result.val.items()},
         "logistic_regression": (result.simple.logistic_regression or {}).get("loss") if result.simple else None,
@@ -151,6 +154,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--units", type=int, default=1024)
     parser.add_argument("--limit", type=float, default=0.25, help="GiB for features, of the way on disk")
+    parser.add_argument("--enforce", type=float, default=1.5, help="GiB of RLIMIT_DATA, of the way on disk; 0: none")
     parser.add_argument("--ways", nargs="+", default=["nothing", "disk", "memory"])
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)

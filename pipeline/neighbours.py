@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from headstart.pipeline.memory.on_disk import Features, blocks
 
-_BLOCK = 1 << 24  # distances that are computed at a time: 64 MB
+_BLOCK, _QUERIES = 1 << 24, 2048  # distances, and queries, that are computed at a time: at most 64 MB
+_SCALED = 1024  # rows that are scaled at a time
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Neighbours:
             searched = self._features[part]
             if not isinstance(self._features, np.ndarray):
                 searched = unit_length(searched)
-            size = max(1, _BLOCK // len(searched))
+            size = max(1, min(_BLOCK // len(searched), _QUERIES))
             for start in range(0, len(queries), size):
                 block = slice(start, start + size)
                 far = np.clip(1 - unit_length(queries[block]) @ searched.T, 0, 2)
@@ -49,5 +50,9 @@ class Neighbours:
 
 def unit_length(features: np.ndarray) -> np.ndarray:
     """Scale each row of `features`, float [N, D], to length 1. A row of zeros stays zero."""
-    lengths = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)  # squares may overflow float32
-    return np.asarray(features / np.where(lengths, lengths, 1), features.dtype)
+    found = np.empty_like(features)
+    for start in range(0, len(features), _SCALED):
+        rows = features[start : start + _SCALED]
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)  # squares may overflow float32
+        found[start : start + _SCALED] = rows / np.where(lengths, lengths, 1)
+    return found
