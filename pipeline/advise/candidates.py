@@ -59,9 +59,10 @@ def find_candidates(
     lacking = set[str]().union(*(store.missing(digests) for store in stores))
     examples = [one for one in examples if one.image.digest not in lacking]
     widest = max((store.form.shape[0] for store in stores), default=1)
-    if (most := rows_in_memory(_COPIES * widest, extraction.memory)) < len(examples):
-        notes.append(f"judged on {most:,} of {len(examples):,} images, for memory holds no more; raise --memory")
-        examples = _sample(examples, most, seed)
+    if (most := max(1, rows_in_memory(_COPIES * widest, extraction.memory))) < len(examples):
+        sample = _sample(examples, most, seed)
+        notes.append(f"judged on {len(sample):,} of {len(examples):,} images, for memory holds no more; raise --memory")
+        examples = sample
     return Candidates(stores, examples, notes)
 
 

@@ -2,7 +2,7 @@
 
 import errno
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,9 @@ from headstart.features.backbones.cuts import Cut
 from headstart.features.config import ExtractionConfig
 from headstart.features.files import NOT_WRITABLE
 from headstart.features.store.store import FeatureStore
-from headstart.features.terminal import console
+from headstart.features.terminal import console, progress
 from headstart.pipeline.memory.limits import free_memory, memory_limit
-from headstart.pipeline.memory.on_disk import Features, FeaturesOnDisk, Part
+from headstart.pipeline.memory.on_disk import Features, FeaturesOnDisk, Part, Piece
 from rich.filesize import decimal
 
 Stores = Mapping[Cut, FeatureStore]
@@ -71,8 +71,16 @@ def width(stores: Stores) -> int:
 
 
 def _on_disk(folder: Path, stores: Stores, digests: Sequence[str]) -> FeaturesOnDisk:
-    parts = [Part(store.form.shape[0], store.form.dtype, store.stream(digests)) for store in stores.values()]
-    return FeaturesOnDisk.write(folder, len(digests), parts)
+    """Copy the features of images to scratch files in `folder`."""
+    with progress("copying features", len(stores) * len(digests)) as advance:
+
+        def pieces(store: FeatureStore) -> Iterator[Piece]:
+            for positions, rows in store.stream(digests):
+                yield positions, rows
+                advance(len(positions))
+
+        parts = [Part(store.form.shape[0], store.form.dtype, pieces(store)) for store in stores.values()]
+        return FeaturesOnDisk.write(folder, len(digests), parts)
 
 
 def _scratch_place(extraction: ExtractionConfig) -> Path:
