@@ -155,7 +155,7 @@ def test_a_sweep_tells_that_its_baselines_saw_a_sample(
         assert all(0 < one["sample"] < 30 for one in found[1]["baselines"])
         assert weights(names[0]) == weights(names[1])
     text = headstart.text("sweep", prepared, "--study", f"{names[1]}.db", "--run", tmp_path / "c", *options, *folds)
-    assert "sample" in text
+    assert "in favour of the heads" in text
 
 
 def test_a_sample_has_the_classes_of_each_fold_in_proportion() -> None:
