@@ -39,9 +39,13 @@ def drawn_features(count: int, seed: int = 0) -> LabelledFeatures:
     return LabelledFeatures(features, labels, 3, COLUMNS, views)
 
 
-@pytest.mark.parametrize("views", [0, 2])
-@pytest.mark.parametrize("rows", [slice(None), np.random.default_rng(1).permutation(900)[:700]])
-@pytest.mark.parametrize("cuts", [["low", "high"], ["high"]])
+SCATTERED = np.random.default_rng(1).permutation(900)[:700]
+
+
+@pytest.mark.parametrize(
+    ("rows", "views", "cuts"),
+    [(slice(None), 0, ["low", "high"]), (SCATTERED, 2, ["low", "high"]), (SCATTERED, 0, ["high"])],
+)
 def test_a_head_is_the_same_to_the_bit(rows: slice | np.ndarray, views: int, cuts: list[str], tmp_path: Path) -> None:
     train, val = drawn_features(900), drawn_features(200, seed=1)
     train, val = (replace(one, views=one.views[:views]) for one in (train, val))
@@ -76,6 +80,7 @@ def weights(run: Path) -> list[bytes]:
     return [weight.tobytes() for weight in one.load_model(one.head_file).get_weights()]
 
 
+@pytest.mark.slow
 def test_head_and_evaluate_give_the_same_on_disk(
     headstart: Cli, prepared: Path, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:
@@ -137,6 +142,7 @@ def test_a_disk_without_room_is_told_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_tells_that_its_baselines_saw_a_sample(
     headstart: Cli, prepared: Path, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:
