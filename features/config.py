@@ -103,27 +103,46 @@ class ExtractionConfig:
     max_rejects: float = option(0.05, "Fraction of images that may be unusable.")
     max_pixels: int = option(MAX_PIXELS, "Images with more pixels are rejected.")
     rehash: bool = option(False, "Read every file again, even if its size and time did not change.")
+    memory: float = option(
+        0.0,
+        "GiB of memory that features may take; more of them are read from scratch files. 0: a quarter of all memory.",
+        env="HEADSTART_MEMORY",
+    )
+    scratch: Path | None = option(
+        None, "Folder for scratch files, best on a fast disk. Default: the store.", env="HEADSTART_SCRATCH"
+    )
 
     def __post_init__(self) -> None:
         require_options(
             ("--batch-size", self.batch_size, 0 <= self.batch_size <= _MOST_IMAGES, f"from 0 to {_MOST_IMAGES}"),
             ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),
             ("--max-pixels", self.max_pixels, self.max_pixels >= 1, "at least 1"),
+            ("--memory", self.memory, self.memory >= 0, "over 0, or 0 to choose"),
+            ("--scratch", self.scratch, self.scratch is None or self.scratch.is_dir(), "a folder that exists"),
         )
 
 
+_OF_THIS_MACHINE = ("memory", "scratch")  # a run may be used on another machine, and must name no place to write to
+
+
 def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict[str, Any]:
-    """Return both configurations as one JSON object. A run's config file keeps it under the key `features`."""
-    return {**asdict(config), **asdict(extraction), "store": str(extraction.store)}
+    """Return both configurations as one JSON object. A run's config file keeps it under the key `features`.
+
+    `memory` and `scratch` are left out.
+    """
+    found = {**asdict(config), **asdict(extraction), "store": str(extraction.store)}
+    return {name: value for name, value in found.items() if name not in _OF_THIS_MACHINE}
 
 
 def configs_from_json(values: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
     """Return both configurations from `values`, the result of `configs_to_json`.
 
     A missing `cut` or `store` raises a KeyError. A missing `bits` becomes `16`, because the versions of headstart that
-    did not write this field used the higher 8 of 16 bits. Any other missing field gets its default.
+    did not write this field used the higher 8 of 16 bits. Any other missing field gets its default, and so do `memory`
+    and `scratch`.
     """
     values = {"bits": "16", **values, "cut": tuple(values["cut"]), "store": Path(values["store"])}
+    values = {name: value for name, value in values.items() if name not in _OF_THIS_MACHINE}
     own, other = (
         {one.name: values[one.name] for one in fields(kind) if one.name in values}
         for kind in (FeatureConfig, ExtractionConfig)

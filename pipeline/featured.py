@@ -32,6 +32,7 @@ from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.locating import located_networks, run_data, run_store
+from headstart.pipeline.memory.loading import load_features, read_features
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 
@@ -74,21 +75,28 @@ class FeaturedExamples:
     def labelled(self, examples: Sequence[Example], viewed: Sequence[Example] = ()) -> LabelledFeatures:
         """Return the features and the labels of `examples`, and the features of all views of `viewed`, at all cuts.
 
-        `viewed` must be training examples, because only these have views.
+        The features are on disk if they are more than memory may hold; see `load_features`. `viewed` must be training
+        examples, because only these have views.
         """
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
+        views = [(stores, [one.image.digest for one in viewed]) for stores in self.views if viewed]
+        digests = [example.image.digest for example in examples]
+        features, *of_views = load_features([(self.stores, digests), *views], self.extraction)
         return LabelledFeatures(
-            features=self.features([example.image.digest for example in examples]),
+            features=features,
             labels=np.array([example.label for example in examples], np.int64),
             columns=dict(zip(self.stores, map(slice, ends[:-1], ends[1:]), strict=True)),
             classes=len(self.class_names),
-            views=[_read(stores, [one.image.digest for one in viewed]) for stores in self.views if viewed],
+            views=of_views,
             reduced=self.config.precision == "bfloat16",
         )
 
     def features(self, digests: Sequence[str]) -> np.ndarray:
-        """Read the features of the images with these `digests`, float32 [N, D]. The cuts are side by side."""
-        return _read(self.stores, digests)
+        """Read the features of the images with these `digests` into memory, float32 [N, D].
+
+        The cuts are side by side.
+        """
+        return read_features(self.stores, digests)
 
     def fingerprints(self) -> dict[str, str]:
         """Map the name of each cut to the key of its fingerprint, a SHA-256."""
@@ -269,8 +277,3 @@ def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
     Otherwise, they have the keys of the second list.
     """
     return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]
-
-
-def _read(stores: Stores, digests: Sequence[str]) -> np.ndarray:
-    """Read features from `stores`, as `FeaturedExamples.features` describes."""
-    return np.concatenate([store.read(digests) for store in stores.values()], axis=1).astype(np.float32, copy=False)

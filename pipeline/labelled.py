@@ -1,42 +1,73 @@
-"""Features in memory with their labels, for training and scoring heads."""
+"""Features with their labels, for training and scoring heads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut
+from headstart.pipeline.memory.on_disk import Features, FeaturesOnDisk, Part, Rows, taken
+
+_TOGETHER = 4096  # rows that are written at a time
 
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Features in memory, with a label for each example."""
+    """Features in memory or on disk, with a label for each example."""
 
-    features: np.ndarray  # float32 [N, D], the cuts side by side
+    features: Features  # float32 [N, D], the cuts side by side
     labels: np.ndarray  # int64 [N] in [0, classes)
     classes: int
     columns: Mapping[Cut, slice]  # the columns of `features` that belong to each cut, in order and without gaps
-    views: Sequence[np.ndarray] = ()  # [N, D] each, of augmented views; with views, each epoch trains on one of them
+    views: Sequence[Features] = ()  # [N, D] each, of augmented views; with views, each epoch trains on one of them
     reduced: bool = False  # whether hidden layers multiply in bfloat16 during training
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, cuts: Sequence[Cut]) -> LabelledFeatures:
-        """Select the columns of `cuts`, side by side, for all examples. The columns of a single cut are not copied."""
-        taken = [self.columns[cut] for cut in cuts]
+        """Select the columns of `cuts`, side by side, for all examples.
 
-        def side_by_side(rows: np.ndarray) -> np.ndarray:
-            return rows[:, taken[0]] if len(taken) == 1 else np.concatenate([rows[:, cut] for cut in taken], axis=1)
+        The columns of a single cut, and features on disk, are not copied.
+        """
+        selected = [self.columns[cut] for cut in cuts]
+        numbers = [list(self.columns).index(cut) for cut in cuts]
 
-        ends = np.cumsum([0, *(part.stop - part.start for part in taken)]).tolist()
+        def side_by_side(rows: Features) -> Features:
+            if isinstance(rows, FeaturesOnDisk):
+                return rows.parts(numbers)
+            return (
+                rows[:, selected[0]] if len(cuts) == 1 else np.concatenate([rows[:, cut] for cut in selected], axis=1)
+            )
+
+        ends = np.cumsum([0, *(part.stop - part.start for part in selected)]).tolist()
         columns = dict(zip(cuts, map(slice, ends[:-1], ends[1:]), strict=True))
         return replace(
             self, features=side_by_side(self.features), columns=columns, views=[side_by_side(v) for v in self.views]
         )
 
-    def take(self, rows: slice | np.ndarray) -> LabelledFeatures:
-        """Select the examples at `rows`, a slice or int64 [n]. With a slice, no features are copied."""
-        views = [view[rows] for view in self.views]
-        return replace(self, features=self.features[rows], labels=self.labels[rows], views=views)
+    def take(self, rows: Rows) -> LabelledFeatures:
+        """Select the examples at `rows`. With a slice, and of features on disk, no features are copied."""
+        views = [taken(view, rows) for view in self.views]
+        return replace(self, features=taken(self.features, rows), labels=self.labels[rows], views=views)
+
+    def on_disk(self, parent: Path) -> LabelledFeatures:
+        """Return the same features on disk, so that other processes can read them.
+
+        Features in memory are written to scratch files in `parent`.
+        """
+
+        def written(rows: Features) -> FeaturesOnDisk:
+            if isinstance(rows, FeaturesOnDisk):
+                return rows
+            parts = [Part(cut.stop - cut.start, rows.dtype, _pieces(rows[:, cut])) for cut in self.columns.values()]
+            return FeaturesOnDisk.write(parent, len(rows), parts)
+
+        return replace(self, features=written(self.features), views=[written(view) for view in self.views])
+
+
+def _pieces(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for at in np.array_split(np.arange(len(rows)), -(-len(rows) // _TOGETHER)):
+        yield at, rows[at[0] : at[-1] + 1]

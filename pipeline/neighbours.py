@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from headstart.pipeline.memory.on_disk import Features, blocks
 
-_BLOCK = 1 << 24  # distances that are computed at a time: 64 MB
+_BLOCK, _QUERIES = 1 << 24, 2048  # distances, and queries, that are computed at a time: at most 64 MB
+_SCALED = 1024  # rows that are scaled at a time
 
 
 @dataclass(frozen=True)
@@ -16,31 +18,41 @@ class Nearest:
 
 
 class Neighbours:
-    """Finds nearest neighbours by cosine distance among `features`, float32 [N, D].
+    """Finds nearest neighbours by cosine distance among `features`, float32 [N, D], in memory or on disk.
 
     One matrix product gives the distances. scikit-learn's `NearestNeighbors` takes 20 times as long for the few images
     that `predict` has at a time, because it scales all N features to unit length at each call.
     """
 
-    def __init__(self, features: np.ndarray) -> None:
-        self._features = unit_length(features)
+    def __init__(self, features: Features) -> None:
+        self._features = unit_length(features) if isinstance(features, np.ndarray) else features
 
-    def nearest(self, queries: np.ndarray, k: int) -> Nearest:
+    def nearest(self, queries: Features, k: int) -> Nearest:
         """Return the `k` nearest features of each query, or all N if `k` is larger. `queries` is float32 [M, D]."""
-        queries, k = unit_length(queries), min(k, len(self._features))
-        distances, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        size = max(1, _BLOCK // len(self._features))
-        for start in range(0, len(queries), size):
-            block = slice(start, start + size)
-            far = np.clip(1 - queries[block] @ self._features.T, 0, 2)
-            near = np.argpartition(far, k - 1, axis=1)[:, :k]
-            order = np.argsort(np.take_along_axis(far, near, axis=1), axis=1, kind="stable")
-            rows[block] = np.take_along_axis(near, order, axis=1)
-            distances[block] = np.take_along_axis(far, rows[block], axis=1)
-        return Nearest(distances, rows)
+        k = min(k, len(self._features))
+        found = Nearest(np.full((len(queries), k), np.inf, np.float32), np.zeros((len(queries), k), np.int64))
+        for part in blocks(self._features):
+            searched = self._features[part]
+            if not isinstance(self._features, np.ndarray):
+                searched = unit_length(searched)
+            size = max(1, min(_BLOCK // len(searched), _QUERIES))
+            for start in range(0, len(queries), size):
+                block = slice(start, start + size)
+                far = np.clip(1 - unit_length(queries[block]) @ searched.T, 0, 2)
+                near = np.argpartition(far, min(k, len(searched)) - 1, axis=1)[:, :k]
+                distances = np.hstack([found.distances[block], np.take_along_axis(far, near, axis=1)])
+                rows = np.hstack([found.rows[block], near + part.start])
+                order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+                found.distances[block] = np.take_along_axis(distances, order, axis=1)
+                found.rows[block] = np.take_along_axis(rows, order, axis=1)
+        return found
 
 
 def unit_length(features: np.ndarray) -> np.ndarray:
     """Scale each row of `features`, float [N, D], to length 1. A row of zeros stays zero."""
-    lengths = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)  # squares may overflow float32
-    return np.asarray(features / np.where(lengths, lengths, 1), features.dtype)
+    found = np.empty_like(features)
+    for start in range(0, len(features), _SCALED):
+        rows = features[start : start + _SCALED]
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)  # squares may overflow float32
+        found[start : start + _SCALED] = rows / np.where(lengths, lengths, 1)
+    return found

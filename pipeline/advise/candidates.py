@@ -20,8 +20,10 @@ from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import extract_all
 from headstart.pipeline.featured import networks_for
+from headstart.pipeline.memory.limits import rows_in_memory
 
 _MOST_CUTS = 5  # of a network that is tried
+_COPIES = 6  # of the features, of 4 bytes each, while LogME is computed
 _OF_EACH = 10  # the least number of images per class in a sample, on average
 
 
@@ -55,7 +57,13 @@ def find_candidates(
         stores += [store for store in more if store.key not in [known.key for known in stores]]
     digests = [one.image.digest for one in examples]
     lacking = set[str]().union(*(store.missing(digests) for store in stores))
-    return Candidates(stores, [one for one in examples if one.image.digest not in lacking], notes)
+    examples = [one for one in examples if one.image.digest not in lacking]
+    widest = max((store.form.shape[0] for store in stores), default=1)
+    if (most := max(1, rows_in_memory(_COPIES * widest, extraction.memory))) < len(examples):
+        sample = _sample(examples, most, seed)
+        notes.append(f"judged on {len(sample):,} of {len(examples):,} images, for memory holds no more; raise --memory")
+        examples = sample
+    return Candidates(stores, examples, notes)
 
 
 def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:

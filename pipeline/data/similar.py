@@ -17,6 +17,7 @@ from headstart.features.images.likeness import SIDE, Pixels, correlation
 from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import progress
 from headstart.pipeline.data.config import SIMILARITY
+from headstart.pipeline.memory.on_disk import Features, taken
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -51,7 +52,7 @@ class Pair:
     correlation: float  # of thumbnails
 
 
-def near_duplicate_groups(images: Sequence[ImageFile], features: np.ndarray | None = None) -> list[list[int]]:
+def near_duplicate_groups(images: Sequence[ImageFile], features: Features | None = None) -> list[list[int]]:
     """Group near-duplicates: images of one picture that was encoded again, scaled, slightly cropped or brightened.
 
     Returns groups of positions in `images`, each in ascending order. An image joins a group if it is a near-duplicate
@@ -70,9 +71,9 @@ def near_duplicate_groups(images: Sequence[ImageFile], features: np.ndarray | No
                 pixels.load(seen[at])
                 advance(len(seen[at]))
         seen = [image for image in seen if image in pixels]
-        rows = np.array([pixels[image].ravel() for image in seen])
+        rows: Features = np.array([pixels[image].ravel() for image in seen])
     else:
-        rows = features[list(position_of.values())]
+        rows = taken(features, np.array(list(position_of.values())))
     ends = [(pair.image, pair.other) for pair in _pairs_within(seen, rows, pixels)]
     groups = [{seen[number].digest for number in group} for group in _connected(ends, len(seen))]
     number_of = {digest: number for number, group in enumerate(groups) for digest in group}
@@ -83,13 +84,17 @@ def near_duplicate_groups(images: Sequence[ImageFile], features: np.ndarray | No
     return positions
 
 
-def _pairs_within(images: Sequence[ImageFile], features: np.ndarray, pixels: Pixels) -> list[Pair]:
+def _pairs_within(images: Sequence[ImageFile], features: Features, pixels: Pixels) -> list[Pair]:
     """Find the near-duplicates among `images`, whose features are [N, D]. A pair may appear in both orders."""
     if len(images) < 2:
         return []
     whitening = fit_whitening(features[:: max(1, len(features) // SAMPLE)])
     numbers = np.arange(len(images))
-    directions = np.concatenate([whitening.transform(features[at]) for at in _blocks(len(images))])
+    directions: Features = (
+        np.concatenate([whitening.transform(features[at]) for at in _blocks(len(images))])
+        if isinstance(features, np.ndarray)
+        else features.mapped(whitening.transform)
+    )
     found: list[Pair] = []
     with progress("comparing", len(images)) as advance:
         for at in _blocks(len(images)):

@@ -30,6 +30,8 @@ from headstart.pipeline.runs import Run, read_calibration, require_finite
 from headstart.pipeline.scoring.metrics import mcnemar, score
 from headstart.pipeline.scoring.thresholds import Threshold, moved, same_rule
 
+_TOGETHER = 16 * 1024  # images that the head scores at a time
+
 
 def evaluate(
     path: Path,
@@ -151,7 +153,10 @@ def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], fi
     Raises RunError if an output is not finite.
     """
     features = cached.labelled(examples).features
-    head = run.load_model(run.head_file, features.shape[1:]).predict(features, batch_size=1024, verbose=0)
+    model = run.load_model(run.head_file, features.shape[1:])
+    starts = range(0, len(features), _TOGETHER)  # Keras copies what it gets
+    parts = [model.predict(features[at : at + _TOGETHER], batch_size=1024, verbose=0) for at in starts]
+    head = np.concatenate(parts)
     outputs = {"head": _Output(require_finite(head, run.head_file), cached.config.precision)}
     if finetuned:
         outputs["finetuned"] = _output_of_classifier(run, cached, examples)

@@ -18,6 +18,7 @@ from headstart.pipeline.evaluate.taken import take
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.memory.on_disk import Features, taken
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.config import converted
@@ -92,7 +93,7 @@ def _head_config(run: Run) -> HeadConfig:
     return config
 
 
-def _groups(examples: list[Example], features: np.ndarray) -> list[str]:
+def _groups(examples: list[Example], features: Features) -> list[str]:
     """Return the group of each example. Copies, near-duplicates and images of one `--group` have the same group."""
     alike: dict[int, int] = {}
     for number, group in enumerate(near_duplicate_groups([one.image for one in examples], features)):
@@ -142,11 +143,12 @@ def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarr
     The rows `val` choose the best epoch. `repeat` counts from 0, and is added to the run's seed.
     """
     from headstart.pipeline.head.head import fit_head
+    from headstart.pipeline.head.loop import logits_of
     from headstart.pipeline.optimizers import release
 
     of = method.labelled.take
     model = fit_head(of(train), of(val), method.head, method.seed + repeat).model
-    found = predicted_labels(np.asarray(model(method.labelled.features[part], training=False)))
+    found = predicted_labels(logits_of(model, of(part)))
     release(model.variables)
     return found
 
@@ -162,5 +164,5 @@ def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.nda
         return np.full(len(part), -1)
     groups = [method.groups[row] for row in rows]
     return predicted_labels(
-        Logistic(features[rows], labels[rows], groups, method.labelled.classes).logits(features[part])
+        Logistic(features[rows], labels[rows], groups, method.labelled.classes).logits(taken(features, part))
     )

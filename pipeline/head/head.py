@@ -10,6 +10,7 @@ from headstart.features.tensorflow import keras
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.loop import Advance, OnEpoch, on_val, run_epochs
 from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.memory.on_disk import Features
 
 _BLOCK = 256  # rows
 
@@ -81,12 +82,13 @@ def fit_head(
     return TrainedHead(head, history, best_epoch, time.perf_counter() - start)
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moments(features: Features) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the variance of each column of `features` [N, D], both float64 [D].
 
     Rows are processed in blocks, to avoid a temporary array as large as `features`.
     """
-    blocks = np.array_split(features, -(-len(features) // _BLOCK))
-    mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks) / len(features)
-    off = (block - mean.astype(np.float32) for block in blocks)
+    rows = np.array_split(np.arange(len(features)), -(-len(features) // _BLOCK))
+    blocks = [slice(int(some[0]), int(some[-1]) + 1) for some in rows]
+    mean = sum(features[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(features)
+    off = (features[block] - mean.astype(np.float32) for block in blocks)
     return mean, sum(np.einsum("nd,nd->d", rows, rows).astype(np.float64) for rows in off) / len(features)

@@ -10,6 +10,7 @@ import numpy as np
 from headstart.features.tensorflow import keras, tf
 from headstart.pipeline.head.config import SMALLEST_BATCH, HeadConfig
 from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.memory.on_disk import batches
 from headstart.pipeline.optimizers import fused, release, with_reduced_products
 from headstart.pipeline.scoring.choosing import ChooseBy, ValFigures, rank
 from headstart.pipeline.training import class_weights, cross_entropies, make_optimizer, restart_draws
@@ -58,10 +59,10 @@ def run_epochs(
         features = views[(epoch - 1) % len(views)]
         order = np.random.default_rng([seed, epoch - 1]).permutation(len(train))
         totals = np.zeros(2)
-        for start in range(0, len(train), config.batch_size):
-            rows = order[start : start + config.batch_size]
-            totals += step(features[rows], train.labels[rows])
-            advance(len(rows))
+        starts = range(0, len(train), config.batch_size)
+        for start, batch in zip(starts, batches(features, order, config.batch_size), strict=True):
+            totals += step(batch, train.labels[order[start : start + config.batch_size]])
+            advance(len(batch))
         for weight, average in zip(head.trainable_variables, step.averages, strict=True):
             weight.assign(average)
         loss, right = (totals / len(train)).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,17 @@ from headstart.features.frozen.network import weights_digest
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
+from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.rare import tell_rare
 from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.memory.limits import rows_in_memory
 from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions, write_calibration
 from headstart.pipeline.scoring.calibration import calibrate
 from headstart.pipeline.scoring.choosing import ChooseBy, as_json, titled
+from headstart.pipeline.scoring.folds import stratified
 from headstart.pipeline.scoring.metrics import interval_text, wilson_interval
 from headstart.pipeline.scoring.simple_models import SimpleModels, score_simple_models
 from headstart.pipeline.scoring.unlike import Reference, reference_rows
@@ -35,6 +38,7 @@ from headstart.pipeline.scoring.unlike import Reference, reference_rows
 if TYPE_CHECKING:
     from headstart.pipeline.head.head import TrainedHead
 
+_COPIES = 8  # of the logits, of 4 bytes each, while a head is calibrated
 _FEW_TO_CALIBRATE = 50  # images of val
 
 
@@ -121,11 +125,29 @@ def train_run(
         console.print(f"{len(cached.rejects)} images rejected: {extraction.store}/rejects.csv says why")
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
     tell_rare(cached.of("train"), cached.class_names, head)
-    head = head.for_examples(len(cached.of("train")))
-    train = cached.labelled(cached.of("train"), viewed=cached.of("train"))
-    val = cached.labelled(cached.of("val")) if cached.of("val") else None
+    result = train_cached(cached, data, path, head, overwrite, seed, folded, **origin)
+    return replace(result, seconds=time.perf_counter() - start)
+
+
+def train_cached(
+    cached: FeaturedExamples,
+    data: Path,
+    path: Path,
+    head: HeadConfig,
+    overwrite: bool = False,
+    seed: int = 0,
+    folded: dict[str, float] | None = None,
+    **origin: Any,
+) -> HeadResult:
+    """Train a head on examples whose features are in a store. For arguments and errors, see `train_run`."""
+    start = time.perf_counter()
+    of_train, of_val = cached.of("train"), cached.of("val")
+    head = head.for_examples(len(of_train))
+    both = cached.labelled([*of_train, *of_val], viewed=of_train)
+    train = both.take(slice(len(of_train)))
+    val = both.take(slice(len(of_train), None)) if of_val else None
     with new_run(path, overwrite) as run:
-        trained = _fit(run, train, val, head, seed, folded)
+        trained = _fit(run, train, val, head, seed, folded, cached.extraction.memory)
         _write(run, cached, head, trained, data=str(data.absolute()), seed=seed, **origin)
     return HeadResult(
         run=str(path),
@@ -134,15 +156,17 @@ def train_run(
         seconds=time.perf_counter() - start,
         val=trained.val,
         choose_by=head.choose_by,
-        val_images=len(val) if val else 0,
-        simple=_simple_models(cached, train, val) if val else None,
+        val_images=len(of_val),
+        simple=_simple_models(of_train, train, val, cached.class_names) if val else None,
     )
 
 
-def _simple_models(cached: FeaturedExamples, train: LabelledFeatures, val: LabelledFeatures) -> SimpleModels:
+def _simple_models(
+    examples: Sequence[Example], train: LabelledFeatures, val: LabelledFeatures, class_names: Sequence[str]
+) -> SimpleModels:
     """Score two simple models on `val`: the largest class, and logistic regression that is fitted to `train`."""
-    trained = train.labels, [example.together for example in cached.of("train")]
-    return score_simple_models(trained, lambda rows: train.features[rows], val.features, val.labels, cached.class_names)
+    trained = train.labels, [example.together for example in examples]
+    return score_simple_models(trained, lambda rows: train.features[rows], val.features, val.labels, class_names)
 
 
 def _fit(
@@ -152,11 +176,12 @@ def _fit(
     head: HeadConfig,
     seed: int,
     folded: dict[str, float] | None,
+    memory: float,
 ) -> TrainedHead:
     """Train the head, and write its curves and its calibration.
 
     If `val` is None, the best epoch is chosen on `train`, `folded` replaces the figures on val of each epoch, and no
-    calibration is written.
+    calibration is written. For `memory`, see `ExtractionConfig`.
     """
     from headstart.pipeline.head.head import TrainedHead, fit_head
     from headstart.pipeline.head.loop import logits_of, writing_curves
@@ -169,10 +194,20 @@ def _fit(
         trained = fit_head(train, val or train, head, seed, advance, lambda at, row: write(at, {**row, **figures}))
     if val:
         reference = Reference.of(train.features[reference_rows(train.labels, train.features.shape[1])])
-        logits, distance = logits_of(trained.model, val), reference.usual_distance(val.features)
-        write_calibration(run, "head", calibrate(logits, val.labels, distance), reference)
+        distance = reference.usual_distance(val.features)
+        some = _calibrating(val, memory)
+        write_calibration(run, "head", calibrate(logits_of(trained.model, some), some.labels, distance), reference)
     history = [{**row, **figures} for row in trained.history]
     return TrainedHead(trained.model, history, trained.best_epoch, trained.seconds)
+
+
+def _calibrating(val: LabelledFeatures, memory: float) -> LabelledFeatures:
+    """Return the examples of `val` that calibrate a head: all, or a sample if memory does not hold their logits."""
+    most = rows_in_memory(_COPIES * val.classes, memory)
+    if len(val) <= most:
+        return val
+    console.print(f"the head is calibrated on {most:,} of {len(val):,} images of val, for memory holds no more logits")
+    return val.take(stratified(val.labels, most))
 
 
 def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: TrainedHead, **others: Any) -> None:

@@ -5,6 +5,7 @@ wrong labels predicts some of them again. So there are several rounds, and each 
 errors of the round before.
 """
 
+import sys
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,9 +16,10 @@ from headstart.features.terminal import progress
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.similar import near_duplicate_groups
 from headstart.pipeline.data.splits import united
+from headstart.pipeline.memory.on_disk import Features, taken
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.baselines import fitted_logistic, logistic_chances
-from headstart.pipeline.scoring.folds import draw_folds
+from headstart.pipeline.scoring.folds import draw_folds, stratified
 from headstart.pipeline.scoring.threads import single_threaded
 
 STRENGTH = 0.1  # C of the logistic regression; docs/measurements.md has the values that were compared
@@ -32,7 +34,7 @@ def require_cleanlab() -> None:
         raise OptionError("labels: needs the extra labels, `pip install 'headstart[labels]'`")
 
 
-def alike(examples: Sequence[Example], features: np.ndarray) -> list[list[int]]:
+def alike(examples: Sequence[Example], features: Features) -> list[list[int]]:
     """Group copies and near-duplicates. Return the positions in `examples` of each group's images.
 
     An image without copies and near-duplicates is a group of its own. `features` is float32 [N, D], with a row for each
@@ -46,7 +48,12 @@ def alike(examples: Sequence[Example], features: np.ndarray) -> list[list[int]]:
 
 
 def likely_errors(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, class_names: Sequence[str], seed: int
+    features: Features,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    class_names: Sequence[str],
+    seed: int,
+    most: int = sys.maxsize,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the rows whose label is likely wrong.
 
@@ -55,6 +62,8 @@ def likely_errors(
         labels: int64 [N], indices into `class_names`.
         groups: int64 [N]. The rows of a group are all held out in the same fold.
         seed: decides the folds.
+        most: the number of images that a model is fitted to, if there are more. They are drawn with the classes in
+            proportion.
 
     Returns:
         Whether each label is likely wrong, bool [N], and the probabilities of the classes, float64 [N, classes].
@@ -71,8 +80,9 @@ def likely_errors(
                 trusted = train[~wrong[train]]
                 if len(set(labels[trusted])) < len(set(labels[train])):
                     trusted = train
+                trusted = trusted[stratified(labels[trusted], most, seed)]
                 model = fitted_logistic(features[trusted], labels[trusted], STRENGTH)
-                chances[held_out] = logistic_chances(model, features[held_out], len(class_names))
+                chances[held_out] = logistic_chances(model, taken(features, held_out), len(class_names))
                 advance(1)
             wrong = _judged(labels, chances)
     return wrong, chances
@@ -128,7 +138,7 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 
 
 def nearest_agreeing(
-    features: np.ndarray, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
+    features: Features, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
     """For each of `rows`, return the four nearest trusted rows that have its suggested label, the nearest first.
 
@@ -143,7 +153,7 @@ def nearest_agreeing(
     for label in np.unique(suggested):
         asking, pool = np.flatnonzero(suggested == label), np.flatnonzero(trusted & (labels == label))
         if len(pool):
-            near = Neighbours(features[pool]).nearest(features[rows[asking]], AGREEING)
+            near = Neighbours(taken(features, pool)).nearest(features[rows[asking]], AGREEING)
             for at, those in zip(asking, near.rows, strict=True):
                 found[at] = pool[those].tolist()
     return found

@@ -17,6 +17,7 @@ from headstart.pipeline.labels.finding import alike, likely_errors, nearest_agre
 from headstart.pipeline.labels.page import write_page
 from headstart.pipeline.labels.result import Changed, FoundLabels, Suspect
 from headstart.pipeline.labels.table import require_table, write_table
+from headstart.pipeline.memory.limits import rows_in_memory
 from headstart.pipeline.pages.html import require_page
 
 
@@ -69,9 +70,9 @@ def _found(data: Path, cached: FeaturedExamples, seed: int) -> FoundLabels:
     rows, given = labelled.features, labelled.labels
     groups = alike(examples, rows)
     together = {at: number for number, group in enumerate(groups) for at in group}
-    wrong, chances = likely_errors(
-        rows, given, np.array([together[at] for at in range(len(examples))]), cached.class_names, seed
-    )
+    most = rows_in_memory(rows.shape[1], cached.extraction.memory)
+    in_group = np.array([together[at] for at in range(len(examples))])
+    wrong, chances = likely_errors(rows, given, in_group, cached.class_names, seed, most)
     conflicts = [group for group in groups if len(set(given[group])) > 1]
     numbers = {at: number for number, group in enumerate(conflicts, 1) for at in group}
     suggested = suggestions(chances, given, conflicts)
@@ -90,6 +91,7 @@ def _found(data: Path, cached: FeaturedExamples, seed: int) -> FoundLabels:
     return FoundLabels(
         data=data,
         reading=cached.reading,
+        sample=most if len(examples) > most else None,
         examples=len(examples),
         untouched=len(cached.examples) - len(examples),
         issues=[suspect(at) for at in issues],

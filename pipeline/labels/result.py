@@ -39,6 +39,7 @@ class FoundLabels:
     agreeing: dict[str, list[Example]] = field(default_factory=dict)  # by an issue's name; see `nearest_agreeing`
     csv: Path | None = None  # the files that were written
     html: Path | None = None
+    sample: int | None = None  # images that each model was fitted to, if memory does not hold all
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -48,6 +49,7 @@ class FoundLabels:
             "issues": [issue.fields() for issue in self.issues],
             "conflicts": [[one.fields() for one in group] for group in self.conflicts],
             "applied": 0,
+            **({} if self.sample is None else {"sample": self.sample}),
             **{name: str(file) for name, file in (("csv", self.csv), ("html", self.html)) if file},
         }
 
@@ -72,6 +74,8 @@ class FoundLabels:
     def lines(self) -> Iterator[str]:
         """Yield the summary that is printed without `--json`."""
         yield self.told()
+        if self.sample:
+            yield f"each model was fitted to a sample of at most {self.sample:,} images, for memory does not hold all"
         for issue in self.issues[:_SHOWN]:
             yield f"  {issue.name}: {issue.label}, perhaps {issue.suggested} (score {issue.score:.3f})"
         if len(self.issues) > _SHOWN:

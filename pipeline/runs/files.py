@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from headstart.features.errors import RunError
-from headstart.features.files import write_atomically
+from headstart.features.files import written_atomically
 from headstart.pipeline.spreadsheets import csv_line, original_text
 
 REMEDY = "copy the run anew, or train it again"
@@ -70,7 +70,11 @@ def csv_rows(path: Path, columns: Sequence[str] = (), remedy: str = REMEDY) -> I
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file atomically. Text that a spreadsheet would take for a formula is written safely."""
-    write_atomically(path, "".join(map(csv_line, itertools.chain([header], rows))))
+    with (
+        written_atomically(path) as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        file.writelines(map(csv_line, itertools.chain([header], rows)))
 
 
 def require_regular(file: Path, most: int, remedy: str = REMEDY) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from headstart.pipeline.memory.on_disk import Features, blocks
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.choosing import ChooseBy, rank, val_figures
 from headstart.pipeline.scoring.folds import Fold
@@ -27,6 +28,7 @@ class Baseline:
     loss: float
     accuracy: float
     other: dict[str, float] = field(default_factory=dict)  # the figure that `choose_by` names, if not loss or accuracy
+    sample: int | None = None  # images that it was fitted to and scored on, if memory does not hold all
 
     @property
     def figures(self) -> dict[str, float]:
@@ -35,7 +37,8 @@ class Baseline:
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of a baseline."""
-        return {"name": self.name, "setting": self.setting, **self.figures}
+        sampled = {} if self.sample is None else {"sample": self.sample}
+        return {"name": self.name, "setting": self.setting, **self.figures, **sampled}
 
 
 def fit_baselines(
@@ -76,13 +79,14 @@ def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -
         return logistic_regression(strength).fit(features, labels)
 
 
-def logistic_chances(model: Any, features: np.ndarray, classes: int) -> np.ndarray:
+def logistic_chances(model: Any, features: Features, classes: int) -> np.ndarray:
     """Return the class probabilities that `model` gives for `features`, float64 [N, classes].
 
     If `model` was fitted without images of a class, the probability of this class is 0.
     """
     chances = np.zeros((len(features), classes))
-    chances[:, model.classes_] = model.predict_proba(features)
+    for block in blocks(features):
+        chances[block, model.classes_] = model.predict_proba(features[block])
     return chances
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from headstart.pipeline.memory.on_disk import Rows
 from headstart.pipeline.scoring.threads import quiet
 
-Rows = slice | np.ndarray  # a slice of rows, or row indices int64 [n]
 Fold = tuple[Rows, Rows]  # rows to train on, rows to validate on
 
 
@@ -19,6 +19,39 @@ def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed:
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with quiet():
         return list(splitter.split(labels, labels, groups))
+
+
+def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """Draw at most about `most` rows, with the strata in proportion. Return them ascending, int64 [n].
+
+    `strata` is int [N]. Each stratum gives at least two rows, or all that it has. If `most` is N or more, all rows are
+    returned.
+    """
+    if len(strata) <= most:
+        return np.arange(len(strata))
+    draw, kept = np.random.default_rng(seed), []
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        kept.append(draw.permutation(rows)[: max(2, len(rows) * most // len(strata))])
+    return np.sort(np.concatenate(kept))
+
+
+def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: int = 0) -> tuple[np.ndarray, list[Fold]]:
+    """Draw at most about `most` rows, with the classes of each fold in proportion; see `stratified`.
+
+    `labels` is int64 [N]. Returns the rows, int64 [n], ascending, and the folds of these rows: positions among them.
+    """
+    of = np.zeros(len(labels), np.int64)  # the fold in which a row is validated; 0 if there is none
+    for number, (_, val) in enumerate(folds, 1):
+        of[val] = number
+    rows = stratified(of * (labels.max() + 1) + labels, most, seed)
+
+    def within(part: Rows) -> np.ndarray:
+        chosen = np.zeros(len(labels), bool)
+        chosen[part] = True
+        return np.flatnonzero(chosen[rows])
+
+    return rows, [(within(train), within(val)) for train, val in folds]
 
 
 def rarest(labels: np.ndarray, groups: Sequence[Hashable]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from headstart.pipeline.memory.on_disk import Features
 from headstart.pipeline.scoring.baselines import fit_logistic, fitted_logistic, log_chances, logistic_chances
 from headstart.pipeline.scoring.folds import draw_folds, rarest
 from headstart.pipeline.scoring.metrics import interval_text, score
@@ -102,11 +103,11 @@ class Logistic:
                 self.strength = fit_logistic(features, labels, folds, classes).setting["C"]
             self._model = fitted_logistic(features, labels, self.strength)
 
-    def logits(self, features: np.ndarray) -> np.ndarray:
+    def logits(self, features: Features) -> np.ndarray:
         """Return the logarithms of the class probabilities, float64 [N, classes]."""
         return log_chances(logistic_chances(self._model, features, self._classes))
 
-    def scored(self, features: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    def scored(self, features: Features, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
         """Return metrics on `features`, float32 [N, D], and `labels`, int64 [N].
 
         The result also has `strength`, the inverse penalty, and `images`, the number of images of the fit.
@@ -118,7 +119,7 @@ class Logistic:
 def score_simple_models(
     trained: tuple[np.ndarray, Sequence[Hashable]],
     read: Callable[[np.ndarray], np.ndarray],
-    features: np.ndarray,
+    features: Features,
     labels: np.ndarray,
     class_names: Sequence[str],
 ) -> SimpleModels:

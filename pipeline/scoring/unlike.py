@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from headstart.pipeline.memory.on_disk import Features
 from headstart.pipeline.neighbours import Neighbours, unit_length
 
 NEAREST = 5
@@ -30,7 +31,7 @@ class Reference:
         """
         return cls(unit_length(features).astype(np.float16))
 
-    def distances(self, features: np.ndarray) -> np.ndarray:
+    def distances(self, features: Features) -> np.ndarray:
         """Return the mean cosine distance of each row of `features` to the 5 nearest images of the sample.
 
         `features` is float32 [M, D]. The result is float32 [M].
@@ -38,7 +39,7 @@ class Reference:
         with _pools().limit(limits=1):  # the network needs the other cores
             return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
-    def usual_distance(self, features: np.ndarray) -> float:
+    def usual_distance(self, features: Features) -> float:
         """Return the distance within which 99 % of the val images lie. `features`, float32 [N, D], are those of val."""
         return usual(self.distances(features))
 

@@ -17,6 +17,7 @@ import numpy as np
 from headstart.features.device import cpu_count
 from headstart.features.terminal import progress
 from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.memory.on_disk import Features
 from headstart.pipeline.scoring.baselines import fitted_logistic, log_chances, logistic_chances
 from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.pipeline.scoring.threads import single_threaded
@@ -102,12 +103,12 @@ def _each(
             raise
 
 
-def _logits(train: LabelledFeatures, features: np.ndarray) -> np.ndarray:
+def _logits(train: LabelledFeatures, features: Features) -> np.ndarray:
     """Train a head on `train`, and return its log probabilities for `features`, float64 [N, C].
 
     A class without training images gets the logarithm of the smallest normal float32.
     """
     if len(known := np.unique(train.labels)) == 1:  # logistic regression needs two classes
         return log_chances(np.tile(np.eye(train.classes)[known[0]], (len(features), 1)))
-    model = fitted_logistic(train.features, train.labels, _STRENGTH)
+    model = fitted_logistic(train.features[:], train.labels, _STRENGTH)
     return log_chances(logistic_chances(model, features, train.classes))

@@ -15,6 +15,8 @@ from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.labelled import LabelledFeatures
+from headstart.pipeline.memory.limits import rows_in_memory
+from headstart.pipeline.memory.loading import width
 from headstart.pipeline.study.chart import write_chart
 from headstart.pipeline.study.classes import class_gains
 from headstart.pipeline.study.config import FEWEST_SIZES, StudyConfig
@@ -27,6 +29,7 @@ _TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 _FURTHER = (2, 4)  # the figure is forecast for these multiples of the training images
 _MORE = 1000
 _FEW_TRAIN = 5
+_COPIES = 2  # features of train and of val
 _MOST_LOGITS = 10_000_000  # of val, for each head: 80 MB in each thread
 
 
@@ -63,16 +66,20 @@ def study_cached(cached: FeaturedExamples, config: StudyConfig, seed: int = 0) -
     Raises DataError if there are too few different images.
     """
     every, scored = cached.of("train"), cached.of("val")
-    train = _sample(every, config.max_images, seed)
-    val = _sample(scored, min(config.max_images, _MOST_LOGITS // len(cached.class_names)), seed)
+    most = min(config.max_images, rows_in_memory(_COPIES * width(cached.stores), cached.extraction.memory))
+    train = _sample(every, most, seed)
+    val = _sample(scored, min(most, _MOST_LOGITS // len(cached.class_names)), seed)
     units = [example.together for example in train]
-    labelled = cached.labelled(train), cached.labelled(val)
-    result = study_features(*labelled, units, cached.class_names, config, seed, len(every))
+    labelled = cached.labelled([*train, *val])
+    parts = labelled.take(slice(len(train))), labelled.take(slice(len(train), None))
+    result = study_features(*parts, units, cached.class_names, config, seed, len(every))
     sampled = [
         f"a sample of {len(part):,} of {len(whole):,} {name} images"
         for part, whole, name in ((train, every, "training"), (val, scored, "val"))
         if len(part) < len(whole)
     ]
+    if sampled and most < config.max_images:
+        sampled.append(f"memory holds no more than {most:,} of --max-images {config.max_images:,}; raise --memory")
     return replace(result, notes=[*sampled, *result.notes])
 
 

@@ -33,7 +33,7 @@ def figures_of(trial: FrozenTrial) -> dict[str, float]:
 def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline], choose_by: ChooseBy = "loss") -> Table:
     """Return a table of the ten best trials and all `baselines`. It is sorted by the figure that `choose_by` names."""
     rows = [(f"trial {trial.number}", figures_of(trial), _short(trial.params)) for trial in ranked(trials)[:_SHOWN]]
-    rows += [(one.name, one.figures, _short(one.setting)) for one in baselines]
+    rows += [(one.name, one.figures, _short(one.setting) + _of_sample(one)) for one in baselines]
     shown = list(dict.fromkeys(("loss", "accuracy", choose_by)))
     table = Table("tried", *(f"val {titled(figure)}" for figure in shown), "settings")
     for name, figures, settings in sorted(rows, key=lambda row: rank(choose_by, row[1])):
@@ -41,6 +41,10 @@ def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline], choose_b
         remark = " (does not beat logistic regression)" if beaten else ""
         table.add_row(name, *(f"{figures[figure]:.4f}" for figure in shown), Text(f"{settings}{remark}"))
     return table
+
+
+def _of_sample(baseline: Baseline) -> str:
+    return "" if baseline.sample is None else f" (on a sample of {baseline.sample:,} images)"
 
 
 def _short(settings: Mapping[str, Any]) -> str:

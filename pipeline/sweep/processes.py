@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 from headstart.features.device import cpu_count
 from headstart.features.errors import HeadstartError
-from headstart.features.files import scratch_folder
 from headstart.features.tensorflow import tf
 from headstart.features.terminal import console
 from headstart.pipeline.scoring.baselines import Baseline
@@ -36,22 +33,17 @@ def search(study: Study, data: SearchData, config: SweepConfig, baselines: Seque
         if config.jobs == 1:
             run_trials(study, data, config.trials, until, tick)
             return
-        with scratch_folder(study.path.parent) as folder:
-            _run_workers(study, data, folder, config, until, tick)
+        on_disk = replace(data, labelled=data.labelled.on_disk(study.path.parent))
+        _run_workers(study, on_disk, config, until, tick)
 
 
-def _run_workers(
-    study: Study, data: SearchData, folder: Path, config: SweepConfig, until: float, tick: Callable[[], None]
-) -> None:
-    """Run `run_worker` in `config.jobs` processes, which read the features from files in `folder`.
+def _run_workers(study: Study, data: SearchData, config: SweepConfig, until: float, tick: Callable[[], None]) -> None:
+    """Run `run_worker` in `config.jobs` processes, which read the features of `data` from the same files.
 
     No trial starts after the time `until`, in seconds since 1970. Raises HeadstartError if processes failed before the
     search was done.
     """
-    for number, rows in enumerate([data.labelled.features, *data.labelled.views]):
-        np.save(folder / f"{number}.npy", rows)
-    without_arrays = replace(data, labelled=replace(data.labelled, features=np.empty(0), views=()))
-    call = pickle.dumps((run_worker, (study, without_arrays, folder, config.trials, until, os.getpid())))
+    call = pickle.dumps((run_worker, (study, data, config.trials, until, os.getpid())))
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=run_pickled, args=(call,), daemon=True) for _ in range(config.jobs)]
     try:
@@ -91,15 +83,12 @@ def _worker_environment(threads: int) -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def run_worker(study: Study, data: SearchData, folder: Path, most: int, until: float, parent: int) -> None:
+def run_worker(study: Study, data: SearchData, most: int, until: float, parent: int) -> None:
     """Run trials in a worker process, until the search is done or the process with the ID `parent` is gone.
 
-    `folder` has NumPy files with the features of `data`, and of each view. For `most` and `until`, see `run_trials`.
+    The features of `data` are on disk. For `most` and `until`, see `run_trials`.
     """
     tf.get_logger().setLevel("ERROR")
-    files = sorted(folder.iterdir(), key=lambda path: int(path.stem))
-    features, *views = (np.load(file, mmap_mode="r") for file in files)
-    data = replace(data, labelled=replace(data.labelled, features=features, views=views))
 
     def leave_if_alone() -> None:
         if os.getppid() != parent:

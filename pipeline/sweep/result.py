@@ -53,6 +53,8 @@ class SweepResult:
             f"trial {best['trial']} has the {extreme} {titled(self.choose_by)} on val, {best[self.choose_by]:.4f} "
             f"({', '.join(others)}), on {'+'.join(best['cuts'])}"
         )
+        if sample := next((one.sample for one in self.baselines if one.sample), None):
+            yield f"the baselines were fitted to {sample:,} images, the heads to more: this is in favour of the heads"
         if not best["beats_logistic_regression"]:
             yield f"no head beats logistic regression on the same features, by the {titled(self.choose_by)} on val"
         yield f"the run is in {self.run}; next: {next_steps(self.run)}"

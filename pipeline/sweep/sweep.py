@@ -23,10 +23,11 @@ from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features, fingerprints_of
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
+from headstart.pipeline.memory.limits import rows_in_memory
 from headstart.pipeline.runs import Run, list_digests, require_free
 from headstart.pipeline.scoring.baselines import Baseline, fit_baselines
 from headstart.pipeline.scoring.choosing import ChooseBy
-from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest
+from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest, sampled_folds
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import figures_of, ranked
 from headstart.pipeline.sweep.result import SweepResult, describe_winner
@@ -38,6 +39,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 if TYPE_CHECKING:
     from headstart.pipeline.sweep.trials import SearchData
 
+_MOST_SAMPLED = 50_000  # images that baselines are fitted to, if memory does not hold all: a minute for two classes
 _MORE_EPOCHS = 5  # with val, the winner is trained again for at most its best epoch plus this many epochs
 
 
@@ -72,10 +74,11 @@ def sweep(
 
         study.enqueue_first(space.nearest_to(HeadConfig().for_examples(shared.training_sizes[0])))
         first = space.cuts.chosen_by(lambda _, choice: choice.values[0])
-        search(study, shared, config, _baselines(study, shared, first))
+        search(study, shared, config, _baselines(study, shared, first, extraction.memory))
         winner = _winner(study)
         head, cuts = _chosen(space, winner, _MORE_EPOCHS if cached.of("val") else 0)
-        baselines = _baselines(study, shared, cuts)
+        baselines = _baselines(study, shared, cuts, extraction.memory)
+        del shared  # the run reads the features again
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
         require = _require_unchanged(seen, data)
         train = partial(train_run, data, path, chosen, extraction, head, seed=seed, require=require, reading=reading)
@@ -176,19 +179,28 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
     return draw_folds(labels, [example.together for example in examples], count, seed)
 
 
-def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut]) -> list[Baseline]:
+def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
 
-    The study stores these scores, because fitting is slow.
+    The study stores these scores, because fitting is slow. If the features are more than memory may hold, the baselines
+    are fitted to a sample of the images, and scored on it. For `memory`, see `ExtractionConfig`.
     """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"
     kept = study.optuna.user_attrs.get(key)
     if kept is None:
-        console.print(f"fitting logistic regression and nearest neighbours to the features at {where}")
-        labelled = data.labelled.at(cuts)
-        fitted = fit_baselines(labelled.features, labelled.labels, data.folds, labelled.classes, study.space.choose_by)
-        kept = [asdict(one) for one in fitted]
+        labelled, every = data.labelled.at(cuts), len(data.labelled)
+        folds, sample = data.folds, None
+        most = rows_in_memory(labelled.features.shape[1], memory)
+        if every > most:
+            rows, folds = sampled_folds(labelled.labels, folds, min(most, _MOST_SAMPLED), study.seed)
+            labelled, sample = labelled.take(rows), len(rows)
+        those = f" of {sample:,} of {every:,} images, for memory does not hold all" if sample else ""
+        console.print(f"fitting logistic regression and nearest neighbours to the features at {where}{those}")
+        features = labelled.features[:]
+        fitted = fit_baselines(features, labelled.labels, folds, labelled.classes, study.space.choose_by)
+        fields = [asdict(replace(one, sample=sample)).items() for one in fitted]
+        kept = [{name: value for name, value in one if value is not None} for one in fields]
         study.optuna.set_user_attr(key, kept)
     return [Baseline(**fields) for fields in kept]
 

@@ -2,9 +2,11 @@
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import h5py
 import numpy as np
@@ -21,7 +23,7 @@ from headstart.pipeline.data.examples import Example, scan_all_sizes, tell_readi
 from headstart.pipeline.upkeep.config import ExportConfig
 from headstart.pipeline.upkeep.telling import told_stores
 
-_SLAB_BYTES = 1 << 29
+_SLAB_BYTES = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -118,20 +120,33 @@ def _write(file: Path, store: FeatureStore, examples: list[Example], class_names
     require_space(file.parent, 4 * len(examples) * math.prod(store.form.shape) + text_bytes)
     with written_atomically(file) as partial:
         if file.suffix == ".npz":
-            features = np.empty((len(examples), *store.form.shape), np.float32)
-            for positions, rows in store.stream(digests):
-                features[positions] = rows
-            np.savez(partial, allow_pickle=False, features=features, **columns)
+            np.savez(partial, allow_pickle=False, **columns)
+            _add_features(partial, store, digests)
         else:
             _write_hdf5(partial, store, digests, columns)
 
 
-def _write_hdf5(partial: Path, store: FeatureStore, digests: list[str], columns: dict[str, np.ndarray]) -> None:
+def _slabs(store: FeatureStore, digests: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the features of `digests` in order, float32 [n, *shape], each slab with the position of its first row."""
     rows = max(1, _SLAB_BYTES // (4 * math.prod(store.form.shape)))
+    for start in range(0, len(digests), rows):
+        yield start, store.read(digests[start : start + rows]).astype(np.float32, copy=False)
+
+
+def _add_features(file: Path, store: FeatureStore, digests: list[str]) -> None:
+    """Add the array `features` to an `.npz` file, slab by slab: `np.savez` would need all features in memory."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(digests), *store.form.shape)}
+    with ZipFile(file, "a") as out, out.open("features.npy", "w", force_zip64=True) as array:
+        np.lib.format.write_array_header_1_0(array, header)
+        for _, slab in _slabs(store, digests):
+            array.write(slab.astype("<f4", copy=False).tobytes())
+
+
+def _write_hdf5(partial: Path, store: FeatureStore, digests: list[str], columns: dict[str, np.ndarray]) -> None:
     with h5py.File(partial, "w") as out:
         features = out.create_dataset("features", (len(digests), *store.form.shape), np.float32)
-        for start in range(0, len(digests), rows):
-            features[start : start + rows] = store.read(digests[start : start + rows])
+        for start, slab in _slabs(store, digests):
+            features[start : start + len(slab)] = slab
         for name, column in columns.items():
             if column.dtype.kind == "U":
                 encoded = np.array([os.fsencode(text) for text in column.tolist()], object)

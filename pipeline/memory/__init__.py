@@ -1,0 +1,1 @@
+"""Features in memory or, where they are more than memory may hold, on disk."""

@@ -1,0 +1,96 @@
+"""Load features from stores into memory, or into scratch files if they are more than memory may hold."""
+
+import errno
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from headstart.features.backbones.cuts import Cut
+from headstart.features.config import ExtractionConfig
+from headstart.features.files import NOT_WRITABLE
+from headstart.features.store.store import FeatureStore
+from headstart.features.terminal import console, progress
+from headstart.pipeline.memory.limits import free_memory, memory_limit
+from headstart.pipeline.memory.on_disk import Features, FeaturesOnDisk, Part, Piece
+from rich.filesize import decimal
+
+Stores = Mapping[Cut, FeatureStore]
+_TOLD = 1 << 30  # bytes in memory that are worth a line
+
+
+def load_features(wanted: Sequence[tuple[Stores, Sequence[str]]], extraction: ExtractionConfig) -> list[Features]:
+    """Load the features of images, at all cuts side by side: float32 [N, D] for each of `wanted`.
+
+    Each of `wanted` has stores, and the digests of the images. All features are in memory if they fit together, and
+    otherwise on disk. Their values are the same. Prints a line that says where they are, and why. Raises OSError if
+    there is no space for scratch files, and the errors of `FeatureStore.stream`.
+    """
+    size = sum(4 * width(stores) * len(digests) for stores, digests in wanted)
+    disk_size = sum(store.form.image_bytes * len(digests) for stores, digests in wanted for store in stores.values())
+    limit = memory_limit(extraction.memory)
+    free = size if extraction.memory else free_memory() // 2
+    if size <= min(limit, free):
+        if size >= _TOLD:
+            console.print(f"features take {decimal(size)} of memory")
+        return [read_features(*each) for each in wanted]
+    why = (
+        f"--memory {extraction.memory:g}"
+        if extraction.memory
+        else f"{decimal(limit)}, a quarter of all memory"
+        if size > limit
+        else f"{decimal(free)}, half of the memory that is free"
+    )
+    folder = _scratch_place(extraction)
+    console.print(
+        f"features would take {decimal(size)} of memory, over {why}: they are read from scratch files of "
+        f"{decimal(disk_size)} in {folder}, which gives the same heads"
+    )
+    try:
+        return [_on_disk(folder, *each) for each in wanted]
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.strerror = f"{error.strerror}; name a larger disk by --scratch, or raise --memory"
+        raise
+
+
+def read_features(stores: Stores, digests: Sequence[str]) -> np.ndarray:
+    """Read the features of the images with these `digests` into memory, float32 [N, D]. The cuts are side by side."""
+    found = np.empty((len(digests), width(stores)), np.float32)
+    start = 0
+    for store in stores.values():
+        for positions, rows in store.stream(digests):
+            found[positions, start : start + rows.shape[1]] = rows
+        start += store.form.shape[0]
+    return found
+
+
+def width(stores: Stores) -> int:
+    """Return D, the number of features of an image at all cuts."""
+    return sum(store.form.shape[0] for store in stores.values())
+
+
+def _on_disk(folder: Path, stores: Stores, digests: Sequence[str]) -> FeaturesOnDisk:
+    """Copy the features of images to scratch files in `folder`."""
+    with progress("copying features", len(stores) * len(digests)) as advance:
+
+        def pieces(store: FeatureStore) -> Iterator[Piece]:
+            for positions, rows in store.stream(digests):
+                yield positions, rows
+                advance(len(positions))
+
+        parts = [Part(store.form.shape[0], store.form.dtype, pieces(store)) for store in stores.values()]
+        return FeaturesOnDisk.write(folder, len(digests), parts)
+
+
+def _scratch_place(extraction: ExtractionConfig) -> Path:
+    """Return the folder for scratch files: `--scratch`, or the store, or the system's if the store is read-only."""
+    if extraction.scratch:
+        return extraction.scratch
+    try:
+        with tempfile.TemporaryFile(dir=extraction.store):
+            return extraction.store
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        return Path(tempfile.gettempdir())
