@@ -21,7 +21,7 @@ MOST_UNITS = 20_000  # of a simulation
 _SLICE = 0.25  # seconds after which a process of a shared machine sees how many cores it gets
 _SCAN_SLICES, _SCAN_THREADS = 64, 16
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 1024  # portions that a process looks at before the others go on
-_PART = 256  # operations of a process after which those of others have their turn
+_PART = 50  # operations of a process, for each portion of a unit, after which those of others have their turn
 _ENTRIES = 1000  # of a folder that one operation lists
 _NEVER = np.inf
 
@@ -319,7 +319,8 @@ class _Process:
         drawn = not shares.claims
         if drawn:
             waiting = cluster.rng.permutation(waiting)
-        at, chunk = 0, _SMALLEST_CHUNK
+        largest = max(1, _LARGEST_CHUNK // cluster.grain)
+        at, chunk = 0, min(_SMALLEST_CHUNK, largest)
         while at < len(waiting):
             units = waiting[at : at + chunk]
             busy, marked = self._states(units, again)
@@ -339,13 +340,13 @@ class _Process:
             yield from self._pass_by(units[:passed], busy[:passed], marked[:passed], again)
             left += units[:passed][busy[:passed] | (marked[:passed] & ~known[:passed])].tolist()
             at += passed
-            chunk = min(2 * chunk, _LARGEST_CHUNK)
+            chunk = min(2 * chunk, largest)
             if free.any():
                 unit = int(units[passed])
                 taken = yield from self._take(unit, again)
                 if taken is None:
                     continue  # another process was faster: it is seen in the next turn
-                at, chunk = at + 1, _SMALLEST_CHUNK
+                at, chunk = at + 1, min(_SMALLEST_CHUNK, largest)
                 if taken < cluster.size[unit]:
                     yield queue.put((unit, taken))
                 else:
@@ -418,7 +419,7 @@ class _Process:
     def _operate(self, operations: float, seconds: float = 0.0) -> Events:
         """Do metadata operations one after the other, and compute for `seconds`."""
         while operations > 0:
-            part = min(operations, _PART)
+            part = min(operations, _PART * self._cluster.grain)
             yield self._clock.timeout(max(part * self._cluster.disk.latency, self._cluster.operations.seconds(part)))
             operations -= part
         if seconds > 0:
