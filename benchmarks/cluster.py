@@ -46,9 +46,7 @@ class Setup:
 SETUPS = {
     "GPU, image files": Setup(GPU, FILES),
     "GPU, tar shards": Setup(GPU, TAR),
-    "GPU, tar shards, portions of 65,536": Setup(
-        GPU, TAR, Protocol(portion_images=1 << 16, shard_images=1 << 16, look_first=True)
-    ),
+    "GPU, tar shards, portions of 65,536": Setup(GPU, TAR, Protocol(portion_images=1 << 16, shard_images=1 << 16)),
     "32 cores, tar shards": Setup(CPU, TAR),
 }
 TROUBLED, TROUBLED_NODES = "32 cores, tar shards", 32

@@ -62,14 +62,20 @@ def measure(data: Path, store: Path, processes: int) -> Measured:
     command = [*COMMAND, str(data), "--store", str(store), *OPTIONS]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(processes)]
     results, processor = [], 0.0
-    for one in running:
-        assert one.stdout
-        results.append(json.loads(one.stdout.read() or "{}"))
-        _, status, usage = os.wait4(one.pid, 0)
-        if status:
-            sys.exit(f"{' '.join(command)}: failed with {os.waitstatus_to_exitcode(status)}")
-        processor += usage.ru_utime + usage.ru_stime
-        one.returncode = 0
+    try:
+        for one in running:
+            assert one.stdout
+            results.append(json.loads(one.stdout.read() or "{}"))
+            _, status, usage = os.wait4(one.pid, 0)
+            one.returncode = os.waitstatus_to_exitcode(status)
+            if one.returncode:
+                sys.exit(f"{' '.join(command)}: failed with {one.returncode}")
+            processor += usage.ru_utime + usage.ru_stime
+    finally:  # also after Ctrl-C
+        for one in running:
+            if one.returncode is None:
+                one.kill()
+                one.wait()
     seconds = time.perf_counter() - start
     others = max(0.0, (_busy() - busy - processor) / seconds)
     return Measured(seconds, processor, [result["extracted"] for result in results], others)
