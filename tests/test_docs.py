@@ -37,6 +37,7 @@ NOT_RUN = {
     "runs.md": 1,
     "store.md": 1,
     "measurements.md": 2,
+    "scale.md": 2,
 }
 FOREIGN_OPTIONS = {"--group", "--logdir", "--only", "--photos"}  # of pip, TensorBoard and the benchmarks
 
