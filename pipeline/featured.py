@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from headstart.features.backbones.cuts import chosen_cuts, cut_names
 from headstart.features.backbones.facts import KnownBackbones
+from headstart.features.cluster.config import ClusterConfig
+from headstart.features.cluster.extraction import Cluster, cluster
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
@@ -108,7 +110,14 @@ class FeaturedExamples:
             "store": str(self.extraction.store),
             "fingerprint": keys[0] if len(keys) == 1 else keys,
             "views_extracted": self.views_extracted,
+            **({"nodes": self._nodes()} if self.extracted.nodes else {}),
         }
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"node": name, "images": work.images, "images_per_second": work.images / (work.seconds or 1.0)}
+            for name, work in self.extracted.nodes.items()
+        ]
 
     def lines(self) -> Iterator[str]:
         """Yield the summary of `headstart features`, line by line."""
@@ -119,6 +128,8 @@ class FeaturedExamples:
         parts = [f"{done.extracted} extracted{timed}"] + [f"{cached} cached"] * bool(cached)
         parts += [f"{copies} copies of others"] * bool(copies)
         yield f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {', '.join(parts)}"
+        for node in self._nodes():
+            yield f"node {node['node']}: {node['images']} images, {node['images_per_second']:.1f} images/s"
         if self.views:
             count = len({example.image.digest for example in self.of("train")})
             yield f"{len(self.views)} views of {count} training images: {self.views_extracted} extracted"
@@ -136,6 +147,7 @@ def cache_features(
     require: ScanCheck | None = None,
     reading: DataConfig = DataConfig(),
     labelled: bool = True,
+    by_ray: ClusterConfig = ClusterConfig(),
 ) -> FeaturedExamples:
     """Scan `data`, extract the features that the store lacks, and return the examples that can be used.
 
@@ -147,8 +159,24 @@ def cache_features(
         require: called with the scan and the networks before extraction. It raises an error if they can't be used.
         reading: how `data` is read.
         labelled: whether to raise DataError if images have no labels.
+        by_ray: the Ray cluster that extracts features, if it names one.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
+    with cluster(by_ray) as workers:
+        return _cached(data, config, extraction, seed, require, reading, labelled, workers)
+
+
+def _cached(
+    data: Path,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    seed: int,
+    require: ScanCheck | None,
+    reading: DataConfig,
+    labelled: bool,
+    workers: Cluster | None,
+) -> FeaturedExamples:
+    """Scan `data` and extract missing features, by `workers` if there are any; see `cache_features`."""
     scanned = scan_with_store(data, seed, config, extraction, reading, labelled)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
@@ -157,7 +185,7 @@ def cache_features(
         networks = networks_for(scanned, config, extraction)
         if require:
             require(scanned, networks)
-        scanned, extractors, stores, done = extract_all(scanned, networks)
+        scanned, extractors, stores, done = extract_all(scanned, networks, workers)
     except DataError:
         _list_rejects(extraction.store, scanned.rejects)
         raise
