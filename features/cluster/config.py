@@ -24,7 +24,7 @@ class ClusterConfig:
     )
 
     def __post_init__(self) -> None:
-        whole = self.ray_gpus < 1 or self.ray_gpus == int(self.ray_gpus)
+        whole = self.ray_gpus < 1 or self.ray_gpus % 1 == 0
         require_options(
             ("--ray-cpus", self.ray_cpus, self.ray_cpus >= 0, "at least 0"),
             ("--ray-gpus", self.ray_gpus, self.ray_gpus > 0 and whole, "a whole number, or a fraction between 0 and 1"),
