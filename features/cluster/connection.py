@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from headstart.features.device import cpu_count
@@ -46,15 +46,17 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
         options |= {"object_store_memory": _LEAST_OBJECT_BYTES + 2 * object_bytes}
     else:
         _require_cluster(address)
-    try:
-        ray.init(address=address, **({} if address.startswith(_CLIENT) else options))
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise HeadstartError(f"--ray {address}: Ray can't connect ({said[:300]})") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # Ray prints reports on its nodes to standard output, which is for the command's result. The crew tells of deaths.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            ray.init(address=address, **({} if address.startswith(_CLIENT) else options))
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise HeadstartError(f"--ray {address}: Ray can't connect ({said[:300]})") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _require_cluster(address: str) -> None:

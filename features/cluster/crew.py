@@ -126,7 +126,8 @@ class Crew:
                 if (node["NodeID"], slot) not in self.members:
                     self._start(node, slot, cpus, gpus)
         self._require_some(count, [self.refused[node["NodeID"]] for node in nodes if node not in free], now)
-        if self._patient and not self.working() and now - self._began > _PATIENT_SECONDS:
+        self._patient &= not self.working()
+        if self._patient and now - self._began > _PATIENT_SECONDS:
             self._patient = False
             console.print(f"waiting for the first of {count} workers: Ray gives its CPUs to other jobs, or is slow")
 

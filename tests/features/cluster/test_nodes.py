@@ -54,10 +54,10 @@ def test_a_store_that_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("headstart.features.cluster.probe._WAIT_SECONDS", 0.0)
     (tmp_path / "other").mkdir()
     with probe_file(tmp_path) as nonce:
-        with pytest.raises(NodeError, match="does not see the store .it has another folder at this path"):
+        with pytest.raises(NodeError, match=r"does not see the store \(it has another folder at this path"):
             require_store_seen(tmp_path / "other", nonce)
         with pytest.raises(NodeError, match="it has no such folder"):
             require_store_seen(tmp_path / "absent", nonce)
         monkeypatch.setattr("headstart.features.cluster.probe.unwritable", lambda _: "Read-only file system")
-        with pytest.raises(NodeError, match="can't write there .Read-only"):
+        with pytest.raises(NodeError, match=r"can't write there \(Read-only"):
             require_store_seen(tmp_path, nonce)

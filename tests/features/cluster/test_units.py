@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from headstart.features.cluster.units import FIRST_UNIT, UNIT_SECONDS, Units
@@ -27,7 +28,7 @@ def test_units_get_smaller_near_the_end() -> None:
         units.finish("a")
     assert sum(sizes) == 10_000
     assert sizes[:2] == [2500, 1875]
-    assert all(later <= earlier for earlier, later in zip(sizes, sizes[1:-1], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(sizes[:-1]))
     assert min(sizes[:-1]) == 200  # two seconds of work, as each unit costs its worker a second
     assert 100 <= sizes[-1] < 300
 
