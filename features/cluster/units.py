@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 UNIT_SECONDS = 60.0  # of work in a unit
-FIRST_UNIT = 256  # images of a worker's first unit, as its speed is not known yet
-_SHORTEST_SECONDS = 2.0  # of work in a unit near the end; a unit costs its worker about a second whatever its size
+FIRST_UNIT = 512  # images of a worker's first unit, as its speed is not known yet
+_SHORTEST_SECONDS = 4.0  # of work in a unit near the end; a unit costs its worker about half a second besides
 _SMALLEST_UNIT = 32
 _LARGEST_UNIT = 1 << 16  # a unit is sent to its worker in one message
 _MOST_DEATHS = 3

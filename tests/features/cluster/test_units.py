@@ -29,8 +29,8 @@ def test_units_get_smaller_near_the_end() -> None:
     assert sum(sizes) == 10_000
     assert sizes[:2] == [2500, 1875]
     assert all(later <= earlier for earlier, later in pairwise(sizes[:-1]))
-    assert min(sizes[:-1]) == 200  # two seconds of work, as each unit costs its worker a second
-    assert 100 <= sizes[-1] < 300
+    assert min(sizes[:-1]) == 400  # four seconds of work
+    assert 200 <= sizes[-1] < 600
 
 
 def test_an_idle_worker_repeats_the_oldest_unit_that_takes_too_long() -> None:
@@ -95,7 +95,7 @@ def test_an_image_that_kills_its_workers_is_found() -> None:
     units, tried = killed(1000, {417}, most=30)
     assert units.crashed == [417]
     assert set(tried) == set(range(1000))
-    assert tried[417] <= 3 + 8 + 3  # three deaths, one for each halving of 256 images, and three of its own
+    assert tried[417] <= 3 + 9 + 3  # three deaths, one for each halving of 512 images, and three of its own
 
 
 def test_an_image_is_given_up_for_deaths_of_its_own_alone() -> None:
