@@ -166,13 +166,14 @@ def sweep(
     extraction: ExtractionConfig,
     reading: DataConfig,
     config: SweepConfig,
+    by_ray: ClusterConfig,
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
     """Try many heads on cached features, and make a run of the head that is best on val."""
     from headstart.pipeline.sweep.sweep import sweep
 
-    return sweep(data, study, run, features, extraction, config, overwrite, seed, reading)
+    return sweep(data, study, run, features, extraction, config, overwrite, seed, reading, by_ray)
 
 
 @command(app, kept="the features so far are kept: repeat the command")
