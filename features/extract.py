@@ -39,6 +39,11 @@ class NodeWork:
     images: int = 0
     seconds: float = 0.0
 
+    @property
+    def images_per_second(self) -> float:
+        """The images per second; 0 if none was extracted."""
+        return self.images / self.seconds if self.seconds else 0.0
+
     def __add__(self, other: NodeWork) -> NodeWork:
         return NodeWork(self.images + other.images, self.seconds + other.seconds)
 

@@ -77,7 +77,7 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse `args`. An empty argument, usually a shell variable without a value, is an error."""
-        pairs = zip(args, [*args[1:], "--"], strict=True)
+        pairs = zip(args, [*args[1:], "--"], strict=False)
         args = [f"{one}={self.alone[one]}" if one in self.alone and then[:1] == "-" else one for one, then in pairs]
         for number, argument in enumerate(args):
             option, _, value = argument.partition("=")
@@ -88,6 +88,12 @@ class _Command(TyperCommand):
             if option.startswith("--") and "=" in argument and not value:
                 raise typer.BadParameter("is empty; give a value, or leave the option out", ctx, param_hint=option)
         return super().parse_args(ctx, args)
+
+
+def _command_class(configs: Iterable[Any]) -> type[_Command]:
+    """Return the class of a command with the options of `configs`, some of which may be given without a value."""
+    options = [one for config in configs for one in fields(config) if "alone" in one.metadata]
+    return type("_CommandOf", (_Command,), {"alone": {_flag(one): one.metadata["alone"] for one in options}})
 
 
 def command(
@@ -131,13 +137,7 @@ def command(
 
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = roles
-        alone = {
-            _flag(one): one.metadata["alone"]
-            for hint in configs.values()
-            for one in fields(hint)
-            if "alone" in one.metadata
-        }
-        app.command(cls=type("Command", (_Command,), {"alone": alone}))(call)
+        app.command(cls=_command_class(configs.values()))(call)
         return call
 
     return register

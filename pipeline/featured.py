@@ -99,6 +99,8 @@ class FeaturedExamples:
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of `headstart features`."""
         keys = [store.key for store in self.stores.values()]
+        worked = self.extracted.nodes.items()
+        nodes = [{"node": k, "images": v.images, "images_per_second": v.images_per_second} for k, v in worked]
         return {
             "examples": len(self.examples),
             "extracted": self.extracted.extracted,
@@ -110,14 +112,8 @@ class FeaturedExamples:
             "store": str(self.extraction.store),
             "fingerprint": keys[0] if len(keys) == 1 else keys,
             "views_extracted": self.views_extracted,
-            **({"nodes": self._nodes()} if self.extracted.nodes else {}),
+            **({"nodes": nodes} if nodes else {}),
         }
-
-    def _nodes(self) -> list[dict[str, Any]]:
-        return [
-            {"node": name, "images": work.images, "images_per_second": work.images / (work.seconds or 1.0)}
-            for name, work in self.extracted.nodes.items()
-        ]
 
     def lines(self) -> Iterator[str]:
         """Yield the summary of `headstart features`, line by line."""
@@ -128,8 +124,8 @@ class FeaturedExamples:
         parts = [f"{done.extracted} extracted{timed}"] + [f"{cached} cached"] * bool(cached)
         parts += [f"{copies} copies of others"] * bool(copies)
         yield f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {', '.join(parts)}"
-        for node in self._nodes():
-            yield f"node {node['node']}: {node['images']} images, {node['images_per_second']:.1f} images/s"
+        for name, work in done.nodes.items():
+            yield f"node {name}: {work.images} images, {work.images_per_second:.1f} images/s"
         if self.views:
             count = len({example.image.digest for example in self.of("train")})
             yield f"{len(self.views)} views of {count} training images: {self.views_extracted} extracted"

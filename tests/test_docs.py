@@ -37,8 +37,10 @@ NOT_RUN = {
     "runs.md": 1,
     "store.md": 1,
     "measurements.md": 2,
+    "ray.md": 2,
 }
-FOREIGN_OPTIONS = {"--group", "--logdir", "--only", "--photos"}  # of pip, TensorBoard and the benchmarks
+# of pip, TensorBoard, Docker and the benchmarks
+FOREIGN_OPTIONS = {"--group", "--logdir", "--only", "--photos", "--shm-size"}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import load_ray
+from headstart.features.cluster.nodes import first_line, slots, why_other_features
 from headstart.features.cluster.probe import NodeError
 from headstart.features.cluster.worker import Built, Task, Worker
 from headstart.features.errors import HeadstartError
@@ -213,9 +214,9 @@ class Crew:
         self._failures[member.node] += 1
         others = {other.node for other in self.members.values()} - {member.node}
         if self._failures[member.node] >= _MOST_FAILURES and (others or member.step != "extract"):
-            self._tell_refused(member, f"{_MOST_FAILURES} of its workers have died ({_first_line(text)})")
+            self._tell_refused(member, f"{_MOST_FAILURES} of its workers have died ({first_line(text)})")
         else:
-            console.print(f"node {member.name}: a worker died ({_first_line(text)})")
+            console.print(f"node {member.name}: a worker died ({first_line(text)})")
 
     def _next(self, member: Member, answer: Any) -> None:
         """Take the step after an answer. Raise a NodeError if the node can't take part."""
@@ -227,7 +228,7 @@ class Crew:
         elif member.step == "meet":
             for asked, there in zip(self._fingerprints, map(Fingerprint.from_json, answer), strict=True):
                 if asked.key != there.key:
-                    raise NodeError(_told(asked.differences(there)))
+                    raise NodeError(why_other_features(asked, there))
             if self._building():  # the first worker chooses the batch size for all
                 member.step, member.call = "met", None
             else:
@@ -286,33 +287,3 @@ class Crew:
         for member in list(self.members.values()):
             self.ray.kill(member.actor)
         self.members.clear()
-
-
-def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int, float]]:
-    """Return the CPUs and GPUs of each worker on a node with these `resources` of Ray's: `CPU` and, perhaps, `GPU`.
-
-    A node with GPUs has a worker for each `ray_gpus` of them, which share the CPUs. Another node has one worker, or one
-    for each `ray_cpus`. A node without CPUs, such as a head that only manages the cluster, has none.
-    """
-    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
-    if gpus >= config.ray_gpus:
-        count, each_gpus = int(gpus / config.ray_gpus + 1e-6), config.ray_gpus
-        each = config.ray_cpus or max(1, cpus // count)
-    else:
-        each_gpus, each = 0.0, config.ray_cpus or max(1, cpus)
-        count = cpus // each
-    return [(each, each_gpus)] * min(count, cpus // each)
-
-
-def _told(differences: dict[str, dict[str, Any]]) -> str:
-    """Describe how the fingerprint of a node differs."""
-    shown = "; ".join(f"{name} {str(values['there'])[:40]}" for name, values in differences.items())
-    here = "; ".join(f"{name} {str(values['asked'])[:40]}" for name, values in differences.items())
-    return (
-        f"it would make other features: {shown}, the driver has {here}; install the same versions there, or run the "
-        "driver on such a node"
-    )
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:200]

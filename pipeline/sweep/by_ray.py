@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import connected, load_ray
-from headstart.features.cluster.crew import slots
+from headstart.features.cluster.nodes import slots
 from headstart.features.errors import HeadstartError
 from headstart.features.terminal import console
 from headstart.pipeline.scoring.baselines import Baseline

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from headstart.features.cluster.config import ClusterConfig
-from headstart.features.cluster.crew import slots
+from headstart.features.cluster.nodes import slots
 from headstart.features.cluster.probe import NodeError, probe_file, require_store_seen
 from headstart.features.device import cpu_count
 from headstart.features.errors import OptionError
