@@ -1,13 +1,15 @@
 """The workers of a node, and how a node shows that it sees the store."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from headstart.features.cluster.config import ClusterConfig
-from headstart.features.cluster.nodes import slots
+from headstart.features.cluster.nodes import slots, why_other_features
 from headstart.features.cluster.probe import NodeError, probe_file, require_store_seen
 from headstart.features.device import cpu_count
 from headstart.features.errors import OptionError
+from headstart.features.store.fingerprint import Fingerprint
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,11 @@ def test_a_store_that_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("headstart.features.cluster.probe.unwritable", lambda _: "Read-only file system")
         with pytest.raises(NodeError, match=r"can't write there \(Read-only"):
             require_store_seen(tmp_path, nonce)
+
+
+def test_a_node_with_other_settings_is_told() -> None:
+    here = Fingerprint(
+        "a", "0" * 64, "top", (8,), "float16", "bfloat16", {}, 64, "crop", "reject", 1, engine="openvino"
+    )
+    told = why_other_features(here, replace(here, engine=None))
+    assert told.startswith("it would make other features: engine None, the driver has engine openvino;")
