@@ -170,10 +170,8 @@ def test_an_image_that_kills_its_workers(nodes: Any, noise: Path, tmp_path: Path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((noise / path.parent.name / path.name).read_bytes())
     (data / "dog" / "5.jpg").rename(data / "dog" / DEADLY)
-    cached = extracted(
-        data,
-        tmp_path,
-    )
+    extraction = ExtractionConfig(store=tmp_path / "store", batch_size=BATCH, max_rejects=1.0)
+    cached = cache_features(data, CONFIG, extraction, by_ray=ClusterConfig(ray="auto"))
     assert [(Path(one.path).name, one.reason) for one in cached.rejects] == [(DEADLY, "crashed")]
     assert cached.fields()["extracted"] == 5
 
