@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from headstart.features.cluster.config import ClusterConfig
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.libjpeg import own_standard_error
 from headstart.pipeline.advise.config import AdviseConfig
@@ -94,12 +95,17 @@ def check(data: Data, config: CheckConfig, reading: DataConfig, seed: int = 0) -
 
 @command(app, kept="the features so far are kept: repeat the command to go on")
 def features(
-    data: Data, config: FeatureConfig, extraction: ExtractionConfig, reading: DataConfig, seed: int = 0
+    data: Data,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    reading: DataConfig,
+    by_ray: ClusterConfig,
+    seed: int = 0,
 ) -> Result:
     """Run the frozen backbone over every image whose features the store lacks."""
     from headstart.pipeline.featured import cache_features
 
-    return cache_features(data, config, extraction, seed, reading=reading, labelled=False)
+    return cache_features(data, config, extraction, seed, reading=reading, labelled=False, by_ray=by_ray)
 
 
 @command(
@@ -160,13 +166,14 @@ def sweep(
     extraction: ExtractionConfig,
     reading: DataConfig,
     config: SweepConfig,
+    by_ray: ClusterConfig,
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
     """Try many heads on cached features, and make a run of the head that is best on val."""
     from headstart.pipeline.sweep.sweep import sweep
 
-    return sweep(data, study, run, features, extraction, config, overwrite, seed, reading)
+    return sweep(data, study, run, features, extraction, config, overwrite, seed, reading, by_ray)
 
 
 @command(app, kept="the features so far are kept: repeat the command")

@@ -22,12 +22,17 @@ _CONTROL_GROUPS, _CONTROL_FOLDER = Path("/proc/self/cgroup"), Path("/sys/fs/cgro
 
 
 def cpu_count() -> int:
-    """Return the number of cores that this process may use, given its CPU affinity and its container's limit."""
+    """Return the number of cores that this process may use, given its CPU affinity and its container's limit.
+
+    The environment variable HEADSTART_CPUS may set a lower number, as workers of a cluster share a machine.
+    """
     every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         limit = cores_of_groups(_CONTROL_GROUPS.read_text(), _CONTROL_FOLDER)
     except (OSError, ValueError):  # not Linux, or a file in a form that is not known
         limit = math.inf
+    with suppress(ValueError):
+        limit = min(limit, max(1, int(os.environ.get("HEADSTART_CPUS", every))))
     return every if limit >= every else max(1, math.ceil(limit))
 
 

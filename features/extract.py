@@ -9,8 +9,8 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from headstart.features.files import require_space
 from headstart.features.images.augment import View
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
-from headstart.features.store.claims import Claim, Claims
+from headstart.features.store.claims import Claim, Claims, NoClaims
 from headstart.features.store.portions import Portions, cut_into_portions
 from headstart.features.store.store import FeatureStore
 from headstart.features.store.writer import SHARD_IMAGES, ShardWriter
@@ -33,12 +33,32 @@ _OPEN, _TRIED, _ELSEWHERE = range(3)
 
 
 @dataclass(frozen=True)
+class NodeWork:
+    """The images that the workers of a node of a cluster extracted, and the seconds that this took them together."""
+
+    images: int = 0
+    seconds: float = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """The images per second; 0 if none was extracted."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    def __add__(self, other: NodeWork) -> NodeWork:
+        return NodeWork(self.images + other.images, self.seconds + other.seconds)
+
+
+@dataclass(frozen=True)
 class Extracted:
-    """The result of `extract_features`: digests with new features, rejected images, and seconds of extraction."""
+    """The result of `extract_features`: digests with new features, rejected images, and seconds of extraction.
+
+    `nodes` is the work of each node of a cluster, by its name. Without a cluster it is empty.
+    """
 
     digests: frozenset[str] = frozenset()
     rejects: Sequence[Reject] = ()
     seconds: float = 0.0
+    nodes: Mapping[str, NodeWork] = field(default_factory=dict)
 
     @property
     def extracted(self) -> int:
@@ -51,7 +71,10 @@ class Extracted:
         return self.extracted / self.seconds if self.seconds else 0.0
 
     def __add__(self, other: Extracted) -> Extracted:
-        return Extracted(self.digests | other.digests, [*self.rejects, *other.rejects], self.seconds + other.seconds)
+        names = [*self.nodes, *(name for name in other.nodes if name not in self.nodes)]
+        nodes = {name: self.nodes.get(name, NodeWork()) + other.nodes.get(name, NodeWork()) for name in names}
+        seconds = self.seconds + other.seconds
+        return Extracted(self.digests | other.digests, [*self.rejects, *other.rejects], seconds, nodes)
 
 
 def extract_features(
@@ -81,6 +104,35 @@ def extract_features(
     for store in stores.values():
         store.update_merged()
     return done
+
+
+def extract_unit(
+    images: Sequence[ImageFile],
+    backbone: FrozenBackbone,
+    stores: Mapping[Cut, FeatureStore],
+    config: ImageConfig,
+    view: View | None,
+    advance: Callable[[int], None],
+    stopped: Callable[[], bool],
+    backwards: bool = False,
+) -> Extracted:
+    """Extract the features of `images` that are missing in `stores`: one unit of a worker of a cluster.
+
+    No two of `images` have the same digest. `advance` takes the number of images just finished. When `stopped` returns
+    true, no further portion is begun. `backwards` takes the portions in the opposite order, so that two workers with
+    the same unit meet in the middle. Unlike `extract_features`, this function uses no claims, as each unit has its
+    worker, and does not update the merged file.
+    """
+    by_digest = {image.digest: image for image in images}
+    writer = ShardWriter(stores, list(by_digest))
+    lacking = writer.lacking()
+    if not lacking:
+        return Extracted()
+    work = cut_into_portions(list(by_digest), lacking)
+    missing = [by_digest[digest] for digest in work.digests]
+    with closing(writer):
+        extraction = _Extraction(missing, work, writer, NoClaims(), config, view, advance, stopped, backwards)
+        return extraction.run(backbone)
 
 
 def _extract_missing(
@@ -120,13 +172,16 @@ class _Extraction:
     missing: Sequence[ImageFile]
     work: Portions
     writer: ShardWriter[Cut]
-    claims: Claims
+    claims: Claims | NoClaims
     config: ImageConfig
     view: View | None
     advance: Callable[[int], None]
+    stopped: Callable[[], bool] = lambda: False
+    backwards: bool = False
 
     def __post_init__(self) -> None:
-        self._open = list(range(len(self.work.names)))  # portions that are left for the next round
+        numbers = range(len(self.work.names))
+        self._open = list(reversed(numbers) if self.backwards else numbers)  # portions that are left for the next round
         self._taken: deque[int] = deque()  # portions that this process extracts now, in the order of their claims
         self._state = np.full(len(self.missing), _OPEN, np.int8)  # of each image
         self._tried = self._elsewhere = self._shown = 0  # images: tried, extracted elsewhere, shown as done
@@ -189,7 +244,7 @@ class _Extraction:
         waiting, self._open = deque(self._open), []
         drawn = False
         try:
-            while waiting:
+            while waiting and not self.stopped():
                 portion = waiting.popleft()
                 claim = self.claims.take(self.work.names[portion], again)
                 mine = claim in (Claim.MINE, Claim.TAKEN_OVER)

@@ -8,7 +8,7 @@ def option(default: Any, help: str, **more: Any) -> Any:
     """Return a dataclass field from which the command line makes an option with this `help` text.
 
     `more` may hold `flag` (the option's name; by default it is made from the field's name), `env` (an environment
-    variable), `metavar` and `parser`.
+    variable), `metavar`, `parser`, and `alone` (the value that the option has if it is given without one).
     """
     return field(default=default, metadata={"help": help, **more})
 

@@ -73,8 +73,12 @@ class Fallible(Protocol):
 class _Command(TyperCommand):
     """A command that refuses empty arguments, because an empty path would mean the current folder."""
 
+    alone: Mapping[str, str] = {}  # options that may be given without a value, each with the value it then has
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse `args`. An empty argument, usually a shell variable without a value, is an error."""
+        pairs = zip(args, [*args[1:], "--"], strict=False)
+        args = [f"{one}={self.alone[one]}" if one in self.alone and then[:1] == "-" else one for one, then in pairs]
         for number, argument in enumerate(args):
             option, _, value = argument.partition("=")
             before = args[number - 1] if number else ""
@@ -84,6 +88,12 @@ class _Command(TyperCommand):
             if option.startswith("--") and "=" in argument and not value:
                 raise typer.BadParameter("is empty; give a value, or leave the option out", ctx, param_hint=option)
         return super().parse_args(ctx, args)
+
+
+def _command_class(configs: Iterable[Any]) -> type[_Command]:
+    """Return the class of a command with the options of `configs`, some of which may be given without a value."""
+    options = [one for config in configs for one in fields(config) if "alone" in one.metadata]
+    return type("_CommandOf", (_Command,), {"alone": {_flag(one): one.metadata["alone"] for one in options}})
 
 
 def command(
@@ -127,7 +137,7 @@ def command(
 
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = roles
-        app.command(cls=_Command)(call)
+        app.command(cls=_command_class(configs.values()))(call)
         return call
 
     return register
@@ -157,7 +167,7 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
     """
     hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
-        metadata.get("flag", f"--{field.name.replace('_', '-')}"),
+        _flag(field),
         help=metadata.get("help"),
         envvar=None if given else metadata.get("env"),
         parser=metadata.get("parser"),
@@ -170,6 +180,11 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
     elif get_origin(hint) is tuple:
         hint, default = list.__class_getitem__(get_args(hint)[0]), list(default)
     return _Keyword(f"{prefix}_{field.name}", default=default, annotation=Annotated[hint, option])
+
+
+def _flag(field: Field[Any]) -> str:
+    flag: str = field.metadata.get("flag", f"--{field.name.replace('_', '-')}")
+    return flag
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Extract the missing features of scanned examples, network by network, and view by view."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 from headstart.features.backbones.cuts import Cut
 from headstart.features.errors import DataError
@@ -14,6 +17,9 @@ from headstart.features.images.scan import ImageFile
 from headstart.features.store.store import FeatureStore
 from headstart.pipeline.data.examples import Example, Scan, reject_undecodable
 
+if TYPE_CHECKING:
+    from headstart.features.cluster.extraction import Cluster
+
 Stores = dict[Cut, FeatureStore]
 
 
@@ -23,23 +29,30 @@ class Extractor:
     Drop the extractor after extraction. Otherwise the fast form takes memory while heads are trained.
     """
 
-    def __init__(self, network: Network, images: Sequence[ImageFile]) -> None:
+    def __init__(self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None) -> None:
         self.network = network.calibrated(images)
+        self._cluster = cluster
         self._freeze = cache(lambda: self.network.freeze(keep=True))
 
     def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
-        """Extract the missing features of `images`. With `view`, use this augmented view of each image instead.
+        """Extract the missing features of `images`, by the cluster if there is one.
+
+        With `view`, use this augmented view of each image instead.
 
         Returns the store of each cut, and the result of the extraction.
         """
         stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
+        if self._cluster:
+            return stores, self._cluster.extract(images, self.network, stores, view)
         done = extract_features(images, self._freeze, stores, self.network.images, view)
         backbone, store = self.network.backbone, self.network.extraction.store
         keep_speed(store, backbone.name, done.extracted, done.seconds, backbone.precision, backbone.image_size)
         return stores, done
 
 
-def extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[Extractor], Stores, Extracted]:
+def extract_all(
+    scanned: Scan, networks: Sequence[Network], cluster: Cluster | None = None
+) -> tuple[Scan, list[Extractor], Stores, Extracted]:
     """Extract the missing features of the scanned examples with each network in turn. The store remembers the weights.
 
     Returns four things: a scan in which images that can't be decoded are rejects, the extractor of each network, the
@@ -48,7 +61,7 @@ def extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:
         images = [example.image for example in scanned.examples]
-        extractors.append(Extractor(network, images))
+        extractors.append(Extractor(network, images, cluster))
         filled, here = extractors[-1].extract(images)
         scanned = reject_undecodable(scanned, here.rejects)
         stores |= filled

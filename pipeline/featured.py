@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from headstart.features.backbones.cuts import chosen_cuts, cut_names
 from headstart.features.backbones.facts import KnownBackbones
+from headstart.features.cluster.config import ClusterConfig
+from headstart.features.cluster.extraction import Cluster, cluster
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
@@ -105,6 +107,8 @@ class FeaturedExamples:
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of `headstart features`."""
         keys = [store.key for store in self.stores.values()]
+        worked = self.extracted.nodes.items()
+        nodes = [{"node": k, "images": v.images, "images_per_second": v.images_per_second} for k, v in worked]
         return {
             "examples": len(self.examples),
             "extracted": self.extracted.extracted,
@@ -116,6 +120,7 @@ class FeaturedExamples:
             "store": str(self.extraction.store),
             "fingerprint": keys[0] if len(keys) == 1 else keys,
             "views_extracted": self.views_extracted,
+            **({"nodes": nodes} if nodes else {}),
         }
 
     def lines(self) -> Iterator[str]:
@@ -127,6 +132,8 @@ class FeaturedExamples:
         parts = [f"{done.extracted} extracted{timed}"] + [f"{cached} cached"] * bool(cached)
         parts += [f"{copies} copies of others"] * bool(copies)
         yield f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {', '.join(parts)}"
+        for name, work in done.nodes.items():
+            yield f"node {name}: {work.images} images, {work.images_per_second:.1f} images/s"
         if self.views:
             count = len({example.image.digest for example in self.of("train")})
             yield f"{len(self.views)} views of {count} training images: {self.views_extracted} extracted"
@@ -144,6 +151,7 @@ def cache_features(
     require: ScanCheck | None = None,
     reading: DataConfig = DataConfig(),
     labelled: bool = True,
+    by_ray: ClusterConfig = ClusterConfig(),
 ) -> FeaturedExamples:
     """Scan `data`, extract the features that the store lacks, and return the examples that can be used.
 
@@ -155,8 +163,24 @@ def cache_features(
         require: called with the scan and the networks before extraction. It raises an error if they can't be used.
         reading: how `data` is read.
         labelled: whether to raise DataError if images have no labels.
+        by_ray: the Ray cluster that extracts features, if it names one.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
+    with cluster(by_ray) as workers:
+        return _cached(data, config, extraction, seed, require, reading, labelled, workers)
+
+
+def _cached(
+    data: Path,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    seed: int,
+    require: ScanCheck | None,
+    reading: DataConfig,
+    labelled: bool,
+    workers: Cluster | None,
+) -> FeaturedExamples:
+    """Scan `data` and extract missing features, by `workers` if there are any; see `cache_features`."""
     scanned = scan_with_store(data, seed, config, extraction, reading, labelled)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
@@ -165,7 +189,7 @@ def cache_features(
         networks = networks_for(scanned, config, extraction)
         if require:
             require(scanned, networks)
-        scanned, extractors, stores, done = extract_all(scanned, networks)
+        scanned, extractors, stores, done = extract_all(scanned, networks, workers)
     except DataError:
         _list_rejects(extraction.store, scanned.rejects)
         raise

@@ -38,8 +38,10 @@ NOT_RUN = {
     "store.md": 1,
     "measurements.md": 2,
     "scale.md": 2,
+    "ray.md": 2,
 }
-FOREIGN_OPTIONS = {"--group", "--logdir", "--only", "--photos"}  # of pip, TensorBoard and the benchmarks
+# of pip, TensorBoard, Docker and the benchmarks
+FOREIGN_OPTIONS = {"--group", "--logdir", "--only", "--photos", "--shm-size"}
 
 
 @dataclass(frozen=True)

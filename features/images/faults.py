@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Reason = Literal["empty", "not-an-image", "truncated", "corrupt", "unsupported", "too-large", "unreadable", "vanished"]
+Reason = Literal[
+    "empty", "not-an-image", "truncated", "corrupt", "unsupported", "too-large", "unreadable", "vanished", "crashed"
+]
 
 MAX_PIXELS = 100_000_000  # the default of `--max-pixels`
 

@@ -128,6 +128,14 @@ class Study:
             self.space.suggest(trial)  # within the lock, so that the study has all parameters if this process is killed
             return trial, running
 
+    def tell(self, trial: optuna.Trial, value: float | None) -> None:
+        """Mark a claimed trial as complete, with the value to minimise; or as pruned, if `value` is None."""
+        self.optuna.tell(trial, value, TrialState.PRUNED if value is None else None)
+
+    def prune_by(self, pruner: optuna.pruners.BasePruner) -> None:
+        """Let `pruner` decide which trials are pruned."""
+        self.optuna.pruner = pruner
+
     def give_back(self, trial: optuna.Trial) -> None:
         """Return a claimed trial to the study, so that another process can run it."""
         with self.locked():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut, require_averaged, restricted
+from headstart.features.cluster.config import ClusterConfig
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError, StoreError
 from headstart.features.frozen.network import Network
@@ -53,6 +54,7 @@ def sweep(
     overwrite: bool = False,
     seed: int = 0,
     reading: DataConfig = DataConfig(),
+    by_ray: ClusterConfig = ClusterConfig(),
 ) -> SweepResult:
     """Search for the head that is best on val by `config.choose_by`, and train it again as the run `path`.
 
@@ -63,18 +65,18 @@ def sweep(
     loss; StoreError if the study can't be read or written; and RunError as `require_free` does.
     """
     start, began = time.perf_counter(), time.time()
+    if by_ray.ray and config.jobs > 1:
+        raise OptionError(f"--jobs {config.jobs}: can't go with --ray; --ray-cpus says how many processes a node has")
     require_free(path, overwrite)
     space = _space(features, config, seed)
     study = Study(study_path, space, config.sampler, seed)
     with study.storage_errors_named():
         reading = study.read_as(reading)
-        cached, seen = _cache(study, data, features, extraction, config, seed, reading)
+        cached, seen = _cache(study, data, features, extraction, config, seed, reading, by_ray)
         shared = _search_data(cached, config.folds, seed, config.choose_by)
-        from headstart.pipeline.sweep.processes import search
-
         study.enqueue_first(space.nearest_to(HeadConfig().for_examples(shared.training_sizes[0])))
         first = space.cuts.chosen_by(lambda _, choice: choice.values[0])
-        search(study, shared, config, _baselines(study, shared, first, extraction.memory))
+        _search(study, shared, config, by_ray, _baselines(study, shared, first, extraction.memory))
         winner = _winner(study)
         head, cuts = _chosen(space, winner, _MORE_EPOCHS if cached.of("val") else 0)
         baselines = _baselines(study, shared, cuts, extraction.memory)
@@ -93,6 +95,20 @@ def sweep(
             baselines=baselines,
             choose_by=config.choose_by,
         )
+
+
+def _search(
+    study: Study, data: SearchData, config: SweepConfig, by_ray: ClusterConfig, baselines: Sequence[Baseline]
+) -> None:
+    """Run trials by a Ray cluster if `by_ray` names one, else in processes of this machine."""
+    if by_ray.ray:
+        from headstart.pipeline.sweep.by_ray import search_by_ray
+
+        search_by_ray(study, data, config, by_ray, baselines)
+        return
+    from headstart.pipeline.sweep.processes import search
+
+    search(study, data, config, baselines)
 
 
 def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
@@ -119,6 +135,7 @@ def _cache(
     config: SweepConfig,
     seed: int,
     reading: DataConfig,
+    by_ray: ClusterConfig,
 ) -> tuple[FeaturedExamples, dict[str, str]]:
     """Extract the missing features of `data` at every cut of the space.
 
@@ -142,7 +159,7 @@ def _cache(
         study.require_same(identity)
         study.keep_reading(reading)
 
-    cached = cache_features(data, every, extraction, seed, require, reading)
+    cached = cache_features(data, every, extraction, seed, require, reading, by_ray=by_ray)
     require_trainable(cached.examples, cached.class_names, data, needs_val=not config.folds)
     # Some scanned examples may be unreadable in this start, and readable in another.
     used = list_digests(cached.examples, cached.class_names)

@@ -1,10 +1,11 @@
 """Run trials in one process: claim a trial, train its head, and report the result to the study."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
@@ -18,8 +19,8 @@ from headstart.pipeline.optimizers import release
 from headstart.pipeline.scoring.choosing import to_minimise
 from headstart.pipeline.scoring.folds import Fold
 from headstart.pipeline.sweep.pruning import EpochPruner, successive_halving
-from headstart.pipeline.sweep.study import Study, remove_curves
-from optuna.trial import TrialState
+from headstart.pipeline.sweep.space import Space
+from headstart.pipeline.sweep.study import remove_curves
 from tensorboard.plugins.hparams import api as hparams
 
 POLL_SECONDS = 0.5
@@ -43,12 +44,38 @@ class SearchData:
         return [len(self.labelled.labels[train]) for train, _ in self.folds]
 
 
-def run_trials(study: Study, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
+class Trials(Protocol):
+    """The methods of `Study` by which a process runs trials. Elsewhere in a cluster, `by_ray.ServedStudy` has them."""
+
+    space: Space
+    seed: int
+    logs: Path
+
+    def claim(self, most: int) -> tuple[Any, int]:
+        """See `Study.claim`."""
+
+    def finished(self) -> Sized:
+        """See `Study.finished`."""
+
+    def give_back(self, trial: Any) -> None:
+        """See `Study.give_back`."""
+
+    def fail(self, trial: Any) -> None:
+        """See `Study.fail`."""
+
+    def tell(self, trial: Any, value: float | None) -> None:
+        """See `Study.tell`."""
+
+    def prune_by(self, pruner: optuna.pruners.BasePruner) -> None:
+        """See `Study.prune_by`."""
+
+
+def run_trials(study: Trials, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
     """Run trials until all processes together have finished `most` trials, or until the time `until`.
 
     `until` is in seconds since 1970. Calls `tick` after each trial, and regularly while trials of other processes run.
     """
-    study.optuna.pruner = successive_halving(data.training_sizes)
+    study.prune_by(successive_halving(data.training_sizes))
     while time.time() < until:
         trial, elsewhere = study.claim(most)
         if trial is None:
@@ -68,7 +95,7 @@ def run_trials(study: Study, data: SearchData, most: int, until: float, tick: Ca
         tick()
 
 
-def _run_trial(study: Study, trial: optuna.Trial, data: SearchData) -> None:
+def _run_trial(study: Trials, trial: optuna.Trial, data: SearchData) -> None:
     """Train and validate the head of `trial` on each fold, and report the result to the study and TensorBoard."""
     config, cuts = study.space.suggest(trial)
     labelled = data.labelled.at(cuts)
@@ -102,7 +129,7 @@ def _run_trial(study: Study, trial: optuna.Trial, data: SearchData) -> None:
             tf.summary.scalar(f"val_{name}", figure, step=0)
     value = to_minimise(config.choose_by, figures) if done else float("inf")
     kept = complete and np.isfinite(value)
-    study.optuna.tell(trial, value if kept else None, None if kept else TrialState.PRUNED)
+    study.tell(trial, value if kept else None)
 
 
 def _fit(

@@ -1,0 +1,94 @@
+"""The connection to Ray: a cluster that is started here, or one that runs already."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any
+
+from headstart.features.device import cpu_count
+from headstart.features.errors import HeadstartError, OptionError
+
+_CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
+_LEAST_OBJECT_BYTES = 100 << 20
+_CLIENT = "ray://"
+
+
+def load_ray() -> Any:
+    """Import Ray and return its module. Raise an OptionError if Ray is not installed."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else Ray reports each cluster to its makers
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise OptionError(f"--ray: needs Ray ({error}): `pip install 'headstart[ray]'`") from error
+
+
+@contextmanager
+def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
+    """Connect to the Ray cluster at `address`, and disconnect at the end. For `address`, see `ClusterConfig.ray`.
+
+    A connection that this process has already is used as it is. Without a cluster at `address`, raise a HeadstartError
+    within seconds. `object_bytes` is the size of the largest object for `ray.put`; a local cluster is given the room.
+    """
+    ray = load_ray()
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options |= {"num_cpus": cpu_count(), "include_dashboard": False}
+        options |= {"object_store_memory": _LEAST_OBJECT_BYTES + 2 * object_bytes}
+    else:
+        _require_cluster(address)
+    # Ray prints reports on its nodes to standard output, which is for the command's result. The crew tells of deaths.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            ray.init(address=address, **({} if address.startswith(_CLIENT) else options))
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise HeadstartError(f"--ray {address}: Ray can't connect ({said[:300]})") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _require_cluster(address: str) -> None:
+    """Raise a HeadstartError unless a Ray cluster answers at `address`. Ray itself would try for two minutes."""
+    asked = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    place = asked.removeprefix(_CLIENT)
+    if place not in ("", "auto"):
+        host, _, port = place.rpartition(":")
+        if not host or not port.isdecimal():
+            raise OptionError(f"--ray {asked}: give local, auto, or HOST:PORT")
+        with _named(asked):
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    if asked.startswith(_CLIENT):
+        return
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "health-check"]
+    command += ["--address", place] if place not in ("", "auto") else []
+    answered = False
+    with suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(command, check=False, capture_output=True, timeout=_ANSWER_SECONDS)
+        answered = done.returncode == 0
+    if not answered:
+        what = f"no Ray cluster answers at {asked}" if asked else "no Ray cluster runs here"
+        raise HeadstartError(
+            f"--ray {address}: {what}; start one with `ray start --head`, or use --ray local for this machine alone"
+        )
+
+
+@contextmanager
+def _named(address: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, OverflowError) as error:
+        raise HeadstartError(
+            f"--ray {address}: no Ray cluster answers there ({error}); the port of `ray start --head` is 6379"
+        ) from error

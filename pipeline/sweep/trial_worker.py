@@ -1,0 +1,100 @@
+"""A worker of a search on a cluster: it gets trials from the study's owner, and sends results back."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sized
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from headstart.features.errors import HeadstartError
+from optuna.trial import FixedTrial
+
+
+class ServedTrial(FixedTrial):
+    """A trial with parameters from the owner of its study. Reports go to the owner."""
+
+    def __init__(self, number: int, params: dict[str, Any], report: Callable[[float, int], bool]) -> None:
+        super().__init__(params, number)
+        self.attributes: dict[str, Any] = {}
+        self._report_to_owner, self._prune = report, False
+
+    def report(self, value: float, step: int) -> None:
+        """Send the value of an epoch or fold to the owner."""
+        self._prune = self._report_to_owner(value, step)
+
+    def should_prune(self) -> bool:
+        """Return the owner's answer to the last report."""
+        return self._prune
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Keep an attribute for the owner."""
+        self.attributes[key] = value
+
+
+class ServedStudy:
+    """The part of a study that `run_trials` uses. Each method calls the owner of the study, an actor."""
+
+    def __init__(self, worker: str, owner: Any, space: Any, seed: int, logs: Path) -> None:
+        self.space, self.seed, self.logs = space, seed, logs
+        self._worker, self._owner = worker, owner
+        self._pruner: Any = None
+        self._finished = 0
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        import ray
+
+        return ray.get(getattr(self._owner, method).remote(self._worker, *arguments))
+
+    def claim(self, most: int) -> tuple[ServedTrial | None, int]:
+        """See `Study.claim`."""
+        claimed, elsewhere, self._finished = self._ask("claim", most, self._pruner)
+        if claimed is None:
+            return None, elsewhere
+        number, params = claimed
+        return ServedTrial(number, params, lambda value, step: bool(self._ask("report", value, step))), elsewhere
+
+    def finished(self) -> Sized:
+        """Return as many items as trials were finished at the last `claim`."""
+        return range(self._finished)
+
+    def give_back(self, trial: ServedTrial) -> None:
+        """See `Study.give_back`."""
+        self._ask("give_back")
+
+    def fail(self, trial: ServedTrial) -> None:
+        """See `Study.fail`."""
+        self._ask("fail")
+
+    def tell(self, trial: ServedTrial, value: float | None) -> None:
+        """See `Study.tell`. The trial's curves are sent, too, as this node may not see the study's folder."""
+        folder = self.logs / f"trial-{trial.number}"
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        curves = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+        self._ask("tell", trial.attributes, value, curves)
+
+    def prune_by(self, pruner: Any) -> None:
+        """See `Study.prune_by`."""
+        self._pruner = pruner
+
+
+class TrialWorker:
+    """Runs trials in a process of its own on a node of a cluster."""
+
+    def __init__(self, cpus: int, name: str, owner: Any) -> None:
+        os.environ["HEADSTART_CPUS"] = str(cpus)  # before TensorFlow starts, which takes its number of threads once
+        self._name, self._owner = name, owner
+
+    def run(self, there: str, space: Any, seed: int, data: Any, most: int, seconds: float) -> None:
+        """Run trials until `most` are finished, or none is left. None begins after `seconds`.
+
+        `there` is the driver's version of headstart. Another version than here raises a HeadstartError.
+        """
+        if there != version("headstart"):
+            raise HeadstartError(f"--ray: a node has headstart {version('headstart')}, the driver has {there}")
+        from headstart.pipeline.sweep.trials import run_trials
+
+        with tempfile.TemporaryDirectory() as logs:  # the clocks of nodes may differ
+            study = ServedStudy(self._name, self._owner, space, seed, Path(logs))
+            run_trials(study, data, most, time.time() + seconds, lambda: None)

@@ -1,0 +1,73 @@
+"""The workers of a node, and how a node shows that it sees the store."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from headstart.features.cluster.config import ClusterConfig
+from headstart.features.cluster.nodes import slots, why_other_features
+from headstart.features.cluster.probe import NodeError, probe_file, require_store_seen
+from headstart.features.device import cpu_count
+from headstart.features.errors import OptionError
+from headstart.features.store.fingerprint import Fingerprint
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "config", "expected"),
+    [
+        (8, 0, ClusterConfig(), [(8, 0.0)]),
+        (8, 0, ClusterConfig(ray_cpus=3), [(3, 0.0)] * 2),
+        (0, 0, ClusterConfig(), []),  # a head that only manages the cluster
+        (2, 0, ClusterConfig(ray_cpus=4), []),
+        (32, 4, ClusterConfig(), [(8, 1.0)] * 4),
+        (32, 1, ClusterConfig(ray_gpus=0.5), [(16, 0.5)] * 2),
+        (32, 1, ClusterConfig(ray_gpus=0.1), [(3, 0.1)] * 10),
+        (32, 3, ClusterConfig(ray_gpus=2), [(32, 2)]),
+        (4, 1, ClusterConfig(ray_gpus=2), [(4, 0.0)]),
+        (2, 8, ClusterConfig(), [(1, 1.0)] * 2),  # a worker needs a CPU to decode
+        (64, 8, ClusterConfig(ray_cpus=4), [(4, 1.0)] * 8),
+    ],
+)
+def test_the_workers_of_a_node(cpus: int, gpus: int, config: ClusterConfig, expected: list[tuple[int, float]]) -> None:
+    resources = {"CPU": float(cpus), "memory": 1e9} | ({"GPU": float(gpus)} if gpus else {})
+    assert slots(resources, config) == expected
+
+
+@pytest.mark.parametrize("wrong", [{"ray_cpus": -1}, {"ray_gpus": 0.0}, {"ray_gpus": 1.5}, {"ray_gpus": float("nan")}])
+def test_wrong_sizes_of_workers(wrong: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match="--ray-"):
+        ClusterConfig(**wrong)
+
+
+def test_a_worker_uses_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = cpu_count()
+    for share, expected in (("1", 1), ("10000", every), ("0", 1), ("many", every)):
+        monkeypatch.setenv("HEADSTART_CPUS", share)
+        assert cpu_count() == expected
+
+
+def test_a_store_is_seen(tmp_path: Path) -> None:
+    with probe_file(tmp_path) as nonce:
+        require_store_seen(tmp_path, nonce)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.features.cluster.probe._WAIT_SECONDS", 0.0)
+    (tmp_path / "other").mkdir()
+    with probe_file(tmp_path) as nonce:
+        with pytest.raises(NodeError, match=r"does not see the store \(it has another folder at this path"):
+            require_store_seen(tmp_path / "other", nonce)
+        with pytest.raises(NodeError, match="it has no such folder"):
+            require_store_seen(tmp_path / "absent", nonce)
+        monkeypatch.setattr("headstart.features.cluster.probe.unwritable", lambda _: "Read-only file system")
+        with pytest.raises(NodeError, match=r"can't write there \(Read-only"):
+            require_store_seen(tmp_path, nonce)
+
+
+def test_a_node_with_other_settings_is_told() -> None:
+    here = Fingerprint(
+        "a", "0" * 64, "top", (8,), "float16", "bfloat16", {}, 64, "crop", "reject", 1, engine="openvino"
+    )
+    told = why_other_features(here, replace(here, engine=None))
+    assert told.startswith("it would make other features: engine None, the driver has engine openvino;")

@@ -1,0 +1,124 @@
+"""A search by Ray: its owner without a cluster, and a cluster on this machine whose workers are killed."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.sweep.by_ray import StudyOwner
+from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
+from headstart.pipeline.sweep.trial_worker import ServedStudy
+from headstart.tests.conftest import SMALL_FLAGS
+
+NO_PRUNING = optuna.pruners.NopPruner()
+
+
+@pytest.fixture
+def space(small: FeatureConfig) -> Space:
+    return Space(read_choices(None, "none"), CutChoice.of(small), "loss")
+
+
+@pytest.fixture
+def owner(space: Space, tmp_path: Path) -> StudyOwner:
+    return StudyOwner(tmp_path / "study.db", space, "random", 0)
+
+
+def test_workers_get_different_trials(owner: StudyOwner) -> None:
+    first, _, _ = owner.claim("a", 2, NO_PRUNING)
+    second, elsewhere, _ = owner.claim("b", 2, NO_PRUNING)
+    assert first is not None
+    assert second is not None
+    assert (first[0], second[0], elsewhere) == (0, 1, 1)
+    assert first[1] != second[1]
+    assert owner.claim("c", 2, NO_PRUNING) == (None, 2, 0)
+    owner.tell("a", {"accuracy": 0.5}, 1.25, {"fold-1/train/events.out.tfevents.1": b"curve"})
+    owner.tell("b", {}, None, {})
+    assert owner.claim("c", 2, NO_PRUNING) == (None, 0, 2)
+
+
+def test_the_trial_of_a_dead_worker_is_claimed_again(owner: StudyOwner) -> None:
+    lost, _, _ = owner.claim("a", 1, NO_PRUNING)
+    assert owner.claim("b", 1, NO_PRUNING)[0] is None
+    owner.leave("a")
+    again, _, _ = owner.claim("b", 1, NO_PRUNING)
+    assert lost is not None
+    assert again is not None
+    assert again[1] == lost[1]
+    owner.tell("b", {}, 0.5, {})
+    assert owner.claim("b", 1, NO_PRUNING) == (None, 0, 1)
+
+
+def test_a_worker_has_the_study_of_its_owner(owner: StudyOwner, space: Space, tmp_path: Path) -> None:
+    served = ServedStudy("a", owner, space, 0, tmp_path / "there")
+    served._ask = lambda method, *arguments: getattr(owner, method)("a", *arguments)  # type: ignore[method-assign]
+    served.prune_by(optuna.pruners.ThresholdPruner(upper=1.0))
+    trial, elsewhere = served.claim(5)
+    assert trial is not None
+    assert elsewhere == 0
+    assert isinstance(space.suggest(trial)[0], HeadConfig)
+    trial.report(0.5, 1)
+    assert not trial.should_prune()
+    trial.report(2.0, 2)
+    assert trial.should_prune()
+    trial.set_user_attr("accuracy", 0.25)
+    curve = served.logs / "trial-0" / "fold-1" / "train" / "events.out.tfevents.1"
+    curve.parent.mkdir(parents=True)
+    curve.write_bytes(b"curve")
+    served.tell(trial, None)
+    written = tmp_path / "study.db.logs" / "trial-0" / "fold-1" / "train" / "events.out.tfevents.1"
+    assert written.read_bytes() == b"curve"
+    assert served.claim(1) == (None, 0)
+    assert len(served.finished()) == 1
+
+
+@pytest.mark.slow
+def test_a_search_whose_workers_are_killed(
+    prepared: Path, extraction: ExtractionConfig, start_headstart: Any, tmp_path: Path
+) -> None:
+    study, run = tmp_path / "study.db", tmp_path / "run"
+    given = ("sweep", prepared, f"--study={study}", f"--run={run}", f"--store={extraction.store}", *SMALL_FLAGS)
+    process = start_headstart(*given, "--max-rejects=1", "--trials=12", "--ray=local", "--ray-cpus=1", "--json")
+    killed = 0
+    while process.poll() is None and killed < 2:
+        workers = [one for one in psutil.Process(process.pid).children(recursive=True) if _runs_trials(one)]
+        if workers and (study.with_name("study.db.logs") / f"trial-{3 * killed + 1}").exists():
+            os.kill(workers[0].pid, signal.SIGKILL)
+            killed += 1
+        time.sleep(0.2)
+    assert process.wait(timeout=400) == 0, (tmp_path / "output").read_text()
+    assert killed == 2
+    told = json.loads((tmp_path / "output").read_text().splitlines()[-1])
+    assert told["trials"] == 12
+    assert (run / "config.json").exists()
+    assert not list(tmp_path.glob(".study.db.*.worker"))
+
+
+def _runs_trials(process: psutil.Process) -> bool:
+    try:
+        return "TrialWorker.run" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.slow
+def test_one_line_without_a_cluster(headstart: Any, prepared: Path, tmp_path: Path) -> None:
+    given = (prepared, f"--store={tmp_path}", *SMALL_FLAGS)
+    assert "no Ray cluster answers" in headstart.error("features", *given, "--ray=127.0.0.1:1")
+    assert "HOST:PORT" in headstart.error("features", *given, "--ray=here", code=2)
+    sweep = ("sweep", *given, f"--study={tmp_path / 's.db'}", f"--run={tmp_path / 'run'}")
+    assert "--jobs 2" in headstart.error(*sweep, "--ray=local", "--jobs=2", code=2)
+
+
+def test_one_line_without_ray(headstart: Any, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for address in ("--ray=local", "--ray"):  # alone, it is `auto`
+        told = headstart.error("features", prepared, address, f"--store={tmp_path}", *SMALL_FLAGS, code=2)
+        assert "pip install 'headstart[ray]'" in told
