@@ -12,7 +12,7 @@ from headstart.features.frozen.speeds import keep_speed
 from headstart.features.images.augment import Augment, View
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.store import FeatureStore
-from headstart.pipeline.data.examples import Example, Scan, reject_undecodable
+from headstart.pipeline.data.examples import Example, Examples, Scan, reject_undecodable
 
 Stores = dict[Cut, FeatureStore]
 
@@ -47,7 +47,7 @@ def extract_all(scanned: Scan, networks: Sequence[Network]) -> tuple[Scan, list[
     """
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:
-        images = [example.image for example in scanned.examples]
+        images = scanned.examples.images
         extractors.append(Extractor(network, images))
         filled, here = extractors[-1].extract(images)
         scanned = reject_undecodable(scanned, here.rejects)
@@ -85,7 +85,7 @@ def extract_at(
     `cut` need not be among the cuts of `network`. The view None means the unchanged images. Raises DataError if a file
     is gone, or has changed since the scan.
     """
-    images = [example.image for example in examples]
+    images = Examples.of(examples).images
     by_view, _ = extract_views([Extractor(replace(network, cuts=(cut,)), images)], images, views)
     return [stores[cut] for stores in by_view]
 

@@ -10,6 +10,7 @@ import numpy as np
 from headstart.features.backbones.cuts import chosen_cuts, cut_names
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.digests import raw_digests
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
 from headstart.features.files import NOT_WRITABLE
@@ -19,20 +20,13 @@ from headstart.features.images.scan import Reject
 from headstart.features.store.store import create_folder
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.examples import (
-    Example,
-    Scan,
-    require_rejects_file,
-    scan,
-    scan_memory,
-    tell_reading,
-    write_rejects,
-)
+from headstart.pipeline.data.examples import Example, Examples, Scan, scan, scan_memory, tell_reading
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.locating import located_networks, run_data, run_store
 from headstart.pipeline.places import Places
+from headstart.pipeline.rejects import require_rejects_file, write_rejects
 from headstart.pipeline.runs import Run
 
 ScanCheck = Callable[
@@ -44,7 +38,7 @@ ScanCheck = Callable[
 class FeaturedExamples:
     """Usable examples, and the stores that hold their features."""
 
-    examples: list[Example]
+    examples: Examples
     class_names: list[str]
     rejects: list[Reject]
     ignored: int  # files; see `Scan`
@@ -67,27 +61,31 @@ class FeaturedExamples:
             raise OptionError(f"--backbone {self.config.backbone}: this needs one backbone alone")
         return self.networks[0]
 
-    def of(self, split: str) -> list[Example]:
+    def of(self, split: str) -> Examples:
         """Return the examples of `split`. The split `all` means every example."""
-        return [example for example in self.examples if split in ("all", example.split)]
+        return self.examples.of_split(split)
 
     def labelled(self, examples: Sequence[Example], viewed: Sequence[Example] = ()) -> LabelledFeatures:
         """Return the features and the labels of `examples`, and the features of all views of `viewed`, at all cuts.
 
         `viewed` must be training examples, because only these have views.
         """
+        examples, viewed = Examples.of(examples), Examples.of(viewed)
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
         return LabelledFeatures(
-            features=self.features([example.image.digest for example in examples]),
-            labels=np.array([example.label for example in examples], np.int64),
+            features=self.features(examples.digests),
+            labels=examples.labels.astype(np.int64),
             columns=dict(zip(self.stores, map(slice, ends[:-1], ends[1:]), strict=True)),
             classes=len(self.class_names),
-            views=[_read(stores, [one.image.digest for one in viewed]) for stores in self.views if viewed],
+            views=[_read(stores, viewed.digests) for stores in self.views if viewed],
             reduced=self.config.precision == "bfloat16",
         )
 
-    def features(self, digests: Sequence[str]) -> np.ndarray:
-        """Read the features of the images with these `digests`, float32 [N, D]. The cuts are side by side."""
+    def features(self, digests: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Read the features of the images with these `digests`, float32 [N, D]. The cuts are side by side.
+
+        Digests are hexadecimal, or an array of dtype `DIGEST`.
+        """
         return _read(self.stores, digests)
 
     def fingerprints(self) -> dict[str, str]:
@@ -100,7 +98,7 @@ class FeaturedExamples:
         return {
             "examples": len(self.examples),
             "extracted": self.extracted.extracted,
-            "cached": len({example.image.digest for example in self.examples} - self.extracted.digests),
+            "cached": self.examples.different - self._extracted_here(),
             "rejected": len(self.rejects),
             "ignored": self.ignored,
             "seconds": self.extracted.seconds,
@@ -110,17 +108,22 @@ class FeaturedExamples:
             "views_extracted": self.views_extracted,
         }
 
+    def _extracted_here(self) -> int:
+        """Return the number of different images whose features were extracted in this call."""
+        extracted = raw_digests(sorted(self.extracted.digests))
+        return int(np.isin(extracted, self.examples.digests).sum()) if len(extracted) else 0
+
     def lines(self) -> Iterator[str]:
         """Yield the summary of `headstart features`, line by line."""
         done, store = self.extracted, self.extraction.store
         timed = f" ({done.seconds:.1f} s, {done.images_per_second:.1f} images/s)" if done.extracted else ""
         cached = self.fields()["cached"]
-        copies = len(self.examples) - len({example.image.digest for example in self.examples})
+        copies = len(self.examples) - self.examples.different
         parts = [f"{done.extracted} extracted{timed}"] + [f"{cached} cached"] * bool(cached)
         parts += [f"{copies} copies of others"] * bool(copies)
         yield f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {', '.join(parts)}"
         if self.views:
-            count = len({example.image.digest for example in self.of("train")})
+            count = self.of("train").different
             yield f"{len(self.views)} views of {count} training images: {self.views_extracted} extracted"
         yield f"{len(self.rejects)} images rejected ({store}/rejects.csv), {self.ignored} other files ignored"
         folders = [one.folder.name for one in self.stores.values()]
@@ -165,7 +168,7 @@ def cache_features(
     require_few_rejects(scanned.rejects, found, extraction.max_rejects)
     if not scanned.examples:
         raise DataError(f"{data}: none of {found} images can be used; {extraction.store}/rejects.csv says why")
-    train = [example.image for example in scanned.examples if example.split == "train"]
+    train = scanned.examples.of_split("train").images
     views, views_extracted = extract_views(extractors, train, first_views(config.augment, seed, config.views))
     return FeaturedExamples(
         **vars(scanned),
@@ -227,7 +230,7 @@ def networks_for(
 
 def bits_in(scanned: Scan) -> set[int]:
     """Return the distinct values of `ImageFile.bits` in a scan."""
-    return {example.image.bits for example in scanned.examples}
+    return set(np.unique(scanned.examples.images.numbers("bits")).tolist())
 
 
 def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
@@ -271,6 +274,6 @@ def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
     return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]
 
 
-def _read(stores: Stores, digests: Sequence[str]) -> np.ndarray:
+def _read(stores: Stores, digests: Sequence[str] | np.ndarray) -> np.ndarray:
     """Read features from `stores`, as `FeaturedExamples.features` describes."""
     return np.concatenate([store.read(digests) for store in stores.values()], axis=1).astype(np.float32, copy=False)
