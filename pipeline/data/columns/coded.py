@@ -1,69 +1,77 @@
-"""A column of texts of which most are equal: a list of the different texts, and a number for each row."""
+"""A column in which most values are equal: a list of the different values, and a number for each row."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, overload
 
 import numpy as np
 
-Text = TypeVar("Text", bound=str | None)
+Value = TypeVar("Value", bound=Hashable)
+Other = TypeVar("Other", bound=Hashable)
 
 
-class Coded(Sequence[Text], Generic[Text]):
-    """A sequence of texts. Slices, and selections by an array of positions or a mask, have the same `values`.
+class Coded(Sequence[Value], Generic[Value]):
+    """A sequence of values. Slices, and selections by an array of positions or a mask, have the same `values`.
 
     Args:
-        codes: int32 [N], the position of each text in `values`.
-        values: different texts. Some may occur in no row.
+        codes: int32 [N], the position of each value in `values`.
+        values: different ones. Some may occur in no row.
     """
 
-    def __init__(self, codes: np.ndarray, values: Sequence[Text]) -> None:
+    def __init__(self, codes: np.ndarray, values: Sequence[Value]) -> None:
         self.codes, self.values = codes.astype(np.int32, copy=False), values
 
     @classmethod
-    def of(cls, texts: Iterable[Text]) -> Coded[Text]:
-        """Make a column of `texts`. A column is returned unchanged."""
-        if isinstance(texts, Coded):
-            return texts
-        code_of: dict[Text, int] = {}
-        codes = array("i", (code_of.setdefault(text, len(code_of)) for text in texts))
+    def of(cls, values: Iterable[Value]) -> Coded[Value]:
+        """Make a column of `values`. A column is returned unchanged."""
+        if isinstance(values, Coded):
+            return values
+        code_of: dict[Value, int] = {}
+        codes = array("i", (code_of.setdefault(value, len(code_of)) for value in values))
         return cls(np.frombuffer(codes, np.int32) if codes else np.zeros(0, np.int32), list(code_of))
 
     @classmethod
-    def repeated(cls, text: Text, count: int) -> Coded[Text]:
-        """Make a column of `count` times the same text."""
-        return cls(np.zeros(count, np.int32), [text])
+    def repeated(cls, value: Value, count: int) -> Coded[Value]:
+        """Make a column of `count` times the same value."""
+        return cls(np.zeros(count, np.int32), [value])
 
-    def with_values(self, values: Sequence[Text]) -> Coded[Text]:
+    def with_values(self, values: Sequence[Other]) -> Coded[Other]:
         """Return the column with other `values` in place of `self.values`. Equal ones become one."""
-        code_of: dict[Text, int] = {}
-        codes = np.array([code_of.setdefault(text, len(code_of)) for text in values], np.int32)
+        code_of: dict[Other, int] = {}
+        codes = np.array([code_of.setdefault(value, len(code_of)) for value in values], np.int32)
         return Coded(codes[self.codes] if len(self) else self.codes, list(code_of))
 
-    def used(self) -> list[Text]:
-        """Return the different texts that occur in some row."""
+    def used(self) -> list[Value]:
+        """Return the different values that occur in some row."""
         return [self.values[code] for code in np.unique(self.codes).tolist()]
 
     def __len__(self) -> int:
         return len(self.codes)
 
     @overload
-    def __getitem__(self, at: int) -> Text: ...
+    def __getitem__(self, at: int) -> Value: ...
     @overload
-    def __getitem__(self, at: slice | np.ndarray) -> Coded[Text]: ...
-    def __getitem__(self, at: int | slice | np.ndarray) -> Text | Coded[Text]:
+    def __getitem__(self, at: slice | np.ndarray) -> Coded[Value]: ...
+    def __getitem__(self, at: int | slice | np.ndarray) -> Value | Coded[Value]:
         if isinstance(at, (slice, np.ndarray)):
             return Coded(self.codes[at], self.values)
         return self.values[int(self.codes[at])]
 
-    def __iter__(self) -> Iterator[Text]:
+    def __iter__(self) -> Iterator[Value]:
         return map(self.values.__getitem__, self.codes.tolist())
 
-    def is_(self, text: Text) -> np.ndarray:
-        """Return which rows have this `text`, bool [N]."""
-        found: np.ndarray = self.codes == (self.values.index(text) if text in self.values else -1)
+    def positions(self) -> dict[Value, np.ndarray]:
+        """Map each value that occurs to the positions of its rows, int64 [n], ascending."""
+        order = np.argsort(self.codes, kind="stable")
+        codes, starts = np.unique(self.codes[order], return_index=True)
+        parts = np.split(order, starts[1:]) if len(order) else []
+        return {self.values[code]: part for code, part in zip(codes.tolist(), parts, strict=True)}
+
+    def is_(self, value: Value) -> np.ndarray:
+        """Return which rows have this `value`, bool [N]."""
+        found: np.ndarray = self.codes == (self.values.index(value) if value in self.values else -1)
         return found
 
     def __eq__(self, other: object) -> bool:
