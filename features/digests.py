@@ -48,8 +48,11 @@ def numbered(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Return the position of the first of each number, int64 [n], and the number of each digest, int64 [N].
     """
     _, first, number = np.unique(_beginnings(raw), return_index=True, return_inverse=True)
-    if not np.array_equal(raw[first][number], raw):  # two begin alike and are different
-        _, first, number = np.unique(raw, return_index=True, return_inverse=True)
+    for start in range(0, len(raw), _AT_A_TIME):
+        part = slice(start, start + _AT_A_TIME)
+        if not np.array_equal(raw[first[number[part]]], raw[part]):  # two begin alike and are different
+            _, first, number = np.unique(raw, return_index=True, return_inverse=True)
+            break
     return first, number
 
 
@@ -60,7 +63,12 @@ def first_positions(raw: np.ndarray) -> np.ndarray:
 
 def sorting(raw: np.ndarray) -> np.ndarray:
     """Return the order of an array [N] of dtype `DIGEST`, int64 [N]. Equal digests keep their order."""
-    parts = np.ascontiguousarray(raw).view(">u8").reshape(len(raw), -1).astype(np.uint64)  # [N, 4]
+    beginnings = _beginnings(raw)
+    order = np.argsort(beginnings, kind="stable")
+    same = np.flatnonzero(beginnings[order[1:]] == beginnings[order[:-1]])
+    if np.array_equal(raw[order[same]], raw[order[same + 1]]):
+        return order
+    parts = np.ascontiguousarray(raw).view(">u8").reshape(len(raw), -1)  # [N, 4]
     return np.lexsort(parts.T[::-1])
 
 

@@ -22,6 +22,7 @@ from headstart.features.images.opening import FORMATS, KNOWN_FORMATS
 from headstart.features.images.pixels import Pages
 from headstart.features.terminal import console
 
+_AT_A_TIME = 4096
 # The columns of the array `numbers` in the files of earlier versions. Now each column is an array of its own.
 _NUMBERS_BEFORE = [name for name in NUMBERS if name != "format"]
 # NumPy and zipfile raise these errors if a file is not a valid archive.
@@ -45,7 +46,7 @@ class ScanMemory:
             with suppress(*_DAMAGE):
                 self.images = self._loaded()
         page = self.images.numbers("page")
-        firsts = np.flatnonzero(page == 1)
+        firsts = np.flatnonzero(page == 1).astype(np.int32)
         hashes = np.fromiter(map(hash, self.images.files[firsts]), np.int64, len(firsts))
         order = np.argsort(hashes, kind="stable")
         self._rows, self._hashes = firsts[order], hashes[order]  # of first pages
@@ -100,7 +101,12 @@ class ScanMemory:
             self._write(Images.concatenated([self.images, settled]))
 
     def save(self, images: Images) -> None:
-        """Write `images` for the next scan, in place of all earlier content. A failure to write is only printed."""
+        """Write `images` for the next scan, in place of all earlier content. A failure to write is only printed.
+
+        Nothing is recalled afterwards.
+        """
+        self._rows = self._hashes = np.zeros(0, np.int64)
+        self._more.clear()
         if images.digests is self.images.digests:
             return  # the file already holds these images
         settled = self._settled(images)
@@ -155,8 +161,6 @@ class ScanMemory:
             columns["format"] = formats
             numbers = {name: narrow(name, _checked(columns.pop(name), np.integer, (len(digests),))) for name in NUMBERS}
             files = Paths.of(_files(_checked(arrays["paths"], np.uint8, (-1,)), numbers["page"]))
-        if len(files) != len(digests):
-            raise ValueError(f"{len(files)} paths of {len(digests)} images")
         images = Images(files, digests, numbers)
         usable = np.isin(formats, [KNOWN_FORMATS.index(name) for name in FORMATS])
         return images if usable.all() else images[usable]
@@ -164,12 +168,16 @@ class ScanMemory:
 
 def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
     """Yield the path of each image's file. `paths`, uint8 [bytes], has `ImageFile.path` of each, and zeros between."""
-    data, ends = paths.tobytes(), [*np.flatnonzero(paths == 0).tolist(), len(paths)] if len(page) else []
     start = 0
-    for end, number in zip(ends, page.tolist(), strict=True):
-        path = os.fsdecode(data[start:end])
-        yield path if number == 1 else path.removesuffix(f"#{number}")
-        start = end + 1
+    ends = np.append(np.flatnonzero(paths == 0), len(paths)) if len(page) else paths
+    if len(ends) != len(page):
+        raise ValueError(f"{len(ends)} paths of {len(page)} images")
+    for first in range(0, len(page), _AT_A_TIME):
+        rows = slice(first, first + _AT_A_TIME)
+        for end, number in zip(ends[rows].tolist(), page[rows].tolist(), strict=True):
+            path = os.fsdecode(paths[start:end].tobytes())
+            yield path if number == 1 else path.removesuffix(f"#{number}")
+            start = end + 1
 
 
 def _checked(array: np.ndarray, kind: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -118,8 +118,10 @@ def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]
 
 def _rank(items: Items, seed: int) -> np.ndarray:
     """Return the place of each item in the order of the hashes of seed and digest, int64 [N]. Equal images have one."""
-    texts = b"".join(hashlib.sha256(f"{seed}:{digest}".encode()).digest() for digest in items.digests)
-    order = sorting(np.frombuffer(texts, DIGEST))
+    hashes = bytearray()
+    for digest in items.digests:
+        hashes += hashlib.sha256(f"{seed}:{digest}".encode()).digest()
+    order = sorting(np.frombuffer(hashes, DIGEST))
     place = np.empty(len(items), np.int64)
     place[order] = np.arange(len(items))
     lowest = np.full(items.same.max(initial=-1) + 1, len(items), np.int64)
