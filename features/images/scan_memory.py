@@ -105,7 +105,7 @@ class ScanMemory:
 
         Nothing is recalled afterwards.
         """
-        self._rows = self._hashes = np.zeros(0, np.int64)
+        self._rows, self._hashes = self._rows[:0], self._hashes[:0]
         self._more.clear()
         if images.digests is self.images.digests:
             return  # the file already holds these images
