@@ -1,5 +1,6 @@
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -7,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headstart.features.images import scan as image_files
+from headstart.features.images.columns import inspected
+from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.columns.paths import Paths
+from headstart.features.images.faults import Fault
+from headstart.features.images.formats import HEADER_VERSION
 from headstart.features.images.scan import ImageFile
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.pipeline.data.examples import scan
@@ -166,3 +171,75 @@ def test_a_limit_on_pixels_holds_for_what_is_remembered(data: Path) -> None:
     assert with_limit == scan(data, max_pixels=10)
     assert {reject.reason for reject in with_limit.rejects} >= {"too-large"}
     assert len(scan(data, memory=memory(data)).examples) == 42
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_scan_that_is_interrupted_does_not_begin_again(
+    data: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    read = image_files.content_of
+
+    def read_some(path: str, status: os.stat_result) -> bytes | Fault:
+        if len(reads) == 30:
+            raise error
+        return read(path, status)
+
+    monkeypatch.setattr(inspected, "_PIECE", 4)
+    monkeypatch.setattr(inspected, "_KNOWN_SECONDS", 1e9)  # no threads, so that no read is in flight
+    monkeypatch.setattr(image_files, "content_of", read_some)
+    with pytest.raises(error):
+        scan(data, memory=memory(data))
+    monkeypatch.setattr(image_files, "content_of", read)
+    before = set(reads)
+    reads.clear()
+    assert scan(data, memory=memory(data)) == scan(data)
+    assert len(before & set(reads[:20])) <= 2 + 4  # rejects, and the piece in hand
+
+
+def test_a_scan_that_is_killed_has_saved_what_it_found(data: Path, reads: list[str]) -> None:
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from headstart.features.images import scan as one; from headstart.features.images.columns import inspected\n"
+        "from headstart.features.images.scan_memory import ScanMemory\n"
+        "from headstart.pipeline.data.examples import scan\n"
+        "inspected._PIECE = inspected._COLUMN = 4; inspected._KEPT_SECONDS, inspected._KEPT_SHARE = 0, 1e9\n"
+        "read, seen = one.content_of, []\n"
+        "one.content_of = lambda *file: os._exit(9) if len(seen) == 30 else (seen.append(file), read(*file))[1]\n"
+        "inspected._KNOWN_SECONDS, data = 1e9, Path(sys.argv[1])\n"
+        "scan(data, memory=ScanMemory(data.parent / 'scans', data))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(data)], check=False)
+    assert done.returncode == 9
+    assert scan(data, memory=memory(data)) == scan(data)
+    assert len(reads) - 46 <= 46 - 30 + 4 + 4  # `scan(data)` reads all; the rest: unread, rejects, the pieces in hand
+
+
+def test_a_later_row_of_a_path_counts(data: Path) -> None:
+    first = scan(data, memory=memory(data))
+    path = data / "cat" / "cat.0.jpg"
+    path.write_bytes((data / "dog" / "dog.1.jpg").read_bytes())
+    os.utime(path, (OLD, OLD))
+    again = inspect_images([path]).images
+    remembered = memory(data)
+    remembered.add(again)
+    found = recalled(memory(data), str(path))
+    assert found == again[0]
+    assert found not in [example.image for example in first.examples]
+
+
+def test_a_memory_of_an_earlier_version_is_read(data: Path, reads: list[str]) -> None:
+    first = scan(data, memory=memory(data))
+    images = [example.image for example in first.examples]
+    (file,) = (data.parent / "scans").iterdir()
+    fields = ("bytes", "mtime_ns", "orientation", "width", "height", "tile_pixels", "scans", "bits", "pages", "page")
+    before = {
+        "version": np.array(HEADER_VERSION),
+        "paths": np.frombuffer(b"\0".join(os.fsencode(os.path.relpath(one.path, data)) for one in images), np.uint8),
+        "digests": np.frombuffer(bytes.fromhex("".join(one.digest for one in images)), np.uint8).reshape(-1, 32),
+        "formats": np.array([one.format for one in images], np.bytes_),
+        "numbers": np.array([[getattr(one, name) for name in fields] for one in images], np.int64),
+    }
+    np.savez(file, allow_pickle=False, **before)
+    reads.clear()
+    assert scan(data, memory=memory(data)) == first
+    assert len(reads) == 4  # the rejects
