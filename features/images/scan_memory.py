@@ -103,14 +103,15 @@ class ScanMemory:
     def save(self, images: Images) -> None:
         """Write `images` for the next scan, in place of all earlier content. A failure to write is only printed.
 
-        Nothing is recalled afterwards.
+        The memory is empty afterwards, because it takes as much as `images`.
         """
-        self._rows, self._hashes = self._rows[:0], self._hashes[:0]
+        known, self.images = self.images, Images.of([])
+        self._rows, self._hashes = np.zeros(0, np.int32), np.zeros(0, np.int64)
         self._more.clear()
-        if images.digests is self.images.digests:
+        if images.digests is known.digests:
             return  # the file already holds these images
         settled = self._settled(images)
-        if settled != self.images:
+        if settled != known:
             self._write(settled)
 
     def _settled(self, images: Images) -> Images:

@@ -30,18 +30,18 @@ from headstart.pipeline.data.names import (
 from headstart.pipeline.data.tree import (
     FEW,
     ImageTree,
+    Labels,
     Parts,
     Placed,
     coded,
     empty_classes,
     is_chain,
+    labelled,
     mask_folders,
     splits_outside,
     told_bare,
     with_other_files,
 )
-
-Labels = dict[str, np.ndarray]  # the positions of the images of each label, int64 [n]
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ def read_layout(
         lines=reader.lines,
         empty_classes=empty_classes(paths, places, empty),
     )
-    reading.lines.extend(told_cases(reading.class_names))
-    reading.lines.extend(told_bare(paths) if len(images) < len(paths) else [])
+    reading.lines.extend([*told_cases(reading.class_names), *(told_bare(paths) if len(images) < len(paths) else [])])
     return reading
 
 
@@ -230,7 +229,7 @@ class _Reader:
 
     def _matched(self, images: ImageTree, named: Coded[str | None], quiet: bool) -> Labels:
         positions = images.images()
-        labels = _by_label(positions, named[positions])
+        labels = labelled(positions, named[positions])
         self.seen += [positions] if labels else []  # a split without any label is left out
         if not quiet:
             self.lines.append(f"{self.where}: read as {len(labels)} classes by --label-from, not split yet")
@@ -240,7 +239,7 @@ class _Reader:
         found = numbered_labels(images.names())
         if not found:
             return {}
-        labels = _by_label(images.images(), Coded.of(found))
+        labels = labelled(images.images(), Coded.of(found))
         if not quiet:
             self.lines.append(f"{self.where}: read as {len(labels)} classes by names such as cat.0.jpg")
         return labels
@@ -304,8 +303,3 @@ class _Reader:
             for name, one in folders.items()
         ]
         return DataError(f"{self.where}: {listed(tree)}: {found}; say {say}")
-
-
-def _by_label(positions: np.ndarray, labels: Coded[str | None]) -> Labels:
-    """Return the images of each label. `labels` has the label of the image at each of `positions`."""
-    return {label: positions[rows] for label, rows in labels.positions().items() if label}

@@ -13,6 +13,7 @@ from headstart.pipeline.data.names import as_label, is_mask_folder, says_nothing
 Parts = tuple[str, ...]
 Place = tuple[str, str | None]  # split ("" for none), label (None for none)
 Placed = Sequence[tuple[Place, np.ndarray]]  # places, each with the positions of images that have it, int64 [n]
+Labels = dict[str, np.ndarray]  # the positions of the images of each label, int64 [n]
 FEW = 0.05  # up to this fraction of the images is ignored when a folder is classified
 _NONE = np.zeros(0, np.int64)
 
@@ -80,8 +81,8 @@ class ImageTree:
         below = {name: {path[1:] for path in folders if path[0] == name} for name in left}
         return ImageTree(self.paths, self.loose, {name: inner.without(below[name]) for name, inner in left.items()})
 
-    def by_label(self, label_of: Callable[[Parts], str | None]) -> dict[str, np.ndarray]:
-        """Map each label to the positions of its images, int64 [n], ascending.
+    def by_label(self, label_of: Callable[[Parts], str | None]) -> Labels:
+        """Return the images of each label, ascending.
 
         `label_of` returns the label of the images in a folder, whose path is relative to this one; None for no label.
         """
@@ -143,6 +144,11 @@ def splits_outside(images: ImageTree) -> ImageTree:
         for split, inner in one.folders.items():
             moved.setdefault(split, ImageTree(images.paths)).inside[name] = inner
     return ImageTree(images.paths, inside=moved)
+
+
+def labelled(positions: np.ndarray, labels: Coded[str | None]) -> Labels:
+    """Return the images of each label. `labels` has the label of the image at each of `positions`."""
+    return {label: positions[rows] for label, rows in labels.positions().items() if label}
 
 
 def coded(placed: Placed, count: int) -> Coded[Place | None]:

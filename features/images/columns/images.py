@@ -30,7 +30,7 @@ _FORMAT_CODES = {name: code for code, name in enumerate(KNOWN_FORMATS)}
 
 
 class Images(Sequence[ImageFile]):
-    """A sequence of image files in columns, at 81 bytes an image and the bytes of its file name.
+    """A sequence of image files in columns, at 77 bytes an image and the bytes of its file name.
 
     Slices, and selections by an array of positions or a mask, are `Images`, too.
 
@@ -58,9 +58,9 @@ class Images(Sequence[ImageFile]):
     @classmethod
     def concatenated(cls, parts: Sequence[Images]) -> Images:
         """Return the images of all `parts`, one part after the other."""
+        parts = [part for part in parts if len(part)] or [cls.of([])]
         if len(parts) == 1:
             return parts[0]
-        parts = parts or [cls.of([])]
         return cls(
             Paths.concatenated([part.files for part in parts]),
             np.concatenate([part.digests for part in parts]),

@@ -167,7 +167,8 @@ class _Found:
         self._into_columns()
         start = time.monotonic()
         if self._memory and self._images:
-            self._memory.add(Images.concatenated(self._images))
+            self._images = [Images.concatenated(self._images)]
+            self._memory.add(self._images[0])
         self._kept = time.monotonic()
         self._took = self._kept - start
 
@@ -183,7 +184,7 @@ class _Found:
                 self._rejects.append((int(of_row[at]), Reject(path, fault.reason, fault.detail)))
                 within[at] = False
         self._into_columns()
-        self._images.append((images if within.all() else images[within]).at(self._files[of_row[within]]))
+        self._images.append((images if within.all() else images[within]).at(self._paths(of_row[within])))
         self._of_image.append(of_row[within])
 
     def inspected(self) -> Inspected:
@@ -197,6 +198,10 @@ class _Found:
         self._rejects.sort(key=lambda one: one[0])
         rejects = [reject for _, reject in self._rejects]
         return Inspected(self._files, images, of_image, rejects, [position for position, _ in self._rejects])
+
+    def _paths(self, positions: np.ndarray) -> Paths:
+        """Return the paths of the files at `positions`, without a copy if that is all of them."""
+        return self._files if np.array_equal(positions, np.arange(len(self._files))) else self._files[positions]
 
     def _into_columns(self) -> None:
         if self._new:

@@ -1,4 +1,4 @@
-"""Paths of many files as arrays. A path takes 16 bytes and the bytes of its file name."""
+"""Paths of many files as arrays. A path takes 12 bytes and the bytes of its file name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Paths(Sequence[str]):
     Args:
         folders: each with a slash at its end; "" for paths without a folder.
         names: the file names in UTF-8, one after the other.
-        starts: int64 [N], where each name begins in `names`.
+        starts: uint32 [N], or int64 for a large buffer: where each name begins in `names`.
         lengths: int32 [N], in bytes.
         folder_of: int32 [N], a position in `folders`.
     """
@@ -50,7 +50,7 @@ class Paths(Sequence[str]):
             folder_of.append(code_of.setdefault(text[:at], len(code_of)))
         sizes = np.frombuffer(lengths, np.int32) if lengths else np.zeros(0, np.int32)
         folders = np.frombuffer(folder_of, np.int32) if folder_of else np.zeros(0, np.int32)
-        return cls(list(code_of), bytes(names), np.cumsum(sizes, dtype=np.int64) - sizes, sizes, folders)
+        return cls(list(code_of), bytes(names), _starts(sizes, len(names)), sizes, folders)
 
     @classmethod
     def concatenated(cls, parts: Sequence[Paths]) -> Paths:
@@ -63,11 +63,15 @@ class Paths(Sequence[str]):
             folders = np.array([code_of.setdefault(one, len(code_of)) for one in part.folders], np.int32)
             codes.append(folders[part.folder_of] if len(part) else np.zeros(0, np.int32))
         shared = {id(part._names): part._names for part in parts}
+        names = b"".join(shared.values()) if len(shared) > 1 else next(iter(shared.values()), b"")
         before = dict(zip(shared, np.cumsum([0, *map(len, shared.values())]).tolist(), strict=False))
+        width = _width(len(names))
         return cls(
             list(code_of),
-            b"".join(shared.values()) if len(shared) > 1 else next(iter(shared.values()), b""),
-            np.concatenate([part._starts + before[id(part._names)] for part in parts] or [np.zeros(0, np.int64)]),
+            names,
+            np.concatenate([part._starts.astype(width) + width(before[id(part._names)]) for part in parts])
+            if parts
+            else np.zeros(0, width),
             np.concatenate([part._lengths for part in parts] or [np.zeros(0, np.int32)]),
             np.concatenate(codes or [np.zeros(0, np.int32)]),
         )
@@ -150,3 +154,15 @@ class Paths(Sequence[str]):
                 start = stop
             pending += [*parts, positions[start:]][::-1]
         return np.concatenate(found)
+
+
+def _width(size: int) -> type[np.integer[Any]]:
+    """Return the type of the places in a buffer of `size` bytes."""
+    return np.uint32 if size < 1 << 32 else np.int64
+
+
+def _starts(lengths: np.ndarray, size: int) -> np.ndarray:
+    """Return the start of each name in a buffer of `size` bytes that holds names of these `lengths`."""
+    starts = np.zeros(len(lengths), _width(size))
+    np.cumsum(lengths[:-1], out=starts[1:], dtype=starts.dtype)
+    return starts
