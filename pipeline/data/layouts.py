@@ -90,19 +90,16 @@ def read_layout(
     reader = _Reader(where, layout, {as_label(name) for name in classes}, named)
     places = coded(reader.read(ImageTree.of(paths, images)), len(paths))
     if named:
-        seen = np.concatenate(reader.seen) if reader.seen else images
-        missed = list(paths[np.sort(seen[named.is_(None)[seen]])])
-        reader.lines.extend(told_missed(where, label_from, missed, len(seen)))
-        every = places
-    else:
-        every = with_other_files(paths, places, np.setdiff1d(np.arange(len(paths)), images, assume_unique=True))
+        seen = np.sort(np.concatenate(reader.seen or [images]))
+        reader.lines.extend(told_missed(where, label_from, list(paths[seen[named.is_(None)[seen]]]), len(seen)))
+    every = places if named else with_other_files(paths, places, images)
     reading = Reading(
         splits=every.with_values([place[0] if place else "" for place in every.values]),
         labels=every.with_values([place[1] if place else None for place in every.values]),
         lines=reader.lines,
         empty_classes=empty_classes(paths, places, empty),
     )
-    reading.lines.extend([*told_cases(reading.class_names), *(told_bare(paths) if len(images) < len(paths) else [])])
+    reading.lines.extend([*told_cases(reading.class_names), *told_bare(paths, images)])
     return reading
 
 
@@ -236,11 +233,8 @@ class _Reader:
         return labels
 
     def _labels_in_names(self, images: ImageTree, quiet: bool) -> Labels:
-        found = numbered_labels(images.names())
-        if not found:
-            return {}
-        labels = labelled(images.images(), Coded.of(found))
-        if not quiet:
+        labels = labelled(images.images(), Coded.of(numbered_labels(images.names()) or []))
+        if labels and not quiet:
             self.lines.append(f"{self.where}: read as {len(labels)} classes by names such as cat.0.jpg")
         return labels
 

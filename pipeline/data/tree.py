@@ -160,12 +160,13 @@ def coded(placed: Placed, count: int) -> Coded[Place | None]:
     return Coded[Place | None](codes, places).with_values(places)
 
 
-def with_other_files(paths: Paths, places: Coded[Place | None], others: np.ndarray) -> Coded[Place | None]:
-    """Return `places` with the places of `others`, the positions of the files without an image suffix, int64 [n].
+def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
+    """Return `places` with places for files without an image suffix.
 
     Such a file gets the split and label of the images in its folder. If these have several splits or labels, the file
-    gets no place.
+    gets no place. `images` has the positions of the files with an image suffix, int64 [n].
     """
+    others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
     placed = ~places.is_(None)
     lowest, highest = np.full(len(paths.folders), len(places.values)), np.full(len(paths.folders), -1)
     np.minimum.at(lowest, paths.folder_of[placed], places.codes[placed])
@@ -189,11 +190,13 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
     return sorted({as_label(one[-1]) for one in found if one[:-1] in beside})
 
 
-def told_bare(paths: Paths) -> list[str]:
+def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
     """Return a line that counts the files of folders in which no file has a suffix; [] if there are none.
 
-    Such files might be the images of a class.
+    Such files might be the images of a class. `images` has the positions of the files that count as images.
     """
+    if len(images) == len(paths):
+        return []
     bare = [
         at for folder, at in paths.by_folder().items() if folder and not any("." in name for name in paths[at].names())
     ]
