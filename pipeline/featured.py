@@ -15,6 +15,7 @@ from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
 from headstart.features.files import NOT_WRITABLE
 from headstart.features.frozen.network import Network, load_networks, resolved_config
+from headstart.features.images.columns.inspected import Turn
 from headstart.features.images.depth import bits_by_folder, bits_that_matter
 from headstart.features.images.scan import Reject
 from headstart.features.store.store import create_folder
@@ -22,7 +23,7 @@ from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Example, Examples, Scan, scan, scan_memory, tell_reading
 from headstart.pipeline.data.trainable import require_few_rejects
-from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
+from headstart.pipeline.extracting import Early, Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.locating import located_networks, run_data, run_store
 from headstart.pipeline.places import Places
@@ -152,7 +153,8 @@ def cache_features(
         labelled: whether to raise DataError if images have no labels.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
-    scanned = scan_with_store(data, seed, config, extraction, reading, labelled)
+    early = None if require or config.precision == "int8" else Early(config, extraction)
+    scanned = scan_with_store(data, seed, config, extraction, reading, labelled, early)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
@@ -178,7 +180,7 @@ def cache_features(
         views=views,
         config=resolved_config(config, networks),
         extraction=extraction,
-        extracted=done,
+        extracted=early.done + done if early else done,
         views_extracted=views_extracted,
     )
 
@@ -200,14 +202,18 @@ def scan_with_store(
     extraction: ExtractionConfig,
     reading: DataConfig,
     labelled: bool,
+    turn: Turn | None = None,
 ) -> Scan:
-    """Make the store's folder if it is missing, scan `data` with its scan memory, and print how the data were read."""
+    """Make the store's folder if it is missing, scan `data` with its scan memory, and print how the data were read.
+
+    For `turn`, see `inspect_images`.
+    """
     create_folder(extraction.store)
     require_rejects_file(extraction.store)
     with suppress(OSError):  # the store is read-only; an empty folder in `data` would look like a class without images
         (extraction.store / "scans").mkdir(exist_ok=True)
     memory = scan_memory(extraction.store, data, extraction.rehash)
-    scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled)
+    scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled, turn)
     tell_reading(scanned)
     return scanned
 

@@ -122,3 +122,12 @@ def why_unreadable(error: OSError) -> Fault:
     if isinstance(error, FileNotFoundError):
         return Fault("vanished", "no such file, or a link to none")
     return Fault("unreadable", error.strerror or str(error))
+
+
+def size_and_time(path: str) -> tuple[int, int]:
+    """Return the size of a file and its modification time in ns; -1 and -1 if there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns

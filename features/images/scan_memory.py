@@ -20,6 +20,7 @@ from headstart.features.images.columns.paths import Paths
 from headstart.features.images.formats import HEADER_VERSION
 from headstart.features.images.opening import FORMATS, KNOWN_FORMATS
 from headstart.features.images.pixels import Pages
+from headstart.features.images.scan import size_and_time
 from headstart.features.terminal import console
 
 _AT_A_TIME = 4096
@@ -66,7 +67,7 @@ class ScanMemory:
         at = np.flatnonzero(last >= 0)
         at = at[self._hashes[last[at]] == hashes[at]]
         rows = self._rows[last[at]]
-        status = np.array([_size_and_time(path) for path in files[at]], np.int64).reshape(-1, 2)
+        status = np.array([size_and_time(path) for path in files[at]], np.int64).reshape(-1, 2)
         same = np.fromiter(
             (name == paths[position] for name, position in zip(self.images.files[rows], at.tolist(), strict=True)),
             bool,
@@ -89,7 +90,7 @@ class ScanMemory:
     def _agrees(self, rows: np.ndarray, status: np.ndarray) -> np.ndarray:
         """Return which images still have the size and modification time of their file, bool [n].
 
-        `status`, int64 [n, 2], has the results of `_size_and_time`.
+        `status`, int64 [n, 2], has the results of `size_and_time`.
         """
         size, time_ns = self.images.numbers("bytes")[rows], self.images.numbers("mtime_ns")[rows]
         agreeing: np.ndarray = (size == status[:, 0]) & (time_ns == status[:, 1])
@@ -189,12 +190,3 @@ def _checked(array: np.ndarray, kind: Any, shape: tuple[int, ...]) -> np.ndarray
     if not fits or not np.issubdtype(array.dtype, kind):
         raise ValueError(f"expected {kind.__name__} {shape}. Received: {array.dtype} {array.shape}")
     return array
-
-
-def _size_and_time(path: str) -> tuple[int, int]:
-    """Return the size of a file and its modification time in ns; -1 and -1 if there is no file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns

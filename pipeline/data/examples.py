@@ -13,7 +13,7 @@ import numpy as np
 from headstart.features.digests import HexDigests, numbered
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.columns.images import Images
-from headstart.features.images.columns.inspected import Inspected, inspect_images
+from headstart.features.images.columns.inspected import Inspected, Turn, inspect_images
 from headstart.features.images.faults import MAX_PIXELS, NO_IMAGE
 from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject
@@ -133,6 +133,7 @@ def scan(
     pages: Pages = "first",
     config: DataConfig = DataConfig(),
     labelled: bool = True,
+    turn: Turn | None = None,
 ) -> Scan:
     """Make an example of every image in `data`, a folder or manifest, from its digest and header.
 
@@ -147,11 +148,12 @@ def scan(
         pages: which pages of a TIFF are examples. The pages of one file form a group.
         config: how `data` is read.
         labelled: whether to raise DataError if the images have no labels.
+        turn: see `inspect_images`.
     """
     if config.group == NEAR_DUPLICATES:
         raise OptionError(f"--group {NEAR_DUPLICATES}: is for `headstart prepare`, which compares the images")
     files = read_data(data, config, labelled)
-    seen = inspect_images(files.paths, max_pixels, memory, pages)
+    seen = inspect_images(files.paths, max_pixels, memory, pages, turn)
     rejects, ignored = _left_out(files, seen, data.is_file())
     if not seen.images and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")

@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from headstart.features.images.columns.paths import Paths
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.images.formats import may_be_too_large, why_too_large
 from headstart.features.images.pixels import Pages
-from headstart.features.images.scan import ImageFile, Reject, inspect_image, page_path
+from headstart.features.images.scan import ImageFile, Reject, inspect_image, page_path, size_and_time
 from headstart.features.terminal import progress
 
 _PIECE, _KNOWN_PIECE = 64, 1024  # files per task of a thread, to read and to look up in a scan memory
@@ -26,7 +27,10 @@ _KNOWN_SECONDS = 5e-5  # a known file on a near disk takes less; threads would o
 _KEPT_SECONDS, _KEPT_SHARE = 60.0, 0.05  # how often a scan is saved, and the largest share of the time for this
 _NONE = np.zeros(0, np.int64)
 
+TURN_BYTES = 4 << 30  # of files; so many are surely still in the page cache after the last was read
+
 Result = TypeVar("Result")
+Turn = Callable[[Images], None]
 
 
 class Memory(Protocol):
@@ -72,31 +76,40 @@ def inspect_images(
     max_pixels: int = MAX_PIXELS,
     memory: Memory | None = None,
     pages: Pages = "first",
+    turn: Turn | None = None,
 ) -> Inspected:
     """Inspect files in parallel, each as `inspect_image` does. The result can be sent to another process.
 
     If `memory` has all pages of an unchanged file that `pages` asks for, the file is not read. Then its images are only
     checked against `max_pixels`. The images found so far are saved to `memory` now and then, and when this is
-    interrupted.
+    interrupted. After each `TURN_BYTES` of files that were read, except the last, `turn` gets their images.
     """
     files = Paths.of(paths)
     with progress("looking at files", len(files), "files") as advance:
         rows, of_row = _recalled(files, memory, pages, advance) if memory else (_NONE, _NONE)
         known = np.zeros(len(files), bool)
         known[of_row] = True
-        found = _Found(files, memory)
-        inspect = partial(inspect_image, max_pixels=max_pixels, pages=pages)
-        try:
-            unknown = np.flatnonzero(~known)
-            for positions, seen in _in_threads(lambda piece: list(map(inspect, files[piece])), unknown, _PIECE):
+    found = _Found(files, memory)
+    inspect = partial(inspect_image, max_pixels=max_pixels, pages=pages)
+    unknown = np.flatnonzero(~known)
+    parts, done = _turns(files, unknown) if turn else [unknown], len(files) - len(unknown)
+    for number, part in enumerate(parts, 1):
+        with progress("looking at files", len(files), "files", done) as advance, found.kept_on_error():
+            for positions, seen in _in_threads(lambda piece: list(map(inspect, files[piece])), part, _PIECE):
                 found.add(positions, seen)
                 advance(len(positions))
-        except BaseException:
-            found.keep()
-            raise
+        done += len(part)
+        if turn and number < len(parts):
+            turn(found.since_last())
     if memory and len(rows):
         found.recall(rows, of_row, memory.images, max_pixels)
     return found.inspected()
+
+
+def _turns(files: Paths, unknown: np.ndarray) -> list[np.ndarray]:
+    """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`."""
+    sizes = np.fromiter((size_and_time(path)[0] for path in files[unknown]), np.int64, len(unknown))
+    return np.split(unknown, np.flatnonzero(np.diff(np.cumsum(sizes) // TURN_BYTES)) + 1)
 
 
 def _recalled(
@@ -147,6 +160,7 @@ class _Found:
         self._images, self._of_image = list[Images](), list[np.ndarray]()
         self._rejects: list[tuple[int, Reject]] = []
         self._kept, self._took = time.monotonic(), 0.0
+        self._told = 0  # images that `since_last` returned
 
     def add(self, positions: np.ndarray, seen: Sequence[Sequence[ImageFile | Reject]]) -> None:
         """Add what was seen in the files at `positions`."""
@@ -171,6 +185,22 @@ class _Found:
             self._memory.add(self._images[0])
         self._kept = time.monotonic()
         self._took = self._kept - start
+
+    @contextmanager
+    def kept_on_error(self) -> Iterator[None]:
+        """Save the images found so far if the block ends with an error."""
+        try:
+            yield
+        except BaseException:
+            self.keep()
+            raise
+
+    def since_last(self) -> Images:
+        """Save the images found so far. Return those that were added since the last call."""
+        self.keep()
+        every = Images.concatenated(self._images)
+        self._images, start, self._told = [every], self._told, len(every)
+        return every[start:]
 
     def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
         """Add the images in `rows` of `known`, int64 [n], if they are within limits. `of_row` has their files."""
