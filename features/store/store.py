@@ -30,6 +30,7 @@ from headstart.features.terminal import console
 SLAB_BYTES = 64 << 20
 _LONGEST_DESCRIPTION = 1 << 20  # bytes
 _MERGES = 3
+_AT_A_TIME = 1 << 16  # digests that are looked up
 
 
 def create_folder(folder: Path, root: Path | None = None) -> None:
@@ -121,7 +122,11 @@ class FeatureStore:
 
         Unless `listed` is true, do not list the folder again: features that came since the last time are not seen.
         """
-        return ~(self._refreshed() if listed else self._index).find(digests)
+        index, lacking = self._refreshed() if listed else self._index, np.empty(len(digests), bool)
+        for start in range(0, len(digests), _AT_A_TIME):  # a comparison copies what is compared
+            piece = slice(start, start + _AT_A_TIME)
+            lacking[piece] = ~index.find(digests[piece])
+        return lacking
 
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
         """Write n >= 1 hexadecimal digests and features [n, *shape] as one shard, atomically. Return its path.

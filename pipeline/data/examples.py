@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
+from headstart.features.device import release_memory
 from headstart.features.digests import HexDigests, numbered
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.columns.images import Images
@@ -153,7 +154,9 @@ def scan(
     if config.group == NEAR_DUPLICATES:
         raise OptionError(f"--group {NEAR_DUPLICATES}: is for `headstart prepare`, which compares the images")
     files = read_data(data, config, labelled)
+    release_memory()
     seen = inspect_images(files.paths, max_pixels, memory, pages, turn)
+    release_memory()
     rejects, ignored = _left_out(files, seen, data.is_file())
     if not seen.images and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
@@ -162,6 +165,8 @@ def scan(
     items, class_names = _items(files, seen), files.reading.class_names
     splits, how = _splits(items, seed, config)
     examples = Examples(seen.images, items.labels, Coded.of(splits), items.groups)
+    del splits
+    release_memory()
     lines, given = [*files.reading.lines, *how], not items.without_split.all()
     return Scan(examples, class_names, rejects, ignored.total(), dict(+ignored), lines, given)
 

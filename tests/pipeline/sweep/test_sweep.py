@@ -20,6 +20,7 @@ from headstart.features.backbones.cuts import Cut
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError, StoreError
 from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.examples import Examples
 from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.head.config import HeadConfig
@@ -574,7 +575,7 @@ def test_a_study_does_not_go_on_with_images_that_could_not_be_read_before(
 ) -> None:
     def all_but_one(*arguments) -> FeaturedExamples:
         cached = cache_features(*arguments)
-        return replace(cached, examples=[one for one in cached.examples if one is not cached.of("val")[0]])
+        return replace(cached, examples=Examples.of(one for one in cached.examples if one != cached.of("val")[0]))
 
     def tried() -> SweepResult:
         return sweep(
