@@ -279,8 +279,9 @@ class FeatureStore:
             if gone := known - set(shards):
                 index = index.without_shards(gone)
             try:
-                new = {shard: read_digests(shard, self.form) for shard in shards if shard not in known}
-                self._index = index.with_shards(new)
+                self._index = index.with_shards(
+                    {shard: read_digests(shard, self.form) for shard in shards if shard not in known}
+                )
                 return self._index
             except FileNotFoundError as error:  # another process removed it after it was listed
                 listed, shards = shards, self.shards()
