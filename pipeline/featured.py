@@ -167,9 +167,7 @@ def cache_features(
         _list_rejects(extraction.store, scanned.rejects)
         raise
     _list_rejects(extraction.store, scanned.rejects)
-    require_few_rejects(scanned.rejects, found, extraction.max_rejects)
-    if not scanned.examples:
-        raise DataError(f"{data}: none of {found} images can be used; {extraction.store}/rejects.csv says why")
+    _require_examples(data, scanned, found, extraction)
     train = scanned.examples.of_split("train").images
     views, views_extracted = extract_views(extractors, train, first_views(config.augment, seed, config.views))
     return FeaturedExamples(
@@ -183,6 +181,13 @@ def cache_features(
         extracted=early.done + done if early else done,
         views_extracted=views_extracted,
     )
+
+
+def _require_examples(data: Path, scanned: Scan, found: int, extraction: ExtractionConfig) -> None:
+    """Raise a DataError if too few of the `found` images in `data` can be used."""
+    require_few_rejects(scanned.rejects, found, extraction.max_rejects)
+    if not scanned.examples:
+        raise DataError(f"{data}: none of {found} images can be used; {extraction.store}/rejects.csv says why")
 
 
 def _list_rejects(store: Path, rejects: Sequence[Reject]) -> None:
