@@ -19,7 +19,8 @@ import tensorflow as tf
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.device import start_tensorflow
 from headstart.features.files import write_json
-from headstart.features.images.scan import ImageFile, inspect_images
+from headstart.features.images.columns.inspected import inspect_images
+from headstart.features.images.scan import ImageFile
 from headstart.pipeline.demo.drawing import draw_demo
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.prepare import prepare

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from headstart.features.images.batches import decoded_batches
+from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.pixels import ImageConfig
-from headstart.features.images.scan import ImageFile, inspect_images
+from headstart.features.images.scan import ImageFile
 from PIL import Image
 
 from benchmarks.extraction import BATCH, SIZE, keras_files

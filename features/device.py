@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -148,3 +150,9 @@ def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
     depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
     if not any(isinstance(layer, depthwise) for layer in layers):
         tf.config.experimental.enable_op_determinism()
+
+
+def release_memory() -> None:
+    """Give free memory back to the system. glibc keeps what was freed between blocks that are in use."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None:
+        trim(0)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from headstart.features.backbones.cuts import Cut
+from headstart.features.digests import first_positions
 from headstart.features.files import require_space
 from headstart.features.images.augment import View
+from headstart.features.images.columns.images import Images
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.claims import Claim, Claims, NoClaims
@@ -91,15 +93,14 @@ def extract_features(
     at the same time share the work. Features that are not finite, or a store whose folder is gone, raise a StoreError.
     A disk without room for the missing features raises an OSError. Shards written before an error are kept.
     """
-    by_digest: dict[str, ImageFile] = {}
-    for image in images:
-        by_digest.setdefault(image.digest, image)
-    writer = ShardWriter(stores, list(by_digest))
+    every = Images.of(images)
+    different = every[first_positions(every.digests)]
+    writer = ShardWriter(stores, different.digests)
     done = Extracted()
     if lacking := writer.lacking():
-        work = cut_into_portions(list(by_digest), lacking)
-        missing = [by_digest[digest] for digest in work.digests]
-        del by_digest, lacking  # both have an entry per image, and extraction may take days
+        work = cut_into_portions(different.digests, lacking)
+        missing = different[np.isin(different.digests, work.digests.raw)]
+        del different, lacking  # both have an entry per image, and extraction may take days
         done = _extract_missing(missing, work, freeze, writer, config, view)
     for store in stores.values():
         store.update_merged()

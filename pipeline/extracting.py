@@ -7,15 +7,19 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
 from headstart.features.backbones.cuts import Cut
+from headstart.features.backbones.facts import KnownBackbones
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError
 from headstart.features.extract import Extracted, extract_features
-from headstart.features.frozen.network import Network, remember_weights
+from headstart.features.frozen.network import Network, load_networks, remember_weights
 from headstart.features.frozen.speeds import keep_speed
 from headstart.features.images.augment import Augment, View
+from headstart.features.images.columns.images import Images
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.store import FeatureStore
-from headstart.pipeline.data.examples import Example, Scan, reject_undecodable
+from headstart.pipeline.data.examples import Example, Examples, Scan, reject_undecodable
 
 if TYPE_CHECKING:
     from headstart.features.cluster.extraction import Cluster
@@ -50,6 +54,30 @@ class Extractor:
         return stores, done
 
 
+class Early:
+    """Extracts features while the scan of a large data folder goes on, so that each file is read from disk only once.
+
+    Rejects are left to `extract_all`, which tries them again. Images that `--bits` decides about end this, because the
+    whole folder decides which features they get. The features that were extracted before stay in the store.
+    """
+
+    def __init__(self, config: FeatureConfig, extraction: ExtractionConfig) -> None:
+        self.done = Extracted()
+        self._config, self._extraction = replace(config, bits="16"), extraction
+        self._extractors: list[Extractor] | None = None
+
+    def __call__(self, images: Images) -> None:
+        """Extract the missing features of `images`, a part of those in the data folder."""
+        if not set(np.unique(images.numbers("bits")).tolist()) <= {0, 16}:
+            self._extractors = []
+        if self._extractors is None:
+            networks = load_networks(self._config, self._extraction, KnownBackbones(self._extraction.store))
+            self._extractors = [Extractor(network, images) for network in networks]
+        for extractor in self._extractors:
+            _, done = extractor.extract(images)
+            self.done += replace(done, rejects=())
+
+
 def extract_all(
     scanned: Scan, networks: Sequence[Network], cluster: Cluster | None = None
 ) -> tuple[Scan, list[Extractor], Stores, Extracted]:
@@ -60,7 +88,7 @@ def extract_all(
     """
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:
-        images = [example.image for example in scanned.examples]
+        images = scanned.examples.images
         extractors.append(Extractor(network, images, cluster))
         filled, here = extractors[-1].extract(images)
         scanned = reject_undecodable(scanned, here.rejects)
@@ -98,7 +126,7 @@ def extract_at(
     `cut` need not be among the cuts of `network`. The view None means the unchanged images. Raises DataError if a file
     is gone, or has changed since the scan.
     """
-    images = [example.image for example in examples]
+    images = Examples.of(examples).images
     by_view, _ = extract_views([Extractor(replace(network, cuts=(cut,)), images)], images, views)
     return [stores[cut] for stores in by_view]
 

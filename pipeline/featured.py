@@ -12,30 +12,23 @@ from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.extraction import Cluster, cluster
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.digests import raw_digests
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
-from headstart.features.files import NOT_WRITABLE
 from headstart.features.frozen.network import Network, load_networks, resolved_config
+from headstart.features.images.columns.inspected import Turn
 from headstart.features.images.depth import bits_by_folder, bits_that_matter
 from headstart.features.images.scan import Reject
 from headstart.features.store.store import create_folder
-from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.examples import (
-    Example,
-    Scan,
-    require_rejects_file,
-    scan,
-    scan_memory,
-    tell_reading,
-    write_rejects,
-)
+from headstart.pipeline.data.examples import Example, Examples, Scan, scan, scan_memory, tell_reading
 from headstart.pipeline.data.trainable import require_few_rejects
-from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
+from headstart.pipeline.extracting import Early, Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.locating import located_networks, run_data, run_store
 from headstart.pipeline.memory.loading import load_features, read_features
 from headstart.pipeline.places import Places
+from headstart.pipeline.rejects import list_rejects, require_rejects_file
 from headstart.pipeline.runs import Run
 
 ScanCheck = Callable[
@@ -47,7 +40,7 @@ ScanCheck = Callable[
 class FeaturedExamples:
     """Usable examples, and the stores that hold their features."""
 
-    examples: list[Example]
+    examples: Examples
     class_names: list[str]
     rejects: list[Reject]
     ignored: int  # files; see `Scan`
@@ -70,9 +63,9 @@ class FeaturedExamples:
             raise OptionError(f"--backbone {self.config.backbone}: this needs one backbone alone")
         return self.networks[0]
 
-    def of(self, split: str) -> list[Example]:
+    def of(self, split: str) -> Examples:
         """Return the examples of `split`. The split `all` means every example."""
-        return [example for example in self.examples if split in ("all", example.split)]
+        return self.examples.of_split(split)
 
     def labelled(self, examples: Sequence[Example], viewed: Sequence[Example] = ()) -> LabelledFeatures:
         """Return the features and the labels of `examples`, and the features of all views of `viewed`, at all cuts.
@@ -80,24 +73,21 @@ class FeaturedExamples:
         The features are on disk if they are more than memory may hold; see `load_features`. `viewed` must be training
         examples, because only these have views.
         """
+        examples, viewed = Examples.of(examples), Examples.of(viewed)
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
-        views = [(stores, [one.image.digest for one in viewed]) for stores in self.views if viewed]
-        digests = [example.image.digest for example in examples]
-        features, *of_views = load_features([(self.stores, digests), *views], self.extraction)
+        views = [(stores, viewed.digests) for stores in self.views if viewed]
+        features, *of_views = load_features([(self.stores, examples.digests), *views], self.extraction)
         return LabelledFeatures(
             features=features,
-            labels=np.array([example.label for example in examples], np.int64),
+            labels=examples.labels.astype(np.int64),
             columns=dict(zip(self.stores, map(slice, ends[:-1], ends[1:]), strict=True)),
             classes=len(self.class_names),
             views=of_views,
             reduced=self.config.precision == "bfloat16",
         )
 
-    def features(self, digests: Sequence[str]) -> np.ndarray:
-        """Read the features of the images with these `digests` into memory, float32 [N, D].
-
-        The cuts are side by side.
-        """
+    def features(self, digests: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Read the features of these `digests` into memory, float32 [N, D]. For the arguments, see `read_features`."""
         return read_features(self.stores, digests)
 
     def fingerprints(self) -> dict[str, str]:
@@ -112,7 +102,7 @@ class FeaturedExamples:
         return {
             "examples": len(self.examples),
             "extracted": self.extracted.extracted,
-            "cached": len({example.image.digest for example in self.examples} - self.extracted.digests),
+            "cached": self.examples.different - self._extracted_here(),
             "rejected": len(self.rejects),
             "ignored": self.ignored,
             "seconds": self.extracted.seconds,
@@ -123,19 +113,24 @@ class FeaturedExamples:
             **({"nodes": nodes} if nodes else {}),
         }
 
+    def _extracted_here(self) -> int:
+        """Return the number of different images whose features were extracted in this call."""
+        extracted = raw_digests(sorted(self.extracted.digests))
+        return int(np.isin(extracted, self.examples.digests).sum()) if len(extracted) else 0
+
     def lines(self) -> Iterator[str]:
         """Yield the summary of `headstart features`, line by line."""
         done, store = self.extracted, self.extraction.store
         timed = f" ({done.seconds:.1f} s, {done.images_per_second:.1f} images/s)" if done.extracted else ""
         cached = self.fields()["cached"]
-        copies = len(self.examples) - len({example.image.digest for example in self.examples})
+        copies = len(self.examples) - self.examples.different
         parts = [f"{done.extracted} extracted{timed}"] + [f"{cached} cached"] * bool(cached)
         parts += [f"{copies} copies of others"] * bool(copies)
         yield f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {', '.join(parts)}"
         for name, work in done.nodes.items():
             yield f"node {name}: {work.images} images, {work.images_per_second:.1f} images/s"
         if self.views:
-            count = len({example.image.digest for example in self.of("train")})
+            count = self.of("train").different
             yield f"{len(self.views)} views of {count} training images: {self.views_extracted} extracted"
         yield f"{len(self.rejects)} images rejected ({store}/rejects.csv), {self.ignored} other files ignored"
         folders = [one.folder.name for one in self.stores.values()]
@@ -181,7 +176,8 @@ def _cached(
     workers: Cluster | None,
 ) -> FeaturedExamples:
     """Scan `data` and extract missing features, by `workers` if there are any; see `cache_features`."""
-    scanned = scan_with_store(data, seed, config, extraction, reading, labelled)
+    early = None if require or workers or config.precision == "int8" else Early(config, extraction)
+    scanned = scan_with_store(data, seed, config, extraction, reading, labelled, early)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
@@ -191,13 +187,11 @@ def _cached(
             require(scanned, networks)
         scanned, extractors, stores, done = extract_all(scanned, networks, workers)
     except DataError:
-        _list_rejects(extraction.store, scanned.rejects)
+        list_rejects(extraction.store, scanned.rejects)
         raise
-    _list_rejects(extraction.store, scanned.rejects)
-    require_few_rejects(scanned.rejects, found, extraction.max_rejects)
-    if not scanned.examples:
-        raise DataError(f"{data}: none of {found} images can be used; {extraction.store}/rejects.csv says why")
-    train = [example.image for example in scanned.examples if example.split == "train"]
+    list_rejects(extraction.store, scanned.rejects)
+    _require_examples(data, scanned, found, extraction)
+    train = scanned.examples.of_split("train").images
     views, views_extracted = extract_views(extractors, train, first_views(config.augment, seed, config.views))
     return FeaturedExamples(
         **vars(scanned),
@@ -207,19 +201,16 @@ def _cached(
         views=views,
         config=resolved_config(config, networks),
         extraction=extraction,
-        extracted=done,
+        extracted=early.done + done if early else done,
         views_extracted=views_extracted,
     )
 
 
-def _list_rejects(store: Path, rejects: Sequence[Reject]) -> None:
-    """Write `rejects.csv` into the store's folder. If nothing can be written there, print a message instead."""
-    try:
-        write_rejects(store, rejects)
-    except OSError as error:
-        if error.errno not in NOT_WRITABLE:
-            raise
-        console.print(f"{store}/rejects.csv: not up to date, and can't be written ({error.strerror})")
+def _require_examples(data: Path, scanned: Scan, found: int, extraction: ExtractionConfig) -> None:
+    """Raise a DataError if too few of the `found` images in `data` can be used."""
+    require_few_rejects(scanned.rejects, found, extraction.max_rejects)
+    if not scanned.examples:
+        raise DataError(f"{data}: none of {found} images can be used; {extraction.store}/rejects.csv says why")
 
 
 def scan_with_store(
@@ -229,14 +220,18 @@ def scan_with_store(
     extraction: ExtractionConfig,
     reading: DataConfig,
     labelled: bool,
+    turn: Turn | None = None,
 ) -> Scan:
-    """Make the store's folder if it is missing, scan `data` with its scan memory, and print how the data were read."""
+    """Make the store's folder if it is missing, scan `data` with its scan memory, and print how the data were read.
+
+    For `turn`, see `inspect_images`.
+    """
     create_folder(extraction.store)
     require_rejects_file(extraction.store)
     with suppress(OSError):  # the store is read-only; an empty folder in `data` would look like a class without images
         (extraction.store / "scans").mkdir(exist_ok=True)
     memory = scan_memory(extraction.store, data, extraction.rehash)
-    scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled)
+    scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled, turn)
     tell_reading(scanned)
     return scanned
 
@@ -259,7 +254,7 @@ def networks_for(
 
 def bits_in(scanned: Scan) -> set[int]:
     """Return the distinct values of `ImageFile.bits` in a scan."""
-    return {example.image.bits for example in scanned.examples}
+    return set(np.unique(scanned.examples.images.numbers("bits")).tolist())
 
 
 def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from headstart.features.digests import hex_digests
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import Augment, augment_image
 from headstart.features.images.batches import decoded_dataset, explicit_options, file_columns
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.store.store import FeatureStore
 from headstart.features.tensorflow import tf
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Example, Examples
 
 NextEpoch = Callable[[], int]
 _Piece = tuple[np.ndarray, np.ndarray]
@@ -76,10 +77,11 @@ def features_dataset(
         next_epoch: called at the beginning of each epoch; returns the epoch's number.
         raised: a list to which errors of a pass are added, such as the StoreError of a damaged shard; see `explained`.
     """
-    digests = [example.image.digest for example in examples]
+    digests = Examples.of(examples).digests
     for store in stores:
-        if lacking := store.missing(digests):
-            raise StoreError(f"{store.folder}: no features of {lacking[0]}; run `headstart features`")
+        if (lacking := store.lacking(digests)).any():
+            (first,) = hex_digests(digests[[int(lacking.argmax())]])
+            raise StoreError(f"{store.folder}: no features of {first}; run `headstart features`")
     labels, form = _labels(examples), stores[0].form
 
     def pieces(epoch: int) -> Iterator[_Piece]:
@@ -206,8 +208,8 @@ def require_unchanged_files(examples: Sequence[Example]) -> None:
 
 def _columns(examples: Sequence[Example], images: ImageConfig) -> tuple[Any, ...]:
     """Return the columns that `decoded_dataset` takes, with the labels, int64 [N], as the last column."""
-    return *file_columns([example.image for example in examples], images), _labels(examples)
+    return *file_columns(Examples.of(examples).images, images), _labels(examples)
 
 
 def _labels(examples: Sequence[Example]) -> np.ndarray:
-    return np.array([example.label for example in examples], np.int64)
+    return Examples.of(examples).labels.astype(np.int64)

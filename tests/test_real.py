@@ -11,8 +11,9 @@ import pytest
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.images.batches import decoded_batches
+from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.pixels import ImageConfig
-from headstart.features.images.scan import ImageFile, Reject, inspect_images
+from headstart.features.images.scan import ImageFile, Reject
 from headstart.pipeline.check.check import check
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.classifier import build_classifier

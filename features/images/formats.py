@@ -5,6 +5,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from headstart.features.images.depth import used_bits
 from headstart.features.images.faults import MAX_PIXELS, Fault
 from headstart.features.images.jpeg import count_scans
@@ -34,6 +35,7 @@ _FOREIGN = {  # (offset, bytes) of image formats that Pillow can't read
 }
 _REMEDIES = {"HEIC": "`pip install 'headstart[heic]'` to read it, or convert it to JPEG or PNG"}
 PREFIX_BYTES = 16
+_NEARLY = 1 - 1e-9  # floating-point numbers round
 _MOST_SCANS = 100  # a progressive JPEG has about ten
 _ORIENTATION_TAG, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143
 # Words in Pillow's error messages about valid files of a kind that Pillow does not support.
@@ -123,6 +125,17 @@ def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pix
     if max(width, height) > MOST_SIDE:
         return Fault("too-large", f"{width} x {height} pixels, a side over {MOST_SIDE}")
     return None
+
+
+def may_be_too_large(
+    width: np.ndarray, height: np.ndarray, tile_pixels: np.ndarray, scans: np.ndarray, max_pixels: int
+) -> np.ndarray:
+    """Return where `why_too_large` may find a fault, bool [N]. The arguments before `max_pixels` are int [N]."""
+    pixels = width.astype(float) * height
+    often = scans * pixels > _MOST_SCANS * float(max_pixels) * _NEARLY
+    several = np.maximum(pixels, tile_pixels) > float(max_pixels) * _NEARLY
+    found: np.ndarray = often | several | (np.maximum(width, height) > MOST_SIDE)
+    return found
 
 
 def _format_of(data: bytes) -> str | None:

@@ -13,14 +13,14 @@ from PIL import Image, ImageFile
 
 # Only known formats are opened. Their first bytes tell the format, and Pillow's plugins for them only read bytes. Some
 # plugins for other formats run another program. A build of Pillow may lack some known formats.
-_KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
+KNOWN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 Image.preinit()
 for _plugin in ("WebP", "Tiff", "Avif", "Jpeg2K"):  # `preinit` loaded the others; Pillow's `init` takes longer
     with suppress(ImportError):
         importlib.import_module(f"PIL.{_plugin}ImagePlugin")
 with suppress(ImportError):  # the extra `heic`
     importlib.import_module("pillow_heif").register_heif_opener()
-FORMATS = tuple(name for name in _KNOWN_FORMATS if name in Image.OPEN)
+FORMATS = tuple(name for name in KNOWN_FORMATS if name in Image.OPEN)
 
 
 @contextmanager

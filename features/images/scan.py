@@ -1,22 +1,16 @@
-"""Read digests and headers of image files, or find reasons to reject the files. This module needs no TensorFlow."""
+"""Read the digest and header of an image file, or find a reason to reject it. For many files, see `inspected`."""
 
 import hashlib
 import os
 import stat
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.features.images.faults import MAX_PIXELS, Fault, Reason
-from headstart.features.images.formats import PREFIX_BYTES, inspect_bytes, inspect_pages, is_image, why_too_large
+from headstart.features.images.formats import PREFIX_BYTES, inspect_bytes, inspect_pages, is_image
 from headstart.features.images.pixels import Pages
-from headstart.features.terminal import progress
 
 MAX_FILE_BYTES = 1 << 30
-_PIECE = 64  # files per task of a thread
-_KNOWN_SECONDS = 5e-5  # a known file on a near disk takes less; threads would only wait for Python's lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,55 +58,6 @@ class Reject:
     path: str
     reason: Reason
     detail: str
-
-
-def inspect_images(
-    paths: Sequence[str | Path],
-    max_pixels: int = MAX_PIXELS,
-    recall: Callable[[str, int], ImageFile | None] | None = None,
-    pages: Pages = "first",
-) -> list[list[ImageFile | Reject]]:
-    """Inspect files in parallel. Return for each of `paths` the result of `inspect_image`.
-
-    `recall` takes a path and a page number, and returns the image that an earlier scan found, or None. If `recall`
-    knows all pages that `pages` asks for, the file is not read. Then its images are only checked against `max_pixels`.
-    """
-
-    def inspect(path: str | Path) -> list[ImageFile | Reject]:
-        known = _recalled(str(path), pages, recall) if recall else []
-        return [_within_limits(one, max_pixels) for one in known] or inspect_image(path, max_pixels, pages)
-
-    def all_of(piece: Sequence[str | Path]) -> list[list[ImageFile | Reject]]:
-        return [inspect(path) for path in piece]
-
-    pieces = iter([paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)])
-    found: list[list[ImageFile | Reject]] = []
-    with ThreadPoolExecutor() as pool, progress("looking at files", len(paths), "files") as advance:
-        for piece in pieces:
-            start = time.perf_counter()
-            seen = all_of(piece)
-            found += seen
-            advance(len(seen))
-            if time.perf_counter() - start > _PIECE * _KNOWN_SECONDS:
-                break  # files are read, or the disk is far away: threads save time
-        for seen in pool.map(all_of, pieces):
-            found += seen
-            advance(len(seen))
-    return found
-
-
-def _recalled(path: str, pages: Pages, recall: Callable[[str, int], ImageFile | None]) -> list[ImageFile]:
-    first = recall(path, 1)
-    if first is None:
-        return []
-    more = range(2, first.pages + 1) if pages == "all" else range(0)
-    others = [recall(page_path(path, page), page) for page in more]
-    return [first, *(one for one in others if one)] if all(others) else []
-
-
-def _within_limits(image: ImageFile, max_pixels: int) -> ImageFile | Reject:
-    fault = why_too_large(image.width, image.height, image.tile_pixels, image.scans, max_pixels)
-    return Reject(image.path, fault.reason, fault.detail) if fault else image
 
 
 def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages = "first") -> list[ImageFile | Reject]:
@@ -177,3 +122,12 @@ def why_unreadable(error: OSError) -> Fault:
     if isinstance(error, FileNotFoundError):
         return Fault("vanished", "no such file, or a link to none")
     return Fault("unreadable", error.strerror or str(error))
+
+
+def size_and_time(path: str) -> tuple[int, int]:
+    """Return the size of a file and its modification time in ns; -1 and -1 if there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns

@@ -4,20 +4,28 @@ import hashlib
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from headstart.features.digests import DIGEST_BYTES
+from headstart.features.digests import DIGEST, DIGEST_BYTES
 from headstart.features.files import SETTLED_NS, remove_left_over, written_atomically
+from headstart.features.images.columns.images import NUMBERS, Images, narrow
+from headstart.features.images.columns.paths import Paths
 from headstart.features.images.formats import HEADER_VERSION
-from headstart.features.images.opening import FORMATS
-from headstart.features.images.scan import ImageFile
+from headstart.features.images.opening import FORMATS, KNOWN_FORMATS
+from headstart.features.images.pixels import Pages
+from headstart.features.images.scan import size_and_time
 from headstart.features.terminal import console
 
-_COLUMNS = ("bytes", "mtime_ns", "orientation", "width", "height", "tile_pixels", "scans", "bits", "pages", "page")
+_AT_A_TIME = 4096
+# The columns of the array `numbers` in the files of earlier versions. Now each column is an array of its own.
+_NUMBERS_BEFORE = [name for name in NUMBERS if name != "format"]
 # NumPy and zipfile raise these errors if a file is not a valid archive.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, BadZipFile, zlib.error)
 
@@ -34,52 +42,102 @@ class ScanMemory:
         self._root = f"{data}{os.sep}"
         self._file = folder / f"{hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]}.npz"
         self._started = time.time_ns()
-        self._rows: dict[str, int] = {}
-        self._loaded: dict[str, np.ndarray] = {}
-        self._digests, self._formats, self._numbers = "", list[bytes](), list[list[int]]()
-        self._recalled: dict[str, ImageFile] = {}
+        self.images = Images.of([])  # their paths are relative to `data`
         if not forget:
             with suppress(*_DAMAGE):
-                self._load()
+                self.images = self._loaded()
+        page = self.images.numbers("page")
+        firsts = np.flatnonzero(page == 1).astype(np.int32)
+        hashes = np.fromiter(map(hash, self.images.files[firsts]), np.int64, len(firsts))
+        order = np.argsort(hashes, kind="stable")
+        self._rows, self._hashes = firsts[order], hashes[order]  # of first pages
+        self._more: dict[str, dict[int, int]] = defaultdict(dict)  # rows of further pages, by path and page
+        for row in np.flatnonzero(page > 1).tolist():
+            self._more[self.images.files[row]][int(page[row])] = row
 
-    def recall(self, path: str, page: int = 1) -> ImageFile | None:
-        """Return the image at `path` as a scan found it; None if `path` is unknown, or its file has changed since.
+    def recall(self, files: Paths, pages: Pages = "first") -> tuple[np.ndarray, np.ndarray]:
+        """Find the images of those `files` that have not changed since a scan found them.
 
-        For a page after the first, `path` is the result of `page_path`, and `page` is the page's number.
+        Return their rows in `images`, int64 [n], and the positions of their files in `files`, int64 [n], ascending. If
+        `pages` is `all`, a file has either a row for each of its pages, in order, or none.
         """
-        row = self._rows.get(path.removeprefix(self._root))
-        if row is None:
-            return None
-        digest = self._digests[row * 2 * DIGEST_BYTES : (row + 1) * 2 * DIGEST_BYTES]
-        format = self._formats[row].decode("ascii", errors="replace")
-        size, time_ns, orientation, width, height, *others = self._numbers[row]
-        tile_pixels, scans, bits, pages, number = others
-        image = ImageFile(
-            path, digest, size, time_ns, orientation, width, height, format, tile_pixels, scans, bits, pages, number
+        paths = list(self._relative(files))
+        hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
+        last = np.searchsorted(self._hashes, hashes, "right") - 1  # of several rows of a path, the last is the newest
+        at = np.flatnonzero(last >= 0)
+        at = at[self._hashes[last[at]] == hashes[at]]
+        rows = self._rows[last[at]]
+        status = np.array([size_and_time(path) for path in files[at]], np.int64).reshape(-1, 2)
+        same = np.fromiter(
+            (name == paths[position] for name, position in zip(self.images.files[rows], at.tolist(), strict=True)),
+            bool,
+            len(at),
         )
-        if format not in FORMATS or image.page != page or not image.is_unchanged():
-            return None
-        self._recalled[path] = image
-        return image
+        kept = same & self._agrees(rows, status)
+        rows, at, status = rows[kept], at[kept], status[kept]
+        several = np.flatnonzero(self.images.numbers("pages")[rows] > 1)
+        if pages == "first" or not len(several):
+            return rows, at
+        found = rows.tolist()
+        rows_of = [[row] for row in found]
+        for number in several.tolist():
+            more = self._more.get(paths[at[number]], {})
+            wanted = [more.get(page, -1) for page in range(2, int(self.images.numbers("pages")[rows[number]]) + 1)]
+            whole = min(wanted) >= 0 and self._agrees(np.array(wanted), status[[number]]).all()
+            rows_of[number] = [found[number], *wanted] if whole else []
+        return np.array(list(chain.from_iterable(rows_of)), np.int64), at.repeat([len(one) for one in rows_of])
 
-    def save(self, images: Sequence[ImageFile]) -> None:
-        """Write `images` for the next scan, in place of all earlier content. A failure to write is only printed."""
-        if len(images) == len(self._rows) and all(self._recalled.get(image.path) is image for image in images):
+    def _agrees(self, rows: np.ndarray, status: np.ndarray) -> np.ndarray:
+        """Return which images still have the size and modification time of their file, bool [n].
+
+        `status`, int64 [n, 2], has the results of `size_and_time`.
+        """
+        size, time_ns = self.images.numbers("bytes")[rows], self.images.numbers("mtime_ns")[rows]
+        agreeing: np.ndarray = (size == status[:, 0]) & (time_ns == status[:, 1])
+        return agreeing
+
+    def add(self, images: Images) -> None:
+        """Write `images` beside all earlier content, so that a scan that is killed does not begin again."""
+        if len(settled := self._settled(images)):
+            self._write(Images.concatenated([self.images, settled]))
+
+    def save(self, images: Images) -> None:
+        """Write `images` for the next scan, in place of all earlier content. A failure to write is only printed.
+
+        The memory is empty afterwards, because it takes as much as `images`.
+        """
+        known, self.images = self.images, Images.of([])
+        self._rows, self._hashes = np.zeros(0, np.int32), np.zeros(0, np.int64)
+        self._more.clear()
+        if images.digests is known.digests:
             return  # the file already holds these images
-        # A file that was written shortly before the scan is left out: it may change again and keep its mtime.
-        settled = [image for image in images if image.mtime_ns < self._started - SETTLED_NS]
-        paths = b"\0".join(os.fsencode(image.path.removeprefix(self._root)) for image in settled)
-        digests = bytes.fromhex("".join(image.digest for image in settled))
-        numbers = [[getattr(image, name) for name in _COLUMNS] for image in settled]
-        learnt: dict[str, np.ndarray] = {
+        settled = self._settled(images)
+        if settled != known:
+            self._write(settled)
+
+    def _settled(self, images: Images) -> Images:
+        """Return `images` with paths relative to the folder, without files that were written shortly before the scan.
+
+        Such files may change again and keep their modification time.
+        """
+        settled = images.numbers("mtime_ns") < self._started - SETTLED_NS
+        images = images if settled.all() else images[settled]
+        return images.at(self._relative(images.files))
+
+    def _relative(self, files: Paths) -> Paths:
+        return files.with_folders([folder.removeprefix(self._root) for folder in files.folders])
+
+    def _write(self, images: Images) -> None:
+        paths = bytearray()
+        for path in images.paths():
+            paths += os.fsencode(path) + b"\0"
+        learnt = {
             "version": np.array(HEADER_VERSION),
-            "paths": np.frombuffer(paths, np.uint8),
-            "digests": np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES),
-            "formats": np.array([image.format for image in settled], np.bytes_),
-            "numbers": np.array(numbers, np.int64).reshape(-1, len(_COLUMNS)),
+            "paths": np.frombuffer(paths[:-1], np.uint8),
+            "digests": images.digests.view(np.uint8).reshape(-1, DIGEST_BYTES),
+            "formats": np.array(KNOWN_FORMATS, np.bytes_),
         }
-        if self._loaded and all(np.array_equal(learnt[name], array) for name, array in self._loaded.items()):
-            return
+        learnt |= {name: images.numbers(name) for name in NUMBERS}
         try:
             with written_atomically(self._file) as partial:
                 np.savez(partial, allow_pickle=False, **learnt)
@@ -87,23 +145,48 @@ class ScanMemory:
         except OSError as error:  # the store is read-only, or the disk full
             console.print(f"the next scan will read all files again: {error}")
 
-    def _load(self) -> None:
-        """Read the memory's file. A missing or damaged file raises one of the `_DAMAGE` errors."""
+    def _loaded(self) -> Images:
+        """Return the images in the memory's file. A missing or damaged file raises one of the `_DAMAGE` errors."""
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if arrays["version"] != HEADER_VERSION:
-                return
-            loaded = {name: arrays[name] for name in ("version", "paths", "digests", "formats", "numbers")}
-        names = os.fsdecode(loaded["paths"].tobytes()).split("\0")
-        wanted = {
-            "digests": (np.uint8, (len(names), DIGEST_BYTES)),
-            "formats": (np.bytes_, (len(names),)),
-            "numbers": (np.int64, (len(names), len(_COLUMNS))),
-        }
-        for name, (kind, shape) in wanted.items():
-            array = loaded[name]
-            if array.shape != shape or not np.issubdtype(array.dtype, kind):
-                raise ValueError(f"{name} of {len(names)} files can't be {array.dtype} {array.shape}")
-        self._rows = {name: row for row, name in enumerate(names)}
-        self._digests = loaded["digests"].tobytes().hex()
-        self._formats, self._numbers = loaded["formats"].tolist(), loaded["numbers"].tolist()
-        self._loaded = loaded
+                return self.images
+            digests = _checked(arrays["digests"], np.uint8, (-1, DIGEST_BYTES)).reshape(-1).view(DIGEST)
+            names = [name.decode("ascii") for name in _checked(arrays["formats"], np.bytes_, (-1,)).tolist()]
+            codes = {name: KNOWN_FORMATS.index(name) for name in set(names)}
+            formats = np.array([codes[name] for name in names], np.int64)
+            if "numbers" in arrays:
+                before = _checked(arrays["numbers"], np.int64, (len(digests), len(_NUMBERS_BEFORE)))
+                columns = dict(zip(_NUMBERS_BEFORE, before.T, strict=True))
+            else:
+                columns = {name: arrays[name] for name in NUMBERS}
+                formats = formats[_checked(columns["format"], np.integer, (len(digests),))]
+            columns["format"] = formats
+            numbers = {name: narrow(name, _checked(columns.pop(name), np.integer, (len(digests),))) for name in NUMBERS}
+            files = Paths.of(_files(_checked(arrays["paths"], np.uint8, (-1,)), numbers["page"]))
+        images = Images(files, digests, numbers)
+        usable = np.isin(formats, [KNOWN_FORMATS.index(name) for name in FORMATS])
+        return images if usable.all() else images[usable]
+
+
+def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
+    """Yield the path of each image's file. `paths`, uint8 [bytes], has `ImageFile.path` of each, and zeros between."""
+    start = 0
+    ends = np.append(np.flatnonzero(paths == 0), len(paths)) if len(page) else paths
+    if len(ends) != len(page):
+        raise ValueError(f"{len(ends)} paths of {len(page)} images")
+    for first in range(0, len(page), _AT_A_TIME):
+        rows = slice(first, first + _AT_A_TIME)
+        for end, number in zip(ends[rows].tolist(), page[rows].tolist(), strict=True):
+            path = os.fsdecode(paths[start:end].tobytes())
+            yield path if number == 1 else path.removesuffix(f"#{number}")
+            start = end + 1
+
+
+def _checked(array: np.ndarray, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return `array`. Raise a ValueError if it has another kind or shape; -1 in `shape` stands for any size."""
+    fits = len(array.shape) == len(shape) and all(
+        want in (-1, has) for has, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits or not np.issubdtype(array.dtype, kind):
+        raise ValueError(f"expected {kind.__name__} {shape}. Received: {array.dtype} {array.shape}")
+    return array

@@ -104,11 +104,10 @@ class Index:
             return self
         numbers = np.arange(len(self.shards), len(self.shards) + len(new), dtype=np.int32)
         rows = [np.arange(length, dtype=np.int32) for length in lengths]
-        segments = [
-            *self.segments,
-            Segment.sorted(np.concatenate(parts), numbers.repeat(lengths), np.concatenate(rows)),
-        ]
-        shards = [*self.shards, *new]
+        shards, digests = [*self.shards, *new], np.concatenate(parts)
+        del parts, new  # of a million digests, each copy takes 32 MB
+        segments = [*self.segments, Segment.sorted(digests, numbers.repeat(lengths), np.concatenate(rows))]
+        del digests
         while len(segments) > 1 and 2 * len(segments[-1].digests) >= len(segments[-2].digests):
             last = segments.pop()
             segments.append(segments.pop().joined(last).with_ties_by_name(shards))

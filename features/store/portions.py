@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from headstart.features.digests import raw_digests
+from headstart.features.digests import HexDigests, hex_digests, raw_digests
 
 LARGEST_PORTION = 1024  # images on average: a shard
 _SMALLEST_PORTION = 4
@@ -19,7 +19,7 @@ _NAME_DIGITS = 16
 class Portions:
     """The digests of images that lack features, in order, cut into portions of successive digests."""
 
-    digests: Sequence[str]  # hexadecimal
+    digests: HexDigests
     names: Sequence[str]  # of the portions
     starts: np.ndarray  # int64 [portions + 1]: portion b has the digests at `starts[b]` up to `starts[b + 1] - 1`
 
@@ -32,23 +32,25 @@ class Portions:
         return int(np.searchsorted(self.starts, position, "right")) - 1
 
 
-def cut_into_portions(digests: Sequence[str], missing: Collection[str]) -> Portions:
+def cut_into_portions(digests: Sequence[str] | np.ndarray, missing: Collection[str]) -> Portions:
     """Cut `digests` into portions of successive digests. Keep in the portions only the digests that are in `missing`.
 
-    `digests` holds at least one digest, in hexadecimal, and none twice. A digest ends a portion if its first bits are
-    0. So processes with the same digests find the same portions, whatever is missing when they begin. If one process
-    has a few digests more, most portions are still the same. A portion is named after the digest that ends it.
+    `digests`, hexadecimal or an array of dtype `DIGEST`, holds at least one digest, and none twice. A digest ends a
+    portion if its first bits are 0. So processes with the same digests find the same portions, whatever is missing when
+    they begin. If one process has a few digests more, most portions are still the same. A portion is named after the
+    digest that ends it.
     """
     size = np.clip(len(digests) / _FEWEST_PORTIONS, _SMALLEST_PORTION, LARGEST_PORTION)
     bits = int(np.log2(size))
-    values = np.frombuffer(raw_digests(digests).tobytes(), ">u8")[::4]
+    raw = raw_digests(digests)
+    values = np.frombuffer(raw.tobytes(), ">u8")[::4]
     ends = np.union1d(np.flatnonzero(values >> np.uint64(64 - bits) == 0), [len(digests) - 1])
-    kept = np.fromiter((digest in missing for digest in digests), bool, len(digests))
+    kept = np.isin(raw, raw_digests(list(missing)))
     before = np.concatenate([[0], np.cumsum(kept)])
     starts = before[np.concatenate([[0], ends + 1])]
     some = np.flatnonzero(np.diff(starts))
     return Portions(
-        digests=[digest for digest, is_kept in zip(digests, kept, strict=True) if is_kept],
-        names=[digests[ends[portion]][:_NAME_DIGITS] for portion in some],
+        digests=HexDigests(raw[kept]),
+        names=[name[:_NAME_DIGITS] for name in hex_digests(raw[ends[some]])],
         starts=np.concatenate([starts[some], before[-1:]]),
     )

@@ -30,6 +30,7 @@ from headstart.features.terminal import console
 SLAB_BYTES = 64 << 20
 _LONGEST_DESCRIPTION = 1 << 20  # bytes
 _MERGES = 3
+_AT_A_TIME = 1 << 16  # digests that are looked up
 
 
 def create_folder(folder: Path, root: Path | None = None) -> None:
@@ -111,14 +112,21 @@ class FeatureStore:
         """List the digests that have features, in hexadecimal. A digest in several shards is listed several times."""
         return hex_digests(self._refreshed().digests())
 
-    def missing(self, digests: Collection[str], listed: bool = True) -> list[str]:
-        """Return the `digests` (hexadecimal SHA-256) that have no features yet, each once, in the order given.
+    def missing(self, digests: Collection[str]) -> list[str]:
+        """Return the `digests` (hexadecimal SHA-256) that have no features yet, each once, in the order given."""
+        asked = list(dict.fromkeys(digests))
+        return [asked[position] for position in np.flatnonzero(self.lacking(raw_digests(asked)))]
+
+    def lacking(self, digests: np.ndarray, listed: bool = True) -> np.ndarray:
+        """Return which of `digests`, `DIGEST` [N], have no features yet, bool [N].
 
         Unless `listed` is true, do not list the folder again: features that came since the last time are not seen.
         """
-        asked = list(dict.fromkeys(digests))
-        found = (self._refreshed() if listed else self._index).find(raw_digests(asked))
-        return [asked[position] for position in np.flatnonzero(~found)]
+        index, lacking = self._refreshed() if listed else self._index, np.empty(len(digests), bool)
+        for start in range(0, len(digests), _AT_A_TIME):  # a comparison copies what is compared
+            piece = slice(start, start + _AT_A_TIME)
+            lacking[piece] = ~index.find(digests[piece])
+        return lacking
 
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
         """Write n >= 1 hexadecimal digests and features [n, *shape] as one shard, atomically. Return its path.
@@ -159,15 +167,21 @@ class FeatureStore:
                 self.write_merged()  # a process may have been killed after it retired shards
                 retired.remove_retired(self.folder)
 
-    def read(self, digests: Sequence[str]) -> np.ndarray:
-        """Read the features of `digests` in the order given, [N, *shape] in the stored dtype. Errors: see `stream`."""
+    def read(self, digests: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Read the features of `digests` in the order given, [N, *shape] in the stored dtype. Errors: see `stream`.
+
+        Digests are hexadecimal, or an array of dtype `DIGEST`.
+        """
         features = np.empty((len(digests), *self.form.shape), self.form.dtype)
         for positions, rows in self.stream(digests):
             features[positions] = rows
         return features
 
     def stream(
-        self, digests: Sequence[str], shuffled: np.random.Generator | None = None, slab_bytes: int = SLAB_BYTES
+        self,
+        digests: Sequence[str] | np.ndarray,
+        shuffled: np.random.Generator | None = None,
+        slab_bytes: int = SLAB_BYTES,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the features of `digests` in the order on disk, at most `slab_bytes` of one shard at a time.
 
@@ -175,15 +189,14 @@ class FeatureStore:
         [n, *shape] in the stored dtype. For `shuffled`, see `Index.slabs`. A digest without features, or a damaged
         shard, raises a StoreError.
         """
-        digests = list(digests)
         raw, slab = raw_digests(digests), max(1, slab_bytes // self.form.image_bytes)
-        waiting = np.arange(len(digests))
+        waiting = np.arange(len(raw))
         while len(waiting):
             # List the folder in each round: `compact` may have moved features to another shard.
             index = self._refreshed()
             found = index.find(raw[waiting])
             if not found.all():
-                lacking = digests[waiting[int(found.argmin())]]
+                (lacking,) = hex_digests(raw[waiting[[int(found.argmin())]]])
                 raise StoreError(f"{self.folder}: no features of {lacking}; run `headstart features`")
             done = np.zeros(len(waiting), bool)
             for piece in index.slabs(raw[waiting], slab, shuffled):
@@ -266,8 +279,9 @@ class FeatureStore:
             if gone := known - set(shards):
                 index = index.without_shards(gone)
             try:
-                new = {shard: read_digests(shard, self.form) for shard in shards if shard not in known}
-                self._index = index.with_shards(new)
+                self._index = index.with_shards(
+                    {shard: read_digests(shard, self.form) for shard in shards if shard not in known}
+                )
                 return self._index
             except FileNotFoundError as error:  # another process removed it after it was listed
                 listed, shards = shards, self.shards()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
-from headstart.features.digests import DIGEST_BYTES
+from headstart.features.digests import DIGEST_BYTES, hex_digests, raw_digests
 from headstart.features.store.claims import KNOWN_SECONDS
 from headstart.features.store.store import FeatureStore
 
@@ -51,8 +51,11 @@ class ShardWriter(Generic[Key]):
     killed, few features are lost. A thread writes, so that the passes go on meanwhile.
     """
 
-    def __init__(self, stores: Mapping[Key, FeatureStore], digests: Sequence[str]) -> None:
-        self._parts = {key: _Collected(store, set(store.missing(digests))) for key, store in stores.items()}
+    def __init__(self, stores: Mapping[Key, FeatureStore], digests: Sequence[str] | np.ndarray) -> None:
+        raw = raw_digests(digests)
+        self._parts = {
+            key: _Collected(store, set(hex_digests(raw[store.lacking(raw)]))) for key, store in stores.items()
+        }
         self._since = self._listed = time.monotonic()
         self._took = 0.0  # seconds of the last listing
         self._thread = ThreadPoolExecutor(1)
@@ -78,10 +81,10 @@ class ShardWriter(Generic[Key]):
         Listing a large folder takes long. So unless `at_once` is true, the folders are not listed again if that was
         done a short time ago. Features that other processes wrote in this time are then not seen.
         """
-        start = time.monotonic()
+        start, raw = time.monotonic(), raw_digests(digests)
         listed = at_once or start - self._listed >= min(self._took / _SHARE, KNOWN_SECONDS)
         for part in self._parts.values():
-            part.lacking -= set(digests) - set(part.store.missing(digests, listed))
+            part.lacking.difference_update(hex_digests(raw[~part.store.lacking(raw, listed)]))
         if listed:
             self._listed = time.monotonic()
             self._took = self._listed - start

@@ -62,7 +62,7 @@ def advise(
     require_few_rejects(scanned.rejects, len(scanned.examples) + len(scanned.rejects), extraction.max_rejects)
     require_trainable(scanned.examples, scanned.class_names, data, needs_val=False)
     found = find_candidates(scanned, config, extraction, asked, seed)
-    if len({one.label for one in found.examples}) < len(scanned.class_names):
+    if len(np.unique(found.examples.labels)) < len(scanned.class_names):
         raise DataError(
             f"{data}: a class has no images with features in all of {len(found.stores)} folders of {extraction.store}; "
             "run `headstart features` for each network, or raise --sample"
@@ -71,14 +71,13 @@ def advise(
 
 
 def _advice(data: Path, scanned: Scan, found: Candidates, extraction: ExtractionConfig, seed: int) -> Advice:
-    labels, classes = np.array([one.label for one in found.examples], np.int64), len(scanned.class_names)
+    labels, classes = found.examples.labels.astype(np.int64), len(scanned.class_names)
     folds = make_folds(found.examples, data, seed)
     judged, similarity = _judged(found, labels, folds, classes)
     usual = [row for row, store in enumerate(found.stores) if _is_last(store.fingerprint)]
     choice, right = choose(judged, folds, usual, seed), [float(one.probe.mean()) for one in judged]
     store = found.stores[choice.row]
-    train = [one for one in scanned.examples if one.split == "train"]
-    val = sum(one.split == "val" for one in scanned.examples)
+    train, val = scanned.examples.of_split("train"), len(scanned.examples.of_split("val"))
     gains = expected_gain(1 - right[choice.row], len(train), similarity, _too_deep(found.stores, right, choice.row))
     known = {one.digest: one for one in used_with(extraction.store)}
     scored = [_scored(one.fingerprint, each, known) for one, each in zip(found.stores, judged, strict=True)]
@@ -117,7 +116,7 @@ def _judged(
 
 def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
     """Read the features of the images on which candidates are judged: float32 [N, D]."""
-    return store.read([one.image.digest for one in found.examples]).astype(np.float32, copy=False)
+    return store.read(found.examples.digests).astype(np.float32, copy=False)
 
 
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:

@@ -10,13 +10,14 @@ from headstart.features.backbones.cuts import Cut, chosen_backbones, chosen_cuts
 from headstart.features.backbones.outlines import default_resize, is_own, outline
 from headstart.features.backbones.used import used_with
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.digests import HexDigests
 from headstart.features.errors import OptionError, StoreError
 from headstart.features.frozen.network import Network, load_network
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.maintain import open_stores
 from headstart.features.store.store import FeatureStore
 from headstart.pipeline.advise.config import AdviseConfig
-from headstart.pipeline.data.examples import Example, Scan
+from headstart.pipeline.data.examples import Examples, Scan
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import extract_all
 from headstart.pipeline.featured import networks_for
@@ -35,7 +36,7 @@ class Candidates:
     """
 
     stores: list[FeatureStore]
-    examples: list[Example]  # of train and val
+    examples: Examples  # of train and val
     notes: list[str]  # a line for each store with features of too few images, and for options without effect
 
 
@@ -47,7 +48,7 @@ def find_candidates(
     The features of the networks to try are extracted. Raises DataError if too many images can't be used. Extraction
     raises the errors of `cache_features`.
     """
-    examples = _sample([one for one in scanned.examples if one.split != "test"], advise.sample, seed)
+    examples = _sample(scanned.examples[~scanned.examples.splits.is_("test")], advise.sample, seed)
     stores, notes = _stored(examples, extraction)
     tried = advise.tried or (() if stores else tuple(chosen_backbones(config)))
     if config.cut and not {_named(name) for name in tried}.intersection(chosen_backbones(config)):
@@ -55,9 +56,10 @@ def find_candidates(
     if tried:
         examples, more = _extracted(replace(scanned, examples=examples), tried, config, extraction)
         stores += [store for store in more if store.key not in [known.key for known in stores]]
-    digests = [one.image.digest for one in examples]
-    lacking = set[str]().union(*(store.missing(digests) for store in stores))
-    examples = [one for one in examples if one.image.digest not in lacking]
+    lacking = np.zeros(len(examples), bool)
+    for store in stores:
+        lacking |= store.lacking(examples.digests)
+    examples = examples[~lacking]
     widest = max((store.form.shape[0] for store in stores), default=1)
     if (most := max(1, rows_in_memory(_COPIES * widest, extraction.memory))) < len(examples):
         sample = _sample(examples, most, seed)
@@ -66,32 +68,32 @@ def find_candidates(
     return Candidates(stores, examples, notes)
 
 
-def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+def _sample(examples: Examples, count: int, seed: int) -> Examples:
     """Return a sample of `count` examples, with the classes in proportion, or all examples if `count` is 0.
 
     The sample has at least ten examples of each class, or all examples of a class that has fewer. For that, the sample
     may be larger than `count`.
     """
-    labels = np.array([one.label for one in examples])
+    labels = examples.labels
     if not count or (count := max(count, _OF_EACH * len(np.unique(labels)))) >= len(examples):
-        return list(examples)
+        return examples
     order = np.random.default_rng(seed).permutation(len(examples))
     place = np.empty(len(examples))  # the position of an example within its class, from 0 to 1
     for label in np.unique(labels):
         rows = order[labels[order] == label]
         place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
         place[rows[:_OF_EACH]] = 0  # a rare class is in the sample, too
-    return [examples[row] for row in sorted(np.argsort(place, kind="stable")[:count])]
+    return examples[np.sort(np.argsort(place, kind="stable")[:count])]
 
 
-def _stored(examples: Sequence[Example], extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
+def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
     """Return the stores with enough features of `examples` to be judged, and a line for each store with too few.
 
     A store may lack the features of images that could not be decoded; `--max-rejects` bounds their number.
     """
     if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []
-    digests = {one.image.digest for one in examples}
+    digests = set(HexDigests(examples.digests))
     stores, left_out = [], []
     for store in open_stores(extraction.store):
         if len(store.fingerprint.shape) > 1 or store.fingerprint.view:
@@ -106,7 +108,7 @@ def _stored(examples: Sequence[Example], extraction: ExtractionConfig) -> tuple[
 
 def _extracted(
     scanned: Scan, tried: Sequence[str], config: FeatureConfig, extraction: ExtractionConfig
-) -> tuple[list[Example], list[FeatureStore]]:
+) -> tuple[Examples, list[FeatureStore]]:
     """Extract the features of the networks to try. Return the examples that could be decoded, and the stores."""
     configs = [_of_one(name, replace(config, views=0)) for name in dict.fromkeys(tried)]
     networks = [network for one in configs for network in networks_for(scanned, one, extraction)]

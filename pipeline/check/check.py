@@ -1,14 +1,16 @@
 """`headstart check`: find problems in a data folder before training."""
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.zoo import BACKBONES
+from headstart.features.digests import HexDigests
 from headstart.features.errors import StoreError
+from headstart.features.images.columns.images import Images
 from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
-from headstart.features.images.scan import ImageFile, Reject
+from headstart.features.images.scan import Reject
 from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import progress
@@ -44,13 +46,13 @@ def check(
     stores = _stores(config.store)
     memory = scan_memory(config.store, data) if stores else None
     scanned = scan(data, seed, config.max_pixels, memory, config=reading, labelled=False)
-    undecodable = _undecodable([example.image for example in scanned.examples], stores, config)
+    undecodable = _undecodable(scanned.examples.images, stores, config)
     scanned = reject_undecodable(scanned, undecodable)
     examples = scanned.examples
     groups = same_image(examples)
-    digests = {example.image.digest for example in examples}
+    digests = set(HexDigests(examples.digests))
     chosen = _chosen(stores, config.fingerprint, digests)
-    counts = Counter((example.label, example.split) for example in examples)
+    counts = examples.counts()
     rejected = too_many_rejects(scanned.rejects, len(examples) + len(scanned.rejects), config.max_rejects)
     result = CheckResult(
         **vars(scanned),
@@ -70,7 +72,7 @@ def check(
         near_duplicates=near_duplicates(examples, chosen, config.similarity) if chosen else None,
         store=chosen.folder if chosen else None,
         compared=len(digests) - len(chosen.missing(digests)) if chosen else 0,
-        tiny=[example for example in examples if min(example.image.width, example.image.height) < config.tiny],
+        tiny=list(examples[np.minimum(*map(examples.images.numbers, ("width", "height"))) < config.tiny]),
     )
     if config.html:
         write_page(result, config.html)
@@ -105,11 +107,11 @@ def _cut_number(store: FeatureStore) -> int:
     return cuts.index(cut) if cut in cuts else -1
 
 
-def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
+def _undecodable(images: Images, stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
     """Decode one image for each digest that has no features in `stores`. Return a reject for each failure."""
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
-    by_digest = {image.digest: image for image in images}
-    left = list(by_digest)
+    last = {digest: at for at, digest in enumerate(HexDigests(images.digests))}
+    left = list(last)
     for store in stores:
         if (store.fingerprint.pixels_version, store.fingerprint.truncated) == (PIXELS_VERSION, config.truncated):
             left = store.missing(left)
@@ -117,7 +119,7 @@ def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], se
         return []
     from headstart.features.images.batches import decoded_batches, why_undecodable
 
-    unseen = [by_digest[digest] for digest in left]
+    unseen = images[np.array([last[digest] for digest in left])]
     decoded: set[int] = set()
     with progress("decoding", len(unseen)) as advance:
         for positions, _ in decoded_batches(unseen, config, _DECODED_AT_A_TIME):

@@ -5,8 +5,10 @@ The functions examine names only, so the same rules apply to folders and archive
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
+from headstart.features.images.columns.paths import Paths
 from headstart.pipeline.data.names import has_image_suffix
 
 HEADSTART = "headstart"
@@ -48,13 +50,23 @@ def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
     the folder's kind. A camera's raw file is clutter if an image file of the same name lies beside it, because cameras
     write both. Stores and runs of headstart are recognised by the files in them, under any folder name.
     """
-    pairs = [path.rpartition("/") for path in paths]
-    names: dict[str, list[str]] = {}
-    for folder, _, name in pairs:
-        names.setdefault(folder, []).append(name)
-    kinds = _kinds_of_folders(names)
-    raw = {folder: _raw_beside_pictures(inside) for folder, inside in names.items()}
-    return [kinds[folder] or clutter_kind(name) or (_RAW if name in raw[folder] else None) for folder, _, name in pairs]
+    files = Paths.of(paths)
+    positions: dict[str, np.ndarray] = {}
+    for folder, inside in files.by_folder().items():  # an archive may have both `x` and `/x`
+        name = folder.removesuffix("/")
+        positions[name] = np.concatenate([positions[name], inside]) if name in positions else inside
+
+    def names_in(folder: str) -> list[str]:
+        return list(files[positions[folder]].names()) if folder in positions else []
+
+    kinds = _kinds_of_folders(positions, names_in)
+    found: list[str | None] = [None] * len(files)
+    for folder, inside in positions.items():
+        names, of_folder = names_in(folder), kinds[folder]
+        raw = _raw_beside_pictures(names)
+        for at, name in zip(inside.tolist(), names, strict=True):
+            found[at] = of_folder or clutter_kind(name) or (_RAW if name in raw else None)
+    return found
 
 
 def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
@@ -75,13 +87,13 @@ def told(ignored: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in Counter(ignored).most_common())
 
 
-def _kinds_of_folders(names: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
+def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence[str]]) -> dict[str, str | None]:
     """Return the kind of clutter of each folder, or None for data.
 
-    `names` maps each folder to the names of its files. The folder "" is the top.
+    `folders` are those with files, and `names_in` returns the names of a folder's files. The folder "" is the top.
     """
-    inside: dict[str, set[str]] = {folder: set() for folder in names}  # the folders in each folder
-    for child in names:
+    inside: dict[str, set[str]] = {folder: set() for folder in folders}  # the folders in each folder
+    for child in list(inside):
         while child:
             above = child.rpartition("/")[0]
             if child in inside.setdefault(above, set()):
@@ -92,7 +104,7 @@ def _kinds_of_folders(names: Mapping[str, Sequence[str]]) -> dict[str, str | Non
     order = sorted(inside.keys() - {""}, key=lambda folder: folder.count("/"))  # parents before children
     ours: set[str] = set()
     for folder in reversed(order):
-        if _is_ours(names.get(folder, ()), inside[folder], ours):
+        if _is_ours(names_in(folder), inside[folder], ours):
             ours.add(folder)
     kinds: dict[str, str | None] = {"": None}
     for folder in order:

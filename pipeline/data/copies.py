@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
+import numpy as np
+from headstart.features.digests import numbered
 from headstart.features.terminal import console
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Example, Examples
 
 
 def repeated(examples: Iterable[Example], key: Callable[[Example], Hashable]) -> list[list[Example]]:
@@ -16,7 +18,10 @@ def repeated(examples: Iterable[Example], key: Callable[[Example], Hashable]) ->
 
 def same_image(examples: Iterable[Example]) -> list[list[Example]]:
     """Group the examples whose files are equal byte for byte. A file without a copy is left out."""
-    return repeated(examples, lambda example: example.image.digest)
+    every = Examples.of(examples)
+    _, number = numbered(every.digests)
+    copied = np.bincount(number)[number] > 1 if len(number) else np.zeros(0, bool)
+    return repeated(every[copied], lambda example: example.image.digest)
 
 
 def conflicting(groups: Iterable[list[Example]]) -> list[list[Example]]:

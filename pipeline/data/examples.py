@@ -1,30 +1,31 @@
 """Scan a data folder or manifest into examples. An image without a split gets one by a hash, as in `prepare`."""
 
-import csv
-import io
-import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import overload
 
+import numpy as np
+from headstart.features.device import release_memory
+from headstart.features.digests import HexDigests, numbered
 from headstart.features.errors import DataError, OptionError
-from headstart.features.files import write_atomically
+from headstart.features.images.columns.images import Images
+from headstart.features.images.columns.inspected import Inspected, Turn, inspect_images
 from headstart.features.images.faults import MAX_PIXELS, NO_IMAGE
 from headstart.features.images.pixels import Pages
-from headstart.features.images.scan import ImageFile, Reject, inspect_images
+from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.terminal import console
 from headstart.pipeline.data.clutter import told
+from headstart.pipeline.data.columns.coded import Coded
+from headstart.pipeline.data.columns.items import Items
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
-from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.reading import Files, read_data
-from headstart.pipeline.data.splits import FRACTIONS, Item, complete, split_of, takes_val_from_train
-from headstart.pipeline.spreadsheets import csv_line, original_text
-
-_REJECT_FIELDS = ("path", "reason", "detail")
+from headstart.pipeline.data.splits import FRACTIONS, complete, split_of, takes_val_from_train
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,78 @@ class Example:
         return self.group or self.image.digest
 
 
+@dataclass(frozen=True, eq=False)
+class Examples(Sequence[Example]):
+    """A sequence of examples in columns. Slices, and selections by an array of positions or a mask, are `Examples`."""
+
+    images: Images
+    labels: np.ndarray  # int32 [N]
+    splits: Coded[str]
+    groups: Coded[str | None]
+
+    @classmethod
+    def of(cls, examples: Iterable[Example]) -> "Examples":
+        """Make columns of `examples`, in their order. Columns are returned unchanged."""
+        if isinstance(examples, Examples):
+            return examples
+        rows = list(examples)
+        return cls(
+            Images.of(one.image for one in rows),
+            np.array([one.label for one in rows], np.int32),
+            Coded.of(one.split for one in rows),
+            Coded.of(one.group for one in rows),
+        )
+
+    @property
+    def digests(self) -> np.ndarray:
+        """The digest of each image, `DIGEST` [N]."""
+        return self.images.digests
+
+    @cached_property
+    def different(self) -> int:
+        """The number of different images: copies count once."""
+        return len(numbered(self.digests)[0])
+
+    def of_split(self, split: str) -> "Examples":
+        """Return the examples of `split`. The split `all` means every example."""
+        return self if split == "all" else self[self.splits.is_(split)]
+
+    def counts(self) -> Counter[tuple[int, str]]:
+        """Return the number of examples of each (label, split)."""
+        pairs, counts = np.unique(np.stack([self.labels, self.splits.codes]), axis=1, return_counts=True)
+        rows = zip(*pairs.tolist(), counts.tolist(), strict=True)
+        return Counter({(label, self.splits.values[code]): count for label, code, count in rows})
+
+    def together(self) -> list[str]:
+        """Return `Example.together` of each example."""
+        return [group or digest for group, digest in zip(self.groups, HexDigests(self.digests), strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice | np.ndarray) -> "Examples": ...
+    def __getitem__(self, at: "int | slice | np.ndarray") -> "Example | Examples":
+        if isinstance(at, (slice, np.ndarray)):
+            return Examples(self.images[at], self.labels[at], self.splits[at], self.groups[at])
+        return Example(self.images[at], int(self.labels[at]), self.splits[at], self.groups[at])
+
+    def __iter__(self) -> Iterator[Example]:
+        return map(Example, self.images, self.labels.tolist(), self.splits, self.groups)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other))  # noqa: B905
+
+    __hash__ = None  # type: ignore[assignment] # as of a list
+
+
 @dataclass(frozen=True)
 class Scan:
     """The examples of a data folder or manifest, and the files that can't be used."""
 
-    examples: list[Example]
+    examples: Examples
     class_names: list[str]  # empty if the images have no labels
     rejects: list[Reject]
     ignored: int  # number of other files: clutter, files outside class folders, files that are no images
@@ -66,6 +134,7 @@ def scan(
     pages: Pages = "first",
     config: DataConfig = DataConfig(),
     labelled: bool = True,
+    turn: Turn | None = None,
 ) -> Scan:
     """Make an example of every image in `data`, a folder or manifest, from its digest and header.
 
@@ -80,50 +149,79 @@ def scan(
         pages: which pages of a TIFF are examples. The pages of one file form a group.
         config: how `data` is read.
         labelled: whether to raise DataError if the images have no labels.
+        turn: see `inspect_images`.
     """
     if config.group == NEAR_DUPLICATES:
         raise OptionError(f"--group {NEAR_DUPLICATES}: is for `headstart prepare`, which compares the images")
     files = read_data(data, config, labelled)
-    seen = inspect_images(files.paths, max_pixels, memory.recall if memory else None, pages)
-    images, items, rejects, ignored = _sorted(files, seen, data.is_file())
-    if not images and not rejects:
+    release_memory()
+    seen = inspect_images(files.paths, max_pixels, memory, pages, turn)
+    release_memory()
+    rejects, ignored = _left_out(files, seen, data.is_file())
+    if not seen.images and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
-        memory.save(images)
+        memory.save(seen.images)
+    items, class_names = _items(files, seen), files.reading.class_names
     splits, how = _splits(items, seed, config)
-    examples = [
-        Example(image, item.label, split, item.group) for image, item, split in zip(images, items, splits, strict=True)
-    ]
-    lines, given = [*files.reading.lines, *how], any(item.split for item in items)
-    return Scan(examples, files.reading.class_names, rejects, ignored.total(), dict(+ignored), lines, given)
+    examples = Examples(seen.images, items.labels, Coded.of(splits), items.groups)
+    del splits
+    release_memory()
+    lines, given = [*files.reading.lines, *how], not items.without_split.all()
+    return Scan(examples, class_names, rejects, ignored.total(), dict(+ignored), lines, given)
 
 
-def _sorted(
-    files: Files, seen: Sequence[Sequence[ImageFile | Reject]], is_list: bool
-) -> tuple[list[ImageFile], list[Item], list[Reject], Counter[str]]:
-    """Return the images of `files`, an item for each, the rejects, and the number of ignored files by kind.
+def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject], Counter[str]]:
+    """Return the rejects, and the number of ignored files by kind.
 
-    `seen` has the images and rejects of each file. If `is_list`, the files are rows of a manifest. Then a file that is
+    `seen` has the images and rejects of the files. If `is_list`, the files are rows of a manifest. Then a file that is
     no image is a reject.
     """
-    reading = files.reading
-    labels = {name: label for label, name in enumerate(reading.class_names)}
-    images, items, rejects, ignored = list[ImageFile](), list[Item](), list[Reject](), files.ignored.copy()
-    groups = reading.groups or itertools.repeat(None)
-    rows = zip(files.paths, seen, reading.splits, reading.labels, groups, strict=False)
-    for path, found, split, label, group in rows:
-        if not found and is_list:
-            rejects.append(_listed_in_vain(path))
-        ignored["no image"] += not found and not is_list
-        number = -1 if label is None else labels[label]
-        together = group or (path if len(found) > 1 else None)
-        for image in found:
-            if isinstance(image, Reject):
-                rejects.append(image)
-            else:
-                images.append(image)
-                items.append(Item(image.digest, number, together, split, path=path))
-    return images, items, rejects, ignored
+    ignored, rejects = files.ignored.copy(), list(zip(seen.of_reject, seen.rejects, strict=True))
+    found = np.zeros(len(files.paths), bool)
+    found[seen.of_image] = found[np.array(seen.of_reject, np.int64)] = True
+    others = np.flatnonzero(~found).tolist()
+    if is_list:
+        rejects += [(at, _listed_in_vain(files.paths[at])) for at in others]
+        rejects.sort(key=lambda one: one[0])
+    else:
+        ignored["no image"] += len(others)
+    return [reject for _, reject in rejects], ignored
+
+
+def _items(files: Files, seen: Inspected) -> Items:
+    """Return the images of `files` as items to be split. `seen` has the images."""
+    reading, at = files.reading, seen.of_image
+    number = {name: number for number, name in enumerate(reading.class_names)}
+    labels = Coded.of(reading.labels)
+    numbers = np.array([-1 if name is None else number[name] for name in labels.values], np.int32)
+    groups = Coded[str | None].of(reading.groups) if reading.groups else Coded[str | None].repeated(None, len(labels))
+    groups = groups.with_values([name or None for name in groups.values])
+    _, same = numbered(seen.images.digests)
+    paths = seen.images.files
+    return Items(
+        digests=HexDigests(seen.images.digests),
+        same=same,
+        labels=numbers[labels.codes[at]] if len(at) else np.zeros(0, np.int32),
+        groups=_with_pages(groups[at], seen),
+        splits=Coded.of(reading.splits)[at],
+        drawn=np.zeros(len(at), bool),
+        of_train=np.zeros(len(at), bool),
+        paths=paths,
+    )
+
+
+def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]:
+    """Return the group of each image. The images and rejects of one file without a group form a group of its path."""
+    count = np.bincount(np.concatenate([seen.of_image, np.array(seen.of_reject, np.int64)]))
+    paged = np.flatnonzero((count[seen.of_image] > 1) & groups.is_(None))
+    if not len(paged):
+        return groups
+    paths = Coded[str | None].of(seen.images.files[paged])
+    codes = groups.codes.copy()
+    codes[paged] = paths.codes + len(groups.values)
+    values = [*groups.values, *paths.values]
+    return Coded(codes, values).with_values(values)
 
 
 def _listed_in_vain(path: str) -> Reject:
@@ -133,13 +231,16 @@ def _listed_in_vain(path: str) -> Reject:
     return Reject(path, "vanished", "no such file")
 
 
-def _splits(items: list[Item], seed: int, config: DataConfig) -> tuple[list[str], list[str]]:
+def _splits(items: Items, seed: int, config: DataConfig) -> tuple[list[str], list[str]]:
     """Return the split of each item, and lines that describe how splits were drawn; see `complete`."""
     if config.layout == "v1":
-        return [item.split or split_of(item.digest, seed) for item in items], []
-    given = {item.split for item in items} - {""}
+        drawn = zip(items.splits, items.digests, strict=True)
+        return [split or split_of(digest, seed) for split, digest in drawn], []
+    given = set(items.splits.used()) - {""}
     if takes_val_from_train(given, FRACTIONS):
-        items = [item._replace(split="", of_train=True) if item.split == "train" else item for item in items]
+        of_train = items.splits.is_("train")
+        splits = items.splits.with_values(["" if name == "train" else name for name in items.splits.values])
+        items = replace(items, splits=splits, of_train=of_train)
     return complete(items, given, seed, FRACTIONS)
 
 
@@ -167,11 +268,15 @@ def scan_all_sizes(store: Path, data: Path, seed: int = 0, config: DataConfig = 
 def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
     """Return a scan in which the images in `undecodable`, and their copies, are rejects instead of examples."""
     by_path = {reject.path: reject for reject in undecodable}
-    images = [example.image for example in scan.examples]
-    by_digest = {image.digest: by_path[image.path] for image in images if image.path in by_path}
-    more = [_reject_copy(by_digest[image.digest], image.path) for image in images if image.digest in by_digest]
-    usable = [example for example in scan.examples if example.image.digest not in by_digest]
-    return replace(scan, examples=usable, rejects=scan.rejects + more)
+    if not by_path:
+        return scan
+    images = scan.examples.images
+    bad = np.fromiter((path in by_path for path in images.paths()), bool, len(images))
+    _, number = numbered(images.digests)
+    copied = np.isin(number, number[bad])
+    by_digest = {image.digest: by_path[image.path] for image in images[bad]}
+    more = [_reject_copy(by_digest[image.digest], image.path) for image in images[copied]]
+    return replace(scan, examples=scan.examples[~copied], rejects=scan.rejects + more)
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
@@ -182,30 +287,3 @@ def _reject_copy(reject: Reject, path: str) -> Reject:
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")
-
-
-def require_rejects_file(folder: Path) -> None:
-    """Raise a DataError if `rejects.csv` can't be written into `folder`, because a folder has its name."""
-    if (folder / REJECTS).is_dir():
-        raise DataError(
-            f"{folder / REJECTS}: a folder; the list of rejected images must be a file: remove or rename it"
-        )
-
-
-def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
-    """Write `rejects.csv` (path, reason, detail) into `folder`.
-
-    The new rows replace all rows of an existing file. If `keep_other_than` is given, an old row stays unless its path
-    is in `keep_other_than`.
-    """
-    path = folder / REJECTS
-    old = path.read_bytes() if path.is_file() else b""
-    rows: list[Sequence[str]] = [_REJECT_FIELDS]
-    if keep_other_than is not None:
-        lines = csv.reader(io.StringIO(old.decode(errors="surrogateescape"), newline=""))
-        whole = [list(map(original_text, line)) for line in lines if len(line) == len(_REJECT_FIELDS)]
-        rows += [line for line in whole[1:] if line[0] not in keep_other_than]
-    rows += [(one.path, one.reason, one.detail) for one in rejects]
-    data = "".join(map(csv_line, rows)).encode(errors="surrogateescape")
-    if data != old:  # without a change nothing is written, so the disk may be read-only
-        write_atomically(path, data)

@@ -8,7 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from headstart.features.errors import DataError
+from headstart.features.images.columns.paths import Paths
+from headstart.pipeline.data.columns.coded import Coded
 from headstart.pipeline.data.config import Layout
 from headstart.pipeline.data.names import (
     are_parts,
@@ -27,10 +30,13 @@ from headstart.pipeline.data.names import (
 from headstart.pipeline.data.tree import (
     FEW,
     ImageTree,
+    Labels,
     Parts,
-    Place,
+    Placed,
+    coded,
     empty_classes,
     is_chain,
+    labelled,
     mask_folders,
     splits_outside,
     told_bare,
@@ -42,16 +48,17 @@ from headstart.pipeline.data.tree import (
 class Reading:
     """The split, label and group of each file of a data set, in the order of the files."""
 
-    splits: list[str]  # "" for no split
-    labels: list[str | None]  # None for no label
+    splits: Sequence[str]  # "" for no split
+    labels: Sequence[str | None]  # None for no label
     lines: list[str]  # text that describes the reading
-    groups: list[str | None] = field(default_factory=list)  # None for no group; may be empty if no file has a group
+    groups: Sequence[str | None] = ()  # None for no group; may be empty if no file has a group
     empty_classes: list[str] = field(default_factory=list)  # class folders without a file
 
     @property
     def class_names(self) -> list[str]:
         """Return the names of all classes, sorted. The label of an `Example` is an index into this list."""
-        return sorted({label for label in self.labels if label is not None} | set(self.empty_classes))
+        labels = Coded.of(self.labels).used()
+        return sorted({label for label in labels if label is not None} | set(self.empty_classes))
 
 
 def read_layout(
@@ -76,25 +83,23 @@ def read_layout(
         empty: folders without files. Beside class folders, such a folder is a class without images.
         label_from: a regular expression with a group `label`; see `labels_matched`. Folders then give splits only.
     """
-    parts = [tuple(path.split("/")) for path in paths]
-    images = [number for number, path in enumerate(paths) if has_image_suffix(path)] or range(len(paths))
-    named = labels_matched(paths, label_from) if label_from else None
+    paths = Paths.of(paths)
+    is_image = np.fromiter(map(has_image_suffix, paths.names()), bool, len(paths))
+    images = np.flatnonzero(is_image if is_image.any() else ~is_image)
+    named = Coded.of(labels_matched(paths, label_from)) if label_from else None
     reader = _Reader(where, layout, {as_label(name) for name in classes}, named)
-    places = reader.read(ImageTree([(number, parts[number]) for number in images]))
+    places = coded(reader.read(ImageTree.of(paths, images)), len(paths))
     if named:
-        seen = reader.seen or images
-        missed = [paths[number] for number in images if number in seen and not named[number]]
-        reader.lines.extend(told_missed(where, label_from, missed, len(seen)))
-        every = places
-    else:
-        every = with_other_files(parts, places, set(images))
+        seen = np.sort(np.concatenate(reader.seen or [images]))
+        reader.lines.extend(told_missed(where, label_from, list(paths[seen[named.is_(None)[seen]]]), len(seen)))
+    every = places if named else with_other_files(paths, places, images)
     reading = Reading(
-        splits=[every[number][0] if number in every else "" for number in range(len(parts))],
-        labels=[every[number][1] if number in every else None for number in range(len(parts))],
+        splits=every.with_values([place[0] if place else "" for place in every.values]),
+        labels=every.with_values([place[1] if place else None for place in every.values]),
         lines=reader.lines,
-        empty_classes=empty_classes(parts, places, empty),
+        empty_classes=empty_classes(paths, places, empty),
     )
-    reading.lines.extend([*told_cases(reading.class_names), *told_bare(paths, parts, images)])
+    reading.lines.extend([*told_cases(reading.class_names), *told_bare(paths, images)])
     return reading
 
 
@@ -103,51 +108,51 @@ class _Reader:
     where: str
     layout: Layout
     classes: set[str]
-    named: Sequence[str | None] | None  # the label of each file by `label_from`; None without `label_from`
+    named: Coded[str | None] | None  # the label of each file by `label_from`; None without `label_from`
     lines: list[str] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)  # positions of images in splits where `named` has any label
+    seen: list[np.ndarray] = field(default_factory=list)  # positions of images in splits where `named` has any label
 
-    def read(self, images: ImageTree) -> dict[int, Place]:
-        """Map the position of each image to its split and label. An image that is left out has no entry."""
+    def read(self, images: ImageTree) -> Placed:
+        """Return the places of the images. An image that is left out has none."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
-            return {}
+            return []
         images = self._without_repeated(self._without_masks(images))
         images = splits_outside(self._below_wrappers(images, in_split=False))
         folders = images.folders
         if splits := self._splits(images, folders):
             places = self._read_splits(folders, splits)
         else:
-            places = {number: ("", label) for number, label in self._labels(images).items()}
-        if absent := self.classes - {label for _, label in places.values() if label}:
+            places = [(("", label), found) for label, found in self._labels(images).items()]
+        if absent := self.classes - {label for (_, label), _ in places}:
             raise DataError(f"--classes: {self.where} has no images in a folder {listed(sorted(absent))}")
         return places
 
-    def _read_splits(self, folders: "Mapping[str, ImageTree]", splits: Mapping[str, str]) -> dict[int, Place]:
+    def _read_splits(self, folders: "Mapping[str, ImageTree]", splits: Mapping[str, str]) -> Placed:
         labels = {name: self._labels(folders[name], quiet=True) for name in splits}
-        counted = {name: set(labels[name].values()) for name in splits}
+        counted = {name: set(labels[name]) for name in splits}
         known = set().union(*(counted[name] for name in splits if splits[name] == "train")) or set().union(
             *counted.values()
         )
         used = [name for name in splits if known & counted[name]]
         if not used:
-            return {}
+            return []
         for name in splits.keys() - used:
-            self.lines.append(f"{name}/ has {len(folders[name].found)} images without a known class; they are left out")
+            self.lines.append(f"{name}/ has {folders[name].count} images without a known class; they are left out")
         for name in folders.keys() - splits.keys():
-            self.lines.append(f"{name}/ ({len(folders[name].found)} images) is no split and is left out")
+            self.lines.append(f"{name}/ ({folders[name].count} images) is no split and is left out")
         if [splits[name] for name in used] == ["train"]:
             self.lines.append(f"{self.where}: read as {len(known)} classes in {used[0]}/, not split yet")
-            return {number: ("", label) for number, label in labels[used[0]].items()}
+            return [(("", label), found) for label, found in labels[used[0]].items()]
         as_named = ", ".join(f"{name}/ is {splits[name]}" if name != splits[name] else f"{name}/" for name in used)
         self.lines.append(f"{self.where}: read as split folders ({as_named}) with {len(known)} classes")
-        return {number: (splits[name], label) for name in used for number, label in labels[name].items()}
+        return [((splits[name], label), found) for name in used for label, found in labels[name].items()]
 
     def _splits(self, images: ImageTree, folders: "Mapping[str, ImageTree]") -> dict[str, str]:
         """Map the name of each split folder among `folders` to its split. Return {} if `folders` are not splits."""
         splits, words = splits_named(folders), splits_in_words(folders)
         others = [name for name in folders if name not in splits]
-        if len(images.loose) > FEW * len(images.found) or self.classes & set(map(as_label, folders)):
+        if len(images.loose) > FEW * images.count or self.classes & set(map(as_label, folders)):
             return {}
         chosen = self.classes or self.layout != "auto"
         if not chosen and words.keys() - splits and len(set(words.values())) > 1 and 2 * len(words) >= len(folders):
@@ -172,8 +177,8 @@ class _Reader:
             raise self._asking(folders, "several folders are named like one split", "one of them, or a folder above")
         return splits
 
-    def _labels(self, images: ImageTree, quiet: bool = False) -> dict[int, str]:
-        """Map the position of each labelled image to its label. `images` is one split, or a data set without splits."""
+    def _labels(self, images: ImageTree, quiet: bool = False) -> Labels:
+        """Return the images of each label. `images` is one split, or a data set without splits."""
         if self.classes:
             return self._named_classes(images)
         images = self._below_wrappers(images)
@@ -186,16 +191,14 @@ class _Reader:
             raise self._asking(
                 folders, "these look like parts of one set, not like classes", "--layout outer if they are"
             )
-        if len(images.loose) > FEW * len(images.found) and self.layout == "auto":
+        if len(images.loose) > FEW * images.count and self.layout == "auto":
             beside = f"{len(images.loose)} images lie beside these folders, not in them"
             raise self._asking(folders, beside, "--layout outer to leave them out, or move them")
         inner = self._is_inner(folders)
-        labels = {
-            number: as_label(parts[-2] if inner else parts[0]) for number, parts in images.found if len(parts) > 1
-        }
+        labels = images.by_label(lambda path: as_label(path[-1] if inner else path[0]) if path else None)
         if not quiet:
-            left = f"; {len(images.loose)} images beside them are left out" if images.loose else ""
-            self.lines.append(f"{self.where}: read as {len(set(labels.values()))} class folders{left}")
+            left = f"; {len(images.loose)} images beside them are left out" if len(images.loose) else ""
+            self.lines.append(f"{self.where}: read as {len(labels)} class folders{left}")
         return labels
 
     def _is_inner(self, folders: "Mapping[str, ImageTree]") -> bool:
@@ -203,8 +206,8 @@ class _Reader:
         if self.layout in ("outer", "inner"):
             return self.layout == "inner"
         deep = [name for name in folders if not folders[name].is_flat and not is_chain(folders[name])]
-        total = sum(len(one.found) for one in folders.values())
-        if sum(len(folders[name].found) - len(folders[name].loose) for name in deep) <= FEW * total:
+        total = sum(one.count for one in folders.values())
+        if sum(folders[name].count - len(folders[name].loose) for name in deep) <= FEW * total:
             return False
         inside = {sub for name in deep for sub in folders[name].folders}
         raise self._asking(
@@ -213,31 +216,27 @@ class _Reader:
             "--layout outer or --layout inner, or give one folder",
         )
 
-    def _named_classes(self, images: ImageTree) -> dict[int, str]:
-        found = {
-            number: next((as_label(part) for part in parts[:-1] if as_label(part) in self.classes), None)
-            for number, parts in images.found
-        }
-        labels = {number: label for number, label in found.items() if label}
-        if len(labels) < len(found):
-            self.lines.append(f"{len(found) - len(labels)} images lie in none of the --classes and are left out")
+    def _named_classes(self, images: ImageTree) -> Labels:
+        labels = images.by_label(
+            lambda path: next((label for part in path if (label := as_label(part)) in self.classes), None)
+        )
+        if left := images.count - sum(map(len, labels.values())):
+            self.lines.append(f"{left} images lie in none of the --classes and are left out")
         return labels
 
-    def _matched(self, images: ImageTree, named: Sequence[str | None], quiet: bool) -> dict[int, str]:
-        numbers = [number for number, _ in images.found]
-        labels = {number: label for number in numbers if (label := named[number])}
-        self.seen.update(numbers if labels else [])  # a split without any label is left out
+    def _matched(self, images: ImageTree, named: Coded[str | None], quiet: bool) -> Labels:
+        positions = images.images()
+        labels = labelled(positions, named[positions])
+        self.seen += [positions] if labels else []  # a split without any label is left out
         if not quiet:
-            self.lines.append(
-                f"{self.where}: read as {len(set(labels.values()))} classes by --label-from, not split yet"
-            )
+            self.lines.append(f"{self.where}: read as {len(labels)} classes by --label-from, not split yet")
         return labels
 
-    def _labels_in_names(self, images: ImageTree, quiet: bool) -> dict[int, str]:
-        labels = numbered_labels([parts[-1] for _, parts in images.found])
+    def _labels_in_names(self, images: ImageTree, quiet: bool) -> Labels:
+        labels = labelled(images.images(), Coded.of(numbered_labels(images.names()) or []))
         if labels and not quiet:
-            self.lines.append(f"{self.where}: read as {len(set(labels) - {None})} classes by names such as cat.0.jpg")
-        return {number: label for (number, _), label in zip(images.found, labels or [], strict=False) if label}
+            self.lines.append(f"{self.where}: read as {len(labels)} classes by names such as cat.0.jpg")
+        return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
         """Descend while a single subfolder holds nearly all images, but never into a class folder.
@@ -246,13 +245,13 @@ class _Reader:
         """
         while True:
             folders = images.folders
-            if len(folders) != 1 or len(images.loose) > FEW * len(images.found):
+            if len(folders) != 1 or len(images.loose) > FEW * images.count:
                 return images
             ((name, inner),) = folders.items()
             if not in_split and split_named(name) in ("val", "test"):
                 return images
             if inner.is_flat:
-                is_class = not says_nothing(name) and not numbered_labels([parts[-1] for _, parts in inner.found])
+                is_class = not says_nothing(name) and not numbered_labels(inner.names())
                 return images if is_class else inner
             if split_named(name) and not in_split:
                 self.lines.append(f"{name}/ is the only split folder, so the images count as not split yet")
@@ -266,7 +265,7 @@ class _Reader:
                 found = f"{path[-1]}/ has the file names of the folders beside it, so it may hold masks, or be a class"
                 raise self._asking(parent.folders, found, "--layout outer if it is a class, or --classes")
             if sure and as_label(path[-1]) not in self.classes:
-                masks[path] = len(parent.folders[path[-1]].found)
+                masks[path] = parent.folders[path[-1]].count
         by_name = Counter[str]()
         for path, count in masks.items():
             by_name[path[-1]] += count
@@ -286,15 +285,15 @@ class _Reader:
         }
         for name in repeated:
             self.lines.append(
-                f"{name}/ ({len(folders[name].found)} images) holds the folders beside it once more; it is left out"
+                f"{name}/ ({folders[name].count} images) holds the folders beside it once more; it is left out"
             )
         return images.without({(name,) for name in repeated})
 
     def _asking(self, folders: "Mapping[str, ImageTree]", found: str, say: str) -> DataError:
         tree = [
-            f"{name}/ ({len(one.folders)} folders, {len(one.found)} images)"
+            f"{name}/ ({len(one.folders)} folders, {one.count} images)"
             if one.folders
-            else f"{name}/ ({len(one.found)} images)"
+            else f"{name}/ ({one.count} images)"
             for name, one in folders.items()
         ]
         return DataError(f"{self.where}: {listed(tree)}: {found}; say {say}")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.features.errors import DataError
+from headstart.features.images.columns.paths import Paths
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.splits import SPLITS
 
@@ -16,7 +17,7 @@ REJECTS = "rejects.csv"
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
-def read_folder_v1(data: Path) -> tuple[list[str], Reading, Counter[str]]:
+def read_folder_v1(data: Path) -> tuple[Paths, Reading, Counter[str]]:
     """Return the files of a data folder, their reading, and the number of ignored files by kind.
 
     Folders called `train`, `val` and `test` are the splits, and the folders in them are the classes. Without split
@@ -24,16 +25,16 @@ def read_folder_v1(data: Path) -> tuple[list[str], Reading, Counter[str]]:
     """
     folders = class_folders(data)
     ignored = Counter({"outside classes": count_strays(data, [folder for _, folder in folders])})
-    reading = Reading([], [], [f"{data}: read as versions before 0.2 did"])
+    splits, labels = list[str](), list[str | None]()
     paths: list[str] = []
     for split, folder in folders:
         files, hidden = _walk(folder)
         paths += files
-        reading.splits.extend([split] * len(files))
-        reading.labels.extend([folder.name] * len(files))
+        splits += [split] * len(files)
+        labels += [folder.name] * len(files)
         ignored["clutter"] += hidden
-    reading.empty_classes.extend(folder.name for _, folder in folders)
-    return paths, reading, +ignored
+    lines, classes = [f"{data}: read as versions before 0.2 did"], [folder.name for _, folder in folders]
+    return Paths.of(paths), Reading(splits, labels, lines, empty_classes=classes), +ignored
 
 
 def class_folders(data: Path) -> list[tuple[str, Path]]:

@@ -5,15 +5,18 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from headstart.features.errors import DataError
+from headstart.features.images.columns.paths import Paths
 from headstart.pipeline.data.clutter import clutter_kind, clutter_kinds, is_headstarts
+from headstart.pipeline.data.columns.coded import Coded
 
 
 @dataclass(frozen=True)
 class Listing:
     """The files below a folder. Paths are relative to the folder, with slashes, and sorted."""
 
-    files: list[str]  # without clutter; a link counts as its target
+    files: Paths  # without clutter; a link counts as its target
     ignored: Counter[str]  # number of clutter files by kind
     unreadable: list[str]  # folders that could not be read, except clutter folders
     empty: list[str]  # folders with nothing in them but clutter
@@ -26,11 +29,11 @@ def list_files(folder: Path, recursive: bool = True) -> Listing:
     Raises OSError if `folder` itself can't be read.
     """
     paths, unreadable, empty = _all_below(folder, recursive)
-    kinds = clutter_kinds(paths)
-    files = [path for path, kind in zip(paths, kinds, strict=True) if kind is None]
-    return Listing(
-        sorted(files), Counter(kind for kind in kinds if kind is not None), sorted(unreadable), sorted(empty)
-    )
+    kinds = Coded[str | None].of(clutter_kinds(paths))
+    files = paths[kinds.is_(None)]
+    counts = np.bincount(kinds.codes, minlength=len(kinds.values)).tolist()
+    ignored = {kind: count for kind, count in zip(kinds.values, counts, strict=True) if kind is not None}
+    return Listing(files[files.in_order()], Counter(ignored), sorted(unreadable), sorted(empty))
 
 
 def walk(folder: Path, recursive: bool = True) -> tuple[list[str], Counter[str]]:
@@ -64,12 +67,12 @@ def is_clutter_folder(folder: Path) -> bool:
     return clutter_kind(folder.name) is not None or is_headstarts(_all_below(folder)[0])
 
 
-def _all_below(folder: Path, recursive: bool = True) -> tuple[list[str], list[str], list[str]]:
-    """Return three lists: all files below `folder`, the folders that can't be read, and the empty folders.
+def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], list[str]]:
+    """Return all files below `folder`, a list of the folders that can't be read, and a list of the empty folders.
 
     All paths are relative to `folder`. Without `recursive`, no folder below `folder` is entered.
     """
-    paths: list[str] = []
+    parts: list[Paths] = []
     empty: list[str] = []
     unreadable: list[str] = []
     top, entered = os.path.realpath(folder), set[str]()
@@ -86,16 +89,19 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[list[str], list[st
         except OSError:
             if not path:
                 raise
-            (paths if in_clutter else unreadable).append(path)  # an unreadable clutter folder counts as one file
+            if in_clutter:
+                parts.append(Paths.of([path]))  # counts as one file
+            else:
+                unreadable.append(path)
             continue
-        paths += files
+        parts.append(Paths.of(files))
         hollow = not folders and all(clutter_kind(name.rpartition("/")[2]) for name in files)
         if path and not in_clutter and hollow:
             empty.append(path)
         for child in sorted(folders, reverse=True) if recursive else ():
             hidden = in_clutter or clutter_kind(child.rpartition("/")[2]) is not None
             (clutter if hidden else pending).append(child)
-    return paths, unreadable, empty
+    return Paths.concatenated(parts), unreadable, empty
 
 
 def _entries(folder: str, prefix: str) -> tuple[list[str], list[str]]:

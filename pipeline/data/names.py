@@ -115,8 +115,12 @@ def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
     """
     compiled, whole = re.compile(pattern), "/" in pattern
     names = paths if whole else [os.path.basename(path) for path in paths]
-    matches = matched("--label-from", compiled, compiled.fullmatch, names)
-    return [as_label(match["label"]) if match and match["label"] else None for match in matches]
+
+    def label_in(name: str) -> str | None:
+        match = compiled.fullmatch(name)
+        return as_label(match["label"]) if match and match["label"] else None
+
+    return matched("--label-from", compiled, label_in, names)
 
 
 def with_label(path: str, label: str, pattern: str = "") -> str | None:
@@ -134,14 +138,14 @@ def with_label(path: str, label: str, pattern: str = "") -> str | None:
 
 
 def matched(
-    option: str, pattern: re.Pattern[str], match: Callable[[str], re.Match[str] | None], names: Sequence[str]
-) -> list[re.Match[str] | None]:
-    """Return the result of `match` for each of `names`. `match` is a method of `pattern`.
+    option: str, pattern: re.Pattern[str], match: Callable[[str], str | None], names: Sequence[str]
+) -> list[str | None]:
+    """Return the result of `match` for each of `names`. `match` returns the text that `pattern` finds in a name.
 
     If one name takes seconds, as with nested repetitions such as `(a+)+`, raise an OptionError that names `option`. The
     time is unlimited on Windows, and in any thread but the main one.
     """
-    found: list[re.Match[str] | None] = []
+    found: list[str | None] = []
     try:
         with _ticks(found):
             for name in names:

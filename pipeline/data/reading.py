@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from headstart.features.errors import DataError
+from headstart.features.images.columns.paths import Paths
+from headstart.pipeline.data.columns.coded import Coded
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading, read_layout
 from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
@@ -31,7 +34,7 @@ PREPARED = "prepared.json"  # file in a data folder, with the settings of the `p
 class Files:
     """The files of a data set, and how they were read."""
 
-    paths: list[str]
+    paths: Paths
     reading: Reading  # of `paths`, in the same order
     ignored: Counter[str]  # number of other files by kind
 
@@ -51,27 +54,28 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
         return Files(*read_folder_v1(data))
     names, listing = folder_names(data)
     reading = read_names(names, str(data), config, listing.empty, labelled)
-    root = os.path.join(data, "")
-    return _with_labels([root + name for name in names], reading, Counter(listing.ignored), "outside classes")
+    return _with_labels(names.below(os.path.join(data, "")), reading, Counter(listing.ignored), "outside classes")
 
 
-def folder_names(data: Path) -> tuple[list[str], Listing]:
+def folder_names(data: Path) -> tuple[Paths, Listing]:
     """Return two things: the names of the files that may be images, and the listing of the folder `data`.
 
     Raises DataError if a folder in `data` can't be read.
     """
     listing = list_files(data)
     require_readable(data, listing)
-    return [name for name in listing.files if name not in (REJECTS, PREPARED)], listing
+    names = listing.files
+    own = [at for at in names.by_folder().get("", np.zeros(0, np.int64)).tolist() if names[at] in (REJECTS, PREPARED)]
+    return names[np.delete(np.arange(len(names)), own)] if own else names, listing
 
 
-def _with_labels(paths: list[str], reading: Reading, ignored: Counter[str], kind: str) -> Files:
+def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: str) -> Files:
     """Leave out files without a label, and count them in `ignored` as `kind`. If no file has a label, keep all."""
-    kept = [at for at, label in enumerate(reading.labels) if label is not None]
-    if not reading.class_names or len(kept) == len(paths):
+    kept = ~Coded.of(reading.labels).is_(None)
+    if kept.all() or not reading.class_names:
         return Files(paths, reading, +ignored)
-    ignored[kind] += len(paths) - len(kept)
-    return Files([paths[at] for at in kept], _taken(reading, kept), +ignored)
+    ignored[kind] += int((~kept).sum())
+    return Files(paths[kept], _taken(reading, kept), +ignored)
 
 
 def require_data(data: Path) -> None:
@@ -102,7 +106,7 @@ def read_names(
         if labelled or config.label_from:
             raise
         lines = [f"{where}: read without labels, because they are not needed here ({error})"]
-        reading = Reading([""] * len(names), [None] * len(names), lines)
+        reading = Reading(Coded.repeated("", len(names)), Coded[str | None].repeated(None, len(names)), lines)
     if labelled and not reading.class_names:
         images = [os.path.basename(name) for name in names if has_image_suffix(name)]
         raise _no_labels(where, images, [name for name in names if name.lower().endswith(SUFFIXES) and "/" not in name])
@@ -129,24 +133,29 @@ def _no_labels(where: str, names: Sequence[str], lists: Sequence[str] = ()) -> D
 
 
 def _resplit(reading: Reading, where: str, config: DataConfig) -> Reading:
-    given = sorted(set(reading.splits) - {""})
+    given = sorted(set(Coded.of(reading.splits).used()) - {""})
     if not config.resplit or not given:
         return reading
     line = f"{where}: its splits ({', '.join(given)}) are dissolved, as --resplit says"
-    return replace(reading, splits=[""] * len(reading.splits), lines=[*reading.lines, line])
+    return replace(reading, splits=Coded.repeated("", len(reading.splits)), lines=[*reading.lines, line])
 
 
 def _grouped(reading: Reading, names: Sequence[str], where: str, config: DataConfig) -> Reading:
     if not config.group or config.group == NEAR_DUPLICATES or not names:
         return reading
     pattern = re.compile(config.group)
-    matches = matched("--group", pattern, pattern.search, names)
-    groups = [match[1 if match.re.groups else 0] if match else None for match in matches]
-    alone = sum(group is None for group, label in zip(groups, reading.labels, strict=True) if label is not None)
-    if all(group is None for group in groups):
+
+    def group_in(name: str) -> str | None:
+        match = pattern.search(name)
+        return match[1 if pattern.groups else 0] if match else None
+
+    groups = Coded.of(matched("--group", pattern, group_in, names))
+    without = groups.is_(None)
+    alone = int((without & ~Coded.of(reading.labels).is_(None)).sum())
+    if without.all():
         raise DataError(f"{where}: --group {config.group} matches no path, such as {names[0]}")
-    line = f"{where}: {len(set(groups) - {None})} groups by --group"
-    if any(reading.groups):
+    line = f"{where}: {len(set(groups.used()) - {None})} groups by --group"
+    if any(Coded.of(reading.groups).used()):
         line += f", not by the column {config.group_column}"
     return replace(
         reading, groups=groups, lines=[*reading.lines, line + (f"; {alone} images have none" if alone else "")]
@@ -158,10 +167,10 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
     root = os.path.dirname(file)
     names = [entry.path for entry in entries]
     reading = Reading(
-        splits=[entry.split for entry in entries],
-        labels=[entry.label for entry in entries],
+        splits=Coded.of(entry.split for entry in entries),
+        labels=Coded.of(entry.label for entry in entries),
         lines=[],
-        groups=[entry.group for entry in entries],
+        groups=Coded.of(entry.group for entry in entries),
     )
     lines = [_described(file, entries)]
     if config.label_from:
@@ -172,14 +181,14 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
         reading = replace(reading, labels=labels)
     if {entry.split for entry in entries} == {"train"}:
         lines.append(f"{file}: all images are of train, so they count as not split yet")
-        reading = replace(reading, splits=[""] * len(names))
+        reading = replace(reading, splits=Coded.repeated("", len(names)))
     lines += told_cases(reading.class_names)
     without = _without_row(file, names)
     if without:
         lines.append(f"{len(without)} images beside them have no row and are left out, {without[0]} the first")
     reading = _grouped(_resplit(replace(reading, lines=lines), str(file), config), names, str(file), config)
     ignored = Counter({"without a row": len(without)})
-    paths = [os.path.join(root, name) for name in names]
+    paths = Paths.of(os.path.join(root, name) for name in names)
     if config.label_from:
         return _with_labels(paths, reading, ignored, "without a label")
     return Files(paths, reading, +ignored)
@@ -210,10 +219,11 @@ def _without_row(file: Path, names: Sequence[str]) -> list[str]:
     return found
 
 
-def _taken(reading: Reading, kept: Sequence[int]) -> Reading:
+def _taken(reading: Reading, kept: np.ndarray) -> Reading:
+    """Return the reading of some files. `kept`, bool [N], says which."""
     return replace(
         reading,
-        splits=[reading.splits[at] for at in kept],
-        labels=[reading.labels[at] for at in kept],
-        groups=[reading.groups[at] for at in kept] if reading.groups else [],
+        splits=Coded.of(reading.splits)[kept],
+        labels=Coded.of(reading.labels)[kept],
+        groups=Coded.of(reading.groups)[kept] if reading.groups else (),
     )

@@ -1,11 +1,14 @@
 """Assign images to splits by a hash, class by class, so that groups of images stay together."""
 
 import hashlib
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
+import numpy as np
+from headstart.features.digests import DIGEST, sorting
+from headstart.pipeline.data.columns.coded import Coded
+from headstart.pipeline.data.columns.items import Item, Items
 from headstart.pipeline.data.split_filling import fill
 
 SPLITS = ("train", "val", "test")
@@ -15,19 +18,7 @@ COPIES = "images with copies"  # in a line about equal images in several splits
 _DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are left
 
 
-class Item(NamedTuple):
-    """An image to be split."""
-
-    digest: str
-    label: int
-    group: str | None = None  # images of one group get the same split; None for no group
-    split: str = ""  # the split that the image already has; "" for none
-    drawn: bool = False  # whether `split` was drawn earlier, not given: then the image may follow its group elsewhere
-    of_train: bool = False  # whether the image is given to train, and may be taken for val
-    path: str = ""  # the path in messages; "" if messages name the image by its digest
-
-
-def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
+def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
     """Return the split of each item.
 
     The images of each class are ordered by a hash of `seed` and digest. The first images make test, the next val, and
@@ -43,20 +34,19 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
     Args:
         fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
     """
-    hashes = [_hash(item.digest, seed) for item in items]
-    if len({item.digest for item in items}) == len(items) and not any(
-        item.group is not None or item.split for item in items
-    ):
-        return _assign_each(items, hashes, fractions)
-    groups = sorted(_groups(items), key=lambda group: min(hashes[at] for at in group))
-    contents = [_content(items, group) for group in groups]
-    held = [_held(items, group) for group in groups]
+    items = Items.of(items)
+    rank = _rank(items, seed)
+    if items.same.max(initial=-1) + 1 == len(items) and items.without_split.all() and items.groups.is_(None).all():
+        return _assign_each(items, rank, fractions)
+    groups = _Groups.of(items, rank)
+    contents, held = groups.contents(items), groups.held(items)
     # Where val is taken from train, the images of a given test set must not make val larger.
     counted = [content for content, split in zip(contents, held, strict=True) if split in ("", *_asked(fractions))]
-    sizes: Counter[int] = Counter()
+    sizes, counts = Counter[int](), Counter[int]()
     for content in counted:
-        sizes.update(content)
-    counts = Counter(label for content in counted for label in content)
+        for label, count in content.items():
+            sizes[label] += count
+            counts[label] += 1
     wanted = _wanted(sizes, counts, fractions)
     lacking = wanted.copy()
     for content, split in zip(contents, held, strict=True):
@@ -66,11 +56,7 @@ def assign(items: Sequence[Item], seed: int, fractions: Mapping[str, float]) -> 
     for label, size in sizes.items():
         wanted[label, "train"] = size - wanted[label, "val"] - wanted[label, "test"]
     fill(splits, contents, [not split for split in held], _due(counts, fractions), wanted)
-    found = [""] * len(items)
-    for group, split in zip(groups, splits, strict=True):
-        for at in group:
-            found[at] = split
-    return found
+    return groups.of_items(splits)
 
 
 def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float]) -> bool:
@@ -83,7 +69,7 @@ def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float])
 
 
 def complete(
-    items: Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
+    items: Items | Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
     """Return the split of each item, and lines that say how the items without a split got theirs.
 
@@ -91,71 +77,145 @@ def complete(
     group are elsewhere; a line counts such groups. If `takes_val_from_train` is true, the items with `of_train` are
     divided between train and val. If no item has `of_train`, all items without a split are divided between the two.
     """
-    if all(item.split for item in items):
-        splits = [item.split for item in items]
+    items = Items.of(items)
+    if not (without := items.without_split).any():
+        splits = list(items.splits)
         return splits, _told_straddling(items, splits, given)
     from_train = takes_val_from_train(given, fractions)
     shares = {name: share for name, share in fractions.items() if share and not (from_train and name == "test")}
-    if from_train and not any(item.of_train for item in items):
-        items = [item if item.split else item._replace(of_train=True) for item in items]
+    if from_train and not items.of_train.any():
+        items = replace(items, of_train=without)
     told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) or "train alone"
     line = f"split by a hash of each image, class by class: {told}{' of train; test is as it was given' * from_train}"
-    splits = [
-        item.split if item.split and not item.drawn else split
-        for item, split in zip(items, assign(items, seed, shares), strict=True)
-    ]
+    kept = (~without & ~items.drawn).tolist()
+    drawn = zip(kept, items.splits, assign(items, seed, shares), strict=True)
+    splits = [split if is_kept else assigned for is_kept, split, assigned in drawn]
     return splits, [line, *_told_straddling(items, splits, given)]
 
 
-def _told_straddling(items: Sequence[Item], splits: Sequence[str], given: Collection[str]) -> list[str]:
+def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]) -> list[str]:
     """Return a line that counts the groups in several splits, and a line that counts the images with copies in several.
 
     A line is left out if it would count none. If `given` is empty, the result is [].
     """
     if not given:
         return []
-    lines = []
-    for what, key in (("groups", "group"), (COPIES, "digest")):
-        first_of: dict[str, int] = {}
-        straddling: dict[str, tuple[int, int]] = {}  # positions of the first two that are apart
-        for at, item in enumerate(items):
-            value = getattr(item, key)
-            if value is not None and splits[first := first_of.setdefault(value, at)] != splits[at]:
-                straddling.setdefault(value, (first, at))
-        for value, ends in itertools.islice(straddling.items(), 1):
-            names = [value if key == "group" else items[at].path or value[:12] for at in ends]
+    lines, codes = [], Coded.of(splits).codes
+    for what, keys, some in (
+        ("groups", items.groups.codes, ~items.groups.is_(None)),
+        (COPIES, items.same, np.ones(len(items), bool)),
+    ):
+        _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        apart = np.flatnonzero(some & (codes[first[number]] != codes))
+        if len(apart):
+            ends = [int(first[number[apart[0]]]), int(apart[0])]
+            names = [items.groups[at] if what == "groups" else items.paths[at] or items.digests[at][:12] for at in ends]
             first_two = " and ".join(f"{name} in {splits[at]}" for name, at in zip(names, ends, strict=True))
-            lines.append(f"{len(straddling)} {what} are in several splits, as these are given: {first_two}, the first")
+            count = len(np.unique(keys[apart]))
+            lines.append(f"{count} {what} are in several splits, as these are given: {first_two}, the first")
     return lines
 
 
-def _assign_each(items: Sequence[Item], hashes: Sequence[str], fractions: Mapping[str, float]) -> list[str]:
+def _rank(items: Items, seed: int) -> np.ndarray:
+    """Return the place of each item in the order of the hashes of seed and digest, int64 [N]. Equal images have one."""
+    hashes = bytearray()
+    for digest in items.digests:
+        hashes += hashlib.sha256(f"{seed}:{digest}".encode()).digest()
+    order = sorting(np.frombuffer(hashes, DIGEST))
+    place = np.empty(len(items), np.int64)
+    place[order] = np.arange(len(items))
+    lowest = np.full(items.same.max(initial=-1) + 1, len(items), np.int64)
+    np.minimum.at(lowest, items.same, place)
+    ranks: np.ndarray = lowest[items.same]
+    return ranks
+
+
+def _assign_each(items: Items, rank: np.ndarray, fractions: Mapping[str, float]) -> list[str]:
     """Assign splits as `assign` does, but much faster, to images that all differ and have neither group nor split."""
-    classes: dict[int, list[int]] = defaultdict(list)
-    for at, item in enumerate(items):
-        classes[item.label].append(at)
-    sizes = Counter({label: len(images) for label, images in classes.items()})
+    order = np.lexsort((rank, items.labels))
+    labels, starts, counts = np.unique(items.labels[order], return_index=True, return_counts=True)
+    sizes = Counter(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
     wanted = _wanted(sizes, sizes, fractions)
-    splits = ["train"] * len(items)
-    for label, images in classes.items():
-        rest = iter(sorted(images, key=hashes.__getitem__))
-        for split in _DRAWN:
-            for at in itertools.islice(rest, wanted[label, split]):
-                splits[at] = split
-    return splits
+    codes = np.zeros(len(items), np.int32)
+    for label, start in zip(labels.tolist(), starts.tolist(), strict=True):
+        for code, split in enumerate(_DRAWN, 1):
+            stop = start + wanted[label, split]
+            codes[order[start:stop]] = code
+            start = stop  # noqa: PLW2901
+    return list(Coded(codes, ["train", *_DRAWN]))
 
 
-def _content(items: Sequence[Item], group: Sequence[int]) -> dict[int, int]:
-    """Count the different images of each label in a group. `group` holds positions in `items`."""
-    if len(group) == 1:
-        return {items[group[0]].label: 1}
-    return Counter(label for _, label in {(items[at].digest, items[at].label) for at in group})
+@dataclass(frozen=True)
+class _Groups:
+    """Groups of items, in the order of the lowest rank of their items. See `assign`."""
+
+    order: np.ndarray  # int64 [N]: positions of items, group by group
+    starts: np.ndarray  # int64 [groups]: where each group begins in `order`
+    sizes: np.ndarray  # int64 [groups]
+
+    @classmethod
+    def of(cls, items: Items, rank: np.ndarray) -> "_Groups":
+        """Group items with equal digests or equal groups.
+
+        A group with items in test and items that were given to train (`Item.of_train`) is split into these two parts.
+        """
+        grouped = ~items.groups.is_(None)
+        roots = _roots([(items.same, np.ones(len(items), bool)), (items.groups.codes, grouped)], len(items))
+        tested = np.zeros(len(items), bool)
+        tested[roots[items.splits.is_("test")]] = True
+        parts = 2 * roots + (items.of_train & tested[roots])
+        order = np.argsort(parts, kind="stable")
+        _, starts, sizes = np.unique(parts[order], return_index=True, return_counts=True)
+        lowest = np.minimum.reduceat(rank[order], starts) if len(order) else rank
+        by_rank = np.argsort(lowest, kind="stable")
+        starts, sizes = starts[by_rank], sizes[by_rank]
+        ends = np.cumsum(sizes)
+        order = order[np.arange(len(order)) + np.repeat(starts - (ends - sizes), sizes)]
+        return cls(order, ends - sizes, sizes)
+
+    def contents(self, items: Items) -> list[Mapping[int, int]]:
+        """Count the different images of each label in each group."""
+        alone = {label: {label: 1} for label in np.unique(items.labels).tolist()}
+        found: list[Mapping[int, int]] = list(map(alone.__getitem__, items.labels[self.order[self.starts]].tolist()))
+        for group in np.flatnonzero(self.sizes > 1).tolist():
+            members = self.order[self.starts[group] : self.starts[group] + self.sizes[group]]
+            pairs = set(zip(items.same[members].tolist(), items.labels[members].tolist(), strict=True))
+            found[group] = Counter(label for _, label in pairs)
+        return found
+
+    def held(self, items: Items) -> list[str]:
+        """Return the split that most images of each group already have; "" if no image has a split."""
+        first = SPLITS[::-1]  # in a tie
+        counts = np.stack(
+            [np.add.reduceat(items.splits.is_(split)[self.order].astype(np.int64), self.starts) for split in first]
+        )
+        most = np.where(counts.any(axis=0), counts.argmax(axis=0), len(first))
+        return list(Coded(most, [*first, ""]))
+
+    def of_items(self, splits: Sequence[str]) -> list[str]:
+        """Return the split of each item from the splits of the groups."""
+        of_groups = Coded.of(splits)
+        codes = np.empty(len(self.order), np.int32)
+        codes[self.order] = of_groups.codes.repeat(self.sizes)
+        return list(Coded(codes, of_groups.values))
 
 
-def _held(items: Sequence[Item], group: Sequence[int]) -> str:
-    """Return the split that most images of a group already have; "" if no image has a split."""
-    held = Counter(items[at].split for at in group if items[at].split)
-    return max(reversed(SPLITS), key=lambda split: held[split]) if held else ""
+def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
+    """Return the first position of the group of each of `count` positions, int64 [count].
+
+    Two positions are in one group if they share a key, or if a chain of other positions links them. `keys` has pairs of
+    keys, int [count], and of a mask, bool [count], that says which positions have them.
+    """
+    roots = np.arange(count)
+    while True:
+        before = roots.copy()
+        for key, mask in keys:
+            lowest = np.full(key.max(initial=-1) + 1, count)
+            np.minimum.at(lowest, key[mask], roots[mask])
+            roots[mask] = np.minimum(roots[mask], lowest[key[mask]])
+        roots = roots[roots]
+        if np.array_equal(roots, before):
+            return roots
 
 
 def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
@@ -200,22 +260,6 @@ def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, f
             several = [split for split in drawn if wanted[label, split] > 1]
             wanted[label, max(several, key=lambda split: wanted[label, split] - fractions[split] * size)] -= 1
     return wanted
-
-
-def _groups(items: Sequence[Item]) -> list[list[int]]:
-    """Return the positions of the items of each group. Items with equal digests or equal groups are in one group.
-
-    A group with items in test and items that were given to train (`Item.of_train`) is split into these two parts.
-    """
-    groups = united([("digest", item.digest), *([("group", item.group)] * (item.group is not None))] for item in items)
-    if not any(item.of_train for item in items):
-        return groups
-    parted = []
-    for group in groups:
-        sides = ([at for at in group if items[at].of_train is side] for side in (False, True))
-        tested = any(items[at].split == "test" for at in group)
-        parted += [side for side in sides if side] if tested else [group]
-    return parted
 
 
 def united(keys: Iterable[Iterable[Hashable]]) -> list[list[int]]:

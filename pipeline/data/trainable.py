@@ -1,12 +1,11 @@
 """Find all reasons to refuse training: classes that can't be learnt or validated, and too many rejects."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.features.errors import DataError
 from headstart.features.images.scan import Reject
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Example, Examples
 from headstart.pipeline.data.splits import SPLITS
 
 _NAMED = 5  # at most this many classes or rejects are named
@@ -26,9 +25,10 @@ def untrainable(examples: Sequence[Example], class_names: Sequence[str], needs_v
     Two or more classes are needed. Each class needs images in train and, if `needs_val`, in val. A class needs at least
     as many images as there are splits.
     """
-    counts = Counter((example.label, example.split) for example in examples)
+    counts = Examples.of(examples).counts()
     trained = ("train", "val") if needs_val else ("train",)
-    tested = any(example.split == "test" for example in examples)
+    used = {split for _, split in counts}
+    tested = "test" in used
     splits = [*trained, *(["test"] if tested else [])]
     images = {name: sum(counts[label, split] for split in SPLITS) for label, name in enumerate(class_names)}
     problems = []
@@ -40,7 +40,7 @@ def untrainable(examples: Sequence[Example], class_names: Sequence[str], needs_v
     if few := [name for name, count in images.items() if 0 < count < len(splits)]:
         problems.append(f"fewer images than the {len(splits)} splits of class {_some(few)}: add some")
     for split in trained:
-        if not any(example.split == split for example in examples):
+        if split not in used:
             problems.append(f"the {split} split has no usable images; run `headstart prepare`, or add some")
             continue
         if absent := [

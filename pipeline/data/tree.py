@@ -1,41 +1,72 @@
 """The images of a data set as a tree of folders, and the files beside them that may be images, too."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+from headstart.features.images.columns.paths import Paths
+from headstart.pipeline.data.columns.coded import Coded
 from headstart.pipeline.data.names import as_label, is_mask_folder, says_nothing, splits_named, stem_of_image
 
 Parts = tuple[str, ...]
 Place = tuple[str, str | None]  # split ("" for none), label (None for none)
+Placed = Sequence[tuple[Place, np.ndarray]]  # places, each with the positions of images that have it, int64 [n]
+Labels = dict[str, np.ndarray]  # the positions of the images of each label, int64 [n]
 FEW = 0.05  # up to this fraction of the images is ignored when a folder is classified
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass
 class ImageTree:
-    """The images below one folder. `found` has each image's position in the listing, and its path below the folder."""
+    """The images below one folder. Images are known by their positions in `paths`."""
 
-    found: list[tuple[int, Parts]]
+    paths: Paths
+    loose: np.ndarray = field(default_factory=lambda: _NONE)  # int64 [n]: the images directly in the folder, ascending
+    inside: "dict[str, ImageTree]" = field(default_factory=dict)  # the trees of subfolders with images
+
+    @classmethod
+    def of(cls, paths: Paths, images: np.ndarray) -> "ImageTree":
+        """Make the tree of some `images`, int64 [n]: positions in `paths`."""
+        top = cls(paths)
+        for folder, at in paths[images].by_folder().items():
+            tree = top
+            for name in _parts(folder):
+                tree = tree.inside.setdefault(name, cls(paths))
+            tree.loose = images[at]
+        return top
 
     @cached_property
-    def loose(self) -> list[tuple[int, Parts]]:
-        """Return the images directly in the folder."""
-        return [one for one in self.found if len(one[1]) == 1]
+    def count(self) -> int:
+        """The number of all images in the folder and its subfolders."""
+        return len(self.loose) + sum(tree.count for tree in self.inside.values())
 
     @cached_property
     def folders(self) -> "dict[str, ImageTree]":
         """Map the name of each subfolder with images to its tree, sorted by name."""
-        inside: dict[str, list[tuple[int, Parts]]] = defaultdict(list)
-        for number, parts in self.found:
-            if len(parts) > 1:
-                inside[parts[0]].append((number, parts[1:]))
-        return {name: ImageTree(inside[name]) for name in sorted(inside)}
+        return {name: self.inside[name] for name in sorted(self.inside) if self.inside[name].count}
+
+    def walk(self, above: Parts = ()) -> "Iterator[tuple[Parts, ImageTree]]":
+        """Yield this tree and the trees of all subfolders, each with its path. `above` is the path of this tree."""
+        pending = [(above, self)]
+        while pending:
+            path, tree = pending.pop()
+            yield path, tree
+            pending += [((*path, name), inner) for name, inner in tree.inside.items()]
+
+    def images(self) -> np.ndarray:
+        """Return the positions of all images in the folder and its subfolders, int64 [n], ascending."""
+        return np.sort(np.concatenate([tree.loose for _, tree in self.walk()]))
+
+    def names(self) -> list[str]:
+        """Return the file names of all images, in the order of `images`."""
+        return list(self.paths[self.images()].names())
 
     @cached_property
     def stems(self) -> set[str]:
         """Return the file names of all images, without suffixes."""
-        return {parts[-1].rpartition(".")[0] for _, parts in self.found}
+        return {name.rpartition(".")[0] for name in self.names()}
 
     @cached_property
     def is_numbered(self) -> bool:
@@ -46,19 +77,34 @@ class ImageTree:
         """Return the tree without the images below `folders`, whose paths are relative to this folder."""
         if not folders:
             return self
-        inside = [any(parts[:depth] in folders for depth in range(1, len(parts))) for _, parts in self.found]
-        return ImageTree([one for one, left_out in zip(self.found, inside, strict=True) if not left_out])
+        left = {name: inner for name, inner in self.inside.items() if (name,) not in folders}
+        below = {name: {path[1:] for path in folders if path[0] == name} for name in left}
+        return ImageTree(self.paths, self.loose, {name: inner.without(below[name]) for name, inner in left.items()})
+
+    def by_label(self, label_of: Callable[[Parts], str | None]) -> Labels:
+        """Return the images of each label, ascending.
+
+        `label_of` returns the label of the images in a folder, whose path is relative to this one; None for no label.
+        """
+        found = defaultdict[str, list[np.ndarray]](list)
+        for path, tree in self.walk():
+            if len(tree.loose) and (label := label_of(path)) is not None:
+                found[label].append(tree.loose)
+        return {label: np.sort(np.concatenate(parts)) for label, parts in found.items()}
 
     @property
     def is_flat(self) -> bool:
         """Whether all or nearly all images lie directly in the folder."""
-        return len(self.loose) >= (1 - FEW) * len(self.found)
+        return len(self.loose) >= (1 - FEW) * self.count
 
 
 def is_chain(images: ImageTree) -> bool:
     """Whether nearly all images lie at the end of one chain of subfolders, such as `images/` in `cats/`."""
     folders = images.folders
-    return not images.loose and len(folders) == 1 and (inner := next(iter(folders.values()))).is_flat | is_chain(inner)
+    if len(images.loose) or len(folders) != 1:
+        return False
+    (inner,) = folders.values()
+    return inner.is_flat or is_chain(inner)
 
 
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
@@ -89,50 +135,77 @@ def splits_outside(images: ImageTree) -> ImageTree:
     This is done only if each folder in `images` holds two or more split folders, and nothing else. Otherwise `images`
     is returned unchanged.
     """
-    inside = [one.folders if not one.loose else {} for one in images.folders.values()]
-    if images.loose or not inside or not all(one and len(splits_named(one)) == len(one) > 1 for one in inside):
+    inside = [one.folders if not len(one.loose) else {} for one in images.folders.values()]
+    each = all(one and len(splits_named(one)) == len(one) > 1 for one in inside)
+    if len(images.loose) or not inside or not each:
         return images
-    return ImageTree([(number, (parts[1], parts[0], *parts[2:])) for number, parts in images.found])
+    moved: dict[str, ImageTree] = {}
+    for name, one in images.folders.items():
+        for split, inner in one.folders.items():
+            moved.setdefault(split, ImageTree(images.paths)).inside[name] = inner
+    return ImageTree(images.paths, inside=moved)
 
 
-def with_other_files(parts: Sequence[Parts], places: Mapping[int, Place], images: set[int]) -> dict[int, Place]:
-    """Return `places` with added entries for files without an image suffix.
+def labelled(positions: np.ndarray, labels: Coded[str | None]) -> Labels:
+    """Return the images of each label. `labels` has the label of the image at each of `positions`."""
+    return {label: positions[rows] for label, rows in labels.positions().items() if label}
+
+
+def coded(placed: Placed, count: int) -> Coded[Place | None]:
+    """Return the place of each of `count` files. A file without a place has None."""
+    codes = np.zeros(count, np.int32)
+    for code, (_, positions) in enumerate(placed, 1):
+        codes[positions] = code
+    places = [None, *(place for place, _ in placed)]
+    return Coded[Place | None](codes, places).with_values(places)
+
+
+def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
+    """Return `places` with places for files without an image suffix.
 
     Such a file gets the split and label of the images in its folder. If these have several splits or labels, the file
-    gets no place. `images` has the positions of the files with an image suffix.
+    gets no place. `images` has the positions of the files with an image suffix, int64 [n].
     """
-    others = [number for number in range(len(parts)) if number not in images]
-    if not others:
-        return dict(places)
-    by_folder: dict[Parts, set[Place]] = defaultdict(set)
-    for number, place in places.items():
-        by_folder[parts[number][:-1]].add(place)
-    shared = {folder: next(iter(found)) for folder, found in by_folder.items() if len(found) == 1}
-    found = {number: shared[parts[number][:-1]] for number in others if parts[number][:-1] in shared}
-    return {**found, **places}
+    others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
+    placed = ~places.is_(None)
+    lowest, highest = np.full(len(paths.folders), len(places.values)), np.full(len(paths.folders), -1)
+    np.minimum.at(lowest, paths.folder_of[placed], places.codes[placed])
+    np.maximum.at(highest, paths.folder_of[placed], places.codes[placed])
+    sharing = others[(lowest == highest)[paths.folder_of[others]]]
+    codes = places.codes.copy()
+    codes[sharing] = lowest[paths.folder_of[sharing]]
+    return Coded(codes, places.values)
 
 
-def empty_classes(parts: Sequence[Parts], places: Mapping[int, Place], empty: Sequence[str]) -> list[str]:
+def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str]) -> list[str]:
     """Return the class names of those folders in `empty` that lie beside class folders."""
     if not empty:
         return []
-    beside = {
-        parts[number][:at]
-        for number, (_, label) in places.items()
-        for at, name in enumerate(parts[number][:-1])
-        if label is not None and as_label(name) == label
-    }
+    beside: set[Parts] = set()
+    for folder, code in np.unique(np.stack([paths.folder_of, places.codes]), axis=1).T.tolist():
+        parts, place = _parts(paths.folders[folder]), places.values[code]
+        if place and place[1] is not None:
+            beside.update(parts[:at] for at, name in enumerate(parts) if as_label(name) == place[1])
     found = [tuple(path.split("/")) for path in empty]
     return sorted({as_label(one[-1]) for one in found if one[:-1] in beside})
 
 
-def told_bare(paths: Sequence[str], parts: Sequence[Parts], images: Collection[int]) -> list[str]:
+def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
     """Return a line that counts the files of folders in which no file has a suffix; [] if there are none.
 
-    Such files might be the images of a class.
+    Such files might be the images of a class. `images` has the positions of the files that count as images.
     """
     if len(images) == len(paths):
         return []
-    suffixed = {one[:-1] for one in parts if "." in one[-1]}
-    bare = [path for path, one in zip(paths, parts, strict=True) if len(one) > 1 and one[:-1] not in suffixed]
-    return [f"{len(bare)} files without a suffix are left out, {bare[0]} the first"] if bare else []
+    bare = [
+        at for folder, at in paths.by_folder().items() if folder and not any("." in name for name in paths[at].names())
+    ]
+    if not bare:
+        return []
+    positions = np.concatenate(bare)
+    return [f"{len(positions)} files without a suffix are left out, {paths[int(positions.min())]} the first"]
+
+
+def _parts(folder: str) -> Parts:
+    """Return the names of the folders on the way to `folder`, which ends with a slash or is empty."""
+    return tuple(folder[:-1].split("/")) if folder else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def _head_config(run: Run) -> HeadConfig:
     return config
 
 
-def _groups(examples: list[Example], features: Features) -> list[str]:
+def _groups(examples: Sequence[Example], features: Features) -> list[str]:
     """Return the group of each example. Copies, near-duplicates and images of one `--group` have the same group."""
     alike: dict[int, int] = {}
     for number, group in enumerate(near_duplicate_groups([one.image for one in examples], features)):

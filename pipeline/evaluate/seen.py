@@ -55,7 +55,7 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     return Seen(equal, sorted(pair.image.image.path for pair in near_duplicates([*train, *fresh], store)))
 
 
-def _own_examples(run: Run, cached: FeaturedExamples) -> list[Example] | None:
+def _own_examples(run: Run, cached: FeaturedExamples) -> Sequence[Example] | None:
     """Return the examples in the run's own data, or None if the data are gone or can't be read as before."""
     settings, (config, extraction) = run.config(), run.configs()
     try:

@@ -1,5 +1,7 @@
 """Put an accuracy of `evaluate` in context: simple models on the same images, and advice for few images."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.taken import Taken
@@ -12,7 +14,7 @@ _FEW = 100  # scored images; with fewer, an accuracy of 0.9 has an interval of o
 _FOLDS, _FEWEST_FOLDS = 10, 3
 
 
-def simple_models_of(run: Run, cached: FeaturedExamples, examples: list[Example]) -> SimpleModels:
+def simple_models_of(run: Run, cached: FeaturedExamples, examples: Sequence[Example]) -> SimpleModels:
     """Score two simple models on `examples`: the largest class, and logistic regression.
 
     Logistic regression is fitted to the run's training images. If the store lacks features of these images, logistic

@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from headstart.features.digests import HexDigests
 from headstart.features.errors import DataError, RunError
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Examples
 from headstart.pipeline.featured import FeaturedExamples
 from headstart.pipeline.runs import Run
 
@@ -19,7 +21,7 @@ class Taken:
     """The examples of a split of the run's own data, or of other data."""
 
     split: str
-    examples: list[Example]  # labels are indices into the run's class names
+    examples: Examples  # labels are indices into the run's class names
     elsewhere: Path | None = None  # the data, unless they are the run's own
     whole: bool = False  # whether all examples were taken because the data have no splits
     mark: str = ""  # follows the folder's name in file names, if other data of that name were scored before
@@ -87,18 +89,19 @@ def _distinct(taken: Taken, run: Run) -> Taken:
 def _is_own(run: Run, cached: FeaturedExamples, split: str) -> bool:
     """Whether `split` of the data `cached` holds at least half of the run's training images."""
     trained = run.digests("train")
-    return 2 * len(trained & {one.image.digest for one in cached.of(split)}) >= len(trained)
+    return 2 * len(trained.intersection(HexDigests(cached.of(split).digests))) >= len(trained)
 
 
 def _name(data: Path) -> str:
     return data.name or data.resolve().name or "root"
 
 
-def _labelled(cached: FeaturedExamples, split: str, class_names: list[str], where: str) -> list[Example]:
+def _labelled(cached: FeaturedExamples, split: str, class_names: list[str], where: str) -> Examples:
     if unknown := sorted(set(cached.class_names) - set(class_names)):
         names = ", ".join(map(repr, unknown))
         raise DataError(f"{where}: the run knows no class {names}; it has {', '.join(class_names)}")
     examples = cached.of(split)
     if not examples:
         raise DataError(f"{where}: the {split} split has no usable images; choose another --split")
-    return [replace(one, label=class_names.index(cached.class_names[one.label])) for one in examples]
+    number_of = np.array([class_names.index(name) for name in cached.class_names], np.int32)
+    return replace(examples, labels=number_of[examples.labels])

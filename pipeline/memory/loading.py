@@ -16,10 +16,11 @@ from headstart.pipeline.memory.on_disk import Features, FeaturesOnDisk, Part, Pi
 from rich.filesize import decimal
 
 Stores = Mapping[Cut, FeatureStore]
+Digests = Sequence[str] | np.ndarray  # hexadecimal, or of dtype `DIGEST`
 _TOLD = 1 << 30  # bytes in memory that are worth a line
 
 
-def load_features(wanted: Sequence[tuple[Stores, Sequence[str]]], extraction: ExtractionConfig) -> list[Features]:
+def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: ExtractionConfig) -> list[Features]:
     """Load the features of images, at all cuts side by side: float32 [N, D] for each of `wanted`.
 
     Each of `wanted` has stores, and the digests of the images. All features are in memory if they fit together, and
@@ -54,8 +55,11 @@ def load_features(wanted: Sequence[tuple[Stores, Sequence[str]]], extraction: Ex
         raise
 
 
-def read_features(stores: Stores, digests: Sequence[str]) -> np.ndarray:
-    """Read the features of the images with these `digests` into memory, float32 [N, D]. The cuts are side by side."""
+def read_features(stores: Stores, digests: Digests) -> np.ndarray:
+    """Read the features of images into memory, float32 [N, D]. The cuts are side by side.
+
+    `digests` are those of the images: hexadecimal, or an array of dtype `DIGEST`.
+    """
     found = np.empty((len(digests), width(stores)), np.float32)
     start = 0
     for store in stores.values():
@@ -70,7 +74,7 @@ def width(stores: Stores) -> int:
     return sum(store.form.shape[0] for store in stores.values())
 
 
-def _on_disk(folder: Path, stores: Stores, digests: Sequence[str]) -> FeaturesOnDisk:
+def _on_disk(folder: Path, stores: Stores, digests: Digests) -> FeaturesOnDisk:
     """Copy the features of images to scratch files in `folder`."""
     with progress("copying features", len(stores) * len(digests)) as advance:
 

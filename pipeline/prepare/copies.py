@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from headstart.features.errors import OptionError
-from headstart.features.images.scan import ImageFile, inspect_images
+from headstart.features.images.columns.inspected import inspect_images
+from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.similar import near_duplicate_groups
 from headstart.pipeline.data.splits import united

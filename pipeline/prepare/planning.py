@@ -13,10 +13,11 @@ from headstart.features.images.faults import NO_IMAGE, Fault
 from headstart.features.images.formats import inspect_bytes
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.terminal import progress
+from headstart.pipeline.data.columns.items import Item
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.listing import files_below
 from headstart.pipeline.data.names import listed
-from headstart.pipeline.data.splits import SPLITS, Item, complete, takes_val_from_train
+from headstart.pipeline.data.splits import SPLITS, complete, takes_val_from_train
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.sources import Member
 

@@ -14,7 +14,6 @@ from headstart.features.images.faults import Fault
 from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.examples import require_rejects_file, write_rejects
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.listing import list_files
@@ -36,6 +35,7 @@ from headstart.pipeline.prepare.planning import (
 )
 from headstart.pipeline.prepare.sources import Member, opened_source, read_file
 from headstart.pipeline.prepare.targets import claimed, free_name, require_folder_names, targets
+from headstart.pipeline.rejects import require_rejects_file, write_rejects
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+from headstart.features.digests import HexDigests
 from headstart.features.errors import RunError
 from headstart.features.files import folder_written_atomically
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Example, Examples
 from headstart.pipeline.runs.left_over import clear_left_over
 from headstart.pipeline.runs.run import Run
 
@@ -56,11 +58,22 @@ def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dic
 
     The hashes don't depend on file names or on the order of `examples`.
     """
-    lines: dict[str, list[str]] = {"classes": list(class_names)}
-    for example in sorted(examples, key=lambda example: (example.image.digest, example.label)):
-        lines.setdefault(example.split, []).append(f"{example.image.digest} {example.label}")
-    texts = {name: "\n".join(entries).encode(errors="surrogateescape") for name, entries in lines.items()}
-    return {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+    found = {"classes": hashlib.sha256("\n".join(class_names).encode(errors="surrogateescape")).hexdigest()}
+    every = Examples.of(examples)
+    _, number = np.unique(every.digests, return_inverse=True)  # in the order of the digests
+    order = np.lexsort((every.labels, number))
+    for split in every.splits.used():
+        of_split = every[order[every.splits.is_(split)[order]]]
+        found[split] = _hash_of_lines(of_split)
+    return found
+
+
+def _hash_of_lines(examples: Examples) -> str:
+    found, mark = hashlib.sha256(), ""
+    for digest, label in zip(HexDigests(examples.digests), examples.labels.tolist(), strict=True):
+        found.update(f"{mark}{digest} {label}".encode())
+        mark = "\n"
+    return found.hexdigest()
 
 
 def require_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:

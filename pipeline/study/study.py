@@ -11,7 +11,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Examples
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.labelled import LabelledFeatures
@@ -146,7 +146,7 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
     return forecast.needed(target) if target else None
 
 
-def _sample(examples: list[Example], most: int, seed: int) -> list[Example]:
+def _sample(examples: Examples, most: int, seed: int) -> Examples:
     """Return all examples if they are no more than `most`. Otherwise, return a random sample of `most` examples.
 
     The sample has the classes in proportion, and at least one example of each class. For that, the sample may be larger
@@ -154,10 +154,10 @@ def _sample(examples: list[Example], most: int, seed: int) -> list[Example]:
     """
     if len(examples) <= most:
         return examples
-    labels, units = np.array([example.label for example in examples]), [example.together for example in examples]
+    labels, units = examples.labels, examples.together()
     order, ends = nested_order(labels, units, (seed, 0))
     most = max(most, int(ends[len(np.unique(labels)) - 1]))
-    return [examples[row] for row in sorted(order[:most].tolist())]
+    return examples[np.sort(order[:most])]
 
 
 def _notes(curve: Curve, train_labels: np.ndarray, class_names: list[str]) -> Iterator[str]:

@@ -65,10 +65,8 @@ def sweep(
     loss; StoreError if the study can't be read or written; and RunError as `require_free` does.
     """
     start, began = time.perf_counter(), time.time()
-    if by_ray.ray and config.jobs > 1:
-        raise OptionError(f"--jobs {config.jobs}: can't go with --ray; --ray-cpus says how many processes a node has")
     require_free(path, overwrite)
-    space = _space(features, config, seed)
+    space = _space(features, config, seed, by_ray)
     study = Study(study_path, space, config.sampler, seed)
     with study.storage_errors_named():
         reading = study.read_as(reading)
@@ -111,8 +109,10 @@ def _search(
     search(study, data, config, baselines)
 
 
-def _space(features: FeatureConfig, config: SweepConfig, seed: int) -> Space:
+def _space(features: FeatureConfig, config: SweepConfig, seed: int, by_ray: ClusterConfig) -> Space:
     """Return the search space. Raises OptionError if settings can't be combined, or if the grid is too large."""
+    if by_ray.ray and config.jobs > 1:
+        raise OptionError(f"--jobs {config.jobs}: can't go with --ray; --ray-cpus says how many processes a node has")
     space = Space(read_choices(config.space, config.class_weight), CutChoice.of(features), config.choose_by)
     require_averaged(list(space.cuts.names))
     if config.folds and features.views:

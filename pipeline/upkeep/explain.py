@@ -7,6 +7,7 @@ from typing import Any
 
 from headstart.features.backbones.used import digest_in_store, weights_by_digest
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.digests import HexDigests
 from headstart.features.errors import StoreError
 from headstart.features.frozen.precision import Verdict, stored_verdict
 from headstart.features.store.maintain import open_stores
@@ -82,7 +83,7 @@ def explain(
     memory = scan_memory(root, data, extraction.rehash)
     found = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled=False)
     tell_reading(found)
-    digests = {example.image.digest for example in found.examples}
+    digests = set(HexDigests(found.examples.digests))
 
     def digest_of(name: str, weights: str, seed: int) -> str:
         return digest_in_store(root, name, weights, seed) or f"{weights}, which {root} does not know"

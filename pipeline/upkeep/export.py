@@ -13,13 +13,14 @@ import numpy as np
 from headstart.features.backbones.backbone import OWN
 from headstart.features.backbones.outlines import is_own
 from headstart.features.backbones.used import weights_by_digest
+from headstart.features.digests import hex_digests
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import require_space, written_atomically
 from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.shards import describe
 from headstart.features.store.store import FeatureStore
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.examples import Example, scan_all_sizes, tell_reading
+from headstart.pipeline.data.examples import Examples, scan_all_sizes, tell_reading
 from headstart.pipeline.upkeep.config import ExportConfig
 from headstart.pipeline.upkeep.telling import told_stores
 
@@ -66,10 +67,10 @@ def export(
     store = _chosen(root, config)
     found = scan_all_sizes(root, data, seed, reading)
     tell_reading(found)
-    lacking = set(store.missing([example.image.digest for example in found.examples]))
-    examples = [example for example in found.examples if example.image.digest not in lacking]
+    lacking = store.lacking(found.examples.digests)
+    examples = found.examples[~lacking]
     # With `--pages first`, the other pages of a TIFF were not asked for.
-    missing = sum(one.image.digest in lacking and one.image.page == 1 for one in found.examples) + len(found.rejects)
+    missing = int((found.examples.images.numbers("page")[lacking] == 1).sum()) + len(found.rejects)
     total = len(examples) + missing
     if not examples or missing > config.max_rejects * total:
         raise DataError(
@@ -106,13 +107,13 @@ def _chosen(root: Path, config: ExportConfig) -> FeatureStore:
     )
 
 
-def _write(file: Path, store: FeatureStore, examples: list[Example], class_names: list[str]) -> None:
-    digests = [example.image.digest for example in examples]
+def _write(file: Path, store: FeatureStore, examples: Examples, class_names: list[str]) -> None:
+    digests = examples.digests
     columns = {
-        "labels": np.array([example.label for example in examples], np.int64),
-        "splits": np.array([example.split for example in examples]),
-        "paths": np.array([example.image.path for example in examples]),
-        "digests": np.array(digests),
+        "labels": examples.labels.astype(np.int64),
+        "splits": np.array(list(examples.splits)),
+        "paths": np.array(list(examples.images.paths())),
+        "digests": np.array(hex_digests(digests)),
         "class_names": np.array(class_names),
     }
     text_bytes = sum(column.nbytes for column in columns.values())
@@ -126,14 +127,14 @@ def _write(file: Path, store: FeatureStore, examples: list[Example], class_names
             _write_hdf5(partial, store, digests, columns)
 
 
-def _slabs(store: FeatureStore, digests: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+def _slabs(store: FeatureStore, digests: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the features of `digests` in order, float32 [n, *shape], each slab with the position of its first row."""
     rows = max(1, _SLAB_BYTES // (4 * math.prod(store.form.shape)))
     for start in range(0, len(digests), rows):
         yield start, store.read(digests[start : start + rows]).astype(np.float32, copy=False)
 
 
-def _add_features(file: Path, store: FeatureStore, digests: list[str]) -> None:
+def _add_features(file: Path, store: FeatureStore, digests: np.ndarray) -> None:
     """Add the array `features` to an `.npz` file, slab by slab: `np.savez` would need all features in memory."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(digests), *store.form.shape)}
     with ZipFile(file, "a") as out, out.open("features.npy", "w", force_zip64=True) as array:
@@ -142,7 +143,7 @@ def _add_features(file: Path, store: FeatureStore, digests: list[str]) -> None:
             array.write(slab.astype("<f4", copy=False).tobytes())
 
 
-def _write_hdf5(partial: Path, store: FeatureStore, digests: list[str], columns: dict[str, np.ndarray]) -> None:
+def _write_hdf5(partial: Path, store: FeatureStore, digests: np.ndarray, columns: dict[str, np.ndarray]) -> None:
     with h5py.File(partial, "w") as out:
         features = out.create_dataset("features", (len(digests), *store.form.shape), np.float32)
         for start, slab in _slabs(store, digests):

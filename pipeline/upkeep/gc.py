@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart.features.digests import HexDigests
 from headstart.features.errors import DataError
 from headstart.features.store.compact import compact, drop_unused
 from headstart.features.store.maintain import open_stores
@@ -77,7 +78,7 @@ def _digests_in(root: Path, data: Path, reading: DataConfig) -> set[str]:
             f"{data}: {len(unread)} files can't be read, so their features may be in use and nothing is dropped; "
             f"the first is {unread[0].path}: {unread[0].detail}"
         )
-    return {example.image.digest for example in found.examples}
+    return set(HexDigests(found.examples.digests))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from headstart.features.frozen.frozen import FrozenBackbone, Pass, freeze
 from headstart.features.frozen.network import Network
 from headstart.features.images.augment import View, augment_image
 from headstart.features.images.batches import decoded_batches
+from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.pixels import ImageConfig
-from headstart.features.images.scan import ImageFile, inspect_images
+from headstart.features.images.scan import ImageFile
 from headstart.features.store.claims import Claim, Claims
 from headstart.features.store.portions import cut_into_portions
 from headstart.features.store.store import FeatureStore

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from headstart.features.images.scan import Reject
-from headstart.pipeline.data.examples import write_rejects
+from headstart.pipeline.rejects import write_rejects
 from headstart.pipeline.runs import read_csv, write_csv
 from headstart.pipeline.spreadsheets import original_text, spreadsheet_safe
 from hypothesis import given

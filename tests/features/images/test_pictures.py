@@ -12,11 +12,12 @@ import pytest
 from headstart.features.images import formats
 from headstart.features.images import tiff as tiff_structure
 from headstart.features.images.batches import decoded_batches, why_undecodable
+from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.decode import pillow_pixels
 from headstart.features.images.faults import Fault
 from headstart.features.images.formats import Header, inspect_bytes, inspect_pages
 from headstart.features.images.pixels import ImageConfig
-from headstart.features.images.scan import ImageFile, Reject, inspect_image, inspect_images
+from headstart.features.images.scan import ImageFile, Reject, inspect_image
 from headstart.features.images.tiff import at_page, count_pages
 from headstart.tests.features.images.pictures import chunk, png, ramp, saved, tiff
 from PIL import Image, PngImagePlugin

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 from headstart.features.images import scan as image_files
-from headstart.features.images.scan import ImageFile, Reject, inspect_image, inspect_images
+from headstart.features.images.columns.inspected import inspect_images
+from headstart.features.images.scan import ImageFile, Reject, inspect_image
 from headstart.tests.features.images.test_formats import encoded
 
 

@@ -1,5 +1,6 @@
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -7,6 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headstart.features.images import scan as image_files
+from headstart.features.images.columns import inspected
+from headstart.features.images.columns.inspected import inspect_images
+from headstart.features.images.columns.paths import Paths
+from headstart.features.images.faults import Fault
+from headstart.features.images.formats import HEADER_VERSION
+from headstart.features.images.scan import ImageFile
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.pipeline.data.examples import scan
 from headstart.tests.features.images.test_formats import drawn_often, with_large_tile
@@ -36,6 +43,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def memory(data: Path, forget: bool = False) -> ScanMemory:
     return ScanMemory(data.parent / "scans", data, forget)
+
+
+def recalled(of: ScanMemory, path: str) -> ImageFile | None:
+    rows, _ = of.recall(files := Paths.of([path]))
+    return of.images[rows].at(files)[0] if len(rows) else None
 
 
 def test_a_second_scan_reads_only_what_could_not_be_used(data: Path, reads: list[str]) -> None:
@@ -99,12 +111,12 @@ def test_a_memory_of_another_version_is_none(data: Path, reads: list[str], monke
     images = [example.image for example in first.examples]
     formats = "headstart.features.images.scan_memory.FORMATS"
     monkeypatch.setattr(formats, ("PNG", "JPEG"))  # a name is remembered, not a place in the list
-    assert memory(data).recall(images[0].path) == images[0]
+    assert recalled(memory(data), images[0].path) == images[0]
     monkeypatch.setattr(formats, ("PNG",))
-    assert memory(data).recall(images[0].path) is None
+    assert recalled(memory(data), images[0].path) is None
     monkeypatch.undo()
     monkeypatch.setattr("headstart.features.images.scan_memory.HEADER_VERSION", 0)
-    assert memory(data).recall(images[0].path) is None
+    assert recalled(memory(data), images[0].path) is None
     monkeypatch.undo()
     (file,) = (data.parent / "scans").iterdir()
     before_there_was_a_version = {
@@ -113,7 +125,7 @@ def test_a_memory_of_another_version_is_none(data: Path, reads: list[str], monke
         "numbers": np.array([(one.bytes, one.mtime_ns, one.orientation, one.width, one.height, 1) for one in images]),
     }
     np.savez(file, allow_pickle=False, **before_there_was_a_version)
-    assert memory(data).recall(images[0].path) is None
+    assert recalled(memory(data), images[0].path) is None
 
 
 def test_no_image_that_is_refused_is_accepted_once_it_is_remembered(data: Path) -> None:
@@ -141,7 +153,7 @@ def test_no_flipped_bit_of_a_memory_is_trusted(data: Path) -> None:
         file.write_bytes(flipped)
         remembered = memory(data)
         for example in first.examples:
-            assert remembered.recall(example.image.path) in (None, example.image)
+            assert recalled(remembered, example.image.path) in (None, example.image)
 
 
 def test_names_of_any_kind_are_remembered(data: Path, reads: list[str]) -> None:
@@ -159,3 +171,75 @@ def test_a_limit_on_pixels_holds_for_what_is_remembered(data: Path) -> None:
     assert with_limit == scan(data, max_pixels=10)
     assert {reject.reason for reject in with_limit.rejects} >= {"too-large"}
     assert len(scan(data, memory=memory(data)).examples) == 42
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_scan_that_is_interrupted_does_not_begin_again(
+    data: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    read = image_files.content_of
+
+    def read_some(path: str, status: os.stat_result) -> bytes | Fault:
+        if len(reads) == 30:
+            raise error
+        return read(path, status)
+
+    monkeypatch.setattr(inspected, "_PIECE", 4)
+    monkeypatch.setattr(inspected, "_KNOWN_SECONDS", 1e9)  # no threads, so that no read is in flight
+    monkeypatch.setattr(image_files, "content_of", read_some)
+    with pytest.raises(error):
+        scan(data, memory=memory(data))
+    monkeypatch.setattr(image_files, "content_of", read)
+    before = set(reads)
+    reads.clear()
+    assert scan(data, memory=memory(data)) == scan(data)
+    assert len(before & set(reads[:20])) <= 2 + 4  # rejects, and the piece in hand
+
+
+def test_a_scan_that_is_killed_has_saved_what_it_found(data: Path, reads: list[str]) -> None:
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from headstart.features.images import scan as one; from headstart.features.images.columns import inspected\n"
+        "from headstart.features.images.scan_memory import ScanMemory\n"
+        "from headstart.pipeline.data.examples import scan\n"
+        "inspected._PIECE = inspected._COLUMN = 4; inspected._KEPT_SECONDS, inspected._KEPT_SHARE = 0, 1e9\n"
+        "read, seen = one.content_of, []\n"
+        "one.content_of = lambda *file: os._exit(9) if len(seen) == 30 else (seen.append(file), read(*file))[1]\n"
+        "inspected._KNOWN_SECONDS, data = 1e9, Path(sys.argv[1])\n"
+        "scan(data, memory=ScanMemory(data.parent / 'scans', data))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(data)], check=False)
+    assert done.returncode == 9
+    assert scan(data, memory=memory(data)) == scan(data)
+    assert len(reads) - 46 <= 46 - 30 + 4 + 4  # `scan(data)` reads all; the rest: unread, rejects, the pieces in hand
+
+
+def test_a_later_row_of_a_path_counts(data: Path) -> None:
+    first = scan(data, memory=memory(data))
+    path = data / "cat" / "cat.0.jpg"
+    path.write_bytes((data / "dog" / "dog.1.jpg").read_bytes())
+    os.utime(path, (OLD, OLD))
+    again = inspect_images([path]).images
+    remembered = memory(data)
+    remembered.add(again)
+    found = recalled(memory(data), str(path))
+    assert found == again[0]
+    assert found not in [example.image for example in first.examples]
+
+
+def test_a_memory_of_an_earlier_version_is_read(data: Path, reads: list[str]) -> None:
+    first = scan(data, memory=memory(data))
+    images = [example.image for example in first.examples]
+    (file,) = (data.parent / "scans").iterdir()
+    fields = ("bytes", "mtime_ns", "orientation", "width", "height", "tile_pixels", "scans", "bits", "pages", "page")
+    before = {
+        "version": np.array(HEADER_VERSION),
+        "paths": np.frombuffer(b"\0".join(os.fsencode(os.path.relpath(one.path, data)) for one in images), np.uint8),
+        "digests": np.frombuffer(bytes.fromhex("".join(one.digest for one in images)), np.uint8).reshape(-1, 32),
+        "formats": np.array([one.format for one in images], np.bytes_),
+        "numbers": np.array([[getattr(one, name) for name in fields] for one in images], np.int64),
+    }
+    np.savez(file, allow_pickle=False, **before)
+    reads.clear()
+    assert scan(data, memory=memory(data)) == first
+    assert len(reads) == 4  # the rejects

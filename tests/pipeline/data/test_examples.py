@@ -8,11 +8,12 @@ import pytest
 from headstart.features.errors import DataError
 from headstart.features.images.scan import Reject
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.examples import scan, write_rejects
+from headstart.pipeline.data.examples import scan
 from headstart.pipeline.data.splits import split_of
 from headstart.pipeline.data.trainable import require_few_rejects, require_trainable
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.prepare import prepare
+from headstart.pipeline.rejects import write_rejects
 from headstart.tests.conftest import Cli
 from hypothesis import given
 from hypothesis import strategies as st

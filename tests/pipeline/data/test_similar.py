@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from headstart.features.images.scan import ImageFile, inspect_images
+from headstart.features.images.columns.inspected import inspect_images
+from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.similar import near_duplicate_groups
 from PIL import Image, ImageEnhance
 

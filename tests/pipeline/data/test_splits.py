@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pytest
-from headstart.pipeline.data.splits import SPLITS, Item, assign, complete
+from headstart.pipeline.data.columns.items import Item
+from headstart.pipeline.data.splits import SPLITS, assign, complete
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,7 +9,7 @@ from headstart.pipeline.data.trainable import require_few_rejects, require_train
 
 def examples(*counts: tuple[int, int, int]) -> list[Example]:
     """Examples with the given numbers of images in train, val and test for each class."""
-    image = ImageFile("x.jpg", "00", 1, 0, 1, 9, 9, "JPEG")
+    image = ImageFile("x.jpg", "00" * 32, 1, 0, 1, 9, 9, "JPEG")
     places = [(label, split, n) for label, row in enumerate(counts) for split, n in zip(SPLITS, row, strict=True)]
     return [Example(image, label, split) for label, split, count in places for _ in range(count)]
 

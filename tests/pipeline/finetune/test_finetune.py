@@ -18,7 +18,8 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.frozen.frozen import FrozenBackbone
 from headstart.features.images.batches import decoded_batches
-from headstart.features.images.scan import ImageFile, inspect_images
+from headstart.features.images.columns.inspected import inspect_images
+from headstart.features.images.scan import ImageFile
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.classifier import build_classifier, build_streamed, build_top, unfreeze
 from headstart.pipeline.featured import FeaturedExamples, cache_features, load_examples

@@ -12,6 +12,7 @@ from headstart.benchmarks.known_law import draw_images
 from headstart.benchmarks.study import known, photographs
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
+from headstart.pipeline.data.examples import Examples
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.study.classes import ClassGain
@@ -65,7 +66,7 @@ def test_a_command_measures_and_forecasts(
 
 def test_test_is_not_used(prepared: Path, extraction: ExtractionConfig, small: FeatureConfig) -> None:
     cached = cache_features(prepared, small, extraction)
-    without = replace(cached, examples=[*cached.of("train"), *cached.of("val")])
+    without = replace(cached, examples=Examples.of([*cached.of("train"), *cached.of("val")]))
     assert study_cached(cached, QUICK).fields() == study_cached(without, QUICK).fields()
 
 

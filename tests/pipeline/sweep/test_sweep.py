@@ -20,6 +20,7 @@ from headstart.features.backbones.cuts import Cut
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError, StoreError
 from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.examples import Examples
 from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.head.config import HeadConfig
@@ -572,9 +573,9 @@ def test_the_winner_is_not_trained_on_data_that_changed_meanwhile(
 def test_a_study_does_not_go_on_with_images_that_could_not_be_read_before(
     prepared: Path, small, extraction, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def all_but_one(*arguments) -> FeaturedExamples:
-        cached = cache_features(*arguments)
-        return replace(cached, examples=[one for one in cached.examples if one is not cached.of("val")[0]])
+    def all_but_one(*arguments, **named) -> FeaturedExamples:
+        cached = cache_features(*arguments, **named)
+        return replace(cached, examples=Examples.of(one for one in cached.examples if one != cached.of("val")[0]))
 
     def tried() -> SweepResult:
         return sweep(

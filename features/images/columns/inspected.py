@@ -1,0 +1,242 @@
+"""Inspect many files in parallel, with the result in columns. This module needs no TensorFlow."""
+
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, overload
+
+import numpy as np
+from headstart.features.images.columns.images import Images
+from headstart.features.images.columns.paths import Paths
+from headstart.features.images.faults import MAX_PIXELS
+from headstart.features.images.formats import may_be_too_large, why_too_large
+from headstart.features.images.pixels import Pages
+from headstart.features.images.scan import ImageFile, Reject, inspect_image, page_path, size_and_time
+from headstart.features.terminal import progress
+
+_PIECE, _KNOWN_PIECE = 64, 1024  # files per task of a thread, to read and to look up in a scan memory
+_AHEAD = 64  # tasks
+_COLUMN = 4096  # new images that wait as objects until they become columns
+_KNOWN_SECONDS = 5e-5  # a known file on a near disk takes less; threads would only wait for Python's lock
+_KEPT_SECONDS, _KEPT_SHARE = 60.0, 0.05  # how often a scan is saved, and the largest share of the time for this
+_NONE = np.zeros(0, np.int64)
+
+TURN_BYTES = 4 << 30  # of files; so many are surely still in the page cache after the last was read
+
+Result = TypeVar("Result")
+Turn = Callable[[Images], None]
+
+
+class Memory(Protocol):
+    """What `inspect_images` needs of a `ScanMemory`."""
+
+    images: Images
+
+    def recall(self, files: Paths, pages: Pages = "first") -> tuple[np.ndarray, np.ndarray]:
+        """See `ScanMemory.recall`."""
+
+    def add(self, images: Images) -> None:
+        """See `ScanMemory.add`."""
+
+
+@dataclass(frozen=True)
+class Inspected(Sequence[list[ImageFile | Reject]]):
+    """The result of `inspect_images`: a sequence with the images and rejects of each file, in columns."""
+
+    files: Paths
+    images: Images
+    of_image: np.ndarray  # int64 [images]: the position in `files` of the file of each image, ascending
+    rejects: list[Reject]
+    of_reject: list[int]  # the position in `files` of the file of each reject, ascending
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, at: int) -> list[ImageFile | Reject]: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[list[ImageFile | Reject]]: ...
+    def __getitem__(self, at: int | slice) -> Sequence[Any]:
+        if isinstance(at, slice):
+            return [self[position] for position in range(len(self))[at]]
+        at = range(len(self))[at]
+        images = self.images[slice(*np.searchsorted(self.of_image, [at, at + 1]))]
+        rejects = self.rejects[bisect_left(self.of_reject, at) : bisect_left(self.of_reject, at + 1)]
+        return sorted([*images, *rejects], key=lambda one: (len(one.path), one.path))  # by page
+
+
+def inspect_images(
+    paths: Iterable[str | Path],
+    max_pixels: int = MAX_PIXELS,
+    memory: Memory | None = None,
+    pages: Pages = "first",
+    turn: Turn | None = None,
+) -> Inspected:
+    """Inspect files in parallel, each as `inspect_image` does. The result can be sent to another process.
+
+    If `memory` has all pages of an unchanged file that `pages` asks for, the file is not read. Then its images are only
+    checked against `max_pixels`. The images found so far are saved to `memory` now and then, and when this is
+    interrupted. After each `TURN_BYTES` of files that were read, except the last, `turn` gets their images.
+    """
+    files = Paths.of(paths)
+    with progress("looking at files", len(files), "files") as advance:
+        rows, of_row = _recalled(files, memory, pages, advance) if memory else (_NONE, _NONE)
+        known = np.zeros(len(files), bool)
+        known[of_row] = True
+    found = _Found(files, memory)
+    inspect = partial(inspect_image, max_pixels=max_pixels, pages=pages)
+    unknown = np.flatnonzero(~known)
+    parts, done = _turns(files, unknown) if turn else [unknown], len(files) - len(unknown)
+    for number, part in enumerate(parts, 1):
+        with progress("looking at files", len(files), "files", done) as advance, found.kept_on_error():
+            for positions, seen in _in_threads(lambda piece: list(map(inspect, files[piece])), part, _PIECE):
+                found.add(positions, seen)
+                advance(len(positions))
+        done += len(part)
+        if turn and number < len(parts):
+            turn(found.since_last())
+    if memory and len(rows):
+        found.recall(rows, of_row, memory.images, max_pixels)
+    return found.inspected()
+
+
+def _turns(files: Paths, unknown: np.ndarray) -> list[np.ndarray]:
+    """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`."""
+    sizes = np.fromiter((size_and_time(path)[0] for path in files[unknown]), np.int64, len(unknown))
+    return np.split(unknown, np.flatnonzero(np.diff(np.cumsum(sizes) // TURN_BYTES)) + 1)
+
+
+def _recalled(
+    files: Paths, memory: Memory, pages: Pages, advance: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the images that `memory` has of unchanged files.
+
+    Return their rows in `memory.images`, int64 [n], and the positions of their files in `files`, int64 [n].
+    """
+    found = [(_NONE, _NONE)]
+    every = np.arange(len(files))
+    for positions, (rows, of_row) in _in_threads(lambda piece: memory.recall(files[piece], pages), every, _KNOWN_PIECE):
+        found.append((rows, positions[of_row]))
+        advance(len(np.unique(of_row)))
+    return np.concatenate([rows for rows, _ in found]), np.concatenate([of_row for _, of_row in found])
+
+
+def _in_threads(
+    work: Callable[[np.ndarray], Result], positions: np.ndarray, size: int
+) -> Iterator[tuple[np.ndarray, Result]]:
+    """Yield pieces of `positions`, int64 [n], with the result of `work` for each, in order. A piece has at most `size`.
+
+    The first pieces are done here. Threads do the rest if `work` waits for a disk.
+    """
+    pieces = (positions[start : start + size] for start in range(0, len(positions), size))
+    for piece in pieces:
+        start = time.perf_counter()
+        yield piece, work(piece)
+        if time.perf_counter() - start > size * _KNOWN_SECONDS:
+            break  # files are read, or the disk is far away: threads save time
+    with ThreadPoolExecutor() as pool:
+        waiting = deque[tuple[np.ndarray, Future[Result]]]()
+        for piece in pieces:
+            waiting.append((piece, pool.submit(work, piece)))
+            if len(waiting) > _AHEAD:
+                done, result = waiting.popleft()
+                yield done, result.result()
+        for done, result in waiting:
+            yield done, result.result()
+
+
+class _Found:
+    """Collects the images and rejects of files. Those that are inspected anew come first, in the order of the files."""
+
+    def __init__(self, files: Paths, memory: Memory | None) -> None:
+        self._files, self._memory = files, memory
+        self._new, self._of_new = list[ImageFile](), list[int]()
+        self._images, self._of_image = list[Images](), list[np.ndarray]()
+        self._rejects: list[tuple[int, Reject]] = []
+        self._kept, self._took = time.monotonic(), 0.0
+        self._told = 0  # images that `since_last` returned
+
+    def add(self, positions: np.ndarray, seen: Sequence[Sequence[ImageFile | Reject]]) -> None:
+        """Add what was seen in the files at `positions`."""
+        for position, found in zip(positions.tolist(), seen, strict=True):
+            for one in found:
+                if isinstance(one, Reject):
+                    self._rejects.append((position, one))
+                else:
+                    self._new.append(one)
+                    self._of_new.append(position)
+        if len(self._new) >= _COLUMN:
+            self._into_columns()
+            if time.monotonic() - self._kept > max(_KEPT_SECONDS, self._took / _KEPT_SHARE):
+                self.keep()
+
+    def keep(self) -> None:
+        """Save the images found so far to the scan memory."""
+        self._into_columns()
+        start = time.monotonic()
+        if self._memory and self._images:
+            self._images = [Images.concatenated(self._images)]
+            self._memory.add(self._images[0])
+        self._kept = time.monotonic()
+        self._took = self._kept - start
+
+    @contextmanager
+    def kept_on_error(self) -> Iterator[None]:
+        """Save the images found so far if the block ends with an error."""
+        try:
+            yield
+        except BaseException:
+            self.keep()
+            raise
+
+    def since_last(self) -> Images:
+        """Save the images found so far. Return those that were added since the last call."""
+        self.keep()
+        every = Images.concatenated(self._images)
+        self._images, start, self._told = [every], self._told, len(every)
+        return every[start:]
+
+    def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
+        """Add the images in `rows` of `known`, int64 [n], if they are within limits. `of_row` has their files."""
+        images = known if np.array_equal(rows, np.arange(len(known))) else known[rows]
+        within = np.ones(len(rows), bool)
+        width, height, tile, scans = (images.numbers(name) for name in ("width", "height", "tile_pixels", "scans"))
+        for at in np.flatnonzero(may_be_too_large(width, height, tile, scans, max_pixels)).tolist():
+            fault = why_too_large(int(width[at]), int(height[at]), int(tile[at]), int(scans[at]), max_pixels)
+            if fault:
+                path = page_path(self._files[of_row[at]], int(images.numbers("page")[at]))
+                self._rejects.append((int(of_row[at]), Reject(path, fault.reason, fault.detail)))
+                within[at] = False
+        self._into_columns()
+        self._images.append((images if within.all() else images[within]).at(self._paths(of_row[within])))
+        self._of_image.append(of_row[within])
+
+    def inspected(self) -> Inspected:
+        """Return all images and rejects, in the order of the files."""
+        self._into_columns()
+        images, of_image = Images.concatenated(self._images), np.concatenate([_NONE, *self._of_image])
+        self._images.clear()
+        if (np.diff(of_image) < 0).any():
+            order = np.argsort(of_image, kind="stable")
+            images, of_image = images[order], of_image[order]
+        self._rejects.sort(key=lambda one: one[0])
+        rejects = [reject for _, reject in self._rejects]
+        return Inspected(self._files, images, of_image, rejects, [position for position, _ in self._rejects])
+
+    def _paths(self, positions: np.ndarray) -> Paths:
+        """Return the paths of the files at `positions`, without a copy if that is all of them."""
+        return self._files if np.array_equal(positions, np.arange(len(self._files))) else self._files[positions]
+
+    def _into_columns(self) -> None:
+        if self._new:
+            of_image = np.array(self._of_new, np.int64)
+            self._images.append(Images.of(self._new).at(self._files[of_image]))
+            self._of_image.append(of_image)
+            self._new.clear()
+            self._of_new.clear()

@@ -1,0 +1,41 @@
+"""A large data folder is scanned and extracted by turns."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.images import scan as image_files
+from headstart.features.images.columns import inspected
+from headstart.features.images.columns.images import Images
+from headstart.pipeline import extracting
+from headstart.pipeline.featured import cache_features
+
+
+@pytest.mark.slow  # of networks that are built
+def test_each_file_is_extracted_soon_after_it_was_read(
+    drawn: Path, small: FeatureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = cache_features(drawn, small, ExtractionConfig(store=tmp_path / "one", max_rejects=1.0))
+    events: list[str] = []
+    read, extract = image_files.content_of, extracting.Extractor.extract
+
+    def extracted(self: extracting.Extractor, images: Images, *view: None) -> object:
+        events.append(f"{len(images)} extracted")
+        return extract(self, images, *view)
+
+    monkeypatch.setattr(image_files, "content_of", lambda *file: events.append("read") or read(*file))
+    monkeypatch.setattr(extracting.Extractor, "extract", extracted)
+    monkeypatch.setattr(inspected, "TURN_BYTES", sum(path.stat().st_size for path in drawn.glob("*/*")) // 3)
+    by_turns = cache_features(drawn, small, ExtractionConfig(store=tmp_path / "two", max_rejects=1.0))
+    turns = [at for at, event in enumerate(events) if event != "read"]
+    assert len(turns) >= 3
+    assert turns[0] < events.count("read") / 2 < turns[-1]
+    assert by_turns.extracted.digests == at_once.extracted.digests
+    assert by_turns.examples == at_once.examples
+    assert by_turns.rejects == at_once.rejects
+    assert by_turns.fingerprints() == at_once.fingerprints()
+    digests = at_once.examples.digests
+    np.testing.assert_array_equal(by_turns.features(digests), at_once.features(digests))
+    (store,) = by_turns.stores.values()
+    assert len(store.digests()) == store.count()  # none twice
