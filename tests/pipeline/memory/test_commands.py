@@ -236,7 +236,7 @@ def test_likely_label_errors_are_the_same_on_disk(both: tuple[np.ndarray, Featur
 def test_near_duplicates_are_the_same_on_disk(
     prepared: Path, both: tuple[np.ndarray, FeaturesOnDisk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.features.images.scan import inspect_images
+    from headstart.features.images.columns.inspected import inspect_images
 
     paths = sorted(str(path) for path in prepared.rglob("*.jpg"))[:12]
     images = [image for (image,) in inspect_images(paths) if isinstance(image, ImageFile)]
