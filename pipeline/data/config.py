@@ -9,6 +9,7 @@ from headstart.features.options import option
 
 Layout = Literal["auto", "outer", "inner", "names", "none", "v1"]
 NEAR_DUPLICATES = "near-duplicates"  # the value of `--group` that groups near-duplicates
+VAL_FRACTION = TEST_FRACTION = 0.1  # of the images without a split
 SIMILARITY = 0.3  # least cosine between the whitened features of two images that may be near-duplicates
 
 _OF_FOLDERS = ("layout", "classes")

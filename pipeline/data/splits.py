@@ -9,10 +9,10 @@ import numpy as np
 from headstart.features.digests import DIGEST, sorting
 from headstart.pipeline.data.columns.coded import Coded
 from headstart.pipeline.data.columns.items import Item, Items
+from headstart.pipeline.data.config import TEST_FRACTION, VAL_FRACTION
 from headstart.pipeline.data.split_filling import fill
 
 SPLITS = ("train", "val", "test")
-VAL_FRACTION = TEST_FRACTION = 0.1
 FRACTIONS = {"val": VAL_FRACTION, "test": TEST_FRACTION}
 COPIES = "images with copies"  # in a line about equal images in several splits
 _DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are left

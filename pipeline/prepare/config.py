@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from headstart.features.errors import OptionError, require_options
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.options import option
-from headstart.pipeline.data.splits import TEST_FRACTION, VAL_FRACTION
+from headstart.pipeline.data.config import TEST_FRACTION, VAL_FRACTION
 
 
 @dataclass(frozen=True)

@@ -615,7 +615,7 @@ def test_bad_arguments(run: Path, tmp_path: Path) -> None:
             finetune(run, replace(QUICK, from_layer=layer))
     with pytest.raises(OptionError, match="--optimizer"):
         finetune(run, replace(QUICK, optimizer="magic"))
-    assert inspect_images([run / "classifier.keras"]) == [[]]
+    assert list(inspect_images([run / "classifier.keras"])) == [[]]
     assert not (run / "classifier.keras").exists()
 
 
