@@ -18,6 +18,7 @@ from headstart.features.frozen.speeds import keep_speed
 from headstart.features.images.augment import Augment, View
 from headstart.features.images.columns.images import Images
 from headstart.features.images.scan import ImageFile
+from headstart.features.store.compact import compact_by_itself
 from headstart.features.store.store import FeatureStore
 from headstart.pipeline.data.examples import Example, Examples, Scan, reject_undecodable
 
@@ -41,16 +42,19 @@ class Extractor:
     def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
         """Extract the missing features of `images`, by the cluster if there is one.
 
-        With `view`, use this augmented view of each image instead.
-
-        Returns the store of each cut, and the result of the extraction.
+        With `view`, use this augmented view of each image instead. If the store of a cut then has many small shards, it
+        is compacted. Returns the store of each cut, and the result of the extraction.
         """
         stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
         if self._cluster:
-            return stores, self._cluster.extract(images, self.network, stores, view)
-        done = extract_features(images, self._freeze, stores, self.network.images, view)
-        backbone, store = self.network.backbone, self.network.extraction.store
-        keep_speed(store, backbone.name, done.extracted, done.seconds, backbone.precision, backbone.image_size)
+            done = self._cluster.extract(images, self.network, stores, view)
+        else:
+            done = extract_features(images, self._freeze, stores, self.network.images, view)
+            backbone, store = self.network.backbone, self.network.extraction.store
+            keep_speed(store, backbone.name, done.extracted, done.seconds, backbone.precision, backbone.image_size)
+        if done.extracted:
+            for filled in stores.values():
+                compact_by_itself(filled, done.seconds)
         return stores, done
 
 

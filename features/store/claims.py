@@ -70,6 +70,16 @@ class Claims:
             self.release(portion)  # it was done meanwhile
             return Claim.DONE
 
+    def others(self) -> bool:
+        """Return whether another process has a claim that is not void. If the claims can't be listed, it may have."""
+        with self._lock:
+            try:
+                names = [name for name in os.listdir(self._folder) if _NAME.fullmatch(name)]
+            except OSError:
+                return True
+            claimed = [name.removesuffix(".claimed") for name in names if name.endswith(".claimed")]
+            return any(portion not in self._held and not self._is_void(portion) for portion in claimed)
+
     def renew(self) -> None:
         """Renew each claim that was not renewed for a minute."""
         with self._lock:

@@ -1,29 +1,80 @@
 """Rewrite shards: merge small shards into large ones, and drop unused features.
 
+One large shard is written at a time, and then the shards that it replaces are retired. So nothing is lost if the
+process is killed, and what was done stays done.
+
 `compact` and `drop_unused` raise a StoreError if another process removes shards meanwhile.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from headstart.features.digests import hex_digests, raw_digests
+from headstart.features.digests import hex_digests
 from headstart.features.errors import StoreError
-from headstart.features.store.index import Index
-from headstart.features.store.shards import read_digests
+from headstart.features.store.claims import Claim, Claims
+from headstart.features.store.shards import read_digests, read_rows
 from headstart.features.store.store import FeatureStore
+from headstart.features.terminal import console, progress
 
 LARGE_SHARD_BYTES = 256 << 20
+MANY_SHARDS = 500  # small shards; with more, a store is compacted by itself
+_SHORTEST, _SHARE = 60.0, 0.1  # seconds that this may take, or the share of the time of the extraction
+_CLAIM = "c" * 64  # the name under which a process claims the compaction; no portion has so long a name
+_MOST_ROWS = np.iinfo(np.int64).max
 
 
 def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
     """Rewrite small shards as shards of up to `large` bytes. Other processes may read and write meanwhile."""
     with _removals_named(store):
         store.remove_retired()
-        small = [shard for shard in store.shards() if shard.lstat().st_size <= large // 2]
+        small = _small_shards(store, large)
         if len(small) > 1:
-            _rewrite(store, small, None, large)
+            with progress("compacting", len(small), "shards") as advance:
+                _rewrite(store, small, None, large, advance)
+
+
+def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
+    """Compact a store of more than `MANY_SHARDS` small shards, unless that disturbs another process.
+
+    Nothing is done while another process has a claim on the store. Compaction ends when another process begins, after a
+    minute or a tenth of `extraction_seconds`, whichever is longer, or when replaced shards take half of the disk's free
+    space. A later call goes on. If a shard is damaged or can't be written, only a message is printed.
+    """
+    try:
+        small = _small_shards(store, large)
+        if len(small) <= MANY_SHARDS:
+            return
+        claims = Claims(store.folder)
+        try:
+            if claims.take(_CLAIM) in (Claim.MINE, Claim.TAKEN_OVER):
+                _compact_while_quiet(store, small, large, claims, max(_SHORTEST, _SHARE * extraction_seconds))
+        finally:
+            claims.release_all()
+    except (StoreError, OSError) as error:
+        console.print(f"{store.folder}: not compacted: {error}")
+
+
+def _compact_while_quiet(
+    store: FeatureStore, small: Sequence[Path], large: int, claims: Claims, most_seconds: float
+) -> None:
+    store.remove_retired()
+    end, room = time.monotonic() + most_seconds, shutil.disk_usage(store.folder).free / 2
+
+    def is_disturbed(replaced: int) -> bool:
+        claims.renew()
+        return time.monotonic() > end or replaced + large > room or claims.others()
+
+    if is_disturbed(replaced=0):
+        return
+    console.print(
+        f"{store.folder}: compacting {len(small)} small shards, for at most {most_seconds:.0f} s; Ctrl-C loses nothing"
+    )
+    with progress("compacting", len(small), "shards") as advance:
+        _rewrite(store, small, None, large, advance, is_disturbed)
 
 
 def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
@@ -59,28 +110,61 @@ def _removals_named(store: FeatureStore) -> Iterator[None]:
         ) from error
 
 
-def _rewrite(store: FeatureStore, shards: Sequence[Path], wanted: set[str] | None, large: int) -> None:
-    rows = max(1, large // store.form.image_bytes)
-    written = {store.write_shard(digests, features) for digests, features in _batches(store, shards, wanted, rows)}
-    store.retire([shard for shard in shards if shard not in written])
+def _small_shards(store: FeatureStore, large: int) -> list[Path]:
+    """List the shards of at most half of `large` bytes, the smallest first."""
+    sizes = {shard: shard.lstat().st_size for shard in store.shards()}
+    return sorted((shard for shard, size in sizes.items() if size <= large // 2), key=sizes.__getitem__)
+
+
+def _rewrite(
+    store: FeatureStore,
+    shards: Sequence[Path],
+    wanted: Collection[str] | None,
+    large: int,
+    advance: Callable[[int], None] = lambda count: None,
+    is_disturbed: Callable[[int], bool] = lambda replaced: False,
+) -> None:
+    """Rewrite `shards` as shards of up to `large` bytes. Without `wanted`, keep all features, else those of `wanted`.
+
+    After each shard, `is_disturbed` gets the bytes of the shards that were replaced. If it returns true, stop there.
+    """
+    replaced = 0
+    try:
+        for sources, digests, features in _batches(store, shards, wanted, max(1, large // store.form.image_bytes)):
+            written = store.write_shard(hex_digests(digests), features) if len(digests) else None
+            done = [shard for shard in sources if shard != written]
+            store.retire(done, merge=False)
+            advance(len(sources))
+            replaced += features.nbytes
+            if is_disturbed(replaced):
+                break
+    finally:
+        store.write_merged()
+    store.keep_index()
 
 
 def _batches(
-    store: FeatureStore, shards: Sequence[Path], wanted: set[str] | None, rows: int
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield (digests, features) from `shards`, each digest once, in batches of up to `rows` rows.
+    store: FeatureStore, shards: Sequence[Path], wanted: Collection[str] | None, rows: int
+) -> Iterator[tuple[list[Path], np.ndarray, np.ndarray]]:
+    """Yield the content of `shards` in batches of up to `rows` rows, or of one shard.
 
-    If `wanted` is a set, yield only the digests in this set.
+    Each item holds the shards that were read; their digests, `DIGEST` [n], each once, limited to `wanted` if it is
+    given; and the features of these digests, [n, *shape] as they are stored.
     """
-    index = Index().with_shards({shard: read_digests(shard, store.form) for shard in shards})
-    names = [name for name in hex_digests(np.unique(index.digests())) if wanted is None or name in wanted]
-    digests: list[str] = []
-    parts: list[np.ndarray] = []
-    for slab in index.slabs(raw_digests(names), rows):
-        if digests and len(digests) + len(slab.rows) > rows:
-            yield digests, np.concatenate(parts)
-            digests, parts = [], []
-        digests = digests + [names[position] for position in slab.positions]
-        parts.append(slab.read(store.form))
-    if digests:
-        yield digests, np.concatenate(parts)
+    sources: list[Path] = []
+    digests: list[np.ndarray] = []
+    features: list[np.ndarray] = []
+    held: set[bytes] = set()
+    for shard in shards:
+        here, rows_here = read_rows(shard, store.form, 0, _MOST_ROWS)
+        kept = np.array([wanted is None or name in wanted for name in hex_digests(here)], bool)
+        if sources and sum(map(len, digests)) + int(kept.sum()) > rows:
+            yield sources, np.concatenate(digests), np.concatenate(features)
+            sources, digests, features, held = [], [], [], set()
+        kept &= [digest not in held for digest in here.tolist()]
+        held.update(here[kept].tolist())
+        sources.append(shard)
+        digests.append(here[kept])
+        features.append(rows_here if kept.all() else rows_here[kept])
+    if sources:
+        yield sources, np.concatenate(digests), np.concatenate(features)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from headstart.features.digests import DIGEST
 from headstart.features.errors import StoreError
 from headstart.features.store.shards import ShardFormat, read_rows
+
+_AT_ONCE = 1 << 18  # digests that a merge of segments holds in memory
 
 
 @dataclass(frozen=True)
@@ -36,100 +39,199 @@ class Slab:
         return features.take(self.rows - first, axis=0)
 
 
-@dataclass(frozen=True, eq=False)
-class Segment:
-    """The digests of some shards, in one sorted array."""
+class Entries(NamedTuple):
+    """Digests, in ascending order, and where they are."""
 
-    digests: np.ndarray  # `DIGEST` [n], ascending
-    shards: np.ndarray  # int32 [n]: the number of the shard of each digest in `Index.shards`
+    digests: np.ndarray  # `DIGEST` [n]
+    shards: np.ndarray  # int32 [n]: the number of the shard of each digest
     rows: np.ndarray  # int32 [n]: its row in this shard
 
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """The digests of some shards, sorted, in memory or mapped from disk.
+
+    If a segment is mapped from disk, its entries are not trusted: they are checked when they are looked up.
+    """
+
+    names: Sequence[str]  # of the shards; their positions here are the numbers in `entries`
+    lengths: np.ndarray  # int64 [shards]: the number of digests in each shard
+    in_use: np.ndarray  # bool [shards]: False for a shard that is gone, or that another segment has, too
+    entries: Entries
+    source: Path | None = None  # the folder that is mapped
+
     @classmethod
-    def sorted(cls, digests: np.ndarray, shards: np.ndarray, rows: np.ndarray) -> Segment:
-        """Make a segment of digests in any order."""
-        order = np.argsort(digests, kind="stable")  # two sorted arrays, one after the other, are merged in linear time
-        return cls(digests[order], shards[order], rows[order])
+    def of(cls, shards: Mapping[str, np.ndarray]) -> Segment:
+        """Make a segment of shards. `shards` maps the name of each to its digests, `DIGEST` [n]."""
+        lengths = np.array([len(digests) for digests in shards.values()], np.int64)
+        numbers = np.arange(len(shards), dtype=np.int32).repeat(lengths)
+        rows = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        entries = _sorted(Entries(np.concatenate(list(shards.values())), numbers, rows))
+        return cls(list(shards), lengths, np.ones(len(shards), bool), entries)
 
-    def joined(self, other: Segment) -> Segment:
-        """Return one segment of the digests of both."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Segment.sorted(*(np.concatenate(pair) for pair in pairs))
+    @functools.cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each shard."""
+        return {name: number for number, name in enumerate(self.names)}
 
-    def with_ties_by_name(self, shards: Sequence[Path]) -> Segment:
-        """Return a segment in which the copies of a digest are in the order of the names of their `shards`."""
-        same = self.digests[1:] == self.digests[:-1]
-        copies = np.flatnonzero(np.append(same, False) | np.append(False, same))
-        if not len(copies):
-            return self
-        rank = np.argsort(_by_name(shards))
-        order = np.arange(len(self.digests))
-        order[copies] = copies[np.lexsort((rank[self.shards[copies]], self.digests[copies]))]
-        return Segment(self.digests, self.shards[order], self.rows[order])
+    @property
+    def size(self) -> int:
+        """The number of digests in shards that are in use."""
+        return int(self.lengths[self.in_use].sum())
 
-    def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the place in `self.digests` of each of `digests`, int64 [N], and whether it is there, bool [N]."""
-        places = np.searchsorted(self.digests, digests).clip(max=len(self.digests) - 1)
-        return places, self.digests[places] == digests
+    def limited_to(self, names: Collection[str]) -> Segment:
+        """Return a segment in which only the shards in `names` are in use. `names` should be a set or a dict."""
+        return replace(self, in_use=np.array([name in names for name in self.names], bool))
+
+    def find(self, digests: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Find `digests`, `DIGEST` [N], in the shards that are in use.
+
+        Yield triples of arrays [n]: positions in `digests`, int64; shards and rows, int32. A digest may be in several
+        shards, so a position may come several times, but only once in each triple. Raises StoreError if an entry names
+        a shard or row that does not exist.
+        """
+        positions = np.argsort(
+            np.ascontiguousarray(digests).view(">u8")[::4]
+        )  # so pages are mapped one after the other
+        places = np.searchsorted(self.entries.digests, digests[positions])
+        for _ in self.names:  # a digest is at most once in each shard
+            inside = places < len(self.entries.digests)
+            positions, places = positions[inside], places[inside]
+            same = self.entries.digests[places] == digests[positions]
+            positions, places = positions[same], places[same]
+            if not len(places):
+                return
+            shards, rows = self.entries.shards[places], self.entries.rows[places]
+            self._require_existing(shards, rows)
+            used = self.in_use[shards]
+            yield positions[used], shards[used], rows[used]
+            places = places + 1
+
+    def agrees(self, name: str, digests: np.ndarray) -> bool:
+        """Return whether the segment has each row of the shard `name`, which holds `digests`, `DIGEST` [n]."""
+        found = np.zeros(len(digests), bool)
+        try:
+            for positions, shards, rows in self.find(digests):
+                found[positions[(shards == self.numbers[name]) & (rows == positions)]] = True
+        except StoreError:
+            return False
+        return bool(found.all())
+
+    def counts(self) -> np.ndarray:
+        """Count the entries that name each shard, int64 [shards]. Errors: see `find`."""
+        starts = range(0, len(self.entries.digests), _AT_ONCE)
+        parts = (np.bincount(self.cut(start, start + _AT_ONCE).shards, minlength=len(self.names)) for start in starts)
+        return sum(parts, np.zeros(len(self.names), np.int64))
+
+    def cut(self, start: int, stop: int) -> Entries:
+        """Return the entries from `start` to `stop` - 1. Errors: see `find`."""
+        cut = Entries(*(np.asarray(values[start:stop]) for values in self.entries))
+        self._require_existing(cut.shards, cut.rows)
+        return cut
+
+    def lie(self) -> StoreError:
+        """Return the error to raise if the entries are wrong."""
+        return StoreError(f"{self.source}: an index that does not fit its shards; delete this folder")
+
+    def _require_existing(self, shards: np.ndarray, rows: np.ndarray) -> None:
+        if len(shards) and (min(shards.min(), rows.min()) < 0 or shards.max() >= len(self.names)):
+            raise self.lie()
+        if (rows >= self.lengths[shards]).any():
+            raise self.lie()
+
+
+def merged(segments: Sequence[Segment], at_once: int = _AT_ONCE) -> Iterator[Entries]:
+    """Yield the entries of the shards in use, in ascending order, at most `at_once` at a time.
+
+    The numbers of the shards are their positions in `names_in_use(segments)`. Memory does not grow with the number of
+    entries. Raises StoreError if the entries of a segment are wrong.
+    """
+    starts = np.cumsum([0, *(segment.in_use.sum() for segment in segments)]).tolist()
+    numbers = [
+        np.where(segment.in_use, start + np.cumsum(segment.in_use) - 1, -1).astype(np.int32)
+        for segment, start in zip(segments, starts[:-1], strict=True)
+    ]
+    window = max(1, at_once // max(1, len(segments)))
+    done, last = [0] * len(segments), b""
+    while left := [at for at, segment in enumerate(segments) if done[at] < len(segment.entries.digests)]:
+        parts = {at: segments[at].cut(done[at], done[at] + window) for at in left}
+        first = min(left, key=lambda at: parts[at].digests[-1:].tobytes())  # its last digest is the end of this round
+        end, chosen = parts[first].digests[-1:], []
+        for at, part in parts.items():
+            stop = len(part.digests) if at == first else int(np.searchsorted(part.digests, end, "right")[0])
+            done[at] += stop
+            used = numbers[at][part.shards[:stop]]
+            chosen.append(Entries(part.digests[:stop][used >= 0], used[used >= 0], part.rows[:stop][used >= 0]))
+        entries = _sorted(Entries(*map(np.concatenate, zip(*chosen, strict=True))))
+        if len(entries.digests):
+            if entries.digests[:1].tobytes() < last:
+                raise segments[first].lie()
+            last = entries.digests[-1:].tobytes()
+            yield entries
+
+
+def names_in_use(segments: Sequence[Segment]) -> tuple[list[str], np.ndarray]:
+    """Return the names of the shards in use, and the number of digests in each, int64 [shards]."""
+    names = [name for segment in segments for name, used in zip(segment.names, segment.in_use, strict=True) if used]
+    return names, np.concatenate([np.empty(0, np.int64), *(segment.lengths[segment.in_use] for segment in segments)])
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
     """The digests of some shards, with the shard and row of each. An index does not change.
 
-    The index takes 40 bytes of memory per digest. It has few segments, each less than half as long as the one before.
-    So adding the digests of new shards seldom touches the older ones.
+    Segments in memory take 40 bytes per digest. Each is less than half as long as the one before, so adding the digests
+    of new shards seldom touches the older ones. Each shard is in use in one segment.
     """
 
-    shards: Sequence[Path] = ()
-    lengths: Sequence[int] = ()  # the number of digests in each shard
-    segments: Sequence[Segment] = ()
+    folder: Path  # of the shards
+    segments: Sequence[Segment] = ()  # first those that are mapped from disk
+
+    @functools.cached_property
+    def shards(self) -> dict[str, int]:
+        """The name of each shard, in order, and its number of digests."""
+        names, lengths = names_in_use(self.segments)
+        return dict(sorted(zip(names, lengths.tolist(), strict=True)))
 
     def __len__(self) -> int:
         """Return the number of digests. A digest in several shards counts several times."""
-        return sum(self.lengths)
+        return sum(self.shards.values())
 
     def digests(self) -> np.ndarray:
         """Return all digests, `DIGEST` [len(self)], ascending."""
-        return self.as_one_segment().digests
+        return np.concatenate([np.empty(0, DIGEST), *(entries.digests for entries in merged(self.segments))])
 
-    def as_one_segment(self) -> Segment:
-        """Return all digests in one segment."""
-        none = np.empty(0, np.int32)
-        return functools.reduce(Segment.joined, self.segments[::-1] or [Segment(np.empty(0, DIGEST), none, none)])
+    def count(self) -> int:
+        """Count the different digests."""
+        count, last = 0, b""
+        for digests, _, _ in merged(self.segments):
+            count += int((digests[1:] != digests[:-1]).sum()) + (digests[:1].tobytes() != last)
+            last = digests[-1:].tobytes()
+        return count
 
-    def with_shards(self, new: Mapping[Path, np.ndarray]) -> Index:
-        """Return an index that also holds new shards. `new` maps the path of each to its digests, `DIGEST` [n]."""
-        parts, lengths = list(new.values()), [len(part) for part in new.values()]
-        if not parts:
+    def with_shards(self, new: Mapping[str, np.ndarray]) -> Index:
+        """Return an index that also holds new shards. `new` maps the name of each to its digests, `DIGEST` [n]."""
+        if not new:
             return self
-        numbers = np.arange(len(self.shards), len(self.shards) + len(new), dtype=np.int32)
-        rows = [np.arange(length, dtype=np.int32) for length in lengths]
-        shards, digests = [*self.shards, *new], np.concatenate(parts)
-        del parts, new  # of a million digests, each copy takes 32 MB
-        segments = [*self.segments, Segment.sorted(digests, numbers.repeat(lengths), np.concatenate(rows))]
-        del digests
-        while len(segments) > 1 and 2 * len(segments[-1].digests) >= len(segments[-2].digests):
+        segments = [*self.segments, Segment.of(new)]
+        while len(segments) > 1 and not segments[-2].source and 2 * segments[-1].size >= segments[-2].size:
             last = segments.pop()
-            segments.append(segments.pop().joined(last).with_ties_by_name(shards))
-        return Index(shards, [*self.lengths, *lengths], segments)
+            segments.append(_joined([segments.pop(), last]))
+        return Index(self.folder, segments)
 
-    def without_shards(self, gone: Collection[Path]) -> Index:
+    def without_shards(self, gone: Collection[str]) -> Index:
         """Return an index without the shards `gone`."""
-        kept = np.array([shard not in gone for shard in self.shards], bool)
-        numbers = (np.cumsum(kept) - 1).astype(np.int32)
-        segments = []
-        for segment in self.segments:
-            left = kept[segment.shards]
-            if left.any():
-                segments.append(Segment(segment.digests[left], numbers[segment.shards[left]], segment.rows[left]))
-        positions = np.flatnonzero(kept).tolist()
-        return Index([self.shards[at] for at in positions], [self.lengths[at] for at in positions], segments)
+        if not gone:
+            return self
+        left = self.shards.keys() - gone
+        return Index(self.folder, [one for segment in self.segments if (one := _left(segment, left)).in_use.any()])
 
     def find(self, digests: np.ndarray) -> np.ndarray:
-        """Return which of `digests` (`DIGEST` [N]) are in a shard, bool [N]."""
+        """Return which of `digests` (`DIGEST` [N]) are in a shard, bool [N]. Errors: see `Segment.find`."""
         found = np.zeros(len(digests), bool)
         for segment in self.segments:
-            found |= segment.find(digests)[1]
+            for positions, _, _ in segment.find(digests):
+                found[positions] = True
         return found
 
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
@@ -139,30 +241,44 @@ class Index:
         order of the slabs within each shard. If `shuffled` is None, shards are in the order of their names, and slabs
         in the order of their rows.
         """
-        by_name = _by_name(self.shards)
-        shards, lines = self._located(digests, np.argsort(by_name))
+        names = list(self.shards)
+        shards, lines = self._located(digests)
         order = np.lexsort((lines, shards))
         group = np.stack([shards[order], lines[order] // rows])  # [2, N]
         pieces = np.split(order, np.flatnonzero((np.diff(group) != 0).any(axis=0)) + 1) if len(order) else []
         if shuffled:
-            rank, drawn = shuffled.permutation(len(self.shards)), shuffled.random(len(pieces))
+            rank, drawn = shuffled.permutation(len(names)), shuffled.random(len(pieces))
             by_rank = np.lexsort((drawn, [rank[shards[piece[0]]] for piece in pieces]))
             pieces = [pieces[number] for number in by_rank]
         for piece in pieces:
-            yield Slab(self.shards[by_name[shards[piece[0]]]], lines[piece], piece, digests[piece])
+            yield Slab(self.folder / names[shards[piece[0]]], lines[piece], piece, digests[piece])
 
-    def _located(self, digests: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the shard of each digest, as its `rank`, int64 [N], and the row, int32 [N]."""
-        shards = np.full(len(digests), len(self.shards), np.int64)
+    def _located(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shard of each digest, as its position in `self.shards`, int64 [N], and the row, int32 [N]."""
+        ranks = {name: rank for rank, name in enumerate(self.shards)}
+        shards = np.full(len(digests), len(ranks), np.int64)
         lines = np.zeros(len(digests), np.int32)
         for segment in self.segments:
-            places, found = segment.find(digests)
-            here = np.where(found, rank[segment.shards[places]], len(self.shards))
-            lines = np.where(here < shards, segment.rows[places], lines)
-            shards = np.minimum(here, shards)
+            rank = np.array([ranks.get(name, len(ranks)) for name in segment.names], np.int64)
+            for positions, numbers, rows in segment.find(digests):
+                nearer = rank[numbers] < shards[positions]
+                shards[positions[nearer]] = rank[numbers[nearer]]
+                lines[positions[nearer]] = rows[nearer]
         return shards, lines
 
 
-def _by_name(shards: Sequence[Path]) -> list[int]:
-    """Return the positions of `shards` in the order of their names."""
-    return sorted(range(len(shards)), key=lambda number: shards[number].name)
+def _left(segment: Segment, names: Collection[str]) -> Segment:
+    limited = segment.limited_to(names)
+    return replace(limited, in_use=limited.in_use & segment.in_use)
+
+
+def _joined(segments: Sequence[Segment]) -> Segment:
+    """Return one segment in memory of the shards in use of several."""
+    names, lengths = names_in_use(segments)
+    entries = Entries(*map(np.concatenate, zip(*merged(segments), strict=True)))
+    return Segment(names, lengths, np.ones(len(names), bool), entries)
+
+
+def _sorted(entries: Entries) -> Entries:
+    order = np.argsort(entries.digests, kind="stable")  # sorted arrays, one after the other, are merged in linear time
+    return Entries(*(values[order] for values in entries))

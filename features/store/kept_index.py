@@ -1,85 +1,219 @@
 """The index of a large store on disk. It is mapped into memory, so opening the store reads only what is new.
 
+It has several segments, each in a folder of its own. New shards make a new segment; short segments are merged. So new
+digests seldom touch the older ones. A folder never changes.
+
 STORE/<backbone>-<cut>-<fingerprint>/index-<hash of the names>/
     shards.json                             the name and the number of digests of each shard
-    digests.npy, shards.npy, rows.npy       the fields of one `Segment`
+    digests.npy, shards.npy, rows.npy       the `Entries` of one `Segment`
+    replaced                                exists if other segments hold the same shards
 """
 
 import hashlib
 import json
+import os
 import shutil
 import stat
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
-from headstart.features.digests import DIGEST
-from headstart.features.files import folder_written_atomically, read_json
-from headstart.features.store.index import Index, Segment
-from headstart.features.store.shards import SHARD_NAME
+from headstart.features.digests import DIGEST, DIGEST_BYTES
+from headstart.features.errors import StoreError
+from headstart.features.files import folder_written_atomically, read_json, require_space
+from headstart.features.locks import folder_locked
+from headstart.features.store.index import Entries, Index, Segment, merged, names_in_use
+from headstart.features.store.retired import entries_of, in_use
+from headstart.features.store.shards import SHARD_NAME, ShardFormat, read_digests
+from headstart.features.terminal import progress
 
 LARGE = 500  # shards from which an index is kept
-_STALE = 0.1  # an index that lacks a larger fraction of the digests than this is written anew
-_REPLACED_SECONDS = 24 * 3600  # processes, also of other hosts, may have mapped an index that was replaced
+NEW = 50  # shards from which a new segment is kept; fewer are read quickly
+_SHARD_DIGESTS = 1024  # fewer shards count, too, if they hold this many digests each
+_AT_ONCE = 1 << 18  # digests of new shards in memory
+_REPLACED_SECONDS = 3600  # processes, also of other hosts, may have mapped a segment that was replaced
 _FIELDS = {"digests": DIGEST, "shards": np.dtype(np.int32), "rows": np.dtype(np.int32)}
+_ENTRY_BYTES = sum(dtype.itemsize for dtype in _FIELDS.values())
 _MOST_BYTES = 1 << 30  # of shards.json
+_TRIES = 3
 
 
-def read_kept_index(folder: Path, shards: Collection[Path]) -> Index:
-    """Of the indexes that a store keeps, return the one with the most digests of `shards`. Without any, it is empty.
+def index_folders(entries: Iterable[str]) -> frozenset[str]:
+    """Return those of the `entries` of a store's folder that may hold a segment."""
+    return frozenset(name for name in entries if name.startswith("index-"))
 
-    The store may come from elsewhere. A damaged index is ignored, as the shards hold the same digests.
+
+def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
+    """Return the kept index of those of the store's `shards` that it has. Without any, it is empty.
+
+    The store may come from elsewhere. A damaged segment is ignored, as the shards hold the same digests.
     """
-    listed = set(shards)
-    found = [index for place in folder.glob("index-*") if (index := _read(place))]
-    return max(found, key=lambda index: _known(index, listed), default=Index())
+    for _ in range(_TRIES):
+        places = _current(folder)
+        index = _chosen(folder, [segment for place in places if (segment := read_segment(place))], shards)
+        if _current(folder) == places:  # else another process replaced some of them meanwhile
+            break
+    return index
 
 
-def keep_index(folder: Path, index: Index) -> None:
-    """Keep `index` in the folder of a store.
+def _current(folder: Path) -> list[Path]:
+    """List the folders of segments that were not replaced."""
+    places = sorted(index_folders(entries_of(folder)))
+    return [folder / place for place in places if not (folder / place / "replaced").exists()]
 
-    Nothing is written if it has few shards, or if a kept index has nearly all of its digests.
+
+def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) -> Index:
+    """Return an index of those `segments` that hold `shards`, the longest first. Use each shard in one of them."""
+    left, chosen = set(shards), []
+    for segment in sorted(segments, key=lambda segment: -len(segment.entries.digests)):
+        limited = segment.limited_to(left)
+        if limited.in_use.any():
+            chosen.append(limited)
+            left.difference_update(limited.names)
+    return Index(folder, chosen)
+
+
+def keep_index(folder: Path, form: ShardFormat) -> None:
+    """Bring the kept index of the store in `folder` up to date, if the store is large and many shards are new.
+
+    It takes little memory, however many digests there are. If another process does the same, or if the folder can't be
+    written to, nothing is done. A disk without room raises an OSError. A damaged shard, or a segment that does not fit
+    its shards, raises a StoreError.
     """
-    listed = set(index.shards)
-    if len(listed) < LARGE or _known(read_kept_index(folder, listed), listed) >= (1 - _STALE) * len(index):
+    if not os.access(folder, os.W_OK):  # else shards would be read in vain
         return
-    names = [shard.name for shard in index.shards]
+    with suppress(BlockingIOError), folder_locked(folder, wait=False):
+        names = in_use(entries_of(folder))
+        segments = list(read_kept_index(folder, names).segments)
+        new = sorted(set(names).difference(names_in_use(segments)[0]))
+        if _are_many(folder, form, names, LARGE):
+            if _are_many(folder, form, new, NEW):
+                segments += [_kept(folder, [Segment.of(shards)]) for shards in _in_parts(folder, form, new)]
+            segments.sort(key=lambda segment: -segment.size)
+            long = _long_ones(segments)
+            if len(long) < len(segments):
+                segments = [*long, _kept(folder, [segment for segment in segments if segment not in long])]
+        _remove_replaced(folder, {segment.source for segment in segments})
+
+
+def _are_many(folder: Path, form: ShardFormat, names: Sequence[str], limit: int) -> bool:
+    if len(names) >= limit:
+        return True
+    size = sum((folder / name).lstat().st_size for name in names)
+    return size >= limit * _SHARD_DIGESTS * (form.image_bytes + DIGEST_BYTES)
+
+
+def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator[Mapping[str, np.ndarray]]:
+    """Read the digests of shards, and yield them in parts of up to about `_AT_ONCE` digests."""
+    part: dict[str, np.ndarray] = {}
+    with progress("indexing", len(names), "shards") as advance:
+        for name in names:
+            part[name] = read_digests(folder / name, form)
+            advance(1)
+            if sum(map(len, part.values())) >= _AT_ONCE:
+                yield part
+                part = {}
+    if part:
+        yield part
+
+
+def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
+    """Of `segments`, the longest first, return those to leave as they are. The rest is to be merged.
+
+    Each is more than twice as long as all shorter ones together, and has more digests in use than not.
+    """
+    long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
+    others = sum(one.size for one in segments) - sum(one.size for one in long)
+    for at in range(len(long)):
+        shorter = others + sum(one.size for one in long[at + 1 :])
+        if shorter and 2 * shorter >= long[at].size:
+            return long[:at]
+    return long
+
+
+def _kept(folder: Path, segments: Sequence[Segment]) -> Segment:
+    """Merge `segments` into one on disk. Return that one."""
+    names, lengths = names_in_use(segments)
+    count = int(lengths.sum())
+    require_space(folder, _ENTRY_BYTES * count)
     place = folder / f"index-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]}"
     with folder_written_atomically(place, replace=True) as new:
-        content = {"names": names, "lengths": list(index.lengths)}
-        (new / "shards.json").write_text(json.dumps(content))
-        for field, values in vars(index.as_one_segment()).items():
-            np.save(new / f"{field}.npy", values)
-    for other in folder.glob("index-*"):
-        replaced = other / "replaced"  # since when
-        if other != place and not replaced.exists():
-            replaced.touch()
-        elif other != place and time.time() - replaced.stat().st_mtime > _REPLACED_SECONDS:
-            shutil.rmtree(other, ignore_errors=True)
+        (new / "shards.json").write_text(json.dumps({"names": names, "lengths": lengths.tolist()}))
+        with ExitStack() as opened:
+            files = [opened.enter_context((new / f"{field}.npy").open("wb")) for field in _FIELDS]
+            for file, dtype in zip(files, _FIELDS.values(), strict=True):
+                described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+                np.lib.format.write_array_header_1_0(file, described)
+            written = 0
+            for entries in merged(segments):
+                written += len(entries.digests)
+                for file, values in zip(files, entries, strict=True):
+                    file.write(values.data)
+        if written != count:
+            raise max(segments, key=lambda segment: segment.source is not None).lie()
+    kept = read_segment(place)
+    if kept is None:
+        raise OSError(f"{place}: can't be read back")
+    return kept
 
 
-def _known(index: Index, shards: Collection[Path]) -> int:
-    """Return how many digests `index` has of those `shards` that it knows."""
-    return sum(length for shard, length in zip(index.shards, index.lengths, strict=True) if shard in shards)
+def _remove_replaced(folder: Path, current: Collection[Path | None]) -> None:
+    for name in index_folders(entries_of(folder)):
+        mark = folder / name / "replaced"
+        if folder / name not in current and not mark.exists():
+            mark.touch()
+        elif mark.exists() and time.time() - mark.stat().st_mtime > _REPLACED_SECONDS:
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _read(place: Path) -> Index | None:
+class IndexCheck:
+    """A comparison of the kept index of the store in `folder` with its shards."""
+
+    def __init__(self, folder: Path) -> None:
+        self._segments = {place: read_segment(place) for place in _current(folder)}
+        self._wrong: set[Path] = set()
+
+    def compare(self, shard: str, digests: np.ndarray) -> None:
+        """Compare the index with a shard that holds `digests`, `DIGEST` [n]."""
+        for place, segment in self._segments.items():
+            if segment and shard in segment.numbers and place not in self._wrong and not segment.agrees(shard, digests):
+                self._wrong.add(place)
+
+    def faults(self) -> dict[Path, str]:
+        """After all shards were compared, return the folders that can't be used, each with the reason."""
+        found = {}
+        for place, segment in self._segments.items():
+            if segment is None:
+                found[place] = "a damaged index, which is ignored"
+            elif place in self._wrong or not _counts_fit(segment):
+                found[place] = "an index that does not fit its shards"
+        return found
+
+
+def _counts_fit(segment: Segment) -> bool:
+    try:
+        return np.array_equal(segment.counts(), segment.lengths)
+    except StoreError:
+        return False
+
+
+def read_segment(place: Path) -> Segment | None:
+    """Map the segment in the folder `place`. Its entries are not read. If its files are damaged, return None."""
     try:
         content = read_json(place / "shards.json", _MOST_BYTES)
         names, lengths = content["names"], content["lengths"]
-        segment = Segment(*(_mapped(place / f"{field}.npy", dtype) for field, dtype in _FIELDS.items()))
+        entries = Entries(*(_mapped(place / f"{field}.npy", dtype) for field, dtype in _FIELDS.items()))
         named = all(isinstance(name, str) and SHARD_NAME.fullmatch(name) and "/" not in name for name in names)
-        counted = all(type(length) is int and length > 0 for length in lengths)
+        counted = all(type(length) is int and 0 < length < 1 << 31 for length in lengths)
         if not (named and counted) or not len(set(names)) == len(names) == len(lengths):
             return None
-        if {len(values) for values in vars(segment).values()} != {sum(lengths)}:
-            return None
-        if segment.shards.max() >= len(names) or min(segment.shards.min(), segment.rows.min()) < 0:
+        if {len(values) for values in entries} != {sum(lengths)}:
             return None
     except Exception:  # NumPy's reader of headers raises almost anything
         return None
-    return Index([place.parent / name for name in names], lengths, [segment])
+    return Segment(names, np.array(lengths, np.int64), np.ones(len(names), bool), entries, place)
 
 
 def _mapped(file: Path, dtype: np.dtype[np.generic]) -> np.ndarray:
@@ -89,4 +223,4 @@ def _mapped(file: Path, dtype: np.dtype[np.generic]) -> np.ndarray:
     values: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     if values.dtype != dtype or values.ndim != 1:
         raise ValueError("another array")
-    return values
+    return values.view(np.ndarray)

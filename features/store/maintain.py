@@ -1,5 +1,6 @@
 """List the content of a store, and find damage in it."""
 
+import shutil
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from headstart.features.errors import OptionError, StoreError
 from headstart.features.files import remove_left_over
 from headstart.features.store.compact import drop_shards
+from headstart.features.store.kept_index import IndexCheck
 from headstart.features.store.shards import read_digests, shard_fault
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
@@ -44,6 +46,7 @@ class Verification:
     images: int  # in the good shards
     bad: list[Damage]  # shards
     merged: list[Damage]  # merged files that can't be trusted
+    indexes: list[Damage]  # folders of kept indexes that can't be used
 
 
 def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
@@ -103,27 +106,34 @@ def contents(store: FeatureStore) -> Contents:
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
-    """Read every byte of every shard, and find bad shards. With `repair`, remove bad shards and update merged files.
+    """Read every byte of every shard, and find bad shards, and kept indexes that do not fit their shards.
 
-    The next extraction makes the removed features again. A shard that can't be reached raises an OSError, because its
-    content may be good.
+    With `repair`, remove both, and update merged files. The next extraction makes the removed features again. A shard
+    that can't be reached raises an OSError, because its content may be good.
     """
     shards = [(store, shard) for store in stores for shard in store.shards()]
     images: list[int] = []  # in each good shard
     bad: dict[Path, str] = {}
+    checks = {store.folder: IndexCheck(store.folder) for store in stores}
     with progress("verifying", len(shards), "shards") as advance:
         for store, shard in shards:
             with suppress(FileNotFoundError):  # another process removed it after it was listed
                 if reason := shard_fault(shard, store.form):
                     bad[shard] = reason
                 else:
-                    images.append(len(read_digests(shard, store.form)))
+                    digests = read_digests(shard, store.form)
+                    images.append(len(digests))
+                    checks[store.folder].compare(shard.name, digests)
             advance(1)
     merged = [Damage(str(store.merged), fault) for store in stores if (fault := store.merged_fault())]
+    indexes = {place: reason for check in checks.values() for place, reason in check.faults().items()}
     if repair:
+        for place in indexes:
+            shutil.rmtree(place)
         for store in stores:
             remove_left_over(store.folder)
             drop_shards(store, [shard for shard in bad if shard.parent == store.folder])
             store.update_merged()
     damaged = [Damage(str(shard), reason) for shard, reason in bad.items()]
-    return Verification(len(images) + len(bad), sum(images), damaged, merged)
+    wrong = [Damage(str(place), reason) for place, reason in indexes.items()]
+    return Verification(len(images) + len(bad), sum(images), damaged, merged, wrong)

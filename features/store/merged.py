@@ -1,5 +1,6 @@
 """The merged file: one HDF5 virtual dataset that shows the features of many shards to any HDF5 tool."""
 
+import heapq
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,11 @@ _NOTE = (
     "This file holds no features: it shows those of the shards beside it. Copied or moved alone, it shows NaN. "
     "`headstart store export STORE DATA FILE.h5` writes a file that holds them."
 )
+
+
+def largest_shards(lengths: Mapping[str, int]) -> list[str]:
+    """Return the names of the shards to show, sorted: the largest. `lengths` has the number of images in each shard."""
+    return sorted(heapq.nlargest(MOST_SHARDS, lengths, key=lengths.__getitem__))
 
 
 def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray], rows_left_out: int) -> None:

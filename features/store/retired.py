@@ -23,14 +23,18 @@ def retire(shards: Collection[Path], folder: Path) -> None:
     flush_to_disk(folder)
 
 
-def shards_in_use(folder: Path) -> list[Path]:
-    """List the finished shards in `folder` that are not retired, sorted by name. A missing folder has none."""
+def entries_of(folder: Path) -> list[str]:
+    """List the names of all files and folders in `folder`. A missing folder has none."""
     try:
-        names = set(os.listdir(folder))
+        return os.listdir(folder)
     except FileNotFoundError:
         return []
-    retired = {_shard_of(name) for name in names}
-    return [folder / name for name in sorted(names - retired) if SHARD_NAME.fullmatch(name)]
+
+
+def in_use(entries: Collection[str]) -> list[str]:
+    """Of the `entries` of a store's folder, return the names of finished shards that are not retired, sorted."""
+    retired = {_shard_of(name) for name in entries if name.endswith((".retired", ".removing"))}
+    return sorted(name for name in entries if SHARD_NAME.fullmatch(name) and name not in retired)
 
 
 def put_in_use(shard: Path) -> bool:

@@ -174,13 +174,14 @@ def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None
     rows = _require_dataset(file, "digest", np.dtype(np.uint8), (DIGEST_BYTES,), file_bytes)
     if _require_dataset(file, "features", form.dtype, form.shape, file_bytes) != rows:
         raise _NotAShardError("digest and features differ in length")
-    if sorted(file.attrs) != sorted(form.fingerprint):
+    attributes = file.attrs  # each look at `file.attrs` opens the root group
+    if sorted(attributes) != sorted(form.fingerprint):
         raise _NotAShardError("its attributes are not the fields of the fingerprint")
     for field, value in form.fingerprint.items():
-        attribute = file.attrs.get_id(field)
+        attribute = attributes.get_id(field)
         if attribute.dtype.kind != "S" or attribute.shape != () or attribute.dtype.itemsize > _LONGEST_ATTRIBUTE:
             raise _NotAShardError(f"attribute {field} is no text of fixed length")
-        if file.attrs[field] != _attribute(value):
+        if attributes[field] != _attribute(value):
             raise _NotAShardError(f"its {field} differs from the fingerprint's")
 
 

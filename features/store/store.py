@@ -4,7 +4,7 @@ STORE/<backbone>-<cut>-<fingerprint>/
     fingerprint.json            everything that decides a feature's value
     shard-<hash>.h5             `digest` uint8 [n, 32] and `features` float [n, ...]; never changed once named
     claims/                     the portions of the images that processes extract now; see `claims`
-    index-<hash>/               the index of a store of many shards; see `kept_index`
+    index-<hash>/               a segment of the index of a store of many shards; see `kept_index`
     shard-<hash>.h5.retired     marks a shard that is out of use; the next clean-up removes both files
     features.h5                 the merged file for people; see `merged`
 """
@@ -22,8 +22,8 @@ from headstart.features.store import retired
 from headstart.features.store.claims import remove_void_claims
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.index import Index
-from headstart.features.store.kept_index import LARGE, keep_index, read_kept_index
-from headstart.features.store.merged import MOST_SHARDS, merged_shards, write_merged
+from headstart.features.store.kept_index import index_folders, keep_index, read_kept_index
+from headstart.features.store.merged import MOST_SHARDS, largest_shards, merged_shards, write_merged
 from headstart.features.store.shards import ShardFormat, read_digests, shard_content, shard_name
 from headstart.features.terminal import console
 
@@ -70,15 +70,19 @@ class FeatureStore:
         self.root, self.folder = root, root / fingerprint.folder_name
         self.merged = self.folder / "features.h5"
         self._description = self.folder / "fingerprint.json"
-        self._index = Index()
+        self._forget()
 
     def create(self) -> "FeatureStore":
-        """Make the folder and its `fingerprint.json`, if missing. Return the store. Errors: see `create_folder`."""
+        """Make the folder and its `fingerprint.json`, if missing. Return the store. Errors: see `create_folder`.
+
+        The kept index of a large store is brought up to date.
+        """
         create_folder(self.folder, self.root)
         remove_void_claims(self.folder)
         with _writable(self.root):
             if not self._description.exists():
                 write_json(self._description, self.fingerprint.to_json())
+        self.keep_index()
         return self
 
     @classmethod
@@ -101,12 +105,11 @@ class FeatureStore:
 
     def shards(self) -> list[Path]:
         """List the finished shards in use, sorted by name."""
-        return retired.shards_in_use(self.folder)
+        return [self.folder / name for name in retired.in_use(retired.entries_of(self.folder))]
 
     def count(self) -> int:
         """Count the digests that have features."""
-        digests = self._refreshed().digests()
-        return int((digests[1:] != digests[:-1]).sum()) + bool(len(digests))
+        return self._refreshed().count()
 
     def digests(self) -> list[str]:
         """List the digests that have features, in hexadecimal. A digest in several shards is listed several times."""
@@ -154,11 +157,15 @@ class FeatureStore:
                 if retired.put_in_use(target):
                     return target
 
-    def retire(self, shards: Collection[Path]) -> None:
-        """Take `shards` out of use. Their files stay for current readers until `remove_retired`."""
+    def retire(self, shards: Collection[Path], merge: bool = True) -> None:
+        """Take `shards` out of use. Their files stay for current readers until `remove_retired`.
+
+        Unless `merge` is true, the caller must call `write_merged` in the end.
+        """
         with _writable(self.root):
             retired.retire(shards, self.folder)
-            self.write_merged()
+            if merge:
+                self.write_merged()
 
     def remove_retired(self) -> None:
         """Remove the files of retired shards."""
@@ -203,7 +210,7 @@ class FeatureStore:
                 try:
                     features = piece.read(self.form)
                 except FileNotFoundError:
-                    self._index = Index()
+                    self._forget()
                     break
                 done[piece.positions] = True
                 yield waiting[piece.positions], features
@@ -219,13 +226,14 @@ class FeatureStore:
         for _ in range(_MERGES):  # another process that changes the shards may have overwritten a newer file
             index = self._refreshed()
             try:
-                shown = {shard: read_digests(shard, self.form) for shard in _largest(index)}
+                shards = [self.folder / name for name in largest_shards(index.shards)]
+                shown = {shard: read_digests(shard, self.form) for shard in shards}
             except FileNotFoundError:
-                self._index = Index()
+                self._forget()
                 continue
             left_out = len(index) - sum(map(len, shown.values()))
             write_merged(self.merged, self.form, shown, left_out)
-            if list(shown) == _largest(self._refreshed()):
+            if [shard.name for shard in shown] == largest_shards(self._refreshed().shards):
                 break
         else:  # the process that fills the store now writes the file in the end
             return
@@ -241,8 +249,7 @@ class FeatureStore:
 
         If the file can't be written, only print a message, because no command reads the file.
         """
-        index = self._refreshed()
-        shards = [shard.name for shard in _largest(index)]
+        shards = largest_shards(self._refreshed().shards)
         if (shards or self.merged.exists()) and merged_shards(self.merged) != shards:
             try:
                 self.write_merged()
@@ -250,8 +257,12 @@ class FeatureStore:
                 if error.errno not in NOT_WRITABLE:
                     raise
                 console.print(f"{self.merged}: not up to date, and can't be written ({error.strerror})")
+        self.keep_index()
+
+    def keep_index(self) -> None:
+        """Bring the kept index up to date, if the store is large. Another thread may use the store meanwhile."""
         with suppress(OSError):  # without it, opening the store takes longer
-            keep_index(self.folder, self._refreshed())
+            keep_index(self.folder, self.form)
 
     def merged_fault(self) -> str | None:
         """Return the reason why the merged file can't be trusted; None if the file is good or does not exist."""
@@ -265,31 +276,26 @@ class FeatureStore:
             return f"it may show NaN: it shows {len(shown)} shards, more than a process may be allowed to open"
         return None
 
+    def _forget(self) -> None:
+        self._index, self._kept = Index(self.folder), frozenset[str]()
+
     def _refreshed(self) -> Index:
         """Return the index of the shards on disk.
 
-        List the folder at each call, as other processes write shards too, and read the digests of new shards.
+        List the folder at each call, as other processes write shards too, and read the digests of new shards. If the
+        kept index has changed, map it instead of those digests that are in memory.
         """
-        shards = self.shards()
+        entries = retired.entries_of(self.folder)
         while True:
-            index = self._index
-            if not index.shards and len(shards) >= LARGE:
-                index = read_kept_index(self.folder, shards)
-            known = set(index.shards)
-            if gone := known - set(shards):
-                index = index.without_shards(gone)
+            names, kept = retired.in_use(entries), index_folders(entries)
+            if kept != self._kept:
+                self._index, self._kept = read_kept_index(self.folder, names), kept
+            index = self._index.without_shards(self._index.shards.keys() - set(names))
             try:
-                self._index = index.with_shards(
-                    {shard: read_digests(shard, self.form) for shard in shards if shard not in known}
-                )
+                new = (name for name in names if name not in index.shards)
+                self._index = index.with_shards({name: read_digests(self.folder / name, self.form) for name in new})
                 return self._index
             except FileNotFoundError as error:  # another process removed it after it was listed
-                listed, shards = shards, self.shards()
-                if shards == listed:
+                entries = retired.entries_of(self.folder)
+                if retired.in_use(entries) == names:
                     raise StoreError(f"{error.filename}: a shard that is listed and can't be opened") from error
-
-
-def _largest(index: Index) -> list[Path]:
-    """Return the shards for the merged file: the largest, at most `MOST_SHARDS`, sorted by name."""
-    sizes = dict(zip(index.shards, index.lengths, strict=True))
-    return sorted(sorted(sorted(sizes), key=lambda shard: -sizes[shard])[:MOST_SHARDS])

@@ -15,8 +15,10 @@ from headstart.features.store.store import FeatureStore
 Key = TypeVar("Key", bound=Hashable)
 
 SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
+MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more than so many lack features, shards are larger
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
+_KEEP_EVERY = 64  # shards of this process, after which the kept index is brought up to date
 _SHARE = 0.05  # the largest share of the time that may be spent on listing folders
 
 
@@ -34,8 +36,8 @@ class _Collected:
         self.digests += [digests[row] for row in rows]
         self.features.append(features[rows])
 
-    def is_full(self) -> bool:
-        return len(self.digests) >= SHARD_IMAGES or sum(part.nbytes for part in self.features) >= SHARD_BYTES
+    def is_full(self, images: int) -> bool:
+        return len(self.digests) >= images or sum(part.nbytes for part in self.features) >= SHARD_BYTES
 
     def taken(self) -> tuple[FeatureStore, list[str], list[np.ndarray]]:
         """Return the store and what was collected for it, and collect anew."""
@@ -56,6 +58,9 @@ class ShardWriter(Generic[Key]):
         self._parts = {
             key: _Collected(store, set(hex_digests(raw[store.lacking(raw)]))) for key, store in stores.items()
         }
+        most = max(len(part.lacking) for part in self._parts.values())
+        self._images = LARGER_SHARD_IMAGES if most > MANY_IMAGES else SHARD_IMAGES
+        self._written = 0  # times that shards were written
         self._since = self._listed = time.monotonic()
         self._took = 0.0  # seconds of the last listing
         self._thread = ThreadPoolExecutor(1)
@@ -94,7 +99,9 @@ class ShardWriter(Generic[Key]):
         """Collect the features of `digests`, [N, ...] per store. Return whether it is time to `write` them."""
         for key, part in self._parts.items():
             part.add(digests, features[key])
-        return time.monotonic() - self._since > SHARD_SECONDS or any(part.is_full() for part in self._parts.values())
+        return time.monotonic() - self._since > SHARD_SECONDS or any(
+            part.is_full(self._images) for part in self._parts.values()
+        )
 
     def write(self, then: Callable[[], None] = lambda: None) -> None:
         """Write the collected features as shards, in a thread, and call `then` in the end.
@@ -110,6 +117,10 @@ class ShardWriter(Generic[Key]):
                 if digests:
                     store.write_shard(digests, np.concatenate(features))
             then()
+            self._written += 1
+            if self._written % _KEEP_EVERY == 0:
+                for store, _, _ in shards:
+                    store.keep_index()
 
         self._writing = self._thread.submit(write_all)
 

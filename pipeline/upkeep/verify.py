@@ -29,8 +29,9 @@ class VerifyResult:
 
     @property
     def damage(self) -> list[Damage]:
-        """Return all bad shards, merged files and folders."""
-        return [*self.read.bad, *(self.fresh.bad if self.fresh else ()), *self.read.merged, *self.folders]
+        """Return all bad shards, merged files, indexes and folders."""
+        fresh = self.fresh.bad if self.fresh else ()
+        return [*self.read.bad, *fresh, *self.read.merged, *self.read.indexes, *self.folders]
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
@@ -78,7 +79,7 @@ def verify_store(root: Path, config: VerifyConfig, seed: int = 0, reading: DataC
     result = VerifyResult(root, config.repair, read, [*folders, *damaged_networks(root)])
     if config.data is None:
         return result
-    if result.folders or (read.bad and not config.repair):
+    if result.folders or ((read.bad or read.indexes) and not config.repair):
         console.print("nothing is recomputed before the damage is repaired")
         return result
     from headstart.pipeline.upkeep.recompute import recompute  # late: it imports TensorFlow

@@ -1,6 +1,8 @@
 import json
 import os
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,9 @@ import pytest
 from headstart.features.errors import StoreError
 from headstart.features.store import kept_index
 from headstart.features.store import store as store_module
+from headstart.features.store.index import Segment
+from headstart.features.store.maintain import verify
+from headstart.features.store.shards import read_digests
 from headstart.features.store.store import FeatureStore
 from headstart.tests.features.store.test_store import digest, fill, store_in, vectors
 
@@ -16,9 +21,9 @@ SHARDS = 8
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a store with an index of eight shards of three digests. Each module needs an index from four."""
+    """The folder of a store with an index of eight shards of three digests. An index is kept from four shards."""
     monkeypatch.setattr(kept_index, "LARGE", 4)
-    monkeypatch.setattr(store_module, "LARGE", 4)
+    monkeypatch.setattr(kept_index, "NEW", 2)
     store = store_in(tmp_path)
     for shard in range(SHARDS):
         fill(store, [3 * shard, 3 * shard + 1, 3 * shard + 2])
@@ -63,19 +68,75 @@ def test_an_index_of_shards_that_are_gone_finds_the_rest(folder: Path) -> None:
     np.testing.assert_array_equal(FeatureStore.open(folder).read(names(range(24))), vectors(list(range(24))))
 
 
-def test_an_index_is_written_anew_when_much_is_new_and_the_old_one_goes_after_a_day(folder: Path) -> None:
+def segments(folder: Path) -> list[int]:
+    """The number of digests of each segment on disk that was not replaced, the longest first."""
+    current = [place for place in folder.glob("index-*") if not (place / "replaced").exists()]
+    return sorted((len(np.load(place / "rows.npy")) for place in current), reverse=True)
+
+
+def test_new_shards_make_segments_and_short_ones_are_merged(folder: Path) -> None:
+    store, expected = store_in(folder.parent), [24]
+    steps = [
+        ([1], [24]),  # too few to be worth a segment
+        ([1], [24, 2]),
+        ([2, 2], [24, 6]),
+        ([1, 1], [24, 6, 2]),
+        ([1, 1], [24, 10]),
+        ([1, 1], [36]),
+    ]
     (first,) = folder.glob("index-*")
-    store = store_in(folder.parent)
-    fill(store, [24])
-    store.update_merged()
-    assert list(folder.glob("index-*")) == [first]  # 24 of 25 digests are in it
-    fill(store, list(range(25, 40)))
-    store.update_merged()
-    assert len(list(folder.glob("index-*"))) == 2
+    number = 24
+    for lengths, expected in steps:
+        for length in lengths:
+            fill(store, list(range(number, number + length)))
+            number += length
+        store.update_merged()
+        assert segments(folder) == expected
+        np.testing.assert_array_equal(store.read(names(range(number))), vectors(list(range(number))))
+        np.testing.assert_array_equal(
+            FeatureStore.open(folder).read(names(range(number))), vectors(list(range(number)))
+        )
+        assert store.count() == number
     os.utime(first / "replaced", (time.time() - 90_000,) * 2)
-    fill(store, list(range(40, 80)))
     store.update_merged()
     assert first not in folder.glob("index-*")
+
+
+def test_a_process_maps_what_it_or_another_has_kept(folder: Path, opened: list[Path]) -> None:
+    store = store_in(folder.parent)
+    for number in range(24, 30):
+        fill(store, [number])
+        assert store.missing(names(range(31))) == names(range(number + 1, 31))
+    assert len(opened) == 6
+    store_in(folder.parent)
+    assert segments(folder) == [24, 6]
+    assert store.missing(names(range(31))) == names(range(30, 31))
+    assert all(segment.source for segment in store._index.segments)
+    assert len(opened) == 6
+
+
+def test_a_segment_of_shards_that_are_mostly_gone_is_written_anew(folder: Path) -> None:
+    store = store_in(folder.parent)
+    kept = {store.shard_of(digest(number)) for number in (0, 3)}
+    store.retire([shard for shard in store.shards() if shard not in kept])
+    fill(store, [24, 25])
+    fill(store, [26])
+    store.update_merged()
+    assert segments(folder) == [9]
+    assert FeatureStore.open(folder).missing(names(range(27))) == names(range(6, 24))
+
+
+def test_segments_of_two_processes_that_overlap_count_once(folder: Path) -> None:
+    store, (first,) = store_in(folder.parent), folder.glob("index-*")
+    shutil.copytree(first, folder / "index-0")
+    for number in (24, 25, 26, 27):
+        fill(store, [number])
+    kept_index._kept(folder, [Segment.of({one.name: read_digests(one, store.form) for one in store.shards()[2:7]})])
+    opened = FeatureStore.open(folder)
+    assert opened.count() == len(opened.digests()) == 28
+    np.testing.assert_array_equal(opened.read(names(range(28))), vectors(list(range(28))))
+    store.update_merged()
+    assert {place.parent for place in folder.glob("index-*/replaced")} & {first, folder / "index-0"}
 
 
 @pytest.mark.timeout(60)
@@ -91,7 +152,7 @@ def test_an_index_is_written_anew_when_much_is_new_and_the_old_one_goes_after_a_
         "pipe",
         "gone",
         "a shard too many",
-        "minus",
+        "another length",
     ],
 )
 def test_an_index_that_is_damaged_or_hostile_is_ignored(folder: Path, damage: str) -> None:
@@ -109,8 +170,8 @@ def test_an_index_that_is_damaged_or_hostile_is_ignored(folder: Path, damage: st
         file.write_bytes(file.read_bytes()[:-8])
     elif damage == "pickle":
         np.save(file, np.array([print] * 24, object), allow_pickle=True)
-    elif damage == "minus":
-        np.save(file, np.full(24, -1, np.int32))
+    elif damage == "another length":
+        np.save(file, np.full(23, -1, np.int32))
     elif damage in ("pipe", "gone"):
         file.unlink()
         if damage == "pipe":
@@ -120,9 +181,45 @@ def test_an_index_that_is_damaged_or_hostile_is_ignored(folder: Path, damage: st
     np.testing.assert_array_equal(store.read(names(range(24))), vectors(list(range(24))))
 
 
-def test_an_index_that_lies_never_yields_the_features_of_another_image(folder: Path) -> None:
-    (place,) = folder.glob("index-*")
-    rows = np.load(place / "rows.npy")
-    np.save(place / "rows.npy", np.where(rows == 2, 0, rows + 1).astype(np.int32))
-    with pytest.raises(StoreError, match=r"other images than the index says; delete .*index-"):
+LIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "other rows": lambda rows: np.where(rows == 2, 0, rows + 1),
+    "negative": lambda rows: rows - 3,
+    "too large": lambda rows: rows + 3,
+    "the largest": lambda rows: np.full_like(rows, 2**31 - 1),
+}
+
+
+def lie(folder: Path, field: str, kind: str) -> None:
+    for place in folder.glob("index-*"):
+        file = place / f"{field}.npy"
+        np.save(file, LIES[kind](np.load(file)).astype(np.int32))
+
+
+@pytest.mark.parametrize("field", ["rows", "shards"])
+@pytest.mark.parametrize("kind", LIES)
+def test_an_index_that_lies_never_yields_the_features_of_another_image(folder: Path, field: str, kind: str) -> None:
+    lie(folder, field, kind)
+    with pytest.raises(StoreError, match=r"(other images than the index says|does not fit its shards); delete "):
         FeatureStore.open(folder).read(names(range(24)))
+
+
+@pytest.mark.parametrize("field", ["rows", "shards"])
+@pytest.mark.parametrize("kind", LIES)
+def test_an_index_that_lies_is_found_and_made_again(folder: Path, field: str, kind: str) -> None:
+    store = FeatureStore.open(folder)
+    assert verify([store]).indexes == []
+    lie(folder, field, kind)
+    (wrong,) = verify([store]).indexes
+    assert wrong.reason == "an index that does not fit its shards"
+    assert wrong.path.startswith(f"{folder}/index-")
+    verify([store], repair=True)
+    assert verify([store]).indexes == []
+    assert segments(folder) == [24]
+    np.testing.assert_array_equal(FeatureStore.open(folder).read(names(range(24))), vectors(list(range(24))))
+
+
+def test_an_index_in_another_order_is_found(folder: Path) -> None:
+    (place,) = folder.glob("index-*")
+    np.save(place / "digests.npy", np.load(place / "digests.npy")[::-1])
+    (wrong,) = verify([FeatureStore.open(folder)]).indexes
+    assert wrong.path == str(place)

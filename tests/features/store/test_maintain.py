@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import headstart.features.store.compact
 import headstart.features.store.store
 import numpy as np
 import pytest
 from headstart.features.digests import hex_digests
 from headstart.features.errors import StoreError
 from headstart.features.files import written_atomically
-from headstart.features.store.compact import compact, drop_unused
+from headstart.features.store import kept_index
+from headstart.features.store.claims import Claim, Claims
+from headstart.features.store.compact import compact, compact_by_itself, drop_unused
 from headstart.features.store.maintain import contents, find_stores, open_stores, verify
 from headstart.features.store.shards import read_digests
 from headstart.features.store.store import FeatureStore
@@ -123,6 +126,90 @@ def test_shards_grow_to_the_size_asked_for(tmp_path: Path) -> None:
     holds(other, set(range(20)))
 
 
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+    """A store of 20 small shards with an image each, which is compacted by itself from four shards."""
+    monkeypatch.setattr(headstart.features.store.compact, "MANY_SHARDS", 3)
+    store = store_in(tmp_path)
+    for number in range(20):
+        fill(store, [number])
+    return store
+
+
+def test_a_store_of_many_small_shards_is_compacted_and_says_so(many: FeatureStore, capsys) -> None:
+    compact_by_itself(many, 6000.0)
+    assert len(many.shards()) == 1
+    holds(store_in(many.root), set(range(20)))
+    said = capsys.readouterr().err
+    assert said.startswith(f"{many.folder}: compacting 20 small shards, for at most 600 s")
+    compact_by_itself(many, 6000.0)
+    assert capsys.readouterr().err == ""
+    assert not (many.folder / "claims").exists()
+
+
+def claimed(store: FeatureStore, process: str) -> Path:
+    claim = store.folder / "claims" / "00ff.claimed"
+    claim.parent.mkdir(exist_ok=True)
+    claim.write_text(process)
+    return claim
+
+
+def test_a_store_is_not_compacted_while_another_process_has_a_claim(many: FeatureStore, capsys) -> None:
+    claim = claimed(many, "elsewhere-1-1")
+    compact_by_itself(many, 0.0)
+    assert len(many.shards()) == 20
+    assert capsys.readouterr().err == ""
+    os.utime(claim, (time.time() - 3600,) * 2)  # it is void
+    compact_by_itself(many, 0.0)
+    assert len(many.shards()) == 1
+
+
+def test_one_process_compacts_a_store_at_a_time(many: FeatureStore) -> None:
+    other = Claims(many.folder)
+    assert other.take(headstart.features.store.compact._CLAIM) == Claim.MINE
+    compact_by_itself(many, 0.0)
+    assert len(many.shards()) == 20
+
+
+@pytest.mark.parametrize("reason", ["time", "claim", "room", "Ctrl-C"])
+def test_compaction_ends_between_two_large_shards_and_goes_on_later(
+    many: FeatureStore, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    large, write = 8 * many.form.image_bytes, FeatureStore.write_shard
+    monkeypatch.setattr(headstart.features.store.compact, "_small_shards", lambda store, _: store.shards())
+
+    def disturbed(store: FeatureStore, *arguments: Any) -> Path:
+        shard = write(store, *arguments)
+        if reason == "time":
+            monkeypatch.setattr(headstart.features.store.compact.time, "monotonic", lambda: 1e12)
+        elif reason == "claim":
+            claimed(store, "elsewhere-1-1")
+        elif reason == "Ctrl-C":
+            raise KeyboardInterrupt
+        return shard
+
+    if reason == "room":
+        usage = type("usage", (), {"free": 3 * large})
+        monkeypatch.setattr(headstart.features.store.compact.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(FeatureStore, "write_shard", disturbed)
+    with suppress(KeyboardInterrupt):
+        compact_by_itself(many, 0.0, large)
+    monkeypatch.undo()
+    assert len(many.shards()) == {"Ctrl-C": 21}.get(reason, 13)
+    holds(store_in(many.root), set(range(20)))
+    shutil.rmtree(many.folder / "claims", ignore_errors=True)
+    compact(many)
+    assert len(many.shards()) == 1
+    holds(store_in(many.root), set(range(20)))
+
+
+def test_a_damaged_shard_ends_compaction_and_is_told(many: FeatureStore, capsys) -> None:
+    flip(many.shards()[3])
+    compact_by_itself(many, 0.0)
+    assert "not compacted: " in capsys.readouterr().err
+    assert len(many.shards()) == 20
+
+
 def test_what_no_one_uses_is_dropped(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     whole, _, unused = fill(store, [1, 2]), fill(store, [2, 3, 4]), fill(store, [5])
@@ -161,6 +248,10 @@ class AnySequence(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        for name, value in (("LARGE", 3), ("NEW", 1), ("_REPLACED_SECONDS", 0)):
+            self.patch.setattr(kept_index, name, value)
+        self.patch.setattr(headstart.features.store.compact, "MANY_SHARDS", 2)
         self.root = Path(tempfile.mkdtemp())
         self.store = store_in(self.root)
         self.model: set[int] = set()
@@ -187,6 +278,14 @@ class AnySequence(RuleBasedStateMachine):
     @rule(large=st.sampled_from([1 << 13, 1 << 20]))
     def compact(self, large: int) -> None:
         compact(self.store, large)
+
+    @rule(large=st.sampled_from([1 << 13, 1 << 20]))
+    def compact_by_itself(self, large: int) -> None:
+        compact_by_itself(self.store, 0.0, large)
+
+    @rule()
+    def keep_the_index(self) -> None:
+        self.store.update_merged()
 
     @rule(used=st.sets(st.integers(0, 29)))
     def gc(self, used: set[int]) -> None:
@@ -231,8 +330,10 @@ class AnySequence(RuleBasedStateMachine):
         holds(self.store, self.model)
 
     def teardown(self) -> None:
-        assert verify([self.store]).bad == []
+        found = verify([self.store])
+        assert (found.bad, found.indexes) == ([], [])
         shutil.rmtree(self.root)
+        self.patch.undo()
 
 
 TestAnySequence = AnySequence.TestCase

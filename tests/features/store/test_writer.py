@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headstart.features.errors import StoreError
+from headstart.features.store import kept_index
 from headstart.features.store import writer as module
 from headstart.features.store.store import FeatureStore
 from headstart.features.store.writer import ShardWriter
@@ -72,3 +73,30 @@ def test_a_shard_that_can_not_be_written_is_an_error_at_the_next(store: FeatureS
         writer.wait()
     writer.close()
     assert told == []
+
+
+@pytest.mark.parametrize(("many", "full_after"), [(9, 2), (10, 1)])
+def test_shards_are_larger_where_very_many_images_lack_features(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, many: int, full_after: int
+) -> None:
+    for name, value in (("SHARD_IMAGES", 2), ("LARGER_SHARD_IMAGES", 4), ("MANY_IMAGES", many)):
+        monkeypatch.setattr(module, name, value)
+    writer = ShardWriter({"cut": store}, names(*range(10)))
+    times = [writer.add(names(2 * at, 2 * at + 1), {"cut": features(store, 2)}) for at in range(2)]
+    assert times.index(True) + 1 == full_after
+
+
+def test_the_kept_index_is_brought_up_to_date_while_a_store_is_filled(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_KEEP_EVERY", 3)
+    for name in ("LARGE", "NEW"):
+        monkeypatch.setattr(kept_index, name, 2)
+    writer = ShardWriter({"cut": store}, names(*range(10)))
+    for number in range(4):
+        writer.add(names(number), {"cut": features(store, 1)})
+        writer.write()
+    writer.close()
+    (place,) = store.folder.glob("index-*")
+    assert len(np.load(place / "rows.npy")) == 3
+    assert writer.still_lacking(names(*range(5)), at_once=True).tolist() == [False] * 4 + [True]

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError, StoreError
+from headstart.features.store import kept_index
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.data.examples import scan_all_sizes
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.upkeep.config import VerifyConfig
 from headstart.pipeline.upkeep.recompute import recompute
 from headstart.pipeline.upkeep.verify import verify_store
+from headstart.tests.features.store.test_store import digest, fill, store_in
 
 
 def compared(data: Path, images: int, repair: bool = False) -> VerifyConfig:
@@ -30,6 +32,24 @@ def spoil(folder: Path, wrong: int) -> None:
     for shard in store.shards():
         shard.unlink()
     store.write_shard(digests, features)
+
+
+def test_an_index_that_lies_is_damage_and_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LARGE", "NEW"):
+        monkeypatch.setattr(kept_index, name, 2)
+    store = store_in(tmp_path)
+    for number in range(4):
+        fill(store, [number])
+    store.update_merged()
+    (place,) = store.folder.glob("index-*")
+    np.save(place / "rows.npy", np.arange(4, dtype=np.int32))
+    found = verify_store(tmp_path, VerifyConfig())
+    assert [one.path for one in found.damage] == [str(place)]
+    assert "an index that does not fit its shards" in found.lines()[0]
+    assert found.failure() is not None
+    assert verify_store(tmp_path, VerifyConfig(repair=True)).failure() is None
+    assert verify_store(tmp_path, VerifyConfig()).damage == []
+    assert store_in(tmp_path).missing([digest(number) for number in range(5)]) == [digest(4)]
 
 
 @pytest.mark.slow
