@@ -245,10 +245,7 @@ class FeatureStore:
             )
 
     def update_merged(self) -> None:
-        """Write the merged file again if it does not show the current shards. This happens if a process was killed.
-
-        If the file can't be written, only print a message, because no command reads the file.
-        """
+        """Write the merged file again if it does not show the current shards, as after a kill. A failure is printed."""
         shards = largest_shards(self._refreshed().shards)
         if (shards or self.merged.exists()) and merged_shards(self.merged) != shards:
             try:
