@@ -135,6 +135,7 @@ def test_a_folder_that_is_no_store_is_not_written_to(project: Path) -> None:
     assert list((project / "store").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_weights_are_known_by_digest(project: Path, tmp_path: Path) -> None:
     run = Run.open(project / "runs" / "a")
     again = tmp_path / "any.weights.h5"
@@ -220,6 +221,7 @@ def test_symlinks_and_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert with_absolute_paths(relative, Path("a"))["data"] == str(tmp_path / "big" / "data")
 
 
+@pytest.mark.slow
 def test_a_copied_run_takes_no_other_projects_data_and_store(project: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(project / "data", other / "data")

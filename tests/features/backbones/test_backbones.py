@@ -203,6 +203,7 @@ def test_the_rescaling_inside_of_efficientnet_is_that_of_its_imagenet_weights(mo
     np.testing.assert_allclose(pixels * std + mean, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_inception_is_fine_tuned_from_249_where_only_mixed8_crosses() -> None:
     backbone = build_backbone("inception_v3", weights="random", image_size=SIZE)
     mixed = backbone.cuts()

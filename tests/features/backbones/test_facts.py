@@ -88,6 +88,7 @@ def test_another_file_at_the_same_place_is_read_though_size_and_time_are_equal(
     assert len(builds) == 2
 
 
+@pytest.mark.slow
 def test_a_file_that_was_written_just_now_is_not_remembered(
     tmp_path: Path, saved: tuple[Path, Path], builds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -328,6 +328,7 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
     assert "has no weights" in refused(tmp_path / "x.keras")
 
 
+@pytest.mark.slow
 def test_tokens_of_a_network_without_any_are_refused(headstart, prepared: Path, tmp_path: Path) -> None:
     options = ("--backbone", "mobilenet_v3_small", "--weights", "random", "--store", tmp_path, "--tokens", "first")
     assert "yields no tokens" in headstart.error("features", prepared, *options, code=2)

@@ -141,6 +141,7 @@ def test_no_image_that_is_refused_is_accepted_once_it_is_remembered(data: Path) 
         scan(data, max_pixels=sys.maxsize, memory=memory(data))
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_a_memory_is_trusted(data: Path) -> None:
     for path in [*data.glob("dog/*"), *sorted(data.glob("cat/*"))[2:]]:
         path.unlink()

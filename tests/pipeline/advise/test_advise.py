@@ -202,6 +202,7 @@ def test_a_gain_that_is_small_against_its_upper_end_is_a_perhaps() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_cut_without_effect_is_told(
     headstart: Cli, prepared: Path, extraction: ExtractionConfig, quick_cost: None
 ) -> None:

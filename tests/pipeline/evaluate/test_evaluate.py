@@ -130,6 +130,7 @@ def test_near_duplicates_of_training_images_are_counted(
     assert "near_duplicates_in_train" not in evaluate(run, "train", Places(data=prepared)).fields()
 
 
+@pytest.mark.slow
 def test_all_of_a_folder_without_splits_is_scored(
     headstart, run: Path, prepared: Path, drawn: Path, tmp_path: Path
 ) -> None:

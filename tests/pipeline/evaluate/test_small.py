@@ -176,6 +176,7 @@ def test_a_threshold_decides_labels_and_is_kept(headstart: Cli, run: Path) -> No
     assert f"head: `dog` is predicted above a probability of {value:.4g} (given by --threshold)" in lines
 
 
+@pytest.mark.slow
 def test_predict_uses_the_kept_threshold(headstart: Cli, run: Path, prepared: Path, tmp_path: Path) -> None:
     files = sorted((prepared / "test" / "cat").glob("cat*.jpg"))[:2]
     first = headstart("predict", run, *files)
@@ -196,7 +197,8 @@ def test_predict_uses_the_kept_threshold(headstart: Cli, run: Path, prepared: Pa
     assert "not of this run, model and options" in line
 
 
-@pytest.mark.parametrize("positive", ["dog", pytest.param("cat", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("positive", ["dog", "cat"])
 def test_a_threshold_is_chosen_on_val(headstart: Cli, run: Path, positive: str) -> None:
     other = "cat" if positive == "dog" else "dog"
     few = {

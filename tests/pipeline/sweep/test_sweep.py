@@ -126,7 +126,7 @@ def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: 
     assert not [trial for trial in study.optuna.trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
 
 
-@pytest.mark.parametrize("sampler", ["random", "grid"])
+@pytest.mark.parametrize("sampler", ["random", pytest.param("grid", marks=pytest.mark.slow)])
 def test_no_head_is_tried_twice(space: Space, tmp_path: Path, sampler: str) -> None:
     study = Study(tmp_path / "study.db", space, sampler, 1)
     for _ in range(12):
@@ -354,7 +354,7 @@ def test_trials_are_pruned_by_the_figure_that_chooses() -> None:
     assert stopped == [False] * 7 + [True]  # the fourth epoch is as accurate as the second, and its loss is lower
 
 
-@pytest.mark.parametrize("folds", [1, 2])
+@pytest.mark.parametrize("folds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_search_by_another_figure_shows_the_figure_itself(space_file: Path, tmp_path: Path, folds: int) -> None:
     space_file.write_text(SMALL_SPACE + 'class_weight = ["none", "balanced"]\n')
     space = Space(read_choices(space_file), of_two(), "balanced_accuracy")
