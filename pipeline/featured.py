@@ -15,6 +15,7 @@ from headstart.features.extract import Extracted
 from headstart.features.files import NOT_WRITABLE
 from headstart.features.frozen.network import Network, load_networks, resolved_config
 from headstart.features.images.depth import bits_by_folder, bits_that_matter
+from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.scan import Reject
 from headstart.features.store.store import create_folder
 from headstart.features.terminal import console
@@ -149,6 +150,20 @@ def cache_features(
         labelled: whether to raise DataError if images have no labels.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
+    with bytes_kept(extraction.store, data):
+        return _cached(data, config, extraction, seed, require, reading, labelled)
+
+
+def _cached(
+    data: Path,
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    seed: int,
+    require: ScanCheck | None,
+    reading: DataConfig,
+    labelled: bool,
+) -> FeaturedExamples:
+    """Do the work of `cache_features`."""
     scanned = scan_with_store(data, seed, config, extraction, reading, labelled)
     found = len(scanned.examples) + len(scanned.rejects)
     try:

@@ -123,5 +123,5 @@ def _undecodable(images: Sequence[ImageFile], stores: Iterable[FeatureStore], se
         for positions, _ in decoded_batches(unseen, config, _DECODED_AT_A_TIME):
             decoded.update(positions.tolist())
             advance(len(positions))
-    failed = (image for at, image in enumerate(unseen) if at not in decoded or not image.is_unchanged())
+    failed = (image for at, image in enumerate(unseen) if at not in decoded or not image.is_unchanged_since_read())
     return [why_undecodable(image) for image in failed]

@@ -13,6 +13,8 @@ from pathlib import Path
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import write_atomically
 from headstart.features.images.faults import MAX_PIXELS, NO_IMAGE
+from headstart.features.images.files.paths import is_url
+from headstart.features.images.files.urls import require_access
 from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_images
 from headstart.features.images.scan_memory import ScanMemory
@@ -70,7 +72,7 @@ def scan(
     """Make an example of every image in `data`, a folder or manifest, from its digest and header.
 
     An image that can't be used becomes a reject. Raises DataError if there are no images, and the errors of
-    `read_data`.
+    `read_data` and, for URLs, of `require_access`.
 
     Args:
         seed: decides the splits of the images that have no split in `data`.
@@ -84,6 +86,7 @@ def scan(
     if config.group == NEAR_DUPLICATES:
         raise OptionError(f"--group {NEAR_DUPLICATES}: is for `headstart prepare`, which compares the images")
     files = read_data(data, config, labelled)
+    require_access(files.paths)
     seen = inspect_images(files.paths, max_pixels, memory.recall if memory else None, pages)
     images, items, rejects, ignored = _sorted(files, seen, data.is_file())
     if not images and not rejects:
@@ -128,7 +131,7 @@ def _sorted(
 
 def _listed_in_vain(path: str) -> Reject:
     """Return the reject for a file that a manifest names. The file at `path` is missing, or is no image."""
-    if os.path.lexists(path):
+    if is_url(path) or os.path.lexists(path):
         return Reject(path, NO_IMAGE.reason, NO_IMAGE.detail)
     return Reject(path, "vanished", "no such file")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headstart.features.errors import DataError
+from headstart.features.images.files.paths import is_url
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading, read_layout
 from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
@@ -179,7 +180,7 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
         lines.append(f"{len(without)} images beside them have no row and are left out, {without[0]} the first")
     reading = _grouped(_resplit(replace(reading, lines=lines), str(file), config), names, str(file), config)
     ignored = Counter({"without a row": len(without)})
-    paths = [os.path.join(root, name) for name in names]
+    paths = [name if is_url(name) else os.path.join(root, name) for name in names]
     if config.label_from:
         return _with_labels(paths, reading, ignored, "without a label")
     return Files(paths, reading, +ignored)
@@ -200,7 +201,7 @@ def _without_row(file: Path, names: Sequence[str]) -> list[str]:
     """
     known = set(names)
     found = []
-    for folder in sorted({os.path.dirname(name) for name in names}):
+    for folder in sorted({os.path.dirname(name) for name in names if not is_url(name)}):
         here = file.parent / folder
         if here.is_dir():
             inside = sorted(

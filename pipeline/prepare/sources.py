@@ -9,7 +9,8 @@ from pathlib import Path
 
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.faults import Fault
-from headstart.features.images.scan import content_of, why_unreadable
+from headstart.features.images.files.reading import why_unreadable
+from headstart.features.images.scan import content_of
 from headstart.features.terminal import console
 from headstart.pipeline.data.clutter import clutter_kinds, told
 from headstart.pipeline.data.listing import list_files, require_readable

@@ -150,7 +150,7 @@ def _errors_of_batch(store: FeatureStore, batch: Sequence[ImageFile], fresh: np.
     Images without features in `store`, and images whose file changed since the scan, are left out.
     """
     lacking = set(store.missing([image.digest for image in batch]))
-    rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged()]
+    rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged_since_read()]
     flat = len(rows), math.prod(store.form.shape)
     stored = store.read([batch[row].digest for row in rows]).astype(np.float32).reshape(flat)
     expected = fresh[rows].reshape(flat)

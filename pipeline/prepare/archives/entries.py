@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from headstart.features.errors import DataError
-from headstart.features.images.faults import Fault
+from headstart.features.images.faults import MAX_FILE_BYTES, Fault
+from headstart.features.images.files.reading import why_unreadable
 from headstart.features.images.formats import PREFIX_BYTES, is_image
-from headstart.features.images.scan import MAX_FILE_BYTES, why_unreadable
 from rich.filesize import decimal
 
 # No archive of photographs exceeds these limits: JPEG and PNG can't be packed to a hundredth of their size.
