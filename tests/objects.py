@@ -26,6 +26,14 @@ KEYS = {
 }
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that were killed."""
+
+
 @dataclass
 class Unsteady:
     """A server in front of another one. Of its requests, the fraction `failing` gets an error or no answer."""
@@ -41,8 +49,7 @@ class Unsteady:
     def __post_init__(self) -> None:
         self._random, self._lock = random.Random(self.seed), Lock()
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         self.port = self._server.server_address[1]
 
     @property
