@@ -12,12 +12,12 @@ from headstart.features.images.faults import Fault
 from headstart.features.images.files.reading import why_unreadable
 from headstart.features.images.scan import content_of
 from headstart.features.terminal import console
+from headstart.pipeline.archives.entries import Entry
+from headstart.pipeline.archives.names import leads_out
+from headstart.pipeline.archives.opening import Archives, archive_suffix, is_archive_name
 from headstart.pipeline.data.clutter import clutter_kinds, told
 from headstart.pipeline.data.listing import list_files, require_readable
 from headstart.pipeline.data.names import has_image_suffix
-from headstart.pipeline.prepare.archives.entries import Entry
-from headstart.pipeline.prepare.archives.names import leads_out
-from headstart.pipeline.prepare.archives.opening import Archives, archive_suffix, is_archive_name
 
 
 @dataclass(frozen=True)

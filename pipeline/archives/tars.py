@@ -9,8 +9,8 @@ from typing import Any
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault
-from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, Entry, require_within_limits
-from headstart.pipeline.prepare.archives.parts import Part
+from headstart.pipeline.archives.entries import BLOCK, DAMAGE, Entry, require_within_limits
+from headstart.pipeline.archives.parts import Part
 
 # tarfile keeps a long header (a long name, extended attributes) in memory. Real ones have a few hundred bytes.
 # On a long row of digits, some versions of tarfile search for minutes.

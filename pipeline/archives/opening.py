@@ -23,11 +23,11 @@ from typing import IO, BinaryIO
 from headstart.features.errors import DataError
 from headstart.features.files import require_space
 from headstart.features.terminal import console, progress
-from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
-from headstart.pipeline.prepare.archives.names import as_paths
-from headstart.pipeline.prepare.archives.parts import OpenFiles, Part
-from headstart.pipeline.prepare.archives.tars import tar_entries
-from headstart.pipeline.prepare.archives.zips import zip_entries
+from headstart.pipeline.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
+from headstart.pipeline.archives.names import as_paths
+from headstart.pipeline.archives.parts import OpenFiles, Part
+from headstart.pipeline.archives.tars import tar_entries
+from headstart.pipeline.archives.zips import zip_entries
 
 _SUFFIX = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 _KINDS = "zip, tar, tar.gz, tar.bz2, tar.xz and tar.zst are read"
