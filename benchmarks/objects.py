@@ -59,7 +59,7 @@ def _uploaded(files: list[Path]) -> dict[str, int]:
 
 
 def _try(folder: Path, front: Unsteady, kill: Callable[[], bool]) -> dict[str, Any]:
-    """Run `headstart features` until it ends, or until a moment after `kill` returns True. Return what was asked for."""
+    """Run `headstart features` until it ends, or until `kill` returns True. Return what was asked for."""
     front.reset()
     command = [sys.executable, "-m", "headstart.cli", "features", str(folder / "images.csv"), "--json"]
     start = time.perf_counter()

@@ -29,6 +29,7 @@ from headstart.pipeline.data.examples import (
     tell_reading,
     write_rejects,
 )
+from headstart.pipeline.data.tars.shards import kind_of
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
@@ -265,7 +266,7 @@ def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
                 "`headstart head` again, with --overwrite"
             )
 
-    reading = run.read_as().fitted(data.is_file())
+    reading = run.read_as().fitted(kind_of(data))
     return cache_features(data, replace(config, views=0), extraction, settings["seed"], require, reading)
 
 

@@ -31,6 +31,7 @@ class Entry:
     size: int
     packed: int
     blocks: Callable[[], Iterator[bytes]]  # yields the content; may raise DAMAGE, UNSUPPORTED or OSError
+    start: int | None = None  # first byte of the content in a plain tar; None if it is not stored there as it is
     fault: Fault | None = None  # why the content is never read; None if it may be read
 
     def read(self) -> bytes | Fault:

@@ -83,12 +83,13 @@ def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entr
     if info.islnk() and info.linkname in regular:
         return replace(regular[info.linkname], name=info.name)
     if not info.isreg():
-        return Entry(info.name, 0, 0, partial(iter, ()), Fault("unsupported", "a link or device"))
+        return Entry(info.name, 0, 0, partial(iter, ()), fault=Fault("unsupported", "a link or device"))
     sparse: Any = info.sparse  # a list of (offset, length); its type in typeshed is wrong
     pieces: list[tuple[int, int]] = [(0, info.size)] if sparse is None else sparse
     stored = sum(length for _, length in pieces)
     blocks = partial(_blocks, file, info.offset_data, tuple(pieces), info.size)
-    regular[info.name] = entry = Entry(info.name, info.size, stored, blocks)
+    start = info.offset_data if sparse is None else None
+    regular[info.name] = entry = Entry(info.name, info.size, stored, blocks, start)
     return entry
 
 

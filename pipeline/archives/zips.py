@@ -99,7 +99,7 @@ def _entry(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> Entry:
     fault = None
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         fault = Fault("unsupported", "a link or device")
-    return Entry(name, info.file_size, info.compress_size, partial(_blocks, archive, info), fault)
+    return Entry(name, info.file_size, info.compress_size, partial(_blocks, archive, info), fault=fault)
 
 
 def _blocks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:

@@ -24,6 +24,7 @@ from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts_v1 import REJECTS
 from headstart.pipeline.data.reading import Files, read_data
 from headstart.pipeline.data.splits import FRACTIONS, Item, complete, split_of, takes_val_from_train
+from headstart.pipeline.data.tars.shards import kind_of
 from headstart.pipeline.spreadsheets import csv_line, original_text
 
 _REJECT_FIELDS = ("path", "reason", "detail")
@@ -88,7 +89,7 @@ def scan(
     files = read_data(data, config, labelled)
     require_access(files.paths)
     seen = inspect_images(files.paths, max_pixels, memory.recall if memory else None, pages)
-    images, items, rejects, ignored = _sorted(files, seen, data.is_file())
+    images, items, rejects, ignored = _sorted(files, seen, kind_of(data) == "list")
     if not images and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
@@ -111,7 +112,7 @@ def _sorted(
     """
     reading = files.reading
     labels = {name: label for label, name in enumerate(reading.class_names)}
-    images, items, rejects, ignored = list[ImageFile](), list[Item](), list[Reject](), files.ignored.copy()
+    images, items, rejects, ignored = list[ImageFile](), list[Item](), list(files.rejects), files.ignored.copy()
     groups = reading.groups or itertools.repeat(None)
     rows = zip(files.paths, seen, reading.splits, reading.labels, groups, strict=False)
     for path, found, split, label, group in rows:

@@ -4,11 +4,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, OptionError
 from headstart.features.images.files.paths import is_url
+from headstart.features.images.scan import Reject
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading, read_layout
 from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
@@ -24,7 +25,10 @@ from headstart.pipeline.data.names import (
     told_missed,
 )
 from headstart.pipeline.data.splits import SPLITS
+from headstart.pipeline.data.tars.samples import read_tar
+from headstart.pipeline.data.tars.shards import PACKED, SUFFIX, is_there, kind_of, split_of_each, tars_of
 
+_COLLAPSED_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` makes one slash of two
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
 
 
@@ -35,19 +39,25 @@ class Files:
     paths: list[str]
     reading: Reading  # of `paths`, in the same order
     ignored: Counter[str]  # number of other files by kind
+    rejects: list[Reject] = field(default_factory=list)  # files that are never read, such as links in a tar
 
 
 def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
-    """List the files of `data`, a folder or manifest, and find the split, label and group of each.
+    """List the files of `data`, a folder, manifest or tars, and find the split, label and group of each.
 
     If some files of a folder have a label, its files without a label are left out. Raises DataError if `data` is
-    neither a folder nor a manifest, if its names allow several readings, or if `labelled` is set and labels are
+    of another kind, if its names allow several readings, or if `labelled` is set and labels are
     missing. Raises the errors of `read_manifest`.
     """
     require_data(data)
-    config.require_fit(data.is_file())
-    if data.is_file():
+    kind = kind_of(data)
+    config.require_fit(kind)
+    if kind == "list":
         return _read_list(data, config, labelled)
+    if kind == "tars" and config.layout == "v1":
+        raise OptionError("--layout v1: versions before 0.2 did not read tars; leave it out")
+    if kind == "tars":
+        return _read_tars(data, config, labelled)
     if config.layout == "v1":
         return Files(*read_folder_v1(data))
     names, listing = folder_names(data)
@@ -76,9 +86,13 @@ def _with_labels(paths: list[str], reading: Reading, ignored: Counter[str], kind
 
 
 def require_data(data: Path) -> None:
-    """Raise a DataError unless `data` is a folder, or a file with the suffix of a manifest."""
-    if data.is_dir() or is_manifest(data):
+    """Raise a DataError unless `data` is a folder, tars that exist, or a file with the suffix of a manifest."""
+    if data.is_dir() or is_manifest(data) or (data.name.endswith(SUFFIX) and is_there(data)):
         return
+    if _COLLAPSED_URL.match(str(data)):
+        raise DataError(f"{data}: a URL; DATA is a folder, tars or a list on a disk: list the URLs in a CSV file")
+    if data.name.endswith(PACKED) and data.exists():
+        raise DataError(f"{data}: a compressed tar; decompress it, or `headstart prepare` it into a folder")
     if not data.exists():
         raise DataError(f"{data}: no such folder")
     raise DataError(f"{data}: neither a folder nor a list ({', '.join(SUFFIXES)}); `headstart prepare` takes archives")
@@ -184,6 +198,44 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
     if config.label_from:
         return _with_labels(paths, reading, ignored, "without a label")
     return Files(paths, reading, +ignored)
+
+
+def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
+    """Read tars of samples. Without any `.cls` and `.json`, labels are in the names, as in a folder."""
+    tars = tars_of(data)
+    splits, lines = ([""] * len(tars), []) if config.resplit else split_of_each(tars, data)
+    by_names = bool(config.label_from or config.classes) or config.layout not in ("auto", "none")
+    field = config.label_column if config.label_column != DataConfig().label_column else ""
+    found = [read_tar(tar, field, not by_names and config.layout != "none") for tar in tars]
+    names = [name for one in found for name in one.names]
+    labels = [label for one in found for label in one.labels]
+    reading = Reading(
+        splits=[split for split, one in zip(splits, found, strict=True) for _ in one.names],
+        labels=labels,
+        lines=lines,
+        groups=[group for one in found for group in one.groups],
+    )
+    if any(label is not None for label in labels):
+        described = f"{len(names)} images in {len(reading.class_names)} classes, by .cls and .json"
+        reading = replace(reading, lines=[f"{data}: {len(tars)} tars of {described}", *lines])
+    elif config.layout != "none":
+        reading = _labelled_by_names(names, data, config, reading, labelled)
+    reading = _grouped(reading, names, str(data), config)
+    ignored = Counter({"no image": sum(one.others for one in found)})
+    files = _with_labels([path for one in found for path in one.paths], reading, ignored, "without a label")
+    return replace(files, rejects=[reject for one in found for reject in one.rejects])
+
+
+def _labelled_by_names(
+    names: Sequence[str], data: Path, config: DataConfig, reading: Reading, labelled: bool
+) -> Reading:
+    """Return `reading`, the reading of tars, with the labels and splits that the names in the tars have."""
+    try:
+        inside = read_names(names, str(data), replace(config, group="", label_column="label"), labelled=labelled)
+    except DataError as error:
+        raise DataError(f"no label in a key.cls or key.json of the tars, and none in names: {error}") from error
+    splits = inside.splits if any(inside.splits) else reading.splits
+    return replace(reading, labels=inside.labels, splits=splits, lines=[*reading.lines, *inside.lines])
 
 
 def _described(file: Path, entries: Sequence[Entry]) -> str:

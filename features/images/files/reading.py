@@ -45,10 +45,10 @@ def content_elsewhere(path: str) -> tuple[bytes | Fault, Version]:
     if version.bytes > MAX_FILE_BYTES:
         return Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"), version
     if not is_image(name_of(path), b""):
-        prefix = _read_member(member, PREFIX_BYTES) if member else read_url(path, version, PREFIX_BYTES)[0]
+        prefix = read_member(member, PREFIX_BYTES) if member else read_url(path, version, PREFIX_BYTES)[0]
         if not is_image("", prefix):
             return prefix, version
-    return (_read_member(member), version) if member else read_url(path, version)
+    return (read_member(member), version) if member else read_url(path, version)
 
 
 def bytes_of(image: ImageFile) -> bytes:
@@ -118,7 +118,7 @@ def _read_reference(reference: bytes) -> bytes:
     size, mtime_ns, page, digest, path = reference.removeprefix(_MARK).split(b" ", 4)
     version, name = Version(int(size), int(mtime_ns)), os.fsdecode(path)
     member = member_at(name)
-    content = _read_member(member) if member else read_url(name, version)[0]
+    content = read_member(member) if member else read_url(name, version)[0]
     if page_digest(hashlib.sha256(content).hexdigest(), int(page)) != digest.decode():
         raise UnreadableError(_CHANGED)
     return content
@@ -131,7 +131,7 @@ def _version_of_member(member: Member) -> Version:
     return Version(member.size, status.st_mtime_ns)
 
 
-def _read_member(member: Member, most: int | None = None) -> bytes:
+def read_member(member: Member, most: int | None = None) -> bytes:
     """Read the first `most` bytes of a member, by default all. Raises OSError if the tar ends before."""
     wanted = member.size if most is None else min(member.size, most)
     with open(member.tar, "rb", buffering=0) as file:
