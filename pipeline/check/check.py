@@ -7,6 +7,7 @@ from pathlib import Path
 from headstart.features.backbones.outlines import outline
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.errors import StoreError
+from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.maintain import open_stores, stores_named
@@ -43,8 +44,9 @@ def check(
         require_page("--html", config.html)
     stores = _stores(config.store)
     memory = scan_memory(config.store, data) if stores else None
-    scanned = scan(data, seed, config.max_pixels, memory, config=reading, labelled=False)
-    undecodable = _undecodable([example.image for example in scanned.examples], stores, config)
+    with bytes_kept(config.store if stores else None, data):
+        scanned = scan(data, seed, config.max_pixels, memory, config=reading, labelled=False)
+        undecodable = _undecodable([example.image for example in scanned.examples], stores, config)
     scanned = reject_undecodable(scanned, undecodable)
     examples = scanned.examples
     groups = same_image(examples)

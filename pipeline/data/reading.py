@@ -10,6 +10,7 @@ from pathlib import Path
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.files.paths import is_url
 from headstart.features.images.scan import Reject
+from headstart.features.paths import require_no_url
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading, read_layout
 from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
@@ -28,7 +29,6 @@ from headstart.pipeline.data.splits import SPLITS
 from headstart.pipeline.data.tars.samples import read_tar
 from headstart.pipeline.data.tars.shards import PACKED, SUFFIX, is_there, kind_of, split_of_each, tars_of
 
-_COLLAPSED_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` makes one slash of two
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
 
 
@@ -46,7 +46,7 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     """List the files of `data`, a folder, manifest or tars, and find the split, label and group of each.
 
     If some files of a folder have a label, its files without a label are left out. Raises DataError if `data` is
-    of another kind, if its names allow several readings, or if `labelled` is set and labels are
+    of another kind or missing, if its names allow several readings, or if `labelled` is set and labels are
     missing. Raises the errors of `read_manifest`.
     """
     require_data(data)
@@ -89,8 +89,7 @@ def require_data(data: Path) -> None:
     """Raise a DataError unless `data` is a folder, tars that exist, or a file with the suffix of a manifest."""
     if data.is_dir() or is_manifest(data) or (data.name.endswith(SUFFIX) and is_there(data)):
         return
-    if _COLLAPSED_URL.match(str(data)):
-        raise DataError(f"{data}: a URL; DATA is a folder, tars or a list on a disk: list the URLs in a CSV file")
+    require_no_url("DATA", data, "name a folder, tars or a list on a disk; a list may hold URLs")
     if data.name.endswith(PACKED) and data.exists():
         raise DataError(f"{data}: a compressed tar; decompress it, or `headstart prepare` it into a folder")
     if not data.exists():

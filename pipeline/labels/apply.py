@@ -31,9 +31,7 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
     if reading.layout == "v1":
         raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")
     if kind_of(data) == "tars":
-        raise OptionError(
-            f"--apply {table}: {data} holds tars, whose labels are not changed; list their images, or extract them"
-        )
+        raise OptionError(f"--apply {table}: labels in tars, as in {data}, are not changed; extract the tars first")
     rows, path = read_table(table), log_of(table)
     files = read_data(data, reading)
     console.print("\n".join(files.reading.lines))

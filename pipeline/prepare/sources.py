@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.faults import Fault
-from headstart.features.images.files.reading import why_unreadable
+from headstart.features.images.files.reading import content_elsewhere, why_unreadable
 from headstart.features.images.scan import content_of
 from headstart.features.terminal import console
 from headstart.pipeline.archives.entries import Entry
@@ -27,8 +27,8 @@ class Member:
     name: str  # relative to the source, with slashes
     path: str  # for messages and `rejects.csv`
     content: Callable[[], bytes | Fault]
-    file: Path | None = None  # None in an archive
-    entry: Entry | None = None  # None in a folder
+    file: Path | None = None  # None in an archive, and of an object with a URL
+    entry: Entry | None = None  # None outside archives
 
     @property
     def escapes(self) -> bool:
@@ -79,6 +79,14 @@ def read_file(file: Path) -> bytes | Fault:
     """Return the content of a file, or a `Fault` with the reason why the file can't be read."""
     try:
         return content_of(file, file.stat())
+    except OSError as error:
+        return why_unreadable(error)
+
+
+def read_object(url: str) -> bytes | Fault:
+    """Return the content of an object, or a `Fault` with the reason why the object can't be read."""
+    try:
+        return content_elsewhere(url)[0]
     except OSError as error:
         return why_unreadable(error)
 
