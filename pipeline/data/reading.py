@@ -216,7 +216,8 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     )
     if any(label is not None for label in labels):
         described = f"{len(names)} images in {len(reading.class_names)} classes, by .cls and .json"
-        reading = replace(reading, lines=[f"{data}: {len(tars)} tars of {described}", *lines])
+        count = f"{len(tars)} tars" if len(tars) > 1 else "a tar"
+        reading = replace(reading, lines=[f"{data}: {count} of {described}", *lines])
     elif config.layout != "none":
         reading = _labelled_by_names(names, data, config, reading, labelled)
     reading = _grouped(reading, names, str(data), config)

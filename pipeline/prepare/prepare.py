@@ -37,7 +37,7 @@ from headstart.pipeline.prepare.planning import (
     require_full_splits,
     splits_there,
 )
-from headstart.pipeline.prepare.sources import Member, opened_source, read_file, read_object
+from headstart.pipeline.prepare.sources import Member, opened_source, read_file, read_object, samples_told
 from headstart.pipeline.prepare.targets import claimed, free_name, require_folder_names, targets
 
 
@@ -157,7 +157,8 @@ def _opened(
     with opened_source(source, data, config.zip_encoding) as members:
         inside = [member for member in members if not member.escapes]
         empty = list_files(source).empty if source.is_dir() else []
-        read = read_names([member.name for member in inside], str(source), reading, empty)
+        with samples_told(source, inside):
+            read = read_names([member.name for member in inside], str(source), reading, empty)
         left = sum(label is None for label in read.labels)
         if left:
             read = replace(read, lines=[*read.lines, f"{left} files of {source} belong to no class and are left out"])

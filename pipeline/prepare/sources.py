@@ -18,6 +18,7 @@ from headstart.pipeline.archives.opening import Archives, archive_suffix, is_arc
 from headstart.pipeline.data.clutter import clutter_kinds, told
 from headstart.pipeline.data.listing import list_files, require_readable
 from headstart.pipeline.data.names import has_image_suffix
+from headstart.pipeline.data.tars.samples import hold_samples
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,19 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
                 f"--zip-encoding {zip_encoding}: {source} is no zip, and holds none; leave the option out"
             )
         yield members
+
+
+@contextmanager
+def samples_told(source: Path, members: Sequence[Member]) -> Iterator[None]:
+    """If reading the names of `members` fails because they are samples, as in `data.tars`, say so in the DataError."""
+    try:
+        yield
+    except DataError as error:
+        if not hold_samples(member.name for member in members):
+            raise
+        raise DataError(
+            f"{source}: holds samples, key.jpg beside key.cls or key.json; no `prepare` is needed: name the tars as DATA"
+        ) from error
 
 
 def _of_folder(source: Path) -> list[Member]:

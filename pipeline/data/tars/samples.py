@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     several = {key for key, count in Counter(keys).items() if count > 1 and key in labels}
     found.groups = [f"{tar}/{key}" if key in several else None for key in keys]
     return found
+
+
+def hold_samples(names: Iterable[str]) -> bool:
+    """Return whether files with these `names` are samples: images, each beside a `.cls` or `.json` of its own."""
+    beside, images = set[str](), set[str]()
+    for name in names:
+        key, suffix = _key_of(name)
+        (images if has_image_suffix(name) else beside if suffix in ("cls", "json") else set()).add(key)
+    return bool(beside & images)
 
 
 def _key_of(name: str) -> tuple[str, str]:

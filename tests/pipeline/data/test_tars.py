@@ -16,6 +16,7 @@ from headstart.pipeline.data.reading import read_data
 from headstart.pipeline.data.tars.shards import kind_of, tars_of
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.labels.apply import apply
+from headstart.pipeline.prepare.prepare import prepare
 from headstart.tests.conftest import QUICK, SMALL
 
 
@@ -60,7 +61,7 @@ def test_classes_are_in_cls_files(photos: list[bytes], tmp_path: Path) -> None:
     assert labels_of(scanned) == {"a.jpg": "0", "b.seg.png": "10", "b.jpg": "10"}
     assert [example.group for example in scanned.examples] == [None, f"{tar}/b", f"{tar}/b"]
     assert scanned.ignored_kinds == {"no image": 3, "without a label": 1}
-    assert scanned.reading[0] == f"{tar}: 1 tars of 4 images in 2 classes, by .cls and .json"
+    assert scanned.reading[0] == f"{tar}: a tar of 4 images in 2 classes, by .cls and .json"
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,8 @@ def test_what_is_no_tar_of_samples_is_told(photos: list[bytes], tmp_path: Path) 
         read_data(Path("s3://bucket/x.tar"), DataConfig())
     with pytest.raises(OptionError, match=r"--path-column: means nothing for a tar of samples"):
         read_data(tar, DataConfig(path_column="file"))
+    with pytest.raises(DataError, match=r"x.tar: holds samples, .*; no `prepare` is needed: name the tars as DATA"):
+        prepare(tar, tmp_path / "data")
     with pytest.raises(OptionError, match=r"--apply .*: labels in tars, as in .*x.tar, are not changed"):
         apply(tar, tmp_path / "labels.csv")
     nested = write_tar(tmp_path / "z.tar" / "x.tar", {"a.jpg": photos[0], "a.cls": b"1"})
