@@ -11,6 +11,7 @@ from headstart.features.errors import DataError, OptionError
 from headstart.features.images.files.paths import is_url
 from headstart.features.images.scan import Reject
 from headstart.features.paths import require_no_url
+from headstart.features.terminal import progress
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading, read_layout
 from headstart.pipeline.data.layouts_v1 import REJECTS, read_folder_v1
@@ -205,7 +206,11 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     splits, lines = ([""] * len(tars), []) if config.resplit else split_of_each(tars, data)
     by_names = bool(config.label_from or config.classes) or config.layout not in ("auto", "none")
     field = config.label_column if config.label_column != DataConfig().label_column else ""
-    found = [read_tar(tar, field, not by_names and config.layout != "none") for tar in tars]
+    found = []
+    with progress("reading tars", len(tars), "tars") as advance:
+        for tar in tars:
+            found.append(read_tar(tar, field, not by_names and config.layout != "none"))
+            advance(1)
     names = [name for one in found for name in one.names]
     labels = [label for one in found for label in one.labels]
     reading = Reading(

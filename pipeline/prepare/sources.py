@@ -75,7 +75,7 @@ def samples_told(source: Path, members: Sequence[Member]) -> Iterator[None]:
         if not hold_samples(member.name for member in members):
             raise
         raise DataError(
-            f"{source}: holds samples, key.jpg beside key.cls or key.json; no `prepare` is needed: name the tars as DATA"
+            f"{source}: holds samples, key.jpg beside key.cls or key.json; without `prepare`, name the tars as DATA"
         ) from error
 
 

@@ -65,6 +65,8 @@ def fault_of(error: Exception) -> Fault | None:
     if not isinstance(error, StatusError):
         import urllib3.exceptions
 
+        if isinstance(error, urllib3.exceptions.LocationValueError):
+            return Fault("unreadable", str(error))
         if isinstance(error, (urllib3.exceptions.HTTPError, OSError)):
             return None
         raise error
@@ -85,7 +87,9 @@ def _version(url: str, method: str) -> Version:
 
 
 def _asked(url: str, method: str) -> "BaseHTTPResponse":
-    response = _pool(_proxy_for(url)).request(method, url, redirect=False, retries=False, preload_content=False)
+    response = _pool(_proxy_for(url)).request(
+        method, url, redirect=False, retries=False, preload_content=False, decode_content=False
+    )
     if response.status != 200:
         location = response.headers.get("Location", "")
         response.close()

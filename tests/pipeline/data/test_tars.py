@@ -190,7 +190,7 @@ def test_what_is_no_tar_of_samples_is_told(photos: list[bytes], tmp_path: Path) 
         read_data(Path("s3://bucket/x.tar"), DataConfig())
     with pytest.raises(OptionError, match=r"--path-column: means nothing for a tar of samples"):
         read_data(tar, DataConfig(path_column="file"))
-    with pytest.raises(DataError, match=r"x.tar: holds samples, .*; no `prepare` is needed: name the tars as DATA"):
+    with pytest.raises(DataError, match=r"x.tar: holds samples, .*; without `prepare`, name the tars as DATA"):
         prepare(tar, tmp_path / "data")
     with pytest.raises(OptionError, match=r"--apply .*: labels in tars, as in .*x.tar, are not changed"):
         apply(tar, tmp_path / "labels.csv")
