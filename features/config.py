@@ -12,6 +12,7 @@ from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.images.pixels import BITS, Pages
 from headstart.features.options import option
+from headstart.features.paths import require_no_url
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Rescale = Literal["auto", "none", "unit", "inception", "standardised", "caffe"]
@@ -113,6 +114,7 @@ class ExtractionConfig:
     )
 
     def __post_init__(self) -> None:
+        require_no_url("--store", self.store)
         require_options(
             ("--batch-size", self.batch_size, 0 <= self.batch_size <= _MOST_IMAGES, f"from 0 to {_MOST_IMAGES}"),
             ("--max-rejects", self.max_rejects, 0 <= self.max_rejects <= 1, "from 0 to 1"),

@@ -224,7 +224,7 @@ class _Extraction:
         extracted: set[str] = set()
         batches = decoded_batches(self.missing, self.config, backbone.images_per_pass, self.view, portions)
         for positions, features in backbone.stream(batches):
-            unchanged = np.array([self.missing[position].is_unchanged() for position in positions])
+            unchanged = np.array([self.missing[position].is_unchanged_since_read() for position in positions])
             digests = [self.missing[position].digest for position in positions[unchanged]]
             if self.writer.add(digests, {cut: rows[unchanged] for cut, rows in features.items()}):
                 self.writer.write(self._finished(before=self.work.portion_of(int(positions[-1]))))

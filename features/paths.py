@@ -1,7 +1,13 @@
 """Paths that are kept relative to a folder, so that a project can be moved."""
 
 import os
+import re
 from pathlib import Path
+
+from headstart.features.errors import OptionError
+
+_COLLAPSED_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` makes one slash of two
+_STORE = "a store is a folder on a disk or a shared file system (NFS, Lustre, EFS, Filestore)"
 
 
 def relative_path(path: str, folder: Path) -> str:
@@ -26,6 +32,12 @@ def absolute_path(path: str, folder: Path) -> str:
     # If the folder is a symlink, the path may be relative to the symlink or to its target.
     found = [os.path.normpath(os.path.join(here, path)) for here in (plain_path(folder), os.path.realpath(folder))]
     return next((one for one in found if os.path.lexists(one)), found[0])
+
+
+def require_no_url(flag: str, path: Path, instead: str = _STORE) -> None:
+    """Raise an OptionError if `path`, the value of the option `flag`, was given as a URL; `instead` is the remedy."""
+    if _COLLAPSED_URL.match(str(path)):
+        raise OptionError(f"{flag} {path}: is a URL; {instead}")
 
 
 def plain_path(path: str | Path) -> str:

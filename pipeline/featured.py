@@ -18,10 +18,12 @@ from headstart.features.extract import Extracted
 from headstart.features.frozen.network import Network, load_networks, resolved_config
 from headstart.features.images.columns.inspected import Turn
 from headstart.features.images.depth import bits_by_folder, bits_that_matter
+from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.scan import Reject
 from headstart.features.store.store import create_folder
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Example, Examples, Scan, scan, scan_memory, tell_reading
+from headstart.pipeline.data.tars.shards import kind_of
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import Early, Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures
@@ -161,7 +163,7 @@ def cache_features(
         by_ray: the Ray cluster that extracts features, if it names one.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
-    with cluster(by_ray) as workers:
+    with bytes_kept(extraction.store, data), cluster(by_ray) as workers:
         return _cached(data, config, extraction, seed, require, reading, labelled, workers)
 
 
@@ -277,7 +279,7 @@ def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
                 "`headstart head` again, with --overwrite"
             )
 
-    reading = run.read_as().fitted(data.is_file())
+    reading = run.read_as().fitted(kind_of(data))
     return cache_features(data, replace(config, views=0), extraction, settings["seed"], require, reading)
 
 

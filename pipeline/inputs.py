@@ -10,6 +10,7 @@ from headstart.features.digests import hex_digests
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import Augment, augment_image
 from headstart.features.images.batches import decoded_dataset, explicit_options, file_columns
+from headstart.features.images.files.reading import why_unread
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.store.store import FeatureStore
 from headstart.features.tensorflow import tf
@@ -188,13 +189,16 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
     """If TensorFlow fails within this context, raise the cause instead of TensorFlow's error.
 
     The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, the cause is a
-    file of `examples` that is gone or has changed (DataError). Without a known cause, TensorFlow's error is raised.
+    remote file that could not be read, or a file of `examples` that is gone or has changed (DataError). Without a known
+    cause, TensorFlow's error is raised.
     """
     try:
         yield
     except tf.errors.OpError as error:
         if raised:
             raise raised[0] from error
+        if unread := why_unread():
+            raise DataError(f"{unread}; repeat the command to go on") from error
         require_unchanged_files(examples)
         raise
 

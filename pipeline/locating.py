@@ -18,6 +18,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError, RunError, WeightsError
 from headstart.features.frozen.network import Network, load_networks, weights_digest
 from headstart.pipeline.data.reading import require_data
+from headstart.pipeline.data.tars.shards import is_there
 from headstart.pipeline.places import NetworkPlaces, Places
 from headstart.pipeline.runs import Run
 
@@ -25,7 +26,7 @@ from headstart.pipeline.runs import Run
 def run_data(run: Run, places: Places = Places()) -> Path:
     """Return the data folder or list of `run`. Raises RunError if it is gone, DataError if it is neither."""
     own = Path(run.config()["data"])
-    found = places.data or (own if own.exists() else _from_environment("data"))
+    found = places.data or (own if is_there(own) else _from_environment("data"))
     if found is None:
         raise _gone(run, "data", own)
     require_data(Path(found))

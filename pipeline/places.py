@@ -4,14 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.features.options import option
+from headstart.features.paths import require_no_url
 
 
 @dataclass(frozen=True)
 class NetworkPlaces:
-    """Places of the store and the weights of a run. None and "" mean the places that the run remembers."""
+    """Places of the store and the weights of a run. None and "" mean the places that the run remembers.
+
+    A store given as a URL raises an OptionError.
+    """
 
     store: Path | None = option(None, "Store to use instead of the run's.")
     weights: str = option("", "Weights file to use instead of the run's.")
+
+    def __post_init__(self) -> None:
+        if self.store:
+            require_no_url("--store", self.store)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.device import processor
 from headstart.features.images.augment import View
 from headstart.features.images.faults import Reason
+from headstart.features.images.files.paths import is_url
 from headstart.features.images.scan import ImageFile
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ class Worker:
 
 
 def absolute(images: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return `images` with absolute paths, as a worker has another current folder."""
+    """Return `images` with absolute paths, as a worker has another current folder. URLs stay as they are."""
     return [
-        image if os.path.isabs(image.path) else replace(image, path=os.path.abspath(image.path)) for image in images
+        image if is_url(image.path) or os.path.isabs(image.path) else replace(image, path=os.path.abspath(image.path))
+        for image in images
     ]

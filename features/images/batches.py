@@ -1,9 +1,7 @@
 """Parallel decoding of image files into batches of pixels, and the reason why a file can't be decoded."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +9,10 @@ from headstart.features.device import cpu_count
 from headstart.features.images.augment import Augment, View, augment_image
 from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels, reading_of
 from headstart.features.images.faults import Fault
+from headstart.features.images.files.paths import is_local
+from headstart.features.images.files.reading import bytes_of, read_references, reference_of, why_unreadable
 from headstart.features.images.pixels import ImageConfig
-from headstart.features.images.scan import ImageFile, Reject, why_unreadable
+from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.libjpeg import silence_libjpeg
 from headstart.features.tensorflow import tf
 
@@ -26,7 +26,7 @@ def decoded_dataset(
     finish: Callable[..., Columns] = lambda *image: image,
     skip: bool = False,
 ) -> tf.data.Dataset:
-    """Decode a dataset of (path, decoder, reading, ...) into batches of (uint8 [b, size, size, 3], ...), on all cores.
+    """Decode a dataset of (file, decoder, reading, ...) into batches of (uint8 [b, size, size, 3], ...), on all cores.
 
     For the first three columns, see `file_columns`. The order is kept, and b <= `batch_size`. `finish` maps one decoded
     image and its further columns to the columns of the result. Images that TensorFlow can't decode go to Pillow after
@@ -47,11 +47,16 @@ def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Co
     gets the same graph.
     """
 
-    def load(number: tf.Tensor, path: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor) -> Columns:
-        return number, *finish(decode(tf.io.read_file(path), decoder, reading, config), *rest)
+    def load(
+        number: tf.Tensor, file: tf.Tensor, content: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor
+    ) -> Columns:
+        data = tf.cond(tf.strings.length(content) > 0, lambda: content, lambda: tf.io.read_file(file))
+        return number, *finish(decode(data, decoder, reading, config), *rest)
 
-    def load_with_pillow(number: tf.Tensor, path: tf.Tensor, _: tf.Tensor, *rest: tf.Tensor) -> Columns:
-        return load(number, path, PILLOW, *rest)
+    def load_with_pillow(
+        number: tf.Tensor, file: tf.Tensor, content: tf.Tensor, _: tf.Tensor, *rest: tf.Tensor
+    ) -> Columns:
+        return load(number, file, content, PILLOW, *rest)
 
     def loaded(batch: Sequence[tf.Tensor], load: Callable[..., Columns], skip: bool) -> Columns:
         slices = tf.data.Dataset.from_tensor_slices(tuple(batch))
@@ -62,20 +67,34 @@ def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Co
         element: Columns = first.with_options(explicit_options()).get_single_element()
         return element
 
-    def load_batch(path: tf.Tensor, *rest: tf.Tensor) -> Columns:
-        numbers = tf.range(tf.size(path))
-        done = loaded((numbers, path, *rest), load, skip=True)
+    def load_batch(*columns: tf.Tensor) -> Columns:
+        numbers = tf.range(tf.size(columns[0]))
+        columns = (columns[0], _contents(columns[0]), *columns[1:])
+        done = loaded((numbers, *columns), load, skip=True)
 
         def with_pillow() -> Columns:
             left = tf.sets.difference(numbers[tf.newaxis], done[0][tf.newaxis]).values
-            again = [left, *(tf.gather(column, left) for column in (path, *rest))]
+            again = [left, *(tf.gather(column, left) for column in columns)]
             both = [tf.concat(parts, axis=0) for parts in zip(done, loaded(again, load_with_pillow, skip), strict=True)]
             return tuple(tf.gather(column, tf.argsort(both[0])) for column in both)
 
-        _, *columns = tf.cond(tf.size(done[0]) == tf.size(path), lambda: done, with_pillow)
-        return tuple(columns)
+        _, *result = tf.cond(tf.size(done[0]) == tf.size(numbers), lambda: done, with_pillow)
+        return tuple(result)
 
     return tf.function(load_batch, autograph=False)
+
+
+def _contents(files: tf.Tensor) -> tf.Tensor:
+    """Return the contents of the files that are not local, and b"" for local files; see `read_references`.
+
+    Both tensors are strings [b].
+    """
+
+    def read() -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(read_references, [files], tf.string), files.shape)
+
+    local = tf.reduce_all(tf.strings.substr(files, 0, 1) != b"\0")
+    return tf.cond(local, lambda: tf.fill(tf.shape(files), b""), read)
 
 
 def explicit_options() -> tf.data.Options:
@@ -130,9 +149,13 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
     """
     silence_libjpeg()
     reading = tf.constant(reading_of(image, config))
+    try:
+        data = tf.constant(bytes_of(image))
+    except OSError:
+        return None
     for decoder in (decoder_of(image, config), PILLOW):
         try:
-            pixels = decode(tf.io.read_file(os.fsencode(image.file)), decoder, reading, config)
+            pixels = decode(data, decoder, reading, config)
             if view:
                 pixels = augment_image(pixels, view.augment, tf.constant(view.image_seed(image.digest)))
             found: np.ndarray = pixels.numpy()
@@ -173,11 +196,11 @@ def _finish(augment: Augment) -> Callable[..., Columns]:
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:
     """Return the first three columns of the dataset that `decoded_dataset` takes, with one row per image.
 
-    The columns are paths (bytes), decoders, int32 [N], and readings, int32 [N, 3]. See `decode.decoder_of` and
-    `decode.reading_of`.
+    The columns are files (bytes), decoders, int32 [N], and readings, int32 [N, 3]. See `reading.reference_of`,
+    `decode.decoder_of` and `decode.reading_of`.
     """
     return (
-        [os.fsencode(image.file) for image in images],
+        [reference_of(image) for image in images],
         np.array([decoder_of(image, config) for image in images], np.int32),
         np.array([reading_of(image, config) for image in images], np.int32).reshape(-1, 3),
     )
@@ -185,13 +208,14 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
 
 def why_undecodable(image: ImageFile) -> Reject:
     """Return a reject with the reason why `decoded_batches` left `image` out."""
-    fault = _fault(image) if image.is_unchanged() else Fault("vanished", "gone or changed since it was scanned")
+    same = not is_local(image.file) or image.is_unchanged()  # bytes from elsewhere are compared as they are read
+    fault = _fault(image) if same else Fault("vanished", "gone or changed since it was scanned")
     return Reject(image.path, fault.reason, fault.detail)
 
 
 def _fault(image: ImageFile) -> Fault:
     try:
-        data = Path(image.file).read_bytes()
+        data = bytes_of(image)
     except OSError as error:
         return why_unreadable(error)
     try:

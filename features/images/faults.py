@@ -1,13 +1,14 @@
 """Reasons why a file can't be used as an image."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Reason = Literal[
     "empty", "not-an-image", "truncated", "corrupt", "unsupported", "too-large", "unreadable", "vanished", "crashed"
 ]
 
 MAX_PIXELS = 100_000_000  # the default of `--max-pixels`
+MAX_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -19,3 +20,22 @@ class Fault:
 
 
 NO_IMAGE = Fault("not-an-image", "neither its name nor its content is that of an image")  # of a file that a list names
+
+
+class UnreadableError(OSError):
+    """A file that can't be read, and the fault that says why."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+
+
+class Version(NamedTuple):
+    """What tells one state of a file from another.
+
+    `mtime_ns` is the modification time in ns. For an object with a URL, it is a number made of the object's ETag, or 0
+    if nothing tells its states apart. It is less than the time in ns of any day since 2007.
+    """
+
+    bytes: int  # -1 if the server does not say
+    mtime_ns: int

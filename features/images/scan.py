@@ -6,11 +6,11 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.features.images.faults import MAX_PIXELS, Fault, Reason
+from headstart.features.images.faults import MAX_FILE_BYTES, MAX_PIXELS, Fault, Reason
+from headstart.features.images.files.paths import is_local, is_url, name_of
+from headstart.features.images.files.reading import content_elsewhere, page_digest, version_of, why_unreadable
 from headstart.features.images.formats import PREFIX_BYTES, inspect_bytes, inspect_pages, is_image
 from headstart.features.images.pixels import Pages
-
-MAX_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,10 @@ class ImageFile:
     The fields from `orientation` to `pages` are those of `formats.Header`.
     """
 
-    path: str  # of the file; for page 2 of a TIFF, `x.tif#2`
-    digest: str  # hexadecimal SHA-256 of the file's bytes; for a page after the first, see `_page_digest`
+    path: str  # of the file, see `files.paths`; for page 2 of a TIFF, `x.tif#2`
+    digest: str  # hexadecimal SHA-256 of the file's bytes; for a page after the first, see `page_digest`
     bytes: int
-    mtime_ns: int
+    mtime_ns: int  # of a local file, or of the tar that holds the file; for a URL, see `faults.Version`
     orientation: int
     width: int
     height: int
@@ -42,13 +42,20 @@ class ImageFile:
     def is_unchanged(self) -> bool:
         """Return whether the file still has the size and modification time that the scan found.
 
-        If so, its digest is still trusted.
+        If so, its digest is still trusted. For a URL, the server is asked.
         """
         try:
-            status = os.stat(self.file)
+            known = self.mtime_ns != 0 or not is_url(self.file)
+            return known and version_of(self.file) == (self.bytes, self.mtime_ns)
         except OSError:
             return False
-        return (status.st_size, status.st_mtime_ns) == (self.bytes, self.mtime_ns)
+
+    def is_unchanged_since_read(self) -> bool:
+        """Return whether the bytes that were just decoded have the digest of the image.
+
+        Bytes of a file that is not local were compared with the digest when they were read.
+        """
+        return not is_local(self.file) or self.is_unchanged()
 
 
 @dataclass(frozen=True)
@@ -66,38 +73,38 @@ def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages =
     If `pages` is `all`, the list holds one image or reject for each page of a TIFF. The list is empty if neither the
     name nor the content of the file shows that the file is an image.
     """
+    path = str(path)
+    name, mtime_ns = name_of(path), 0
     try:
-        status = os.stat(path)
-        content = content_of(path, status)
+        if is_local(path):
+            status = os.stat(path)
+            content, mtime_ns = content_of(path, status), status.st_mtime_ns
+        else:
+            content, (_, mtime_ns) = content_elsewhere(path)
     except OSError as error:
         content = why_unreadable(error)
     if isinstance(content, Fault):
-        return [Reject(str(path), content.reason, content.detail)] if is_image(path, b"") else []
+        return [Reject(path, content.reason, content.detail)] if is_url(path) or is_image(name, b"") else []
     if pages == "all":
-        headers = inspect_pages(content, str(path), max_pixels)
+        headers = inspect_pages(content, name, max_pixels)
     else:
-        header = inspect_bytes(content, str(path), max_pixels)
+        header = inspect_bytes(content, name, max_pixels)
         headers = [header] if header else []
     digest = hashlib.sha256(content).hexdigest() if headers else ""
     found: list[ImageFile | Reject] = []
     for page, one in enumerate(headers, 1):
-        name = page_path(str(path), page)
+        at = page_path(path, page)
         if isinstance(one, Fault):
-            found.append(Reject(name, one.reason, one.detail))
+            found.append(Reject(at, one.reason, one.detail))
         else:
-            own = _page_digest(digest, page)
-            found.append(ImageFile(name, own, len(content), status.st_mtime_ns, **vars(one), page=page))
+            own = page_digest(digest, page)
+            found.append(ImageFile(at, own, len(content), mtime_ns, **vars(one), page=page))
     return found
 
 
 def page_path(path: str, page: int) -> str:
     """Return the path that names a page of the file at `path`: `path` for page 1, `x.tif#2` for page 2 of `x.tif`."""
     return path if page == 1 else f"{path}#{page}"
-
-
-def _page_digest(digest: str, page: int) -> str:
-    """Return the digest of a page: the file's `digest` for page 1, else a SHA-256 of `digest` and the page number."""
-    return digest if page == 1 else hashlib.sha256(f"{digest} page {page}".encode()).hexdigest()
 
 
 def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
@@ -117,17 +124,14 @@ def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
         return prefix + file.read()
 
 
-def why_unreadable(error: OSError) -> Fault:
-    """Return the fault of a file that could not be opened or read."""
-    if isinstance(error, FileNotFoundError):
-        return Fault("vanished", "no such file, or a link to none")
-    return Fault("unreadable", error.strerror or str(error))
-
-
 def size_and_time(path: str) -> tuple[int, int]:
-    """Return the size of a file and its modification time in ns; -1 and -1 if there is no file."""
+    """Return the size and time of the `version_of` a file.
+
+    Both are -1 if there is no file, or if the server does not say which state an object is in.
+    """
     try:
-        status = os.stat(path)
+        version = version_of(path)
     except OSError:
         return -1, -1
-    return status.st_size, status.st_mtime_ns
+    known = version.mtime_ns != 0 or not is_url(path)
+    return (version.bytes, version.mtime_ns) if known else (-1, -1)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 from headstart.features.device import cpu_count
+from headstart.features.images.files.reading import bytes_of
 from headstart.features.images.opening import open_image
 from headstart.features.images.scan import ImageFile
 from headstart.features.images.tiff import at_page
@@ -45,7 +45,7 @@ def thumbnails(
 
 def _thumbnail(image: ImageFile, mode: Mode, side: int, keep_shape: bool) -> Image.Image | None:
     try:
-        with open_image(at_page(Path(image.file).read_bytes(), image.page)) as picture:
+        with open_image(at_page(bytes_of(image), image.page)) as picture:
             picture.draft("L" if mode == "F" else "RGB", (2 * side, 2 * side))  # decodes JPEGs at a reduced size
             small = _converted(picture, mode)
             scale = side / max(small.size)

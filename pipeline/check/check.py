@@ -9,6 +9,7 @@ from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.digests import HexDigests
 from headstart.features.errors import StoreError
 from headstart.features.images.columns.images import Images
+from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import Reject
 from headstart.features.store.maintain import open_stores, stores_named
@@ -45,8 +46,9 @@ def check(
         require_page("--html", config.html)
     stores = _stores(config.store)
     memory = scan_memory(config.store, data) if stores else None
-    scanned = scan(data, seed, config.max_pixels, memory, config=reading, labelled=False)
-    undecodable = _undecodable(scanned.examples.images, stores, config)
+    with bytes_kept(config.store if stores else None, data):
+        scanned = scan(data, seed, config.max_pixels, memory, config=reading, labelled=False)
+        undecodable = _undecodable(scanned.examples.images, stores, config)
     scanned = reject_undecodable(scanned, undecodable)
     examples = scanned.examples
     groups = same_image(examples)
@@ -125,5 +127,5 @@ def _undecodable(images: Images, stores: Iterable[FeatureStore], settings: Check
         for positions, _ in decoded_batches(unseen, config, _DECODED_AT_A_TIME):
             decoded.update(positions.tolist())
             advance(len(positions))
-    failed = (image for at, image in enumerate(unseen) if at not in decoded or not image.is_unchanged())
+    failed = (image for at, image in enumerate(unseen) if at not in decoded or not image.is_unchanged_since_read())
     return [why_undecodable(image) for image in failed]

@@ -7,6 +7,7 @@ from typing import Literal
 from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.options import option
+from headstart.features.paths import require_no_url
 from headstart.pipeline.data.config import SIMILARITY
 
 
@@ -32,6 +33,7 @@ class CheckConfig:
     allow: bool = option(False, "Exit with 0 whatever is found.")
 
     def __post_init__(self) -> None:
+        require_no_url("--store", self.store)
         require_options(
             ("--similarity", self.similarity, 0 < self.similarity <= 1, "over 0 and at most 1"),
             ("--tiny", self.tiny, self.tiny >= 0, "at least 0"),

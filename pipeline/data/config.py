@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from headstart.features.errors import OptionError
 from headstart.features.options import option
 
+Kind = Literal["list", "folder", "tars"]  # of DATA
 Layout = Literal["auto", "outer", "inner", "names", "none", "v1"]
 NEAR_DUPLICATES = "near-duplicates"  # the value of `--group` that groups near-duplicates
 VAL_FRACTION = TEST_FRACTION = 0.1  # of the images without a split
@@ -14,6 +15,8 @@ SIMILARITY = 0.3  # least cosine between the whitened features of two images tha
 
 _OF_FOLDERS = ("layout", "classes")
 _OF_LISTS = ("path_format", "path_column", "label_column", "split_column", "group_column", "encoding", "allow_outside")
+_FOREIGN = {"list": _OF_FOLDERS, "folder": _OF_LISTS, "tars": tuple(one for one in _OF_LISTS if one != "label_column")}
+_DESCRIBED = {"list": "list of images", "folder": "folder or archive", "tars": "tar of samples"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class DataConfig:
     )
     path_format: str = option("", "Form of a list's paths, columns in braces: 'train/{id}.jpg'.", metavar="FORMAT")
     path_column: str = option("path", "A list's column of paths, relative to its folder.")
-    label_column: str = option("label", "A list's column of labels.")
+    label_column: str = option("label", "A list's column of labels; in tars the field of key.json.")
     split_column: str = option("split", "A list's column of splits, if it has one.")
     group_column: str = option("group", "A list's column of groups, if it has one.")
     encoding: str = option("utf-8", "The encoding of a list.")
@@ -59,32 +62,25 @@ class DataConfig:
                 "--layout v1: versions before 0.2 knew no --classes, --group and --resplit; leave them out"
             )
 
-    def fitted(self, is_list: bool) -> "DataConfig":
-        """Return these settings. A setting without a meaning for this kind of data gets its default value.
-
-        The kind is a list of images if `is_list`, otherwise a folder or archive.
-        """
+    def fitted(self, kind: Kind) -> "DataConfig":
+        """Return these settings. A setting without a meaning for this kind of data gets its default value."""
         default = DataConfig()
-        return replace(self, **{name: getattr(default, name) for name in self._unfit(is_list)})
+        return replace(self, **{name: getattr(default, name) for name in self._unfit(kind)})
 
-    def of_every_image(self, is_list: bool) -> "DataConfig":
+    def of_every_image(self, kind: Kind) -> "DataConfig":
         """Return these settings without classes and groups, so that every image of the list or folder is read."""
-        return replace(self.fitted(is_list), layout="none", classes="", label_from="", group="")
+        return replace(self.fitted(kind), layout="none", classes="", label_from="", group="")
 
-    def require_fit(self, is_list: bool) -> None:
-        """Raise an OptionError if a setting without a meaning for this kind of data was changed.
+    def require_fit(self, kind: Kind) -> None:
+        """Raise an OptionError if a setting without a meaning for this kind of data was changed."""
+        if unfit := self._unfit(kind):
+            option = unfit[0].replace("_", "-")
+            raise OptionError(f"--{option}: means nothing for a {_DESCRIBED[kind]}; leave it out")
 
-        The kind is a list of images if `is_list`, otherwise a folder or archive.
-        """
-        if unfit := self._unfit(is_list):
-            option, kind = unfit[0].replace("_", "-"), "list of images" if is_list else "folder or archive"
-            raise OptionError(f"--{option}: means nothing for a {kind}; leave it out")
-
-    def _unfit(self, is_list: bool) -> list[str]:
+    def _unfit(self, kind: Kind) -> list[str]:
         """Return the names of the settings that mean nothing for this kind of data (see `fitted`) but were changed."""
         default = DataConfig()
-        foreign = _OF_FOLDERS if is_list else _OF_LISTS
-        given = [name for name in foreign if getattr(self, name) != getattr(default, name)]
+        given = [name for name in _FOREIGN[kind] if getattr(self, name) != getattr(default, name)]
         return [name for name in given if name != "layout" or self.layout != "none"]
 
     @property

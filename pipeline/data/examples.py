@@ -16,6 +16,8 @@ from headstart.features.errors import DataError, OptionError
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.inspected import Inspected, Turn, inspect_images
 from headstart.features.images.faults import MAX_PIXELS, NO_IMAGE
+from headstart.features.images.files.paths import is_url
+from headstart.features.images.files.urls import require_access
 from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.images.scan_memory import ScanMemory
@@ -26,6 +28,7 @@ from headstart.pipeline.data.columns.items import Items
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.reading import Files, read_data
 from headstart.pipeline.data.splits import FRACTIONS, complete, split_of, takes_val_from_train
+from headstart.pipeline.data.tars.shards import kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ def scan(
     """Make an example of every image in `data`, a folder or manifest, from its digest and header.
 
     An image that can't be used becomes a reject. Raises DataError if there are no images, and the errors of
-    `read_data`.
+    `read_data` and, for URLs, of `require_access`.
 
     Args:
         seed: decides the splits of the images that have no split in `data`.
@@ -155,9 +158,10 @@ def scan(
         raise OptionError(f"--group {NEAR_DUPLICATES}: is for `headstart prepare`, which compares the images")
     files = read_data(data, config, labelled)
     release_memory()
+    require_access(files.paths)
     seen = inspect_images(files.paths, max_pixels, memory, pages, turn)
     release_memory()
-    rejects, ignored = _left_out(files, seen, data.is_file())
+    rejects, ignored = _left_out(files, seen, kind_of(data) == "list")
     if not seen.images and not rejects:
         raise DataError(f"{data}: no images; expected {data}/<class>/*.jpg or {data}/train/<class>/*.jpg")
     if memory:
@@ -186,7 +190,7 @@ def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject
         rejects.sort(key=lambda one: one[0])
     else:
         ignored["no image"] += len(others)
-    return [reject for _, reject in rejects], ignored
+    return [*files.rejects, *(reject for _, reject in rejects)], ignored
 
 
 def _items(files: Files, seen: Inspected) -> Items:
@@ -226,7 +230,7 @@ def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]
 
 def _listed_in_vain(path: str) -> Reject:
     """Return the reject for a file that a manifest names. The file at `path` is missing, or is no image."""
-    if os.path.lexists(path):
+    if is_url(path) or os.path.lexists(path):
         return Reject(path, NO_IMAGE.reason, NO_IMAGE.detail)
     return Reject(path, "vanished", "no such file")
 

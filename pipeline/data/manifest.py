@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import DataError, OptionError
+from headstart.features.images.files.paths import is_url
+from headstart.features.images.files.urls import why_unknown
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.names import as_label, split_named
 
@@ -27,7 +29,7 @@ def is_manifest(path: Path) -> bool:
 class Entry:
     """One row of a manifest."""
 
-    path: str  # relative to the manifest's folder, or absolute
+    path: str  # relative to the manifest's folder, or absolute, or a URL
     label: str | None
     split: str  # "" for none
     group: str | None
@@ -38,8 +40,9 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
 
     Raises DataError if the file can't be read in the format of its suffix, has no rows, or lacks a column. Raises
     DataError if a row has no path, no label although `labelled` is set, an unknown split, or another label or split
-    than an earlier row of the same path. Raises DataError if a path leads out of the manifest's folder, unless
-    `config.allow_outside` is set. Raises OptionError for an unknown encoding.
+    than an earlier row of the same path. Raises DataError for a URL of an unknown kind. Raises DataError if a path
+    leads out of the manifest's folder, unless `config.allow_outside` is set. Raises OptionError for an unknown
+    encoding.
     """
     entries: dict[str, Entry] = {}
     labelled = labelled and not config.label_from and config.layout != "none"
@@ -64,8 +67,10 @@ def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: b
     path = _text(row, config.path_column) if not config.path_format else _formatted(where, row, config.path_format)
     if not path:
         raise DataError(f"{where}: {config.path_column} is empty")
-    path = _relative(where, os.path.normpath(path), folder)
-    if not config.allow_outside and (os.path.isabs(path) or path.split(os.sep)[0] == ".."):
+    if is_url(path) and (why := why_unknown(path)):
+        raise DataError(f"{where}: {path}: {why}")
+    path = path if is_url(path) else _relative(where, os.path.normpath(path), folder)
+    if not config.allow_outside and not is_url(path) and (os.path.isabs(path) or path.split(os.sep)[0] == ".."):
         raise DataError(f"{where}: {path} leads out of the list's folder; move the file, or --allow-outside")
     label = _text(row, config.label_column)
     if labelled and not label:

@@ -4,12 +4,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, OptionError
 from headstart.features.images.columns.paths import Paths
+from headstart.features.images.files.paths import is_url
+from headstart.features.images.scan import Reject
+from headstart.features.paths import require_no_url
+from headstart.features.terminal import progress
 from headstart.pipeline.data.columns.coded import Coded
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading, read_layout
@@ -26,6 +30,8 @@ from headstart.pipeline.data.names import (
     told_missed,
 )
 from headstart.pipeline.data.splits import SPLITS
+from headstart.pipeline.data.tars.samples import read_tar
+from headstart.pipeline.data.tars.shards import PACKED, SUFFIX, is_there, kind_of, split_of_each, tars_of
 
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
 
@@ -37,19 +43,25 @@ class Files:
     paths: Paths
     reading: Reading  # of `paths`, in the same order
     ignored: Counter[str]  # number of other files by kind
+    rejects: list[Reject] = field(default_factory=list)  # files that are never read, such as links in a tar
 
 
 def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
-    """List the files of `data`, a folder or manifest, and find the split, label and group of each.
+    """List the files of `data`, a folder, manifest or tars, and find the split, label and group of each.
 
     If some files of a folder have a label, its files without a label are left out. Raises DataError if `data` is
-    neither a folder nor a manifest, if its names allow several readings, or if `labelled` is set and labels are
+    of another kind or missing, if its names allow several readings, or if `labelled` is set and labels are
     missing. Raises the errors of `read_manifest`.
     """
     require_data(data)
-    config.require_fit(data.is_file())
-    if data.is_file():
+    kind = kind_of(data)
+    config.require_fit(kind)
+    if kind == "list":
         return _read_list(data, config, labelled)
+    if kind == "tars" and config.layout == "v1":
+        raise OptionError("--layout v1: versions before 0.2 did not read tars; leave it out")
+    if kind == "tars":
+        return _read_tars(data, config, labelled)
     if config.layout == "v1":
         return Files(*read_folder_v1(data))
     names, listing = folder_names(data)
@@ -79,9 +91,12 @@ def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: st
 
 
 def require_data(data: Path) -> None:
-    """Raise a DataError unless `data` is a folder, or a file with the suffix of a manifest."""
-    if data.is_dir() or is_manifest(data):
+    """Raise a DataError unless `data` is a folder, tars that exist, or a file with the suffix of a manifest."""
+    if data.is_dir() or is_manifest(data) or (data.name.endswith(SUFFIX) and is_there(data)):
         return
+    require_no_url("DATA", data, "name a folder, tars or a list on a disk; a list may hold URLs")
+    if data.name.endswith(PACKED) and data.exists():
+        raise DataError(f"{data}: a compressed tar; decompress it, or `headstart prepare` it into a folder")
     if not data.exists():
         raise DataError(f"{data}: no such folder")
     raise DataError(f"{data}: neither a folder nor a list ({', '.join(SUFFIXES)}); `headstart prepare` takes archives")
@@ -188,10 +203,53 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
         lines.append(f"{len(without)} images beside them have no row and are left out, {without[0]} the first")
     reading = _grouped(_resplit(replace(reading, lines=lines), str(file), config), names, str(file), config)
     ignored = Counter({"without a row": len(without)})
-    paths = Paths.of(os.path.join(root, name) for name in names)
+    paths = Paths.of(name if is_url(name) else os.path.join(root, name) for name in names)
     if config.label_from:
         return _with_labels(paths, reading, ignored, "without a label")
     return Files(paths, reading, +ignored)
+
+
+def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
+    """Read tars of samples. Without any `.cls` and `.json`, labels are in the names, as in a folder."""
+    tars = tars_of(data)
+    splits, lines = ([""] * len(tars), []) if config.resplit else split_of_each(tars, data)
+    by_names = bool(config.label_from or config.classes) or config.layout not in ("auto", "none")
+    field = config.label_column if config.label_column != DataConfig().label_column else ""
+    found = []
+    with progress("reading tars", len(tars), "tars") as advance:
+        for tar in tars:
+            found.append(read_tar(tar, field, not by_names and config.layout != "none"))
+            advance(1)
+    names = Paths.of(name for one in found for name in one.names)
+    labels = [label for one in found for label in one.labels]
+    reading = Reading(
+        splits=[split for split, one in zip(splits, found, strict=True) for _ in one.names],
+        labels=labels,
+        lines=lines,
+        groups=[group for one in found for group in one.groups],
+    )
+    if any(label is not None for label in labels):
+        described = f"{len(names)} images in {len(reading.class_names)} classes, by .cls and .json"
+        count = f"{len(tars)} tars" if len(tars) > 1 else "a tar"
+        reading = replace(reading, lines=[f"{data}: {count} of {described}", *lines])
+    elif config.layout != "none":
+        reading = _labelled_by_names(names, data, config, reading, labelled)
+    reading = _grouped(reading, names, str(data), config)
+    ignored = Counter({"no image": sum(one.others for one in found)})
+    files = _with_labels(Paths.of(path for one in found for path in one.paths), reading, ignored, "without a label")
+    return replace(files, rejects=[reject for one in found for reject in one.rejects])
+
+
+def _labelled_by_names(
+    names: Sequence[str], data: Path, config: DataConfig, reading: Reading, labelled: bool
+) -> Reading:
+    """Return `reading`, the reading of tars, with the labels and splits that the names in the tars have."""
+    try:
+        inside = read_names(names, str(data), replace(config, group="", label_column="label"), labelled=labelled)
+    except DataError as error:
+        raise DataError(f"no label in a key.cls or key.json of the tars, and none in names: {error}") from error
+    splits = inside.splits if any(Coded.of(inside.splits).used()) else reading.splits
+    return replace(reading, labels=inside.labels, splits=splits, lines=[*reading.lines, *inside.lines])
 
 
 def _described(file: Path, entries: Sequence[Entry]) -> str:
@@ -209,7 +267,7 @@ def _without_row(file: Path, names: Sequence[str]) -> list[str]:
     """
     known = set(names)
     found = []
-    for folder in sorted({os.path.dirname(name) for name in names}):
+    for folder in sorted({os.path.dirname(name) for name in names if not is_url(name)}):
         here = file.parent / folder
         if here.is_dir():
             inside = sorted(

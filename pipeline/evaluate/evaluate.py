@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from headstart.features.errors import DataError, OptionError
+from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.evaluate.answers import calibrated, predicted_by
@@ -25,6 +26,7 @@ from headstart.pipeline.evaluate.threshold import (
 )
 from headstart.pipeline.evaluate.trust import score_trust
 from headstart.pipeline.featured import FeaturedExamples, load_examples
+from headstart.pipeline.locating import run_data, run_store
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, read_calibration, require_finite
 from headstart.pipeline.scoring.metrics import mcnemar, score
@@ -57,7 +59,8 @@ def evaluate(
     """
     run = Run.open(path)
     positive_class(run, threshold)  # raises errors before anything is read
-    return evaluate_cached(run, load_examples(run, places), split, places, sort, threshold)
+    with bytes_kept(run_store(run, places), run_data(run, places)):
+        return evaluate_cached(run, load_examples(run, places), split, places, sort, threshold)
 
 
 def evaluate_cached(

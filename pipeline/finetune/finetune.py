@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.features.backbones.cuts import chosen_backbones
 from headstart.features.errors import OptionError
+from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.options import flags
 from headstart.features.terminal import console
 from headstart.pipeline.data.copies import tell_conflicts
@@ -14,8 +15,9 @@ from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.forgetting import forget_classifier
 from headstart.pipeline.finetune.result import FinetuneResult
-from headstart.pipeline.finetune.resuming import as_begun, make_plan
+from headstart.pipeline.finetune.resuming import Plan, as_begun, make_plan
 from headstart.pipeline.finetune.state import FinetuneState
+from headstart.pipeline.locating import run_data, run_store
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, forget_calibration, require_unchanged, versions, write_calibration
 
@@ -47,6 +49,14 @@ def finetune(
     run = Run.open(path)
     plan = make_plan(run, config, seed, overwrite)
     _require_one_backbone(run)
+    with bytes_kept(run_store(run, places), run_data(run, places)):
+        return _finetune(run, config, plan, seed, places, overwrite)
+
+
+def _finetune(
+    run: Run, config: FinetuneConfig, plan: Plan, seed: int, places: Places, overwrite: bool
+) -> FinetuneResult:
+    """Do the work of `finetune`."""
     cached = load_examples(run, places)
     require_unchanged(run, cached.examples, cached.class_names, ("train", "val"))
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)

@@ -11,6 +11,7 @@ from headstart.features.locks import folder_locked
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.reading import read_data
+from headstart.pipeline.data.tars.shards import kind_of
 from headstart.pipeline.labels.lists import change_list, restore_list
 from headstart.pipeline.labels.log import Log, kept_list, log_of, new_log, read_log, write_log
 from headstart.pipeline.labels.moves import move_all, move_back
@@ -25,10 +26,12 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
     In a folder, images are moved to the folder of another class, or aside. A list is rewritten; images that are put
     aside lose their row. A log is kept beside `table`, for `undo`. The moves of an earlier call that was cut off are
     completed first. Raises DataError if a row does not fit `data`; then this call makes no changes of its own. Raises
-    OptionError for the layout `v1`.
+    OptionError for tars and for the layout `v1`.
     """
     if reading.layout == "v1":
         raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")
+    if kind_of(data) == "tars":
+        raise OptionError(f"--apply {table}: labels in tars, as in {data}, are not changed; extract the tars first")
     rows, path = read_table(table), log_of(table)
     files = read_data(data, reading)
     console.print("\n".join(files.reading.lines))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from headstart.features.errors import DataError, OptionError
+from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.trainable import too_many_rejects
@@ -90,16 +91,17 @@ class Predicting:
         """
         features, extraction = self.run.configs()
         most = self.config.max_pixels or extraction.max_pixels
-        for done, others, piece in inspected(self.sources, most, features.pages, is_done):
-            self.skipped += done
-            advance(done + others)
-            for item in _in_order(piece, self.answers):
-                if isinstance(item, Reject):
-                    self.rejects.append(item)
-                else:
-                    self.predicted += 1
-                advance(1)
-                yield item
+        with bytes_kept(None, ""):
+            for done, others, piece in inspected(self.sources, most, features.pages, is_done):
+                self.skipped += done
+                advance(done + others)
+                for item in _in_order(piece, self.answers):
+                    if isinstance(item, Reject):
+                        self.rejects.append(item)
+                    else:
+                        self.predicted += 1
+                    advance(1)
+                    yield item
         if not (self.predicted or self.skipped):
             first = "; ".join(f"{reject.path} ({reject.reason})" for reject in self.rejects[:3])
             raise DataError(f"none of {len(self.sources.files)} files could be used" + (f": {first}" if first else ""))

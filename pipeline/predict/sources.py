@@ -12,8 +12,11 @@ from typing import BinaryIO
 
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.faults import NO_IMAGE
+from headstart.features.images.files.paths import is_url
+from headstart.features.images.files.urls import THREADS, require_access, why_unknown
 from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_image
+from headstart.features.paths import require_no_url
 from headstart.pipeline.data.listing import files_below
 
 _FIRST_PIECE, _LARGEST_PIECE = 256, 4096  # files; a small first piece brings the first predictions soon
@@ -38,10 +41,11 @@ def find_files(
     With `recursive`, the files in its subfolders are listed, too. With `distinct`, a file that is found several
     times is listed once. Raises DataError if one of `paths` does not exist, or if no file is found. A missing path in
     `listed` counts as a named file, and is rejected later. Raises OptionError if nothing is named, or if `listed` is
-    not a file.
+    not a file. For URLs in `listed`, raises the errors of `require_access`.
     """
     found = Sources()
     for path in paths:
+        require_no_url("PATH", path, "images with URLs are named in a list: --from LIST")
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
         _add(found, str(path), recursive)
@@ -54,10 +58,13 @@ def find_files(
         where = ", ".join(map(str, [*paths, *([f"--from {listed}"] if listed else [])]))
         below = "" if recursive else " itself; --recursive reads the folders in it, too"
         raise DataError(f"{where}: no file in it{below}; name images, or a folder with images")
+    require_access(found.files)
     return Sources(list(dict.fromkeys(found.files)), found.named) if distinct else found
 
 
 def _add(found: Sources, path: str, recursive: bool) -> None:
+    if is_url(path) and (why := why_unknown(path)):
+        raise DataError(f"{path}: {why}")
     if os.path.isdir(path):
         found.files.extend(map(str, files_below(Path(path), recursive)))
     else:
@@ -117,7 +124,7 @@ def inspected(
     Yields three values for each piece: the number of images and rejects for whose path `is_done` returns True; the
     number of files that were not named, and hold no image; and all other images and rejects, in the order of the files.
     """
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(THREADS if any(map(is_url, sources.files)) else None) as pool:
         look = partial(_inspect, sources, max_pixels, pages, is_done)
         pieces = _pieces(sources.files)
         try:
@@ -149,6 +156,6 @@ def _inspect(
         return [None]
     found = inspect_image(file, max_pixels, pages)
     if not found and file in sources.named:
-        gone = not os.path.lexists(file)
+        gone = not is_url(file) and not os.path.lexists(file)
         found = [Reject(file, "vanished", "no such file") if gone else Reject(file, NO_IMAGE.reason, NO_IMAGE.detail)]
     return [None if is_done(one.path) else one for one in found]

@@ -38,7 +38,7 @@ def compare(
         return Compared(images, [], 0, [])
     if any(one.member.file is None for one in images):
         option = "--drop-duplicates" if config.drop_duplicates else f"--group {NEAR_DUPLICATES}"
-        raise OptionError(f"{option}: compares the pixels of files; unpack {source}, and name the folder")
+        raise OptionError(f"{option}: compares pixels of files on a disk; unpack or copy {source}, and name the folder")
     others = _others(images, there, config.max_pixels)
     every = [*images, *others]
     groups = near_duplicate_groups([one.image for one in every])

@@ -11,6 +11,9 @@ from typing import Any
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import write_json
 from headstart.features.images.faults import Fault
+from headstart.features.images.files.fetched import bytes_kept
+from headstart.features.images.files.paths import is_url
+from headstart.features.images.files.urls import require_access
 from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
@@ -33,7 +36,7 @@ from headstart.pipeline.prepare.planning import (
     require_full_splits,
     splits_there,
 )
-from headstart.pipeline.prepare.sources import Member, opened_source, read_file
+from headstart.pipeline.prepare.sources import Member, opened_source, read_file, read_object, samples_told
 from headstart.pipeline.prepare.targets import claimed, free_name, require_folder_names, targets
 from headstart.pipeline.rejects import require_rejects_file, write_rejects
 
@@ -100,7 +103,7 @@ def prepare(
     _require_places(source, data, config.move)
     record = {"seed": seed, "val": config.val, "test": config.test, "group": reading.group, "resplit": reading.resplit}
     placer = Placer(config.copy, config.move)
-    with claimed(data), _opened(source, data, config, reading) as (members, read):
+    with bytes_kept(None, source), claimed(data), _opened(source, data, config, reading) as (members, read):
         known = _require_same_settings(data, record)
         _require_movable(source, members, config.move)
         _require_classes(source, read)
@@ -140,12 +143,22 @@ def _opened(
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
     if is_manifest(source):
         files = read_data(source, reading)
-        yield [Member(path, path, partial(read_file, Path(path)), Path(path)) for path in files.paths], files.reading
+        require_access(files.paths)
+        yield (
+            [
+                Member(path, path, partial(read_object, path))
+                if is_url(path)
+                else Member(path, path, partial(read_file, Path(path)), Path(path))
+                for path in files.paths
+            ],
+            files.reading,
+        )
         return
     with opened_source(source, data, config.zip_encoding) as members:
         inside = [member for member in members if not member.escapes]
         empty = list_files(source).empty if source.is_dir() else []
-        read = read_names([member.name for member in inside], str(source), reading, empty)
+        with samples_told(source, inside):
+            read = read_names([member.name for member in inside], str(source), reading, empty)
         left = sum(label is None for label in read.labels)
         if left:
             read = replace(read, lines=[*read.lines, f"{left} files of {source} belong to no class and are left out"])
@@ -175,7 +188,7 @@ def _require_places(source: Path, data: Path, move: bool) -> None:
 
 def _require_movable(source: Path, members: Sequence[Member], move: bool) -> None:
     if move and any(member.file is None for member in members):
-        raise OptionError(f"--move: images of {source} lie in archives; only files can be moved")
+        raise OptionError(f"--move: images of {source} lie in archives, or have URLs; only files can be moved")
 
 
 def _require_classes(source: Path, read: Reading) -> None:

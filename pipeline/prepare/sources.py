@@ -9,14 +9,16 @@ from pathlib import Path
 
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.faults import Fault
-from headstart.features.images.scan import content_of, why_unreadable
+from headstart.features.images.files.reading import content_elsewhere, why_unreadable
+from headstart.features.images.scan import content_of
 from headstart.features.terminal import console
+from headstart.pipeline.archives.entries import Entry
+from headstart.pipeline.archives.names import leads_out
+from headstart.pipeline.archives.opening import Archives, archive_suffix, is_archive_name
 from headstart.pipeline.data.clutter import clutter_kinds, told
 from headstart.pipeline.data.listing import list_files, require_readable
 from headstart.pipeline.data.names import has_image_suffix
-from headstart.pipeline.prepare.archives.entries import Entry
-from headstart.pipeline.prepare.archives.names import leads_out
-from headstart.pipeline.prepare.archives.opening import Archives, archive_suffix, is_archive_name
+from headstart.pipeline.data.tars.samples import hold_samples
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Member:
     name: str  # relative to the source, with slashes
     path: str  # for messages and `rejects.csv`
     content: Callable[[], bytes | Fault]
-    file: Path | None = None  # None in an archive
-    entry: Entry | None = None  # None in a folder
+    file: Path | None = None  # None in an archive, and of an object with a URL
+    entry: Entry | None = None  # None outside archives
 
     @property
     def escapes(self) -> bool:
@@ -64,6 +66,19 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
         yield members
 
 
+@contextmanager
+def samples_told(source: Path, members: Sequence[Member]) -> Iterator[None]:
+    """If reading the names of `members` fails because they are samples, as in `data.tars`, say so in the DataError."""
+    try:
+        yield
+    except DataError as error:
+        if not hold_samples(member.name for member in members):
+            raise
+        raise DataError(
+            f"{source}: holds samples, key.jpg beside key.cls or key.json; without `prepare`, name the tars as DATA"
+        ) from error
+
+
 def _of_folder(source: Path) -> list[Member]:
     listing = list_files(source)
     require_readable(source, listing)
@@ -78,6 +93,14 @@ def read_file(file: Path) -> bytes | Fault:
     """Return the content of a file, or a `Fault` with the reason why the file can't be read."""
     try:
         return content_of(file, file.stat())
+    except OSError as error:
+        return why_unreadable(error)
+
+
+def read_object(url: str) -> bytes | Fault:
+    """Return the content of an object, or a `Fault` with the reason why the object can't be read."""
+    try:
+        return content_elsewhere(url)[0]
     except OSError as error:
         return why_unreadable(error)
 

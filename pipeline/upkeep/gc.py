@@ -11,6 +11,7 @@ from headstart.features.store.compact import compact, drop_unused
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import scan_all_sizes
+from headstart.pipeline.data.tars.shards import kind_of
 from rich.filesize import decimal
 
 
@@ -71,7 +72,7 @@ def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False, reading
 
 
 def _digests_in(root: Path, data: Path, reading: DataConfig) -> set[str]:
-    found = scan_all_sizes(root, data, config=reading.of_every_image(data.is_file()))
+    found = scan_all_sizes(root, data, config=reading.of_every_image(kind_of(data)))
     unread = [reject for reject in found.rejects if reject.reason in ("unreadable", "vanished")]
     if unread:
         raise DataError(

@@ -28,6 +28,7 @@ from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import scan_all_sizes
+from headstart.pipeline.data.tars.shards import kind_of
 from headstart.pipeline.upkeep.config import VerifyConfig
 
 # Errors are norm(stored - fresh) / norm(fresh). Rounding on another machine can cause errors up to these limits.
@@ -53,7 +54,7 @@ def recompute(
     Stores that can't be compared, for example because of other weights, are reported on the console. Raises StoreError
     if no store can be compared; DataError if `data` has no images.
     """
-    found = scan_all_sizes(stores[0].folder.parent, data, config=reading.of_every_image(data.is_file()))
+    found = scan_all_sizes(stores[0].folder.parent, data, config=reading.of_every_image(kind_of(data)))
     images = {example.image.digest: example.image for example in found.examples}
     left_out: list[str] = []
     errors: list[_Error] = []
@@ -150,7 +151,7 @@ def _errors_of_batch(store: FeatureStore, batch: Sequence[ImageFile], fresh: np.
     Images without features in `store`, and images whose file changed since the scan, are left out.
     """
     lacking = set(store.missing([image.digest for image in batch]))
-    rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged()]
+    rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged_since_read()]
     flat = len(rows), math.prod(store.form.shape)
     stored = store.read([batch[row].digest for row in rows]).astype(np.float32).reshape(flat)
     expected = fresh[rows].reshape(flat)

@@ -15,6 +15,7 @@ import numpy as np
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.paths import Paths
 from headstart.features.images.faults import MAX_PIXELS
+from headstart.features.images.files.urls import THREADS
 from headstart.features.images.formats import may_be_too_large, why_too_large
 from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_image, page_path, size_and_time
@@ -85,17 +86,20 @@ def inspect_images(
     interrupted. After each `TURN_BYTES` of files that were read, except the last, `turn` gets their images.
     """
     files = Paths.of(paths)
+    remote = any(folder.find("://") > 0 for folder in files.folders)
     with progress("looking at files", len(files), "files") as advance:
-        rows, of_row = _recalled(files, memory, pages, advance) if memory else (_NONE, _NONE)
+        rows, of_row = _recalled(files, memory, pages, advance, remote) if memory else (_NONE, _NONE)
         known = np.zeros(len(files), bool)
         known[of_row] = True
     found = _Found(files, memory)
     inspect = partial(inspect_image, max_pixels=max_pixels, pages=pages)
     unknown = np.flatnonzero(~known)
+    turn = None if remote else turn  # what is fetched is kept on disk, so it is read once without turns
     parts, done = _turns(files, unknown) if turn else [unknown], len(files) - len(unknown)
+    size = 1 if remote else _PIECE
     for number, part in enumerate(parts, 1):
         with progress("looking at files", len(files), "files", done) as advance, found.kept_on_error():
-            for positions, seen in _in_threads(lambda piece: list(map(inspect, files[piece])), part, _PIECE):
+            for positions, seen in _in_threads(lambda piece: list(map(inspect, files[piece])), part, size, remote):
                 found.add(positions, seen)
                 advance(len(positions))
         done += len(part)
@@ -113,7 +117,7 @@ def _turns(files: Paths, unknown: np.ndarray) -> list[np.ndarray]:
 
 
 def _recalled(
-    files: Paths, memory: Memory, pages: Pages, advance: Callable[[int], None]
+    files: Paths, memory: Memory, pages: Pages, advance: Callable[[int], None], remote: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the images that `memory` has of unchanged files.
 
@@ -121,18 +125,20 @@ def _recalled(
     """
     found = [(_NONE, _NONE)]
     every = np.arange(len(files))
-    for positions, (rows, of_row) in _in_threads(lambda piece: memory.recall(files[piece], pages), every, _KNOWN_PIECE):
+    size = 1 if remote else _KNOWN_PIECE
+    recalled = _in_threads(lambda piece: memory.recall(files[piece], pages), every, size, remote)
+    for positions, (rows, of_row) in recalled:
         found.append((rows, positions[of_row]))
         advance(len(np.unique(of_row)))
     return np.concatenate([rows for rows, _ in found]), np.concatenate([of_row for _, of_row in found])
 
 
 def _in_threads(
-    work: Callable[[np.ndarray], Result], positions: np.ndarray, size: int
+    work: Callable[[np.ndarray], Result], positions: np.ndarray, size: int, remote: bool
 ) -> Iterator[tuple[np.ndarray, Result]]:
     """Yield pieces of `positions`, int64 [n], with the result of `work` for each, in order. A piece has at most `size`.
 
-    The first pieces are done here. Threads do the rest if `work` waits for a disk.
+    The first pieces are done here. Threads do the rest if `work` waits for a disk, or, with `remote`, for a network.
     """
     pieces = (positions[start : start + size] for start in range(0, len(positions), size))
     for piece in pieces:
@@ -140,7 +146,7 @@ def _in_threads(
         yield piece, work(piece)
         if time.perf_counter() - start > size * _KNOWN_SECONDS:
             break  # files are read, or the disk is far away: threads save time
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(THREADS if remote else None) as pool:
         waiting = deque[tuple[np.ndarray, Future[Result]]]()
         for piece in pieces:
             waiting.append((piece, pool.submit(work, piece)))

@@ -203,7 +203,7 @@ def test_settings_that_mean_nothing_for_the_data_are_refused(photos: Path, tmp_p
         scan(photos, config=DataConfig(label_column="breed"))
     with pytest.raises(OptionError, match="near-duplicates: is for `headstart prepare`"):
         scan(file, config=DataConfig(group="near-duplicates"))
-    assert DataConfig(label_column="breed", classes="a").fitted(is_list=False) == DataConfig(classes="a")
+    assert DataConfig(label_column="breed", classes="a").fitted("folder") == DataConfig(classes="a")
 
 
 def test_rows_without_a_label_are_taken_where_labels_are_not_needed(photos: Path) -> None:

@@ -21,8 +21,8 @@ import pytest
 import zstandard
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.faults import Fault
-from headstart.pipeline.prepare.archives import entries
-from headstart.pipeline.prepare.archives.names import guess_encoding
+from headstart.pipeline.archives import entries
+from headstart.pipeline.archives.names import guess_encoding
 from headstart.pipeline.prepare.prepare import prepare
 from headstart.pipeline.prepare.sources import opened_source
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from headstart.features.errors import DataError, OptionError
+from headstart.pipeline.archives import entries
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import scan
 from headstart.pipeline.data.splits import SPLITS
-from headstart.pipeline.prepare.archives import entries
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.prepare import prepare
 from PIL import Image

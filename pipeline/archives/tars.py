@@ -9,8 +9,8 @@ from typing import Any
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault
-from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, Entry, require_within_limits
-from headstart.pipeline.prepare.archives.parts import Part
+from headstart.pipeline.archives.entries import BLOCK, DAMAGE, Entry, require_within_limits
+from headstart.pipeline.archives.parts import Part
 
 # tarfile keeps a long header (a long name, extended attributes) in memory. Real ones have a few hundred bytes.
 # On a long row of digits, some versions of tarfile search for minutes.
@@ -83,12 +83,13 @@ def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entr
     if info.islnk() and info.linkname in regular:
         return replace(regular[info.linkname], name=info.name)
     if not info.isreg():
-        return Entry(info.name, 0, 0, partial(iter, ()), Fault("unsupported", "a link or device"))
+        return Entry(info.name, 0, 0, partial(iter, ()), fault=Fault("unsupported", "a link or device"))
     sparse: Any = info.sparse  # a list of (offset, length); its type in typeshed is wrong
     pieces: list[tuple[int, int]] = [(0, info.size)] if sparse is None else sparse
     stored = sum(length for _, length in pieces)
     blocks = partial(_blocks, file, info.offset_data, tuple(pieces), info.size)
-    regular[info.name] = entry = Entry(info.name, info.size, stored, blocks)
+    start = info.offset_data if sparse is None else None
+    regular[info.name] = entry = Entry(info.name, info.size, stored, blocks, start)
     return entry
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from headstart.features.errors import DataError
-from headstart.features.images.faults import Fault
+from headstart.features.images.faults import MAX_FILE_BYTES, Fault
+from headstart.features.images.files.reading import why_unreadable
 from headstart.features.images.formats import PREFIX_BYTES, is_image
-from headstart.features.images.scan import MAX_FILE_BYTES, why_unreadable
 from rich.filesize import decimal
 
 # No archive of photographs exceeds these limits: JPEG and PNG can't be packed to a hundredth of their size.
@@ -31,6 +31,7 @@ class Entry:
     size: int
     packed: int
     blocks: Callable[[], Iterator[bytes]]  # yields the content; may raise DAMAGE, UNSUPPORTED or OSError
+    start: int | None = None  # first byte of the content in a plain tar; None if it is not stored there as it is
     fault: Fault | None = None  # why the content is never read; None if it may be read
 
     def read(self) -> bytes | Fault:

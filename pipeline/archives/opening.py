@@ -23,11 +23,11 @@ from typing import IO, BinaryIO
 from headstart.features.errors import DataError
 from headstart.features.files import require_space
 from headstart.features.terminal import console, progress
-from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
-from headstart.pipeline.prepare.archives.names import as_paths
-from headstart.pipeline.prepare.archives.parts import OpenFiles, Part
-from headstart.pipeline.prepare.archives.tars import tar_entries
-from headstart.pipeline.prepare.archives.zips import zip_entries
+from headstart.pipeline.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
+from headstart.pipeline.archives.names import as_paths
+from headstart.pipeline.archives.parts import OpenFiles, Part
+from headstart.pipeline.archives.tars import tar_entries
+from headstart.pipeline.archives.zips import zip_entries
 
 _SUFFIX = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 _KINDS = "zip, tar, tar.gz, tar.bz2, tar.xz and tar.zst are read"
@@ -43,6 +43,31 @@ def archive_suffix(name: str) -> str:
 def is_archive_name(name: str) -> bool:
     """Whether a file's name has the suffix of an archive."""
     return _SUFFIX.search(name) is not None
+
+
+def list_plain_tar(path: Path) -> list[Entry]:
+    """List the files of the tar at `path`, which is not compressed. Raises DataError if it can't be read."""
+    with ExitStack() as stack:
+        try:
+            file = OpenFiles(stack).part(path)
+            kind = _kind_of(file)
+            if kind != "tar":
+                raise DataError(f"{path}: no plain tar ({kind}); `headstart prepare` reads other archives")
+            return _entries_of_tar(file, str(path))
+        except OSError as error:
+            raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
+
+
+def _entries_of_tar(file: Part, archive: str) -> list[Entry]:
+    files = tar_entries(file, archive)
+    paths, notes = as_paths([entry.name for entry in files], [False] * len(files))
+    _tell(archive, notes)
+    return [replace(entry, name=path) for entry, path in zip(files, paths, strict=True)]
+
+
+def _tell(archive: str, notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print(f"{archive}: {note}")
 
 
 class Archives:
@@ -84,13 +109,9 @@ class Archives:
         if kind == "zip":
             self.zips += 1
             entries, notes = zip_entries(file, archive, self._zip_encoding)
-        else:
-            files = tar_entries(file, archive)
-            paths, notes = as_paths([entry.name for entry in files], [False] * len(files))
-            entries = [replace(entry, name=path) for entry, path in zip(files, paths, strict=True)]
-        for note in notes:
-            console.print(f"{archive}: {note}")
-        return entries
+            _tell(archive, notes)
+            return entries
+        return _entries_of_tar(file, archive)
 
     def _decompressed(self, file: Part, kind: str, archive: str) -> Part:
         packed = file.size

@@ -9,9 +9,9 @@ from functools import partial
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault
-from headstart.pipeline.prepare.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
-from headstart.pipeline.prepare.archives.names import as_paths, guess_encoding, require_encoding
-from headstart.pipeline.prepare.archives.parts import Part
+from headstart.pipeline.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
+from headstart.pipeline.archives.names import as_paths, guess_encoding, require_encoding
+from headstart.pipeline.archives.parts import Part
 
 _ENCRYPTED, _UTF_8 = 0x1, 0x800  # flags of an entry
 _WINDOWS = (0, 10, 11, 14)  # codes of FAT, NTFS (two codes) and VFAT in the field "made by"
@@ -99,7 +99,7 @@ def _entry(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> Entry:
     fault = None
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         fault = Fault("unsupported", "a link or device")
-    return Entry(name, info.file_size, info.compress_size, partial(_blocks, archive, info), fault)
+    return Entry(name, info.file_size, info.compress_size, partial(_blocks, archive, info), fault=fault)
 
 
 def _blocks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:

@@ -1,0 +1,106 @@
+"""Objects in object storage, by fsspec. Credentials and endpoints are those of the services' own libraries."""
+
+import errno
+import hashlib
+import importlib
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from headstart.features.errors import DataError
+from headstart.features.images.faults import Fault, Version
+
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+_TAGS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated")
+_NO_CREDENTIALS = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "CredentialRetrievalError",
+    "ProfileNotFound",
+    "DefaultCredentialsError",
+    "ClientAuthenticationError",
+}
+_REMEDIES = {
+    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public bucket FSSPEC_S3_ANON=true",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+_CONNECTIONS = 64
+_OF_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "google", "adlfs", "azure")
+_FINAL = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG}
+_REDIRECTED = getattr(errno, "EREMCHG", errno.EINVAL)
+
+
+def number_of(tag: object) -> int:
+    """Return a number of 60 bits made of an object's ETag, or of what its service has in place of one; 0 for none."""
+    if not tag:
+        return 0
+    return (int.from_bytes(hashlib.sha256(str(tag).encode(errors="surrogateescape")).digest()[:8], "big") >> 4) or 1
+
+
+def require_package(url: str) -> None:
+    """Raise a DataError that says what to install if the package that reads `url` is missing."""
+    scheme = urlsplit(url).scheme
+    for package in ("fsspec", PACKAGES[scheme]):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            extra = "'headstart[remote]'" if package in ("fsspec", "s3fs") else package
+            raise DataError(f"{url}: reading it needs {package}: pip install {extra}") from error
+
+
+def version_of(url: str) -> Version:
+    """Return the version of an object. Raises the errors of the service's library."""
+    found = _asked(url, "info")
+    if found.get("type") == "directory":
+        raise FileNotFoundError(errno.ENOENT, "a folder, not an object")
+    tag = next((found[name] for name in _TAGS if found.get(name)), None)
+    size = found.get("size")
+    return Version(-1 if size is None else int(size), number_of(tag))
+
+
+def read(url: str, most: int) -> bytes:
+    """Return the first `most` bytes of an object. Raises the errors of the service's library."""
+    content: bytes = _asked(url, "cat_file", start=0, end=most)
+    return content
+
+
+def fault_of(error: Exception) -> Fault | None:
+    """Return the fault of an error that is final; None if a further try may succeed. Raises an unknown error."""
+    said = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError):
+        return Fault("vanished", "no such object")
+    if isinstance(error, PermissionError):
+        return Fault("unreadable", f"access denied ({said})")
+    if isinstance(error, OSError) and error.errno == _REDIRECTED:
+        return Fault("unreadable", f"its bucket is elsewhere, and redirects are not followed ({said})")
+    if isinstance(error, OSError) and error.errno in _FINAL:
+        return Fault("unreadable", said)
+    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _OF_LIBRARIES:
+        return None
+    raise error
+
+
+def _asked(url: str, method: str, **more: int) -> Any:
+    """Return the result of a method of the file system of `url`. Raises DataError if there are no credentials."""
+    scheme = urlsplit(url).scheme
+    try:
+        return getattr(_system(scheme), method)(url, **more)
+    except Exception as error:
+        if type(error).__name__ not in _NO_CREDENTIALS:
+            raise
+        remedy = _REMEDIES[{"gcs": "gs", "abfs": "az", "abfss": "az"}.get(scheme, scheme)]
+        raise DataError(f"{url}: no credentials for {scheme}:// ({' '.join(str(error).split())}); {remedy}") from error
+
+
+@cache
+def _system(scheme: str) -> Any:
+    import fsspec
+
+    if scheme != "s3":
+        return fsspec.filesystem(scheme)
+    # `urls` repeats failed requests, so that each failure is counted once.
+    settings = {"max_pool_connections": _CONNECTIONS, "retries": {"total_max_attempts": 1, "mode": "standard"}}
+    system = fsspec.filesystem("s3", config_kwargs=settings)
+    system.retries = 1
+    return system

@@ -1,0 +1,144 @@
+"""The one way to the bytes of an image file, wherever the file is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from headstart.features.images.faults import MAX_FILE_BYTES, Fault, UnreadableError, Version
+from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of
+from headstart.features.images.files.urls import THREADS, read_url, version_of_url
+from headstart.features.images.formats import PREFIX_BYTES, is_image
+
+if TYPE_CHECKING:
+    from headstart.features.images.scan import ImageFile
+
+_MARK = b"\0"  # no path of a local file begins with it
+_CHANGED = Fault("vanished", "changed since it was scanned")
+_failures = deque[str](maxlen=1)
+
+
+def version_of(path: str) -> Version:
+    """Return the version of a file. Raises OSError if the file is gone or can't be asked for."""
+    if is_url(path):
+        return version_of_url(path)
+    if member := member_at(path):
+        return _version_of_member(member)
+    status = os.stat(path)
+    return Version(status.st_size, status.st_mtime_ns)
+
+
+def content_elsewhere(path: str) -> tuple[bytes | Fault, Version]:
+    """Return the bytes of a file that is not local, and its version. Instead of the bytes, there may be a fault.
+
+    If neither the name nor the first `PREFIX_BYTES` bytes show that the file is an image, return only these first
+    bytes. A file that can't be read raises an OSError.
+    """
+    member = member_at(path)
+    version = _version_of_member(member) if member else version_of_url(path)
+    if version.bytes > MAX_FILE_BYTES:
+        return Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"), version
+    if not is_image(name_of(path), b""):
+        prefix = read_member(member, PREFIX_BYTES) if member else read_url(path, version, PREFIX_BYTES)[0]
+        if not is_image("", prefix):
+            return prefix, version
+    return (read_member(member), version) if member else read_url(path, version)
+
+
+def bytes_of(image: ImageFile) -> bytes:
+    """Return the bytes of the file of an image. Raises OSError if the file can't be read.
+
+    The bytes of a file that is not local are compared with the digest of `image`, and raise an UnreadableError if they
+    have another one.
+    """
+    if is_local(image.file):
+        return Path(image.file).read_bytes()
+    return _read_reference(reference_of(image))
+
+
+def reference_of(image: ImageFile) -> bytes:
+    """Return a text by which `read_references` reads the file of an image. For a local file, it is the path."""
+    path = os.fsencode(image.file)
+    if is_local(image.file):
+        return path
+    return _MARK + f"{image.bytes} {image.mtime_ns} {image.page} {image.digest} ".encode() + path
+
+
+def read_references(references: np.ndarray) -> np.ndarray:
+    """Read the files of `references`, bytes [N], in threads. Return their contents, bytes [N].
+
+    The result has b"" for a local file, which is not read, and for a file that can't be read.
+    """
+    contents = np.empty(len(references), object)
+    contents[:] = list(_threads().map(_read_or_nothing, references))
+    return contents
+
+
+def why_unread() -> str:
+    """Return the path of the last file that `read_references` could not read, and the reason; "" if there was none."""
+    return _failures[-1] if _failures else ""
+
+
+def why_unreadable(error: OSError) -> Fault:
+    """Return the fault of a file that could not be opened or read."""
+    if isinstance(error, UnreadableError):
+        return error.fault
+    if isinstance(error, FileNotFoundError):
+        return Fault("vanished", "no such file, or a link to none")
+    return Fault("unreadable", error.strerror or str(error))
+
+
+def page_digest(digest: str, page: int) -> str:
+    """Return the digest of a page: the file's `digest` for page 1, else a SHA-256 of `digest` and the page number."""
+    return digest if page == 1 else hashlib.sha256(f"{digest} page {page}".encode()).hexdigest()
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, "headstart-reading")
+
+
+def _read_or_nothing(reference: bytes) -> bytes:
+    if not reference.startswith(_MARK):
+        return b""
+    try:
+        return _read_reference(reference)
+    except OSError as error:
+        _failures.append(f"{os.fsdecode(reference.split(b' ', 4)[4])}: {why_unreadable(error).detail}")
+        return b""
+
+
+def _read_reference(reference: bytes) -> bytes:
+    size, mtime_ns, page, digest, path = reference.removeprefix(_MARK).split(b" ", 4)
+    version, name = Version(int(size), int(mtime_ns)), os.fsdecode(path)
+    member = member_at(name)
+    content = read_member(member) if member else read_url(name, version)[0]
+    if page_digest(hashlib.sha256(content).hexdigest(), int(page)) != digest.decode():
+        raise UnreadableError(_CHANGED)
+    return content
+
+
+def _version_of_member(member: Member) -> Version:
+    status = os.stat(member.tar)
+    if member.start + member.size > status.st_size:
+        raise UnreadableError(Fault("vanished", "the tar ends before it"))
+    return Version(member.size, status.st_mtime_ns)
+
+
+def read_member(member: Member, most: int | None = None) -> bytes:
+    """Read the first `most` bytes of a member, by default all. Raises OSError if the tar ends before."""
+    wanted = member.size if most is None else min(member.size, most)
+    with open(member.tar, "rb", buffering=0) as file:
+        pieces, left = list[bytes](), wanted
+        while left and (piece := os.pread(file.fileno(), left, member.start + wanted - left)):
+            pieces.append(piece)
+            left -= len(piece)
+    if left:
+        raise UnreadableError(Fault("truncated", "the tar ends within it"))
+    return b"".join(pieces)

@@ -1,0 +1,136 @@
+"""Objects with a URL: how they are read, how often a failing request is repeated, and when reading is given up."""
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from threading import BoundedSemaphore
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from headstart.features.errors import DataError
+from headstart.features.images.faults import MAX_FILE_BYTES, Fault, UnreadableError, Version
+from headstart.features.images.files import fetched, objects, web
+from headstart.features.images.files.paths import is_url
+
+THREADS = 32  # that read at the same time: they wait for a network most of the time
+TRIES = 6
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 10.0  # seconds
+_PROBED = 3  # objects of a bucket that must all be refused before the bucket counts as refused
+_LARGE_BYTES = 32 << 20
+_large = BoundedSemaphore(4)  # at most four threads hold objects of more than `_LARGE_BYTES`
+_SEVERAL = "changed while it was read"
+
+Result = TypeVar("Result")
+
+
+class _Reader(Protocol):
+    """A module that reads objects. Its errors are those of its library; `fault_of` tells which are final."""
+
+    def version_of(self, url: str) -> Version: ...
+    def read(self, url: str, most: int) -> bytes: ...
+    def fault_of(self, error: Exception) -> Fault | None: ...
+    def require_package(self, url: str) -> None: ...
+
+
+def why_unknown(url: str) -> str:
+    """Return why a URL can't be read, or "" if it may be."""
+    parts = urlsplit(url)
+    if parts.scheme not in (known := (*objects.PACKAGES, *web.SCHEMES)):
+        return f"{parts.scheme}:// is not read; these are: {', '.join(known)}"
+    if not parts.hostname:
+        return "it names no bucket or host"
+    if "@" in parts.netloc and parts.scheme in web.SCHEMES:
+        return "it holds a name or password, which would be written into the store; leave them out"
+    return ""
+
+
+def version_of_url(url: str) -> Version:
+    """Return the version of an object. Raises UnreadableError if it is gone, or can't be asked for."""
+    return _repeated(url, lambda reader: reader.version_of(url))
+
+
+def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes, Version]:
+    """Return the bytes of an object, at most `most` of them, and its version.
+
+    If the bytes of `version` were kept, see `fetched`, they are not read again. If the object is no longer of this
+    version, its bytes of now are read. Raises UnreadableError if the object can't be read, or is too large.
+    """
+    if most is not None:
+        return _repeated(url, lambda reader: reader.read(url, most)), version
+    if (content := fetched.load(url, version)) is not None:
+        return content, version
+    content = _read_whole(url, version)
+    if len(content) != version.bytes >= 0:
+        version = version_of_url(url)
+        content = _read_whole(url, version)
+        if len(content) != version.bytes >= 0:
+            raise UnreadableError(Fault("vanished", _SEVERAL))
+    version = Version(len(content), version.mtime_ns)
+    fetched.keep(url, version, content)
+    return content, version
+
+
+def require_access(paths: Iterable[str]) -> None:
+    """Ask for an object of each bucket and host that `paths` name. Paths of other kinds are left out.
+
+    Raises DataError if a package or the credentials are missing, if a bucket or host can't be reached, or if it refuses
+    each of three objects.
+    """
+    tried: dict[tuple[str, str], int] = {}
+    for url in filter(is_url, paths):
+        place = urlsplit(url)[:2]
+        if tried.get(place, 0) >= _PROBED:
+            continue
+        tried[place] = tried.get(place, 0) + 1
+        try:
+            _reader_of(url).require_package(url)
+            version_of_url(url)
+            tried[place] = _PROBED
+        except UnreadableError as error:
+            if error.fault.reason != "unreadable":
+                tried[place] = _PROBED
+            elif "denied" not in error.fault.detail or tried[place] == _PROBED:
+                raise DataError(f"{url}: {error.fault.detail}") from error
+    # fewer objects than `_PROBED`, all of them refused, become rejects
+
+
+def _read_whole(url: str, version: Version) -> bytes:
+    """Return all bytes of an object, which may have changed meanwhile: then their number is not `version.bytes`."""
+    if version.bytes > MAX_FILE_BYTES:
+        raise UnreadableError(Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"))
+    if not version.bytes:
+        return b""  # a server refuses to read a part of nothing
+    most = version.bytes + 1 if version.bytes >= 0 else MAX_FILE_BYTES + 1
+    if most <= _LARGE_BYTES:
+        return _repeated(url, lambda reader: reader.read(url, most))
+    with _large:
+        content = _repeated(url, lambda reader: reader.read(url, most))
+    if len(content) > MAX_FILE_BYTES:
+        raise UnreadableError(Fault("too-large", f"over {MAX_FILE_BYTES} bytes"))
+    return content
+
+
+def _reader_of(url: str) -> _Reader:
+    return web if urlsplit(url).scheme in web.SCHEMES else objects
+
+
+def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
+    """Return the result of `ask`. Repeat it after transient errors, with growing pauses of random length.
+
+    Raises UnreadableError after `TRIES` tries, or at the first final error.
+    """
+    reader = _reader_of(url)
+    for number in range(TRIES):
+        if number:
+            time.sleep(min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (number - 1)) * random.uniform(0.5, 1.5))
+        try:
+            return ask(reader)
+        except (DataError, UnreadableError):
+            raise
+        except Exception as error:  # the libraries raise errors of many types
+            fault = reader.fault_of(error)
+            if fault:
+                raise UnreadableError(fault) from error
+            last = error
+    said = "timed out" if isinstance(last, TimeoutError) else " ".join(str(last).split()) or type(last).__name__
+    raise UnreadableError(Fault("unreadable", f"{said} ({TRIES} tries)")) from last

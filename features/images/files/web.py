@@ -1,0 +1,113 @@
+"""Objects at http and https addresses, by urllib3.
+
+fsspec's own file system for them follows redirects, takes every failure of a HEAD request for a missing file, and reads
+a body of any length.
+"""
+
+import http
+from contextlib import closing
+from functools import cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from headstart.features.errors import DataError
+from headstart.features.images.faults import Fault, Version
+from headstart.features.images.files.objects import number_of
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse, PoolManager
+
+SCHEMES = ("https", "http")
+_CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0
+_CONNECTIONS = 32
+_NO_HEAD = (403, 405, 501)  # answers of servers that know GET alone, or were asked with an address signed for GET
+_TRANSIENT = (408, 425, 429)
+_GONE, _DENIED = (404, 410), (401, 403, 407)
+
+
+class StatusError(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, location: str) -> None:
+        known = status in {one.value for one in http.HTTPStatus}
+        super().__init__(f"HTTP {status} {http.HTTPStatus(status).phrase}" if known else f"HTTP {status}")
+        self.status, self.location = status, location
+
+
+def require_package(url: str) -> None:
+    """Raise a DataError that says what to install if urllib3 is missing."""
+    try:
+        import urllib3  # noqa: F401
+    except ImportError as error:
+        raise DataError(f"{url}: reading it needs urllib3: pip install 'headstart[remote]'") from error
+
+
+def version_of(url: str) -> Version:
+    """Return the version of an object from the headers of its server. Raises StatusError, or an error of urllib3."""
+    try:
+        return _version(url, "HEAD")
+    except StatusError as error:
+        if error.status not in _NO_HEAD:
+            raise
+    return _version(url, "GET")
+
+
+def read(url: str, most: int) -> bytes:
+    """Return the first `most` bytes of an object. Raises StatusError, or an error of urllib3."""
+    with closing(_asked(url, "GET")) as response:
+        content: bytes = response.read(most)
+        return content
+
+
+def fault_of(error: Exception) -> Fault | None:
+    """Return the fault of an error that is final; None if a further try may succeed."""
+    if not isinstance(error, StatusError):
+        import urllib3.exceptions
+
+        if isinstance(error, urllib3.exceptions.LocationValueError):
+            return Fault("unreadable", str(error))
+        if isinstance(error, (urllib3.exceptions.HTTPError, OSError)):
+            return None
+        raise error
+    if error.status in _GONE:
+        return Fault("vanished", f"no such object ({error})")
+    if error.status in _DENIED:
+        return Fault("unreadable", f"access denied ({error})")
+    if 300 <= error.status < 400:
+        return Fault("unreadable", f"redirects to {error.location}, which is not followed; list that address instead")
+    return None if error.status in _TRANSIENT or error.status >= 500 else Fault("unreadable", str(error))
+
+
+def _version(url: str, method: str) -> Version:
+    with closing(_asked(url, method)) as response:
+        size = response.headers.get("Content-Length", "")
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        return Version(int(size) if size.isdecimal() else -1, number_of(tag))
+
+
+def _asked(url: str, method: str) -> "BaseHTTPResponse":
+    response = _pool(_proxy_for(url)).request(
+        method, url, redirect=False, retries=False, preload_content=False, decode_content=False
+    )
+    if response.status != 200:
+        location = response.headers.get("Location", "")
+        response.close()
+        raise StatusError(response.status, location)
+    return response
+
+
+def _proxy_for(url: str) -> str | None:
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
+@cache
+def _pool(proxy: str | None) -> "PoolManager":
+    import urllib3
+
+    limits = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
+    headers = {"User-Agent": "headstart", "Accept-Encoding": "identity"}
+    if proxy:
+        return urllib3.ProxyManager(proxy, maxsize=_CONNECTIONS, timeout=limits, headers=headers)
+    return urllib3.PoolManager(maxsize=_CONNECTIONS, timeout=limits, headers=headers)

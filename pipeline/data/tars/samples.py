@@ -1,0 +1,136 @@
+"""The images of a tar, each with the label that the tar has for it."""
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.features.errors import DataError
+from headstart.features.images.files.paths import Member
+from headstart.features.images.files.reading import read_member
+from headstart.features.images.scan import Reject
+from headstart.pipeline.archives.entries import Entry
+from headstart.pipeline.archives.names import leads_out
+from headstart.pipeline.archives.opening import list_plain_tar
+from headstart.pipeline.data.names import as_label, has_image_suffix
+
+_LABEL_FIELDS = ("label", "class", "cls", "class_name", "category", "target")
+_MOST_CLASS_BYTES, _MOST_JSON_BYTES = 1 << 12, 16 << 20
+
+
+@dataclass
+class TarImages:
+    """The images of a tar, in order, and its other files."""
+
+    names: list[str]  # in the tar, with slashes
+    paths: list[str]  # see `files.paths`
+    labels: list[str | None]
+    groups: list[str | None]  # the images of one key form a group
+    rejects: list[Reject]  # links, devices, and names that lead out of the tar
+    others: int  # number of files that are no images
+
+
+def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
+    """List the images of the tar at `tar`, and find their labels.
+
+    The label of `key.jpg` is the text of `key.cls`, else a field of `key.json`. Without `labelled`, no label is read.
+    Raises DataError if the tar is damaged or ends early, if a label can't be read, or if it is not clear which field
+    is the label.
+
+    Args:
+        label_field: the field of `key.json` that holds the label, before `key.cls`; "" to find it by its name.
+    """
+    found = TarImages([], [], [], [], [], 0)
+    keys: list[str] = []
+    beside: dict[str, dict[str, Entry]] = defaultdict(dict)
+    for entry in list_plain_tar(Path(tar)):
+        key, suffix = _key_of(entry.name)
+        if not has_image_suffix(entry.name):
+            found.others += 1
+            if suffix in ("cls", "json") and entry.start is not None:
+                beside[key][suffix] = entry
+        elif why := _why_unusable(entry):
+            found.rejects.append(Reject(f"{tar}/{entry.name}", "unsupported", why))
+        else:
+            assert entry.start is not None
+            found.names.append(entry.name)
+            found.paths.append(Member(tar, entry.name, entry.start, entry.size).path)
+            keys.append(key)
+    labels = {key: _label(tar, beside[key], label_field) for key in set(keys) if labelled and key in beside}
+    found.labels = [labels.get(key) for key in keys]
+    several = {key for key, count in Counter(keys).items() if count > 1 and key in labels}
+    found.groups = [f"{tar}/{key}" if key in several else None for key in keys]
+    return found
+
+
+def hold_samples(names: Iterable[str]) -> bool:
+    """Return whether files with these `names` are samples: images, each beside a `.cls` or `.json` of its own."""
+    beside, images = set[str](), set[str]()
+    for name in names:
+        key, suffix = _key_of(name)
+        (images if has_image_suffix(name) else beside if suffix in ("cls", "json") else set()).add(key)
+    return bool(beside & images)
+
+
+def _key_of(name: str) -> tuple[str, str]:
+    """Return the key of a sample's file, and its suffix: `a/1` and `left.jpg` of `a/1.left.jpg`."""
+    folder, file = os.path.split(name)
+    stem, _, suffix = file.partition(".")
+    return os.path.join(folder, stem), suffix.lower()
+
+
+def _why_unusable(entry: Entry) -> str:
+    if entry.fault:
+        return entry.fault.detail
+    if leads_out(entry.name):
+        return "a path out of the archive"
+    return "a sparse file" if entry.start is None else ""
+
+
+def _label(tar: str, beside: dict[str, Entry], field: str) -> str | None:
+    if "json" in beside and (field or "cls" not in beside):
+        return _label_in_json(tar, beside["json"], field)
+    return _label_in_text(tar, beside["cls"]) if "cls" in beside else None
+
+
+def _label_in_text(tar: str, entry: Entry) -> str:
+    where = f"{tar}/{entry.name}"
+    text = _text(tar, entry, _MOST_CLASS_BYTES).strip()
+    if not text or "\n" in text or "\0" in text:
+        raise DataError(f"{where}: expected the number or name of a class. Received: {text[:40]!r}")
+    return as_label(text)
+
+
+def _label_in_json(tar: str, entry: Entry, field: str) -> str | None:
+    where = f"{tar}/{entry.name}"
+    try:
+        row = json.loads(_text(tar, entry, _MOST_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    row = row if isinstance(row, dict) else {"label": row}
+    there = [name for name in ([field] if field else _LABEL_FIELDS) if row.get(name) is not None]
+    if len({str(row[name]) for name in there}) > 1:
+        raise DataError(f"{where}: has {' and '.join(there)}; say with --label-column which is the label")
+    if not there:
+        return None
+    return _as_class(where, there[0], row[there[0]])
+
+
+def _as_class(where: str, field: str, value: Any) -> str:
+    if not isinstance(value, (str, int)) or not str(value).strip():
+        raise DataError(f"{where}: {field} must be the number or name of a class. Received: {str(value)[:40]!r}")
+    return as_label(str(value).strip())
+
+
+def _text(tar: str, entry: Entry, most: int) -> str:
+    where = f"{tar}/{entry.name}"
+    assert entry.start is not None
+    if entry.size > most:
+        raise DataError(f"{where}: {entry.size} bytes are too many for a label; at most {most} are read")
+    try:
+        return read_member(Member(tar, entry.name, entry.start, entry.size)).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: is not in UTF-8 ({error.reason})") from error

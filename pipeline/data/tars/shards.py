@@ -1,0 +1,118 @@
+"""The tars that DATA names: one tar, a pattern such as `train-{0000..0099}.tar`, or a folder of tars without images."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from headstart.features.errors import DataError
+from headstart.features.images.files.paths import is_url
+from headstart.pipeline.data.clutter import clutter_kind
+from headstart.pipeline.data.config import Kind
+from headstart.pipeline.data.listing import list_files, require_readable
+from headstart.pipeline.data.names import has_image_suffix, split_named, splits_in_words
+from headstart.pipeline.data.splits import SPLITS
+
+SUFFIX = ".tar"
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+_MOST = 1_000_000  # tars in a pattern
+
+
+def kind_of(data: Path) -> Kind:
+    """Return the kind of `data`. A folder counts as a folder of tars if it holds tars and no images."""
+    if data.is_dir():
+        return "tars" if _holds_tars_alone(data) else "folder"
+    return "tars" if data.name.endswith(SUFFIX) else "list"
+
+
+def is_there(data: Path) -> bool:
+    """Return whether `data` exists. A pattern exists if its first tar does."""
+    return data.exists() or (_is_pattern(data) and os.path.exists(next(_expanded(str(data)))))
+
+
+def tars_of(data: Path) -> list[str]:
+    """Return the tars of `data`, whose kind is `tars`, in order.
+
+    Raises DataError if a tar of a pattern is missing, if a folder in `data` can't be read, or if the path of a tar
+    holds a folder that is called like a tar.
+    """
+    if data.is_dir():
+        listing = list_files(data)
+        require_readable(data, listing)
+        found = [os.path.join(data, name) for name in listing.files if name.endswith(SUFFIX)]
+    else:
+        found = [str(data)] if data.exists() else _of_pattern(data)
+    for tar in found:
+        if f"{SUFFIX}/" in tar:
+            raise DataError(f"{tar}: lies in a folder that is called like a tar; rename the folder")
+    return found
+
+
+def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]]:
+    """Return the split in the name of each tar or of its folder, "" for none, and lines that describe the reading.
+
+    If all tars are of train, they count as not split yet. Raises DataError if only some have a split.
+    """
+    root = os.path.join(data, "") if data.is_dir() else ""
+    splits = [_split_in(tar.removeprefix(root) if root else os.path.basename(tar)) for tar in tars]
+    named = {split for split in splits if split}
+    if named and "" in splits:
+        raise DataError(
+            f"{data}: {tars[splits.index('')]} names no split, and others do ({', '.join(sorted(named))}); rename it, "
+            "or --resplit"
+        )
+    if named == {"train"}:
+        return [""] * len(tars), [f"{data}: all tars are of train, so their images count as not split yet"]
+    shown = [f"{splits.count(split)} of {split}" for split in SPLITS if split in named]
+    return splits, [f"{data}: tars by their names: {', '.join(shown)}"] if shown else []
+
+
+def _split_in(path: str) -> str:
+    for part in reversed(path.removesuffix(SUFFIX).split("/")):
+        if split := split_named(part) or splits_in_words([part]).get(part):
+            return split
+    return ""
+
+
+def _holds_tars_alone(folder: Path) -> bool:
+    tars = False
+    for _, folders, files in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if clutter_kind(name) is None)
+        if any(map(has_image_suffix, files)):
+            return False
+        tars = tars or any(name.endswith(SUFFIX) for name in files)
+    return tars
+
+
+def _is_pattern(data: Path) -> bool:
+    return _BRACES.search(str(data)) is not None and not is_url(str(data))
+
+
+def _of_pattern(data: Path) -> list[str]:
+    found = []
+    for tar in _expanded(str(data)):
+        if not os.path.isfile(tar):
+            raise DataError(f"{data}: there is no {tar}")
+        found.append(tar)
+        if len(found) > _MOST:
+            raise DataError(f"{data}: names more than {_MOST} tars")
+    return found
+
+
+def _expanded(text: str) -> Iterator[str]:
+    """Yield the texts for which a pattern stands: `{0..2}` for numbers, `{a,b}` for words, the first braces slowest."""
+    braces = _BRACES.search(text)
+    if braces is None:
+        yield text
+        return
+    between = _RANGE.fullmatch(braces[1])
+    if between:
+        first, last = between.groups()
+        words = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    else:
+        words = (word for word in braces[1].split(","))
+    for word in words:
+        for rest in _expanded(text[braces.end() :]):
+            yield text[: braces.start()] + word + rest

@@ -1,0 +1,288 @@
+import io
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from headstart.features.errors import DataError
+from headstart.features.images.batches import decoded_batches, why_undecodable
+from headstart.features.images.columns.inspected import inspect_images
+from headstart.features.images.files import fetched, urls
+from headstart.features.images.files.fetched import bytes_kept
+from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of
+from headstart.features.images.files.reading import bytes_of
+from headstart.features.images.files.urls import read_url, require_access, version_of_url, why_unknown
+from headstart.features.images.pixels import ImageConfig
+from headstart.features.images.scan import ImageFile, Reject, inspect_image
+from headstart.features.images.scan_memory import ScanMemory
+from headstart.features.images.thumbnails import thumbnails
+
+
+class Site:
+    """A web server: `files` has the contents by path, `answers` the statuses that are given first."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.answers: dict[str, list[int]] = {}
+        self.asked: Counter[str] = Counter()
+        self.port = 0
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(urls, "_FIRST_WAIT", 0.001)
+    served = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            served.asked[f"{self.command} {path}"] += 1
+            first = served.answers.get(path, [])
+            status = first.pop(0) if first else 200 if path in served.files else 404
+            content = served.files.get(path, b"") if status == 200 else b""
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("Location", "http://169.254.169.254/secret")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", f'"{hash(content)}"')
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        served.port = server.server_address[1]
+        yield served
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def photo(drawn: Path) -> Path:
+    return drawn / "cat" / "cat.0.jpg"
+
+
+def in_tar(folder: Path, name: str, content: bytes) -> tuple[Path, Member]:
+    tar = folder / "x.tar"
+    with tarfile.open(tar, "w") as writing:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        writing.addfile(info, io.BytesIO(content))
+    return tar, Member(str(tar), name, 512, len(content))
+
+
+def test_paths_tell_where_a_file_is() -> None:
+    member = Member("/a/x.tar", "b/c#1+2.tif", 512, 9)
+    assert member_at(member.path) == member
+    assert name_of(member.path) == "/a/x.tar/b/c#1+2.tif"
+    assert name_of("https://host/a.jpg?signed=x.png") == "/a.jpg"
+    assert name_of("/a/b.jpg") == "/a/b.jpg"
+    assert [is_url(path) for path in ("s3://a/b", "/a://b", "a.jpg", "C:/x")] == [True, False, False, False]
+    assert [is_local(path) for path in ("/a/x.tar/y.jpg", "s3://a/x.tar/y.jpg#1+2", member.path)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("file:///etc/passwd", "file:// is not read"),
+        ("ftp://host/x.jpg", "ftp:// is not read"),
+        ("https:///x.jpg", "no bucket or host"),
+        ("https://me:secret@host/x.jpg", "holds a name or password"),
+        ("s3://bucket/x.jpg", ""),
+    ],
+)
+def test_only_known_kinds_of_urls_are_read(url: str, why: str) -> None:
+    assert why in why_unknown(url)
+    assert bool(why) == bool(why_unknown(url))
+
+
+def test_an_object_has_the_digest_and_header_of_the_same_file(site: Site, photo: Path) -> None:
+    site.files["/x.jpg"] = photo.read_bytes()
+    (local,), (image,) = inspect_image(photo), inspect_image(site.url("/x.jpg?signed=1"))
+    assert isinstance(local, ImageFile)
+    assert isinstance(image, ImageFile)
+    assert (image.digest, image.width, image.format, image.bytes) == (
+        local.digest, local.width, local.format, local.bytes,
+    )  # fmt: skip
+    assert image.is_unchanged()
+    site.files["/x.jpg"] += b"!"
+    assert not image.is_unchanged()
+
+
+def test_objects_and_members_give_the_pixels_of_the_same_file(site: Site, photo: Path, tmp_path: Path) -> None:
+    site.files["/x.jpg"] = photo.read_bytes()
+    _, member = in_tar(tmp_path, "x.jpg", photo.read_bytes())
+    paths = [str(photo), site.url("/x.jpg"), member.path]
+    images = [one for found in inspect_images(paths) for one in found if isinstance(one, ImageFile)]
+    assert len({image.digest for image in images}) == 1
+    ((positions, pixels),) = decoded_batches(images, ImageConfig(64), 8)
+    assert positions.tolist() == [0, 1, 2]
+    assert (pixels == pixels[0]).all()
+    for image in images:
+        ((_, alone),) = decoded_batches([image], ImageConfig(64), 8)
+        assert np.array_equal(alone[0], pixels[0])
+    small = [np.asarray(one) for one in thumbnails(images, "RGB", 16)]
+    assert all(np.array_equal(one, small[0]) for one in small)
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason", "detail"),
+    [
+        ([], "vanished", "no such object"),
+        ([403, 403], "unreadable", "access denied"),
+        ([302], "unreadable", "redirects to http://169.254.169.254/secret, which is not followed"),
+        ([400], "unreadable", "HTTP 400"),
+        ([503] * 99, "unreadable", "HTTP 503 Service Unavailable (6 tries)"),
+    ],
+)
+def test_an_object_that_can_not_be_read_is_a_reject(site: Site, answers: list[int], reason: str, detail: str) -> None:
+    site.answers["/x.jpg"] = list(answers)
+    (found,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(found, Reject)
+    assert (found.reason, found.path) == (reason, site.url("/x.jpg"))
+    assert detail in found.detail
+    assert site.asked.total() == (6 if 503 in answers else 2 if 403 in answers else 1)
+
+
+def test_a_transient_failure_is_repeated(site: Site, photo: Path) -> None:
+    site.files["/x.jpg"] = photo.read_bytes()
+    site.answers["/x.jpg"] = [500, 503, 429]
+    (image,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(image, ImageFile)
+    assert site.asked == {"HEAD /x.jpg": 4, "GET /x.jpg": 1}
+
+
+def test_servers_without_head_are_asked_by_get(site: Site, photo: Path) -> None:
+    site.files["/x.jpg"] = photo.read_bytes()
+    site.answers["/x.jpg"] = [405]
+    (image,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(image, ImageFile)
+
+
+def test_a_large_object_is_not_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.features.images.files.reading.MAX_FILE_BYTES", 10)
+    site.files["/x.jpg"] = bytes(11)
+    (found,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(found, Reject)
+    assert found.reason == "too-large"
+    assert site.asked == {"HEAD /x.jpg": 1}
+
+
+def test_of_an_object_that_is_no_image_only_the_beginning_is_read(site: Site) -> None:
+    site.files["/x.bin"] = b"text" * 100
+    assert inspect_image(site.url("/x.bin")) == []
+    site.files["/empty.jpg"] = b""
+    assert [one.reason for one in inspect_image(site.url("/empty.jpg")) if isinstance(one, Reject)] == ["empty"]
+
+
+def test_bytes_are_read_once_within_a_command(site: Site, photo: Path, tmp_path: Path) -> None:
+    site.files["/x.jpg"] = photo.read_bytes()
+    with suppress(KeyboardInterrupt), bytes_kept(tmp_path, "data"):
+        inspect_image(site.url("/x.jpg"))
+        raise KeyboardInterrupt
+    with bytes_kept(tmp_path, "data"):
+        (image,) = inspect_image(site.url("/x.jpg"))
+        assert isinstance(image, ImageFile)
+        assert bytes_of(image) == photo.read_bytes()
+        assert site.asked["GET /x.jpg"] == 1
+        (kept,) = (tmp_path / fetched.FOLDER).glob("*/*/*")
+        kept.write_bytes(kept.read_bytes()[:-1])
+        assert bytes_of(image) == photo.read_bytes()  # a damaged file is not used
+        assert site.asked["GET /x.jpg"] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_more_bytes_are_kept_than_there_is_room_for(
+    site: Site, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetched, "MOST_BYTES", 10)
+    site.files["/x.jpg"] = photo.read_bytes()
+    with bytes_kept(tmp_path, "data"):
+        (image,) = inspect_image(site.url("/x.jpg"))
+        assert isinstance(image, ImageFile)
+        assert bytes_of(image) == photo.read_bytes()
+        assert not list((tmp_path / fetched.FOLDER).glob("*/*/*"))
+    assert site.asked["GET /x.jpg"] == 2
+
+
+def test_other_bytes_never_get_the_digest_of_the_scan(site: Site, drawn: Path) -> None:
+    site.files["/x.jpg"] = (drawn / "cat" / "cat.0.jpg").read_bytes()
+    (image,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(image, ImageFile)
+    site.files["/x.jpg"] = (drawn / "cat" / "cat.1.jpg").read_bytes()
+    assert list(decoded_batches([image, image], ImageConfig(64), 8)) == []
+    assert why_undecodable(image) == Reject(image.path, "vanished", "changed since it was scanned")
+
+
+def test_the_scan_memory_knows_objects_by_their_etag(site: Site, photo: Path, tmp_path: Path) -> None:
+    site.files["/x.jpg"] = photo.read_bytes()
+    url = site.url("/x.jpg")
+    first = inspect_images([url])
+    ScanMemory(tmp_path, Path("list.csv")).save(first.images)
+    assert list(inspect_images([url], memory=ScanMemory(tmp_path, Path("list.csv")))) == list(first)
+    assert site.asked["GET /x.jpg"] == 1
+    site.files["/x.jpg"] += b"!"
+    assert list(inspect_images([url], memory=ScanMemory(tmp_path, Path("list.csv")))) != list(first)
+    assert site.asked["GET /x.jpg"] == 2
+
+
+def test_a_host_that_refuses_everything_is_told_once(site: Site) -> None:
+    for name in "abcd":
+        site.answers[f"/{name}.jpg"] = [403] * 9
+    with pytest.raises(DataError, match=r"access denied"):
+        require_access([site.url(f"/{name}.jpg") for name in "abcd"])
+    assert site.asked.total() == 6
+    site.files["/e.jpg"] = b"x"
+    require_access([site.url("/a.jpg"), site.url("/e.jpg"), site.url("/b.jpg")])  # one of them is denied: a reject
+    with pytest.raises(DataError, match=r"127.0.0.1:1/x.jpg: .*refused.*6 tries"):
+        require_access(["http://127.0.0.1:1/x.jpg"])
+
+
+def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    with pytest.raises(DataError, match=r"s3://b/x.jpg: reading it needs s3fs: pip install 'headstart\[remote\]'"):
+        require_access(["s3://b/x.jpg"])
+
+
+def test_an_object_of_another_size_than_announced_is_read_anew(site: Site) -> None:
+    site.files["/x.jpg"] = b"12345"
+    version = version_of_url(site.url("/x.jpg"))
+    site.files["/x.jpg"] = b"1234567"
+    content, now = read_url(site.url("/x.jpg"), version)
+    assert content == b"1234567"
+    assert now == version_of_url(site.url("/x.jpg")) != version
+
+
+def test_a_member_of_a_changed_tar_is_not_decoded(tmp_path: Path, drawn: Path) -> None:
+    first, second = ((drawn / "cat" / f"cat.{number}.jpg").read_bytes() for number in range(2))
+    tar, member = in_tar(tmp_path, "x.jpg", first)
+    (image,) = inspect_image(member.path)
+    assert isinstance(image, ImageFile)
+    in_tar(tmp_path, "x.jpg", second)
+    assert list(decoded_batches([image, image], ImageConfig(64), 8)) == []
+    tar.write_bytes(tar.read_bytes()[:1000])
+    assert not image.is_unchanged()
+    assert why_undecodable(image).reason == "truncated"
+    (found,) = inspect_image(member.path)
+    assert isinstance(found, Reject)
+    assert found.detail == "the tar ends before it"

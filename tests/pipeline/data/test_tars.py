@@ -1,0 +1,233 @@
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import DataError, OptionError
+from headstart.features.images.files.paths import member_at
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.examples import Scan, scan
+from headstart.pipeline.data.reading import read_data
+from headstart.pipeline.data.tars.shards import kind_of, tars_of
+from headstart.pipeline.featured import cache_features
+from headstart.pipeline.labels.apply import apply
+from headstart.pipeline.prepare.prepare import prepare
+from headstart.tests.conftest import QUICK, SMALL
+
+
+def write_tar(tar: Path, files: Mapping[str, bytes | tarfile.TarInfo]) -> Path:
+    tar.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(tar, "w") as writing:
+        for name, content in files.items():
+            if isinstance(content, tarfile.TarInfo):
+                writing.addfile(content)
+                continue
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            writing.addfile(info, io.BytesIO(content))
+    return tar
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    return info
+
+
+@pytest.fixture
+def photos(drawn: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(drawn.glob("*/*.jpg")) if "broken" not in path.name]
+
+
+def labels_of(scanned: Scan) -> dict[str, str]:
+    """The class of each example, by its name in the tar."""
+    found = {}
+    for example in scanned.examples:
+        member = member_at(example.image.path)
+        assert member
+        found[member.name] = scanned.class_names[example.label]
+    return found
+
+
+def test_classes_are_in_cls_files(photos: list[bytes], tmp_path: Path) -> None:
+    files = {"./a.jpg": photos[0], "./a.cls": b"0\n", "./b.cls": b"10", "./b.seg.png": photos[1], "./b.jpg": photos[2]}
+    tar = write_tar(tmp_path / "x.tar", {**files, "./c.jpg": photos[3], "./c.txt": b"a caption"})
+    scanned = scan(tar)
+    assert labels_of(scanned) == {"a.jpg": "0", "b.seg.png": "10", "b.jpg": "10"}
+    assert [example.group for example in scanned.examples] == [None, f"{tar}/b", f"{tar}/b"]
+    assert scanned.ignored_kinds == {"no image": 3, "without a label": 1}
+    assert scanned.reading[0] == f"{tar}: a tar of 4 images in 2 classes, by .cls and .json"
+
+
+@pytest.mark.parametrize(
+    ("row", "label"),
+    [
+        ({"label": "cat", "width": 3}, "cat"),
+        ({"class": 7}, "7"),
+        ({"class_name": "dog", "class": "dog"}, "dog"),
+        (3, "3"),
+    ],
+)
+def test_classes_are_in_json(row: object, label: str, photos: list[bytes], tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"a.jpg": photos[0], "a.json": json.dumps(row).encode()})
+    assert labels_of(scan(tar)) == {"a.jpg": label}
+
+
+def test_of_several_labels_one_is_named(photos: list[bytes], tmp_path: Path) -> None:
+    row = json.dumps({"label": 3, "class_name": "cat", "kind": "pet"}).encode()
+    tar = write_tar(tmp_path / "x.tar", {"a.jpg": photos[0], "a.json": row})
+    with pytest.raises(DataError, match=r"x.tar/a.json: has label and class_name; say with --label-column"):
+        scan(tar)
+    assert labels_of(scan(tar, config=DataConfig(label_column="kind"))) == {"a.jpg": "pet"}
+    assert scan(tar, labelled=False, config=DataConfig(layout="none")).class_names == []
+    both = write_tar(tmp_path / "y.tar", {"a.jpg": photos[0], "a.json": row, "a.cls": b"5"})
+    assert labels_of(scan(both)) == {"a.jpg": "5"}
+    assert labels_of(scan(both, config=DataConfig(label_column="class_name"))) == {"a.jpg": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("a.cls", b"", "expected the number or name of a class"),
+        ("a.cls", b"\xff\xfe", "not in UTF-8"),
+        ("a.cls", b"x" * 5000, "too many for a label"),
+        ("a.json", b"{", "not JSON"),
+        ("a.json", b'{"label": [1]}', "must be the number or name"),
+    ],
+)
+def test_a_label_that_can_not_be_read_is_told(
+    name: str, content: bytes, why: str, photos: list[bytes], tmp_path: Path
+) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"a.jpg": photos[0], name: content})
+    with pytest.raises(DataError, match=why) as told:
+        scan(tar)
+    assert str(told.value).startswith(f"{tar}/{name}: ")
+
+
+def test_splits_are_in_the_names_of_tars(photos: list[bytes], tmp_path: Path) -> None:
+    for number, name in enumerate(("train-0000", "train-0001", "data_val-0000", "test/0000")):
+        write_tar(tmp_path / "shards" / f"{name}.tar", {"a.jpg": photos[number], "a.cls": b"cat"})
+    scanned = scan(tmp_path / "shards")
+    assert [example.split for example in scanned.examples] == ["val", "test", "train", "train"]
+    assert f"{tmp_path / 'shards'}: tars by their names: 2 of train, 1 of val, 1 of test" in scanned.reading
+    pattern = tmp_path / "shards" / "train-{0000..0001}.tar"
+    assert [Path(tar).name for tar in tars_of(pattern)] == ["train-0000.tar", "train-0001.tar"]
+    assert "all tars are of train, so their images count as not split yet" in scan(pattern).reading[1]
+    write_tar(tmp_path / "shards" / "extra.tar", {"a.jpg": photos[5], "a.cls": b"cat"})
+    with pytest.raises(DataError, match=r"extra.tar names no split, and others do \(test, train, val\)"):
+        scan(tmp_path / "shards")
+    assert len(scan(tmp_path / "shards", config=DataConfig(resplit=True)).examples) == 5
+
+
+def test_patterns_stand_for_tars_that_must_exist(photos: list[bytes], tmp_path: Path) -> None:
+    for name in ("a-8", "a-9", "a-10", "b-8"):
+        write_tar(tmp_path / f"{name}.tar", {"x.jpg": photos[0], "x.cls": b"1"})
+    assert [Path(tar).name for tar in tars_of(tmp_path / "a-{8..10}.tar")] == ["a-8.tar", "a-9.tar", "a-10.tar"]
+    assert [Path(tar).name for tar in tars_of(tmp_path / "{a,b}-8.tar")] == ["a-8.tar", "b-8.tar"]
+    with pytest.raises(DataError, match=r"there is no .*a-11.tar"):
+        read_data(tmp_path / "a-{10..11}.tar", DataConfig())
+    with pytest.raises(DataError, match="no such folder"):
+        read_data(tmp_path / "c-{10..11}.tar", DataConfig())
+
+
+def test_class_folders_in_a_tar_are_read_as_in_a_folder(photos: list[bytes], tmp_path: Path) -> None:
+    names = [
+        f"{split}/{label}/{split}{number}.jpg" for split in ("train", "val") for label in "ab" for number in range(2)
+    ]
+    tar = write_tar(tmp_path / "x.tar", dict(zip(names, photos, strict=False)))
+    scanned = scan(tar)
+    assert labels_of(scanned) == {name: name.split("/")[1] for name in names}
+    assert {example.split for example in scanned.examples} == {"train", "val"}
+    flat = write_tar(tmp_path / "y.tar", {"a_x.jpg": photos[0], "b_x.jpg": photos[1]})
+    with pytest.raises(DataError, match=r"no label in a key.cls or key.json .*, and none in names: .*--label-from"):
+        scan(flat)
+    assert labels_of(scan(flat, config=DataConfig(label_from=r"(?P<label>\w)_.*"))) == {"a_x.jpg": "a", "b_x.jpg": "b"}
+    assert len(scan(flat, labelled=False).examples) == 2
+
+
+def test_links_and_names_that_lead_out_are_rejects(photos: list[bytes], tmp_path: Path) -> None:
+    files = {
+        "a.jpg": photos[0],
+        "a.cls": b"1",
+        "../b.jpg": photos[1],
+        "link.jpg": link("link.jpg", "/etc/passwd"),
+        "c.jpg": b"",
+        "c.cls": b"1",
+    }
+    scanned = scan(write_tar(tmp_path / "x.tar", files))
+    assert len(scanned.examples) == 1
+    found = {reject.path.rpartition("x.tar/")[2].partition("#")[0]: reject.detail for reject in scanned.rejects}
+    assert found == {"../b.jpg": "a path out of the archive", "link.jpg": "a link or device", "c.jpg": "0 bytes"}
+    assert not (tmp_path / "b.jpg").exists()
+
+
+def test_a_tar_that_is_cut_off_is_named(photos: list[bytes], tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "s" / "b.tar", {"a.jpg": photos[0], "a.cls": b"1", "b.jpg": photos[1]})
+    write_tar(tmp_path / "s" / "a.tar", {"a.jpg": photos[0], "a.cls": b"1"})
+    content = tar.read_bytes()
+    for size in (len(photos[0]) + 700, len(photos[0]) // 2, 100, 0):
+        tar.write_bytes(content[:size])
+        with pytest.raises(DataError, match=r"b.tar: ") as told:
+            scan(tmp_path / "s")
+        assert "\n" not in str(told.value)
+
+
+def test_what_is_no_tar_of_samples_is_told(photos: list[bytes], tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"a.jpg": photos[0], "a.cls": b"1"})
+    packed = tmp_path / "x.tar.gz"
+    packed.write_bytes(gzip.compress(tar.read_bytes()))
+    with pytest.raises(DataError, match=r"a compressed tar; decompress it, or `headstart prepare` it"):
+        read_data(packed, DataConfig())
+    (tmp_path / "y.tar").write_bytes(packed.read_bytes())
+    with pytest.raises(DataError, match=r"y.tar: no plain tar \(gzip\)"):
+        read_data(tmp_path / "y.tar", DataConfig())
+    with pytest.raises(OptionError, match=r"DATA s3:/bucket/x.tar: is a URL"):
+        read_data(Path("s3://bucket/x.tar"), DataConfig())
+    with pytest.raises(OptionError, match=r"--path-column: means nothing for a tar of samples"):
+        read_data(tar, DataConfig(path_column="file"))
+    with pytest.raises(DataError, match=r"x.tar: holds samples, .*; without `prepare`, name the tars as DATA"):
+        prepare(tar, tmp_path / "data")
+    with pytest.raises(OptionError, match=r"--apply .*: labels in tars, as in .*x.tar, are not changed"):
+        apply(tar, tmp_path / "labels.csv")
+    nested = write_tar(tmp_path / "z.tar" / "x.tar", {"a.jpg": photos[0], "a.cls": b"1"})
+    with pytest.raises(DataError, match="called like a tar; rename the folder"):
+        read_data(nested, DataConfig())
+
+
+def test_a_folder_with_images_is_no_folder_of_tars(photos: list[bytes], tmp_path: Path) -> None:
+    write_tar(tmp_path / "s" / "backup.tar", {"a.jpg": photos[0], "a.cls": b"1"})
+    assert kind_of(tmp_path / "s") == "tars"
+    (tmp_path / "s" / "cat").mkdir()
+    (tmp_path / "s" / "cat" / "1.jpg").write_bytes(photos[0])
+    assert kind_of(tmp_path / "s") == "folder"
+
+
+@pytest.mark.slow
+def test_features_of_tars_and_of_files_are_equal_to_the_bit(tmp_path: Path) -> None:
+    from headstart.pipeline.demo.drawing import draw_demo
+
+    draw_demo(tmp_path / "drawn", 200, seed=5)
+    files = [path for path in sorted((tmp_path / "drawn").glob("*/*.jpg")) if "broken" not in path.name]
+    for path in (tmp_path / "drawn").glob("*/broken*"):
+        path.unlink()
+    for number in range(3):
+        samples: dict[str, bytes] = {}
+        for at, path in enumerate(files[number::3]):
+            samples |= {f"{at:06}.jpg": path.read_bytes(), f"{at:06}.cls": path.parent.name.encode()}
+        write_tar(tmp_path / "shards" / f"{number:04}.tar", samples)
+    config = FeatureConfig(**SMALL)
+    of_files = cache_features(tmp_path / "drawn", config, ExtractionConfig(store=tmp_path / "a", **QUICK))
+    of_tars = cache_features(tmp_path / "shards", config, ExtractionConfig(store=tmp_path / "b", **QUICK))
+    assert of_tars.class_names == ["cat", "dog"]
+    assert of_tars.extracted.extracted == of_files.extracted.extracted == 200
+    by_digest = {one.image.digest: (one.label, one.split) for one in of_files.examples}
+    assert by_digest == {one.image.digest: (one.label, one.split) for one in of_tars.examples}
+    assert of_tars.fingerprints() == of_files.fingerprints()
+    assert np.array_equal(of_files.features(list(by_digest)), of_tars.features(list(by_digest)))
+    again = cache_features(tmp_path / "shards", config, ExtractionConfig(store=tmp_path / "a", **QUICK))
+    assert again.extracted.extracted == 0  # members are known by their digests
