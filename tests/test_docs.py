@@ -41,7 +41,7 @@ NOT_RUN = {
     "ray.md": 2,
 }
 # of pip, TensorBoard, Docker and the benchmarks
-FOREIGN_OPTIONS = {"--group", "--logdir", "--only", "--photos", "--shm-size"}
+FOREIGN_OPTIONS = {"--group", "--narrow", "--logdir", "--only", "--photos", "--shm-size"}
 
 
 @dataclass(frozen=True)
