@@ -10,7 +10,7 @@ from headstart.features.digests import hex_digests
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import Augment, augment_image
 from headstart.features.images.batches import decoded_dataset, explicit_options, file_columns
-from headstart.features.images.files.reading import why_unread
+from headstart.features.images.files.reading import forget_unread, why_unread
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.store.store import FeatureStore
 from headstart.features.tensorflow import tf
@@ -192,6 +192,7 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
     remote file that could not be read, or a file of `examples` that is gone or has changed (DataError). Without a known
     cause, TensorFlow's error is raised.
     """
+    forget_unread()
     try:
         yield
     except tf.errors.OpError as error:

@@ -81,8 +81,16 @@ def read_references(references: np.ndarray) -> np.ndarray:
 
 
 def why_unread() -> str:
-    """Return the path of the last file that `read_references` could not read, and the reason; "" if there was none."""
+    """Return the path of the last file that `read_references` could not read, and the reason; "" if there was none.
+
+    What failed before the last `forget_unread` does not count.
+    """
     return _failures[-1] if _failures else ""
+
+
+def forget_unread() -> None:
+    """Forget which file could not be read; see `why_unread`."""
+    _failures.clear()
 
 
 def why_unreadable(error: OSError) -> Fault:
