@@ -17,7 +17,7 @@ from headstart.features.digests import hex_digests
 from headstart.features.errors import StoreError
 from headstart.features.store.claims import Claim, Claims
 from headstart.features.store.shards import read_digests, read_rows
-from headstart.features.store.store import FeatureStore
+from headstart.features.store.store import FeatureStore, writable
 from headstart.features.terminal import console, progress
 
 LARGE_SHARD_BYTES = 256 << 20
@@ -103,7 +103,8 @@ def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
 @contextmanager
 def _removals_named(store: FeatureStore) -> Iterator[None]:
     try:
-        yield
+        with writable(store.root):
+            yield
     except FileNotFoundError as error:
         raise StoreError(
             f"{store.folder}: another process changed the store meanwhile; nothing is lost, repeat the command"

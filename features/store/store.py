@@ -39,7 +39,7 @@ def create_folder(folder: Path, root: Path | None = None) -> None:
     `root` is the store that contains `folder`, if there is one.
     """
     try:
-        with _writable(root or folder):
+        with writable(root or folder):
             folder.mkdir(parents=True, exist_ok=True)
             remove_left_over(folder)
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
@@ -48,7 +48,7 @@ def create_folder(folder: Path, root: Path | None = None) -> None:
 
 
 @contextmanager
-def _writable(root: Path) -> Iterator[None]:
+def writable(root: Path) -> Iterator[None]:
     """Raise a StoreError that names the store at `root` if something can't be written there within the block."""
     try:
         yield
@@ -79,7 +79,7 @@ class FeatureStore:
         """
         create_folder(self.folder, self.root)
         remove_void_claims(self.folder)
-        with _writable(self.root):
+        with writable(self.root):
             if not self._description.exists():
                 write_json(self._description, self.fingerprint.to_json())
         self.keep_index()
@@ -151,7 +151,7 @@ class FeatureStore:
         if not self._description.exists():  # a network share was unmounted: the file would go to another disk
             raise StoreError(f"{self.folder}: the store is gone")
         target = self.folder / shard_name(content)
-        with _writable(self.root):
+        with writable(self.root):
             while True:
                 write_atomically(target, content)
                 if retired.put_in_use(target):
@@ -162,7 +162,7 @@ class FeatureStore:
 
         Unless `merge` is true, the caller must call `write_merged` in the end.
         """
-        with _writable(self.root):
+        with writable(self.root):
             retired.retire(shards, self.folder)
             if merge:
                 self.write_merged()
@@ -170,7 +170,7 @@ class FeatureStore:
     def remove_retired(self) -> None:
         """Remove the files of retired shards."""
         if retired.has_retired(self.folder):
-            with _writable(self.root):
+            with writable(self.root):
                 self.write_merged()  # a process may have been killed after it retired shards
                 retired.remove_retired(self.folder)
 
