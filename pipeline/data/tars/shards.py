@@ -55,8 +55,8 @@ def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]
 
     If all tars are of train, they count as not split yet. Raises DataError if only some have a split.
     """
-    root = os.path.join(data, "") if data.is_dir() else ""
-    splits = [_split_in(tar.removeprefix(root) if root else os.path.basename(tar)) for tar in tars]
+    root = _root_of(data)
+    splits = [_split_in(tar.removeprefix(root)) for tar in tars]
     named = {split for split in splits if split}
     if named and "" in splits:
         raise DataError(
@@ -67,6 +67,14 @@ def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]
         return [""] * len(tars), [f"{data}: all tars are of train, so their images count as not split yet"]
     shown = [f"{splits.count(split)} of {split}" for split in SPLITS if split in named]
     return splits, [f"{data}: tars by their names: {', '.join(shown)}"] if shown else []
+
+
+def _root_of(data: Path) -> str:
+    """Return the beginning of the paths of tars that says nothing of splits: all folders before the first braces."""
+    if data.is_dir():
+        return os.path.join(data, "")
+    fixed = str(data).partition("{")[0] if not data.exists() else str(data)
+    return fixed[: fixed.rfind("/") + 1]
 
 
 def _split_in(path: str) -> str:

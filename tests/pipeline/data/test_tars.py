@@ -124,6 +124,19 @@ def test_splits_are_in_the_names_of_tars(photos: list[bytes], tmp_path: Path) ->
     assert len(scan(tmp_path / "shards", config=DataConfig(resplit=True)).examples) == 5
 
 
+@pytest.mark.parametrize("pattern", ["{train,val}/{0..1}.tar", "{train,val}/a/{0..1}.tar", "{train_,data-val}{0..1}.tar"])
+def test_a_pattern_gives_the_splits_of_its_folder(pattern: str, photos: list[bytes], tmp_path: Path) -> None:
+    data = tmp_path / "test" / pattern  # `test` lies before the braces
+    words = pattern.partition("}")[0][1:].split(",")
+    for number, photo in zip((0, 1), photos, strict=False):
+        for word in words:
+            name = pattern.replace(pattern.partition("}")[0] + "}", word).replace("{0..1}", str(number))
+            write_tar(tmp_path / "test" / name, {f"{word}.jpg": photo, f"{word}.cls": b"cat"})
+    splits = {example.image.path.rpartition("#")[0]: example.split for example in scan(data).examples}
+    assert set(splits.values()) == {"train", "val"}
+    assert splits == {one.image.path.rpartition("#")[0]: one.split for one in scan(tmp_path / "test").examples}
+
+
 def test_patterns_stand_for_tars_that_must_exist(photos: list[bytes], tmp_path: Path) -> None:
     for name in ("a-8", "a-9", "a-10", "b-8"):
         write_tar(tmp_path / f"{name}.tar", {"x.jpg": photos[0], "x.cls": b"1"})
