@@ -31,7 +31,7 @@ from headstart.pipeline.data.names import (
 )
 from headstart.pipeline.data.splits import SPLITS
 from headstart.pipeline.data.tars.samples import read_tar
-from headstart.pipeline.data.tars.shards import PACKED, SUFFIX, is_there, kind_of, split_of_each, tars_of
+from headstart.pipeline.data.tars.shards import SUFFIX, is_tar, is_there, kind_of, require_plain, split_of_each, tars_of, told_tars
 
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
 
@@ -65,7 +65,12 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     if config.layout == "v1":
         return Files(*read_folder_v1(data))
     names, listing = folder_names(data)
-    reading = read_names(names, str(data), config, listing.empty, labelled)
+    tars = told_tars(data, names)
+    try:
+        reading = read_names(names, str(data), config, listing.empty, labelled)
+    except DataError as error:
+        raise DataError("; ".join([str(error), *tars])) from error
+    reading = replace(reading, lines=[*reading.lines, *tars])
     return _with_labels(names.below(os.path.join(data, "")), reading, Counter(listing.ignored), "outside classes")
 
 
@@ -95,10 +100,10 @@ def require_data(data: Path) -> None:
     if data.is_dir() or is_manifest(data) or (data.name.endswith(SUFFIX) and is_there(data)):
         return
     require_no_url("DATA", data, "name a folder, tars or a list on a disk; a list may hold URLs")
-    if data.name.endswith(PACKED) and data.exists():
-        raise DataError(f"{data}: a compressed tar; decompress it, or `headstart prepare` it into a folder")
     if not data.exists():
         raise DataError(f"{data}: no such folder")
+    if is_tar(data.name):
+        require_plain(str(data))
     raise DataError(f"{data}: neither a folder nor a list ({', '.join(SUFFIXES)}); `headstart prepare` takes archives")
 
 
@@ -211,7 +216,8 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
 
 def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     """Read tars of samples. Without any `.cls` and `.json`, labels are in the names, as in a folder."""
-    tars = tars_of(data)
+    there = tars_of(data)
+    tars = there.paths
     splits, lines = ([""] * len(tars), []) if config.resplit else split_of_each(tars, data)
     by_names = bool(config.label_from or config.classes) or config.layout not in ("auto", "none")
     field = config.label_column if config.label_column != DataConfig().label_column else ""
@@ -235,7 +241,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     elif config.layout != "none":
         reading = _labelled_by_names(names, data, config, reading, labelled)
     reading = _grouped(reading, names, str(data), config)
-    ignored = Counter({"no image": sum(one.others for one in found)})
+    ignored = there.ignored + Counter({"no image": sum(one.others for one in found)})
     files = _with_labels(Paths.of(path for one in found for path in one.paths), reading, ignored, "without a label")
     return replace(files, rejects=[reject for one in found for reject in one.rejects])
 
