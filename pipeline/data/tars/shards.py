@@ -39,8 +39,11 @@ def kind_of(data: Path) -> Kind:
 
 
 def is_there(data: Path) -> bool:
-    """Return whether `data` exists. A pattern exists if its first tar does."""
-    return data.exists() or (_is_pattern(data) and os.path.exists(next(_expanded(str(data)))))
+    """Return whether `data` exists. A pattern exists if its first tar does.
+
+    Raises DataError for a pattern with a range that runs backwards.
+    """
+    return data.exists() or (_is_pattern(data) and os.path.exists(next(_tars_in(data))))
 
 
 def tars_of(data: Path) -> Tars:
@@ -84,7 +87,7 @@ def told_tars(data: Path, names: Iterable[str]) -> list[str]:
     tars = [name for name in names if is_tar(name)]
     if not tars:
         return []
-    return [f"{data}: {len(tars)} tars lie beside images and are not read, {tars[0]} the first"]
+    return [f"{data}: tars beside images are not read; there are {len(tars)}, {tars[0]} the first"]
 
 
 def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]]:
@@ -145,13 +148,22 @@ def _is_pattern(data: Path) -> bool:
 
 def _of_pattern(data: Path) -> list[str]:
     found = []
-    for tar in _expanded(str(data)):
+    for tar in _tars_in(data):
         if not os.path.isfile(tar):
             raise DataError(f"{data}: there is no {tar}")
         found.append(tar)
         if len(found) > _MOST:
             raise DataError(f"{data}: names more than {_MOST} tars")
     return found
+
+
+def _tars_in(data: Path) -> Iterator[str]:
+    """Return the tars for which a pattern stands. Raises DataError for a range that runs backwards, as `{5..2}`."""
+    for braces in _BRACES.finditer(str(data)):
+        between = _RANGE.fullmatch(braces[1])
+        if between and int(between[1]) > int(between[2]):
+            raise DataError(f"{data}: {braces[0]} runs backwards; write the smaller number first")
+    return _expanded(str(data))
 
 
 def _expanded(text: str) -> Iterator[str]:

@@ -146,6 +146,8 @@ def test_patterns_stand_for_tars_that_must_exist(photos: list[bytes], tmp_path: 
         read_data(tmp_path / "a-{10..11}.tar", DataConfig())
     with pytest.raises(DataError, match="no such folder"):
         read_data(tmp_path / "c-{10..11}.tar", DataConfig())
+    with pytest.raises(DataError, match=r"a-\{9..8\}.tar: \{9..8\} runs backwards; write the smaller number first"):
+        read_data(tmp_path / "a-{9..8}.tar", DataConfig())
 
 
 def test_class_folders_in_a_tar_are_read_as_in_a_folder(photos: list[bytes], tmp_path: Path) -> None:
@@ -256,12 +258,12 @@ def test_a_tar_beside_pictures_is_told(linked: bool, photos: list[bytes], tmp_pa
     assert kind_of(folder) == "folder"
     scanned = scan(folder)
     assert len(scanned.examples) == 2
-    assert f"{folder}: 1 tars lie beside images and are not read, backup.tar the first" in scanned.reading
+    assert f"{folder}: tars beside images are not read; there are 1, backup.tar the first" in scanned.reading
     assert scanned.ignored_kinds == {"outside classes": 1}
     for label in "ab":
         (folder / label).rename(tmp_path / f"{label}-moved")
     (folder / "x.jpg").write_bytes(photos[2])
-    with pytest.raises(DataError, match=r"no class folders; .*; .*: 1 tars lie beside images"):
+    with pytest.raises(DataError, match=r"no class folders; .*; .*: tars beside images are not read"):
         scan(folder)
 
 
