@@ -220,12 +220,14 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     tars = there.paths
     splits, lines = ([""] * len(tars), []) if config.resplit else split_of_each(tars, data)
     by_names = bool(config.label_from or config.classes) or config.layout not in ("auto", "none")
-    field = config.label_column if config.label_column != DataConfig().label_column else ""
+    by_fields = not by_names and config.layout != "none"
     found = []
     with progress("reading tars", len(tars), "tars") as advance:
         for tar in tars:
-            found.append(read_tar(tar, field, not by_names and config.layout != "none"))
+            found.append(read_tar(tar, config.label_column, by_fields))
             advance(1)
+    if by_fields and config.label_column:
+        _require_field(data, config.label_column, set().union(*(one.fields for one in found)))
     names = Paths.of(name for one in found for name in one.names)
     labels = [label for one in found for label in one.labels]
     reading = Reading(
@@ -241,9 +243,15 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     elif config.layout != "none":
         reading = _labelled_by_names(names, data, config, reading, labelled)
     reading = _grouped(reading, names, str(data), config)
-    ignored = there.ignored + Counter({"no image": sum(one.others for one in found)})
+    ignored = sum((one.ignored for one in found), there.ignored)
     files = _with_labels(Paths.of(path for one in found for path in one.paths), reading, ignored, "without a label")
     return replace(files, rejects=[reject for one in found for reject in one.rejects])
+
+
+def _require_field(data: Path, field: str, fields: set[str]) -> None:
+    if field not in fields:
+        there = listed(sorted(fields)) or "none"
+        raise DataError(f"{data}: --label-column {field}: no key.json has this field; there are {there}")
 
 
 def _labelled_by_names(
@@ -251,7 +259,7 @@ def _labelled_by_names(
 ) -> Reading:
     """Return `reading`, the reading of tars, with the labels and splits that the names in the tars have."""
     try:
-        inside = read_names(names, str(data), replace(config, group="", label_column="label"), labelled=labelled)
+        inside = read_names(names, str(data), replace(config, group="", label_column=""), labelled=labelled)
     except DataError as error:
         raise DataError(f"no label in a key.cls or key.json of the tars, and none in names: {error}") from error
     splits = inside.splits if any(Coded.of(inside.splits).used()) else reading.splits

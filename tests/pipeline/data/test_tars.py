@@ -109,6 +109,25 @@ def test_a_label_that_can_not_be_read_is_told(
     assert str(told.value).startswith(f"{tar}/{name}: ")
 
 
+def test_a_field_that_is_named_must_be_there(photos: list[bytes], tmp_path: Path) -> None:
+    row = json.dumps({"label": 3, "class_name": "cat"}).encode()
+    tar = write_tar(tmp_path / "x.tar", {"a.jpg": photos[0], "a.json": row, "a.cls": b"5"})
+    assert labels_of(scan(tar, config=DataConfig(label_column="label"))) == {"a.jpg": "3"}
+    with pytest.raises(DataError, match=r"--label-column lable: no key.json has this field; there are class_name, label"):
+        scan(tar, config=DataConfig(label_column="lable"))
+    plain = write_tar(tmp_path / "y.tar", {"a.jpg": photos[0], "a.cls": b"5"})
+    with pytest.raises(DataError, match=r"--label-column lable: no key.json has this field; there are none"):
+        scan(plain, config=DataConfig(label_column="lable"))
+
+
+def test_clutter_in_tars_is_no_data(photos: list[bytes], tmp_path: Path) -> None:
+    files = {"a.jpg": photos[0], "a.cls": b"1", "._a.jpg": b"x", "._a.cls": b"", ".thumbs/a.jpg": photos[1]}
+    scanned = scan(write_tar(tmp_path / "x.tar", {**files, "__MACOSX/a.jpg": photos[2]}))
+    assert labels_of(scanned) == {"a.jpg": "1"}
+    assert not scanned.rejects
+    assert scanned.ignored_kinds == {"system files": 3, "hidden": 1, "no image": 1}
+
+
 def test_splits_are_in_the_names_of_tars(photos: list[bytes], tmp_path: Path) -> None:
     for number, name in enumerate(("train-0000", "train-0001", "data_val-0000", "test/0000")):
         write_tar(tmp_path / "shards" / f"{name}.tar", {"a.jpg": photos[number], "a.cls": b"cat"})
@@ -256,7 +275,10 @@ def test_a_tar_beside_pictures_is_told(linked: bool, photos: list[bytes], tmp_pa
         else:
             (tmp_path / label).rename(folder / label)
     assert kind_of(folder) == "folder"
-    scanned = scan(folder)
+    if not linked:
+        with pytest.raises(DataError, match=r"1 images lie beside these folders.*; .*: tars beside images are not read"):
+            scan(folder)
+    scanned = scan(folder, config=DataConfig(layout="outer"))
     assert len(scanned.examples) == 2
     assert f"{folder}: tars beside images are not read; there are 1, backup.tar the first" in scanned.reading
     assert scanned.ignored_kinds == {"outside classes": 1}
