@@ -146,7 +146,8 @@ def _in_threads(
         yield piece, work(piece)
         if time.perf_counter() - start > size * _KNOWN_SECONDS:
             break  # files are read, or the disk is far away: threads save time
-    with ThreadPoolExecutor(THREADS if remote else None) as pool:
+    pool = ThreadPoolExecutor(THREADS if remote else None)
+    try:
         waiting = deque[tuple[np.ndarray, Future[Result]]]()
         for piece in pieces:
             waiting.append((piece, pool.submit(work, piece)))
@@ -155,6 +156,8 @@ def _in_threads(
                 yield done, result.result()
         for done, result in waiting:
             yield done, result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error, nothing that waits is begun
 
 
 class _Found:
