@@ -205,8 +205,11 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 
 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
-    """Raise DataError if the file of an example is gone, or has changed since the scan."""
-    changed = [example.image.path for example in examples if not example.image.is_unchanged()]
+    """Raise DataError if the file of an example that was read is gone, or has changed since the scan.
+
+    Only local files are looked at: the bytes of others were compared as they were read.
+    """
+    changed = [example.image.path for example in examples if not example.image.is_unchanged_since_read()]
     if changed:
         raise DataError(f"{changed[0]}: gone or changed while it was in use ({len(changed)} such files)")
 

@@ -11,7 +11,7 @@ from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.examples import Example, scan
 from headstart.pipeline.featured import cache_features
-from headstart.pipeline.inputs import eval_dataset, explained, features_dataset, train_dataset
+from headstart.pipeline.inputs import eval_dataset, explained, features_dataset, require_unchanged_files, train_dataset
 from headstart.tests.features.store.test_store import digest, fill, store_in, vectors
 
 CONFIG = ImageConfig(48)
@@ -74,6 +74,13 @@ def test_a_file_that_went_is_an_error_and_never_a_shorter_stream(examples, tmp_p
             list(batches())
         with pytest.raises(DataError, match=r"gone\.jpg: gone or changed"), explained(some):
             list(batches())
+
+
+def test_only_local_files_are_asked_whether_they_changed(examples) -> None:
+    away = replace(examples[3].image, path="http://127.0.0.1:1/x.jpg")  # a request would be refused, and repeated
+    require_unchanged_files([*examples, replace(examples[3], image=away)])
+    with pytest.raises(DataError, match="gone or changed"):
+        require_unchanged_files([replace(examples[3], image=replace(away, path="gone.jpg"))])
 
 
 @pytest.mark.parametrize("augment", ["none", pytest.param("flip", marks=pytest.mark.slow), "standard"])
