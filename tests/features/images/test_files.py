@@ -1,5 +1,6 @@
 import io
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +13,7 @@ import pytest
 from headstart.features.errors import DataError
 from headstart.features.images.batches import decoded_batches, why_undecodable
 from headstart.features.images.columns.inspected import inspect_images
-from headstart.features.images.files import fetched, urls
+from headstart.features.images.files import fetched, urls, web
 from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of
 from headstart.features.images.files.reading import bytes_of
@@ -29,6 +30,8 @@ class Site:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.answers: dict[str, list[int]] = {}
+        self.cut: dict[str, int] = {}  # how often a body by path ends early
+        self.seconds = 0.0  # between two bytes, if any
         self.asked: Counter[str] = Counter()
         self.port = 0
 
@@ -56,7 +59,16 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             self.send_header("Content-Length", str(len(content)))
             self.send_header("ETag", f'"{hash(content)}"')
             self.end_headers()
-            if self.command == "GET":
+            if self.command == "GET" and served.cut.get(path, 0):
+                served.cut[path] -= 1
+                self.wfile.write(content[: len(content) // 2])
+                self.close_connection = True
+            elif self.command == "GET" and served.seconds:
+                with suppress(OSError):
+                    for at in range(len(content)):
+                        self.wfile.write(content[at : at + 1])
+                        time.sleep(served.seconds)
+            elif self.command == "GET":
                 self.wfile.write(content)
 
         do_HEAD = do_GET  # noqa: N815
@@ -170,6 +182,28 @@ def test_a_transient_failure_is_repeated(site: Site, photo: Path) -> None:
     (image,) = inspect_image(site.url("/x.jpg"))
     assert isinstance(image, ImageFile)
     assert site.asked == {"HEAD /x.jpg": 4, "GET /x.jpg": 1}
+
+
+def test_a_body_that_is_cut_off_is_asked_for_again(site: Site, photo: Path) -> None:
+    site.files["/x.jpg"] = photo.read_bytes()
+    site.cut["/x.jpg"] = 3
+    (image,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(image, ImageFile)
+    assert site.asked["GET /x.jpg"] == 4
+    site.cut["/x.jpg"] = 99
+    (found,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(found, Reject)
+    assert found.reason == "unreadable"
+    assert "(6 tries)" in found.detail
+
+
+def test_a_body_that_trickles_is_given_up(site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(urls, "TRIES", 2)
+    site.files["/x.jpg"], site.seconds = photo.read_bytes(), 0.002
+    (found,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(found, Reject)
+    assert (found.reason, found.detail) == ("unreadable", "timed out (2 tries)")
 
 
 def test_servers_without_head_are_asked_by_get(site: Site, photo: Path) -> None:
