@@ -187,7 +187,7 @@ def _cached(
         networks = networks_for(scanned, config, extraction)
         if require:
             require(scanned, networks)
-        scanned, extractors, stores, done = extract_all(scanned, networks, workers)
+        scanned, extractors, stores, done = extract_all(scanned, networks, workers, early.done.seconds if early else 0.0)
     except DataError:
         list_rejects(extraction.store, scanned.rejects)
         raise
