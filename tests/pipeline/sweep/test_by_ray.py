@@ -121,8 +121,8 @@ def test_a_full_disk_leaves_the_trial_to_be_given_back(owner: StudyOwner, monkey
         raise full
 
     claimed, _, _ = owner.claim("a", 5, NO_PRUNING)
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left"):
         owner.tell("a", {}, 0.5, {"events.out.tfevents.1": b"curve"})
     owner.give_back("a")
     owner.fail("a")  # it has none
