@@ -257,7 +257,7 @@ def bits_in(scanned: Scan) -> set[int]:
     return set(np.unique(scanned.examples.images.numbers("bits")).tolist())
 
 
-def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
+def load_examples(run: Run, places: Places = Places(), workers: Cluster | None = None) -> FeaturedExamples:
     """Scan the data of a run, and cache their features with the run's settings. `places` may name other data.
 
     Raises RunError if the data, the store or the weights are gone, or if the settings no longer give the features that
@@ -279,7 +279,8 @@ def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
             )
 
     reading = run.read_as().fitted(kind_of(data))
-    return cache_features(data, replace(config, views=0), extraction, settings["seed"], require, reading)
+    with bytes_kept(extraction.store, data):
+        return _cached(data, replace(config, views=0), extraction, settings["seed"], require, reading, True, workers)
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:

@@ -6,16 +6,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from headstart.features.backbones.cuts import KNOWN_WEIGHTS, Cut
-from headstart.features.backbones.outlines import is_own
+from headstart.features.backbones.cuts import Cut
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import connected
 from headstart.features.cluster.crew import Crew, Member
-from headstart.features.cluster.extraction_job import ExtractionTask, Finished, absolute
+from headstart.features.cluster.extraction_job import ExtractionTask, Finished, absolute, absolute_settings
 from headstart.features.cluster.probe import probe_file
 from headstart.features.cluster.scanning import inspect_by
 from headstart.features.cluster.units import Unit, Units
@@ -106,12 +104,8 @@ def _task(
     fingerprints: Sequence[Fingerprint],
 ) -> ExtractionTask:
     """Return what a worker must know. All its paths are absolute, as the worker has another current folder."""
-    config, extraction = network.config, network.extraction
-    weights = config.weights if config.weights in KNOWN_WEIGHTS else str(Path(config.weights).absolute())
-    backbone = str(Path(config.backbone).absolute()) if is_own(config.backbone) else config.backbone
     return ExtractionTask(
-        replace(config, weights=weights, backbone=backbone),
-        replace(extraction, store=extraction.store.absolute()),
+        *absolute_settings(network),
         view,
         nonce,
         absolute(sample),

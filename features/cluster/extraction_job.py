@@ -7,10 +7,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from headstart.features.backbones.cuts import KNOWN_WEIGHTS
 from headstart.features.backbones.facts import KnownBackbones
+from headstart.features.backbones.outlines import is_own
 from headstart.features.cluster.nodes import why_other_features
 from headstart.features.cluster.probe import NodeError, require_store_seen
 from headstart.features.cluster.worker import Built
@@ -154,3 +157,12 @@ def absolute(images: Sequence[ImageFile]) -> list[ImageFile]:
         image if is_url(image.path) or os.path.isabs(image.path) else replace(image, path=os.path.abspath(image.path))
         for image in images
     ]
+
+
+def absolute_settings(network: Network) -> tuple[FeatureConfig, ExtractionConfig]:
+    """Return the settings from which a worker loads `network`. Scratch files are for the driver alone."""
+    config, extraction = network.config, network.extraction
+    weights = config.weights if config.weights in KNOWN_WEIGHTS else str(Path(config.weights).absolute())
+    backbone = str(Path(config.backbone).absolute()) if is_own(config.backbone) else config.backbone
+    config = replace(config, weights=weights, backbone=backbone)
+    return config, replace(extraction, store=extraction.store.absolute(), scratch=None)
