@@ -71,7 +71,7 @@ def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Pat
         yield new
         for file in (new, *new.rglob("*")):
             flush_to_disk(file)
-        if replace and path.exists():
+        if replace and os.path.lexists(path):
             replaced.mkdir()
             path.rename(replaced / path.name)
         try:

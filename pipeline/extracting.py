@@ -34,16 +34,21 @@ class Extractor:
     Drop the extractor after extraction. Otherwise the fast form takes memory while heads are trained.
     """
 
-    def __init__(self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None) -> None:
+    def __init__(
+        self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None, earlier: float = 0.0
+    ) -> None:
+        """`earlier` is the time in seconds of extractions with `compact=False`, which the first compaction may use."""
         self.network = network.calibrated(images)
-        self._cluster = cluster
+        self._cluster, self._earlier = cluster, earlier
         self._freeze = cache(lambda: self.network.freeze(keep=True))
 
-    def extract(self, images: Sequence[ImageFile], view: View | None = None) -> tuple[Stores, Extracted]:
+    def extract(
+        self, images: Sequence[ImageFile], view: View | None = None, compact: bool = True
+    ) -> tuple[Stores, Extracted]:
         """Extract the missing features of `images`, by the cluster if there is one.
 
         With `view`, use this augmented view of each image instead. If the store of a cut then has many small shards, it
-        is compacted. Returns the store of each cut, and the result of the extraction.
+        is compacted, unless `compact` is false. Returns the store of each cut, and the result of the extraction.
         """
         stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
         if self._cluster:
@@ -52,9 +57,10 @@ class Extractor:
             done = extract_features(images, self._freeze, stores, self.network.images, view)
             backbone, store = self.network.backbone, self.network.extraction.store
             keep_speed(store, backbone.name, done.extracted, done.seconds, backbone.precision, backbone.image_size)
-        if done.extracted:
+        if compact and (done.extracted or self._earlier):
             for filled in stores.values():
-                compact_by_itself(filled, done.seconds)
+                compact_by_itself(filled, self._earlier + done.seconds)
+            self._earlier = 0.0
         return stores, done
 
 
@@ -78,22 +84,23 @@ class Early:
             networks = load_networks(self._config, self._extraction, KnownBackbones(self._extraction.store))
             self._extractors = [Extractor(network, images) for network in networks]
         for extractor in self._extractors:
-            _, done = extractor.extract(images)
+            _, done = extractor.extract(images, compact=False)  # there are many turns; the last step compacts
             self.done += replace(done, rejects=())
 
 
 def extract_all(
-    scanned: Scan, networks: Sequence[Network], cluster: Cluster | None = None
+    scanned: Scan, networks: Sequence[Network], cluster: Cluster | None = None, earlier: float = 0.0
 ) -> tuple[Scan, list[Extractor], Stores, Extracted]:
     """Extract the missing features of the scanned examples with each network in turn. The store remembers the weights.
 
+    `earlier` is the time in seconds that an `Early` took with these networks.
     Returns four things: a scan in which images that can't be decoded are rejects, the extractor of each network, the
     store of each cut, and the totals of the extraction.
     """
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:
         images = scanned.examples.images
-        extractors.append(Extractor(network, images, cluster))
+        extractors.append(Extractor(network, images, cluster, earlier / len(networks)))
         filled, here = extractors[-1].extract(images)
         scanned = reject_undecodable(scanned, here.rejects)
         stores |= filled

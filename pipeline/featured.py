@@ -16,7 +16,7 @@ from headstart.features.digests import raw_digests
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
 from headstart.features.frozen.network import Network, load_networks, resolved_config
-from headstart.features.images.columns.inspected import Turn
+from headstart.features.images.columns.inspected import Elsewhere, Turn
 from headstart.features.images.depth import bits_by_folder, bits_that_matter
 from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.scan import Reject
@@ -33,9 +33,8 @@ from headstart.pipeline.places import Places
 from headstart.pipeline.rejects import list_rejects, require_rejects_file
 from headstart.pipeline.runs import Run
 
-ScanCheck = Callable[
-    [Scan, list[Network]], None
-]  # takes a scan and the networks for its features; raises an error if either can't be used
+# Takes a scan and the networks for its features; raises an error if either can't be used.
+ScanCheck = Callable[[Scan, list[Network]], None]
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def cache_features(
         require: called with the scan and the networks before extraction. It raises an error if they can't be used.
         reading: how `data` is read.
         labelled: whether to raise DataError if images have no labels.
-        by_ray: the Ray cluster that extracts features, if it names one.
+        by_ray: the Ray cluster that scans large data and extracts features, if it names one.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     with bytes_kept(extraction.store, data), cluster(by_ray) as workers:
@@ -179,7 +178,8 @@ def _cached(
 ) -> FeaturedExamples:
     """Scan `data` and extract missing features, by `workers` if there are any; see `cache_features`."""
     early = None if require or workers or config.precision == "int8" else Early(config, extraction)
-    scanned = scan_with_store(data, seed, config, extraction, reading, labelled, early)
+    elsewhere = workers.scanner() if workers else None
+    scanned = scan_with_store(data, seed, config, extraction, reading, labelled, early, elsewhere)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
@@ -187,32 +187,29 @@ def _cached(
         networks = networks_for(scanned, config, extraction)
         if require:
             require(scanned, networks)
-        scanned, extractors, stores, done = extract_all(scanned, networks, workers)
+        scanned, extractors, stores, done = extract_all(
+            scanned, networks, workers, early.done.seconds if early else 0.0
+        )
     except DataError:
         list_rejects(extraction.store, scanned.rejects)
         raise
     list_rejects(extraction.store, scanned.rejects)
-    _require_examples(data, scanned, found, extraction)
-    train = scanned.examples.of_split("train").images
-    views, views_extracted = extract_views(extractors, train, first_views(config.augment, seed, config.views))
+    require_few_rejects(scanned.rejects, found, extraction.max_rejects)
+    if not scanned.examples:
+        raise DataError(f"{data}: none of {found} images can be used; {extraction.store}/rejects.csv says why")
+    views = first_views(config.augment, seed, config.views)
+    by_view, views_extracted = extract_views(extractors, scanned.examples.of_split("train").images, views)
     return FeaturedExamples(
         **vars(scanned),
         read_as=reading,
         networks=[extractor.network for extractor in extractors],
         stores=stores,
-        views=views,
+        views=by_view,
         config=resolved_config(config, networks),
         extraction=extraction,
         extracted=early.done + done if early else done,
         views_extracted=views_extracted,
     )
-
-
-def _require_examples(data: Path, scanned: Scan, found: int, extraction: ExtractionConfig) -> None:
-    """Raise a DataError if too few of the `found` images in `data` can be used."""
-    require_few_rejects(scanned.rejects, found, extraction.max_rejects)
-    if not scanned.examples:
-        raise DataError(f"{data}: none of {found} images can be used; {extraction.store}/rejects.csv says why")
 
 
 def scan_with_store(
@@ -223,17 +220,18 @@ def scan_with_store(
     reading: DataConfig,
     labelled: bool,
     turn: Turn | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Scan:
     """Make the store's folder if it is missing, scan `data` with its scan memory, and print how the data were read.
 
-    For `turn`, see `inspect_images`.
+    For `turn` and `elsewhere`, see `inspect_images`.
     """
     create_folder(extraction.store)
     require_rejects_file(extraction.store)
     with suppress(OSError):  # the store is read-only; an empty folder in `data` would look like a class without images
         (extraction.store / "scans").mkdir(exist_ok=True)
     memory = scan_memory(extraction.store, data, extraction.rehash)
-    scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled, turn)
+    scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled, turn, elsewhere)
     tell_reading(scanned)
     return scanned
 
@@ -259,7 +257,7 @@ def bits_in(scanned: Scan) -> set[int]:
     return set(np.unique(scanned.examples.images.numbers("bits")).tolist())
 
 
-def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
+def load_examples(run: Run, places: Places = Places(), workers: Cluster | None = None) -> FeaturedExamples:
     """Scan the data of a run, and cache their features with the run's settings. `places` may name other data.
 
     Raises RunError if the data, the store or the weights are gone, or if the settings no longer give the features that
@@ -268,8 +266,9 @@ def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
     settings = run.config()
     data, store = run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
-    extraction = replace(run.configs()[1], store=store, max_rejects=1.0, rehash=False)
-    config, _ = located_networks(run, places, run.configs()[0], extraction, KnownBackbones(store))
+    config, extraction = run.configs()
+    extraction = replace(extraction, store=store, max_rejects=1.0, rehash=False)
+    config, _ = located_networks(run, places, config, extraction, KnownBackbones(store))
 
     def require(_: Scan, networks: list[Network]) -> None:
         if list(settings["fingerprints"].values()) not in possible_keys(networks, config.bits):
@@ -280,7 +279,8 @@ def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
             )
 
     reading = run.read_as().fitted(kind_of(data))
-    return cache_features(data, replace(config, views=0), extraction, settings["seed"], require, reading)
+    with bytes_kept(extraction.store, data):
+        return _cached(data, replace(config, views=0), extraction, settings["seed"], require, reading, True, workers)
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:

@@ -88,7 +88,7 @@ def _require_cluster(address: str) -> None:
 def _named(address: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # no host has a name such as a..b, or a port of 5000 digits
         raise HeadstartError(
-            f"--ray {address}: no Ray cluster answers there ({error}); the port of `ray start --head` is 6379"
+            f"--ray {address[:200]}: no Ray cluster answers there ({error}); the port of `ray start --head` is 6379"
         ) from error

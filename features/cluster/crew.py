@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import load_ray
-from headstart.features.cluster.nodes import first_line, slots, why_other_features
+from headstart.features.cluster.nodes import first_line, slots
 from headstart.features.cluster.probe import NodeError
 from headstart.features.cluster.worker import Built, Task, Worker
 from headstart.features.errors import HeadstartError
-from headstart.features.images.scan import ImageFile
-from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.terminal import console
 
 _RECRUIT_SECONDS = 2.0
@@ -59,14 +57,22 @@ class Crew:
         self._alone_since: float | None = None
         self._began, self._patient = time.monotonic(), True
 
-    def begin(self, task: Task, fingerprints: list[Fingerprint]) -> None:
-        """Give the crew a task. `fingerprints` are those that the driver has for the cuts of the network."""
-        self._task, self._fingerprints = task, fingerprints
+    def begin(self, task: Task) -> None:
+        """Give the crew a task."""
+        self._task = task
         self._reference: tuple[str, Built] | None = None
         self._began = time.monotonic()
         for member in self.members.values():
             if member.step != "hello":
                 self._call(member, "meet", task)
+
+    def is_elsewhere(self) -> bool:
+        """Return whether a node other than the driver's can have a worker."""
+        here = self.ray.get_runtime_context().get_node_id()
+        return any(
+            node["Alive"] and node["NodeID"] != here and slots(node["Resources"], self.config)
+            for node in self.ray.nodes()
+        )
 
     def ready(self) -> list[Member]:
         """Return the members that can get a unit now."""
@@ -76,10 +82,10 @@ class Crew:
         """Return the members that have been ready at least once in this task."""
         return [member for member in self.members.values() if member.step in ("ready", "extract")]
 
-    def extract(self, member: Member, images: Sequence[ImageFile], backwards: bool) -> None:
+    def extract(self, member: Member, items: Any, backwards: bool = False) -> None:
         """Send a unit to a member."""
         member.unit, member.tried = member.unit + 1, 0
-        self._call(member, "extract", member.unit, images, backwards)
+        self._call(member, "extract", member.unit, items, backwards)
 
     def stop(self, member: Member) -> None:
         """Have a member end its unit early."""
@@ -226,9 +232,7 @@ class Crew:
                 raise NodeError(f"it has headstart {answer['headstart']}, the driver has {here}")
             self._call(member, "meet", self._task)
         elif member.step == "meet":
-            for asked, there in zip(self._fingerprints, map(Fingerprint.from_json, answer), strict=True):
-                if asked.key != there.key:
-                    raise NodeError(why_other_features(asked, there))
+            self._task.require_same(answer)
             if self._building():  # the first worker chooses the batch size for all
                 member.step, member.call = "met", None
             else:

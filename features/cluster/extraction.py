@@ -6,22 +6,24 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 
-from headstart.features.backbones.cuts import KNOWN_WEIGHTS, Cut
-from headstart.features.backbones.outlines import is_own
+from headstart.features.backbones.cuts import Cut
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import connected
 from headstart.features.cluster.crew import Crew, Member
+from headstart.features.cluster.extraction_job import ExtractionTask, Finished, absolute, absolute_settings
 from headstart.features.cluster.probe import probe_file
+from headstart.features.cluster.scanning import inspect_by
 from headstart.features.cluster.units import Unit, Units
-from headstart.features.cluster.worker import Finished, Task, absolute
 from headstart.features.extract import Extracted, NodeWork
 from headstart.features.files import require_space
 from headstart.features.frozen.network import Network
 from headstart.features.images.augment import View
+from headstart.features.images.columns.inspected import Elsewhere
 from headstart.features.images.scan import ImageFile, Reject
+from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.store import FeatureStore
 from headstart.features.store.writer import ShardWriter
 from headstart.features.terminal import console, progress
@@ -37,6 +39,13 @@ class Cluster:
     """A crew of workers on a Ray cluster, for one command."""
 
     crew: Crew
+
+    def scanner(self) -> Elsewhere | None:
+        """Return a function that inspects files by the crew. Return None if this machine is the whole cluster.
+
+        Then its own threads inspect files as fast.
+        """
+        return partial(inspect_by, self.crew) if self.crew.is_elsewhere() else None
 
     def extract(
         self,
@@ -62,7 +71,8 @@ class Cluster:
             console.print(f"extracting features of {which}{len(missing)} images that have none yet, by Ray")
             with probe_file(network.extraction.store) as nonce:
                 sample = missing[:: max(1, len(missing) // _SAMPLE)][:_SAMPLE]
-                self.crew.begin(_task(network, view, nonce, sample), [one.fingerprint for one in stores.values()])
+                fingerprints = [one.fingerprint for one in stores.values()]
+                self.crew.begin(_task(network, view, nonce, sample, fingerprints))
                 description = "extracting features" if view is None else f"view {view.number}"
                 with progress(description, len(missing)) as advance:
                     done = _Extraction(missing, self.crew, advance).run()
@@ -86,17 +96,20 @@ def cluster(config: ClusterConfig) -> Iterator[Cluster | None]:
             crew.dismiss()
 
 
-def _task(network: Network, view: View | None, nonce: str, sample: Sequence[ImageFile]) -> Task:
+def _task(
+    network: Network,
+    view: View | None,
+    nonce: str,
+    sample: Sequence[ImageFile],
+    fingerprints: Sequence[Fingerprint],
+) -> ExtractionTask:
     """Return what a worker must know. All its paths are absolute, as the worker has another current folder."""
-    config, extraction = network.config, network.extraction
-    weights = config.weights if config.weights in KNOWN_WEIGHTS else str(Path(config.weights).absolute())
-    backbone = str(Path(config.backbone).absolute()) if is_own(config.backbone) else config.backbone
-    return Task(
-        replace(config, weights=weights, backbone=backbone),
-        replace(extraction, store=extraction.store.absolute()),
+    return ExtractionTask(
+        *absolute_settings(network),
         view,
         nonce,
         absolute(sample),
+        fingerprints,
     )
 
 

@@ -1,7 +1,9 @@
 """A probe file in a store: a node that can read it sees the same store as the driver."""
 
 import os
+import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,8 +11,12 @@ from pathlib import Path
 
 from headstart.features.errors import HeadstartError
 from headstart.features.outputs import unwritable
+from headstart.features.processes import has_ended, this_process
 
 _WAIT_SECONDS, _TRIES = 0.5, 6  # a network's disk may show a new file late
+_LEFT_SECONDS = 7 * 24 * 3600  # after which a probe file of another host counts as left over
+_NAME = re.compile(r"\.probe-[0-9a-f]{32}")
+_LONGEST = 1000
 
 
 class NodeError(HeadstartError):
@@ -19,10 +25,17 @@ class NodeError(HeadstartError):
 
 @contextmanager
 def probe_file(store: Path) -> Iterator[str]:
-    """Write a probe file into a store, and remove it at the end. Yield its nonce, 32 hexadecimal digits."""
+    """Write a probe file into a store, and remove it at the end. Yield its nonce, 32 hexadecimal digits.
+
+    The probe files of drivers that were killed are removed first.
+    """
+    for name in filter(_NAME.fullmatch, os.listdir(store)):
+        with suppress(OSError):
+            if _is_left(store / name):
+                (store / name).unlink()
     nonce = secrets.token_hex(16)
     file = _file(store, nonce)
-    file.write_text(nonce)
+    file.write_text(f"{nonce} {this_process()}")
     try:
         yield nonce
     finally:
@@ -35,7 +48,7 @@ def require_store_seen(store: Path, nonce: str) -> None:
     file = _file(store, nonce)
     for _ in range(_TRIES):
         with suppress(OSError):
-            if file.read_text() == nonce:
+            if file.read_text().startswith(nonce):
                 break
         time.sleep(_WAIT_SECONDS)
     else:
@@ -49,3 +62,12 @@ def require_store_seen(store: Path, nonce: str) -> None:
 
 def _file(store: Path, nonce: str) -> Path:
     return store / f".probe-{nonce}"
+
+
+def _is_left(probe: Path) -> bool:
+    """Return whether the driver that wrote a probe file has ended. A driver on another host ends after a week."""
+    status = probe.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST:
+        return False
+    ended = has_ended(probe.read_bytes().decode(errors="replace").partition(" ")[2])
+    return time.time() - status.st_mtime > _LEFT_SECONDS if ended is None else ended

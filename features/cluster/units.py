@@ -39,8 +39,9 @@ class Units(Generic[Worker]):
     is given up.
     """
 
-    def __init__(self, images: int) -> None:
-        self._next, self._images = 0, images
+    def __init__(self, images: int, largest: int = _LARGEST_UNIT) -> None:
+        self._next, self._images, self._largest = 0, images, largest
+        self.limit = images  # no new unit begins here or later
         self._back: deque[Unit[Worker]] = deque()
         self._held: dict[Worker, Unit[Worker]] = {}
         self.crashed: list[int] = []  # positions of the images that were given up
@@ -80,9 +81,9 @@ class Units(Generic[Worker]):
 
     def _new(self, speed: float | None, workers: int) -> Unit[Worker] | None:
         left = self._images - self._next
-        if not left:
+        if not left or self._next >= self.limit:
             return None
-        wanted = min(UNIT_SECONDS * speed if speed else FIRST_UNIT, _LARGEST_UNIT, left / (2 * max(1, workers)))
+        wanted = min(UNIT_SECONDS * speed if speed else FIRST_UNIT, self._largest, left / (2 * max(1, workers)))
         shortest = max(_SMALLEST_UNIT, _SHORTEST_SECONDS * (speed or 0.0))
         size = min(left, round(max(wanted, shortest)))
         unit = Unit[Worker](self._next, self._next + (left if left - size < shortest / 2 else size))

@@ -1,162 +1,86 @@
-"""The worker: it extracts units, in a process of its own on a node of a cluster. This module needs no Ray."""
+"""The worker: a process of its own on a node of a cluster, which does the job of a task. This module needs no Ray."""
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
-from headstart.features.backbones.facts import KnownBackbones
-from headstart.features.cluster.probe import NodeError, require_store_seen
-from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.device import processor
-from headstart.features.images.augment import View
-from headstart.features.images.faults import Reason
-from headstart.features.images.files.paths import is_url
-from headstart.features.images.scan import ImageFile
-
-if TYPE_CHECKING:
-    from headstart.features.frozen.frozen import FrozenBackbone
-    from headstart.features.frozen.network import Network
-
-_AWAY = (errno.ESTALE, errno.EIO, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV)
-
-
-@dataclass(frozen=True)
-class Task:
-    """Everything that a worker needs to know before its first unit. All paths are absolute."""
-
-    config: FeatureConfig  # of one backbone, resolved; see `Network.config`
-    extraction: ExtractionConfig
-    view: View | None
-    nonce: str  # in the probe file; see `probe`
-    sample: Sequence[ImageFile]  # some of the images
 
 
 @dataclass(frozen=True)
 class Built:
-    """The network of a worker: its batch size, and its features of a few images, by which workers are compared."""
+    """The network of a worker: its batch size, and its results for a few images, by which workers are compared."""
 
-    batch_size: int
-    features: np.ndarray  # float32 [F]
-    device: str  # `start_tensorflow`'s
-    processor: str
+    batch_size: int = 0
+    features: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # float32 [F]
+    device: str = ""  # `start_tensorflow`'s
+    processor: str = ""
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A unit that is finished, unless it was `stopped`. Rejects are (position in the unit, reason, detail)."""
+class Task(Protocol):
+    """Everything that a worker needs to know before its first unit. It is sent to each worker."""
 
-    extracted: int  # images; less than the unit has if some had features already
-    rejects: Sequence[tuple[int, Reason, str]]
-    seconds: float
-    stopped: bool
+    def job(self) -> Job:
+        """Return the job of a worker that does this task. It is called on the worker."""
+
+    def require_same(self, met: Any) -> None:
+        """Raise a NodeError if a worker would give other results than the driver. `met` is from its `Job.meet`."""
+
+
+class Job(Protocol):
+    """The work of a worker for one task. The methods are those of `Worker`."""
+
+    def meet(self) -> Any:
+        """Check that this node can do the task. Return what the driver compares; see `Task.require_same`."""
+
+    def build(self, batch_size: int) -> Built:
+        """Build the network, if there is one. `batch_size` 0 means that this worker chooses it."""
+
+    def extract(self, unit: int, items: Any, backwards: bool) -> Any:
+        """Do the unit with the number `unit`, and return its result."""
+
+    def tell(self, unit: int) -> int:
+        """Return how many images of a unit are done."""
+
+    def stop(self, unit: int) -> None:
+        """End a unit early."""
 
 
 class Worker:
-    """Extracts units. The driver calls `hello`, `meet` and `build`, then `extract` for each unit.
+    """Does a job. The driver calls `hello`, then `meet` and `build` for each task, then `extract` for each unit.
 
     `tell` and `stop` may be called in another thread meanwhile.
     """
 
     def __init__(self, cpus: int) -> None:
         os.environ["HEADSTART_CPUS"] = str(cpus)  # before TensorFlow starts, which takes its number of threads once
-        self._network: Network
-        self._backbone: FrozenBackbone
-        self._task: Task
-        self._tried, self._unit, self._stopped = 0, -1, False
+        self._job: Job
 
     def hello(self) -> dict[str, Any]:
         """Return the version of headstart, the name of the host, and the ID of this process."""
         return {"headstart": version("headstart"), "host": socket.gethostname(), "pid": os.getpid()}
 
-    def meet(self, task: Task) -> list[dict[str, Any]]:
-        """Check that this node can do a task. Return the fingerprint of each cut as JSON.
-
-        A store or images that this node does not see raise a NodeError. Weights that are missing raise a WeightsError.
-        """
-        from headstart.features.frozen.network import load_networks
-
-        require_store_seen(task.extraction.store, task.nonce)
-        unseen = [image for image in task.sample if not image.is_unchanged()]
-        if task.sample and len(unseen) == len(task.sample):
-            raise NodeError(f"{unseen[0].file}: this node does not see the image, or sees another one at this path")
-        known = KnownBackbones(task.extraction.store, read_only=True)
-        (self._network,) = load_networks(task.config, task.extraction, known)
-        self._task = task
-        return [self._network.fingerprint(cut, task.view).to_json() for cut in self._network.cuts]
+    def meet(self, task: Task) -> Any:
+        """Begin a task. See `Job.meet`."""
+        self._job = task.job()
+        return self._job.meet()
 
     def build(self, batch_size: int) -> Built:
-        """Build the network. `batch_size` 0 means that this worker chooses it, by trials on a GPU."""
-        from headstart.features.device import start_tensorflow
+        """See `Job.build`."""
+        return self._job.build(batch_size)
 
-        extraction = replace(self._task.extraction, batch_size=batch_size or self._task.extraction.batch_size)
-        self._network = replace(self._network, extraction=extraction)
-        self._stores = self._network.stores(self._task.view)
-        self._backbone = self._network.freeze(keep=True)
-        features = self._of_sample()
-        return Built(self._backbone.batch_size, features, start_tensorflow(), processor())
-
-    def _of_sample(self) -> np.ndarray:
-        """Return the features of a drawn image, and of one of the task's images from its file, float32 [F]."""
-        from headstart.features.images.batches import decoded_batches
-
-        size = self._network.images.size
-        pixels = [np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)]
-        pixels += [decoded for _, decoded in decoded_batches(self._task.sample[:1], self._network.images, 1)]
-        found = [self._backbone(image)[cut] for image in pixels for cut in self._network.cuts]
-        return np.concatenate([features.ravel() for features in found])
-
-    def extract(self, unit: int, images: Sequence[ImageFile], backwards: bool) -> Finished:
-        """Extract the features of the unit with the number `unit`; see `extract_unit`.
-
-        A store that is gone here raises a NodeError.
-        """
-        from headstart.features.extract import extract_unit
-
-        self._tried, self._unit, self._stopped = 0, unit, False
-        start = time.perf_counter()
-        try:
-            done = extract_unit(
-                images,
-                self._backbone,
-                self._stores,
-                self._network.images,
-                self._task.view,
-                self._advance,
-                lambda: self._stopped,
-                backwards,
-            )
-        except OSError as error:
-            gone = [store.folder for store in self._stores.values() if not (store.folder / "fingerprint.json").exists()]
-            if gone or error.errno in _AWAY:
-                raise NodeError(f"{gone[0]}: this node no longer sees the store" if gone else str(error)) from error
-            raise
-        positions = {image.path: position for position, image in enumerate(images)}
-        rejects = [(positions[reject.path], reject.reason, reject.detail) for reject in done.rejects]
-        return Finished(done.extracted, rejects, time.perf_counter() - start, self._stopped)
+    def extract(self, unit: int, items: Any, backwards: bool) -> Any:
+        """See `Job.extract`."""
+        return self._job.extract(unit, items, backwards)
 
     def tell(self, unit: int) -> int:
-        """Return how many images of a unit are done, 0 if it is not the current one."""
-        return self._tried if unit == self._unit else 0
+        """See `Job.tell`."""
+        return self._job.tell(unit)
 
     def stop(self, unit: int) -> None:
-        """End a unit early, if it is the current one. Its features so far are written."""
-        self._stopped |= unit == self._unit
-
-    def _advance(self, count: int) -> None:
-        self._tried += count
-
-
-def absolute(images: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return `images` with absolute paths, as a worker has another current folder. URLs stay as they are."""
-    return [
-        image if is_url(image.path) or os.path.isabs(image.path) else replace(image, path=os.path.abspath(image.path))
-        for image in images
-    ]
+        """See `Job.stop`."""
+        self._job.stop(unit)

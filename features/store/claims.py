@@ -45,6 +45,9 @@ class Claims:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "claims"
+        with suppress(OSError):
+            if self._folder.is_symlink():  # in a store from elsewhere, it may lead to any folder
+                self._folder.unlink()
         self._me = this_process()
         self._held: dict[str, float] = {}  # when each claim was last renewed
         self._done: dict[str, float] = {}  # when each portion was done

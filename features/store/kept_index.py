@@ -60,8 +60,25 @@ def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
 
 def _current(folder: Path) -> list[Path]:
     """List the folders of segments that were not replaced."""
-    places = sorted(index_folders(entries_of(folder)))
-    return [folder / place for place in places if not (folder / place / "replaced").exists()]
+    places = [folder / place for place in sorted(index_folders(entries_of(folder)))]
+    return [place for place in places if not (_is_folder(place) and (place / "replaced").exists())]
+
+
+def _is_folder(place: Path) -> bool:
+    """Return whether `place` is a folder, and no link to one. A store may come from elsewhere."""
+    try:
+        return stat.S_ISDIR(place.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def remove_segment(place: Path) -> None:
+    """Remove the folder of a segment, or whatever has its name. Of a link, the target stays."""
+    with suppress(FileNotFoundError):  # another process removed it
+        if _is_folder(place):
+            shutil.rmtree(place)
+        else:
+            place.unlink()
 
 
 def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) -> Index:
@@ -162,10 +179,13 @@ def _kept(folder: Path, segments: Sequence[Segment]) -> Segment:
 def _remove_replaced(folder: Path, current: Collection[Path | None]) -> None:
     for name in index_folders(entries_of(folder)):
         mark = folder / name / "replaced"
-        if folder / name not in current and not mark.exists():
-            mark.touch()
-        elif mark.exists() and time.time() - mark.stat().st_mtime > _REPLACED_SECONDS:
-            shutil.rmtree(folder / name, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another host removed it
+            if not _is_folder(folder / name):
+                continue
+            if folder / name not in current and not os.path.lexists(mark):
+                mark.touch()
+            elif os.path.lexists(mark) and time.time() - mark.lstat().st_mtime > _REPLACED_SECONDS:
+                shutil.rmtree(folder / name, ignore_errors=True)
 
 
 class IndexCheck:
@@ -200,7 +220,12 @@ def _counts_fit(segment: Segment) -> bool:
 
 
 def read_segment(place: Path) -> Segment | None:
-    """Map the segment in the folder `place`. Its entries are not read. If its files are damaged, return None."""
+    """Map the segment in the folder `place`. Its entries are not read. If its files are damaged, return None.
+
+    A link to a folder counts as damaged.
+    """
+    if not _is_folder(place):
+        return None
     try:
         content = read_json(place / "shards.json", _MOST_BYTES)
         names, lengths = content["names"], content["lengths"]

@@ -1,6 +1,5 @@
 """List the content of a store, and find damage in it."""
 
-import shutil
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from headstart.features.errors import OptionError, StoreError
 from headstart.features.files import remove_left_over
 from headstart.features.store.compact import drop_shards
-from headstart.features.store.kept_index import IndexCheck
+from headstart.features.store.kept_index import IndexCheck, remove_segment
 from headstart.features.store.shards import read_digests, shard_fault
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
@@ -129,7 +128,7 @@ def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verificati
     indexes = {place: reason for check in checks.values() for place, reason in check.faults().items()}
     if repair:
         for place in indexes:
-            shutil.rmtree(place)
+            remove_segment(place)
         for store in stores:
             remove_left_over(store.folder)
             drop_shards(store, [shard for shard in bad if shard.parent == store.folder])

@@ -14,7 +14,7 @@ from headstart.features.device import release_memory
 from headstart.features.digests import HexDigests, numbered
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.columns.images import Images
-from headstart.features.images.columns.inspected import Inspected, Turn, inspect_images
+from headstart.features.images.columns.inspected import Elsewhere, Inspected, Turn, inspect_images
 from headstart.features.images.faults import MAX_PIXELS, NO_IMAGE
 from headstart.features.images.files.paths import is_url
 from headstart.features.images.files.urls import require_access
@@ -138,6 +138,7 @@ def scan(
     config: DataConfig = DataConfig(),
     labelled: bool = True,
     turn: Turn | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Scan:
     """Make an example of every image in `data`, a folder or manifest, from its digest and header.
 
@@ -152,14 +153,14 @@ def scan(
         pages: which pages of a TIFF are examples. The pages of one file form a group.
         config: how `data` is read.
         labelled: whether to raise DataError if the images have no labels.
-        turn: see `inspect_images`.
+        turn, elsewhere: see `inspect_images`.
     """
     if config.group == NEAR_DUPLICATES:
         raise OptionError(f"--group {NEAR_DUPLICATES}: is for `headstart prepare`, which compares the images")
     files = read_data(data, config, labelled)
     release_memory()
     require_access(files.paths)
-    seen = inspect_images(files.paths, max_pixels, memory, pages, turn)
+    seen = inspect_images(files.paths, max_pixels, memory, pages, turn, elsewhere)
     release_memory()
     rejects, ignored = _left_out(files, seen, kind_of(data) == "list")
     if not seen.images and not rejects:

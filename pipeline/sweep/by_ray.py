@@ -5,91 +5,30 @@ The features are put into Ray's object store once, where the workers of a node s
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import connected, load_ray
-from headstart.features.cluster.nodes import slots
+from headstart.features.cluster.nodes import first_line, slots
 from headstart.features.errors import HeadstartError, OptionError
 from headstart.features.terminal import console
 from headstart.pipeline.scoring.baselines import Baseline
-from headstart.pipeline.sweep.config import Sampler, SweepConfig
+from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import live_board
+from headstart.pipeline.sweep.owner import StudyOwner
 from headstart.pipeline.sweep.space import Space
-from headstart.pipeline.sweep.study import Study, remove_curves
+from headstart.pipeline.sweep.study import MOST_DEATHS, Study
 from headstart.pipeline.sweep.trial_worker import TrialWorker
 from headstart.pipeline.sweep.trials import POLL_SECONDS, SearchData
 
 _RECRUIT_SECONDS, _ALONE_SECONDS = 2.0, 60.0
+_LEAVE_SECONDS = 2.0  # for workers to remove their files
 _MOST_FAILURES = 3  # of a node's workers, before the node is left out
-
-
-class StudyOwner:
-    """The owner of a study: an actor on the driver's node that claims trials for workers, and records their results.
-
-    It opens the study once for each worker. If a worker dies, its study is closed, and its trial can be claimed again.
-    """
-
-    def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
-        self._arguments = path, space, sampler, seed
-        self._studies: dict[str, Study] = {}
-        self._trials: dict[str, optuna.Trial] = {}
-
-    def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
-        """Claim a trial for `worker`. Return its number and parameters, or None; and the trials that run and are done.
-
-        The number of trials that run elsewhere, and the number of finished trials, follow `Study.claim`.
-        """
-        if worker not in self._studies:
-            self._studies[worker] = Study(*self._arguments)
-        study = self._studies[worker]
-        study.prune_by(pruner)
-        trial, elsewhere = study.claim(most)
-        if trial is None:
-            return None, elsewhere, len(study.finished())
-        self._trials[worker] = trial
-        return (trial.number, dict(trial.params)), elsewhere, len(study.finished())
-
-    def report(self, worker: str, value: float, step: int) -> bool:
-        """Record the value of an epoch or fold. Return whether the trial should end."""
-        trial = self._trials[worker]
-        trial.report(value, step)
-        return trial.should_prune()
-
-    def tell(
-        self, worker: str, attributes: Mapping[str, Any], value: float | None, curves: Mapping[str, bytes]
-    ) -> None:
-        """Record the result of a trial, and write its curves, the files of TensorBoard by name, beside the study."""
-        trial, study = self._trials.pop(worker), self._studies[worker]
-        logs = study.logs / f"trial-{trial.number}"
-        remove_curves(logs)
-        for name, content in curves.items():
-            file = logs / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        for name, attribute in attributes.items():
-            trial.set_user_attr(name, attribute)
-        study.tell(trial, value)
-
-    def give_back(self, worker: str) -> None:
-        """Return the trial of a worker to the study."""
-        self._studies[worker].give_back(self._trials.pop(worker))
-
-    def fail(self, worker: str) -> None:
-        """Mark the trial of a worker as failed for good."""
-        self._studies[worker].fail(self._trials.pop(worker))
-
-    def leave(self, worker: str) -> None:
-        """Close the study of a worker that has ended or died."""
-        if worker in self._trials:
-            self.give_back(worker)
-        self._studies.pop(worker, None)
 
 
 def search_by_ray(
@@ -115,15 +54,26 @@ def search_by_ray(
         with live_board(study, config.trials, baselines) as tick:
             try:
                 while len(study.finished()) < config.trials:
-                    left = until - time.monotonic()
-                    if left > 0 and not searchers.ended:
-                        searchers.recruit(left)
-                    elif not searchers.busy:
-                        break
+                    if time.monotonic() < until and not searchers.ended:
+                        searchers.recruit()
+                    else:
+                        searchers.end()
+                        if not searchers.busy:
+                            break
                     searchers.look()
                     tick()
             finally:
                 searchers.dismiss()
+
+
+@dataclass(frozen=True)
+class _Searcher:
+    """A worker of the search, on a slot of a node."""
+
+    actor: Any
+    name: str
+    node: str  # Ray's ID of the node
+    host: str
 
 
 class _Searchers:
@@ -135,8 +85,11 @@ class _Searchers:
         self.ray, self.owner, self.search, self.data = ray, owner, search, data
         self.most, self.config = most, config
         self.ended = False  # a worker found no further trial, as those of a grid
-        self._workers: dict[tuple[str, int], tuple[Any, Any, str]] = {}  # actor, call and name, by node and slot
-        self._failures: Counter[str] = Counter()  # of each node
+        self._workers: dict[tuple[str, int], _Searcher] = {}  # by node and slot
+        self._calls: dict[Any, tuple[str, int]] = {}  # the place of the worker that answers
+        self._met: set[str] = set()  # workers that run trials
+        self._refused: set[str] = set()  # nodes
+        self._failures: Counter[str] = Counter()  # of each node, since a worker there finished a trial
         self._why = ""
         self._started, self._recruited, self._alone = 0, -float("inf"), time.monotonic()
 
@@ -145,57 +98,118 @@ class _Searchers:
         """Whether a worker has not ended yet."""
         return bool(self._workers)
 
-    def recruit(self, seconds: float) -> None:
-        """Start a worker on every free slot, which may begin trials for `seconds`."""
+    def recruit(self) -> None:
+        """Start a worker on every free slot. Raise a HeadstartError if there is no node to be had."""
         now = time.monotonic()
         if now - self._recruited < _RECRUIT_SECONDS:
             return
         self._recruited = now
         for node in self.ray.nodes():
-            usable = node["Alive"] and self._failures[node["NodeID"]] < _MOST_FAILURES
+            usable = node["Alive"] and node["NodeID"] not in self._refused
             for slot, (cpus, gpus) in enumerate(slots(node["Resources"], self.config) if usable else []):
                 if (node["NodeID"], slot) not in self._workers:
-                    self._start(node["NodeID"], slot, cpus, gpus, seconds)
+                    self._start(node, slot, cpus, gpus)
         if self._workers:
             self._alone = now
         elif self._why or now - self._alone > _ALONE_SECONDS:
             raise HeadstartError(self._why or f"--ray {self.config.ray}: no node has the CPUs for a worker")
 
-    def _start(self, node: str, slot: int, cpus: int, gpus: float, seconds: float) -> None:
+    def _start(self, node: dict[str, Any], slot: int, cpus: int, gpus: float) -> None:
         self._started += 1
-        name = str(self._started)
-        where = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-        options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": where}
+        where = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": 2, "scheduling_strategy": where}
+        name, host = str(self._started), f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
         actor = self.ray.remote(TrialWorker).options(**options).remote(cpus, name, self.owner)
-        call = actor.run.remote(version("headstart"), *self.search, self.data, self.most, seconds)
-        self._workers[node, slot] = actor, call, name
+        self._workers[node["NodeID"], slot] = _Searcher(actor, name, node["NodeID"], host)
+        self._calls[actor.hello.remote()] = node["NodeID"], slot
+
+    def end(self) -> None:
+        """Let no worker begin a trial. Dismiss the workers that have none, such as those that wait for CPUs."""
+        with self._owner_named():
+            held = self.ray.get(self.owner.end.remote())
+        self._dismiss([place for place, worker in self._workers.items() if worker.name not in held])
 
     def look(self) -> None:
-        """Wait shortly for a worker to end. The trial of a dead worker goes back to the study."""
-        calls = {call: place for place, (_, call, _) in self._workers.items()}
-        if not calls:
+        """Wait shortly for a worker to answer. The trial of a dead worker goes back to the study."""
+        if not self._calls:
             time.sleep(POLL_SECONDS)
             return
-        for call in self.ray.wait(list(calls), num_returns=1, timeout=POLL_SECONDS)[0]:
-            place = calls[call]
-            actor, _, name = self._workers.pop(place)
+        for call in self.ray.wait(list(self._calls), num_returns=1, timeout=POLL_SECONDS)[0]:
+            place = self._calls.pop(call)
+            worker = self._workers[place]
             try:
-                self.ray.get(call)
-                self.ended = True
+                self._next(place, worker, self.ray.get(call))
             except self.ray.exceptions.RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, Exception) else error) from error
+                raise self._cause(error) from error
             except self.ray.exceptions.RayError as error:
-                self._failures[place[0]] += 1
-                self._why = (
-                    f"--ray {self.config.ray}: workers of the search died ({' '.join(str(error).split())[:200]})"
-                )
-                console.print(f"node {place[0][:8]}: a worker of the search died")
-            self.ray.get(self.owner.leave.remote(name))
-            self.ray.kill(actor)
+                self._died(place, worker, first_line(str(error)))
+
+    def _next(self, place: tuple[str, int], worker: _Searcher, answer: Any) -> None:
+        """Let a worker run trials if it has this version of headstart. Forget a worker that has run them."""
+        here = version("headstart")
+        if worker.name in self._met:
+            self.ended = True
+            self._dismiss([place])
+        elif answer == here:
+            self._met.add(worker.name)
+            self._calls[worker.actor.run.remote(*self.search, self.data, self.most)] = place
+        else:
+            self._refuse(worker, f"it has headstart {answer}, the driver has {here}")
+            self._dismiss([place])
+
+    def _died(self, place: tuple[str, int], worker: _Searcher, reason: str) -> None:
+        """Forget a worker that died. Its node is refused after several deaths that its head may not have caused."""
+        del self._workers[place]
+        with self._owner_named():
+            left = self.ray.get(self.owner.leave.remote(worker.name, died=True))
+        if left.finished:
+            self._failures[worker.node] = 0
+        console.print(f"node {worker.host}: a worker of the search died ({reason})")
+        if left.deaths == MOST_DEATHS:
+            console.print(f"{MOST_DEATHS} workers died of one head: its trial failed, and is not repeated")
+        self._failures[worker.node] += left.deaths < 2
+        if self._failures[worker.node] == _MOST_FAILURES:
+            self._refuse(worker, f"workers of the search died ({reason})")
+
+    def _refuse(self, worker: _Searcher, reason: str) -> None:
+        if worker.node not in self._refused:
+            self._refused.add(worker.node)
+            self._why = f"node {worker.host}: {reason}"
+            console.print(f"refused {self._why}", style="yellow")
+
+    def _cause(self, error: Any) -> Exception:
+        """Return the first cause of an error in a worker. The death of the owner becomes a HeadstartError."""
+        errors = self.ray.exceptions
+        while isinstance(error, errors.RayTaskError) and isinstance(error.cause, Exception):
+            error = error.cause
+        if isinstance(error, errors.RayActorError):
+            return self._owner_died(error)
+        return error if isinstance(error, Exception) else HeadstartError(first_line(str(error)))
+
+    @contextmanager
+    def _owner_named(self) -> Iterator[None]:
+        try:
+            yield
+        except self.ray.exceptions.RayError as error:
+            raise self._cause(error) from error
+
+    def _owner_died(self, error: Exception) -> HeadstartError:
+        return HeadstartError(
+            f"--ray {self.config.ray}: the owner of the study died ({first_line(str(error))}); repeat the command"
+        )
 
     def dismiss(self) -> None:
-        """Kill all workers. Their trials go back to the study."""
-        with suppress(self.ray.exceptions.RayError):
-            for actor, _, name in self._workers.values():
-                self.ray.kill(actor)
-                self.ray.get(self.owner.leave.remote(name))
+        """End all workers. Their trials go back to the study."""
+        self._dismiss(list(self._workers))
+
+    def _dismiss(self, places: Sequence[tuple[str, int]]) -> None:
+        """End workers. They get a moment to remove their files."""
+        workers = [self._workers.pop(place) for place in places]
+        self._calls = {call: place for call, place in self._calls.items() if place in self._workers}
+        calls = [worker.actor.remove_files.remote() for worker in workers if worker.name in self._met]
+        if calls:
+            self.ray.wait(calls, num_returns=len(calls), timeout=_LEAVE_SECONDS)
+        for worker in workers:
+            self.ray.kill(worker.actor)
+        with suppress(self.ray.exceptions.RayError):  # the owner died, and its study with it
+            self.ray.get([self.owner.leave.remote(worker.name) for worker in workers])

@@ -22,7 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _NAME = "headstart"
-_OWNER, _REPLACES, _FAULTY = "worker", "replaces", "faulty"  # keys of a trial's attributes
+_OWNER, _REPLACES, _FAULTY, _DIED = "worker", "replaces", "faulty", "died"  # keys of a trial's attributes
+MOST_DEATHS = 3  # of workers that had the same head
 _LOCK_SECONDS = 60
 # Settings that older studies don't name, and the values that these studies have.
 _UNSAID = {"--choose-by": "loss", "space of class_weight": "none"}
@@ -145,6 +146,20 @@ class Study:
         """Mark a claimed trial as failed. It never runs again, because its head would fail in another process, too."""
         trial.set_user_attr(_FAULTY, True)
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+    def die(self, trial: optuna.Trial) -> int:
+        """Return a trial to the study whose worker died. Return how many workers have died of its head.
+
+        After `MOST_DEATHS`, the trial fails for good.
+        """
+        trial.set_user_attr(_DIED, True)
+        head = json.dumps(trial.params, sort_keys=True)
+        deaths = sum(
+            bool(other.user_attrs.get(_DIED)) and json.dumps(other.params, sort_keys=True) == head
+            for other in self.optuna.get_trials(deepcopy=False)
+        )
+        (self.give_back if deaths < MOST_DEATHS else self.fail)(trial)
+        return deaths
 
     def _cut_off(self, trial: FrozenTrial) -> None:
         """Mark a trial as failed, and queue its head again. The process that ran the trial has ended or gave it back.

@@ -1,14 +1,14 @@
 """A worker of a search on a cluster: it gets trials from the study's owner, and sends results back."""
 
+import math
 import os
+import shutil
 import tempfile
-import time
 from collections.abc import Callable, Sized
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from headstart.features.errors import HeadstartError
 from optuna.trial import FixedTrial
 
 
@@ -73,6 +73,7 @@ class ServedStudy:
         files = [file for file in folder.rglob("*") if file.is_file()]
         curves = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
         self._ask("tell", trial.attributes, value, curves)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def prune_by(self, pruner: Any) -> None:
         """See `Study.prune_by`."""
@@ -85,16 +86,22 @@ class TrialWorker:
     def __init__(self, cpus: int, name: str, owner: Any) -> None:
         os.environ["HEADSTART_CPUS"] = str(cpus)  # before TensorFlow starts, which takes its number of threads once
         self._name, self._owner = name, owner
+        self._files: Path | None = None
 
-    def run(self, there: str, space: Any, seed: int, data: Any, most: int, seconds: float) -> None:
-        """Run trials until `most` are finished, or none is left. None begins after `seconds`.
+    def hello(self) -> str:
+        """Return the version of headstart here. Another version could not read the arguments of `run`."""
+        return version("headstart")
 
-        `there` is the driver's version of headstart. Another version than here raises a HeadstartError.
-        """
-        if there != version("headstart"):
-            raise HeadstartError(f"--ray: a node has headstart {version('headstart')}, the driver has {there}")
+    def run(self, space: Any, seed: int, data: Any, most: int) -> None:
+        """Run trials until `most` are finished, or the owner of the study has none left."""
         from headstart.pipeline.sweep.trials import run_trials
 
-        with tempfile.TemporaryDirectory() as logs:  # the clocks of nodes may differ
-            study = ServedStudy(self._name, self._owner, space, seed, Path(logs))
-            run_trials(study, data, most, time.time() + seconds, lambda: None)
+        with tempfile.TemporaryDirectory(prefix="headstart-", ignore_cleanup_errors=True) as files:
+            self._files = Path(files)
+            study = ServedStudy(self._name, self._owner, space, seed, self._files)
+            run_trials(study, data, most, math.inf, lambda: None)
+
+    def remove_files(self) -> None:
+        """Remove the files of the trial that runs, before this process is killed. May be called in another thread."""
+        if self._files:
+            shutil.rmtree(self._files, ignore_errors=True)

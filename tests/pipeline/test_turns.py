@@ -20,16 +20,20 @@ def test_each_file_is_extracted_soon_after_it_was_read(
     events: list[str] = []
     read, extract = image_files.content_of, extracting.Extractor.extract
 
-    def extracted(self: extracting.Extractor, images: Images, *view: None) -> object:
+    def extracted(self: extracting.Extractor, images: Images, *view: None, **how: bool) -> object:
         events.append(f"{len(images)} extracted")
-        return extract(self, images, *view)
+        return extract(self, images, *view, **how)
 
+    seconds: list[float] = []
+    monkeypatch.setattr(extracting, "compact_by_itself", lambda _, spent: seconds.append(spent))
     monkeypatch.setattr(image_files, "content_of", lambda *file: events.append("read") or read(*file))
     monkeypatch.setattr(extracting.Extractor, "extract", extracted)
     monkeypatch.setattr(inspected, "TURN_BYTES", sum(path.stat().st_size for path in drawn.glob("*/*")) // 3)
+    seconds.clear()
     by_turns = cache_features(drawn, small, ExtractionConfig(store=tmp_path / "two", max_rejects=1.0))
     turns = [at for at, event in enumerate(events) if event != "read"]
     assert len(turns) >= 3
+    assert seconds == [pytest.approx(by_turns.extracted.seconds)]  # once, with the time of all turns
     assert turns[0] < events.count("read") / 2 < turns[-1]
     assert by_turns.extracted.digests == at_once.extracted.digests
     assert by_turns.examples == at_once.examples

@@ -29,6 +29,7 @@ _KEPT_SECONDS, _KEPT_SHARE = 60.0, 0.05  # how often a scan is saved, and the la
 _NONE = np.zeros(0, np.int64)
 
 TURN_BYTES = 4 << 30  # of files; so many are surely still in the page cache after the last was read
+MANY_FILES = 20_000  # some ten seconds of work here, which is more than workers elsewhere need to start
 
 Result = TypeVar("Result")
 Turn = Callable[[Images], None]
@@ -72,18 +73,25 @@ class Inspected(Sequence[list[ImageFile | Reject]]):
         return sorted([*images, *rejects], key=lambda one: (len(one.path), one.path))  # by page
 
 
+# Inspects files with a limit of pixels and a choice of pages in other processes, in any order. Yields the positions of
+# some files, int64 [n], and their result, whose positions are those in these n files.
+Elsewhere = Callable[[Paths, int, Pages], Iterator[tuple[np.ndarray, Inspected]]]
+
+
 def inspect_images(
     paths: Iterable[str | Path],
     max_pixels: int = MAX_PIXELS,
     memory: Memory | None = None,
     pages: Pages = "first",
     turn: Turn | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Inspected:
     """Inspect files in parallel, each as `inspect_image` does. The result can be sent to another process.
 
     If `memory` has all pages of an unchanged file that `pages` asks for, the file is not read. Then its images are only
     checked against `max_pixels`. The images found so far are saved to `memory` now and then, and when this is
-    interrupted. After each `TURN_BYTES` of files that were read, except the last, `turn` gets their images.
+    interrupted. After each `TURN_BYTES` of files that were read, except the last, `turn` gets their images. At least
+    `MANY_FILES` that have to be read are given to `elsewhere`, unless they have URLs.
     """
     files = Paths.of(paths)
     remote = any(folder.find("://") > 0 for folder in files.folders)
@@ -92,14 +100,17 @@ def inspect_images(
         known = np.zeros(len(files), bool)
         known[of_row] = True
     found = _Found(files, memory)
-    inspect = partial(inspect_image, max_pixels=max_pixels, pages=pages)
     unknown = np.flatnonzero(~known)
+    if elsewhere and len(unknown) >= MANY_FILES and not remote:
+        with found.kept_on_error():
+            for positions, seen_there in elsewhere(files[unknown], max_pixels, pages):
+                found.add_part(unknown[positions], seen_there)
+        unknown = _NONE
     turn = None if remote else turn  # what is fetched is kept on disk, so it is read once without turns
     parts, done = _turns(files, unknown) if turn else [unknown], len(files) - len(unknown)
-    size = 1 if remote else _PIECE
     for number, part in enumerate(parts, 1):
         with progress("looking at files", len(files), "files", done) as advance, found.kept_on_error():
-            for positions, seen in _in_threads(lambda piece: list(map(inspect, files[piece])), part, size, remote):
+            for positions, seen in _inspected(files, part, max_pixels, pages, remote):
                 found.add(positions, seen)
                 advance(len(positions))
         done += len(part)
@@ -108,6 +119,32 @@ def inspect_images(
     if memory and len(rows):
         found.recall(rows, of_row, memory.images, max_pixels)
     return found.inspected()
+
+
+def inspect_part(
+    files: Paths,
+    max_pixels: int,
+    pages: Pages,
+    advance: Callable[[int], None] = lambda count: None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Inspected:
+    """Inspect local files, as `inspect_images` does for another process. When `is_stopped` returns true, stop there."""
+    found = _Found(files, None)
+    for positions, seen in _inspected(files, np.arange(len(files)), max_pixels, pages, remote=False):
+        found.add(positions, seen)
+        advance(len(positions))
+        if is_stopped():
+            break
+    return found.inspected()
+
+
+def _inspected(
+    files: Paths, positions: np.ndarray, max_pixels: int, pages: Pages, remote: bool
+) -> Iterator[tuple[np.ndarray, list[list[ImageFile | Reject]]]]:
+    """Inspect the files at `positions`, int64 [n]. Yield some positions at a time, in order, with the result."""
+    inspect = partial(inspect_image, max_pixels=max_pixels, pages=pages)
+    size = 1 if remote else _PIECE
+    return _in_threads(lambda piece: list(map(inspect, files[piece])), positions, size, remote)
 
 
 def _turns(files: Paths, unknown: np.ndarray) -> list[np.ndarray]:
@@ -182,8 +219,19 @@ class _Found:
                     self._of_new.append(position)
         if len(self._new) >= _COLUMN:
             self._into_columns()
-            if time.monotonic() - self._kept > max(_KEPT_SECONDS, self._took / _KEPT_SHARE):
-                self.keep()
+            self._keep_in_time()
+
+    def add_part(self, positions: np.ndarray, part: Inspected) -> None:
+        """Add the images and rejects of a part of the files, those at `positions`, int64 [n]."""
+        of_image = positions[part.of_image]
+        self._images.append(part.images.at(self._files[of_image]))
+        self._of_image.append(of_image)
+        self._rejects += [(int(positions[at]), one) for at, one in zip(part.of_reject, part.rejects, strict=True)]
+        self._keep_in_time()
+
+    def _keep_in_time(self) -> None:
+        if time.monotonic() - self._kept > max(_KEPT_SECONDS, self._took / _KEPT_SHARE):
+            self.keep()
 
     def keep(self) -> None:
         """Save the images found so far to the scan memory."""

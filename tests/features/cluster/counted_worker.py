@@ -10,6 +10,7 @@ from typing import Any
 import headstart.features.store.writer
 import numpy as np
 from headstart.features.backbones.cuts import Cut
+from headstart.features.cluster.extraction_job import ExtractionTask
 from headstart.features.cluster.worker import Built, Task, Worker
 from headstart.features.frozen.frozen import FrozenBackbone, Pass
 from headstart.features.images.scan import ImageFile
@@ -63,6 +64,7 @@ class BlindWorker(CountedWorker):
 
     def meet(self, task: Task) -> Any:
         """See elsewhere."""
+        assert isinstance(task, ExtractionTask)
         elsewhere = replace(task.extraction, store=task.extraction.store.parent)
         return super().meet(replace(task, extraction=elsewhere))
 

@@ -1,14 +1,20 @@
 """The workers of a node, and how a node shows that it sees the store."""
 
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from headstart.features.cluster.config import ClusterConfig
+from headstart.features.cluster.connection import connected
 from headstart.features.cluster.nodes import slots, why_other_features
 from headstart.features.cluster.probe import NodeError, probe_file, require_store_seen
 from headstart.features.device import cpu_count
-from headstart.features.errors import OptionError
+from headstart.features.errors import HeadstartError, OptionError
+from headstart.features.processes import host, this_process
 from headstart.features.store.fingerprint import Fingerprint
 
 
@@ -63,6 +69,30 @@ def test_a_store_that_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("headstart.features.cluster.probe.unwritable", lambda _: "Read-only file system")
         with pytest.raises(NodeError, match=r"can't write there \(Read-only"):
             require_store_seen(tmp_path, nonce)
+
+
+def test_probe_files_that_killed_drivers_left_are_removed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    *_, started = this_process().rsplit("-", 2)
+    writers = {"0": f"{host()}-{process.pid}-{started}", "1": "far-1-2", "2": "far-1-2", "3": this_process()}
+    files = {digit: tmp_path / f".probe-{digit * 32}" for digit in writers}
+    for digit, file in files.items():
+        file.write_text(f"{digit * 32} {writers[digit]}")
+    os.utime(files["1"], (time.time() - 8 * 24 * 3600,) * 2)
+    (tmp_path / ".probe-mine").touch()
+    with probe_file(tmp_path) as nonce:
+        require_store_seen(tmp_path, nonce)
+        assert len(list(tmp_path.iterdir())) == 4
+    assert sorted(tmp_path.iterdir()) == sorted([files["2"], files["3"], tmp_path / ".probe-mine"])
+
+
+@pytest.mark.parametrize("address", ["a..b:1", "localhost:" + "9" * 5000, "\udcff:1", "a" * 64 + ".b:1"])
+def test_an_address_that_is_none(address: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(HeadstartError, match="no Ray cluster answers") as error, connected(address):
+        pass
+    assert len(str(error.value)) < 600
 
 
 def test_a_node_with_other_settings_is_told() -> None:

@@ -45,6 +45,18 @@ def test_a_portion_is_extracted_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_in_the_place_of_claims_leads_nowhere(tmp_path: Path) -> None:
+    store, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    store.mkdir()
+    elsewhere.mkdir()
+    (store / "claims").symlink_to(elsewhere)
+    claims = Claims(store)
+    assert claims.take("a") == Claim.MINE
+    claims.done("a")
+    assert not list(elsewhere.iterdir())
+    claims.release_all()
+
+
 def test_claims_of_ended_processes_are_void(tmp_path: Path) -> None:
     claim = tmp_path / "claims" / "a.claimed"
     one = Claims(tmp_path)

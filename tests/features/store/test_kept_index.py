@@ -11,6 +11,7 @@ from headstart.features.errors import StoreError
 from headstart.features.store import kept_index
 from headstart.features.store import store as store_module
 from headstart.features.store.index import Segment
+from headstart.features.store.kept_index import IndexCheck, remove_segment
 from headstart.features.store.maintain import verify
 from headstart.features.store.shards import read_digests
 from headstart.features.store.store import FeatureStore
@@ -216,6 +217,51 @@ def test_an_index_that_lies_is_found_and_made_again(folder: Path, field: str, ki
     assert verify([store]).indexes == []
     assert segments(folder) == [24]
     np.testing.assert_array_equal(FeatureStore.open(folder).read(names(range(24))), vectors(list(range(24))))
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "file"])
+def test_what_has_the_name_of_an_index_is_removed_and_leads_nowhere(folder: Path, tmp_path: Path, kind: str) -> None:
+    elsewhere, place = tmp_path / "elsewhere", folder / "index-0000000000000000"
+    if kind == "link":
+        elsewhere.mkdir()
+        (elsewhere / "mine.txt").write_text("mine")
+    if kind == "file":
+        place.write_text("")
+    else:
+        place.symlink_to(elsewhere)
+    before = sorted(tmp_path.rglob("*"))
+    store = FeatureStore.open(folder)
+    kept_index.keep_index(folder, store.form)  # a link that counts as replaced would get a mark where it leads
+    assert sorted(tmp_path.rglob("*")) == before
+    (wrong,) = verify([store]).indexes
+    assert wrong.path == str(place)
+    verify([store], repair=True)
+    assert not os.path.lexists(place)
+    assert verify([store]).indexes == []
+    assert elsewhere.exists() == (kind == "link")
+    assert not elsewhere.exists() or [file.name for file in elsewhere.iterdir()] == ["mine.txt"]
+
+
+def test_a_link_in_the_place_of_an_index_is_replaced(folder: Path, tmp_path: Path) -> None:
+    (place,) = folder.glob("index-*")
+    moved = place.rename(tmp_path / "moved")
+    for target in (moved, tmp_path / "nothing"):
+        if os.path.lexists(place):
+            shutil.rmtree(place)
+        place.symlink_to(target)
+        held = sorted(tmp_path.glob("moved/*"))
+        FeatureStore.open(folder).update_merged()
+        assert not place.is_symlink()
+        assert segments(folder) == [24]
+        assert sorted(tmp_path.glob("moved/*")) == held
+
+
+def test_an_index_that_another_process_removes_while_it_is_repaired(folder: Path) -> None:
+    place = folder / "index-0000000000000000"
+    place.mkdir()
+    (wrong,) = IndexCheck(folder).faults()
+    shutil.rmtree(place)
+    remove_segment(wrong)
 
 
 def test_an_index_in_another_order_is_found(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A search by Ray: its owner without a cluster, and a cluster on this machine whose workers are killed."""
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.sweep.by_ray import StudyOwner
+from headstart.pipeline.sweep.owner import Left, StudyOwner
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
 from headstart.pipeline.sweep.trial_worker import ServedStudy
 from headstart.tests.conftest import SMALL_FLAGS
@@ -75,8 +76,60 @@ def test_a_worker_has_the_study_of_its_owner(owner: StudyOwner, space: Space, tm
     served.tell(trial, None)
     written = tmp_path / "study.db.logs" / "trial-0" / "fold-1" / "train" / "events.out.tfevents.1"
     assert written.read_bytes() == b"curve"
+    assert not (served.logs / "trial-0").exists()
     assert served.claim(1) == (None, 0)
     assert len(served.finished()) == 1
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+def test_a_head_that_kills_its_workers_is_given_up(space: Space, tmp_path: Path, sampler: Any) -> None:
+    owner = StudyOwner(tmp_path / "study.db", space, sampler, 0)
+    lethal, _, _ = owner.claim("a", 5, NO_PRUNING)
+    assert owner.leave("a", died=True) == Left(0, 1)
+    again, _, _ = owner.claim("b", 5, NO_PRUNING)
+    owner.give_back("b")  # not a death
+    third, _, _ = owner.claim("b", 5, NO_PRUNING)
+    assert lethal is not None
+    assert again is not None
+    assert third is not None
+    assert lethal[1] == again[1] == third[1]
+    assert owner.leave("b", died=True) == Left(0, 2)
+    owner = StudyOwner(tmp_path / "study.db", space, sampler, 0)  # the command is repeated
+    fourth, _, _ = owner.claim("c", 5, NO_PRUNING)
+    assert fourth is not None
+    assert fourth[1] == lethal[1]
+    assert owner.leave("c", died=True) == Left(0, 3)
+    other, _, _ = owner.claim("d", 5, NO_PRUNING)
+    assert other is not None
+    assert other[1] != lethal[1]
+    owner.tell("d", {}, 0.5, {})
+    assert owner.leave("d", died=True) == Left(1, 0)
+
+
+def test_no_trial_begins_after_the_end(owner: StudyOwner) -> None:
+    owner.claim("a", 5, NO_PRUNING)
+    assert owner.end() == ["a"]
+    assert owner.claim("b", 5, NO_PRUNING)[:2] == (None, 0)
+    owner.tell("a", {}, 0.5, {})
+    assert owner.end() == []
+
+
+def test_a_full_disk_leaves_the_trial_to_be_given_back(owner: StudyOwner, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fail(*_: Any) -> None:
+        raise full
+
+    claimed, _, _ = owner.claim("a", 5, NO_PRUNING)
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left"):
+        owner.tell("a", {}, 0.5, {"events.out.tfevents.1": b"curve"})
+    owner.give_back("a")
+    owner.fail("a")  # it has none
+    again, _, _ = owner.claim("b", 5, NO_PRUNING)
+    assert claimed is not None
+    assert again is not None
+    assert again[1] == claimed[1]
 
 
 @pytest.mark.slow

@@ -1,0 +1,110 @@
+"""A scan by a cluster: workers read files, and send back digests and headers in columns. The driver joins them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from headstart.features.cluster.crew import Crew
+from headstart.features.cluster.probe import NodeError
+from headstart.features.cluster.sharing import Sharing
+from headstart.features.cluster.unit_job import UnitJob
+from headstart.features.images.columns.images import Images
+from headstart.features.images.columns.inspected import Inspected, inspect_part
+from headstart.features.images.columns.paths import Paths
+from headstart.features.images.pixels import Pages
+from headstart.features.images.scan import Reject, size_and_time
+from headstart.features.terminal import progress
+
+_SAMPLE = 5
+_UNREAD = ("vanished", "unreadable")
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """The scan of files, each as `inspect_image` does."""
+
+    max_pixels: int
+    pages: Pages
+    sample: Sequence[tuple[str, tuple[int, int]]]  # some of the files, with their `size_and_time`
+
+    def job(self) -> ScanJob:
+        """Return the job of a worker."""
+        return ScanJob(self)
+
+    def require_same(self, met: Any) -> None:
+        """Do nothing: all workers of one version of headstart read the same."""
+
+
+class ScanJob(UnitJob):
+    """Inspects files. A unit has absolute `Paths`; its result is `Inspected`."""
+
+    def __init__(self, task: ScanTask) -> None:
+        super().__init__()
+        self._task = task
+
+    def meet(self) -> None:
+        """Raise a NodeError if this node does not see the files."""
+        require_seen(self._task.sample)
+
+    def do(self, items: Paths) -> Inspected:
+        """Inspect files."""
+        return inspect_part(items, self._task.max_pixels, self._task.pages, self.advance, self.is_stopped)
+
+
+def require_seen(sample: Sequence[tuple[str, tuple[int, int]]]) -> None:
+    """Raise a NodeError if this node sees none of the files in `sample`, which are pairs of path and `size_and_time`.
+
+    A file that the driver does not see either is not counted.
+    """
+    known = [(path, version) for path, version in sample if version != (-1, -1)]
+    if known and all(size_and_time(path) != version for path, version in known):
+        raise NodeError(f"{known[0][0]}: this node does not see the file, or sees another one at this path")
+
+
+def drawn(files: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
+    """Return a sample of `files`, which are absolute, for `require_seen`."""
+    return [(path, size_and_time(path)) for path in files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]]
+
+
+def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Iterator[tuple[np.ndarray, Inspected]]:
+    """Inspect local `files` by the workers of `crew`; see `Elsewhere`.
+
+    Files that a worker can't read are inspected here, too.
+    """
+    here = os.getcwd()
+    every = files.with_folders([os.path.join(here, folder) for folder in files.folders])
+    crew.begin(ScanTask(max_pixels, pages, drawn(every)))
+
+    def blind(start: int, stop: int, found: Inspected) -> str:
+        unread = [at for at, one in zip(found.of_reject, found.rejects, strict=True) if one.reason in _UNREAD]
+        seen_here = 2 * len(unread) > stop - start and os.access(every[start + unread[0]], os.R_OK)
+        return f"it can't read {every[start + unread[0]]}, which the driver can" if seen_here else ""
+
+    with progress("looking at files", len(files), "files") as advance:
+        for start, stop, answer in Sharing(crew, len(files), lambda *at: every[slice(*at)], advance, blind).run():
+            positions = np.arange(start, stop)
+            if answer is None:
+                crashed = Reject(files[start], "crashed", "three workers died while they looked at it")
+                yield positions, Inspected(files[positions], Images.of([]), np.zeros(0, np.int64), [crashed], [0])
+                continue
+            found, unread = _with_paths(files[positions], every[positions], answer)
+            yield positions, found
+            if len(unread):
+                yield positions[unread], inspect_part(files[positions[unread]], max_pixels, pages)
+
+
+def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
+    """Return `found` with the paths in `files` in place of those that were `sent`, and the positions of unread files.
+
+    Unread files have no rejects in the result. Their positions are int64 [n], ascending.
+    """
+    pairs = list(zip(found.of_reject, found.rejects, strict=True))
+    unread = sorted({at for at, one in pairs if one.reason in _UNREAD})
+    kept = [(at, one) for at, one in pairs if at not in unread]
+    rejects = [replace(one, path=files[at] + one.path.removeprefix(sent[at])) for at, one in kept]
+    images = found.images.at(files[found.of_image])
+    return Inspected(files, images, found.of_image, rejects, [at for at, _ in kept]), np.array(unread, np.int64)

@@ -1,0 +1,61 @@
+"""Jobs whose units have results of their own, which the worker sends back. This module needs no Ray."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.features.cluster.worker import Built
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a unit. If the unit was `stopped`, the result may lack a part of it."""
+
+    result: Any
+    seconds: float
+    stopped: bool
+
+
+class UnitJob(ABC):
+    """A job that does one unit after the other; see `Job`. `tell` and `stop` may be called in another thread."""
+
+    def __init__(self) -> None:
+        self._tried, self._unit, self._stopped = 0, -1, False
+
+    @abstractmethod
+    def meet(self) -> Any:
+        """See `Job.meet`."""
+
+    @abstractmethod
+    def do(self, items: Any) -> Any:
+        """Do a unit. It tells `advance` how many items are done, and may end early when `is_stopped` returns true."""
+
+    def build(self, batch_size: int) -> Built:
+        """Build nothing. A job with a network overrides this."""
+        return Built()
+
+    def extract(self, unit: int, items: Any, backwards: bool) -> Outcome:
+        """Do the unit with the number `unit`. The order of its items stays, as its result is needed as a whole."""
+        self._tried, self._unit, self._stopped = 0, unit, False
+        start = time.perf_counter()
+        result = self.do(items)
+        return Outcome(None if self._stopped else result, time.perf_counter() - start, self._stopped)
+
+    def tell(self, unit: int) -> int:
+        """Return how many items of a unit are done, 0 if it is not the current one."""
+        return self._tried if unit == self._unit else 0
+
+    def stop(self, unit: int) -> None:
+        """End a unit early, if it is the current one."""
+        self._stopped |= unit == self._unit
+
+    def advance(self, count: int) -> None:
+        """Tell that `count` more items are done."""
+        self._tried += count
+
+    def is_stopped(self) -> bool:
+        """Return whether the result of the current unit is no longer needed."""
+        return self._stopped

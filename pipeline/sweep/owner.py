@@ -1,0 +1,100 @@
+"""The owner of a study: it claims trials for workers in other processes, and records their results."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from headstart.pipeline.sweep.config import Sampler
+from headstart.pipeline.sweep.space import Space
+from headstart.pipeline.sweep.study import Study, remove_curves
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a worker leaves behind."""
+
+    finished: int  # trials
+    deaths: int  # of workers that had the same head, this death included; 0 if the worker had no trial
+
+
+class StudyOwner:
+    """The owner of a study: an actor on the driver's node that claims trials for workers, and records their results.
+
+    It opens the study once for each worker. If a worker dies, its study is closed, and its trial can be claimed again.
+    """
+
+    def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
+        self._arguments = path, space, sampler, seed
+        self._studies: dict[str, Study] = {}
+        self._trials: dict[str, optuna.Trial] = {}
+        self._finished: Counter[str] = Counter()  # trials of each worker
+        self._over = False
+
+    def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
+        """Claim a trial for `worker`. Return its number and parameters, or None; and the trials that run and are done.
+
+        The number of trials that run elsewhere, and the number of finished trials, follow `Study.claim`. After `end`,
+        no trial is left.
+        """
+        if self._over:
+            return None, 0, 0
+        if worker not in self._studies:
+            self._studies[worker] = Study(*self._arguments)
+        study = self._studies[worker]
+        study.prune_by(pruner)
+        trial, elsewhere = study.claim(most)
+        if trial is None:
+            return None, elsewhere, len(study.finished())
+        self._trials[worker] = trial
+        return (trial.number, dict(trial.params)), elsewhere, len(study.finished())
+
+    def report(self, worker: str, value: float, step: int) -> bool:
+        """Record the value of an epoch or fold. Return whether the trial should end."""
+        trial = self._trials[worker]
+        trial.report(value, step)
+        return trial.should_prune()
+
+    def tell(
+        self, worker: str, attributes: Mapping[str, Any], value: float | None, curves: Mapping[str, bytes]
+    ) -> None:
+        """Record the result of a trial, and write its curves, the files of TensorBoard by name, beside the study."""
+        trial, study = self._trials[worker], self._studies[worker]
+        logs = study.logs / f"trial-{trial.number}"
+        remove_curves(logs)
+        for name, content in curves.items():
+            file = logs / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        for name, attribute in attributes.items():
+            trial.set_user_attr(name, attribute)
+        study.tell(trial, value)
+        del self._trials[worker]
+        self._finished[worker] += 1
+
+    def give_back(self, worker: str) -> None:
+        """Return the trial of a worker to the study, if it has one."""
+        if trial := self._trials.pop(worker, None):
+            self._studies[worker].give_back(trial)
+
+    def fail(self, worker: str) -> None:
+        """Mark the trial of a worker as failed for good, if it has one."""
+        if trial := self._trials.pop(worker, None):
+            self._studies[worker].fail(trial)
+
+    def end(self) -> list[str]:
+        """Refuse all further claims. Return the workers that have a trial."""
+        self._over = True
+        return list(self._trials)
+
+    def leave(self, worker: str, died: bool = False) -> Left:
+        """Close the study of a worker that has ended or died. Its trial goes back to the study; see `Study.die`."""
+        trial, study = self._trials.pop(worker, None), self._studies.pop(worker, None)
+        deaths = 0
+        if trial and study and died:
+            deaths = study.die(trial)
+        elif trial and study:
+            study.give_back(trial)
+        return Left(self._finished.pop(worker, 0), deaths)
