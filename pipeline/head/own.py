@@ -99,7 +99,7 @@ class OwnHead:
         module = ModuleType(_MODULE)
         module.__file__ = self.file
         with self._told("the file"):
-            exec(compile(self.source, self.file, "exec"), vars(module))  # noqa: S102 the user named this code
+            exec(compile(self.source, self.file, "exec"), vars(module))
         found = vars(module).get(self.function)
         if found is None:
             names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
