@@ -65,6 +65,8 @@ def run_epochs(
             advance(len(batch))
         for weight, average in zip(head.trainable_variables, step.averages, strict=True):
             weight.assign(average)
+        for weight, latest in zip(head.non_trainable_weights, trained.non_trainable_weights, strict=True):
+            weight.assign(latest)  # moving statistics of a head of one's own
         loss, right = (totals / len(train)).tolist()
         figures = _validate(head, val, config.choose_by)
         row = {"loss": loss, "accuracy": right, **{f"val_{name}": value for name, value in figures.items()}}
@@ -113,6 +115,8 @@ class _Step:
             if self._class_weights is not None:
                 losses *= tf.gather(self._class_weights, labels)
             loss = tf.reduce_mean(losses)
+            for penalty in self._model.losses:  # regularisers of a head of one's own
+                loss += penalty
         self.optimizer.apply(tape.gradient(loss, self.weights))
         for weight, average in zip(self.weights, self.averages, strict=True):
             off = average - weight

@@ -107,6 +107,15 @@ class Predicting:
             first = "; ".join(f"{reject.path} ({reject.reason})" for reject in self.rejects[:3])
             raise DataError(f"none of {len(self.sources.files)} files could be used" + (f": {first}" if first else ""))
 
+    def predictions(self) -> list[Prediction]:
+        """Classify the images, and return all predictions at once. Rejects are added to `rejects`."""
+        layout = self.layout()
+        return [
+            Prediction(**{name: value for name, value in layout.prediction(item).items() if name != "top"})
+            for item in self.items()
+            if isinstance(item, Scored)
+        ]
+
     def fields(self) -> dict[str, Any]:
         """Classify the images, and return the JSON object that `--json` prints."""
         layout = self.layout()
@@ -143,13 +152,7 @@ def predict(
     if config.output:
         raise OptionError("output: `predict` returns predictions; `predict_to_file` writes them")
     begun = predicting(path, sources, config, places, seed)
-    layout = begun.layout()
-    predictions = [
-        Prediction(**{name: value for name, value in layout.prediction(item).items() if name != "top"})
-        for item in begun.items()
-        if isinstance(item, Scored)
-    ]
-    return PredictResult(predictions, begun.rejects, begun.answers.choice)
+    return PredictResult(begun.predictions(), begun.rejects, begun.answers.choice)
 
 
 def predicting(
@@ -173,16 +176,9 @@ def predicting(
     """
     run = Run.open(path)
     require_output(config)
-    classes = len(run.class_names())
-    if config.top > classes:
-        raise OptionError(f"--top must be at most {classes}, the classes of {path}. Received: {config.top}")
-    choice = choose_model(run, config.model, config.threshold)
-    trust = make_trust(run, choice, config)
     found = find_files(sources, config.listed, config.recursive, distinct=bool(config.output))
     clock = Clock()
-    with clock.of("start"):
-        import headstart.features.tensorflow  # noqa: F401
-    answers = load_answers(run, choice, trust, places, config, seed, clock)
+    answers = open_answers(run, config, places, seed, clock)
     features, extraction = run.configs()
     most, pages = config.max_pixels or extraction.max_pixels, features.pages
     if workers:
@@ -191,6 +187,18 @@ def predicting(
     else:
         classify = partial(classified, answers, found, most, pages)
     return Predicting(run, answers, found, config, clock, classify)
+
+
+def open_answers(run: Run, config: PredictConfig, places: NetworkPlaces, seed: int, clock: Clock) -> Answers:
+    """Choose the model of `run` that answers, start TensorFlow, and load the model; see `predicting`."""
+    classes = len(run.class_names())
+    if config.top > classes:
+        raise OptionError(f"--top must be at most {classes}, the classes of {run.path}. Received: {config.top}")
+    choice = choose_model(run, config.model, config.threshold)
+    trust = make_trust(run, choice, config)
+    with clock.of("start"):
+        import headstart.features.tensorflow  # noqa: F401
+    return load_answers(run, choice, trust, places, config, seed, clock)
 
 
 def predict_to_file(
