@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from headstart.features.backbones.cuts import split_names
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.errors import HeadstartError, RunError
 from headstart.features.files import sha256_of
@@ -37,12 +39,19 @@ class Source:
     networks: Sequence[Network]  # of the head; empty for a fine-tuned classifier
     images: ImageConfig  # how a file becomes pixels
     max_pixels: int
+    store: Path | None  # keeps the fast form of a classifier
     calibration: Calibration | None
 
     @property
     def temperature(self) -> float:
         """The number by which logits are divided."""
         return self.calibration.temperature if self.calibration else 1.0
+
+    @property
+    def cut(self) -> float | None:
+        """The probability above which the second of two classes is predicted; None without a threshold."""
+        threshold = self.choice.threshold
+        return threshold.cut(self.run.class_names()) if threshold else None
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -112,8 +121,8 @@ class Source:
     def _logits_of_classifier(self) -> Answer:
         from headstart.pipeline.predict.classifier import freeze_classifier
 
-        file, side, store = self.run.classifier_file, self.images.size, known_store(self.run)
-        frozen = freeze_classifier(file, lambda: self.run.load_model(file), 1, side, 0, store)
+        file, side = self.run.classifier_file, self.images.size
+        frozen = freeze_classifier(file, lambda: self.run.load_model(file), 1, side, 0, self.store)
         return lambda pixels: require_finite(_outputs(frozen, pixels)[-1], file)
 
 
@@ -138,7 +147,8 @@ def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
         images = _same_images(run, networks)
     else:
         images = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
-    return Source(run, choice, networks, images, extraction.max_pixels, read_calibration(run, choice.model))
+    store, calibration = known_store(run, places), read_calibration(run, choice.model)
+    return Source(run, choice, networks, images, extraction.max_pixels, store, calibration)
 
 
 def _networks(run: Run, places: NetworkPlaces) -> list[Network]:
@@ -167,7 +177,7 @@ def _shown(images: ImageConfig) -> str:
 
 def _titles(backbone: str) -> str:
     """Return the names of backbones without the folders of `.keras` files."""
-    return "+".join(name.rsplit("/", 1)[-1] for name in backbone.split("+"))
+    return "+".join(name.rsplit("/", 1)[-1] for name in split_names(backbone))
 
 
 def _width(networks: Sequence[Network]) -> int:
