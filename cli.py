@@ -14,6 +14,7 @@ from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunA
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.demo.config import DEMO_IMAGES
 from headstart.pipeline.evaluate.config import AskedSplit, FoldsConfig, Sort, ThresholdConfig
+from headstart.pipeline.export.config import ModelExportConfig
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.labels.config import LabelsConfig
@@ -268,6 +269,21 @@ def predict(
     if config.output or by_ray.ray:
         return predict_to_file(run, paths or [], config, places, seed, by_ray)
     return predicting(run, paths or [], config, places, seed)
+
+
+@command(app, name="export")
+def export_model(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make, with the model and what it needs.")],
+    config: ModelExportConfig,
+    places: Places,
+    overwrite: Overwrite = False,
+    seed: int = 0,
+) -> Result:
+    """Write a run as a model for elsewhere, and compare it with the run, in its own runtime, on val images."""
+    from headstart.pipeline.export.export import export
+
+    return export(run, out, config, places, overwrite, seed)
 
 
 @command(app)
