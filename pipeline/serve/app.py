@@ -77,6 +77,10 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
     async def index() -> HTMLResponse:
         return HTMLResponse(page.html, headers={"Content-Security-Policy": page.policy})
 
+    @app.get("/favicon.ico", status_code=204, include_in_schema=False)
+    async def favicon() -> None:
+        """Tell browsers that there is no icon."""
+
     @app.get("/labels", summary="The class names and the limits", response_model=Labels)
     async def labels() -> JSONResponse:
         layout, config = service.served.layout, service.config

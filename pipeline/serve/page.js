@@ -9,7 +9,7 @@ const known = fetch("labels").then((response) => response.json()).then((found) =
 });
 
 function percent(value) {
-  if (value > 0 && value < 0.001) return "under 0.1 %";
+  if (value > 0 && value < 0.001) return "< 0.1 %";
   return `${(Math.min(value, value < 1 ? 0.9999 : 1) * 100).toFixed(value < 1 && value >= 0.9995 ? 2 : 1)} %`;
 }
 
@@ -117,7 +117,6 @@ function row({ label, probability }) {
 function neighbour({ label, image }) {
   const figure = made("figure"), picture = made("img");
   picture.onerror = () => picture.replaceWith(made("span", "no picture", "none"));
-  picture.loading = "lazy";
   picture.alt = `A training image of ${label}`;
   picture.src = image;
   figure.append(picture, made("figcaption", label));
