@@ -22,6 +22,7 @@ from headstart.pipeline.places import NetworkPlaces, Places
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.report.config import ReportConfig
+from headstart.pipeline.serve.config import ServeConfig
 from headstart.pipeline.study.config import StudyConfig
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
@@ -284,6 +285,19 @@ def export_model(
     from headstart.pipeline.export.export import export
 
     return export(run, out, config, places, overwrite, seed)
+
+
+@command(app, kept="requests in work were answered first")
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `headstart head`.")],
+    config: ServeConfig,
+    places: Places,
+    seed: int = 0,
+) -> Result:
+    """Serve a page on which photographs are labelled, and an HTTP interface for programs."""
+    from headstart.pipeline.serve.serve import serve
+
+    return serve(run, config, places, seed)
 
 
 @command(app)

@@ -70,6 +70,14 @@ class Fallible(Protocol):
         """Return the error to raise after the result is shown, or None."""
 
 
+@runtime_checkable
+class Lasting(Protocol):
+    """A result whose command goes on after it is shown."""
+
+    def last(self) -> None:
+        """Go on until the command ends."""
+
+
 class _Command(TyperCommand):
     """A command that refuses empty arguments, because an empty path would mean the current folder."""
 
@@ -128,6 +136,8 @@ def command(
                 _show(result, json)
                 if isinstance(result, Fallible) and (failure := result.failure()):
                     raise failure
+                if isinstance(result, Lasting):
+                    result.last()
             except Exception as error:
                 code, message = _explain(error)
                 messages.print(f"error: {message}", style="red")
@@ -275,7 +285,7 @@ def _show(result: Result, as_json: bool) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names that are not UTF-8 are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:
-        print(json.dumps(result.fields(), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(result.fields(), ensure_ascii=False, allow_nan=False), flush=True)
         return
     out = PlainConsole()
     for line in result.lines():

@@ -147,18 +147,48 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
 
     This function traces no graph, because tracing takes half a second.
     """
-    silence_libjpeg()
-    reading = tf.constant(reading_of(image, config))
     try:
-        data = tf.constant(bytes_of(image))
+        data = bytes_of(image)
     except OSError:
         return None
+
+    def pixels(data: tf.Tensor, decoder: int, reading: tf.Tensor) -> tf.Tensor:
+        found = decode(data, decoder, reading, config)
+        return augment_image(found, view.augment, tf.constant(view.image_seed(image.digest))) if view else found
+
+    return _with_its_decoder(data, image, config, pixels)
+
+
+def decoded_bytes(data: bytes, image: ImageFile, config: ImageConfig) -> np.ndarray | None:
+    """Decode one image whose file has the bytes `data`. The pixels are those of `decoded_batches`.
+
+    Return uint8 [size, size, 3], or None if the image can't be decoded; see `fault_in`. Threads may call this function
+    at the same time. The first call with a `config` traces a graph, which takes half a second.
+    """
+    return _with_its_decoder(data, image, config, _decoder(config))
+
+
+@lru_cache(maxsize=8)
+def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
+    """Return a graph that maps bytes, decoder and reading to pixels; see `decode`."""
+
+    def load(data: tf.Tensor, decoder: tf.Tensor, reading: tf.Tensor) -> tf.Tensor:
+        return decode(data, decoder, reading, config)
+
+    signature = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32), tf.TensorSpec((3,), tf.int32))
+    function: Callable[..., tf.Tensor] = tf.function(load, signature, autograph=False).get_concrete_function()
+    return function
+
+
+def _with_its_decoder(
+    data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
+) -> np.ndarray | None:
+    """Return the result of `pixels` for the image's decoder or, if this one fails, for Pillow; None if both fail."""
+    silence_libjpeg()
+    content, reading = tf.constant(data), tf.constant(reading_of(image, config))
     for decoder in (decoder_of(image, config), PILLOW):
         try:
-            pixels = decode(data, decoder, reading, config)
-            if view:
-                pixels = augment_image(pixels, view.augment, tf.constant(view.image_seed(image.digest)))
-            found: np.ndarray = pixels.numpy()
+            found: np.ndarray = pixels(content, decoder, reading).numpy()
             return found
         except (MemoryError, tf.errors.ResourceExhaustedError):
             raise
@@ -218,9 +248,14 @@ def _fault(image: ImageFile) -> Fault:
         data = bytes_of(image)
     except OSError as error:
         return why_unreadable(error)
+    return fault_in(data, image) or Fault("vanished", "could not be read once, and could be afterwards")
+
+
+def fault_in(data: bytes, image: ImageFile) -> Fault | None:
+    """Return the reason why the bytes `data` of an image's file can't be decoded, or None if Pillow decodes them."""
     try:
         pillow_pixels(data, image.bits, image.page)
     except Exception as error:  # Pillow's parsers raise almost anything
         said = " ".join(str(error).split()) or type(error).__name__
         return Fault("truncated" if "truncated" in said.lower() else "corrupt", said)
-    return Fault("vanished", "could not be read once, and could be afterwards")
+    return None
