@@ -22,7 +22,7 @@ from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.model import Answers
 from headstart.pipeline.predict.networks import networks_of
-from headstart.pipeline.predict.predict import Predicting, Prediction, open_answers
+from headstart.pipeline.predict.predict import Prediction, open_answers, predicting_here
 from headstart.pipeline.predict.sources import find_files
 from headstart.pipeline.runs import Run
 
@@ -86,7 +86,7 @@ class LoadedRun:
         if not wanted:
             return []
         with on_disk(wanted) as (paths, names):
-            begun = Predicting(self._run, self._answers, find_files(paths), self._config, Clock())
+            begun = predicting_here(self._answers, find_files(paths), self._config, Clock())
             found = begun.predictions()
         if begun.rejects:
             first, more = begun.rejects[0], len(begun.rejects)

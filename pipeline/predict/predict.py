@@ -14,6 +14,7 @@ from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.extraction import Cluster, cluster
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.files.fetched import bytes_kept
+from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.trainable import too_many_rejects
@@ -179,14 +180,23 @@ def predicting(
     found = find_files(sources, config.listed, config.recursive, distinct=bool(config.output))
     clock = Clock()
     answers = open_answers(run, config, places, seed, clock)
-    features, extraction = run.configs()
-    most, pages = config.max_pixels or extraction.max_pixels, features.pages
-    if workers:
-        task = predict_task(answers, config, places, seed, most, pages)
-        classify = partial(classified_by, workers.crew, task, answers, found)
-    else:
-        classify = partial(classified, answers, found, most, pages)
+    if not workers:
+        return predicting_here(answers, found, config, clock)
+    task = predict_task(answers, config, places, seed, *_limits(run, config))
+    classify = partial(classified_by, workers.crew, task, answers, found)
     return Predicting(run, answers, found, config, clock, classify)
+
+
+def predicting_here(answers: Answers, sources: Sources, config: PredictConfig, clock: Clock) -> Predicting:
+    """Return the command that classifies `sources` with `answers` in this process."""
+    classify = partial(classified, answers, sources, *_limits(answers.run, config))
+    return Predicting(answers.run, answers, sources, config, clock, classify)
+
+
+def _limits(run: Run, config: PredictConfig) -> tuple[int, Pages]:
+    """Return the most pixels of an image, and which pages of a file are read."""
+    features, extraction = run.configs()
+    return config.max_pixels or extraction.max_pixels, features.pages
 
 
 def open_answers(run: Run, config: PredictConfig, places: NetworkPlaces, seed: int, clock: Clock) -> Answers:
