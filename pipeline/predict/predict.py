@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from headstart.features.errors import DataError, OptionError
-from headstart.features.images.files.fetched import bytes_kept
+from headstart.features.images.files.fetched import bytes_kept, drop
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.trainable import too_many_rejects
@@ -102,6 +102,8 @@ class Predicting:
                         self.predicted += 1
                     advance(1)
                     yield item
+                for path in (one.file if isinstance(one, ImageFile) else one.path for one in piece):
+                    drop(path)
         if not (self.predicted or self.skipped):
             first = "; ".join(f"{reject.path} ({reject.reason})" for reject in self.rejects[:3])
             raise DataError(f"none of {len(self.sources.files)} files could be used" + (f": {first}" if first else ""))
