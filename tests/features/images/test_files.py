@@ -12,16 +12,16 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 from headstart.features.errors import DataError
-from headstart.features.images.batches import decoded_batches, why_undecodable
+from headstart.features.images.batches import decoded_batches, decoded_dataset, file_columns, why_undecodable
 from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.faults import Version
-from headstart.features.images.files import fetched, urls, web
+from headstart.features.images.files import fetched, objects, urls, web
 from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of
 from headstart.features.images.files.reading import bytes_of
@@ -31,6 +31,8 @@ from headstart.features.images.scan import ImageFile, Reject, inspect_image
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.images.thumbnails import thumbnails
 from headstart.features.processes import host, this_process
+from headstart.features.tensorflow import tf
+from headstart.pipeline.inputs import explained
 
 
 class Site:
@@ -129,6 +131,7 @@ def test_paths_tell_where_a_file_is() -> None:
         ("ftp://host/x.jpg", "ftp:// is not read"),
         ("https:///x.jpg", "no bucket or host"),
         ("https://me:secret@host/x.jpg", "holds a name or password"),
+        ("http://[::1/x.jpg", "it is no URL"),
         ("s3://bucket/x.jpg", ""),
     ],
 )
@@ -353,6 +356,43 @@ def test_a_host_that_refuses_everything_is_told_once(site: Site) -> None:
     require_access([site.url("/a.jpg"), site.url("/e.jpg"), site.url("/b.jpg")])  # one of them is denied: a reject
     with pytest.raises(DataError, match=r"127.0.0.1:1/x.jpg: .*refused.*6 tries"):
         require_access(["http://127.0.0.1:1/x.jpg"])
+
+
+def test_one_bad_host_does_not_end_a_command(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.files["/e.jpg"] = b"x"
+    dead = [f"http://127.0.0.{number}:1/x.jpg" for number in range(1, 9)]
+    require_access([*dead, site.url("/e.jpg")])
+    assert "8 of 9 buckets and hosts can't be read, http://127.0.0.1:1/x.jpg: " in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_a_file_system_that_can_not_be_made_lacks_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(scheme: str) -> None:
+        raise ValueError("Must provide either a connection_string or account_name with credentials!!")
+
+    monkeypatch.setattr(objects, "_system", unknown)
+    monkeypatch.setitem(sys.modules, "adlfs", ModuleType("adlfs"))
+    with pytest.raises(DataError, match=r"az://b/x.jpg: no credentials for az:// .*set AZURE_STORAGE_ACCOUNT_NAME"):
+        require_access(["az://b/x.jpg"])
+
+
+def test_lost_access_ends_decoding_with_its_cause(
+    site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise DataError("s3://b/x.jpg: no credentials for s3://")
+
+    site.files["/x.jpg"] = photo.read_bytes()
+    (image,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(image, ImageFile)
+    monkeypatch.setattr("headstart.features.images.files.reading.read_url", lost)
+    for images in ([image, image], [image]):
+        with pytest.raises(DataError, match="no credentials for s3://"):
+            list(decoded_batches(images, ImageConfig(64), 8))
+    of_two = decoded_dataset(tf.data.Dataset.from_tensor_slices(file_columns([image] * 2, ImageConfig(64))), ImageConfig(64), 8)
+    with pytest.raises(DataError, match="no credentials for s3://"), explained([]):
+        list(of_two)
 
 
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
