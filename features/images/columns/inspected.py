@@ -95,25 +95,42 @@ def inspect_images(
     inspect = partial(inspect_image, max_pixels=max_pixels, pages=pages)
     unknown = np.flatnonzero(~known)
     turn = None if remote else turn  # what is fetched is kept on disk, so it is read once without turns
-    parts, done = _turns(files, unknown) if turn else [unknown], len(files) - len(unknown)
+    parts, done = _turns(files, unknown) if turn else iter([(unknown, True)]), len(files) - len(unknown)
     size = 1 if remote else _PIECE
-    for number, part in enumerate(parts, 1):
+    for part, is_last in parts:
         with progress("looking at files", len(files), "files", done) as advance, found.kept_on_error():
             for positions, seen in _in_threads(lambda piece: list(map(inspect, files[piece])), part, size, remote):
                 found.add(positions, seen)
                 advance(len(positions))
         done += len(part)
-        if turn and number < len(parts):
+        if turn and not is_last:
             turn(found.since_last())
     if memory and len(rows):
         found.recall(rows, of_row, memory.images, max_pixels)
     return found.inspected()
 
 
-def _turns(files: Paths, unknown: np.ndarray) -> list[np.ndarray]:
-    """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`."""
-    sizes = np.fromiter((size_and_time(path)[0] for path in files[unknown]), np.int64, len(unknown))
-    return np.split(unknown, np.flatnonzero(np.diff(np.cumsum(sizes) // TURN_BYTES)) + 1)
+def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
+    """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`. Yield each, and whether it is the last.
+
+    Sizes are looked up in threads, and only so far ahead as the parts that are asked for.
+    """
+
+    def sizes(piece: np.ndarray) -> np.ndarray:
+        return np.fromiter((size_and_time(path)[0] for path in files[piece]), np.int64, len(piece))
+
+    held, total, turn = [_NONE], 0, 0
+    for piece, found in _in_threads(sizes, unknown, _KNOWN_PIECE, remote=False):
+        sums = total + np.cumsum(found)
+        turns = np.maximum.accumulate(sums // TURN_BYTES)
+        first, *others = np.split(piece, np.flatnonzero(np.diff(turns, prepend=turn)))
+        held.append(first)
+        for part in others:
+            if len(whole := np.concatenate(held)):
+                yield whole, False
+            held = [part]
+        total, turn = int(sums[-1]), int(turns[-1])
+    yield np.concatenate(held), True
 
 
 def _recalled(
