@@ -12,6 +12,7 @@ from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.extraction import Cluster, cluster
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.device import release_memory
 from headstart.features.digests import raw_digests
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
@@ -33,7 +34,7 @@ from headstart.pipeline.places import Places
 from headstart.pipeline.rejects import list_rejects, require_rejects_file
 from headstart.pipeline.runs import Run
 
-# Takes a scan and the networks for its features; raises an error if either can't be used.
+# It takes a scan and the networks for its features, and raises an error if either can't be used.
 ScanCheck = Callable[[Scan, list[Network]], None]
 
 
@@ -232,6 +233,8 @@ def scan_with_store(
         (extraction.store / "scans").mkdir(exist_ok=True)
     memory = scan_memory(extraction.store, data, extraction.rehash)
     scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled, turn, elsewhere)
+    del memory
+    release_memory()
     tell_reading(scanned)
     return scanned
 

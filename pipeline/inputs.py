@@ -10,7 +10,7 @@ from headstart.features.digests import hex_digests
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import Augment, augment_image
 from headstart.features.images.batches import decoded_dataset, explicit_options, file_columns
-from headstart.features.images.files.reading import forget_unread, why_unread
+from headstart.features.images.files.reading import forget_unread, require_access_kept, why_unread
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.store.store import FeatureStore
 from headstart.features.tensorflow import tf
@@ -188,8 +188,8 @@ def _joined(pieces: Sequence[_Piece]) -> _Piece:
 def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> Iterator[None]:
     """If TensorFlow fails within this context, raise the cause instead of TensorFlow's error.
 
-    The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, the cause is a
-    remote file that could not be read, or a file of `examples` that is gone or has changed (DataError). Without a known
+    The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, the cause is
+    lost access to remote files (DataError), a remote file that could not be read, or a file of `examples` that is gone or has changed (DataError). Without a known
     cause, TensorFlow's error is raised.
     """
     forget_unread()
@@ -198,6 +198,7 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
     except tf.errors.OpError as error:
         if raised:
             raise raised[0] from error
+        require_access_kept()
         if unread := why_unread():
             raise DataError(f"{unread}; repeat the command to go on") from error
         require_unchanged_files(examples)

@@ -10,7 +10,13 @@ from headstart.features.images.augment import Augment, View, augment_image
 from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels, reading_of
 from headstart.features.images.faults import Fault
 from headstart.features.images.files.paths import is_local
-from headstart.features.images.files.reading import bytes_of, read_references, reference_of, why_unreadable
+from headstart.features.images.files.reading import (
+    bytes_of,
+    read_references,
+    reference_of,
+    require_access_kept,
+    why_unreadable,
+)
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.libjpeg import silence_libjpeg
@@ -116,7 +122,7 @@ def decoded_batches(
     """Yield batches of images: their positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3].
 
     b is at most `batch_size`. If `view` is given, pixels are augmented. An image that can't be decoded is left out; see
-    `why_undecodable`.
+    `why_undecodable`. Raises DataError if access to remote images is lost.
 
     `portions` yields arrays of positions in `images`, int64 [n], and so chooses the images and their order. Another
     thread asks for the next array while earlier images are decoded. `portions` must not raise an error. Without
@@ -138,8 +144,10 @@ def decoded_batches(
         files = _portionwise(map(columns, portions), columns(np.arange(1)))
     finish = _finish(view.augment if view else "none")
     for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
+        require_access_kept()
         if len(positions):
             yield positions, pixels
+    require_access_kept()
 
 
 def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> np.ndarray | None:

@@ -31,7 +31,16 @@ from headstart.pipeline.data.names import (
 )
 from headstart.pipeline.data.splits import SPLITS
 from headstart.pipeline.data.tars.samples import read_tar
-from headstart.pipeline.data.tars.shards import SUFFIX, is_tar, is_there, kind_of, require_plain, split_of_each, tars_of, told_tars
+from headstart.pipeline.data.tars.shards import (
+    SUFFIX,
+    is_tar,
+    is_there,
+    kind_of,
+    require_plain,
+    split_of_each,
+    tars_of,
+    told_tars,
+)
 
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
 

@@ -38,7 +38,9 @@ def card(source: Source, labels: Mapping[str, Any], compared: Comparison) -> str
         "Licence": _licence(source),
     }
     (title, first), *others = sections.items()
-    return "\n".join([f"# {title}\n", *first, *(line for name, lines in others for line in ("", f"## {name}\n", *lines)), ""])
+    return "\n".join(
+        [f"# {title}\n", *first, *(line for name, lines in others for line in ("", f"## {name}\n", *lines)), ""]
+    )
 
 
 def _shortly(names: list[str]) -> str:

@@ -88,9 +88,7 @@ def export(
             described |= {"bytes": _bytes(model), "comparison": compared.fields()}
             write_beside(folder, config.format, described, card(source, described, compared))
     answers = source.choice.line().replace(" answers", "", 1)
-    return ExportResult(
-        config.format, config.precision, str(out / model.name), described["bytes"], answers, compared
-    )
+    return ExportResult(config.format, config.precision, str(out / model.name), described["bytes"], answers, compared)
 
 
 def _tell(source: Source) -> None:

@@ -45,7 +45,7 @@ def open_export(path: Path) -> OpenExport:
     Raises ExportError if it is none, if it is damaged, or if its runtime is missing. A SavedModel from elsewhere can
     read and write files when it runs, as TensorFlow warns; open only those of people you trust.
     """
-    folder = path if (path / "labels.json").exists() or path.is_dir() and path.name != "saved_model" else path.parent
+    folder = path if (path / "labels.json").exists() or (path.is_dir() and path.name != "saved_model") else path.parent
     labels = read_labels(folder)
     format, settings = labels["format"], labels["preprocessing"]
     model = folder / MODEL_FILES[format]  # what the file says about its place is not believed

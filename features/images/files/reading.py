@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from headstart.features.errors import DataError
 from headstart.features.images.faults import MAX_FILE_BYTES, Fault, UnreadableError, Version
 from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of
 from headstart.features.images.files.urls import THREADS, read_url, version_of_url
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _MARK = b"\0"  # no path of a local file begins with it
 _CHANGED = Fault("vanished", "changed since it was scanned")
 _failures = deque[str](maxlen=1)
+_ends = deque[DataError](maxlen=1)  # an error that ends all reading, such as lost credentials
 
 
 def version_of(path: str) -> Version:
@@ -73,7 +75,8 @@ def reference_of(image: ImageFile) -> bytes:
 def read_references(references: np.ndarray) -> np.ndarray:
     """Read the files of `references`, bytes [N], in threads. Return their contents, bytes [N].
 
-    The result has b"" for a local file, which is not read, and for a file that can't be read.
+    The result has b"" for a local file, which is not read, and for a file that can't be read. After a DataError, see
+    `require_access_kept`.
     """
     contents = np.empty(len(references), object)
     contents[:] = list(_threads().map(_read_or_nothing, references))
@@ -89,8 +92,18 @@ def why_unread() -> str:
 
 
 def forget_unread() -> None:
-    """Forget which file could not be read; see `why_unread`."""
+    """Forget which file could not be read; see `why_unread` and `require_access_kept`."""
     _failures.clear()
+    _ends.clear()
+
+
+def require_access_kept() -> None:
+    """Raise the DataError that met `read_references` last, such as of lost credentials, and forget it.
+
+    TensorFlow would make an error of its own of it.
+    """
+    if _ends:
+        raise _ends.pop()
 
 
 def why_unreadable(error: OSError) -> Fault:
@@ -119,6 +132,9 @@ def _read_or_nothing(reference: bytes) -> bytes:
         return _read_reference(reference)
     except OSError as error:
         _failures.append(f"{os.fsdecode(reference.split(b' ', 4)[4])}: {why_unreadable(error).detail}")
+        return b""
+    except DataError as error:
+        _ends.append(error)
         return b""
 
 
