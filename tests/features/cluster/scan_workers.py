@@ -44,3 +44,20 @@ class HalfBlindWorker(BlindWorker):
             return Worker.extract(self, unit, items, backwards)
         first.write_text(str(os.getpid()))
         return super().extract(unit, items, backwards)
+
+
+class DeadlyPredictor(Worker):
+    """Is killed by one of the files that it classifies."""
+
+    def __init__(self, cpus: int) -> None:
+        super().__init__(cpus)
+        from headstart.pipeline.predict import sources
+
+        inspect = sources.inspect_image
+
+        def survived(path: str, *limits: Any) -> Any:
+            if path.endswith(DEADLY):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return inspect(path, *limits)
+
+        sources.inspect_image = survived

@@ -1,12 +1,14 @@
 """Predictions and scores by Ray's workers on this machine, compared with those of one process."""
 
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from headstart.features.cluster import crew
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.probe import NodeError
 from headstart.features.errors import OptionError
@@ -16,6 +18,7 @@ from headstart.pipeline.predict.classifying.by_ray import PredictJob, predict_ta
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.predict import predict_to_file, predicting
 from headstart.pipeline.runs import Run
+from headstart.tests.features.cluster.scan_workers import DEADLY, DeadlyPredictor
 
 TWO = ClusterConfig(ray="auto", ray_cpus=1)
 
@@ -29,6 +32,23 @@ def two_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.init(address="local", log_to_driver=False, logging_level="ERROR", **size)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two nodes of one CPU, besides a head without any."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    size = {"object_store_memory": 80 << 20}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **size})
+    for _ in range(2):
+        nodes.add_node(num_cpus=1, **size)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+    nodes.shutdown()
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -90,6 +110,25 @@ def test_workers_score_as_one_process_does(two_workers: None, tuned_run: Path, t
     assert alone.finetuned is not None
     assert shared.finetuned["accuracy"] == alone.finetuned["accuracy"]
     assert shared.finetuned["precision"] == alone.finetuned["precision"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_image_that_kills_its_workers(
+    two_nodes: None, trained_run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "Worker", DeadlyPredictor)
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    whole = sorted((drawn / "cat").glob("*.jpg"), key=lambda file: -file.stat().st_size)  # some others are broken
+    for name, image in zip(("1.jpg", Path(DEADLY).name), whole, strict=False):
+        shutil.copyfile(image, folder / name)
+    config = PredictConfig(output=tmp_path / "out.csv", max_rejects=1.0)
+    done = predict_to_file(trained_run, [folder], config, by_ray=TWO)
+    assert (done.written, done.rejected) == (1, 1)
+    one, two = rows(tmp_path / "out.csv")
+    assert (one["path"], one["rejected"]) == (str(folder / "1.jpg"), "")
+    assert (two["path"], two["rejected"]) == (str(tmp_path / DEADLY), "crashed")
 
 
 def test_predictions_by_workers_need_a_file(trained_run: Path, drawn: Path) -> None:
