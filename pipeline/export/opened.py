@@ -12,6 +12,8 @@ from headstart.features.images.pixels import ImageConfig
 from headstart.pipeline.export.config import MODEL_FILES, MODULES, Format
 from headstart.pipeline.export.folder import read_labels
 
+_SETTINGS = 5  # of preprocessing
+
 
 @dataclass(frozen=True)
 class OpenExport:
@@ -55,7 +57,7 @@ def open_export(path: Path) -> OpenExport:
         ImageConfig(*(settings[name] for name in ("size", "resize", "truncated", "bits")))
         most = int(settings["most_pixels"])
         cut = labels.get("second_above")
-        if most < 1 or (cut is not None and not (0 < float(cut) < 1 and len(labels["class_names"]) == 2)):
+        if len(settings) != _SETTINGS or most < 1 or (cut is not None and not (0 < float(cut) < 1 and len(labels["class_names"]) == 2)):
             raise ValueError
     except (OptionError, KeyError, TypeError, ValueError) as error:
         raise ExportError(f"{folder}/labels.json: is damaged; export the run again") from error
