@@ -2,8 +2,8 @@
 
 `labels.json` holds the settings: `pixels("cat.jpg", **json.load(open("labels.json"))["preprocessing"])`.
 
-The result equals headstart's own pixels, at most a grey level apart. This script does not know four rare kinds of files:
-- Samples of 16 bits of which fewer are in use: in colour images they come out darker, and in grey images their number is
+The result equals headstart's own pixels, at most a grey level apart. Four rare kinds of files are exceptions:
+- Samples of 16 bits of which fewer are in use: in colour images they come out darker. In grey images their number is
   taken from the brightest sample alone, not from the file's header.
 - TIFFs with reduced copies of a page: the copies count as pages.
 - JPEGs that libjpeg refuses in TensorFlow, but not in Pillow: a large one is decoded at full size there, reduced here.
@@ -12,6 +12,7 @@ The result equals headstart's own pixels, at most a grey level apart. This scrip
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -52,7 +53,8 @@ def pixels(
         if image.format in ("JPEG", "MPO"):
             side = (max if resize == "pad" else min)(image.size)
             ratio = max(one for one in (1, 2, 4, 8) if one == 1 or side // one >= size) + 0.5
-            image.draft(None, (image.width / ratio, image.height / ratio))  # decodes at 1/2, 1/4 or 1/8
+            wanted: Any = (image.width / ratio, image.height / ratio)
+            image.draft(None, wanted)  # decodes at 1/2, 1/4 or 1/8
         x = _eight_bits(image, bits)
     height, width = x.shape[:2]
     if resize == "crop":

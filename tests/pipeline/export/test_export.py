@@ -94,7 +94,9 @@ def test_the_same_export_gives_the_same_file(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
-def test_a_saved_model_holds_weights_once_and_reads_files(run: Path, drawn: Path, prepared: Path, tmp_path: Path) -> None:
+def test_a_saved_model_holds_weights_once_and_reads_files(
+    run: Path, drawn: Path, prepared: Path, tmp_path: Path
+) -> None:
     found = export(run, tmp_path / "out", ModelExportConfig("saved_model"))
     weights = Run.open(run).load_model(run / "head.keras").count_params() * 4
     assert found.bytes < 1.6 * (keras_bytes(run, tmp_path) + weights)

@@ -19,7 +19,9 @@ def noise(height: int, width: int, *channels: int) -> np.ndarray:
 def save_all(folder: Path) -> None:
     """Files of each kind that decoders treat in a way of its own, at sizes around those where resizing changes."""
     folder.mkdir()
-    for number, (height, width) in enumerate([(1, 1), (3, 300), (64, 64), (63, 130), (128, 129), (129, 128), (520, 700)]):
+    for number, (height, width) in enumerate(
+        [(1, 1), (3, 300), (64, 64), (63, 130), (128, 129), (129, 128), (520, 700)]
+    ):
         picture = Image.fromarray(noise(height, width, 3))
         picture.save(folder / f"{number}.jpg", quality=90, subsampling=number % 3)
         picture.save(folder / f"{number}.png")
