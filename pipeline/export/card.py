@@ -69,7 +69,7 @@ def _what(source: Source, labels: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _use(labels: Mapping[str, Any]) -> Iterator[str]:
-    yield "`preprocess.py` makes of a file the pixels that the model was trained on. Other ways to resize change answers."
+    yield "`preprocess.py` makes of a file the pixels that it was trained on. Other ways to resize change answers."
     yield "This is `example.py`:"
     yield ""
     yield f"```python\n{example_of(labels['format']).strip()}\n```"
@@ -122,8 +122,8 @@ def _compared(labels: Mapping[str, Any], compared: Comparison) -> Iterator[str]:
 
 def _limits(source: Source, labels: Mapping[str, Any]) -> Iterator[str]:
     yield f"- It answers with one of its {len(labels['class_names'])} classes for every image, also for one of none."
-    yield "- Figures and probabilities hold for images like those it was trained and scored on. Before you rely on it for"
-    yield "  images of other cameras, places or times, score some of them."
+    yield "- Figures and probabilities hold for images like those it was trained and scored on. Before you rely on it"
+    yield "  for images of other cameras, places or times, score some of them."
     yield "- Val chose the best epoch and the temperature, so figures on val are a little too good."
     yield "- `preprocess.py` names the rare files of which it makes other pixels than headstart."
     if labels["precision"] != "float32":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.features.errors import ExportError
+from headstart.features.errors import ExportError, HeadstartError
 from headstart.pipeline.export.config import MODULES, Format
 from headstart.pipeline.export.preprocess import pixels
 
@@ -106,4 +106,8 @@ def _latency(run: Callable[[np.ndarray], np.ndarray], decoded: np.ndarray) -> fl
 
 
 if __name__ == "__main__":
-    np.savez(Path(sys.argv[1]) / _MEASURED, **vars(measured(Path(sys.argv[1]))))
+    try:
+        found = measured(Path(sys.argv[1]))
+    except HeadstartError as error:
+        sys.exit(" ".join(str(error).split()))
+    np.savez(Path(sys.argv[1]) / _MEASURED, **vars(found))
