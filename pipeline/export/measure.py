@@ -6,6 +6,7 @@ FOLDER holds `asked.json` and `decoded.npy`, the pixels that headstart makes of 
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.features.errors import ExportError
+from headstart.features.errors import ExportError, HeadstartError
 from headstart.pipeline.export.config import MODULES, Format
 from headstart.pipeline.export.preprocess import pixels
 
@@ -50,17 +51,19 @@ def measure(folder: Path, asked: Asked) -> Measured:
     """Run an export in a process of its own. `folder` holds the pixels, `DECODED`. Raises ExportError if it fails."""
     (folder / ASKED).write_text(json.dumps(asdict(asked)))
     command = [sys.executable, "-P", "-m", "headstart.pipeline.export.measure", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    exact = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}  # a GPU would round the factors of float32 to 10 bits
+    done = subprocess.run(command, env=exact, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise ExportError(f"--format {asked.format}: its runtime can't run the model: {said[-1][:300]}")
     with np.load(folder / _MEASURED) as found:
-        values = {name: found[name] for name in found.files}
+        values: dict[str, Any] = {name: found[name] for name in found.files}
     single = {name: values[name].item() for name in ("mean_level", "images_per_second", "latency", "unreadable")}
     return Measured(**{**values, **single})
 
 
-def _measured(folder: Path) -> Measured:
+def measured(folder: Path) -> Measured:
+    """Run the export that `ASKED` in `folder` names, in this process. It compares `preprocess.py`, too."""
     asked = Asked(**json.loads((folder / ASKED).read_text()))
     module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[asked.format]}")
     run: Callable[[np.ndarray], np.ndarray] = module.load(Path(asked.model))
@@ -105,4 +108,8 @@ def _latency(run: Callable[[np.ndarray], np.ndarray], decoded: np.ndarray) -> fl
 
 
 if __name__ == "__main__":
-    np.savez(Path(sys.argv[1]) / _MEASURED, **vars(_measured(Path(sys.argv[1]))))
+    try:
+        found = measured(Path(sys.argv[1]))
+    except HeadstartError as error:
+        sys.exit(" ".join(str(error).split()))
+    np.savez(Path(sys.argv[1]) / _MEASURED, **vars(found))
