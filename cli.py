@@ -14,6 +14,7 @@ from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunA
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.demo.config import DEMO_IMAGES
 from headstart.pipeline.evaluate.config import AskedSplit, FoldsConfig, Sort, ThresholdConfig
+from headstart.pipeline.export.config import ModelExportConfig
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.labels.config import LabelsConfig
@@ -269,7 +270,7 @@ def predict(
 
 @command(app, kept="requests in work were answered first")
 def serve(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `headstart head`.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN|EXPORT", help="A run, or a folder made by `headstart export`.")],
     config: ServeConfig,
     places: Places,
     seed: int = 0,
@@ -278,6 +279,21 @@ def serve(
     from headstart.pipeline.serve.serve import serve
 
     return serve(run, config, places, seed)
+
+
+@command(app, name="export")
+def export_model(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make, with the model and what it needs.")],
+    config: ModelExportConfig,
+    places: Places,
+    overwrite: Overwrite = False,
+    seed: int = 0,
+) -> Result:
+    """Write a run as a model for elsewhere, and compare it with the run, in its own runtime, on val images."""
+    from headstart.pipeline.export.export import export
+
+    return export(run, out, config, places, overwrite, seed)
 
 
 @command(app)
