@@ -39,6 +39,7 @@ NOT_RUN = {
     "measurements.md": 2,
     "scale.md": 2,
     "ray.md": 2,
+    "export.md": 1,
 }
 # of pip, TensorBoard, Docker and the benchmarks
 FOREIGN_OPTIONS = {"--group", "--narrow", "--logdir", "--only", "--photos", "--shm-size"}
@@ -131,6 +132,8 @@ def test_each_command_can_be_parsed(words: list[str]) -> None:
             assert ROOT.joinpath(*module.split(".")).with_suffix(".py").is_file()
             sources = "".join(file.read_text() for file in ROOT.glob("benchmarks/*.py"))
             assert all(f'"{word}"' in sources for word in rest if word.startswith("--"))
+        case ["python", script, *_] if script.endswith("/example.py"):
+            pass
         case ["tensorboard", "--logdir", "runs"] | ["export", _]:
             pass
         case _:

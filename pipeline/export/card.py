@@ -38,7 +38,8 @@ def card(source: Source, labels: Mapping[str, Any], compared: Comparison) -> str
         "Licence": _licence(source),
     }
     (title, first), *others = sections.items()
-    return "\n".join([f"# {title}\n", *first, *(line for name, lines in others for line in ("", f"## {name}\n", *lines)), ""])
+    rest = (line for name, lines in others for line in ("", f"## {name}\n", *lines))
+    return "\n".join([f"# {title}\n", *first, *rest, ""])
 
 
 def _shortly(names: list[str]) -> str:
@@ -68,8 +69,8 @@ def _what(source: Source, labels: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _use(labels: Mapping[str, Any]) -> Iterator[str]:
-    yield "`preprocess.py` makes of a file the pixels that the model was trained on; other ways to resize change answers."
-    yield "`example.py`:"
+    yield "`preprocess.py` makes of a file the pixels that it was trained on. Other ways to resize change answers."
+    yield "This is `example.py`:"
     yield ""
     yield f"```python\n{example_of(labels['format']).strip()}\n```"
 
@@ -121,8 +122,8 @@ def _compared(labels: Mapping[str, Any], compared: Comparison) -> Iterator[str]:
 
 def _limits(source: Source, labels: Mapping[str, Any]) -> Iterator[str]:
     yield f"- It answers with one of its {len(labels['class_names'])} classes for every image, also for one of none."
-    yield "- Figures and probabilities hold for images like those it was trained and scored on. Of other cameras, places or"
-    yield "  times, score some before you rely on it."
+    yield "- Figures and probabilities hold for images like those it was trained and scored on. Before you rely on it"
+    yield "  for images of other cameras, places or times, score some of them."
     yield "- Val chose the best epoch and the temperature, so figures on val are a little too good."
     yield "- `preprocess.py` names the rare files of which it makes other pixels than headstart."
     if labels["precision"] != "float32":

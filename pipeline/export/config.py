@@ -44,8 +44,9 @@ class ModelExportConfig:
     images: int = option(400, "Val images on which the export is compared with the run; 0: all of them.")
     calibration_images: int = option(300, "Training images that calibrate int8.")
     tolerance: float = option(
-        0.01, "Fraction of accuracy that float16 or int8 may lose. float32 may change no label, nor a probability by "
-        "over 0.0001."
+        0.01,
+        "Fraction of accuracy that float16 or int8 may lose. float32 may change no label, nor a probability by "
+        "over 0.0001.",
     )
 
     def __post_init__(self) -> None:

@@ -88,9 +88,7 @@ def export(
             described |= {"bytes": _bytes(model), "comparison": compared.fields()}
             write_beside(folder, config.format, described, card(source, described, compared))
     answers = source.choice.line().replace(" answers", "", 1)
-    return ExportResult(
-        config.format, config.precision, str(out / model.name), described["bytes"], answers, compared
-    )
+    return ExportResult(config.format, config.precision, str(out / model.name), described["bytes"], answers, compared)
 
 
 def _tell(source: Source) -> None:
@@ -99,8 +97,8 @@ def _tell(source: Source) -> None:
     precision = source.run.configs()[0].precision
     if source.networks and precision != "float32":
         console.print(
-            f"{source.run.path}: its features are {precision}; the export computes in float32, and is compared with the "
-            "run in float32"
+            f"{source.run.path}: its features are {precision}; the export computes in float32, and is compared with "
+            "the run in float32"
         )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.features.errors import ExportError
+from headstart.features.errors import ExportError, HeadstartError
 from headstart.pipeline.export.config import MODULES, Format
 from headstart.pipeline.export.preprocess import pixels
 
@@ -55,12 +55,13 @@ def measure(folder: Path, asked: Asked) -> Measured:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise ExportError(f"--format {asked.format}: its runtime can't run the model: {said[-1][:300]}")
     with np.load(folder / _MEASURED) as found:
-        values = {name: found[name] for name in found.files}
+        values: dict[str, Any] = {name: found[name] for name in found.files}
     single = {name: values[name].item() for name in ("mean_level", "images_per_second", "latency", "unreadable")}
     return Measured(**{**values, **single})
 
 
-def _measured(folder: Path) -> Measured:
+def measured(folder: Path) -> Measured:
+    """Run the export that `ASKED` in `folder` names, in this process. It compares `preprocess.py`, too."""
     asked = Asked(**json.loads((folder / ASKED).read_text()))
     module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[asked.format]}")
     run: Callable[[np.ndarray], np.ndarray] = module.load(Path(asked.model))
@@ -105,4 +106,8 @@ def _latency(run: Callable[[np.ndarray], np.ndarray], decoded: np.ndarray) -> fl
 
 
 if __name__ == "__main__":
-    np.savez(Path(sys.argv[1]) / _MEASURED, **vars(_measured(Path(sys.argv[1]))))
+    try:
+        found = measured(Path(sys.argv[1]))
+    except HeadstartError as error:
+        sys.exit(" ".join(str(error).split()))
+    np.savez(Path(sys.argv[1]) / _MEASURED, **vars(found))

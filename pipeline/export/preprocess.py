@@ -2,8 +2,8 @@
 
 `labels.json` holds the settings: `pixels("cat.jpg", **json.load(open("labels.json"))["preprocessing"])`.
 
-The result equals headstart's own pixels, at most a grey level apart. This script does not know four rare kinds of files:
-- Samples of 16 bits of which fewer are in use: in colour images they come out darker, and in grey images their number is
+The result equals headstart's own pixels, at most a grey level apart. Four rare kinds of files are exceptions:
+- Samples of 16 bits of which fewer are in use: in colour images they come out darker. In grey images their number is
   taken from the brightest sample alone, not from the file's header.
 - TIFFs with reduced copies of a page: the copies count as pages.
 - JPEGs that libjpeg refuses in TensorFlow, but not in Pillow: a large one is decoded at full size there, reduced here.
@@ -12,6 +12,7 @@ The result equals headstart's own pixels, at most a grey level apart. This scrip
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,17 +44,7 @@ def pixels(
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if truncated == "keep" and data[:2] == b"\xff\xd8":
         data += b"\xff\xd9"
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.width * image.height > most_pixels:
-            raise ValueError(f"{image.width} x {image.height} pixels, over {most_pixels}")
-        if page > 1:
-            image.seek(page - 1)
-        turn = _orientation(image)
-        if image.format in ("JPEG", "MPO"):
-            side = (max if resize == "pad" else min)(image.size)
-            ratio = max(one for one in (1, 2, 4, 8) if one == 1 or side // one >= size) + 0.5
-            image.draft(None, (image.width / ratio, image.height / ratio))  # decodes at 1/2, 1/4 or 1/8
-        x = _eight_bits(image, bits)
+    x, turn = _decoded(data, size, resize == "pad", bits, most_pixels, page)
     height, width = x.shape[:2]
     if resize == "crop":
         side = min(height, width)
@@ -69,6 +60,22 @@ def pixels(
     top, left = (size - x.shape[0]) // 2, (size - x.shape[1]) // 2
     square[top : top + x.shape[0], left : left + x.shape[1]] = x
     return square
+
+
+def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, page: int) -> tuple[np.ndarray, int]:
+    """Return the pixels as stored, uint8 [H, W, 3], large JPEGs reduced, and their EXIF orientation."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.width * image.height > most_pixels:
+            raise ValueError(f"{image.width} x {image.height} pixels, over {most_pixels}")
+        if page > 1:
+            image.seek(page - 1)
+        turn = _orientation(image)
+        if image.format in ("JPEG", "MPO"):
+            side = (max if pad else min)(image.size)
+            ratio = max(one for one in (1, 2, 4, 8) if one == 1 or side // one >= size) + 0.5
+            wanted: Any = (image.width / ratio, image.height / ratio)
+            image.draft(None, wanted)  # decodes at 1/2, 1/4 or 1/8
+        return _eight_bits(image, bits), turn
 
 
 def _orientation(image: Image.Image) -> int:

@@ -105,7 +105,9 @@ class Source:
         """Return the answers of the run, as `predict` computes them, in float32."""
         logits = self._logits_of_head() if self.networks else self._logits_of_classifier()
         calibration = self.calibration
-        return lambda pixels: calibration.probabilities(logits(pixels)) if calibration else probabilities(logits(pixels))
+        return lambda pixels: (
+            calibration.probabilities(logits(pixels)) if calibration else probabilities(logits(pixels))
+        )
 
     def _logits_of_head(self) -> Answer:
         head = self.run.load_model(self.run.head_file, (_width(self.networks),))

@@ -44,19 +44,22 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
     module.weights = [tf.Variable(half(value, name) if precision == "float16" else value) for name, value in values]
     trainable = len(model.trainable_variables)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, side, side, 3), tf.uint8, "pixels")], autograph=False)
     def of_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         weights = [tf.cast(one, tf.float32) for one in module.weights]
         outputs, _ = model.stateless_call(weights[:trainable], weights[trainable:], pixels, training=False)
         return {"probabilities": outputs}
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "files")], autograph=False)
     def of_files(files: tf.Tensor) -> dict[str, tf.Tensor]:
         spec = tf.TensorSpec((side, side, 3), tf.uint8)
         pixels = tf.map_fn(lambda data: _decoded(data, images), files, fn_output_signature=spec)
-        return of_pixels(pixels)  # type: ignore[no-any-return]
+        return of_pixels(pixels)
 
-    tf.saved_model.save(module, str(path), {"serving_default": of_pixels, "files": of_files})
+    takes_pixels = [tf.TensorSpec((None, side, side, 3), tf.uint8, "pixels")]
+    signatures = {
+        "serving_default": tf.function(of_pixels, takes_pixels, autograph=False),
+        "files": tf.function(of_files, [tf.TensorSpec((None,), tf.string, "files")], autograph=False),
+    }
+    tf.saved_model.save(module, str(path), signatures)
     asset.unlink()
 
 
