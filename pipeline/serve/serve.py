@@ -59,15 +59,27 @@ def serve(path: Path, config: ServeConfig = ServeConfig(), places: Places = Plac
     """
     if lacking := [name for name in _NEEDED if find_spec(name) is None]:
         raise OptionError(f"serve: needs {lacking[0]}, which is not installed: `pip install 'headstart[serve]'`")
-    from headstart.pipeline.serve.app import make_app
-    from headstart.pipeline.serve.server import Server, listen, url_of
-    from headstart.pipeline.serve.service import Service
+    from headstart.pipeline.serve.server import listen
 
     run = None if is_export(path) else Run.open(path)
     listening = listen(config.host, config.port)
-    if not _is_own(listening):
-        console.print(f"--host {config.host}: whoever can reach this machine can ask the server, and sees its page")
-    served, nearest = _of_run(run, config, places, seed) if run else (serve_export(path, config, places), None)
+    try:
+        if not _is_own(listening):
+            console.print(f"--host {config.host}: whoever can reach this machine can ask the server, and sees its page")
+        served, nearest = _of_run(run, config, places, seed) if run else (serve_export(path, config, places), None)
+    except BaseException:
+        listening.close()
+        raise
+    return _serving(path, config, listening, served, nearest)
+
+
+def _serving(
+    path: Path, config: ServeConfig, listening: socket.socket, served: Served, nearest: Nearest | None
+) -> Serving:
+    from headstart.pipeline.serve.app import make_app
+    from headstart.pipeline.serve.server import Server, url_of
+    from headstart.pipeline.serve.service import Service
+
     service = Service(served, config, nearest)
     title = f"{_WHO.get(served.layout.model, f'the {served.layout.model} export')} of {path.resolve().name}"
     app = make_app(service, title, ["localhost", config.host, *config.allow_host])
