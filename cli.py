@@ -272,6 +272,19 @@ def predict(
     return predicting(run, paths or [], config, places, seed)
 
 
+@command(app, kept="requests in work were answered first")
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN|EXPORT", help="A run, or a folder made by `headstart export`.")],
+    config: ServeConfig,
+    places: Places,
+    seed: int = 0,
+) -> Result:
+    """Serve a page on which photographs are labelled, and an HTTP interface for programs."""
+    from headstart.pipeline.serve.serve import serve
+
+    return serve(run, config, places, seed)
+
+
 @command(app, name="export")
 def export_model(
     run: RunArgument,
@@ -285,19 +298,6 @@ def export_model(
     from headstart.pipeline.export.export import export
 
     return export(run, out, config, places, overwrite, seed)
-
-
-@command(app, kept="requests in work were answered first")
-def serve(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `headstart head`.")],
-    config: ServeConfig,
-    places: Places,
-    seed: int = 0,
-) -> Result:
-    """Serve a page on which photographs are labelled, and an HTTP interface for programs."""
-    from headstart.pipeline.serve.serve import serve
-
-    return serve(run, config, places, seed)
 
 
 @command(app)

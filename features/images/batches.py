@@ -8,7 +8,7 @@ import numpy as np
 from headstart.features.device import cpu_count
 from headstart.features.images.augment import Augment, View, augment_image
 from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels, reading_of
-from headstart.features.images.faults import Fault
+from headstart.features.images.faults import Fault, why_damaged
 from headstart.features.images.files.paths import is_local
 from headstart.features.images.files.reading import (
     bytes_of,
@@ -264,6 +264,5 @@ def fault_in(data: bytes, image: ImageFile) -> Fault | None:
     try:
         pillow_pixels(data, image.bits, image.page)
     except Exception as error:  # Pillow's parsers raise almost anything
-        said = " ".join(str(error).split()) or type(error).__name__
-        return Fault("truncated" if "truncated" in said.lower() else "corrupt", said)
+        return why_damaged(error)
     return None

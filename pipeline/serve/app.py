@@ -71,7 +71,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_page(app: FastAPI, service: Service, title: str) -> None:
-    page = Page(title)
+    page = Page(title, service.served.layout.class_names)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:

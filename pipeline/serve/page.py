@@ -2,22 +2,27 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 
-from headstart.pipeline.pages.html import escaped
+from headstart.pipeline.pages.html import escaped, isolated
 from headstart.pipeline.pages.style import STYLE
 from headstart.pipeline.serve.guard import policy
+
+_NAMED = 12  # classes that the page names
 
 
 class Page:
     """The page, and the policy that lets it run its own script and nothing else. `title` says which model answers."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, class_names: Sequence[str]) -> None:
         folder = files("headstart.pipeline.serve")
         html, css, script = (folder.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
         style = STYLE + css
         shown = html.replace("{{style}}", style).replace("{{script}}", script)
-        self.html = shown.replace("{{title}}", escaped(title))
+        named = ", ".join(map(isolated, class_names[:_NAMED])) + (", …" if len(class_names) > _NAMED else "")
+        about = f"{escaped(title[:1].upper() + title[1:])} knows {len(class_names)} classes: {named}."
+        self.html = shown.replace("{{about}}", about)
         self.policy = policy(_source(script), _source(style))
 
 

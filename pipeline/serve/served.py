@@ -1,9 +1,10 @@
-"""The models that can be served: those of a run, and those of an export."""
+"""A model that is served, and the model of a run as one. For exports, see `of_export`."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,7 +30,8 @@ Pixels = Sequence[np.ndarray]  # uint8 [size, size, 3] of one image, for each ne
 
 _LARGE = 16_000_000  # pixels; decoding such an image takes up to 15 bytes a pixel
 _MOST_OFTEN = 10  # times that a progressive JPEG may be drawn over, if it has `--max-pixels`
-_one_large = threading.Lock()
+_large = threading.Lock()
+SHOWN = 5  # likeliest classes, by default
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -
     choice = choose_model(run, asked.model, asked.threshold)
     trust = make_trust(run, choice, asked)
     answers = load_answers(run, choice, trust, places, asked, seed, Clock())
-    top = min(5, len(run.class_names()))
+    top = min(SHOWN, len(run.class_names()))
     layout = Layout(run.class_names(), top, True, answers.choice.model, trust, answers.choice.threshold)
     served = ServedRun(run, layout, trust, answers.model.loaded(), config.max_pixels)
     blank = [np.zeros((one.size, one.size, 3), np.uint8) for one in served.model.images]
@@ -115,24 +117,37 @@ def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -
 def pixels_of(data: bytes, name: str, configs: Sequence[ImageConfig], max_pixels: int) -> Pixels | Fault:
     """Decode an image as `predict` does, once for each of `configs`, or return the reason why it can't be used.
 
-    The header is read first, so no pixels of a too large image are decoded. Of several pages, the first one is taken.
-    `name` only tells a damaged image from a file that is no image.
+    Of several pages, the first one is taken. For `name`, see `usable_header`.
     """
     from headstart.features.images.batches import decoded_bytes, fault_in
 
-    header = inspect_bytes(data, Path(name).name, max_pixels)
-    if not isinstance(header, Header):
-        return header or NO_IMAGE
-    size = header.width * header.height
-    if header.scans * size > _MOST_OFTEN * max_pixels:
-        return Fault("too-large", f"{header.width} x {header.height} pixels, drawn {header.scans} times over")
+    header = usable_header(data, name, max_pixels)
+    if isinstance(header, Fault):
+        return header
     image = ImageFile(name, "", len(data), 0, **vars(header))
-    if size > _LARGE:
-        with _one_large:
-            found = [decoded_bytes(data, image, config) for config in configs]
-    else:
+    with one_at_a_time(header):
         found = [decoded_bytes(data, image, config) for config in configs]
     whole = [pixels for pixels in found if pixels is not None]
     if len(whole) == len(configs):
         return whole
     return fault_in(data, image) or Fault("corrupt", "can't be decoded")
+
+
+def usable_header(data: bytes, name: str, max_pixels: int) -> Header | Fault:
+    """Return the header of an image, or the reason why it can't be used. No pixels are decoded.
+
+    `name` only tells a damaged image from a file that is no image.
+    """
+    header = inspect_bytes(data, Path(name).name, max_pixels)
+    if not isinstance(header, Header):
+        return header or NO_IMAGE
+    if header.scans * header.width * header.height > _MOST_OFTEN * max_pixels:
+        return Fault("too-large", f"{header.width} x {header.height} pixels, drawn {header.scans} times over")
+    return header
+
+
+@contextmanager
+def one_at_a_time(header: Header) -> Iterator[None]:
+    """Let only one thread at a time decode a large image, because this takes much memory."""
+    with _large if header.width * header.height > _LARGE else nullcontext():
+        yield
