@@ -10,6 +10,7 @@ from typing import Any
 
 from headstart.features.errors import HeadstartError, StoreError
 from headstart.features.frozen.precision import stored_verdict
+from headstart.features.paths import require_no_url
 from headstart.pipeline.doctor.machine import Start, device, limits
 from headstart.pipeline.doctor.places import disk, weights, without_home
 from headstart.pipeline.doctor.software import extras, unmet, versions
@@ -96,8 +97,8 @@ def doctor(store: Path) -> Diagnosis:
 
     TensorFlow is started in a process of its own meanwhile. Nothing is changed. Raises OptionError if `store` is a URL.
     """
-    on = disk(store)
-    start = Start()
+    require_no_url("--store", store)
+    start, on = Start(), disk(store)
     found, at_hand, software = extras(), weights(), versions()
     precision = _precision(store)
     started = start.result()
@@ -139,9 +140,9 @@ def _problems(
         yield f"memory is {decimal(machine['memory_bytes'])}; headstart needs {decimal(_LEAST_MEMORY)}"
     if limit["open_files"] is not None and limit["open_files"] < _FEWEST_FILES:
         yield f"open files are limited to {limit['open_files']}; `ulimit -n 1024` raises the limit"
-    if scratch := os.environ.get("HEADSTART_SCRATCH"):
-        if not Path(scratch).is_dir():
-            yield f"HEADSTART_SCRATCH={scratch}: no such folder"
+    scratch = os.environ.get("HEADSTART_SCRATCH")
+    if scratch and not Path(scratch).is_dir():
+        yield f"HEADSTART_SCRATCH={scratch}: no such folder"
 
 
 def _listed(names: list[str]) -> str:

@@ -31,7 +31,11 @@ class Start:
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+            [sys.executable, "-P", "-c", _START],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
 
     def result(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import psutil
 from headstart.features.backbones.outlines import place_of_weights
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.locks import lock
-from headstart.features.paths import require_no_url
 
 
 def without_home(text: object) -> str:
@@ -40,9 +39,8 @@ def weights() -> dict[str, Any]:
 def disk(store: Path) -> dict[str, Any]:
     """Return what the disk of `store` can do. If the folder is missing, the nearest folder above it is tried.
 
-    Files are made there in a temporary folder, which is removed. Raises OptionError if `store` is a URL.
+    Files are made there in a temporary folder, which is removed.
     """
-    require_no_url("--store", store)
     folder = next(one for one in (store.absolute(), *store.absolute().parents) if one.is_dir())
     found = {
         "store": without_home(store),
