@@ -27,8 +27,9 @@ from headstart.pipeline.study.config import StudyConfig
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-store = typer.Typer(help="Look after a store of features.", no_args_is_help=True)
+_HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings=_HELP)
+store = typer.Typer(help="Look after a store of features.", no_args_is_help=True, context_settings=_HELP)
 
 Split = Annotated[Literal["train", "val", "test", "all"], typer.Option(help="The split to use.")]
 
@@ -313,6 +314,16 @@ def backbones(
     from headstart.pipeline.backbones.backbones import list_backbones
 
     return list_backbones(name, store)
+
+
+@command(app)
+def doctor(
+    store: Annotated[Path, typer.Option(help="Store whose disk is tried.", envvar="HEADSTART_STORE")] = Path("store"),
+) -> Result:
+    """Tell what this machine has, on one screen for an issue. Exits with 1 if a command would fail."""
+    from headstart.pipeline.doctor.doctor import doctor
+
+    return doctor(store)
 
 
 app.add_typer(store, name="store")

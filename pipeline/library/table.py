@@ -184,8 +184,8 @@ def _table(
     if size > memory_limit(extraction.memory):
         limit = f"memory={extraction.memory:g}" if extraction.memory else "a quarter of all memory"
         raise DataError(
-            f"the features of {len(examples)} images take {decimal(size)}, over {limit}; give a larger memory (in GiB), "
-            "or use `headstart head`, which reads them from disk"
+            f"the features of {len(examples)} images take {decimal(size)}, over {limit}; give a larger memory "
+            "(in GiB), or use `headstart head`, which reads them from disk"
         )
     return FeatureTable(
         X=_read(stores, examples.digests),
