@@ -200,7 +200,8 @@ def test_a_scan_that_is_interrupted_does_not_begin_again(
 def test_a_scan_that_is_killed_has_saved_what_it_found(data: Path, reads: list[str]) -> None:
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from headstart.features.images import scan as one; from headstart.features.images.columns import inspected, threads\n"
+        "from headstart.features.images import scan as one\n"
+        "from headstart.features.images.columns import inspected, threads\n"
         "from headstart.features.images.scan_memory import ScanMemory\n"
         "from headstart.pipeline.data.examples import scan\n"
         "inspected._PIECE = inspected._COLUMN = 4; inspected._KEPT_SECONDS, inspected._KEPT_SHARE = 0, 1e9\n"
