@@ -1,13 +1,14 @@
 """`headstart export`: write a model of a run for elsewhere, run it in its own runtime, and compare it with the run."""
 
 import importlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.features.files import folder_written_atomically, scratch_folder
+from headstart.features.files import folder_written_atomically, require_space, scratch_folder
 from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import console, progress
@@ -118,6 +119,7 @@ def _compared(
     side, answers, rows = source.images.size, source.answers(), []
     with scratch_folder(model.parent.parent, "measured") as scratch:
         shape = (len(images), side, side, 3)
+        require_space(scratch, math.prod(shape))
         pixels = np.lib.format.open_memmap(scratch / DECODED, "w+", np.uint8, shape)
         with progress("comparing the export with the run", len(images)) as advance:
             at = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from headstart.features.digests import HexDigests
 from headstart.features.errors import DataError, RunError
+from headstart.features.images.columns.images import Images
 from headstart.features.images.files.paths import is_local
 from headstart.features.images.files.reading import bytes_of
 from headstart.features.images.pixels import ImageConfig
@@ -24,11 +25,11 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True)
 class RunImages:
-    """The images of a run that are still there, by digest."""
+    """The images that are in the data of a run now."""
 
     run: Run
     data: Path
-    by_digest: dict[str, ImageFile]
+    images: Images
 
     def draw(self, split: str, count: int, seed: int) -> tuple[list[ImageFile], np.ndarray]:
         """Draw `count` images of `split`, or take all if `count` is 0. Return them, and their labels, int64 [N].
@@ -38,7 +39,9 @@ class RunImages:
         rows = self.run.labelled(split)
         if not rows:
             raise RunError(f"{self.run.path}: was trained without {split} images, and an export needs some")
-        there = [(digest, label) for digest, label in rows if digest in self.by_digest]
+        wanted = {digest for digest, _ in rows}
+        places = {digest: at for at, digest in enumerate(HexDigests(self.images.digests)) if digest in wanted}
+        there = [(places[digest], label) for digest, label in rows if digest in places]
         if not there:
             raise DataError(
                 f"{self.data}: holds none of the {len(rows)} {split} images of {self.run.path}; say with --data where "
@@ -49,7 +52,7 @@ class RunImages:
             console.print(f"{self.data}: {gone} of {len(rows)} {split} images of the run are gone, or changed")
         order = np.sort(np.random.default_rng(seed).permutation(len(there))[: count or None])
         drawn = [there[at] for at in order]
-        return [self.by_digest[digest] for digest, _ in drawn], np.array([label for _, label in drawn], np.int64)
+        return [self.images[place] for place, _ in drawn], np.array([label for _, label in drawn], np.int64)
 
 
 def find_images(run: Run, places: Places) -> RunImages:
@@ -59,8 +62,7 @@ def find_images(run: Run, places: Places) -> RunImages:
     reading = run.read_as().of_every_image(kind_of(data))
     memory = scan_memory(store, data) if store and os.access(store, os.W_OK) else None
     found = scan(data, run.config()["seed"], extraction.max_pixels, memory, config.pages, reading, labelled=False)
-    images = found.examples.images
-    return RunImages(run, data, dict(zip(HexDigests(images.digests), images, strict=True)))
+    return RunImages(run, data, found.examples.images)
 
 
 def decoded(images: Sequence[ImageFile], config: ImageConfig) -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ FOLDER holds `asked.json` and `decoded.npy`, the pixels that headstart makes of 
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,7 +51,8 @@ def measure(folder: Path, asked: Asked) -> Measured:
     """Run an export in a process of its own. `folder` holds the pixels, `DECODED`. Raises ExportError if it fails."""
     (folder / ASKED).write_text(json.dumps(asdict(asked)))
     command = [sys.executable, "-P", "-m", "headstart.pipeline.export.measure", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    exact = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}  # a GPU would round the factors of float32 to 10 bits
+    done = subprocess.run(command, env=exact, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise ExportError(f"--format {asked.format}: its runtime can't run the model: {said[-1][:300]}")

@@ -11,13 +11,19 @@ The result equals headstart's own pixels, at most a grey level apart. Four rare 
 """
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
+with suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+Image.init()
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")  # a Pillow may lack some
 
 
 def pixels(
@@ -64,7 +70,7 @@ def pixels(
 
 def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, page: int) -> tuple[np.ndarray, int]:
     """Return the pixels as stored, uint8 [H, W, 3], large JPEGs reduced, and their EXIF orientation."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=[one for one in FORMATS if one in Image.OPEN]) as image:
         if image.width * image.height > most_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels, over {most_pixels}")
         if page > 1:

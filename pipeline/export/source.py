@@ -102,7 +102,10 @@ class Source:
         }
 
     def answers(self) -> Answer:
-        """Return the answers of the run, as `predict` computes them, in float32."""
+        """Return the answers of the run, as `predict` computes them, in float32. On a GPU, TF32 is turned off."""
+        from headstart.features.tensorflow import tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         logits = self._logits_of_head() if self.networks else self._logits_of_classifier()
         calibration = self.calibration
         return lambda pixels: (

@@ -114,6 +114,15 @@ def test_broken_exif_does_no_harm(tmp_path: Path) -> None:
     assert apart(images_in(tmp_path), ImageConfig(64)) == {str(file): 0}
 
 
+def test_a_pillow_that_lacks_formats_reads_the_others(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    assert pixels(saved / "6.jpg", 64).shape == (64, 64, 3)
+    with pytest.raises(OSError, match="cannot identify image file"):
+        pixels(b"no image at all", 64)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_awkward_photographs(shared: Path, resize: str) -> None:
