@@ -18,7 +18,7 @@ DOWNLOAD_URL := https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869
 FEATURE_OPTIONS = --store $(STORE) --weights $(WEIGHTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data features head finetune evaluate report tensorboard test test-all lint dist bench bench-scale clean
+.PHONY: help setup demo data features head finetune evaluate report serve tensorboard test test-all lint dist bench bench-scale clean
 
 help: ## this list
 	@echo "headstart: an image classifier in two phases"
@@ -61,6 +61,10 @@ evaluate: $(INSTALLED) ## score RUN on the test split
 
 report: $(INSTALLED) ## one page about RUN, report.html
 	$(HEADSTART) report $(RUN) $(ARGS)
+
+serve: $(INSTALLED) ## a page and an HTTP interface for RUN, on this machine
+	@$(BIN)/python -c 'import fastapi, uvicorn' 2>/dev/null || $(BIN)/pip install --quiet --editable '.[serve]'
+	$(HEADSTART) serve $(RUN) $(ARGS)
 
 tensorboard: $(INSTALLED) ## curves of all runs beside RUN
 	$(BIN)/tensorboard --logdir $(dir $(RUN)) $(ARGS)

@@ -39,6 +39,7 @@ NOT_RUN = {
     "measurements.md": 2,
     "scale.md": 2,
     "ray.md": 2,
+    "serve.md": 1,
     "export.md": 1,
 }
 # of pip, TensorBoard, Docker and the benchmarks

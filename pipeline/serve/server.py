@@ -7,7 +7,8 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -68,6 +69,7 @@ class Server:
     def __init__(self, listening: socket.socket, app: Any, stopping: Callable[[], None], seconds: float) -> None:
         self._listening, self._stopping = listening, stopping
         self._failure: BaseException | None = None
+        self._interrupts = 0
         config = uvicorn.Config(
             app,
             http=Connection,
@@ -91,20 +93,19 @@ class Server:
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # of clients that send no HTTP, it would warn
         _allow_files()
         thread = threading.Thread(target=self._serve, name="headstart-server", daemon=True)
-        interrupts = 0
-        with _sigterm(self._stop):
+        with _handled({signal.SIGTERM: self._stop, signal.SIGINT: self._interrupt}):
             thread.start()
             while thread.is_alive():
-                try:
-                    thread.join(0.2)
-                except KeyboardInterrupt:
-                    interrupts += 1
-                    self._stop()
-                    self._server.force_exit = interrupts > 1
+                thread.join(0.2)
         if self._failure:
             raise self._failure
-        if interrupts:
+        if self._interrupts:
             raise KeyboardInterrupt
+
+    def _interrupt(self) -> None:
+        self._interrupts += 1
+        self._server.force_exit = self._interrupts > 1
+        self._stop()
 
     def _stop(self) -> None:
         self._stopping()
@@ -122,13 +123,18 @@ class Server:
 
 
 @contextlib.contextmanager
-def _sigterm(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at SIGTERM within the block."""
-    before = signal.signal(signal.SIGTERM, lambda *_: stop())
+def _handled(actions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """Do an action at each of these signals within the block."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        actions[signal.Signals(number)]()
+
+    before = {number: signal.signal(number, handle) for number in actions}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _allow_files() -> None:
