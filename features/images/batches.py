@@ -13,6 +13,7 @@ from headstart.features.images.faults import Fault
 from headstart.features.images.files.paths import is_local
 from headstart.features.images.files.reading import (
     bytes_of,
+    read_alone,
     read_references,
     reference_of,
     require_access_kept,
@@ -57,7 +58,7 @@ def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Co
     def load(
         number: tf.Tensor, file: tf.Tensor, content: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor
     ) -> Columns:
-        data = tf.cond(tf.strings.length(content) > 0, lambda: content, lambda: tf.io.read_file(file))
+        data = tf.cond(tf.strings.length(content) > 0, lambda: content, lambda: _content(file))
         return number, *finish(decode(data, decoder, reading, config), *rest)
 
     def load_with_pillow(
@@ -91,8 +92,21 @@ def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Co
     return tf.function(load_batch, autograph=False)
 
 
+def _content(file: tf.Tensor) -> tf.Tensor:
+    """Return the content of a file, a string []."""
+
+    def elsewhere() -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(read_alone, [file], tf.string), ())
+
+    return tf.cond(_is_local(file), lambda: tf.io.read_file(file), elsewhere)
+
+
+def _is_local(files: tf.Tensor) -> tf.Tensor:
+    return tf.strings.substr(files, 0, 1) != b"\0"
+
+
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of the files that are not local, and b"" for local files; see `read_references`.
+    """Return the contents of the first files that are not local, and b"" for the others; see `read_references`.
 
     Both tensors are strings [b].
     """
@@ -100,8 +114,7 @@ def _contents(files: tf.Tensor) -> tf.Tensor:
     def read() -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(read_references, [files], tf.string), files.shape)
 
-    local = tf.reduce_all(tf.strings.substr(files, 0, 1) != b"\0")
-    return tf.cond(local, lambda: tf.fill(tf.shape(files), b""), read)
+    return tf.cond(tf.reduce_all(_is_local(files)), lambda: tf.fill(tf.shape(files), b""), read)
 
 
 def explicit_options() -> tf.data.Options:
