@@ -124,8 +124,7 @@ class FeaturedExamples:
         """Yield the summary of `headstart features`, line by line."""
         done, store = self.extracted, self.extraction.store
         timed = f" ({done.seconds:.1f} s, {done.images_per_second:.1f} images/s)" if done.extracted else ""
-        cached = self.fields()["cached"]
-        copies = len(self.examples) - self.examples.different
+        cached, copies = self.fields()["cached"], len(self.examples) - self.examples.different
         parts = [f"{done.extracted} extracted{timed}"] + [f"{cached} cached"] * bool(cached)
         parts += [f"{copies} copies of others"] * bool(copies)
         yield f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {', '.join(parts)}"
@@ -266,8 +265,7 @@ def load_examples(run: Run, places: Places = Places(), workers: Cluster | None =
     Raises RunError if the data, the store or the weights are gone, or if the settings no longer give the features that
     the head was trained on.
     """
-    settings = run.config()
-    data, store = run_data(run, places), run_store(run, places)
+    settings, data, store = run.config(), run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
     config, extraction = run.configs()
     extraction = replace(extraction, store=store, max_rejects=1.0, rehash=False)

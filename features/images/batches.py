@@ -1,5 +1,6 @@
 """Parallel decoding of image files into batches of pixels, and the reason why a file can't be decoded."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ from headstart.features.images.faults import Fault, why_damaged
 from headstart.features.images.files.paths import is_local
 from headstart.features.images.files.reading import (
     bytes_of,
+    read_alone,
     read_references,
     reference_of,
     require_access_kept,
@@ -56,7 +58,7 @@ def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Co
     def load(
         number: tf.Tensor, file: tf.Tensor, content: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor
     ) -> Columns:
-        data = tf.cond(tf.strings.length(content) > 0, lambda: content, lambda: tf.io.read_file(file))
+        data = tf.cond(tf.strings.length(content) > 0, lambda: content, lambda: _content(file))
         return number, *finish(decode(data, decoder, reading, config), *rest)
 
     def load_with_pillow(
@@ -90,8 +92,21 @@ def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Co
     return tf.function(load_batch, autograph=False)
 
 
+def _content(file: tf.Tensor) -> tf.Tensor:
+    """Return the content of a file, a string []."""
+
+    def elsewhere() -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(read_alone, [file], tf.string), ())
+
+    return tf.cond(_is_local(file), lambda: tf.io.read_file(file), elsewhere)
+
+
+def _is_local(files: tf.Tensor) -> tf.Tensor:
+    return tf.strings.substr(files, 0, 1) != b"\0"
+
+
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of the files that are not local, and b"" for local files; see `read_references`.
+    """Return the contents of the first files that are not local, and b"" for the others; see `read_references`.
 
     Both tensors are strings [b].
     """
@@ -99,8 +114,7 @@ def _contents(files: tf.Tensor) -> tf.Tensor:
     def read() -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(read_references, [files], tf.string), files.shape)
 
-    local = tf.reduce_all(tf.strings.substr(files, 0, 1) != b"\0")
-    return tf.cond(local, lambda: tf.fill(tf.shape(files), b""), read)
+    return tf.cond(tf.reduce_all(_is_local(files)), lambda: tf.fill(tf.shape(files), b""), read)
 
 
 def explicit_options() -> tf.data.Options:
@@ -141,7 +155,8 @@ def decoded_batches(
     if portions is None:
         files = tf.data.Dataset.from_tensor_slices(columns(np.arange(len(images))))
     else:
-        files = _portionwise(map(columns, portions), columns(np.arange(1)))
+        every = map(columns, portions)
+        files = portionwise(lambda: every, specs_of(columns(np.arange(1)))).unbatch()
     finish = _finish(view.augment if view else "none")
     for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
         require_access_kept()
@@ -205,22 +220,55 @@ def _with_its_decoder(
     return None
 
 
-def _portionwise(portions: Iterator[tuple[Any, ...]], example: tuple[Any, ...]) -> tf.data.Dataset:
-    """Return a dataset of all rows of `portions`, one row at a time.
+def portionwise(
+    begin: Callable[[], Iterator[tuple[Any, ...]]],
+    specs: Sequence[tf.TensorSpec],
+    raised: list[Exception] | None = None,
+) -> tf.data.Dataset:
+    """Return a dataset of the portions that the iterator `begin()` yields.
 
-    A portion is a tuple of columns with the same number of rows, at least one. `example` is a portion with the dtypes
-    and shapes that all portions have, except for the number of rows.
+    A portion is a tuple of columns with the same number of rows, at least one. `specs` has the shape and dtype of each
+    column. Each pass over the dataset calls `begin` again, and ends an earlier pass that is still under way. Errors of
+    the iterator are added to `raised`, because TensorFlow raises errors of its own instead.
     """
-    # `from_generator` would slow down the whole process; see `pipeline.inputs`.
-    specs = [tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in map(tf.constant, example)]
-    none = [np.zeros((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in specs]
+    # TensorFlow's `from_generator` would slow down the whole process: TensorFlow 2.21 sets malloc's M_TRIM_THRESHOLD,
+    # and the kernel then maps and clears every temporary buffer over 128 KiB again.
+    none = tuple(np.zeros((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in specs)
+    numbers = itertools.count()
+    passes: dict[int, Iterator[tuple[Any, ...]]] = {}
 
-    def load(_: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        found = tf.numpy_function(lambda: next(portions, none), [], [spec.dtype for spec in specs])
+    def start() -> np.int64:
+        number = next(numbers)
+        passes.clear()
+        passes[number] = begin()
+        return np.int64(number)
+
+    def portion(number: np.int64) -> tuple[Any, ...]:
+        try:
+            found = next(passes[int(number)], none)
+        except Exception as error:
+            if raised is not None:
+                raised.append(error)
+            raise
+        if found is none:
+            del passes[int(number)]
+        return found
+
+    def load(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        found = tf.numpy_function(portion, [number], [spec.dtype for spec in specs])
         return tuple(tf.ensure_shape(column, spec.shape) for column, spec in zip(found, specs, strict=True))
 
-    loaded = tf.data.Dataset.counter().map(tf.autograph.experimental.do_not_convert(load))
-    return loaded.take_while(lambda *columns: tf.size(columns[-1]) > 0).unbatch()
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        loaded = tf.data.Dataset.counter().map(lambda _: load(number))
+        return loaded.take_while(lambda *columns: tf.shape(columns[-1])[0] > 0)
+
+    starts = tf.data.Dataset.from_tensors(0).map(lambda _: tf.numpy_function(start, [], tf.int64))
+    return starts.flat_map(tf.autograph.experimental.do_not_convert(one_pass))
+
+
+def specs_of(portion: tuple[Any, ...]) -> list[tf.TensorSpec]:
+    """Return the `specs` of `portionwise` for portions with the dtypes and shapes of `portion`, and any number of rows."""
+    return [tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in map(tf.constant, portion)]
 
 
 @cache

@@ -1,3 +1,5 @@
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import tensorflow as tf
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import augment_image
+from headstart.features.images.batches import portionwise
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.examples import Example, scan
@@ -93,6 +96,29 @@ def test_order_and_augmentation_follow_from_seed_and_epoch(examples, augment: st
     np.testing.assert_array_equal(second[1], again[1])
     for other in (first, joined(train_batches(examples, 2, augment, seed=1))):
         assert not np.array_equal(second[0], other[0])
+
+
+def test_a_pass_that_is_given_up_is_forgotten(examples) -> None:
+    begun: list[object] = []
+
+    class Pass:
+        def __init__(self) -> None:
+            begun.append(weakref.ref(self))
+            self.left = iter(range(3))
+
+        def __iter__(self) -> "Pass":
+            return self
+
+        def __next__(self) -> tuple[np.ndarray]:
+            return (np.full(2, next(self.left)),)
+
+    dataset = portionwise(Pass, (tf.TensorSpec((None,), tf.int64),))
+    for _ in range(3):
+        assert next(dataset.as_numpy_iterator())[0].tolist() == [0, 0]
+    assert [values.tolist() for (values,) in dataset.as_numpy_iterator()] == [[0, 0], [1, 1], [2, 2]]
+    gc.collect()
+    assert len(begun) == 4
+    assert not any(one() for one in begun)
 
 
 def test_flip_mirrors_about_half_and_changes_nothing_else() -> None:

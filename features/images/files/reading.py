@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from headstart.features.images.scan import ImageFile
 
 _MARK = b"\0"  # no path of a local file begins with it
+UNREAD = b"\0"  # no image has this content
+MOST_AHEAD_BYTES = 128 << 20  # of the files of a batch that are read before the first is decoded
 _CHANGED = Fault("vanished", "changed since it was scanned")
 _failures = deque[str](maxlen=1)
 _ends = deque[DataError](maxlen=1)  # an error that ends all reading, such as lost credentials
@@ -75,12 +77,19 @@ def reference_of(image: ImageFile) -> bytes:
 def read_references(references: np.ndarray) -> np.ndarray:
     """Read the files of `references`, bytes [N], in threads. Return their contents, bytes [N].
 
-    The result has b"" for a local file, which is not read, and for a file that can't be read. After a DataError, see
-    `require_access_kept`.
+    The result has b"" for a local file, and for the files beyond the first `MOST_AHEAD_BYTES`. These are not read: see
+    `read_alone`. It has `UNREAD` for a file that can't be read. After a DataError, see `require_access_kept`.
     """
-    contents = np.empty(len(references), object)
-    contents[:] = list(_threads().map(_read_or_nothing, references))
+    sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
+    within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
+    contents = np.full(len(references), b"", object)
+    contents[within] = list(_threads().map(_read_or_nothing, references[within]))
     return contents
+
+
+def read_alone(reference: bytes) -> bytes:
+    """Read the file of one of the references that `read_references` left out. Returns `UNREAD` if it can't be read."""
+    return _read_or_nothing(reference)
 
 
 def why_unread() -> str:
@@ -132,10 +141,10 @@ def _read_or_nothing(reference: bytes) -> bytes:
         return _read_reference(reference)
     except OSError as error:
         _failures.append(f"{os.fsdecode(reference.split(b' ', 4)[4])}: {why_unreadable(error).detail}")
-        return b""
+        return UNREAD
     except DataError as error:
         _ends.append(error)
-        return b""
+        return UNREAD
 
 
 def _read_reference(reference: bytes) -> bytes:

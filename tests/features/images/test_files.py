@@ -21,7 +21,7 @@ from headstart.features.errors import DataError
 from headstart.features.images.batches import decoded_batches, decoded_dataset, file_columns, why_undecodable
 from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.faults import Version
-from headstart.features.images.files import fetched, objects, urls, web
+from headstart.features.images.files import fetched, objects, reading, urls, web
 from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of
 from headstart.features.images.files.reading import bytes_of
@@ -167,6 +167,19 @@ def test_objects_and_members_give_the_pixels_of_the_same_file(site: Site, photo:
         assert np.array_equal(alone[0], pixels[0])
     small = [np.asarray(one) for one in thumbnails(images, "RGB", 16)]
     assert all(np.array_equal(one, small[0]) for one in small)
+
+
+def test_of_a_batch_few_bytes_are_held(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, member = in_tar(tmp_path, "x.jpg", photo.read_bytes())
+    (image,) = inspect_image(member.path)
+    assert isinstance(image, ImageFile)
+    ((_, pixels),) = decoded_batches([image] * 8, ImageConfig(64), 8)
+    monkeypatch.setattr(reading, "MOST_AHEAD_BYTES", 3 * image.bytes)
+    contents = reading.read_references(np.array([reading.reference_of(image)] * 8, object))
+    assert [len(one) for one in contents] == [image.bytes] * 3 + [0] * 5
+    positions, few = next(decoded_batches([image] * 8, ImageConfig(64), 8))
+    assert positions.tolist() == list(range(8))
+    assert np.array_equal(few, pixels)
 
 
 @pytest.mark.parametrize(
