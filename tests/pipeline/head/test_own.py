@@ -1,5 +1,7 @@
 """A head of one's own code: trained, searched, kept without its code, and every way in which the code can be wrong."""
 
+# ruff: noqa: E501 a case is a line
+
 from pathlib import Path
 from typing import Any
 

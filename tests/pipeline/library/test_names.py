@@ -18,7 +18,7 @@ _CALL = "; import inspect; assert 'backbone' in inspect.signature(headstart.feat
         "import headstart.features.config; import headstart; f = headstart.features",
         "from headstart import features as f; import headstart; headstart.FeatureConfig",
         "import headstart.features as f; import headstart",
-        "import headstart; headstart.train_head; from headstart.features.errors import OptionError; f = headstart.features",
+        "import headstart; headstart.train_head; from headstart.features import errors; f = headstart.features",
         "from headstart.pipeline.library.table import features; import headstart; f = headstart.features",
         "from headstart import *; import headstart; f = features",
         "import importlib, headstart; importlib.reload(headstart.features); f = headstart.features",
