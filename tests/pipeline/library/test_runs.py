@@ -1,6 +1,5 @@
 """Runs from Python: trained, loaded, used on images in memory, and taken away as a plain Keras model."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,12 +36,14 @@ def test_a_head_is_trained_as_by_the_command(prepared: Path, filled_store: Path,
         headstart.train_head(prepared, tmp_path / "run", **given)
 
 
-def test_images_in_memory_go_the_way_of_files(trained_run: Path, files: list[str]) -> None:
+def test_images_in_memory_go_the_way_of_files(
+    trained_run: Path, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     run = headstart.load(trained_run)
     wanted = headstart.predict(trained_run, [Path(file) for file in files]).predictions
     assert run.predict(files) == wanted
     assert run.predict([*files, files[0]])[-1].path == files[0]
-    before = set(os.listdir(tempfile.gettempdir()))
     pictures = [Image.open(file) for file in files]
     found = run.predict(pictures)
     assert [one.path for one in found] == [f"image {at}" for at in range(5)]
@@ -52,7 +53,7 @@ def test_images_in_memory_go_the_way_of_files(trained_run: Path, files: list[str
     assert len(run.predict(arrays[0])) == len(run.predict(files[0])) == len(run.predict(pictures[0])) == 1
     assert len(run.predict(np.zeros((2, 40, 50, 3), np.uint8))) == 2
     assert run.predict([]) == []
-    assert set(os.listdir(tempfile.gettempdir())) == before  # nothing stays
+    assert not any(tmp_path.iterdir())  # nothing stays
 
 
 def test_a_picture_of_any_mode_is_the_picture_as_a_file(trained_run: Path, files: list[str], tmp_path: Path) -> None:
