@@ -11,6 +11,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.pipeline.library.options import feature_configs, require_known
 from headstart.pipeline.library.table import features_of_files
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -97,6 +98,8 @@ def _paths(X: Any) -> list[Any]:
     """Return `X`, of shape [N] or [N, 1], as a list. Raises OptionError for another shape."""
     if isinstance(X, str | os.PathLike):
         raise OptionError(f"X must be a sequence of paths, not one path. Received: {os.fspath(X)[:80]}")
+    if issparse(X):
+        raise OptionError("X must be a sequence of paths of images, not a sparse matrix")
     column = X if isinstance(X, list | tuple) else np.asarray(X)
     if isinstance(column, np.ndarray):
         if column.ndim == 2 and column.shape[1] == 1:

@@ -18,10 +18,10 @@ _CALL = "; import inspect; assert 'backbone' in inspect.signature(headstart.feat
         "import headstart.features.config; import headstart; f = headstart.features",
         "from headstart import features as f; import headstart; headstart.FeatureConfig",
         "import headstart.features as f; import headstart",
-        "import headstart; headstart.train_head; from headstart.features.errors import OptionError; f = headstart.features",
+        "import headstart; headstart.train_head; from headstart.features import errors; f = headstart.features",
         "from headstart.pipeline.library.table import features; import headstart; f = headstart.features",
         "from headstart import *; import headstart; f = features",
-        "import importlib, headstart; importlib.reload(importlib.import_module('headstart.features')); f = headstart.features",
+        "import importlib, headstart; importlib.reload(headstart.features); f = headstart.features",
     ],
 )
 def test_features_is_the_package_and_the_function_in_every_order(code: str) -> None:
@@ -36,7 +36,8 @@ def test_type_checkers_see_the_names_that_there_are() -> None:
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {(one.names[0].asname, one.module) for one in block.body if isinstance(one, ast.ImportFrom)}
     assert seen == {(name, f"headstart.{module}") for name, module in headstart._MODULES.items()}
-    assert {name for name, _ in seen} == set(headstart.__all__) and len(block.body) == len(headstart.__all__)
+    assert {name for name, _ in seen} == set(headstart.__all__)
+    assert len(block.body) == len(headstart.__all__)
     assert (Path(headstart.__file__).parent / "py.typed").is_file()
 
 

@@ -10,13 +10,16 @@ from headstart.tests.conftest import SMALL
 
 def test_a_folder_gives_rows_with_labels_and_splits(prepared: Path, filled_store: Path) -> None:
     table = headstart.features(prepared, store=filled_store, max_rejects=1, **SMALL)
-    assert table.X.dtype == np.float32 and table.X.shape == (len(table), 576)
+    assert table.X.dtype == np.float32
+    assert table.X.shape == (len(table), 576)
     assert table.class_names == ["cat", "dog"]
     for path, label, split in zip(table.paths, table.y, table.splits, strict=True):
         assert Path(path).parts[-3:-1] == (split, table.class_names[label])
     train = table.split("train")
-    assert set(train.splits) == {"train"} and np.array_equal(train.X, table.X[table.splits == "train"])
-    assert len(table.rejects) == 6 and f"{len(table)} x 576" in repr(table)
+    assert set(train.splits) == {"train"}
+    assert np.array_equal(train.X, table.X[table.splits == "train"])
+    assert len(table.rejects) == 6
+    assert f"{len(table)} x 576" in repr(table)
     with pytest.raises(headstart.OptionError, match="there are test, train, val"):
         table.split("validation")
 
@@ -26,11 +29,13 @@ def test_files_give_rows_in_their_order_without_labels(prepared: Path, filled_st
     order = [7, 2, 30, 2]
     some = headstart.features([table.paths[at] for at in order], store=str(filled_store), **SMALL)
     assert np.array_equal(some.X, table.X[order])
-    assert some.y.tolist() == [-1] * 4 and set(some.splits) == {""} and not some.class_names
+    assert some.y.tolist() == [-1] * 4
+    assert set(some.splits) == {""}
+    assert not some.class_names
 
 
 def test_new_images_without_labels(prepared: Path, tmp_path: Path) -> None:
-    files = sorted(prepared.glob("test/*/*.jpg"))[:3]
+    files = sorted(prepared.glob("test/*/[cd]*.jpg"))[:3]
     (tmp_path / "new").mkdir()
     for file in files:
         (tmp_path / "new" / file.name).write_bytes(file.read_bytes())
@@ -50,7 +55,8 @@ def test_a_dataset_of_tensorflow(prepared: Path, filled_store: Path) -> None:
     first, again = (
         np.concatenate([labels for _, labels in table.tf(8, shuffle=True, seed=3).as_numpy_iterator()]) for _ in "ab"
     )
-    assert np.array_equal(first, again) and not np.array_equal(first, table.y)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, table.y)
     files = headstart.features(table.paths[:2], store=filled_store, **SMALL)
     assert next(iter(files.tf())).shape == (2, 576)
 
@@ -89,10 +95,11 @@ def test_environment_variables_hold_as_on_the_command_line(
 def test_errors_are_one_line(given: dict, said: str, prepared: Path, filled_store: Path) -> None:
     with pytest.raises(headstart.HeadstartError) as error:
         headstart.features(**{"data": prepared, "store": filled_store, "max_rejects": 1, **SMALL, **given})
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_broken_file_among_files_is_an_error(drawn: Path, tmp_path: Path) -> None:
     broken = next(drawn.glob("*/broken*.jpg"))
     with pytest.raises(headstart.DataError, match="broken"):
-        headstart.features([next(drawn.glob("cat/*.jpg")), broken], store=tmp_path, **SMALL)
+        headstart.features([next(drawn.glob("cat/cat*.jpg")), broken], store=tmp_path, **SMALL)
