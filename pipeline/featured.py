@@ -162,7 +162,7 @@ def cache_features(
         by_ray: the Ray cluster that scans large data and extracts features, if it names one.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
-    with bytes_kept(extraction.store, data), cluster(by_ray) as workers:
+    with bytes_kept(extraction.store, data), cluster(by_ray, config, extraction) as workers:
         return _cached(data, config, extraction, seed, require, reading, labelled, workers)
 
 
@@ -184,6 +184,8 @@ def _cached(
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
         config = replace(config, bits=bits_by_folder(config.bits, bits_in(scanned)))
+        if workers:
+            workers.prepare()
         networks = networks_for(scanned, config, extraction)
         if require:
             require(scanned, networks)
