@@ -75,7 +75,7 @@ class ExtractionTask:
 
 @dataclass(frozen=True)
 class FactsTask:
-    """To build networks, and save their facts in the store, so that the driver need not build them."""
+    """The task to build networks, and to save in the store what the driver and other workers need of them."""
 
     config: FeatureConfig
     extraction: ExtractionConfig
@@ -98,11 +98,15 @@ class FactsJob(UnitJob):
         self.networks: list[Network] = []
 
     def meet(self) -> None:
-        """Build the networks."""
+        """Build the networks. Keep them in the store in the form that OpenVINO reads, if it runs them."""
+        from headstart.features.frozen.engines import engine, uses_openvino
         from headstart.features.frozen.network import load_networks
 
         known = KnownBackbones(self._task.extraction.store)
         self.networks = load_networks(self._task.config, self._task.extraction, known)
+        for network in self.networks:
+            if uses_openvino(network.backbone.precision, engine(network.backbone)):
+                network.freeze(keep=True)
 
     def do(self, items: Any) -> Any:
         """Do nothing."""
