@@ -187,7 +187,7 @@ def predicting(
     most, pages = config.max_pixels or extraction.max_pixels, features.pages
     if workers:
         task = predict_task(answers, config, places, seed, most, pages)
-        classify = partial(classified_by, workers.crew, task, answers, found)
+        classify = partial(classified_by, workers.begun(), task, answers, found)
     else:
         classify = partial(classified, answers, found, most, pages)
     return Predicting(run, answers, found, config, clock, classify)
