@@ -9,7 +9,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from headstart.features.images.augment import View
 from headstart.features.images.columns.images import Images
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject
-from headstart.features.store.claims import Claim, Claims, NoClaims
+from headstart.features.store.claims import Claim, Claims
 from headstart.features.store.portions import Portions, cut_into_portions
 from headstart.features.store.store import FeatureStore
 from headstart.features.store.writer import SHARD_IMAGES, ShardWriter
@@ -108,35 +108,6 @@ def extract_features(
     return done
 
 
-def extract_unit(
-    images: Sequence[ImageFile],
-    backbone: FrozenBackbone,
-    stores: Mapping[Cut, FeatureStore],
-    config: ImageConfig,
-    view: View | None,
-    advance: Callable[[int], None],
-    stopped: Callable[[], bool],
-    backwards: bool = False,
-) -> Extracted:
-    """Extract the features of `images` that are missing in `stores`: one unit of a worker of a cluster.
-
-    No two of `images` have the same digest. `advance` takes the number of images just finished. When `stopped` returns
-    true, no further portion is begun. `backwards` takes the portions in the opposite order, so that two workers with
-    the same unit meet in the middle. Unlike `extract_features`, this function uses no claims, as each unit has its
-    worker, and does not update the merged file.
-    """
-    by_digest = {image.digest: image for image in images}
-    writer = ShardWriter(stores, list(by_digest))
-    lacking = writer.lacking()
-    if not lacking:
-        return Extracted()
-    work = cut_into_portions(list(by_digest), lacking)
-    missing = [by_digest[digest] for digest in work.digests]
-    with closing(writer):
-        extraction = _Extraction(missing, work, writer, NoClaims(), config, view, advance, stopped, backwards)
-        return extraction.run(backbone)
-
-
 def _extract_missing(
     missing: Sequence[ImageFile],
     work: Portions,
@@ -145,11 +116,11 @@ def _extract_missing(
     config: ImageConfig,
     view: View | None,
 ) -> Extracted:
-    from headstart.features.images.batches import decoded_batches, why_undecodable
+    from headstart.features.images.batches import decoded_batches, why_all_undecodable
 
     parts = (missing[start : start + SHARD_IMAGES] for start in range(0, len(missing), SHARD_IMAGES))
     if not any(True for part in parts for _ in decoded_batches(part, config, batch_size=1)):  # stops at the first
-        return Extracted(rejects=[why_undecodable(image) for image in missing])
+        return Extracted(rejects=why_all_undecodable(missing))
     which = "" if view is None else f"view {view.number} of "
     console.print(f"extracting features of {which}{len(missing)} images that have none yet")
     require_space(writer.folder, writer.bytes_to_come())
@@ -174,16 +145,13 @@ class _Extraction:
     missing: Sequence[ImageFile]
     work: Portions
     writer: ShardWriter[Cut]
-    claims: Claims | NoClaims
+    claims: Claims
     config: ImageConfig
     view: View | None
     advance: Callable[[int], None]
-    stopped: Callable[[], bool] = lambda: False
-    backwards: bool = False
 
     def __post_init__(self) -> None:
-        numbers = range(len(self.work.names))
-        self._open = list(reversed(numbers) if self.backwards else numbers)  # portions that are left for the next round
+        self._open = list(range(len(self.work.names)))  # portions that are left for the next round
         self._taken: deque[int] = deque()  # portions that this process extracts now, in the order of their claims
         self._state = np.full(len(self.missing), _OPEN, np.int8)  # of each image
         self._tried = self._elsewhere = self._shown = 0  # images: tried, extracted elsewhere, shown as done
@@ -194,7 +162,7 @@ class _Extraction:
 
         The last round is over when each image has features, or when this process has tried all that have none.
         """
-        from headstart.features.images.batches import why_undecodable
+        from headstart.features.images.batches import why_all_undecodable
 
         extracted: set[str] = set()
         seconds, rounds = 0.0, 0
@@ -215,7 +183,7 @@ class _Extraction:
         if self._elsewhere:
             console.print(f"{self._elsewhere} of {len(self.missing)} images were extracted by other processes")
         tried = [self.missing[position] for position in np.flatnonzero(self._state == _TRIED).tolist()]
-        rejects = [why_undecodable(image) for image in tried if image.digest not in extracted]
+        rejects = why_all_undecodable([image for image in tried if image.digest not in extracted])
         return Extracted(frozenset(extracted), rejects, seconds)
 
     def _round(self, backbone: FrozenBackbone, portions: Iterator[np.ndarray]) -> set[str]:
@@ -246,7 +214,7 @@ class _Extraction:
         waiting, self._open = deque(self._open), []
         drawn = False
         try:
-            while waiting and not self.stopped():
+            while waiting:
                 portion = waiting.popleft()
                 claim = self.claims.take(self.work.names[portion], again)
                 mine = claim in (Claim.MINE, Claim.TAKEN_OVER)

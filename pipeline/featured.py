@@ -134,8 +134,8 @@ class FeaturedExamples:
             count = self.of("train").different
             yield f"{len(self.views)} views of {count} training images: {self.views_extracted} extracted"
         yield f"{len(self.rejects)} images rejected ({store}/rejects.csv), {self.ignored} other files ignored"
-        folders = [one.folder.name for one in self.stores.values()]
-        where = f"{store}/{folders[0]}" if len(folders) == 1 else f"{len(folders)} folders of {store}"
+        first, *others = [one.folder.name for one in self.stores.values()]
+        where = f"{1 + len(others)} folders of {store}" if others else f"{store}/{first}"
         yield f"features are in {where}; `headstart store ls {store}` lists all"
 
 
@@ -162,7 +162,7 @@ def cache_features(
         by_ray: the Ray cluster that scans large data and extracts features, if it names one.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
-    with bytes_kept(extraction.store, data), cluster(by_ray) as workers:
+    with bytes_kept(extraction.store, data), cluster(by_ray, config, extraction) as workers:
         return _cached(data, config, extraction, seed, require, reading, labelled, workers)
 
 
@@ -178,18 +178,19 @@ def _cached(
 ) -> FeaturedExamples:
     """Scan `data` and extract missing features, by `workers` if there are any; see `cache_features`."""
     early = None if require or workers or config.precision == "int8" else Early(config, extraction)
-    elsewhere = workers.scanner() if workers else None
-    scanned = scan_with_store(data, seed, config, extraction, reading, labelled, early, elsewhere)
+    scanner = workers.scanner() if workers else None
+    scanned = scan_with_store(data, seed, config, extraction, reading, labelled, early, scanner)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
         config = replace(config, bits=bits_by_folder(config.bits, bits_in(scanned)))
+        if workers:
+            workers.prepare()
         networks = networks_for(scanned, config, extraction)
         if require:
             require(scanned, networks)
-        scanned, extractors, stores, done = extract_all(
-            scanned, networks, workers, early.done.seconds if early else 0.0
-        )
+        earlier = early.done.seconds if early else 0.0
+        scanned, extractors, stores, done = extract_all(scanned, networks, workers, earlier)
     except DataError:
         list_rejects(extraction.store, scanned.rejects)
         raise
@@ -267,9 +268,8 @@ def load_examples(run: Run, places: Places = Places(), workers: Cluster | None =
     """
     settings, data, store = run.config(), run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
-    config, extraction = run.configs()
-    extraction = replace(extraction, store=store, max_rejects=1.0, rehash=False)
-    config, _ = located_networks(run, places, config, extraction, KnownBackbones(store))
+    extraction = replace(run.configs()[1], store=store, max_rejects=1.0, rehash=False)
+    config, _ = located_networks(run, places, run.configs()[0], extraction, KnownBackbones(store))
 
     def require(_: Scan, networks: list[Network]) -> None:
         if list(settings["fingerprints"].values()) not in possible_keys(networks, config.bits):

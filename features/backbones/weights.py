@@ -46,9 +46,8 @@ def build_backbone(
         tokens: how tokens, [N, D], become one vector: `mean` takes their mean, and `first` the first token.
         digest: the digest of the weights. If given, no weights are read, and the backbone can only make fingerprints.
     """
-    weights = _own_settings(name, weights, rescale)
-    size = _size(name, image_size)
-    settings = (name, weights, size, weights_seed)
+    settings = _settings(name, weights, rescale, image_size, weights_seed)
+    _, weights, size, _ = settings
     source = backbone_source(*settings)
     recalled = known.recall(source) if known else None
     if recalled and list(recalled.shapes) != list(outline(name).cuts):
@@ -69,6 +68,16 @@ def build_backbone(
         known.save(facts, source)
     rescaling = RESCALINGS[backbone_spec(name).rescaling if rescale == "auto" else rescale]
     return Backbone(name, load, rescaling, size, precision, facts.weights_digest, facts.shapes, tokens=tokens)
+
+
+def is_known(name: str, weights: str, rescale: str, image_size: int, weights_seed: int, known: KnownBackbones) -> bool:
+    """Return whether `known` has the facts of a network, so that `build_backbone` need not build it."""
+    source = backbone_source(*_settings(name, weights, rescale, image_size, weights_seed))
+    return known.recall(source) is not None
+
+
+def _settings(name: str, weights: str, rescale: str, image_size: int, weights_seed: int) -> tuple[str, str, int, int]:
+    return name, _own_settings(name, weights, rescale), _size(name, image_size), weights_seed
 
 
 def _model(name: str, weights: str, size: int, precision: Precision, weights_seed: int) -> keras.Model:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Any
+from threading import Event, Thread
+from typing import Any, TypeVar
 
 from headstart.features.device import cpu_count
 from headstart.features.errors import HeadstartError, OptionError
 
+T = TypeVar("T")
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
 _LEAST_OBJECT_BYTES = 100 << 20
 _CLIENT = "ray://"
@@ -57,6 +61,44 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -> Iterator[Callable[[], T]]:
+    """Connect to the Ray cluster at `address`, call `begin`, and at the end `end` with its result, and disconnect.
+
+    Yield a function that returns the result of `begin`. A local cluster takes seconds to start. A thread starts it,
+    while the caller goes on, and the function waits for it. Errors: see `connected`.
+    """
+    if address != "local" or importlib.util.find_spec("ray") is None:
+        with connected(address):
+            begun = begin()
+            try:
+                yield lambda: begun
+            finally:
+                end(begun)
+        return
+    result, over = Future[T](), Event()
+
+    def hold() -> None:
+        """Stay in the thread that started the cluster: the system ends Ray's processes with it."""
+        try:
+            with connected(address):
+                result.set_result(begin())
+                over.wait()
+                end(result.result())
+        except BaseException as error:
+            if result.done():
+                raise
+            result.set_exception(error)
+
+    thread = Thread(target=hold, name="headstart-ray")
+    thread.start()
+    try:
+        yield result.result
+    finally:
+        over.set()
+        thread.join()
 
 
 def _require_cluster(address: str) -> None:

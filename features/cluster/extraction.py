@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from headstart.features.backbones.cuts import Cut
 from headstart.features.cluster.config import ClusterConfig
-from headstart.features.cluster.connection import connected
-from headstart.features.cluster.crew import Crew, Member
-from headstart.features.cluster.extraction_job import ExtractionTask, Finished, absolute, absolute_settings
-from headstart.features.cluster.probe import probe_file
+from headstart.features.cluster.connection import connecting
+from headstart.features.cluster.crew import Crew
+from headstart.features.cluster.extraction_job import ExtractionTask, FactsTask, Given, absolute, absolute_settings
+from headstart.features.cluster.member import Member
+from headstart.features.cluster.probe import is_seen, probe_file
 from headstart.features.cluster.scanning import inspect_by
-from headstart.features.cluster.units import Unit, Units
+from headstart.features.cluster.sharing import Sharing
+from headstart.features.cluster.stream import Finished
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.digests import first_positions, hex_digests, raw_digests
+from headstart.features.errors import HeadstartError
 from headstart.features.extract import Extracted, NodeWork
 from headstart.features.files import require_space
-from headstart.features.frozen.network import Network
+from headstart.features.frozen.network import Network, are_known
 from headstart.features.images.augment import View
+from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.inspected import Elsewhere
+from headstart.features.images.files.fetched import kept_folder
 from headstart.features.images.scan import ImageFile, Reject
-from headstart.features.store.fingerprint import Fingerprint
+from headstart.features.store.claims import Claims
 from headstart.features.store.store import FeatureStore
 from headstart.features.store.writer import ShardWriter
 from headstart.features.terminal import console, progress
 
-_TICK_SECONDS = 0.2
-_TELL_SECONDS = 1.0
-_LAST_SECONDS = 5.0  # for a unit that is stopped to write its features
 _SAMPLE = 5
+_PREPARED_SECONDS = 120.0  # for a worker to build the network, so that the driver need not
+_CLAIM_BYTES = 32  # of a claim's name: no portion has so long a one
+_UNREAD = ("vanished", "unreadable")
 
 
 @dataclass
 class Cluster:
-    """A crew of workers on a Ray cluster, for one command."""
+    """A crew of workers on a Ray cluster, for one command.
 
-    crew: Crew
+    `begun` waits for the connection to the cluster, and returns the crew.
+    """
+
+    config: ClusterConfig
+    begun: Callable[[], Crew]
 
     def scanner(self) -> Elsewhere | None:
         """Return a function that inspects files by the crew. Return None if this machine is the whole cluster.
 
         Then its own threads inspect files as fast.
         """
-        return partial(inspect_by, self.crew) if self.crew.is_elsewhere() else None
+        if self.config.ray == "local":
+            return None
+        crew = self.begun()
+        return partial(inspect_by, crew) if crew.is_elsewhere() else None
+
+    def prepare(self) -> None:
+        """Wait for the worker that saves the facts of the networks in the store; see `cluster`."""
+        self.begun().prepared(_PREPARED_SECONDS)
 
     def extract(
         self,
@@ -58,153 +78,143 @@ class Cluster:
 
         A node that can't take part is told, and left out. If none can, a HeadstartError is raised.
         """
-        by_digest: dict[str, ImageFile] = {}
-        for image in images:
-            by_digest.setdefault(image.digest, image)
-        writer = ShardWriter(stores, list(by_digest))
-        lacking = writer.lacking()
+        missing = _missing(images, stores)
         done = Extracted()
-        if lacking:
-            require_space(writer.folder, writer.bytes_to_come())
-            missing = [image for digest, image in by_digest.items() if digest in lacking]
+        if len(missing):
             which = "" if view is None else f"view {view.number} of "
             console.print(f"extracting features of {which}{len(missing)} images that have none yet, by Ray")
-            with probe_file(network.extraction.store) as nonce:
-                sample = missing[:: max(1, len(missing) // _SAMPLE)][:_SAMPLE]
-                fingerprints = [one.fingerprint for one in stores.values()]
-                self.crew.begin(_task(network, view, nonce, sample, fingerprints))
-                description = "extracting features" if view is None else f"view {view.number}"
-                with progress(description, len(missing)) as advance:
-                    done = _Extraction(missing, self.crew, advance).run()
-        writer.close()
+            description = "extracting features" if view is None else f"view {view.number}"
+            with ExitStack() as at_the_end:
+                nonce = at_the_end.enter_context(probe_file(network.extraction.store))
+                renew_claims = at_the_end.enter_context(_claimed(stores.values()))
+                crew = self.begun()
+                crew.begin(_task(network, stores, view, nonce, missing))
+                advance = at_the_end.enter_context(progress(description, len(missing)))
+                done = _extracted(missing, crew, advance, renew_claims)
         for store in stores.values():
+            store.keep_index()
             store.update_merged()
         return done
 
 
 @contextmanager
-def cluster(config: ClusterConfig) -> Iterator[Cluster | None]:
-    """Connect to the cluster that `config` names, and dismiss the crew at the end. Without a name, yield None."""
+def _claimed(stores: Iterable[FeatureStore]) -> Iterator[Callable[[], None]]:
+    """Hold a claim in each store, so that no other process compacts it. Yield a function that renews the claims."""
+    claims = [Claims(store.folder) for store in stores]
+
+    def renew() -> None:
+        for one in claims:
+            one.renew()
+
+    try:
+        for one in claims:
+            one.take(secrets.token_hex(_CLAIM_BYTES))
+        yield renew
+    finally:
+        for one in claims:
+            one.release_all()
+
+
+def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) -> Images:
+    """Return the `images` that lack features in some store, each digest once. A full disk raises an OSError."""
+    every = Images.of(images)
+    different = every[first_positions(every.digests)]
+    writer = ShardWriter(stores, different.digests)
+    if lacking := writer.lacking():
+        require_space(writer.folder, writer.bytes_to_come())
+    writer.close()
+    return different[np.isin(different.digests, raw_digests(list(lacking)))]
+
+
+@contextmanager
+def cluster(
+    config: ClusterConfig, features: FeatureConfig | None = None, extraction: ExtractionConfig | None = None
+) -> Iterator[Cluster | None]:
+    """Connect to the cluster that `config` names, and dismiss the crew at the end. Without a name, yield None.
+
+    Workers start at once, while the caller goes on. If the store of `extraction` does not know the networks of
+    `features` yet, a worker on this machine builds them, and saves their facts in the store.
+    """
     if not config.ray:
         yield None
         return
-    with connected(config.ray):
+
+    def begin() -> Crew:
         crew = Crew(config)
-        try:
-            yield Cluster(crew)
-        finally:
-            crew.dismiss()
+        crew.recruit()
+        with suppress(HeadstartError):  # the driver finds the same error
+            if features and extraction and "+" not in features.weights and not are_known(features, extraction):
+                crew.prepare(FactsTask(*absolute_settings(features, extraction)))
+        return crew
+
+    with connecting(config.ray, begin, Crew.dismiss) as begun:
+        yield Cluster(config, begun)
 
 
 def _task(
-    network: Network,
-    view: View | None,
-    nonce: str,
-    sample: Sequence[ImageFile],
-    fingerprints: Sequence[Fingerprint],
+    network: Network, stores: Mapping[Cut, FeatureStore], view: View | None, nonce: str, missing: Images
 ) -> ExtractionTask:
-    """Return what a worker must know. All its paths are absolute, as the worker has another current folder."""
-    return ExtractionTask(
-        *absolute_settings(network),
-        view,
-        nonce,
-        absolute(sample),
-        fingerprints,
+    config, extraction = absolute_settings(network.config, network.extraction)
+    sample = list(absolute(missing[:: max(1, len(missing) // _SAMPLE)][:_SAMPLE]))
+    fingerprints = [store.fingerprint for store in stores.values()]
+    return ExtractionTask(config, extraction, view, nonce, sample, len(missing), fingerprints, kept_folder())
+
+
+def _extracted(
+    missing: Images, crew: Crew, advance: Callable[[int], None], renew_claims: Callable[[], None]
+) -> Extracted:
+    """Extract the features of `missing` by the crew."""
+    sent = absolute(missing)
+    rejects: dict[int, Reject] = {}  # by position
+    work = defaultdict[Member, NodeWork](NodeWork)
+
+    def unread(positions: Sequence[int], result: Finished) -> Sequence[int]:
+        return [positions[at] for at, reason, _ in result.rejects if reason in _UNREAD]
+
+    def blind(positions: Sequence[int], result: Finished) -> str:
+        gone = unread(positions, result)
+        seen_here = 2 * len(gone) > len(positions) and any(is_seen(missing[one]) for one in gone[:_SAMPLE])
+        return f"it can't read {missing[gone[0]].file}, which the driver can" if seen_here else ""
+
+    def worked(member: Member, result: Finished) -> None:
+        work[member] += NodeWork(result.extracted, result.seconds)
+
+    sharing = Sharing(
+        crew,
+        len(missing),
+        lambda positions, again: Given(sent[np.array(positions)], again),
+        advance,
+        blind,
+        unread,
+        worked,
+        tick=renew_claims,
+        ahead=True,
     )
+    for positions, result in sharing.run():
+        for position in positions if rejects else ():  # another worker could not read it
+            rejects.pop(position, None)
+        if result is None:
+            crashed = "three workers died while they extracted it"
+            rejects[positions[0]] = Reject(missing[positions[0]].path, "crashed", crashed)
+            continue
+        for at, reason, detail in result.rejects:
+            rejects[positions[at]] = Reject(missing[positions[at]].path, reason, detail)
+    seconds = time.perf_counter() - sharing.begun if sharing.begun else 0.0
+    extracted = np.ones(len(missing), bool)
+    extracted[list(rejects)] = False
+    digests = frozenset(hex_digests(missing.digests[extracted]))
+    return Extracted(digests, [rejects[position] for position in sorted(rejects)], seconds, _by_node(work))
 
 
-class _Extraction:
-    """The extraction of `missing` by a crew."""
-
-    def __init__(self, missing: Sequence[ImageFile], crew: Crew, advance: Callable[[int], None]) -> None:
-        self.missing, self.crew, self.advance = missing, crew, advance
-        self._units = Units[Member](len(missing))
-        self._rejects: list[Reject] = []
-        self._work: dict[Member, NodeWork] = defaultdict(NodeWork)
-        self._shown, self._asked = 0, 0.0
-        self._start: float | None = None
-
-    def run(self) -> Extracted:
-        """Give out units until all are done. After an error, let the workers write their features so far."""
-        try:
-            while not self._units.all_done:
-                self.crew.recruit()
-                self._give_out()
-                for member, answer in self.crew.answers(_TICK_SECONDS):
-                    self._take(member, answer)
-                self._show_progress()
-        finally:
-            self.crew.rest(_LAST_SECONDS)
-        for position in self._units.crashed:
-            image = self.missing[position]
-            self._rejects.append(Reject(image.path, "crashed", "three workers died while they extracted it"))
-        seconds = time.perf_counter() - self._start if self._start else 0.0
-        rejected = {reject.path for reject in self._rejects}
-        digests = frozenset(image.digest for image in self.missing if image.path not in rejected)
-        order = {image.path: position for position, image in enumerate(self.missing)} if rejected else {}
-        return Extracted(digests, sorted(self._rejects, key=lambda reject: order[reject.path]), seconds, self._nodes())
-
-    def _give_out(self) -> None:
-        workers = len(self.crew.working())
-        for member in self.crew.ready():
-            unit = self._units.take(member, time.monotonic(), member.speed, workers)
-            if unit:
-                self._start = self._start or time.perf_counter()
-                images = absolute(self.missing[unit.start : unit.stop])
-                self.crew.extract(member, images, backwards=len(unit.holders) > 1)
-
-    def _take(self, member: Member, answer: Finished | None) -> None:
-        """Take the answer of a member that had a unit: None if it died."""
-        unit = self._units.held_by(member)
-        if answer is None:
-            (self._units.die if member.died else self._units.give_back)(member)
-            return
-        self._work[member] = self._work[member] + NodeWork(answer.extracted, answer.seconds)
-        if answer.extracted and answer.seconds:
-            member.speed = answer.extracted / answer.seconds
-        if unit is None:  # another worker was faster
-            return
-        if answer.stopped:
-            self._units.give_back(member)
-            return
-        if self._cannot_read(unit, answer):
-            self.crew.refuse(member, f"it can't read {self.missing[unit.start].file}, which the driver can")
-            self._units.give_back(member)
-            return
-        for position, reason, detail in answer.rejects:
-            self._rejects.append(Reject(self.missing[unit.start + position].path, reason, detail))
-        for other in self._units.finish(member):
-            self.crew.stop(other)
-
-    def _cannot_read(self, unit: Unit[Member], answer: Finished) -> bool:
-        """Return whether most images of a unit are gone for the worker, and not for the driver."""
-        gone = [position for position, reason, _ in answer.rejects if reason in ("vanished", "unreadable")]
-        return 2 * len(gone) > len(unit) and all(self.missing[unit.start + one].is_unchanged() for one in gone)
-
-    def _show_progress(self) -> None:
-        """Ask busy workers how far they are, and show the sum."""
-        busy = [member for member in self.crew.working() if self._units.held_by(member)]
-        now = time.monotonic()
-        if now - self._asked > _TELL_SECONDS:
-            self._asked = now
-            self.crew.ask(busy)
-        done = self._units.done
-        for unit in {self._units.held_by(member) for member in busy}:
-            if unit:
-                done += min(len(unit), max(member.tried for member in unit.holders))
-        if done > self._shown:
-            self.advance(done - self._shown)
-            self._shown = done
-
-    def _nodes(self) -> dict[str, NodeWork]:
-        """Return the work of each node. Its workers run at the same time, so their speeds are summed."""
-        nodes: dict[str, NodeWork] = {}
-        for name in sorted({member.name for member in self._work}):
-            slots: dict[int, NodeWork] = defaultdict(NodeWork)  # a worker may have followed a dead one
-            for member, work in self._work.items():
-                if member.name == name:
-                    slots[member.slot] = slots[member.slot] + work
-            speed = sum(work.images / work.seconds for work in slots.values() if work.seconds)
-            images = sum(work.images for work in slots.values())
-            nodes[name] = NodeWork(images, images / speed if speed else 0.0)
-        return nodes
+def _by_node(work: Mapping[Member, NodeWork]) -> dict[str, NodeWork]:
+    """Return the work of each node. Its workers run at the same time, so their speeds are summed."""
+    nodes: dict[str, NodeWork] = {}
+    for name in sorted({member.name for member in work}):
+        slots: dict[int, NodeWork] = defaultdict(NodeWork)  # a worker may have followed a dead one
+        for member, done in work.items():
+            if member.name == name:
+                slots[member.slot] = slots[member.slot] + done
+        speed = sum(done.images / done.seconds for done in slots.values() if done.seconds)
+        images = sum(done.images for done in slots.values())
+        nodes[name] = NodeWork(images, images / speed if speed else 0.0)
+    return nodes

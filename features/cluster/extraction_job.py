@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,15 @@ from headstart.features.backbones.cuts import KNOWN_WEIGHTS
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.outlines import is_own
 from headstart.features.cluster.nodes import why_other_features
-from headstart.features.cluster.probe import NodeError, require_store_seen
-from headstart.features.cluster.worker import Built
+from headstart.features.cluster.probe import NodeError, NodeMemoryError, is_seen, require_store_seen
+from headstart.features.cluster.stream import Finished, UnitStream
+from headstart.features.cluster.unit_job import UnitJob
+from headstart.features.cluster.worker import Built, Job
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.device import processor
 from headstart.features.images.augment import View
-from headstart.features.images.faults import Reason
+from headstart.features.images.columns.images import Images
+from headstart.features.images.files.fetched import read_kept
 from headstart.features.images.files.paths import is_url
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.fingerprint import Fingerprint
@@ -33,136 +36,237 @@ _AWAY = (errno.ESTALE, errno.EIO, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT,
 
 
 @dataclass(frozen=True)
+class Met:
+    """The fingerprint of each cut, as JSON, and whether a node sees one of the images of the sample."""
+
+    fingerprints: Sequence[Mapping[str, Any]]
+    sees_images: bool
+
+
+@dataclass(frozen=True)
 class ExtractionTask:
     """The extraction of features with one network. All paths are absolute."""
 
     config: FeatureConfig  # of one backbone, resolved; see `Network.config`
-    extraction: ExtractionConfig
+    extraction: ExtractionConfig  # without `scratch`, which need not be on the worker's node
     view: View | None
     nonce: str  # in the probe file; see `probe`
     sample: Sequence[ImageFile]  # some of the images
+    images: int  # the number of images that lack features
     fingerprints: Sequence[Fingerprint]  # that the driver has for the cuts of the network
+    kept: Path | None = None  # the folder in which the driver keeps bytes of remote images; see `fetched`
 
-    def job(self) -> ExtractionJob:
+    @property
+    def tries_batch_sizes(self) -> bool:
+        """See `Task.tries_batch_sizes`."""
+        return not self.extraction.batch_size and self.config.precision != "int8"
+
+    def job(self, before: Job | None) -> ExtractionJob:
         """Return the job of a worker."""
-        return ExtractionJob(self)
+        return ExtractionJob(self, before)
 
-    def require_same(self, met: Sequence[Mapping[str, Any]]) -> None:
-        """Raise a NodeError unless a worker has the driver's fingerprints. `met` has the worker's as JSON."""
-        for asked, there in zip(self.fingerprints, map(Fingerprint.from_json, met), strict=True):
+    def require_same(self, met: Met) -> None:
+        """Raise a NodeError if a worker lacks images that the driver sees, or has other fingerprints."""
+        if not met.sees_images and any(map(is_seen, self.sample)):
+            first = self.sample[0].file
+            raise NodeError(f"{first}: this node does not see the image, or sees another one at this path")
+        for asked, there in zip(self.fingerprints, map(Fingerprint.from_json, met.fingerprints), strict=True):
             if asked.key != there.key:
                 raise NodeError(why_other_features(asked, there))
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A unit that is finished, unless it was `stopped`. Rejects are (position in the unit, reason, detail)."""
+class FactsTask:
+    """The task to build networks, and to save in the store what the driver and other workers need of them."""
 
-    extracted: int  # images; less than the unit has if some had features already
-    rejects: Sequence[tuple[int, Reason, str]]
-    seconds: float
-    stopped: bool
+    config: FeatureConfig
+    extraction: ExtractionConfig
+    tries_batch_sizes = False
+
+    def job(self, before: Job | None) -> FactsJob:
+        """Return the job of a worker."""
+        return FactsJob(self)
+
+    def require_same(self, met: Any) -> None:
+        """Do nothing."""
+
+
+class FactsJob(UnitJob):
+    """Builds networks, which an `ExtractionJob` takes over. It has no units."""
+
+    def __init__(self, task: FactsTask) -> None:
+        super().__init__()
+        self._task = task
+        self.networks: list[Network] = []
+
+    def meet(self) -> None:
+        """Build the networks. Keep them in the store in the form that OpenVINO reads, if it runs them."""
+        from headstart.features.frozen.engines import engine, uses_openvino
+        from headstart.features.frozen.network import load_networks
+
+        known = KnownBackbones(self._task.extraction.store)
+        self.networks = load_networks(self._task.config, self._task.extraction, known)
+        for network in self.networks:
+            if uses_openvino(network.backbone.precision, engine(network.backbone)):
+                network.freeze(keep=True)
+
+    def do(self, items: Any) -> Any:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A unit of images, as it is sent to a worker. No two have the same digest.
+
+    `again` tells that some may have features already.
+    """
+
+    images: Images
+    again: bool
 
 
 class ExtractionJob:
-    """Extracts units. `tell` and `stop` may be called in another thread meanwhile."""
+    """Extracts units. A unit may be given while the one before is extracted."""
 
-    def __init__(self, task: ExtractionTask) -> None:
+    def __init__(self, task: ExtractionTask, before: Job | None = None) -> None:
         self._network: Network
         self._backbone: FrozenBackbone
-        self._task = task
-        self._tried, self._unit, self._stopped = 0, -1, False
+        self._task, self._before = task, before
+        self._built: Built | None = None
+        self._stream: UnitStream | None = None
 
-    def meet(self) -> list[dict[str, Any]]:
-        """Check that this node can do a task. Return the fingerprint of each cut as JSON.
+    def meet(self) -> Met:
+        """Check that this node can do a task.
 
-        A store or images that this node does not see raise a NodeError. Weights that are missing raise a WeightsError.
+        A store that this node does not see raises a NodeError. Weights that are missing raise a WeightsError.
         """
         from headstart.features.frozen.network import load_networks
 
-        task = self._task
+        task, before, self._before = self._task, self._before, None
         require_store_seen(task.extraction.store, task.nonce)
-        unseen = [image for image in task.sample if not image.is_unchanged()]
-        if task.sample and len(unseen) == len(task.sample):
-            raise NodeError(f"{unseen[0].file}: this node does not see the image, or sees another one at this path")
-        known = KnownBackbones(task.extraction.store, read_only=True)
-        (self._network,) = load_networks(task.config, task.extraction, known)
-        return [self._network.fingerprint(cut, task.view).to_json() for cut in self._network.cuts]
+        sees_images = not task.sample or any(map(is_seen, task.sample))
+        read_kept(task.kept)
+        if isinstance(before, ExtractionJob):
+            before.close()
+        if isinstance(before, ExtractionJob) and before.has_network_of(task):
+            self._network, self._backbone, self._built = before._network, before._backbone, before._built
+        else:
+            known = KnownBackbones(task.extraction.store, read_only=True)
+            (self._network,) = load_networks(task.config, task.extraction, known)
+            if isinstance(before, FactsJob):
+                self._network = _with_built_model(self._network, before.networks)
+        fingerprints = [self._network.fingerprint(cut, task.view).to_json() for cut in self._network.cuts]
+        return Met(fingerprints, sees_images)
 
-    def build(self, batch_size: int) -> Built:
-        """Build the network. `batch_size` 0 means that this worker chooses it, by trials on a GPU."""
+    def has_network_of(self, task: ExtractionTask) -> bool:
+        """Return whether this job has built the network of `task`."""
+        own = self._task
+        return self._built is not None and (own.config, own.extraction) == (task.config, task.extraction)
+
+    def build(self, batch_sizes: Mapping[str, int]) -> Built:
+        """Build the network, unless the job before had it. A lack of memory raises a NodeMemoryError."""
         from headstart.features.device import start_tensorflow
 
-        extraction = replace(self._task.extraction, batch_size=batch_size or self._task.extraction.batch_size)
-        self._network = replace(self._network, extraction=extraction)
-        self._stores = self._network.stores(self._task.view)
-        self._backbone = self._network.freeze(keep=True)
-        features = self._of_sample()
-        return Built(self._backbone.batch_size, features, start_tensorflow(), processor())
+        task = self._task
+        with _memory_errors_told():
+            if self._built is None:
+                built = Built(device=start_tensorflow(), processor=processor())
+                size = task.extraction.batch_size or batch_sizes.get(built.kind, 0)
+                self._network = replace(self._network, extraction=replace(task.extraction, batch_size=size))
+                self._backbone = self._network.freeze(keep=True)
+                self._built = replace(built, batch_size=self._backbone.batch_size, features=self._of_sample())
+            stores = self._network.stores(task.view)
+            self._stream = UnitStream(self._backbone, stores, self._network.images, task.view, task.images)
+        return self._built
 
-    def _of_sample(self) -> np.ndarray:
-        """Return the features of a drawn image, and of one of the task's images from its file, float32 [F]."""
+    def _of_sample(self) -> dict[str, np.ndarray]:
+        """Return the features of a drawn image, and of the first image of the sample that can be decoded, float32 [F].
+
+        Their names are "" and the digest of the image.
+        """
         from headstart.features.images.batches import decoded_batches
 
         size = self._network.images.size
-        pixels = [np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)]
-        pixels += [decoded for _, decoded in decoded_batches(self._task.sample[:1], self._network.images, 1)]
-        found = [self._backbone(image)[cut] for image in pixels for cut in self._network.cuts]
-        return np.concatenate([features.ravel() for features in found])
+        pixels = {"": np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)}
+        for image in self._task.sample:
+            for _, decoded in decoded_batches([image], self._network.images, 1):
+                pixels[image.digest] = decoded
+            if len(pixels) > 1:
+                break
+        features = {name: self._backbone(image) for name, image in pixels.items()}
+        cuts = self._network.cuts
+        return {name: np.concatenate([found[cut].ravel() for cut in cuts]) for name, found in features.items()}
 
-    def extract(self, unit: int, images: Sequence[ImageFile], backwards: bool) -> Finished:
-        """Extract the features of the unit with the number `unit`; see `extract_unit`.
+    def extract(self, unit: int, items: Given, backwards: bool) -> Finished:
+        """Extract the features of the unit with the number `unit`; see `UnitStream.extract`.
 
-        A store that is gone here raises a NodeError.
+        A store that is gone here raises a NodeError, a lack of memory a NodeMemoryError.
         """
-        from headstart.features.extract import extract_unit
-
-        self._tried, self._unit, self._stopped = 0, unit, False
-        start = time.perf_counter()
+        stream = self._in_use()
         try:
-            done = extract_unit(
-                images,
-                self._backbone,
-                self._stores,
-                self._network.images,
-                self._task.view,
-                self._advance,
-                lambda: self._stopped,
-                backwards,
-            )
+            with _memory_errors_told():
+                return stream.extract(unit, items.images, items.again, backwards)
         except OSError as error:
-            gone = [store.folder for store in self._stores.values() if not (store.folder / "fingerprint.json").exists()]
+            folders = [store.folder for store in stream.stores.values()]
+            gone = [folder for folder in folders if not (folder / "fingerprint.json").exists()]
             if gone or error.errno in _AWAY:
                 raise NodeError(f"{gone[0]}: this node no longer sees the store" if gone else str(error)) from error
             raise
-        positions = {image.path: position for position, image in enumerate(images)}
-        rejects = [(positions[reject.path], reject.reason, reject.detail) for reject in done.rejects]
-        return Finished(done.extracted, rejects, time.perf_counter() - start, self._stopped)
 
     def tell(self, unit: int) -> int:
-        """Return how many images of a unit are done, 0 if it is not the current one."""
-        return self._tried if unit == self._unit else 0
+        """Return how many images of a unit are done, 0 if this job does not have it."""
+        return self._in_use().tried(unit)
 
     def stop(self, unit: int) -> None:
-        """End a unit early, if it is the current one. Its features so far are written."""
-        self._stopped |= unit == self._unit
+        """End a unit early. Its features so far are written."""
+        self._in_use().stop(unit)
 
-    def _advance(self, count: int) -> None:
-        self._tried += count
+    def share(self, unit: int) -> None:
+        """Have the features of a unit written every few seconds, as another worker has the same unit."""
+        self._in_use().share(unit)
+
+    def close(self) -> None:
+        """End the thread of the job. It must have no unit."""
+        if self._stream:
+            self._stream.close()
+
+    def _in_use(self) -> UnitStream:
+        if self._stream is None:
+            raise RuntimeError("a unit was given before `build`")
+        return self._stream
 
 
-def absolute(images: Sequence[ImageFile]) -> list[ImageFile]:
+def _with_built_model(network: Network, others: Sequence[Network]) -> Network:
+    """Return `network`. If one of `others` has the same backbone, use its Keras model, which is built already."""
+    own = network.backbone
+    for other in (one.backbone for one in others):
+        same = (other.weights_digest, other.image_size, other.precision, other.shapes)
+        if same == (own.weights_digest, own.image_size, own.precision, own.shapes):
+            return replace(network, backbone=replace(own, load=other.load))
+    return network
+
+
+@contextmanager
+def _memory_errors_told() -> Iterator[None]:
+    """Raise a NodeMemoryError if the memory of the machine, or of a GPU, is not enough."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+            said = " ".join(str(error).split())[:200]
+            raise NodeMemoryError(f"its memory is not enough ({said or type(error).__name__})") from error
+        raise
+
+
+def absolute(images: Images) -> Images:
     """Return `images` with absolute paths, as a worker has another current folder. URLs stay as they are."""
-    return [
-        image if is_url(image.path) or os.path.isabs(image.path) else replace(image, path=os.path.abspath(image.path))
-        for image in images
-    ]
+    here, folders = os.getcwd(), images.files.folders
+    return images.at(images.files.with_folders([one if is_url(one) else os.path.join(here, one) for one in folders]))
 
 
-def absolute_settings(network: Network) -> tuple[FeatureConfig, ExtractionConfig]:
-    """Return the settings from which a worker loads `network`. Scratch files are for the driver alone."""
-    config, extraction = network.config, network.extraction
+def absolute_settings(config: FeatureConfig, extraction: ExtractionConfig) -> tuple[FeatureConfig, ExtractionConfig]:
+    """Return settings for a worker, which has another current folder, and no scratch folder."""
     weights = config.weights if config.weights in KNOWN_WEIGHTS else str(Path(config.weights).absolute())
     backbone = str(Path(config.backbone).absolute()) if is_own(config.backbone) else config.backbone
-    config = replace(config, weights=weights, backbone=backbone)
-    return config, replace(extraction, store=extraction.store.absolute(), scratch=None)
+    extraction = replace(extraction, store=extraction.store.absolute(), scratch=None)
+    return replace(config, weights=weights, backbone=backbone), extraction

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 from headstart.features.cluster.config import ClusterConfig
+from headstart.features.cluster.worker import Built, Task
 from headstart.features.store.fingerprint import Fingerprint
+
+_PATIENT_SECONDS = 120.0  # a worker that chooses the batch size for longer is not waited for
 
 
 def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int, float]]:
@@ -20,6 +26,42 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
         each_gpus, each = 0.0, config.ray_cpus or max(1, cpus)
         count = cpus // each
     return [(each, each_gpus)] * min(count, cpus // each)
+
+
+class Reference:
+    """The worker of a task that was built first, with which others are compared, and the batch sizes found so far."""
+
+    def __init__(self, task: Task) -> None:
+        self.batch_sizes: dict[str, int] = {}  # by `Built.kind`
+        self._task = task
+        self._first: tuple[str, Built] | None = None
+
+    def may_build(self, on_gpu: bool, building: Sequence[float]) -> bool:
+        """Return whether a worker may build its network now. `building` are the seconds for which others do so on GPUs.
+
+        A worker that chooses its batch size by trials goes before the others, so that they get the same. It is not
+        waited for longer than two minutes.
+        """
+        known = any(kind != "CPU" for kind in self.batch_sizes)
+        free = known or all(seconds > _PATIENT_SECONDS for seconds in building)
+        return free or not (on_gpu and self._task.tries_batch_sizes)
+
+    def difference(self, name: str, built: Built) -> str:
+        """Say how the features of a worker on node `name` differ from those of the first one; "" if no bit does."""
+        if built.batch_size:
+            self.batch_sizes.setdefault(built.kind, built.batch_size)
+        if not self._first:
+            self._first = name, built
+            return ""
+        other, first = self._first
+        images = [one for one in first.features if one in built.features]
+        if all(np.array_equal(first.features[one], built.features[one]) for one in images):
+            return ""
+        here, there = (np.concatenate([one.features[image] for image in images]) for one in (built, first))
+        return (
+            f"its features differ by {np.linalg.norm(here - there) / np.linalg.norm(there):.1e} in norm from those of "
+            f"node {other} ({built.processor}, {built.device}, there {first.processor}, {first.device})"
+        )
 
 
 def why_other_features(here: Fingerprint, there: Fingerprint) -> str:

@@ -1,4 +1,4 @@
-"""A probe file in a store: a node that can read it sees the same store as the driver."""
+"""Whether a node sees what the driver sees: the images, and a probe file in the store."""
 
 import os
 import re
@@ -10,6 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headstart.features.errors import HeadstartError
+from headstart.features.images.files.paths import is_url
+from headstart.features.images.files.reading import bytes_of
+from headstart.features.images.scan import ImageFile
 from headstart.features.outputs import unwritable
 from headstart.features.processes import has_ended, this_process
 
@@ -21,6 +24,23 @@ _LONGEST = 1000
 
 class NodeError(HeadstartError):
     """A node that can't take part. The message says why, and does not name the node."""
+
+
+class NodeMemoryError(NodeError):
+    """A worker whose memory is not enough."""
+
+
+def is_seen(image: ImageFile) -> bool:
+    """Return whether this process can read an image in the state that the scan found.
+
+    If the server of an image does not say which state it is in, the image is read.
+    """
+    if image.is_unchanged():
+        return True
+    try:
+        return is_url(image.file) and image.mtime_ns == 0 and bool(bytes_of(image))
+    except OSError:
+        return False
 
 
 @contextmanager

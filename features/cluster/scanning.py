@@ -11,7 +11,8 @@ import numpy as np
 from headstart.features.cluster.crew import Crew
 from headstart.features.cluster.probe import NodeError
 from headstart.features.cluster.sharing import Sharing
-from headstart.features.cluster.unit_job import UnitJob
+from headstart.features.cluster.unit_job import Outcome, UnitJob
+from headstart.features.cluster.worker import Job
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.inspected import Inspected, inspect_part
 from headstart.features.images.columns.paths import Paths
@@ -30,8 +31,9 @@ class ScanTask:
     max_pixels: int
     pages: Pages
     sample: Sequence[tuple[str, tuple[int, int]]]  # some of the files, with their `size_and_time`
+    tries_batch_sizes = False
 
-    def job(self) -> ScanJob:
+    def job(self, before: Job | None) -> ScanJob:
         """Return the job of a worker."""
         return ScanJob(self)
 
@@ -79,19 +81,21 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
     every = files.with_folders([os.path.join(here, folder) for folder in files.folders])
     crew.begin(ScanTask(max_pixels, pages, drawn(every)))
 
-    def blind(start: int, stop: int, found: Inspected) -> str:
+    def blind(positions: Sequence[int], outcome: Outcome) -> str:
+        found: Inspected = outcome.result
         unread = [at for at, one in zip(found.of_reject, found.rejects, strict=True) if one.reason in _UNREAD]
-        seen_here = 2 * len(unread) > stop - start and os.access(every[start + unread[0]], os.R_OK)
-        return f"it can't read {every[start + unread[0]]}, which the driver can" if seen_here else ""
+        seen_here = 2 * len(unread) > len(positions) and os.access(every[positions[unread[0]]], os.R_OK)
+        return f"it can't read {every[positions[unread[0]]]}, which the driver can" if seen_here else ""
 
     with progress("looking at files", len(files), "files") as advance:
-        for start, stop, answer in Sharing(crew, len(files), lambda *at: every[slice(*at)], advance, blind).run():
-            positions = np.arange(start, stop)
-            if answer is None:
-                crashed = Reject(files[start], "crashed", "three workers died while they looked at it")
+        sharing = Sharing(crew, len(files), lambda at, again: every[np.array(at)], advance, blind)
+        for piece in sharing.run():
+            positions = np.array(piece.positions)
+            if piece.result is None:
+                crashed = Reject(files[piece.positions[0]], "crashed", "three workers died while they looked at it")
                 yield positions, Inspected(files[positions], Images.of([]), np.zeros(0, np.int64), [crashed], [0])
                 continue
-            found, unread = _with_paths(files[positions], every[positions], answer)
+            found, unread = _with_paths(files[positions], every[positions], piece.result.result)
             yield positions, found
             if len(unread):
                 yield positions[unread], inspect_part(files[positions[unread]], max_pixels, pages)

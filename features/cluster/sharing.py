@@ -1,21 +1,39 @@
-"""Work that is shared by the workers of a crew, whose results come back to the driver, such as a scan."""
+"""Work that is shared by the workers of a crew: units are given out, and their results come back to the driver."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from headstart.features.cluster.crew import Crew, Member
-from headstart.features.cluster.unit_job import Outcome
+from headstart.features.cluster.crew import Crew
+from headstart.features.cluster.member import Member
 from headstart.features.cluster.units import Unit, Units
 
 _TICK_SECONDS = 0.2
 _TELL_SECONDS = 1.0
 _LAST_SECONDS = 5.0  # for a unit that is stopped to end
+_AHEAD_SECONDS = 5.0  # of work that a worker has left when it gets its next unit
 
-Piece = tuple[int, int, Any]  # the positions of its items, from `start` to `stop` - 1, and their result
+
+class Result(Protocol):
+    """What a worker sends back of a unit."""
+
+    @property
+    def seconds(self) -> float:
+        """The time that the unit took the worker."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the unit was ended early."""
+
+
+class Piece(NamedTuple):
+    """A unit that is done."""
+
+    positions: Sequence[int]  # of its items
+    result: Any  # None if it is an item of which three workers have died
 
 
 @dataclass
@@ -23,21 +41,32 @@ class Sharing:
     """Items 0 to `count` - 1, whose units are done by the members of a crew. The crew has a task; see `Crew.begin`.
 
     Args:
-        items: returns the items from a start to a stop, as they are sent to a worker.
+        items: returns items at some positions, as they are sent to a worker. It also gets whether they were sent
+            before.
         advance: takes the number of items that were just finished.
-        blind: takes a start, a stop and a result; returns why its node must be refused, or "" if the result is good.
+        blind: takes positions and a result; returns why its node must be refused, or "" if the result is good.
+        unread: takes positions and a result; returns the positions that the worker could not read. Another node gets
+            them once more, if there is one.
+        worked: takes a member and each of its results.
+        tick: called several times a second.
+        ahead: whether a worker gets its next unit before the last one has ended.
         largest: number of items in a unit.
         window: number of items that may be begun after the first that is not done. It bounds what `in_order` holds.
     """
 
     crew: Crew
     count: int
-    items: Callable[[int, int], Any]
+    items: Callable[[Sequence[int], bool], Any]
     advance: Callable[[int], None]
-    blind: Callable[[int, int, Any], str] = lambda start, stop, result: ""
+    blind: Callable[[Sequence[int], Any], str] = lambda positions, result: ""
+    unread: Callable[[Sequence[int], Any], Sequence[int]] = lambda positions, result: ()
+    worked: Callable[[Member, Any], None] = lambda member, result: None
+    tick: Callable[[], None] = lambda: None
+    ahead: bool = False
     largest: int = 1 << 16
     window: int | None = None
     done: int = field(default=0, init=False)  # items from the first on, without a gap
+    begun: float | None = field(default=None, init=False)  # when the first unit was given out
 
     def __post_init__(self) -> None:
         self._units = Units[Member](self.count, self.largest)
@@ -47,57 +76,93 @@ class Sharing:
     def run(self) -> Iterator[Piece]:
         """Give out units until all are done. Yield each when it is finished.
 
-        An item of which three workers have died has the result None.
+        After an error, workers may end their units. Otherwise those that were not fastest with a unit are not waited
+        for: they end it by themselves.
         """
         try:
             while not self._units.all_done:
                 self.crew.recruit()
                 self._give_out()
-                for member, answer in self.crew.answers(_TICK_SECONDS):
-                    yield from self._taken(member, answer)
+                for member, unit, result in self.crew.answers(_TICK_SECONDS):
+                    yield from self._taken(member, unit, result)
                 for position in self._units.crashed[self._crashed :]:
                     self._crashed += 1
-                    yield position, position + 1, None
+                    yield Piece([position], None)
                 self._show_progress()
-        finally:
+                self.tick()
+        except BaseException:
             self.crew.rest(_LAST_SECONDS)
+            raise
 
     def in_order(self) -> Iterator[Piece]:
-        """Do the same as `run`, but yield the units in the order of their items."""
+        """Do the same as `run`, but yield the units in the order of their items. Without `unread`."""
         held: dict[int, Piece] = {}
         for piece in self.run():
-            held[piece[0]] = piece
+            held[piece.positions[0]] = piece
             while self.done in held:
                 ready = held.pop(self.done)
-                self.done = ready[1]
+                self.done += len(ready.positions)
                 yield ready
 
     def _give_out(self) -> None:
+        """Give units to members without one and, `ahead`, to those that will soon have none: first things first."""
         if self.window is not None:
             self._units.limit = self.done + self.window
-        workers = len(self.crew.working())
-        for member in self.crew.ready():
-            unit = self._units.take(member, time.monotonic(), self._speeds.get(member), workers)
-            if unit:
-                self.crew.extract(member, self.items(unit.start, unit.stop))
+        working = self.crew.working()
+        left = {member: self._seconds_left(member) for member in working}
+        busy = {member.node for member in working if not member.jobs or self._units.held_by(member)}
+        for member in sorted(working, key=left.__getitem__):
+            if left[member] > (_AHEAD_SECONDS if self.ahead else 0.0) or (member.jobs and not self.ahead):
+                continue
+            now, speed, alone = time.monotonic(), self._speeds.get(member), busy <= {member.node}
+            if unit := self._units.take(member, now, speed, len(working), member.node, alone):
+                self.begun = self.begun or time.perf_counter()
+                for other in unit.holders:
+                    other.tell(unit, "share")
+                repeated = len(unit.holders) > 1
+                member.give(unit, "extract", self.items(unit.positions, unit.again or repeated), repeated)
 
-    def _taken(self, member: Member, answer: Outcome | None) -> Iterator[Piece]:
-        """Take the answer of a member that had a unit: None if it died. Yield the unit if it is done."""
-        unit: Unit[Member] | None = self._units.held_by(member)
-        if answer is None:
-            (self._units.die if member.died else self._units.give_back)(member)
-        elif unit is None:  # another worker was faster
-            pass
-        elif answer.stopped:
-            self._units.give_back(member)
-        elif reason := self.blind(unit.start, unit.stop, answer.result):
+    def _seconds_left(self, member: Member) -> float:
+        """Return for how many seconds a member has work, as far as is known."""
+        if not member.jobs:
+            return 0.0
+        held = self._units.held_by(member)
+        if not held or len(held) < len(member.jobs):  # it ends a unit that another worker has done
+            return float("inf")
+        speed = member.tried / max(time.monotonic() - member.began, 1e-3) if member.tried else 0.0
+        speed = self._speeds.get(member, speed)
+        return (sum(map(len, held)) - member.tried) / speed if speed else float("inf")
+
+    def _taken(self, member: Member, unit: Unit[Member] | None, result: Result | None) -> Iterator[Piece]:
+        """Take the result of a unit. Without one, the member is lost. Yield the unit if it is done."""
+        if unit is None or result is None:
+            self._lost(member)
+            return
+        self.worked(member, result)
+        if unit not in self._units.held_by(member):  # another worker was faster
+            return
+        if result.stopped:
+            self._units.give_back(member, unit)
+        elif reason := self.blind(unit.positions, result):
             self.crew.refuse(member, reason)
             self._units.give_back(member)
         else:
-            self._speeds[member] = len(unit) / max(answer.seconds, 1e-3)
-            for other in self._units.finish(member):
-                self.crew.stop(other)
-            yield unit.start, unit.stop, answer.result
+            if not unit.again and len(unit.holders) == 1:
+                self._speeds[member] = len(unit) / max(result.seconds, 1e-3)
+            yield from self._finished(member, unit, result)
+
+    def _finished(self, member: Member, unit: Unit[Member], result: Result) -> Iterator[Piece]:
+        elsewhere = any(other.node != member.node for other in self.crew.working())
+        unread = self.unread(unit.positions, result) if elsewhere and not unit.looked_twice else ()
+        for other in self._units.finish(member, unit, unread, member.node):
+            other.tell(unit, "stop")
+        yield Piece(unit.positions, result)
+
+    def _lost(self, member: Member) -> None:
+        if not member.died:
+            self._units.give_back(member)
+        elif not self._units.die(member, member.node) and member.ready:
+            self.crew.blame(member)  # no unit of its is under suspicion, so it may be the node
 
     def _show_progress(self) -> None:
         """Ask busy workers how far they are, and show the sum."""
@@ -107,9 +172,10 @@ class Sharing:
             self._asked = now
             self.crew.ask(busy)
         done = self._units.done
-        for unit in {self._units.held_by(member) for member in busy}:
-            if unit:
-                done += min(len(unit), max(member.tried for member in unit.holders))
+        present = {self._units.held_by(member)[0]: member for member in busy}
+        for unit in present:
+            tried = [other.tried for other in unit.holders if self._units.held_by(other)[0] is unit]
+            done += min(len(unit), max(tried))
         if done > self._shown:
             self.advance(done - self._shown)
             self._shown = done

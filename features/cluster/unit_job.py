@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ class UnitJob(ABC):
 
     def __init__(self) -> None:
         self._tried, self._unit, self._stopped = 0, -1, False
+        self._to_stop = self._shared = -1
 
     @abstractmethod
     def meet(self) -> Any:
@@ -33,13 +35,13 @@ class UnitJob(ABC):
     def do(self, items: Any) -> Any:
         """Do a unit. It tells `advance` how many items are done, and may end early when `is_stopped` returns true."""
 
-    def build(self, batch_size: int) -> Built:
+    def build(self, batch_sizes: Mapping[str, int]) -> Built:
         """Build nothing. A job with a network overrides this."""
         return Built()
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Outcome:
         """Do the unit with the number `unit`. The order of its items stays, as its result is needed as a whole."""
-        self._tried, self._unit, self._stopped = 0, unit, False
+        self._tried, self._unit, self._stopped = 0, unit, self._to_stop == unit
         start = time.perf_counter()
         result = self.do(items)
         return Outcome(None if self._stopped else result, time.perf_counter() - start, self._stopped)
@@ -49,8 +51,13 @@ class UnitJob(ABC):
         return self._tried if unit == self._unit else 0
 
     def stop(self, unit: int) -> None:
-        """End a unit early, if it is the current one."""
+        """End a unit early, also if it comes only now."""
+        self._to_stop = unit
         self._stopped |= unit == self._unit
+
+    def share(self, unit: int) -> None:
+        """Go on: each worker does the whole unit."""
+        self._shared = unit
 
     def advance(self, count: int) -> None:
         """Tell that `count` more items are done."""

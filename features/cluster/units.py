@@ -1,49 +1,52 @@
-"""Units: the parts of the images that workers get, one at a time. This module knows neither images nor Ray."""
+"""Units: the parts of the images that workers get. This module knows neither images nor Ray."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 UNIT_SECONDS = 60.0  # of work in a unit
 FIRST_UNIT = 512  # images of a worker's first unit, as its speed is not known yet
-_SHORTEST_SECONDS = 4.0  # of work in a unit near the end; a unit costs its worker about half a second besides
+_SHORTEST_SECONDS = 2.0  # of work in a unit near the end; its features are a shard of their own
 _SMALLEST_UNIT = 32
 _LARGEST_UNIT = 1 << 16  # a unit is sent to its worker in one message
 _MOST_DEATHS = 3
 _MOST_HOLDERS = 2
+_MOST_UNITS = 2  # of a worker: the one that it works on, and the next
 
 Worker = TypeVar("Worker", bound=Hashable)
 
 
 @dataclass(eq=False)
 class Unit(Generic[Worker]):
-    """Images at successive positions, `start` up to `stop` - 1."""
+    """Images at some positions."""
 
-    start: int
-    stop: int
+    positions: Sequence[int]
     deaths: int = 0  # workers that died while they had this unit
+    failed_at: Hashable = None  # the place where it failed last; another place gets it next
+    again: bool = False  # whether a worker had it before, so that some of its images may have features
+    looked_twice: bool = False  # whether a worker at another place could not read these images
     holders: dict[Worker, float] = field(default_factory=dict)  # the workers that have it now, and since when
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.positions)
 
 
 class Units(Generic[Worker]):
     """The units of images 0 to `images` - 1: those to come, those that workers have now, and those that came back.
 
-    A worker that takes longer for its unit than an idle worker would need does not delay the end: the idle one gets the
-    same unit. A unit of which three workers have died is halved, until a single image of which three workers have died
-    is given up.
+    A worker has at most two units: it goes on with the second without a pause. A worker that takes longer for its unit
+    than an idle worker would need does not delay the end: the idle one gets the same unit. A unit of which three
+    workers have died is halved, until a single image of which three workers have died is given up.
     """
 
     def __init__(self, images: int, largest: int = _LARGEST_UNIT) -> None:
         self._next, self._images, self._largest = 0, images, largest
         self.limit = images  # no new unit begins here or later
         self._back: deque[Unit[Worker]] = deque()
-        self._held: dict[Worker, Unit[Worker]] = {}
+        self._held: dict[Worker, list[Unit[Worker]]] = {}
         self.crashed: list[int] = []  # positions of the images that were given up
 
     @property
@@ -54,30 +57,53 @@ class Units(Generic[Worker]):
     @property
     def done(self) -> int:
         """The number of images in finished units, or given up."""
-        left = self._images - self._next + sum(map(len, self._back))
-        return self._images - left - sum(map(len, set(self._held.values())))
+        held = {unit for units in self._held.values() for unit in units}
+        return self._next - sum(map(len, self._back)) - sum(map(len, held))
 
-    def held_by(self, worker: Worker) -> Unit[Worker] | None:
-        """Return the unit that a worker has now."""
-        return self._held.get(worker)
+    def held_by(self, worker: Worker) -> list[Unit[Worker]]:
+        """Return the units that a worker has now, in the order in which it got them."""
+        return list(self._held.get(worker, ()))
 
-    def take(self, worker: Worker, now: float, speed: float | None, workers: int) -> Unit[Worker] | None:
-        """Give a unit to `worker`, which must not have one. Return None if there is nothing for it to do at `now`.
+    def take(
+        self,
+        worker: Worker,
+        now: float,
+        speed: float | None,
+        workers: int,
+        place: Hashable = None,
+        alone: bool = True,
+    ) -> Unit[Worker] | None:
+        """Give a unit to `worker`. Return None if there is nothing for it to do at `now`.
 
         A unit that came back goes first. Then come new units of about a minute's work, which get smaller when fewer
         than two of them are left for each of `workers`. Then comes the unit that another worker has had for the longest
-        time, if this worker would have needed less. Such a unit has two holders then.
+        time, if this worker would have needed less. Such a unit has two holders then. A worker that has a unit gets a
+        second one only if neither is under suspicion, because its death would tell nothing of either.
 
         Args:
             now: in seconds, on a clock that never goes back.
             speed: the worker's images per second, if it is known.
             workers: the number of workers, including this one.
+            place: where the worker is. A unit that failed there goes to another place, unless the worker is `alone`.
+            alone: whether all workers are at one place.
         """
-        unit = self._back.popleft() if self._back else self._new(speed, workers) or self._slow(worker, now, speed)
+        held = self._held.get(worker, [])
+        if len(held) >= _MOST_UNITS or any(unit.deaths or len(unit.holders) > 1 for unit in held):
+            return None
+        unit = self._returned(place, alone, suspects=not held) or self._new(speed, workers)
+        if not (unit or held):
+            unit = self._slow(worker, now, speed)
         if unit:
             unit.holders[worker] = now
-            self._held[worker] = unit
+            self._held.setdefault(worker, []).append(unit)
         return unit
+
+    def _returned(self, place: Hashable, alone: bool, suspects: bool) -> Unit[Worker] | None:
+        for unit in self._back:
+            if (alone or unit.failed_at is None or unit.failed_at != place) and (suspects or not unit.deaths):
+                self._back.remove(unit)
+                return unit
+        return None
 
     def _new(self, speed: float | None, workers: int) -> Unit[Worker] | None:
         left = self._images - self._next
@@ -86,50 +112,68 @@ class Units(Generic[Worker]):
         wanted = min(UNIT_SECONDS * speed if speed else FIRST_UNIT, self._largest, left / (2 * max(1, workers)))
         shortest = max(_SMALLEST_UNIT, _SHORTEST_SECONDS * (speed or 0.0))
         size = min(left, round(max(wanted, shortest)))
-        unit = Unit[Worker](self._next, self._next + (left if left - size < shortest / 2 else size))
-        self._next = unit.stop
-        return unit
+        start, self._next = self._next, self._next + (left if left - size < shortest / 2 else size)
+        return Unit(range(start, self._next))
 
     def _slow(self, worker: Worker, now: float, speed: float | None) -> Unit[Worker] | None:
-        units = {unit: min(unit.holders.values()) for unit in self._held.values()}
+        units = {unit: min(unit.holders.values()) for held in self._held.values() for unit in held}
         for unit, since in sorted(units.items(), key=lambda one: one[1]):
             needed = len(unit) / speed if speed else UNIT_SECONDS
             if len(unit.holders) < _MOST_HOLDERS and now - since > needed:
                 return unit
         return None
 
-    def finish(self, worker: Worker) -> list[Worker]:
-        """Tell that `worker` has finished its unit. Return the other workers that have the same unit."""
-        unit = self._held.pop(worker)
-        del unit.holders[worker]
-        others = list(unit.holders)
-        for other in others:
-            del self._held[other]
-        unit.holders.clear()
+    def finish(
+        self, worker: Worker, unit: Unit[Worker], unread: Sequence[int] = (), place: Hashable = None
+    ) -> list[Worker]:
+        """Tell that `worker` has finished a unit. Return the other workers that have the same unit.
+
+        `unread` are positions of images that the worker, at `place`, could not read. They become a unit of their own,
+        for another place.
+        """
+        others = [other for other in unit.holders if other != worker]
+        for holder in list(unit.holders):
+            self._release(holder, unit)
+        if unread:
+            self._back.append(Unit(list(unread), failed_at=place, again=True, looked_twice=True))
         return others
 
-    def die(self, worker: Worker) -> None:
-        """Tell that `worker` has died. If no other worker has its unit, the unit is given out again."""
-        unit = self._held.get(worker)
-        self.give_back(worker)
-        if unit is None:
-            return
-        unit.deaths += 1
-        if unit.deaths < _MOST_DEATHS or unit.holders:
-            return
-        self._back.remove(unit)
-        if len(unit) == 1:
-            self.crashed.append(unit.start)
-            return
-        middle = (unit.start + unit.stop) // 2
-        for start, stop in ((middle, unit.stop), (unit.start, middle)):
-            # A half is halved at the next death. A single image is given up only for deaths of its own.
-            self._back.appendleft(Unit(start, stop, _MOST_DEATHS - 1 if stop - start > 1 else 0))
+    def die(self, worker: Worker, place: Hashable = None) -> bool:
+        """Tell that `worker` has died at `place`. Return whether one of its units was under suspicion before.
 
-    def give_back(self, worker: Worker) -> None:
-        """Take the unit of `worker`, if it has one, for no fault of the unit."""
-        unit = self._held.pop(worker, None)
-        if unit:
-            del unit.holders[worker]
+        If no other worker has its units, they are given out again.
+        """
+        units = self.held_by(worker)
+        suspicious = any(unit.deaths for unit in units)
+        self.give_back(worker)
+        for unit in units:
+            unit.deaths, unit.failed_at = unit.deaths + 1, place
+            if unit.deaths >= _MOST_DEATHS and not unit.holders:
+                self._back.remove(unit)
+                self._halve(unit)
+        return suspicious
+
+    def _halve(self, unit: Unit[Worker]) -> None:
+        if len(unit) == 1:
+            self.crashed.append(unit.positions[0])
+            return
+        middle = len(unit) // 2
+        for part in (unit.positions[middle:], unit.positions[:middle]):
+            # A half is halved at the next death. A single image is given up only for deaths of its own.
+            deaths = _MOST_DEATHS - 1 if len(part) > 1 else 0
+            self._back.appendleft(Unit(part, deaths, unit.failed_at, again=True, looked_twice=unit.looked_twice))
+
+    def give_back(self, worker: Worker, *units: Unit[Worker]) -> None:
+        """Take `units` of `worker`, by default all that it has, for no fault of theirs."""
+        for unit in reversed(units or self.held_by(worker)):
+            self._release(worker, unit)
             if not unit.holders:
+                unit.again = True
                 self._back.appendleft(unit)
+
+    def _release(self, worker: Worker, unit: Unit[Worker]) -> None:
+        del unit.holders[worker]
+        held = self._held[worker]
+        held.remove(unit)
+        if not held:
+            del self._held[worker]

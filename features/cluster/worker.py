@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from threading import Thread
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,16 +19,28 @@ class Built:
     """The network of a worker: its batch size, and its results for a few images, by which workers are compared."""
 
     batch_size: int = 0
-    features: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # float32 [F]
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32 [F], by the name of the image
     device: str = ""  # `start_tensorflow`'s
     processor: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The kind of device for which the batch size is good: the name of a GPU, or `CPU`."""
+        return self.device if self.device.startswith("GPU") else "CPU"
 
 
 class Task(Protocol):
     """Everything that a worker needs to know before its first unit. It is sent to each worker."""
 
-    def job(self) -> Job:
-        """Return the job of a worker that does this task. It is called on the worker."""
+    @property
+    def tries_batch_sizes(self) -> bool:
+        """Whether a worker on a GPU chooses its batch size by trials. Others then wait for the first one's."""
+
+    def job(self, before: Job | None) -> Job:
+        """Return the job of a worker that does this task. It is called on the worker.
+
+        `before` is the worker's last job, from which it may take a network that is built.
+        """
 
     def require_same(self, met: Any) -> None:
         """Raise a NodeError if a worker would give other results than the driver. `met` is from its `Job.meet`."""
@@ -37,28 +52,37 @@ class Job(Protocol):
     def meet(self) -> Any:
         """Check that this node can do the task. Return what the driver compares; see `Task.require_same`."""
 
-    def build(self, batch_size: int) -> Built:
-        """Build the network, if there is one. `batch_size` 0 means that this worker chooses it."""
+    def build(self, batch_sizes: Mapping[str, int]) -> Built:
+        """Build the network, if there is one. `batch_sizes` are those of other workers, by `Built.kind`."""
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Any:
-        """Do the unit with the number `unit`, and return its result."""
+        """Do the unit with the number `unit`, and return its result.
+
+        `backwards` tells that another worker has it, too, and begins with its first items.
+        """
 
     def tell(self, unit: int) -> int:
         """Return how many images of a unit are done."""
 
     def stop(self, unit: int) -> None:
-        """End a unit early."""
+        """End a unit early. The call may come before the unit."""
+
+    def share(self, unit: int) -> None:
+        """Tell that from now on another worker has the same unit."""
 
 
 class Worker:
     """Does a job. The driver calls `hello`, then `meet` and `build` for each task, then `extract` for each unit.
 
-    `tell` and `stop` may be called in another thread meanwhile.
+    `extract` of the next unit, `tell`, `stop` and `share` may be called in other threads meanwhile. With `libraries`,
+    a thread imports TensorFlow and OpenVINO at once.
     """
 
-    def __init__(self, cpus: int) -> None:
+    def __init__(self, cpus: int, libraries: bool = True) -> None:
         os.environ["HEADSTART_CPUS"] = str(cpus)  # before TensorFlow starts, which takes its number of threads once
-        self._job: Job
+        self._job: Job | None = None
+        self._starting = Thread(target=_start_libraries if libraries else str, daemon=True)
+        self._starting.start()
 
     def hello(self) -> dict[str, Any]:
         """Return the version of headstart, the name of the host, and the ID of this process."""
@@ -66,21 +90,43 @@ class Worker:
 
     def meet(self, task: Task) -> Any:
         """Begin a task. See `Job.meet`."""
-        self._job = task.job()
+        self._starting.join()  # two threads that import the same can fail
+        self._job = task.job(self._job)
         return self._job.meet()
 
-    def build(self, batch_size: int) -> Built:
+    def build(self, batch_sizes: Mapping[str, int]) -> Built:
         """See `Job.build`."""
-        return self._job.build(batch_size)
+        return self._present.build(batch_sizes)
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Any:
         """See `Job.extract`."""
-        return self._job.extract(unit, items, backwards)
+        return self._present.extract(unit, items, backwards)
 
     def tell(self, unit: int) -> int:
         """See `Job.tell`."""
-        return self._job.tell(unit)
+        return self._present.tell(unit)
 
     def stop(self, unit: int) -> None:
         """See `Job.stop`."""
-        self._job.stop(unit)
+        self._present.stop(unit)
+
+    def share(self, unit: int) -> None:
+        """See `Job.share`."""
+        self._present.share(unit)
+
+    @property
+    def _present(self) -> Job:
+        if self._job is None:
+            raise RuntimeError("a worker must meet a task first")
+        return self._job
+
+
+def _start_libraries() -> None:
+    """Import libraries whose import takes seconds. A failure comes again, and is told, when they are needed."""
+    with suppress(Exception):
+        from headstart.features.frozen import frozen  # noqa: F401
+        from headstart.features.frozen.engines import installed, load_openvino
+        from headstart.features.images import batches  # noqa: F401
+
+        if installed():
+            load_openvino()

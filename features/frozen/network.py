@@ -16,13 +16,13 @@ from headstart.features.backbones.cuts import KNOWN_WEIGHTS, Cut, chosen_cuts, c
 from headstart.features.backbones.facts import KnownBackbones, require_weights_file
 from headstart.features.backbones.outlines import default_resize, is_own, outline
 from headstart.features.backbones.used import Used, remember
-from headstart.features.backbones.weights import build_backbone
+from headstart.features.backbones.weights import build_backbone, is_known
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.features.frozen.calibration import CALIBRATION_IMAGES, calibration, quantised_folder
 from headstart.features.frozen.engines import engine, openvino_batch_size, uses_openvino
 from headstart.features.frozen.kept import KeptNetwork
-from headstart.features.frozen.precision import resolve_precision
+from headstart.features.frozen.precision import resolve_precision, stored_verdict
 from headstart.features.images.augment import AUGMENT_VERSION, View
 from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig, Resize
 from headstart.features.images.scan import ImageFile
@@ -189,6 +189,18 @@ def load_networks(
     if config.tokens != "mean" and not any(network.has_tokens(cut) for network in networks for cut in network.cuts):
         raise OptionError(f"--tokens {config.tokens}: {config.backbone} yields no tokens; leave the option out")
     return networks
+
+
+def are_known(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
+    """Return whether another process can't spare this one the time to build networks.
+
+    The store has their facts, or this process must time the arithmetic itself, or read weights again.
+    """
+    untimed = config.precision == "auto" and stored_verdict(extraction.store) is None
+    if untimed or extraction.rehash or any(map(is_own, chosen_weights(config))):
+        return True
+    known, others = KnownBackbones(extraction.store), (config.rescale, config.image_size, config.weights_seed)
+    return all(is_known(name, file, *others, known) for name, file in chosen_weights(config).items())
 
 
 def load_network(config: FeatureConfig, extraction: ExtractionConfig) -> Network:

@@ -13,6 +13,8 @@ from headstart.features.images.faults import Fault, why_damaged
 from headstart.features.images.files.paths import is_local
 from headstart.features.images.files.reading import (
     bytes_of,
+    in_threads,
+    known_fault,
     read_alone,
     read_references,
     reference_of,
@@ -24,6 +26,7 @@ from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.libjpeg import silence_libjpeg
 from headstart.features.tensorflow import tf
 
+_REASONS_AT_ONCE = 256
 Columns = tuple[tf.Tensor, ...]
 
 
@@ -292,8 +295,23 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
     )
 
 
+def why_all_undecodable(images: Sequence[ImageFile], stopped: Callable[[], bool] = lambda: False) -> list[Reject]:
+    """Return a reject with the reason for each of `images`, which `decoded_batches` left out.
+
+    Many files are read at once. If `stopped` returns true, the rest is left out.
+    """
+    rejects: list[Reject] = []
+    for start in range(0, len(images), _REASONS_AT_ONCE):
+        if stopped():
+            break
+        rejects += in_threads(why_undecodable, images[start : start + _REASONS_AT_ONCE])
+    return rejects
+
+
 def why_undecodable(image: ImageFile) -> Reject:
     """Return a reject with the reason why `decoded_batches` left `image` out."""
+    if fault := known_fault(image):  # it was tried several times, which may have taken long
+        return Reject(image.path, fault.reason, fault.detail)
     same = not is_local(image.file) or image.is_unchanged()  # bytes from elsewhere are compared as they are read
     fault = _fault(image) if same else Fault("vanished", "gone or changed since it was scanned")
     return Reject(image.path, fault.reason, fault.detail)

@@ -179,23 +179,6 @@ class Claims:
         return self._folder / f"{portion}.{state}"
 
 
-class NoClaims:
-    """The claims of a process that alone extracts its images: each portion is for this process, and no file is made."""
-
-    def take(self, portion: str, again: bool = False) -> Claim:
-        """Return `MINE`."""
-        return Claim.MINE
-
-    def renew(self) -> None:
-        """Do nothing."""
-
-    def done(self, portion: str) -> None:
-        """Do nothing."""
-
-    def release(self, portion: str) -> None:
-        """Do nothing."""
-
-
 def remove_void_claims(folder: Path) -> None:
     """Remove the claims of ended processes, and those that are a day old. Without a claim, remove all of the rest."""
     claims = folder / "claims"

@@ -35,6 +35,7 @@ class _Collected:
         rows = [row for row, digest in enumerate(digests) if digest in self.lacking]
         self.digests += [digests[row] for row in rows]
         self.features.append(features[rows])
+        self.lacking.difference_update(digests)
 
     def is_full(self, images: int) -> bool:
         return len(self.digests) >= images or sum(part.nbytes for part in self.features) >= SHARD_BYTES
@@ -53,12 +54,15 @@ class ShardWriter(Generic[Key]):
     killed, few features are lost. A thread writes, so that the passes go on meanwhile.
     """
 
-    def __init__(self, stores: Mapping[Key, FeatureStore], digests: Sequence[str] | np.ndarray) -> None:
+    def __init__(
+        self, stores: Mapping[Key, FeatureStore], digests: Sequence[str] | np.ndarray, expected: int = 0
+    ) -> None:
+        """`digests` may get features, and `expected` images or more will be written, also by other processes."""
         raw = raw_digests(digests)
         self._parts = {
             key: _Collected(store, set(hex_digests(raw[store.lacking(raw)]))) for key, store in stores.items()
         }
-        most = max(len(part.lacking) for part in self._parts.values())
+        most = max(expected, *(len(part.lacking) for part in self._parts.values()))
         self._images = LARGER_SHARD_IMAGES if most > MANY_IMAGES else SHARD_IMAGES
         self._written = 0  # times that shards were written
         self._since = self._listed = time.monotonic()
@@ -80,6 +84,19 @@ class ShardWriter(Generic[Key]):
         sizes = {key: part.store.form.image_bytes + DIGEST_BYTES for key, part in self._parts.items()}
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 
+    def extend(self, digests: Sequence[str] | np.ndarray, at_once: bool) -> np.ndarray:
+        """Take further `digests`, which may get features. Return which lack them; see `still_lacking`."""
+        names = digests if not isinstance(digests, np.ndarray) else hex_digests(digests)
+        for part in self._parts.values():
+            part.lacking.update(names)
+        return self.still_lacking(names, at_once)
+
+    def forget(self, digests: Sequence[str] | np.ndarray) -> None:
+        """Drop `digests` that will get no features."""
+        names = digests if not isinstance(digests, np.ndarray) else hex_digests(digests)
+        for part in self._parts.values():
+            part.lacking.difference_update(names)
+
     def still_lacking(self, digests: Sequence[str], at_once: bool) -> np.ndarray:
         """Return which of `digests` still lack features in some store, bool [N].
 
@@ -95,11 +112,14 @@ class ShardWriter(Generic[Key]):
             self._took = self._listed - start
         return np.array([any(digest in part.lacking for part in self._parts.values()) for digest in digests], bool)
 
-    def add(self, digests: Sequence[str], features: Mapping[Key, np.ndarray]) -> bool:
-        """Collect the features of `digests`, [N, ...] per store. Return whether it is time to `write` them."""
+    def add(self, digests: Sequence[str], features: Mapping[Key, np.ndarray], seconds: float = SHARD_SECONDS) -> bool:
+        """Collect the features of `digests`, [N, ...] per store. Return whether it is time to `write` them.
+
+        It is after `seconds`, for example.
+        """
         for key, part in self._parts.items():
             part.add(digests, features[key])
-        return time.monotonic() - self._since > SHARD_SECONDS or any(
+        return time.monotonic() - self._since > seconds or any(
             part.is_full(self._images) for part in self._parts.values()
         )
 

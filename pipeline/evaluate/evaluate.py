@@ -183,7 +183,7 @@ def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Examples
     images = examples.images
     with progress("evaluating the classifier", len(images)) as advance:
         if workers:
-            positions, logits = logits_by(workers.crew, run, cached.network, images, advance)
+            positions, logits = logits_by(workers.begun(), run, cached.network, images, advance)
         else:
             positions, logits = freeze_split(run, cached.network).logits(images, advance)
     if len(positions) < len(images):

@@ -183,7 +183,7 @@ def predicting(
     if not workers:
         return predicting_here(answers, found, config, clock)
     task = predict_task(answers, config, places, seed, *_limits(run, config))
-    classify = partial(classified_by, workers.crew, task, answers, found)
+    classify = partial(classified_by, workers.begun(), task, answers, found)
     return Predicting(run, answers, found, config, clock, classify)
 
 

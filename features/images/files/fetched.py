@@ -120,6 +120,17 @@ def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
         kept.leave(remove=done)
 
 
+def kept_folder() -> Path | None:
+    """Return the folder in which bytes are kept now, as an absolute path."""
+    return _kept.folder.absolute() if _kept else None
+
+
+def read_kept(folder: Path | None) -> None:
+    """From now on, `load` the bytes that another process keeps in `folder`. This process keeps none."""
+    global _kept  # noqa: PLW0603 threads of TensorFlow read, too
+    _kept = _Kept(folder, left=0) if folder else None
+
+
 def load(url: str, version: Version) -> bytes | None:
     """Return the bytes of an object of this version, if they were kept whole."""
     kept = _kept

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from headstart.features.errors import DataError
@@ -26,6 +27,9 @@ MOST_AHEAD_BYTES = 128 << 20  # of the files of a batch that are read before the
 _CHANGED = Fault("vanished", "changed since it was scanned")
 _failures = deque[str](maxlen=1)
 _ends = deque[DataError](maxlen=1)  # an error that ends all reading, such as lost credentials
+_faults: dict[bytes, Fault] = {}  # by reference
+_MOST_FAULTS = 100_000
+T = TypeVar("T")
 
 
 def version_of(path: str) -> Version:
@@ -115,6 +119,16 @@ def require_access_kept() -> None:
         raise _ends.pop()
 
 
+def known_fault(image: ImageFile) -> Fault | None:
+    """Return why `read_references` could not read the file of an image the last time, and forget it."""
+    return _faults.pop(reference_of(image), None)
+
+
+def in_threads(function: Callable[[ImageFile], T], images: Iterable[ImageFile]) -> Iterator[T]:
+    """Yield `function` of each of `images`, in their order. The threads that read files run it."""
+    return _threads().map(function, images)
+
+
 def why_unreadable(error: OSError) -> Fault:
     """Return the fault of a file that could not be opened or read."""
     if isinstance(error, UnreadableError):
@@ -140,7 +154,10 @@ def _read_or_nothing(reference: bytes) -> bytes:
     try:
         return _read_reference(reference)
     except OSError as error:
-        _failures.append(f"{os.fsdecode(reference.split(b' ', 4)[4])}: {why_unreadable(error).detail}")
+        fault = why_unreadable(error)
+        _failures.append(f"{os.fsdecode(reference.split(b' ', 4)[4])}: {fault.detail}")
+        if len(_faults) < _MOST_FAULTS:
+            _faults[reference] = fault
         return UNREAD
     except DataError as error:
         _ends.append(error)

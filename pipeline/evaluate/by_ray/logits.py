@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.cluster.crew import Crew
-from headstart.features.cluster.extraction_job import absolute_settings
+from headstart.features.cluster.extraction_job import absolute, absolute_settings
 from headstart.features.cluster.probe import NodeError
 from headstart.features.cluster.scanning import drawn, require_seen
 from headstart.features.cluster.sharing import Sharing
-from headstart.features.cluster.unit_job import UnitJob
-from headstart.features.cluster.worker import Built
+from headstart.features.cluster.unit_job import Outcome, UnitJob
+from headstart.features.cluster.worker import Built, Job
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError
 from headstart.features.files import sha256_of
@@ -41,7 +40,12 @@ class LogitsTask:
     digest: str  # of the driver's classifier
     sample: Sequence[tuple[str, tuple[int, int]]]  # see `require_seen`
 
-    def job(self) -> LogitsJob:
+    @property
+    def tries_batch_sizes(self) -> bool:
+        """See `Task.tries_batch_sizes`."""
+        return not self.extraction.batch_size
+
+    def job(self, before: Job | None) -> LogitsJob:
         """Return the job of a worker."""
         return LogitsJob(self)
 
@@ -64,21 +68,21 @@ class LogitsJob(UnitJob):
         require_seen(self._task.sample)
         return sha256_of(Run.open(self._task.run).classifier_file)
 
-    def build(self, batch_size: int) -> Built:
+    def build(self, batch_sizes: Mapping[str, int]) -> Built:
         """Build the classifier, and run it on pixels of noise."""
         from headstart.features.device import processor, start_tensorflow
         from headstart.features.frozen.network import load_networks
         from headstart.pipeline.classifier import freeze_split
 
-        task = self._task
-        extraction = replace(task.extraction, batch_size=batch_size or task.extraction.batch_size)
+        task, built = self._task, Built(device=start_tensorflow(), processor=processor())
+        batch_size = task.extraction.batch_size or batch_sizes.get(built.kind, 0)
+        extraction = replace(task.extraction, batch_size=batch_size)
         (network,) = load_networks(task.config, extraction, KnownBackbones(extraction.store, read_only=True))
         self._classifier = freeze_split(Run.open(task.run), network)
         side = network.images.size
         noise = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
-        return Built(
-            self._classifier.backbone.batch_size, self._classifier(noise).ravel(), start_tensorflow(), processor()
-        )
+        logits = self._classifier(noise).ravel()
+        return replace(built, batch_size=self._classifier.backbone.batch_size, features={"": logits})
 
     def do(self, items: Images) -> tuple[np.ndarray, np.ndarray]:
         """Compute the logits of images."""
@@ -92,31 +96,32 @@ def logits_by(
 
     Raises DataError if an image has killed three workers.
     """
-    here, files = os.getcwd(), images.files
-    folders = [folder if is_url(folder) else os.path.join(here, folder) for folder in files.folders]
-    every = images.at(files.with_folders(folders))
+    every = absolute(images)
     sample = drawn([path for path in every.files if not is_url(path)])
-    digest = sha256_of(run.classifier_file)
-    crew.begin(LogitsTask(run.path.absolute(), *absolute_settings(network), digest, sample))
+    settings = absolute_settings(network.config, network.extraction)
+    crew.begin(LogitsTask(run.path.absolute(), *settings, sha256_of(run.classifier_file), sample))
 
-    def blind(start: int, stop: int, result: tuple[np.ndarray, np.ndarray]) -> str:
-        lost = np.setdiff1d(np.arange(stop - start), result[0])
-        if 2 * len(lost) <= stop - start or not images[start + int(lost[0])].is_unchanged():
+    def blind(positions: Sequence[int], outcome: Outcome) -> str:
+        lost = np.delete(np.array(positions), outcome.result[0])
+        if 2 * len(lost) <= len(positions) or not images[int(lost[0])].is_unchanged():
             return ""
         # Most images of a unit may well be broken. Only a decoder knows, so this is rare and slow.
         from headstart.features.images.batches import why_undecodable
 
-        image = every[start + int(lost[0])]
+        image = every[int(lost[0])]
         return (
             f"it can't read {image.file}, which the driver can" if why_undecodable(image).reason == "vanished" else ""
         )
 
     positions, rows = list[np.ndarray](), list[np.ndarray]()
-    for start, _, result in Sharing(crew, len(images), lambda *at: every[slice(*at)], advance, blind, _LARGEST).run():
-        if result is None:
-            raise DataError(f"{images[start].path}: crashed, three workers died while they classified it")
-        positions.append(start + result[0])
-        rows.append(result[1])
+    sharing = Sharing(crew, len(images), lambda at, again: every[np.array(at)], advance, blind, largest=_LARGEST)
+    for piece in sharing.run():
+        if piece.result is None:
+            path = images[piece.positions[0]].path
+            raise DataError(f"{path}: crashed, three workers died while they classified it")
+        decoded, logits = piece.result.result
+        positions.append(np.array(piece.positions)[decoded])
+        rows.append(logits)
     found = np.concatenate(positions)
     order = np.argsort(found)
     return found[order], np.concatenate([part for part in rows if len(part)] or rows)[order]

@@ -6,7 +6,7 @@ Each worker loads the run and its store from their folders, which must be the dr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,8 +16,8 @@ from headstart.features.cluster.crew import Crew
 from headstart.features.cluster.probe import NodeError
 from headstart.features.cluster.scanning import drawn, require_seen
 from headstart.features.cluster.sharing import Sharing
-from headstart.features.cluster.unit_job import UnitJob
-from headstart.features.cluster.worker import Built
+from headstart.features.cluster.unit_job import Outcome, UnitJob
+from headstart.features.cluster.worker import Built, Job
 from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.files.paths import is_url
 from headstart.features.images.pixels import Pages
@@ -54,8 +54,9 @@ class PredictTask:
     name: str  # the driver's `Answers.name`
     fingerprints: Sequence[str]  # the folders that the driver sees in the store; a store has features that are used
     sample: Sequence[tuple[str, tuple[int, int]]]  # see `require_seen`
+    tries_batch_sizes = False
 
-    def job(self) -> PredictJob:
+    def job(self, before: Job | None) -> PredictJob:
         """Return the job of a worker."""
         return PredictJob(self)
 
@@ -86,14 +87,14 @@ class PredictJob(UnitJob):
         self._answers = load_answers(run, choice, trust, task.places, task.config, task.seed, Clock())
         return self._answers.name(), store_folders(task.places.store)
 
-    def build(self, batch_size: int) -> Built:
+    def build(self, batch_sizes: Mapping[str, int]) -> Built:
         """Build the network, and classify an image of noise."""
         from headstart.features.device import processor, start_tensorflow
 
         with TemporaryDirectory() as folder:
             ((_, chances, distance),) = self._answers.chances([_noise(Path(folder))])
         values = np.append(chances, 0.0 if distance is None else distance)
-        return Built(batch_size, values.astype(np.float32), start_tensorflow(), processor())
+        return Built(features={"": values.astype(np.float32)}, device=start_tensorflow(), processor=processor())
 
     def do(self, items: Sequence[tuple[str, bool]]) -> list[Item]:
         """Classify files. The result has the predictions and rejects in their order."""
@@ -163,22 +164,23 @@ def classified_by(
     every = [file if is_url(file) else os.path.join(here, file) for file in files]
     crew.begin(replace(task, sample=drawn([path for path in every if not is_url(path)])))
 
-    def unit(start: int, stop: int) -> list[tuple[str, bool]]:
-        return [(sent, file in sources.named) for sent, file in zip(every[start:stop], files[start:stop], strict=True)]
+    def unit(positions: Sequence[int], again: bool) -> list[tuple[str, bool]]:
+        return [(every[at], files[at] in sources.named) for at in positions]
 
-    def blind(start: int, stop: int, items: Sequence[Item]) -> str:
-        gone = _unread(items)
-        is_blind = 2 * len(gone) > stop - start and os.access(gone[0], os.R_OK)
+    def blind(positions: Sequence[int], outcome: Outcome) -> str:
+        gone = _unread(outcome.result)
+        is_blind = 2 * len(gone) > len(positions) and os.access(gone[0], os.R_OK)
         return f"it can't read {gone[0]}, which the driver can" if is_blind else ""
 
     window = max(4 * _LARGEST, _HELD_BYTES // (_ITEM_BYTES + 8 * len(answers.run.class_names())))
-    sharing = Sharing(crew, len(files), unit, lambda count: None, blind, _LARGEST, window)
-    for start, stop, items in sharing.in_order():
-        if items is None:
-            yield 0, 0, [Reject(files[start], "crashed", "three workers died while they classified it")]
+    sharing = Sharing(crew, len(files), unit, lambda count: None, blind, largest=_LARGEST, window=window)
+    for positions, outcome in sharing.in_order():
+        if outcome is None:
+            yield 0, 0, [Reject(files[positions[0]], "crashed", "three workers died while they classified it")]
             continue
-        given = dict(zip(every[start:stop], files[start:stop], strict=True))
-        others = (stop - start) - len({_file(item.path, given) for item in items})
+        items: list[Item] = outcome.result
+        given = {every[at]: files[at] for at in positions}
+        others = len(positions) - len({_file(item.path, given) for item in items})
         found = _with_unread(answers, task, sources, [replace(one, path=_renamed(one.path, given)) for one in items])
         fresh = [item for item in found if not is_done(item.path)]
         yield len(found) - len(fresh), others, fresh

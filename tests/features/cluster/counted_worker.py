@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ DEADLY = "deadly.jpg"
 class CountedWorker(Worker):
     """Writes a line into COUNTED for each finished pass: the ID of the process, and the number of images."""
 
-    def __init__(self, cpus: int) -> None:
-        super().__init__(cpus)
+    def __init__(self, cpus: int, libraries: bool = True) -> None:
+        super().__init__(cpus, libraries)
         headstart.features.store.writer.SHARD_IMAGES = SHARD_IMAGES
         original, counts = FrozenBackbone.__call__, Path(os.environ["COUNTED"])
         pause, unchanged = Path(os.environ["COUNTED"] + ".pause"), ImageFile.is_unchanged
@@ -48,14 +49,14 @@ class CountedWorker(Worker):
 class ForeignWorker(CountedWorker):
     """On one of two nodes, its features differ in the last bits, as those of another processor."""
 
-    def build(self, batch_size: int) -> Built:
+    def build(self, batch_sizes: Mapping[str, int]) -> Built:
         """Build the network."""
-        built = super().build(batch_size)
+        built = super().build(batch_sizes)
         first = Path(os.environ["COUNTED"] + ".first")
         try:
             first.touch(exist_ok=False)
         except FileExistsError:
-            built.features[0] = np.nextafter(built.features[0], np.float32(np.inf))
+            built.features[""][0] = np.nextafter(built.features[""][0], np.float32(np.inf))
         return built
 
 

@@ -14,8 +14,8 @@ DEADLY = "cat/60.png"
 class DeadlyWorker(Worker):
     """Is killed by one of the files."""
 
-    def __init__(self, cpus: int) -> None:
-        super().__init__(cpus)
+    def __init__(self, cpus: int, libraries: bool = True) -> None:
+        super().__init__(cpus, libraries)
         inspect = inspected.inspect_image
 
         def survived(path: str, *limits: Any, **more: Any) -> Any:
@@ -49,8 +49,8 @@ class HalfBlindWorker(BlindWorker):
 class DeadlyPredictor(Worker):
     """Is killed by one of the files that it classifies."""
 
-    def __init__(self, cpus: int) -> None:
-        super().__init__(cpus)
+    def __init__(self, cpus: int, libraries: bool = True) -> None:
+        super().__init__(cpus, libraries)
         from headstart.pipeline.predict import sources
 
         inspect = sources.inspect_image

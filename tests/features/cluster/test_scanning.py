@@ -109,9 +109,9 @@ def test_a_node_that_reads_nothing_is_refused(
     assert scanned(pages, tmp_path / "shared", workers).examples == scanned(pages, tmp_path / "alone").examples
     assert "it can't read" in capfd.readouterr().err
     monkeypatch.setattr(crew, "Worker", BlindWorker)
-    workers.crew.dismiss()
+    workers.begun().dismiss()
     with pytest.raises(HeadstartError, match="it can't read"):
-        list(inspect_by(workers.crew, Paths.of(map(str, pages.rglob("*.png"))), 10**6, "first"))
+        list(inspect_by(workers.begun(), Paths.of(map(str, pages.rglob("*.png"))), 10**6, "first"))
 
 
 def test_a_node_that_does_not_see_the_files(pages: Path, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""A member of the crew: an actor of Ray on a slot of a node, and its jobs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(eq=False)
+class Member:
+    """A worker of the crew, on a slot of a node.
+
+    A step is a call of `hello`, `meet` or `build`. A job is a later call of another method of `Worker`, with any key.
+    """
+
+    actor: Any
+    node: str  # Ray's ID of the node
+    slot: int
+    name: str  # of the node, for messages
+    on_gpu: bool
+    step: str = "hello"  # the last step; `known` after `hello`, `met` after `meet`, `ready` after `build`
+    call: Any = None  # the reference to the result of a step that is not over
+    since: float = 0.0  # when the step began
+    jobs: dict[Any, tuple[int, Hashable]] = field(default_factory=dict)  # number and key of each, by the call
+    past: bool = False  # its calls are of a task that is over
+    number: int = 0  # of the last job
+    began: float = 0.0  # when the worker began with its present job
+    tried: int = 0  # images of the present job that are done
+    speed: float | None = None  # images per second
+    died: bool = False
+    _asked: tuple[Any, int] | None = None  # a call of `tell`, and the job that it asks about
+
+    @property
+    def ready(self) -> bool:
+        """Whether the worker has built the network of the present task."""
+        return self.step == "ready" and not self.past
+
+    def take_step(self, step: str, *arguments: Any) -> None:
+        """Call a step of the worker."""
+        self.step, self.since = step, time.monotonic()
+        self.call = getattr(self.actor, step).remote(*arguments)
+
+    def give(self, key: Hashable, method: str, *arguments: Any) -> None:
+        """Give a job to the worker: a call of `method` with the job's number and `arguments`."""
+        self.number += 1
+        if not self.jobs:
+            self._begin_job()
+        self.jobs[getattr(self.actor, method).remote(self.number, *arguments)] = self.number, key
+
+    def tell(self, key: Hashable, method: str) -> None:
+        """Call `method` of the worker with the number of the job with this `key`, such as `stop` to end it early."""
+        for number, other in self.jobs.values():
+            if other == key:
+                getattr(self.actor, method).remote(number)
+
+    def end_job(self, call: Any) -> Hashable:
+        """Tell that a job has ended. Return its key."""
+        _, key = self.jobs.pop(call)
+        self._begin_job()
+        return key
+
+    def _begin_job(self) -> None:
+        self.began, self.tried = time.monotonic(), 0
+
+    def ask(self, ray: Any) -> None:
+        """Ask the worker how many images of its present job are done. The answer comes into `tried` at a later call."""
+        present = [number for number, _ in self.jobs.values()][:1]
+        if self._asked:
+            call, number = self._asked
+            if not ray.wait([call], timeout=0)[0]:
+                return
+            self._asked = None
+            try:
+                tried = ray.get(call)
+            except ray.exceptions.RayError:  # it died, which the answer to its job will tell
+                return
+            if present == [number]:
+                self.tried = tried
+        if present:
+            self._asked = self.actor.tell.remote(present[0]), present[0]

@@ -1,0 +1,272 @@
+"""The stream of a worker: units are extracted one after the other, without a pause between them."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from headstart.features.backbones.cuts import Cut
+from headstart.features.digests import hex_digests
+from headstart.features.images.augment import View
+from headstart.features.images.columns.images import Images
+from headstart.features.images.faults import Reason
+from headstart.features.images.pixels import ImageConfig
+from headstart.features.images.scan import ImageFile
+from headstart.features.store.store import FeatureStore
+from headstart.features.store.writer import SHARD_SECONDS, ShardWriter
+
+if TYPE_CHECKING:
+    from headstart.features.frozen.frozen import FrozenBackbone
+
+_PORTION = 64  # images, between which a unit can be stopped
+_SHARED_SECONDS = 3.0  # between two shards of a unit that two workers extract
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A unit that is finished, unless it was `stopped`. Rejects are (position in the unit, reason, detail)."""
+
+    extracted: int  # images; less than the unit has if some had features already
+    rejects: Sequence[tuple[int, Reason, str]]
+    seconds: float
+    stopped: bool
+
+
+@dataclass(eq=False)
+class _Unit:
+    """A unit that waits or is extracted."""
+
+    number: int
+    images: Images
+    again: bool
+    backwards: bool
+    shared: bool = False
+    stopped: bool = False
+    last: int | None = None  # the number of its last image in the stream; None as long as images may be added
+    tried: int = 0
+    extracted: int = 0
+    undecoded: list[int] = field(default_factory=list)  # positions in the unit
+    seconds: float = 0.0
+    over: Future[None] = field(default_factory=Future)  # ends when its features are on disk
+
+
+class _Images(Sequence[ImageFile]):
+    """The images of the stream that are in work, by their numbers in the stream."""
+
+    def __init__(self) -> None:
+        self.size = 0  # images so far
+        self.rows: dict[int, tuple[_Unit, int]] = {}  # unit, and position there; two threads use it
+
+    def add(self, unit: _Unit, positions: np.ndarray) -> np.ndarray:
+        """Add images of a unit. Return their numbers, int64 [n]."""
+        numbers = np.arange(self.size, self.size + len(positions))
+        self.rows.update(zip(numbers.tolist(), ((unit, position) for position in positions.tolist()), strict=True))
+        self.size += len(positions)
+        return numbers
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, at: int) -> ImageFile: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[ImageFile]: ...
+    def __getitem__(self, at: int | slice) -> ImageFile | Sequence[ImageFile]:
+        if isinstance(at, slice):
+            raise TypeError("images of a stream are taken one by one")
+        unit, position = self.rows[at]
+        return unit.images[position]
+
+
+class UnitStream:
+    """Extracts the features that `images` of units lack in `stores`, by one thread.
+
+    While the last images of a unit are in work, the first ones of the next unit are decoded. So a unit costs no time
+    to begin, if the next one comes in time. One writer writes the shards of all units. Claims are not used, as the
+    driver gives each unit to a worker.
+    """
+
+    def __init__(
+        self,
+        backbone: FrozenBackbone,
+        stores: Mapping[Cut, FeatureStore],
+        config: ImageConfig,
+        view: View | None,
+        images: int,
+    ) -> None:
+        """`images` is the number of images that all workers extract; see `ShardWriter`."""
+        self.stores = stores
+        self._backbone, self._config, self._view = backbone, config, view
+        self._writer = ShardWriter(stores, [], images)
+        self._units: dict[int, _Unit] = {}  # those that are not over, by their numbers
+        self._stopped: set[int] = set()  # numbers of units to stop, which may come later
+        self._waiting: SimpleQueue[_Unit | None] = SimpleQueue()
+        self._ended = 0.0  # when the last unit ended
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._serve, name="headstart-stream", daemon=True)
+        self._thread.start()
+
+    def extract(self, number: int, images: Sequence[ImageFile], again: bool, backwards: bool) -> Finished:
+        """Extract the unit with this `number`, after those that were given before. Wait until it is on disk.
+
+        No two of `images` have the same digest. `again` tells that some may have features already. `backwards` takes
+        them in the opposite order, so that two workers with the same unit meet in the middle.
+        """
+        from headstart.features.images.batches import why_all_undecodable
+
+        unit = _Unit(number, Images.of(images), again, backwards, shared=backwards)
+        self._units[number] = unit
+        unit.stopped = number in self._stopped
+        start = time.perf_counter()
+        self._waiting.put(unit)
+        try:
+            unit.over.result()
+        finally:
+            del self._units[number]
+            self._stopped.discard(number)
+        undecoded = [unit.images[position] for position in unit.undecoded]
+        rejects = why_all_undecodable(undecoded, lambda: unit.stopped)
+        told = [(at, one.reason, one.detail) for at, one in zip(unit.undecoded, rejects, strict=False)]
+        stopped = unit.stopped and (unit.tried < len(unit.images) or len(told) < len(undecoded))
+        return Finished(unit.extracted, told, unit.seconds or time.perf_counter() - start, stopped)
+
+    def tried(self, number: int) -> int:
+        """Return how many images of a unit are done, 0 if it is over, or not there yet."""
+        unit = self._units.get(number)
+        return unit.tried if unit else 0
+
+    def stop(self, number: int) -> None:
+        """End a unit early, also one that comes later. Its features so far are written."""
+        self._stopped.add(number)
+        if unit := self._units.get(number):
+            unit.stopped = True
+
+    def share(self, number: int) -> None:
+        """Tell that another worker has the same unit: its features are written every few seconds."""
+        if unit := self._units.get(number):
+            unit.shared = True
+
+    def close(self) -> None:
+        """End the thread, after the units that it has."""
+        self._waiting.put(None)
+
+    def _serve(self) -> None:
+        while unit := self._waiting.get():
+            try:
+                if not unit.over.done():  # else it failed with another one
+                    self._run(unit)
+            except Exception as error:  # the calls that wait for the units raise it
+                self._fail(error)
+        self._writer.close()
+
+    def _fail(self, error: Exception) -> None:
+        for unit in list(self._units.values()):
+            if not unit.over.done():
+                unit.over.set_exception(error)
+
+    def _run(self, first: _Unit) -> None:
+        """Extract the unit `first`, and all that come in time."""
+        from headstart.features.images.batches import decoded_batches
+
+        self._ended, self._error = time.perf_counter(), None
+        self._images, self._begun, self._passed = _Images(), deque[_Unit](), 0
+        portions = self._portions(first)
+        if (head := next(portions, None)) is not None:
+            each = itertools.chain([head], portions)
+            batches = decoded_batches(self._images, self._config, self._backbone.images_per_pass, self._view, each)
+            for numbers, features in self._backbone.stream(batches):
+                self._take(numbers, features)
+        if self._error:
+            raise self._error
+        self._pass(len(self._images), np.zeros(0, np.int64))
+        self._writer.write(self._ending(len(self._images)))
+        self._writer.wait()
+
+    def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
+        """Yield the numbers in the stream of the images of `unit` that lack features, int64 [n], and of later units.
+
+        This never waits: on a single core, it is called in the only thread of TensorFlow's that decodes. If no unit
+        waits, the stream ends.
+        """
+        try:
+            while unit:
+                self._begun.append(unit)
+                yield from self._portions_of(unit)
+                unit.last = len(self._images) - 1
+                unit = self._waiting_unit()
+        except Exception as error:  # TensorFlow would turn it into an error of its own
+            self._error = error
+
+    def _portions_of(self, unit: _Unit) -> Iterator[np.ndarray]:
+        digests = unit.images.digests
+        positions = np.flatnonzero(self._writer.extend(digests, at_once=unit.again))
+        unit.tried = len(digests) - len(positions)
+        parts = [positions[start : start + _PORTION] for start in range(0, len(positions), _PORTION)]
+        for part in reversed(parts) if unit.backwards else parts:
+            if unit.stopped:
+                return
+            lacking = np.ones(len(part), bool)
+            if unit.shared:
+                lacking = self._writer.still_lacking(hex_digests(digests[part]), at_once=False)
+                unit.tried += len(part) - int(lacking.sum())
+            if lacking.any():
+                yield self._images.add(unit, part[lacking])
+
+    def _waiting_unit(self) -> _Unit | None:
+        try:
+            unit = self._waiting.get_nowait()
+        except Empty:
+            return None
+        if unit is None:
+            self._waiting.put(None)  # it is for `_serve`
+        return unit
+
+    def _take(self, numbers: np.ndarray, features: Mapping[Cut, np.ndarray]) -> None:
+        """Collect the features of the images with these `numbers`. Write them if it is time, or if a unit ends."""
+        images = [self._images[number] for number in numbers.tolist()]
+        unchanged = np.array([image.is_unchanged_since_read() for image in images])
+        digests = [image.digest for image, same in zip(images, unchanged, strict=True) if same]
+        shared = any(unit.shared for unit in self._begun)
+        rows = {cut: of_all[unchanged] for cut, of_all in features.items()}
+        full = self._writer.add(digests, rows, _SHARED_SECONDS if shared else SHARD_SECONDS)
+        after = int(numbers[-1]) + 1
+        self._pass(after, numbers[unchanged])
+        ends = self._begun[0].last is not None and self._begun[0].last < after
+        if full or ends:
+            self._writer.write(self._ending(after))
+
+    def _pass(self, after: int, extracted: np.ndarray) -> None:
+        """Count the images before number `after` as tried. Those that are not `extracted` could not be decoded."""
+        done = set(extracted.tolist())
+        for number in range(self._passed, after):
+            unit, position = self._images.rows.pop(number)
+            unit.tried += 1
+            if number in done:
+                unit.extracted += 1
+            else:
+                unit.undecoded.append(position)
+        self._passed = after
+
+    def _ending(self, after: int) -> Callable[[], None]:
+        """Return a function that ends the units whose images all come before number `after`."""
+        ended = []
+        while self._begun and (last := self._begun[0].last) is not None and last < after:
+            ended.append(self._begun.popleft())
+        for unit in ended:
+            self._writer.forget(unit.images.digests)
+            now = time.perf_counter()
+            unit.seconds, self._ended = now - self._ended, now
+
+        def end() -> None:
+            for unit in ended:
+                unit.over.set_result(None)
+
+        return end
