@@ -8,7 +8,8 @@ import numpy as np
 from headstart.features.digests import hex_digests
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import Augment, augment_image
-from headstart.features.images.batches import decoded_dataset, explicit_options, file_columns, portionwise
+from headstart.features.images.batches import decoded_dataset, explicit_options, file_columns
+from headstart.features.images.columns.portionwise import portionwise
 from headstart.features.images.files.reading import forget_unread, require_access_kept, why_unread
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.store.store import FeatureStore
@@ -150,8 +151,8 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
     """If TensorFlow fails within this context, raise the cause instead of TensorFlow's error.
 
     The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, the cause is
-    lost access to remote files (DataError), a remote file that could not be read, or a file of `examples` that is gone or has changed (DataError). Without a known
-    cause, TensorFlow's error is raised.
+    lost access to remote files (DataError), a remote file that could not be read, or a file of `examples` that is gone
+    or has changed (DataError). Without a known cause, TensorFlow's error is raised.
     """
     forget_unread()
     try:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import augment_image
-from headstart.features.images.batches import portionwise
+from headstart.features.images.columns.portionwise import portionwise
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.examples import Example, scan
