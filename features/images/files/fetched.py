@@ -94,6 +94,7 @@ class _Kept:
 
 
 _kept: _Kept | None = None
+_of_another: Path | None = None  # a folder in which another process keeps bytes
 
 
 @contextmanager
@@ -121,23 +122,24 @@ def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
 
 
 def kept_folder() -> Path | None:
-    """Return the folder in which bytes are kept now, as an absolute path."""
-    return _kept.folder.absolute() if _kept else None
+    """Return the absolute path of the folder in which bytes are kept now; None if there are none."""
+    return _kept.folder.absolute() if _kept and _kept.folder else None
 
 
 def read_kept(folder: Path | None) -> None:
     """From now on, `load` the bytes that another process keeps in `folder`. This process keeps none."""
-    global _kept  # noqa: PLW0603 threads of TensorFlow read, too
-    _kept = _Kept(folder, left=0) if folder else None
+    global _of_another  # noqa: PLW0603 threads of TensorFlow read, too
+    _of_another = folder
 
 
 def load(url: str, version: Version) -> bytes | None:
     """Return the bytes of an object of this version, if they were kept whole."""
-    kept = _kept
-    if not kept or not kept.folder or not version.mtime_ns:
+    kept = _kept if _kept and _kept.folder else None
+    if not version.mtime_ns or not (kept or _of_another):
         return None
     try:
-        content = _file(kept.open(), url).read_bytes()
+        folder = kept.open() if kept else _of_another
+        content = _file(folder, url).read_bytes() if folder else b""
     except OSError:
         return None
     digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
