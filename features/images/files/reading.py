@@ -120,7 +120,7 @@ def require_access_kept() -> None:
 
 
 def known_fault(image: ImageFile) -> Fault | None:
-    """Return why `read_references` could not read the file of an image the last time, and forget it."""
+    """Return why `read_references` could not read the URL of an image the last time, and forget it."""
     return _faults.pop(reference_of(image), None)
 
 
@@ -156,8 +156,8 @@ def _read_or_nothing(reference: bytes) -> bytes:
     except OSError as error:
         fault = why_unreadable(error)
         _failures.append(f"{os.fsdecode(reference.split(b' ', 4)[4])}: {fault.detail}")
-        if len(_faults) < _MOST_FAULTS:
-            _faults[reference] = fault
+        if is_url(os.fsdecode(reference.split(b" ", 4)[4])) and len(_faults) < _MOST_FAULTS:
+            _faults[reference] = fault  # to ask again would take long
         return UNREAD
     except DataError as error:
         _ends.append(error)
