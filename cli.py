@@ -207,6 +207,7 @@ def evaluate(
     places: Places,
     decision: ThresholdConfig,
     validation: FoldsConfig,
+    by_ray: ClusterConfig,
     split: Annotated[
         AskedSplit, typer.Option(help="The split to score. auto: test, or all of another DATA without splits.")
     ] = "auto",
@@ -215,13 +216,13 @@ def evaluate(
 ) -> Result:
     """Score a run on a split. With --folds, cross-validate heads with the settings of the run, on all its images."""
     if validation.folds:
-        validation.require_alone(split, sort, decision)
+        validation.require_alone(split, sort, decision, by_ray)
         from headstart.pipeline.evaluate.folds import cross_validate
 
         return cross_validate(run, validation, places, seed)
     from headstart.pipeline.evaluate.evaluate import evaluate
 
-    return evaluate(run, split, places, sort, decision)
+    return evaluate(run, split, places, sort, decision, by_ray)
 
 
 @command(app)
@@ -257,13 +258,16 @@ def predict(
     run: RunArgument,
     config: PredictConfig,
     places: NetworkPlaces,
+    by_ray: ClusterConfig,
     paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH", help="Images and folders.")] = None,
     seed: int = 0,
 ) -> Result:
     """Classify images, line by line or into a file."""
     from headstart.pipeline.predict.predict import predict_to_file, predicting
 
-    return (predict_to_file if config.output else predicting)(run, paths or [], config, places, seed)
+    if config.output or by_ray.ray:
+        return predict_to_file(run, paths or [], config, places, seed, by_ray)
+    return predicting(run, paths or [], config, places, seed)
 
 
 @command(app)

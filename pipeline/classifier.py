@@ -1,8 +1,8 @@
 """Join a backbone and a head into a classifier, take it apart, choose its trainable layers, and save it."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ import numpy as np
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.graph import nested_layers
+from headstart.features.config import AskedPrecision, FeatureConfig
 from headstart.features.errors import RunError
 from headstart.features.files import written_atomically
-from headstart.features.frozen.frozen import frozen_part
+from headstart.features.frozen.frozen import FrozenBackbone, frozen_part
 from headstart.features.frozen.network import Network, load_network
+from headstart.features.images.scan import ImageFile
 from headstart.features.tensorflow import keras
+from headstart.pipeline.runs import Run
 
 
 def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
@@ -75,7 +78,7 @@ def split_classifier(classifier: keras.Model, network: Network) -> tuple[Network
     one exception: the precision int8 becomes float32, because the quantised form has other weights. Raises RunError if
     the classifier does not fit `network`.
     """
-    precision = "float32" if network.config.precision == "int8" else network.config.precision
+    precision = classifier_precision(network.config)
     trained = load_network(replace(network.config, precision=precision), network.extraction)
     backbone = trained.backbone
     nested = [layer for layer in classifier.layers if isinstance(layer, keras.Model)]
@@ -89,6 +92,62 @@ def split_classifier(classifier: keras.Model, network: Network) -> tuple[Network
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).data)
     return replace(trained, backbone=replace(backbone, weights_digest=digest.hexdigest())), head
+
+
+def classifier_precision(config: FeatureConfig) -> AskedPrecision:
+    """Return the precision in which a fine-tuned classifier runs. `config` is that of the run's network."""
+    return "float32" if config.precision == "int8" else config.precision
+
+
+@dataclass(frozen=True)
+class FrozenClassifier:
+    """A fine-tuned classifier whose backbone runs in its fast form."""
+
+    network: Network
+    backbone: FrozenBackbone
+    head: keras.Model
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 [b, 1 or C], of uint8 [b, size, size, 3]."""
+        return self._of_features(self.backbone(pixels))
+
+    def logits(
+        self,
+        images: Sequence[ImageFile],
+        advance: Callable[[int], None],
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the logits of images. When `is_stopped` returns true, stop there.
+
+        Returns the positions of the images that could be decoded, int64 [n], ascending, and their logits, float32
+        [n, 1 or C]. `advance` takes the number of images just finished.
+        """
+        from headstart.features.images.batches import decoded_batches
+
+        found, rows = [np.zeros(0, np.int64)], list[np.ndarray]()
+        batches = decoded_batches(images, self.network.images, self.backbone.images_per_pass)
+        for positions, features in self.backbone.stream(batches):
+            found.append(positions)
+            rows.append(self._of_features(features))
+            advance(len(positions))
+            if is_stopped():
+                break
+        return np.concatenate(found), np.concatenate(rows or [np.zeros((0, 1), np.float32)])
+
+    def _of_features(self, features: Mapping[Cut, np.ndarray]) -> np.ndarray:
+        joined = np.concatenate([features[cut] for cut in self.network.cuts], axis=1)
+        logits: np.ndarray = self.head.predict_on_batch(joined)
+        return logits
+
+
+def freeze_split(run: Run, network: Network) -> FrozenClassifier:
+    """Load the fine-tuned classifier of `run`, and build the fast form of its backbone.
+
+    For errors and `network`, see `split_classifier`.
+    """
+    side = network.images.size
+    trained, head = split_classifier(run.load_model(run.classifier_file, (side, side, 3)), network)
+    return FrozenClassifier(trained, trained.freeze(), head)
 
 
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:

@@ -134,8 +134,8 @@ class FeaturedExamples:
             count = self.of("train").different
             yield f"{len(self.views)} views of {count} training images: {self.views_extracted} extracted"
         yield f"{len(self.rejects)} images rejected ({store}/rejects.csv), {self.ignored} other files ignored"
-        folders = [one.folder.name for one in self.stores.values()]
-        where = f"{store}/{folders[0]}" if len(folders) == 1 else f"{len(folders)} folders of {store}"
+        first, *others = [one.folder.name for one in self.stores.values()]
+        where = f"{1 + len(others)} folders of {store}" if others else f"{store}/{first}"
         yield f"features are in {where}; `headstart store ls {store}` lists all"
 
 
@@ -178,8 +178,8 @@ def _cached(
 ) -> FeaturedExamples:
     """Scan `data` and extract missing features, by `workers` if there are any; see `cache_features`."""
     early = None if require or workers or config.precision == "int8" else Early(config, extraction)
-    elsewhere = workers.scanner() if workers else None
-    scanned = scan_with_store(data, seed, config, extraction, reading, labelled, early, elsewhere)
+    scanner = workers.scanner() if workers else None
+    scanned = scan_with_store(data, seed, config, extraction, reading, labelled, early, scanner)
     found = len(scanned.examples) + len(scanned.rejects)
     try:
         require_few_rejects(scanned.rejects, found, extraction.max_rejects)
@@ -189,9 +189,8 @@ def _cached(
         networks = networks_for(scanned, config, extraction)
         if require:
             require(scanned, networks)
-        scanned, extractors, stores, done = extract_all(
-            scanned, networks, workers, early.done.seconds if early else 0.0
-        )
+        earlier = early.done.seconds if early else 0.0
+        scanned, extractors, stores, done = extract_all(scanned, networks, workers, earlier)
     except DataError:
         list_rejects(extraction.store, scanned.rejects)
         raise
@@ -259,7 +258,7 @@ def bits_in(scanned: Scan) -> set[int]:
     return set(np.unique(scanned.examples.images.numbers("bits")).tolist())
 
 
-def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
+def load_examples(run: Run, places: Places = Places(), workers: Cluster | None = None) -> FeaturedExamples:
     """Scan the data of a run, and cache their features with the run's settings. `places` may name other data.
 
     Raises RunError if the data, the store or the weights are gone, or if the settings no longer give the features that
@@ -268,9 +267,8 @@ def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
     settings = run.config()
     data, store = run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
-    config, extraction = run.configs()
-    extraction = replace(extraction, store=store, max_rejects=1.0, rehash=False)
-    config, _ = located_networks(run, places, config, extraction, KnownBackbones(store))
+    extraction = replace(run.configs()[1], store=store, max_rejects=1.0, rehash=False)
+    config, _ = located_networks(run, places, run.configs()[0], extraction, KnownBackbones(store))
 
     def require(_: Scan, networks: list[Network]) -> None:
         if list(settings["fingerprints"].values()) not in possible_keys(networks, config.bits):
@@ -281,7 +279,8 @@ def load_examples(run: Run, places: Places = Places()) -> FeaturedExamples:
             )
 
     reading = run.read_as().fitted(kind_of(data))
-    return cache_features(data, replace(config, views=0), extraction, settings["seed"], require, reading)
+    with bytes_kept(extraction.store, data):
+        return _cached(data, replace(config, views=0), extraction, settings["seed"], require, reading, True, workers)
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:

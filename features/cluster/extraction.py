@@ -7,17 +7,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-from headstart.features.backbones.cuts import KNOWN_WEIGHTS, Cut
-from headstart.features.backbones.outlines import is_own
+from headstart.features.backbones.cuts import Cut
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import connecting
 from headstart.features.cluster.crew import Crew
-from headstart.features.cluster.extraction_job import ExtractionTask, FactsTask, Given, absolute
+from headstart.features.cluster.extraction_job import ExtractionTask, FactsTask, Given, absolute, absolute_settings
 from headstart.features.cluster.member import Member
 from headstart.features.cluster.probe import is_seen, probe_file
 from headstart.features.cluster.scanning import inspect_by
@@ -129,11 +127,13 @@ def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) ->
 
 
 @contextmanager
-def cluster(config: ClusterConfig, features: FeatureConfig, extraction: ExtractionConfig) -> Iterator[Cluster | None]:
+def cluster(
+    config: ClusterConfig, features: FeatureConfig | None = None, extraction: ExtractionConfig | None = None
+) -> Iterator[Cluster | None]:
     """Connect to the cluster that `config` names, and dismiss the crew at the end. Without a name, yield None.
 
-    Workers start at once, while the caller goes on. If the store does not know the networks of `features` yet, a worker
-    on this machine builds them, and saves their facts in the store.
+    Workers start at once, while the caller goes on. If the store of `extraction` does not know the networks of
+    `features` yet, a worker on this machine builds them, and saves their facts in the store.
     """
     if not config.ray:
         yield None
@@ -143,26 +143,18 @@ def cluster(config: ClusterConfig, features: FeatureConfig, extraction: Extracti
         crew = Crew(config)
         crew.recruit()
         with suppress(HeadstartError):  # the driver finds the same error
-            if "+" not in features.weights and not are_known(features, extraction):
-                crew.prepare(FactsTask(*_absolute(features, extraction)))
+            if features and extraction and "+" not in features.weights and not are_known(features, extraction):
+                crew.prepare(FactsTask(*absolute_settings(features, extraction)))
         return crew
 
     with connecting(config.ray, begin, Crew.dismiss) as begun:
         yield Cluster(config, begun)
 
 
-def _absolute(config: FeatureConfig, extraction: ExtractionConfig) -> tuple[FeatureConfig, ExtractionConfig]:
-    """Return settings for a worker, which has another current folder, and no scratch folder."""
-    weights = config.weights if config.weights in KNOWN_WEIGHTS else str(Path(config.weights).absolute())
-    backbone = str(Path(config.backbone).absolute()) if is_own(config.backbone) else config.backbone
-    extraction = replace(extraction, store=extraction.store.absolute(), scratch=None)
-    return replace(config, weights=weights, backbone=backbone), extraction
-
-
 def _task(
     network: Network, stores: Mapping[Cut, FeatureStore], view: View | None, nonce: str, missing: Images
 ) -> ExtractionTask:
-    config, extraction = _absolute(network.config, network.extraction)
+    config, extraction = absolute_settings(network.config, network.extraction)
     sample = list(absolute(missing[:: max(1, len(missing) // _SAMPLE)][:_SAMPLE]))
     fingerprints = [store.fingerprint for store in stores.values()]
     return ExtractionTask(config, extraction, view, nonce, sample, len(missing), fingerprints, kept_folder())

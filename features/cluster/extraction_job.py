@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from headstart.features.backbones.cuts import KNOWN_WEIGHTS
 from headstart.features.backbones.facts import KnownBackbones
+from headstart.features.backbones.outlines import is_own
 from headstart.features.cluster.nodes import why_other_features
 from headstart.features.cluster.probe import NodeError, NodeMemoryError, is_seen, require_store_seen
 from headstart.features.cluster.stream import Finished, UnitStream
@@ -260,3 +262,11 @@ def absolute(images: Images) -> Images:
     """Return `images` with absolute paths, as a worker has another current folder. URLs stay as they are."""
     here, folders = os.getcwd(), images.files.folders
     return images.at(images.files.with_folders([one if is_url(one) else os.path.join(here, one) for one in folders]))
+
+
+def absolute_settings(config: FeatureConfig, extraction: ExtractionConfig) -> tuple[FeatureConfig, ExtractionConfig]:
+    """Return settings for a worker, which has another current folder, and no scratch folder."""
+    weights = config.weights if config.weights in KNOWN_WEIGHTS else str(Path(config.weights).absolute())
+    backbone = str(Path(config.backbone).absolute()) if is_own(config.backbone) else config.backbone
+    extraction = replace(extraction, store=extraction.store.absolute(), scratch=None)
+    return replace(config, weights=weights, backbone=backbone), extraction

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from headstart.features.cluster.config import ClusterConfig
 from headstart.features.errors import OptionError, require_options
 from headstart.features.options import option
 
@@ -88,9 +89,9 @@ class FoldsConfig:
         """Return how often the folds are drawn."""
         return self.repeats or _REPEATS
 
-    def require_alone(self, split: AskedSplit, sort: Sort, threshold: ThresholdConfig) -> None:
+    def require_alone(self, split: AskedSplit, sort: Sort, threshold: ThresholdConfig, by_ray: ClusterConfig) -> None:
         """Raise OptionError if options were given that cross-validation does not take."""
         given = {"--split": split != "auto", "--sort": sort != "data", **{threshold.flag: bool(threshold.flag)}}
-        given["--positive"] = bool(threshold.positive)
+        given |= {"--positive": bool(threshold.positive), "--ray": bool(by_ray.ray)}
         if others := [flag for flag, is_given in given.items() if is_given]:
             raise OptionError(f"--folds: scores new heads on all images of the run; leave {' and '.join(others)} out")

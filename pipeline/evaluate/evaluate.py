@@ -1,15 +1,18 @@
 """Score a run on a split: the head on cached features and, after fine-tuning, the classifier on raw images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from headstart.features.cluster.config import ClusterConfig
+from headstart.features.cluster.extraction import Cluster, cluster
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.terminal import console, progress
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Examples
 from headstart.pipeline.evaluate.answers import calibrated, predicted_by
+from headstart.pipeline.evaluate.by_ray.logits import logits_by
 from headstart.pipeline.evaluate.config import AskedSplit, Sort, ThresholdConfig
 from headstart.pipeline.evaluate.files import ModelAnswers, write_confusions, write_predictions
 from headstart.pipeline.evaluate.result import EvaluateResult
@@ -41,6 +44,7 @@ def evaluate(
     places: Places = Places(),
     sort: Sort = "data",
     threshold: ThresholdConfig = ThresholdConfig(),
+    by_ray: ClusterConfig = ClusterConfig(),
 ) -> EvaluateResult:
     """Score the run at `path`. Write the predictions and confusions into the run, and the metrics to `metrics.json`.
 
@@ -56,11 +60,12 @@ def evaluate(
         places: where the run's store, weights and data are now. Its `data` may also be other data to score.
         sort: the order of the predictions; see `write_predictions`.
         threshold: how the threshold of two classes is set. The run keeps a threshold that is set.
+        by_ray: the Ray cluster that extracts features and runs the classifier, if it names one.
     """
     run = Run.open(path)
     positive_class(run, threshold)  # raises errors before anything is read
-    with bytes_kept(run_store(run, places), run_data(run, places)):
-        return evaluate_cached(run, load_examples(run, places), split, places, sort, threshold)
+    with bytes_kept(run_store(run, places), run_data(run, places)), cluster(by_ray) as workers:
+        return evaluate_cached(run, load_examples(run, places, workers), split, places, sort, threshold, workers)
 
 
 def evaluate_cached(
@@ -70,6 +75,7 @@ def evaluate_cached(
     places: Places = Places(),
     sort: Sort = "data",
     threshold: ThresholdConfig = ThresholdConfig(),
+    workers: Cluster | None = None,
 ) -> EvaluateResult:
     """Score `run` on data that were loaded before: `cached` is the result of `load_examples`. See `evaluate`."""
     positive = positive_class(run, threshold)
@@ -78,8 +84,8 @@ def evaluate_cached(
     seen = _told(run, cached, taken, places)
     unchanged = run.metrics().get("finetune", {}).get("best_epoch") == 0
     finetuned = run.classifier_file.exists() and not unchanged
-    thresholds = _thresholds(run, cached, taken, threshold, positive, finetuned)
-    outputs = _outputs(run, cached, taken.examples, finetuned)
+    thresholds = _thresholds(run, cached, taken, threshold, positive, finetuned, workers)
+    outputs = _outputs(run, cached, taken.examples, finetuned, workers)
     predicted = {
         model: predicted_by(run, model, output.logits, thresholds.get(model)) for model, output in outputs.items()
     }
@@ -128,6 +134,7 @@ def _thresholds(
     config: ThresholdConfig,
     positive: str | None,
     finetuned: bool,
+    workers: Cluster | None,
 ) -> dict[str, Threshold]:
     """Return the threshold of each model that has one: given, chosen on val, or kept in the run."""
     if positive is None:
@@ -146,11 +153,13 @@ def _thresholds(
         model: chosen_threshold(
             config, positive, calibrated(run, model, output.logits), _labels(val), run.class_names()
         )
-        for model, output in _outputs(run, cached, val, finetuned).items()
+        for model, output in _outputs(run, cached, val, finetuned, workers).items()
     }
 
 
-def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], finetuned: bool) -> dict[str, _Output]:
+def _outputs(
+    run: Run, cached: FeaturedExamples, examples: Examples, finetuned: bool, workers: Cluster | None
+) -> dict[str, _Output]:
     """Return the outputs of the head and, with `finetuned`, of the classifier.
 
     Raises RunError if an output is not finite.
@@ -162,30 +171,26 @@ def _outputs(run: Run, cached: FeaturedExamples, examples: Sequence[Example], fi
     head = np.concatenate(parts)
     outputs = {"head": _Output(require_finite(head, run.head_file), cached.config.precision)}
     if finetuned:
-        outputs["finetuned"] = _output_of_classifier(run, cached, examples)
+        outputs["finetuned"] = _output_of_classifier(run, cached, examples, workers)
     return outputs
 
 
-def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Sequence[Example]) -> _Output:
-    """Return the output of the fine-tuned classifier on raw images. The backbone runs in its fast form."""
-    from headstart.features.images.batches import decoded_batches, why_undecodable
-    from headstart.pipeline.classifier import split_classifier
+def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Examples, workers: Cluster | None) -> _Output:
+    """Return the output of the fine-tuned classifier on raw images, by `workers` if there are any."""
+    from headstart.features.images.batches import why_undecodable
+    from headstart.pipeline.classifier import classifier_precision, freeze_split
 
-    side = cached.network.images.size
-    network, head = split_classifier(run.load_model(run.classifier_file, (side, side, 3)), cached.network)
-    backbone, images = network.freeze(), [example.image for example in examples]
-    rows: dict[int, np.ndarray] = {}
-    with progress("evaluating the classifier", len(examples)) as advance:
-        batches = decoded_batches(images, network.images, backbone.images_per_pass)
-        for positions, found in backbone.stream(batches):
-            features = np.concatenate([found[cut] for cut in network.cuts], axis=1)
-            rows.update(zip(positions.tolist(), head.predict_on_batch(features), strict=True))
-            advance(len(positions))
-    if lost := [image for position, image in enumerate(images) if position not in rows]:
-        reject = why_undecodable(lost[0])
+    images = examples.images
+    with progress("evaluating the classifier", len(images)) as advance:
+        if workers:
+            positions, logits = logits_by(workers.begun(), run, cached.network, images, advance)
+        else:
+            positions, logits = freeze_split(run, cached.network).logits(images, advance)
+    if len(positions) < len(images):
+        lost = np.setdiff1d(np.arange(len(images)), positions)
+        reject = why_undecodable(images[int(lost[0])])
         raise DataError(f"{reject.path}: {reject.reason}, {reject.detail} ({len(lost)} such files)")
-    logits = np.stack([rows[position] for position in range(len(images))])
-    return _Output(require_finite(logits, run.classifier_file), network.backbone.precision)
+    return _Output(require_finite(logits, run.classifier_file), classifier_precision(cached.network.config))
 
 
 def _result(
@@ -230,5 +235,5 @@ def _result(
     )
 
 
-def _labels(examples: Sequence[Example]) -> np.ndarray:
-    return np.array([example.label for example in examples])
+def _labels(examples: Examples) -> np.ndarray:
+    return examples.labels.astype(np.int64)

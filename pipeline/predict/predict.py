@@ -6,29 +6,31 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from headstart.features.cluster.config import ClusterConfig
+from headstart.features.cluster.extraction import Cluster, cluster
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.files.fetched import bytes_kept
-from headstart.features.images.scan import ImageFile, Reject
+from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.trainable import too_many_rejects
 from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.predict.choice import Choice, choose_model
+from headstart.pipeline.predict.classifying.by_ray import classified_by, predict_task
+from headstart.pipeline.predict.classifying.pieces import Classified, classified
 from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.items import Item, Layout, Scored
 from headstart.pipeline.predict.model import Answers, load_answers
 from headstart.pipeline.predict.output import open_output, require_output
-from headstart.pipeline.predict.sources import Piece, Sources, find_files, inspected
+from headstart.pipeline.predict.sources import Sources, find_files
 from headstart.pipeline.predict.trust import make_trust
 from headstart.pipeline.predict.written import Written
 from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.files import without_null
-
-_END = (-1, np.empty(0), None)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Predicting:
     sources: Sources
     config: PredictConfig
     clock: Clock
+    classify: Callable[[Callable[[str], bool]], Classified]  # takes `is_done` of `items`
     rejects: list[Reject] = field(default_factory=list)  # the rejects so far
     predicted: int = 0  # the number of predictions so far
     skipped: int = 0  # the number of images and rejects so far that an earlier command wrote
@@ -89,13 +92,11 @@ class Predicting:
         An image is left out if `is_done` returns True for its path. `advance` takes the number of images, rejects and
         other files that were just finished. If no file could be used, a DataError is raised in the end.
         """
-        features, extraction = self.run.configs()
-        most = self.config.max_pixels or extraction.max_pixels
         with bytes_kept(None, ""):
-            for done, others, piece in inspected(self.sources, most, features.pages, is_done):
+            for done, others, piece in self.classify(is_done):
                 self.skipped += done
                 advance(done + others)
-                for item in _in_order(piece, self.answers):
+                for item in piece:
                     if isinstance(item, Reject):
                         self.rejects.append(item)
                     else:
@@ -152,7 +153,12 @@ def predict(
 
 
 def predicting(
-    path: Path, sources: Sequence[Path], config: PredictConfig, places: NetworkPlaces = NetworkPlaces(), seed: int = 0
+    path: Path,
+    sources: Sequence[Path],
+    config: PredictConfig,
+    places: NetworkPlaces = NetworkPlaces(),
+    seed: int = 0,
+    workers: Cluster | None = None,
 ) -> Predicting:
     """Find the files to classify. Open the run at `path`, and load the model that answers.
 
@@ -163,6 +169,7 @@ def predicting(
         sources: image files, and folders of images.
         places: where the run's store and weights are now.
         seed: decides the augmented views.
+        workers: the workers that classify the images, if there are any.
     """
     run = Run.open(path)
     require_output(config)
@@ -176,7 +183,14 @@ def predicting(
     with clock.of("start"):
         import headstart.features.tensorflow  # noqa: F401
     answers = load_answers(run, choice, trust, places, config, seed, clock)
-    return Predicting(run, answers, found, config, clock)
+    features, extraction = run.configs()
+    most, pages = config.max_pixels or extraction.max_pixels, features.pages
+    if workers:
+        task = predict_task(answers, config, places, seed, most, pages)
+        classify = partial(classified_by, workers.begun(), task, answers, found)
+    else:
+        classify = partial(classified, answers, found, most, pages)
+    return Predicting(run, answers, found, config, clock, classify)
 
 
 def predict_to_file(
@@ -185,18 +199,23 @@ def predict_to_file(
     config: PredictConfig,
     places: NetworkPlaces = NetworkPlaces(),
     seed: int = 0,
+    by_ray: ClusterConfig = ClusterConfig(),
 ) -> Written:
     """Classify images with the run at `path`, and write each prediction or reject to `config.output` once it is known.
 
-    Arguments: see `predicting`. Raises DataError if the file exists and `config.append` is false. With `config.append`,
-    `predict_to_file` must have written the file with the same model and options; otherwise a DataError is raised, too.
+    `by_ray` may name a Ray cluster that classifies them. Other arguments: see `predicting`. Raises DataError if the
+    file exists and `config.append` is false. With `config.append`, `predict_to_file` must have written the file with
+    the same model and options; otherwise a DataError is raised, too.
     """
-    begun = predicting(path, sources, config, places, seed)
-    answers, names = begun.answers, begun.run.class_names()
-    layout = Layout.of(config, names, answers.name(), answers.trust, answers.choice.threshold)
-    with open_output(config, layout) as output, progress("predicting", len(begun.sources.files)) as advance:
-        for item in begun.items(advance, output.is_done):
-            output.write(item)
+    if not config.output:
+        raise OptionError("--ray: workers send predictions to a file; name it with --output")
+    with cluster(by_ray) as workers:
+        begun = predicting(path, sources, config, places, seed, workers)
+        answers, names = begun.answers, begun.run.class_names()
+        layout = Layout.of(config, names, answers.name(), answers.trust, answers.choice.threshold)
+        with open_output(config, layout) as output, progress("predicting", len(begun.sources.files)) as advance:
+            for item in begun.items(advance, output.is_done):
+                output.write(item)
     return Written(
         written=begun.predicted,
         skipped=begun.skipped,
@@ -207,26 +226,3 @@ def predict_to_file(
         spent=begun.clock.line(),
         problem=begun.failure(),
     )
-
-
-def _in_order(piece: Piece, answers: Answers) -> Iterator[Item]:
-    """Yield a prediction or a reject for each element of `piece`, in order.
-
-    An image that can't be decoded becomes a reject.
-    """
-    from headstart.features.images.batches import why_undecodable
-
-    images = [one for one in piece if isinstance(one, ImageFile)]
-    rows = answers.chances(images) if images else iter(())
-    at, chances, distance = next(rows, _END)
-    position = -1
-    for one in piece:
-        if isinstance(one, Reject):
-            yield one
-            continue
-        position += 1
-        if at == position:
-            yield Scored(one.path, chances, distance)
-            at, chances, distance = next(rows, _END)
-        else:
-            yield why_undecodable(one)

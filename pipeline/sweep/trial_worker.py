@@ -96,7 +96,7 @@ class TrialWorker:
         """Run trials until `most` are finished, or the owner of the study has none left."""
         from headstart.pipeline.sweep.trials import run_trials
 
-        with tempfile.TemporaryDirectory(prefix="headstart-", ignore_cleanup_errors=True) as files:
+        with tempfile.TemporaryDirectory(prefix="headstart-trials-", ignore_cleanup_errors=True) as files:
             self._files = Path(files)
             study = ServedStudy(self._name, self._owner, space, seed, self._files)
             run_trials(study, data, most, math.inf, lambda: None)

@@ -183,7 +183,7 @@ class Play:
         elif action < 8:
             self.units.die(worker, worker % 2)
         else:
-            self.units.give_back(worker, *held[:action % 2])
+            self.units.give_back(worker, *held[: action % 2])
 
 
 @settings(deadline=None)

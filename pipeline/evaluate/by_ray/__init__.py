@@ -1,0 +1,1 @@
+"""The outputs of a fine-tuned classifier by the workers of a Ray cluster."""

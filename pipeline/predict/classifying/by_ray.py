@@ -1,0 +1,215 @@
+"""Predictions by a cluster: workers get units of files, and send back predictions and rejects, which are put in order.
+
+Each worker loads the run and its store from their folders, which must be the driver's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from headstart.features.cluster.crew import Crew
+from headstart.features.cluster.probe import NodeError
+from headstart.features.cluster.scanning import drawn, require_seen
+from headstart.features.cluster.sharing import Sharing
+from headstart.features.cluster.unit_job import Outcome, UnitJob
+from headstart.features.cluster.worker import Built, Job
+from headstart.features.images.files.fetched import bytes_kept
+from headstart.features.images.files.paths import is_url
+from headstart.features.images.pixels import Pages
+from headstart.features.images.scan import ImageFile, Reject, inspect_image
+from headstart.pipeline.locating import known_store
+from headstart.pipeline.places import NetworkPlaces
+from headstart.pipeline.predict.choice import Choice, choose_model
+from headstart.pipeline.predict.classifying.pieces import Classified, classified
+from headstart.pipeline.predict.clock import Clock
+from headstart.pipeline.predict.config import PredictConfig
+from headstart.pipeline.predict.items import Item
+from headstart.pipeline.predict.model import Answers, load_answers
+from headstart.pipeline.predict.sources import Sources
+from headstart.pipeline.predict.trust import make_trust
+from headstart.pipeline.runs import Run
+
+_LARGEST = 4096  # files in a unit
+_HELD_BYTES = 256 << 20  # of results that wait for those before them
+_ITEM_BYTES = 300  # besides the probabilities
+_UNREAD = ("vanished", "unreadable")
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """The classification of files with a run. All paths are absolute."""
+
+    run: Path
+    config: PredictConfig  # without the files to read and to write
+    places: NetworkPlaces
+    seed: int
+    choice: Choice
+    max_pixels: int
+    pages: Pages
+    name: str  # the driver's `Answers.name`
+    fingerprints: Sequence[str]  # the folders that the driver sees in the store; a store has features that are used
+    sample: Sequence[tuple[str, tuple[int, int]]]  # see `require_seen`
+    tries_batch_sizes = False
+
+    def job(self, before: Job | None) -> PredictJob:
+        """Return the job of a worker."""
+        return PredictJob(self)
+
+    def require_same(self, met: tuple[str, Sequence[str]]) -> None:
+        """Raise a NodeError unless a worker has the driver's model and store."""
+        name, fingerprints = met
+        if name != self.name:
+            raise NodeError(f"{self.run}: this node would answer by another model: {name}, the driver has {self.name}")
+        if list(fingerprints) != list(self.fingerprints):
+            raise NodeError(f"--store {self.places.store}: this node does not see the store as the driver does")
+
+
+class PredictJob(UnitJob):
+    """Classifies files. A unit is a list of pairs: an absolute path, and whether it must be an image."""
+
+    def __init__(self, task: PredictTask) -> None:
+        super().__init__()
+        self._task = task
+        self._answers: Answers
+
+    def meet(self) -> tuple[str, Sequence[str]]:
+        """Load the run. A run or files that this node does not see raise a HeadstartError."""
+        task = self._task
+        require_seen(task.sample)
+        run = Run.open(task.run)
+        choice = choose_model(run, task.choice.model, task.config.threshold)
+        trust = make_trust(run, choice, task.config)
+        self._answers = load_answers(run, choice, trust, task.places, task.config, task.seed, Clock())
+        return self._answers.name(), store_folders(task.places.store)
+
+    def build(self, batch_sizes: Mapping[str, int]) -> Built:
+        """Build the network, and classify an image of noise."""
+        from headstart.features.device import processor, start_tensorflow
+
+        with TemporaryDirectory() as folder:
+            ((_, chances, distance),) = self._answers.chances([_noise(Path(folder))])
+        values = np.append(chances, 0.0 if distance is None else distance)
+        return Built(features={"": values.astype(np.float32)}, device=start_tensorflow(), processor=processor())
+
+    def do(self, items: Sequence[tuple[str, bool]]) -> list[Item]:
+        """Classify files. The result has the predictions and rejects in their order."""
+        task, found = self._task, list[Item]()
+        sources = Sources([path for path, _ in items], {path for path, is_named in items if is_named})
+        with bytes_kept(None, ""):
+            for _, others, piece in classified(self._answers, sources, task.max_pixels, task.pages):
+                self.advance(others)
+                for item in piece:
+                    found.append(item)
+                    self.advance(1)
+                    if self.is_stopped():
+                        return found
+        return found
+
+
+def _noise(folder: Path) -> ImageFile:
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(folder / "noise.png")
+    (image,) = inspect_image(folder / "noise.png")
+    assert isinstance(image, ImageFile)
+    return image
+
+
+def store_folders(store: Path | None) -> list[str]:
+    """Return the names of the folders of features in a store, sorted. Without a store, there are none."""
+    return sorted(file.parent.name for file in store.glob("*/fingerprint.json")) if store else []
+
+
+def predict_task(
+    answers: Answers, config: PredictConfig, places: NetworkPlaces, seed: int, max_pixels: int, pages: Pages
+) -> PredictTask:
+    """Return the task of workers that give the driver's `answers`. It has no sample yet."""
+    store = known_store(answers.run, places)
+    weights = os.path.abspath(places.weights) if places.weights and os.path.exists(places.weights) else places.weights
+    return PredictTask(
+        answers.run.path.absolute(),
+        replace(config, output=None, append=False, listed=None),
+        NetworkPlaces(store.absolute() if store else None, weights),
+        seed,
+        answers.choice,
+        max_pixels,
+        pages,
+        answers.name(),
+        store_folders(store),
+        [],
+    )
+
+
+def classified_by(
+    crew: Crew,
+    task: PredictTask,
+    answers: Answers,
+    sources: Sources,
+    is_done: Callable[[str], bool],
+) -> Classified:
+    """Classify the files by the workers of `crew`, in order; see `classified`.
+
+    Files that a worker can't read are classified here.
+    """
+    files = [file for file in sources.files if not (task.pages == "first" and is_done(file))]
+    yield len(sources.files) - len(files), 0, []
+    if not files:
+        return
+    here = os.getcwd()
+    every = [file if is_url(file) else os.path.join(here, file) for file in files]
+    crew.begin(replace(task, sample=drawn([path for path in every if not is_url(path)])))
+
+    def unit(positions: Sequence[int], again: bool) -> list[tuple[str, bool]]:
+        return [(every[at], files[at] in sources.named) for at in positions]
+
+    def blind(positions: Sequence[int], outcome: Outcome) -> str:
+        gone = _unread(outcome.result)
+        is_blind = 2 * len(gone) > len(positions) and os.access(gone[0], os.R_OK)
+        return f"it can't read {gone[0]}, which the driver can" if is_blind else ""
+
+    window = max(4 * _LARGEST, _HELD_BYTES // (_ITEM_BYTES + 8 * len(answers.run.class_names())))
+    sharing = Sharing(crew, len(files), unit, lambda count: None, blind, largest=_LARGEST, window=window)
+    for positions, outcome in sharing.in_order():
+        if outcome is None:
+            yield 0, 0, [Reject(files[positions[0]], "crashed", "three workers died while they classified it")]
+            continue
+        items: list[Item] = outcome.result
+        given = {every[at]: files[at] for at in positions}
+        others = len(positions) - len({_file(item.path, given) for item in items})
+        found = _with_unread(answers, task, sources, [replace(one, path=_renamed(one.path, given)) for one in items])
+        fresh = [item for item in found if not is_done(item.path)]
+        yield len(found) - len(fresh), others, fresh
+
+
+def _with_unread(answers: Answers, task: PredictTask, sources: Sources, items: Sequence[Item]) -> list[Item]:
+    """Classify here the files of `items` that a worker could not read, and that can be read here."""
+    found = list[Item]()
+    unread = {path for path in _unread(items) if os.access(path, os.R_OK)}
+    for item in items:
+        if item.path in unread:
+            alone = Sources([item.path], sources.named)
+            for _, _, piece in classified(answers, alone, task.max_pixels, task.pages):
+                found += piece
+        else:
+            found.append(item)
+    return found
+
+
+def _unread(items: Sequence[Item]) -> list[str]:
+    """Return the paths of local files that could not be read."""
+    return [one.path for one in items if isinstance(one, Reject) and one.reason in _UNREAD and not is_url(one.path)]
+
+
+def _file(path: str, files: dict[str, str]) -> str:
+    """Return the file of the image at `path`, which may name a page. `files` has the files as keys."""
+    return path if path in files else path.rpartition("#")[0]
+
+
+def _renamed(path: str, given: dict[str, str]) -> str:
+    file = _file(path, given)
+    return given[file] + path.removeprefix(file)

@@ -1,0 +1,131 @@
+"""Searches by Ray on nodes that are busy, differ, or lose workers."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headstart.features.cluster.config import ClusterConfig
+from headstart.features.errors import HeadstartError
+from headstart.pipeline.sweep import by_ray
+from headstart.pipeline.sweep.by_ray import search_by_ray
+from headstart.pipeline.sweep.config import SweepConfig
+from headstart.pipeline.sweep.owner import StudyOwner
+from headstart.pipeline.sweep.space import Space, read_choices
+from headstart.pipeline.sweep.study import Study
+from headstart.tests.pipeline.sweep.test_sweep import SMALL_SPACE, material, of_two
+from headstart.tests.pipeline.sweep.trial_workers import LethalWorker, OldWorker, SlowWorker
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own
+ON_ONE = ClusterConfig(ray="auto", ray_cpus=1)
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster of two nodes of one CPU, besides a head without any. This process is connected to it."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("LETHAL", str(tmp_path / "lethal"))
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    size = {"object_store_memory": 80 << 20}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **size})
+    for _ in range(2):
+        nodes.add_node(num_cpus=1, **size)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    file = tmp_path / "space.toml"
+    file.write_text(SMALL_SPACE)
+    return Study(tmp_path / "study.db", Space(read_choices(file), of_two()), "random", 0)
+
+
+def hold_a_node(ray: Any) -> Any:
+    """Take the CPU of a node, as another job."""
+    holder = ray.remote(num_cpus=1)(type("Holder", (), {"hold": lambda self: os.getpid()})).remote()
+    ray.get(holder.hold.remote())
+    return holder
+
+
+def folders() -> set[Path]:
+    """The folders of trials of all searches on this machine."""
+    return {path for path in Path(tempfile.gettempdir()).glob("headstart-trials-*") if any(path.iterdir())}
+
+
+@pytest.mark.timeout(120)
+def test_a_search_on_a_busy_cluster_ends_in_time(two_nodes: Any, study: Study, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(by_ray, "TrialWorker", SlowWorker)
+    held, before = hold_a_node(two_nodes), folders()
+    start = time.monotonic()
+    search_by_ray(study, material(), SweepConfig(trials=10_000, timeout=20.0), ON_ONE)
+    assert held is not None
+    assert time.monotonic() - start < 60  # the worker that waits for the CPU is not waited for
+    done = len(study.finished())
+    assert 0 < done < 100
+    del held
+    time.sleep(3.0)
+    assert len(study.finished()) == done
+    assert folders() <= before
+
+
+@pytest.mark.timeout(120)
+def test_a_grid_that_is_used_up_ends_on_a_busy_cluster(two_nodes: Any, tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text(SMALL_SPACE)
+    study = Study(tmp_path / "grid.db", Space(read_choices(file), of_two()), "grid", 0)
+    held = hold_a_node(two_nodes)
+    search_by_ray(study, material(), SweepConfig(trials=10_000, sampler="grid"), ON_ONE)
+    assert held is not None
+    assert len(study.finished()) == len(study._grid)
+
+
+@pytest.mark.timeout(120)
+def test_a_node_of_another_version_is_refused(
+    two_nodes: Any, study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(by_ray, "TrialWorker", OldWorker)
+    search_by_ray(study, material(), SweepConfig(trials=3), ON_ONE)
+    assert len(study.finished()) == 3
+    assert "it has headstart 0.0.1" in capfd.readouterr().err
+
+
+@pytest.mark.timeout(180)
+def test_a_head_that_kills_its_workers_does_not_end_the_search(
+    two_nodes: Any, study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(by_ray, "TrialWorker", LethalWorker)
+    search_by_ray(study, material(), SweepConfig(trials=3), ON_ONE)
+    assert len(study.finished()) == 3
+    assert "3 workers died of one head" in capfd.readouterr().err
+
+
+@pytest.mark.timeout(120)
+def test_a_study_whose_owner_is_killed_is_told(two_nodes: Any, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying(StudyOwner):
+        def report(self, worker: str, value: float, step: int) -> bool:
+            os._exit(1)
+
+    monkeypatch.setattr(by_ray, "StudyOwner", Dying)
+    with pytest.raises(HeadstartError, match="the owner of the study died") as error:
+        search_by_ray(study, material(), SweepConfig(trials=3), ON_ONE)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.timeout(120)
+def test_an_error_of_the_owner_is_raised_as_it_is(two_nodes: Any, study: Study, monkeypatch) -> None:
+    class Full(StudyOwner):
+        def tell(self, *arguments: Any) -> None:
+            raise OSError(28, "No space left on device", "curves")
+
+    monkeypatch.setattr(by_ray, "StudyOwner", Full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        search_by_ray(study, material(), SweepConfig(trials=3), ON_ONE)
+    assert len(str(error.value)) < 100
