@@ -152,7 +152,9 @@ def _read_or_nothing(reference: bytes) -> bytes:
     if not reference.startswith(_MARK):
         return b""
     try:
-        return _read_reference(reference)
+        content = _read_reference(reference)
+        _faults.pop(reference, None)
+        return content
     except OSError as error:
         fault = why_unreadable(error)
         _failures.append(f"{os.fsdecode(reference.split(b' ', 4)[4])}: {fault.detail}")
