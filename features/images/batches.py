@@ -237,7 +237,7 @@ def portionwise(
 
 
 def specs_of(portion: tuple[Any, ...]) -> list[tf.TensorSpec]:
-    """Return the `specs` of `portionwise` for portions with the dtypes and shapes of `portion`, and any number of rows."""
+    """Return the `specs` of `portionwise` for portions with dtypes and shapes as `portion`, and any number of rows."""
     return [tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in map(tf.constant, portion)]
 
 

@@ -44,11 +44,19 @@ def test_each_file_is_extracted_soon_after_it_was_read(
 
 @pytest.mark.parametrize(
     ("asked", "used", "begun"),
-    [("auto", 0, True), ("auto", 16, True), ("auto", 12, False), ("folder", 16, True), ("folder", 12, False)]
-    + [("12", 0, True), ("12", 16, False), ("12", 12, False), ("16", 12, True)],
+    [
+        *(("auto", 0, True), ("auto", 16, True), ("auto", 12, False), ("folder", 16, True), ("folder", 12, False)),
+        *(("12", 0, True), ("12", 16, False), ("12", 12, False), ("16", 12, True)),
+    ],
 )
 def test_turns_end_where_bits_decide(
-    asked: str, used: int, begun: bool, drawn: Path, small: FeatureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: str,
+    used: int,
+    begun: bool,
+    drawn: Path,
+    small: FeatureConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded: list[str] = []
     monkeypatch.setattr(extracting, "load_networks", lambda config, *_: loaded.append(config.bits) or [])

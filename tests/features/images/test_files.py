@@ -390,9 +390,7 @@ def test_a_file_system_that_can_not_be_made_lacks_credentials(monkeypatch: pytes
         require_access(["az://b/x.jpg"])
 
 
-def test_lost_access_ends_decoding_with_its_cause(
-    site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lost_access_ends_decoding_with_its_cause(site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: object) -> None:
         raise DataError("s3://b/x.jpg: no credentials for s3://")
 
@@ -403,7 +401,9 @@ def test_lost_access_ends_decoding_with_its_cause(
     for images in ([image, image], [image]):
         with pytest.raises(DataError, match="no credentials for s3://"):
             list(decoded_batches(images, ImageConfig(64), 8))
-    of_two = decoded_dataset(tf.data.Dataset.from_tensor_slices(file_columns([image] * 2, ImageConfig(64))), ImageConfig(64), 8)
+    of_two = decoded_dataset(
+        tf.data.Dataset.from_tensor_slices(file_columns([image] * 2, ImageConfig(64))), ImageConfig(64), 8
+    )
     with pytest.raises(DataError, match="no credentials for s3://"), explained([]):
         list(of_two)
 

@@ -113,7 +113,9 @@ def test_a_field_that_is_named_must_be_there(photos: list[bytes], tmp_path: Path
     row = json.dumps({"label": 3, "class_name": "cat"}).encode()
     tar = write_tar(tmp_path / "x.tar", {"a.jpg": photos[0], "a.json": row, "a.cls": b"5"})
     assert labels_of(scan(tar, config=DataConfig(label_column="label"))) == {"a.jpg": "3"}
-    with pytest.raises(DataError, match=r"--label-column lable: no key.json has this field; there are class_name, label"):
+    with pytest.raises(
+        DataError, match=r"--label-column lable: no key.json has this field; there are class_name, label"
+    ):
         scan(tar, config=DataConfig(label_column="lable"))
     plain = write_tar(tmp_path / "y.tar", {"a.jpg": photos[0], "a.cls": b"5"})
     with pytest.raises(DataError, match=r"--label-column lable: no key.json has this field; there are none"):
@@ -143,7 +145,9 @@ def test_splits_are_in_the_names_of_tars(photos: list[bytes], tmp_path: Path) ->
     assert len(scan(tmp_path / "shards", config=DataConfig(resplit=True)).examples) == 5
 
 
-@pytest.mark.parametrize("pattern", ["{train,val}/{0..1}.tar", "{train,val}/a/{0..1}.tar", "{train_,data-val}{0..1}.tar"])
+@pytest.mark.parametrize(
+    "pattern", ["{train,val}/{0..1}.tar", "{train,val}/a/{0..1}.tar", "{train_,data-val}{0..1}.tar"]
+)
 def test_a_pattern_gives_the_splits_of_its_folder(pattern: str, photos: list[bytes], tmp_path: Path) -> None:
     data = tmp_path / "test" / pattern  # `test` lies before the braces
     words = pattern.partition("}")[0][1:].split(",")
@@ -276,7 +280,9 @@ def test_a_tar_beside_pictures_is_told(linked: bool, photos: list[bytes], tmp_pa
             (tmp_path / label).rename(folder / label)
     assert kind_of(folder) == "folder"
     if not linked:
-        with pytest.raises(DataError, match=r"1 images lie beside these folders.*; .*: tars beside images are not read"):
+        with pytest.raises(
+            DataError, match=r"1 images lie beside these folders.*; .*: tars beside images are not read"
+        ):
             scan(folder)
     scanned = scan(folder, config=DataConfig(layout="outer"))
     assert len(scanned.examples) == 2

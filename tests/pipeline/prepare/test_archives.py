@@ -245,7 +245,11 @@ def test_archives_in_an_archive_are_no_way_around_the_limits(
         archive.writestr("cat/zeros.bmp", bytes(900_000))
     inner = (tmp_path / "one.zip").read_bytes()
     content = {f"{number}.zip": inner for number in range(8)}
-    packed = PACKERS[outer](tar_bytes(content)) if outer in PACKERS else write_zip(tmp_path / "two.zip", content).read_bytes()
+    packed = (
+        PACKERS[outer](tar_bytes(content))
+        if outer in PACKERS
+        else write_zip(tmp_path / "two.zip", content).read_bytes()
+    )
     source = write(tmp_path / "in" / "s", packed)
     with pytest.raises(DataError, match=r"s, with the archives in it: .*times the size of the archive"):
         read(source)
