@@ -150,9 +150,9 @@ def _joined(pieces: Sequence[_Piece]) -> _Piece:
 def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> Iterator[None]:
     """If TensorFlow fails within this context, raise the cause instead of TensorFlow's error.
 
-    The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, the cause is
-    lost access to remote files (DataError), a remote file that could not be read, or a file of `examples` that is gone
-    or has changed (DataError). Without a known cause, TensorFlow's error is raised.
+    The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, the cause is a
+    DataError: access to remote files was lost, a remote file could not be read, or a file of `examples` is gone or has
+    changed. Without a known cause, TensorFlow's error is raised.
     """
     forget_unread()
     try:

@@ -74,8 +74,8 @@ def _tell(archive: str, notes: Iterable[str]) -> None:
 class Archives:
     """Opens archives, which stay open until `stack` is closed.
 
-    The limits of one archive hold for all archives together: see `require_within_limits`. Unpacked data lie on the disk
-    of `folder`, in temporary files without a name. `folder` need not exist yet.
+    All archives together may unpack to so much as one archive may: see `require_within_limits`. Unpacked data lie on
+    the disk of `folder`, in temporary files without a name. `folder` need not exist yet.
     """
 
     def __init__(self, stack: ExitStack, folder: Path, zip_encoding: str | None) -> None:

@@ -30,17 +30,8 @@ from headstart.pipeline.data.names import (
     told_missed,
 )
 from headstart.pipeline.data.splits import SPLITS
-from headstart.pipeline.data.tars.samples import read_tar
-from headstart.pipeline.data.tars.shards import (
-    SUFFIX,
-    is_tar,
-    is_there,
-    kind_of,
-    require_plain,
-    split_of_each,
-    tars_of,
-    told_tars,
-)
+from headstart.pipeline.data.tars import shards
+from headstart.pipeline.data.tars.samples import read_tar, require_field
 
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
 
@@ -63,7 +54,7 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     missing. Raises the errors of `read_manifest`.
     """
     require_data(data)
-    kind = kind_of(data)
+    kind = shards.kind_of(data)
     config.require_fit(kind)
     if kind == "list":
         return _read_list(data, config, labelled)
@@ -74,7 +65,7 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     if config.layout == "v1":
         return Files(*read_folder_v1(data))
     names, listing = folder_names(data)
-    tars = told_tars(data, names)
+    tars = shards.told_tars(data, names)
     try:
         reading = read_names(names, str(data), config, listing.empty, labelled)
     except DataError as error:
@@ -106,13 +97,13 @@ def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: st
 
 def require_data(data: Path) -> None:
     """Raise a DataError unless `data` is a folder, tars that exist, or a file with the suffix of a manifest."""
-    if data.is_dir() or is_manifest(data) or (data.name.endswith(SUFFIX) and is_there(data)):
+    if data.is_dir() or is_manifest(data) or (data.name.endswith(shards.SUFFIX) and shards.is_there(data)):
         return
     require_no_url("DATA", data, "name a folder, tars or a list on a disk; a list may hold URLs")
     if not data.exists():
         raise DataError(f"{data}: no such folder")
-    if is_tar(data.name):
-        require_plain(str(data))
+    if shards.is_tar(data.name):
+        shards.require_plain(str(data))
     raise DataError(f"{data}: neither a folder nor a list ({', '.join(SUFFIXES)}); `headstart prepare` takes archives")
 
 
@@ -225,9 +216,9 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
 
 def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     """Read tars of samples. Without any `.cls` and `.json`, labels are in the names, as in a folder."""
-    there = tars_of(data)
+    there = shards.tars_of(data)
     tars = there.paths
-    splits, lines = ([""] * len(tars), []) if config.resplit else split_of_each(tars, data)
+    splits, lines = ([""] * len(tars), []) if config.resplit else shards.split_of_each(tars, data)
     by_names = bool(config.label_from or config.classes) or config.layout not in ("auto", "none")
     by_fields = not by_names and config.layout != "none"
     found = []
@@ -236,7 +227,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
             found.append(read_tar(tar, config.label_column, by_fields))
             advance(1)
     if by_fields and config.label_column:
-        _require_field(data, config.label_column, set().union(*(one.fields for one in found)))
+        require_field(data, config.label_column, found)
     names = Paths.of(name for one in found for name in one.names)
     labels = [label for one in found for label in one.labels]
     reading = Reading(
@@ -255,12 +246,6 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     ignored = sum((one.ignored for one in found), there.ignored)
     files = _with_labels(Paths.of(path for one in found for path in one.paths), reading, ignored, "without a label")
     return replace(files, rejects=[reject for one in found for reject in one.rejects])
-
-
-def _require_field(data: Path, field: str, fields: set[str]) -> None:
-    if field not in fields:
-        there = listed(sorted(fields)) or "none"
-        raise DataError(f"{data}: --label-column {field}: no key.json has this field; there are {there}")
 
 
 def _labelled_by_names(

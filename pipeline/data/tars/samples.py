@@ -16,7 +16,7 @@ from headstart.pipeline.archives.entries import Entry
 from headstart.pipeline.archives.names import leads_out
 from headstart.pipeline.archives.opening import list_plain_tar
 from headstart.pipeline.data.clutter import clutter_kinds
-from headstart.pipeline.data.names import as_label, has_image_suffix
+from headstart.pipeline.data.names import as_label, has_image_suffix, listed
 
 _LABEL_FIELDS = ("label", "class", "cls", "class_name", "category", "target")
 _MOST_FIELDS = 100
@@ -71,6 +71,14 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     several = {key for key, count in Counter(keys).items() if count > 1 and key in labels}
     found.groups = [f"{tar}/{key}" if key in several else None for key in keys]
     return found
+
+
+def require_field(data: Path, field: str, tars: Iterable[TarImages]) -> None:
+    """Raise a DataError if no `key.json` of `tars`, the tars of `data`, has `field`."""
+    fields = {name for tar in tars for name in tar.fields}
+    if field not in fields:
+        there = listed(sorted(fields)) or "none"
+        raise DataError(f"{data}: --label-column {field}: no key.json has this field; there are {there}")
 
 
 def hold_samples(names: Iterable[str]) -> bool:
