@@ -95,8 +95,8 @@ class Comparison:
         if config.precision == "float32":
             if found.changed_labels or not found.largest_difference <= _MOST:
                 raise ExportError(
-                    f"{asked}: {found}; float32 may change no label, and no probability by over {_MOST:g}, so nothing was "
-                    "written"
+                    f"{asked}: {found}; float32 may change no label, and no probability by over {_MOST:g}, so nothing "
+                    "was written"
                 )
             return
         lost = self.accuracy_of_run - self.accuracy
