@@ -80,8 +80,13 @@ class Connection(HttpToolsProtocol):
             self._deadline = None
 
     def _cut(self) -> None:
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._refused or (self.cycle and self._head is None):  # it was told, or idles after an answer
             self.transport.close()
+        else:
+            self._refused = True
+            self._tell(408, "Request Timeout", f"no request came within {_HEAD_SECONDS:g} seconds")
 
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
         """Send an answer, and no more. The connection is closed when the client closes it, or when its time is over."""
