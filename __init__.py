@@ -117,6 +117,8 @@ class _FeaturesPackage(ModuleType):
     checker, the name is the function; see above.
     """
 
+    __module__ = "headstart.features"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__wrapped__(*args, **kwargs)
 

@@ -70,8 +70,8 @@ class LoadedRun:
         """Classify images, and return a prediction for each, in order.
 
         Each has the fields of `headstart predict --json`, such as `label`, `probability` and `probabilities`. Images
-        in memory are decoded and resized as files are; EXIF orientation of a Pillow image is applied. A JPEG that
-        Pillow has decoded may differ by a grey level from the same file, because decoders differ.
+        in memory are resized as files are; EXIF orientation of a Pillow image is applied. A JPEG that Pillow decoded
+        may get slightly other probabilities than its path, because headstart decodes large ones at a smaller scale.
 
         Args:
             images: one or several of: the path of an image or a folder; a Pillow image; an array uint8 [H, W, 3], RGB.

@@ -91,8 +91,6 @@ _DOES_NOT_APPLY = dict.fromkeys(
         "check_dont_overwrite_parameters",
         "check_dtype_object",
         "check_estimator_sparse_array",
-        "check_estimator_sparse_matrix",
-        "check_estimator_sparse_tag",
         "check_estimators_dtypes",
         "check_estimators_empty_data_messages",
         "check_estimators_fit_returns_self",
