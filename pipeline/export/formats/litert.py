@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from headstart.features.device import cpu_count
@@ -22,7 +22,15 @@ _EXTRA, _INPUT, _OUTPUT, _SIGNATURE = "litert", "pixels", "probabilities", "serv
 _METADATA, _LABELS = "headstart.json", "labels.txt"
 _TIME = (1980, 1, 1, 0, 0, 0)  # of each member, so that the same model gives the same file
 _MOST_BYTES = 16 << 20
-_QUANTISED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "CONCATENATION", "AVERAGE_POOL_2D", "MAX_POOL_2D")
+_QUANTISED = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "ADD",
+    "CONCATENATION",
+    "AVERAGE_POOL_2D",
+    "MAX_POOL_2D",
+)
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:

@@ -77,7 +77,9 @@ def _convert(deployable: "Deployable", file: Path) -> None:
     try:
         with warnings.catch_warnings(), silent_libraries(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")  # Keras asks NumPy for a name that only NumPy 1 had
-            model(np.zeros((1, size, size, 3), np.uint8), training=False)  # Keras exports no model that was never called
+            model(
+                np.zeros((1, size, size, 3), np.uint8), training=False
+            )  # Keras exports no model that was never called
             model.export(file, format="onnx", verbose=False, opset_version=_OPSET)
     except Exception as error:  # tf2onnx raises what its handlers happen to raise
         raise refusal("onnx", "tf2onnx", error) from error
@@ -87,7 +89,9 @@ def _named(model: Any, onnx: Any) -> Any:
     """Name input, output and batch size of `model`. Raise an ExportError if it has operations that ONNX has not."""
     foreign = sorted({node.op_type for node in model.graph.node if node.domain not in {"", "ai.onnx", "ai.onnx.ml"}})
     if foreign or len(model.graph.input) != 1 or len(model.graph.output) != 1:
-        raise ExportError(f"--format onnx: ONNX has no {', '.join(foreign) or 'form'} for this network; try another format")
+        raise ExportError(
+            f"--format onnx: ONNX has no {', '.join(foreign) or 'form'} for this network; try another format"
+        )
     for old, new in ((model.graph.input[0], _INPUT), (model.graph.output[0], _OUTPUT)):
         for node in model.graph.node:
             for names in (node.input, node.output):
@@ -109,7 +113,9 @@ def _store_as_float16(model: Any, onnx: Any) -> None:
         if value.dtype == np.float32 and value.size >= _FEWEST:
             name = tensor.name
             tensor.CopyFrom(onnx.numpy_helper.from_array(half(value, name), f"{name}_float16"))
-            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT))
+            casts.append(
+                onnx.helper.make_node("Cast", [tensor.name], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT)
+            )
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)

@@ -14,8 +14,8 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.digests import raw_digests
 from headstart.features.images.columns.images import NUMBERS, Images
 from headstart.features.images.columns.paths import Paths
-from headstart.features.images.files import fetched
 from headstart.features.images.faults import Version
+from headstart.features.images.files import fetched
 from headstart.features.store.claims import Claims
 from headstart.features.store.writer import LARGER_SHARD_IMAGES, MANY_IMAGES, ShardWriter
 from headstart.tests.conftest import SMALL
