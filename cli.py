@@ -32,6 +32,9 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_
 store = typer.Typer(help="Look after a store of features.", no_args_is_help=True, context_settings=_HELP)
 
 Split = Annotated[Literal["train", "val", "test", "all"], typer.Option(help="The split to use.")]
+AnySplit = Annotated[
+    AskedSplit, typer.Option(help="The split to use. auto: test, or all of another DATA without splits.")
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -211,9 +214,7 @@ def evaluate(
     decision: ThresholdConfig,
     validation: FoldsConfig,
     by_ray: ClusterConfig,
-    split: Annotated[
-        AskedSplit, typer.Option(help="The split to score. auto: test, or all of another DATA without splits.")
-    ] = "auto",
+    split: AnySplit = "auto",
     sort: Annotated[Sort, typer.Option(help="Order of the predictions' file; mistakes puts the worst first.")] = "data",
     seed: int = 0,
 ) -> Result:
@@ -246,9 +247,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; several are compared.")],
     config: ReportConfig,
     places: Places,
-    split: Annotated[
-        AskedSplit, typer.Option(help="The split to show. auto: test, or all of another DATA without splits.")
-    ] = "auto",
+    split: AnySplit = "auto",
 ) -> Result:
     """Write a page about a run: figures, curves, mistakes beside their nearest training images, data, settings."""
     from headstart.pipeline.report.report import report
