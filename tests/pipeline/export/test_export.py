@@ -195,7 +195,7 @@ def test_an_export_that_is_too_far_from_the_run_is_not_written(
     load = keras_file.load
     monkeypatch.setattr(keras_file, "load", lambda path: lambda batch: load(path)(batch)[:, ::-1])
     said = headstart.error("export", run, tmp_path / "out", "--format=keras", "--images=3")
-    assert "at most 0.0001 and no label may; nothing was written" in said
+    assert "no probability by over 0.0001, so nothing was written" in said
     assert {file.name for file in tmp_path.iterdir()} == {"run", "store"}
 
 
