@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from headstart.features.backbones.cuts import Cut
 from headstart.features.cluster import extraction as extraction_module
+from headstart.features.cluster.extraction_job import absolute_settings
 from headstart.features.cluster.nodes import Reference
 from headstart.features.cluster.worker import Built
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.digests import raw_digests
 from headstart.features.images.columns.images import NUMBERS, Images
 from headstart.features.images.columns.paths import Paths
-from headstart.features.images.files import fetched
 from headstart.features.images.faults import Version
+from headstart.features.images.files import fetched
 from headstart.features.store.claims import Claims
 from headstart.features.store.writer import LARGER_SHARD_IMAGES, MANY_IMAGES, ShardWriter
 from headstart.tests.conftest import SMALL
@@ -32,7 +33,8 @@ def many(count: int) -> Images:
 def test_a_scratch_folder_of_the_driver_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fast").mkdir()
-    sent = extraction_module._absolute(FeatureConfig(**SMALL), ExtractionConfig(Path("store"), scratch=Path("fast")))[1]
+    asked = ExtractionConfig(Path("store"), scratch=Path("fast"))
+    _, sent = absolute_settings(FeatureConfig(**SMALL), asked)
     (tmp_path / "fast").rmdir()
     assert replace(sent, batch_size=8).store == tmp_path / "store"
 
