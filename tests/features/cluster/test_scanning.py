@@ -56,6 +56,7 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
     with cluster(ClusterConfig(ray="auto")) as found:
         assert found
+        found.begun().libraries = False  # workers start sooner
         yield found
     ray.shutdown()
     nodes.shutdown()
@@ -93,6 +94,7 @@ def test_a_file_that_kills_its_workers(
     workers: Cluster, pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crew, "Worker", DeadlyWorker)
+    workers.begun().dismiss()  # those that were started with the fixture
     alone = scanned(pages, tmp_path / "alone")
     shared = scanned(pages, tmp_path / "shared", workers)
     assert len(shared.examples) == len(alone.examples) - 1
@@ -106,6 +108,7 @@ def test_a_node_that_reads_nothing_is_refused(
     workers: Cluster, pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(crew, "Worker", HalfBlindWorker)
+    workers.begun().dismiss()
     assert scanned(pages, tmp_path / "shared", workers).examples == scanned(pages, tmp_path / "alone").examples
     assert "it can't read" in capfd.readouterr().err
     monkeypatch.setattr(crew, "Worker", BlindWorker)
