@@ -120,7 +120,10 @@ def require_access_kept() -> None:
 
 
 def known_fault(image: ImageFile) -> Fault | None:
-    """Return why `read_references` could not read the URL of an image the last time, and forget it."""
+    """Return why `read_references` could not read an object the last time, and forget it. Of other files, return None.
+
+    Several tries of a server that is away take long, so its reason is not asked for again.
+    """
     return _faults.pop(reference_of(image), None)
 
 
@@ -156,10 +159,10 @@ def _read_or_nothing(reference: bytes) -> bytes:
         _faults.pop(reference, None)
         return content
     except OSError as error:
-        fault = why_unreadable(error)
-        _failures.append(f"{os.fsdecode(reference.split(b' ', 4)[4])}: {fault.detail}")
-        if is_url(os.fsdecode(reference.split(b" ", 4)[4])) and len(_faults) < _MOST_FAULTS:
-            _faults[reference] = fault  # to ask again would take long
+        fault, path = why_unreadable(error), os.fsdecode(reference.split(b" ", 4)[4])
+        _failures.append(f"{path}: {fault.detail}")
+        if is_url(path) and len(_faults) < _MOST_FAULTS:
+            _faults[reference] = fault
         return UNREAD
     except DataError as error:
         _ends.append(error)

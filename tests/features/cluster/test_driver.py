@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from headstart.features.backbones.cuts import Cut
 from headstart.features.cluster import extraction as extraction_module
+from headstart.features.cluster.extraction_job import absolute_settings
 from headstart.features.cluster.nodes import Reference
 from headstart.features.cluster.worker import Built
 from headstart.features.config import ExtractionConfig, FeatureConfig
@@ -32,7 +33,8 @@ def many(count: int) -> Images:
 def test_a_scratch_folder_of_the_driver_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fast").mkdir()
-    sent = extraction_module._absolute(FeatureConfig(**SMALL), ExtractionConfig(Path("store"), scratch=Path("fast")))[1]
+    asked = ExtractionConfig(Path("store"), scratch=Path("fast"))
+    _, sent = absolute_settings(FeatureConfig(**SMALL), asked)
     (tmp_path / "fast").rmdir()
     assert replace(sent, batch_size=8).store == tmp_path / "store"
 

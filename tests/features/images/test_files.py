@@ -18,7 +18,13 @@ import numpy as np
 import psutil
 import pytest
 from headstart.features.errors import DataError
-from headstart.features.images.batches import decoded_batches, decoded_dataset, file_columns, why_undecodable
+from headstart.features.images.batches import (
+    decoded_batches,
+    decoded_dataset,
+    file_columns,
+    why_all_undecodable,
+    why_undecodable,
+)
 from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.faults import Version
 from headstart.features.images.files import fetched, objects, reading, urls, web
@@ -436,3 +442,25 @@ def test_a_member_of_a_changed_tar_is_not_decoded(tmp_path: Path, drawn: Path) -
     (found,) = inspect_image(member.path)
     assert isinstance(found, Reject)
     assert found.detail == "the tar ends before it"
+
+
+def test_an_object_that_could_not_be_read_is_not_tried_again_for_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = ImageFile("https://far.example/1.jpg", "0" * 64, 3, 1, 1, 8, 8, "JPEG")
+    tries, failing = list[int](), [True]
+
+    def read(_: bytes) -> bytes:
+        tries.append(1)
+        if failing:
+            raise OSError(5, "the server is away")
+        return b"no image"
+
+    monkeypatch.setattr(reading, "_read_reference", read)
+    for _ in range(2):
+        assert reading.read_references(np.array([reading.reference_of(image)], object)).tolist() == [b""]
+    (reject,) = why_all_undecodable([image])
+    assert (reject.reason, reject.detail, len(tries)) == ("unreadable", "the server is away", 2)
+    reading.read_references(np.array([reading.reference_of(image)], object))
+    failing.clear()
+    reading.read_references(np.array([reading.reference_of(image)], object))
+    assert why_all_undecodable([image])[0].reason == "corrupt"
+    assert why_all_undecodable([image] * 3, lambda: True) == []
