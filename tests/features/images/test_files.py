@@ -456,7 +456,7 @@ def test_an_object_that_could_not_be_read_is_not_tried_again_for_its_reason(monk
 
     monkeypatch.setattr(reading, "_read_reference", read)
     for _ in range(2):
-        assert reading.read_references(np.array([reading.reference_of(image)], object)).tolist() == [b""]
+        assert reading.read_references(np.array([reading.reference_of(image)], object)).tolist() == [reading.UNREAD]
     (reject,) = why_all_undecodable([image])
     assert (reject.reason, reject.detail, len(tries)) == ("unreadable", "the server is away", 2)
     reading.read_references(np.array([reading.reference_of(image)], object))
