@@ -12,12 +12,13 @@ BIN  := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 HEADSTART := $(BIN)/headstart
+EPOCH ?= $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct))
 DOWNLOAD := downloads/kagglecatsanddogs_5340.zip
 DOWNLOAD_URL := https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/kagglecatsanddogs_5340.zip
 FEATURE_OPTIONS = --store $(STORE) --weights $(WEIGHTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data features head finetune evaluate report tensorboard test test-all lint bench bench-scale clean
+.PHONY: help setup demo data features head finetune evaluate report serve tensorboard test test-all lint dist bench bench-scale clean
 
 help: ## this list
 	@echo "headstart: an image classifier in two phases"
@@ -61,6 +62,10 @@ evaluate: $(INSTALLED) ## score RUN on the test split
 report: $(INSTALLED) ## one page about RUN, report.html
 	$(HEADSTART) report $(RUN) $(ARGS)
 
+serve: $(INSTALLED) ## a page and an HTTP interface for RUN, on this machine
+	@$(BIN)/python -c 'import fastapi, uvicorn' 2>/dev/null || $(BIN)/pip install --quiet --editable '.[serve]'
+	$(HEADSTART) serve $(RUN) $(ARGS)
+
 tensorboard: $(INSTALLED) ## curves of all runs beside RUN
 	$(BIN)/tensorboard --logdir $(dir $(RUN)) $(ARGS)
 
@@ -76,6 +81,15 @@ lint: $(READY) ## ruff, mypy, and the direction of imports
 	@mkdir -p build/typing && ln -sfn ../.. build/typing/headstart
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+dist: $(READY) ## a wheel and an sdist in dist/, the same bytes from the same commit
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python -m build --outdir dist .
+	@# setuptools keeps the times of files in an sdist, so it is packed again (see reproducible-builds.org, "Archives")
+	cd dist && mkdir packed && tar --extract --gzip --file *.tar.gz --directory packed && cd packed && \
+	  tar --create --sort=name --mtime=@$(EPOCH) --mode=u=rwX,go=rX --owner=0 --group=0 --numeric-owner --format=ustar * \
+	  | gzip -9 --no-name > ../$$(basename ../*.tar.gz) && rm -r ../packed
+	$(BIN)/twine check --strict dist/*
 
 bench: $(READY) ## measure, writing benchmarks/results.json
 	$(BIN)/python -m benchmarks.bench $(ARGS)

@@ -14,6 +14,7 @@ from headstart.pipeline.commandline import Data, NewRun, Overwrite, Result, RunA
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.demo.config import DEMO_IMAGES
 from headstart.pipeline.evaluate.config import AskedSplit, FoldsConfig, Sort, ThresholdConfig
+from headstart.pipeline.export.config import ModelExportConfig
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.labels.config import LabelsConfig
@@ -21,14 +22,19 @@ from headstart.pipeline.places import NetworkPlaces, Places
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.report.config import ReportConfig
+from headstart.pipeline.serve.config import ServeConfig
 from headstart.pipeline.study.config import StudyConfig
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-store = typer.Typer(help="Look after a store of features.", no_args_is_help=True)
+_HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings=_HELP)
+store = typer.Typer(help="Look after a store of features.", no_args_is_help=True, context_settings=_HELP)
 
 Split = Annotated[Literal["train", "val", "test", "all"], typer.Option(help="The split to use.")]
+AnySplit = Annotated[
+    AskedSplit, typer.Option(help="The split to use. auto: test, or all of another DATA without splits.")
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -208,9 +214,7 @@ def evaluate(
     decision: ThresholdConfig,
     validation: FoldsConfig,
     by_ray: ClusterConfig,
-    split: Annotated[
-        AskedSplit, typer.Option(help="The split to score. auto: test, or all of another DATA without splits.")
-    ] = "auto",
+    split: AnySplit = "auto",
     sort: Annotated[Sort, typer.Option(help="Order of the predictions' file; mistakes puts the worst first.")] = "data",
     seed: int = 0,
 ) -> Result:
@@ -243,9 +247,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; several are compared.")],
     config: ReportConfig,
     places: Places,
-    split: Annotated[
-        AskedSplit, typer.Option(help="The split to show. auto: test, or all of another DATA without splits.")
-    ] = "auto",
+    split: AnySplit = "auto",
 ) -> Result:
     """Write a page about a run: figures, curves, mistakes beside their nearest training images, data, settings."""
     from headstart.pipeline.report.report import report
@@ -270,6 +272,34 @@ def predict(
     return predicting(run, paths or [], config, places, seed)
 
 
+@command(app, kept="requests in work were answered first")
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN|EXPORT", help="A run, or a folder made by `headstart export`.")],
+    config: ServeConfig,
+    places: Places,
+    seed: int = 0,
+) -> Result:
+    """Serve a page on which photographs are labelled, and an HTTP interface for programs."""
+    from headstart.pipeline.serve.serve import serve
+
+    return serve(run, config, places, seed)
+
+
+@command(app, name="export")
+def export_model(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make, with the model and what it needs.")],
+    config: ModelExportConfig,
+    places: Places,
+    overwrite: Overwrite = False,
+    seed: int = 0,
+) -> Result:
+    """Write a run as a model for elsewhere, and compare it with the run, in its own runtime, on val images."""
+    from headstart.pipeline.export.export import export
+
+    return export(run, out, config, places, overwrite, seed)
+
+
 @command(app)
 def backbones(
     name: Annotated[
@@ -283,6 +313,16 @@ def backbones(
     from headstart.pipeline.backbones.backbones import list_backbones
 
     return list_backbones(name, store)
+
+
+@command(app)
+def doctor(
+    store: Annotated[Path, typer.Option(help="Store whose disk is tried.", envvar="HEADSTART_STORE")] = Path("store"),
+) -> Result:
+    """Tell what this machine has, on one screen for an issue. Exits with 1 if a command would fail."""
+    from headstart.pipeline.doctor.doctor import doctor
+
+    return doctor(store)
 
 
 app.add_typer(store, name="store")

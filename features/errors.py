@@ -30,6 +30,10 @@ class RunError(HeadstartError, ValueError):
     """A folder that is not a run, or a run that can't do what was asked."""
 
 
+class ExportError(HeadstartError):
+    """A model that a format can't hold, an export that differs too much from its run, or one that can't be used."""
+
+
 class DivergedError(HeadstartError):
     """A training run in which no loss was finite."""
 

@@ -94,13 +94,14 @@ def extract_features(
     A disk without room for the missing features raises an OSError. Shards written before an error are kept.
     """
     every = Images.of(images)
-    different = every[first_positions(every.digests)]
-    writer = ShardWriter(stores, different.digests)
+    first = first_positions(every.digests)
+    digests = every.digests if len(first) == len(every) else every.digests[first]
+    writer = ShardWriter(stores, digests)
     done = Extracted()
     if lacking := writer.lacking():
-        work = cut_into_portions(different.digests, lacking)
-        missing = different[np.isin(different.digests, work.digests.raw)]
-        del different, lacking  # both have an entry per image, and extraction may take days
+        work = cut_into_portions(digests, lacking)
+        missing = every[first[np.isin(digests, work.digests.raw)]]
+        del images, every, digests, first, lacking  # they have an entry per image, and extraction may take days
         done = _extract_missing(missing, work, freeze, writer, config, view)
     for store in stores.values():
         store.update_merged()

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
@@ -70,6 +70,14 @@ class Fallible(Protocol):
         """Return the error to raise after the result is shown, or None."""
 
 
+@runtime_checkable
+class Lasting(Protocol):
+    """A result whose command goes on after it is shown."""
+
+    def last(self) -> None:
+        """Go on until the command ends."""
+
+
 class _Command(TyperCommand):
     """A command that refuses empty arguments, because an empty path would mean the current folder."""
 
@@ -97,7 +105,7 @@ def _command_class(configs: Iterable[Any]) -> type[_Command]:
 
 
 def command(
-    app: typer.Typer, kept: str = "nothing was changed", needs_weights: bool = True
+    app: typer.Typer, kept: str = "nothing was changed", needs_weights: bool = True, name: str | None = None
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Return a decorator that makes a function a command of `app`. The command shows the result of the function.
 
@@ -109,6 +117,7 @@ def command(
     Args:
         kept: printed after Ctrl-C, to say which work is not lost.
         needs_weights: whether the command reads the weights that its options name.
+        name: the name of the command; by default, that of the function.
     """
 
     def register(function: Callable[..., Result]) -> Callable[..., None]:
@@ -127,6 +136,8 @@ def command(
                 _show(result, json)
                 if isinstance(result, Fallible) and (failure := result.failure()):
                     raise failure
+                if isinstance(result, Lasting):
+                    result.last()
             except Exception as error:
                 code, message = _explain(error)
                 messages.print(f"error: {message}", style="red")
@@ -137,7 +148,7 @@ def command(
 
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = roles
-        app.command(cls=_command_class(configs.values()))(call)
+        app.command(name, cls=_command_class(configs.values()))(call)
         return call
 
     return register
@@ -174,7 +185,7 @@ def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect
         metavar=metadata.get("metavar"),
         hidden=given,
     )
-    default: Any = field.default
+    default: Any = inspect.Parameter.empty if field.default is MISSING else field.default
     if given:
         hint, default = hint | None, None
     elif get_origin(hint) is tuple:
@@ -274,7 +285,7 @@ def _show(result: Result, as_json: bool) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names that are not UTF-8 are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:
-        print(json.dumps(result.fields(), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(result.fields(), ensure_ascii=False, allow_nan=False), flush=True)
         return
     out = PlainConsole()
     for line in result.lines():

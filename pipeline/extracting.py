@@ -17,6 +17,7 @@ from headstart.features.frozen.network import Network, load_networks, remember_w
 from headstart.features.frozen.speeds import keep_speed
 from headstart.features.images.augment import Augment, View
 from headstart.features.images.columns.images import Images
+from headstart.features.images.depth import bits_by_folder, bits_that_matter
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.compact import compact_by_itself
 from headstart.features.store.store import FeatureStore
@@ -73,12 +74,13 @@ class Early:
 
     def __init__(self, config: FeatureConfig, extraction: ExtractionConfig) -> None:
         self.done = Extracted()
-        self._config, self._extraction = replace(config, bits="16"), extraction
+        self._bits, self._config, self._extraction = config.bits, replace(config, bits="16"), extraction
         self._extractors: list[Extractor] | None = None
 
     def __call__(self, images: Images) -> None:
         """Extract the missing features of `images`, a part of those in the data folder."""
-        if not set(np.unique(images.numbers("bits")).tolist()) <= {0, 16}:
+        held = set(np.unique(images.numbers("bits")).tolist())
+        if bits_that_matter(bits_by_folder(self._bits, held), held) != "16":
             self._extractors = []
         if self._extractors is None:
             networks = load_networks(self._config, self._extraction, KnownBackbones(self._extraction.store))

@@ -12,6 +12,7 @@ from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.extraction import Cluster, cluster
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.device import release_memory
 from headstart.features.digests import raw_digests
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
@@ -33,7 +34,7 @@ from headstart.pipeline.places import Places
 from headstart.pipeline.rejects import list_rejects, require_rejects_file
 from headstart.pipeline.runs import Run
 
-# Takes a scan and the networks for its features; raises an error if either can't be used.
+# It takes a scan and the networks for its features, and raises an error if either can't be used.
 ScanCheck = Callable[[Scan, list[Network]], None]
 
 
@@ -123,8 +124,7 @@ class FeaturedExamples:
         """Yield the summary of `headstart features`, line by line."""
         done, store = self.extracted, self.extraction.store
         timed = f" ({done.seconds:.1f} s, {done.images_per_second:.1f} images/s)" if done.extracted else ""
-        cached = self.fields()["cached"]
-        copies = len(self.examples) - self.examples.different
+        cached, copies = self.fields()["cached"], len(self.examples) - self.examples.different
         parts = [f"{done.extracted} extracted{timed}"] + [f"{cached} cached"] * bool(cached)
         parts += [f"{copies} copies of others"] * bool(copies)
         yield f"{len(self.examples)} examples in {len(self.class_names) or 'no'} classes: {', '.join(parts)}"
@@ -233,6 +233,8 @@ def scan_with_store(
         (extraction.store / "scans").mkdir(exist_ok=True)
     memory = scan_memory(extraction.store, data, extraction.rehash)
     scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled, turn, elsewhere)
+    del memory
+    release_memory()
     tell_reading(scanned)
     return scanned
 
@@ -264,8 +266,7 @@ def load_examples(run: Run, places: Places = Places(), workers: Cluster | None =
     Raises RunError if the data, the store or the weights are gone, or if the settings no longer give the features that
     the head was trained on.
     """
-    settings = run.config()
-    data, store = run_data(run, places), run_store(run, places)
+    settings, data, store = run.config(), run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
     extraction = replace(run.configs()[1], store=store, max_rejects=1.0, rehash=False)
     config, _ = located_networks(run, places, run.configs()[0], extraction, KnownBackbones(store))

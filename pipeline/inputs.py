@@ -1,6 +1,5 @@
 """Make datasets of labelled batches: images for training (shuffled) and evaluation (in order), and cached features."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,13 +9,15 @@ from headstart.features.digests import hex_digests
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import Augment, augment_image
 from headstart.features.images.batches import decoded_dataset, explicit_options, file_columns
-from headstart.features.images.files.reading import forget_unread, why_unread
+from headstart.features.images.columns.portionwise import portionwise
+from headstart.features.images.files.reading import forget_unread, require_access_kept, why_unread
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.store.store import FeatureStore
 from headstart.features.tensorflow import tf
 from headstart.pipeline.data.examples import Example, Examples
 
 NextEpoch = Callable[[], int]
+_BLOCK = 256  # examples that are looked up at a time
 _Piece = tuple[np.ndarray, np.ndarray]
 
 
@@ -35,22 +36,24 @@ def train_dataset(
     was never interrupted.
     """
 
-    def visits() -> Iterator[tuple[np.int64, np.ndarray]]:
+    def visits() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         epoch = next_epoch()
         seeds = np.random.default_rng([seed, epoch, 1]).integers(0, 2**31, size=(len(examples), 2))
         order = np.random.default_rng([seed, epoch]).permutation(len(examples))
-        return zip(order, seeds[order], strict=True)
+        blocks = (order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK))
+        return ((block, seeds[block]) for block in blocks)
 
     table = [tf.constant(column) for column in _columns(examples, images)]
 
-    def columns(position: tf.Tensor, image_seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return *(tf.gather(column, position) for column in table), image_seed
+    def columns(positions: tf.Tensor, image_seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return *(tf.gather(column, positions) for column in table), image_seeds
 
     def augmented(pixels: tf.Tensor, label: tf.Tensor, image_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return augment_image(pixels, augment, image_seed), label
 
-    order = _generated(visits, len(examples), (tf.TensorSpec((), tf.int64), tf.TensorSpec((2,), tf.int64)))
-    return decoded_dataset(order.map(columns), images, batch_size, augmented)
+    blocks = portionwise(visits, (tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 2), tf.int64)))
+    rows = blocks.map(columns).unbatch().apply(tf.data.experimental.assert_cardinality(len(examples)))
+    return decoded_dataset(rows, images, batch_size, augmented)
 
 
 def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: int) -> tf.data.Dataset:
@@ -99,7 +102,8 @@ def features_dataset(
 
     signature = (tf.TensorSpec((None, *form.shape), form.dtype), tf.TensorSpec((None,), tf.int64))
     count = -(-len(examples) // batch_size)
-    return _generated(batches, count, signature, raised).prefetch(2).with_options(explicit_options())
+    counted = portionwise(batches, signature, raised).apply(tf.data.experimental.assert_cardinality(count))
+    return counted.prefetch(2).with_options(explicit_options())
 
 
 def _shuffled(
@@ -121,48 +125,6 @@ def _shuffled(
         left = positions[order[whole:]], rows[order[whole:]]
     if left and len(left[0]):
         yield left[1], labels[left[0]]
-
-
-def _generated(
-    generate: Callable[[], Iterator[tuple[Any, ...]]],
-    count: int,
-    signature: tuple[tf.TensorSpec, ...],
-    raised: list[Exception] | None = None,
-) -> tf.data.Dataset:
-    """Make a dataset of the `count` tuples that `generate()` yields. Each pass over the dataset calls `generate` again.
-
-    Errors of the iterator are added to `raised`, because TensorFlow raises errors of its own instead.
-    """
-    # TensorFlow's `from_generator` would slow down the whole process: TensorFlow 2.21 sets malloc's M_TRIM_THRESHOLD,
-    # and the kernel then maps and clears every temporary buffer over 128 KiB again.
-    numbers = itertools.count()
-    passes: dict[int, Iterator[tuple[Any, ...]]] = {}
-
-    def begin() -> np.int64:
-        number = next(numbers)
-        passes[number] = generate()
-        return np.int64(number)
-
-    def element(number: np.int64, step: np.int64) -> tuple[Any, ...]:
-        try:
-            found = next(passes[int(number)])
-        except Exception as error:
-            if raised is not None:
-                raised.append(error)
-            raise
-        if step == count - 1:
-            del passes[int(number)]
-        return found
-
-    def load(number: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        found = tf.numpy_function(element, [number, step], [spec.dtype for spec in signature])
-        return tuple(tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(found, signature, strict=True))
-
-    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.range(count).map(lambda step: load(number, step))
-
-    starts = tf.data.Dataset.from_tensors(0).map(lambda _: tf.numpy_function(begin, [], tf.int64))
-    return starts.flat_map(one_pass).apply(tf.data.experimental.assert_cardinality(count))
 
 
 def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
@@ -189,8 +151,8 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
     """If TensorFlow fails within this context, raise the cause instead of TensorFlow's error.
 
     The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, the cause is a
-    remote file that could not be read, or a file of `examples` that is gone or has changed (DataError). Without a known
-    cause, TensorFlow's error is raised.
+    DataError: access to remote files was lost, a remote file could not be read, or a file of `examples` is gone or has
+    changed. Without a known cause, TensorFlow's error is raised.
     """
     forget_unread()
     try:
@@ -198,6 +160,7 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
     except tf.errors.OpError as error:
         if raised:
             raise raised[0] from error
+        require_access_kept()
         if unread := why_unread():
             raise DataError(f"{unread}; repeat the command to go on") from error
         require_unchanged_files(examples)
@@ -205,8 +168,11 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 
 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
-    """Raise DataError if the file of an example is gone, or has changed since the scan."""
-    changed = [example.image.path for example in examples if not example.image.is_unchanged()]
+    """Raise DataError if the file of an example that was read is gone, or has changed since the scan.
+
+    Only local files are looked at: the bytes of others were compared as they were read.
+    """
+    changed = [example.image.path for example in examples if not example.image.is_unchanged_since_read()]
     if changed:
         raise DataError(f"{changed[0]}: gone or changed while it was in use ({len(changed)} such files)")
 

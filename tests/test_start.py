@@ -100,6 +100,8 @@ def test_check_of_images_with_features(whole: Path, extraction: ExtractionConfig
         ("evaluate RUN --data=absent", "absent: no such folder"),
         ("predict absent DATA", "absent: not a run folder"),
         ("predict RUN absent", "absent: no such file"),
+        ("serve absent", "absent: not a run folder"),
+        ("serve RUN --host=nowhere.invalid", "--host nowhere.invalid"),
         ("compare absent RUN", "absent: not a run folder"),
         ("check absent", "absent: no such folder"),
         ("check DATA --similarity=2", "--similarity"),

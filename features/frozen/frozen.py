@@ -45,7 +45,7 @@ class FrozenBackbone:
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
         self.cuts = tuple(cuts)
         self.batch_size = batch_size
-        self._passes = tuple(passes)
+        self.passes = tuple(passes)
         self._slots = _equal_slots(passes[0], image_size, batch_size)
 
     @property
@@ -58,7 +58,7 @@ class FrozenBackbone:
 
         `run` is one of the passes, the first by default.
         """
-        run = run or self._passes[0]
+        run = run or self.passes[0]
         used = self._slots[: len(pixels)]
         batch = pixels
         if len(used) < self.batch_size:
@@ -76,11 +76,11 @@ class FrozenBackbone:
         that were not yet yielded are lost.
         """
         running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
-        with ThreadPoolExecutor(len(self._passes)) as pool:
+        with ThreadPoolExecutor(len(self.passes)) as pool:
             # The passes take turns. Each gets another batch only after its last result was yielded.
-            for run, (positions, pixels) in zip(cycle(self._passes), batches, strict=False):
+            for run, (positions, pixels) in zip(cycle(self.passes), batches, strict=False):
                 running.append((positions, pool.submit(self, pixels, run)))
-                if len(running) == len(self._passes):
+                if len(running) == len(self.passes):
                     done, features = running.popleft()
                     yield done, features.result()
             for done, features in running:

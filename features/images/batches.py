@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 from headstart.features.device import cpu_count
 from headstart.features.images.augment import Augment, View, augment_image
+from headstart.features.images.columns.portionwise import portionwise, specs_of
 from headstart.features.images.decode import PILLOW, decode, decoder_of, pillow_pixels, reading_of
-from headstart.features.images.faults import Fault
+from headstart.features.images.faults import Fault, why_damaged
 from headstart.features.images.files.paths import is_local
 from headstart.features.images.files.reading import (
     bytes_of,
     in_threads,
     known_fault,
+    read_alone,
     read_references,
     reference_of,
+    require_access_kept,
     why_unreadable,
 )
 from headstart.features.images.pixels import ImageConfig
@@ -58,7 +61,7 @@ def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Co
     def load(
         number: tf.Tensor, file: tf.Tensor, content: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor
     ) -> Columns:
-        data = tf.cond(tf.strings.length(content) > 0, lambda: content, lambda: tf.io.read_file(file))
+        data = tf.cond(tf.strings.length(content) > 0, lambda: content, lambda: _content(file))
         return number, *finish(decode(data, decoder, reading, config), *rest)
 
     def load_with_pillow(
@@ -92,8 +95,21 @@ def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Co
     return tf.function(load_batch, autograph=False)
 
 
+def _content(file: tf.Tensor) -> tf.Tensor:
+    """Return the content of a file, a string []."""
+
+    def elsewhere() -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(read_alone, [file], tf.string), ())
+
+    return tf.cond(_is_local(file), lambda: tf.io.read_file(file), elsewhere)
+
+
+def _is_local(files: tf.Tensor) -> tf.Tensor:
+    return tf.strings.substr(files, 0, 1) != b"\0"
+
+
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of the files that are not local, and b"" for local files; see `read_references`.
+    """Return the contents of the first files that are not local, and b"" for the others; see `read_references`.
 
     Both tensors are strings [b].
     """
@@ -101,8 +117,7 @@ def _contents(files: tf.Tensor) -> tf.Tensor:
     def read() -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(read_references, [files], tf.string), files.shape)
 
-    local = tf.reduce_all(tf.strings.substr(files, 0, 1) != b"\0")
-    return tf.cond(local, lambda: tf.fill(tf.shape(files), b""), read)
+    return tf.cond(tf.reduce_all(_is_local(files)), lambda: tf.fill(tf.shape(files), b""), read)
 
 
 def explicit_options() -> tf.data.Options:
@@ -124,7 +139,7 @@ def decoded_batches(
     """Yield batches of images: their positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3].
 
     b is at most `batch_size`. If `view` is given, pixels are augmented. An image that can't be decoded is left out; see
-    `why_undecodable`.
+    `why_undecodable`. Raises DataError if access to remote images is lost.
 
     `portions` yields arrays of positions in `images`, int64 [n], and so chooses the images and their order. Another
     thread asks for the next array while earlier images are decoded. `portions` must not raise an error. Without
@@ -143,11 +158,14 @@ def decoded_batches(
     if portions is None:
         files = tf.data.Dataset.from_tensor_slices(columns(np.arange(len(images))))
     else:
-        files = _portionwise(map(columns, portions), columns(np.arange(1)))
+        every = map(columns, portions)
+        files = portionwise(lambda: every, specs_of(columns(np.arange(1)))).unbatch()
     finish = _finish(view.augment if view else "none")
     for pixels, positions in decoded_dataset(files, config, batch_size, finish, skip=True).as_numpy_iterator():
+        require_access_kept()
         if len(positions):
             yield positions, pixels
+    require_access_kept()
 
 
 def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> np.ndarray | None:
@@ -155,42 +173,54 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
 
     This function traces no graph, because tracing takes half a second.
     """
-    silence_libjpeg()
-    reading = tf.constant(reading_of(image, config))
     try:
-        data = tf.constant(bytes_of(image))
+        data = bytes_of(image)
     except OSError:
         return None
+
+    def pixels(data: tf.Tensor, decoder: int, reading: tf.Tensor) -> tf.Tensor:
+        found = decode(data, decoder, reading, config)
+        return augment_image(found, view.augment, tf.constant(view.image_seed(image.digest))) if view else found
+
+    return _with_its_decoder(data, image, config, pixels)
+
+
+def decoded_bytes(data: bytes, image: ImageFile, config: ImageConfig) -> np.ndarray | None:
+    """Decode one image whose file has the bytes `data`. The pixels are those of `decoded_batches`.
+
+    Return uint8 [size, size, 3], or None if the image can't be decoded; see `fault_in`. Threads may call this function
+    at the same time. The first call with a `config` traces a graph, which takes half a second.
+    """
+    return _with_its_decoder(data, image, config, _decoder(config))
+
+
+@lru_cache(maxsize=8)
+def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
+    """Return a graph that maps bytes, decoder and reading to pixels; see `decode`."""
+
+    def load(data: tf.Tensor, decoder: tf.Tensor, reading: tf.Tensor) -> tf.Tensor:
+        return decode(data, decoder, reading, config)
+
+    signature = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32), tf.TensorSpec((3,), tf.int32))
+    function: Callable[..., tf.Tensor] = tf.function(load, signature, autograph=False).get_concrete_function()
+    return function
+
+
+def _with_its_decoder(
+    data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
+) -> np.ndarray | None:
+    """Return the result of `pixels` for the image's decoder or, if this one fails, for Pillow; None if both fail."""
+    silence_libjpeg()
+    content, reading = tf.constant(data), tf.constant(reading_of(image, config))
     for decoder in (decoder_of(image, config), PILLOW):
         try:
-            pixels = decode(data, decoder, reading, config)
-            if view:
-                pixels = augment_image(pixels, view.augment, tf.constant(view.image_seed(image.digest)))
-            found: np.ndarray = pixels.numpy()
+            found: np.ndarray = pixels(content, decoder, reading).numpy()
             return found
         except (MemoryError, tf.errors.ResourceExhaustedError):
             raise
         except Exception:  # outside a graph, Pillow's parsers raise almost anything
             continue
     return None
-
-
-def _portionwise(portions: Iterator[tuple[Any, ...]], example: tuple[Any, ...]) -> tf.data.Dataset:
-    """Return a dataset of all rows of `portions`, one row at a time.
-
-    A portion is a tuple of columns with the same number of rows, at least one. `example` is a portion with the dtypes
-    and shapes that all portions have, except for the number of rows.
-    """
-    # `from_generator` would slow down the whole process; see `pipeline.inputs`.
-    specs = [tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in map(tf.constant, example)]
-    none = [np.zeros((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in specs]
-
-    def load(_: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        found = tf.numpy_function(lambda: next(portions, none), [], [spec.dtype for spec in specs])
-        return tuple(tf.ensure_shape(column, spec.shape) for column, spec in zip(found, specs, strict=True))
-
-    loaded = tf.data.Dataset.counter().map(tf.autograph.experimental.do_not_convert(load))
-    return loaded.take_while(lambda *columns: tf.size(columns[-1]) > 0).unbatch()
 
 
 @cache
@@ -241,9 +271,13 @@ def _fault(image: ImageFile) -> Fault:
         data = bytes_of(image)
     except OSError as error:
         return why_unreadable(error)
+    return fault_in(data, image) or Fault("vanished", "could not be read once, and could be afterwards")
+
+
+def fault_in(data: bytes, image: ImageFile) -> Fault | None:
+    """Return the reason why the bytes `data` of an image's file can't be decoded, or None if Pillow decodes them."""
     try:
         pillow_pixels(data, image.bits, image.page)
     except Exception as error:  # Pillow's parsers raise almost anything
-        said = " ".join(str(error).split()) or type(error).__name__
-        return Fault("truncated" if "truncated" in said.lower() else "corrupt", said)
-    return Fault("vanished", "could not be read once, and could be afterwards")
+        return why_damaged(error)
+    return None

@@ -18,7 +18,7 @@ from headstart.features.tensorflow import tf
 from PIL import Image
 
 _GREY = 128  # the value of the bars with which `pad` makes an image square
-_JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg can divide both sides by one of these while it decodes
+JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg can divide both sides by one of these while it decodes
 
 
 def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config: ImageConfig) -> tf.Tensor:
@@ -60,9 +60,9 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """
     if image.format == "JPEG":
         side = (max if config.resize == "pad" else min)(image.width, image.height)
-        return max((index for index, ratio in enumerate(_JPEG_RATIOS) if side // ratio >= config.size), default=0)
+        return max((index for index, ratio in enumerate(JPEG_RATIOS) if side // ratio >= config.size), default=0)
     whole = config.bits_of(image.bits) in (0, 16)  # TensorFlow takes the higher 8 bits of 16
-    return _PNG if image.format == "PNG" and whole else PILLOW
+    return PNG if image.format == "PNG" and whole else PILLOW
 
 
 def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
@@ -101,11 +101,11 @@ def _with_pillow(data: Any, bits: int, page: int) -> np.ndarray:
 
 
 _DECODERS: tuple[Callable[[tf.Tensor, tf.Tensor, ImageConfig], tf.Tensor], ...] = (
-    *(partial(_decode_jpeg, ratio=ratio) for ratio in _JPEG_RATIOS),
+    *(partial(_decode_jpeg, ratio=ratio) for ratio in JPEG_RATIOS),
     _decode_png,
     _decode_with_pillow,
 )
-_PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
+PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 
 
 def pillow_pixels(data: bytes, bits: int = 0, page: int = 1) -> np.ndarray:

@@ -22,6 +22,12 @@ class Fault:
 NO_IMAGE = Fault("not-an-image", "neither its name nor its content is that of an image")  # of a file that a list names
 
 
+def why_damaged(error: Exception) -> Fault:
+    """Return the fault of an image whose decoder raised `error`."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return Fault("truncated" if "truncated" in said.lower() else "corrupt", said)
+
+
 class UnreadableError(OSError):
     """A file that can't be read, and the fault that says why."""
 

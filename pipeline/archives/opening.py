@@ -31,6 +31,7 @@ from headstart.pipeline.archives.zips import zip_entries
 
 _SUFFIX = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 _KINDS = "zip, tar, tar.gz, tar.bz2, tar.xz and tar.zst are read"
+_SPACE_BYTES = 1 << 26  # after so many unpacked bytes, the free space is looked at again
 _XZ_MEMORY = 1 << 29  # bytes that one xz stream may use; `xz -9` needs an eighth of them
 
 
@@ -73,7 +74,8 @@ def _tell(archive: str, notes: Iterable[str]) -> None:
 class Archives:
     """Opens archives, which stay open until `stack` is closed.
 
-    Unpacked data lie on the disk of `folder`, in temporary files without a name. `folder` need not exist yet.
+    All archives together may unpack to so much as one archive may: see `require_within_limits`. Unpacked data lie on
+    the disk of `folder`, in temporary files without a name. `folder` need not exist yet.
     """
 
     def __init__(self, stack: ExitStack, folder: Path, zip_encoding: str | None) -> None:
@@ -82,11 +84,15 @@ class Archives:
         self._zip_encoding = zip_encoding
         self._files = OpenFiles(stack)
         self._room: BinaryIO | None = None  # all that is unpacked, one archive after the other
+        self._given = self._total = 0  # bytes of the archives on disk, and of all that they unpack to
+        self._outermost = ""
         self.zips = 0  # number of zips opened so far
 
     def open(self, path: Path) -> list[Entry]:
         """List the files of the archive at `path`. Raises DataError or OptionError if it can't be read."""
-        return self._entries(self._files.part(path), str(path))
+        file = self._files.part(path)
+        self._outermost, self._given = str(path), self._given + file.size
+        return self._entries(file, str(path))
 
     def open_inner(self, entry: Entry, archive: str) -> list[Entry]:
         """List the files of the archive `entry`, which is inside another archive. Raises the same errors as `open`.
@@ -96,7 +102,14 @@ class Archives:
         if entry.fault:
             raise DataError(f"{archive}: can't be unpacked ({entry.fault.detail})")
         require_space(self._folder, entry.size)
-        return self._entries(self._unpacked(entry.blocks(), archive, entry.packed), archive)
+        entries = self._entries(self._unpacked(entry.blocks(), archive, entry.packed), archive)
+        self._count(len(entries), sum(one.size for one in entries))
+        return entries
+
+    def _count(self, files: int, size: int) -> None:
+        """Count what an archive unpacks to. Raises DataError if all together exceeds the limits of one archive."""
+        self._total += size
+        require_within_limits(f"{self._outermost}, with the archives in it", files, self._total, self._given)
 
     def _entries(self, file: Part, archive: str) -> list[Entry]:
         kind = _kind_of(file)
@@ -131,8 +144,11 @@ class Archives:
         room, start, size = self._room, self._room.tell(), 0
         try:
             for block in blocks:
+                if size // _SPACE_BYTES != (size + len(block)) // _SPACE_BYTES:
+                    require_space(self._folder, _SPACE_BYTES)
                 size += len(block)
                 require_within_limits(archive, 1, size, packed)
+                self._count(1, len(block))
                 room.write(block)
             room.flush()
         except (*DAMAGE, *UNSUPPORTED, OSError) as error:

@@ -11,6 +11,7 @@ Kind = Literal["list", "folder", "tars"]  # of DATA
 Layout = Literal["auto", "outer", "inner", "names", "none", "v1"]
 NEAR_DUPLICATES = "near-duplicates"  # the value of `--group` that groups near-duplicates
 VAL_FRACTION = TEST_FRACTION = 0.1  # of the images without a split
+_LABELS = "label"  # a list's column of labels, unless another is named
 SIMILARITY = 0.3  # least cosine between the whitened features of two images that may be near-duplicates
 
 _OF_FOLDERS = ("layout", "classes")
@@ -40,7 +41,7 @@ class DataConfig:
     )
     path_format: str = option("", "Form of a list's paths, columns in braces: 'train/{id}.jpg'.", metavar="FORMAT")
     path_column: str = option("path", "A list's column of paths, relative to its folder.")
-    label_column: str = option("label", "A list's column of labels; in tars the field of key.json.")
+    label_column: str = option("", "A list's column of labels, by default `label`; in tars the field of key.json.")
     split_column: str = option("split", "A list's column of splits, if it has one.")
     group_column: str = option("group", "A list's column of groups, if it has one.")
     encoding: str = option("utf-8", "The encoding of a list.")
@@ -81,7 +82,13 @@ class DataConfig:
         """Return the names of the settings that mean nothing for this kind of data (see `fitted`) but were changed."""
         default = DataConfig()
         given = [name for name in _FOREIGN[kind] if getattr(self, name) != getattr(default, name)]
-        return [name for name in given if name != "layout" or self.layout != "none"]
+        harmless = {("layout", "none"), ("label_column", _LABELS)}  # the latter stands in runs of earlier versions
+        return [name for name in given if (name, getattr(self, name)) not in harmless]
+
+    @property
+    def column_of_labels(self) -> str:
+        """Return the name of a list's column of labels."""
+        return self.label_column or _LABELS
 
     @property
     def class_list(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,25 @@ def is_clutter_folder(folder: Path) -> bool:
     return clutter_kind(folder.name) is not None or is_headstarts(_all_below(folder)[0])
 
 
+def some_file(folder: Path, wanted: Callable[[str], bool]) -> bool:
+    """Return whether `wanted` is true for the name of a file below `folder`. Clutter folders are left out.
+
+    Folders and links are entered as `list_files` enters them, until the first such file is found.
+    """
+    visits = _visited(folder, clutter=False)
+    return any(visit.files is not None and any(map(wanted, visit.files)) for visit in visits)
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """A folder that was entered. Paths are relative to the top."""
+
+    path: str
+    files: list[str] | None  # None if the folder can't be read
+    folders: list[str]
+    in_clutter: bool
+
+
 def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], list[str]]:
     """Return all files below `folder`, a list of the folders that can't be read, and a list of the empty folders.
 
@@ -75,11 +95,26 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], 
     parts: list[Paths] = []
     empty: list[str] = []
     unreadable: list[str] = []
+    for visit in _visited(folder, recursive):
+        if visit.files is None and visit.in_clutter:
+            parts.append(Paths.of([visit.path]))  # counts as one file
+        elif visit.files is None:
+            unreadable.append(visit.path)
+        else:
+            parts.append(Paths.of(visit.files))
+            hollow = not visit.folders and all(clutter_kind(name.rpartition("/")[2]) for name in visit.files)
+            if visit.path and not visit.in_clutter and hollow:
+                empty.append(visit.path)
+    return Paths.concatenated(parts), unreadable, empty
+
+
+def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iterator[_Visit]:
+    """Enter `folder` and the folders below it, each once. Clutter folders come last, and only with `clutter`."""
     top, entered = os.path.realpath(folder), set[str]()
-    pending, clutter = [""], list[str]()  # clutter folders come last, because a link in one may lead to data
-    while pending or clutter:
+    pending, hidden = [""], list[str]()  # hidden ones come last, because a link in one may lead to data
+    while pending or hidden:
         in_clutter = not pending
-        path = (clutter if in_clutter else pending).pop()
+        path = (hidden if in_clutter else pending).pop()
         here = os.path.realpath(os.path.join(folder, path))
         if here in entered or (path and top.startswith(here.rstrip(os.sep) + os.sep)):
             continue
@@ -89,19 +124,14 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], 
         except OSError:
             if not path:
                 raise
-            if in_clutter:
-                parts.append(Paths.of([path]))  # counts as one file
-            else:
-                unreadable.append(path)
+            yield _Visit(path, None, [], in_clutter)
             continue
-        parts.append(Paths.of(files))
-        hollow = not folders and all(clutter_kind(name.rpartition("/")[2]) for name in files)
-        if path and not in_clutter and hollow:
-            empty.append(path)
+        yield _Visit(path, files, folders, in_clutter)
         for child in sorted(folders, reverse=True) if recursive else ():
-            hidden = in_clutter or clutter_kind(child.rpartition("/")[2]) is not None
-            (clutter if hidden else pending).append(child)
-    return Paths.concatenated(parts), unreadable, empty
+            if not in_clutter and clutter_kind(child.rpartition("/")[2]) is None:
+                pending.append(child)
+            elif clutter:
+                hidden.append(child)
 
 
 def _entries(folder: str, prefix: str) -> tuple[list[str], list[str]]:

@@ -72,9 +72,9 @@ def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: b
     path = path if is_url(path) else _relative(where, os.path.normpath(path), folder)
     if not config.allow_outside and not is_url(path) and (os.path.isabs(path) or path.split(os.sep)[0] == ".."):
         raise DataError(f"{where}: {path} leads out of the list's folder; move the file, or --allow-outside")
-    label = _text(row, config.label_column)
+    label = _text(row, config.column_of_labels)
     if labelled and not label:
-        raise DataError(f"{where}: {config.label_column} is empty for {path}; give it a label, or remove the row")
+        raise DataError(f"{where}: {config.column_of_labels} is empty for {path}; give it a label, or remove the row")
     given = _text(row, config.split_column)
     split = split_named(given) if given else ""
     if split is None:
@@ -122,11 +122,11 @@ def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int,
     default = DataConfig()
     needed += [
         getattr(config, name)
-        for name in ("label_column", "split_column", "group_column")
+        for name in ("column_of_labels", "split_column", "group_column")
         if getattr(config, name) != getattr(default, name)
     ]
     if labelled:
-        needed.append(config.label_column)
+        needed.append(config.column_of_labels)
     readers = {".jsonl": _json_rows, ".ndjson": _json_rows, ".parquet": _parquet_rows}
     try:
         yield from readers.get(file.suffix.lower(), _csv_rows)(file, config.encoding, list(dict.fromkeys(needed)))

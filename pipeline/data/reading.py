@@ -30,8 +30,8 @@ from headstart.pipeline.data.names import (
     told_missed,
 )
 from headstart.pipeline.data.splits import SPLITS
-from headstart.pipeline.data.tars.samples import read_tar
-from headstart.pipeline.data.tars.shards import PACKED, SUFFIX, is_there, kind_of, split_of_each, tars_of
+from headstart.pipeline.data.tars import shards
+from headstart.pipeline.data.tars.samples import read_tar, require_field
 
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
 
@@ -54,7 +54,7 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     missing. Raises the errors of `read_manifest`.
     """
     require_data(data)
-    kind = kind_of(data)
+    kind = shards.kind_of(data)
     config.require_fit(kind)
     if kind == "list":
         return _read_list(data, config, labelled)
@@ -65,7 +65,12 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     if config.layout == "v1":
         return Files(*read_folder_v1(data))
     names, listing = folder_names(data)
-    reading = read_names(names, str(data), config, listing.empty, labelled)
+    tars = shards.told_tars(data, names)
+    try:
+        reading = read_names(names, str(data), config, listing.empty, labelled)
+    except DataError as error:
+        raise DataError("; ".join([str(error), *tars])) from error
+    reading = replace(reading, lines=[*reading.lines, *tars])
     return _with_labels(names.below(os.path.join(data, "")), reading, Counter(listing.ignored), "outside classes")
 
 
@@ -92,13 +97,13 @@ def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: st
 
 def require_data(data: Path) -> None:
     """Raise a DataError unless `data` is a folder, tars that exist, or a file with the suffix of a manifest."""
-    if data.is_dir() or is_manifest(data) or (data.name.endswith(SUFFIX) and is_there(data)):
+    if data.is_dir() or is_manifest(data) or (data.name.endswith(shards.SUFFIX) and shards.is_there(data)):
         return
     require_no_url("DATA", data, "name a folder, tars or a list on a disk; a list may hold URLs")
-    if data.name.endswith(PACKED) and data.exists():
-        raise DataError(f"{data}: a compressed tar; decompress it, or `headstart prepare` it into a folder")
     if not data.exists():
         raise DataError(f"{data}: no such folder")
+    if shards.is_tar(data.name):
+        shards.require_plain(str(data))
     raise DataError(f"{data}: neither a folder nor a list ({', '.join(SUFFIXES)}); `headstart prepare` takes archives")
 
 
@@ -211,15 +216,18 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
 
 def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     """Read tars of samples. Without any `.cls` and `.json`, labels are in the names, as in a folder."""
-    tars = tars_of(data)
-    splits, lines = ([""] * len(tars), []) if config.resplit else split_of_each(tars, data)
+    there = shards.tars_of(data)
+    tars = there.paths
+    splits, lines = ([""] * len(tars), []) if config.resplit else shards.split_of_each(tars, data)
     by_names = bool(config.label_from or config.classes) or config.layout not in ("auto", "none")
-    field = config.label_column if config.label_column != DataConfig().label_column else ""
+    by_fields = not by_names and config.layout != "none"
     found = []
     with progress("reading tars", len(tars), "tars") as advance:
         for tar in tars:
-            found.append(read_tar(tar, field, not by_names and config.layout != "none"))
+            found.append(read_tar(tar, config.label_column, by_fields))
             advance(1)
+    if by_fields and config.label_column:
+        require_field(data, config.label_column, found)
     names = Paths.of(name for one in found for name in one.names)
     labels = [label for one in found for label in one.labels]
     reading = Reading(
@@ -235,7 +243,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     elif config.layout != "none":
         reading = _labelled_by_names(names, data, config, reading, labelled)
     reading = _grouped(reading, names, str(data), config)
-    ignored = Counter({"no image": sum(one.others for one in found)})
+    ignored = sum((one.ignored for one in found), there.ignored)
     files = _with_labels(Paths.of(path for one in found for path in one.paths), reading, ignored, "without a label")
     return replace(files, rejects=[reject for one in found for reject in one.rejects])
 
@@ -245,7 +253,7 @@ def _labelled_by_names(
 ) -> Reading:
     """Return `reading`, the reading of tars, with the labels and splits that the names in the tars have."""
     try:
-        inside = read_names(names, str(data), replace(config, group="", label_column="label"), labelled=labelled)
+        inside = read_names(names, str(data), replace(config, group="", label_column=""), labelled=labelled)
     except DataError as error:
         raise DataError(f"no label in a key.cls or key.json of the tars, and none in names: {error}") from error
     splits = inside.splits if any(Coded.of(inside.splits).used()) else reading.splits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from headstart.features.errors import DataError, RunError
@@ -17,14 +18,19 @@ from headstart.pipeline.evaluate.cross_validated import CrossValidated, Repeat
 from headstart.pipeline.evaluate.taken import take
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.own import OWN_LAYERS, Build
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.memory.on_disk import Features, taken
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.config import converted
+from headstart.pipeline.runs.files import REMEDY
 from headstart.pipeline.scoring.folds import draw_folds, rarest
 from headstart.pipeline.scoring.metrics import predicted_labels
 from headstart.pipeline.scoring.simple_models import Logistic, rows_to_fit
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,22 @@ def _head_config(run: Run) -> HeadConfig:
     units = tuple(layer.units for layer in model.layers if hasattr(layer, "units"))[:-1]
     if units != config.units:
         raise RunError(f"{run.config_file}: head.units is {list(config.units)}, the head has {list(units)}; {again}")
-    return config
+    if config.own is None:
+        return config
+    return replace(config, own=replace(config.own, given=_anew(model, run)))
+
+
+def _anew(model: keras.Model, run: Run) -> Build:
+    """Return a function that builds the user's own part of the head `model` with new weights, without the user's code.
+
+    Raises RunError if `model` has no such part.
+    """
+    from headstart.features.tensorflow import keras
+
+    own = next((layer for layer in model.layers if layer.name == OWN_LAYERS and hasattr(layer, "layers")), None)
+    if own is None:
+        raise RunError(f"{run.config_file}: head.own names code, but the head has no layers of it; {REMEDY}")
+    return lambda features, classes: keras.models.clone_model(own)
 
 
 def _groups(examples: Sequence[Example], features: Features) -> list[str]:

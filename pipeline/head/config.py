@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
-from headstart.features.errors import require_options
+from headstart.features.errors import OptionError, require_options
 from headstart.features.options import option
+from headstart.pipeline.head.own import OwnHead
 from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, canonical
 
 # Adam reads and writes all weights once per step, so an epoch is faster with large batches. But ten epochs of a few
@@ -19,6 +20,7 @@ HEAD_VERSION = 3  # increase it if the same settings give another head: then old
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 ClassWeight = Literal["none", "balanced"]
 CLASS_WEIGHTS: tuple[ClassWeight, ...] = get_args(ClassWeight)
+OWN_HEAD_HELP = "Build the head by your own Keras code: FUNCTION(features, classes) in FILE.py returns the model."
 
 
 def parse_units(text: str) -> int:
@@ -48,10 +50,13 @@ class HeadConfig:
     label_smoothing: float = option(0.0, "Weight of the uniform distribution in the target.")
     class_weight: ClassWeight = option("none", "balanced gives rare classes more weight.")
     choose_by: ChooseBy = option("loss", "Figure on val by which an epoch is best. log_loss is loss.")
+    own: OwnHead | None = option(None, OWN_HEAD_HELP, flag="--head", parser=str, metavar="FILE.py:FUNCTION")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choose_by", canonical(self.choose_by))
         object.__setattr__(self, "units", () if tuple(self.units) == (0,) else tuple(self.units))
+        if self.own:
+            self._take_own(self.own)
         units = ", ".join(map(str, self.units))
         require_options(
             ("--units", units, min(self.units, default=1) >= 1, "at least 1, or none alone"),
@@ -65,6 +70,20 @@ class HeadConfig:
             ("--choose-by", self.choose_by, self.choose_by in CHOICES, f"among {', '.join(CHOICES)}"),
             ("--head-batch-size", self.batch_size, self.batch_size >= 0, "at least 1, or 0 to choose"),
         )
+
+    def _take_own(self, own: OwnHead | str) -> None:
+        """Set `own`, which the command line gives as text. Its layers are its own: `units` and `dropout` are unset."""
+        object.__setattr__(self, "own", OwnHead.read(own) if isinstance(own, str) else own)
+        for flag, value, unset in (("--units", self.units, ((1024,), ())), ("--dropout", self.dropout, (0.3, 0.0))):
+            if value not in unset:
+                raise OptionError(f"{flag}: {self.own} says which layers there are; leave {flag} out")
+        object.__setattr__(self, "units", ())
+        object.__setattr__(self, "dropout", 0.0)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings as a run's `config.json` holds them. Of a head of one's own, it holds no code."""
+        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "own"}
+        return {**found, "own": self.own.origin()} if self.own else found
 
     def for_examples(self, count: int) -> HeadConfig:
         """Return a copy in which a batch size or learning rate of 0 is replaced by a value for `count` examples.

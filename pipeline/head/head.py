@@ -38,13 +38,15 @@ def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
 
     The head first subtracts the mean of each feature over `train`. It then divides all features of a cut by one
     number, the square root of the mean of their variances. One number per cut preserves the relative scales of the
-    features, which the backbone learnt.
+    features, which the backbone learnt. Next is the model of `config.own`, if there is one, or the default layers.
     """
     mean, variance = _moments(train.features)
     for columns in train.columns.values():
         variance[columns] = variance[columns].mean() or 1.0
     inputs = x = keras.Input(mean.shape, name="features")
     x = keras.layers.Normalization(mean=mean, variance=variance, name="standardise")(x)
+    if config.own:
+        return keras.Model(inputs, config.own.build(len(mean), train.classes)(x), name="head")
     for units in config.units:
         x = keras.layers.Dense(units, activation="relu")(x)
         x = keras.layers.Dropout(config.dropout)(x)
@@ -63,7 +65,7 @@ def fit_head(
 ) -> TrainedHead:
     """Train a head, and return it with the weights of the epoch that is best on val by `config.choose_by`.
 
-    Raises DivergedError if no epoch has a finite loss on val.
+    Raises DivergedError if no epoch has a finite loss on val, and the errors of `OwnHead.build`.
 
     Args:
         config: a batch size or learning rate of 0 is replaced by a value for the number of examples.

@@ -63,8 +63,7 @@ def run_epochs(
         for start, batch in zip(starts, batches(features, order, config.batch_size), strict=True):
             totals += step(batch, train.labels[order[start : start + config.batch_size]])
             advance(len(batch))
-        for weight, average in zip(head.trainable_variables, step.averages, strict=True):
-            weight.assign(average)
+        step.copy_to(head)
         loss, right = (totals / len(train)).tolist()
         figures = _validate(head, val, config.choose_by)
         row = {"loss": loss, "accuracy": right, **{f"val_{name}": value for name, value in figures.items()}}
@@ -82,6 +81,7 @@ class _Step:
     """A callable that trains on one batch, and then updates the running average of the weights."""
 
     def __init__(self, trained: keras.Model, train: LabelledFeatures, config: HeadConfig) -> None:
+        self._trained = trained
         self.weights = [weight.value for weight in trained.trainable_variables]
         self.averages = [tf.Variable(weight) for weight in self.weights]
         decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}  # AdamW's default is not 0
@@ -96,6 +96,13 @@ class _Step:
         rows = tf.TensorSpec((None, train.features.shape[1]), train.features.dtype)
         signature = [rows, tf.TensorSpec((None,), tf.int64), tf.TensorSpec((), tf.float32)]
         self._graph = tf.function(self._take, input_signature=signature, autograph=False)
+
+    def copy_to(self, head: keras.Model) -> None:
+        """Give `head`, a copy of the trained model, the running average, and the statistics of batch normalisation."""
+        for weight, average in zip(head.trainable_variables, self.averages, strict=True):
+            weight.assign(average)
+        for weight, latest in zip(head.non_trainable_weights, self._trained.non_trainable_weights, strict=True):
+            weight.assign(latest)
 
     def __call__(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Take one step. Returns float32 [2]: the sum of the examples' losses, and the number of right predictions."""
@@ -113,6 +120,8 @@ class _Step:
             if self._class_weights is not None:
                 losses *= tf.gather(self._class_weights, labels)
             loss = tf.reduce_mean(losses)
+            for penalty in self._model.losses:  # regularisers of a head of one's own
+                loss += penalty
         self.optimizer.apply(tape.gradient(loss, self.weights))
         for weight, average in zip(self.weights, self.averages, strict=True):
             off = average - weight

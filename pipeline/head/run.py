@@ -228,7 +228,7 @@ def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: Traine
     run.write_config(
         class_names=cached.class_names,
         features=configs_to_json(config, extraction),
-        head=asdict(head),
+        head=head.settings(),
         weights_digest=weights_digest(cached.networks),
         fingerprints=cached.fingerprints(),
         reading=asdict(cached.read_as),

@@ -140,20 +140,20 @@ def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> by
         return entry_of(str(file), row, config, True, folder).path
 
     if file.suffix.lower() == ".parquet":
-        return _parquet(file, changes, config.label_column, path_of)
+        return _parquet(file, changes, config.column_of_labels, path_of)
     content = file.read_bytes()
     is_json = file.suffix.lower() in (".jsonl", ".ndjson")
     encoding = config.encoding if is_json or not content.startswith(_BOM) else csv_encoding(config.encoding)
     text = content.decode(encoding)
     records = list(_json_records(text) if is_json else _csv_records(text))
-    spelt = _spellings([row for _, row, _ in records], config.label_column)
+    spelt = _spellings([row for _, row, _ in records], config.column_of_labels)
     lines = []
     for line, row, written in records:
         action = changes.get(path_of(row)) if row else None
         if action is None:
             lines.append(line)
         elif action != ASIDE:
-            lines.append(written({**row, config.label_column: spelt[as_label(action)]}))
+            lines.append(written({**row, config.column_of_labels: spelt[as_label(action)]}))
     return "".join(lines).encode(encoding)
 
 

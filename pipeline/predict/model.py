@@ -25,10 +25,9 @@ from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.predict.choice import Choice
 from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
-from headstart.pipeline.predict.networks import networks_of
+from headstart.pipeline.predict.networks import Loaded, distances, networks_of, require_width
 from headstart.pipeline.predict.trust import Trust
-from headstart.pipeline.runs import Run, origin_of_reference
-from headstart.pipeline.runs.files import REMEDY
+from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.unlike import Reference
 
 if TYPE_CHECKING:
@@ -55,6 +54,9 @@ class Model(Protocol):
 
     def decides(self) -> dict[str, Any]:
         """Return everything that decides the logits, as JSON values."""
+
+    def loaded(self) -> Loaded:
+        """Build the fast form, and return the model as a function of pixels."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,11 @@ class _Head:
         keys = [network.fingerprint(cut).key for network in self._networks for cut in network.cuts]
         return {"head": sha256_of(self._run.head_file), "features": keys}
 
+    def loaded(self) -> Loaded:
+        frozen, head = [freeze() for freeze in self._frozen], self._function()
+        images = [network.images for network in self._networks]
+        return Loaded(images, frozen, lambda features: (features, head(features)), self._reference)
+
     def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
         parts = [
             _features(network, frozen, {} if view else _known(network, stores, images), images, view)
@@ -146,14 +153,14 @@ class _Head:
         ]
         for positions, rows in _batched((at, np.concatenate(found)) for at, found in _joined(parts)):
             features = np.stack(rows)
-            yield from zip(positions, self._function()(features), _distances(self._reference, features), strict=True)
+            yield from zip(positions, self._function()(features), distances(self._reference, features), strict=True)
 
     def _load(self) -> Callable[[np.ndarray], np.ndarray]:
         from headstart.features.tensorflow import tf
 
         width = sum(network.backbone.shape(cut)[0] for network in self._networks for cut in network.cuts)
         head = self._run.load_model(self._run.head_file, (width,))
-        _require_width(self._run, "head", self._reference, (width,))
+        require_width(self._run, "head", self._reference, (width,))
         signature = tf.TensorSpec((None, *head.input_shape[1:]), tf.float32)
         graph = tf.function(lambda features: head(features, training=False)).get_concrete_function(signature)
         return lambda features: np.asarray(graph(tf.constant(features)))
@@ -173,13 +180,20 @@ class _Classifier:
     def decides(self) -> dict[str, Any]:
         return {"classifier": sha256_of(self._run.classifier_file), "pixels": vars(self._images)}
 
+    def loaded(self) -> Loaded:
+        return Loaded([self._images], [self._frozen()], self._parted, self._reference)
+
     def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
-        frozen, classes = self._frozen(), len(self._run.class_names())
-        units = 1 if classes == 2 else classes
-        for positions, rows in _batched(_passed(frozen, images, self._images, view)):
-            features, logits = np.split(np.stack(rows), [-units], axis=1)  # without a reference, there are no features
-            _require_width(self._run, "finetuned", self._reference, features.shape[1:])
-            yield from zip(positions, logits, _distances(self._reference, features), strict=True)
+        for positions, rows in _batched(_passed(self._frozen(), images, self._images, view)):
+            features, logits = self._parted(np.stack(rows))
+            yield from zip(positions, logits, distances(self._reference, features), strict=True)
+
+    def _parted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Split the outputs of the classifier into features, [M, D], and logits. Without a reference, D is 0."""
+        classes = len(self._run.class_names())
+        features, logits = np.split(rows, [-1 if classes == 2 else -classes], axis=1)
+        require_width(self._run, "finetuned", self._reference, features.shape[1:])
+        return features, logits
 
     def _load(self) -> FrozenBackbone:
         from headstart.pipeline.classifier import with_features
@@ -192,17 +206,6 @@ class _Classifier:
             return with_features(classifier) if self._reference else classifier
 
         return freeze_classifier(file, load, 2 if self._reference else 1, side, self._batch_size, self._store)
-
-
-def _distances(reference: Reference | None, features: np.ndarray) -> Sequence[float | None]:
-    """Return the distance of each row of `features`, float32 [M, D], from `reference`. Without one, all are None."""
-    return reference.distances(features).tolist() if reference else [None] * len(features)
-
-
-def _require_width(run: Run, model: str, reference: Reference | None, shape: tuple[int, ...]) -> None:
-    """Raise a RunError if the features in `reference` have another shape than `shape`, the shape for `model`."""
-    if reference and reference.features.shape[1:] != shape:
-        raise RunError(f"{origin_of_reference(run, model)}: holds features of another model; {REMEDY}")
 
 
 def _timed(clock: Clock, load: Callable[[], Any]) -> Any:

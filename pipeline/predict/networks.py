@@ -1,14 +1,72 @@
-"""The frozen networks of a run, for its head."""
+"""The frozen networks of a run, for its head, and a model as a function of pixels."""
 
-from dataclasses import replace
+from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 from headstart.features.backbones.facts import KnownBackbones
+from headstart.features.errors import RunError
 from headstart.features.frozen.network import Network
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.terminal import console
 from headstart.pipeline.featured import possible_keys
 from headstart.pipeline.locating import known_store, located_networks
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.runs import Run
+from headstart.pipeline.runs import Run, origin_of_reference
+from headstart.pipeline.runs.files import REMEDY
+from headstart.pipeline.scoring.unlike import Reference
+
+if TYPE_CHECKING:
+    from headstart.features.frozen.frozen import FrozenBackbone
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that takes pixels which were decoded before."""
+
+    images: Sequence[ImageConfig]  # how a file becomes the pixels of each network
+    networks: Sequence[FrozenBackbone]
+    head: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # outputs of all networks to features and logits
+    reference: Reference | None
+
+    @property
+    def images_per_pass(self) -> int:
+        """The maximum number of images in one pass."""
+        return min(network.images_per_pass for network in self.networks)
+
+    @property
+    def passes(self) -> int:
+        """The number of passes that may run at the same time."""
+        return min(len(network.passes) for network in self.networks)
+
+    def __call__(
+        self, pixels: Sequence[np.ndarray], number: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, Sequence[float | None]]:
+        """Return features, float32 [b, D], logits, float32 [b, 1 or C], and distances of b images.
+
+        D may be 0 without a reference.
+
+        Args:
+            pixels: uint8 [b, size, size, 3] for each network, b <= `images_per_pass`.
+            number: the pass that is used, under `passes`. Two calls at the same time must use different passes.
+        """
+        found = [network(one, network.passes[number]) for network, one in zip(self.networks, pixels, strict=True)]
+        features, logits = self.head(np.concatenate([rows for one in found for rows in one.values()], axis=1))
+        return features, logits, distances(self.reference, features)
+
+
+def distances(reference: Reference | None, features: np.ndarray) -> Sequence[float | None]:
+    """Return the distance of each row of `features`, float32 [M, D], from `reference`. Without one, all are None."""
+    return reference.distances(features).tolist() if reference else [None] * len(features)
+
+
+def require_width(run: Run, model: str, reference: Reference | None, shape: tuple[int, ...]) -> None:
+    """Raise a RunError if the features in `reference` have another shape than `shape`, the shape for `model`."""
+    if reference and reference.features.shape[1:] != shape:
+        raise RunError(f"{origin_of_reference(run, model)}: holds features of another model; {REMEDY}")
 
 
 def networks_of(run: Run, places: NetworkPlaces, batch_size: int = 0) -> list[Network]:

@@ -14,6 +14,7 @@ from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.extraction import Cluster, cluster
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.files.fetched import bytes_kept
+from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.trainable import too_many_rejects
@@ -107,6 +108,15 @@ class Predicting:
             first = "; ".join(f"{reject.path} ({reject.reason})" for reject in self.rejects[:3])
             raise DataError(f"none of {len(self.sources.files)} files could be used" + (f": {first}" if first else ""))
 
+    def predictions(self) -> list[Prediction]:
+        """Classify the images, and return all predictions at once. Rejects are added to `rejects`."""
+        layout = self.layout()
+        return [
+            Prediction(**{name: value for name, value in layout.prediction(item).items() if name != "top"})
+            for item in self.items()
+            if isinstance(item, Scored)
+        ]
+
     def fields(self) -> dict[str, Any]:
         """Classify the images, and return the JSON object that `--json` prints."""
         layout = self.layout()
@@ -143,13 +153,7 @@ def predict(
     if config.output:
         raise OptionError("output: `predict` returns predictions; `predict_to_file` writes them")
     begun = predicting(path, sources, config, places, seed)
-    layout = begun.layout()
-    predictions = [
-        Prediction(**{name: value for name, value in layout.prediction(item).items() if name != "top"})
-        for item in begun.items()
-        if isinstance(item, Scored)
-    ]
-    return PredictResult(predictions, begun.rejects, begun.answers.choice)
+    return PredictResult(begun.predictions(), begun.rejects, begun.answers.choice)
 
 
 def predicting(
@@ -173,24 +177,38 @@ def predicting(
     """
     run = Run.open(path)
     require_output(config)
-    classes = len(run.class_names())
-    if config.top > classes:
-        raise OptionError(f"--top must be at most {classes}, the classes of {path}. Received: {config.top}")
-    choice = choose_model(run, config.model, config.threshold)
-    trust = make_trust(run, choice, config)
     found = find_files(sources, config.listed, config.recursive, distinct=bool(config.output))
     clock = Clock()
+    answers = open_answers(run, config, places, seed, clock)
+    if not workers:
+        return predicting_here(answers, found, config, clock)
+    task = predict_task(answers, config, places, seed, *_limits(run, config))
+    classify = partial(classified_by, workers.begun(), task, answers, found)
+    return Predicting(run, answers, found, config, clock, classify)
+
+
+def predicting_here(answers: Answers, sources: Sources, config: PredictConfig, clock: Clock) -> Predicting:
+    """Return the command that classifies `sources` with `answers` in this process."""
+    classify = partial(classified, answers, sources, *_limits(answers.run, config))
+    return Predicting(answers.run, answers, sources, config, clock, classify)
+
+
+def _limits(run: Run, config: PredictConfig) -> tuple[int, Pages]:
+    """Return the most pixels of an image, and which pages of a file are read."""
+    features, extraction = run.configs()
+    return config.max_pixels or extraction.max_pixels, features.pages
+
+
+def open_answers(run: Run, config: PredictConfig, places: NetworkPlaces, seed: int, clock: Clock) -> Answers:
+    """Choose the model of `run` that answers, start TensorFlow, and load the model; see `predicting`."""
+    classes = len(run.class_names())
+    if config.top > classes:
+        raise OptionError(f"--top must be at most {classes}, the classes of {run.path}. Received: {config.top}")
+    choice = choose_model(run, config.model, config.threshold)
+    trust = make_trust(run, choice, config)
     with clock.of("start"):
         import headstart.features.tensorflow  # noqa: F401
-    answers = load_answers(run, choice, trust, places, config, seed, clock)
-    features, extraction = run.configs()
-    most, pages = config.max_pixels or extraction.max_pixels, features.pages
-    if workers:
-        task = predict_task(answers, config, places, seed, most, pages)
-        classify = partial(classified_by, workers.begun(), task, answers, found)
-    else:
-        classify = partial(classified, answers, found, most, pages)
-    return Predicting(run, answers, found, config, clock, classify)
+    return load_answers(run, choice, trust, places, config, seed, clock)
 
 
 def predict_to_file(

@@ -60,7 +60,7 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
     `config.conformal`, a missing calibration is only told on the console.
     """
     if moved(choice.threshold):
-        _require_likeliest(config)
+        require_likeliest(config)
     calibration, reference = read_calibration(run, choice.model), read_reference(run, choice.model)
     if calibration is None:
         again = "headstart head" if choice.model == "head" else "headstart finetune"
@@ -79,7 +79,7 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
     return Trust(calibration, reference, config.abstain, threshold)
 
 
-def _require_likeliest(config: PredictConfig) -> None:
+def require_likeliest(config: PredictConfig) -> None:
     """Raise an OptionError if `--abstain` or `--conformal` is given. Both need the likeliest class as the answer."""
     why = {
         f"--abstain {config.abstain}": (config.abstain, "a label's probability does not say how sure it is"),

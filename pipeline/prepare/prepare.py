@@ -102,8 +102,8 @@ def prepare(
     """
     _require_places(source, data, config.move)
     record = {"seed": seed, "val": config.val, "test": config.test, "group": reading.group, "resplit": reading.resplit}
-    placer = Placer(config.copy, config.move)
-    with bytes_kept(None, source), claimed(data), _opened(source, data, config, reading) as (members, read):
+    placer, beside = Placer(config.copy, config.move), data.absolute().parent
+    with bytes_kept(beside, source), claimed(data), _opened(source, data, config, reading) as (members, read):
         known = _require_same_settings(data, record)
         _require_movable(source, members, config.move)
         _require_classes(source, read)

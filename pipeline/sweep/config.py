@@ -7,7 +7,8 @@ from typing import Literal
 
 from headstart.features.errors import require_options
 from headstart.features.options import option
-from headstart.pipeline.head.config import CLASS_WEIGHTS, ClassWeight
+from headstart.pipeline.head.config import CLASS_WEIGHTS, OWN_HEAD_HELP, ClassWeight
+from headstart.pipeline.head.own import OwnHead
 from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, canonical
 
 Sampler = Literal["tpe", "random", "grid"]
@@ -36,9 +37,18 @@ class SweepConfig:
     space: Path | None = option(None, "TOML file that defines the search space.")
     class_weight: ClassWeight = option("none", "balanced gives rare classes more weight; --space may search over both.")
     choose_by: ChooseBy = option("loss", "Figure on val by which an epoch or trial is best. log_loss is loss.")
+    own: OwnHead | None = option(
+        None,
+        f"{OWN_HEAD_HELP} The search is over the other settings.",
+        flag="--head",
+        parser=str,
+        metavar="FILE.py:FUNCTION",
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choose_by", canonical(self.choose_by))
+        if isinstance(self.own, str):
+            object.__setattr__(self, "own", OwnHead.read(self.own))
         require_options(
             ("--trials", self.trials, self.trials >= 1, "at least 1"),
             ("--timeout", self.timeout, self.timeout >= 0, "at least 0"),

@@ -13,6 +13,7 @@ from headstart.features.backbones.cuts import Cut, alternative_cuts, chosen_cuts
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.pipeline.head.config import CLASS_WEIGHTS, OPTIMIZERS, ClassWeight, HeadConfig
+from headstart.pipeline.head.own import OwnHead
 from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.pipeline.sweep.choices import Choice, Choose, grid_points, is_number
 
@@ -75,6 +76,7 @@ class Space:
     choices: Mapping[str, Choice]
     cuts: CutChoice
     choose_by: ChooseBy = "loss"  # of every head
+    own: OwnHead | None = None  # has the layers of every head
 
     def suggest(self, trial: BaseTrial) -> tuple[HeadConfig, list[Cut]]:
         """Let an Optuna trial choose a head and its cuts. A setting with one value is not a parameter of the trial."""
@@ -85,7 +87,7 @@ class Space:
             return choice.values[0] if len(choice.values) == 1 else choose(name, choice)
 
         cuts = self.cuts.chosen_by(ask)
-        layers = ask("layers", self.choices["layers"])
+        layers = 0 if self.own else ask("layers", self.choices["layers"])
         units = tuple(ask(f"units {layer}", self.choices["units"]) for layer in range(1, layers + 1))
         dropout = ask("dropout", self.choices["dropout"]) if layers else 0.0
         others = (
@@ -98,7 +100,7 @@ class Space:
             "class_weight",
         )
         settings = {name: ask(name, self.choices[name]) for name in others}
-        return HeadConfig(units=units, dropout=dropout, choose_by=self.choose_by, **settings), cuts
+        return HeadConfig(units=units, dropout=dropout, choose_by=self.choose_by, own=self.own, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
         """Return the parameters of the head in this space that is nearest to `config`.
@@ -129,12 +131,14 @@ class Space:
         return [grid[index] for index in np.random.default_rng(seed).permutation(len(grid))]
 
 
-def read_choices(file: Path | None, class_weight: ClassWeight = "none") -> dict[str, Choice]:
+def read_choices(
+    file: Path | None, class_weight: ClassWeight = "none", own: OwnHead | None = None
+) -> dict[str, Choice]:
     """Return the `Choice` of each setting from the TOML file `file`. Settings that `file` lacks get a default.
 
     The default of the setting `class_weight` is the argument `class_weight`. Other defaults are in `_DEFAULT_SPACE`.
     Raises OptionError if `file` can't be read, if a setting in `file` can't be used, or if `file` sets `class_weight`
-    and the argument `class_weight` is not `none`.
+    and the argument `class_weight` is not `none`; or if `file` sets layers, and they are those of `own`.
     """
     table = {**tomllib.loads(_DEFAULT_SPACE), "class_weight": class_weight}
     names = list(table)
@@ -147,6 +151,8 @@ def read_choices(file: Path | None, class_weight: ClassWeight = "none") -> dict[
             raise OptionError(
                 f"--class-weight {class_weight}: --space {file} chooses class_weight; leave one of them out"
             )
+        if own and (layers := sorted({"layers", "units", "dropout"} & set(asked))):
+            raise OptionError(f"--space {file}: sets {layers[0]}, but {own} says which layers there are")
         table |= asked
     if unknown := sorted(set(table) - set(names)):
         raise OptionError(f"--space {file}: there is no setting {unknown[0]!r}; choose from {', '.join(names)}")

@@ -113,7 +113,8 @@ def _space(features: FeatureConfig, config: SweepConfig, seed: int, by_ray: Clus
     """Return the search space. Raises OptionError if settings can't be combined, or if the grid is too large."""
     if by_ray.ray and config.jobs > 1:
         raise OptionError(f"--jobs {config.jobs}: can't go with --ray; --ray-cpus says how many processes a node has")
-    space = Space(read_choices(config.space, config.class_weight), CutChoice.of(features), config.choose_by)
+    choices = read_choices(config.space, config.class_weight, config.own)
+    space = Space(choices, CutChoice.of(features), config.choose_by, config.own)
     require_averaged(list(space.cuts.names))
     if config.folds and features.views:
         raise OptionError("--views: can't go with --folds, for val has no views")
@@ -155,6 +156,7 @@ def _cache(
             "views": [features.views, features.augment] if features.views else 0,
             **{"folds": config.folds, "sampler": config.sampler, "seed": seed, "version of heads": HEAD_VERSION},
             "--choose-by": config.choose_by,
+            **({"--head": config.own.digest} if config.own else {}),
         }
         study.require_same(identity)
         study.keep_reading(reading)

@@ -1,3 +1,5 @@
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +9,12 @@ import tensorflow as tf
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, StoreError
 from headstart.features.images.augment import augment_image
+from headstart.features.images.columns.portionwise import portionwise
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.examples import Example, scan
 from headstart.pipeline.featured import cache_features
-from headstart.pipeline.inputs import eval_dataset, explained, features_dataset, train_dataset
+from headstart.pipeline.inputs import eval_dataset, explained, features_dataset, require_unchanged_files, train_dataset
 from headstart.tests.features.store.test_store import digest, fill, store_in, vectors
 
 CONFIG = ImageConfig(48)
@@ -76,6 +79,13 @@ def test_a_file_that_went_is_an_error_and_never_a_shorter_stream(examples, tmp_p
             list(batches())
 
 
+def test_only_local_files_are_asked_whether_they_changed(examples) -> None:
+    away = replace(examples[3].image, path="http://127.0.0.1:1/x.jpg")  # a request would be refused, and repeated
+    require_unchanged_files([*examples, replace(examples[3], image=away)])
+    with pytest.raises(DataError, match="gone or changed"):
+        require_unchanged_files([replace(examples[3], image=replace(away, path="gone.jpg"))])
+
+
 @pytest.mark.parametrize("augment", ["none", pytest.param("flip", marks=pytest.mark.slow), "standard"])
 def test_order_and_augmentation_follow_from_seed_and_epoch(examples, augment: str) -> None:
     epochs = iter((1, 2))  # each pass asks for its epoch
@@ -86,6 +96,29 @@ def test_order_and_augmentation_follow_from_seed_and_epoch(examples, augment: st
     np.testing.assert_array_equal(second[1], again[1])
     for other in (first, joined(train_batches(examples, 2, augment, seed=1))):
         assert not np.array_equal(second[0], other[0])
+
+
+def test_a_pass_that_is_given_up_is_forgotten(examples) -> None:
+    begun: list[object] = []
+
+    class Pass:
+        def __init__(self) -> None:
+            begun.append(weakref.ref(self))
+            self.left = iter(range(3))
+
+        def __iter__(self) -> "Pass":
+            return self
+
+        def __next__(self) -> tuple[np.ndarray]:
+            return (np.full(2, next(self.left)),)
+
+    dataset = portionwise(Pass, (tf.TensorSpec((None,), tf.int64),))
+    for _ in range(3):
+        assert next(dataset.as_numpy_iterator())[0].tolist() == [0, 0]
+    assert [values.tolist() for (values,) in dataset.as_numpy_iterator()] == [[0, 0], [1, 1], [2, 2]]
+    gc.collect()
+    assert len(begun) == 4
+    assert not any(one() for one in begun)
 
 
 def test_flip_mirrors_about_half_and_changes_nothing_else() -> None:

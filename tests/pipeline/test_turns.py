@@ -1,5 +1,6 @@
 """A large data folder is scanned and extracted by turns."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,35 @@ def test_each_file_is_extracted_soon_after_it_was_read(
     np.testing.assert_array_equal(by_turns.features(digests), at_once.features(digests))
     (store,) = by_turns.stores.values()
     assert len(store.digests()) == store.count()  # none twice
+
+
+@pytest.mark.parametrize(
+    ("asked", "used", "begun"),
+    [
+        ("auto", 0, True),
+        ("auto", 16, True),
+        ("auto", 12, False),
+        ("folder", 16, True),
+        ("folder", 12, False),
+        ("12", 0, True),
+        ("12", 16, False),
+        ("12", 12, False),
+        ("16", 12, True),
+    ],
+)
+def test_turns_end_where_bits_decide(
+    asked: str,
+    used: int,
+    begun: bool,
+    drawn: Path,
+    small: FeatureConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(extracting, "load_networks", lambda config, *_: loaded.append(config.bits) or [])
+    (image,) = image_files.inspect_image(drawn / "cat" / "cat.0.jpg")
+    assert isinstance(image, image_files.ImageFile)
+    early = extracting.Early(replace(small, bits=asked), ExtractionConfig(store=tmp_path / "store"))
+    early(Images.of([replace(image, bits=used)]))
+    assert loaded == (["16"] if begun else [])

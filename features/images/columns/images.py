@@ -50,7 +50,9 @@ class Images(Sequence[ImageFile]):
             return images
         rows = list(images)
         numbers = {
-            name: _column(name, [getattr(one, name) for one in rows] if name != "format" else _codes(rows))
+            name: narrow(
+                name, np.array([getattr(one, name) for one in rows] if name != "format" else _codes(rows), np.int64)
+            )
             for name in NUMBERS
         }
         return cls(Paths.of(one.file for one in rows), raw_digests([one.digest for one in rows]), numbers)
@@ -126,13 +128,6 @@ def _image(path: str, digest: str, numbers: Sequence[int]) -> ImageFile:
 
 def _codes(images: Sequence[ImageFile]) -> list[int]:
     return [_FORMAT_CODES[one.format] for one in images]
-
-
-def _column(name: str, values: Sequence[int]) -> np.ndarray:
-    try:
-        return np.array(values, NUMBERS[name])
-    except OverflowError:
-        return np.array(values, np.int64)
 
 
 def narrow(field: str, column: np.ndarray) -> np.ndarray:

@@ -2,36 +2,31 @@
 
 import time
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.paths import Paths
+from headstart.features.images.columns.threads import in_threads
 from headstart.features.images.faults import MAX_PIXELS
-from headstart.features.images.files.urls import THREADS
 from headstart.features.images.formats import may_be_too_large, why_too_large
 from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_image, page_path, size_and_time
 from headstart.features.terminal import progress
 
 _PIECE, _KNOWN_PIECE = 64, 1024  # files per task of a thread, to read and to look up in a scan memory
-_AHEAD = 64  # tasks
 _COLUMN = 4096  # new images that wait as objects until they become columns
-_KNOWN_SECONDS = 5e-5  # a known file on a near disk takes less; threads would only wait for Python's lock
 _KEPT_SECONDS, _KEPT_SHARE = 60.0, 0.05  # how often a scan is saved, and the largest share of the time for this
 _NONE = np.zeros(0, np.int64)
 
 TURN_BYTES = 4 << 30  # of files; so many are surely still in the page cache after the last was read
 MANY_FILES = 20_000  # some ten seconds of work here, which is more than workers elsewhere need to start
 
-Result = TypeVar("Result")
 Turn = Callable[[Images], None]
 
 
@@ -107,14 +102,14 @@ def inspect_images(
                 found.add_part(unknown[positions], seen_there)
         unknown = _NONE
     turn = None if remote else turn  # what is fetched is kept on disk, so it is read once without turns
-    parts, done = _turns(files, unknown) if turn else [unknown], len(files) - len(unknown)
-    for number, part in enumerate(parts, 1):
+    parts, done = _turns(files, unknown) if turn else iter([(unknown, True)]), len(files) - len(unknown)
+    for part, is_last in parts:
         with progress("looking at files", len(files), "files", done) as advance, found.kept_on_error():
             for positions, seen in _inspected(files, part, max_pixels, pages, remote):
                 found.add(positions, seen)
                 advance(len(positions))
         done += len(part)
-        if turn and number < len(parts):
+        if turn and not is_last:
             turn(found.since_last())
     if memory and len(rows):
         found.recall(rows, of_row, memory.images, max_pixels)
@@ -144,13 +139,30 @@ def _inspected(
     """Inspect the files at `positions`, int64 [n]. Yield some positions at a time, in order, with the result."""
     inspect = partial(inspect_image, max_pixels=max_pixels, pages=pages)
     size = 1 if remote else _PIECE
-    return _in_threads(lambda piece: list(map(inspect, files[piece])), positions, size, remote)
+    return in_threads(lambda piece: list(map(inspect, files[piece])), positions, size, remote)
 
 
-def _turns(files: Paths, unknown: np.ndarray) -> list[np.ndarray]:
-    """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`."""
-    sizes = np.fromiter((size_and_time(path)[0] for path in files[unknown]), np.int64, len(unknown))
-    return np.split(unknown, np.flatnonzero(np.diff(np.cumsum(sizes) // TURN_BYTES)) + 1)
+def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
+    """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`. Yield each, and whether it is the last.
+
+    Sizes are looked up in threads, and only so far ahead as the parts that are asked for.
+    """
+
+    def sizes(piece: np.ndarray) -> np.ndarray:
+        return np.fromiter((size_and_time(path)[0] for path in files[piece]), np.int64, len(piece))
+
+    held, total, turn = [_NONE], 0, 0
+    for piece, found in in_threads(sizes, unknown, _KNOWN_PIECE, remote=False):
+        sums = total + np.cumsum(found)
+        turns = np.maximum.accumulate(sums // TURN_BYTES)
+        first, *others = np.split(piece, np.flatnonzero(np.diff(turns, prepend=turn)))
+        held.append(first)
+        for part in others:
+            if len(whole := np.concatenate(held)):
+                yield whole, False
+            held = [part]
+        total, turn = int(sums[-1]), int(turns[-1])
+    yield np.concatenate(held), True
 
 
 def _recalled(
@@ -163,35 +175,11 @@ def _recalled(
     found = [(_NONE, _NONE)]
     every = np.arange(len(files))
     size = 1 if remote else _KNOWN_PIECE
-    recalled = _in_threads(lambda piece: memory.recall(files[piece], pages), every, size, remote)
+    recalled = in_threads(lambda piece: memory.recall(files[piece], pages), every, size, remote)
     for positions, (rows, of_row) in recalled:
         found.append((rows, positions[of_row]))
         advance(len(np.unique(of_row)))
     return np.concatenate([rows for rows, _ in found]), np.concatenate([of_row for _, of_row in found])
-
-
-def _in_threads(
-    work: Callable[[np.ndarray], Result], positions: np.ndarray, size: int, remote: bool
-) -> Iterator[tuple[np.ndarray, Result]]:
-    """Yield pieces of `positions`, int64 [n], with the result of `work` for each, in order. A piece has at most `size`.
-
-    The first pieces are done here. Threads do the rest if `work` waits for a disk, or, with `remote`, for a network.
-    """
-    pieces = (positions[start : start + size] for start in range(0, len(positions), size))
-    for piece in pieces:
-        start = time.perf_counter()
-        yield piece, work(piece)
-        if time.perf_counter() - start > size * _KNOWN_SECONDS:
-            break  # files are read, or the disk is far away: threads save time
-    with ThreadPoolExecutor(THREADS if remote else None) as pool:
-        waiting = deque[tuple[np.ndarray, Future[Result]]]()
-        for piece in pieces:
-            waiting.append((piece, pool.submit(work, piece)))
-            if len(waiting) > _AHEAD:
-                done, result = waiting.popleft()
-                yield done, result.result()
-        for done, result in waiting:
-            yield done, result.result()
 
 
 class _Found:

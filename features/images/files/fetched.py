@@ -16,88 +16,134 @@ from pathlib import Path
 from threading import Lock, get_ident
 
 from headstart.features.images.faults import Version
+from headstart.features.processes import has_ended, this_process
 from headstart.features.terminal import console
 
 FOLDER = ".fetched"  # in a store; hidden, so that it is never taken for data
 MOST_BYTES = 32 << 30
+MOST_TEMPORARY_BYTES = 4 << 30  # in the system's folder for temporary files, which may lie in memory
 _FREE_SHARE = 0.5  # of the disk's free bytes, at most this share is used
 _DIGEST_BYTES = 32
 _FORGOTTEN_SECONDS = 7 * 24 * 3600
+_TOLD_SECONDS = 600  # so often a command tells that it uses the folder
+_USER, _SCRATCH = ".used-by-", "headstart-"  # each before the identity of a process
 
 
 @dataclass
 class _Kept:
     """A folder of kept bytes. The folder is made when the first bytes are kept."""
 
-    folder: Path
-    left: int | None = None  # bytes that may still be kept; None as long as none were
+    name: str
+    parent: Path | None  # None for a temporary folder
+    folder: Path | None = None  # None as long as no bytes were kept
+    left: int = 0  # bytes that may still be kept
+    told: float = 0.0  # when other processes were last told that this one uses the folder
     lock: Lock = field(default_factory=Lock)
 
-    def file(self, url: str, version: Version) -> Path:
-        key = hashlib.sha256(f"{version.bytes} {version.mtime_ns} {url}".encode(errors="surrogateescape")).hexdigest()
-        return self.folder / key[:2] / key[2:]
+    def __post_init__(self) -> None:
+        if self.parent and (self.parent / self.name).is_dir():  # a killed command left it
+            self.open()
 
-    def has_room(self, size: int) -> bool:
+    def open(self) -> Path:
+        """Make the folder, unless it is there. Tell other processes now and then that this one uses it."""
         with self.lock:
-            if self.left is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
+            if self.folder is None:
+                self.folder = self._made()
                 held = sum(one.stat().st_size for one in self.folder.glob("*/*"))
-                self.left = min(MOST_BYTES, int(_FREE_SHARE * shutil.disk_usage(self.folder).free)) - held
+                most = MOST_BYTES if self.parent else MOST_TEMPORARY_BYTES
+                free = shutil.disk_usage(self.folder).free
+                self.left = min(most, int(_FREE_SHARE * (free + held))) - held
+            if time.monotonic() - self.told > _TOLD_SECONDS or not self.told:
+                self.told = time.monotonic()
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / f"{_USER}{this_process()}").write_bytes(b"")
+                os.utime(self.folder)
+            return self.folder
+
+    def _made(self) -> Path:
+        if self.parent is None:
+            _remove_left_over()
+            return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{this_process()}-"))
+        folder = self.parent / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def take(self, size: int) -> bool:
+        """Return whether there is room for `size` bytes. If so, they are no longer free."""
+        with self.lock:
             if size > self.left:
                 return False
             self.left -= size
             return True
 
+    def give_back(self, size: int) -> None:
+        with self.lock:
+            self.left += size
+
+    def leave(self, remove: bool) -> None:
+        """Use the folder no longer. With `remove`, remove it unless another process uses it."""
+        if self.folder is None:
+            return
+        with suppress(OSError):
+            (self.folder / f"{_USER}{this_process()}").unlink()
+        if self.parent is None or (remove and not _is_used(self.folder)):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.parent:
+            with suppress(OSError):
+                self.parent.rmdir()
+
 
 _kept: _Kept | None = None
+_of_another: Path | None = None  # a folder in which another process keeps bytes
 
 
 @contextmanager
 def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
     """Keep the bytes of all objects that are read within the context, and remove them at its end.
 
-    After an error they stay, for the next command with this store and data. Without `store`, they lie in a temporary
-    folder. Within another such context, this one does nothing.
+    After an error they stay, for the next command with this store and data. They stay, too, as long as another process
+    uses them. Without `store`, they lie in a temporary folder. Within another such context, this one does nothing.
     """
     global _kept  # noqa: PLW0603 threads of TensorFlow read, too
     if _kept:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="headstart-") as scratch:
-        name = hashlib.sha256(os.path.realpath(str(data)).encode(errors="surrogateescape")).hexdigest()[:16]
-        folder = (store / FOLDER if store else Path(scratch)) / name
-        _kept = _Kept(folder)
-        try:
-            _remove_forgotten(folder.parent)
-            yield
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                folder.parent.rmdir()
-        finally:
-            _kept = None
+    name = hashlib.sha256(os.path.realpath(str(data)).encode(errors="surrogateescape")).hexdigest()[:16]
+    if store:
+        _remove_forgotten(store / FOLDER)
+    _kept = kept = _Kept(name, store / FOLDER if store else None)
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        _kept = None
+        kept.leave(remove=done)
 
 
 def kept_folder() -> Path | None:
-    """Return the folder in which bytes are kept now, as an absolute path."""
-    return _kept.folder.absolute() if _kept else None
+    """Return the absolute path of the folder in which bytes are kept now; None if there are none."""
+    return _kept.folder.absolute() if _kept and _kept.folder else None
 
 
 def read_kept(folder: Path | None) -> None:
     """From now on, `load` the bytes that another process keeps in `folder`. This process keeps none."""
-    global _kept  # noqa: PLW0603 threads of TensorFlow read, too
-    _kept = _Kept(folder, left=0) if folder else None
+    global _of_another  # noqa: PLW0603 threads of TensorFlow read, too
+    _of_another = folder
 
 
 def load(url: str, version: Version) -> bytes | None:
     """Return the bytes of an object of this version, if they were kept whole."""
-    if not _kept or not version.mtime_ns:
+    kept = _kept if _kept and _kept.folder else None
+    if not version.mtime_ns or not (kept or _of_another):
         return None
     try:
-        content = _kept.file(url, version).read_bytes()
+        folder = kept.open() if kept else _of_another
+        content = _file(folder, url).read_bytes() if folder else b""
     except OSError:
         return None
     digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    return content if hashlib.sha256(content).digest() == digest else None
+    return content if _digest(version, content) == digest else None
 
 
 def keep(url: str, version: Version, content: bytes) -> None:
@@ -106,18 +152,57 @@ def keep(url: str, version: Version, content: bytes) -> None:
     if not kept or not version.mtime_ns:
         return
     try:
-        if not kept.has_room(len(content)):
+        file = _file(kept.open(), url)
+        if not kept.take(len(content)):
             return
-        file = kept.file(url, version)
-        file.parent.mkdir(exist_ok=True)
         partial = file.with_name(f".{os.getpid()}-{get_ident()}-{file.name}")
-        partial.write_bytes(hashlib.sha256(content).digest() + content)
-        os.replace(partial, file)  # not flushed: the digest tells a damaged file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)  # another process may have removed the folder
+            partial.write_bytes(_digest(version, content) + content)
+            os.replace(partial, file)  # not flushed: the digest tells a damaged file
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()
+            raise
     except OSError as error:
         with kept.lock:
             if kept.left != 0:
-                console.print(f"{kept.folder}: bytes of remote images can't be kept, so they are read twice: {error}")
+                where = kept.folder or kept.parent or tempfile.gettempdir()
+                console.print(f"{where}: bytes of remote images can't be kept, so they are read twice: {error}")
             kept.left = 0
+
+
+def drop(url: str) -> None:
+    """Remove the bytes of an object that is needed no more, if they were kept."""
+    kept = _kept
+    if not kept or not kept.folder:
+        return
+    file = _file(kept.folder, url)
+    with suppress(OSError):
+        size = file.stat().st_size - _DIGEST_BYTES
+        file.unlink()
+        kept.give_back(size)
+
+
+def _file(folder: Path, url: str) -> Path:
+    key = hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()
+    return folder / key[:2] / key[2:]
+
+
+def _digest(version: Version, content: bytes) -> bytes:
+    found = hashlib.sha256(f"{version.bytes} {version.mtime_ns} ".encode())
+    found.update(content)
+    return found.digest()
+
+
+def _is_used(folder: Path) -> bool:
+    """Return whether a process uses `folder`: one that lives, or one of another host that told so lately."""
+    for one in folder.glob(f"{_USER}*"):
+        with suppress(OSError):
+            ended = has_ended(one.name.removeprefix(_USER))
+            if ended is False or (ended is None and time.time() - one.stat().st_mtime < 3 * _TOLD_SECONDS):
+                return True
+    return False
 
 
 def _remove_forgotten(folder: Path) -> None:
@@ -126,3 +211,10 @@ def _remove_forgotten(folder: Path) -> None:
         with suppress(OSError):
             if time.time() - one.stat().st_mtime > _FORGOTTEN_SECONDS:
                 shutil.rmtree(one, ignore_errors=True)
+
+
+def _remove_left_over() -> None:
+    """Remove the temporary folders of processes that were killed."""
+    for one in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
+        if has_ended(one.name.removeprefix(_SCRATCH).rpartition("-")[0]):
+            shutil.rmtree(one, ignore_errors=True)

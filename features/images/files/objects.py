@@ -76,7 +76,7 @@ def fault_of(error: Exception) -> Fault | None:
         return Fault("unreadable", f"its bucket is elsewhere, and redirects are not followed ({said})")
     if isinstance(error, OSError) and error.errno in _FINAL:
         return Fault("unreadable", said)
-    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _OF_LIBRARIES:
+    if isinstance(error, OSError) or _is_of_library(error):
         return None
     raise error
 
@@ -85,12 +85,30 @@ def _asked(url: str, method: str, **more: int) -> Any:
     """Return the result of a method of the file system of `url`. Raises DataError if there are no credentials."""
     scheme = urlsplit(url).scheme
     try:
-        return getattr(_system(scheme), method)(url, **more)
+        system = _system(scheme)
     except Exception as error:
-        if type(error).__name__ not in _NO_CREDENTIALS:
+        if isinstance(error, (ImportError, OSError)) or (_is_of_library(error) and not _lacks_credentials(error)):
             raise
-        remedy = _REMEDIES[{"gcs": "gs", "abfs": "az", "abfss": "az"}.get(scheme, scheme)]
-        raise DataError(f"{url}: no credentials for {scheme}:// ({' '.join(str(error).split())}); {remedy}") from error
+        raise _no_credentials(url, scheme, error) from error  # adlfs without an account raises a ValueError
+    try:
+        return getattr(system, method)(url, **more)
+    except Exception as error:
+        if not _lacks_credentials(error):
+            raise
+        raise _no_credentials(url, scheme, error) from error
+
+
+def _lacks_credentials(error: Exception) -> bool:
+    return type(error).__name__ in _NO_CREDENTIALS
+
+
+def _is_of_library(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in _OF_LIBRARIES
+
+
+def _no_credentials(url: str, scheme: str, error: Exception) -> DataError:
+    remedy = _REMEDIES[{"gcs": "gs", "abfs": "az", "abfss": "az"}.get(scheme, scheme)]
+    return DataError(f"{url}: no credentials for {scheme}:// ({' '.join(str(error).split())}); {remedy}")
 
 
 @cache

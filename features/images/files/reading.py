@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from headstart.features.errors import DataError
 from headstart.features.images.faults import MAX_FILE_BYTES, Fault, UnreadableError, Version
 from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of
 from headstart.features.images.files.urls import THREADS, read_url, version_of_url
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from headstart.features.images.scan import ImageFile
 
 _MARK = b"\0"  # no path of a local file begins with it
+UNREAD = b"\0"  # no image has this content
+MOST_AHEAD_BYTES = 128 << 20  # of the files of a batch that are read before the first is decoded
 _CHANGED = Fault("vanished", "changed since it was scanned")
 _failures = deque[str](maxlen=1)
+_ends = deque[DataError](maxlen=1)  # an error that ends all reading, such as lost credentials
 _faults: dict[bytes, Fault] = {}  # by reference
 _MOST_FAULTS = 100_000
 T = TypeVar("T")
@@ -77,11 +81,19 @@ def reference_of(image: ImageFile) -> bytes:
 def read_references(references: np.ndarray) -> np.ndarray:
     """Read the files of `references`, bytes [N], in threads. Return their contents, bytes [N].
 
-    The result has b"" for a local file, which is not read, and for a file that can't be read.
+    The result has b"" for a local file, and for the files beyond the first `MOST_AHEAD_BYTES`. These are not read: see
+    `read_alone`. It has `UNREAD` for a file that can't be read. After a DataError, see `require_access_kept`.
     """
-    contents = np.empty(len(references), object)
-    contents[:] = list(_threads().map(_read_or_nothing, references))
+    sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
+    within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
+    contents = np.full(len(references), b"", object)
+    contents[within] = list(_threads().map(_read_or_nothing, references[within]))
     return contents
+
+
+def read_alone(reference: bytes) -> bytes:
+    """Read the file of one of the references that `read_references` left out. Returns `UNREAD` if it can't be read."""
+    return _read_or_nothing(reference)
 
 
 def why_unread() -> str:
@@ -93,15 +105,22 @@ def why_unread() -> str:
 
 
 def forget_unread() -> None:
-    """Forget which file could not be read; see `why_unread`."""
+    """Forget which file could not be read; see `why_unread` and `require_access_kept`."""
     _failures.clear()
+    _ends.clear()
+
+
+def require_access_kept() -> None:
+    """Raise the DataError that met `read_references` last, such as of lost credentials, and forget it.
+
+    TensorFlow would make an error of its own of it.
+    """
+    if _ends:
+        raise _ends.pop()
 
 
 def known_fault(image: ImageFile) -> Fault | None:
-    """Return why `read_references` could not read an object the last time, and forget it. Of other files, return None.
-
-    Several tries of a server that is away take long, so its reason is not asked for again.
-    """
+    """Return why `read_references` could not read the URL of an image the last time, and forget it."""
     return _faults.pop(reference_of(image), None)
 
 
@@ -137,11 +156,14 @@ def _read_or_nothing(reference: bytes) -> bytes:
         _faults.pop(reference, None)
         return content
     except OSError as error:
-        fault, path = why_unreadable(error), os.fsdecode(reference.split(b" ", 4)[4])
-        _failures.append(f"{path}: {fault.detail}")
-        if is_url(path) and len(_faults) < _MOST_FAULTS:
-            _faults[reference] = fault
-        return b""
+        fault = why_unreadable(error)
+        _failures.append(f"{os.fsdecode(reference.split(b' ', 4)[4])}: {fault.detail}")
+        if is_url(os.fsdecode(reference.split(b" ", 4)[4])) and len(_faults) < _MOST_FAULTS:
+            _faults[reference] = fault  # to ask again would take long
+        return UNREAD
+    except DataError as error:
+        _ends.append(error)
+        return UNREAD
 
 
 def _read_reference(reference: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from headstart.features.errors import DataError
 from headstart.features.images.faults import MAX_FILE_BYTES, Fault, UnreadableError, Version
 from headstart.features.images.files import fetched, objects, web
 from headstart.features.images.files.paths import is_url
+from headstart.features.terminal import console
 
 THREADS = 32  # that read at the same time: they wait for a network most of the time
 TRIES = 6
@@ -34,7 +36,10 @@ class _Reader(Protocol):
 
 def why_unknown(url: str) -> str:
     """Return why a URL can't be read, or "" if it may be."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        return f"it is no URL ({error})"
     if parts.scheme not in (known := (*objects.PACKAGES, *web.SCHEMES)):
         return f"{parts.scheme}:// is not read; these are: {', '.join(known)}"
     if not parts.hostname:
@@ -73,25 +78,44 @@ def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes
 def require_access(paths: Iterable[str]) -> None:
     """Ask for an object of each bucket and host that `paths` name. Paths of other kinds are left out.
 
-    Raises DataError if a package or the credentials are missing, if a bucket or host can't be reached, or if it refuses
-    each of three objects.
+    Raises DataError if a package or the credentials are missing, or if no bucket or host can be read: because it can't
+    be reached, or refuses each of three objects. If some can be read, the others are told, and their objects become
+    rejects.
     """
-    tried: dict[tuple[str, str], int] = {}
+    places: dict[tuple[str, str], list[str]] = {}
     for url in filter(is_url, paths):
-        place = urlsplit(url)[:2]
-        if tried.get(place, 0) >= _PROBED:
-            continue
-        tried[place] = tried.get(place, 0) + 1
+        some = places.setdefault(urlsplit(url)[:2], [])
+        if len(some) < _PROBED:
+            some.append(url)
+    for some in places.values():
+        _reader_of(some[0]).require_package(some[0])
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        refused = [why for why in pool.map(_why_refused, places.values()) if why]
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if refused and len(refused) == len(places):
+        raise DataError(refused[0])
+    if refused:
+        console.print(f"{len(refused)} of {len(places)} buckets and hosts can't be read, {refused[0]}")
+
+
+def _why_refused(urls: Sequence[str]) -> str:
+    """Return why the bucket or host of `urls` can't be read; "" if it can.
+
+    Raises DataError if credentials are missing.
+    """
+    for number, url in enumerate(urls, 1):
         try:
-            _reader_of(url).require_package(url)
             version_of_url(url)
-            tried[place] = _PROBED
         except UnreadableError as error:
             if error.fault.reason != "unreadable":
-                tried[place] = _PROBED
-            elif "denied" not in error.fault.detail or tried[place] == _PROBED:
-                raise DataError(f"{url}: {error.fault.detail}") from error
-    # fewer objects than `_PROBED`, all of them refused, become rejects
+                return ""
+            if "denied" not in error.fault.detail or number == _PROBED:
+                return f"{url}: {error.fault.detail}"
+        else:
+            return ""
+    return ""  # fewer objects than `_PROBED`, all of them refused, become rejects
 
 
 def _read_whole(url: str, version: Version) -> bytes:

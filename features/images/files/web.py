@@ -5,6 +5,7 @@ a body of any length.
 """
 
 import http
+import time
 from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMES = ("https", "http")
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0
+_PATIENCE_SECONDS, _SLOWEST = 60.0, 50_000  # a body may take so long, and a second more for so many bytes
+_BLOCK = 1 << 16
 _CONNECTIONS = 32
 _NO_HEAD = (403, 405, 501)  # answers of servers that know GET alone, or were asked with an address signed for GET
 _TRANSIENT = (408, 425, 429)
@@ -54,10 +57,25 @@ def version_of(url: str) -> Version:
 
 
 def read(url: str, most: int) -> bytes:
-    """Return the first `most` bytes of an object. Raises StatusError, or an error of urllib3."""
+    """Return the first `most` bytes of an object. Raises StatusError, or an error of urllib3.
+
+    A body that ends early, or that comes slower than `_SLOWEST` for long, is such an error.
+    """
+    start = time.monotonic()
     with closing(_asked(url, "GET")) as response:
-        content: bytes = response.read(most)
-        return content
+        length = _length(response)
+        pieces, left = list[bytes](), most if length is None else min(most, length)
+        wanted = left
+        while left and (piece := response.read1(min(left, _BLOCK))):
+            pieces.append(piece)
+            left -= len(piece)
+            if time.monotonic() - start > _PATIENCE_SECONDS + (wanted - left) / _SLOWEST:
+                raise TimeoutError
+    if left and length is not None:
+        from urllib3.exceptions import IncompleteRead
+
+        raise IncompleteRead(wanted - left, left)
+    return b"".join(pieces)
 
 
 def fault_of(error: Exception) -> Fault | None:
@@ -81,9 +99,14 @@ def fault_of(error: Exception) -> Fault | None:
 
 def _version(url: str, method: str) -> Version:
     with closing(_asked(url, method)) as response:
-        size = response.headers.get("Content-Length", "")
+        size = _length(response)
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        return Version(int(size) if size.isdecimal() else -1, number_of(tag))
+        return Version(-1 if size is None else size, number_of(tag))
+
+
+def _length(response: "BaseHTTPResponse") -> int | None:
+    size = response.headers.get("Content-Length", "")
+    return int(size) if size.isdecimal() else None
 
 
 def _asked(url: str, method: str) -> "BaseHTTPResponse":

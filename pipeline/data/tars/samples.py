@@ -15,9 +15,11 @@ from headstart.features.images.scan import Reject
 from headstart.pipeline.archives.entries import Entry
 from headstart.pipeline.archives.names import leads_out
 from headstart.pipeline.archives.opening import list_plain_tar
-from headstart.pipeline.data.names import as_label, has_image_suffix
+from headstart.pipeline.data.clutter import clutter_kinds
+from headstart.pipeline.data.names import as_label, has_image_suffix, listed
 
 _LABEL_FIELDS = ("label", "class", "cls", "class_name", "category", "target")
+_MOST_FIELDS = 100
 _MOST_CLASS_BYTES, _MOST_JSON_BYTES = 1 << 12, 16 << 20
 
 
@@ -30,7 +32,8 @@ class TarImages:
     labels: list[str | None]
     groups: list[str | None]  # the images of one key form a group
     rejects: list[Reject]  # links, devices, and names that lead out of the tar
-    others: int  # number of files that are no images
+    ignored: Counter[str]  # number of other files by kind
+    fields: set[str]  # some of those in files `key.json`, and the one that was asked for if it is there
 
 
 def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
@@ -43,13 +46,16 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     Args:
         label_field: the field of `key.json` that holds the label, before `key.cls`; "" to find it by its name.
     """
-    found = TarImages([], [], [], [], [], 0)
+    found = TarImages([], [], [], [], [], Counter(), set())
     keys: list[str] = []
     beside: dict[str, dict[str, Entry]] = defaultdict(dict)
-    for entry in list_plain_tar(Path(tar)):
+    entries = list_plain_tar(Path(tar))
+    for entry, clutter in zip(entries, clutter_kinds(entry.name for entry in entries), strict=True):
         key, suffix = _key_of(entry.name)
-        if not has_image_suffix(entry.name):
-            found.others += 1
+        if clutter:
+            found.ignored[clutter] += 1
+        elif not has_image_suffix(entry.name):
+            found.ignored["no image"] += 1
             if suffix in ("cls", "json") and entry.start is not None:
                 beside[key][suffix] = entry
         elif why := _why_unusable(entry):
@@ -59,11 +65,20 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
             found.names.append(entry.name)
             found.paths.append(Member(tar, entry.name, entry.start, entry.size).path)
             keys.append(key)
-    labels = {key: _label(tar, beside[key], label_field) for key in set(keys) if labelled and key in beside}
+    with_label = [key for key in dict.fromkeys(keys) if labelled and key in beside]
+    labels = {key: _label(tar, beside[key], label_field, found.fields) for key in with_label}
     found.labels = [labels.get(key) for key in keys]
     several = {key for key, count in Counter(keys).items() if count > 1 and key in labels}
     found.groups = [f"{tar}/{key}" if key in several else None for key in keys]
     return found
+
+
+def require_field(data: Path, field: str, tars: Iterable[TarImages]) -> None:
+    """Raise a DataError if no `key.json` of `tars`, the tars of `data`, has `field`."""
+    fields = {name for tar in tars for name in tar.fields}
+    if field not in fields:
+        there = listed(sorted(fields)) or "none"
+        raise DataError(f"{data}: --label-column {field}: no key.json has this field; there are {there}")
 
 
 def hold_samples(names: Iterable[str]) -> bool:
@@ -90,9 +105,9 @@ def _why_unusable(entry: Entry) -> str:
     return "a sparse file" if entry.start is None else ""
 
 
-def _label(tar: str, beside: dict[str, Entry], field: str) -> str | None:
+def _label(tar: str, beside: dict[str, Entry], field: str, fields: set[str]) -> str | None:
     if "json" in beside and (field or "cls" not in beside):
-        return _label_in_json(tar, beside["json"], field)
+        return _label_in_json(tar, beside["json"], field, fields)
     return _label_in_text(tar, beside["cls"]) if "cls" in beside else None
 
 
@@ -104,13 +119,17 @@ def _label_in_text(tar: str, entry: Entry) -> str:
     return as_label(text)
 
 
-def _label_in_json(tar: str, entry: Entry, field: str) -> str | None:
+def _label_in_json(tar: str, entry: Entry, field: str, fields: set[str]) -> str | None:
     where = f"{tar}/{entry.name}"
     try:
         row = json.loads(_text(tar, entry, _MOST_JSON_BYTES))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from error
     row = row if isinstance(row, dict) else {"label": row}
+    if len(fields) < _MOST_FIELDS:
+        fields.update(row)
+    if field in row:
+        fields.add(field)
     there = [name for name in ([field] if field else _LABEL_FIELDS) if row.get(name) is not None]
     if len({str(row[name]) for name in there}) > 1:
         raise DataError(f"{where}: has {' and '.join(there)}; say with --label-column which is the label")

@@ -2,52 +2,92 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.features.errors import DataError
 from headstart.features.images.files.paths import is_url
-from headstart.pipeline.data.clutter import clutter_kind
+from headstart.features.images.formats import PREFIX_BYTES, is_image
 from headstart.pipeline.data.config import Kind
-from headstart.pipeline.data.listing import list_files, require_readable
+from headstart.pipeline.data.listing import list_files, require_readable, some_file
 from headstart.pipeline.data.names import has_image_suffix, split_named, splits_in_words
 from headstart.pipeline.data.splits import SPLITS
 
 SUFFIX = ".tar"
-PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MOST = 1_000_000  # tars in a pattern
 
 
+@dataclass(frozen=True)
+class Tars:
+    """The tars of DATA, in order, and the number of other files in its folder, by kind."""
+
+    paths: list[str]
+    ignored: Counter[str]
+
+
 def kind_of(data: Path) -> Kind:
     """Return the kind of `data`. A folder counts as a folder of tars if it holds tars and no images."""
     if data.is_dir():
-        return "tars" if _holds_tars_alone(data) else "folder"
+        return "folder" if some_file(data, has_image_suffix) or not _holds_tars_alone(data) else "tars"
     return "tars" if data.name.endswith(SUFFIX) else "list"
 
 
 def is_there(data: Path) -> bool:
-    """Return whether `data` exists. A pattern exists if its first tar does."""
-    return data.exists() or (_is_pattern(data) and os.path.exists(next(_expanded(str(data)))))
+    """Return whether `data` exists. A pattern exists if its first tar does.
 
-
-def tars_of(data: Path) -> list[str]:
-    """Return the tars of `data`, whose kind is `tars`, in order.
-
-    Raises DataError if a tar of a pattern is missing, if a folder in `data` can't be read, or if the path of a tar
-    holds a folder that is called like a tar.
+    Raises DataError for a pattern with a range that runs backwards.
     """
+    return data.exists() or (_is_pattern(data) and os.path.exists(next(_tars_in(data))))
+
+
+def tars_of(data: Path) -> Tars:
+    """Return the tars of `data`, whose kind is `tars`.
+
+    Raises DataError if a tar of a pattern is missing, if a folder in `data` can't be read, if `data` holds a tar that
+    is compressed, or if the path of a tar has a suffix or a folder that can't be told from a tar's.
+    """
+    ignored = Counter[str]()
     if data.is_dir():
         listing = list_files(data)
         require_readable(data, listing)
-        found = [os.path.join(data, name) for name in listing.files if name.endswith(SUFFIX)]
+        tars = [name for name in listing.files if is_tar(name)]
+        ignored = listing.ignored + Counter({"beside tars": len(listing.files) - len(tars)})
+        found = [os.path.join(data, name) for name in tars]
     else:
         found = [str(data)] if data.exists() else _of_pattern(data)
     for tar in found:
+        require_plain(tar)
         if f"{SUFFIX}/" in tar:
             raise DataError(f"{tar}: lies in a folder that is called like a tar; rename the folder")
-    return found
+    return Tars(found, ignored)
+
+
+def is_tar(name: str) -> bool:
+    """Return whether a file's name is that of a tar. The tar may be compressed, and the name in capitals."""
+    return name.lower().endswith((SUFFIX, *_PACKED))
+
+
+def require_plain(tar: str) -> None:
+    """Raise a DataError if the name `tar`, which is that of a tar, does not end in `.tar`."""
+    if tar.endswith(SUFFIX):
+        return
+    if tar.lower().endswith(SUFFIX):
+        raise DataError(f"{tar}: must end in {SUFFIX}, in small letters; rename it")
+    raise DataError(f"{tar}: a compressed tar; decompress it, or `headstart prepare` it into a folder")
+
+
+def told_tars(data: Path, names: Iterable[str]) -> list[str]:
+    """Return a line that counts the tars among `names`, the files of a folder that is read as images."""
+    tars = [name for name in names if is_tar(name)]
+    if not tars:
+        return []
+    return [f"{data}: tars beside images are not read; there are {len(tars)}, {tars[0]} the first"]
 
 
 def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]]:
@@ -55,8 +95,8 @@ def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]
 
     If all tars are of train, they count as not split yet. Raises DataError if only some have a split.
     """
-    root = os.path.join(data, "") if data.is_dir() else ""
-    splits = [_split_in(tar.removeprefix(root) if root else os.path.basename(tar)) for tar in tars]
+    root = _root_of(data)
+    splits = [_split_in(tar.removeprefix(root)) for tar in tars]
     named = {split for split in splits if split}
     if named and "" in splits:
         raise DataError(
@@ -69,6 +109,14 @@ def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]
     return splits, [f"{data}: tars by their names: {', '.join(shown)}"] if shown else []
 
 
+def _root_of(data: Path) -> str:
+    """Return the beginning of the paths of tars that says nothing of splits: all folders before the first braces."""
+    if data.is_dir():
+        return os.path.join(data, "")
+    fixed = str(data).partition("{")[0] if not data.exists() else str(data)
+    return fixed[: fixed.rfind("/") + 1]
+
+
 def _split_in(path: str) -> str:
     for part in reversed(path.removesuffix(SUFFIX).split("/")):
         if split := split_named(part) or splits_in_words([part]).get(part):
@@ -77,13 +125,21 @@ def _split_in(path: str) -> str:
 
 
 def _holds_tars_alone(folder: Path) -> bool:
-    tars = False
-    for _, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if clutter_kind(name) is None)
-        if any(map(has_image_suffix, files)):
+    """Return whether `folder`, in which no name is that of an image, holds tars, and no image by its content."""
+    if not some_file(folder, is_tar):
+        return False
+    files = [name for name in list_files(folder).files if not is_tar(name)]
+    return not any(_begins_image(os.path.join(folder, name)) for name in files)
+
+
+def _begins_image(path: str) -> bool:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would never end
             return False
-        tars = tars or any(name.endswith(SUFFIX) for name in files)
-    return tars
+        with open(path, "rb") as file:
+            return is_image("", file.read(PREFIX_BYTES))
+    except OSError:
+        return False
 
 
 def _is_pattern(data: Path) -> bool:
@@ -92,13 +148,22 @@ def _is_pattern(data: Path) -> bool:
 
 def _of_pattern(data: Path) -> list[str]:
     found = []
-    for tar in _expanded(str(data)):
+    for tar in _tars_in(data):
         if not os.path.isfile(tar):
             raise DataError(f"{data}: there is no {tar}")
         found.append(tar)
         if len(found) > _MOST:
             raise DataError(f"{data}: names more than {_MOST} tars")
     return found
+
+
+def _tars_in(data: Path) -> Iterator[str]:
+    """Return the tars for which a pattern stands. Raises DataError for a range that runs backwards, as `{5..2}`."""
+    for braces in _BRACES.finditer(str(data)):
+        between = _RANGE.fullmatch(braces[1])
+        if between and int(between[1]) > int(between[2]):
+            raise DataError(f"{data}: {braces[0]} runs backwards; write the smaller number first")
+    return _expanded(str(data))
 
 
 def _expanded(text: str) -> Iterator[str]:

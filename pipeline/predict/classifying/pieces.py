@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from headstart.features.images.files.fetched import drop
 from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.pipeline.predict.items import Item, Scored
@@ -25,10 +26,12 @@ def classified(
     """Inspect and classify the files of `sources`, in pieces.
 
     Yields three values for each piece. The first two are those of `sources.inspected`. The third yields a prediction or
-    a reject for each of its images, as soon as it is known.
+    a reject for each of its images, as soon as it is known. Bytes that are kept of a piece are dropped after it.
     """
     for done, others, piece in inspected(sources, max_pixels, pages, is_done):
         yield done, others, _in_order(piece, answers)
+        for one in piece:
+            drop(one.file if isinstance(one, ImageFile) else one.path)
 
 
 def _in_order(piece: Piece, answers: Answers) -> Iterator[Item]:

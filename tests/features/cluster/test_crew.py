@@ -71,6 +71,7 @@ class Task:
         pass
 
 
+_TASK = Task()
 Make = Callable[..., tuple[Crew, FakeRay]]
 
 
@@ -78,14 +79,12 @@ Make = Callable[..., tuple[Crew, FakeRay]]
 def crew_of(monkeypatch: pytest.MonkeyPatch) -> Make:
     """A function that makes a crew of workers on nodes with these resources."""
 
-    def make(
-        worker: Callable[[str], Any], task: Task | None = None, **resources: dict[str, float]
-    ) -> tuple[Crew, FakeRay]:
+    def make(worker: Callable[[str], Any], task: Task = _TASK, **resources: dict[str, float]) -> tuple[Crew, FakeRay]:
         ray = FakeRay(resources, worker)
         monkeypatch.setattr(crew_module, "load_ray", lambda: ray)
         monkeypatch.setattr(crew_module, "_RECRUIT_SECONDS", 0.0)
         crew = Crew(ClusterConfig(ray="auto"))
-        crew.begin(task or Task())
+        crew.begin(task)
         return crew, ray
 
     return make

@@ -1,18 +1,33 @@
 import io
+import os
+import shutil
+import subprocess
+import sys
 import tarfile
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from headstart.features.errors import DataError
-from headstart.features.images.batches import decoded_batches, why_all_undecodable, why_undecodable
+from headstart.features.images.batches import (
+    decoded_batches,
+    decoded_dataset,
+    file_columns,
+    why_all_undecodable,
+    why_undecodable,
+)
 from headstart.features.images.columns.inspected import inspect_images
-from headstart.features.images.files import fetched, reading, urls
+from headstart.features.images.faults import Version
+from headstart.features.images.files import fetched, objects, reading, urls, web
 from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of
 from headstart.features.images.files.reading import bytes_of
@@ -21,6 +36,9 @@ from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile, Reject, inspect_image
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.images.thumbnails import thumbnails
+from headstart.features.processes import host, this_process
+from headstart.features.tensorflow import tf
+from headstart.pipeline.inputs import explained
 
 
 class Site:
@@ -29,6 +47,8 @@ class Site:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.answers: dict[str, list[int]] = {}
+        self.cut: dict[str, int] = {}  # how often a body by path ends early
+        self.seconds = 0.0  # between two bytes, if any
         self.asked: Counter[str] = Counter()
         self.port = 0
 
@@ -56,7 +76,16 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             self.send_header("Content-Length", str(len(content)))
             self.send_header("ETag", f'"{hash(content)}"')
             self.end_headers()
-            if self.command == "GET":
+            if self.command == "GET" and served.cut.get(path, 0):
+                served.cut[path] -= 1
+                self.wfile.write(content[: len(content) // 2])
+                self.close_connection = True
+            elif self.command == "GET" and served.seconds:
+                with suppress(OSError):
+                    for at in range(len(content)):
+                        self.wfile.write(content[at : at + 1])
+                        time.sleep(served.seconds)
+            elif self.command == "GET":
                 self.wfile.write(content)
 
         do_HEAD = do_GET  # noqa: N815
@@ -108,6 +137,7 @@ def test_paths_tell_where_a_file_is() -> None:
         ("ftp://host/x.jpg", "ftp:// is not read"),
         ("https:///x.jpg", "no bucket or host"),
         ("https://me:secret@host/x.jpg", "holds a name or password"),
+        ("http://[::1/x.jpg", "it is no URL"),
         ("s3://bucket/x.jpg", ""),
     ],
 )
@@ -145,6 +175,19 @@ def test_objects_and_members_give_the_pixels_of_the_same_file(site: Site, photo:
     assert all(np.array_equal(one, small[0]) for one in small)
 
 
+def test_of_a_batch_few_bytes_are_held(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, member = in_tar(tmp_path, "x.jpg", photo.read_bytes())
+    (image,) = inspect_image(member.path)
+    assert isinstance(image, ImageFile)
+    ((_, pixels),) = decoded_batches([image] * 8, ImageConfig(64), 8)
+    monkeypatch.setattr(reading, "MOST_AHEAD_BYTES", 3 * image.bytes)
+    contents = reading.read_references(np.array([reading.reference_of(image)] * 8, object))
+    assert [len(one) for one in contents] == [image.bytes] * 3 + [0] * 5
+    positions, few = next(decoded_batches([image] * 8, ImageConfig(64), 8))
+    assert positions.tolist() == list(range(8))
+    assert np.array_equal(few, pixels)
+
+
 @pytest.mark.parametrize(
     ("answers", "reason", "detail"),
     [
@@ -170,6 +213,28 @@ def test_a_transient_failure_is_repeated(site: Site, photo: Path) -> None:
     (image,) = inspect_image(site.url("/x.jpg"))
     assert isinstance(image, ImageFile)
     assert site.asked == {"HEAD /x.jpg": 4, "GET /x.jpg": 1}
+
+
+def test_a_body_that_is_cut_off_is_asked_for_again(site: Site, photo: Path) -> None:
+    site.files["/x.jpg"] = photo.read_bytes()
+    site.cut["/x.jpg"] = 3
+    (image,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(image, ImageFile)
+    assert site.asked["GET /x.jpg"] == 4
+    site.cut["/x.jpg"] = 99
+    (found,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(found, Reject)
+    assert found.reason == "unreadable"
+    assert "(6 tries)" in found.detail
+
+
+def test_a_body_that_trickles_is_given_up(site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(urls, "TRIES", 2)
+    site.files["/x.jpg"], site.seconds = photo.read_bytes(), 0.002
+    (found,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(found, Reject)
+    assert (found.reason, found.detail) == ("unreadable", "timed out (2 tries)")
 
 
 def test_servers_without_head_are_asked_by_get(site: Site, photo: Path) -> None:
@@ -225,6 +290,60 @@ def test_no_more_bytes_are_kept_than_there_is_room_for(
     assert site.asked["GET /x.jpg"] == 2
 
 
+def test_the_folder_of_a_live_process_stays(site: Site, photo: Path, tmp_path: Path) -> None:
+    site.files["/x.jpg"] = photo.read_bytes()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        with bytes_kept(tmp_path, "data"):
+            inspect_image(site.url("/x.jpg"))
+            (folder,) = (tmp_path / fetched.FOLDER).iterdir()
+            assert time.time() - folder.stat().st_mtime < 60
+            started = int(1000 * psutil.Process(other.pid).create_time())
+            (folder / f".used-by-{host()}-{other.pid}-{started}").touch()
+        assert list(folder.glob("*/*"))
+        other.communicate(b"\n")
+    with bytes_kept(tmp_path, "data"):
+        inspect_image(site.url("/x.jpg"))
+        shutil.rmtree(tmp_path / fetched.FOLDER)  # as another process at its end
+        site.files["/y.jpg"] = photo.read_bytes()
+        inspect_image(site.url("/y.jpg"))
+        assert list((tmp_path / fetched.FOLDER).glob("*/*/*"))
+    assert site.asked["GET /x.jpg"] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_folders_go_with_their_process(
+    site: Site, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"headstart-{host()}-99999999-1-abc").mkdir()
+    (tmp_path / "headstart-mine").mkdir()
+    site.files["/x.jpg"] = photo.read_bytes()
+    with bytes_kept(None, ""):
+        inspect_image(site.url("/x.jpg"))
+        (mine,) = (one for one in tmp_path.iterdir() if one.name != "headstart-mine")
+        assert mine.name.startswith(f"headstart-{this_process()}-")
+        fetched.drop(site.url("/x.jpg"))
+        assert not list(mine.glob("*/*"))
+    assert [one.name for one in tmp_path.iterdir()] == ["headstart-mine"]
+
+
+def test_room_is_reckoned_with_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, version = "http://host/x", Version(100, 7)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=200))
+    with suppress(KeyboardInterrupt), bytes_kept(tmp_path, "data"):
+        fetched.keep(url, version, bytes(90))
+        raise KeyboardInterrupt
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=80))
+    with bytes_kept(tmp_path, "data"):  # 122 of 202 bytes are held, and half may be
+        fetched.keep("http://host/y", version, bytes(1))
+        assert len(list(tmp_path.glob("*/*/*/*"))) == 1
+        monkeypatch.setattr(fetched, "_FREE_SHARE", 1.0)
+    with bytes_kept(tmp_path, "data"):
+        monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        fetched.keep("http://host/z", version, bytes(1))
+        assert not list(tmp_path.glob("*/*/*/*"))
+
+
 def test_other_bytes_never_get_the_digest_of_the_scan(site: Site, drawn: Path) -> None:
     site.files["/x.jpg"] = (drawn / "cat" / "cat.0.jpg").read_bytes()
     (image,) = inspect_image(site.url("/x.jpg"))
@@ -256,6 +375,43 @@ def test_a_host_that_refuses_everything_is_told_once(site: Site) -> None:
     require_access([site.url("/a.jpg"), site.url("/e.jpg"), site.url("/b.jpg")])  # one of them is denied: a reject
     with pytest.raises(DataError, match=r"127.0.0.1:1/x.jpg: .*refused.*6 tries"):
         require_access(["http://127.0.0.1:1/x.jpg"])
+
+
+def test_one_bad_host_does_not_end_a_command(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.files["/e.jpg"] = b"x"
+    dead = [f"http://127.0.0.{number}:1/x.jpg" for number in range(1, 9)]
+    require_access([*dead, site.url("/e.jpg")])
+    assert "8 of 9 buckets and hosts can't be read, http://127.0.0.1:1/x.jpg: " in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_a_file_system_that_can_not_be_made_lacks_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(scheme: str) -> None:
+        raise ValueError("Must provide either a connection_string or account_name with credentials!!")
+
+    monkeypatch.setattr(objects, "_system", unknown)
+    monkeypatch.setitem(sys.modules, "adlfs", ModuleType("adlfs"))
+    with pytest.raises(DataError, match=r"az://b/x.jpg: no credentials for az:// .*set AZURE_STORAGE_ACCOUNT_NAME"):
+        require_access(["az://b/x.jpg"])
+
+
+def test_lost_access_ends_decoding_with_its_cause(site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise DataError("s3://b/x.jpg: no credentials for s3://")
+
+    site.files["/x.jpg"] = photo.read_bytes()
+    (image,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(image, ImageFile)
+    monkeypatch.setattr("headstart.features.images.files.reading.read_url", lost)
+    for images in ([image, image], [image]):
+        with pytest.raises(DataError, match="no credentials for s3://"):
+            list(decoded_batches(images, ImageConfig(64), 8))
+    of_two = decoded_dataset(
+        tf.data.Dataset.from_tensor_slices(file_columns([image] * 2, ImageConfig(64))), ImageConfig(64), 8
+    )
+    with pytest.raises(DataError, match="no credentials for s3://"), explained([]):
+        list(of_two)
 
 
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +456,7 @@ def test_an_object_that_could_not_be_read_is_not_tried_again_for_its_reason(monk
 
     monkeypatch.setattr(reading, "_read_reference", read)
     for _ in range(2):
-        assert reading.read_references(np.array([reading.reference_of(image)], object)).tolist() == [b""]
+        assert reading.read_references(np.array([reading.reference_of(image)], object)).tolist() == [reading.UNREAD]
     (reject,) = why_all_undecodable([image])
     assert (reject.reason, reject.detail, len(tries)) == ("unreadable", "the server is away", 2)
     reading.read_references(np.array([reading.reference_of(image)], object))

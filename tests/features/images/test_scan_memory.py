@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headstart.features.images import scan as image_files
-from headstart.features.images.columns import inspected
+from headstart.features.images.columns import inspected, threads
 from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.columns.paths import Paths
 from headstart.features.images.faults import Fault
@@ -186,7 +186,7 @@ def test_a_scan_that_is_interrupted_does_not_begin_again(
         return read(path, status)
 
     monkeypatch.setattr(inspected, "_PIECE", 4)
-    monkeypatch.setattr(inspected, "_KNOWN_SECONDS", 1e9)  # no threads, so that no read is in flight
+    monkeypatch.setattr(threads, "_QUICK_SECONDS", 1e9)  # no threads, so that no read is in flight
     monkeypatch.setattr(image_files, "content_of", read_some)
     with pytest.raises(error):
         scan(data, memory=memory(data))
@@ -200,13 +200,14 @@ def test_a_scan_that_is_interrupted_does_not_begin_again(
 def test_a_scan_that_is_killed_has_saved_what_it_found(data: Path, reads: list[str]) -> None:
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from headstart.features.images import scan as one; from headstart.features.images.columns import inspected\n"
+        "from headstart.features.images import scan as one\n"
+        "from headstart.features.images.columns import inspected, threads\n"
         "from headstart.features.images.scan_memory import ScanMemory\n"
         "from headstart.pipeline.data.examples import scan\n"
         "inspected._PIECE = inspected._COLUMN = 4; inspected._KEPT_SECONDS, inspected._KEPT_SHARE = 0, 1e9\n"
         "read, seen = one.content_of, []\n"
         "one.content_of = lambda *file: os._exit(9) if len(seen) == 30 else (seen.append(file), read(*file))[1]\n"
-        "inspected._KNOWN_SECONDS, data = 1e9, Path(sys.argv[1])\n"
+        "threads._QUICK_SECONDS, data = 1e9, Path(sys.argv[1])\n"
         "scan(data, memory=ScanMemory(data.parent / 'scans', data))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(data)], check=False)

@@ -109,6 +109,27 @@ def test_a_label_that_can_not_be_read_is_told(
     assert str(told.value).startswith(f"{tar}/{name}: ")
 
 
+def test_a_field_that_is_named_must_be_there(photos: list[bytes], tmp_path: Path) -> None:
+    row = json.dumps({"label": 3, "class_name": "cat"}).encode()
+    tar = write_tar(tmp_path / "x.tar", {"a.jpg": photos[0], "a.json": row, "a.cls": b"5"})
+    assert labels_of(scan(tar, config=DataConfig(label_column="label"))) == {"a.jpg": "3"}
+    with pytest.raises(
+        DataError, match=r"--label-column lable: no key.json has this field; there are class_name, label"
+    ):
+        scan(tar, config=DataConfig(label_column="lable"))
+    plain = write_tar(tmp_path / "y.tar", {"a.jpg": photos[0], "a.cls": b"5"})
+    with pytest.raises(DataError, match=r"--label-column lable: no key.json has this field; there are none"):
+        scan(plain, config=DataConfig(label_column="lable"))
+
+
+def test_clutter_in_tars_is_no_data(photos: list[bytes], tmp_path: Path) -> None:
+    files = {"a.jpg": photos[0], "a.cls": b"1", "._a.jpg": b"x", "._a.cls": b"", ".thumbs/a.jpg": photos[1]}
+    scanned = scan(write_tar(tmp_path / "x.tar", {**files, "__MACOSX/a.jpg": photos[2]}))
+    assert labels_of(scanned) == {"a.jpg": "1"}
+    assert not scanned.rejects
+    assert scanned.ignored_kinds == {"system files": 3, "hidden": 1, "no image": 1}
+
+
 def test_splits_are_in_the_names_of_tars(photos: list[bytes], tmp_path: Path) -> None:
     for number, name in enumerate(("train-0000", "train-0001", "data_val-0000", "test/0000")):
         write_tar(tmp_path / "shards" / f"{name}.tar", {"a.jpg": photos[number], "a.cls": b"cat"})
@@ -116,7 +137,7 @@ def test_splits_are_in_the_names_of_tars(photos: list[bytes], tmp_path: Path) ->
     assert [example.split for example in scanned.examples] == ["val", "test", "train", "train"]
     assert f"{tmp_path / 'shards'}: tars by their names: 2 of train, 1 of val, 1 of test" in scanned.reading
     pattern = tmp_path / "shards" / "train-{0000..0001}.tar"
-    assert [Path(tar).name for tar in tars_of(pattern)] == ["train-0000.tar", "train-0001.tar"]
+    assert [Path(tar).name for tar in tars_of(pattern).paths] == ["train-0000.tar", "train-0001.tar"]
     assert "all tars are of train, so their images count as not split yet" in scan(pattern).reading[1]
     write_tar(tmp_path / "shards" / "extra.tar", {"a.jpg": photos[5], "a.cls": b"cat"})
     with pytest.raises(DataError, match=r"extra.tar names no split, and others do \(test, train, val\)"):
@@ -124,15 +145,32 @@ def test_splits_are_in_the_names_of_tars(photos: list[bytes], tmp_path: Path) ->
     assert len(scan(tmp_path / "shards", config=DataConfig(resplit=True)).examples) == 5
 
 
+@pytest.mark.parametrize(
+    "pattern", ["{train,val}/{0..1}.tar", "{train,val}/a/{0..1}.tar", "{train_,data-val}{0..1}.tar"]
+)
+def test_a_pattern_gives_the_splits_of_its_folder(pattern: str, photos: list[bytes], tmp_path: Path) -> None:
+    data = tmp_path / "test" / pattern  # `test` lies before the braces
+    words = pattern.partition("}")[0][1:].split(",")
+    for number, photo in zip((0, 1), photos, strict=False):
+        for word in words:
+            name = pattern.replace(pattern.partition("}")[0] + "}", word).replace("{0..1}", str(number))
+            write_tar(tmp_path / "test" / name, {f"{word}.jpg": photo, f"{word}.cls": b"cat"})
+    splits = {example.image.path.rpartition("#")[0]: example.split for example in scan(data).examples}
+    assert set(splits.values()) == {"train", "val"}
+    assert splits == {one.image.path.rpartition("#")[0]: one.split for one in scan(tmp_path / "test").examples}
+
+
 def test_patterns_stand_for_tars_that_must_exist(photos: list[bytes], tmp_path: Path) -> None:
     for name in ("a-8", "a-9", "a-10", "b-8"):
         write_tar(tmp_path / f"{name}.tar", {"x.jpg": photos[0], "x.cls": b"1"})
-    assert [Path(tar).name for tar in tars_of(tmp_path / "a-{8..10}.tar")] == ["a-8.tar", "a-9.tar", "a-10.tar"]
-    assert [Path(tar).name for tar in tars_of(tmp_path / "{a,b}-8.tar")] == ["a-8.tar", "b-8.tar"]
+    assert [Path(tar).name for tar in tars_of(tmp_path / "a-{8..10}.tar").paths] == ["a-8.tar", "a-9.tar", "a-10.tar"]
+    assert [Path(tar).name for tar in tars_of(tmp_path / "{a,b}-8.tar").paths] == ["a-8.tar", "b-8.tar"]
     with pytest.raises(DataError, match=r"there is no .*a-11.tar"):
         read_data(tmp_path / "a-{10..11}.tar", DataConfig())
     with pytest.raises(DataError, match="no such folder"):
         read_data(tmp_path / "c-{10..11}.tar", DataConfig())
+    with pytest.raises(DataError, match=r"a-\{9..8\}.tar: \{9..8\} runs backwards; write the smaller number first"):
+        read_data(tmp_path / "a-{9..8}.tar", DataConfig())
 
 
 def test_class_folders_in_a_tar_are_read_as_in_a_folder(photos: list[bytes], tmp_path: Path) -> None:
@@ -205,6 +243,56 @@ def test_a_folder_with_images_is_no_folder_of_tars(photos: list[bytes], tmp_path
     (tmp_path / "s" / "cat").mkdir()
     (tmp_path / "s" / "cat" / "1.jpg").write_bytes(photos[0])
     assert kind_of(tmp_path / "s") == "folder"
+
+
+def test_what_lies_beside_tars_is_counted_or_refused(photos: list[bytes], tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    tar = write_tar(folder / "a.tar", {"a.jpg": photos[0], "a.cls": b"1"})
+    (folder / "a.idx").write_bytes(b"0 1\n")
+    (folder / ".DS_Store").write_bytes(b"x")
+    assert scan(folder).ignored_kinds == {"beside tars": 1, "system files": 1, "no image": 1}
+    for name, why in (
+        ("b.tar.gz", r"b.tar.gz: a compressed tar; decompress it"),
+        ("B.TAR", r"B.TAR: must end in .tar, in small letters; rename it"),
+    ):
+        (folder / name).write_bytes(tar.read_bytes())
+        with pytest.raises(DataError, match=why):
+            scan(folder)
+        with pytest.raises(DataError, match=why):
+            scan(folder / name)
+        (folder / name).unlink()
+    tar.rename(folder / "a.tgz")
+    with pytest.raises(DataError, match=r"a.tgz: a compressed tar"):
+        scan(folder)
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_tar_beside_pictures_is_told(linked: bool, photos: list[bytes], tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    write_tar(folder / "backup.tar", {"a.jpg": photos[0], "a.cls": b"1"})
+    for number, label in enumerate("ab"):
+        (tmp_path / label).mkdir()
+        # a picture without a suffix is one by its content
+        (tmp_path / label / ("1.jpg" if linked else "1")).write_bytes(photos[number])
+        if linked:
+            (folder / label).symlink_to(tmp_path / label)
+        else:
+            (tmp_path / label).rename(folder / label)
+    assert kind_of(folder) == "folder"
+    if not linked:
+        with pytest.raises(
+            DataError, match=r"1 images lie beside these folders.*; .*: tars beside images are not read"
+        ):
+            scan(folder)
+    scanned = scan(folder, config=DataConfig(layout="outer"))
+    assert len(scanned.examples) == 2
+    assert f"{folder}: tars beside images are not read; there are 1, backup.tar the first" in scanned.reading
+    assert scanned.ignored_kinds == {"outside classes": 1}
+    for label in "ab":
+        (folder / label).rename(tmp_path / f"{label}-moved")
+    (folder / "x.jpg").write_bytes(photos[2])
+    with pytest.raises(DataError, match=r"no class folders; .*; .*: tars beside images are not read"):
+        scan(folder)
 
 
 @pytest.mark.slow

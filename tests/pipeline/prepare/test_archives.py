@@ -235,6 +235,30 @@ def test_a_bomb_stops_while_it_is_unpacked(tmp_path: Path, suffix: str, monkeypa
     assert list(tmp_path.iterdir()) == [source]
 
 
+@pytest.mark.parametrize("outer", ["zip", "tar.gz"])
+def test_archives_in_an_archive_are_no_way_around_the_limits(
+    tmp_path: Path, outer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "SMALL_BYTES", 1 << 20)
+    # each inner archive alone is within the limits, for what it unpacks to and for what its files would take
+    with zipfile.ZipFile(tmp_path / "one.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/zeros.bmp", bytes(900_000))
+    inner = (tmp_path / "one.zip").read_bytes()
+    content = {f"{number}.zip": inner for number in range(8)}
+    packed = (
+        PACKERS[outer](tar_bytes(content))
+        if outer in PACKERS
+        else write_zip(tmp_path / "two.zip", content).read_bytes()
+    )
+    source = write(tmp_path / "in" / "s", packed)
+    with pytest.raises(DataError, match=r"s, with the archives in it: .*times the size of the archive"):
+        read(source)
+    content = {"0.tar": tar_bytes({"cat/zeros.bmp": bytes(500_000)}), "1.tar": tar_bytes({"cat/1.bmp": bytes(500_000)})}
+    source = write(tmp_path / "in" / "t", gzip.compress(tar_bytes(content)))
+    with pytest.raises(DataError, match=r"t, with the archives in it: .*times the size of the archive"):
+        read(source)
+
+
 def test_damage_anywhere_in_a_tar_is_an_error_of_the_data(tmp_path: Path) -> None:
     whole, draws = tar_bytes({**PICTURES, "é" * 60: b"x"}), random.Random(0)
     for _ in range(300):

@@ -1,0 +1,42 @@
+"""Work on many files, in pieces and in threads."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from headstart.features.images.files.urls import THREADS
+
+_AHEAD = 64  # tasks
+_QUICK_SECONDS = 5e-5  # a known file on a near disk takes less; threads would only wait for Python's lock
+
+Result = TypeVar("Result")
+
+
+def in_threads(
+    work: Callable[[np.ndarray], Result], positions: np.ndarray, size: int, remote: bool
+) -> Iterator[tuple[np.ndarray, Result]]:
+    """Yield pieces of `positions`, int64 [n], with the result of `work` for each, in order. A piece has at most `size`.
+
+    The first pieces are done here. Threads do the rest if `work` waits for a disk, or, with `remote`, for a network.
+    """
+    pieces = (positions[start : start + size] for start in range(0, len(positions), size))
+    for piece in pieces:
+        start = time.perf_counter()
+        yield piece, work(piece)
+        if time.perf_counter() - start > size * _QUICK_SECONDS:
+            break  # files are read, or the disk is far away: threads save time
+    pool = ThreadPoolExecutor(THREADS if remote else None)
+    try:
+        waiting = deque[tuple[np.ndarray, Future[Result]]]()
+        for piece in pieces:
+            waiting.append((piece, pool.submit(work, piece)))
+            if len(waiting) > _AHEAD:
+                done, result = waiting.popleft()
+                yield done, result.result()
+        for done, result in waiting:
+            yield done, result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error, nothing that waits is begun

@@ -1,0 +1,1 @@
+"""`headstart doctor`: what this machine has, on one screen to paste into an issue."""

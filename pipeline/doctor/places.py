@@ -1,0 +1,102 @@
+"""The weights at hand, and what the disk of the store can do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from headstart.features.backbones.outlines import place_of_weights
+from headstart.features.backbones.zoo import BACKBONES
+from headstart.features.locks import lock
+
+
+def without_home(text: object) -> str:
+    """Return `text`, with `~` for the home folder in it."""
+    home = str(Path.home())
+    return str(text).replace(home, "~") if len(home) > 1 else str(text)
+
+
+def weights() -> dict[str, Any]:
+    """Return which ImageNet weights are shipped and cached, the number of the others, and HEADSTART_WEIGHTS."""
+    places = {name: place_of_weights(name) for name in BACKBONES}
+    by_place = {place: [name for name in places if places[name] == place] for place in ("shipped", "cached")}
+    given = os.environ.get("HEADSTART_WEIGHTS") or None
+    there = None if given in (None, "imagenet", "random") else Path(str(given)).is_file()
+    return {
+        **by_place,
+        "download": sum(place == "download" for place in places.values()),
+        "HEADSTART_WEIGHTS": without_home(given) if given else None,
+        "HEADSTART_WEIGHTS_exists": there,
+    }
+
+
+def disk(store: Path) -> dict[str, Any]:
+    """Return what the disk of `store` can do. If the folder is missing, the nearest folder above it is tried.
+
+    Files are made there in a temporary folder, which is removed.
+    """
+    folder = next(one for one in (store.absolute(), *store.absolute().parents) if one.is_dir())
+    found = {
+        "store": without_home(store),
+        "tried_in": without_home(folder),
+        "file_system": _file_system(folder),
+        "free_bytes": shutil.disk_usage(folder).free,
+    }
+    able = {"writable": False, "hard_links": False, "rename": False, "locks": False, "mtime_resolution_ns": None}
+    with suppress(OSError), tempfile.TemporaryDirectory(prefix=".headstart-doctor-", dir=folder) as scratch:
+        able = {"writable": True, **_abilities(Path(scratch))}
+    return {**found, **able}
+
+
+def _abilities(folder: Path) -> dict[str, Any]:
+    first, second = folder / "first", folder / "second"
+    first.write_bytes(b"1")
+
+    def link() -> None:
+        os.link(first, folder / "link")
+
+    def rename() -> None:
+        second.write_bytes(b"2")
+        os.replace(second, first)
+
+    def locked() -> None:
+        with (folder / "lock").open("w") as file:
+            lock(file, wait=False)
+
+    return {
+        "hard_links": _works(link),
+        "rename": _works(rename) and first.read_bytes() == b"2",
+        "locks": _works(locked),
+        "mtime_resolution_ns": _resolution(first),
+    }
+
+
+def _works(attempt: Callable[[], None]) -> bool:
+    try:
+        attempt()
+    except OSError:
+        return False
+    return True
+
+
+def _resolution(file: Path) -> int:
+    """Return the smallest step, a power of ten in nanoseconds, to which the disk rounds the time of a file."""
+    wanted = 1_234_567_891_111_111_111
+    os.utime(file, ns=(wanted, wanted))
+    off = abs(file.stat().st_mtime_ns - wanted)
+    return next(step for step in (1, 10, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000, 2**63) if off < step)
+
+
+def _file_system(folder: Path) -> str:
+    """Return the type of the file system that holds `folder`, such as `ext4` or `nfs4`; `unknown` if not known."""
+    with suppress(OSError, ValueError):
+        mounts = psutil.disk_partitions(all=True)
+        holds = [one for one in mounts if folder.resolve().is_relative_to(one.mountpoint)]
+        return max(holds, key=lambda one: len(one.mountpoint)).fstype or "unknown"
+    return "unknown"

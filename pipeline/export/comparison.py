@@ -1,0 +1,145 @@
+"""Compare the answers of an export with those of its run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from headstart.features.errors import ExportError
+from headstart.pipeline.export.config import ModelExportConfig
+from headstart.pipeline.export.measure import Measured
+from headstart.pipeline.scoring.metrics import interval_text, wilson_interval
+from headstart.pipeline.scoring.thresholds import is_second
+
+_MOST = 1e-4  # difference of a probability in float32
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two sets of probabilities of the same images are apart."""
+
+    largest_difference: float
+    mean_difference: float
+    changed_labels: int
+
+    def __str__(self) -> str:
+        return (
+            f"probabilities differ by {self.mean_difference:.2g} on average and {self.largest_difference:.2g} at most, "
+            f"changed labels: {self.changed_labels}"
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An export and its run on the same val images."""
+
+    images: int
+    from_files: Difference  # the export on the files, by `preprocess.py`, against the run
+    same_pixels: Difference  # the export on the pixels of the run, against the run: the arithmetic alone
+    levels: float  # the largest difference of the pixels of `preprocess.py` and of the run, in grey levels
+    mean_level: float
+    differing: int  # images whose pixels differ
+    unreadable: int  # images that `preprocess.py` can't read
+    first_unreadable: str
+    accuracy: float  # of the export, from the files
+    accuracy_interval: tuple[float, float]
+    accuracy_of_run: float
+    images_per_second: float  # of the model alone, in batches of 32
+    latency: float  # seconds for one image
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of `export --json`."""
+        return {
+            "images": self.images,
+            **vars(self.from_files),
+            "same_pixels": vars(self.same_pixels),
+            "preprocessing": {
+                "differing": self.differing,
+                "largest_level": self.levels,
+                "mean_level": self.mean_level,
+                "unreadable": self.unreadable,
+            },
+            "accuracy": self.accuracy,
+            "accuracy_interval": list(self.accuracy_interval),
+            "accuracy_of_run": self.accuracy_of_run,
+            "images_per_second": self.images_per_second,
+            "latency": self.latency,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield the summary for a person."""
+        yield f"on {self.images} val images, from their files, against the run: {self.from_files}"
+        if self.differing or self.unreadable:
+            unread = f", and can't read {self.unreadable} ({self.first_unreadable})" if self.unreadable else ""
+            yield (
+                f"preprocess.py makes other pixels of {self.differing} images, by {self.levels:g} grey levels at most"
+                f"{unread}; on the same pixels, {self.same_pixels}"
+            )
+        else:
+            yield "preprocess.py makes the same pixels as the run"
+        yield (
+            f"accuracy {self.accuracy:.4f} (95 % interval {interval_text(self.accuracy_interval)}), of the run "
+            f"{self.accuracy_of_run:.4f}"
+        )
+        yield f"{self.images_per_second:.1f} images/s in batches of 32; one image takes {1000 * self.latency:.1f} ms"
+
+    def require_close(self, config: ModelExportConfig) -> None:
+        """Raise an ExportError if the export differs too much from the run; see `ModelExportConfig.tolerance`.
+
+        float32 is judged on the pixels of the run, because a rare file that `preprocess.py` does not know says nothing
+        about the model.
+        """
+        asked, found = f"--format {config.format} --precision {config.precision}", self.same_pixels
+        if not np.isfinite(found.largest_difference):
+            raise ExportError(f"{asked}: yields values that are not finite, so nothing was written")
+        if config.precision == "float32":
+            if found.changed_labels or not found.largest_difference <= _MOST:
+                raise ExportError(
+                    f"{asked}: {found}; float32 may change no label, and no probability by over {_MOST:g}, so nothing "
+                    "was written"
+                )
+            return
+        lost = self.accuracy_of_run - self.accuracy
+        if not lost <= config.tolerance + 1e-9:
+            raise ExportError(
+                f"{asked}: accuracy falls from {self.accuracy_of_run:.4f} to {self.accuracy:.4f} on {self.images} val "
+                f"images, by more than --tolerance {config.tolerance:g}, so nothing was written"
+            )
+
+
+def compare(run: np.ndarray, measured: Measured, labels: np.ndarray, cut: float | None) -> Comparison:
+    """Compare an export with the probabilities of its run, float64 [N, C], on images with `labels`, int64 [N].
+
+    `cut` is the probability above which the second of two classes is predicted; None predicts the likeliest class.
+    """
+    read = np.isfinite(measured.levels)
+    same = _difference(run, measured.of_decoded, cut)
+    right = _labels(measured.of_files[read], cut) == labels[read]
+    levels = measured.levels[read]
+    return Comparison(
+        images=len(labels),
+        from_files=_difference(run[read], measured.of_files[read], cut),
+        same_pixels=same,
+        levels=float(levels.max(initial=0)),
+        mean_level=measured.mean_level,
+        differing=int((levels > 0).sum()),
+        unreadable=int((~read).sum()),
+        first_unreadable=measured.unreadable,
+        accuracy=float(right.mean()) if len(right) else 0.0,
+        accuracy_interval=wilson_interval(int(right.sum()), max(len(right), 1)),
+        accuracy_of_run=float((_labels(run[read], cut) == labels[read]).mean()) if len(right) else 0.0,
+        images_per_second=measured.images_per_second,
+        latency=measured.latency,
+    )
+
+
+def _difference(run: np.ndarray, export: np.ndarray, cut: float | None) -> Difference:
+    if not len(run):
+        return Difference(0.0, 0.0, 0)
+    apart = np.abs(run - export)
+    changed = int((_labels(run, cut) != _labels(export, cut)).sum())
+    return Difference(float(apart.max()), float(apart.mean()), changed)
+
+
+def _labels(chances: np.ndarray, cut: float | None) -> np.ndarray:
+    return chances.argmax(axis=1) if cut is None else is_second(chances, cut).astype(np.int64)

@@ -1,0 +1,96 @@
+"""The model of a run in the form that every format takes: pixels in, calibrated probabilities out, no training left."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from headstart.features.backbones.graph import nested_layers
+from headstart.features.frozen.folding import fold_batchnorm, in_float32
+from headstart.features.frozen.network import Network
+from headstart.features.tensorflow import keras
+from headstart.pipeline.classifier import build_classifier
+
+OUTPUT = "probabilities"
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """A model to write to a file, and what the file says about it.
+
+    `model` maps pixels, uint8 [B, S, S, 3], to calibrated probabilities, float32 [B, C] with C >= 2. It computes in
+    float32. It has no dropout, and no batch normalisation that could be folded into a convolution.
+    """
+
+    model: keras.Model
+    metadata: dict[str, str]  # texts; each one is JSON
+    image_size: int  # S
+    class_names: list[str]
+
+
+def joined_classifier(networks: Sequence[Network], head: keras.Model) -> keras.Model:
+    """Build a classifier of `networks`, which take images of the same size, and a `head` on all their features.
+
+    The classifier maps pixels, uint8 [B, S, S, 3], to logits, float32 [B, 1 or C].
+    """
+    if len(networks) == 1:
+        return build_classifier(networks[0].backbone, networks[0].cuts, head)
+    side = networks[0].backbone.image_size
+    pixels = keras.Input((side, side, 3), dtype="uint8", name="pixels")
+    features = []
+    for number, network in enumerate(networks):  # names of layers may recur in another network
+        own = keras.Input((side, side, 3), dtype="uint8", name="pixels")
+        part = keras.Model(own, network.backbone.features(own, network.cuts), name=f"network_{number}")
+        features += keras.tree.flatten(part(pixels))
+    return keras.Model(pixels, head(keras.layers.Concatenate(name="features")(features)), name="classifier")
+
+
+def deployable_model(classifier: keras.Model, temperature: float) -> keras.Model:
+    """Return a copy of `classifier`, pixels to logits, that yields probabilities instead; see `Deployable`.
+
+    Logits are divided by `temperature`. Of one logit x, the probabilities are 1 - sigmoid(x) and sigmoid(x).
+    """
+    plain = _plain(classifier)
+    logits = keras.layers.Rescaling(1 / temperature, name="temperature")(plain.output)
+    if logits.shape[-1] > 1:
+        return keras.Model(plain.input, keras.layers.Softmax(name=OUTPUT)(logits), name="classifier")
+    second = keras.layers.Activation("sigmoid", name="second")(logits)
+    first = keras.layers.Rescaling(-1.0, 1.0, name="first")(second)
+    both = keras.layers.Concatenate(name=OUTPUT)([first, second])
+    return keras.Model(plain.input, both, name="classifier")
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    """Copy `model`, and the models in it, for inference in float32: with constants for `Normalization`, no dropout."""
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
+    if any(isinstance(layer, keras.Model) for layer in model.layers):
+        return _cloned(model)
+    if any(layer.compute_dtype != "float32" for layer in nested_layers(model.layers)):
+        model = in_float32(model)
+    return _cloned(fold_batchnorm(model))
+
+
+def _cloned(model: keras.Model) -> keras.Model:
+    copies = []
+
+    def copy(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, keras.Model):
+            return _plain(layer)
+        if isinstance(layer, keras.layers.Normalization) and layer.axis == (-1,) and not layer.invert:
+            return _rescaling(layer)
+        copied = type(layer).from_config(layer.get_config())
+        copies.append((layer, copied))
+        return copied
+
+    cloned = keras.models.clone_model(model, clone_function=copy)
+    for layer, copied in copies:
+        if isinstance(layer, keras.Layer) and layer.weights:
+            copied.set_weights(layer.get_weights())
+    return cloned
+
+
+def _rescaling(layer: keras.layers.Normalization) -> keras.layers.Rescaling:
+    """Return a layer with the arithmetic of `layer`. tf2onnx fails on the constants of `Normalization`."""
+    mean, variance = (np.asarray(one, np.float64).reshape(-1) for one in (layer.mean, layer.variance))
+    scale = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
+    return keras.layers.Rescaling(scale.tolist(), (-mean * scale).tolist(), name=layer.name)

@@ -1,0 +1,17 @@
+"""Classify images: `pip install ai-edge-litert pillow`, then `python example.py cat.jpg dog.jpg`."""
+
+import json
+import sys
+from pathlib import Path
+
+from ai_edge_litert.interpreter import Interpreter
+from preprocess import pixels
+
+here = Path(__file__).parent
+labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
+model = Interpreter(str(here / labels["model"])).get_signature_runner()
+for path in sys.argv[1:]:
+    chances = model(pixels=pixels(path, **labels["preprocessing"])[None])["probabilities"][0]
+    cut = labels["second_above"]  # of two classes with a threshold
+    best = int(chances.argmax()) if cut is None else int(chances[1] > cut)
+    print(f"{path}: {labels['class_names'][best]} {chances[best]:.4f}")

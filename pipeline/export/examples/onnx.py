@@ -1,0 +1,17 @@
+"""Classify images: `pip install onnxruntime pillow`, then `python example.py cat.jpg dog.jpg`."""
+
+import json
+import sys
+from pathlib import Path
+
+import onnxruntime
+from preprocess import pixels
+
+here = Path(__file__).parent
+labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
+model = onnxruntime.InferenceSession(here / labels["model"], providers=["CPUExecutionProvider"])
+for path in sys.argv[1:]:
+    chances = model.run(["probabilities"], {"pixels": pixels(path, **labels["preprocessing"])[None]})[0][0]
+    cut = labels["second_above"]  # of two classes with a threshold
+    best = int(chances.argmax()) if cut is None else int(chances[1] > cut)
+    print(f"{path}: {labels['class_names'][best]} {chances[best]:.4f}")

@@ -1,0 +1,18 @@
+"""Classify images: `pip install tensorflow pillow`, then `python example.py cat.jpg dog.jpg`."""
+
+import json
+import sys
+from pathlib import Path
+
+import tensorflow as tf
+from preprocess import pixels
+
+here = Path(__file__).parent
+labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
+model = tf.saved_model.load(str(here / labels["model"]))
+for path in sys.argv[1:]:
+    batch = tf.constant(pixels(path, **labels["preprocessing"])[None])
+    chances = model.signatures["serving_default"](pixels=batch)["probabilities"][0].numpy()
+    cut = labels["second_above"]  # of two classes with a threshold
+    best = int(chances.argmax()) if cut is None else int(chances[1] > cut)
+    print(f"{path}: {labels['class_names'][best]} {chances[best]:.4f}")

@@ -1,0 +1,63 @@
+"""The folder of an export: the model, and beside it labels, the preprocessing, an example and a model card."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headstart.features.errors import ExportError
+from headstart.features.files import json_text, read_json
+from headstart.pipeline.export.config import MODEL_FILES, Format
+
+LABELS, CARD, EXAMPLE, PREPROCESS = "labels.json", "README.md", "example.py", "preprocess.py"
+_HERE = Path(__file__).parent
+_REMEDY = "`headstart export RUN OUT --format ...` makes one"
+_MOST_BYTES = 16 << 20
+
+
+def require_free(out: Path, overwrite: bool) -> None:
+    """Raise ExportError if an export may not be written to `out`. With `overwrite`, an export may lie there."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise ExportError(f"{out}: exists; give another name, or --overwrite to replace an export")
+    try:
+        read_labels(out)
+    except ExportError as error:
+        raise ExportError(f"{out}: is no export, so --overwrite does not replace it; give another name") from error
+
+
+def write_beside(folder: Path, format: Format, labels: Mapping[str, Any], card: str) -> None:
+    """Write into `folder` the files that lie beside a model."""
+    (folder / LABELS).write_text(json_text(labels), encoding="utf-8", errors="surrogateescape")
+    (folder / CARD).write_text(card, encoding="utf-8", errors="surrogateescape")
+    shutil.copyfile(_HERE / PREPROCESS, folder / PREPROCESS)
+    shutil.copyfile(_HERE / "examples" / f"{format}.py", folder / EXAMPLE)
+
+
+def example_of(format: Format) -> str:
+    """Return the text of the example for the runtime of `format`."""
+    return (_HERE / "examples" / f"{format}.py").read_text()
+
+
+def read_labels(folder: Path) -> dict[str, Any]:
+    """Return the content of `labels.json`. Raises ExportError if `folder` is no export, or the file is damaged."""
+    file = folder / LABELS
+    try:
+        found = read_json(file, _MOST_BYTES)
+        names, format = found["class_names"], found["format"]
+    except FileNotFoundError as error:
+        raise ExportError(f"{folder}: no export, it has no {LABELS}; {_REMEDY}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{file}: is damaged; {_REMEDY}") from error
+    named = isinstance(names, list) and len(names) > 1 and all(isinstance(one, str) for one in names)
+    if not named or format not in MODEL_FILES or not isinstance(found.get("preprocessing"), dict):
+        raise ExportError(f"{file}: is damaged; {_REMEDY}")
+    return dict(found)
+
+
+def labels_of(facts: Mapping[str, Any], format: Format, precision: str, cut: float | None) -> dict[str, Any]:
+    """Return the content of `labels.json` for the `facts` of a run; see `Source.facts`."""
+    own = {"format": format, "precision": precision, "model": MODEL_FILES[format]}
+    return {**own, **json.loads(json.dumps(facts)), "second_above": cut}

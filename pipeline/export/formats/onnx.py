@@ -1,0 +1,164 @@
+"""An ONNX model: converted by tf2onnx through Keras, quantised and run by ONNX Runtime (the extra `onnx`)."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from headstart.features.errors import ExportError
+from headstart.features.terminal import silent_libraries
+from headstart.pipeline.export.formats.packages import package, refusal
+
+if TYPE_CHECKING:
+    from headstart.pipeline.export.deployable import Deployable
+
+_EXTRA, _INPUT, _OUTPUT = "onnx", "pixels", "probabilities"
+_OPSET = 15  # the latest that Keras's own export chooses; runtimes of 2021 and later know it
+_QUANTISED = ("Conv", "MatMul", "Gemm", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip")
+_FEWEST = 64  # values of a weight that is stored as float16
+_BATCH = 8
+
+
+def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
+    """Write an ONNX model to `path`. Its `metadata_props` hold the metadata.
+
+    With float16, weights lie in the file as float16, and the runtime turns them into float32 when it loads the model.
+    With int8, weights are quantised per channel, and activations by their ranges on `calibration`, uint8 [N, S, S, 3].
+    The last matrix product and what follows stay float32. Raises an ExportError if a package of the extra is missing,
+    if ONNX can't hold the network, or if float16 can't hold a weight.
+    """
+    onnx = package("onnx", _EXTRA)
+    package("onnxruntime", _EXTRA)
+    with TemporaryDirectory(prefix="headstart-") as folder:
+        file = Path(folder) / "model.onnx"
+        _convert(deployable, file)
+        model = _named(onnx.load(file), onnx)
+        if precision == "float16":
+            _store_as_float16(model, onnx)
+        if precision == "int8":
+            if calibration is None:
+                raise ValueError("int8 needs images for its calibration")
+            model = _quantised(model, calibration, Path(folder), onnx)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(sorted(deployable.metadata.items())))
+    model.producer_name, model.producer_version, model.doc_string = "headstart", "", ""
+    model.graph.name = "classifier"
+    onnx.save(model, path)
+
+
+def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Load the model in ONNX Runtime. The result maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]."""
+    session = package("onnxruntime", _EXTRA).InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda batch: np.asarray(session.run([_OUTPUT], {_INPUT: batch})[0])
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of the file. Raises an ExportError if it has none."""
+    onnx = package("onnx", _EXTRA)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's own kinds
+        raise ExportError(f"{path}: is no ONNX model; `headstart export RUN OUT` makes one") from error
+    found = {one.key: one.value for one in model.metadata_props}
+    if not found:
+        raise ExportError(f"{path}: is no export of headstart; `headstart export RUN OUT` makes one")
+    return found
+
+
+def _convert(deployable: "Deployable", file: Path) -> None:
+    """Write the float32 model to `file`."""
+    package("tf2onnx", _EXTRA)
+    model, size = deployable.model, deployable.image_size
+    try:
+        with warnings.catch_warnings(), silent_libraries(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")  # Keras asks NumPy for a name that only NumPy 1 had
+            model(
+                np.zeros((1, size, size, 3), np.uint8), training=False
+            )  # Keras exports no model that was never called
+            model.export(file, format="onnx", verbose=False, opset_version=_OPSET)
+    except Exception as error:  # tf2onnx raises what its handlers happen to raise
+        raise refusal("onnx", "tf2onnx", error) from error
+
+
+def _named(model: Any, onnx: Any) -> Any:
+    """Name input, output and batch size of `model`. Raise an ExportError if it has operations that ONNX has not."""
+    foreign = sorted({node.op_type for node in model.graph.node if node.domain not in {"", "ai.onnx", "ai.onnx.ml"}})
+    if foreign or len(model.graph.input) != 1 or len(model.graph.output) != 1:
+        raise ExportError(
+            f"--format onnx: ONNX has no {', '.join(foreign) or 'form'} for this network; try another format"
+        )
+    for old, new in ((model.graph.input[0], _INPUT), (model.graph.output[0], _OUTPUT)):
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old.name else name for name in names]
+        old.name = new
+        old.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+    onnx.checker.check_model(model)
+    return model
+
+
+def _store_as_float16(model: Any, onnx: Any) -> None:
+    """Store the weights in `model` as float16, each followed by a cast to float32."""
+    from headstart.pipeline.export.formats.keras_file import half
+
+    casts = []
+    for tensor in model.graph.initializer:
+        value = onnx.numpy_helper.to_array(tensor)
+        if value.dtype == np.float32 and value.size >= _FEWEST:
+            name = tensor.name
+            tensor.CopyFrom(onnx.numpy_helper.from_array(half(value, name), f"{name}_float16"))
+            casts.append(
+                onnx.helper.make_node("Cast", [tensor.name], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT)
+            )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> Any:
+    """Return the 8-bit form of `model`, made by ONNX Runtime."""
+    quantization = package("onnxruntime.quantization", _EXTRA)
+    batches = iter([calibration[at : at + _BATCH] for at in range(0, len(calibration), _BATCH)])
+
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(batches, None)
+            return None if batch is None else {_INPUT: batch}
+
+    file, logger = folder / "quantised.onnx", logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # ONNX Runtime would advise to preprocess the model, which tf2onnx did
+    try:
+        with redirect_stdout(StringIO()):
+            quantization.quantize_static(
+                model,
+                file,
+                Images(),
+                op_types_to_quantize=list(_QUANTISED),
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=list(_in_float32(model)),
+            )
+    finally:
+        logger.setLevel(level)
+    return onnx.load(file)
+
+
+def _in_float32(model: Any) -> Iterator[str]:
+    """Yield the names of the nodes that are not quantised.
+
+    These are the last matrix product and all after it, because 256 levels are too few for probabilities, and sums with
+    constants, because scaled inputs of a head have one level for many values.
+    """
+    nodes, constants = model.graph.node, {one.name for one in model.graph.initializer}
+    last = max((at for at, node in enumerate(nodes) if node.op_type in ("MatMul", "Gemm", "Conv")), default=0)
+    for at, node in enumerate(nodes):
+        if at >= last or (node.op_type == "Add" and constants & set(node.input)):
+            yield node.name

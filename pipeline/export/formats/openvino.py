@@ -1,0 +1,93 @@
+"""An OpenVINO model, quantised by NNCF (the extra `int8`) and run by OpenVINO."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from headstart.features.errors import ExportError
+from headstart.features.frozen.engines import ConversionError, load_openvino
+from headstart.pipeline.export.formats.packages import package
+
+if TYPE_CHECKING:
+    from headstart.pipeline.export.deployable import Deployable
+
+_INPUT, _OUTPUT, _OURS = "pixels", "probabilities", "headstart"
+
+
+def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
+    """Write an OpenVINO model to `path`, a `.xml` file, and its weights to the `.bin` file beside it.
+
+    Its `rt_info` holds the metadata under `headstart`. With float16, weights lie in the file as float16, and OpenVINO
+    computes with them in float32. With int8, weights are quantised per channel, and activations by their ranges on
+    `calibration`, uint8 [N, S, S, 3]. The last matrix product and what follows stay float32. Raises an ExportError if
+    OpenVINO can't hold the network, if NNCF is missing, or if float16 can't hold a weight.
+    """
+    from headstart.features.frozen.engines import converted
+    from headstart.features.frozen.frozen import traced_model
+
+    openvino = load_openvino()
+    try:
+        model = converted(traced_model(deployable.model, compiled=False))
+    except ConversionError as error:
+        raise ExportError(f"--format openvino: {error}; another format may hold it") from error
+    model.input(0).get_node().set_friendly_name(_INPUT)
+    model.input(0).get_tensor().set_names({_INPUT})
+    model.output(0).get_tensor().set_names({_OUTPUT})
+    if precision == "float16":
+        _require_halves(deployable)
+    if precision == "int8":
+        if calibration is None:
+            raise ValueError("int8 needs images for its calibration")
+        model = _quantised(model, calibration)
+    for name, text in sorted(deployable.metadata.items()):
+        model.set_rt_info(text, [_OURS, name])
+    openvino.save_model(model, path, compress_to_fp16=precision == "float16")
+
+
+def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Load the model in OpenVINO. The result maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C].
+
+    OpenVINO computes in float32. Left alone, it would choose bfloat16 on some processors, with other probabilities.
+    """
+    compiled = load_openvino().Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda batch: np.array(compiled(batch)[_OUTPUT])
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of the model. Raises an ExportError if it has none."""
+    try:
+        model = load_openvino().Core().read_model(str(path))
+        return {str(name): str(text) for name, text in model.get_rt_info([_OURS]).value.items()}
+    except (RuntimeError, AttributeError) as error:
+        raise ExportError(f"{path}: is no export of headstart; `headstart export RUN OUT` makes one") from error
+
+
+def _require_halves(deployable: "Deployable") -> None:
+    """Raise an ExportError if float16 can't hold a weight. OpenVINO itself would write infinity."""
+    from headstart.pipeline.export.formats.keras_file import half
+
+    for weight in deployable.model.weights:
+        half(weight.numpy(), weight.path)
+
+
+def _quantised(model: Any, calibration: np.ndarray) -> Any:
+    """Return the 8-bit form of `model`, made by NNCF."""
+    nncf = package("nncf", "int8")
+    nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
+    data = nncf.Dataset([image[np.newaxis] for image in calibration])
+    ignored = nncf.IgnoredScope(names=list(_in_float32(model)))
+    with redirect_stdout(StringIO()):
+        return nncf.quantize(model, data, subset_size=len(calibration), ignored_scope=ignored)
+
+
+def _in_float32(model: Any) -> Iterator[str]:
+    """Yield the names of the last matrix product and of all after it: 256 levels are too few for probabilities."""
+    kinds = [(node.get_type_name(), node.get_friendly_name()) for node in model.get_ordered_ops()]
+    last = max((at for at, (kind, _) in enumerate(kinds) if kind in ("MatMul", "Convolution")), default=0)
+    for kind, name in kinds[last:]:
+        if kind not in ("Constant", "Result", "Parameter"):
+            yield name

@@ -1,0 +1,95 @@
+"""The images of a run on which an export is compared with it, or by which int8 is calibrated."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from headstart.features.digests import HexDigests
+from headstart.features.errors import DataError, RunError
+from headstart.features.images.columns.images import Images
+from headstart.features.images.files.paths import is_local
+from headstart.features.images.files.reading import bytes_of
+from headstart.features.images.pixels import ImageConfig
+from headstart.features.images.scan import ImageFile
+from headstart.features.terminal import console
+from headstart.pipeline.data.examples import scan, scan_memory
+from headstart.pipeline.data.tars.shards import kind_of
+from headstart.pipeline.locating import known_store, run_data
+from headstart.pipeline.places import Places
+from headstart.pipeline.runs import Run
+
+_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The images that are in the data of a run now."""
+
+    run: Run
+    data: Path
+    images: Images
+
+    def draw(self, split: str, count: int, seed: int) -> tuple[list[ImageFile], np.ndarray]:
+        """Draw `count` images of `split`, or take all if `count` is 0. Return them, and their labels, int64 [N].
+
+        `seed` decides which images are drawn. Raises DataError if none is there, and says so if some are gone.
+        """
+        rows = self.run.labelled(split)
+        if not rows:
+            raise RunError(f"{self.run.path}: was trained without {split} images, and an export needs some")
+        wanted = {digest for digest, _ in rows}
+        places = {digest: at for at, digest in enumerate(HexDigests(self.images.digests)) if digest in wanted}
+        there = [(places[digest], label) for digest, label in rows if digest in places]
+        if not there:
+            raise DataError(
+                f"{self.data}: holds none of the {len(rows)} {split} images of {self.run.path}; say with --data where "
+                "they are now"
+            )
+        if len(there) < len(rows):
+            gone = len(rows) - len(there)
+            console.print(f"{self.data}: {gone} of {len(rows)} {split} images of the run are gone, or changed")
+        order = np.sort(np.random.default_rng(seed).permutation(len(there))[: count or None])
+        drawn = [there[at] for at in order]
+        return [self.images[place] for place, _ in drawn], np.array([label for _, label in drawn], np.int64)
+
+
+def find_images(run: Run, places: Places) -> RunImages:
+    """Scan the data of `run` for its images, whatever their names and folders are now. For errors, see `run_data`."""
+    config, extraction = run.configs()
+    data, store = run_data(run, places), known_store(run, places)
+    reading = run.read_as().of_every_image(kind_of(data))
+    memory = scan_memory(store, data) if store and os.access(store, os.W_OK) else None
+    found = scan(data, run.config()["seed"], extraction.max_pixels, memory, config.pages, reading, labelled=False)
+    return RunImages(run, data, found.examples.images)
+
+
+def decoded(images: Sequence[ImageFile], config: ImageConfig) -> Iterator[np.ndarray]:
+    """Yield batches of pixels of `images`, uint8 [b, S, S, 3], in order. Raises DataError if one can't be decoded."""
+    from headstart.features.images.batches import decoded_batches, why_undecodable
+
+    seen = 0
+    for positions, pixels in decoded_batches(images, config, _AT_ONCE):
+        whole = len(positions) == min(_AT_ONCE, len(images) - seen)
+        if not whole or positions[0] != seen:
+            lost = next(at for at in range(seen, len(images)) if at not in set(positions.tolist()))
+            reject = why_undecodable(images[lost])
+            raise DataError(f"{reject.path}: {reject.reason}, {reject.detail}")
+        seen += len(positions)
+        yield pixels
+    if seen < len(images):
+        reject = why_undecodable(images[seen])
+        raise DataError(f"{reject.path}: {reject.reason}, {reject.detail}")
+
+
+def local_files(images: Sequence[ImageFile], scratch: Path) -> list[tuple[str, int]]:
+    """Return the path and the page of each image. What is no local file is copied into the folder `scratch`."""
+    found = []
+    for number, image in enumerate(images):
+        path = Path(image.file).absolute()
+        if not is_local(image.file):
+            path = scratch / f"{number}"
+            path.write_bytes(bytes_of(image))
+        found.append((str(path), image.page))
+    return found

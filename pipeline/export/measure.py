@@ -1,0 +1,115 @@
+"""Run an export in its own runtime, in a process of its own: `python -m headstart.pipeline.export.measure FOLDER`.
+
+FOLDER holds `asked.json` and `decoded.npy`, the pixels that headstart makes of some images. The results go to
+`measured.npz`. For the formats ONNX, LiteRT and OpenVINO, TensorFlow is not imported.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from headstart.features.errors import ExportError, HeadstartError
+from headstart.pipeline.export.config import MODULES, Format
+from headstart.pipeline.export.preprocess import pixels
+
+_BATCH, _SINGLE = 32, 20
+ASKED, DECODED, _MEASURED = "asked.json", "decoded.npy", "measured.npz"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to run, and on which files."""
+
+    format: Format
+    model: str  # path
+    files: Sequence[tuple[str, int]]  # path and page of each image
+    preprocessing: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The answers of an export in its own runtime. Rows of a file that `preprocess.py` can't read are NaN."""
+
+    of_decoded: np.ndarray  # float32 [N, C], for the pixels that headstart makes of the images
+    of_files: np.ndarray  # float32 [N, C], for the pixels that `preprocess.py` makes of them
+    levels: np.ndarray  # float64 [N], the largest difference of those pixels in grey levels
+    mean_level: float  # their mean difference
+    images_per_second: float  # of the model alone, in batches
+    latency: float  # seconds for one image, the median
+    unreadable: str  # the first file that `preprocess.py` can't read, and why; "" if it reads all
+
+
+def measure(folder: Path, asked: Asked) -> Measured:
+    """Run an export in a process of its own. `folder` holds the pixels, `DECODED`. Raises ExportError if it fails."""
+    (folder / ASKED).write_text(json.dumps(asdict(asked)))
+    command = [sys.executable, "-P", "-m", "headstart.pipeline.export.measure", str(folder)]
+    exact = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}  # a GPU would round the factors of float32 to 10 bits
+    done = subprocess.run(command, env=exact, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        raise ExportError(f"--format {asked.format}: its runtime can't run the model: {said[-1][:300]}")
+    with np.load(folder / _MEASURED) as found:
+        values: dict[str, Any] = {name: found[name] for name in found.files}
+    single = {name: values[name].item() for name in ("mean_level", "images_per_second", "latency", "unreadable")}
+    return Measured(**{**values, **single})
+
+
+def measured(folder: Path) -> Measured:
+    """Run the export that `ASKED` in `folder` names, in this process. It compares `preprocess.py`, too."""
+    asked = Asked(**json.loads((folder / ASKED).read_text()))
+    module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[asked.format]}")
+    run: Callable[[np.ndarray], np.ndarray] = module.load(Path(asked.model))
+    decoded = np.load(folder / DECODED, mmap_mode="r")
+    run(decoded[:_BATCH])  # the first pass is slow in some runtimes
+    starts = range(0, len(decoded), _BATCH)
+    began = time.perf_counter()
+    of_decoded = np.concatenate([run(decoded[at : at + _BATCH]) for at in starts])
+    speed = len(decoded) / (time.perf_counter() - began)
+    of_files, levels, means, unreadable = [], [], [], ""
+    for at, (path, page) in enumerate(asked.files):
+        try:
+            own = pixels(path, **asked.preprocessing, page=page)
+        except Exception as error:  # Pillow's parsers raise almost anything
+            unreadable = unreadable or f"{path}: {error}"
+            of_files.append(np.full_like(of_decoded[0], np.nan))
+            levels.append(np.nan)
+            continue
+        apart = np.abs(own.astype(np.int16) - decoded[at])
+        levels.append(float(apart.max()))
+        means.append(float(apart.mean()))
+        of_files.append(run(own[np.newaxis])[0] if apart.any() else of_decoded[at])
+    return Measured(
+        of_decoded,
+        np.stack(of_files),
+        np.array(levels),
+        float(np.mean(means)) if means else 0.0,
+        speed,
+        _latency(run, decoded),
+        unreadable,
+    )
+
+
+def _latency(run: Callable[[np.ndarray], np.ndarray], decoded: np.ndarray) -> float:
+    """Return the seconds that one image takes, the median of a few."""
+    seconds = []
+    for at in range(_SINGLE + 1):
+        began = time.perf_counter()
+        run(decoded[at % len(decoded)][np.newaxis])
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds[1:]))
+
+
+if __name__ == "__main__":
+    try:
+        found = measured(Path(sys.argv[1]))
+    except HeadstartError as error:
+        sys.exit(" ".join(str(error).split()))
+    np.savez(Path(sys.argv[1]) / _MEASURED, **vars(found))

@@ -1,0 +1,79 @@
+"""Open an export in its own runtime."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from headstart.features.errors import ExportError, OptionError
+from headstart.features.images.pixels import ImageConfig, Resize
+from headstart.pipeline.export.config import MODEL_FILES, MODULES, Format
+from headstart.pipeline.export.folder import read_labels
+
+_SETTINGS = ("size", "resize", "truncated", "bits", "most_pixels")
+
+
+@dataclass(frozen=True)
+class OpenExport:
+    """An export whose model is loaded."""
+
+    path: Path  # the folder of the export
+    format: Format
+    class_names: list[str]
+    preprocessing: dict[str, Any]  # the arguments of `preprocess.pixels`
+    second_above: float | None  # the second of two classes is predicted above it; None: the likeliest class is
+    labels: dict[str, Any]  # all of `labels.json`
+    run: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def image_size(self) -> int:
+        """The side of the images that the model takes, in pixels."""
+        return int(self.preprocessing["size"])
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities, float32 [B, C], of pixels, uint8 [B, S, S, 3]."""
+        return self.run(batch)
+
+    def label(self, chances: np.ndarray) -> int:
+        """Return the label that is predicted from the probabilities of an image, float [C]."""
+        return int(chances.argmax()) if self.second_above is None else int(chances[1] > self.second_above)
+
+
+def open_export(path: Path) -> OpenExport:
+    """Open the export at `path`: its folder, or its model in that folder.
+
+    Raises ExportError if it is none, if it is damaged, or if its runtime is missing. A SavedModel from elsewhere can
+    read and write files when it runs, as TensorFlow warns; open only those of people you trust.
+    """
+    folder = path if path.is_dir() and path.name != MODEL_FILES["saved_model"] else path.parent
+    labels = read_labels(folder)
+    format, settings, cut = labels["format"], labels["preprocessing"], labels.get("second_above")
+    model = folder / MODEL_FILES[format]  # what the file says about its place is not believed
+    if not model.exists():
+        raise ExportError(f"{folder}: has no {model.name}; export the run again")
+    _require_valid(folder, settings, cut, len(labels["class_names"]))
+    module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[format]}")
+    try:
+        run = module.load(model)
+    except (ExportError, MemoryError):
+        raise
+    except Exception as error:  # each runtime raises half a dozen kinds
+        said = " ".join(str(error).split())[:200]
+        raise ExportError(f"{model}: its runtime can't load it ({said}); export the run again") from error
+    return OpenExport(folder, format, labels["class_names"], settings, cut, labels, run)
+
+
+def _require_valid(folder: Path, settings: dict[str, Any], cut: object, classes: int) -> None:
+    """Raise an ExportError if the values in `labels.json` can't be those of an export."""
+    try:
+        size, resize, truncated, bits, most = (settings[name] for name in _SETTINGS)
+        ImageConfig(size, resize, truncated, bits)
+        known = len(settings) == len(_SETTINGS) and resize in get_args(Resize) and truncated in ("reject", "keep")
+        whole = isinstance(size, int) and isinstance(most, int) and most > 0
+        of_two = cut is None or (isinstance(cut, float) and 0 < cut < 1 and classes == 2)
+        if not (known and whole and of_two):
+            raise ValueError
+    except (OptionError, KeyError, TypeError, ValueError) as error:
+        raise ExportError(f"{folder}/labels.json: is damaged; export the run again") from error

@@ -1,0 +1,147 @@
+"""Make of an image file the pixels that the model beside this file was trained on. Needs NumPy and Pillow alone.
+
+`labels.json` holds the settings: `pixels("cat.jpg", **json.load(open("labels.json"))["preprocessing"])`.
+
+The result equals headstart's own pixels, at most a grey level apart. Four rare kinds of files are exceptions:
+- Samples of 16 bits of which fewer are in use: in colour images they come out darker. In grey images their number is
+  taken from the brightest sample alone, not from the file's header.
+- TIFFs with reduced copies of a page: the copies count as pages.
+- JPEGs that libjpeg refuses in TensorFlow, but not in Pillow: a large one is decoded at full size there, reduced here.
+- PNGs with texts over 1 MiB, and images over twice Pillow's `MAX_IMAGE_PIXELS`: Pillow refuses them.
+"""
+
+import io
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+with suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+Image.init()
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")  # a Pillow may lack some
+
+
+def pixels(
+    source: str | Path | bytes,
+    size: int,
+    resize: str = "stretch",
+    truncated: str = "reject",
+    bits: str = "auto",
+    most_pixels: int = 100_000_000,
+    page: int = 1,
+) -> np.ndarray:
+    """Return the pixels, uint8 [size, size, 3], of an image file, given by its path or its bytes.
+
+    A file that is damaged, or no image, raises an OSError, ValueError or SyntaxError, as Pillow does.
+
+    Args:
+        size: side of the result in pixels.
+        resize: `stretch` to a square, `crop` the centre square first, or `pad` to a square with grey.
+        truncated: `reject` a JPEG that ends early, or `keep` it with a grey lower part.
+        bits: bits in use of samples of 16 bits: `auto` for the file's own number, or a number from 8 to 16.
+        most_pixels: an image with more pixels raises a ValueError, before it is decoded.
+        page: the page of a TIFF, from 1.
+    """
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if truncated == "keep" and data[:2] == b"\xff\xd8":
+        data += b"\xff\xd9"
+    x, turn = _decoded(data, size, resize == "pad", bits, most_pixels, page)
+    height, width = x.shape[:2]
+    if resize == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        x = x[top : top + side, left : left + side]
+    sides = np.array(x.shape[:2])
+    to = np.maximum(np.round(sides * size / sides.max()).astype(int), 1) if resize == "pad" else np.array([size, size])
+    x = _resized(x, to, antialias=bool(sides.max() > 2 * size))
+    if turn in (5, 6, 7, 8):
+        x = x.transpose(1, 0, 2)
+    x = x[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1]
+    square = np.full((size, size, 3), 128, np.uint8)
+    top, left = (size - x.shape[0]) // 2, (size - x.shape[1]) // 2
+    square[top : top + x.shape[0], left : left + x.shape[1]] = x
+    return square
+
+
+def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, page: int) -> tuple[np.ndarray, int]:
+    """Return the pixels as stored, uint8 [H, W, 3], large JPEGs reduced, and their EXIF orientation."""
+    with Image.open(io.BytesIO(data), formats=[one for one in FORMATS if one in Image.OPEN]) as image:
+        if image.width * image.height > most_pixels:
+            raise ValueError(f"{image.width} x {image.height} pixels, over {most_pixels}")
+        if page > 1:
+            image.seek(page - 1)
+        turn = _orientation(image)
+        if image.format in ("JPEG", "MPO"):
+            side = (max if pad else min)(image.size)
+            ratio = max(one for one in (1, 2, 4, 8) if one == 1 or side // one >= size) + 0.5
+            wanted: Any = (image.width / ratio, image.height / ratio)
+            image.draft(None, wanted)  # decodes at 1/2, 1/4 or 1/8
+        return _eight_bits(image, bits), turn
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of the decoded pixels, 1 to 8."""
+    try:
+        return 1 if image.format == "TIFF" else int(image.getexif().get(0x0112, 1))  # Pillow turns a TIFF by itself
+    except Exception:  # broken EXIF does not harm the pixels
+        return 1
+
+
+def _eight_bits(image: Image.Image, bits: str) -> np.ndarray:
+    """Return uint8 [H, W, 3], RGB. Transparent parts become white."""
+    if image.mode.startswith("I"):
+        samples = np.asarray(image).astype(np.int64)
+        used = max(int(samples.max()).bit_length(), 8) if bits == "auto" else int(bits)
+        grey = np.minimum(samples >> ((used if samples.any() else 16) - 8), 255).astype(np.uint8)
+        return np.repeat(grey[..., np.newaxis], 3, axis=2)
+    if image.mode == "CMYK" and image.format == "JPEG":
+        ink = np.asarray(image).astype(np.int64)
+        light = 255 - ink if "adobe" in image.info else ink  # Pillow inverts all, as Adobe's must be
+        return (light[..., :3] * light[..., 3:] // 255).astype(np.uint8)
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    if image.format == "PNG" and image.mode in ("LA", "RGBA"):
+        parts = np.asarray(image.convert("RGBA")).astype(np.int64)
+        alpha = parts[..., 3:]
+        return ((parts[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return np.asarray(white.convert("RGB"))
+
+
+def _resized(x: np.ndarray, to: np.ndarray, antialias: bool) -> np.ndarray:
+    """Resize uint8 [H, W, 3] by bilinear interpolation as TensorFlow does: rows first with `antialias`, else last."""
+    y = x.astype(np.float32)
+    for axis in (0, 1) if antialias else (1, 0):
+        if antialias or x.shape[:2] != tuple(to):
+            y = _along(y, axis, int(to[axis]), antialias)
+    return np.clip(np.round(y), 0, 255).astype(np.uint8)
+
+
+def _along(x: np.ndarray, axis: int, to: int, antialias: bool) -> np.ndarray:
+    one, half, many = np.float32(1), np.float32(0.5), x.shape[axis]
+    x = np.moveaxis(x, axis, 0)
+    if not antialias:
+        at = (np.arange(to, dtype=np.float32) + half) * (np.float32(many) / np.float32(to)) - half
+        low, high = np.maximum(np.floor(at), 0).astype(int), np.minimum(np.ceil(at), many - 1).astype(int)
+        share = (at - np.floor(at)).reshape(-1, *[1] * (x.ndim - 1))
+        return np.moveaxis(x[low] + (x[high] - x[low]) * share, 0, axis)
+    inverse = one / (np.float32(to) / np.float32(many))
+    wide = max(inverse, one)
+    centre = (np.arange(to, dtype=np.float32) + half) * inverse
+    first = np.clip(np.ceil(centre - wide - half), 0, many - 1).astype(int)
+    last = np.clip(np.floor(centre + wide - half), 0, many - 1).astype(int)
+    taps = first + np.arange((last - first).max() + 1)[:, np.newaxis]  # [taps, to]
+    weights = np.maximum(one - np.abs((taps.astype(np.float32) + half - centre) * (one / wide)), 0) * (taps <= last)
+    total = np.zeros(to, np.float32)
+    for row in weights.astype(np.float32):
+        total += row
+    result = np.zeros((to, *x.shape[1:]), np.float32)
+    for tap, weight in zip(np.minimum(taps, many - 1), weights * (one / total), strict=True):
+        result += x[tap] * weight.reshape(-1, *[1] * (x.ndim - 1)).astype(np.float32)
+    return np.moveaxis(result, 0, axis)

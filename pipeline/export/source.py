@@ -1,0 +1,196 @@
+"""The model of a run that is exported, and the answers of the run itself, with which the export is compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from headstart.features.backbones.cuts import split_names
+from headstart.features.backbones.facts import KnownBackbones
+from headstart.features.errors import HeadstartError, RunError
+from headstart.features.files import sha256_of
+from headstart.features.frozen.network import Network
+from headstart.features.images.pixels import ImageConfig, Resize
+from headstart.pipeline.locating import known_store, located_networks
+from headstart.pipeline.places import NetworkPlaces
+from headstart.pipeline.predict.choice import Choice
+from headstart.pipeline.runs import Run, read_calibration, require_finite
+from headstart.pipeline.scoring.calibration import Calibration
+from headstart.pipeline.scoring.metrics import probabilities
+
+if TYPE_CHECKING:
+    from headstart.features.frozen.frozen import FrozenBackbone
+    from headstart.pipeline.export.deployable import Deployable
+
+Answer = Callable[[np.ndarray], np.ndarray]  # maps pixels, uint8 [N, S, S, 3], to probabilities, float64 [N, C]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model of a run, in float32."""
+
+    run: Run
+    choice: Choice
+    networks: Sequence[Network]  # of the head; empty for a fine-tuned classifier
+    images: ImageConfig  # how a file becomes pixels
+    max_pixels: int
+    store: Path | None  # keeps the fast form of a classifier
+    calibration: Calibration | None
+
+    @property
+    def temperature(self) -> float:
+        """The number by which logits are divided."""
+        return self.calibration.temperature if self.calibration else 1.0
+
+    @property
+    def cut(self) -> float | None:
+        """The probability above which the second of two classes is predicted; None without a threshold."""
+        threshold = self.choice.threshold
+        return threshold.cut(self.run.class_names()) if threshold else None
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The arguments of `preprocess.pixels`."""
+        images = self.images
+        return {
+            "size": images.size,
+            "resize": images.resize,
+            "truncated": images.truncated,
+            "bits": images.bits,
+            "most_pixels": self.max_pixels,
+        }
+
+    def deployable(self) -> Deployable:
+        """Build the model to write. Raises RunError if the head does not fit the networks."""
+        from headstart.pipeline.export.deployable import Deployable, deployable_model, joined_classifier
+
+        if self.networks:
+            head = self.run.load_model(self.run.head_file, (_width(self.networks),))
+            classifier = joined_classifier(self.networks, head)
+        else:
+            classifier = self.run.load_model(self.run.classifier_file, (self.images.size, self.images.size, 3))
+        model = deployable_model(classifier, self.temperature)
+        texts = {name: json.dumps(value, ensure_ascii=False) for name, value in self.facts().items()}
+        return Deployable(model, texts, self.images.size, self.run.class_names())
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything that the export says about itself, as JSON values by name."""
+        run, threshold = self.run, self.choice.threshold
+        config, kept = run.configs()[0], run.config()
+        file = run.head_file if self.networks else run.classifier_file
+        return {
+            "class_names": run.class_names(),
+            "preprocessing": self.preprocessing,
+            "temperature": self.temperature,
+            "calibrated": self.calibration is not None,
+            "threshold": asdict(threshold) if threshold else None,
+            "provenance": {
+                "headstart": version("headstart"),
+                "run": run.path.resolve().name,
+                "model": self.choice.model,
+                "model_sha256": sha256_of(file),
+                "backbone": _titles(config.backbone),
+                "cut": list(config.cut),
+                "weights_sha256": kept["weights_digest"],
+                "features_precision": config.precision,
+            },
+        }
+
+    def answers(self) -> Answer:
+        """Return the answers of the run, as `predict` computes them, in float32. On a GPU, TF32 is turned off."""
+        from headstart.features.tensorflow import tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        logits = self._logits_of_head() if self.networks else self._logits_of_classifier()
+        calibration = self.calibration
+        return lambda pixels: (
+            calibration.probabilities(logits(pixels)) if calibration else probabilities(logits(pixels))
+        )
+
+    def _logits_of_head(self) -> Answer:
+        head = self.run.load_model(self.run.head_file, (_width(self.networks),))
+        frozen = [network.freeze() for network in self.networks]
+
+        def logits(pixels: np.ndarray) -> np.ndarray:
+            features = [output for one in frozen for output in _outputs(one, pixels)]
+            found = head.predict_on_batch(np.concatenate(features, axis=1))
+            return require_finite(np.asarray(found), self.run.head_file)
+
+        return logits
+
+    def _logits_of_classifier(self) -> Answer:
+        from headstart.pipeline.predict.classifier import freeze_classifier
+
+        file, side = self.run.classifier_file, self.images.size
+        frozen = freeze_classifier(file, lambda: self.run.load_model(file), 1, side, 0, self.store)
+        return lambda pixels: require_finite(_outputs(frozen, pixels)[-1], file)
+
+
+def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
+    """Load the model `choice` of `run`, in float32 whatever the precision of its features.
+
+    If the network of the head can't be loaded, the fine-tuned classifier takes its place where it has the same values;
+    see `Choice.alike`. Raises RunError if the head stands on networks that take different images. For other errors, see
+    `located_networks`.
+    """
+    networks: Sequence[Network] = ()
+    if choice.model == "head":
+        try:
+            networks = _networks(run, places)
+        except HeadstartError as error:
+            if not choice.alike or places.weights:
+                raise
+            why = f"it has the values of the head, whose network can't be loaded ({error})"
+            choice = replace(choice, model="finetuned", reason=why)
+    config, extraction = run.configs()
+    if networks:
+        images = _same_images(run, networks)
+    else:
+        images = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
+    store, calibration = known_store(run, places), read_calibration(run, choice.model)
+    return Source(run, choice, networks, images, extraction.max_pixels, store, calibration)
+
+
+def _networks(run: Run, places: NetworkPlaces) -> list[Network]:
+    config, extraction = run.configs()
+    store = known_store(run, places) or extraction.store
+    known = KnownBackbones(store, read_only=True)
+    settings, making = replace(config, precision="float32"), replace(extraction, store=store, batch_size=0)
+    return located_networks(run, places, settings, making, known)[1]
+
+
+def _same_images(run: Run, networks: Sequence[Network]) -> ImageConfig:
+    images = networks[0].images
+    for other in networks[1:]:
+        if other.images != images:
+            first, second = (f"{_titles(one.backbone.name)} takes {_shown(one.images)}" for one in (networks[0], other))
+            raise RunError(
+                f"{run.path}: its head stands on networks that take different images: {first}, {second}; one model "
+                "takes one image, so train a head with the same --image-size and --resize for both"
+            )
+    return images
+
+
+def _shown(images: ImageConfig) -> str:
+    return f"{images.size} x {images.size} pixels by --resize {images.resize}"
+
+
+def _titles(backbone: str) -> str:
+    """Return the names of backbones without the folders of `.keras` files."""
+    return "+".join(name.rsplit("/", 1)[-1] for name in split_names(backbone))
+
+
+def _width(networks: Sequence[Network]) -> int:
+    return sum(network.backbone.shape(cut)[0] for network in networks for cut in network.cuts)
+
+
+def _outputs(frozen: FrozenBackbone, pixels: np.ndarray) -> list[np.ndarray]:
+    """Return the output of a network at each cut, float32 [N, D], for `pixels`, uint8 [N, S, S, 3]."""
+    step = frozen.images_per_pass
+    parts = [frozen(pixels[at : at + step]) for at in range(0, len(pixels), step)]
+    return [np.concatenate([part[cut] for part in parts]) for cut in frozen.cuts]

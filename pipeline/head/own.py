@@ -1,0 +1,195 @@
+"""A head of the user's own Keras code: `--head FILE.py:FUNCTION`, or a function that is given from Python.
+
+The code runs when a head is trained. A run never needs the code again: `head.keras` holds the layers, all of which must
+be Keras's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from headstart.features.errors import OptionError
+
+if TYPE_CHECKING:
+    import keras
+
+Build = Callable[[int, int], Any]
+OWN_LAYERS = "own"  # name of the model that the function returned, within the head
+_MOST_BYTES = 1 << 20  # of source
+_MODULE = "headstart_own_head"
+_PROBABILITIES = ("softmax", "sigmoid", "log_softmax", "hard_sigmoid")
+
+
+@dataclass(frozen=True)
+class OwnHead:
+    """A function that builds a head, and the source by which any process can build the same head.
+
+    The function takes the number of features and the number of classes. It returns a Keras model that maps features,
+    float32 [B, features], to logits, float32 [B, 1] (two classes) or [B, classes].
+    """
+
+    file: str  # as the user named it; of a function given from Python, the file that holds it
+    function: str
+    digest: str  # SHA-256 of the source
+    source: str = field(default="", repr=False)  # of the whole file; empty if the head was read from a run
+    given: Build | None = field(default=None, repr=False, compare=False)  # the function, if Python code gave it
+
+    def __str__(self) -> str:
+        return f"--head {self.file}:{self.function}"
+
+    @classmethod
+    def read(cls, text: str) -> OwnHead:
+        """Read the source that `text` names, `FILE.py:FUNCTION`. Nothing is run.
+
+        Raises OptionError if there is no such file, or if it does not hold text.
+        """
+        name, _, function = text.rpartition(":")
+        if not name or not function.isidentifier():
+            raise OptionError(f"--head must be FILE.py:FUNCTION. Received: {text}")
+        file = Path(name)
+        try:
+            if not file.is_file():
+                why = "is a folder" if file.is_dir() else "no such file"
+                raise OptionError(f"--head {text}: {name}: {why}; name a file with Python code")
+            if file.stat().st_size > _MOST_BYTES:
+                raise OptionError(f"--head {text}: {name} has more than {_MOST_BYTES} bytes")
+            source = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"--head {text}: {name} can't be read ({error})") from error
+        return cls(name, function, _digest(source), source)
+
+    @classmethod
+    def of(cls, function: Build) -> OwnHead:
+        """Return the head that the Python function `function` builds. Other processes can't build it."""
+        try:
+            source, file = inspect.getsource(function), inspect.getsourcefile(function) or ""
+        except (OSError, TypeError):  # typed into an interpreter
+            source, file = "", ""
+        name = getattr(function, "__name__", type(function).__name__)
+        return cls(file, name, _digest(source) if source else "", given=function)
+
+    def origin(self) -> dict[str, str]:
+        """Return what a run's `config.json` holds: the file, the function, and the digest of the source."""
+        return {"file": self.file, "function": self.function, "digest": self.digest}
+
+    def build(self, features: int, classes: int) -> keras.Model:
+        """Call the function, and check the model that it returns.
+
+        Raises OptionError if the code fails, if there is no such function, or if the model can't serve: it has another
+        shape, yields probabilities, or has layers that are not Keras's own.
+        """
+        function = self.given or self._function()
+        with self._told("the function"):
+            model = function(features, classes)
+        return _checked(model, str(self), features, classes)
+
+    def _function(self) -> Build:
+        if not self.source:
+            raise OptionError(f"{self}: a run holds no code; name the file again")
+        module = ModuleType(_MODULE)
+        module.__file__ = self.file
+        with self._told("the file"):
+            exec(compile(self.source, self.file, "exec"), vars(module))
+        found = vars(module).get(self.function)
+        if found is None:
+            names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+            raise OptionError(f"{self}: the file has no {self.function}; it has {', '.join(names) or 'no function'}")
+        if not callable(found):
+            raise OptionError(f"{self}: {self.function} is a {type(found).__name__}, and no function")
+        build: Build = found
+        return build
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Let the code import modules beside its file, and turn its errors into one line that names the place."""
+        folder = str(Path(self.file).absolute().parent)
+        sys.path.insert(0, folder)
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            own = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == self.file]
+            line = own[-1] if own else getattr(error, "lineno", None)
+            where = f" in line {line}" if line else ""
+            said = " ".join(str(error).split())[:300]
+            raise OptionError(f"{self}: {what} raised {type(error).__name__}{where}: {said}") from error
+        finally:
+            if folder in sys.path:
+                sys.path.remove(folder)
+
+
+def _digest(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
+    """Return `model` as a functional model. Raises OptionError if it can't serve as a head."""
+    from headstart.features.tensorflow import keras
+
+    if not isinstance(model, keras.Model):
+        raise OptionError(f"{head}: returned {type(model).__name__}, and not a keras.Model")
+    try:
+        if isinstance(model, keras.Sequential) and not model.built:
+            model.build((None, features))
+        inputs, outputs = list(model.inputs), list(model.outputs)
+    except (AttributeError, ValueError, TypeError) as error:
+        raise OptionError(
+            f"{head}: returned a {type(model).__name__} without a graph; make a Sequential or functional model"
+        ) from error
+    units = 1 if classes == 2 else classes
+    taken = [(tuple(one.shape), str(one.dtype)) for one in inputs]
+    if taken != [((None, features), "float32")]:
+        raise OptionError(f"{head}: takes {_shown(taken)}; it must take float32 (None, {features})")
+    yielded = [(tuple(one.shape), str(one.dtype)) for one in outputs]
+    if yielded != [((None, units), "float32")]:
+        logits = f"float32 (None, {units}), {'the logit of the second class' if units == 1 else 'a logit per class'}"
+        raise OptionError(f"{head}: yields {_shown(yielded)} for {classes} classes; it must yield {logits}")
+    activation = getattr(getattr(model.layers[-1], "activation", None), "__name__", "")
+    if activation in _PROBABILITIES:
+        raise OptionError(
+            f"{head}: its last layer has the activation {activation}; it must yield logits, so leave it out"
+        )
+    if not model.trainable_variables:
+        raise OptionError(f"{head}: has no weights to train")
+    plain = keras.Model(inputs[0], outputs[0], name=OWN_LAYERS)
+    with warnings.catch_warnings(action="ignore"):  # Keras warns of a lambda, which is refused here
+        config = keras.saving.serialize_keras_object(plain)
+    if code := _code_in(config):
+        raise OptionError(
+            f"{head}: uses {code[:80]}, which is code of its own; a run loads without running code, so build the head "
+            "from Keras's own layers and functions"
+        )
+    return plain
+
+
+def _code_in(config: Any) -> str:
+    """Return the name of the first layer or function in the `config` of a model that is not Keras's own; "" for none.
+
+    A run with such a head could only be loaded by running the code again.
+    """
+    if isinstance(config, dict):
+        name = str(config.get("class_name", ""))
+        if name == "__lambda__" or (name == "Lambda" and config.get("module") == "keras.layers"):
+            return "a lambda"
+        if name and "config" in config and not name.startswith("__"):
+            if name == "function":
+                return str(config["config"])
+            if str(config.get("module")).split(".")[0] != "keras":
+                return name
+        if config.keys() == {"value"}:  # Keras keeps the byte code of a lambda that serves as an activation
+            return "a lambda"
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ()
+    return next(filter(None, map(_code_in, parts)), "")
+
+
+def _shown(tensors: list[tuple[tuple[int | None, ...], str]]) -> str:
+    return ", ".join(f"{dtype} {shape}" for shape, dtype in tensors)[:160] or "nothing"

@@ -1,0 +1,1 @@
+"""The functions that `import headstart` offers to notebooks and scripts, beside the commands."""

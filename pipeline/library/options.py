@@ -1,0 +1,89 @@
+"""Settings by keyword: the options of the commands, with `_` for `-` and without the leading `--`."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from headstart.features.backbones.cuts import alternative_cuts, chosen_weights
+from headstart.features.backbones.facts import require_weights_file
+from headstart.features.backbones.used import with_used_weights
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import OptionError
+from headstart.pipeline.runs.config import converted
+
+_Config = TypeVar("_Config")
+
+
+def keyword(field: Field[Any]) -> str:
+    """Return the keyword of a field of a config: `head_batch_size` for the option `--head-batch-size`."""
+    flag: str = field.metadata.get("flag", field.name)
+    return flag.partition("/")[0].lstrip("-").replace("-", "_")
+
+
+def require_known(given: Mapping[str, Any], *kinds: Any) -> None:
+    """Raise an OptionError if a name in `given` is the keyword of no field of the dataclasses `kinds`."""
+    known = [keyword(field) for kind in kinds for field in fields(kind)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise OptionError(f"{name}: there is no such option" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def made(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
+    """Make a config of the options in `given` that are its own. None means the default.
+
+    The default is that of the command line: of the environment variable of the option, or of the field. An option of
+    another type, or with a value that can't be used, raises an OptionError.
+    """
+    config: Any = kind
+    values = {}
+    for field in fields(config):
+        value = given.get(keyword(field))
+        if value is None:
+            value = _from_environment(field)
+        if value is not None:
+            values[field.name] = _plain(value, field)
+    try:
+        return converted(values, kind)
+    except ValueError as error:
+        raise OptionError(" ".join(str(error).split())) from error
+
+
+def feature_configs(given: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
+    """Make both configs of features from the options in `given`.
+
+    As on the command line, options that are left out are filled in as they were used with the store before; see
+    `with_used_weights`. Raises OptionError and WeightsError for a network, a cut or weights that can't be used.
+    """
+    named = [keyword(one) for one in fields(FeatureConfig) if _named(one, given)]
+    config, extraction = made(FeatureConfig, given), made(ExtractionConfig, given)
+    alternative_cuts(config)
+    for weights in chosen_weights(config).values():
+        require_weights_file(weights)
+    return with_used_weights(config, extraction.store, named), extraction
+
+
+def _named(field: Field[Any], given: Mapping[str, Any]) -> bool:
+    return given.get(keyword(field)) is not None or _from_environment(field) is not None
+
+
+def _from_environment(field: Field[Any]) -> Any:
+    text = os.environ.get(field.metadata.get("env", "")) or None
+    if text is None or not isinstance(field.default, int | float):
+        return text
+    try:
+        return type(field.default)(text)
+    except ValueError as error:
+        raise OptionError(f"{field.metadata['env']} must be a number. Received: {text}") from error
+
+
+def _plain(value: Any, field: Field[Any]) -> Any:
+    """Return `value` as JSON has it: a path is text, and one value of several is a list."""
+    if isinstance(field.default, tuple) and isinstance(value, str | int):
+        value = [value]
+    if isinstance(value, Path):
+        return str(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) and field.default is not MISSING else value

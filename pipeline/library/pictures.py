@@ -1,0 +1,75 @@
+"""Images in memory, as Pillow or NumPy have them, written to temporary files: they are then read as any other file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from headstart.features.errors import DataError, OptionError
+from PIL import Image, ImageOps
+
+_AS_THEY_ARE = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes that PNG holds
+_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV", "PA", "RGBX", "La", "RGBa")
+
+
+@contextmanager
+def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]]:
+    """Yield the path of each image, in order, and the name of each path in predictions and errors.
+
+    A path is its own name. A Pillow image or an array is in a temporary PNG file, which is removed at the end of the
+    context; its name is its position, such as `image 3`, counted from 0.
+
+    Raises:
+        OptionError: for an object that is no image, and an array that is not uint8 [H, W, 3] or [H, W].
+        DataError: for an image without pixels, or of a kind that has no colours, such as 32-bit floating point.
+    """
+    paths, names = list[Path](), dict[str, str]()
+    with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
+        for number, image in enumerate(images):
+            if isinstance(image, str | os.PathLike):
+                paths.append(Path(image))
+                continue
+            name = f"image {number}"
+            file = Path(folder) / f"{number}.png"
+            _picture(image, name).save(file, compress_level=1)
+            paths.append(file)
+            names[str(file)] = name
+        yield paths, names
+
+
+def listed(images: Any) -> list[Any]:
+    """Return `images` as a list: one image is a list of one, and an array [N, H, W, 3] is a list of N arrays."""
+    if isinstance(images, str | os.PathLike | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]
+    try:
+        return list(images)
+    except TypeError:
+        return [images]
+
+
+def _picture(image: Any, name: str) -> Image.Image:
+    if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise DataError(f"{name}: has no pixels")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in _AS_THEY_ARE:
+            return upright
+        if upright.mode in _COLOURS:
+            return upright.convert("RGB")
+        raise DataError(f"{name}: is a Pillow image of mode {image.mode}; convert it to RGB")
+    if not isinstance(image, np.ndarray):
+        raise OptionError(f"{name}: must be a path, a Pillow image or an array. Received: {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise OptionError(
+            f"{name}: an array must be uint8 [H, W, 3], RGB from 0 to 255. Received: {image.dtype} {list(image.shape)}"
+        )
+    if not image.size:
+        raise DataError(f"{name}: has no pixels")
+    return Image.fromarray(np.ascontiguousarray(image))

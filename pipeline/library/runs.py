@@ -1,0 +1,212 @@
+"""`headstart.load`, `headstart.train_head` and `headstart.classifier`: a run for use from Python, opened once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import DataError, OptionError, RunError
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.own import Build, OwnHead
+from headstart.pipeline.head.run import train_run
+from headstart.pipeline.library.options import feature_configs, made, require_known
+from headstart.pipeline.library.pictures import listed, on_disk
+from headstart.pipeline.places import NetworkPlaces
+from headstart.pipeline.predict.clock import Clock
+from headstart.pipeline.predict.config import PredictConfig
+from headstart.pipeline.predict.model import Answers
+from headstart.pipeline.predict.networks import networks_of
+from headstart.pipeline.predict.predict import Prediction, open_answers, predicting_here
+from headstart.pipeline.predict.sources import find_files
+from headstart.pipeline.runs import Run
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    from PIL import Image
+
+Place = str | os.PathLike[str]
+
+
+class LoadedRun:
+    """A run, and the model of it that answers. The network is loaded when it is first needed, and then kept."""
+
+    def __init__(self, run: Run, config: PredictConfig, places: NetworkPlaces, seed: int) -> None:
+        self._run, self._config, self._places, self._seed = run, config, places, seed
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return self._run.path
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes; a label is an index into them."""
+        return self._run.class_names()
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures of the run so far, as in its `metrics.json`."""
+        return dict(self._run.metrics())
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """A row for each epoch: its `phase` (a text), its number `epoch`, and its figures (floats)."""
+        kinds: dict[str, Any] = {"phase": str, "epoch": int}
+        rows = self._run.history()
+        return [{name: kinds.get(name, float)(text) for name, text in row.items() if text != ""} for row in rows]
+
+    @cached_property
+    def _answers(self) -> Answers:
+        return open_answers(self._run, self._config, self._places, self._seed, Clock())
+
+    def predict(self, images: Place | Image.Image | np.ndarray | Sequence[Any]) -> list[Prediction]:
+        """Classify images, and return a prediction for each, in order.
+
+        Each has the fields of `headstart predict --json`, such as `label`, `probability` and `probabilities`. Images
+        in memory are resized as files are; EXIF orientation of a Pillow image is applied. A JPEG that Pillow decoded
+        may get slightly other probabilities than its path, because headstart decodes large ones at a smaller scale.
+
+        Args:
+            images: one or several of: the path of an image or a folder; a Pillow image; an array uint8 [H, W, 3], RGB.
+                An array uint8 [N, H, W, 3] is N images.
+
+        Raises:
+            OptionError: for an object or array of another form.
+            DataError: if an image can't be used; `headstart.predict` lists such files and goes on.
+            RunError: if the weights or the network of the run can't be used.
+        """
+        wanted = listed(images)
+        if not wanted:
+            return []
+        with on_disk(wanted) as (paths, names):
+            begun = predicting_here(self._answers, find_files(paths), self._config, Clock())
+            found = begun.predictions()
+        if begun.rejects:
+            first, more = begun.rejects[0], len(begun.rejects)
+            others = f" ({more} such images)" if more > 1 else ""
+            raise DataError(f"{names.get(first.path, first.path)}: {first.reason}, {first.detail}{others}")
+        return [replace(one, path=names.get(one.path, one.path)) for one in found]
+
+    def classifier(self, logits: bool = False) -> keras.Model:
+        """Return the model as plain Keras; see `headstart.classifier`."""
+        return _classifier(self._run, self._places, self._answers.choice.model, logits)
+
+    def __repr__(self) -> str:
+        names = self.class_names
+        shown = ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
+        return f"<run {self.path}: {shown}>"
+
+
+def load(run: Place, *, seed: int = 0, **options: Any) -> LoadedRun:
+    """Open the run in the folder `run`, to classify images with it: `headstart.load("runs/a").predict(["a.jpg"])`.
+
+    Args:
+        run: a folder made by `headstart head` or `headstart.train_head`.
+        seed: decides the augmented views, if `views` asks for some.
+        options: options of `headstart predict`, such as `model="head"`, `abstain=0.9`, `store=` and `weights=`.
+
+    Raises:
+        RunError: if there is no run, or if it is damaged.
+        OptionError: for an option that is unknown or can't be used.
+    """
+    require_known(options, PredictConfig, NetworkPlaces)
+    config = made(PredictConfig, options)
+    if unfit := [name for name in ("output", "from", "append") if options.get(name)]:
+        raise OptionError(f"{unfit[0]}: is for files; headstart.predict_to_file writes predictions to a file")
+    places = NetworkPlaces(
+        store=Path(options["store"]) if options.get("store") else None, weights=str(options.get("weights") or "")
+    )
+    return LoadedRun(Run.open(Path(run)), config, places, seed)
+
+
+def train_head(
+    data: Place,
+    run: Place,
+    *,
+    backbone: str | None = None,
+    cut: str | Sequence[str] | None = None,
+    weights: str | None = None,
+    store: Place | None = None,
+    head: str | Build | None = None,
+    overwrite: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> LoadedRun:
+    """Train a head on the features of `data`, write it to the run folder `run`, and open the run.
+
+    The arguments are the options of `headstart head`, with the same defaults: `epochs=20`, `learning_rate=1e-3`,
+    `units=(256,)`, `head_batch_size=64`.
+
+    Args:
+        data: a folder, a list of images, or tars; as DATA of `headstart head`.
+        run: the folder to make.
+        backbone, cut, weights, store: the network and its features; see `headstart.features`.
+        head: a function of your own that builds the head, or `"FILE.py:FUNCTION"`. It takes the number of features and
+            of classes, and returns a Keras model: features, float32 [B, D], to logits, float32 [B, 1] (two classes) or
+            [B, classes]. It may only use Keras's own layers.
+        overwrite: replace an existing run once the new one is finished.
+        seed: decides the initial weights, dropout, the order of examples, and splits that `data` does not have.
+        options: further options of `headstart head`.
+
+    Raises:
+        OptionError: for an option that is unknown or can't be used, and a function that fails.
+        DataError: if `data` can't be trained on.
+        RunError: if `run` exists, and `overwrite` is not set.
+        DivergedError: if no epoch has a finite loss.
+        WeightsError, StoreError: see `headstart.features`.
+    """
+    given = {"backbone": backbone, "cut": cut, "weights": weights, "store": store, **options}
+    require_known(given, FeatureConfig, ExtractionConfig, DataConfig, HeadConfig)
+    config, extraction = feature_configs(given)
+    of_head = made(HeadConfig, given)
+    if head is not None:
+        of_head = replace(of_head, own=_own(head))
+    reading = made(DataConfig, given)
+    train_run(Path(data), Path(run), config, extraction, of_head, overwrite, seed, reading=reading)
+    return load(run)
+
+
+def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Model:
+    """Return the classifier of a run as a plain Keras model: pixels, uint8 [B, S, S, 3], to probabilities.
+
+    S is the image size of the run's network. The probabilities, float32 [B, C], are in the order of the class names,
+    also for two classes, and calibrated as those of `headstart predict`. The model is the fine-tuned classifier where
+    fine-tuning gained on val, else the network and the head. It computes in float32, so it may differ a little from
+    `predict` where that computes in bfloat16 or int8. Pixels must be resized as headstart does.
+
+    Args:
+        run: the folder of a run.
+        logits: return logits instead, float32 [B, 1] (two classes: of the second) or [B, C], not calibrated.
+        options: options of `headstart.load`, such as `model="head"`.
+
+    Raises:
+        RunError: if there is no run, or if its head takes the features of several networks.
+        WeightsError: if the weights of the network are gone.
+    """
+    return load(run, **options).classifier(logits)
+
+
+def _own(head: str | Callable[[int, int], Any]) -> OwnHead:
+    if callable(head):
+        return OwnHead.of(head)
+    return OwnHead.read(head)
+
+
+def _classifier(run: Run, places: NetworkPlaces, model: str, logits: bool) -> keras.Model:
+    from headstart.pipeline.library.classifier import join, with_probabilities
+
+    if model == "finetuned":
+        found = run.load_model(run.classifier_file)
+    else:
+        networks = networks_of(run, places)
+        if len(networks) > 1:
+            raise RunError(f"{run.path}: its head takes the features of {len(networks)} networks; name a run of one")
+        found = join(networks[0], run)
+    return found if logits else with_probabilities(found, run, model)

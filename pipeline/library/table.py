@@ -1,0 +1,211 @@
+"""`headstart.features`: the features of a folder, a list or some files, as NumPy arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import DataError, OptionError
+from headstart.features.images.columns.inspected import inspect_images
+from headstart.features.images.files.fetched import bytes_kept
+from headstart.features.images.scan import Reject
+from headstart.features.store.store import create_folder
+from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.examples import Example, Examples, Scan
+from headstart.pipeline.extracting import Stores, extract_all
+from headstart.pipeline.featured import cache_features, networks_for
+from headstart.pipeline.library.options import feature_configs, made, require_known
+from headstart.pipeline.memory.limits import memory_limit
+from headstart.pipeline.memory.loading import read_features
+from rich.filesize import decimal
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Place = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """The features of images: a row per image, in the order of the paths.
+
+    `X` holds features, float32 [N, D]; of a cut such as `mixed8:map`, [N, H, W, D]. `y` holds labels, int64 [N], as
+    indices into `class_names`; without labels, all are -1. `splits` holds `train`, `val` or `test` for each image; of
+    single files, it holds empty texts.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    paths: list[str]
+    splits: np.ndarray
+    class_names: list[str]  # empty without labels
+    digests: list[str]  # SHA-256 of each file; of a page of a TIFF, see `page_digest`
+    rejects: list[Reject]  # images in the folder that can't be used, each with the reason
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.X.shape))
+        counts = {
+            str(name): int(count) for name, count in zip(*np.unique(self.splits, return_counts=True), strict=True)
+        }
+        splits = ", ".join(f"{count} {name}" for name, count in counts.items() if name)
+        return f"<FeatureTable: {shape}, {len(self.class_names)} classes{f', {splits}' if splits else ''}>"
+
+    def split(self, name: str) -> FeatureTable:
+        """Return the rows of the split `name`. Raises OptionError if no image is in that split."""
+        rows = np.flatnonzero(self.splits == name)
+        if not len(rows):
+            there = ", ".join(sorted({str(one) for one in self.splits if one})) or "no splits"
+            raise OptionError(f"split must be one that has images. Received: {name}; there are {there}")
+        return replace(
+            self,
+            X=self.X[rows],
+            y=self.y[rows],
+            paths=[self.paths[row] for row in rows],
+            splits=self.splits[rows],
+            digests=[self.digests[row] for row in rows],
+        )
+
+    def tf(self, batch_size: int = 64, shuffle: bool = False, seed: int = 0) -> tf.data.Dataset:
+        """Return batches (features float32 [b, D], labels int64 [b]); without labels, of features alone.
+
+        With `shuffle`, each pass has another order, which `seed` and the number of the pass decide.
+        """
+        from headstart.features.images.batches import explicit_options
+        from headstart.features.tensorflow import tf
+
+        if batch_size < 1:
+            raise OptionError(f"batch_size must be at least 1. Received: {batch_size}")
+        columns = (self.X, self.y) if self.class_names else self.X
+        rows = tf.data.Dataset.from_tensor_slices(columns)
+        if shuffle:
+            rows = rows.shuffle(len(self), seed=seed, reshuffle_each_iteration=True)
+        return rows.batch(batch_size).prefetch(2).with_options(explicit_options())
+
+
+def features(
+    data: Place | Sequence[Place],
+    *,
+    backbone: str | None = None,
+    cut: str | Sequence[str] | None = None,
+    weights: str | None = None,
+    store: Place | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> FeatureTable:
+    """Return the features of images at a cut of a frozen network. What the store lacks is extracted first.
+
+    Every argument but `data` is an option of `headstart features`, and has the same default: `backbone` is
+    `inception_v3`, `weights` is `imagenet`, `store` is `./store`. The environment variables of the options hold, too.
+
+    Args:
+        data: a folder of class folders or of images, a list of images such as `images.csv`, tars; or a sequence of
+            image files, whose rows are in the same order. Images need no labels.
+        backbone: the network: a name, or a `.keras` file; `a+b` puts the features of several side by side.
+        cut: the block, or several blocks, at whose end features are taken; by default the last one.
+        weights: `imagenet`, `random`, or a file.
+        store: the folder of cached features.
+        seed: decides the splits, if `data` has no split folders.
+        options: further options of `headstart features`, such as `image_size=224` or `group="near-duplicates"`.
+
+    Raises:
+        OptionError: for an option that is unknown or can't be used.
+        DataError: if there are no images, if too many can't be used (`max_rejects`), if one of the named files can't be
+            used, or if memory can't hold the features.
+        WeightsError: if weights are missing or damaged.
+        StoreError: if the store can't be used.
+    """
+    given = {"backbone": backbone, "cut": cut, "weights": weights, "store": store, **options}
+    require_known(given, FeatureConfig, ExtractionConfig, DataConfig)
+    config, extraction = feature_configs(given)
+    if config.views:
+        raise OptionError("views: only `headstart head` uses views; leave views out")
+    reading = made(DataConfig, given)
+    if isinstance(data, str | os.PathLike):
+        found = cache_features(Path(data), config, extraction, seed, reading=reading, labelled=False)
+        return _table(found.examples, found.class_names, found.rejects, found.stores, extraction)
+    if reading != DataConfig():
+        raise OptionError(
+            "data: a sequence of files has no layout; leave out the options that say how a folder is read"
+        )
+    return features_of_files(list(data), config, extraction)
+
+
+def features_of_files(paths: Sequence[Place], config: FeatureConfig, extraction: ExtractionConfig) -> FeatureTable:
+    """Return the features of the image files `paths`, in this order. What the store lacks is extracted first.
+
+    Raises DataError if there is no path, or if a file can't be used; and the errors of `features`.
+    """
+    if wrong := [one for one in paths if not isinstance(one, str | os.PathLike)]:
+        raise OptionError(f"data must be paths of images. Received: {type(wrong[0]).__name__} {str(wrong[0])[:80]}")
+    names = [os.fspath(path) for path in paths]
+    if not names:
+        raise DataError("data: names no file; give at least one image")
+    create_folder(extraction.store)
+    with bytes_kept(extraction.store, os.path.dirname(names[0])):
+        seen = inspect_images(names, extraction.max_pixels, pages=config.pages)
+        _require_images(names, seen.rejects, len({*seen.of_image.tolist()}))
+        examples = Examples.of(Example(image, -1, "") for image in seen.images)
+        scanned = Scan(examples, [], [], 0, {}, [], has_splits=False)
+        scanned, _, stores, _ = extract_all(scanned, networks_for(scanned, config, extraction))
+    _require_images(names, scanned.rejects, len(names) - len({one.path for one in scanned.rejects}))
+    return _table(scanned.examples, [], [], stores, extraction)
+
+
+def _require_images(names: Sequence[str], rejects: Sequence[Reject], usable: int) -> None:
+    """Raise a DataError if one of the files `names` can't be used. `usable` is the number of the others."""
+    bad = len(names) - usable
+    if rejects:
+        first, more = rejects[0], f" ({bad} such files)" if bad > 1 else ""
+        raise DataError(f"{first.path}: {first.reason}, {first.detail}; leave it out, or mend it{more}")
+    if bad:
+        lost = next((name for name in names if not os.path.lexists(name)), None)
+        what = f"{lost}: no such file" if lost else f"{_no_image(names)}: is no image"
+        raise DataError(f"{what}; leave it out, or mend it{f' ({bad} such files)' if bad > 1 else ''}")
+
+
+def _no_image(names: Sequence[str]) -> str:
+    from headstart.features.images.scan import inspect_image
+
+    return next(name for name in names if not inspect_image(name))
+
+
+def _table(
+    examples: Examples, class_names: list[str], rejects: list[Reject], stores: Stores, extraction: ExtractionConfig
+) -> FeatureTable:
+    size = sum(4 * int(np.prod(store.form.shape)) for store in stores.values()) * len(examples)
+    if size > memory_limit(extraction.memory):
+        limit = f"memory={extraction.memory:g}" if extraction.memory else "a quarter of all memory"
+        raise DataError(
+            f"the features of {len(examples)} images take {decimal(size)}, over {limit}; give a larger memory "
+            "(in GiB), or use `headstart head`, which reads them from disk"
+        )
+    return FeatureTable(
+        X=_read(stores, examples.digests),
+        y=examples.labels.astype(np.int64),
+        paths=list(examples.images.paths()),
+        splits=np.array(list(examples.splits), dtype=np.str_),
+        class_names=list(class_names),
+        digests=[image.digest for image in examples.images],
+        rejects=list(rejects),
+    )
+
+
+def _read(stores: Stores, digests: np.ndarray) -> np.ndarray:
+    """Read the features into memory: float32 [N, D], or [N, H, W, D] of a single cut that is a map."""
+    if not any(cut.map for cut in stores):
+        return read_features(stores, digests)
+    if len(stores) > 1:
+        raise OptionError("cut: maps can't lie side by side; give one map alone, or no maps")
+    (store,) = stores.values()
+    found = np.empty((len(digests), *store.form.shape), np.float32)
+    for positions, rows in store.stream(digests):
+        found[positions] = rows
+    return found

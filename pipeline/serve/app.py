@@ -1,0 +1,148 @@
+"""The HTTP interface: what is asked where, and in which form it is answered."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from headstart.features.images.faults import Fault
+from headstart.pipeline.serve.guard import Guard, refused
+from headstart.pipeline.serve.page import Page
+from headstart.pipeline.serve.refusals import RefusalError, status_of
+from headstart.pipeline.serve.schema import FORM, STATUSES, Answers, ErrorOf, Health, Labels
+from headstart.pipeline.serve.service import Asked, Service
+from headstart.pipeline.serve.uploads import Upload, declared_bytes, read_uploads
+from starlette.exceptions import HTTPException
+
+# FastAPI would send traces and metrics to wherever variables of the environment say.
+_NO_TELEMETRY: Any = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+
+
+def make_app(service: Service, title: str, hosts: Sequence[str]) -> FastAPI:
+    """Return the application. `title` names the model, and `hosts` are the names of the server; see `Guard`.
+
+    FastAPI's pages of documentation are left out, for they load scripts from elsewhere. `/openapi.json` is there.
+    """
+    app = FastAPI(
+        title="headstart",
+        description=f"Labels for photographs: {title}",
+        version=version("headstart"),
+        docs_url=None,
+        redoc_url=None,
+        telemetry=_NO_TELEMETRY,
+    )
+    app.add_middleware(Guard, hosts=hosts)
+    _add_errors(app)
+    _add_page(app, service, title)
+    _add_answers(app, service)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Give every error the form `{"error": "..."}`."""
+
+    @app.exception_handler(RefusalError)
+    def _(_: Request, error: RefusalError) -> JSONResponse:
+        return refused(error)
+
+    @app.exception_handler(HTTPException)
+    def _(request: Request, error: HTTPException) -> JSONResponse:
+        known = "there are /, /predict, /labels, /health and /openapi.json"
+        sentence = f"{request.method} {request.url.path[:100]}: {error.detail}; {known}"
+        return refused(RefusalError(error.status_code, sentence, error.headers))
+
+    @app.exception_handler(RequestValidationError)
+    def _(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return refused(RefusalError(422, f"{first['loc'][-1]}: {first['msg']}"))
+
+    @app.exception_handler(Exception)
+    def _(_: Request, error: Exception) -> JSONResponse:
+        return refused(RefusalError(500, "the server failed; its console says why"))
+
+
+def _add_page(app: FastAPI, service: Service, title: str) -> None:
+    page = Page(title, service.served.layout.class_names)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page.html, headers={"Content-Security-Policy": page.policy})
+
+    @app.get("/favicon.ico", status_code=204, include_in_schema=False)
+    async def favicon() -> None:
+        """Tell browsers that there is no icon."""
+
+    @app.get("/labels", summary="The class names and the limits", response_model=Labels)
+    async def labels() -> JSONResponse:
+        layout, config = service.served.layout, service.config
+        threshold = layout.threshold
+        return JSONResponse(
+            {
+                "labels": list(layout.class_names),
+                "model": layout.model,
+                "threshold": asdict(threshold) if threshold else None,
+                "abstain": layout.trust.abstain,
+                "unlike": layout.trust.farthest is not None,
+                "nearest": config.neighbours if service.nearest else 0,
+                "limits": {"bytes": config.max_bytes, "files": config.max_files, "pixels": config.max_pixels},
+            }
+        )
+
+    @app.get("/health", summary="Whether the server answers", response_model=Health)
+    async def health() -> JSONResponse:
+        state = "stopping" if service.stopping else "ready"
+        told = {"status": state, "model": service.served.layout.model}
+        counts = {"requests": service.requests, "answered": service.answered}
+        return JSONResponse({**told, **counts}, 503 if service.stopping else 200)
+
+    @app.get("/training/{digest}.jpg", include_in_schema=False)
+    def training(digest: str) -> Response:
+        data = service.nearest.thumbnail(digest) if service.nearest else None
+        if data is None:
+            raise RefusalError(404, "there is no such training image")
+        return Response(data, media_type="image/jpeg")
+
+
+def _add_answers(app: FastAPI, service: Service) -> None:
+    told: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorOf, "description": text} for status, text in STATUSES.items()
+    }
+
+    @app.post("/predict", summary="Label images", response_model=Answers, responses=told, openapi_extra=FORM)
+    async def predict(
+        request: Request,
+        top: Annotated[int, Query(ge=1, description="The number of likeliest classes to give.")] = 5,
+        probabilities: Annotated[
+            bool, Query(description="Give the probabilities of all classes, even if there are more than 30.")
+        ] = False,
+        nearest: Annotated[int, Query(ge=0, description="The number of nearest training images to give.")] = 0,
+    ) -> JSONResponse:
+        """Return an answer for each file, in order. The files are in memory only until they are answered."""
+        config = service.config
+        size = declared_bytes(request, config.max_bytes)
+        with service.admitted(size):
+            uploads = await read_uploads(request, config.max_bytes, config.max_files, config.timeout)
+            found = await service.answers(uploads, Asked(top, probabilities, min(nearest, config.neighbours)))
+        return _shown(uploads, found, service.served.layout.model)
+
+
+def _shown(uploads: Sequence[Upload], found: Sequence[dict[str, Any] | Fault], model: str) -> JSONResponse:
+    answers = [
+        {"file": upload.name, "rejected": one.reason, "detail": one.detail} if isinstance(one, Fault) else one
+        for upload, one in zip(uploads, found, strict=True)
+    ]
+    faults = [one for one in found if isinstance(one, Fault)]
+    if len(faults) < len(found):
+        return JSONResponse({"answers": answers, "model": model})
+    first = f"{uploads[0].name or 'the file'}: {faults[0].detail} ({faults[0].reason})"
+    sentence = first if len(faults) == 1 else f"none of {len(faults)} files can be used; {first}"
+    return JSONResponse({"error": sentence, "answers": answers, "model": model}, status_of(faults))

@@ -1,0 +1,94 @@
+"""What stands before the service: checks of where a request comes from, and headers that keep the page to itself."""
+
+import ipaddress
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+from headstart.pipeline.serve.refusals import RefusalError
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_HEADERS = {
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def policy(script: str = "'none'", style: str = "'none'") -> str:
+    """Return a content security policy. `script` and `style` are the sources of a page's script and style.
+
+    The browser then loads nothing from elsewhere, connects to nowhere else, and shows the page in no other page.
+    """
+    return (
+        f"default-src 'none'; script-src {script}; style-src {style}; img-src 'self' blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+class Guard:
+    """Refuses requests that another web page has a browser make, and adds headers to every response.
+
+    A name in the header `Host` must be one of `hosts`: a page at another name, which its owner lets point to this
+    machine, could read the answers otherwise (DNS rebinding). Addresses are always allowed.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app, self._hosts = app, {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in {"Content-Security-Policy": policy(), **_HEADERS}.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._require_own(scope["method"], Headers(scope=scope))
+        except RefusalError as refusal:
+            await refused(refusal)(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
+
+    def _require_own(self, method: str, headers: Mapping[str, str]) -> None:
+        host = headers.get("host", "")
+        name = name_in(host)
+        if not (is_address(name) or name in self._hosts):
+            raise RefusalError(421, f"this server is not known as {name[:100]!r}; --allow-host names it")
+        if method in _SAFE_METHODS:
+            return
+        origin = headers.get("origin")
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise RefusalError(403, "the request comes from a page of another site; open the server's own page")
+
+
+def refused(refusal: RefusalError) -> JSONResponse:
+    """Return the response to a request that is refused."""
+    return JSONResponse({"error": refusal.sentence}, refusal.status, refusal.headers)
+
+
+def name_in(host: str) -> str:
+    """Return the name or address in a header `Host`, in lower case and without the port."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
+
+
+def is_address(name: str) -> bool:
+    """Return whether `name` is an IP address."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,148 @@
+"""The training images nearest to a photograph, with thumbnails."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from headstart.features.errors import HeadstartError
+from headstart.features.images.faults import Fault
+from headstart.features.images.files.paths import is_local, is_url
+from headstart.features.images.files.reading import bytes_of
+from headstart.features.images.scan import ImageFile, inspect_image
+from headstart.features.images.thumbnails import thumbnails
+from headstart.features.terminal import console
+from headstart.pipeline.locating import run_data
+from headstart.pipeline.neighbours import Neighbours
+from headstart.pipeline.places import Places
+from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.files import csv_rows
+from headstart.pipeline.runs.run import EXAMPLES_COLUMNS
+from headstart.pipeline.scoring.unlike import reference_rows
+from headstart.pipeline.serve.served import ServedRun
+
+_SIDE, _QUALITY, _KEPT = 160, 75, 512  # of thumbnails: pixels, JPEG's quality, how many are kept in memory
+_CHECKED = 4  # training images whose features are computed anew, to check the list of images
+_SAME = 0.01  # cosine distance between features of the same image, computed twice
+_DEEPEST = 4  # names of a path that are tried below a data folder that was moved
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training image whose features are kept in the run."""
+
+    path: str
+    digest: str
+    label: str
+
+
+class Nearest:
+    """Finds the nearest of the training images whose features a run keeps; see `Reference`.
+
+    `features` is float [R, D], a row for each of `examples`.
+    """
+
+    def __init__(self, examples: Sequence[Example], features: np.ndarray, data: Path | None) -> None:
+        self._examples, self._data = examples, data
+        self._by_digest = {one.digest: one for one in examples}
+        self._neighbours = Neighbours(features.astype(np.float32))
+        self.thumbnail = lru_cache(_KEPT)(self._thumbnail)
+
+    def of(self, features: np.ndarray, count: int) -> list[dict[str, Any]]:
+        """Return the nearest images to an image with these `features`, float32 [D], as JSON objects."""
+        found = self._neighbours.nearest(features[np.newaxis], count)
+        near = [(self._examples[row], float(far)) for row, far in zip(found.rows[0], found.distances[0], strict=True)]
+        return [{"label": one.label, "distance": far, "image": f"training/{one.digest}.jpg"} for one, far in near]
+
+    def row_of(self, features: np.ndarray, row: int) -> bool:
+        """Return whether `features`, float32 [D], are as near to those in `row` as to any others, up to rounding."""
+        found = self._neighbours.nearest(features[np.newaxis], len(self._examples))
+        own = found.distances[0][list(found.rows[0]).index(row)]
+        return bool(own <= found.distances[0][0] + _SAME)
+
+    def _thumbnail(self, digest: str) -> bytes | None:
+        """Return a JPEG of the training image with this `digest`, or None if there is none, or its file is gone."""
+        example = self._by_digest.get(digest)
+        image = find(example, self._data) if example else None
+        small = next(thumbnails([image], "RGB", _SIDE, keep_shape=True)) if image else None
+        if small is None:
+            return None
+        small.save(data := io.BytesIO(), "JPEG", quality=_QUALITY)
+        return data.getvalue()
+
+
+def find(example: Example, data: Path | None) -> ImageFile | None:
+    """Return the image of `example`, or None if its file is gone or has other bytes.
+
+    A run comes from anywhere, so a file that it names is only taken if its bytes have the digest that the run names.
+    """
+    places = [example.path]
+    if data and is_local(example.path):
+        parts = Path(example.path).parts
+        places += [str(data.joinpath(*parts[-depth:])) for depth in range(1, min(_DEEPEST, len(parts)) + 1)]
+    for place in places:
+        if is_url(place):
+            return None
+        for one in inspect_image(place):
+            if isinstance(one, ImageFile) and one.digest == example.digest:
+                return one
+    return None
+
+
+def nearest_of(served: ServedRun, places: Places) -> Nearest | None:
+    """Return the neighbours for the model of a run, or None if the run or its data lack what they need.
+
+    The reason is printed.
+    """
+    why = "the run keeps no features of training images"
+    try:
+        if served.model.reference and (found := _nearest(served, places)):
+            return found
+        if served.model.reference:
+            why = "the training images are not where they were; --data says where they are now"
+    except HeadstartError as error:
+        why = str(error)
+    console.print(f"the page shows no nearest training images: {why}")
+    return None
+
+
+def _nearest(served: ServedRun, places: Places) -> Nearest | None:
+    run, reference = served.run, served.model.reference
+    assert reference
+    labels = np.array([label for _, label in run.labelled("train")])
+    train = [row for row in csv_rows(run.examples_file, EXAMPLES_COLUMNS) if row["split"] == "train"]
+    rows = reference_rows(labels, reference.features.shape[1])
+    if len(rows) != len(reference.features):
+        return None
+    examples = [Example(row["path"], row["digest"], row["label"]) for row in (train[at] for at in rows)]
+    data = _data(run, places)
+    found = Nearest(examples, reference.features, data)
+    drawn = np.linspace(0, len(examples) - 1, min(_CHECKED, len(examples))).astype(int).tolist()
+    computed = ((_features(served, examples[row], data), row) for row in drawn)
+    checks = [found.row_of(features, row) for features, row in computed if features is not None]
+    return found if checks and all(checks) else None
+
+
+def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndarray | None:
+    """Compute the features, float32 [D], of a training image. Return None if its file is gone."""
+    image = find(example, data)
+    pixels = served.pixels(bytes_of(image), image.path) if image else None
+    if pixels is None or isinstance(pixels, Fault):
+        return None
+    (answer,) = served.answers([pixels], 0)
+    return answer.features
+
+
+def _data(run: Run, places: Places) -> Path | None:
+    """Return the data folder of `run`, or None if it is gone. Raises the error of a folder that `places` names."""
+    try:
+        return run_data(run, places)
+    except HeadstartError:
+        if places.data:
+            raise
+        return None

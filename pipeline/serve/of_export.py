@@ -1,0 +1,85 @@
+"""The model of an export, ready to be served in its own runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from headstart.features.errors import ExportError, OptionError
+from headstart.features.images.faults import Fault, why_damaged
+from headstart.features.images.opening import limit_lifted
+from headstart.pipeline.export import preprocess
+from headstart.pipeline.export.opened import OpenExport, open_export
+from headstart.pipeline.places import Places
+from headstart.pipeline.predict.config import PredictConfig
+from headstart.pipeline.predict.items import Layout
+from headstart.pipeline.predict.trust import Trust, require_likeliest
+from headstart.pipeline.scoring.thresholds import Threshold, moved
+from headstart.pipeline.serve.config import ServeConfig
+from headstart.pipeline.serve.served import SHOWN, Found, Pixels, one_at_a_time, usable_header
+
+_BATCH_SIZE = 8
+
+
+def is_export(path: Path) -> bool:
+    """Return whether `path` is the folder of an export, or a model in one."""
+    return not (path / "config.json").exists() and any((one / "labels.json").is_file() for one in (path, path.parent))
+
+
+@dataclass(frozen=True)
+class ServedExport:
+    """The model of an export. Its runtime uses all cores for one pass."""
+
+    opened: OpenExport
+    layout: Layout
+    max_pixels: int
+    images_per_pass: int
+    passes: int = 1
+
+    def pixels(self, data: bytes, name: str) -> Pixels | Fault:
+        """See `Served`. The pixels are those of the export's `preprocess.py`."""
+        header = usable_header(data, name, self.max_pixels)
+        if isinstance(header, Fault):
+            return header
+        try:
+            with one_at_a_time(header), limit_lifted:
+                settings = {**self.opened.preprocessing, "most_pixels": self.max_pixels}
+                return [preprocess.pixels(data, **settings)]
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's parsers raise almost anything
+            return why_damaged(error)
+
+    def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
+        """See `Served`. Raises an ExportError if the model yields values that are not finite."""
+        chances = self.opened.probabilities(np.stack([pixels for (pixels,) in images])).astype(np.float64)
+        if not np.isfinite(chances).all():
+            raise ExportError(f"{self.opened.path}: its model yields values that are not finite; export the run again")
+        return [Found(row) for row in chances]
+
+
+def serve_export(path: Path, config: ServeConfig, places: Places) -> ServedExport:
+    """Load the model of the export at `path`. Errors: see `open_export`.
+
+    An OptionError is raised for options that are for runs.
+    """
+    if config.model != "auto" or places != Places():
+        raise OptionError(f"--model, --store, --weights, --data: are for runs; {path} is an export and needs none")
+    opened = open_export(path)
+    names, threshold = opened.class_names, None
+    if config.threshold is not None and len(names) != 2:
+        raise OptionError(f"--threshold {config.threshold:g}: is for two classes; {path} has {len(names)}")
+    if opened.second_above is not None:
+        threshold = Threshold(names[1], opened.second_above, "of the export")
+    if config.threshold is not None:
+        threshold = Threshold(names[1], config.threshold, "given by --threshold")
+    if moved(threshold):
+        require_likeliest(PredictConfig(abstain=config.abstain))
+    trust = Trust(abstain=config.abstain)
+    layout = Layout(names, min(SHOWN, len(names)), True, opened.format, trust, threshold)
+    most = min(config.max_pixels, int(opened.preprocessing["most_pixels"]))
+    served = ServedExport(opened, layout, most, config.batch_size or _BATCH_SIZE)
+    served.answers([[np.zeros((opened.image_size, opened.image_size, 3), np.uint8)]], 0)  # the first pass takes longer
+    return served

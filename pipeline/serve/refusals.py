@@ -1,0 +1,31 @@
+"""Refusals: the requests that the server does not answer, each with a status and one sentence."""
+
+from collections.abc import Mapping
+
+from headstart.features.images.faults import Fault, Reason
+
+AGAIN = {"Retry-After": "1"}
+_TOO_LARGE, _NO_IMAGE, _DAMAGED = 413, 415, 422
+_STATUS: Mapping[Reason, int] = {
+    "too-large": _TOO_LARGE,
+    "empty": _NO_IMAGE,
+    "not-an-image": _NO_IMAGE,
+    "unsupported": _NO_IMAGE,
+}
+
+
+class RefusalError(Exception):
+    """A request that gets no answer. `sentence` says why, and what to do."""
+
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.headers = status, sentence, dict(headers or {})
+
+
+def status_of(faults: list[Fault]) -> int:
+    """Return the status of a request of whose files none could be used.
+
+    413 means that all are too large, and 415 that none is an image of a known format. Otherwise, the status is 422.
+    """
+    found = {_STATUS.get(fault.reason, _DAMAGED) for fault in faults}
+    return found.pop() if len(found) == 1 else _DAMAGED

@@ -1,0 +1,153 @@
+"""A model that is served, and the model of a run as one. For exports, see `of_export`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from headstart.features.errors import RunError
+from headstart.features.images.faults import NO_IMAGE, Fault
+from headstart.features.images.formats import Header, inspect_bytes
+from headstart.features.images.pixels import ImageConfig
+from headstart.features.images.scan import ImageFile
+from headstart.pipeline.places import NetworkPlaces
+from headstart.pipeline.predict.choice import choose_model
+from headstart.pipeline.predict.clock import Clock
+from headstart.pipeline.predict.config import PredictConfig
+from headstart.pipeline.predict.items import Layout
+from headstart.pipeline.predict.model import load_answers
+from headstart.pipeline.predict.networks import Loaded
+from headstart.pipeline.predict.trust import Trust, make_trust
+from headstart.pipeline.runs import Run
+from headstart.pipeline.serve.config import ServeConfig
+
+Pixels = Sequence[np.ndarray]  # uint8 [size, size, 3] of one image, for each network
+
+_LARGE = 16_000_000  # pixels; decoding such an image takes up to 15 bytes a pixel
+_MOST_OFTEN = 10  # times that a progressive JPEG may be drawn over, if it has `--max-pixels`
+_large = threading.Lock()
+SHOWN = 5  # likeliest classes, by default
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer for one image."""
+
+    chances: np.ndarray  # float64 [C], the probabilities
+    distance: float | None = None  # from the training images; see `scoring.unlike`
+    features: np.ndarray | None = None  # float32 [D]; None if no neighbours can be found by them
+
+
+class Served(Protocol):
+    """A model that is served."""
+
+    @property
+    def layout(self) -> Layout:
+        """The form of the answers."""
+
+    @property
+    def images_per_pass(self) -> int:
+        """The maximum number of images in one pass."""
+
+    @property
+    def passes(self) -> int:
+        """The number of passes that may run at the same time."""
+
+    def pixels(self, data: bytes, name: str) -> Pixels | Fault:
+        """Decode an image whose file has the bytes `data` and the name `name`. Threads may call this at once."""
+
+    def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
+        """Classify at most `images_per_pass` images in the pass `number`, from 0 to `passes` - 1."""
+
+
+@dataclass(frozen=True)
+class ServedRun:
+    """A model of a run."""
+
+    run: Run
+    layout: Layout
+    trust: Trust
+    model: Loaded
+    max_pixels: int
+
+    @property
+    def images_per_pass(self) -> int:
+        """See `Served`."""
+        return self.model.images_per_pass
+
+    @property
+    def passes(self) -> int:
+        """See `Served`."""
+        return self.model.passes
+
+    def pixels(self, data: bytes, name: str) -> Pixels | Fault:
+        """See `Served`."""
+        return pixels_of(data, name, self.model.images, self.max_pixels)
+
+    def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
+        """See `Served`. Raises a RunError if the model yields values that are not finite."""
+        features, logits, distances = self.model([np.stack(one) for one in zip(*images, strict=True)], number)
+        if not np.isfinite(logits).all():
+            raise RunError(f"its {self.layout.model} yields values that are not finite; the weights are damaged")
+        rows = zip(self.trust.probabilities(logits), distances, features, strict=True)
+        return [Found(chances, distance, row if len(row) else None) for chances, distance, row in rows]
+
+
+def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -> ServedRun:
+    """Load the model of `run` that answers, as `predict` does. Errors: see `predicting`."""
+    asked = PredictConfig(
+        model=config.model, threshold=config.threshold, abstain=config.abstain, batch_size=config.batch_size
+    )
+    choice = choose_model(run, asked.model, asked.threshold)
+    trust = make_trust(run, choice, asked)
+    answers = load_answers(run, choice, trust, places, asked, seed, Clock())
+    top = min(SHOWN, len(run.class_names()))
+    layout = Layout(run.class_names(), top, True, answers.choice.model, trust, answers.choice.threshold)
+    served = ServedRun(run, layout, trust, answers.model.loaded(), config.max_pixels)
+    blank = [np.zeros((one.size, one.size, 3), np.uint8) for one in served.model.images]
+    served.answers([blank], 0)  # the first pass takes longer, and would tell of a wrong reference
+    return served
+
+
+def pixels_of(data: bytes, name: str, configs: Sequence[ImageConfig], max_pixels: int) -> Pixels | Fault:
+    """Decode an image as `predict` does, once for each of `configs`, or return the reason why it can't be used.
+
+    Of several pages, the first one is taken. For `name`, see `usable_header`.
+    """
+    from headstart.features.images.batches import decoded_bytes, fault_in
+
+    header = usable_header(data, name, max_pixels)
+    if isinstance(header, Fault):
+        return header
+    image = ImageFile(name, "", len(data), 0, **vars(header))
+    with one_at_a_time(header):
+        found = [decoded_bytes(data, image, config) for config in configs]
+    whole = [pixels for pixels in found if pixels is not None]
+    if len(whole) == len(configs):
+        return whole
+    return fault_in(data, image) or Fault("corrupt", "can't be decoded")
+
+
+def usable_header(data: bytes, name: str, max_pixels: int) -> Header | Fault:
+    """Return the header of an image, or the reason why it can't be used. No pixels are decoded.
+
+    `name` only tells a damaged image from a file that is no image.
+    """
+    header = inspect_bytes(data, Path(name).name, max_pixels)
+    if not isinstance(header, Header):
+        return header or NO_IMAGE
+    if header.scans * header.width * header.height > _MOST_OFTEN * max_pixels:
+        return Fault("too-large", f"{header.width} x {header.height} pixels, drawn {header.scans} times over")
+    return header
+
+
+@contextmanager
+def one_at_a_time(header: Header) -> Iterator[None]:
+    """Let only one thread at a time decode a large image, because this takes much memory."""
+    with _large if header.width * header.height > _LARGE else nullcontext():
+        yield

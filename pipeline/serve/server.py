@@ -1,0 +1,148 @@
+"""The server: an address to listen on, a thread that serves, and a stop that answers what is in work."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from headstart.features.errors import HeadstartError, OptionError
+from headstart.pipeline.serve.protocol import MOST_CONNECTIONS, Connection, quiet
+
+_BACKLOG = 2048
+_FILES = MOST_CONNECTIONS + 1000  # open files that the server may need
+_IDLE_SECONDS = 5  # that a connection may be idle between two requests
+_LAST_SECONDS = 5.0  # for the answers of the last requests to be sent
+
+
+class ServeError(HeadstartError):
+    """An address at which the server can't listen."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on `host` and `port`.
+
+    Raises OptionError for a host that is not of this machine, and ServeError if the port is in use or not allowed.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is no name of a host"
+        raise OptionError(f"--host {host}: {why}; give an address of this machine, such as 127.0.0.1") from error
+    found = socket.socket(family, kind, protocol)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(_BACKLOG)
+    except OSError as error:
+        found.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ServeError(f"--port {port}: is in use on {host}; give another, or 0 for any free port") from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise ServeError(f"--port {port}: this user may not listen there; give a port from 1024 on") from error
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise OptionError(f"--host {host}: is no address of this machine; give one, such as 127.0.0.1") from error
+        raise
+    return found
+
+
+def url_of(listening: socket.socket, host: str) -> str:
+    """Return the URL of the page, for a browser on this machine."""
+    port = listening.getsockname()[1]
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
+
+
+class Server:
+    """Serves an application from a thread of its own, until a signal stops it.
+
+    `make_app` is called in the thread of the event loop. `stopping` is called when a signal comes, before the server
+    refuses new connections. `seconds` is how long a request in work may take.
+    """
+
+    def __init__(self, listening: socket.socket, app: Any, stopping: Callable[[], None], seconds: float) -> None:
+        self._listening, self._stopping = listening, stopping
+        self._failure: BaseException | None = None
+        self._interrupts = 0
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=int(seconds + _LAST_SECONDS) + 1,
+        )
+        self._server = uvicorn.Server(config)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or Ctrl-C. Requests in work are answered first; a second Ctrl-C gives them up.
+
+        After Ctrl-C, a KeyboardInterrupt is raised.
+        """
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # of clients that send no HTTP, it would warn
+        _allow_files()
+        thread = threading.Thread(target=self._serve, name="headstart-server", daemon=True)
+        with _handled({signal.SIGTERM: self._stop, signal.SIGINT: self._interrupt}):
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.2)
+        if self._failure:
+            raise self._failure
+        if self._interrupts:
+            raise KeyboardInterrupt
+
+    def _interrupt(self) -> None:
+        self._interrupts += 1
+        self._server.force_exit = self._interrupts > 1
+        self._stop()
+
+    def _stop(self) -> None:
+        self._stopping()
+        self._server.should_exit = True
+
+    def _serve(self) -> None:
+        async def serve() -> None:
+            asyncio.get_running_loop().set_exception_handler(quiet)
+            await self._server.serve(sockets=[self._listening])
+
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            self._failure = error
+
+
+@contextlib.contextmanager
+def _handled(actions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """Do an action at each of these signals within the block."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        actions[signal.Signals(number)]()
+
+    before = {number: signal.signal(number, handle) for number in actions}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _allow_files() -> None:
+    """Raise the limit of open files of this process, if it is too low for the connections and can be raised."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < _FILES:
+            most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -1,0 +1,100 @@
+"""`headstart doctor`: one screen that tells what this machine has, and what would fail."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headstart.pipeline.doctor import machine, software
+from headstart.pipeline.doctor.doctor import doctor
+from headstart.pipeline.doctor.places import disk, weights, without_home
+
+FIELDS = {"versions", "device", "precision", "extras", "weights", "disk", "limits", "problems"}
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What TensorFlow's start tells, so that the test need not wait for it."""
+    told = {"name": "CPU, 2 cores", "seconds": 1.0, "problem": None}
+    monkeypatch.setattr("headstart.pipeline.doctor.doctor.Start", type("S", (), {"result": lambda _: told}))
+    return told
+
+
+@pytest.mark.usefixtures("started")
+def test_all_fields_are_there(headstart: Any, tmp_path: Path) -> None:
+    found = headstart("doctor", f"--store={tmp_path / 'store'}")
+    assert set(found) == FIELDS
+    assert found["problems"] == []
+    assert found["versions"]["headstart"]
+    assert found["extras"]["parquet"].keys() == {"pyarrow"}
+    assert found["weights"]["shipped"] == ["efficientnet_lite0"]
+    assert found["disk"]["rename"]
+    assert found["disk"]["locks"]
+    assert found["disk"]["free_bytes"] > 0
+    assert not (tmp_path / "store").exists()
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("started")
+def test_it_is_one_screen(headstart: Any, filled_store: Path) -> None:
+    (filled_store / "precision.json").unlink(missing_ok=True)
+    text = headstart.text("doctor", f"--store={filled_store}")
+    assert len(text.splitlines()) < 40
+    assert "no problem found" in text
+    assert "not decided in this store" in text
+
+
+def test_problems_are_told_and_are_a_failure(
+    headstart: Any, started: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started |= {"name": None, "problem": "TensorFlow does not start: no AVX"}
+    monkeypatch.setenv("HEADSTART_WEIGHTS", str(tmp_path / "absent.h5"))
+    (tmp_path / "precision.json").write_text("damaged")
+    code, out, err = headstart.whole("doctor", f"--store={tmp_path}")
+    assert code == 1
+    assert "error: 3 problems: TensorFlow does not start: no AVX" in err
+    assert all(text in out for text in ("absent.h5: no such file", "precision.json: damaged"))
+    assert "--store" in headstart.error("doctor", "--store=s3://bucket/store", code=2)
+
+
+def test_paths_show_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HEADSTART_WEIGHTS", str(tmp_path / "w.h5"))
+    told = f"{weights()} {disk(tmp_path / 'photos' / 'store')}"
+    assert str(tmp_path) not in told
+    assert "~/photos/store" in told
+    assert without_home(tmp_path / "x") == "~/x"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+def test_a_folder_that_can_not_be_written_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    found = disk(tmp_path / "store")
+    assert not found["writable"]
+    assert not found["rename"]
+
+
+def test_missing_and_unfit_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(software.unmet()) == []
+    monkeypatch.setattr(
+        software, "requires", lambda name: ["numpy<1", "absent-package>=2"] if name == "headstart" else []
+    )
+    first, second = software.unmet()
+    assert "numpy is" in first
+    assert "needs <1" in first
+    assert "absent-package is missing; pip install" in second
+
+
+def test_a_start_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    for code, said in (("raise ImportError('no good')", "no good"), ("import os; os.kill(os.getpid(), 4)", "signal 4")):
+        monkeypatch.setattr(machine, "_START", code)
+        assert said in machine.Start().result()["problem"]
+    monkeypatch.setattr(machine, "_START", "print('CPU, 9 cores')")
+    assert machine.Start().result()["name"] == "CPU, 9 cores"
+
+
+@pytest.mark.slow
+def test_tensorflow_starts(tmp_path: Path) -> None:
+    found = doctor(tmp_path)
+    assert found.failure() is None
+    assert found.device["tensorflow"].startswith(("CPU, ", "GPU, "))

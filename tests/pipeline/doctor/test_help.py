@@ -1,0 +1,33 @@
+"""`-h` works everywhere, and the shell can complete commands."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from headstart.cli import app
+from typer.main import get_command
+from typer.testing import CliRunner
+
+
+def _commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _commands(inner, (*words, name))
+
+
+@pytest.mark.parametrize("words", list(_commands(get_command(app))), ids=" ".join)
+def test_short_help(words: tuple[str, ...]) -> None:
+    short, long = (CliRunner().invoke(app, [*words, flag]) for flag in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.output == long.output
+    assert "Usage" in short.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_shown(shell: str) -> None:
+    command = [sys.executable, "-c", "from headstart.cli import app; app(prog_name='headstart')"]
+    done = subprocess.run([*command, "--show-completion", shell], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "_HEADSTART_COMPLETE" in done.stdout
