@@ -21,7 +21,6 @@ from headstart.features.images.augment import View
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.scan import ImageFile
-from headstart.features.store import writer as writer_module
 from headstart.tests.conftest import SMALL
 
 CONFIG = FeatureConfig(**SMALL)
@@ -44,20 +43,6 @@ def images(drawn: Path) -> Images:
     seen = inspect_images(sorted(drawn.glob("*/*.jpg")))
     found = [image for images in seen for image in images if isinstance(image, ImageFile)]
     return Images.of(sorted(found, key=lambda image: "broken" in image.path))
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of images of each forward pass."""
-    counts: list[int] = []
-    original = FrozenBackbone.__call__
-
-    def counted(self: FrozenBackbone, pixels: np.ndarray, *run: Pass) -> dict[Cut, np.ndarray]:
-        counts.append(len(pixels))
-        return original(self, pixels, *run)
-
-    monkeypatch.setattr(FrozenBackbone, "__call__", counted)
-    return counts
 
 
 def stream_of(network: Network, frozen: FrozenBackbone, store: Path) -> UnitStream:
@@ -127,33 +112,33 @@ def test_a_unit_is_stopped_before_and_while_it_is_extracted(
     stream.close()
 
 
-def test_two_workers_with_one_unit_meet(
-    tmp_path: Path,
-    network: Network,
-    frozen: FrozenBackbone,
-    images: Images,
-    passes: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_unit_that_two_workers_have_is_written_while_it_is_extracted(
+    tmp_path: Path, network: Network, frozen: FrozenBackbone, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_module, "_PORTION", 4)
     monkeypatch.setattr(stream_module, "_SHARED_SECONDS", 0.0)
-    monkeypatch.setattr(writer_module, "_SHARE", 1e9)  # look at each portion
-    original = FrozenBackbone.__call__
-    slow = stream_of(network, frozen, tmp_path)
+    passes, event, original = list[int](), threading.Event(), FrozenBackbone.__call__
 
-    def paced(self: FrozenBackbone, pixels: np.ndarray, *run: Pass) -> dict[Cut, np.ndarray]:
-        time.sleep(0.1)
+    def held(self: FrozenBackbone, pixels: np.ndarray, *run: Pass) -> dict[Cut, np.ndarray]:
+        passes.append(len(pixels))
+        if len(passes) > 3:
+            event.wait(60)
         return original(self, pixels, *run)
 
-    monkeypatch.setattr(FrozenBackbone, "__call__", paced)
-    fast, good = stream_of(network, frozen, tmp_path), images[:40]
+    monkeypatch.setattr(FrozenBackbone, "__call__", held)
+    slow, fast = stream_of(network, frozen, tmp_path), stream_of(network, frozen, tmp_path)
     with ThreadPoolExecutor() as pool:
-        one = pool.submit(slow.extract, 1, good, False, False)
-        slow.share(1)
-        other = pool.submit(fast.extract, 1, good, True, True)
-        both = [one.result(timeout=60), other.result(timeout=60)]
-    assert min(done.extracted for done in both) > 0
-    assert sum(passes) < 80
+        one = pool.submit(slow.extract, 1, images, False, True)
+        (store,) = slow.stores.values()
+        for _ in range(600):
+            if written := store.count():
+                break
+            time.sleep(0.1)
+        event.set()
+        assert 0 < written < 40
+        assert one.result(timeout=60).extracted == 40
+    before = sum(passes)
+    assert fast.extract(1, images[:40], True, True).extracted == 0  # it finds what the other has written
+    assert sum(passes) == before
     for stream in (slow, fast):
         stream.close()
 
