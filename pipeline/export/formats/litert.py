@@ -2,12 +2,13 @@
 
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from headstart.features.device import cpu_count
@@ -22,7 +23,15 @@ _EXTRA, _INPUT, _OUTPUT, _SIGNATURE = "litert", "pixels", "probabilities", "serv
 _METADATA, _LABELS = "headstart.json", "labels.txt"
 _TIME = (1980, 1, 1, 0, 0, 0)  # of each member, so that the same model gives the same file
 _MOST_BYTES = 16 << 20
-_QUANTISED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "CONCATENATION", "AVERAGE_POOL_2D", "MAX_POOL_2D")
+_QUANTISED = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "ADD",
+    "CONCATENATION",
+    "AVERAGE_POOL_2D",
+    "MAX_POOL_2D",
+)
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
@@ -119,6 +128,7 @@ def _quantised(content: bytes, calibration: np.ndarray, in_float32: str) -> byte
     kinds = package("ai_edge_quantizer.qtyping", _EXTRA).TFLOperationName
     for kind in _QUANTISED:
         quantizer.add_static_config(f"^(?!.*({in_float32}))", kinds[kind], activation_num_bits=8, weight_num_bits=8)
-    with silent_libraries(), redirect_stdout(StringIO()):
+    with warnings.catch_warnings(), silent_libraries(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")  # it keeps all tensors, and warns of that
         found = quantizer.calibrate({_SIGNATURE: [{_INPUT: image[np.newaxis]} for image in calibration]})
         return bytes(quantizer.quantize(found).quantized_model)

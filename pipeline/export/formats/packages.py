@@ -12,10 +12,14 @@ def package(name: str, extra: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         said = " ".join(str(error).split())[:160]
-        raise ExportError(f'{name.split(".")[0]} can\'t be imported ({said}): `pip install "headstart[{extra}]"`') from error
+        raise ExportError(
+            f'{name.split(".", maxsplit=1)[0]} can\'t be imported ({said}): `pip install "headstart[{extra}]"`'
+        ) from error
 
 
 def refusal(format: str, converter: str, error: Exception) -> ExportError:
     """Return the error that says why `converter` can't write a network in `format`."""
     said = " ".join(str(error).split())[:300] or type(error).__name__
-    return ExportError(f"--format {format}: {converter} can't convert this network ({said}); another format may hold it")
+    return ExportError(
+        f"--format {format}: {converter} can't convert this network ({said}); another format may hold it"
+    )
