@@ -25,7 +25,7 @@ class Difference:
     def __str__(self) -> str:
         return (
             f"probabilities differ by {self.mean_difference:.2g} on average and {self.largest_difference:.2g} at most, "
-            f"{self.changed_labels} labels change"
+            f"changed labels: {self.changed_labels}"
         )
 
 
@@ -91,16 +91,19 @@ class Comparison:
         """
         asked, found = f"--format {config.format} --precision {config.precision}", self.same_pixels
         if not np.isfinite(found.largest_difference):
-            raise ExportError(f"{asked}: yields values that are not finite; nothing was written")
+            raise ExportError(f"{asked}: yields values that are not finite, so nothing was written")
         if config.precision == "float32":
             if found.changed_labels or not found.largest_difference <= _MOST:
-                raise ExportError(f"{asked}: {found}, and at most {_MOST:g} and no label may; nothing was written")
+                raise ExportError(
+                    f"{asked}: {found}; float32 may change no label, and no probability by over {_MOST:g}, so nothing "
+                    "was written"
+                )
             return
         lost = self.accuracy_of_run - self.accuracy
         if not lost <= config.tolerance + 1e-9:
             raise ExportError(
                 f"{asked}: accuracy falls from {self.accuracy_of_run:.4f} to {self.accuracy:.4f} on {self.images} val "
-                f"images, by more than --tolerance {config.tolerance:g}; nothing was written"
+                f"images, by more than --tolerance {config.tolerance:g}, so nothing was written"
             )
 
 

@@ -49,17 +49,15 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
         outputs, _ = model.stateless_call(weights[:trainable], weights[trainable:], pixels, training=False)
         return {"probabilities": outputs}
 
-    def of_files(files: tf.Tensor) -> dict[str, tf.Tensor]:
-        spec = tf.TensorSpec((side, side, 3), tf.uint8)
-        pixels = tf.map_fn(lambda data: _decoded(data, images), files, fn_output_signature=spec)
-        return of_pixels(pixels)
-
     takes_pixels = [tf.TensorSpec((None, side, side, 3), tf.uint8, "pixels")]
-    signatures = {
-        "serving_default": tf.function(of_pixels, takes_pixels, autograph=False),
-        "files": tf.function(of_files, [tf.TensorSpec((None,), tf.string, "files")], autograph=False),
-    }
-    tf.saved_model.save(module, str(path), signatures)
+    serving = tf.function(of_pixels, takes_pixels, autograph=False)
+
+    def of_files(files: tf.Tensor) -> Any:
+        spec = tf.TensorSpec((side, side, 3), tf.uint8)
+        return serving(tf.map_fn(lambda data: _decoded(data, images), files, fn_output_signature=spec))
+
+    files = tf.function(of_files, [tf.TensorSpec((None,), tf.string, "files")], autograph=False)
+    tf.saved_model.save(module, str(path), {"serving_default": serving, "files": files})
     asset.unlink()
 
 

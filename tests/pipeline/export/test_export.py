@@ -13,6 +13,7 @@ from headstart.features.tensorflow import keras, tf
 from headstart.pipeline.export.config import ModelExportConfig
 from headstart.pipeline.export.export import export
 from headstart.pipeline.export.formats import keras_file, saved_model
+from headstart.pipeline.export.measure import Asked, measure
 from headstart.pipeline.export.opened import open_export
 from headstart.pipeline.export.preprocess import pixels
 from headstart.pipeline.predict.config import PredictConfig
@@ -194,7 +195,7 @@ def test_an_export_that_is_too_far_from_the_run_is_not_written(
     load = keras_file.load
     monkeypatch.setattr(keras_file, "load", lambda path: lambda batch: load(path)(batch)[:, ::-1])
     said = headstart.error("export", run, tmp_path / "out", "--format=keras", "--images=3")
-    assert "at most 0.0001 and no label may; nothing was written" in said
+    assert "no probability by over 0.0001, so nothing was written" in said
     assert {file.name for file in tmp_path.iterdir()} == {"run", "store"}
 
 
@@ -295,6 +296,25 @@ def test_several_classes_and_a_reduced_run(headstart, drawn: Path, tmp_path: Pat
     assert model.output_shape == (None, 3)
     assert {layer.compute_dtype for layer in model.layers} <= {"float32", "uint8"}
     assert json.loads(out)["changed_labels"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_a_fine_tuned_run_needs_no_weights(headstart, tuned_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tuned_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config["features"] |= {"weights": str(tmp_path / "gone.weights.h5"), "store": str(tmp_path / "gone")}
+    (run / "config.json").write_text(json.dumps(config))
+    headstart("export", run, tmp_path / "out", "--format=keras", "--model=finetuned", "--images=3")
+    assert "gone.weights.h5" in headstart.error("export", run, tmp_path / "o", "--format=keras", "--model=head")
+
+
+@pytest.mark.slow
+def test_a_runtime_that_fails_is_told_in_a_line(exported, tmp_path: Path) -> None:
+    asked = Asked("keras", str(tmp_path / "gone.keras"), [], json.loads((exported[0] / "labels.json").read_text()))
+    with pytest.raises(ExportError, match=r"--format keras: its runtime can't run the model: .*gone\.keras"):
+        measure(tmp_path, asked)
 
 
 @pytest.mark.slow
