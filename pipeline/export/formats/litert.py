@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -127,6 +128,7 @@ def _quantised(content: bytes, calibration: np.ndarray, in_float32: str) -> byte
     kinds = package("ai_edge_quantizer.qtyping", _EXTRA).TFLOperationName
     for kind in _QUANTISED:
         quantizer.add_static_config(f"^(?!.*({in_float32}))", kinds[kind], activation_num_bits=8, weight_num_bits=8)
-    with silent_libraries(), redirect_stdout(StringIO()):
+    with warnings.catch_warnings(), silent_libraries(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")  # it keeps all tensors, and warns of that
         found = quantizer.calibrate({_SIGNATURE: [{_INPUT: image[np.newaxis]} for image in calibration]})
         return bytes(quantizer.quantize(found).quantized_model)

@@ -86,12 +86,7 @@ def _convert(deployable: "Deployable", file: Path) -> None:
 
 
 def _named(model: Any, onnx: Any) -> Any:
-    """Name input, output and batch size of `model`. Raise an ExportError if it has operations that ONNX has not."""
-    foreign = sorted({node.op_type for node in model.graph.node if node.domain not in {"", "ai.onnx", "ai.onnx.ml"}})
-    if foreign or len(model.graph.input) != 1 or len(model.graph.output) != 1:
-        raise ExportError(
-            f"--format onnx: ONNX has no {', '.join(foreign) or 'form'} for this network; try another format"
-        )
+    """Name input, output and batch size of `model`. Raise an ExportError if ONNX does not know all its operations."""
     for old, new in ((model.graph.input[0], _INPUT), (model.graph.output[0], _OUTPUT)):
         for node in model.graph.node:
             for names in (node.input, node.output):
@@ -99,7 +94,10 @@ def _named(model: Any, onnx: Any) -> Any:
         old.name = new
         old.type.tensor_type.shape.dim[0].dim_param = "batch"
     del model.graph.value_info[:]
-    onnx.checker.check_model(model)
+    try:
+        onnx.checker.check_model(model)  # tf2onnx writes operations that ONNX has not, and only logs an error
+    except (onnx.checker.ValidationError, ValueError) as error:  # ValueError: over 2 GB
+        raise refusal("onnx", "tf2onnx", error) from error
     return model
 
 
@@ -124,13 +122,8 @@ def _store_as_float16(model: Any, onnx: Any) -> None:
 def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> Any:
     """Return the 8-bit form of `model`, made by ONNX Runtime."""
     quantization = package("onnxruntime.quantization", _EXTRA)
-    batches = iter([calibration[at : at + _BATCH] for at in range(0, len(calibration), _BATCH)])
-
-    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(batches, None)
-            return None if batch is None else {_INPUT: batch}
-
+    batches = iter([{_INPUT: calibration[at : at + _BATCH]} for at in range(0, len(calibration), _BATCH)])
+    images = type("Images", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(batches, None)})
     file, logger = folder / "quantised.onnx", logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # ONNX Runtime would advise to preprocess the model, which tf2onnx did
@@ -139,7 +132,7 @@ def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> 
             quantization.quantize_static(
                 model,
                 file,
-                Images(),
+                images(),
                 op_types_to_quantize=list(_QUANTISED),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from headstart.features.errors import ExportError
 from headstart.features.frozen.engines import ConversionError, load_openvino
-from headstart.pipeline.export.formats.packages import package
+from headstart.pipeline.export.formats.packages import package, refusal
 
 if TYPE_CHECKING:
     from headstart.pipeline.export.deployable import Deployable
@@ -33,7 +33,8 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
     try:
         model = converted(traced_model(deployable.model, compiled=False))
     except ConversionError as error:
-        raise ExportError(f"--format openvino: {error}; another format may hold it") from error
+        said = str(error.__cause__ or error).rpartition("Summary:")[2]  # before it, the same at length
+        raise refusal("openvino", "OpenVINO", ValueError(said)) from error
     model.input(0).get_node().set_friendly_name(_INPUT)
     model.input(0).get_tensor().set_names({_INPUT})
     model.output(0).get_tensor().set_names({_OUTPUT})
