@@ -85,7 +85,7 @@ def crew_of(monkeypatch: pytest.MonkeyPatch) -> Make:
         monkeypatch.setattr(crew_module, "load_ray", lambda: ray)
         monkeypatch.setattr(crew_module, "_RECRUIT_SECONDS", 0.0)
         crew = Crew(ClusterConfig(ray="auto"))
-        crew.begin(task)
+        crew.begin(task or Task())
         return crew, ray
 
     return make
