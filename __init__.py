@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # the same names as in `_NAMES`, for editors and type checker
     from headstart.pipeline.evaluate.compare import compare as compare
     from headstart.pipeline.evaluate.config import ThresholdConfig as ThresholdConfig
     from headstart.pipeline.evaluate.evaluate import evaluate as evaluate
+    from headstart.pipeline.export.config import ModelExportConfig as ModelExportConfig
+    from headstart.pipeline.export.export import export as export
+    from headstart.pipeline.export.opened import open_export as open_export
     from headstart.pipeline.featured import cache_features as cache_features
     from headstart.pipeline.finetune.config import FinetuneConfig as FinetuneConfig
     from headstart.pipeline.finetune.finetune import finetune as finetune

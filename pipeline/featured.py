@@ -34,8 +34,7 @@ from headstart.pipeline.places import Places
 from headstart.pipeline.rejects import list_rejects, require_rejects_file
 from headstart.pipeline.runs import Run
 
-# It takes a scan and the networks for its features, and raises an error if either can't be used.
-ScanCheck = Callable[[Scan, list[Network]], None]
+ScanCheck = Callable[[Scan, list[Network]], None]  # raises an error if the scan or the networks can't be used
 
 
 @dataclass(frozen=True)

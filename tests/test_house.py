@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import headstart
@@ -17,6 +18,12 @@ MODULES_PER_FOLDER, LINES_PER_MODULE, LINES_PER_FUNCTION = 15, 300, 50
 def test_folders_are_small() -> None:
     counts = {folder: len([file for file in PRODUCT if file.parent == folder]) - 1 for folder in FOLDERS}
     assert {folder: count for folder, count in counts.items() if count > MODULES_PER_FOLDER} == {}
+
+
+def test_the_wheel_holds_every_folder() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {".".join(["headstart", *file.parent.relative_to(ROOT).parts]) for file in PRODUCT}
+    assert folders == set(settings["packages"])
 
 
 def test_modules_are_short() -> None:
