@@ -43,9 +43,10 @@ class HexDigests(Sequence[str]):
 
 
 def numbered(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the different digests of `raw`, an array [N] of dtype `DIGEST`.
+    """Number the different digests of `raw`, an array [N] of dtype `DIGEST`. Return a pair.
 
-    Return the position of the first of each number, int64 [n], and the number of each digest, int64 [N].
+    The first array holds, for each number, the position of the first digest with this number, int64 [n]. The second
+    holds the number of each digest, int64 [N].
     """
     _, first, number = np.unique(_beginnings(raw), return_index=True, return_inverse=True)
     for start in range(0, len(raw), _AT_A_TIME):
@@ -57,7 +58,7 @@ def numbered(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def first_positions(raw: np.ndarray) -> np.ndarray:
-    """Return the position of the first of each different digest in an array [N], int64 [n], ascending."""
+    """Return where each different digest of `raw`, an array [N], occurs first: positions, int64 [n], ascending."""
     return np.sort(numbered(raw)[0])
 
 

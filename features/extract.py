@@ -36,7 +36,7 @@ _OPEN, _TRIED, _ELSEWHERE = range(3)
 
 @dataclass(frozen=True)
 class NodeWork:
-    """The images that the workers of a node of a cluster extracted, and the seconds that this took them together."""
+    """How many images a node of a cluster extracted, and how many seconds it took."""
 
     images: int = 0
     seconds: float = 0.0
@@ -54,7 +54,7 @@ class NodeWork:
 class Extracted:
     """The result of `extract_features`: digests with new features, rejected images, and seconds of extraction.
 
-    `nodes` is the work of each node of a cluster, by its name. Without a cluster it is empty.
+    `nodes` maps the name of each node of a cluster to its work. Without a cluster, `nodes` is empty.
     """
 
     digests: frozenset[str] = frozenset()

@@ -37,8 +37,9 @@ def load_ray() -> Any:
 def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
     """Connect to the Ray cluster at `address`, and disconnect at the end. For `address`, see `ClusterConfig.ray`.
 
-    A connection that this process has already is used as it is. Without a cluster at `address`, raise a HeadstartError
-    within seconds. `object_bytes` is the size of the largest object for `ray.put`; a local cluster is given the room.
+    If this process is connected already, that connection is used. If no cluster answers at `address`, a HeadstartError
+    is raised within seconds. `object_bytes` is the size of the largest object that `ray.put` will get. A local cluster
+    gets enough memory for this object.
     """
     ray = load_ray()
     if ray.is_initialized():
@@ -50,7 +51,7 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
         options |= {"object_store_memory": _LEAST_OBJECT_BYTES + 2 * object_bytes}
     else:
         _require_cluster(address)
-    # Ray prints reports on its nodes to standard output, which is for the command's result. The crew tells of deaths.
+    # Ray would print reports on its nodes to standard output, which is for a command's result. The crew reports deaths.
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         try:
             ray.init(address=address, **({} if address.startswith(_CLIENT) else options))
@@ -65,10 +66,10 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
 
 @contextmanager
 def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -> Iterator[Callable[[], T]]:
-    """Connect to the Ray cluster at `address`, call `begin`, and at the end `end` with its result, and disconnect.
+    """Connect to the Ray cluster at `address`, and call `begin`. At the end, give its result to `end`, and disconnect.
 
-    Yield a function that returns the result of `begin`. A local cluster takes seconds to start. A thread starts it,
-    while the caller goes on, and the function waits for it. Errors: see `connected`.
+    Yield a function that returns the result of `begin`. A local cluster takes seconds to start. So a thread starts it
+    while the caller goes on, and the yielded function waits for this thread. For errors, see `connected`.
     """
     if address != "local" or importlib.util.find_spec("ray") is None:
         with connected(address):
@@ -81,7 +82,7 @@ def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -
     result, over = Future[T](), Event()
 
     def hold() -> None:
-        """Stay in the thread that started the cluster: the system ends Ray's processes with it."""
+        """Start the cluster, and stay in this thread: the system ends Ray's processes when the thread ends."""
         try:
             with connected(address):
                 result.set_result(begin())

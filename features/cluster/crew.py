@@ -1,4 +1,4 @@
-"""The crew: Ray's actors on the nodes of a cluster. Each runs a `Worker`, which is checked before it gets jobs."""
+"""The crew: Ray's actors on the nodes of a cluster. Each runs a `Worker`. Workers are checked before they get jobs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Crew:
     """The workers of a cluster. They stay for several tasks, and are killed by `dismiss`."""
 
     config: ClusterConfig
-    members: dict[tuple[str, int], Member] = field(default_factory=dict)  # by node and slot
+    members: dict[tuple[str, int], Member] = field(default_factory=dict)  # by node and slot; see `slots`
     refused: dict[str, str] = field(default_factory=dict)  # why a node gets no worker, by the node's ID
     refused_slots: dict[tuple[str, int], str] = field(default_factory=dict)  # why a slot of a node gets no worker
     libraries: bool = True  # see `Worker`
@@ -49,20 +49,20 @@ class Crew:
         self._prepared: Any = None
 
     def prepare(self, task: Task) -> None:
-        """Have a worker on the driver's node, if there is one, begin a task before all others; see `prepared`."""
+        """Let one worker on the driver's node, if there is any, begin `task` before all others; see `prepared`."""
         for member in self.members.values():
             if member.node == self.here:
                 self._prepared = member.actor.meet.remote(task)
                 break
 
     def prepared(self, seconds: float) -> None:
-        """Wait until the task of `prepare` is met, for at most `seconds`. Its errors are left to the driver."""
+        """Wait up to `seconds` until the worker of `prepare` has met the task. Its errors are not raised here."""
         if self._prepared is not None:
             self.ray.wait([self._prepared], timeout=seconds)
             self._prepared = None
 
     def begin(self, task: Task) -> None:
-        """Give the crew a task. Jobs of the task before, which other members have ended, may still run."""
+        """Give the crew a task. A member that still has calls of the task before begins the new task after them."""
         self._task, self._reference = task, Reference(task)
         self._began = time.monotonic()
         for member in self.members.values():
@@ -78,16 +78,16 @@ class Crew:
         )
 
     def working(self) -> list[Member]:
-        """Return the members that have been ready at least once in this task."""
+        """Return the members that have built the network of the present task."""
         return [member for member in self.members.values() if member.ready]
 
     def ask(self, members: Sequence[Member]) -> None:
-        """Ask `members` how much of their units is done; see `Member.ask`."""
+        """Ask each of `members` how much of its present unit is done; see `Member.ask`."""
         for member in members:
             member.ask(self.ray)
 
     def rest(self, seconds: float) -> None:
-        """Have all members end their jobs within `seconds`. Kill those that do not."""
+        """Tell all members to end their jobs. After `seconds`, kill each member that still has a job."""
         calls = [call for member in self.members.values() for call in member.jobs]
         for member in self.members.values():
             for _, key in list(member.jobs.values()):
@@ -99,7 +99,7 @@ class Crew:
                 self.lose(member)
 
     def recruit(self) -> None:
-        """Start a worker on every free slot of the nodes. Raise a HeadstartError if there is no node to be had."""
+        """Start a worker on every free slot of the nodes. Raise a HeadstartError if no node can have a worker."""
         now = time.monotonic()
         if now - self._recruited < _RECRUIT_SECONDS:
             return
@@ -125,7 +125,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_some(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """Raise a HeadstartError if no node can take a worker, and none came for a minute."""
+        """Raise a HeadstartError if `count`, the number of usable slots, is 0 because of a refusal or for a minute."""
         if count:
             self._alone_since = None
             return
@@ -150,10 +150,10 @@ class Crew:
         member.take_step("hello")
 
     def answers(self, timeout: float) -> Iterator[tuple[Member, Any, Any]]:
-        """Wait up to `timeout` seconds for answers. Yield the member that has ended a job, the job's key, and result.
+        """Wait up to `timeout` seconds for answers. Yield a triple per ended job: its member, its key, and its result.
 
-        If the member is lost, since it has died or was refused, key and result are None. Answers to earlier steps lead
-        to the next step, until the member is ready. Errors that are not the node's fault are raised.
+        For a member that was lost, because it died or was refused, the key and the result are None. After an answer to
+        a step, the member takes its next step, until it is ready. Errors that are not the node's fault are raised.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         calls |= {call: member for member in self.members.values() for call in member.jobs}
@@ -183,7 +183,7 @@ class Crew:
             member.take_step("meet", self._task)
 
     def _answer(self, member: Member, call: Any) -> Any:
-        """Return the answer of a member. After an answer to a step, take the next one. A fault loses the member."""
+        """Return the answer to `call`. After a step, let the member take its next step. A fault loses the member."""
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(call)
@@ -233,7 +233,7 @@ class Crew:
             self.blame(member, text)
 
     def blame(self, member: Member, why: str = "") -> None:
-        """Count a death of `member` against its node. After the third, start no other worker there."""
+        """Count a death of `member` against its node. After three in a row, start no other worker there."""
         self._failures[member.node] += 1
         others = {other.node for other in self.members.values()} - {member.node}
         if self._failures[member.node] >= _MOST_FAILURES and (others or member.step != "ready"):
@@ -241,7 +241,7 @@ class Crew:
             self._tell_refused(member, f"{_MOST_FAILURES} of its workers have died{said}")
 
     def _next(self, member: Member, answer: Any) -> None:
-        """Take the step after an answer. Raise a NodeError if the node can't take part."""
+        """Take the step after the one with this `answer`. Raise a NodeError if the node can't take part."""
         task = self._task
         if member.step == "hello":
             if answer["headstart"] != version("headstart"):
@@ -263,7 +263,7 @@ class Crew:
             self._let_build(time.monotonic())
 
     def _let_build(self, now: float) -> None:
-        """Have members build their networks. While one chooses a batch size by trials on a GPU, others on GPUs wait."""
+        """Let members build their networks. While one finds a batch size by trials on a GPU, others on GPUs wait."""
         for member in self.members.values():
             if member.step == "met":
                 building = [one for one in self.members.values() if one.step == "build" and one.on_gpu]
@@ -271,9 +271,9 @@ class Crew:
                     member.take_step("build", self._reference.batch_sizes)
 
     def refuse(self, member: Member, reason: str, slot_alone: bool = False) -> None:
-        """Kill a member, and start no other on its node, or on its slot alone. Print the reason.
+        """Kill a member, and print the reason. Start no other worker on its node or, with `slot_alone`, on its slot.
 
-        Other workers of the node find out by themselves.
+        Other workers of the node are not killed: each meets the fault by itself.
         """
         self._tell_refused(member, reason, slot_alone)
         self.lose(member)

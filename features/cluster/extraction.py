@@ -39,7 +39,7 @@ from headstart.features.terminal import console, progress
 
 _SAMPLE = 5
 _PREPARED_SECONDS = 120.0  # for a worker to build the network, so that the driver need not
-_CLAIM_BYTES = 32  # of a claim's name: no portion has so long a one
+_CLAIM_BYTES = 32  # of a claim's name, which is longer than the name of any portion
 _UNREAD = ("vanished", "unreadable")
 
 
@@ -54,9 +54,9 @@ class Cluster:
     begun: Callable[[], Crew]
 
     def scanner(self) -> Elsewhere | None:
-        """Return a function that inspects files by the crew. Return None if this machine is the whole cluster.
+        """Return a function that lets workers inspect files. Return None if this machine is the whole cluster.
 
-        Then its own threads inspect files as fast.
+        The threads of one machine inspect files just as fast without workers.
         """
         if self.config.ray == "local":
             return None
@@ -76,7 +76,7 @@ class Cluster:
     ) -> Extracted:
         """Extract the features of `images` that are missing in `stores`, as `extract_features` does.
 
-        A node that can't take part is told, and left out. If none can, a HeadstartError is raised.
+        A node that can't take part is left out, with a message. If no node can take part, a HeadstartError is raised.
         """
         missing = _missing(images, stores)
         done = Extracted()
@@ -116,7 +116,7 @@ def _claimed(stores: Iterable[FeatureStore]) -> Iterator[Callable[[], None]]:
 
 
 def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) -> Images:
-    """Return the `images` that lack features in some store, each digest once. A full disk raises an OSError."""
+    """Return the `images` that lack features in some store, one per digest. Without room on disk, raise an OSError."""
     every = Images.of(images)
     different = every[first_positions(every.digests)]
     writer = ShardWriter(stores, different.digests)
@@ -130,10 +130,10 @@ def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) ->
 def cluster(
     config: ClusterConfig, features: FeatureConfig | None = None, extraction: ExtractionConfig | None = None
 ) -> Iterator[Cluster | None]:
-    """Connect to the cluster that `config` names, and dismiss the crew at the end. Without a name, yield None.
+    """Connect to the cluster that `config` names, and dismiss the crew at the end. If it names none, yield None.
 
     Workers start at once, while the caller goes on. If the store of `extraction` does not know the networks of
-    `features` yet, a worker on this machine builds them, and saves their facts in the store.
+    `features` yet, a worker on this machine builds these networks, and saves their facts in the store.
     """
     if not config.ray:
         yield None
@@ -207,7 +207,7 @@ def _extracted(
 
 
 def _by_node(work: Mapping[Member, NodeWork]) -> dict[str, NodeWork]:
-    """Return the work of each node. Its workers run at the same time, so their speeds are summed."""
+    """Return the work of each node. The workers of a node run at the same time, so their speeds are added up."""
     nodes: dict[str, NodeWork] = {}
     for name in sorted({member.name for member in work}):
         slots: dict[int, NodeWork] = defaultdict(NodeWork)  # a worker may have followed a dead one

@@ -37,7 +37,7 @@ _AWAY = (errno.ESTALE, errno.EIO, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT,
 
 @dataclass(frozen=True)
 class Met:
-    """The fingerprint of each cut, as JSON, and whether a node sees one of the images of the sample."""
+    """What a node reports: the fingerprint of each cut, as JSON, and whether it sees an image of the sample."""
 
     fingerprints: Sequence[Mapping[str, Any]]
     sees_images: bool
@@ -53,7 +53,7 @@ class ExtractionTask:
     nonce: str  # in the probe file; see `probe`
     sample: Sequence[ImageFile]  # some of the images
     images: int  # the number of images that lack features
-    fingerprints: Sequence[Fingerprint]  # that the driver has for the cuts of the network
+    fingerprints: Sequence[Fingerprint]  # the driver's, for the cuts of the network
     kept: Path | None = None  # the folder in which the driver keeps bytes of remote images; see `fetched`
 
     @property
@@ -66,7 +66,7 @@ class ExtractionTask:
         return ExtractionJob(self, before)
 
     def require_same(self, met: Met) -> None:
-        """Raise a NodeError if a worker lacks images that the driver sees, or has other fingerprints."""
+        """Raise a NodeError if a worker can't see images that the driver sees, or if it has other fingerprints."""
         if not met.sees_images and any(map(is_seen, self.sample)):
             first = self.sample[0].file
             raise NodeError(f"{first}: this node does not see the image, or sees another one at this path")
@@ -77,7 +77,7 @@ class ExtractionTask:
 
 @dataclass(frozen=True)
 class FactsTask:
-    """The task to build networks, and to save in the store what the driver and other workers need of them."""
+    """The task to build networks, and to save facts of them in the store, for the driver and other workers."""
 
     config: FeatureConfig
     extraction: ExtractionConfig
@@ -100,7 +100,7 @@ class FactsJob(UnitJob):
         self.networks: list[Network] = []
 
     def meet(self) -> None:
-        """Build the networks. Keep them in the store in the form that OpenVINO reads, if it runs them."""
+        """Build the networks. If OpenVINO runs a network, keep it in the store in the form that OpenVINO reads."""
         from headstart.features.frozen.engines import engine, uses_openvino
         from headstart.features.frozen.network import load_networks
 
@@ -116,9 +116,9 @@ class FactsJob(UnitJob):
 
 @dataclass(frozen=True)
 class Given:
-    """A unit of images, as it is sent to a worker. No two have the same digest.
+    """The images of a unit, as they are sent to a worker. No two images have the same digest.
 
-    `again` tells that some may have features already.
+    `again` tells whether some of the images may have features already.
     """
 
     images: Images
@@ -126,7 +126,7 @@ class Given:
 
 
 class ExtractionJob:
-    """Extracts units. A unit may be given while the one before is extracted."""
+    """Extracts units. The next unit may be given while a unit is being extracted."""
 
     def __init__(self, task: ExtractionTask, before: Job | None = None) -> None:
         self._network: Network
@@ -180,9 +180,10 @@ class ExtractionJob:
         return self._built
 
     def _of_sample(self) -> dict[str, np.ndarray]:
-        """Return the features of a drawn image, and of the first image of the sample that can be decoded, float32 [F].
+        """Return the features of two images, float32 [F]: a random one, and one of the sample.
 
-        Their names are "" and the digest of the image.
+        The random image has the key "". The other is the first image of the sample that can be decoded, if there is
+        one. Its key is its digest.
         """
         from headstart.features.images.batches import decoded_batches
 
@@ -200,7 +201,7 @@ class ExtractionJob:
     def extract(self, unit: int, items: Given, backwards: bool) -> Finished:
         """Extract the features of the unit with the number `unit`; see `UnitStream.extract`.
 
-        A store that is gone here raises a NodeError, a lack of memory a NodeMemoryError.
+        Raise a NodeError if this node no longer sees a store, and a NodeMemoryError if the memory is not enough.
         """
         stream = self._in_use()
         try:
@@ -214,7 +215,7 @@ class ExtractionJob:
             raise
 
     def tell(self, unit: int) -> int:
-        """Return how many images of a unit are done, 0 if this job does not have it."""
+        """Return how many images of a unit are done; 0 if this job does not have the unit."""
         return self._in_use().tried(unit)
 
     def stop(self, unit: int) -> None:
@@ -222,11 +223,11 @@ class ExtractionJob:
         self._in_use().stop(unit)
 
     def share(self, unit: int) -> None:
-        """Have the features of a unit written every few seconds, as another worker has the same unit."""
+        """Have the features of a unit written every few seconds, because another worker has the same unit."""
         self._in_use().share(unit)
 
     def close(self) -> None:
-        """End the thread of the job. It must have no unit."""
+        """End the thread of this job. The job must have no unit."""
         if self._stream:
             self._stream.close()
 
@@ -259,13 +260,16 @@ def _memory_errors_told() -> Iterator[None]:
 
 
 def absolute(images: Images) -> Images:
-    """Return `images` with absolute paths, as a worker has another current folder. URLs stay as they are."""
+    """Return `images` with absolute paths, because a worker has another current folder. URLs stay as they are."""
     here, folders = os.getcwd(), images.files.folders
     return images.at(images.files.with_folders([one if is_url(one) else os.path.join(here, one) for one in folders]))
 
 
 def absolute_settings(config: FeatureConfig, extraction: ExtractionConfig) -> tuple[FeatureConfig, ExtractionConfig]:
-    """Return settings for a worker, which has another current folder, and no scratch folder."""
+    """Return both settings for a worker, with absolute paths and without a scratch folder.
+
+    A worker has another current folder, and may lack the scratch folder.
+    """
     weights = config.weights if config.weights in KNOWN_WEIGHTS else str(Path(config.weights).absolute())
     backbone = str(Path(config.backbone).absolute()) if is_own(config.backbone) else config.backbone
     extraction = replace(extraction, store=extraction.store.absolute(), scratch=None)

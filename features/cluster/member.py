@@ -1,4 +1,4 @@
-"""A member of the crew: an actor of Ray on a slot of a node, and its jobs."""
+"""A member of the crew: what the driver knows of one worker."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 
 @dataclass(eq=False)
 class Member:
-    """A worker of the crew, on a slot of a node.
+    """What the driver knows of one worker of the crew: its actor of Ray, its present step, and its jobs.
 
-    A step is a call of `hello`, `meet` or `build`. A job is a later call of another method of `Worker`, with any key.
+    A node has a numbered slot for each worker that it can run. A step is a call of `hello`, `meet` or `build`. A job is
+    a later call of another method of `Worker`. Each job has a number and a key; the key is chosen by the caller.
     """
 
     actor: Any
     node: str  # Ray's ID of the node
-    slot: int
+    slot: int  # its number on the node, from 0
     name: str  # of the node, for messages
     on_gpu: bool
     step: str = "hello"  # the last step; `known` after `hello`, `met` after `meet`, `ready` after `build`
     call: Any = None  # the reference to the result of a step that is not over
     since: float = 0.0  # when the step began
-    jobs: dict[Any, tuple[int, Hashable]] = field(default_factory=dict)  # number and key of each, by the call
-    past: bool = False  # its calls are of a task that is over
+    jobs: dict[Any, tuple[int, Hashable]] = field(default_factory=dict)  # maps each call to the job's number and key
+    past: bool = False  # whether its calls belong to a task that is over
     number: int = 0  # of the last job
     began: float = 0.0  # when the worker began with its present job
     tried: int = 0  # images of the present job that are done
@@ -38,7 +39,7 @@ class Member:
         return self.step == "ready" and not self.past
 
     def take_step(self, step: str, *arguments: Any) -> None:
-        """Call a step of the worker."""
+        """Call the method `step` of the worker."""
         self.step, self.since = step, time.monotonic()
         self.call = getattr(self.actor, step).remote(*arguments)
 
@@ -50,13 +51,13 @@ class Member:
         self.jobs[getattr(self.actor, method).remote(self.number, *arguments)] = self.number, key
 
     def tell(self, key: Hashable, method: str) -> None:
-        """Call `method` of the worker with the number of the job with this `key`, such as `stop` to end it early."""
+        """Call `method` of the worker with the number of the job that has this `key`. An example is `stop`."""
         for number, other in self.jobs.values():
             if other == key:
                 getattr(self.actor, method).remote(number)
 
     def end_job(self, call: Any) -> Hashable:
-        """Tell that a job has ended. Return its key."""
+        """Record that the job of this `call` has ended. Return the job's key."""
         _, key = self.jobs.pop(call)
         self._begin_job()
         return key
@@ -65,7 +66,7 @@ class Member:
         self.began, self.tried = time.monotonic(), 0
 
     def ask(self, ray: Any) -> None:
-        """Ask the worker how many images of its present job are done. The answer comes into `tried` at a later call."""
+        """Ask the worker how many images of its present job are done. A later call puts the answer into `tried`."""
         present = [number for number, _ in self.jobs.values()][:1]
         if self._asked:
             call, number = self._asked
@@ -74,7 +75,7 @@ class Member:
             self._asked = None
             try:
                 tried = ray.get(call)
-            except ray.exceptions.RayError:  # it died, which the answer to its job will tell
+            except ray.exceptions.RayError:  # the worker died: the answer to its job will show this
                 return
             if present == [number]:
                 self.tried = tried

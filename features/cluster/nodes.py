@@ -1,4 +1,4 @@
-"""Nodes of a cluster: how many workers each has, and why one differs. This module needs no Ray."""
+"""Nodes of a cluster: how many workers each node has, and how a node differs from others. This module needs no Ray."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ _PATIENT_SECONDS = 120.0  # a worker that chooses the batch size for longer is n
 
 
 def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int, float]]:
-    """Return the CPUs and GPUs of each worker on a node with these `resources` of Ray's: `CPU` and, perhaps, `GPU`.
+    """Return the slots of a node: how many CPUs and GPUs each worker on the node gets.
 
-    A node with GPUs has a worker for each `ray_gpus` of them, which share the CPUs. Another node has one worker, or one
-    for each `ray_cpus`. A node without CPUs, such as a head that only manages the cluster, has none.
+    `resources` are those that Ray gives for the node: `CPU` and, perhaps, `GPU`. A node with at least `ray_gpus` GPUs
+    has a slot for each `ray_gpus` of them, and the slots share the CPUs. Any other node has one slot or, if `ray_cpus`
+    is given, a slot for each `ray_cpus` CPUs. A node without CPUs, such as a head that only manages the cluster, has no
+    slot.
     """
     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
     if gpus >= config.ray_gpus:
@@ -29,7 +31,7 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
 
 
 class Reference:
-    """The worker of a task that was built first, with which others are compared, and the batch sizes found so far."""
+    """What the first worker of a task has built, to compare others with it, and the batch sizes found so far."""
 
     def __init__(self, task: Task) -> None:
         self.batch_sizes: dict[str, int] = {}  # by `Built.kind`
@@ -37,17 +39,21 @@ class Reference:
         self._first: tuple[str, Built] | None = None
 
     def may_build(self, on_gpu: bool, building: Sequence[float]) -> bool:
-        """Return whether a worker may build its network now. `building` are the seconds for which others do so on GPUs.
+        """Return whether a worker may build its network now. `on_gpu` tells whether the worker has a GPU.
 
-        A worker that chooses its batch size by trials goes before the others, so that they get the same. It is not
-        waited for longer than two minutes.
+        `building` holds the seconds for which each other worker with a GPU has been building its network. If workers
+        find the batch size by trials, one worker with a GPU makes the trials, and the others with GPUs wait for its
+        batch size. They wait for two minutes at most.
         """
         known = any(kind != "CPU" for kind in self.batch_sizes)
         free = known or all(seconds > _PATIENT_SECONDS for seconds in building)
         return free or not (on_gpu and self._task.tries_batch_sizes)
 
     def difference(self, name: str, built: Built) -> str:
-        """Say how the features of a worker on node `name` differ from those of the first one; "" if no bit does."""
+        """Return how the features of a worker on node `name` differ from the first worker's; "" if no bit does.
+
+        The worker of the first call is the first worker.
+        """
         if built.batch_size:
             self.batch_sizes.setdefault(built.kind, built.batch_size)
         if not self._first:
@@ -65,7 +71,7 @@ class Reference:
 
 
 def why_other_features(here: Fingerprint, there: Fingerprint) -> str:
-    """Say how the fingerprint of a node, `there`, differs from the driver's."""
+    """Return how a node's fingerprint, `there`, differs from the driver's, `here`, and what to do about it."""
     differences = here.differences(there)
     its = "; ".join(f"{name} {str(values['there'])[:40]}" for name, values in differences.items())
     own = "; ".join(f"{name} {str(values['asked'])[:40]}" for name, values in differences.items())
@@ -76,5 +82,5 @@ def why_other_features(here: Fingerprint, there: Fingerprint) -> str:
 
 
 def first_line(text: str) -> str:
-    """Return the first line of an error of Ray's that is not empty, shortened."""
+    """Return the first line of `text` that is not empty, shortened. `text` is the message of an error of Ray's."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:200]

@@ -1,4 +1,4 @@
-"""Whether a node sees what the driver sees: the images, and a probe file in the store."""
+"""Find out whether a node sees what the driver sees: the images, and a probe file in the store."""
 
 import os
 import re
@@ -33,7 +33,7 @@ class NodeMemoryError(NodeError):
 def is_seen(image: ImageFile) -> bool:
     """Return whether this process can read an image in the state that the scan found.
 
-    If the server of an image does not say which state it is in, the image is read.
+    If an image is on a server that reports no version of it, the image is read.
     """
     if image.is_unchanged():
         return True
@@ -85,7 +85,7 @@ def _file(store: Path, nonce: str) -> Path:
 
 
 def _is_left(probe: Path) -> bool:
-    """Return whether the driver that wrote a probe file has ended. A driver on another host ends after a week."""
+    """Return whether the driver that wrote a probe file has ended. One on another host counts as ended after a week."""
     status = probe.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST:
         return False

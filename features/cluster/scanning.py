@@ -26,7 +26,7 @@ _UNREAD = ("vanished", "unreadable")
 
 @dataclass(frozen=True)
 class ScanTask:
-    """The scan of files, each as `inspect_image` does."""
+    """The task to inspect files; see `inspect_image`."""
 
     max_pixels: int
     pages: Pages
@@ -42,7 +42,7 @@ class ScanTask:
 
 
 class ScanJob(UnitJob):
-    """Inspects files. A unit has absolute `Paths`; its result is `Inspected`."""
+    """Inspects files. The items of a unit are absolute `Paths`, and its result is an `Inspected`."""
 
     def __init__(self, task: ScanTask) -> None:
         super().__init__()
@@ -58,9 +58,10 @@ class ScanJob(UnitJob):
 
 
 def require_seen(sample: Sequence[tuple[str, tuple[int, int]]]) -> None:
-    """Raise a NodeError if this node sees none of the files in `sample`, which are pairs of path and `size_and_time`.
+    """Raise a NodeError if this node sees none of the files in `sample`.
 
-    A file that the driver does not see either is not counted.
+    `sample` holds a pair for each file: its path, and the `size_and_time` that the driver sees. A file that the driver
+    does not see is not counted.
     """
     known = [(path, version) for path, version in sample if version != (-1, -1)]
     if known and all(size_and_time(path) != version for path, version in known):
@@ -68,14 +69,14 @@ def require_seen(sample: Sequence[tuple[str, tuple[int, int]]]) -> None:
 
 
 def drawn(files: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
-    """Return a sample of `files`, which are absolute, for `require_seen`."""
+    """Return a sample of `files` for `require_seen`. `files` are absolute paths."""
     return [(path, size_and_time(path)) for path in files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]]
 
 
 def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Iterator[tuple[np.ndarray, Inspected]]:
-    """Inspect local `files` by the workers of `crew`; see `Elsewhere`.
+    """Let the workers of `crew` inspect local `files`; see `Elsewhere`.
 
-    Files that a worker can't read are inspected here, too.
+    A file that a worker can't read is inspected again in this process.
     """
     here = os.getcwd()
     every = files.with_folders([os.path.join(here, folder) for folder in files.folders])
@@ -102,9 +103,9 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Return `found` with the paths in `files` in place of those that were `sent`, and the positions of unread files.
+    """Return a pair: `found` with the paths in `files`, and the positions of unread files, int64 [n], ascending.
 
-    Unread files have no rejects in the result. Their positions are int64 [n], ascending.
+    `found` comes with the paths in `sent`. The result has no rejects for unread files.
     """
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
     unread = sorted({at for at, one in pairs if one.reason in _UNREAD})

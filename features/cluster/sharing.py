@@ -13,16 +13,16 @@ from headstart.features.cluster.units import Unit, Units
 
 _TICK_SECONDS = 0.2
 _TELL_SECONDS = 1.0
-_LAST_SECONDS = 5.0  # for a unit that is stopped to end
+_LAST_SECONDS = 5.0  # that a unit may still take after it is stopped
 _AHEAD_SECONDS = 5.0  # of work that a worker has left when it gets its next unit
 
 
 class Result(Protocol):
-    """What a worker sends back of a unit."""
+    """The result of a unit, as a worker sends it back."""
 
     @property
     def seconds(self) -> float:
-        """The time that the unit took the worker."""
+        """How many seconds the worker took for the unit."""
 
     @property
     def stopped(self) -> bool:
@@ -33,25 +33,26 @@ class Piece(NamedTuple):
     """A unit that is done."""
 
     positions: Sequence[int]  # of its items
-    result: Any  # None if it is an item of which three workers have died
+    result: Any  # None if the unit is one item with which three workers have died
 
 
 @dataclass
 class Sharing:
-    """Items 0 to `count` - 1, whose units are done by the members of a crew. The crew has a task; see `Crew.begin`.
+    """Shares the items 0 to `count` - 1 among the members of a crew, in units. The crew must have a task.
 
     Args:
-        items: returns items at some positions, as they are sent to a worker. It also gets whether they were sent
-            before.
+        items: returns the items at some positions, in the form in which they are sent to a worker. Its second argument
+            tells whether these items were sent before.
         advance: takes the number of items that were just finished.
-        blind: takes positions and a result; returns why its node must be refused, or "" if the result is good.
-        unread: takes positions and a result; returns the positions that the worker could not read. Another node gets
-            them once more, if there is one.
-        worked: takes a member and each of its results.
+        blind: takes the positions and the result of a unit. Returns why the worker's node must be refused, or "" if
+            the result is good.
+        unread: takes the positions and the result of a unit. Returns the positions that the worker could not read.
+            Another node, if there is one, gets these positions once more.
+        worked: takes a member and one of its results. It is called for every result.
         tick: called several times a second.
         ahead: whether a worker gets its next unit before the last one has ended.
-        largest: number of items in a unit.
-        window: number of items that may be begun after the first that is not done. It bounds what `in_order` holds.
+        largest: how many items a unit should have at most.
+        window: how many items may be begun after the first item that is not done. It limits what `in_order` holds.
     """
 
     crew: Crew
@@ -65,7 +66,7 @@ class Sharing:
     ahead: bool = False
     largest: int = 1 << 16
     window: int | None = None
-    done: int = field(default=0, init=False)  # items from the first on, without a gap
+    done: int = field(default=0, init=False)  # number of items at the beginning that are all done; see `in_order`
     begun: float | None = field(default=None, init=False)  # when the first unit was given out
 
     def __post_init__(self) -> None:
@@ -74,10 +75,10 @@ class Sharing:
         self._shown, self._asked, self._crashed = 0, 0.0, 0
 
     def run(self) -> Iterator[Piece]:
-        """Give out units until all are done. Yield each when it is finished.
+        """Give out units until all are done. Yield each unit when it is finished.
 
-        After an error, workers may end their units. Otherwise those that were not fastest with a unit are not waited
-        for: they end it by themselves.
+        If two workers have the same unit, the result of the faster one counts, and the slower one is not waited for.
+        After an error, workers get a few seconds to end their units.
         """
         try:
             while not self._units.all_done:
@@ -95,7 +96,7 @@ class Sharing:
             raise
 
     def in_order(self) -> Iterator[Piece]:
-        """Do the same as `run`, but yield the units in the order of their items. Without `unread`."""
+        """Do the same as `run`, but yield the units in the order of their items. `unread` must return nothing."""
         held: dict[int, Piece] = {}
         for piece in self.run():
             held[piece.positions[0]] = piece
@@ -105,7 +106,10 @@ class Sharing:
                 yield ready
 
     def _give_out(self) -> None:
-        """Give units to members without one and, `ahead`, to those that will soon have none: first things first."""
+        """Give units to members that have none, and also, with `ahead`, to members that will soon have none.
+
+        The member with the least work left gets a unit first.
+        """
         if self.window is not None:
             self._units.limit = self.done + self.window
         working = self.crew.working()
@@ -123,18 +127,18 @@ class Sharing:
                 member.give(unit, "extract", self.items(unit.positions, unit.again or repeated), repeated)
 
     def _seconds_left(self, member: Member) -> float:
-        """Return for how many seconds a member has work, as far as is known."""
+        """Return for how many seconds a member has work; infinity if there is no estimate."""
         if not member.jobs:
             return 0.0
         held = self._units.held_by(member)
-        if not held or len(held) < len(member.jobs):  # it ends a unit that another worker has done
+        if not held or len(held) < len(member.jobs):  # it is ending a unit that another worker has finished
             return float("inf")
         speed = member.tried / max(time.monotonic() - member.began, 1e-3) if member.tried else 0.0
         speed = self._speeds.get(member, speed)
         return (sum(map(len, held)) - member.tried) / speed if speed else float("inf")
 
     def _taken(self, member: Member, unit: Unit[Member] | None, result: Result | None) -> Iterator[Piece]:
-        """Take the result of a unit. Without one, the member is lost. Yield the unit if it is done."""
+        """Take the result of a unit. Without a unit or a result, the member was lost. Yield the unit if it is done."""
         if unit is None or result is None:
             self._lost(member)
             return
@@ -162,7 +166,7 @@ class Sharing:
         if not member.died:
             self._units.give_back(member)
         elif not self._units.die(member, member.node) and member.ready:
-            self.crew.blame(member)  # no unit of its is under suspicion, so it may be the node
+            self.crew.blame(member)  # none of its units is under suspicion, so the node may be
 
     def _show_progress(self) -> None:
         """Ask busy workers how far they are, and show the sum."""

@@ -26,15 +26,15 @@ from headstart.features.store.writer import SHARD_SECONDS, ShardWriter
 if TYPE_CHECKING:
     from headstart.features.frozen.frozen import FrozenBackbone
 
-_PORTION = 64  # images, between which a unit can be stopped
+_PORTION = 64  # images; a unit can be stopped between two portions
 _SHARED_SECONDS = 3.0  # between two shards of a unit that two workers extract
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A unit that is finished, unless it was `stopped`. Rejects are (position in the unit, reason, detail)."""
+    """The result of a unit, which may be `stopped` early. A reject is (position in the unit, reason, detail)."""
 
-    extracted: int  # images; less than the unit has if some had features already
+    extracted: int  # number of images; those that had features before do not count
     rejects: Sequence[tuple[int, Reason, str]]
     seconds: float
     stopped: bool
@@ -42,7 +42,7 @@ class Finished:
 
 @dataclass(eq=False)
 class _Unit:
-    """A unit that waits or is extracted."""
+    """A unit that waits, or is being extracted."""
 
     number: int
     images: Images
@@ -59,7 +59,7 @@ class _Unit:
 
 
 class _Images(Sequence[ImageFile]):
-    """The images of the stream that are in work, by their numbers in the stream."""
+    """The images that are being extracted, by their numbers in the stream. Numbers are given in the order of `add`."""
 
     def __init__(self) -> None:
         self.size = 0  # images so far
@@ -87,11 +87,11 @@ class _Images(Sequence[ImageFile]):
 
 
 class UnitStream:
-    """Extracts the features that `images` of units lack in `stores`, by one thread.
+    """Extracts, in one thread, the features that the images of units lack in `stores`.
 
-    While the last images of a unit are in work, the first ones of the next unit are decoded. So a unit costs no time
-    to begin, if the next one comes in time. One writer writes the shards of all units. Claims are not used, as the
-    driver gives each unit to a worker.
+    While the last images of a unit pass through the network, the first images of the next unit are decoded. So there is
+    no pause between units, if the next unit comes in time. One `ShardWriter` writes the shards of all units. Claims are
+    not used, because the driver decides which worker gets a unit.
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class UnitStream:
         self._thread.start()
 
     def extract(self, number: int, images: Sequence[ImageFile], again: bool, backwards: bool) -> Finished:
-        """Extract the unit with this `number`, after those that were given before. Wait until it is on disk.
+        """Extract the unit with this `number`, after those given before. Wait until its features are on disk.
 
-        No two of `images` have the same digest. `again` tells that some may have features already. `backwards` takes
-        them in the opposite order, so that two workers with the same unit meet in the middle.
+        No two of `images` have the same digest. `again` tells whether some of them may have features already. If
+        `backwards` is true, the last images are extracted first. So two workers with the same unit meet in the middle.
         """
         from headstart.features.images.batches import why_all_undecodable
 
@@ -139,23 +139,23 @@ class UnitStream:
         return Finished(unit.extracted, told, unit.seconds or time.perf_counter() - start, stopped)
 
     def tried(self, number: int) -> int:
-        """Return how many images of a unit are done, 0 if it is over, or not there yet."""
+        """Return how many images of a unit are done; 0 if the unit is over, or has not come yet."""
         unit = self._units.get(number)
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early, also one that comes later. Its features so far are written."""
+        """End a unit early, even if the unit comes after this call. Its features so far are written."""
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True
 
     def share(self, number: int) -> None:
-        """Tell that another worker has the same unit: its features are written every few seconds."""
+        """Have the features of a unit written every few seconds, because another worker has the same unit."""
         if unit := self._units.get(number):
             unit.shared = True
 
     def close(self) -> None:
-        """End the thread, after the units that it has."""
+        """Let the thread end, after the units that it has."""
         self._waiting.put(None)
 
     def _serve(self) -> None:
@@ -173,7 +173,7 @@ class UnitStream:
                 unit.over.set_exception(error)
 
     def _run(self, first: _Unit) -> None:
-        """Extract the unit `first`, and all that come in time."""
+        """Extract the unit `first`, and all units that come while images are decoded."""
         from headstart.features.images.batches import decoded_batches
 
         self._ended, self._error = time.perf_counter(), None
@@ -191,10 +191,10 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Yield the numbers in the stream of the images of `unit` that lack features, int64 [n], and of later units.
+        """Add images of `unit`, and then of later units, to the stream. Yield their numbers in the stream, int64 [n].
 
-        This never waits: on a single core, it is called in the only thread of TensorFlow's that decodes. If no unit
-        waits, the stream ends.
+        Images that have features are left out. When no unit waits, the stream ends. This function never waits: on a
+        single core, it runs in the only thread in which TensorFlow decodes.
         """
         try:
             while unit:
@@ -244,7 +244,10 @@ class UnitStream:
             self._writer.write(self._ending(after))
 
     def _pass(self, after: int, extracted: np.ndarray) -> None:
-        """Count the images before number `after` as tried. Those that are not `extracted` could not be decoded."""
+        """Count the images before number `after` as tried.
+
+        Images whose numbers are in `extracted` count as extracted, and the others as undecoded.
+        """
         done = set(extracted.tolist())
         for number in range(self._passed, after):
             unit, position = self._images.rows.pop(number)

@@ -1,4 +1,4 @@
-"""Jobs whose units have results of their own, which the worker sends back. This module needs no Ray."""
+"""Jobs that send the result of each unit back to the driver. This module needs no Ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headstart.features.cluster.worker import Built
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a unit. If the unit was `stopped`, the result may lack a part of it."""
+    """The result of a unit, and the seconds that the unit took. The result is None if the unit was `stopped`."""
 
     result: Any
     seconds: float
@@ -33,34 +33,38 @@ class UnitJob(ABC):
 
     @abstractmethod
     def do(self, items: Any) -> Any:
-        """Do a unit. It tells `advance` how many items are done, and may end early when `is_stopped` returns true."""
+        """Do a unit, and return its result.
+
+        The method calls `advance` with the number of items that are done. It may return early when `is_stopped` returns
+        true.
+        """
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
         """Build nothing. A job with a network overrides this."""
         return Built()
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Outcome:
-        """Do the unit with the number `unit`. The order of its items stays, as its result is needed as a whole."""
+        """Do the unit with the number `unit`. `backwards` is ignored, because the result is needed as a whole."""
         self._tried, self._unit, self._stopped = 0, unit, self._to_stop == unit
         start = time.perf_counter()
         result = self.do(items)
         return Outcome(None if self._stopped else result, time.perf_counter() - start, self._stopped)
 
     def tell(self, unit: int) -> int:
-        """Return how many items of a unit are done, 0 if it is not the current one."""
+        """Return how many items of a unit are done; 0 if the unit is not the current one."""
         return self._tried if unit == self._unit else 0
 
     def stop(self, unit: int) -> None:
-        """End a unit early, also if it comes only now."""
+        """End a unit early, even if the unit comes after this call."""
         self._to_stop = unit
         self._stopped |= unit == self._unit
 
     def share(self, unit: int) -> None:
-        """Go on: each worker does the whole unit."""
+        """Change nothing: each worker does the whole unit."""
         self._shared = unit
 
     def advance(self, count: int) -> None:
-        """Tell that `count` more items are done."""
+        """Record that `count` more items are done."""
         self._tried += count
 
     def is_stopped(self) -> bool:

@@ -1,4 +1,4 @@
-"""Units: the parts of the images that workers get. This module knows neither images nor Ray."""
+"""Units: the parts into which images are divided for workers. This module handles positions only, and needs no Ray."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Worker = TypeVar("Worker", bound=Hashable)
 
 @dataclass(eq=False)
 class Unit(Generic[Worker]):
-    """Images at some positions."""
+    """A unit: the positions of its images, and what has happened to it so far."""
 
     positions: Sequence[int]
     deaths: int = 0  # workers that died while they had this unit
@@ -35,11 +35,12 @@ class Unit(Generic[Worker]):
 
 
 class Units(Generic[Worker]):
-    """The units of images 0 to `images` - 1: those to come, those that workers have now, and those that came back.
+    """Divides the images 0 to `images` - 1 into units, gives the units to workers, and takes units back from workers.
 
-    A worker has at most two units: it goes on with the second without a pause. A worker that takes longer for its unit
-    than an idle worker would need does not delay the end: the idle one gets the same unit. A unit of which three
-    workers have died is halved, until a single image of which three workers have died is given up.
+    A worker has at most two units, so that it can begin the second without a pause. If a worker takes longer for its
+    unit than an idle worker would need, the idle worker gets the same unit. So a slow worker does not delay the end.
+    When three workers have died with a unit, the unit is halved. When three workers have died with a unit of a single
+    image, the image is given up. The place of a worker is its node.
     """
 
     def __init__(self, images: int, largest: int = _LARGEST_UNIT) -> None:
@@ -73,18 +74,22 @@ class Units(Generic[Worker]):
         place: Hashable = None,
         alone: bool = True,
     ) -> Unit[Worker] | None:
-        """Give a unit to `worker`. Return None if there is nothing for it to do at `now`.
+        """Choose a unit for `worker`, and return it. Return None if there is nothing for `worker` to do at `now`.
 
-        A unit that came back goes first. Then come new units of about a minute's work, which get smaller when fewer
-        than two of them are left for each of `workers`. Then comes the unit that another worker has had for the longest
-        time, if this worker would have needed less. Such a unit has two holders then. A worker that has a unit gets a
-        second one only if neither is under suspicion, because its death would tell nothing of either.
+        A unit that came back is chosen first. Next come new units of about a minute's work. New units get smaller when
+        fewer than two of this size are left for each of `workers`. If there is neither, and `worker` has no unit,
+        another worker's unit is chosen: the one that a worker has had for the longest time, if `worker` would need less
+        time for it. This unit then has two holders.
+
+        A unit is under suspicion if a worker has died with it. `worker` gets no second unit if one of the two is under
+        suspicion, because its death would not show which unit was the cause. It also gets no second unit if another
+        worker has its first one, too.
 
         Args:
             now: in seconds, on a clock that never goes back.
-            speed: the worker's images per second, if it is known.
+            speed: the worker's images per second; None if it is not known.
             workers: the number of workers, including this one.
-            place: where the worker is. A unit that failed there goes to another place, unless the worker is `alone`.
+            place: the worker's node. A unit that failed there goes to another place, unless the worker is `alone`.
             alone: whether all workers are at one place.
         """
         held = self._held.get(worker, [])
@@ -126,10 +131,10 @@ class Units(Generic[Worker]):
     def finish(
         self, worker: Worker, unit: Unit[Worker], unread: Sequence[int] = (), place: Hashable = None
     ) -> list[Worker]:
-        """Tell that `worker` has finished a unit. Return the other workers that have the same unit.
+        """Record that `worker` has finished `unit`. Return the other workers that have the same unit.
 
-        `unread` are positions of images that the worker, at `place`, could not read. They become a unit of their own,
-        for another place.
+        `unread` holds the positions of the images that `worker` could not read. These images become a new unit. `place`
+        is the place of `worker`; the new unit goes to another place.
         """
         others = [other for other in unit.holders if other != worker]
         for holder in list(unit.holders):
@@ -139,9 +144,9 @@ class Units(Generic[Worker]):
         return others
 
     def die(self, worker: Worker, place: Hashable = None) -> bool:
-        """Tell that `worker` has died at `place`. Return whether one of its units was under suspicion before.
+        """Record that `worker` has died at `place`. Return whether one of its units was under suspicion before.
 
-        If no other worker has its units, they are given out again.
+        Each of its units is given out again, unless another worker has the same unit.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)
@@ -164,7 +169,10 @@ class Units(Generic[Worker]):
             self._back.appendleft(Unit(part, deaths, unit.failed_at, again=True, looked_twice=unit.looked_twice))
 
     def give_back(self, worker: Worker, *units: Unit[Worker]) -> None:
-        """Take `units` of `worker`, by default all that it has, for no fault of theirs."""
+        """Take `units` back from `worker`; all its units if `units` is empty. A unit does not count as failed by this.
+
+        Each of these units is given out again, unless another worker has the same unit.
+        """
         for unit in reversed(units or self.held_by(worker)):
             self._release(worker, unit)
             if not unit.holders:

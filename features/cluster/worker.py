@@ -1,4 +1,4 @@
-"""The worker: a process of its own on a node of a cluster, which does the job of a task. This module needs no Ray."""
+"""The worker: a process on a node of a cluster. It does the jobs of tasks. This module needs no Ray."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Built:
-    """The network of a worker: its batch size, and its results for a few images, by which workers are compared."""
+    """What a worker reports of its network: the batch size, and the features of a few images.
+
+    The driver compares the features of different workers. A job without a network reports the defaults.
+    """
 
     batch_size: int = 0
     features: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32 [F], by the name of the image
-    device: str = ""  # `start_tensorflow`'s
+    device: str = ""  # the result of `start_tensorflow`
     processor: str = ""
 
     @property
@@ -34,48 +37,53 @@ class Task(Protocol):
 
     @property
     def tries_batch_sizes(self) -> bool:
-        """Whether a worker on a GPU chooses its batch size by trials. Others then wait for the first one's."""
+        """Whether a worker on a GPU finds its batch size by trials.
+
+        If so, one worker on a GPU makes the trials, and other workers on GPUs wait for its batch size.
+        """
 
     def job(self, before: Job | None) -> Job:
-        """Return the job of a worker that does this task. It is called on the worker.
+        """Return the job that a worker does for this task. This method is called in the worker's process.
 
-        `before` is the worker's last job, from which it may take a network that is built.
+        `before` is the worker's last job. The new job may take over a network that `before` has built.
         """
 
     def require_same(self, met: Any) -> None:
-        """Raise a NodeError if a worker would give other results than the driver. `met` is from its `Job.meet`."""
+        """Raise a NodeError if a worker would give other results than the driver. `met` is the result of `Job.meet`."""
 
 
 class Job(Protocol):
     """The work of a worker for one task. The methods are those of `Worker`."""
 
     def meet(self) -> Any:
-        """Check that this node can do the task. Return what the driver compares; see `Task.require_same`."""
+        """Check that this node can do the task. Return what the driver gives to `Task.require_same`."""
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the network, if there is one. `batch_sizes` are those of other workers, by `Built.kind`."""
+        """Build the network, if there is one. `batch_sizes` maps a `Built.kind` to the batch size of another worker."""
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Any:
         """Do the unit with the number `unit`, and return its result.
 
-        `backwards` tells that another worker has it, too, and begins with its first items.
+        `backwards` is true if another worker has the same unit and begins with its first items. This job may then begin
+        with the last items.
         """
 
     def tell(self, unit: int) -> int:
-        """Return how many images of a unit are done."""
+        """Return how many images of the unit with the number `unit` are done."""
 
     def stop(self, unit: int) -> None:
-        """End a unit early. The call may come before the unit."""
+        """End the unit with the number `unit` early. This call may come before the unit."""
 
     def share(self, unit: int) -> None:
-        """Tell that from now on another worker has the same unit."""
+        """Take note that, from now on, another worker also has the unit with the number `unit`."""
 
 
 class Worker:
-    """Does a job. The driver calls `hello`, then `meet` and `build` for each task, then `extract` for each unit.
+    """The process that does the jobs of one task after the other.
 
-    `extract` of the next unit, `tell`, `stop` and `share` may be called in other threads meanwhile. With `libraries`,
-    a thread imports TensorFlow and OpenVINO at once.
+    The driver calls `hello` once. For each task, it calls `meet` and `build`, and then `extract` for each unit. While a
+    unit is extracted, other threads may call `tell`, `stop`, `share`, and `extract` for the next unit. If `libraries`
+    is true, a thread begins at once to import TensorFlow and OpenVINO.
     """
 
     def __init__(self, cpus: int, libraries: bool = True) -> None:
@@ -90,7 +98,7 @@ class Worker:
 
     def meet(self, task: Task) -> Any:
         """Begin a task. See `Job.meet`."""
-        self._starting.join()  # two threads that import the same can fail
+        self._starting.join()  # an import can fail if two threads import the same module
         self._job = task.job(self._job)
         return self._job.meet()
 
@@ -122,7 +130,7 @@ class Worker:
 
 
 def _start_libraries() -> None:
-    """Import libraries whose import takes seconds. A failure comes again, and is told, when they are needed."""
+    """Import libraries that take seconds to import. An error is ignored: the later import raises it again."""
     with suppress(Exception):
         from headstart.features.frozen import frozen  # noqa: F401
         from headstart.features.frozen.engines import installed, load_openvino

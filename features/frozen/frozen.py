@@ -56,7 +56,7 @@ class FrozenBackbone:
     def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
         """Run the network on uint8 [b, H, W, 3], b <= `images_per_pass`. Return float32 [b, *shape] per cut.
 
-        `run` is one of the passes, the first by default.
+        `run` is one of `passes`. If `run` is None, the first of them runs.
         """
         run = run or self.passes[0]
         used = self._slots[: len(pixels)]
@@ -71,9 +71,9 @@ class FrozenBackbone:
     ) -> Iterator[tuple[np.ndarray, dict[Cut, np.ndarray]]]:
         """Run the network on each (positions, pixels) of `batches`. Yield (positions, features) in the same order.
 
-        For pixels and features, see `__call__`. Positions are handed on unchanged. Each pass works on a batch of its
-        own, so several batches are in work at the same time. If `batches` raises an error, or the caller stops, results
-        that were not yet yielded are lost.
+        For pixels and features, see `__call__`. Positions are handed on unchanged. Each of `passes` runs a different
+        batch at the same time. If `batches` raises an error, or the caller stops, results that were not yet yielded are
+        lost.
         """
         running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(len(self.passes)) as pool:
@@ -127,7 +127,7 @@ def _converted(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Any:
 
 
 def frozen_by_openvino(model: Any, backbone: Backbone, cuts: Sequence[Cut], batch_size: int) -> FrozenBackbone:
-    """Return the fast form of `backbone`, which runs `model`: the backbone, already converted for OpenVINO."""
+    """Return the fast form of `backbone` that runs `model`, which is the backbone converted for OpenVINO."""
     size, arithmetic = backbone.image_size, "bf16" if backbone.precision == "bfloat16" else "f32"
     return FrozenBackbone(openvino_passes(model, len(cuts), size, batch_size, arithmetic), cuts, size, batch_size)
 

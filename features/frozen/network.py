@@ -52,7 +52,7 @@ class Network:
         return ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
-        """Return the fingerprint of features at `cut`. They are features of augmented images if `view` is given."""
+        """Return the fingerprint of features at `cut`. With a `view`, they are features of augmented images."""
         plain = Fingerprint(
             **self._shared(),
             cut=cut.name,
@@ -192,9 +192,10 @@ def load_networks(
 
 
 def are_known(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
-    """Return whether another process can't spare this one the time to build networks.
+    """Return whether it would save no time to let another process build the networks of `config`.
 
-    The store has their facts, or this process must time the arithmetic itself, or read weights again.
+    It saves no time if the store has the facts of all these networks. It also saves none if this process must time the
+    arithmetic itself, must read the weights again, or uses a `.keras` file.
     """
     untimed = config.precision == "auto" and stored_verdict(extraction.store) is None
     if untimed or extraction.rehash or any(map(is_own, chosen_weights(config))):

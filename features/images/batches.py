@@ -37,12 +37,12 @@ def decoded_dataset(
     finish: Callable[..., Columns] = lambda *image: image,
     skip: bool = False,
 ) -> tf.data.Dataset:
-    """Decode a dataset of (file, decoder, reading, ...) into batches of (uint8 [b, size, size, 3], ...), on all cores.
+    """Decode `files`, a dataset of `tf.data`, into batches on all cores. The order is kept.
 
-    For the first three columns, see `file_columns`. The order is kept, and b <= `batch_size`. `finish` maps one decoded
-    image and its further columns to the columns of the result. Images that TensorFlow can't decode go to Pillow after
-    the rest of their batch. An image that Pillow can't decode either is left out if `skip` is true. If `skip` is false,
-    it raises an error.
+    An element of `files` is (file, decoder, reading, ...); see `file_columns`. A batch is (uint8 [b, size, size, 3],
+    ...), where b is at most `batch_size`. `finish` maps one decoded image and its further columns to the columns of the
+    result. Images that TensorFlow can't decode go to Pillow after the rest of their batch. If Pillow can't decode an
+    image either, the image is left out if `skip` is true. If `skip` is false, an error is raised.
     """
     silence_libjpeg()
     plain = _batch_loader(config, batch_size, finish, skip)
@@ -109,9 +109,9 @@ def _is_local(files: tf.Tensor) -> tf.Tensor:
 
 
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of the first files that are not local, and b"" for the others; see `read_references`.
+    """Return the contents of `files`, as `read_references` does: b"" for local files and some others.
 
-    Both tensors are strings [b].
+    The argument and the result are strings [b].
     """
 
     def read() -> tf.Tensor:
@@ -186,10 +186,11 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
 
 
 def decoded_bytes(data: bytes, image: ImageFile, config: ImageConfig) -> np.ndarray | None:
-    """Decode one image whose file has the bytes `data`. The pixels are those of `decoded_batches`.
+    """Decode `image`, whose file has the bytes `data`. Return uint8 [size, size, 3], or None if this is impossible.
 
-    Return uint8 [size, size, 3], or None if the image can't be decoded; see `fault_in`. Threads may call this function
-    at the same time. The first call with a `config` traces a graph, which takes half a second.
+    The pixels are the same as those of `decoded_batches`. For the reason of a failure, see `fault_in`. Threads may call
+    this function at the same time. The first call with a `config` takes half a second longer, because it traces a
+    graph.
     """
     return _with_its_decoder(data, image, config, _decoder(config))
 
@@ -209,7 +210,10 @@ def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
 def _with_its_decoder(
     data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
 ) -> np.ndarray | None:
-    """Return the result of `pixels` for the image's decoder or, if this one fails, for Pillow; None if both fail."""
+    """Return what `pixels` returns for the image's decoder. If this decoder fails, Pillow is used.
+
+    If both fail, return None.
+    """
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))
     for decoder in (decoder_of(image, config), PILLOW):

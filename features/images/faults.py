@@ -37,10 +37,11 @@ class UnreadableError(OSError):
 
 
 class Version(NamedTuple):
-    """What tells one state of a file from another.
+    """The size of a file, and a number that tells one state of the file from another.
 
-    `mtime_ns` is the modification time in ns. For an object with a URL, it is a number made of the object's ETag, or 0
-    if nothing tells its states apart. It is less than the time in ns of any day since 2007.
+    `mtime_ns` of a local file is its modification time in ns. For an object with a URL, `mtime_ns` is a number made
+    from the object's ETag, or 0 if the server gives nothing that tells its states apart. Such a number is less than any
+    time in ns since 2007.
     """
 
     bytes: int  # -1 if the server does not say

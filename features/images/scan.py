@@ -125,9 +125,9 @@ def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
 
 
 def size_and_time(path: str) -> tuple[int, int]:
-    """Return the size and time of the `version_of` a file.
+    """Return the size and the modification time of a file; see `version_of`.
 
-    Both are -1 if there is no file, or if the server does not say which state an object is in.
+    Both are -1 if there is no file, or if a server reports no version of an object.
     """
     try:
         version = version_of(path)

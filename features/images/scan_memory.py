@@ -97,14 +97,14 @@ class ScanMemory:
         return agreeing
 
     def add(self, images: Images) -> None:
-        """Write `images` beside all earlier content, so that a scan that is killed does not begin again."""
+        """Write `images` beside all earlier content, so that the scan after a kill need not read their files again."""
         if len(settled := self._settled(images)):
             self._write(Images.concatenated([self.images, settled]))
 
     def save(self, images: Images) -> None:
         """Write `images` for the next scan, in place of all earlier content. A failure to write is only printed.
 
-        The memory is empty afterwards, because it takes as much as `images`.
+        Afterwards this object holds no images, because they would take as much RAM as `images`.
         """
         known, self.images = self.images, Images.of([])
         self._rows, self._hashes = np.zeros(0, np.int32), np.zeros(0, np.int64)
@@ -116,7 +116,7 @@ class ScanMemory:
             self._write(settled)
 
     def _settled(self, images: Images) -> Images:
-        """Return `images` with paths relative to the folder, without files that were written shortly before the scan.
+        """Return `images` with paths relative to the folder. Leave out files that were written shortly before the scan.
 
         Such files may change again and keep their modification time.
         """
@@ -169,7 +169,7 @@ class ScanMemory:
 
 
 def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
-    """Yield the path of each image's file. `paths`, uint8 [bytes], has `ImageFile.path` of each, and zeros between."""
+    """Yield the path of each image's file. `paths`, uint8 [bytes], holds each `ImageFile.path`, separated by zeros."""
     start = 0
     ends = np.append(np.flatnonzero(paths == 0), len(paths)) if len(page) else paths
     if len(ends) != len(page):

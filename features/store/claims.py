@@ -37,7 +37,7 @@ class Claim(Enum):
 
 
 class Claims:
-    """The claims of this process: files that tell the others which portions of the images it extracts.
+    """The claims of this process: files that tell other processes which portions of the images this process extracts.
 
     Several threads may call the methods. If a claim can't be written, for example on a full disk, this process extracts
     the images without a claim.
@@ -74,7 +74,7 @@ class Claims:
             return Claim.DONE
 
     def others(self) -> bool:
-        """Return whether another process has a claim that is not void. If the claims can't be listed, it may have."""
+        """Return whether another process has a claim that is not void, or whether the claims can't be listed."""
         with self._lock:
             try:
                 names = [name for name in os.listdir(self._folder) if _NAME.fullmatch(name)]
@@ -94,7 +94,7 @@ class Claims:
                         os.utime(self._file(portion, "claimed"))
 
     def done(self, portion: str) -> None:
-        """Tell that the features of a claimed portion are in the store."""
+        """Mark a claimed portion as done, because its features are in the store."""
         with self._lock:
             now = time.monotonic()
             with suppress(OSError):
@@ -117,7 +117,7 @@ class Claims:
                         claim.unlink()
 
     def release_all(self) -> None:
-        """Remove all claims of this process, and claim no more. The last process also removes what is left."""
+        """Remove all claims of this process, and claim no more. Then remove void claims; see `remove_void_claims`."""
         with self._lock:
             self._ended = True
             for portion in list(self._held):
@@ -152,7 +152,8 @@ class Claims:
     def _is_void(self, portion: str) -> bool:
         """Return whether the claim of another process is void.
 
-        It is not the clock of this host that counts: it may differ from the disk's by more than `VOID_SECONDS`.
+        The clock of this host does not decide this, because it may differ from the disk's clock by more than
+        `VOID_SECONDS`.
         """
         claim = self._file(portion, "claimed")
         try:
@@ -180,7 +181,7 @@ class Claims:
 
 
 def remove_void_claims(folder: Path) -> None:
-    """Remove the claims of ended processes, and those that are a day old. Without a claim, remove all of the rest."""
+    """Remove claims of ended processes, and claims that are a day old. If no claim is left, remove all other files."""
     claims = folder / "claims"
     try:
         if not stat.S_ISDIR(claims.lstat().st_mode):  # a link could lead to a folder of other files

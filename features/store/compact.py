@@ -40,9 +40,10 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
     """Compact a store of more than `MANY_SHARDS` small shards, unless that disturbs another process.
 
-    Nothing is done while another process has a claim on the store. Compaction ends when another process begins, after a
-    minute or a tenth of `extraction_seconds`, whichever is longer, or when replaced shards take half of the disk's free
-    space. A later call goes on. If a shard is damaged or can't be written, only a message is printed.
+    Nothing is done while another process has a claim on the store. Compaction ends early in three cases: another
+    process claims something; replaced shards take half of the disk's free space; or a minute or a tenth of
+    `extraction_seconds` has passed, whichever is longer. A later call goes on. If a shard is damaged or can't be
+    written, only a message is printed.
     """
     try:
         small = _small_shards(store, large)
@@ -125,9 +126,10 @@ def _rewrite(
     advance: Callable[[int], None] = lambda count: None,
     is_disturbed: Callable[[int], bool] = lambda replaced: False,
 ) -> None:
-    """Rewrite `shards` as shards of up to `large` bytes. Without `wanted`, keep all features, else those of `wanted`.
+    """Rewrite `shards` as shards of up to `large` bytes. Keep the features of `wanted`; all of them if it is None.
 
-    After each shard, `is_disturbed` gets the bytes of the shards that were replaced. If it returns true, stop there.
+    After each new shard, `is_disturbed` gets the number of bytes of features that were rewritten so far. If it returns
+    true, stop there.
     """
     replaced = 0
     try:
@@ -149,8 +151,9 @@ def _batches(
 ) -> Iterator[tuple[list[Path], np.ndarray, np.ndarray]]:
     """Yield the content of `shards` in batches of up to `rows` rows, or of one shard.
 
-    Each item holds the shards that were read; their digests, `DIGEST` [n], each once, limited to `wanted` if it is
-    given; and the features of these digests, [n, *shape] as they are stored.
+    Each item has three parts: the shards that were read, their digests, and the features of these digests. Digests are
+    `DIGEST` [n], each once. If `wanted` is given, other digests are left out. Features are [n, *shape] as they are
+    stored.
     """
     sources: list[Path] = []
     digests: list[np.ndarray] = []

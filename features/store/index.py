@@ -62,7 +62,7 @@ class Segment:
 
     @classmethod
     def of(cls, shards: Mapping[str, np.ndarray]) -> Segment:
-        """Make a segment of shards. `shards` maps the name of each to its digests, `DIGEST` [n]."""
+        """Make a segment of shards. `shards` maps the name of each shard to its digests, `DIGEST` [n]."""
         lengths = np.array([len(digests) for digests in shards.values()], np.int64)
         numbers = np.arange(len(shards), dtype=np.int32).repeat(lengths)
         rows = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
@@ -86,9 +86,9 @@ class Segment:
     def find(self, digests: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Find `digests`, `DIGEST` [N], in the shards that are in use.
 
-        Yield triples of arrays [n]: positions in `digests`, int64; shards and rows, int32. A digest may be in several
-        shards, so a position may come several times, but only once in each triple. Raises StoreError if an entry names
-        a shard or row that does not exist.
+        Yield triples of arrays [n]: positions in `digests`, int64, and the shard and row of the digest at each
+        position, int32. A digest may be in several shards, so a position may come several times, but only once in each
+        triple. Raises StoreError if an entry names a shard or row that does not exist.
         """
         positions = np.argsort(
             np.ascontiguousarray(digests).view(">u8")[::4]
@@ -180,8 +180,8 @@ def names_in_use(segments: Sequence[Segment]) -> tuple[list[str], np.ndarray]:
 class Index:
     """The digests of some shards, with the shard and row of each. An index does not change.
 
-    Segments in memory take 40 bytes per digest. Each is less than half as long as the one before, so adding the digests
-    of new shards seldom touches the older ones. Each shard is in use in one segment.
+    Segments in memory take 40 bytes per digest. Each segment is less than half as long as the segment before it. So
+    older segments seldom have to be joined with the digests of new shards. Each shard is in use in exactly one segment.
     """
 
     folder: Path  # of the shards
@@ -210,7 +210,7 @@ class Index:
         return count
 
     def with_shards(self, new: Mapping[str, np.ndarray]) -> Index:
-        """Return an index that also holds new shards. `new` maps the name of each to its digests, `DIGEST` [n]."""
+        """Return an index that also holds new shards. `new` maps the name of a shard to its digests, `DIGEST` [n]."""
         if not new:
             return self
         segments = [*self.segments, Segment.of(new)]
@@ -237,9 +237,9 @@ class Index:
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
         """Yield the slabs that hold `digests`, `DIGEST` [N]. A slab spans at most `rows` rows of one shard.
 
-        Each digest must be in a shard; the first by name counts. `shuffled` draws the order of the shards, and the
-        order of the slabs within each shard. If `shuffled` is None, shards are in the order of their names, and slabs
-        in the order of their rows.
+        Each digest must be in a shard. If a digest is in several shards, the first shard by name is used. `shuffled`
+        draws the order of the shards, and the order of the slabs within each shard. If `shuffled` is None, shards are
+        in the order of their names, and slabs in the order of their rows.
         """
         names = list(self.shards)
         shards, lines = self._located(digests)
@@ -254,7 +254,11 @@ class Index:
             yield Slab(self.folder / names[shards[piece[0]]], lines[piece], piece, digests[piece])
 
     def _located(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the shard of each digest, as its position in `self.shards`, int64 [N], and the row, int32 [N]."""
+        """Return the shard and the row of each digest.
+
+        The first array holds the position of the shard in `self.shards`, int64 [N]. The second holds the row, int32
+        [N].
+        """
         ranks = {name: rank for rank, name in enumerate(self.shards)}
         shards = np.full(len(digests), len(ranks), np.int64)
         lines = np.zeros(len(digests), np.int32)
@@ -273,7 +277,7 @@ def _left(segment: Segment, names: Collection[str]) -> Segment:
 
 
 def _joined(segments: Sequence[Segment]) -> Segment:
-    """Return one segment in memory of the shards in use of several."""
+    """Return one segment, in memory, that holds all shards that are in use in `segments`."""
     names, lengths = names_in_use(segments)
     entries = Entries(*map(np.concatenate, zip(*merged(segments), strict=True)))
     return Segment(names, lengths, np.ones(len(names), bool), entries)

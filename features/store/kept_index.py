@@ -1,7 +1,7 @@
-"""The index of a large store on disk. It is mapped into memory, so opening the store reads only what is new.
+"""The kept index: the index of a large store, on disk. It is mapped into memory, so only new shards need be read.
 
-It has several segments, each in a folder of its own. New shards make a new segment; short segments are merged. So new
-digests seldom touch the older ones. A folder never changes.
+The index has several segments, each in its own folder. New shards make a new segment, and short segments are merged. So
+new digests seldom touch older segments. The files of a segment never change.
 
 STORE/<backbone>-<cut>-<fingerprint>/index-<hash of the names>/
     shards.json                             the name and the number of digests of each shard
@@ -46,9 +46,9 @@ def index_folders(entries: Iterable[str]) -> frozenset[str]:
 
 
 def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
-    """Return the kept index of those of the store's `shards` that it has. Without any, it is empty.
+    """Return the kept index of a store, limited to `shards`. It may lack some of them, or be empty.
 
-    The store may come from elsewhere. A damaged segment is ignored, as the shards hold the same digests.
+    A damaged segment is ignored, because the shards hold the same digests. The store may come from elsewhere.
     """
     for _ in range(_TRIES):
         places = _current(folder)
@@ -73,7 +73,7 @@ def _is_folder(place: Path) -> bool:
 
 
 def remove_segment(place: Path) -> None:
-    """Remove the folder of a segment, or whatever has its name. Of a link, the target stays."""
+    """Remove the folder `place` of a segment, or a file or link at this place. The target of a link stays."""
     with suppress(FileNotFoundError):  # another process removed it
         if _is_folder(place):
             shutil.rmtree(place)
@@ -82,7 +82,7 @@ def remove_segment(place: Path) -> None:
 
 
 def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) -> Index:
-    """Return an index of those `segments` that hold `shards`, the longest first. Use each shard in one of them."""
+    """Return an index of the `segments` that hold `shards`, the longest first. Each shard is in use in one segment."""
     left, chosen = set(shards), []
     for segment in sorted(segments, key=lambda segment: -len(segment.entries.digests)):
         limited = segment.limited_to(left)
@@ -95,9 +95,9 @@ def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) 
 def keep_index(folder: Path, form: ShardFormat) -> None:
     """Bring the kept index of the store in `folder` up to date, if the store is large and many shards are new.
 
-    It takes little memory, however many digests there are. If another process does the same, or if the folder can't be
-    written to, nothing is done. A disk without room raises an OSError. A damaged shard, or a segment that does not fit
-    its shards, raises a StoreError.
+    This takes little memory, however many digests there are. If another process does the same, or if the folder can't
+    be written to, nothing is done. A disk without room raises an OSError. A damaged shard, or a segment that does not
+    fit its shards, raises a StoreError.
     """
     if not os.access(folder, os.W_OK):  # else shards would be read in vain
         return
@@ -137,9 +137,10 @@ def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator
 
 
 def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
-    """Of `segments`, the longest first, return those to leave as they are. The rest is to be merged.
+    """Return those of `segments` that should stay as they are. The others should be merged.
 
-    Each is more than twice as long as all shorter ones together, and has more digests in use than not.
+    `segments` are sorted, the longest first. A segment stays if it is more than twice as long as all shorter ones
+    together, and if most of its digests are in shards that are in use.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)
@@ -151,7 +152,7 @@ def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def _kept(folder: Path, segments: Sequence[Segment]) -> Segment:
-    """Merge `segments` into one on disk. Return that one."""
+    """Merge `segments` into a new segment on disk. Return the new segment."""
     names, lengths = names_in_use(segments)
     count = int(lengths.sum())
     require_space(folder, _ENTRY_BYTES * count)
@@ -242,7 +243,7 @@ def read_segment(place: Path) -> Segment | None:
 
 
 def _mapped(file: Path, dtype: np.dtype[np.generic]) -> np.ndarray:
-    """Map an array [n] of `dtype` into memory. Another file raises a ValueError."""
+    """Map the array [n] of `dtype` in `file` into memory. If `file` holds anything else, raise a ValueError."""
     if not stat.S_ISREG(file.lstat().st_mode):
         raise ValueError("no regular file")
     values: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -105,10 +105,10 @@ def contents(store: FeatureStore) -> Contents:
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
-    """Read every byte of every shard, and find bad shards, and kept indexes that do not fit their shards.
+    """Read every byte of every shard. Find bad shards, and kept indexes that do not fit their shards.
 
-    With `repair`, remove both, and update merged files. The next extraction makes the removed features again. A shard
-    that can't be reached raises an OSError, because its content may be good.
+    If `repair` is true, remove these shards and indexes, and update merged files. The next extraction makes the removed
+    features again. A shard that can't be reached raises an OSError, because its content may be good.
     """
     shards = [(store, shard) for store in stores for shard in store.shards()]
     images: list[int] = []  # in each good shard

@@ -20,7 +20,7 @@ _NOTE = (
 
 
 def largest_shards(lengths: Mapping[str, int]) -> list[str]:
-    """Return the names of the shards to show, sorted: the largest. `lengths` has the number of images in each shard."""
+    """Return the names of the `MOST_SHARDS` largest shards, sorted. `lengths` maps each name to a number of images."""
     return sorted(heapq.nlargest(MOST_SHARDS, lengths, key=lengths.__getitem__))
 
 

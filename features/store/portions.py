@@ -35,10 +35,10 @@ class Portions:
 def cut_into_portions(digests: Sequence[str] | np.ndarray, missing: Collection[str]) -> Portions:
     """Cut `digests` into portions of successive digests. Keep in the portions only the digests that are in `missing`.
 
-    `digests`, hexadecimal or an array of dtype `DIGEST`, holds at least one digest, and none twice. A digest ends a
-    portion if its first bits are 0. So processes with the same digests find the same portions, whatever is missing when
-    they begin. If one process has a few digests more, most portions are still the same. A portion is named after the
-    digest that ends it.
+    `digests` are hexadecimal, or an array of dtype `DIGEST`. There is at least one, and none occurs twice. A digest
+    ends a portion if its first bits are 0. So processes with the same digests find the same portions, whatever is
+    missing when they begin. If one process has a few digests more, most portions are still the same. A portion is named
+    after the digest that ends it.
     """
     size = np.clip(len(digests) / _FEWEST_PORTIONS, _SMALLEST_PORTION, LARGEST_PORTION)
     bits = int(np.log2(size))

@@ -123,7 +123,7 @@ class FeatureStore:
     def lacking(self, digests: np.ndarray, listed: bool = True) -> np.ndarray:
         """Return which of `digests`, `DIGEST` [N], have no features yet, bool [N].
 
-        Unless `listed` is true, do not list the folder again: features that came since the last time are not seen.
+        If `listed` is false, the folder is not listed again, so features that came since the last listing are not seen.
         """
         index, lacking = self._refreshed() if listed else self._index, np.empty(len(digests), bool)
         for start in range(0, len(digests), _AT_A_TIME):  # a comparison copies what is compared
@@ -279,8 +279,8 @@ class FeatureStore:
     def _refreshed(self) -> Index:
         """Return the index of the shards on disk.
 
-        List the folder at each call, as other processes write shards too, and read the digests of new shards. If the
-        kept index has changed, map it instead of those digests that are in memory.
+        The folder is listed at each call, because other processes write shards, too. The digests of new shards are
+        read. If the kept index has changed, it is mapped again, in place of digests in memory.
         """
         entries = retired.entries_of(self.folder)
         while True:

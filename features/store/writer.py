@@ -41,7 +41,7 @@ class _Collected:
         return len(self.digests) >= images or sum(part.nbytes for part in self.features) >= SHARD_BYTES
 
     def taken(self) -> tuple[FeatureStore, list[str], list[np.ndarray]]:
-        """Return the store and what was collected for it, and collect anew."""
+        """Return the store, and the digests and features collected for it. Begin an empty collection."""
         digests, features = self.digests, self.features
         self.digests, self.features = [], []
         return self.store, digests, features
@@ -51,13 +51,13 @@ class ShardWriter(Generic[Key]):
     """Collects the features of `stores`, one per cut, and writes them as shards.
 
     It is time to write when the number, bytes or age of the collected features reaches a limit. So if the process is
-    killed, few features are lost. A thread writes, so that the passes go on meanwhile.
+    killed, few features are lost. A thread writes, so that forward passes go on meanwhile.
     """
 
     def __init__(
         self, stores: Mapping[Key, FeatureStore], digests: Sequence[str] | np.ndarray, expected: int = 0
     ) -> None:
-        """`digests` may get features, and `expected` images or more will be written, also by other processes."""
+        """Collect features of `digests`. All processes together will write `expected` images or more."""
         raw = raw_digests(digests)
         self._parts = {
             key: _Collected(store, set(hex_digests(raw[store.lacking(raw)]))) for key, store in stores.items()
@@ -85,7 +85,7 @@ class ShardWriter(Generic[Key]):
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 
     def extend(self, digests: Sequence[str] | np.ndarray, at_once: bool) -> np.ndarray:
-        """Take further `digests`, which may get features. Return which lack them; see `still_lacking`."""
+        """Collect features of further `digests`, too. Return which of them lack features; see `still_lacking`."""
         names = digests if not isinstance(digests, np.ndarray) else hex_digests(digests)
         for part in self._parts.values():
             part.lacking.update(names)
@@ -100,8 +100,8 @@ class ShardWriter(Generic[Key]):
     def still_lacking(self, digests: Sequence[str], at_once: bool) -> np.ndarray:
         """Return which of `digests` still lack features in some store, bool [N].
 
-        Listing a large folder takes long. So unless `at_once` is true, the folders are not listed again if that was
-        done a short time ago. Features that other processes wrote in this time are then not seen.
+        Listing a large folder takes long. So unless `at_once` is true, folders that were listed a short time ago are
+        not listed again. Features that other processes have written since then are not seen.
         """
         start, raw = time.monotonic(), raw_digests(digests)
         listed = at_once or start - self._listed >= min(self._took / _SHARE, KNOWN_SECONDS)
@@ -115,7 +115,8 @@ class ShardWriter(Generic[Key]):
     def add(self, digests: Sequence[str], features: Mapping[Key, np.ndarray], seconds: float = SHARD_SECONDS) -> bool:
         """Collect the features of `digests`, [N, ...] per store. Return whether it is time to `write` them.
 
-        It is after `seconds`, for example.
+        It is time if the last `write` began more than `seconds` ago, or if the features of one store are enough for a
+        shard.
         """
         for key, part in self._parts.items():
             part.add(digests, features[key])
@@ -124,9 +125,9 @@ class ShardWriter(Generic[Key]):
         )
 
     def write(self, then: Callable[[], None] = lambda: None) -> None:
-        """Write the collected features as shards, in a thread, and call `then` in the end.
+        """Write the collected features as shards in a thread, which then calls `then`.
 
-        First wait for the shards before. If they could not be written, the error is raised now.
+        First wait until the shards of the last call are written. If they could not be written, raise the error.
         """
         self.wait()
         shards = [part.taken() for part in self._parts.values()]

@@ -1,4 +1,4 @@
-"""Image files as arrays: `Images` is a sequence that makes an `ImageFile` of a row only when it is asked for."""
+"""Image files as arrays: the sequence `Images` makes an `ImageFile` of a row only when this row is asked for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FORMAT_CODES = {name: code for code, name in enumerate(KNOWN_FORMATS)}
 
 
 class Images(Sequence[ImageFile]):
-    """A sequence of image files in columns, at 77 bytes an image and the bytes of its file name.
+    """A sequence of image files in columns. An image takes 77 bytes and the bytes of its file name.
 
     Slices, and selections by an array of positions or a mask, are `Images`, too.
 

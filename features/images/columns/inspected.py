@@ -68,8 +68,8 @@ class Inspected(Sequence[list[ImageFile | Reject]]):
         return sorted([*images, *rejects], key=lambda one: (len(one.path), one.path))  # by page
 
 
-# Inspects files with a limit of pixels and a choice of pages in other processes, in any order. Yields the positions of
-# some files, int64 [n], and their result, whose positions are those in these n files.
+# A function that inspects files in other processes, in any order. It takes the files, the limit of pixels, and the
+# choice of pages. It yields the positions of n files, int64 [n], and their result, whose own positions are below n.
 Elsewhere = Callable[[Paths, int, Pages], Iterator[tuple[np.ndarray, Inspected]]]
 
 
@@ -83,10 +83,12 @@ def inspect_images(
 ) -> Inspected:
     """Inspect files in parallel, each as `inspect_image` does. The result can be sent to another process.
 
-    If `memory` has all pages of an unchanged file that `pages` asks for, the file is not read. Then its images are only
-    checked against `max_pixels`. The images found so far are saved to `memory` now and then, and when this is
-    interrupted. After each `TURN_BYTES` of files that were read, except the last, `turn` gets their images. At least
-    `MANY_FILES` that have to be read are given to `elsewhere`, unless they have URLs.
+    If a file is unchanged, and `memory` has all its pages that `pages` asks for, the file is not read. Its images are
+    then only compared with `max_pixels`. The images found so far are saved to `memory` now and then, and after an error
+    or an interruption.
+
+    After each `TURN_BYTES` of files that were read, except the last, `turn` gets the images of these files. If at least
+    `MANY_FILES` have to be read, `elsewhere` inspects them. If some of `paths` are URLs, neither function is called.
     """
     files = Paths.of(paths)
     remote = any(folder.find("://") > 0 for folder in files.folders)
@@ -123,7 +125,7 @@ def inspect_part(
     advance: Callable[[int], None] = lambda count: None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Inspected:
-    """Inspect local files, as `inspect_images` does for another process. When `is_stopped` returns true, stop there."""
+    """Inspect local files for `inspect_images` in another process. Stop early when `is_stopped` returns true."""
     found = _Found(files, None)
     for positions, seen in _inspected(files, np.arange(len(files)), max_pixels, pages, remote=False):
         found.add(positions, seen)
@@ -136,7 +138,7 @@ def inspect_part(
 def _inspected(
     files: Paths, positions: np.ndarray, max_pixels: int, pages: Pages, remote: bool
 ) -> Iterator[tuple[np.ndarray, list[list[ImageFile | Reject]]]]:
-    """Inspect the files at `positions`, int64 [n]. Yield some positions at a time, in order, with the result."""
+    """Inspect the files at `positions`, int64 [n]. Yield pieces of `positions`, in order, each with its result."""
     inspect = partial(inspect_image, max_pixels=max_pixels, pages=pages)
     size = 1 if remote else _PIECE
     return in_threads(lambda piece: list(map(inspect, files[piece])), positions, size, remote)
@@ -145,7 +147,7 @@ def _inspected(
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`. Yield each, and whether it is the last.
 
-    Sizes are looked up in threads, and only so far ahead as the parts that are asked for.
+    Threads look up the sizes of the files. They do so only shortly before a part is asked for.
     """
 
     def sizes(piece: np.ndarray) -> np.ndarray:
@@ -183,7 +185,7 @@ def _recalled(
 
 
 class _Found:
-    """Collects the images and rejects of files. Those that are inspected anew come first, in the order of the files."""
+    """Collects the images and rejects of files, in any order. `inspected` sorts them by the order of the files."""
 
     def __init__(self, files: Paths, memory: Memory | None) -> None:
         self._files, self._memory = files, memory
@@ -207,7 +209,7 @@ class _Found:
             self._keep_in_time()
 
     def add_part(self, positions: np.ndarray, part: Inspected) -> None:
-        """Add the images and rejects of a part of the files, those at `positions`, int64 [n]."""
+        """Add the images and rejects of `part`, which is the result for the files at `positions`, int64 [n]."""
         of_image = positions[part.of_image]
         self._images.append(part.images.at(self._files[of_image]))
         self._of_image.append(of_image)
@@ -245,7 +247,10 @@ class _Found:
         return every[start:]
 
     def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
-        """Add the images in `rows` of `known`, int64 [n], if they are within limits. `of_row` has their files."""
+        """Add the images in `rows` of `known`, int64 [n]. Images beyond the limits become rejects.
+
+        `of_row`, int64 [n], has the positions of their files.
+        """
         images = known if np.array_equal(rows, np.arange(len(known))) else known[rows]
         within = np.ones(len(rows), bool)
         width, height, tile, scans = (images.numbers(name) for name in ("width", "height", "tile_pixels", "scans"))
@@ -272,7 +277,7 @@ class _Found:
         return Inspected(self._files, images, of_image, rejects, [position for position, _ in self._rejects])
 
     def _paths(self, positions: np.ndarray) -> Paths:
-        """Return the paths of the files at `positions`, without a copy if that is all of them."""
+        """Return the paths of the files at `positions`. If these are all files, nothing is copied."""
         return self._files if np.array_equal(positions, np.arange(len(self._files))) else self._files[positions]
 
     def _into_columns(self) -> None:

@@ -16,16 +16,16 @@ _AT_A_TIME = 4096
 
 
 class Paths(Sequence[str]):
-    """A sequence of paths. Each is the number of a folder, and a place in one buffer of file names.
+    """A sequence of paths. A path is stored as the number of a folder, and the place of a file name in one buffer.
 
-    Slices, and selections by an array of positions or a mask, are `Paths` of the same buffer.
+    Slices, and selections by an array of positions or a mask, are `Paths` with the same buffer.
 
     Args:
         folders: each with a slash at its end; "" for paths without a folder.
-        names: the file names in UTF-8, one after the other.
+        names: the buffer: the file names in UTF-8, one after the other.
         starts: uint32 [N], or int64 for a large buffer: where each name begins in `names`.
-        lengths: int32 [N], in bytes.
-        folder_of: int32 [N], a position in `folders`.
+        lengths: int32 [N]: the number of bytes of each name.
+        folder_of: int32 [N]: the folder of each path, as a position in `folders`.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Paths(Sequence[str]):
     __hash__ = None  # type: ignore[assignment] # as of a list
 
     def __reduce__(self) -> tuple[Callable[..., Paths], tuple[Any, ...]]:
-        """Pickle only what is used of the buffer and of the folders."""
+        """Pickle only those names and folders that the paths use."""
         return Paths.of, (list(self),)
 
     def with_folders(self, folders: Sequence[str]) -> Paths:
@@ -130,7 +130,10 @@ class Paths(Sequence[str]):
         return {self.folders[code]: part for code, part in zip(used.tolist(), parts, strict=True)}
 
     def in_order(self) -> np.ndarray:
-        """Return the positions of the paths in the order of `sorted`, int64 [N]. Only names are held as text."""
+        """Return the positions of the paths, int64 [N], in the order of `sorted`.
+
+        To save memory, only the names of one folder at a time are text.
+        """
         files, below = self.by_folder(), defaultdict[str, set[str]](set)
         for folder in files:
             above, inner = "", folder

@@ -1,4 +1,4 @@
-"""A dataset of columns that an iterator yields, portion by portion."""
+"""Makes a `tf.data.Dataset` from an iterator that yields its rows in portions."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,12 @@ def portionwise(
     specs: Sequence[tf.TensorSpec],
     raised: list[Exception] | None = None,
 ) -> tf.data.Dataset:
-    """Return a dataset of the portions that the iterator `begin()` yields.
+    """Return a `tf.data.Dataset` whose elements are the portions that the iterator `begin()` yields.
 
     A portion is a tuple of columns with the same number of rows, at least one. `specs` has the shape and dtype of each
-    column. Each pass over the dataset calls `begin` again, and ends an earlier pass that is still under way. Errors of
-    the iterator are added to `raised`, because TensorFlow raises errors of its own instead.
+    column. Each new iteration over the dataset calls `begin` again, and ends an earlier iteration that is still under
+    way. If the iterator raises an error, this error is added to `raised`, because TensorFlow raises an error of its own
+    instead.
     """
     # TensorFlow's `from_generator` would slow down the whole process: TensorFlow 2.21 sets malloc's M_TRIM_THRESHOLD,
     # and the kernel then maps and clears every temporary buffer over 128 KiB again.
@@ -55,5 +56,5 @@ def portionwise(
 
 
 def specs_of(portion: tuple[Any, ...]) -> list[tf.TensorSpec]:
-    """Return the `specs` of `portionwise` for portions with the dtypes and shapes of `portion`."""
+    """Return the argument `specs` of `portionwise` for portions with the dtypes and shapes of `portion`."""
     return [tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in map(tf.constant, portion)]

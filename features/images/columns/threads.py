@@ -1,4 +1,4 @@
-"""Work on many files, in pieces and in threads."""
+"""Working on many files at the same time, in threads."""
 
 import time
 from collections import deque
@@ -18,9 +18,11 @@ Result = TypeVar("Result")
 def in_threads(
     work: Callable[[np.ndarray], Result], positions: np.ndarray, size: int, remote: bool
 ) -> Iterator[tuple[np.ndarray, Result]]:
-    """Yield pieces of `positions`, int64 [n], with the result of `work` for each, in order. A piece has at most `size`.
+    """Cut `positions`, int64 [n], into pieces. Yield each piece and the result of `work` for it, in order.
 
-    The first pieces are done here. Threads do the rest if `work` waits for a disk, or, with `remote`, for a network.
+    A piece has at most `size` positions. The first pieces are done in the calling thread. If a piece takes long,
+    because `work` waits for a disk or a network, other threads do the rest. If `remote` is true, there are more
+    threads.
     """
     pieces = (positions[start : start + size] for start in range(0, len(positions), size))
     for piece in pieces:

@@ -1,7 +1,7 @@
 """Bytes of objects with a URL, kept on disk while a command runs.
 
-A command reads an image twice: to know its digest, and to decode it. A disk costs less than a second request. A killed
-command leaves the bytes where they are, and the same command finds them when it is repeated.
+A command reads an image twice: first for its digest, then to decode it. Reading from a disk costs less than a second
+request. If a command is killed, the bytes stay on disk, and the same command finds them when it is repeated.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ MOST_TEMPORARY_BYTES = 4 << 30  # in the system's folder for temporary files, wh
 _FREE_SHARE = 0.5  # of the disk's free bytes, at most this share is used
 _DIGEST_BYTES = 32
 _FORGOTTEN_SECONDS = 7 * 24 * 3600
-_TOLD_SECONDS = 600  # so often a command tells that it uses the folder
+_TOLD_SECONDS = 600  # how often a command marks the folder as in use
 _USER, _SCRATCH = ".used-by-", "headstart-"  # each before the identity of a process
 
 
@@ -45,7 +45,7 @@ class _Kept:
             self.open()
 
     def open(self) -> Path:
-        """Make the folder, unless it is there. Tell other processes now and then that this one uses it."""
+        """Make the folder, if it is missing, and return it. Now and then, mark the folder as used by this process."""
         with self.lock:
             if self.folder is None:
                 self.folder = self._made()
@@ -69,7 +69,7 @@ class _Kept:
         return folder
 
     def take(self, size: int) -> bool:
-        """Return whether there is room for `size` bytes. If so, they are no longer free."""
+        """Reserve room for `size` bytes. Return whether there was enough room."""
         with self.lock:
             if size > self.left:
                 return False
@@ -81,7 +81,10 @@ class _Kept:
             self.left += size
 
     def leave(self, remove: bool) -> None:
-        """Use the folder no longer. With `remove`, remove it unless another process uses it."""
+        """Stop using the folder. If `remove` is true, remove the folder, unless another process uses it.
+
+        A temporary folder is always removed.
+        """
         if self.folder is None:
             return
         with suppress(OSError):
@@ -99,10 +102,11 @@ _of_another: Path | None = None  # a folder in which another process keeps bytes
 
 @contextmanager
 def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
-    """Keep the bytes of all objects that are read within the context, and remove them at its end.
+    """Keep the bytes of all objects that are read within the context. Remove these bytes at the end of the context.
 
-    After an error they stay, for the next command with this store and data. They stay, too, as long as another process
-    uses them. Without `store`, they lie in a temporary folder. Within another such context, this one does nothing.
+    After an error, the bytes stay for the next command with the same `store` and `data`. The bytes also stay as long as
+    another process uses them. Without `store`, the bytes lie in a temporary folder, and are always removed. Within
+    another such context, this context does nothing.
     """
     global _kept  # noqa: PLW0603 threads of TensorFlow read, too
     if _kept:
@@ -122,18 +126,21 @@ def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
 
 
 def kept_folder() -> Path | None:
-    """Return the absolute path of the folder in which bytes are kept now; None if there are none."""
+    """Return the absolute path of the folder in which bytes are kept now; None if no bytes are kept."""
     return _kept.folder.absolute() if _kept and _kept.folder else None
 
 
 def read_kept(folder: Path | None) -> None:
-    """From now on, `load` the bytes that another process keeps in `folder`. This process keeps none."""
+    """Let `load` read, from now on, the bytes that another process keeps in `folder`. None ends this.
+
+    This process keeps no bytes in `folder`.
+    """
     global _of_another  # noqa: PLW0603 threads of TensorFlow read, too
     _of_another = folder
 
 
 def load(url: str, version: Version) -> bytes | None:
-    """Return the bytes of an object of this version, if they were kept whole."""
+    """Return the kept bytes of an object. Return None if the bytes of this version were not kept, or are damaged."""
     kept = _kept if _kept and _kept.folder else None
     if not version.mtime_ns or not (kept or _of_another):
         return None
@@ -173,7 +180,7 @@ def keep(url: str, version: Version, content: bytes) -> None:
 
 
 def drop(url: str) -> None:
-    """Remove the bytes of an object that is needed no more, if they were kept."""
+    """Remove the bytes of an object that is no longer needed, if these bytes were kept."""
     kept = _kept
     if not kept or not kept.folder:
         return
@@ -196,7 +203,10 @@ def _digest(version: Version, content: bytes) -> bytes:
 
 
 def _is_used(folder: Path) -> bool:
-    """Return whether a process uses `folder`: one that lives, or one of another host that told so lately."""
+    """Return whether a process uses `folder`.
+
+    A process of this host counts if it is alive, a process of another host if it has marked the folder lately.
+    """
     for one in folder.glob(f"{_USER}*"):
         with suppress(OSError):
             ended = has_ended(one.name.removeprefix(_USER))
@@ -206,7 +216,7 @@ def _is_used(folder: Path) -> bool:
 
 
 def _remove_forgotten(folder: Path) -> None:
-    """Remove what commands that were killed a week ago, and never repeated, left in `folder`."""
+    """Remove what killed commands left in `folder`, if they were not repeated within a week."""
     for one in folder.glob("*"):
         with suppress(OSError):
             if time.time() - one.stat().st_mtime > _FORGOTTEN_SECONDS:

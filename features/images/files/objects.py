@@ -1,4 +1,4 @@
-"""Objects in object storage, by fsspec. Credentials and endpoints are those of the services' own libraries."""
+"""Reading objects in object storage by fsspec. The services' own libraries find credentials and endpoints."""
 
 import errno
 import hashlib
@@ -32,7 +32,10 @@ _REDIRECTED = getattr(errno, "EREMCHG", errno.EINVAL)
 
 
 def number_of(tag: object) -> int:
-    """Return a number of 60 bits made of an object's ETag, or of what its service has in place of one; 0 for none."""
+    """Return a number of 60 bits made from `tag`; 0 if there is no tag.
+
+    The tag is an object's ETag, or what the object's service has in place of an ETag.
+    """
     if not tag:
         return 0
     return (int.from_bytes(hashlib.sha256(str(tag).encode(errors="surrogateescape")).digest()[:8], "big") >> 4) or 1
@@ -60,13 +63,13 @@ def version_of(url: str) -> Version:
 
 
 def read(url: str, most: int) -> bytes:
-    """Return the first `most` bytes of an object. Raises the errors of the service's library."""
+    """Return at most `most` bytes of an object, from its start. Raises the errors of the service's library."""
     content: bytes = _asked(url, "cat_file", start=0, end=most)
     return content
 
 
 def fault_of(error: Exception) -> Fault | None:
-    """Return the fault of an error that is final; None if a further try may succeed. Raises an unknown error."""
+    """Return the fault of a final error; None if a further try may succeed. An error of unknown kind is raised."""
     said = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
         return Fault("vanished", "no such object")

@@ -1,7 +1,8 @@
-"""The three kinds of paths of image files: of a local file, of an object that has a URL, and of a member of a tar.
+"""The three kinds of paths of image files: paths of local files, URLs of objects, and paths of members of a tar.
 
-The path of a member names the tar, the member, the member's first byte in the tar, and its size:
-`shards/train-0.tar/cat/1.jpg#1536+20480`. So a member is read without the headers of the tar.
+The path of a member has four parts: the path of the tar, the name of the member, the position of the member's first
+byte in the tar, and the member's size in bytes. An example is `shards/train-0.tar/cat/1.jpg#1536+20480`. So a member is
+read without the headers of the tar.
 """
 
 import re
@@ -13,7 +14,7 @@ _MEMBER = re.compile(r"(?P<tar>.+?\.tar)/(?P<name>.+)#(?P<start>\d{1,18})\+(?P<s
 
 
 class Member(NamedTuple):
-    """A file in a tar: the path of the tar, the name in it, and the place of the content in the tar, in bytes."""
+    """A file in a tar: the path of the tar, the file's name in it, and the start and size of its content, in bytes."""
 
     tar: str
     name: str
@@ -22,7 +23,7 @@ class Member(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The path of the member; see the module."""
+        """The path of the member; see the docstring of the module."""
         return f"{self.tar}/{self.name}#{self.start}+{self.size}"
 
 
@@ -32,18 +33,22 @@ def is_url(path: str) -> bool:
 
 
 def member_at(path: str) -> Member | None:
-    """Return the member of a tar whose path is `path`; None for any other path."""
+    """Return the member of a tar that has the path `path`. Return None if `path` is of another kind."""
     found = _MEMBER.fullmatch(path) if ".tar/" in path and not is_url(path) else None
     return found and Member(found["tar"], found["name"], int(found["start"]), int(found["size"]))
 
 
 def is_local(path: str) -> bool:
-    """Return whether `path` is that of a local file: it is no URL, and no member of a tar."""
+    """Return whether `path` is the path of a local file, so neither a URL nor the path of a member of a tar."""
     return not is_url(path) and member_at(path) is None
 
 
 def name_of(path: str) -> str:
-    """Return a name with the suffix of the file: the path, without the query of a URL or a member's place in a tar."""
+    """Return a name that ends with the suffix of the file at `path`.
+
+    For a URL, it is the path in the URL. For a member of a tar, it is `path` without the numbers. Otherwise, it is
+    `path`.
+    """
     if is_url(path):
         return urlsplit(path).path
     member = member_at(path)

@@ -1,4 +1,4 @@
-"""The one way to the bytes of an image file, wherever the file is."""
+"""Reading the bytes of image files: local files, objects, and members of a tar. All such reading goes through here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def version_of(path: str) -> Version:
-    """Return the version of a file. Raises OSError if the file is gone or can't be asked for."""
+    """Return the version of a file. Raises OSError if the file is gone, or if its version can't be found out."""
     if is_url(path):
         return version_of_url(path)
     if member := member_at(path):
@@ -43,10 +43,11 @@ def version_of(path: str) -> Version:
 
 
 def content_elsewhere(path: str) -> tuple[bytes | Fault, Version]:
-    """Return the bytes of a file that is not local, and its version. Instead of the bytes, there may be a fault.
+    """Return a pair: the bytes of a file that is not local, and its version.
 
-    If neither the name nor the first `PREFIX_BYTES` bytes show that the file is an image, return only these first
-    bytes. A file that can't be read raises an OSError.
+    If the file is too large, the pair has a fault in place of the bytes. If neither the name nor the first
+    `PREFIX_BYTES` bytes show that the file is an image, the pair has only these first bytes. A file that can't be read
+    raises an OSError.
     """
     member = member_at(path)
     version = _version_of_member(member) if member else version_of_url(path)
@@ -62,8 +63,8 @@ def content_elsewhere(path: str) -> tuple[bytes | Fault, Version]:
 def bytes_of(image: ImageFile) -> bytes:
     """Return the bytes of the file of an image. Raises OSError if the file can't be read.
 
-    The bytes of a file that is not local are compared with the digest of `image`, and raise an UnreadableError if they
-    have another one.
+    If the file is not local, the digest of its bytes is compared with the digest of `image`. If the digests differ, an
+    UnreadableError is raised.
     """
     if is_local(image.file):
         return Path(image.file).read_bytes()
@@ -71,7 +72,10 @@ def bytes_of(image: ImageFile) -> bytes:
 
 
 def reference_of(image: ImageFile) -> bytes:
-    """Return a text by which `read_references` reads the file of an image. For a local file, it is the path."""
+    """Return a reference to the file of an image, from which `read_references` can read the file.
+
+    The reference to a local file is its path.
+    """
     path = os.fsencode(image.file)
     if is_local(image.file):
         return path
@@ -81,8 +85,9 @@ def reference_of(image: ImageFile) -> bytes:
 def read_references(references: np.ndarray) -> np.ndarray:
     """Read the files of `references`, bytes [N], in threads. Return their contents, bytes [N].
 
-    The result has b"" for a local file, and for the files beyond the first `MOST_AHEAD_BYTES`. These are not read: see
-    `read_alone`. It has `UNREAD` for a file that can't be read. After a DataError, see `require_access_kept`.
+    Local files are not read, and neither are files after the first `MOST_AHEAD_BYTES`; see `read_alone`. The result has
+    b"" for these files, and `UNREAD` for a file that can't be read. A DataError is not raised here, but by
+    `require_access_kept`.
     """
     sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
     within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
@@ -92,43 +97,44 @@ def read_references(references: np.ndarray) -> np.ndarray:
 
 
 def read_alone(reference: bytes) -> bytes:
-    """Read the file of one of the references that `read_references` left out. Returns `UNREAD` if it can't be read."""
+    """Read the file of one reference that `read_references` left out. Return `UNREAD` if the file can't be read."""
     return _read_or_nothing(reference)
 
 
 def why_unread() -> str:
-    """Return the path of the last file that `read_references` could not read, and the reason; "" if there was none.
+    """Return the path of the last file that `read_references` could not read, and the reason, as one text.
 
-    What failed before the last `forget_unread` does not count.
+    Return "" if there was no such file since the last `forget_unread`.
     """
     return _failures[-1] if _failures else ""
 
 
 def forget_unread() -> None:
-    """Forget which file could not be read; see `why_unread` and `require_access_kept`."""
+    """Forget what `why_unread` returns and what `require_access_kept` raises."""
     _failures.clear()
     _ends.clear()
 
 
 def require_access_kept() -> None:
-    """Raise the DataError that met `read_references` last, such as of lost credentials, and forget it.
+    """Raise the last DataError of `read_references`, if there is one, and forget it. An example is lost credentials.
 
-    TensorFlow would make an error of its own of it.
+    `read_references` does not raise the error, because TensorFlow would turn it into an error of its own.
     """
     if _ends:
         raise _ends.pop()
 
 
 def known_fault(image: ImageFile) -> Fault | None:
-    """Return why `read_references` could not read an object the last time, and forget it. Of other files, return None.
+    """Return the fault with which `read_references` last failed to read an object, and forget this fault.
 
-    Several tries of a server that is away take long, so its reason is not asked for again.
+    Return None for any other file. If a server does not answer, new tries would take long. So the reason is not looked
+    for again.
     """
     return _faults.pop(reference_of(image), None)
 
 
 def in_threads(function: Callable[[ImageFile], T], images: Iterable[ImageFile]) -> Iterator[T]:
-    """Yield `function` of each of `images`, in their order. The threads that read files run it."""
+    """Yield the result of `function` for each of `images`, in order. It runs in the threads that read files."""
     return _threads().map(function, images)
 
 
@@ -187,7 +193,10 @@ def _version_of_member(member: Member) -> Version:
 
 
 def read_member(member: Member, most: int | None = None) -> bytes:
-    """Read the first `most` bytes of a member, by default all. Raises OSError if the tar ends before."""
+    """Return the bytes of a member, from its start. Raises OSError if the tar ends before them.
+
+    At most `most` bytes are returned; all bytes if `most` is None.
+    """
     wanted = member.size if most is None else min(member.size, most)
     with open(member.tar, "rb", buffering=0) as file:
         pieces, left = list[bytes](), wanted

@@ -35,7 +35,7 @@ class _Reader(Protocol):
 
 
 def why_unknown(url: str) -> str:
-    """Return why a URL can't be read, or "" if it may be."""
+    """Return why headstart does not read URLs such as `url`; "" if it reads them."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -50,15 +50,16 @@ def why_unknown(url: str) -> str:
 
 
 def version_of_url(url: str) -> Version:
-    """Return the version of an object. Raises UnreadableError if it is gone, or can't be asked for."""
+    """Return the version of an object. Raises UnreadableError if it is gone, or if its version can't be found out."""
     return _repeated(url, lambda reader: reader.version_of(url))
 
 
 def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes, Version]:
-    """Return the bytes of an object, at most `most` of them, and its version.
+    """Return a pair: the bytes of an object, and the version of these bytes.
 
-    If the bytes of `version` were kept, see `fetched`, they are not read again. If the object is no longer of this
-    version, its bytes of now are read. Raises UnreadableError if the object can't be read, or is too large.
+    If `most` is given, at most `most` bytes are read, from the start, and `version` is returned. Otherwise, bytes of
+    `version` that were kept are not read again; see `fetched`. If the object is found to have changed since, its
+    present bytes are returned. Raises UnreadableError if the object can't be read, or is too large.
     """
     if most is not None:
         return _repeated(url, lambda reader: reader.read(url, most)), version
@@ -76,11 +77,11 @@ def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes
 
 
 def require_access(paths: Iterable[str]) -> None:
-    """Ask for an object of each bucket and host that `paths` name. Paths of other kinds are left out.
+    """Ask for an object of each bucket and host in `paths`. Paths that are no URLs are left out.
 
-    Raises DataError if a package or the credentials are missing, or if no bucket or host can be read: because it can't
-    be reached, or refuses each of three objects. If some can be read, the others are told, and their objects become
-    rejects.
+    Raises DataError if a package or the credentials are missing, or if no bucket or host can be read. A bucket or host
+    can't be read if it can't be reached, or if it refuses each of three objects. If only some can't be read, a message
+    is printed, and their objects become rejects.
     """
     places: dict[tuple[str, str], list[str]] = {}
     for url in filter(is_url, paths):
@@ -119,7 +120,10 @@ def _why_refused(urls: Sequence[str]) -> str:
 
 
 def _read_whole(url: str, version: Version) -> bytes:
-    """Return all bytes of an object, which may have changed meanwhile: then their number is not `version.bytes`."""
+    """Return all bytes of an object.
+
+    If the object has changed since `version` was found out, their number may differ from `version.bytes`.
+    """
     if version.bytes > MAX_FILE_BYTES:
         raise UnreadableError(Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"))
     if not version.bytes:

@@ -1,7 +1,7 @@
-"""Objects at http and https addresses, by urllib3.
+"""Reading objects at http and https addresses by urllib3.
 
-fsspec's own file system for them follows redirects, takes every failure of a HEAD request for a missing file, and reads
-a body of any length.
+fsspec also has a file system for such addresses. It is not used, because it follows redirects, takes any failure of a
+HEAD request for a missing file, and reads a body of any length.
 """
 
 import http
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMES = ("https", "http")
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0
-_PATIENCE_SECONDS, _SLOWEST = 60.0, 50_000  # a body may take so long, and a second more for so many bytes
+_PATIENCE_SECONDS, _SLOWEST = 60.0, 50_000  # a body may take 60 s, and a second more per 50 KB
 _BLOCK = 1 << 16
 _CONNECTIONS = 32
 _NO_HEAD = (403, 405, 501)  # answers of servers that know GET alone, or were asked with an address signed for GET
@@ -57,9 +57,10 @@ def version_of(url: str) -> Version:
 
 
 def read(url: str, most: int) -> bytes:
-    """Return the first `most` bytes of an object. Raises StatusError, or an error of urllib3.
+    """Return at most `most` bytes of an object, from its start. Raises StatusError, or an error of urllib3.
 
-    A body that ends early, or that comes slower than `_SLOWEST` for long, is such an error.
+    A body that ends early raises urllib3's IncompleteRead. A body that comes too slowly for too long raises a
+    TimeoutError.
     """
     start = time.monotonic()
     with closing(_asked(url, "GET")) as response:
@@ -79,7 +80,7 @@ def read(url: str, most: int) -> bytes:
 
 
 def fault_of(error: Exception) -> Fault | None:
-    """Return the fault of an error that is final; None if a further try may succeed."""
+    """Return the fault of a final error; None if a further try may succeed. An error of unknown kind is raised."""
     if not isinstance(error, StatusError):
         import urllib3.exceptions
 
