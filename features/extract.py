@@ -160,7 +160,7 @@ class _Extraction:
     def run(self, backbone: FrozenBackbone) -> Extracted:
         """Extract round by round.
 
-        The last round is over when each image has features, or when this process has tried all that have none.
+        The last round is over when each image has features, or when this process has tried all images that have none.
         """
         from headstart.features.images.batches import why_all_undecodable
 

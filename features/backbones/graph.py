@@ -157,10 +157,11 @@ def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
 def last_stage(model: keras.Model) -> int:
     """Return the index of the first operation of the last stage.
 
-    Of the blocks with outputs of the lowest resolution, the first one leads down to it; the others are the last stage.
-    InceptionV3 has three such blocks: `mixed8` leads down, and the last stage begins after it, at operation 249. There
-    are two exceptions. If only one block has the lowest resolution, it is the last stage. If most blocks have it, the
-    last quarter of all blocks is the last stage. The last operation with a kernel always belongs to the last stage.
+    The first block whose output has the lowest resolution leads down to this resolution. The blocks after it are the
+    last stage. For example, `mixed8` of InceptionV3 leads down. The two blocks after it are the last stage, which
+    begins at operation 249. There are two exceptions. If only one block has the lowest resolution, this block is the
+    last stage. If most blocks have it, the last quarter of all blocks is the last stage. The last operation with a
+    kernel always belongs to the last stage.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)

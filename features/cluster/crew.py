@@ -21,7 +21,7 @@ from headstart.features.terminal import console
 
 _RECRUIT_SECONDS = 2.0
 _MOST_FAILURES = 3
-_MOST_DEATHS = 30  # of workers, or three for each, without a finished job between them
+_MOST_DEATHS = 30  # of workers without a finished job between them; or three per worker, if these are more
 _ALONE_SECONDS = 60.0  # without a node that can take a worker
 _PATIENT_SECONDS = 20.0
 _CALLS_AT_ONCE = 4  # two jobs, `tell` and `stop`
@@ -56,7 +56,7 @@ class Crew:
                 break
 
     def prepared(self, seconds: float) -> None:
-        """Wait up to `seconds` until the worker of `prepare` has met the task. Its errors are not raised here."""
+        """Wait up to `seconds` until the worker of `prepare` has met the task. The worker's errors are not raised."""
         if self._prepared is not None:
             self.ray.wait([self._prepared], timeout=seconds)
             self._prepared = None

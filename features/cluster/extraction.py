@@ -130,10 +130,11 @@ def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) ->
 def cluster(
     config: ClusterConfig, features: FeatureConfig | None = None, extraction: ExtractionConfig | None = None
 ) -> Iterator[Cluster | None]:
-    """Connect to the cluster that `config` names, and dismiss the crew at the end. If it names none, yield None.
+    """Connect to the cluster that `config` names, and dismiss the crew at the end.
 
-    Workers start at once, while the caller goes on. If the store of `extraction` does not know the networks of
-    `features` yet, a worker on this machine builds these networks, and saves their facts in the store.
+    If `config` names no cluster, yield None. Workers start at once, while the caller goes on. If the store of
+    `extraction` does not know the networks of `features` yet, a worker on this machine builds these networks, and saves
+    their facts in the store.
     """
     if not config.ray:
         yield None

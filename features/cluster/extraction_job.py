@@ -37,7 +37,7 @@ _AWAY = (errno.ESTALE, errno.EIO, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT,
 
 @dataclass(frozen=True)
 class Met:
-    """What a node reports: the fingerprint of each cut, as JSON, and whether it sees an image of the sample."""
+    """What a node reports: the fingerprint of each cut, as JSON, and whether the node sees an image of the sample."""
 
     fingerprints: Sequence[Mapping[str, Any]]
     sees_images: bool
@@ -66,7 +66,7 @@ class ExtractionTask:
         return ExtractionJob(self, before)
 
     def require_same(self, met: Met) -> None:
-        """Raise a NodeError if a worker can't see images that the driver sees, or if it has other fingerprints."""
+        """Raise a NodeError if a worker can't see images that the driver sees, or has other fingerprints."""
         if not met.sees_images and any(map(is_seen, self.sample)):
             first = self.sample[0].file
             raise NodeError(f"{first}: this node does not see the image, or sees another one at this path")

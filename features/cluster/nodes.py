@@ -31,7 +31,7 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
 
 
 class Reference:
-    """What the first worker of a task has built, to compare others with it, and the batch sizes found so far."""
+    """The first worker of a task, with which other workers are compared, and the batch sizes found so far."""
 
     def __init__(self, task: Task) -> None:
         self.batch_sizes: dict[str, int] = {}  # by `Built.kind`

@@ -52,7 +52,7 @@ class Sharing:
         tick: called several times a second.
         ahead: whether a worker gets its next unit before the last one has ended.
         largest: how many items a unit should have at most.
-        window: how many items may be begun after the first item that is not done. It limits what `in_order` holds.
+        window: how many items may be begun after the first item that is not done. This limits what `in_order` holds.
     """
 
     crew: Crew
@@ -166,7 +166,7 @@ class Sharing:
         if not member.died:
             self._units.give_back(member)
         elif not self._units.die(member, member.node) and member.ready:
-            self.crew.blame(member)  # none of its units is under suspicion, so the node may be
+            self.crew.blame(member)  # none of its units is under suspicion, so the node may be at fault
 
     def _show_progress(self) -> None:
         """Ask busy workers how far they are, and show the sum."""

@@ -32,7 +32,10 @@ _SHARED_SECONDS = 3.0  # between two shards of a unit that two workers extract
 
 @dataclass(frozen=True)
 class Finished:
-    """The result of a unit, which may be `stopped` early. A reject is (position in the unit, reason, detail)."""
+    """The result of a unit. A reject is (position in the unit, reason, detail).
+
+    `stopped` tells whether the unit was ended early.
+    """
 
     extracted: int  # number of images; those that had features before do not count
     rejects: Sequence[tuple[int, Reason, str]]

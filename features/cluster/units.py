@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 UNIT_SECONDS = 60.0  # of work in a unit
 FIRST_UNIT = 512  # images of a worker's first unit, as its speed is not known yet
-_SHORTEST_SECONDS = 2.0  # of work in a unit near the end; its features are a shard of their own
+_SHORTEST_SECONDS = 2.0  # of work in a unit near the end; each unit makes a shard
 _SMALLEST_UNIT = 32
 _LARGEST_UNIT = 1 << 16  # a unit is sent to its worker in one message
 _MOST_DEATHS = 3
@@ -89,7 +89,7 @@ class Units(Generic[Worker]):
             now: in seconds, on a clock that never goes back.
             speed: the worker's images per second; None if it is not known.
             workers: the number of workers, including this one.
-            place: the worker's node. A unit that failed there goes to another place, unless the worker is `alone`.
+            place: the worker's node. A unit that failed there goes to another place, unless `alone` is true.
             alone: whether all workers are at one place.
         """
         held = self._held.get(worker, [])
@@ -133,8 +133,8 @@ class Units(Generic[Worker]):
     ) -> list[Worker]:
         """Record that `worker` has finished `unit`. Return the other workers that have the same unit.
 
-        `unread` holds the positions of the images that `worker` could not read. These images become a new unit. `place`
-        is the place of `worker`; the new unit goes to another place.
+        `unread` holds the positions of the images that `worker` could not read. These images become a new unit, which
+        goes to another place. `place` is the place of `worker`.
         """
         others = [other for other in unit.holders if other != worker]
         for holder in list(unit.holders):

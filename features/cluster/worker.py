@@ -56,7 +56,7 @@ class Job(Protocol):
     """The work of a worker for one task. The methods are those of `Worker`."""
 
     def meet(self) -> Any:
-        """Check that this node can do the task. Return what the driver gives to `Task.require_same`."""
+        """Check that this node can do the task. Return the value that the driver gives to `Task.require_same`."""
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
         """Build the network, if there is one. `batch_sizes` maps a `Built.kind` to the batch size of another worker."""

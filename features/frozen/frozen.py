@@ -71,9 +71,9 @@ class FrozenBackbone:
     ) -> Iterator[tuple[np.ndarray, dict[Cut, np.ndarray]]]:
         """Run the network on each (positions, pixels) of `batches`. Yield (positions, features) in the same order.
 
-        For pixels and features, see `__call__`. Positions are handed on unchanged. Each of `passes` runs a different
-        batch at the same time. If `batches` raises an error, or the caller stops, results that were not yet yielded are
-        lost.
+        For pixels and features, see `__call__`. Positions are handed on unchanged. All of `passes` run at the same
+        time, each on a different batch. If `batches` raises an error, or the caller stops, results that were not yet
+        yielded are lost.
         """
         running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(len(self.passes)) as pool:

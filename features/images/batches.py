@@ -186,11 +186,11 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
 
 
 def decoded_bytes(data: bytes, image: ImageFile, config: ImageConfig) -> np.ndarray | None:
-    """Decode `image`, whose file has the bytes `data`. Return uint8 [size, size, 3], or None if this is impossible.
+    """Decode `image`, whose file has the bytes `data`. Return uint8 [size, size, 3].
 
-    The pixels are the same as those of `decoded_batches`. For the reason of a failure, see `fault_in`. Threads may call
-    this function at the same time. The first call with a `config` takes half a second longer, because it traces a
-    graph.
+    If the image can't be decoded, return None; see `fault_in`. The pixels are the same as those of `decoded_batches`.
+    Threads may call this function at the same time. The first call with a `config` takes half a second longer, because
+    it traces a graph.
     """
     return _with_its_decoder(data, image, config, _decoder(config))
 

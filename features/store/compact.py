@@ -126,10 +126,10 @@ def _rewrite(
     advance: Callable[[int], None] = lambda count: None,
     is_disturbed: Callable[[int], bool] = lambda replaced: False,
 ) -> None:
-    """Rewrite `shards` as shards of up to `large` bytes. Keep the features of `wanted`; all of them if it is None.
+    """Rewrite `shards` as shards of up to `large` bytes.
 
-    After each new shard, `is_disturbed` gets the number of bytes of features that were rewritten so far. If it returns
-    true, stop there.
+    Keep the features of the digests in `wanted`. If `wanted` is None, keep all features. After each new shard,
+    `is_disturbed` gets the number of bytes of features that were rewritten so far. If it returns true, stop there.
     """
     replaced = 0
     try:

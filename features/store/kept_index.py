@@ -46,9 +46,9 @@ def index_folders(entries: Iterable[str]) -> frozenset[str]:
 
 
 def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
-    """Return the kept index of a store, limited to `shards`. It may lack some of them, or be empty.
+    """Return the kept index of a store, limited to `shards`. The index may hold only some of these shards, or none.
 
-    A damaged segment is ignored, because the shards hold the same digests. The store may come from elsewhere.
+    A store from elsewhere may have a damaged segment. It is ignored, because the shards hold the same digests.
     """
     for _ in range(_TRIES):
         places = _current(folder)

@@ -45,7 +45,7 @@ class Images(Sequence[ImageFile]):
 
     @classmethod
     def of(cls, images: Iterable[ImageFile]) -> Images:
-        """Make columns of `images`, in their order. Columns are returned unchanged."""
+        """Make columns of `images`, in their order. `Images` are returned unchanged."""
         if isinstance(images, Images):
             return images
         rows = list(images)

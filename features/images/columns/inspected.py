@@ -83,9 +83,9 @@ def inspect_images(
 ) -> Inspected:
     """Inspect files in parallel, each as `inspect_image` does. The result can be sent to another process.
 
-    If a file is unchanged, and `memory` has all its pages that `pages` asks for, the file is not read. Its images are
-    then only compared with `max_pixels`. The images found so far are saved to `memory` now and then, and after an error
-    or an interruption.
+    If a file is unchanged, and `memory` has every page that `pages` asks for, the file is not read. The images of such
+    a file are only compared with `max_pixels`. The images found so far are saved to `memory` now and then, and after an
+    error or an interruption.
 
     After each `TURN_BYTES` of files that were read, except the last, `turn` gets the images of these files. If at least
     `MANY_FILES` have to be read, `elsewhere` inspects them. If some of `paths` are URLs, neither function is called.
@@ -147,7 +147,7 @@ def _inspected(
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`. Yield each, and whether it is the last.
 
-    Threads look up the sizes of the files. They do so only shortly before a part is asked for.
+    Threads look up the sizes of files, but only a little ahead of the parts that were asked for.
     """
 
     def sizes(piece: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ class Paths(Sequence[str]):
 
     @classmethod
     def of(cls, paths: Iterable[str | os.PathLike[str]]) -> Paths:
-        """Make a sequence of `paths`, in their order. Paths are returned unchanged."""
+        """Make a sequence of `paths`, in their order. `Paths` are returned unchanged."""
         if isinstance(paths, Paths):
             return paths
         code_of: dict[str, int] = {}

@@ -131,9 +131,9 @@ def kept_folder() -> Path | None:
 
 
 def read_kept(folder: Path | None) -> None:
-    """Let `load` read, from now on, the bytes that another process keeps in `folder`. None ends this.
+    """Let `load` read, from now on, the bytes that another process keeps in `folder`.
 
-    This process keeps no bytes in `folder`.
+    If `folder` is None, `load` no longer reads such bytes. This process keeps no bytes in `folder`.
     """
     global _of_another  # noqa: PLW0603 threads of TensorFlow read, too
     _of_another = folder
@@ -216,7 +216,7 @@ def _is_used(folder: Path) -> bool:
 
 
 def _remove_forgotten(folder: Path) -> None:
-    """Remove what killed commands left in `folder`, if they were not repeated within a week."""
+    """Remove what killed commands left in `folder`, if these commands were not repeated within a week."""
     for one in folder.glob("*"):
         with suppress(OSError):
             if time.time() - one.stat().st_mtime > _FORGOTTEN_SECONDS:

@@ -46,8 +46,8 @@ def is_local(path: str) -> bool:
 def name_of(path: str) -> str:
     """Return a name that ends with the suffix of the file at `path`.
 
-    For a URL, it is the path in the URL. For a member of a tar, it is `path` without the numbers. Otherwise, it is
-    `path`.
+    For a URL, the name is the path in the URL. For a member of a tar, the name is `path` without the numbers. For a
+    local file, the name is `path`.
     """
     if is_url(path):
         return urlsplit(path).path

@@ -134,7 +134,7 @@ def known_fault(image: ImageFile) -> Fault | None:
 
 
 def in_threads(function: Callable[[ImageFile], T], images: Iterable[ImageFile]) -> Iterator[T]:
-    """Yield the result of `function` for each of `images`, in order. It runs in the threads that read files."""
+    """Yield the result of `function` for each of `images`, in order. The threads that read files run `function`."""
     return _threads().map(function, images)
 
 

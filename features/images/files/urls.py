@@ -50,7 +50,7 @@ def why_unknown(url: str) -> str:
 
 
 def version_of_url(url: str) -> Version:
-    """Return the version of an object. Raises UnreadableError if it is gone, or if its version can't be found out."""
+    """Return the version of an object. Raises UnreadableError if there is no such object, or no answer."""
     return _repeated(url, lambda reader: reader.version_of(url))
 
 
