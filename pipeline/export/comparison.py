@@ -11,7 +11,7 @@ from headstart.pipeline.export.measure import Measured
 from headstart.pipeline.scoring.metrics import interval_text, wilson_interval
 from headstart.pipeline.scoring.thresholds import is_second
 
-_MOST = 1e-4  # difference of a probability in float32
+_MOST = 1e-4  # largest allowed difference of a probability in float32
 
 
 @dataclass(frozen=True)

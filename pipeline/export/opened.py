@@ -44,8 +44,8 @@ class OpenExport:
 def open_export(path: Path) -> OpenExport:
     """Open the export at `path`: its folder, or its model in that folder.
 
-    Raises ExportError if it is none, if it is damaged, or if its runtime is missing. A SavedModel from elsewhere can
-    read and write files when it runs, as TensorFlow warns; open only those of people you trust.
+    Raises ExportError if `path` is no export, if the export is damaged, or if its runtime is missing. TensorFlow warns
+    that a SavedModel can read and write files when it runs. Open only SavedModels of people you trust.
     """
     folder = path if path.is_dir() and path.name != MODEL_FILES["saved_model"] else path.parent
     labels = read_labels(folder)

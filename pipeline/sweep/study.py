@@ -148,9 +148,9 @@ class Study:
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def die(self, trial: optuna.Trial) -> int:
-        """Return a trial to the study whose worker died. Return how many workers have died of its head.
+        """Return the trial of a worker that died to the study. After `MOST_DEATHS`, the trial fails for good instead.
 
-        After `MOST_DEATHS`, the trial fails for good.
+        The result is the number of workers that have died with the same head.
         """
         trial.set_user_attr(_DIED, True)
         head = json.dumps(trial.params, sort_keys=True)
