@@ -117,7 +117,7 @@ def command(
     Args:
         kept: printed after Ctrl-C, to say which work is not lost.
         needs_weights: whether the command reads the weights that its options name.
-        name: the name of the command; by default, that of the function.
+        name: the name of the command. By default, it is the name of the function.
     """
 
     def register(function: Callable[..., Result]) -> Callable[..., None]:

@@ -102,7 +102,7 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
 def _judged(
     found: Candidates, labels: np.ndarray, folds: Sequence[Fold], classes: int
 ) -> tuple[list[Judged], Similarity | None]:
-    """Judge all candidates. If the features of a candidate allow it, also compare the images with those of ImageNet."""
+    """Judge all candidates. If the features of a candidate allow it, also compare the images with ImageNet images."""
     judged, similarity = list[Judged](), None
     with progress("judging features", len(found.stores), "cuts") as advance:
         for store in found.stores:

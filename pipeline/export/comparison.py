@@ -1,4 +1,4 @@
-"""Compare the answers of an export with those of its run."""
+"""Compare the answers of an export with the answers of its run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

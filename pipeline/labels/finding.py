@@ -37,7 +37,7 @@ def require_cleanlab() -> None:
 def alike(examples: Sequence[Example], features: Features) -> list[list[int]]:
     """Group copies and near-duplicates. Return the positions in `examples` of each group's images.
 
-    An image without copies and near-duplicates is a group of its own. `features` is float32 [N, D], with a row for each
+    An image without copies and near-duplicates is a group by itself. `features` is float32 [N, D], with a row for each
     example.
     """
     keys: list[list[object]] = [[example.image.digest] for example in examples]

@@ -59,7 +59,7 @@ def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: Extracti
 def read_features(stores: Stores, digests: Digests) -> np.ndarray:
     """Read the features of images into memory, float32 [N, D]. The cuts are side by side.
 
-    `digests` are those of the images: hexadecimal, or an array of dtype `DIGEST`.
+    `digests` are the digests of the images: hexadecimal texts, or an array of dtype `DIGEST`.
     """
     found = np.empty((len(digests), width(stores)), np.float32)
     start = 0

@@ -39,7 +39,7 @@ class ServedExport:
     passes: int = 1
 
     def pixels(self, data: bytes, name: str) -> Pixels | Fault:
-        """See `Served`. The pixels are those of the export's `preprocess.py`."""
+        """See `Served`. The pixels are made by the export's `preprocess.py`."""
         header = usable_header(data, name, self.max_pixels)
         if isinstance(header, Fault):
             return header
