@@ -1,4 +1,4 @@
-"""The settings of `export`, and what each format is called and can hold."""
+"""The settings of `export`, the file name of each format, and the precisions that a format can't hold."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -15,7 +15,7 @@ OUTPUT = "probabilities"
 
 @dataclass(frozen=True)
 class Deployable:
-    """A model to write to a file, and what the file says about it.
+    """A model to write to a file, and the metadata that the file holds.
 
     `model` maps pixels, uint8 [B, S, S, 3], to calibrated probabilities, float32 [B, C] with C >= 2. It computes in
     float32. It has no dropout, and no batch normalisation that could be folded into a convolution.

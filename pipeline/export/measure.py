@@ -26,7 +26,7 @@ ASKED, DECODED, _MEASURED = "asked.json", "decoded.npy", "measured.npz"
 
 @dataclass(frozen=True)
 class Asked:
-    """What to run, and on which files."""
+    """The export to run, and the files to run it on."""
 
     format: Format
     model: str  # path
@@ -63,7 +63,10 @@ def measure(folder: Path, asked: Asked) -> Measured:
 
 
 def measured(folder: Path) -> Measured:
-    """Run, in this process, the export that the file `ASKED` in `folder` names. Compare its pixels with headstart's."""
+    """Run the export that the file `ASKED` in `folder` names, in this process.
+
+    The pixels that `preprocess.py` makes are compared with headstart's own pixels, too.
+    """
     asked = Asked(**json.loads((folder / ASKED).read_text()))
     module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[asked.format]}")
     run: Callable[[np.ndarray], np.ndarray] = module.load(Path(asked.model))

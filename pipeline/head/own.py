@@ -79,14 +79,14 @@ class OwnHead:
         return cls(file, name, _digest(source) if source else "", given=function)
 
     def origin(self) -> dict[str, str]:
-        """Return what a run's `config.json` holds: the file, the function, and the digest of the source."""
+        """Return the fields for a run's `config.json`: the file, the function, and the digest of the source."""
         return {"file": self.file, "function": self.function, "digest": self.digest}
 
     def build(self, features: int, classes: int) -> keras.Model:
         """Call the function, and check the model that it returns.
 
-        Raises OptionError if the code fails, if there is no such function, or if the model can't serve: it has another
-        shape, yields probabilities, or has layers that are not Keras's own.
+        Raises OptionError if the code fails, if there is no such function, or if the model can't serve as a head: it has
+        another shape, yields probabilities, or has layers that are not Keras's own.
         """
         function = self.given or self._function()
         with self._told("the function"):

@@ -199,7 +199,7 @@ def _table(
 
 
 def _read(stores: Stores, digests: np.ndarray) -> np.ndarray:
-    """Read the features into memory: float32 [N, D], or [N, H, W, D] of a single cut that is a map."""
+    """Read the features into memory: float32 [N, D], or [N, H, W, D] if the only cut is a map."""
     if not any(cut.map for cut in stores):
         return read_features(stores, digests)
     if len(stores) > 1:

@@ -97,7 +97,7 @@ def find(example: Example, data: Path | None) -> ImageFile | None:
 def nearest_of(served: ServedRun, places: Places) -> Nearest | None:
     """Return the `Nearest` of a served run, or None and print the reason.
 
-    The reason is that the run keeps no features, or that its training images are gone or changed.
+    Typical reasons are that the run keeps no features, or that its training images are gone or changed.
     """
     why = "the run keeps no features of training images"
     try:

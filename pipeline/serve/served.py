@@ -29,7 +29,7 @@ from headstart.pipeline.serve.config import ServeConfig
 Pixels = Sequence[np.ndarray]  # uint8 [size, size, 3] of one image, for each network
 
 _LARGE = 16_000_000  # pixels; decoding an image takes up to 15 bytes per pixel
-_MOST_OFTEN = 10  # scans of a progressive JPEG that has `--max-pixels`; each scan draws all pixels again
+_MOST_OFTEN = 10  # most scans of a progressive JPEG with `--max-pixels` pixels; each scan draws all pixels again
 _large = threading.Lock()
 SHOWN = 5  # likeliest classes, by default
 

@@ -80,12 +80,12 @@ class StudyOwner:
         self._finished[worker] += 1
 
     def give_back(self, worker: str) -> None:
-        """Return the trial of a worker to the study, if it has one."""
+        """Return the trial of `worker` to the study, if the worker has a trial."""
         if trial := self._trials.pop(worker, None):
             self._studies[worker].give_back(trial)
 
     def fail(self, worker: str) -> None:
-        """Mark the trial of a worker as failed for good, if it has one."""
+        """Mark the trial of `worker` as failed for good, if the worker has a trial."""
         if trial := self._trials.pop(worker, None):
             self._studies[worker].fail(trial)
 

@@ -60,9 +60,11 @@ def sweep(
 
     Trials see train and val only; with folds, `data` needs no val. `study_path` is an SQLite file. A repeated call
     continues the study, and several processes may fill the study at the same time. `seed` decides the search, every
-    head, the folds, and the split if `data` has no split folders. Raises OptionError if settings can't be used, or if
-    the study has other data or settings; DataError if `data` can't be trained on, or if no trial ended with a finite
-    loss; StoreError if the study can't be read or written; and RunError as `require_free` does.
+    head, the folds, and the split if `data` has no split folders.
+
+    Raises OptionError if settings can't be used, or if the study has other data or settings. Raises DataError if `data`
+    can't be trained on, or if no trial ended with a finite loss. Raises StoreError if the study can't be read or
+    written. Raises RunError as `require_free` does.
     """
     start, began = time.perf_counter(), time.time()
     require_free(path, overwrite)
