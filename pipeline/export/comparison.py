@@ -86,8 +86,8 @@ class Comparison:
     def require_close(self, config: ModelExportConfig) -> None:
         """Raise an ExportError if the export differs too much from the run; see `ModelExportConfig.tolerance`.
 
-        float32 is judged on the pixels of the run, because a rare file that `preprocess.py` does not know says nothing
-        about the model.
+        An export in float32 is compared on the pixels of the run. The pixels of `preprocess.py` differ for rare files,
+        which says nothing about the model.
         """
         asked, found = f"--format {config.format} --precision {config.precision}", self.same_pixels
         if not np.isfinite(found.largest_difference):

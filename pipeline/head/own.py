@@ -85,8 +85,8 @@ class OwnHead:
     def build(self, features: int, classes: int) -> keras.Model:
         """Call the function, and check the model that it returns.
 
-        Raises OptionError if the code fails, if there is no such function, or if the model can't serve as a head: it has
-        another shape, yields probabilities, or has layers that are not Keras's own.
+        Raises OptionError if the code fails, if there is no such function, or if the model can't serve as a head. A
+        model can't serve if it has another shape, yields probabilities, or has layers that are not Keras's own.
         """
         function = self.given or self._function()
         with self._told("the function"):

@@ -34,12 +34,12 @@ class Loaded:
 
     @property
     def images_per_pass(self) -> int:
-        """The maximum number of images in one pass."""
+        """The maximum number of images in one forward pass."""
         return min(network.images_per_pass for network in self.networks)
 
     @property
     def passes(self) -> int:
-        """The number of passes that may run at the same time."""
+        """The number of forward passes that may run at the same time."""
         return min(len(network.passes) for network in self.networks)
 
     def __call__(

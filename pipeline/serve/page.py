@@ -1,4 +1,4 @@
-"""The page on which a person drops photographs. It is one file, and asks only this server."""
+"""The page on which a person drops photographs. It is one file, and sends requests only to this server."""
 
 import base64
 import hashlib

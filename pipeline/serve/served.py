@@ -52,17 +52,17 @@ class Served(Protocol):
 
     @property
     def images_per_pass(self) -> int:
-        """The maximum number of images in one pass."""
+        """The maximum number of images in one forward pass."""
 
     @property
     def passes(self) -> int:
-        """The number of passes that may run at the same time."""
+        """The number of forward passes that may run at the same time."""
 
     def pixels(self, data: bytes, name: str) -> Pixels | Fault:
-        """Decode an image whose file has the bytes `data` and the name `name`. Threads may call this at once."""
+        """Decode an image whose file has the bytes `data` and the name `name`. Several threads may call this."""
 
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
-        """Classify at most `images_per_pass` images in the pass `number`, from 0 to `passes` - 1."""
+        """Classify at most `images_per_pass` images. Calls at the same time need different numbers under `passes`."""
 
 
 @dataclass(frozen=True)
