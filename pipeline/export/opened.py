@@ -66,7 +66,7 @@ def open_export(path: Path) -> OpenExport:
 
 
 def _require_valid(folder: Path, settings: dict[str, Any], cut: object, classes: int) -> None:
-    """Raise an ExportError if values in `labels.json` are missing or out of range."""
+    """Raise an ExportError if values in `labels.json` are missing, unknown or out of range."""
     try:
         size, resize, truncated, bits, most = (settings[name] for name in _SETTINGS)
         ImageConfig(size, resize, truncated, bits)

@@ -6,7 +6,8 @@ The result differs from headstart's own pixels by at most one grey level. Four r
 - Images with 16 bits per sample, of which fewer are in use: colour images come out darker. For grey images, the number
   of bits in use is taken from the brightest sample, not from the file's header.
 - TIFFs with reduced copies of a page: the copies count as pages.
-- JPEGs that TensorFlow refuses and Pillow reads: headstart decodes large ones at full size, this file at a smaller one.
+- JPEGs that TensorFlow refuses and Pillow reads: headstart decodes a large one at full size, and this file decodes it
+  at a smaller size.
 - PNGs with texts over 1 MiB, and images over twice Pillow's `MAX_IMAGE_PIXELS`: Pillow refuses them.
 """
 

@@ -62,7 +62,11 @@ class Served(Protocol):
         """Decode an image whose file has the bytes `data` and the name `name`. Several threads may call this."""
 
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
-        """Classify at most `images_per_pass` images. Calls at the same time need different numbers under `passes`."""
+        """Classify at most `images_per_pass` images.
+
+        `number` is the number of a forward pass, from 0 to `passes` - 1. Two calls at the same time must have different
+        numbers.
+        """
 
 
 @dataclass(frozen=True)

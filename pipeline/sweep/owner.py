@@ -62,7 +62,7 @@ class StudyOwner:
     def tell(
         self, worker: str, attributes: Mapping[str, Any], value: float | None, curves: Mapping[str, bytes]
     ) -> None:
-        """Record the result of the worker's trial; see `Study.tell`. Write its curves beside the study.
+        """Record the result of the worker's trial; see `Study.tell`. Write the trial's curves beside the study.
 
         `curves` maps the names of TensorBoard's files to their contents.
         """
@@ -95,7 +95,10 @@ class StudyOwner:
         return list(self._trials)
 
     def leave(self, worker: str, died: bool = False) -> Left:
-        """Close the study of a worker that has ended or died. A trial that it ran goes back; see `Study.die`."""
+        """Close the study of a worker that has ended or died.
+
+        If the worker has a trial, the trial goes back to the study; see `Study.give_back` and `Study.die`.
+        """
         trial, study = self._trials.pop(worker, None), self._studies.pop(worker, None)
         deaths = 0
         if trial and study and died:

@@ -148,9 +148,9 @@ class Study:
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def die(self, trial: optuna.Trial) -> int:
-        """Return the trial of a worker that died to the study. After `MOST_DEATHS`, the trial fails for good instead.
+        """Give the trial of a dead worker back to the study. Return how many workers have died with the same head.
 
-        The result is the number of workers that have died with the same head.
+        After `MOST_DEATHS` such deaths, the trial is not given back, and fails for good.
         """
         trial.set_user_attr(_DIED, True)
         head = json.dumps(trial.params, sort_keys=True)
