@@ -23,7 +23,7 @@ def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]
 
     An image that is given by its path stays where it is. A Pillow image or an array is written to a temporary PNG file,
     which is removed at the end of the context. Predictions and errors call such an image by its position in `images`,
-    counted from 0, such as `image 3`. This is the name of its temporary file.
+    counted from 0, such as `image 3`. The second result maps the path of its temporary file to this name.
 
     Raises:
         OptionError: for an object that is no image, and an array that is not uint8 [H, W, 3] or [H, W].
