@@ -89,7 +89,7 @@ def _on_disk(folder: Path, stores: Stores, digests: Digests) -> FeaturesOnDisk:
 
 
 def _scratch_place(extraction: ExtractionConfig) -> Path:
-    """Return the folder for scratch files: `--scratch`, else the store, or a system folder if the store is read-only."""
+    """Return the scratch folder: `--scratch`, else the store, or a system folder if the store is read-only."""
     if extraction.scratch:
         return extraction.scratch
     try:
