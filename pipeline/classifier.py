@@ -95,7 +95,7 @@ def split_classifier(classifier: keras.Model, network: Network) -> tuple[Network
 
 
 def classifier_precision(config: FeatureConfig) -> AskedPrecision:
-    """Return the precision in which a fine-tuned classifier runs. `config` is that of the run's network."""
+    """Return the precision in which a fine-tuned classifier runs. `config` holds the settings of the run's network."""
     return "float32" if config.precision == "int8" else config.precision
 
 
@@ -117,7 +117,7 @@ class FrozenClassifier:
         advance: Callable[[int], None],
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the logits of images. When `is_stopped` returns true, stop there.
+        """Compute the logits of images. Stop early when `is_stopped` returns true.
 
         Returns the positions of the images that could be decoded, int64 [n], ascending, and their logits, float32
         [n, 1 or C]. `advance` takes the number of images just finished.

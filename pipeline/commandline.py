@@ -72,7 +72,7 @@ class Fallible(Protocol):
 
 @runtime_checkable
 class Lasting(Protocol):
-    """A result whose command goes on after it is shown."""
+    """A result whose command goes on after the result is shown."""
 
     def last(self) -> None:
         """Go on until the command ends."""
@@ -99,7 +99,7 @@ class _Command(TyperCommand):
 
 
 def _command_class(configs: Iterable[Any]) -> type[_Command]:
-    """Return the class of a command with the options of `configs`, some of which may be given without a value."""
+    """Return the class of a command with the options of `configs`. It knows which options need no value."""
     options = [one for config in configs for one in fields(config) if "alone" in one.metadata]
     return type("_CommandOf", (_Command,), {"alone": {_flag(one): one.metadata["alone"] for one in options}})
 
@@ -117,7 +117,7 @@ def command(
     Args:
         kept: printed after Ctrl-C, to say which work is not lost.
         needs_weights: whether the command reads the weights that its options name.
-        name: the name of the command; by default, that of the function.
+        name: the name of the command. By default, it is the name of the function.
     """
 
     def register(function: Callable[..., Result]) -> Callable[..., None]:

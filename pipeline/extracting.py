@@ -38,7 +38,7 @@ class Extractor:
     def __init__(
         self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None, earlier: float = 0.0
     ) -> None:
-        """`earlier` is the time in seconds of extractions with `compact=False`, which the first compaction may use."""
+        """`earlier` is the time in seconds of earlier extractions with `compact=False`; see `compact_by_itself`."""
         self.network = network.calibrated(images)
         self._cluster, self._earlier = cluster, earlier
         self._freeze = cache(lambda: self.network.freeze(keep=True))
@@ -68,8 +68,9 @@ class Extractor:
 class Early:
     """Extracts features while the scan of a large data folder goes on, so that each file is read from disk only once.
 
-    Rejects are left to `extract_all`, which tries them again. Images that `--bits` decides about end this, because the
-    whole folder decides which features they get. The features that were extracted before stay in the store.
+    Rejects are left to `extract_all`, which tries them again. The early extraction ends when it meets an image to which
+    `--bits` applies, because the whole folder decides which features such an image gets. The features that were
+    extracted before stay in the store.
     """
 
     def __init__(self, config: FeatureConfig, extraction: ExtractionConfig) -> None:
@@ -78,7 +79,7 @@ class Early:
         self._extractors: list[Extractor] | None = None
 
     def __call__(self, images: Images) -> None:
-        """Extract the missing features of `images`, a part of those in the data folder."""
+        """Extract the missing features of `images`, which are some of the images in the data folder."""
         held = set(np.unique(images.numbers("bits")).tolist())
         if bits_that_matter(bits_by_folder(self._bits, held), held) != "16":
             self._extractors = []

@@ -71,8 +71,8 @@ class FeaturedExamples:
     def labelled(self, examples: Sequence[Example], viewed: Sequence[Example] = ()) -> LabelledFeatures:
         """Return the features and the labels of `examples`, and the features of all views of `viewed`, at all cuts.
 
-        The features are on disk if they are more than memory may hold; see `load_features`. `viewed` must be training
-        examples, because only these have views.
+        The features are on disk if memory may not hold them all; see `load_features`. `viewed` must be training
+        examples, because only training examples have views.
         """
         examples, viewed = Examples.of(examples), Examples.of(viewed)
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()

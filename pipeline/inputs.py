@@ -170,7 +170,7 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
     """Raise DataError if the file of an example that was read is gone, or has changed since the scan.
 
-    Only local files are looked at: the bytes of others were compared as they were read.
+    Only local files are checked, because the bytes of other files were compared when they were read.
     """
     changed = [example.image.path for example in examples if not example.image.is_unchanged_since_read()]
     if changed:

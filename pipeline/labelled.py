@@ -49,7 +49,7 @@ class LabelledFeatures:
         )
 
     def take(self, rows: Rows) -> LabelledFeatures:
-        """Select the examples at `rows`. With a slice, and of features on disk, no features are copied."""
+        """Select the examples at `rows`. Features are not copied if `rows` is a slice or the features are on disk."""
         views = [taken(view, rows) for view in self.views]
         return replace(self, features=taken(self.features, rows), labels=self.labels[rows], views=views)
 

@@ -24,7 +24,7 @@ from headstart.pipeline.runs import Run
 
 
 def run_data(run: Run, places: Places = Places()) -> Path:
-    """Return the data folder or list of `run`. Raises RunError if it is gone, DataError if it is neither."""
+    """Return the data of `run`. Raises RunError if the data are gone. For other errors, see `require_data`."""
     own = Path(run.config()["data"])
     found = places.data or (own if is_there(own) else _from_environment("data"))
     if found is None:
@@ -46,7 +46,7 @@ def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
 
 
 def known_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path | None:
-    """Return the store of `run` as `run_store` does, or None if it is gone."""
+    """Return the store of `run` as `run_store` does, or None if `run_store` would raise a RunError."""
     own = run.configs()[1].store
     found = places.store or (own if _holds(own, run) else _from_environment("store"))
     return Path(found) if found else None

@@ -44,9 +44,9 @@ def advise(
 ) -> Advice:
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
-    Each candidate is a network at one cut. The candidates are those whose features are in the store, and the networks
-    to try. Features of the latter are extracted for a sample of the images. All candidates are judged on train and val,
-    never on test. Raises DataError if `data` can't be trained on or has too few images. Raises OptionError if `config`
+    Each candidate is a network at one cut. There are two kinds: networks whose features are in the store, and networks
+    to try, whose features are extracted for a sample of the images. All candidates are judged on train and val, never
+    on test. Raises DataError if `data` can't be trained on or has too few images. Raises OptionError if `config`
     names several backbones, or a cut that is a map. Extraction raises the errors of `cache_features`.
 
     Args:
@@ -102,7 +102,7 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
 def _judged(
     found: Candidates, labels: np.ndarray, folds: Sequence[Fold], classes: int
 ) -> tuple[list[Judged], Similarity | None]:
-    """Judge all candidates. If the features of one allow it, also compare the images with ImageNet's."""
+    """Judge all candidates. If the features of a candidate allow it, also compare the images with ImageNet images."""
     judged, similarity = list[Judged](), None
     with progress("judging features", len(found.stores), "cuts") as advance:
         for store in found.stores:

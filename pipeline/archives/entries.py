@@ -25,13 +25,13 @@ UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a m
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of an archive. `size` is the unpacked and `packed` the packed size of the file, in bytes."""
+    """One file of an archive. `size` is the size of its content in bytes, and `packed` is its size in the archive."""
 
     name: str  # with slashes; several entries may have one name
     size: int
     packed: int
     blocks: Callable[[], Iterator[bytes]]  # yields the content; may raise DAMAGE, UNSUPPORTED or OSError
-    start: int | None = None  # first byte of the content in a plain tar; None if it is not stored there as it is
+    start: int | None = None  # position of the content in a plain tar; None if the content is packed or in pieces
     fault: Fault | None = None  # why the content is never read; None if it may be read
 
     def read(self) -> bytes | Fault:

@@ -47,7 +47,7 @@ def is_archive_name(name: str) -> bool:
 
 
 def list_plain_tar(path: Path) -> list[Entry]:
-    """List the files of the tar at `path`, which is not compressed. Raises DataError if it can't be read."""
+    """List the files of the plain tar at `path`. Raises DataError if the tar is compressed or can't be read."""
     with ExitStack() as stack:
         try:
             file = OpenFiles(stack).part(path)
@@ -74,8 +74,8 @@ def _tell(archive: str, notes: Iterable[str]) -> None:
 class Archives:
     """Opens archives, which stay open until `stack` is closed.
 
-    All archives together may unpack to so much as one archive may: see `require_within_limits`. Unpacked data lie on
-    the disk of `folder`, in temporary files without a name. `folder` need not exist yet.
+    The limits of one archive, see `require_within_limits`, hold for all archives together. Unpacked data lie on the
+    disk of `folder`, in temporary files without a name. `folder` need not exist yet.
     """
 
     def __init__(self, stack: ExitStack, folder: Path, zip_encoding: str | None) -> None:
@@ -107,7 +107,7 @@ class Archives:
         return entries
 
     def _count(self, files: int, size: int) -> None:
-        """Count what an archive unpacks to. Raises DataError if all together exceeds the limits of one archive."""
+        """Add to the unpacked size. Raises DataError if all archives together exceed the limits of one archive."""
         self._total += size
         require_within_limits(f"{self._outermost}, with the archives in it", files, self._total, self._given)
 

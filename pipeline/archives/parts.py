@@ -13,7 +13,7 @@ _MOST_OPEN = 32
 
 
 class Part(io.RawIOBase):
-    """A range of a file that reads like a file of its own. It need not be closed, because it keeps no file open."""
+    """A range of a file, which reads like a whole file. A part need not be closed, because it keeps no file open."""
 
     def __init__(self, read_at: Callable[[int, int], bytes], start: int, size: int, name: str) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Part(io.RawIOBase):
 
 
 class OpenFiles:
-    """Opens files for reading, and keeps open the 32 that were used last. They are closed when `stack` is closed."""
+    """Opens files for reading, and keeps open the 32 that were used last. All are closed when `stack` is closed."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._files: OrderedDict[Path, int] = OrderedDict()

@@ -64,7 +64,7 @@ def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
 
 
 class _HeaderFile:
-    """The file from which tarfile reads headers. It refuses to read more at once than a header has."""
+    """The file from which tarfile reads headers. A read of more bytes than a header can have is refused."""
 
     def __init__(self, file: Part) -> None:
         self._file = file

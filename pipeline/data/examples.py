@@ -142,8 +142,8 @@ def scan(
 ) -> Scan:
     """Make an example of every image in `data`, a folder or manifest, from its digest and header.
 
-    An image that can't be used becomes a reject. Raises DataError if there are no images, and the errors of
-    `read_data` and, for URLs, of `require_access`.
+    An image that can't be used becomes a reject. Raises DataError if there are no images. For other errors, see
+    `read_data` and, for URLs, `require_access`.
 
     Args:
         seed: decides the splits of the images that have no split in `data`.
@@ -217,7 +217,7 @@ def _items(files: Files, seen: Inspected) -> Items:
 
 
 def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]:
-    """Return the group of each image. The images and rejects of one file without a group form a group of its path."""
+    """Return the group of each image. The pages of a file without a group form a group, called by the file's path."""
     count = np.bincount(np.concatenate([seen.of_image, np.array(seen.of_reject, np.int64)]))
     paged = np.flatnonzero((count[seen.of_image] > 1) & groups.is_(None))
     if not len(paged):

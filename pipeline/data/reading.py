@@ -215,7 +215,7 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
 
 
 def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
-    """Read tars of samples. Without any `.cls` and `.json`, labels are in the names, as in a folder."""
+    """Read tars of samples. If they hold no `.cls` and no `.json`, labels are found in the names, as in a folder."""
     there = shards.tars_of(data)
     tars = there.paths
     splits, lines = ([""] * len(tars), []) if config.resplit else shards.split_of_each(tars, data)
@@ -251,7 +251,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
 def _labelled_by_names(
     names: Sequence[str], data: Path, config: DataConfig, reading: Reading, labelled: bool
 ) -> Reading:
-    """Return `reading`, the reading of tars, with the labels and splits that the names in the tars have."""
+    """Return `reading`, the reading of tars, with the labels and splits that are found in the names in the tars."""
     try:
         inside = read_names(names, str(data), replace(config, group="", label_column=""), labelled=labelled)
     except DataError as error:

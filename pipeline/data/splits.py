@@ -28,8 +28,8 @@ def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, flo
     Equal images, and images of one group, get the same split, so sizes are only as exact as whole groups allow. A class
     of three or more groups has one in each split, if the groups allow it. If some images of a group already have a
     split, the group gets the split of most of these images. In a tie, test goes before val, and val before train. A
-    group may have images that were given to test, and others that were given to train (`Item.of_train`). The latter
-    then count as a group of their own.
+    group may have images that were given to test, and others that were given to train (`Item.of_train`). Then the
+    images that were given to train count as a separate group.
 
     Args:
         fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
@@ -117,7 +117,7 @@ def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]
 
 
 def _rank(items: Items, seed: int) -> np.ndarray:
-    """Return the place of each item in the order of the hashes of seed and digest, int64 [N]. Equal images have one."""
+    """Return each item's place in the order of the hashes of seed and digest, int64 [N]. Equal images share a place."""
     hashes = bytearray()
     for digest in items.digests:
         hashes += hashlib.sha256(f"{seed}:{digest}".encode()).digest()
@@ -203,8 +203,8 @@ class _Groups:
 def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
     """Return the first position of the group of each of `count` positions, int64 [count].
 
-    Two positions are in one group if they share a key, or if a chain of other positions links them. `keys` has pairs of
-    keys, int [count], and of a mask, bool [count], that says which positions have them.
+    Two positions are in one group if they share a key, or if a chain of other positions links them. Each of `keys` is a
+    pair: the keys of the positions, int [count], and a mask of the positions that have a key, bool [count].
     """
     roots = np.arange(count)
     while True:

@@ -82,9 +82,10 @@ class ImageTree:
         return ImageTree(self.paths, self.loose, {name: inner.without(below[name]) for name, inner in left.items()})
 
     def by_label(self, label_of: Callable[[Parts], str | None]) -> Labels:
-        """Return the images of each label, ascending.
+        """Map each label to the positions of its images, ascending.
 
-        `label_of` returns the label of the images in a folder, whose path is relative to this one; None for no label.
+        `label_of` takes the path of a folder, relative to this one. It returns the label of the images in that folder,
+        or None if they have no label.
         """
         found = defaultdict[str, list[np.ndarray]](list)
         for path, tree in self.walk():
@@ -147,7 +148,10 @@ def splits_outside(images: ImageTree) -> ImageTree:
 
 
 def labelled(positions: np.ndarray, labels: Coded[str | None]) -> Labels:
-    """Return the images of each label. `labels` has the label of the image at each of `positions`."""
+    """Map each label to the positions of its images. Images without a label are left out.
+
+    `positions`, int64 [n], are the positions of some images. `labels` holds the label of each of these images.
+    """
     return {label: positions[rows] for label, rows in labels.positions().items() if label}
 
 

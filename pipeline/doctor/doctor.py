@@ -95,7 +95,7 @@ class Diagnosis:
 def doctor(store: Path) -> Diagnosis:
     """Gather the facts about this machine, and about the disk of the folder `store`, which need not exist.
 
-    TensorFlow is started in a process of its own meanwhile. Nothing is changed. Raises OptionError if `store` is a URL.
+    TensorFlow is started in another process. Nothing is changed. Raises OptionError if `store` is a URL.
     """
     require_no_url("--store", store)
     start, on = Start(), disk(store)

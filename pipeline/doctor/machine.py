@@ -26,7 +26,7 @@ _INFO = Path("/proc/cpuinfo")
 
 
 class Start:
-    """Starts TensorFlow in a process of its own: on a processor that it does not support, it would end this one."""
+    """Starts TensorFlow in another process, because TensorFlow kills its process on an unsupported processor."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -72,7 +72,10 @@ def device(started: dict[str, Any]) -> dict[str, Any]:
 
 
 def limits() -> dict[str, Any]:
-    """Return the limits of this process: open files, memory, cores, and the size of /dev/shm; None means no limit."""
+    """Return the limits of this process: open files, memory, cores, and the size of /dev/shm.
+
+    None means that there is no such limit, or no /dev/shm.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     address, _ = resource.getrlimit(resource.RLIMIT_AS)
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -86,7 +86,7 @@ def _works(attempt: Callable[[], None]) -> bool:
 
 
 def _resolution(file: Path) -> int:
-    """Return the smallest step, a power of ten in nanoseconds, to which the disk rounds the time of a file."""
+    """Return, in nanoseconds, the step to which the disk rounds the time of a file. It is one of some usual steps."""
     wanted = 1_234_567_891_111_111_111
     os.utime(file, ns=(wanted, wanted))
     off = abs(file.stat().st_mtime_ns - wanted)

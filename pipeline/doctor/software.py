@@ -43,7 +43,10 @@ def _requirements(extra: str) -> list[Requirement]:
 
 
 def _version(name: str, wanted: set[str] = frozenset()) -> str | None:  # type: ignore[assignment]
-    """Return the installed version of a package, or None if it, or a package of its extras `wanted`, is missing."""
+    """Return the installed version of a package.
+
+    Return None if the package is missing, or if a package is missing that one of its extras `wanted` requires.
+    """
     try:
         found = version(name)
         for text in requires(name) or [] if wanted else []:

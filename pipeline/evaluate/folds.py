@@ -48,9 +48,9 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
     """Estimate the accuracy of heads with the settings of the run at `path`, on all its usable images.
 
     Each image is scored once per repeat, by a head that was trained without this image, its near-duplicates and the
-    images of its group. For each fold, the other folds train a head; if the run has a val split, the next fold is left
-    out of training and chooses the epoch. The result is kept as `cross_validation` in `metrics.json`. Raises DataError
-    if a class has too few images, and the errors of `evaluate`.
+    images of its group. For each fold, the other folds train a head. But if the run has a val split, the next fold does
+    not train the head, and chooses the epoch instead. The result is kept as `cross_validation` in `metrics.json`.
+    Raises DataError if a class has too few images. For other errors, see `evaluate`.
 
     Args:
         config: the numbers of folds and of repeats.

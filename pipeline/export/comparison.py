@@ -1,4 +1,4 @@
-"""Compare the answers of an export with those of its run."""
+"""Compare the answers of an export with the answers of its run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from headstart.pipeline.export.measure import Measured
 from headstart.pipeline.scoring.metrics import interval_text, wilson_interval
 from headstart.pipeline.scoring.thresholds import is_second
 
-_MOST = 1e-4  # difference of a probability in float32
+_MOST = 1e-4  # largest allowed difference of a probability in float32
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Comparison:
     def require_close(self, config: ModelExportConfig) -> None:
         """Raise an ExportError if the export differs too much from the run; see `ModelExportConfig.tolerance`.
 
-        float32 is judged on the pixels of the run, because a rare file that `preprocess.py` does not know says nothing
-        about the model.
+        An export in float32 is compared on the pixels of the run. The pixels of `preprocess.py` differ for rare files,
+        which says nothing about the model.
         """
         asked, found = f"--format {config.format} --precision {config.precision}", self.same_pixels
         if not np.isfinite(found.largest_difference):

@@ -1,4 +1,4 @@
-"""The settings of `export`, and what each format is called and can hold."""
+"""The settings of `export`, the file name of each format, and the precisions that a format can't hold."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +14,7 @@ MODEL_FILES: dict[Format, str] = {
     "onnx": "model.onnx",
     "litert": "model.tflite",
     "openvino": "model.xml",
-}  # the name of the file, or of the folder, of the model in OUT
+}  # the name of the model's file or folder in OUT
 MODULES: dict[Format, str] = {
     "keras": "keras_file",
     "saved_model": "saved_model",

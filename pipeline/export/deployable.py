@@ -1,4 +1,4 @@
-"""The model of a run in the form that every format takes: pixels in, calibrated probabilities out, no training left."""
+"""The model of a run in the form that is written in every format: it maps pixels to calibrated probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ OUTPUT = "probabilities"
 
 @dataclass(frozen=True)
 class Deployable:
-    """A model to write to a file, and what the file says about it.
+    """A model to write to a file, and the metadata that the file holds.
 
     `model` maps pixels, uint8 [B, S, S, 3], to calibrated probabilities, float32 [B, C] with C >= 2. It computes in
     float32. It has no dropout, and no batch normalisation that could be folded into a convolution.
@@ -28,9 +28,10 @@ class Deployable:
 
 
 def joined_classifier(networks: Sequence[Network], head: keras.Model) -> keras.Model:
-    """Build a classifier of `networks`, which take images of the same size, and a `head` on all their features.
+    """Build a classifier from `networks` and from `head`, which takes the features of all networks.
 
-    The classifier maps pixels, uint8 [B, S, S, 3], to logits, float32 [B, 1 or C].
+    All networks must take images of the same size. The classifier maps pixels, uint8 [B, S, S, 3], to logits, float32
+    [B, 1 or C].
     """
     if len(networks) == 1:
         return build_classifier(networks[0].backbone, networks[0].cuts, head)
@@ -45,9 +46,9 @@ def joined_classifier(networks: Sequence[Network], head: keras.Model) -> keras.M
 
 
 def deployable_model(classifier: keras.Model, temperature: float) -> keras.Model:
-    """Return a copy of `classifier`, pixels to logits, that yields probabilities instead; see `Deployable`.
+    """Return a copy of `classifier` that yields probabilities in place of logits; see `Deployable`.
 
-    Logits are divided by `temperature`. Of one logit x, the probabilities are 1 - sigmoid(x) and sigmoid(x).
+    Logits are divided by `temperature`. A single logit x gives the probabilities 1 - sigmoid(x) and sigmoid(x).
     """
     plain = _plain(classifier)
     logits = keras.layers.Rescaling(1 / temperature, name="temperature")(plain.output)

@@ -33,7 +33,7 @@ class ExportResult:
     precision: str
     path: str  # of the model: a file, or the folder of a SavedModel
     bytes: int  # of the model alone
-    answers: str  # which model of the run it is, and why
+    answers: str  # which model of the run was exported, and why
     comparison: Comparison
 
     def fields(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _write(source: Source, model: Path, config: ModelExportConfig, images: RunIm
 def _compared(
     source: Source, model: Path, config: ModelExportConfig, images: Sequence[ImageFile], labels: np.ndarray
 ) -> Comparison:
-    """Run the export at `model` on `images` in a process of its own, and compare it with the run."""
+    """Run the export at `model` on `images` in another process, and compare it with the run."""
     side, answers, rows = source.images.size, source.answers(), []
     with scratch_folder(model.parent.parent, "measured") as scratch:
         shape = (len(images), side, side, 3)
@@ -135,6 +135,6 @@ def _compared(
 
 
 def _bytes(model: Path) -> int:
-    """Return the size of the model: of the file, or of all files in its folder."""
+    """Return the size in bytes of all files of the model."""
     files = model.rglob("*") if model.is_dir() else model.parent.glob(f"{model.stem}.*")
     return sum(file.stat().st_size for file in files if file.is_file())

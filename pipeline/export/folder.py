@@ -42,7 +42,7 @@ def example_of(format: Format) -> str:
 
 
 def read_labels(folder: Path) -> dict[str, Any]:
-    """Return the content of `labels.json`. Raises ExportError if `folder` is no export, or the file is damaged."""
+    """Return the content of `labels.json`. Raises ExportError if `folder` is no export, or if the file is damaged."""
     file = folder / LABELS
     try:
         found = read_json(file, _MOST_BYTES)

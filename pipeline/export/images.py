@@ -1,4 +1,4 @@
-"""The images of a run on which an export is compared with it, or by which int8 is calibrated."""
+"""The images of a run that its export needs: val images for the comparison, training images to calibrate int8."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -25,16 +25,17 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True)
 class RunImages:
-    """The images that are in the data of a run now."""
+    """All images that the data of a run holds now."""
 
     run: Run
     data: Path
     images: Images
 
     def draw(self, split: str, count: int, seed: int) -> tuple[list[ImageFile], np.ndarray]:
-        """Draw `count` images of `split`, or take all if `count` is 0. Return them, and their labels, int64 [N].
+        """Draw `count` images of `split`, or take all if `count` is 0. Return the images and their labels, int64 [N].
 
-        `seed` decides which images are drawn. Raises DataError if none is there, and says so if some are gone.
+        `seed` decides which images are drawn. Raises RunError if the run has no images of `split`, and DataError if the
+        data no longer holds any of them. If only some of them are gone, the console says so.
         """
         rows = self.run.labelled(split)
         if not rows:
@@ -84,7 +85,7 @@ def decoded(images: Sequence[ImageFile], config: ImageConfig) -> Iterator[np.nda
 
 
 def local_files(images: Sequence[ImageFile], scratch: Path) -> list[tuple[str, int]]:
-    """Return the path and the page of each image. What is no local file is copied into the folder `scratch`."""
+    """Return the path and the page of each image. An image that is no local file is copied into `scratch`."""
     found = []
     for number, image in enumerate(images):
         path = Path(image.file).absolute()

@@ -1,4 +1,4 @@
-"""Run an export in its own runtime, in a process of its own: `python -m headstart.pipeline.export.measure FOLDER`.
+"""Run an export in its own runtime, in another process: `python -m headstart.pipeline.export.measure FOLDER`.
 
 FOLDER holds `asked.json` and `decoded.npy`, the pixels that headstart makes of some images. The results go to
 `measured.npz`. For the formats ONNX, LiteRT and OpenVINO, TensorFlow is not imported.
@@ -26,7 +26,7 @@ ASKED, DECODED, _MEASURED = "asked.json", "decoded.npy", "measured.npz"
 
 @dataclass(frozen=True)
 class Asked:
-    """What to run, and on which files."""
+    """The export to run, and the files to run it on."""
 
     format: Format
     model: str  # path
@@ -41,14 +41,14 @@ class Measured:
     of_decoded: np.ndarray  # float32 [N, C], for the pixels that headstart makes of the images
     of_files: np.ndarray  # float32 [N, C], for the pixels that `preprocess.py` makes of them
     levels: np.ndarray  # float64 [N], the largest difference of those pixels in grey levels
-    mean_level: float  # their mean difference
+    mean_level: float  # the mean difference of those pixels in grey levels
     images_per_second: float  # of the model alone, in batches
     latency: float  # seconds for one image, the median
     unreadable: str  # the first file that `preprocess.py` can't read, and why; "" if it reads all
 
 
 def measure(folder: Path, asked: Asked) -> Measured:
-    """Run an export in a process of its own. `folder` holds the pixels, `DECODED`. Raises ExportError if it fails."""
+    """Run an export in another process. `folder` holds the file `DECODED`. Raises ExportError if the process fails."""
     (folder / ASKED).write_text(json.dumps(asdict(asked)))
     command = [sys.executable, "-P", "-m", "headstart.pipeline.export.measure", str(folder)]
     exact = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}  # a GPU would round the factors of float32 to 10 bits
@@ -63,7 +63,10 @@ def measure(folder: Path, asked: Asked) -> Measured:
 
 
 def measured(folder: Path) -> Measured:
-    """Run the export that `ASKED` in `folder` names, in this process. It compares `preprocess.py`, too."""
+    """Run the export that the file `ASKED` in `folder` names, in this process.
+
+    The pixels that `preprocess.py` makes are compared with headstart's own pixels, too.
+    """
     asked = Asked(**json.loads((folder / ASKED).read_text()))
     module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[asked.format]}")
     run: Callable[[np.ndarray], np.ndarray] = module.load(Path(asked.model))

@@ -44,8 +44,8 @@ class OpenExport:
 def open_export(path: Path) -> OpenExport:
     """Open the export at `path`: its folder, or its model in that folder.
 
-    Raises ExportError if it is none, if it is damaged, or if its runtime is missing. A SavedModel from elsewhere can
-    read and write files when it runs, as TensorFlow warns; open only those of people you trust.
+    Raises ExportError if `path` is no export, if the export is damaged, or if its runtime is missing. TensorFlow warns
+    that a SavedModel can read and write files when it runs. Open only SavedModels of people you trust.
     """
     folder = path if path.is_dir() and path.name != MODEL_FILES["saved_model"] else path.parent
     labels = read_labels(folder)
@@ -66,7 +66,7 @@ def open_export(path: Path) -> OpenExport:
 
 
 def _require_valid(folder: Path, settings: dict[str, Any], cut: object, classes: int) -> None:
-    """Raise an ExportError if the values in `labels.json` can't be those of an export."""
+    """Raise an ExportError if values in `labels.json` are missing, unknown or out of range."""
     try:
         size, resize, truncated, bits, most = (settings[name] for name in _SETTINGS)
         ImageConfig(size, resize, truncated, bits)

@@ -1,12 +1,13 @@
-"""Make of an image file the pixels that the model beside this file was trained on. Needs NumPy and Pillow alone.
+"""Turn an image file into the pixels that the model beside this file was trained on. Needs only NumPy and Pillow.
 
 `labels.json` holds the settings: `pixels("cat.jpg", **json.load(open("labels.json"))["preprocessing"])`.
 
-The result equals headstart's own pixels, at most a grey level apart. Four rare kinds of files are exceptions:
-- Samples of 16 bits of which fewer are in use: in colour images they come out darker. In grey images their number is
-  taken from the brightest sample alone, not from the file's header.
+The result differs from headstart's own pixels by at most one grey level. Four rare kinds of files are exceptions:
+- Images with 16 bits per sample, of which fewer are in use: colour images come out darker. For grey images, the number
+  of bits in use is taken from the brightest sample, not from the file's header.
 - TIFFs with reduced copies of a page: the copies count as pages.
-- JPEGs that libjpeg refuses in TensorFlow, but not in Pillow: a large one is decoded at full size there, reduced here.
+- JPEGs that TensorFlow refuses and Pillow reads: headstart decodes a large one at full size, and this file decodes it
+  at a smaller size.
 - PNGs with texts over 1 MiB, and images over twice Pillow's `MAX_IMAGE_PIXELS`: Pillow refuses them.
 """
 
@@ -43,7 +44,7 @@ def pixels(
         size: side of the result in pixels.
         resize: `stretch` to a square, `crop` the centre square first, or `pad` to a square with grey.
         truncated: `reject` a JPEG that ends early, or `keep` it with a grey lower part.
-        bits: bits in use of samples of 16 bits: `auto` for the file's own number, or a number from 8 to 16.
+        bits: number of bits in use in a sample of 16 bits: `auto` for the file's own number, or a number from 8 to 16.
         most_pixels: an image with more pixels raises a ValueError, before it is decoded.
         page: the page of a TIFF, from 1.
     """
@@ -69,7 +70,7 @@ def pixels(
 
 
 def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, page: int) -> tuple[np.ndarray, int]:
-    """Return the pixels as stored, uint8 [H, W, 3], large JPEGs reduced, and their EXIF orientation."""
+    """Return the pixels as stored, uint8 [H, W, 3], and their EXIF orientation. Large JPEGs are reduced."""
     with Image.open(io.BytesIO(data), formats=[one for one in FORMATS if one in Image.OPEN]) as image:
         if image.width * image.height > most_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels, over {most_pixels}")
@@ -115,7 +116,10 @@ def _eight_bits(image: Image.Image, bits: str) -> np.ndarray:
 
 
 def _resized(x: np.ndarray, to: np.ndarray, antialias: bool) -> np.ndarray:
-    """Resize uint8 [H, W, 3] by bilinear interpolation as TensorFlow does: rows first with `antialias`, else last."""
+    """Resize uint8 [H, W, 3] by bilinear interpolation, as TensorFlow does.
+
+    Rows are resized before columns with `antialias`, and after them without.
+    """
     y = x.astype(np.float32)
     for axis in (0, 1) if antialias else (1, 0):
         if antialias or x.shape[:2] != tuple(to):

@@ -132,11 +132,11 @@ class Source:
 
 
 def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
-    """Load the model `choice` of `run`, in float32 whatever the precision of its features.
+    """Load the model `choice` of `run` in float32, whatever the precision of the run's features.
 
-    If the network of the head can't be loaded, the fine-tuned classifier takes its place where it has the same values;
-    see `Choice.alike`. Raises RunError if the head stands on networks that take different images. For other errors, see
-    `located_networks`.
+    If the network of the head can't be loaded, the fine-tuned classifier is loaded instead, provided that it has the
+    values of the head; see `Choice.alike`. Raises RunError if the head needs several networks that take different
+    images. For other errors, see `located_networks`.
     """
     networks: Sequence[Network] = ()
     if choice.model == "head":

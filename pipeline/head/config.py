@@ -72,7 +72,7 @@ class HeadConfig:
         )
 
     def _take_own(self, own: OwnHead | str) -> None:
-        """Set `own`, which the command line gives as text. Its layers are its own: `units` and `dropout` are unset."""
+        """Set `own`, which the command line gives as text. Unset `units` and `dropout`: `own` decides the layers."""
         object.__setattr__(self, "own", OwnHead.read(own) if isinstance(own, str) else own)
         for flag, value, unset in (("--units", self.units, ((1024,), ())), ("--dropout", self.dropout, (0.3, 0.0))):
             if value not in unset:
@@ -81,7 +81,7 @@ class HeadConfig:
         object.__setattr__(self, "dropout", 0.0)
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings as a run's `config.json` holds them. Of a head of one's own, it holds no code."""
+        """Return the settings as a run's `config.json` holds them. The code of a user's own head is not among them."""
         found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "own"}
         return {**found, "own": self.own.origin()} if self.own else found
 

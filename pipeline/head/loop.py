@@ -45,9 +45,10 @@ def run_epochs(
         on_epoch: called after each epoch, with the epoch's number, from 1, and its row of metrics.
 
     Returns:
-        a copy of the head, with the running average of the weights at the end of the epoch that is best on val; a row
-        per epoch, with `loss`, `accuracy`, `val_loss`, `val_accuracy` and, if `config.choose_by` names a third figure,
-        `val_<figure>`; the number of the best epoch, or 0 if no loss was finite.
+        Three things. The first is a copy of the head, whose weights are the running average at the end of the epoch
+        that is best on val. The second is a row per epoch, with `loss`, `accuracy`, `val_loss`, `val_accuracy` and, if
+        `config.choose_by` names a third figure, `val_<figure>`. The third is the number of the best epoch, or 0 if no
+        loss was finite.
     """
     head = keras.models.clone_model(trained)
     step = _Step(trained, train, config)
@@ -120,7 +121,7 @@ class _Step:
             if self._class_weights is not None:
                 losses *= tf.gather(self._class_weights, labels)
             loss = tf.reduce_mean(losses)
-            for penalty in self._model.losses:  # regularisers of a head of one's own
+            for penalty in self._model.losses:  # regularisers in a user's own head
                 loss += penalty
         self.optimizer.apply(tape.gradient(loss, self.weights))
         for weight, average in zip(self.weights, self.averages, strict=True):

@@ -32,7 +32,7 @@ _PROBABILITIES = ("softmax", "sigmoid", "log_softmax", "hard_sigmoid")
 
 @dataclass(frozen=True)
 class OwnHead:
-    """A function that builds a head, and the source by which any process can build the same head.
+    """A function that builds a head. If its source was read from a file, any process can build the same head.
 
     The function takes the number of features and the number of classes. It returns a Keras model that maps features,
     float32 [B, features], to logits, float32 [B, 1] (two classes) or [B, classes].
@@ -79,14 +79,14 @@ class OwnHead:
         return cls(file, name, _digest(source) if source else "", given=function)
 
     def origin(self) -> dict[str, str]:
-        """Return what a run's `config.json` holds: the file, the function, and the digest of the source."""
+        """Return the fields for a run's `config.json`: the file, the function, and the digest of the source."""
         return {"file": self.file, "function": self.function, "digest": self.digest}
 
     def build(self, features: int, classes: int) -> keras.Model:
         """Call the function, and check the model that it returns.
 
-        Raises OptionError if the code fails, if there is no such function, or if the model can't serve: it has another
-        shape, yields probabilities, or has layers that are not Keras's own.
+        Raises OptionError if the code fails, if there is no such function, or if the model can't serve as a head. A
+        model can't serve if it has another shape, yields probabilities, or has layers that are not Keras's own.
         """
         function = self.given or self._function()
         with self._told("the function"):
@@ -111,7 +111,7 @@ class OwnHead:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Let the code import modules beside its file, and turn its errors into one line that names the place."""
+        """Let the user's code import modules beside its file. An error in the code becomes a one-line OptionError."""
         folder = str(Path(self.file).absolute().parent)
         sys.path.insert(0, folder)
         try:
@@ -172,7 +172,7 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
 
 
 def _code_in(config: Any) -> str:
-    """Return the name of the first layer or function in the `config` of a model that is not Keras's own; "" for none.
+    """Return the name of the first layer or function in a model's `config` that is not Keras's own, or "".
 
     A run with such a head could only be loaded by running the code again.
     """

@@ -37,7 +37,7 @@ def require_cleanlab() -> None:
 def alike(examples: Sequence[Example], features: Features) -> list[list[int]]:
     """Group copies and near-duplicates. Return the positions in `examples` of each group's images.
 
-    An image without copies and near-duplicates is a group of its own. `features` is float32 [N, D], with a row for each
+    An image without copies and near-duplicates is a group by itself. `features` is float32 [N, D], with a row for each
     example.
     """
     keys: list[list[object]] = [[example.image.digest] for example in examples]
@@ -62,8 +62,8 @@ def likely_errors(
         labels: int64 [N], indices into `class_names`.
         groups: int64 [N]. The rows of a group are all held out in the same fold.
         seed: decides the folds.
-        most: the number of images that a model is fitted to, if there are more. They are drawn with the classes in
-            proportion.
+        most: the largest number of images to which a model is fitted. If there are more images, a sample is drawn, with
+            the classes in proportion.
 
     Returns:
         Whether each label is likely wrong, bool [N], and the probabilities of the classes, float64 [N, classes].
@@ -140,7 +140,7 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 def nearest_agreeing(
     features: Features, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """For each of `rows`, return the four nearest trusted rows that have its suggested label, the nearest first.
+    """For each of `rows`, return the four nearest trusted rows whose label is the suggested one, the nearest first.
 
     Args:
         features: float32 [N, D].

@@ -162,7 +162,7 @@ def _spellings(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, Any]
     return {as_label(str(row[column]).strip()): row[column] for row in reversed(rows) if row.get(column) is not None}
 
 
-# The text of a record; its values by column, or {} if it is no row; a function that writes other values as such a text.
+# Three parts: the text of a record; its values by column, or {} if it is no row; a function that formats other values.
 _Record = tuple[str, Mapping[str, Any], Callable[[Mapping[str, Any]], str]]
 
 

@@ -9,7 +9,10 @@ from headstart.pipeline.runs import Run, read_calibration
 
 
 def join(network: Network, run: Run) -> keras.Model:
-    """Join the network and the head of `run`: pixels, uint8 [B, S, S, 3], to logits, in float32."""
+    """Join `network` and the head of `run` into one model, which computes in float32.
+
+    The model maps pixels, uint8 [B, S, S, 3], to logits, float32 [B, 1] or [B, C].
+    """
     if network.backbone.precision != "float32":
         network = load_network(replace(network.config, precision="float32"), network.extraction)
     width = sum(network.backbone.shape(cut)[0] for cut in network.cuts)
@@ -19,8 +22,8 @@ def join(network: Network, run: Run) -> keras.Model:
 def with_probabilities(classifier: keras.Model, run: Run, model: str) -> keras.Model:
     """Return `classifier` with probabilities, float32 [B, C], in place of its logits, float32 [B, 1] or [B, C].
 
-    The logits are divided by the temperature of the run's `model`, if it has one. The result shares its layers with
-    `classifier`.
+    The logits are divided by the temperature of `model` in `run`, if the run holds one. The result shares its layers
+    with `classifier`.
     """
     calibration = read_calibration(run, model)
     logits = keras.layers.Rescaling(1 / calibration.temperature if calibration else 1.0, name="temperature")(

@@ -33,10 +33,11 @@ def require_known(given: Mapping[str, Any], *kinds: Any) -> None:
 
 
 def made(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
-    """Make a config of the options in `given` that are its own. None means the default.
+    """Make a config of the class `kind` from its options in `given`. Options of other configs are ignored.
 
-    The default is that of the command line: of the environment variable of the option, or of the field. An option of
-    another type, or with a value that can't be used, raises an OptionError.
+    An option that is missing or None takes the value of its environment variable, as on the command line. Without such
+    a variable, the option takes the default of its field. An option of another type, or with a value that can't be
+    used, raises an OptionError.
     """
     config: Any = kind
     values = {}
@@ -55,7 +56,7 @@ def made(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
 def feature_configs(given: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
     """Make both configs of features from the options in `given`.
 
-    As on the command line, options that are left out are filled in as they were used with the store before; see
+    Options that are left out take the values that were used with the store before, as on the command line; see
     `with_used_weights`. Raises OptionError and WeightsError for a network, a cut or weights that can't be used.
     """
     named = [keyword(one) for one in fields(FeatureConfig) if _named(one, given)]

@@ -1,4 +1,4 @@
-"""Images in memory, as Pillow or NumPy have them, written to temporary files: they are then read as any other file."""
+"""Images of Pillow and arrays of NumPy are written to temporary files, which are then read like any other file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _COLOURS = ("CMYK", "YCbCr", "LAB", "HSV", "PA", "RGBX", "La", "RGBa")
 
 @contextmanager
 def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]]:
-    """Yield the path of each image, in order, and the name of each path in predictions and errors.
+    """Yield two things: the paths of all images, in order, and the names of temporary files by their paths.
 
-    A path is its own name. A Pillow image or an array is in a temporary PNG file, which is removed at the end of the
-    context; its name is its position, such as `image 3`, counted from 0.
+    An image that is given by its path stays where it is. A Pillow image or an array is written to a temporary PNG file,
+    which is removed at the end of the context. Predictions and errors call such an image by its position in `images`,
+    counted from 0, such as `image 3`. The second result maps the path of its temporary file to this name.
 
     Raises:
         OptionError: for an object that is no image, and an array that is not uint8 [H, W, 3] or [H, W].

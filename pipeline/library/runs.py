@@ -35,7 +35,7 @@ Place = str | os.PathLike[str]
 
 
 class LoadedRun:
-    """A run, and the model of it that answers. The network is loaded when it is first needed, and then kept."""
+    """A run, and its model that classifies images. The network is loaded when it is first needed, and then kept."""
 
     def __init__(self, run: Run, config: PredictConfig, places: NetworkPlaces, seed: int) -> None:
         self._run, self._config, self._places, self._seed = run, config, places, seed
@@ -69,9 +69,10 @@ class LoadedRun:
     def predict(self, images: Place | Image.Image | np.ndarray | Sequence[Any]) -> list[Prediction]:
         """Classify images, and return a prediction for each, in order.
 
-        Each has the fields of `headstart predict --json`, such as `label`, `probability` and `probabilities`. Images
-        in memory are resized as files are; EXIF orientation of a Pillow image is applied. A JPEG that Pillow decoded
-        may get slightly other probabilities than its path, because headstart decodes large ones at a smaller scale.
+        Each prediction has the fields of `headstart predict --json`, such as `label`, `probability` and
+        `probabilities`. Images in memory are resized like files. The EXIF orientation of a Pillow image is applied. A
+        JPEG that Pillow decoded may get slightly other probabilities than the path of its file, because headstart
+        decodes large JPEGs at a smaller scale.
 
         Args:
             images: one or several of: the path of an image or a folder; a Pillow image; an array uint8 [H, W, 3], RGB.
@@ -148,15 +149,15 @@ def train_head(
         data: a folder, a list of images, or tars; as DATA of `headstart head`.
         run: the folder to make.
         backbone, cut, weights, store: the network and its features; see `headstart.features`.
-        head: a function of your own that builds the head, or `"FILE.py:FUNCTION"`. It takes the number of features and
-            of classes, and returns a Keras model: features, float32 [B, D], to logits, float32 [B, 1] (two classes) or
-            [B, classes]. It may only use Keras's own layers.
+        head: a function of your own that builds the head, or `"FILE.py:FUNCTION"`. The function takes the number of
+            features and the number of classes. It returns a Keras model that maps features, float32 [B, D], to logits,
+            float32 [B, 1] (two classes) or [B, classes]. The model may use only Keras's own layers.
         overwrite: replace an existing run once the new one is finished.
         seed: decides the initial weights, dropout, the order of examples, and splits that `data` does not have.
         options: further options of `headstart head`.
 
     Raises:
-        OptionError: for an option that is unknown or can't be used, and a function that fails.
+        OptionError: if an option is unknown or can't be used, or if the function `head` fails.
         DataError: if `data` can't be trained on.
         RunError: if `run` exists, and `overwrite` is not set.
         DivergedError: if no epoch has a finite loss.
@@ -174,16 +175,17 @@ def train_head(
 
 
 def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Model:
-    """Return the classifier of a run as a plain Keras model: pixels, uint8 [B, S, S, 3], to probabilities.
+    """Return the classifier of a run as a plain Keras model.
 
-    S is the image size of the run's network. The probabilities, float32 [B, C], are in the order of the class names,
-    also for two classes, and calibrated as those of `headstart predict`. The model is the fine-tuned classifier where
-    fine-tuning gained on val, else the network and the head. It computes in float32, so it may differ a little from
-    `predict` where that computes in bfloat16 or int8. Pixels must be resized as headstart does.
+    The model maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]. S is the image size of the run's
+    network. The probabilities are in the order of the class names, also for two classes. They are calibrated like the
+    probabilities of `headstart predict`. The model is the fine-tuned classifier if fine-tuning gained on val, else the
+    network and the head. The model computes in float32, so it may differ a little from `predict` if `predict` computes
+    in bfloat16 or int8. The caller must resize images as headstart does.
 
     Args:
         run: the folder of a run.
-        logits: return logits instead, float32 [B, 1] (two classes: of the second) or [B, C], not calibrated.
+        logits: return uncalibrated logits instead, float32 [B, C]. Of two classes, only the second has one, [B, 1].
         options: options of `headstart.load`, such as `model="head"`.
 
     Raises:

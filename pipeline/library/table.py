@@ -34,9 +34,9 @@ Place = str | os.PathLike[str]
 class FeatureTable:
     """The features of images: a row per image, in the order of the paths.
 
-    `X` holds features, float32 [N, D]; of a cut such as `mixed8:map`, [N, H, W, D]. `y` holds labels, int64 [N], as
-    indices into `class_names`; without labels, all are -1. `splits` holds `train`, `val` or `test` for each image; of
-    single files, it holds empty texts.
+    `X` holds features, float32 [N, D], or [N, H, W, D] at a cut such as `mixed8:map`. `y` holds labels, int64 [N],
+    which are indices into `class_names`. If the images have no labels, `y` holds -1 for all of them. `splits` holds
+    `train`, `val` or `test` for each image. If single files were given, `splits` holds empty texts.
     """
 
     X: np.ndarray
@@ -74,9 +74,9 @@ class FeatureTable:
         )
 
     def tf(self, batch_size: int = 64, shuffle: bool = False, seed: int = 0) -> tf.data.Dataset:
-        """Return batches (features float32 [b, D], labels int64 [b]); without labels, of features alone.
+        """Return a dataset of batches: features, float32 [b, D], and labels, int64 [b], if the table has labels.
 
-        With `shuffle`, each pass has another order, which `seed` and the number of the pass decide.
+        With `shuffle`, each epoch has another order, which depends on `seed` and on the number of the epoch.
         """
         from headstart.features.images.batches import explicit_options
         from headstart.features.tensorflow import tf
@@ -100,10 +100,10 @@ def features(
     seed: int = 0,
     **options: Any,
 ) -> FeatureTable:
-    """Return the features of images at a cut of a frozen network. What the store lacks is extracted first.
+    """Return the features of images at a cut of a frozen network. Features that the store lacks are extracted first.
 
     Every argument but `data` is an option of `headstart features`, and has the same default: `backbone` is
-    `inception_v3`, `weights` is `imagenet`, `store` is `./store`. The environment variables of the options hold, too.
+    `inception_v3`, `weights` is `imagenet`, `store` is `./store`. Environment variables set options here, too.
 
     Args:
         data: a folder of class folders or of images, a list of images such as `images.csv`, tars; or a sequence of
@@ -139,9 +139,9 @@ def features(
 
 
 def features_of_files(paths: Sequence[Place], config: FeatureConfig, extraction: ExtractionConfig) -> FeatureTable:
-    """Return the features of the image files `paths`, in this order. What the store lacks is extracted first.
+    """Return the features of the image files `paths`, in this order. Features that the store lacks are extracted first.
 
-    Raises DataError if there is no path, or if a file can't be used; and the errors of `features`.
+    Raises DataError if there is no path, or if a file can't be used. For other errors, see `features`.
     """
     if wrong := [one for one in paths if not isinstance(one, str | os.PathLike)]:
         raise OptionError(f"data must be paths of images. Received: {type(wrong[0]).__name__} {str(wrong[0])[:80]}")
@@ -160,7 +160,7 @@ def features_of_files(paths: Sequence[Place], config: FeatureConfig, extraction:
 
 
 def _require_images(names: Sequence[str], rejects: Sequence[Reject], usable: int) -> None:
-    """Raise a DataError if one of the files `names` can't be used. `usable` is the number of the others."""
+    """Raise a DataError if one of the files `names` can't be used. `usable` is how many can be used."""
     bad = len(names) - usable
     if rejects:
         first, more = rejects[0], f" ({bad} such files)" if bad > 1 else ""
@@ -199,7 +199,7 @@ def _table(
 
 
 def _read(stores: Stores, digests: np.ndarray) -> np.ndarray:
-    """Read the features into memory: float32 [N, D], or [N, H, W, D] of a single cut that is a map."""
+    """Read the features into memory: float32 [N, D], or [N, H, W, D] if the only cut is a map."""
     if not any(cut.map for cut in stores):
         return read_features(stores, digests)
     if len(stores) > 1:

@@ -20,15 +20,15 @@ from sklearn.utils.validation import check_is_fitted
 class HeadstartFeatures(TransformerMixin, BaseEstimator):
     """Maps paths of images to the features of a frozen network, in any scikit-learn pipeline or search.
 
-    What the store lacks is extracted, so each image passes the network once, however many folds and searches there are.
-    Nothing is learnt from the images: `fit` only looks up the number of features. With `cut` or `backbone` in a
-    search, the features of each value are cached apart.
+    Features that the store lacks are extracted, so the network sees each image once, whatever the number of folds and
+    searches. Nothing is learnt from the images: `fit` only looks up the number of features. If a search varies `cut` or
+    `backbone`, the features of each value are cached separately.
 
     Args:
-        backbone, cut, weights, store: options of `headstart features`; None is the default of the command line. Several
-            cuts give the features of all side by side.
+        backbone, cut, weights, store: options of `headstart features`; None is the default of the command line. The
+            features of several cuts are put side by side.
         precision, image_size, resize: further options of `headstart features`.
-        options: a dict of any other ones, such as `{"max_pixels": 10_000_000}`.
+        options: a dict of any other options of `headstart features`, such as `{"max_pixels": 10_000_000}`.
 
     Attributes:
         n_features_out_: the number of features of an image.
@@ -58,18 +58,18 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> HeadstartFeatures:
         """Check `X`, and look up the number of features. `X` holds paths of images: [N] or [N, 1]. `y` is not used.
 
-        Raises OptionError for an option or an `X` of another form, and DataError if an image can't be used.
+        Raises OptionError if an option or `X` has a wrong form, and DataError if an image can't be used.
         """
         self.n_features_out_ = self._features(X).shape[1]
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Return the features of the images `X`, float32 [N, D], in their order. Errors: see `fit`."""
+        """Return the features of the images `X`, float32 [N, D], in the order of `X`. For errors, see `fit`."""
         check_is_fitted(self)
         return self._features(X)
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray:
-        """Return the same as `fit`, then `transform`."""
+        """Return the result of `fit` followed by `transform`."""
         found = self._features(X)
         self.n_features_out_ = found.shape[1]
         return found

@@ -1,1 +1,1 @@
-"""Features in memory or, where they are more than memory may hold, on disk."""
+"""Features in memory, or on disk if memory may not hold them all."""

@@ -48,9 +48,9 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield the folders of the control groups around this process, and the names of the facts in each.
+    """Yield the folder of each control group around this process, and three names that are used in it.
 
-    The names are the files of the limit and of the use, and the entry for cached pages of files in `memory.stat`.
+    The names are the file of the limit, the file of the use, and the entry of `memory.stat` for cached pages of files.
     """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

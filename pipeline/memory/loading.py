@@ -21,11 +21,12 @@ _TOLD = 1 << 30  # bytes in memory that are worth a line
 
 
 def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: ExtractionConfig) -> list[Features]:
-    """Load the features of images, at all cuts side by side: float32 [N, D] for each of `wanted`.
+    """Load the features of images: float32 [N, D] for each of `wanted`. The features of all cuts are side by side.
 
-    Each of `wanted` has stores, and the digests of the images. All features are in memory if they fit together, and
-    otherwise on disk. Their values are the same. Prints a line that says where they are, and why. Raises OSError if
-    there is no space for scratch files, and the errors of `FeatureStore.stream`.
+    Each of `wanted` has two parts: stores, and the digests of images. If memory may hold all features together, they
+    are loaded into memory. Otherwise they are copied to scratch files, with the same values. A printed line says where
+    large features are, and why. Raises OSError if there is no space for scratch files. For other errors, see
+    `FeatureStore.stream`.
     """
     size = sum(4 * width(stores) * len(digests) for stores, digests in wanted)
     disk_size = sum(store.form.image_bytes * len(digests) for stores, digests in wanted for store in stores.values())
@@ -58,7 +59,7 @@ def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: Extracti
 def read_features(stores: Stores, digests: Digests) -> np.ndarray:
     """Read the features of images into memory, float32 [N, D]. The cuts are side by side.
 
-    `digests` are those of the images: hexadecimal, or an array of dtype `DIGEST`.
+    `digests` are the digests of the images: hexadecimal texts, or an array of dtype `DIGEST`.
     """
     found = np.empty((len(digests), width(stores)), np.float32)
     start = 0
@@ -88,7 +89,7 @@ def _on_disk(folder: Path, stores: Stores, digests: Digests) -> FeaturesOnDisk:
 
 
 def _scratch_place(extraction: ExtractionConfig) -> Path:
-    """Return the folder for scratch files: `--scratch`, or the store, or the system's if the store is read-only."""
+    """Return the scratch folder: `--scratch`, else the store, or a system folder if the store is read-only."""
     if extraction.scratch:
         return extraction.scratch
     try:

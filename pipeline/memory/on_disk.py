@@ -1,4 +1,4 @@
-"""Features in scratch files, of which rows are read when they are needed: for more features than fit in memory."""
+"""Features in scratch files, for features that do not fit in memory. Rows are read when they are needed."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Part:
 
 
 class FeaturesOnDisk:
-    """The features of N examples at some cuts, with a scratch file for each cut. It is indexed as an array is.
+    """The features of N examples at some cuts, with a scratch file for each cut. It is indexed like an array.
 
-    `found[rows]` reads rows, as float32 [n, D]: the values that an array in memory would have. The object itself takes
-    up to 8 bytes of memory per example. After pickling, another process of this host can read the same files. The files
+    `found[rows]` reads rows as float32 [n, D], with the values that an array in memory would have. The object takes up
+    to 8 bytes of memory per example. After pickling, another process of this host can read the same files. The files
     are removed when the process that wrote them needs them no longer. If that process was killed, the next command that
     uses the same folder removes them.
     """
@@ -93,7 +93,7 @@ class FeaturesOnDisk:
         return FeaturesOnDisk([self._files[number] for number in numbers], self._rows)
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> FeaturesOnDisk:
-        """Return `function` of all features, in a scratch file beside these.
+        """Apply `function` to all features, and return the results, which are in another scratch file.
 
         `function` maps float32 [n, D] to float32 [n, K].
         """
@@ -112,7 +112,7 @@ Features = np.ndarray | FeaturesOnDisk  # float32 [N, D], in memory or on disk
 
 
 def taken(features: Features, rows: Rows) -> Features:
-    """Select `rows` of `features`. Of features on disk, nothing is read."""
+    """Select `rows` of `features`. Features on disk are not read."""
     return features.take(rows) if isinstance(features, FeaturesOnDisk) else features[rows]
 
 
@@ -126,7 +126,7 @@ def blocks(features: Features) -> Iterator[slice]:
 def batches(features: Features, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Yield the features of the rows `order`, int64 [n], in this order, `size` rows at a time: float32 [b, D].
 
-    Of features on disk, some batches are read ahead in a thread.
+    If the features are on disk, a thread reads some batches ahead.
     """
     if isinstance(features, np.ndarray):
         for start in range(0, len(order), size):
@@ -154,9 +154,10 @@ class _Folder:
 
 
 class _File:
-    """A file of rows, [N, width]. Rows are read without a memory map: pages of a map would count as this process's.
+    """A file of rows, [N, width]. Rows are read without a memory map, for two reasons.
 
-    A read past the end of a file is an error then, too, where a map would end the process.
+    The pages of a map would count as memory of this process. A read past the end of a map would kill the process, and a
+    read past the end of a file is an error.
     """
 
     def __init__(self, path: Path, width: int, dtype: np.dtype[Any], folder: _Folder | None = None) -> None:

@@ -244,7 +244,7 @@ def _stores(network: Network, bits: str) -> list[FeatureStore]:
 def _known(
     network: Network, stores_of: Callable[[str], list[FeatureStore]], images: Sequence[ImageFile]
 ) -> dict[int, np.ndarray]:
-    """Return the features, float32 [D], that the store has, by position in `images`; none if the store is damaged."""
+    """Return the features, float32 [D], that the store has, by position in `images`. A damaged store has none."""
     stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):
         return {}

@@ -1,4 +1,4 @@
-"""The frozen networks of a run, for its head, and a model as a function of pixels."""
+"""Load the frozen networks of a run's head, and apply a model to pixels that were decoded before."""
 
 from __future__ import annotations
 
@@ -34,24 +34,26 @@ class Loaded:
 
     @property
     def images_per_pass(self) -> int:
-        """The maximum number of images in one pass."""
+        """The maximum number of images in one forward pass."""
         return min(network.images_per_pass for network in self.networks)
 
     @property
     def passes(self) -> int:
-        """The number of passes that may run at the same time."""
+        """The number of forward passes that may run at the same time."""
         return min(len(network.passes) for network in self.networks)
 
     def __call__(
         self, pixels: Sequence[np.ndarray], number: int = 0
     ) -> tuple[np.ndarray, np.ndarray, Sequence[float | None]]:
-        """Return features, float32 [b, D], logits, float32 [b, 1 or C], and distances of b images.
+        """Return three things for b images: features, logits, and distances from the training images.
 
-        D may be 0 without a reference.
+        Features are float32 [b, D], and logits are float32 [b, 1 or C]. Without a reference, distances are None, and D
+        may be 0.
 
         Args:
             pixels: uint8 [b, size, size, 3] for each network, b <= `images_per_pass`.
-            number: the pass that is used, under `passes`. Two calls at the same time must use different passes.
+            number: the number of the pass to use, from 0 to `passes` - 1. Two calls at the same time must use different
+                passes.
         """
         found = [network(one, network.passes[number]) for network, one in zip(self.networks, pixels, strict=True)]
         features, logits = self.head(np.concatenate([rows for one in found for rows in one.values()], axis=1))
@@ -74,7 +76,7 @@ def networks_of(run: Run, places: NetworkPlaces, batch_size: int = 0) -> list[Ne
 
     An 8-bit network that is no longer in the store is replaced by the same network in float32. A line is printed if the
     networks don't make the features that the head was trained on. Neither the data nor the store need exist, and
-    nothing is written to the store. Errors: see `located_networks`.
+    nothing is written to the store. For errors, see `located_networks`.
     """
     config, extraction = run.configs()
     if config.precision == "auto":  # a run of an early version

@@ -149,7 +149,7 @@ def predict(
     places: NetworkPlaces = NetworkPlaces(),
     seed: int = 0,
 ) -> PredictResult:
-    """Classify images with the run at `path`, and return all predictions at once. Arguments: see `predicting`."""
+    """Classify images with the run at `path`, and return all predictions at once. See `predicting`."""
     if config.output:
         raise OptionError("output: `predict` returns predictions; `predict_to_file` writes them")
     begun = predicting(path, sources, config, places, seed)
@@ -221,9 +221,9 @@ def predict_to_file(
 ) -> Written:
     """Classify images with the run at `path`, and write each prediction or reject to `config.output` once it is known.
 
-    `by_ray` may name a Ray cluster that classifies them. Other arguments: see `predicting`. Raises DataError if the
-    file exists and `config.append` is false. With `config.append`, `predict_to_file` must have written the file with
-    the same model and options; otherwise a DataError is raised, too.
+    `by_ray` may name a Ray cluster that classifies the images. For other arguments, see `predicting`. Raises DataError
+    if the file exists and `config.append` is false. With `config.append`, `predict_to_file` must have written the file
+    with the same model and options. Otherwise a DataError is raised, too.
     """
     if not config.output:
         raise OptionError("--ray: workers send predictions to a file; name it with --output")

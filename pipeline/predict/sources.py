@@ -121,8 +121,9 @@ def inspected(
 ) -> Iterator[tuple[int, int, Piece]]:
     """Inspect the files in pieces. While the caller uses a piece, the next one is inspected in the background.
 
-    Yields three values for each piece: the number of images and rejects for whose path `is_done` returns True; the
-    number of files that were not named, and hold no image; and all other images and rejects, in the order of the files.
+    Yields three values for each piece. The first is the number of images and rejects that are done, which means that
+    `is_done` returns True for their path. The second is the number of files that were not named and hold no image. The
+    third is a list of all other images and rejects, in the order of the files.
     """
     with ThreadPoolExecutor(THREADS if any(map(is_url, sources.files)) else None) as pool:
         look = partial(_inspect, sources, max_pixels, pages, is_done)

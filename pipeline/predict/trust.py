@@ -57,7 +57,7 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
 
     Raises OptionError if `config.abstain` or `config.conformal` is given although the threshold is not 0.5. Also raises
     OptionError if `config.conformal` is given, and the run has too few val images or holds no calibration. Without
-    `config.conformal`, a missing calibration is only told on the console.
+    `config.conformal`, a missing calibration is only reported on the console.
     """
     if moved(choice.threshold):
         require_likeliest(config)

@@ -31,8 +31,8 @@ def compare(
 ) -> Compared:
     """Group near-duplicates (`--group near-duplicates`), or drop copies and near-duplicates (`--drop-duplicates`).
 
-    Of several copies, those that the data folder has already are kept. If it has none, the first is kept. `there` has
-    the images of the data folder. Raises OptionError if images are in archives.
+    Of several copies, the copies that are already in the data folder are kept. If none of them is there, the first copy
+    is kept. `there` has the images of the data folder. Raises OptionError if images are in archives.
     """
     if not (config.drop_duplicates or reading.group == NEAR_DUPLICATES):
         return Compared(images, [], 0, [])

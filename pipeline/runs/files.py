@@ -1,4 +1,4 @@
-"""Reading and writing JSON and CSV files of a run. The files may come from elsewhere: reading is bounded."""
+"""Read and write the JSON and CSV files of a run. A run may come from elsewhere, so reading has limits of size."""
 
 import csv
 import itertools

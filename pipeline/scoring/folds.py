@@ -39,7 +39,8 @@ def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
 def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: int = 0) -> tuple[np.ndarray, list[Fold]]:
     """Draw at most about `most` rows, with the classes of each fold in proportion; see `stratified`.
 
-    `labels` is int64 [N]. Returns the rows, int64 [n], ascending, and the folds of these rows: positions among them.
+    `labels` is int64 [N]. Returns two things: the rows, int64 [n], ascending, and the folds, which hold positions in
+    the array of these rows.
     """
     of = np.zeros(len(labels), np.int64)  # the fold in which a row is validated; 0 if there is none
     for number, (_, val) in enumerate(folds, 1):

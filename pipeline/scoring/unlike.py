@@ -40,12 +40,12 @@ class Reference:
             return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
     def usual_distance(self, features: Features) -> float:
-        """Return the distance within which 99 % of the val images lie. `features`, float32 [N, D], are those of val."""
+        """Return the distance within which 99 % of the val images lie. `features`, float32 [N, D], belong to val."""
         return usual(self.distances(features))
 
 
 def usual(distances: np.ndarray) -> float:
-    """Return the distance within which 99 % of the val images lie. `distances`, float [N], are those of val."""
+    """Return the distance within which 99 % of the val images lie. `distances`, float [N], belong to the val images."""
     return float(np.quantile(distances, _USUAL))
 
 

@@ -1,4 +1,4 @@
-"""The HTTP interface: what is asked where, and in which form it is answered."""
+"""The HTTP interface: its paths, its errors, and the form of its answers."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,7 +30,7 @@ _NO_TELEMETRY: Any = {
 def make_app(service: Service, title: str, hosts: Sequence[str]) -> FastAPI:
     """Return the application. `title` names the model, and `hosts` are the names of the server; see `Guard`.
 
-    FastAPI's pages of documentation are left out, for they load scripts from elsewhere. `/openapi.json` is there.
+    FastAPI's pages of documentation are left out, because they load scripts from elsewhere. `/openapi.json` is there.
     """
     app = FastAPI(
         title="headstart",

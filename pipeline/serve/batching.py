@@ -1,4 +1,4 @@
-"""Images that come together share a forward pass."""
+"""Images that come at about the same time are classified in one forward pass."""
 
 import threading
 import time
@@ -26,15 +26,15 @@ class _Waiting(Generic[Given, Found]):
 class Batches(Generic[Given, Found]):
     """Collects images into batches, and runs each batch in a thread.
 
-    A batch is run when it is full. It is also run if none has come for `wait` seconds. Batches that are not full wait
-    longer in two cases: up to 20 times as long for images that are on their way, and until a pass ends if all passes
-    but one are busy. The processor has enough to do then.
+    A full batch is run at once. A batch that is not full is run when no image has come for `wait` seconds, with two
+    exceptions. While an image is on its way (see `coming`), the batch waits until its first image is 20 times `wait`
+    old. While all passes but one are busy, the batch waits until a pass ends, because the processor has enough to do.
 
     Args:
-        run: maps at most `size` images and the number of a pass to a result for each image.
+        run: takes at most `size` images and the number of a pass, and returns a result for each image.
         size: the maximum number of images in a batch.
-        passes: the number of batches that may run at the same time, each in a thread of its own.
-        wait: in seconds.
+        passes: the number of passes, which are threads that run one batch at a time.
+        wait: the time, in seconds, that a batch waits for a further image.
     """
 
     run: Callable[[Sequence[Given], int], Sequence[Found]]

@@ -11,7 +11,7 @@ _MOST = 1 << 40
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """The settings of `serve`: the address, the model, and the limits. A wrong value raises an OptionError."""
+    """The settings of `serve`: its address, its model and its limits. A wrong value raises an OptionError."""
 
     host: str = option("127.0.0.1", "Address to listen on. By default, only this machine can connect.")
     port: int = option(8000, "Port to listen on. 0: any free port.")

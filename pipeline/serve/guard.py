@@ -1,4 +1,4 @@
-"""What stands before the service: checks of where a request comes from, and headers that keep the page to itself."""
+"""Protection of the service: checks of the origin of a request, and headers that isolate the page from other sites."""
 
 import ipaddress
 from collections.abc import Collection, Mapping
@@ -30,10 +30,10 @@ def policy(script: str = "'none'", style: str = "'none'") -> str:
 
 
 class Guard:
-    """Refuses requests that another web page has a browser make, and adds headers to every response.
+    """Refuses requests that a browser makes for a page of another site, and adds headers to every response.
 
-    A name in the header `Host` must be one of `hosts`: a page at another name, which its owner lets point to this
-    machine, could read the answers otherwise (DNS rebinding). Addresses are always allowed.
+    The header `Host` must hold an IP address or one of the names `hosts`. Otherwise the owner of another name could let
+    that name point to this machine, and a page under that name could read the answers (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:

@@ -29,7 +29,7 @@ from headstart.pipeline.serve.served import ServedRun
 _SIDE, _QUALITY, _KEPT = 160, 75, 512  # of thumbnails: pixels, JPEG's quality, how many are kept in memory
 _CHECKED = 4  # training images whose features are computed anew, to check the list of images
 _SAME = 0.01  # cosine distance between features of the same image, computed twice
-_DEEPEST = 4  # names of a path that are tried below a data folder that was moved
+_DEEPEST = 4  # how many of the last names of a path are tried below a data folder that was moved
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Nearest:
         return [{"label": one.label, "distance": far, "image": f"training/{one.digest}.jpg"} for one, far in near]
 
     def row_of(self, features: np.ndarray, row: int) -> bool:
-        """Return whether `features`, float32 [D], are as near to those in `row` as to any others, up to rounding."""
+        """Return whether no row is nearer to `features`, float32 [D], than the row `row` is, up to rounding."""
         found = self._neighbours.nearest(features[np.newaxis], len(self._examples))
         own = found.distances[0][list(found.rows[0]).index(row)]
         return bool(own <= found.distances[0][0] + _SAME)
 
     def _thumbnail(self, digest: str) -> bytes | None:
-        """Return a JPEG of the training image with this `digest`, or None if there is none, or its file is gone."""
+        """Return a JPEG of the training image with this `digest`, or None if no image has it or its file is gone."""
         example = self._by_digest.get(digest)
         image = find(example, self._data) if example else None
         small = next(thumbnails([image], "RGB", _SIDE, keep_shape=True)) if image else None
@@ -79,7 +79,7 @@ class Nearest:
 def find(example: Example, data: Path | None) -> ImageFile | None:
     """Return the image of `example`, or None if its file is gone or has other bytes.
 
-    A run comes from anywhere, so a file that it names is only taken if its bytes have the digest that the run names.
+    A run may come from anywhere. A file that it names is taken only if the file's bytes have the digest of `example`.
     """
     places = [example.path]
     if data and is_local(example.path):
@@ -95,9 +95,9 @@ def find(example: Example, data: Path | None) -> ImageFile | None:
 
 
 def nearest_of(served: ServedRun, places: Places) -> Nearest | None:
-    """Return the neighbours for the model of a run, or None if the run or its data lack what they need.
+    """Return the `Nearest` of a served run, or None and print the reason.
 
-    The reason is printed.
+    Typical reasons are that the run keeps no features, or that its training images are gone or changed.
     """
     why = "the run keeps no features of training images"
     try:
@@ -139,7 +139,7 @@ def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndar
 
 
 def _data(run: Run, places: Places) -> Path | None:
-    """Return the data folder of `run`, or None if it is gone. Raises the error of a folder that `places` names."""
+    """Return the data folder of `run`, or None if it is gone. A wrong folder in `places` raises a HeadstartError."""
     try:
         return run_data(run, places)
     except HeadstartError:

@@ -39,7 +39,7 @@ class ServedExport:
     passes: int = 1
 
     def pixels(self, data: bytes, name: str) -> Pixels | Fault:
-        """See `Served`. The pixels are those of the export's `preprocess.py`."""
+        """See `Served`. The pixels are made by the export's `preprocess.py`."""
         header = usable_header(data, name, self.max_pixels)
         if isinstance(header, Fault):
             return header
@@ -61,9 +61,10 @@ class ServedExport:
 
 
 def serve_export(path: Path, config: ServeConfig, places: Places) -> ServedExport:
-    """Load the model of the export at `path`. Errors: see `open_export`.
+    """Load the model of the export at `path`.
 
-    An OptionError is raised for options that are for runs.
+    Raises OptionError if `config` or `places` holds an option that does not apply to this export. For other errors, see
+    `open_export`.
     """
     if config.model != "auto" or places != Places():
         raise OptionError(f"--model, --store, --weights, --data: are for runs; {path} is an export and needs none")

@@ -1,4 +1,4 @@
-"""The page on which a person drops photographs. It is one file, and asks only this server."""
+"""The page on which a person drops photographs. It is one file, and sends requests only to this server."""
 
 import base64
 import hashlib
@@ -27,5 +27,5 @@ class Page:
 
 
 def _source(text: str) -> str:
-    """Return the source, for a content security policy, that stands for a script or style with this very text."""
+    """Return the source that allows, in a content security policy, a script or style with exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""The server's side of a connection: that of uvicorn, with limits on the time and size of a request's head."""
+"""The server's side of a connection: uvicorn's own, with limits on the time and size of a request's head."""
 
 import asyncio
 import json
@@ -13,8 +13,9 @@ _HEAD_SECONDS, _HEAD_BYTES = 10.0, 1 << 16
 class Connection(HttpToolsProtocol):
     """A connection that is closed if the head of a request does not arrive in time, or is too large.
 
-    Without this, clients that send nothing could hold all connections. If there are `MOST_CONNECTIONS` connections,
-    the next one is told so, and closed. Requests that can't be read get a JSON object with `error`, too.
+    Without these limits, clients that send nothing could hold all connections. If `MOST_CONNECTIONS` connections are
+    open, the next one gets an error with status 503, and is closed. A request that can't be read gets a JSON object
+    with `error`, too.
     """
 
     _deadline: asyncio.TimerHandle | None = None
@@ -57,7 +58,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request."""
         super().on_response_complete()
-        if self.cycle.response_complete and not self.transport.is_closing():  # and no further request is in work
+        if self.cycle.response_complete and not self.transport.is_closing():  # and no further request has begun
             self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -89,7 +90,7 @@ class Connection(HttpToolsProtocol):
             self._tell(408, "Request Timeout", f"no request came within {_HEAD_SECONDS:g} seconds")
 
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
-        """Send an answer, and no more. The connection is closed when the client closes it, or when its time is over."""
+        """Send the last answer. The connection ends when the client closes it, or when its time is over."""
         body = json.dumps({"error": sentence}).encode()
         head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)

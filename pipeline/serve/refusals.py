@@ -23,7 +23,7 @@ class RefusalError(Exception):
 
 
 def status_of(faults: list[Fault]) -> int:
-    """Return the status of a request of whose files none could be used.
+    """Return the status of a request if none of its files could be used.
 
     413 means that all are too large, and 415 that none is an image of a known format. Otherwise, the status is 422.
     """

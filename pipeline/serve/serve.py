@@ -28,7 +28,7 @@ _WHO = {"head": "the head", "finetuned": "the fine-tuned classifier"}
 
 @dataclass(frozen=True)
 class Serving:
-    """A server that listens, and whose model is loaded. `last` serves."""
+    """A server that listens and has loaded its model. The method `last` answers requests."""
 
     url: str
     title: str  # names the model that answers
@@ -98,6 +98,6 @@ def _of_run(run: Run, config: ServeConfig, places: Places, seed: int) -> tuple[S
 
 
 def _is_own(listening: socket.socket) -> bool:
-    """Whether only this machine can connect to `listening`."""
+    """Return whether only this machine can connect to `listening`."""
     address = str(listening.getsockname()[0])
     return address.startswith("127.") or address == "::1"

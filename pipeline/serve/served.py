@@ -1,4 +1,4 @@
-"""A model that is served, and the model of a run as one. For exports, see `of_export`."""
+"""The interface of a model that is served, and the model of a run with this interface. For exports, see `of_export`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from headstart.pipeline.serve.config import ServeConfig
 
 Pixels = Sequence[np.ndarray]  # uint8 [size, size, 3] of one image, for each network
 
-_LARGE = 16_000_000  # pixels; decoding such an image takes up to 15 bytes a pixel
-_MOST_OFTEN = 10  # times that a progressive JPEG may be drawn over, if it has `--max-pixels`
+_LARGE = 16_000_000  # pixels; decoding an image takes up to 15 bytes per pixel
+_MOST_OFTEN = 10  # most scans of a progressive JPEG with `--max-pixels` pixels; each scan draws all pixels again
 _large = threading.Lock()
 SHOWN = 5  # likeliest classes, by default
 
@@ -52,17 +52,21 @@ class Served(Protocol):
 
     @property
     def images_per_pass(self) -> int:
-        """The maximum number of images in one pass."""
+        """The maximum number of images in one forward pass."""
 
     @property
     def passes(self) -> int:
-        """The number of passes that may run at the same time."""
+        """The number of forward passes that may run at the same time."""
 
     def pixels(self, data: bytes, name: str) -> Pixels | Fault:
-        """Decode an image whose file has the bytes `data` and the name `name`. Threads may call this at once."""
+        """Decode an image whose file has the bytes `data` and the name `name`. Several threads may call this."""
 
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
-        """Classify at most `images_per_pass` images in the pass `number`, from 0 to `passes` - 1."""
+        """Classify at most `images_per_pass` images.
+
+        `number` is the number of a forward pass, from 0 to `passes` - 1. Two calls at the same time must have different
+        numbers.
+        """
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class ServedRun:
 
 
 def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -> ServedRun:
-    """Load the model of `run` that answers, as `predict` does. Errors: see `predicting`."""
+    """Load the model of `run` that `predict` would choose. For errors, see `predicting`."""
     asked = PredictConfig(
         model=config.model, threshold=config.threshold, abstain=config.abstain, batch_size=config.batch_size
     )
@@ -136,7 +140,7 @@ def pixels_of(data: bytes, name: str, configs: Sequence[ImageConfig], max_pixels
 def usable_header(data: bytes, name: str, max_pixels: int) -> Header | Fault:
     """Return the header of an image, or the reason why it can't be used. No pixels are decoded.
 
-    `name` only tells a damaged image from a file that is no image.
+    `name` is used only to tell a damaged image from a file that is no image.
     """
     header = inspect_bytes(data, Path(name).name, max_pixels)
     if not isinstance(header, Header):

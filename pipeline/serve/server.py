@@ -1,4 +1,4 @@
-"""The server: an address to listen on, a thread that serves, and a stop that answers what is in work."""
+"""The server: it listens on an address, serves in a thread, and answers the requests that have begun when it stops."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ class ServeError(HeadstartError):
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on `host` and `port`.
 
-    Raises OptionError for a host that is not of this machine, and ServeError if the port is in use or not allowed.
+    Raises OptionError if `host` is not an address of this machine, and ServeError if the port is in use or not allowed.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -60,10 +60,10 @@ def url_of(listening: socket.socket, host: str) -> str:
 
 
 class Server:
-    """Serves an application from a thread of its own, until a signal stops it.
+    """Serves the application `app` in a thread, until a signal stops the server.
 
-    `make_app` is called in the thread of the event loop. `stopping` is called when a signal comes, before the server
-    refuses new connections. `seconds` is how long a request in work may take.
+    `stopping` is called when a signal comes, before the server refuses new connections. A request that has begun then
+    has at least `seconds` seconds to be answered.
     """
 
     def __init__(self, listening: socket.socket, app: Any, stopping: Callable[[], None], seconds: float) -> None:
@@ -86,9 +86,9 @@ class Server:
         self._server = uvicorn.Server(config)
 
     def run(self) -> None:
-        """Serve until SIGTERM or Ctrl-C. Requests in work are answered first; a second Ctrl-C gives them up.
+        """Serve until SIGTERM or Ctrl-C comes. After Ctrl-C, raise a KeyboardInterrupt.
 
-        After Ctrl-C, a KeyboardInterrupt is raised.
+        Requests that have begun are still answered, unless Ctrl-C comes a second time.
         """
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # of clients that send no HTTP, it would warn
         _allow_files()
@@ -124,7 +124,7 @@ class Server:
 
 @contextlib.contextmanager
 def _handled(actions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Do an action at each of these signals within the block."""
+    """Within the block, call the action of a signal when that signal comes."""
 
     def handle(number: int, _: FrameType | None) -> None:
         actions[signal.Signals(number)]()

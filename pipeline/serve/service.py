@@ -33,14 +33,14 @@ class Asked:
 
 
 class Service:
-    """Answers for images. The methods belong to the event loop, and only the threads in it decode and compute."""
+    """Answers for images. Its methods run in the event loop. Its threads decode images and run the model."""
 
     def __init__(self, served: Served, config: ServeConfig, nearest: Nearest | None = None) -> None:
         self.served, self.config, self.nearest = served, config, nearest
         self.stopping = False
         self.answered = 0  # images
-        self.requests = 0  # in work
-        self._bytes = 0  # of the requests in work
+        self.requests = 0  # admitted and not yet answered
+        self._bytes = 0  # of these requests
         size, passes = served.images_per_pass, served.passes
         self._batches = Batches[Pixels, Found](served.answers, size, passes, config.wait / 1000)
         self._decoders = ThreadPoolExecutor(cpu_count(), "headstart-decoding")
@@ -56,7 +56,7 @@ class Service:
     def admitted(self, size: int) -> Iterator[None]:
         """Admit a request of `size` bytes for the block.
 
-        Raises a RefusalError if the server stops, or if too many requests are in work.
+        Raises a RefusalError if the server stops, or if too many requests are admitted and not yet answered.
         """
         if self.stopping:
             raise RefusalError(503, "the server is stopping", {"Connection": "close"})
@@ -73,7 +73,7 @@ class Service:
             self._bytes -= size
 
     async def answers(self, uploads: Sequence[Upload], asked: Asked) -> list[dict[str, Any] | Fault]:
-        """Return an answer, as a JSON object, or a fault for each of `uploads`.
+        """Return, for each of `uploads`, either its answer, a JSON object, or its fault.
 
         Raises a RefusalError after `--timeout` seconds.
         """

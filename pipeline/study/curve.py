@@ -1,10 +1,14 @@
 """Measure the learning curve: heads on nested subsets of the training images, scored on val.
 
-The heads are logistic regressions on standardised features. One takes some hundredths of a second for a thousand
-images; a head of `headstart head` takes a second, and needs TensorFlow. From 50 images on, the accuracies of the two
-kinds of head differed by at most 0.3 points with EfficientNet-Lite0, and by 2 points with an InceptionV3 that was
-trained for another task (docs/measurements.md). The fit is convex, so its result does not depend on random initial
-weights and batches. It varies only with the images.
+The heads are logistic regressions on standardised features. Fitting a logistic regression to a thousand images takes
+some hundredths of a second. Training a head of `headstart head` takes a second, and needs TensorFlow.
+
+The two kinds of head were compared on 50 images and more; see docs/measurements.md. Their accuracies differed by at
+most 0.3 points with EfficientNet-Lite0. They differed by at most 2 points with an InceptionV3 that was trained for
+another task.
+
+The fit of a logistic regression is convex, so its result does not depend on random initial weights and batches. The
+result varies only with the images.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ class Curve:
 
 
 def to_error(metric: ChooseBy, values: np.ndarray) -> np.ndarray:
-    """Turn figures into errors, or errors back into figures. The error is the loss, or 1 - any other figure."""
+    """Turn figures into errors, or errors back into figures. The error is the loss itself, or 1 - another figure."""
     return values if metric == "loss" else 1 - values
 
 
@@ -90,7 +94,7 @@ def measure_curve(
 def _each(
     fit: Callable[[tuple[int, int]], int], places: Sequence[tuple[int, int]], advance: Callable[[int], None]
 ) -> None:
-    """Call `fit` in threads for each of `places`, (size, draw), and call `advance` with each result.
+    """Call `fit` in threads for each of `places`, which are pairs (size, draw). Call `advance` with each result.
 
     After Ctrl-C or an error, the calls that have not begun are dropped.
     """

@@ -137,8 +137,8 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
     """Forecast how many images it takes to reach `target`, a value of the metric.
 
-    If `target` is 0, a round value just above today's is the target, such as 0.95. The loss has no such value, so None
-    is returned.
+    If `target` is 0, the target is a round value just above the present value, such as 0.95. For the loss, there is no
+    such value, so the result is None.
     """
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":

@@ -36,7 +36,7 @@ def search_by_ray(
 ) -> None:
     """Run trials on a Ray cluster until `config.trials` are finished, or until the time `config.timeout` is over.
 
-    Raises HeadstartError if there is no node for a worker, or if workers failed on all nodes; and OptionError if the
+    Raises HeadstartError if there is no node for a worker, or if workers failed on all nodes. Raises OptionError if the
     features are on disk.
     """
     parts = [data.labelled.features, *data.labelled.views]
@@ -68,7 +68,7 @@ def search_by_ray(
 
 @dataclass(frozen=True)
 class _Searcher:
-    """A worker of the search, on a slot of a node."""
+    """A worker of the search. It has one slot, which is a share of its node's CPUs and GPUs."""
 
     actor: Any
     name: str
@@ -77,16 +77,16 @@ class _Searcher:
 
 
 class _Searchers:
-    """The workers of a search, at most one on each slot of the nodes."""
+    """The workers of a search, at most one for each slot of a node. A node and a slot are the place of a worker."""
 
     def __init__(
         self, ray: Any, owner: Any, search: tuple[Space, int], data: Any, most: int, config: ClusterConfig
     ) -> None:
         self.ray, self.owner, self.search, self.data = ray, owner, search, data
         self.most, self.config = most, config
-        self.ended = False  # a worker found no further trial, as those of a grid
+        self.ended = False  # a worker found no further trial, for example because the grid is used up
         self._workers: dict[tuple[str, int], _Searcher] = {}  # by node and slot
-        self._calls: dict[Any, tuple[str, int]] = {}  # the place of the worker that answers
+        self._calls: dict[Any, tuple[str, int]] = {}  # the place of the worker that will answer each call
         self._met: set[str] = set()  # workers that run trials
         self._refused: set[str] = set()  # nodes
         self._failures: Counter[str] = Counter()  # of each node, since a worker there finished a trial
@@ -95,11 +95,11 @@ class _Searchers:
 
     @property
     def busy(self) -> bool:
-        """Whether a worker has not ended yet."""
+        """Whether some worker has not ended yet."""
         return bool(self._workers)
 
     def recruit(self) -> None:
-        """Start a worker on every free slot. Raise a HeadstartError if there is no node to be had."""
+        """Start a worker on every free slot. Raise a HeadstartError if no node can run a worker."""
         now = time.monotonic()
         if now - self._recruited < _RECRUIT_SECONDS:
             return
@@ -124,13 +124,13 @@ class _Searchers:
         self._calls[actor.hello.remote()] = node["NodeID"], slot
 
     def end(self) -> None:
-        """Let no worker begin a trial. Dismiss the workers that have none, such as those that wait for CPUs."""
+        """Refuse further trials to all workers. Dismiss workers without a trial, such as workers that wait for CPUs."""
         with self._owner_named():
             held = self.ray.get(self.owner.end.remote())
         self._dismiss([place for place, worker in self._workers.items() if worker.name not in held])
 
     def look(self) -> None:
-        """Wait shortly for a worker to answer. The trial of a dead worker goes back to the study."""
+        """Wait a short time for a worker to answer. The trial of a dead worker goes back to the study."""
         if not self._calls:
             time.sleep(POLL_SECONDS)
             return
@@ -158,7 +158,7 @@ class _Searchers:
             self._dismiss([place])
 
     def _died(self, place: tuple[str, int], worker: _Searcher, reason: str) -> None:
-        """Forget a worker that died. Its node is refused after several deaths that its head may not have caused."""
+        """Forget a worker that died. Refuse its node after several deaths that the heads may not have caused."""
         del self._workers[place]
         with self._owner_named():
             left = self.ray.get(self.owner.leave.remote(worker.name, died=True))

@@ -57,7 +57,7 @@ def _short(settings: Mapping[str, Any]) -> str:
 
 @contextmanager
 def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterator[Callable[[], None]]:
-    """Yield a function that shows the progress of a search of `most` trials each time it is called.
+    """Yield a function. Each call of the function shows the progress of a search of `most` trials.
 
     On a terminal, the function draws a table of the best trials and `baselines`, with the speed and the time left.
     Elsewhere, it prints a line of progress at most every ten seconds.

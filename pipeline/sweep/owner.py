@@ -14,16 +14,17 @@ from headstart.pipeline.sweep.study import Study, remove_curves
 
 @dataclass(frozen=True)
 class Left:
-    """What a worker leaves behind."""
+    """What the owner knows of a worker that has left."""
 
-    finished: int  # trials
-    deaths: int  # of workers that had the same head, this death included; 0 if the worker had no trial
+    finished: int  # number of trials that the worker finished
+    deaths: int  # number of workers that died with the same head, this one included; 0 if it did not die in a trial
 
 
 class StudyOwner:
     """The owner of a study: an actor on the driver's node that claims trials for workers, and records their results.
 
-    It opens the study once for each worker. If a worker dies, its study is closed, and its trial can be claimed again.
+    The owner opens the study once for each worker. If a worker dies, the owner closes the study that it opened for the
+    worker. The worker's trial can then be claimed by another worker.
     """
 
     def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
@@ -34,10 +35,11 @@ class StudyOwner:
         self._over = False
 
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
-        """Claim a trial for `worker`. Return its number and parameters, or None; and the trials that run and are done.
+        """Claim a trial for `worker`. Return three values: the trial, and two counts of trials.
 
-        The number of trials that run elsewhere, and the number of finished trials, follow `Study.claim`. After `end`,
-        no trial is left.
+        The trial is a number and parameters, or None if no trial can be claimed. The first count is of the trials that
+        other workers run now; see `Study.claim`. The second count is of the finished trials. After `end`, the three
+        values are None, 0 and 0.
         """
         if self._over:
             return None, 0, 0
@@ -60,7 +62,10 @@ class StudyOwner:
     def tell(
         self, worker: str, attributes: Mapping[str, Any], value: float | None, curves: Mapping[str, bytes]
     ) -> None:
-        """Record the result of a trial, and write its curves, the files of TensorBoard by name, beside the study."""
+        """Record the result of the worker's trial; see `Study.tell`. Write the trial's curves beside the study.
+
+        `curves` maps the names of TensorBoard's files to their contents.
+        """
         trial, study = self._trials[worker], self._studies[worker]
         logs = study.logs / f"trial-{trial.number}"
         remove_curves(logs)
@@ -75,12 +80,12 @@ class StudyOwner:
         self._finished[worker] += 1
 
     def give_back(self, worker: str) -> None:
-        """Return the trial of a worker to the study, if it has one."""
+        """Return the trial of `worker` to the study, if the worker has a trial."""
         if trial := self._trials.pop(worker, None):
             self._studies[worker].give_back(trial)
 
     def fail(self, worker: str) -> None:
-        """Mark the trial of a worker as failed for good, if it has one."""
+        """Mark the trial of `worker` as failed for good, if the worker has a trial."""
         if trial := self._trials.pop(worker, None):
             self._studies[worker].fail(trial)
 
@@ -90,7 +95,10 @@ class StudyOwner:
         return list(self._trials)
 
     def leave(self, worker: str, died: bool = False) -> Left:
-        """Close the study of a worker that has ended or died. Its trial goes back to the study; see `Study.die`."""
+        """Close the study of a worker that has ended or died.
+
+        If the worker has a trial, the trial goes back to the study; see `Study.give_back` and `Study.die`.
+        """
         trial, study = self._trials.pop(worker, None), self._studies.pop(worker, None)
         deaths = 0
         if trial and study and died:

@@ -137,8 +137,8 @@ def read_choices(
     """Return the `Choice` of each setting from the TOML file `file`. Settings that `file` lacks get a default.
 
     The default of the setting `class_weight` is the argument `class_weight`. Other defaults are in `_DEFAULT_SPACE`.
-    Raises OptionError if `file` can't be read, if a setting in `file` can't be used, or if `file` sets `class_weight`
-    and the argument `class_weight` is not `none`; or if `file` sets layers, and they are those of `own`.
+    Raises OptionError in four cases: `file` can't be read; a setting in `file` can't be used; `file` sets
+    `class_weight` and the argument `class_weight` is not `none`; `file` sets layers and `own` is given.
     """
     table = {**tomllib.loads(_DEFAULT_SPACE), "class_weight": class_weight}
     names = list(table)

@@ -148,9 +148,9 @@ class Study:
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def die(self, trial: optuna.Trial) -> int:
-        """Return a trial to the study whose worker died. Return how many workers have died of its head.
+        """Give the trial of a dead worker back to the study. Return how many workers have died with the same head.
 
-        After `MOST_DEATHS`, the trial fails for good.
+        After `MOST_DEATHS` such deaths, the trial is not given back, and fails for good.
         """
         trial.set_user_attr(_DIED, True)
         head = json.dumps(trial.params, sort_keys=True)

@@ -40,7 +40,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 if TYPE_CHECKING:
     from headstart.pipeline.sweep.trials import SearchData
 
-_MOST_SAMPLED = 50_000  # images that baselines are fitted to, if memory does not hold all: a minute for two classes
+_MOST_SAMPLED = 50_000  # images to which baselines are fitted if memory does not hold all; for two classes, a minute
 _MORE_EPOCHS = 5  # with val, the winner is trained again for at most its best epoch plus this many epochs
 
 
@@ -60,9 +60,11 @@ def sweep(
 
     Trials see train and val only; with folds, `data` needs no val. `study_path` is an SQLite file. A repeated call
     continues the study, and several processes may fill the study at the same time. `seed` decides the search, every
-    head, the folds, and the split if `data` has no split folders. Raises OptionError if settings can't be used, or if
-    the study has other data or settings; DataError if `data` can't be trained on, or if no trial ended with a finite
-    loss; StoreError if the study can't be read or written; and RunError as `require_free` does.
+    head, the folds, and the split if `data` has no split folders.
+
+    Raises OptionError if settings can't be used, or if the study has other data or settings. Raises DataError if `data`
+    can't be trained on, or if no trial ended with a finite loss. Raises StoreError if the study can't be read or
+    written. Raises RunError as `require_free` does.
     """
     start, began = time.perf_counter(), time.time()
     require_free(path, overwrite)
@@ -201,8 +203,8 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
 
-    The study stores these scores, because fitting is slow. If the features are more than memory may hold, the baselines
-    are fitted to a sample of the images, and scored on it. For `memory`, see `ExtractionConfig`.
+    The study stores these scores, because fitting is slow. If memory may not hold all features, the baselines are
+    fitted to a sample of the images, and scored on the same sample. For `memory`, see `ExtractionConfig`.
     """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"

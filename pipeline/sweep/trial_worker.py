@@ -68,7 +68,7 @@ class ServedStudy:
         self._ask("fail")
 
     def tell(self, trial: ServedTrial, value: float | None) -> None:
-        """See `Study.tell`. The trial's curves are sent, too, as this node may not see the study's folder."""
+        """See `Study.tell`. The trial's curves are sent, too, because this node may not see the study's folder."""
         folder = self.logs / f"trial-{trial.number}"
         files = [file for file in folder.rglob("*") if file.is_file()]
         curves = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
@@ -81,7 +81,7 @@ class ServedStudy:
 
 
 class TrialWorker:
-    """Runs trials in a process of its own on a node of a cluster."""
+    """Runs trials as an actor on a node of a cluster."""
 
     def __init__(self, cpus: int, name: str, owner: Any) -> None:
         os.environ["HEADSTART_CPUS"] = str(cpus)  # before TensorFlow starts, which takes its number of threads once
@@ -93,7 +93,7 @@ class TrialWorker:
         return version("headstart")
 
     def run(self, space: Any, seed: int, data: Any, most: int) -> None:
-        """Run trials until `most` are finished, or the owner of the study has none left."""
+        """Run trials until all workers together have finished `most` trials, or the study has no trial left."""
         from headstart.pipeline.sweep.trials import run_trials
 
         with tempfile.TemporaryDirectory(prefix="headstart-trials-", ignore_cleanup_errors=True) as files:

@@ -45,7 +45,7 @@ class SearchData:
 
 
 class Trials(Protocol):
-    """The methods of `Study` by which a process runs trials. Elsewhere in a cluster, `by_ray.ServedStudy` has them."""
+    """The methods of `Study` by which a process runs trials. For workers of a cluster, `ServedStudy` has them."""
 
     space: Space
     seed: int

@@ -72,8 +72,8 @@ def explain(
 ) -> Explanation:
     """Count the images of `data` that have features in `extraction.store`, for each cut of `config`.
 
-    The weights that `config` names need not be on this machine. If they were never used with the store, they count as
-    different from all weights that were.
+    The weights that `config` names need not be on this machine. If these weights were never used with the store, they
+    count as different from all weights that were used with it.
 
     Raises StoreError if the store holds no features, DataError if `data` has no images, and OptionError if the settings
     can't be used.

@@ -57,8 +57,8 @@ def export(
     `class_names`. The ending of its name decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is replaced.
     `seed` decides the split if `data` has no split folders.
 
-    Raises OptionError for another ending, or if `config` does not select exactly one store; DataError if too many
-    images lack features; StoreError if `root` holds no features.
+    Raises OptionError for another ending, or if `config` does not select exactly one store. Raises DataError if too
+    many images lack features. Raises StoreError if `root` holds no features.
     """
     if file.suffix not in (".npz", ".h5", ".hdf5"):
         raise OptionError(f"{file}: the file's name must end in .npz, .h5 or .hdf5. Received: {file.suffix!r}")

@@ -52,7 +52,7 @@ def recompute(
 
     `seed` decides which images are compared. If `data` is a list of images, `reading` decides how the list is read.
     Stores that can't be compared, for example because of other weights, are reported on the console. Raises StoreError
-    if no store can be compared; DataError if `data` has no images.
+    if no store can be compared. Raises DataError if `data` has no images.
     """
     found = scan_all_sizes(stores[0].folder.parent, data, config=reading.of_every_image(kind_of(data)))
     images = {example.image.digest: example.image for example in found.examples}

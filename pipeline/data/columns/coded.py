@@ -17,7 +17,7 @@ class Coded(Sequence[Value], Generic[Value]):
 
     Args:
         codes: int32 [N], the position of each value in `values`.
-        values: different ones. Some may occur in no row.
+        values: the different values. Some of them may occur in no row.
     """
 
     def __init__(self, codes: np.ndarray, values: Sequence[Value]) -> None:
@@ -38,7 +38,7 @@ class Coded(Sequence[Value], Generic[Value]):
         return cls(np.zeros(count, np.int32), [value])
 
     def with_values(self, values: Sequence[Other]) -> Coded[Other]:
-        """Return the column with other `values` in place of `self.values`. Equal ones become one."""
+        """Return the column with other `values` in place of `self.values`. Equal values become one."""
         code_of: dict[Other, int] = {}
         codes = np.array([code_of.setdefault(value, len(code_of)) for value in values], np.int32)
         return Coded(codes[self.codes] if len(self) else self.codes, list(code_of))

@@ -17,7 +17,7 @@ class Item(NamedTuple):
     label: int
     group: str | None = None  # images of one group get the same split; None for no group
     split: str = ""  # the split that the image already has; "" for none
-    drawn: bool = False  # whether `split` was drawn earlier, not given: then the image may follow its group elsewhere
+    drawn: bool = False  # whether `split` was drawn earlier, not given; such an image may move to its group's split
     of_train: bool = False  # whether the image is given to train, and may be taken for val
     path: str = ""  # the path in messages; "" if messages name the image by its digest
 

@@ -33,7 +33,7 @@ class TarImages:
     groups: list[str | None]  # the images of one key form a group
     rejects: list[Reject]  # links, devices, and names that lead out of the tar
     ignored: Counter[str]  # number of other files by kind
-    fields: set[str]  # some of those in files `key.json`, and the one that was asked for if it is there
+    fields: set[str]  # some fields of the files `key.json`; the field that was asked for is among them if a file has it
 
 
 def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
@@ -44,7 +44,8 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     is the label.
 
     Args:
-        label_field: the field of `key.json` that holds the label, before `key.cls`; "" to find it by its name.
+        label_field: the field of `key.json` that holds the label; `key.cls` is then used only if there is no
+            `key.json`. With "", a field with a usual name such as `label` is the label.
     """
     found = TarImages([], [], [], [], [], Counter(), set())
     keys: list[str] = []
@@ -82,7 +83,7 @@ def require_field(data: Path, field: str, tars: Iterable[TarImages]) -> None:
 
 
 def hold_samples(names: Iterable[str]) -> bool:
-    """Return whether files with these `names` are samples: images, each beside a `.cls` or `.json` of its own."""
+    """Return whether files with these `names` are samples: an image has a `.cls` or `.json` with its key beside it."""
     beside, images = set[str](), set[str]()
     for name in names:
         key, suffix = _key_of(name)
@@ -91,7 +92,7 @@ def hold_samples(names: Iterable[str]) -> bool:
 
 
 def _key_of(name: str) -> tuple[str, str]:
-    """Return the key of a sample's file, and its suffix: `a/1` and `left.jpg` of `a/1.left.jpg`."""
+    """Return the key of a sample's file, and its suffix. For `a/1.left.jpg`, these are `a/1` and `left.jpg`."""
     folder, file = os.path.split(name)
     stem, _, suffix = file.partition(".")
     return os.path.join(folder, stem), suffix.lower()

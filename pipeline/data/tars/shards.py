@@ -49,8 +49,8 @@ def is_there(data: Path) -> bool:
 def tars_of(data: Path) -> Tars:
     """Return the tars of `data`, whose kind is `tars`.
 
-    Raises DataError if a tar of a pattern is missing, if a folder in `data` can't be read, if `data` holds a tar that
-    is compressed, or if the path of a tar has a suffix or a folder that can't be told from a tar's.
+    Raises DataError if a tar of a pattern is missing, if a folder in `data` can't be read, if a tar is compressed, if
+    the suffix of a tar is not in small letters, or if a tar lies in a folder whose name ends in `.tar`.
     """
     ignored = Counter[str]()
     if data.is_dir():
@@ -69,12 +69,12 @@ def tars_of(data: Path) -> Tars:
 
 
 def is_tar(name: str) -> bool:
-    """Return whether a file's name is that of a tar. The tar may be compressed, and the name in capitals."""
+    """Return whether `name` is the name of a tar. The tar may be compressed, and the suffix may be in capitals."""
     return name.lower().endswith((SUFFIX, *_PACKED))
 
 
 def require_plain(tar: str) -> None:
-    """Raise a DataError if the name `tar`, which is that of a tar, does not end in `.tar`."""
+    """Raise a DataError if `tar`, the path of a tar, does not end in `.tar`."""
     if tar.endswith(SUFFIX):
         return
     if tar.lower().endswith(SUFFIX):
@@ -91,9 +91,10 @@ def told_tars(data: Path, names: Iterable[str]) -> list[str]:
 
 
 def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]]:
-    """Return the split in the name of each tar or of its folder, "" for none, and lines that describe the reading.
+    """Return two lists: the split of each tar, and lines that describe the reading.
 
-    If all tars are of train, they count as not split yet. Raises DataError if only some have a split.
+    The split of a tar stands in its name or the name of a folder around it; "" means that there is none. If all tars
+    are of train, they count as not split yet. Raises DataError if only some tars have a split.
     """
     root = _root_of(data)
     splits = [_split_in(tar.removeprefix(root)) for tar in tars]
@@ -110,7 +111,10 @@ def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]
 
 
 def _root_of(data: Path) -> str:
-    """Return the beginning of the paths of tars that says nothing of splits: all folders before the first braces."""
+    """Return the common beginning of all paths of tars, in which no split is looked for.
+
+    The beginning is the folder `data`, or all folders before the first braces of a pattern.
+    """
     if data.is_dir():
         return os.path.join(data, "")
     fixed = str(data).partition("{")[0] if not data.exists() else str(data)
@@ -125,7 +129,10 @@ def _split_in(path: str) -> str:
 
 
 def _holds_tars_alone(folder: Path) -> bool:
-    """Return whether `folder`, in which no name is that of an image, holds tars, and no image by its content."""
+    """Return whether `folder` holds tars, and no other file whose content is an image.
+
+    The caller has made sure that no file in `folder` has the suffix of an image.
+    """
     if not some_file(folder, is_tar):
         return False
     files = [name for name in list_files(folder).files if not is_tar(name)]
@@ -158,7 +165,7 @@ def _of_pattern(data: Path) -> list[str]:
 
 
 def _tars_in(data: Path) -> Iterator[str]:
-    """Return the tars for which a pattern stands. Raises DataError for a range that runs backwards, as `{5..2}`."""
+    """Yield the tars that match a pattern. Raises DataError for a range that runs backwards, such as `{5..2}`."""
     for braces in _BRACES.finditer(str(data)):
         between = _RANGE.fullmatch(braces[1])
         if between and int(between[1]) > int(between[2]):
@@ -167,7 +174,7 @@ def _tars_in(data: Path) -> Iterator[str]:
 
 
 def _expanded(text: str) -> Iterator[str]:
-    """Yield the texts for which a pattern stands: `{0..2}` for numbers, `{a,b}` for words, the first braces slowest."""
+    """Yield the texts that match a pattern: `{0..2}` matches numbers, `{a,b}` words. First braces change slowest."""
     braces = _BRACES.search(text)
     if braces is None:
         yield text

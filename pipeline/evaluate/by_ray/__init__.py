@@ -1,1 +1,1 @@
-"""The outputs of a fine-tuned classifier by the workers of a Ray cluster."""
+"""The workers of a Ray cluster compute the outputs of a fine-tuned classifier."""

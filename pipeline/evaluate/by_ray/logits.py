@@ -1,4 +1,4 @@
-"""Logits of a fine-tuned classifier by a cluster: workers get units of images, and send back a row for each."""
+"""Logits of a fine-tuned classifier by a cluster: workers get units of images, and send back a row for each image."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LogitsTask:
 
 
 class LogitsJob(UnitJob):
-    """Computes logits. A unit has `Images` with absolute paths; for its result see `FrozenClassifier.logits`."""
+    """Computes logits. A unit is `Images` with absolute paths. For the result, see `FrozenClassifier.logits`."""
 
     def __init__(self, task: LogitsTask) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class LogitsJob(UnitJob):
 def logits_by(
     crew: Crew, run: Run, network: Network, images: Images, advance: Callable[[int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute logits by the workers of `crew`; see `FrozenClassifier.logits`. `network` is that of the run.
+    """Let the workers of `crew` compute logits; see `FrozenClassifier.logits`. `network` is the network of `run`.
 
     Raises DataError if an image has killed three workers.
     """

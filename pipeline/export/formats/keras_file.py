@@ -1,4 +1,4 @@
-"""A `.keras` file. Keras loads it in its safe mode: it holds layers of Keras alone."""
+"""A `.keras` file. The file holds only layers of Keras, so Keras loads it in its safe mode."""
 
 import io
 import json

@@ -35,13 +35,14 @@ _QUANTISED = (
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write a LiteRT model with one signature, `pixels` to `probabilities`, to `path`.
+    """Write a LiteRT model to `path`. Its one signature maps `pixels` to `probabilities`.
 
-    As associated files do in TensorFlow Lite, the metadata follow the model as a ZIP archive: `headstart.json`, and the
-    class names in `labels.txt`. With float16, weights lie in the file as float16, and LiteRT computes with them in
-    float32. With int8, weights are quantised per channel, and activations by their ranges on `calibration`, uint8
-    [N, S, S, 3]. The last matrix product and what follows stay float32. Raises an ExportError if a package of the extra
-    is missing, if LiteRT can't hold the network, or if float16 can't hold a weight.
+    A ZIP archive follows the model in the file, as TensorFlow Lite does for associated files. The archive holds the
+    metadata in `headstart.json` and the class names in `labels.txt`. With float16, weights lie in the file as float16,
+    and LiteRT computes with them in float32. With int8, weights are quantised per channel, and activations by their
+    ranges on `calibration`, uint8 [N, S, S, 3]. The last layer with weights and all layers after it stay float32.
+    Raises an ExportError if a package of the extra is missing, if LiteRT can't hold the network, or if float16 can't
+    hold a weight.
     """
     package("ai_edge_litert.interpreter", _EXTRA)
     content = _converted(deployable, precision)

@@ -29,8 +29,8 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 
     With float16, weights lie in the file as float16, and the runtime turns them into float32 when it loads the model.
     With int8, weights are quantised per channel, and activations by their ranges on `calibration`, uint8 [N, S, S, 3].
-    The last matrix product and what follows stay float32. Raises an ExportError if a package of the extra is missing,
-    if ONNX can't hold the network, or if float16 can't hold a weight.
+    Some nodes stay float32; see `_in_float32`. Raises an ExportError if a package of the extra is missing, if ONNX
+    can't hold the network, or if float16 can't hold a weight.
     """
     onnx = package("onnx", _EXTRA)
     package("onnxruntime", _EXTRA)
@@ -147,8 +147,9 @@ def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> 
 def _in_float32(model: Any) -> Iterator[str]:
     """Yield the names of the nodes that are not quantised.
 
-    These are the last matrix product and all after it, because 256 levels are too few for probabilities, and sums with
-    constants, because scaled inputs of a head have one level for many values.
+    There are two kinds. The last matrix product and all nodes after it stay float32, because 256 levels are too few for
+    probabilities. Sums with constants stay float32, because they scale the inputs of a head, and with 256 levels many
+    of the scaled values would be the same.
     """
     nodes, constants = model.graph.node, {one.name for one in model.graph.initializer}
     last = max((at for at, node in enumerate(nodes) if node.op_type in ("MatMul", "Gemm", "Conv")), default=0)

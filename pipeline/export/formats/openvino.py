@@ -21,10 +21,11 @@ _INPUT, _OUTPUT, _OURS = "pixels", "probabilities", "headstart"
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
     """Write an OpenVINO model to `path`, a `.xml` file, and its weights to the `.bin` file beside it.
 
-    Its `rt_info` holds the metadata under `headstart`. With float16, weights lie in the file as float16, and OpenVINO
-    computes with them in float32. With int8, weights are quantised per channel, and activations by their ranges on
-    `calibration`, uint8 [N, S, S, 3]. The last matrix product and what follows stay float32. Raises an ExportError if
-    OpenVINO can't hold the network, if NNCF is missing, or if float16 can't hold a weight.
+    The model's `rt_info` holds the metadata under `headstart`. With float16, weights lie in the file as float16, and
+    OpenVINO computes with them in float32. With int8, weights are quantised per channel, and activations by their
+    ranges on `calibration`, uint8 [N, S, S, 3]. The last matrix product and all nodes after it stay float32.
+
+    Raises an ExportError if OpenVINO can't hold the network, if NNCF is missing, or if float16 can't hold a weight.
     """
     from headstart.features.frozen.engines import converted
     from headstart.features.frozen.frozen import traced_model
@@ -52,7 +53,8 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Load the model in OpenVINO. The result maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C].
 
-    OpenVINO computes in float32. Left alone, it would choose bfloat16 on some processors, with other probabilities.
+    OpenVINO is told to compute in float32. By default, it chooses bfloat16 on some processors, which changes the
+    probabilities.
     """
     compiled = load_openvino().Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda batch: np.array(compiled(batch)[_OUTPUT])

@@ -1,4 +1,4 @@
-"""The packages of the formats. Those of an extra may be missing."""
+"""The packages that the formats need. A package of an extra may be missing."""
 
 import importlib
 from typing import Any

@@ -1,1 +1,1 @@
-"""From files to predictions and rejects, in this process or by the workers of a cluster."""
+"""Classify files in this process or by the workers of a cluster. The results are predictions and rejects."""

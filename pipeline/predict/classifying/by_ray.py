@@ -1,6 +1,7 @@
-"""Predictions by a cluster: workers get units of files, and send back predictions and rejects, which are put in order.
+"""Predictions by a cluster: workers get units of files, and send back predictions and rejects.
 
-Each worker loads the run and its store from their folders, which must be the driver's.
+The driver puts the predictions and rejects in the order of the files. Every node must see the run and the store in the
+same folders as the driver.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from headstart.pipeline.predict.trust import make_trust
 from headstart.pipeline.runs import Run
 
 _LARGEST = 4096  # files in a unit
-_HELD_BYTES = 256 << 20  # of results that wait for those before them
+_HELD_BYTES = 256 << 20  # of results that wait until all results before them have come
 _ITEM_BYTES = 300  # besides the probabilities
 _UNREAD = ("vanished", "unreadable")
 
@@ -52,7 +53,7 @@ class PredictTask:
     max_pixels: int
     pages: Pages
     name: str  # the driver's `Answers.name`
-    fingerprints: Sequence[str]  # the folders that the driver sees in the store; a store has features that are used
+    fingerprints: Sequence[str]  # the folders that the driver sees in the store, whose features are used
     sample: Sequence[tuple[str, tuple[int, int]]]  # see `require_seen`
     tries_batch_sizes = False
 
@@ -78,7 +79,10 @@ class PredictJob(UnitJob):
         self._answers: Answers
 
     def meet(self) -> tuple[str, Sequence[str]]:
-        """Load the run. A run or files that this node does not see raise a HeadstartError."""
+        """Load the run. Return the name of its model, and the folders in the store.
+
+        Raises a HeadstartError if this node does not see the run or the files.
+        """
         task = self._task
         require_seen(task.sample)
         run = Run.open(task.run)
@@ -97,7 +101,7 @@ class PredictJob(UnitJob):
         return Built(features={"": values.astype(np.float32)}, device=start_tensorflow(), processor=processor())
 
     def do(self, items: Sequence[tuple[str, bool]]) -> list[Item]:
-        """Classify files. The result has the predictions and rejects in their order."""
+        """Classify files. Return their predictions and rejects, in the order of the files."""
         task, found = self._task, list[Item]()
         sources = Sources([path for path, _ in items], {path for path, is_named in items if is_named})
         with bytes_kept(None, ""):
@@ -128,7 +132,7 @@ def store_folders(store: Path | None) -> list[str]:
 def predict_task(
     answers: Answers, config: PredictConfig, places: NetworkPlaces, seed: int, max_pixels: int, pages: Pages
 ) -> PredictTask:
-    """Return the task of workers that give the driver's `answers`. It has no sample yet."""
+    """Return the task by which workers classify as the driver's `answers` does. The task has no sample yet."""
     store = known_store(answers.run, places)
     weights = os.path.abspath(places.weights) if places.weights and os.path.exists(places.weights) else places.weights
     return PredictTask(
@@ -154,7 +158,7 @@ def classified_by(
 ) -> Classified:
     """Classify the files by the workers of `crew`, in order; see `classified`.
 
-    Files that a worker can't read are classified here.
+    A file that a worker can't read, and this process can, is classified in this process.
     """
     files = [file for file in sources.files if not (task.pages == "first" and is_done(file))]
     yield len(sources.files) - len(files), 0, []
@@ -187,7 +191,7 @@ def classified_by(
 
 
 def _with_unread(answers: Answers, task: PredictTask, sources: Sources, items: Sequence[Item]) -> list[Item]:
-    """Classify here the files of `items` that a worker could not read, and that can be read here."""
+    """Return `items`. A file that a worker could not read, and this process can, is classified in this process."""
     found = list[Item]()
     unread = {path for path in _unread(items) if os.access(path, os.R_OK)}
     for item in items:

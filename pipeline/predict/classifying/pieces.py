@@ -12,7 +12,8 @@ from headstart.pipeline.predict.items import Item, Scored
 from headstart.pipeline.predict.model import Answers
 from headstart.pipeline.predict.sources import Piece, Sources, inspected
 
-# For each piece of the files: the number of items that were done before, of files without items, and the items.
+# Three values for each piece of the files: the number of items that were done before, the number of files without
+# items, and the items.
 Classified = Iterator[tuple[int, int, Iterable[Item]]]
 
 
@@ -25,8 +26,9 @@ def classified(
 ) -> Classified:
     """Inspect and classify the files of `sources`, in pieces.
 
-    Yields three values for each piece. The first two are those of `sources.inspected`. The third yields a prediction or
-    a reject for each of its images, as soon as it is known. Bytes that are kept of a piece are dropped after it.
+    Yields three values for each piece. The first two are the first two of `sources.inspected`. The third yields a
+    prediction or a reject for each image of the piece, as soon as the result is known. File contents that were kept in
+    memory for a piece are dropped when the next piece is asked for.
     """
     for done, others, piece in inspected(sources, max_pixels, pages, is_done):
         yield done, others, _in_order(piece, answers)
