@@ -161,6 +161,7 @@ def test_the_store_keeps_the_fast_form_of_a_classifier(
         json.dumps({**config, "features": {**config["features"], "store": str(extraction.store)}})
     )
     asked = [drawn / "cat" / "cat.0.jpg"], PredictConfig(model="finetuned")
+    shutil.rmtree(extraction.store / "frozen", ignore_errors=True)  # other tests keep networks there
     first = predict(run, *asked).predictions
     (kept,) = (extraction.store / "frozen").glob("classifier-*")
     loaded = list[Path]()
