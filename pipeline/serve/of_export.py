@@ -71,10 +71,12 @@ def serve_export(path: Path, config: ServeConfig, places: Places) -> ServedExpor
     names, threshold = opened.class_names, None
     if config.threshold is not None and len(names) != 2:
         raise OptionError(f"--threshold {config.threshold:g}: is for two classes; {path} has {len(names)}")
+    positive = _positive(opened)
     if opened.second_above is not None:
-        threshold = Threshold(names[1], opened.second_above, "of the export")
+        above = opened.second_above if positive == names[1] else 1 - opened.second_above
+        threshold = Threshold(positive, above, "of the export")
     if config.threshold is not None:
-        threshold = Threshold(names[1], config.threshold, "given by --threshold")
+        threshold = Threshold(positive, config.threshold, "given by --threshold")
     if moved(threshold):
         require_likeliest(PredictConfig(abstain=config.abstain))
     trust = Trust(abstain=config.abstain)
@@ -83,3 +85,10 @@ def serve_export(path: Path, config: ServeConfig, places: Places) -> ServedExpor
     served = ServedExport(opened, layout, most, config.batch_size or _BATCH_SIZE)
     served.answers([[np.zeros((opened.image_size, opened.image_size, 3), np.uint8)]], 0)  # the first pass takes longer
     return served
+
+
+def _positive(opened: OpenExport) -> str:
+    """Return the class that a threshold is for: that of the run's threshold, or else the second one."""
+    kept = opened.labels.get("threshold")
+    positive = kept.get("positive") if isinstance(kept, dict) else None
+    return positive if positive in opened.class_names[:2] else opened.class_names[1]
