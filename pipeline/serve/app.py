@@ -40,7 +40,7 @@ def make_app(service: Service, title: str, hosts: Sequence[str]) -> FastAPI:
         redoc_url=None,
         telemetry=_NO_TELEMETRY,
     )
-    app.add_middleware(Guard, hosts=hosts)
+    app.add_middleware(Guard, hosts=hosts, pages=service.config.allow_host)
     _add_errors(app)
     _add_page(app, service, title)
     _add_answers(app, service)

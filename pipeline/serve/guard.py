@@ -33,11 +33,12 @@ class Guard:
     """Refuses requests that another web page has a browser make, and adds headers to every response.
 
     A name in the header `Host` must be one of `hosts`: a page at another name, which its owner lets point to this
-    machine, could read the answers otherwise (DNS rebinding). Addresses are always allowed.
+    machine, could read the answers otherwise (DNS rebinding). Addresses are always allowed. Pages at one of `pages`
+    are the server's own: behind a proxy, `Host` may be another name.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
-        self._app, self._hosts = app, {host.lower() for host in hosts}
+    def __init__(self, app: ASGIApp, hosts: Collection[str], pages: Collection[str] = ()) -> None:
+        self._app, self._hosts, self._pages = app, {host.lower() for host in hosts}, {page.lower() for page in pages}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -67,9 +68,17 @@ class Guard:
         if method in _SAFE_METHODS:
             return
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        foreign = origin is not None and not self._is_own(origin, host)
         if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise RefusalError(403, "the request comes from a page of another site; open the server's own page")
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        """Return whether a page at `origin` is the server's own. A proxy may have replaced the name in `host`."""
+        try:
+            parts = urlsplit(origin)
+            return parts.netloc.lower() == host.lower() or (parts.hostname or "") in self._pages
+        except ValueError:
+            return False
 
 
 def refused(refusal: RefusalError) -> JSONResponse:
