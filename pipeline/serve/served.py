@@ -28,7 +28,7 @@ from headstart.pipeline.serve.config import ServeConfig
 
 Pixels = Sequence[np.ndarray]  # uint8 [size, size, 3] of one image, for each network
 
-_LARGE = 16_000_000  # pixels; decoding such an image takes up to 15 bytes a pixel
+_LARGE = 13_000_000  # pixels; decoding such an image takes up to 27 bytes a pixel
 _MOST_OFTEN = 10  # times that a progressive JPEG may be drawn over, if it has `--max-pixels`
 _large = threading.Lock()
 SHOWN = 5  # likeliest classes, by default
