@@ -52,7 +52,8 @@ def read_labels(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{file}: is damaged; {_REMEDY}") from error
     named = isinstance(names, list) and len(names) > 1 and all(isinstance(one, str) for one in names)
-    if not named or format not in MODEL_FILES or not isinstance(found.get("preprocessing"), dict):
+    known = isinstance(format, str) and format in MODEL_FILES
+    if not named or not known or not isinstance(found.get("preprocessing"), dict):
         raise ExportError(f"{file}: is damaged; {_REMEDY}")
     return dict(found)
 

@@ -82,9 +82,7 @@ def serve_export(path: Path, config: ServeConfig, places: Places) -> ServedExpor
     trust = Trust(abstain=config.abstain)
     layout = Layout(names, min(SHOWN, len(names)), True, opened.format, trust, threshold)
     most = min(config.max_pixels, int(opened.preprocessing["most_pixels"]))
-    served = ServedExport(opened, layout, most, config.batch_size or _BATCH_SIZE)
-    served.answers([[np.zeros((opened.image_size, opened.image_size, 3), np.uint8)]], 0)  # the first pass takes longer
-    return served
+    return ServedExport(opened, layout, most, config.batch_size or _BATCH_SIZE)
 
 
 def _positive(opened: OpenExport) -> str:
