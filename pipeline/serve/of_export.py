@@ -11,6 +11,7 @@ from headstart.features.errors import ExportError, OptionError
 from headstart.features.images.faults import Fault, why_damaged
 from headstart.features.images.opening import limit_lifted
 from headstart.pipeline.export import preprocess
+from headstart.pipeline.export.config import MODEL_FILES
 from headstart.pipeline.export.opened import OpenExport, open_export
 from headstart.pipeline.places import Places
 from headstart.pipeline.predict.config import PredictConfig
@@ -25,7 +26,10 @@ _BATCH_SIZE = 8
 
 def is_export(path: Path) -> bool:
     """Return whether `path` is the folder of an export, or a model in one."""
-    return not (path / "config.json").exists() and any((one / "labels.json").is_file() for one in (path, path.parent))
+    if (path / "config.json").exists():
+        return False
+    is_model = path.name in MODEL_FILES.values() and path.exists()
+    return (path / "labels.json").is_file() or (is_model and (path.parent / "labels.json").is_file())
 
 
 @dataclass(frozen=True)

@@ -32,3 +32,11 @@ def test_a_threshold_is_for_the_class_of_the_run(
     found = of_export.serve_export(Path("out"), ServeConfig(threshold=given), Places()).layout.threshold
     assert found
     assert (found.positive, found.cut(names)) == (positive, pytest.approx(cut))
+
+
+def test_only_a_model_stands_for_its_folder(tmp_path: Path) -> None:
+    for name in ("labels.json", "model.onnx", "other.onnx"):
+        (tmp_path / name).touch()
+    assert of_export.is_export(tmp_path)
+    assert of_export.is_export(tmp_path / "model.onnx")
+    assert not any(of_export.is_export(tmp_path / name) for name in ("other.onnx", "model.keras", "gone"))
