@@ -9,7 +9,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from headstart.features.images.faults import Fault
-from headstart.pipeline.serve.guard import Guard, refused
+from headstart.pipeline.serve.guard import Guard, Json, refused
 from headstart.pipeline.serve.page import Page
 from headstart.pipeline.serve.refusals import RefusalError, status_of
 from headstart.pipeline.serve.schema import FORM, STATUSES, Answers, ErrorOf, Health, Labels
@@ -51,22 +51,22 @@ def _add_errors(app: FastAPI) -> None:
     """Give every error the form `{"error": "..."}`."""
 
     @app.exception_handler(RefusalError)
-    def _(_: Request, error: RefusalError) -> JSONResponse:
+    async def _(_: Request, error: RefusalError) -> JSONResponse:
         return refused(error)
 
     @app.exception_handler(HTTPException)
-    def _(request: Request, error: HTTPException) -> JSONResponse:
+    async def _(request: Request, error: HTTPException) -> JSONResponse:
         known = "there are /, /predict, /labels, /health and /openapi.json"
         sentence = f"{request.method} {request.url.path[:100]}: {error.detail}; {known}"
         return refused(RefusalError(error.status_code, sentence, error.headers))
 
     @app.exception_handler(RequestValidationError)
-    def _(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def _(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return refused(RefusalError(422, f"{first['loc'][-1]}: {first['msg']}"))
 
     @app.exception_handler(Exception)
-    def _(_: Request, error: Exception) -> JSONResponse:
+    async def _(_: Request, error: Exception) -> JSONResponse:
         return refused(RefusalError(500, "the server failed; its console says why"))
 
 
@@ -85,7 +85,7 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
     async def labels() -> JSONResponse:
         layout, config = service.served.layout, service.config
         threshold = layout.threshold
-        return JSONResponse(
+        return Json(
             {
                 "labels": list(layout.class_names),
                 "model": layout.model,
@@ -102,7 +102,7 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
         state = "stopping" if service.stopping else "ready"
         told = {"status": state, "model": service.served.layout.model}
         counts = {"requests": service.requests, "answered": service.answered}
-        return JSONResponse({**told, **counts}, 503 if service.stopping else 200)
+        return Json({**told, **counts}, 503 if service.stopping else 200)
 
     @app.get("/training/{digest}.jpg", include_in_schema=False)
     def training(digest: str) -> Response:
@@ -142,7 +142,7 @@ def _shown(uploads: Sequence[Upload], found: Sequence[dict[str, Any] | Fault], m
     ]
     faults = [one for one in found if isinstance(one, Fault)]
     if len(faults) < len(found):
-        return JSONResponse({"answers": answers, "model": model})
+        return Json({"answers": answers, "model": model})
     first = f"{uploads[0].name or 'the file'}: {faults[0].detail} ({faults[0].reason})"
     sentence = first if len(faults) == 1 else f"none of {len(faults)} files can be used; {first}"
-    return JSONResponse({"error": sentence, "answers": answers, "model": model}, status_of(faults))
+    return Json({"error": sentence, "answers": answers, "model": model}, status_of(faults))

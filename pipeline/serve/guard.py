@@ -1,7 +1,9 @@
 """What stands before the service: checks of where a request comes from, and headers that keep the page to itself."""
 
 import ipaddress
+import json
 from collections.abc import Collection, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from headstart.pipeline.serve.refusals import RefusalError
@@ -81,9 +83,17 @@ class Guard:
             return False
 
 
+class Json(JSONResponse):
+    """A response in ASCII, so that names which are not UTF-8 can be sent."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
 def refused(refusal: RefusalError) -> JSONResponse:
     """Return the response to a request that is refused."""
-    return JSONResponse({"error": refusal.sentence}, refusal.status, refusal.headers)
+    return Json({"error": refusal.sentence}, refusal.status, refusal.headers)
 
 
 def name_in(host: str) -> str:

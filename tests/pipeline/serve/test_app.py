@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from headstart.features.errors import OptionError
+from headstart.pipeline.predict.items import Layout
+from headstart.pipeline.predict.trust import Trust
 from headstart.pipeline.serve.config import ServeConfig
 from headstart.tests.pipeline.serve.fake import Fake, client_of, picture
 
@@ -187,6 +189,14 @@ def test_bytes_in_work_are_limited() -> None:
         codes = sorted(one.result().status_code for one in answers)
         assert set(codes) == {200, 429}
         assert 7 <= codes.count(200) <= 9
+
+
+def test_names_that_are_not_utf_8_are_answered() -> None:
+    (fake := Fake(layout=Layout(["cat", "d\udcffg"], 2, True, "head", Trust()))).go.set()
+    with client_of(fake) as client:
+        assert client.get("/labels").json()["labels"] == ["cat", "d\udcffg"]
+        assert sent(client, picture()).json()["answers"][0]["label"] == "d\udcffg"
+        assert client.get("/").status_code == 200
 
 
 def test_an_answer_that_takes_too_long() -> None:
