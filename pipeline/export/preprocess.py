@@ -122,12 +122,12 @@ def _by_rows(x: np.ndarray, blend: Callable[[np.ndarray], np.ndarray]) -> np.nda
 
 
 def _lit(light: np.ndarray) -> np.ndarray:
-    return light[..., :3] * light[..., 3:] // 255
+    return np.asarray(light[..., :3] * light[..., 3:] // 255)
 
 
 def _over_white(parts: np.ndarray) -> np.ndarray:
     alpha = parts[..., 3:]
-    return (parts[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return np.asarray((parts[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255)
 
 
 def _resized(x: np.ndarray, to: np.ndarray, antialias: bool) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The HTTP interface: what is asked where, and in which form it is answered."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from headstart.pipeline.serve.refusals import RefusalError, status_of
 from headstart.pipeline.serve.schema import FORM, STATUSES, Answers, ErrorOf, Health, Labels
 from headstart.pipeline.serve.service import Asked, Service
 from headstart.pipeline.serve.uploads import Upload, declared_bytes, read_uploads
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 # FastAPI would send traces and metrics to wherever variables of the environment say.
@@ -25,6 +27,7 @@ _NO_TELEMETRY: Any = {
     "operation_spans": False,
     "auto_configure": False,
 }
+_THUMBNAILS = 2  # that are made at once; each decodes an image
 
 
 def make_app(service: Service, title: str, hosts: Sequence[str]) -> FastAPI:
@@ -72,6 +75,7 @@ def _add_errors(app: FastAPI) -> None:
 
 def _add_page(app: FastAPI, service: Service, title: str) -> None:
     page = Page(title, service.served.layout.class_names)
+    drawing = asyncio.Semaphore(_THUMBNAILS)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:
@@ -93,7 +97,7 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
                 "abstain": layout.trust.abstain,
                 "unlike": layout.trust.farthest is not None,
                 "nearest": config.neighbours if service.nearest else 0,
-                "limits": {"bytes": config.max_bytes, "files": config.max_files, "pixels": config.max_pixels},
+                "limits": {"bytes": config.max_bytes, "files": config.max_files, "pixels": service.served.max_pixels},
             }
         )
 
@@ -105,8 +109,11 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
         return Json({**told, **counts}, 503 if service.stopping else 200)
 
     @app.get("/training/{digest}.jpg", include_in_schema=False)
-    def training(digest: str) -> Response:
-        data = service.nearest.thumbnail(digest) if service.nearest else None
+    async def training(digest: str) -> Response:
+        data = None
+        if service.nearest:
+            async with drawing:
+                data = await run_in_threadpool(service.nearest.thumbnail, digest)
         if data is None:
             raise RefusalError(404, "there is no such training image")
         return Response(data, media_type="image/jpeg")

@@ -51,6 +51,10 @@ class Served(Protocol):
         """The form of the answers."""
 
     @property
+    def max_pixels(self) -> int:
+        """The maximum number of pixels of an image."""
+
+    @property
     def images_per_pass(self) -> int:
         """The maximum number of images in one pass."""
 
