@@ -99,6 +99,11 @@ class Comparison:
                     "was written"
                 )
             return
+        if self.unreadable == self.images:
+            raise ExportError(
+                f"{asked}: preprocess.py can read none of the {self.images} val images ({self.first_unreadable}), so "
+                "nothing could be compared, and nothing was written; --images compares more of them"
+            )
         lost = self.accuracy_of_run - self.accuracy
         if not lost <= config.tolerance + 1e-9:
             raise ExportError(

@@ -1,6 +1,7 @@
 """The folder of an export: the model, and beside it labels, the preprocessing, an example and a model card."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ LABELS, CARD, EXAMPLE, PREPROCESS = "labels.json", "README.md", "example.py", "p
 _HERE = Path(__file__).parent
 _REMEDY = "`headstart export RUN OUT --format ...` makes one"
 _MOST_BYTES = 16 << 20
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def require_free(out: Path, overwrite: bool) -> None:
@@ -30,10 +32,15 @@ def require_free(out: Path, overwrite: bool) -> None:
 
 def write_beside(folder: Path, format: Format, labels: Mapping[str, Any], card: str) -> None:
     """Write into `folder` the files that lie beside a model."""
-    (folder / LABELS).write_text(json_text(labels), encoding="utf-8", errors="surrogateescape")
+    (folder / LABELS).write_text(ascii_where_needed(json_text(labels)), encoding="utf-8")
     (folder / CARD).write_text(card, encoding="utf-8", errors="surrogateescape")
     shutil.copyfile(_HERE / PREPROCESS, folder / PREPROCESS)
     shutil.copyfile(_HERE / "examples" / f"{format}.py", folder / EXAMPLE)
+
+
+def ascii_where_needed(text: str) -> str:
+    """Return JSON in which escapes replace the lone surrogates, which stand for bytes of names that are not UTF-8."""
+    return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def example_of(format: Format) -> str:
@@ -52,7 +59,8 @@ def read_labels(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{file}: is damaged; {_REMEDY}") from error
     named = isinstance(names, list) and len(names) > 1 and all(isinstance(one, str) for one in names)
-    if not named or format not in MODEL_FILES or not isinstance(found.get("preprocessing"), dict):
+    known = isinstance(format, str) and format in MODEL_FILES
+    if not named or not known or not isinstance(found.get("preprocessing"), dict):
         raise ExportError(f"{file}: is damaged; {_REMEDY}")
     return dict(found)
 

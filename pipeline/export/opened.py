@@ -13,6 +13,7 @@ from headstart.pipeline.export.config import MODEL_FILES, MODULES, Format
 from headstart.pipeline.export.folder import read_labels
 
 _SETTINGS = ("size", "resize", "truncated", "bits", "most_pixels")
+_AGAIN = "export the run again"
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,20 @@ def open_export(path: Path) -> OpenExport:
     format, settings, cut = labels["format"], labels["preprocessing"], labels.get("second_above")
     model = folder / MODEL_FILES[format]  # what the file says about its place is not believed
     if not model.exists():
-        raise ExportError(f"{folder}: has no {model.name}; export the run again")
+        raise ExportError(f"{folder}: has no {model.name}; {_AGAIN}")
     _require_valid(folder, settings, cut, len(labels["class_names"]))
     module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[format]}")
     try:
         run = module.load(model)
+        blank = np.asarray(run(np.zeros((1, settings["size"], settings["size"], 3), np.uint8)))
     except (ExportError, MemoryError):
         raise
     except Exception as error:  # each runtime raises half a dozen kinds
         said = " ".join(str(error).split())[:200]
-        raise ExportError(f"{model}: its runtime can't load it ({said}); export the run again") from error
+        raise ExportError(f"{model}: its runtime can't load it, or run it ({said}); {_AGAIN}") from error
+    classes = len(labels["class_names"])
+    if blank.shape != (1, classes) or not np.isfinite(blank).all():
+        raise ExportError(f"{model}: does not give {classes} probabilities, one a class of labels.json; {_AGAIN}")
     return OpenExport(folder, format, labels["class_names"], settings, cut, labels, run)
 
 
@@ -76,4 +81,4 @@ def _require_valid(folder: Path, settings: dict[str, Any], cut: object, classes:
         if not (known and whole and of_two):
             raise ValueError
     except (OptionError, KeyError, TypeError, ValueError) as error:
-        raise ExportError(f"{folder}/labels.json: is damaged; export the run again") from error
+        raise ExportError(f"{folder}/labels.json: is damaged; {_AGAIN}") from error

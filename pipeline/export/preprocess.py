@@ -12,6 +12,7 @@ The result differs from headstart's own pixels by at most one grey level. Four r
 """
 
 import io
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ with suppress(ImportError):
     pillow_heif.register_heif_opener()
 Image.init()
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")  # a Pillow may lack some
+_ROWS = 64
 
 
 def pixels(
@@ -96,23 +98,37 @@ def _orientation(image: Image.Image) -> int:
 def _eight_bits(image: Image.Image, bits: str) -> np.ndarray:
     """Return uint8 [H, W, 3], RGB. Transparent parts become white."""
     if image.mode.startswith("I"):
-        samples = np.asarray(image).astype(np.int64)
+        samples = np.asarray(image)
         used = max(int(samples.max()).bit_length(), 8) if bits == "auto" else int(bits)
         grey = np.minimum(samples >> ((used if samples.any() else 16) - 8), 255).astype(np.uint8)
         return np.repeat(grey[..., np.newaxis], 3, axis=2)
     if image.mode == "CMYK" and image.format == "JPEG":
-        ink = np.asarray(image).astype(np.int64)
-        light = 255 - ink if "adobe" in image.info else ink  # Pillow inverts all, as Adobe's must be
-        return (light[..., :3] * light[..., 3:] // 255).astype(np.uint8)
+        adobe = "adobe" in image.info  # Pillow inverts all, as Adobe's must be
+        return _by_rows(np.asarray(image), lambda ink: _lit(255 - ink if adobe else ink))
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB"))
     if image.format == "PNG" and image.mode in ("LA", "RGBA"):
-        parts = np.asarray(image.convert("RGBA")).astype(np.int64)
-        alpha = parts[..., 3:]
-        return ((parts[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        return _by_rows(np.asarray(image.convert("RGBA")), _over_white)
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
     return np.asarray(white.convert("RGB"))
+
+
+def _by_rows(x: np.ndarray, blend: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return uint8 [H, W, 3] of `x`, uint8 [H, W, 4]. A few rows at a time are blended, as uint16, to save memory."""
+    found = np.empty((*x.shape[:2], 3), np.uint8)
+    for at in range(0, len(x), _ROWS):
+        found[at : at + _ROWS] = blend(x[at : at + _ROWS].astype(np.uint16))
+    return found
+
+
+def _lit(light: np.ndarray) -> np.ndarray:
+    return np.asarray(light[..., :3] * light[..., 3:] // 255)
+
+
+def _over_white(parts: np.ndarray) -> np.ndarray:
+    alpha = parts[..., 3:]
+    return np.asarray((parts[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255)
 
 
 def _resized(x: np.ndarray, to: np.ndarray, antialias: bool) -> np.ndarray:

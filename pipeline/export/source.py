@@ -26,6 +26,7 @@ from headstart.pipeline.scoring.metrics import probabilities
 if TYPE_CHECKING:
     from headstart.features.frozen.frozen import FrozenBackbone
     from headstart.pipeline.export.deployable import Deployable
+from headstart.pipeline.export.folder import ascii_where_needed
 
 Answer = Callable[[np.ndarray], np.ndarray]  # maps pixels, uint8 [N, S, S, 3], to probabilities, float64 [N, C]
 
@@ -75,7 +76,8 @@ class Source:
         else:
             classifier = self.run.load_model(self.run.classifier_file, (self.images.size, self.images.size, 3))
         model = deployable_model(classifier, self.temperature)
-        texts = {name: json.dumps(value, ensure_ascii=False) for name, value in self.facts().items()}
+        facts = self.facts().items()
+        texts = {name: ascii_where_needed(json.dumps(value, ensure_ascii=False)) for name, value in facts}
         return Deployable(model, texts, self.images.size, self.run.class_names())
 
     def facts(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The HTTP interface: its paths, its errors, and the form of its answers."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -9,12 +10,13 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from headstart.features.images.faults import Fault
-from headstart.pipeline.serve.guard import Guard, refused
+from headstart.pipeline.serve.guard import Guard, Json, refused
 from headstart.pipeline.serve.page import Page
 from headstart.pipeline.serve.refusals import RefusalError, status_of
 from headstart.pipeline.serve.schema import FORM, STATUSES, Answers, ErrorOf, Health, Labels
 from headstart.pipeline.serve.service import Asked, Service
 from headstart.pipeline.serve.uploads import Upload, declared_bytes, read_uploads
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 # FastAPI would send traces and metrics to wherever variables of the environment say.
@@ -25,6 +27,7 @@ _NO_TELEMETRY: Any = {
     "operation_spans": False,
     "auto_configure": False,
 }
+_THUMBNAILS = 2  # that are made at once; each decodes an image
 
 
 def make_app(service: Service, title: str, hosts: Sequence[str]) -> FastAPI:
@@ -40,7 +43,7 @@ def make_app(service: Service, title: str, hosts: Sequence[str]) -> FastAPI:
         redoc_url=None,
         telemetry=_NO_TELEMETRY,
     )
-    app.add_middleware(Guard, hosts=hosts)
+    app.add_middleware(Guard, hosts=hosts, pages=service.config.allow_host)
     _add_errors(app)
     _add_page(app, service, title)
     _add_answers(app, service)
@@ -51,27 +54,28 @@ def _add_errors(app: FastAPI) -> None:
     """Give every error the form `{"error": "..."}`."""
 
     @app.exception_handler(RefusalError)
-    def _(_: Request, error: RefusalError) -> JSONResponse:
+    async def _(_: Request, error: RefusalError) -> JSONResponse:
         return refused(error)
 
     @app.exception_handler(HTTPException)
-    def _(request: Request, error: HTTPException) -> JSONResponse:
+    async def _(request: Request, error: HTTPException) -> JSONResponse:
         known = "there are /, /predict, /labels, /health and /openapi.json"
         sentence = f"{request.method} {request.url.path[:100]}: {error.detail}; {known}"
         return refused(RefusalError(error.status_code, sentence, error.headers))
 
     @app.exception_handler(RequestValidationError)
-    def _(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def _(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return refused(RefusalError(422, f"{first['loc'][-1]}: {first['msg']}"))
 
     @app.exception_handler(Exception)
-    def _(_: Request, error: Exception) -> JSONResponse:
+    async def _(_: Request, error: Exception) -> JSONResponse:
         return refused(RefusalError(500, "the server failed; its console says why"))
 
 
 def _add_page(app: FastAPI, service: Service, title: str) -> None:
     page = Page(title, service.served.layout.class_names)
+    drawing = asyncio.Semaphore(_THUMBNAILS)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:
@@ -85,7 +89,7 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
     async def labels() -> JSONResponse:
         layout, config = service.served.layout, service.config
         threshold = layout.threshold
-        return JSONResponse(
+        return Json(
             {
                 "labels": list(layout.class_names),
                 "model": layout.model,
@@ -93,7 +97,7 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
                 "abstain": layout.trust.abstain,
                 "unlike": layout.trust.farthest is not None,
                 "nearest": config.neighbours if service.nearest else 0,
-                "limits": {"bytes": config.max_bytes, "files": config.max_files, "pixels": config.max_pixels},
+                "limits": {"bytes": config.max_bytes, "files": config.max_files, "pixels": service.served.max_pixels},
             }
         )
 
@@ -102,11 +106,14 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
         state = "stopping" if service.stopping else "ready"
         told = {"status": state, "model": service.served.layout.model}
         counts = {"requests": service.requests, "answered": service.answered}
-        return JSONResponse({**told, **counts}, 503 if service.stopping else 200)
+        return Json({**told, **counts}, 503 if service.stopping else 200)
 
     @app.get("/training/{digest}.jpg", include_in_schema=False)
-    def training(digest: str) -> Response:
-        data = service.nearest.thumbnail(digest) if service.nearest else None
+    async def training(digest: str) -> Response:
+        data = None
+        if service.nearest:
+            async with drawing:
+                data = await run_in_threadpool(service.nearest.thumbnail, digest)
         if data is None:
             raise RefusalError(404, "there is no such training image")
         return Response(data, media_type="image/jpeg")
@@ -142,7 +149,7 @@ def _shown(uploads: Sequence[Upload], found: Sequence[dict[str, Any] | Fault], m
     ]
     faults = [one for one in found if isinstance(one, Fault)]
     if len(faults) < len(found):
-        return JSONResponse({"answers": answers, "model": model})
+        return Json({"answers": answers, "model": model})
     first = f"{uploads[0].name or 'the file'}: {faults[0].detail} ({faults[0].reason})"
     sentence = first if len(faults) == 1 else f"none of {len(faults)} files can be used; {first}"
-    return JSONResponse({"error": sentence, "answers": answers, "model": model}, status_of(faults))
+    return Json({"error": sentence, "answers": answers, "model": model}, status_of(faults))

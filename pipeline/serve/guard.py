@@ -1,7 +1,9 @@
 """Protection of the service: checks of the origin of a request, and headers that isolate the page from other sites."""
 
 import ipaddress
+import json
 from collections.abc import Collection, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from headstart.pipeline.serve.refusals import RefusalError
@@ -32,12 +34,13 @@ def policy(script: str = "'none'", style: str = "'none'") -> str:
 class Guard:
     """Refuses requests that a browser makes for a page of another site, and adds headers to every response.
 
-    The header `Host` must hold an IP address or one of the names `hosts`. Otherwise the owner of another name could let
-    that name point to this machine, and a page under that name could read the answers (DNS rebinding).
+    A name in the header `Host` must be one of `hosts`: a page at another name, which its owner lets point to this
+    machine, could read the answers otherwise (DNS rebinding). Addresses are always allowed. Pages at one of `pages`
+    are the server's own: behind a proxy, `Host` may be another name.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
-        self._app, self._hosts = app, {host.lower() for host in hosts}
+    def __init__(self, app: ASGIApp, hosts: Collection[str], pages: Collection[str] = ()) -> None:
+        self._app, self._hosts, self._pages = app, {host.lower() for host in hosts}, {page.lower() for page in pages}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -67,14 +70,30 @@ class Guard:
         if method in _SAFE_METHODS:
             return
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        foreign = origin is not None and not self._is_own(origin, host)
         if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise RefusalError(403, "the request comes from a page of another site; open the server's own page")
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        """Return whether a page at `origin` is the server's own. A proxy may have replaced the name in `host`."""
+        try:
+            parts = urlsplit(origin)
+            return parts.netloc.lower() == host.lower() or (parts.hostname or "") in self._pages
+        except ValueError:
+            return False
+
+
+class Json(JSONResponse):
+    """A response in ASCII, so that names which are not UTF-8 can be sent."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 def refused(refusal: RefusalError) -> JSONResponse:
     """Return the response to a request that is refused."""
-    return JSONResponse({"error": refusal.sentence}, refusal.status, refusal.headers)
+    return Json({"error": refusal.sentence}, refusal.status, refusal.headers)
 
 
 def name_in(host: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,7 +52,7 @@ class Nearest:
         self._examples, self._data = examples, data
         self._by_digest = {one.digest: one for one in examples}
         self._neighbours = Neighbours(features.astype(np.float32))
-        self.thumbnail = lru_cache(_KEPT)(self._thumbnail)
+        self._kept = lru_cache(_KEPT)(self._thumbnail)
 
     def of(self, features: np.ndarray, count: int) -> list[dict[str, Any]]:
         """Return the nearest images to an image with these `features`, float32 [D], as JSON objects."""
@@ -65,13 +66,17 @@ class Nearest:
         own = found.distances[0][list(found.rows[0]).index(row)]
         return bool(own <= found.distances[0][0] + _SAME)
 
-    def _thumbnail(self, digest: str) -> bytes | None:
-        """Return a JPEG of the training image with this `digest`, or None if no image has it or its file is gone."""
-        example = self._by_digest.get(digest)
-        image = find(example, self._data) if example else None
+    def thumbnail(self, digest: str) -> bytes | None:
+        """Return a JPEG of the training image with this `digest`, or None if there is none, or its file is gone."""
+        with suppress(LookupError):  # is not kept, for the file may come back
+            return self._kept(digest)
+        return None
+
+    def _thumbnail(self, digest: str) -> bytes:
+        image = find(self._by_digest[digest], self._data)
         small = next(thumbnails([image], "RGB", _SIDE, keep_shape=True)) if image else None
         if small is None:
-            return None
+            raise LookupError(digest)
         small.save(data := io.BytesIO(), "JPEG", quality=_QUALITY)
         return data.getvalue()
 

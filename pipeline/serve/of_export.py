@@ -11,6 +11,7 @@ from headstart.features.errors import ExportError, OptionError
 from headstart.features.images.faults import Fault, why_damaged
 from headstart.features.images.opening import limit_lifted
 from headstart.pipeline.export import preprocess
+from headstart.pipeline.export.config import MODEL_FILES
 from headstart.pipeline.export.opened import OpenExport, open_export
 from headstart.pipeline.places import Places
 from headstart.pipeline.predict.config import PredictConfig
@@ -25,7 +26,10 @@ _BATCH_SIZE = 8
 
 def is_export(path: Path) -> bool:
     """Return whether `path` is the folder of an export, or a model in one."""
-    return not (path / "config.json").exists() and any((one / "labels.json").is_file() for one in (path, path.parent))
+    if (path / "config.json").exists():
+        return False
+    is_model = path.name in MODEL_FILES.values() and path.exists()
+    return (path / "labels.json").is_file() or (is_model and (path.parent / "labels.json").is_file())
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,22 @@ def serve_export(path: Path, config: ServeConfig, places: Places) -> ServedExpor
     names, threshold = opened.class_names, None
     if config.threshold is not None and len(names) != 2:
         raise OptionError(f"--threshold {config.threshold:g}: is for two classes; {path} has {len(names)}")
+    positive = _positive(opened)
     if opened.second_above is not None:
-        threshold = Threshold(names[1], opened.second_above, "of the export")
+        above = opened.second_above if positive == names[1] else 1 - opened.second_above
+        threshold = Threshold(positive, above, "of the export")
     if config.threshold is not None:
-        threshold = Threshold(names[1], config.threshold, "given by --threshold")
+        threshold = Threshold(positive, config.threshold, "given by --threshold")
     if moved(threshold):
         require_likeliest(PredictConfig(abstain=config.abstain))
     trust = Trust(abstain=config.abstain)
     layout = Layout(names, min(SHOWN, len(names)), True, opened.format, trust, threshold)
     most = min(config.max_pixels, int(opened.preprocessing["most_pixels"]))
-    served = ServedExport(opened, layout, most, config.batch_size or _BATCH_SIZE)
-    served.answers([[np.zeros((opened.image_size, opened.image_size, 3), np.uint8)]], 0)  # the first pass takes longer
-    return served
+    return ServedExport(opened, layout, most, config.batch_size or _BATCH_SIZE)
+
+
+def _positive(opened: OpenExport) -> str:
+    """Return the class that a threshold is for: that of the run's threshold, or else the second one."""
+    kept = opened.labels.get("threshold")
+    positive = kept.get("positive") if isinstance(kept, dict) else None
+    return positive if positive in opened.class_names[:2] else opened.class_names[1]

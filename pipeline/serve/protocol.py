@@ -8,18 +8,22 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_CONNECTIONS = 1000
 _HEAD_SECONDS, _HEAD_BYTES = 10.0, 1 << 16
+_LEAST_SENT = 1 << 14  # bytes of an answer that a client must take within `_HEAD_SECONDS`
 
 
 class Connection(HttpToolsProtocol):
     """A connection that is closed if the head of a request does not arrive in time, or is too large.
 
-    Without these limits, clients that send nothing could hold all connections. If `MOST_CONNECTIONS` connections are
-    open, the next one gets an error with status 503, and is closed. A request that can't be read gets a JSON object
-    with `error`, too.
+    It is also closed if the client does not take the answer. Without this, clients that send or read nothing could hold
+    all connections. A request that comes before the last one is answered is not read: the connection is closed after
+    that answer. If there are `MOST_CONNECTIONS` connections, the next one is told so, and closed. Requests that can't
+    be read get a JSON object with `error`, too.
     """
 
     _deadline: asyncio.TimerHandle | None = None
-    _head: int | None = None  # bytes of a head so far; None between the end of a head and the next request
+    _in_head = False  # between the first byte of a request and the end of its head
+    _unused = 0  # bytes since the last part of a body or end of a head; those of a head or of trailers
+    _unsent = 0  # bytes of answers that the client had not taken when the clock was started
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -28,38 +32,54 @@ class Connection(HttpToolsProtocol):
         self._start_clock()
         if len(self.connections) > MOST_CONNECTIONS:
             self.connections.discard(self)
-            self._refused = True
             self._tell(503, "Service Unavailable", f"{MOST_CONNECTIONS} connections are open; try again")
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of requests."""
         if self._refused:  # reading on until the client has read the answer; closing at once could lose it
             return
-        if self._head is not None:
-            self._head += len(data)
-            if self._head > _HEAD_BYTES:
-                self._refused = True
-                sentence = f"the head of a request has at most {_HEAD_BYTES} bytes"
-                self._tell(431, "Request Header Fields Too Large", sentence)
-                return
+        self._unused += len(data)
         super().data_received(data)
+        if self._unused > _HEAD_BYTES and not self._refused:
+            self._tell(431, "Request Header Fields Too Large", f"the head of a request has at most {_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
-        """Note that a request begins."""
+        """Note that a request begins. Raises a ValueError, which ends the reading, if the last one is in work."""
+        if self._in_work:
+            raise ValueError("a request came before the last one was answered")
         super().on_message_begin()
-        self._head = 0
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header. Those after a body are not used."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Note that the head of a request is there."""
-        self._head = None
-        self._stop_clock()
+        self._in_head, self._unused = False, 0
         super().on_headers_complete()
+        self._start_clock()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._unused = 0
+        super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Wait for the client to take the answer, and for the next request."""
         super().on_response_complete()
-        if self.cycle.response_complete and not self.transport.is_closing():  # and no further request has begun
-            self._start_clock()
+        self._start_clock()
+
+    def pause_writing(self) -> None:
+        """Note that the client takes an answer slowly."""
+        super().pause_writing()
+        self._start_clock()
+
+    def resume_writing(self) -> None:
+        """Note that the client took most of an answer."""
+        super().resume_writing()
+        self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the connection."""
@@ -68,12 +88,20 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are no HTTP."""
-        self._refused = True
         self._tell(400, "Bad Request", "the request is no HTTP that this server reads")
+
+    @property
+    def _in_work(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _start_clock(self) -> None:
         self._stop_clock()
-        self._deadline = self.loop.call_later(_HEAD_SECONDS, self._cut)
+        self._unsent = self.transport.get_write_buffer_size()
+        seconds: float | None = _HEAD_SECONDS
+        if self._in_work and not self.flow.write_paused:
+            seconds = self.config.timeout_graceful_shutdown  # no request takes longer
+        if seconds:
+            self._deadline = self.loop.call_later(seconds, self._cut)
 
     def _stop_clock(self) -> None:
         if self._deadline:
@@ -81,16 +109,29 @@ class Connection(HttpToolsProtocol):
             self._deadline = None
 
     def _cut(self) -> None:
-        if self.transport.is_closing():
-            return
-        if self._refused or (self.cycle and self._head is None):  # it was told, or idles after an answer
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and self._unsent - unsent >= _LEAST_SENT:
+            self._start_clock()
+        elif unsent or self._in_work:
+            self.transport.abort()  # `close` would wait until the client takes the answer
+        elif self._refused or (self.cycle and not self._in_head):  # it was told, or idles after an answer
             self.transport.close()
         else:
-            self._refused = True
             self._tell(408, "Request Timeout", f"no request came within {_HEAD_SECONDS:g} seconds")
 
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
-        """Send the last answer. The connection ends when the client closes it, or when its time is over."""
+        """Send an answer, and no more. The connection is closed when the client closes it, or when its time is over.
+
+        If an earlier request is in work, its answer is the last one instead.
+        """
+        self._refused = True
+        if self._in_work and (self.cycle.response_started or not self.cycle.more_body):
+            self.cycle.keep_alive = False
+            return
+        if self._in_work:  # the fault is in the body of the request
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            self.cycle.response_complete = True
         body = json.dumps({"error": sentence}).encode()
         head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)

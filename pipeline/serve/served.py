@@ -28,7 +28,7 @@ from headstart.pipeline.serve.config import ServeConfig
 
 Pixels = Sequence[np.ndarray]  # uint8 [size, size, 3] of one image, for each network
 
-_LARGE = 16_000_000  # pixels; decoding an image takes up to 15 bytes per pixel
+_LARGE = 13_000_000  # pixels; decoding such an image takes up to 27 bytes a pixel
 _MOST_OFTEN = 10  # most scans of a progressive JPEG with `--max-pixels` pixels; each scan draws all pixels again
 _large = threading.Lock()
 SHOWN = 5  # likeliest classes, by default
@@ -49,6 +49,10 @@ class Served(Protocol):
     @property
     def layout(self) -> Layout:
         """The form of the answers."""
+
+    @property
+    def max_pixels(self) -> int:
+        """The maximum number of pixels of an image."""
 
     @property
     def images_per_pass(self) -> int:

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 _CUT_OFF = "the request ended within its files; send it again"
 _MOST_FIELDS = 64  # parts of a form that are no files
+_HEAD_BYTES = 8 << 10  # of the headers of a part
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,9 @@ async def read_uploads(request: Request, max_bytes: int, max_files: int, seconds
     damaged or ends too early, or has no file.
     """
     form = _Form(max_files)
-    parser = MultipartParser(
-        parse_options_header(request.headers["content-type"])[1][b"boundary"],
-        {
-            "on_part_begin": form.begin,
-            "on_header_field": form.header_name,
-            "on_header_value": form.header_value,
-            "on_header_end": form.header_end,
-            "on_headers_finished": form.headers_end,
-            "on_part_data": form.part_data,
-            "on_end": form.end,
-        },
-    )
     read = 0
     try:
+        parser = _parser(request, form)
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 read += len(chunk)
@@ -79,6 +69,21 @@ async def read_uploads(request: Request, max_bytes: int, max_files: int, seconds
     return [Upload(name, bytes(data)) for name, data in form.files]
 
 
+def _parser(request: Request, form: "_Form") -> MultipartParser:
+    return MultipartParser(
+        parse_options_header(request.headers["content-type"])[1][b"boundary"],
+        {
+            "on_part_begin": form.begin,
+            "on_header_field": form.header_name,
+            "on_header_value": form.header_value,
+            "on_header_end": form.header_end,
+            "on_headers_finished": form.headers_end,
+            "on_part_data": form.part_data,
+            "on_end": form.end,
+        },
+    )
+
+
 def _too_large(most: int) -> RefusalError:
     return RefusalError(413, f"a request has at most {most} bytes (--max-bytes); send fewer or smaller files")
 
@@ -95,15 +100,23 @@ class _Form:
     _name: bytearray = field(default_factory=bytearray)
     _value: bytearray = field(default_factory=bytearray)
     _disposition: bytes = b""
+    _head: int = 0  # bytes of the headers of the part so far
 
     def begin(self) -> None:
-        self._disposition, self._into = b"", None
+        self._disposition, self._into, self._head = b"", None, 0
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._name += data[start:end]
 
     def header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._value += data[start:end]
+
+    def _count(self, size: int) -> None:
+        self._head += size
+        if self._head > _HEAD_BYTES:
+            raise RefusalError(400, f"the headers of a part of the form have at most {_HEAD_BYTES} bytes")
 
     def header_end(self) -> None:
         if self._name.lower() == b"content-disposition":

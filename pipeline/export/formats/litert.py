@@ -14,7 +14,7 @@ import numpy as np
 from headstart.features.device import cpu_count
 from headstart.features.errors import ExportError
 from headstart.features.terminal import silent_libraries
-from headstart.pipeline.export.formats.packages import package, refusal
+from headstart.pipeline.export.formats.packages import package, refusal, refused
 
 if TYPE_CHECKING:
     from headstart.pipeline.export.deployable import Deployable
@@ -49,7 +49,8 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
     if precision == "int8":
         if calibration is None:
             raise ValueError("int8 needs images for its calibration")
-        content = _quantised(content, calibration, _in_float32(deployable))
+        with refused("litert", "AI Edge Quantizer"):
+            content = _quantised(content, calibration, _in_float32(deployable))
     path.write_bytes(content)
     members = {
         _METADATA: json.dumps(deployable.metadata, ensure_ascii=False),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from headstart.features.errors import ExportError
 from headstart.features.terminal import silent_libraries
-from headstart.pipeline.export.formats.packages import package, refusal
+from headstart.pipeline.export.formats.packages import package, refusal, refused
 
 if TYPE_CHECKING:
     from headstart.pipeline.export.deployable import Deployable
@@ -43,7 +43,8 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
         if precision == "int8":
             if calibration is None:
                 raise ValueError("int8 needs images for its calibration")
-            model = _quantised(model, calibration, Path(folder), onnx)
+            with refused("onnx", "ONNX Runtime"):
+                model = _quantised(model, calibration, Path(folder), onnx)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(sorted(deployable.metadata.items())))
     model.producer_name, model.producer_version, model.doc_string = "headstart", "", ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from headstart.features.errors import ExportError
 from headstart.features.frozen.engines import ConversionError, load_openvino
-from headstart.pipeline.export.formats.packages import package, refusal
+from headstart.pipeline.export.formats.packages import package, refusal, refused
 
 if TYPE_CHECKING:
     from headstart.pipeline.export.deployable import Deployable
@@ -44,7 +44,8 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
     if precision == "int8":
         if calibration is None:
             raise ValueError("int8 needs images for its calibration")
-        model = _quantised(model, calibration)
+        with refused("openvino", "NNCF"):
+            model = _quantised(model, calibration)
     for name, text in sorted(deployable.metadata.items()):
         model.set_rt_info(text, [_OURS, name])
     openvino.save_model(model, path, compress_to_fp16=precision == "float16")

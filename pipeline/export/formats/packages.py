@@ -1,6 +1,8 @@
 """The packages that the formats need. A package of an extra may be missing."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from headstart.features.errors import ExportError
@@ -23,3 +25,14 @@ def refusal(format: str, converter: str, error: Exception) -> ExportError:
     return ExportError(
         f"--format {format}: {converter} can't convert this network ({said}); another format may hold it"
     )
+
+
+@contextmanager
+def refused(format: str, converter: str) -> Iterator[None]:
+    """Turn an error of `converter` within the block into an ExportError; see `refusal`."""
+    try:
+        yield
+    except (ExportError, MemoryError):
+        raise
+    except Exception as error:  # each converter raises half a dozen kinds
+        raise refusal(format, converter, error) from error

@@ -58,6 +58,12 @@ def test_other_pixels_are_told_apart_from_other_arithmetic() -> None:
     assert "other pixels of 1 images, by 3 grey levels at most, and can't read 1 (x.tif: cut off)" in text
 
 
+def test_reduced_precision_is_refused_if_nothing_could_be_compared() -> None:
+    nothing = replace(EXACT, levels=np.full(4, np.nan), unreadable="x.tif: cut off")
+    with pytest.raises(ExportError, match=r"can read none of the 4 val images \(x.tif: cut off\)"):
+        compare(RUN, nothing, LABELS, None).require_close(ModelExportConfig("onnx", "int8"))
+
+
 def test_a_threshold_decides_labels() -> None:
     found = compare(RUN, EXACT, LABELS, 0.65)
     assert found.accuracy == 0.75

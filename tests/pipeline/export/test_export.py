@@ -239,13 +239,21 @@ def test_a_damaged_export_is_refused(exported, tmp_path: Path) -> None:
     shutil.copytree(exported[0], out)
     labels = json.loads((out / "labels.json").read_text())
     damages = [
-        {"class_names": ["cat"]}, {"format": "../../other"}, {"preprocessing": {}}, {"second_above": 2},
+        {"class_names": ["cat"]}, {"format": "../../other"}, {"preprocessing": {}}, {"second_above": 2}, {"format": []},
         {"preprocessing": {**labels["preprocessing"], "size": 10**9}},
         {"preprocessing": {**labels["preprocessing"], "page": 3}},
     ]  # fmt: skip
     for damage in damages:
         (out / "labels.json").write_text(json.dumps({**labels, **damage}))
         with pytest.raises(ExportError, match="is damaged"):
+            open_export(out)
+    side = labels["preprocessing"]["size"] + 1
+    for other, told in (
+        ({"class_names": ["cat", "dog", "cow"], "second_above": None}, "does not give 3 probabilities"),
+        ({"preprocessing": {**labels["preprocessing"], "size": side}}, "can't load it, or run it"),
+    ):
+        (out / "labels.json").write_text(json.dumps({**labels, **other}))
+        with pytest.raises(ExportError, match=told):
             open_export(out)
     (out / "labels.json").write_text(json.dumps(labels))
     (out / "model.keras").write_bytes((out / "model.keras").read_bytes()[:5000])

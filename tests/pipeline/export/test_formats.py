@@ -173,6 +173,17 @@ def test_a_missing_extra_is_named(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_quantiser_that_fails_is_told_in_a_line(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> None:
+        raise IndexError("no\nsuch scale")
+
+    monkeypatch.setattr(module(format), "_quantised", fail)
+    with pytest.raises(ExportError, match=rf"--format {format}: .* can't convert this network \(no such scale\)"):
+        written(format, tmp_path, "int8")
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_files_from_elsewhere_have_no_metadata(format: str, tmp_path: Path) -> None:
     path = tmp_path / MODEL_FILES[format]

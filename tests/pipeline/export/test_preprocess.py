@@ -1,3 +1,5 @@
+import io
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,16 @@ def test_bytes_are_read_like_files_and_large_images_refused(saved: Path) -> None
     assert np.array_equal(pixels(str(file), 64), pixels(file, 64))
     with pytest.raises(ValueError, match="700 x 520 pixels, over 1000"):
         pixels(file, 64, most_pixels=1000)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_images_take_little_memory(mode: str) -> None:
+    Image.new(mode, (1000, 1000)).save(data := io.BytesIO(), "PNG")
+    tracemalloc.start()
+    pixels(data.getvalue(), 8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * 1000 * 1000
 
 
 def test_broken_exif_does_no_harm(tmp_path: Path) -> None:

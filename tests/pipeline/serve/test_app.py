@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from headstart.features.errors import OptionError
+from headstart.pipeline.predict.items import Layout
+from headstart.pipeline.predict.trust import Trust
 from headstart.pipeline.serve.config import ServeConfig
 from headstart.tests.pipeline.serve.fake import Fake, client_of, picture
 
@@ -44,7 +46,8 @@ def test_files_are_answered_in_order() -> None:
         assert [one["file"] for one in (first, second, third)] == ["0.png", "1.png", "2.png"]
         assert len(sent(client, picture(), top=1).json()["answers"][0]["top"]) == 1
         assert client.get("/health").json() == {"status": "ready", "model": "head", "requests": 0, "answered": 3}
-        assert client.get("/labels").json()["labels"] == ["cat", "dog"]
+        labels = client.get("/labels").json()
+        assert (labels["labels"], labels["limits"]["pixels"]) == (["cat", "dog"], 1000)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +78,18 @@ def test_requests_that_are_no_form_with_files() -> None:
         assert "ended within its files" in refused(half, 400)
         assert "damaged" in refused(client.post("/predict", content=b"no boundary", **plain), 400)
         assert "boundary" in refused(client.post("/predict", content=b"", headers={"Content-Type": FORM[:19]}), 400)
+        long = {"headers": {"Content-Type": FORM + "x" * 300}}
+        assert "damaged" in refused(client.post("/predict", content=b"", **long), 400)
         parts = iter([body(b"0" * 3000, b""), b"0" * 3000])  # without a Content-Length
         assert "at most 4096 bytes" in refused(client.post("/predict", content=parts, **plain), 413)
         assert client.post("/predict", content=body(picture()), **plain).status_code == 200
+
+
+@pytest.mark.parametrize("header", [b"X: " + b"0" * 9000, b"X: 0\r\n" * 2500 + b"Y: 0"], ids=["long", "many"])
+def test_a_form_with_a_large_head_is_refused(header: bytes) -> None:
+    with client_of() as client:
+        form = b"--x\r\n" + header + b"\r\n\r\n0\r\n--x--\r\n"
+        refused(client.post("/predict", content=form, headers={"Content-Type": FORM}), 400)
 
 
 def test_errors_are_json() -> None:
@@ -109,7 +121,7 @@ def test_other_names_are_refused(host: str) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}],
+    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://["}, {"Sec-Fetch-Site": "cross-site"}],
     ids=str,
 )
 def test_pages_of_other_sites_get_no_answer(headers: dict[str, str]) -> None:
@@ -117,6 +129,13 @@ def test_pages_of_other_sites_get_no_answer(headers: dict[str, str]) -> None:
         response = client.post("/predict", files={"files": picture()}, headers=headers)
         assert "another site" in refused(response, 403)
         assert client.post("/predict", files={"files": picture()}, headers={"Origin": "http://localhost"}).is_success
+
+
+def test_the_page_behind_a_proxy_is_the_servers_own() -> None:
+    with client_of(allow_host=("photos.example",)) as client:
+        for origin, status in (("https://photos.example", 200), ("http://localhost:1", 403)):
+            response = client.post("/predict", files={"files": picture()}, headers={"Origin": origin})
+            assert response.status_code == status
 
 
 def test_the_page_loads_nothing_from_elsewhere() -> None:
@@ -171,6 +190,14 @@ def test_bytes_in_work_are_limited() -> None:
         codes = sorted(one.result().status_code for one in answers)
         assert set(codes) == {200, 429}
         assert 7 <= codes.count(200) <= 9
+
+
+def test_names_that_are_not_utf_8_are_answered() -> None:
+    (fake := Fake(layout=Layout(["cat", "d\udcffg"], 2, True, "head", Trust()))).go.set()
+    with client_of(fake) as client:
+        assert client.get("/labels").json()["labels"] == ["cat", "d\udcffg"]
+        assert sent(client, picture()).json()["answers"][0]["label"] == "d\udcffg"
+        assert client.get("/").status_code == 200
 
 
 def test_an_answer_that_takes_too_long() -> None:
