@@ -81,9 +81,7 @@ def sweep(
         del shared  # the run reads the features again
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
         train = partial(train_run, data, path, chosen, extraction, head, seed=seed, reading=reading)
-        train = partial(
-            train, folded=figures_of(winner) if config.folds else None, require=_require_unchanged(seen, data)
-        )
+        train = partial(train, folded=figures_of(winner) if config.folds else None, require=_unchanged(seen, data))
         _write_run(study, winner.number, path, overwrite, began, train)
         return SweepResult(
             study=study_path,
@@ -284,7 +282,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
         raise
 
 
-def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:
+def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
     """Return a check that raises DataError if the classes, train or val of `data` have changed since an earlier scan.
 
     `then` is the `list_digests` of that scan.
