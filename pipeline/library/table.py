@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,10 +133,7 @@ def features(
     reading = made(DataConfig, given)
     _require_alike(config)
     if isinstance(data, str | os.PathLike):
-
-        def require(scanned: Scan, networks: list[Network]) -> None:
-            _require_room(len(scanned.examples), networks, extraction)
-
+        require = partial(_require_room, extraction)
         found = cache_features(Path(data), config, extraction, seed, require, reading, labelled=False)
         return _table(found.examples, found.class_names, found.rejects, found.stores)
     if reading != DataConfig():
@@ -170,7 +168,7 @@ def features_of_files(
         examples = Examples.of(Example(image, -1, "") for image in seen.images)
         scanned = Scan(examples, [], [], 0, {}, [], has_splits=False)
         networks = networks_for(scanned, config, extraction)
-        _require_room(len(examples), networks, extraction)
+        _require_room(extraction, scanned, networks)
         require(networks)
         scanned, _, stores, _ = extract_all(scanned, networks)
     _require_images(names, scanned.rejects, len(names) - len({one.path for one in scanned.rejects}))
@@ -202,8 +200,9 @@ def _require_alike(config: FeatureConfig) -> None:
         raise OptionError("cut: maps can't lie side by side; give one map alone, or no maps")
 
 
-def _require_room(count: int, networks: Sequence[Network], extraction: ExtractionConfig) -> None:
-    """Raise a DataError if memory can't hold the features of `count` images."""
+def _require_room(extraction: ExtractionConfig, scanned: Scan, networks: Sequence[Network]) -> None:
+    """Raise a DataError if memory can't hold the features of the scanned images."""
+    count = len(scanned.examples)
     size = sum(4 * int(np.prod(one.backbone.shape(cut))) for one in networks for cut in one.cuts) * count
     if size > memory_limit(extraction.memory):
         limit = f"memory={extraction.memory:g}" if extraction.memory else "a quarter of all memory"
