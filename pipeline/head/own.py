@@ -65,9 +65,10 @@ class OwnHead:
             if file.stat().st_size > _MOST_BYTES:
                 raise OptionError(f"--head {text}: {name} has more than {_MOST_BYTES} bytes")
             source = file.read_text("utf-8")
+            digest = _digest(source, file.absolute().parent)
         except (OSError, UnicodeDecodeError) as error:
             raise OptionError(f"--head {text}: {name} can't be read ({error})") from error
-        return cls(name, function, _digest(source, file.absolute().parent), source)
+        return cls(name, function, digest, source)
 
     @classmethod
     def of(cls, function: Build) -> OwnHead:
