@@ -125,6 +125,9 @@ class _FeaturesPackage(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__wrapped__(*args, **kwargs)
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:  # for pickle and copy
+        return import_module, (self.__name__,)
+
     @property
     def __wrapped__(self) -> Any:  # `help` and `inspect.signature` find the function here
         return import_module("headstart.pipeline.library.table").features

@@ -98,10 +98,11 @@ def doctor(store: Path) -> Diagnosis:
     TensorFlow is started in another process. Nothing is changed. Raises OptionError if `store` is a URL.
     """
     require_no_url("--store", store)
-    start, on = Start(), disk(store)
-    found, at_hand, software = extras(), weights(), versions()
-    precision = _precision(store)
-    started = start.result()
+    with Start() as start:
+        on = disk(store)
+        found, at_hand, software = extras(), weights(), versions()
+        precision = _precision(store)
+        started = start.result()
     machine, limit = device(started), limits()
     problems = [*unmet(), *_problems(started, machine, on, at_hand, limit)]
     problems += [precision["problem"]] if precision["problem"] else []
@@ -112,8 +113,8 @@ def _precision(store: Path) -> dict[str, Any]:
     """Return what `--precision auto` stands for in `store`: `auto`, `machine`, `told` for a person, and `problem`."""
     try:
         verdict = stored_verdict(store)
-    except StoreError as error:
-        return {"auto": None, "machine": {}, "told": "unknown", "problem": str(error)}
+    except (StoreError, OSError) as error:
+        return {"auto": None, "machine": {}, "told": "unknown", "problem": without_home(error)}
     if verdict is None:
         told = "--precision auto is not decided in this store; the first extraction times both"
         return {"auto": None, "machine": {}, "told": told, "problem": None}
@@ -130,7 +131,9 @@ def _problems(
         yield "there is a GPU, and TensorFlow does not use it; pip install 'headstart[gpu]', or update the driver"
     if at_hand["HEADSTART_WEIGHTS_exists"] is False:
         yield f"HEADSTART_WEIGHTS={at_hand['HEADSTART_WEIGHTS']}: no such file"
-    if not on["writable"]:
+    if on["is_file"]:
+        yield f"--store {on['store']}: is a file; name a folder"
+    elif not on["writable"]:
         yield f"--store {on['store']}: {on['tried_in']} can't be written to; name another store"
     elif not on["rename"]:
         yield f"--store {on['store']}: its disk can't rename files; name a store on another disk"

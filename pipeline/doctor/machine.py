@@ -38,6 +38,15 @@ class Start:
             errors="replace",
         )
 
+    def __enter__(self) -> Start:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process if it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
     def result(self) -> dict[str, Any]:
         """Wait for the start. Return `name` (the device), `seconds`, and `problem`, which is None if it went well."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from headstart.features.backbones.cuts import KNOWN_WEIGHTS
 from headstart.features.backbones.outlines import place_of_weights
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.locks import lock
@@ -18,8 +20,11 @@ from headstart.features.locks import lock
 
 def without_home(text: object) -> str:
     """Return `text`, with `~` for the home folder in it."""
-    home = str(Path.home())
-    return str(text).replace(home, "~") if len(home) > 1 else str(text)
+    shown = str(text)
+    for home in {str(Path.home()), str(Path.home().resolve())}:
+        if len(home) > 1:
+            shown = re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w-]|\.\w)", "~", shown)
+    return shown
 
 
 def weights() -> dict[str, Any]:
@@ -27,7 +32,7 @@ def weights() -> dict[str, Any]:
     places = {name: place_of_weights(name) for name in BACKBONES}
     by_place = {place: [name for name in places if places[name] == place] for place in ("shipped", "cached")}
     given = os.environ.get("HEADSTART_WEIGHTS") or None
-    there = None if given in (None, "imagenet", "random") else Path(str(given)).is_file()
+    there = _all_there(given) if given else None
     return {
         **by_place,
         "download": sum(place == "download" for place in places.values()),
@@ -36,22 +41,47 @@ def weights() -> dict[str, Any]:
     }
 
 
+def _all_there(weights: str) -> bool | None:
+    """Whether all files in `weights`, which may join several by `+`, exist. None if it names no file."""
+    files = [weights] if Path(weights).is_file() else weights.split("+")
+    files = [file for file in files if file not in KNOWN_WEIGHTS]
+    return all(Path(file).is_file() for file in files) if files else None
+
+
 def disk(store: Path) -> dict[str, Any]:
     """Return what the disk of `store` can do. If the folder is missing, the nearest folder above it is tried.
 
     Files are made there in a temporary folder, which is removed.
     """
-    folder = next(one for one in (store.absolute(), *store.absolute().parents) if one.is_dir())
+    folder = next(one for one in (store.absolute(), *store.absolute().parents) if _is_folder(one))
+    is_file = False
+    with suppress(OSError):
+        is_file = store.exists() and not store.is_dir()
     found = {
+        "is_file": is_file,
         "store": without_home(store),
         "tried_in": without_home(folder),
         "file_system": _file_system(folder),
-        "free_bytes": shutil.disk_usage(folder).free,
+        "free_bytes": _free(folder),
     }
     able = {"writable": False, "hard_links": False, "rename": False, "locks": False, "mtime_resolution_ns": None}
     with suppress(OSError), tempfile.TemporaryDirectory(prefix=".headstart-doctor-", dir=folder) as scratch:
         able = {"writable": True, **_abilities(Path(scratch))}
     return {**found, **able}
+
+
+def _is_folder(place: Path) -> bool:
+    try:
+        return place.is_dir()
+    except OSError:  # a folder above it can't be entered
+        return False
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
 
 
 def _abilities(folder: Path) -> dict[str, Any]:
@@ -85,10 +115,16 @@ def _works(attempt: Callable[[], None]) -> bool:
     return True
 
 
-def _resolution(file: Path) -> int:
-    """Return, in nanoseconds, the step to which the disk rounds the time of a file. It is one of some usual steps."""
+def _resolution(file: Path) -> int | None:
+    """Return the smallest step, a power of ten in nanoseconds, to which the disk rounds the time of a file.
+
+    Returns None if the disk sets no times.
+    """
     wanted = 1_234_567_891_111_111_111
-    os.utime(file, ns=(wanted, wanted))
+    try:
+        os.utime(file, ns=(wanted, wanted))
+    except OSError:
+        return None
     off = abs(file.stat().st_mtime_ns - wanted)
     return next(step for step in (1, 10, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000, 2**63) if off < step)
 

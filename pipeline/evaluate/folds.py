@@ -18,7 +18,7 @@ from headstart.pipeline.evaluate.cross_validated import CrossValidated, Repeat
 from headstart.pipeline.evaluate.taken import take
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.own import OWN_LAYERS, Build
+from headstart.pipeline.head.own import OWN_LAYERS, Build, OwnHead
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.memory.on_disk import Features, taken
 from headstart.pipeline.places import Places
@@ -98,7 +98,8 @@ def _head_config(run: Run) -> HeadConfig:
         raise RunError(f"{run.config_file}: head.units is {list(config.units)}, the head has {list(units)}; {again}")
     if config.own is None:
         return config
-    return replace(config, own=replace(config.own, given=_anew(model, run)))
+    own = config.own  # a run's `source` is not to be trusted
+    return replace(config, own=OwnHead(own.file, own.function, own.digest, given=_anew(model, run)))
 
 
 def _anew(model: keras.Model, run: Run) -> Build:

@@ -6,6 +6,7 @@ be Keras's own.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import sys
@@ -27,7 +28,7 @@ Build = Callable[[int, int], Any]
 OWN_LAYERS = "own"  # name of the model that the function returned, within the head
 _MOST_BYTES = 1 << 20  # of source
 _MODULE = "headstart_own_head"
-_PROBABILITIES = ("softmax", "sigmoid", "log_softmax", "hard_sigmoid")
+_PROBABILITIES = ("softmax", "sigmoid", "logsoftmax", "hardsigmoid", "logsigmoid", "sparsemax", "sparsesigmoid")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class OwnHead:
 
     file: str  # as the user named it; of a function given from Python, the file that holds it
     function: str
-    digest: str  # SHA-256 of the source
+    digest: str  # SHA-256 of the source, and of the modules beside the file that it imports
     source: str = field(default="", repr=False)  # of the whole file; empty if the head was read from a run
     given: Build | None = field(default=None, repr=False, compare=False)  # the function, if Python code gave it
 
@@ -64,9 +65,10 @@ class OwnHead:
             if file.stat().st_size > _MOST_BYTES:
                 raise OptionError(f"--head {text}: {name} has more than {_MOST_BYTES} bytes")
             source = file.read_text("utf-8")
+            digest = _digest(source, file.absolute().parent)
         except (OSError, UnicodeDecodeError) as error:
             raise OptionError(f"--head {text}: {name} can't be read ({error})") from error
-        return cls(name, function, _digest(source), source)
+        return cls(name, function, digest, source)
 
     @classmethod
     def of(cls, function: Build) -> OwnHead:
@@ -88,18 +90,31 @@ class OwnHead:
         Raises OptionError if the code fails, if there is no such function, or if the model can't serve as a head. A
         model can't serve if it has another shape, yields probabilities, or has layers that are not Keras's own.
         """
-        function = self.given or self._function()
-        with self._told("the function"):
-            model = function(features, classes)
+        with self._modules() as module:
+            function = self.given or self._function(module)
+            with self._told("the function"):
+                model = function(features, classes)
         return _checked(model, str(self), features, classes)
 
-    def _function(self) -> Build:
+    def require_code(self) -> None:
+        """Run the file, and find the function. Raises OptionError as `build` does."""
+        if not self.given:
+            with self._modules() as module:
+                self._function(module)
+
+    def require_searchable(self, several: bool) -> None:
+        """Raise OptionError if a search can't use the function. `several` says that several processes try heads."""
+        if self.given and several:
+            raise OptionError(f"{self}: other processes can't get a Python function; give FILE.py:FUNCTION, or one job")
+        if not self.digest:
+            raise OptionError(f"{self}: has no source by which a study knows it again; give FILE.py:FUNCTION")
+        self.require_code()
+
+    def _function(self, module: ModuleType) -> Build:
         if not self.source:
             raise OptionError(f"{self}: a run holds no code; name the file again")
-        module = ModuleType(_MODULE)
-        module.__file__ = self.file
         with self._told("the file"):
-            exec(compile(self.source, self.file, "exec"), vars(module))
+            exec(compile(self.source, self.file, "exec", dont_inherit=True), vars(module))
         found = vars(module).get(self.function)
         if found is None:
             names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
@@ -108,6 +123,27 @@ class OwnHead:
             raise OptionError(f"{self}: {self.function} is a {type(found).__name__}, and no function")
         build: Build = found
         return build
+
+    @contextmanager
+    def _modules(self) -> Iterator[ModuleType]:
+        """Yield a module for the code, which finds it in `sys.modules`. The modules beside the file are loaded anew."""
+        folder = Path(self.file).absolute().parent
+        beside = set() if self.given else _beside(self.source, folder).keys()
+
+        def taken() -> dict[str, ModuleType]:
+            names = [name for name in sys.modules if name == _MODULE or name.partition(".")[0] in beside]
+            own = [one for one in names if _lies_in(sys.modules[one], folder)]
+            return {name: sys.modules.pop(name) for name in own}
+
+        before = taken()
+        module = ModuleType(_MODULE)
+        module.__file__ = str(Path(self.file).absolute())
+        sys.modules[_MODULE] = module
+        try:
+            yield module
+        finally:
+            taken()
+            sys.modules.update(before)
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
@@ -127,8 +163,40 @@ class OwnHead:
                 sys.path.remove(folder)
 
 
-def _digest(source: str) -> str:
-    return hashlib.sha256(source.encode()).hexdigest()
+def _digest(source: str, folder: Path | None = None) -> str:
+    """Return the SHA-256 of `source`, followed by the modules in `folder` that it imports."""
+    beside = _beside(source, folder) if folder else {}
+    return hashlib.sha256("".join([source, *(beside[name] for name in sorted(beside))]).encode()).hexdigest()
+
+
+def _beside(source: str, folder: Path) -> dict[str, str]:
+    """Return the sources of the modules and packages in `folder` that `source` imports, directly or through another."""
+    found: dict[str, str] = {}
+    left = [source]
+    while left:
+        for name in _imported(left.pop()) - found.keys():
+            files = [folder / f"{name}.py", *sorted((folder / name).rglob("*.py"))]
+            texts = [file.read_text("utf-8", errors="replace") for file in files if file.is_file()]
+            if texts:
+                found[name] = "".join(texts)
+                left += texts
+    return found
+
+
+def _imported(source: str) -> set[str]:
+    """Return the top-level names that `source` imports; none if it is no Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError):
+        return set()
+    names = [one.name for node in nodes if isinstance(node, ast.Import) for one in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.partition(".")[0] for name in names}
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).absolute().is_relative_to(folder)
 
 
 def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
@@ -153,13 +221,14 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
     if yielded != [((None, units), "float32")]:
         logits = f"float32 (None, {units}), {'the logit of the second class' if units == 1 else 'a logit per class'}"
         raise OptionError(f"{head}: yields {_shown(yielded)} for {classes} classes; it must yield {logits}")
-    activation = getattr(getattr(model.layers[-1], "activation", None), "__name__", "")
-    if activation in _PROBABILITIES:
+    if activation := _probabilities(outputs[0]):
         raise OptionError(
             f"{head}: its last layer has the activation {activation}; it must yield logits, so leave it out"
         )
     if not model.trainable_variables:
         raise OptionError(f"{head}: has no weights to train")
+    if idle := _without_gradient(model, features):
+        raise OptionError(f"{head}: its weight {idle} has no gradient; set trainable=False, or let the output use it")
     plain = keras.Model(inputs[0], outputs[0], name=OWN_LAYERS)
     with warnings.catch_warnings(action="ignore"):  # Keras warns of a lambda, which is refused here
         config = keras.saving.serialize_keras_object(plain)
@@ -169,6 +238,27 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
             "from Keras's own layers and functions"
         )
     return plain
+
+
+def _probabilities(output: Any) -> str:
+    """Return the name of the activation by which `output` of a model holds probabilities; "" for logits."""
+    made, _, index = output._keras_history
+    if hasattr(made, "outputs") and hasattr(made, "layers"):  # a nested model
+        return _probabilities(made.outputs[index])
+    activation = getattr(made, "activation", None)
+    names = type(made).__name__, getattr(activation, "__name__", type(activation).__name__)
+    return next((name for name in names if name.replace("_", "").lower() in _PROBABILITIES), "")
+
+
+def _without_gradient(model: keras.Model, features: int) -> str:
+    """Return the path of the first weight to train that neither the output nor a penalty depends on; "" for none."""
+    from headstart.features.tensorflow import tf
+
+    with tf.GradientTape() as tape:
+        total = tf.add_n([tf.reduce_sum(model(tf.zeros((2, features)))), *model.losses])
+    slopes = tape.gradient(total, [weight.value for weight in model.trainable_variables])
+    pairs = zip(model.trainable_variables, slopes, strict=True)
+    return next((weight.path for weight, slope in pairs if slope is None), "")
 
 
 def _code_in(config: Any) -> str:

@@ -16,14 +16,15 @@ from headstart.features.backbones.cuts import (
     require_averaged,
 )
 from headstart.features.config import ExtractionConfig, FeatureConfig, configs_to_json
-from headstart.features.frozen.network import weights_digest
+from headstart.features.frozen.network import Network, weights_digest
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.own import OwnHead
 from headstart.pipeline.head.rare import tell_rare
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.memory.limits import rows_in_memory
@@ -119,6 +120,9 @@ def train_run(
     require_averaged(chosen_cuts(features))
     start = time.perf_counter()
     require_free(path, overwrite)
+    if head.own:
+        head.own.require_code()
+        require = _building(head.own, require)
     cached = cache_features(data, features, extraction, seed, require, reading)
     require_trainable(cached.examples, cached.class_names, data, needs_val=folded is None)
     if cached.rejects:
@@ -127,6 +131,19 @@ def train_run(
     tell_rare(cached.of("train"), cached.class_names, head)
     result = train_cached(cached, data, path, head, overwrite, seed, folded, **origin)
     return replace(result, seconds=time.perf_counter() - start)
+
+
+def _building(own: OwnHead, require: ScanCheck | None) -> ScanCheck:
+    """Return the check `require`, which also builds the head once, before anything is extracted."""
+
+    def check(scanned: Scan, networks: list[Network]) -> None:
+        if require:
+            require(scanned, networks)
+        if len(scanned.class_names) > 1:
+            width = sum(network.backbone.shape(cut)[-1] for network in networks for cut in network.cuts)
+            own.build(width, len(scanned.class_names))
+
+    return check
 
 
 def train_cached(

@@ -59,7 +59,11 @@ def _picture(image: Any, name: str) -> Image.Image:
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise DataError(f"{name}: has no pixels")
-        upright = ImageOps.exif_transpose(image)
+        try:
+            upright = ImageOps.exif_transpose(image)
+            upright.load()
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow reads the pixels of an opened file only now
+            raise DataError(f"{name}: can't be decoded ({' '.join(str(error).split())[:200]})") from error
         if upright.mode in _AS_THEY_ARE:
             return upright
         if upright.mode in _COLOURS:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+_WITHOUT_EFFECT = ("top", "max_rejects", "probabilities", "recursive")  # see `LoadedRun.predict`
 Place = str | os.PathLike[str]
 
 
@@ -88,7 +89,10 @@ class LoadedRun:
             return []
         with on_disk(wanted) as (paths, names):
             begun = predicting_here(self._answers, find_files(paths), self._config, Clock())
-            found = begun.predictions()
+            try:
+                found = begun.predictions()
+            except DataError as error:  # none of the images can be used
+                raise DataError(_named(str(error), names)) from error
         if begun.rejects:
             first, more = begun.rejects[0], len(begun.rejects)
             others = f" ({more} such images)" if more > 1 else ""
@@ -121,6 +125,8 @@ def load(run: Place, *, seed: int = 0, **options: Any) -> LoadedRun:
     config = made(PredictConfig, options)
     if unfit := [name for name in ("output", "from", "append") if options.get(name)]:
         raise OptionError(f"{unfit[0]}: is for files; headstart.predict_to_file writes predictions to a file")
+    if unfit := [name for name in _WITHOUT_EFFECT if options.get(name) is not None]:
+        raise OptionError(f"{unfit[0]}: has no effect on a loaded run; leave it out")
     places = NetworkPlaces(
         store=Path(options["store"]) if options.get("store") else None, weights=str(options.get("weights") or "")
     )
@@ -163,6 +169,8 @@ def train_head(
         DivergedError: if no epoch has a finite loss.
         WeightsError, StoreError: see `headstart.features`.
     """
+    if not isinstance(data, str | os.PathLike):
+        raise OptionError(f"data must be a folder, a list of images, or tars. Received: {type(data).__name__}")
     given = {"backbone": backbone, "cut": cut, "weights": weights, "store": store, **options}
     require_known(given, FeatureConfig, ExtractionConfig, DataConfig, HeadConfig)
     config, extraction = feature_configs(given)
@@ -195,9 +203,19 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
     return load(run, **options).classifier(logits)
 
 
+def _named(text: str, names: dict[str, str]) -> str:
+    """Return `text` with the names of images in memory in place of the paths of their temporary files."""
+    for path, name in names.items():
+        text = text.replace(path, name)
+    return text
+
+
 def _own(head: str | Callable[[int, int], Any]) -> OwnHead:
     if callable(head):
         return OwnHead.of(head)
+    if not isinstance(head, str):
+        kind = type(head).__name__
+        raise OptionError(f"head must be a function, or the text FILE.py:FUNCTION. Received: {kind} {str(head)[:80]}")
     return OwnHead.read(head)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from headstart.features.backbones.cuts import chosen_cuts
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
+from headstart.features.frozen.network import Network
 from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.files.fetched import bytes_kept
 from headstart.features.images.scan import Reject
@@ -128,20 +131,30 @@ def features(
     if config.views:
         raise OptionError("views: only `headstart head` uses views; leave views out")
     reading = made(DataConfig, given)
+    _require_alike(config)
     if isinstance(data, str | os.PathLike):
-        found = cache_features(Path(data), config, extraction, seed, reading=reading, labelled=False)
-        return _table(found.examples, found.class_names, found.rejects, found.stores, extraction)
+        require = partial(_require_room, extraction)
+        found = cache_features(Path(data), config, extraction, seed, require, reading, labelled=False)
+        return _table(found.examples, found.class_names, found.rejects, found.stores)
     if reading != DataConfig():
         raise OptionError(
             "data: a sequence of files has no layout; leave out the options that say how a folder is read"
         )
+    if not isinstance(data, Iterable):
+        raise OptionError(f"data must be a folder, a list of images, or paths. Received: {type(data).__name__} {data}")
     return features_of_files(list(data), config, extraction)
 
 
-def features_of_files(paths: Sequence[Place], config: FeatureConfig, extraction: ExtractionConfig) -> FeatureTable:
-    """Return the features of the image files `paths`, in this order. Features that the store lacks are extracted first.
+def features_of_files(
+    paths: Sequence[Place],
+    config: FeatureConfig,
+    extraction: ExtractionConfig,
+    require: Callable[[list[Network]], None] = lambda _: None,
+) -> FeatureTable:
+    """Return the features of the image files `paths`, in this order. What the store lacks is extracted first.
 
-    Raises DataError if there is no path, or if a file can't be used. For other errors, see `features`.
+    `require` is called with the networks before extraction. It raises an error if they can't be used.
+    Raises DataError if there is no path, or if a file can't be used; and the errors of `features`.
     """
     if wrong := [one for one in paths if not isinstance(one, str | os.PathLike)]:
         raise OptionError(f"data must be paths of images. Received: {type(wrong[0]).__name__} {str(wrong[0])[:80]}")
@@ -154,9 +167,12 @@ def features_of_files(paths: Sequence[Place], config: FeatureConfig, extraction:
         _require_images(names, seen.rejects, len({*seen.of_image.tolist()}))
         examples = Examples.of(Example(image, -1, "") for image in seen.images)
         scanned = Scan(examples, [], [], 0, {}, [], has_splits=False)
-        scanned, _, stores, _ = extract_all(scanned, networks_for(scanned, config, extraction))
+        networks = networks_for(scanned, config, extraction)
+        _require_room(extraction, scanned, networks)
+        require(networks)
+        scanned, _, stores, _ = extract_all(scanned, networks)
     _require_images(names, scanned.rejects, len(names) - len({one.path for one in scanned.rejects}))
-    return _table(scanned.examples, [], [], stores, extraction)
+    return _table(scanned.examples, [], [], stores)
 
 
 def _require_images(names: Sequence[str], rejects: Sequence[Reject], usable: int) -> None:
@@ -177,16 +193,26 @@ def _no_image(names: Sequence[str]) -> str:
     return next(name for name in names if not inspect_image(name))
 
 
-def _table(
-    examples: Examples, class_names: list[str], rejects: list[Reject], stores: Stores, extraction: ExtractionConfig
-) -> FeatureTable:
-    size = sum(4 * int(np.prod(store.form.shape)) for store in stores.values()) * len(examples)
+def _require_alike(config: FeatureConfig) -> None:
+    """Raise an OptionError if `config` names a map and another cut, which have no common shape."""
+    cuts = chosen_cuts(config)
+    if len(cuts) > 1 and any(cut.map for cut in cuts):
+        raise OptionError("cut: maps can't lie side by side; give one map alone, or no maps")
+
+
+def _require_room(extraction: ExtractionConfig, scanned: Scan, networks: Sequence[Network]) -> None:
+    """Raise a DataError if memory can't hold the features of the scanned images."""
+    count = len(scanned.examples)
+    size = sum(4 * int(np.prod(one.backbone.shape(cut))) for one in networks for cut in one.cuts) * count
     if size > memory_limit(extraction.memory):
         limit = f"memory={extraction.memory:g}" if extraction.memory else "a quarter of all memory"
         raise DataError(
-            f"the features of {len(examples)} images take {decimal(size)}, over {limit}; give a larger memory "
+            f"the features of {count} images take {decimal(size)}, over {limit}; give a larger memory "
             "(in GiB), or use `headstart head`, which reads them from disk"
         )
+
+
+def _table(examples: Examples, class_names: list[str], rejects: list[Reject], stores: Stores) -> FeatureTable:
     return FeatureTable(
         X=_read(stores, examples.digests),
         y=examples.labels.astype(np.int64),
@@ -202,8 +228,6 @@ def _read(stores: Stores, digests: np.ndarray) -> np.ndarray:
     """Read the features into memory: float32 [N, D], or [N, H, W, D] if the only cut is a map."""
     if not any(cut.map for cut in stores):
         return read_features(stores, digests)
-    if len(stores) > 1:
-        raise OptionError("cut: maps can't lie side by side; give one map alone, or no maps")
     (store,) = stores.values()
     found = np.empty((len(digests), *store.form.shape), np.float32)
     for positions, rows in store.stream(digests):

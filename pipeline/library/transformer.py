@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
-from headstart.pipeline.library.options import feature_configs, require_known
+from headstart.features.frozen.network import Network, resolved_config
+from headstart.pipeline.featured import fingerprints_of
+from headstart.pipeline.library.options import feature_configs, made, require_known
 from headstart.pipeline.library.table import features_of_files
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+_ANY_BITS = "16"  # in fingerprints: a setting that is the same whichever images there are
+
 
 class HeadstartFeatures(TransformerMixin, BaseEstimator):
     """Maps paths of images to the features of a frozen network, in any scikit-learn pipeline or search.
 
-    Features that the store lacks are extracted, so the network sees each image once, whatever the number of folds and
-    searches. Nothing is learnt from the images: `fit` only looks up the number of features. If a search varies `cut` or
-    `backbone`, the features of each value are cached separately.
+    What the store lacks is extracted, so each image passes the network once, however many folds and searches there are.
+    Nothing is learnt from the images: `fit` only keeps the settings of the features, and their number. With `cut` or
+    `backbone` in a search, the features of each value are cached apart.
 
     Args:
         backbone, cut, weights, store: options of `headstart features`; None is the default of the command line. The
@@ -32,6 +36,7 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
 
     Attributes:
         n_features_out_: the number of features of an image.
+        config_, fingerprints_: what decides the features, as resolved at `fit`.
     """
 
     def __init__(
@@ -60,17 +65,26 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
 
         Raises OptionError if an option or `X` has a wrong form, and DataError if an image can't be used.
         """
-        self.n_features_out_ = self._features(X).shape[1]
+        self.fit_transform(X)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Return the features of the images `X`, float32 [N, D], in the order of `X`. For errors, see `fit`."""
+        """Return the features of the images `X`, float32 [N, D], in their order.
+
+        Errors: see `fit`; and OptionError if the features would differ from those at `fit`.
+        """
         check_is_fitted(self)
-        return self._features(X)
+        return self._features(X, self.config_, made(ExtractionConfig, self._given()), self._require_same)
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray:
-        """Return the result of `fit` followed by `transform`."""
-        found = self._features(X)
+        """Return the same as `fit`, then `transform`."""
+        given = self._given()
+        require_known(given, FeatureConfig, ExtractionConfig)
+        config, extraction = feature_configs(given)
+        _require_a_row_per_image(config)
+        seen: list[Network] = []
+        found = self._features(X, config, extraction, seen.extend)
+        self.config_, self.fingerprints_ = resolved_config(config, seen), fingerprints_of(seen, _ANY_BITS)
         self.n_features_out_ = found.shape[1]
         return found
 
@@ -85,13 +99,36 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    def _features(self, X: Any) -> np.ndarray:
+    def _given(self) -> dict[str, Any]:
         own = self.get_params(deep=False)
-        given = {**(own.pop("options") or {}), **{name: value for name, value in own.items() if value is not None}}
-        require_known(given, FeatureConfig, ExtractionConfig)
-        config, extraction = feature_configs(given)
-        found = features_of_files(_paths(X), config, extraction).X
+        return {**(own.pop("options") or {}), **{name: value for name, value in own.items() if value is not None}}
+
+    def _require_same(self, networks: list[Network]) -> None:
+        """Raise an OptionError if `networks` would give other features than those at `fit`."""
+        now = fingerprints_of(networks, _ANY_BITS)
+        if changed := [name for name, key in self.fingerprints_.items() if now.get(name) != key]:
+            raise OptionError(
+                f"HeadstartFeatures: the features at {changed[0]} differ from those at fit, for the weights or the "
+                "version of headstart changed; fit again"
+            )
+
+    @staticmethod
+    def _features(
+        X: Any, config: FeatureConfig, extraction: ExtractionConfig, require: Callable[[list[Network]], None]
+    ) -> np.ndarray:
+        found = features_of_files(_paths(X), config, extraction, require).X
         return found.reshape(len(found), -1)
+
+
+def _require_a_row_per_image(config: FeatureConfig) -> None:
+    """Raise an OptionError for an option by which the rows don't each depend on one image of `X`."""
+    for name, value, unfit in (
+        ("pages", config.pages, config.pages == "all"),
+        ("views", config.views, config.views > 0),
+        ("bits", config.bits, config.bits == "folder"),
+    ):
+        if unfit:
+            raise OptionError(f"{name}={value}: HeadstartFeatures gives a row per image, by itself; leave {name} out")
 
 
 def _paths(X: Any) -> list[Any]:

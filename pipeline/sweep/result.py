@@ -1,7 +1,7 @@
 """The result of a search, as JSON and as lines for the console."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,6 @@ def describe_winner(
         "trial": winner.number,
         **figures,
         "cuts": cuts,
-        "head": asdict(head),
+        "head": head.settings(),
         "beats_logistic_regression": rank(choose_by, figures) < rank_to_beat(choose_by, baselines),
     }

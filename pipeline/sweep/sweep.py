@@ -82,9 +82,8 @@ def sweep(
         baselines = _baselines(study, shared, cuts, extraction.memory)
         del shared  # the run reads the features again
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
-        require = _require_unchanged(seen, data)
-        train = partial(train_run, data, path, chosen, extraction, head, seed=seed, require=require, reading=reading)
-        train = partial(train, folded=figures_of(winner) if config.folds else None)
+        train = partial(train_run, data, path, chosen, extraction, head, seed=seed, reading=reading)
+        train = partial(train, folded=figures_of(winner) if config.folds else None, require=_unchanged(seen, data))
         _write_run(study, winner.number, path, overwrite, began, train)
         return SweepResult(
             study=study_path,
@@ -115,6 +114,8 @@ def _space(features: FeatureConfig, config: SweepConfig, seed: int, by_ray: Clus
     """Return the search space. Raises OptionError if settings can't be combined, or if the grid is too large."""
     if by_ray.ray and config.jobs > 1:
         raise OptionError(f"--jobs {config.jobs}: can't go with --ray; --ray-cpus says how many processes a node has")
+    if config.own:
+        config.own.require_searchable(several=config.jobs > 1 or bool(by_ray.ray))
     choices = read_choices(config.space, config.class_weight, config.own)
     space = Space(choices, CutChoice.of(features), config.choose_by, config.own)
     require_averaged(list(space.cuts.names))
@@ -153,13 +154,14 @@ def _cache(
         identity = {  # The test split is left out: no trial sees it, so it may change while a study is filled.
             **{f"features at {name}": key for name, key in fingerprints_of(networks).items()},
             **{"classes": seen["classes"], "examples of train": seen["train"], "examples of val": seen.get("val", "")},
-            "cuts to choose from": str(study.space.cuts),
+            **{"cuts to choose from": str(study.space.cuts), "--choose-by": config.choose_by},
             **{f"space of {name}": str(choice) for name, choice in study.space.choices.items()},
             "views": [features.views, features.augment] if features.views else 0,
             **{"folds": config.folds, "sampler": config.sampler, "seed": seed, "version of heads": HEAD_VERSION},
-            "--choose-by": config.choose_by,
-            **({"--head": config.own.digest} if config.own else {}),
+            **({"--head": f"{config.own.digest}:{config.own.function}"} if config.own else {}),
         }
+        if config.own:
+            config.own.build(networks[0].backbone.shape(networks[0].cuts[0])[-1], len(scanned.class_names))
         study.require_same(identity)
         study.keep_reading(reading)
 
@@ -282,7 +284,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
         raise
 
 
-def _require_unchanged(then: dict[str, str], data: Path) -> ScanCheck:
+def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
     """Return a check that raises DataError if the classes, train or val of `data` have changed since an earlier scan.
 
     `then` is the `list_digests` of that scan.

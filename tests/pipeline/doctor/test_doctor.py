@@ -6,17 +6,36 @@ from typing import Any
 
 import pytest
 from headstart.pipeline.doctor import machine, software
-from headstart.pipeline.doctor.doctor import doctor
+from headstart.pipeline.doctor.doctor import _precision, doctor
 from headstart.pipeline.doctor.places import disk, weights, without_home
 
 FIELDS = {"versions", "device", "precision", "extras", "weights", "disk", "limits", "problems"}
+
+
+class _Told:
+    """Stands for `Start`."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.told = told
+
+    def __call__(self) -> "_Told":
+        return self
+
+    def __enter__(self) -> "_Told":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def result(self) -> dict[str, Any]:
+        return self.told
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What TensorFlow's start tells, so that the test need not wait for it."""
     told = {"name": "CPU, 2 cores", "seconds": 1.0, "problem": None}
-    monkeypatch.setattr("headstart.pipeline.doctor.doctor.Start", type("S", (), {"result": lambda _: told}))
+    monkeypatch.setattr("headstart.pipeline.doctor.doctor.Start", _Told(told))
     return told
 
 
@@ -64,6 +83,56 @@ def test_paths_show_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert str(tmp_path) not in told
     assert "~/photos/store" in told
     assert without_home(tmp_path / "x") == "~/x"
+    assert without_home(f"{tmp_path}: a; {tmp_path}") == "~: a; ~"
+    for other in (f"{tmp_path}-more/x", f"/mnt{tmp_path}/x"):
+        assert without_home(other) == other
+    (tmp_path / "precision.json").write_text("damaged")
+    assert str(tmp_path) not in str(_precision(tmp_path))
+
+
+def test_several_weights_are_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("a.h5", "b.h5"):
+        (tmp_path / name).touch()
+    both = f"{tmp_path / 'a.h5'}+{tmp_path / 'b.h5'}"
+    for text, there in ((both, True), (f"imagenet+{both}", True), (f"{both}+c.h5", False), ("imagenet+random", None)):
+        monkeypatch.setenv("HEADSTART_WEIGHTS", text)
+        assert weights()["HEADSTART_WEIGHTS_exists"] is there
+
+
+@pytest.mark.usefixtures("started")
+def test_a_store_that_is_a_file_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "store").touch()
+    assert any("is a file; name a folder" in one for one in doctor(tmp_path / "store").problems)
+
+
+@pytest.mark.usefixtures("started")
+def test_a_folder_that_can_not_be_entered_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, closed = Path.is_dir, tmp_path / "closed"
+
+    def is_dir(place: Path, **given: Any) -> bool:
+        if place.is_relative_to(closed):
+            raise PermissionError(13, "Permission denied", str(place))
+        return plain(place, **given)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    assert disk(closed / "store")["tried_in"] == str(tmp_path)
+
+
+def test_a_start_is_ended_with_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_START", "import time; time.sleep(60)")
+    with machine.Start() as start:
+        pass
+    assert start._process.returncode is not None
+
+
+def test_a_disk_that_sets_no_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    found = disk(tmp_path)
+    assert found["writable"]
+    assert found["mtime_resolution_ns"] is None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")

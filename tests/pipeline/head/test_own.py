@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501 a case is a line
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +173,64 @@ def test_a_head_that_diverges_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="no finite loss"):
         fit_head(features(), features(), HeadConfig(own=OwnHead.read(f"{file}:head"), epochs=2))
     assert issubclass(DivergedError, HeadstartError)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (f"def head(features, classes): return keras.Sequential([{DENSE.format('', 1)}, keras.layers.Softmax()])", "activation Softmax"),
+        (f"def head(features, classes): return keras.Sequential([keras.Input((features,)), {DENSE.format('', '1, activation=`sparsemax`').replace('`', chr(39))}])", "activation sparsemax"),
+        ("def head(features, classes):\n    x = keras.Input((features,))\n    y = keras.layers.Dense(1, 'log_sigmoid')(keras.layers.Dense(2)(x))\n    return keras.Model(x, y)", "activation log_sigmoid"),
+        ("def head(features, classes):\n    x = keras.Input((features,))\n    y = keras.layers.Dense(4, name='early')(x)\n    return keras.Model(x, keras.layers.Dense(1)(keras.ops.stop_gradient(y)))", "its weight early/kernel has no gradient"),
+    ],
+)  # fmt: skip
+def test_models_that_can_not_be_trained_on_logits(body: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "code.py"
+    file.write_text(f"import keras\n{body}\n")
+    with pytest.raises(OptionError, match=said):
+        OwnHead.read(f"{file}:head").build(6, 2)
+
+
+def test_code_is_run_as_a_module(tmp_path: Path) -> None:
+    file = tmp_path / "code.py"
+    body = "import keras\nfrom dataclasses import dataclass\n@dataclass\nclass Size:\n    units: 'int' = 1\n"
+    annotated = (
+        "assert Size.__annotations__ == {'units': 'int'}\ndef f(x: int): pass\nassert f.__annotations__['x'] is int\n"
+    )
+    file.write_text(f"{body}{annotated}def head(features, classes): return {DENSE.format('', 'Size().units')}\n")
+    assert OwnHead.read(f"{file}:head").build(6, 2)
+
+
+def test_modules_beside_the_file_are_read_anew(code: Path) -> None:
+    first = OwnHead.read(f"{code}:wide")
+    assert first.build(6, 2).layers[-4].units == 8
+    (code.parent / "beside.py").write_text("UNITS = 123\n")
+    again = OwnHead.read(f"{code}:wide")
+    assert again.digest != first.digest
+    assert again.build(6, 2).layers[-4].units == 123
+    assert "beside" not in sys.modules
+
+
+def test_a_search_refuses_a_function_it_can_not_use() -> None:
+    named = OwnHead.of(features)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="other processes can't get"):
+        named.require_searchable(several=True)
+    with pytest.raises(OptionError, match="has no source"):
+        OwnHead.of(partial(features, 2)).require_searchable(several=False)  # type: ignore[arg-type]
+
+
+def test_wrong_code_is_told_before_the_scan(headstart: Any, prepared: Path, tmp_path: Path) -> None:
+    file = tmp_path / "code.py"
+    file.write_text("def other(): pass\n")
+    store, text = f"--store={tmp_path / 'store'}", f"--head={file}:head"
+    for command in (
+        ["head", f"--run={tmp_path / 'run'}"],
+        ["sweep", f"--run={tmp_path / 'run'}", f"--study={tmp_path / 's.db'}"],
+    ):
+        assert "the file has no head" in headstart.error(command[0], prepared, *command[1:], store, text, code=2)
+    file.write_text("def head(features, classes): return 1\n")
+    said = headstart.error(
+        "head", prepared, f"--run={tmp_path / 'run'}", store, text, *SMALL_FLAGS, "--max-rejects=1", code=2
+    )
+    assert "returned int" in said
+    assert not list((tmp_path / "store").rglob("*.hs*")) + list((tmp_path / "store").rglob("shard*"))

@@ -1,6 +1,8 @@
 """The names of the library: the same at run time and for type checkers, in every order of import."""
 
 import ast
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +46,8 @@ def test_type_checkers_see_the_names_that_there_are() -> None:
 def test_every_public_name_is_described() -> None:
     for name in headstart.__all__:
         assert (getattr(headstart, name).__doc__ or "").strip(), name
+
+
+def test_features_can_be_pickled_and_copied() -> None:
+    assert pickle.loads(pickle.dumps(headstart.features)) is headstart.features
+    assert copy.deepcopy(headstart.features) is headstart.features

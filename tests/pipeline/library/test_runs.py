@@ -1,5 +1,6 @@
 """Runs from Python: trained, loaded, used on images in memory, and taken away as a plain Keras model."""
 
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -108,5 +109,32 @@ def test_wrong_options_and_runs(trained_run: Path, tmp_path: Path) -> None:
         headstart.load(trained_run, topp=3)
     with pytest.raises(headstart.OptionError, match="output: is for files"):
         headstart.load(trained_run, output="x.csv")
-    with pytest.raises(headstart.OptionError, match="at most 2"):
-        headstart.load(trained_run, top=3).classifier()
+    for name, value in {"top": 2, "max_rejects": 0.5, "probabilities": "all"}.items():
+        with pytest.raises(headstart.OptionError, match=f"{name}: has no effect"):
+            headstart.load(trained_run, **{name: value})
+
+
+def test_a_truncated_picture_is_told_in_one_line(trained_run: Path, files: list[str]) -> None:
+    picture = Image.open(io.BytesIO(Path(files[0]).read_bytes()[:800]))
+    with pytest.raises(headstart.DataError, match="image 0: can't be decoded"):
+        headstart.load(trained_run).predict(picture)
+
+
+def test_an_image_in_memory_is_named_if_none_can_be_used(trained_run: Path) -> None:
+    with pytest.raises(headstart.DataError, match="image 0") as error:
+        headstart.load(trained_run, max_pixels=50).predict([np.zeros((90, 90, 3), np.uint8)] * 2)
+    assert ".png" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"head": Path("heads.py")}, "head must be a function, or the text FILE.py:FUNCTION"),
+        ({"data": ["a.jpg"]}, "data must be a folder, a list of images, or tars. Received: list"),
+    ],
+)
+def test_arguments_of_another_type(given: dict, said: str, prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(headstart.OptionError, match=said):
+        headstart.train_head(
+            **{"data": prepared, "run": tmp_path / "run", "store": tmp_path / "store", **SMALL, **given}
+        )

@@ -86,6 +86,8 @@ def test_environment_variables_hold_as_on_the_command_line(
         ({"memory": 1e-9}, "over memory=1e-09"),
         ({"views": 2}, "views: only"),
         ({"data": [], "layout": "none"}, "a sequence of files has no layout"),
+        ({"data": 5}, "data must be a folder, a list of images, or paths. Received: int 5"),
+        ({"cut": ("top_activation", "top_activation:map")}, "maps can't lie side by side"),
         ({"data": []}, "names no file"),
         ({"data": [3]}, "must be paths of images. Received: int 3"),
         ({"data": ["absent.jpg"]}, "absent.jpg: vanished"),
@@ -99,6 +101,14 @@ def test_errors_are_one_line(given: dict, said: str, prepared: Path, filled_stor
         headstart.features(**{"data": prepared, "store": filled_store, "max_rejects": 1, **SMALL, **given})
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_too_many_features_are_told_before_extraction(prepared: Path, tmp_path: Path) -> None:
+    for data in (prepared, sorted(prepared.glob("test/*/[cd]*.jpg"))):
+        with pytest.raises(headstart.DataError, match="over memory"):
+            headstart.features(data, store=tmp_path / "new", max_rejects=1, memory=1e-9, **SMALL)
+    assert not list((tmp_path / "new").rglob("*.shard*"))
+    assert not [one for one in (tmp_path / "new").rglob("*") if one.is_file() and one.stat().st_size > 50_000]
 
 
 def test_a_broken_file_among_files_is_an_error(drawn: Path, tmp_path: Path) -> None:

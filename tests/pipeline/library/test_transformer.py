@@ -74,6 +74,22 @@ def test_errors(X: Any, said: str, transformer: Any) -> None:  # noqa: N803
         transformer.fit(X)
 
 
+@pytest.mark.parametrize(("name", "value"), [("pages", "all"), ("views", 2), ("bits", "folder")])
+def test_options_by_which_rows_depend_on_other_images(name: str, value: Any, transformer: Any) -> None:
+    with pytest.raises(headstart.OptionError, match=f"{name}={value}: .*a row per image"):
+        transformer.set_params(options={name: value}).fit(["a.jpg"])
+
+
+def test_features_are_those_of_fit(files: list[str], transformer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = transformer.fit(files[:3]).transform(files[3:5])
+    monkeypatch.setenv("HEADSTART_BACKBONE", "inception_v3")
+    monkeypatch.setenv("HEADSTART_RESCALE", "none")
+    assert np.array_equal(transformer.transform(files[3:5]), wanted)
+    transformer.fingerprints_ = dict.fromkeys(transformer.fingerprints_, "another")
+    with pytest.raises(headstart.OptionError, match="differ from those at fit"):
+        transformer.transform(files[3:5])
+
+
 class _OfTables(headstart.HeadstartFeatures):
     """The same estimator; scikit-learn gives it all checks, as if it took tables of numbers."""
 
@@ -131,7 +147,7 @@ def test_the_checks_of_scikit_learn(
 def test_what_those_checks_ask_of_numbers_holds_for_paths(files: list[str], transformer: Any) -> None:
     before = list(files), dict(vars(transformer))
     assert transformer.fit(files) is transformer
-    assert (files, {name: value for name, value in vars(transformer).items() if name != "n_features_out_"}) == before
+    assert (files, {name: value for name, value in vars(transformer).items() if not name.endswith("_")}) == before
     whole = transformer.transform(files)
     assert np.array_equal(transformer.fit(files).transform(files), whole)  # fit is idempotent
     assert np.array_equal(transformer.transform(files[::-1]), whole[::-1])  # the order of samples does not matter
