@@ -173,8 +173,9 @@ def _extracted(
 
     def blind(positions: Sequence[int], result: Finished) -> str:
         gone = unread(positions, result)
-        seen_here = 2 * len(gone) > len(positions) and any(is_seen(missing[one]) for one in gone[:_SAMPLE])
-        return f"it can't read {missing[gone[0]].file}, which the driver can" if seen_here else ""
+        most = gone[:_SAMPLE] if 2 * len(gone) > len(positions) else ()
+        seen_here = next((missing[one] for one in most if is_seen(missing[one])), None)
+        return f"it can't read {seen_here.file}, which the driver can" if seen_here else ""
 
     def worked(member: Member, result: Finished) -> None:
         work[member] += NodeWork(result.extracted, result.seconds)

@@ -31,14 +31,13 @@ class NodeMemoryError(NodeError):
 
 
 def is_seen(image: ImageFile) -> bool:
-    """Return whether this process can read an image in the state that the scan found.
+    """Return whether this process can read an image in the state that the scan found. The image is read.
 
-    If the server of an image does not say which state it is in, the image is read.
+    If the server of an image does not say which state it is in, the bytes alone count.
     """
-    if image.is_unchanged():
-        return True
+    stateless = is_url(image.file) and image.mtime_ns == 0
     try:
-        return is_url(image.file) and image.mtime_ns == 0 and bool(bytes_of(image))
+        return (stateless or image.is_unchanged()) and bool(bytes_of(image))
     except OSError:
         return False
 

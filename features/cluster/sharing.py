@@ -44,7 +44,8 @@ class Sharing:
         items: returns items at some positions, as they are sent to a worker. It also gets whether they were sent
             before.
         advance: takes the number of items that were just finished.
-        blind: takes positions and a result; returns why its node must be refused, or "" if the result is good.
+        blind: takes positions and a result; returns why its node must be refused, or "" if the result is good. It is
+            not asked about items that another node could not read before.
         unread: takes positions and a result; returns the positions that the worker could not read. Another node gets
             them once more, if there is one.
         worked: takes a member and each of its results.
@@ -143,7 +144,7 @@ class Sharing:
             return
         if result.stopped:
             self._units.give_back(member, unit)
-        elif reason := self.blind(unit.positions, result):
+        elif not unit.looked_twice and (reason := self.blind(unit.positions, result)):
             self.crew.refuse(member, reason)
             self._units.give_back(member)
         else:
