@@ -188,6 +188,7 @@ def _extracted(
         blind,
         unread,
         worked,
+        lambda positions, result: result.extracted + len(result.rejects),
         tick=renew_claims,
         ahead=True,
     )

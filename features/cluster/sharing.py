@@ -49,6 +49,8 @@ class Sharing:
         unread: takes positions and a result; returns the positions that the worker could not read. Another node gets
             them once more, if there is one.
         worked: takes a member and each of its results.
+        tried: takes positions and a result; returns the number of items that took the worker time, by default all. The
+            worker's speed is measured by units of which at least half did.
         tick: called several times a second.
         ahead: whether a worker gets its next unit before the last one has ended.
         largest: number of items in a unit.
@@ -62,6 +64,7 @@ class Sharing:
     blind: Callable[[Sequence[int], Any], str] = lambda positions, result: ""
     unread: Callable[[Sequence[int], Any], Sequence[int]] = lambda positions, result: ()
     worked: Callable[[Member, Any], None] = lambda member, result: None
+    tried: Callable[[Sequence[int], Any], int] = lambda positions, result: len(positions)
     tick: Callable[[], None] = lambda: None
     ahead: bool = False
     largest: int = 1 << 16
@@ -148,8 +151,9 @@ class Sharing:
             self.crew.refuse(member, reason)
             self._units.give_back(member)
         else:
-            if not unit.again and len(unit.holders) == 1:
-                self._speeds[member] = len(unit) / max(result.seconds, 1e-3)
+            tried = self.tried(unit.positions, result)
+            if not unit.again and len(unit.holders) == 1 and 2 * tried >= len(unit):
+                self._speeds[member] = tried / max(result.seconds, 1e-3)
             yield from self._finished(member, unit, result)
 
     def _finished(self, member: Member, unit: Unit[Member], result: Result) -> Iterator[Piece]:

@@ -322,3 +322,14 @@ def test_an_item_that_no_node_can_read_refuses_none(crew_of: Make, count: int) -
     assert done.count(0) == 2
     assert not crashed
     assert not crew.refused
+
+
+def test_items_that_were_done_before_tell_nothing_of_a_speed(crew_of: Make) -> None:
+    crew, _ = crew_of(Plain, a=ONE)
+    until(crew, lambda: len(crew.working()) == 1)
+    for tried, speeds in ((10, []), (300, [300.0])):
+        sharing = Sharing(
+            crew, 500, lambda positions, again: positions, lambda count: None, tried=lambda *_, tried=tried: tried
+        )
+        assert sum(len(piece.positions) for piece in sharing.run()) == 500
+        assert list(sharing._speeds.values()) == speeds
