@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from headstart.features.backbones.cuts import KNOWN_WEIGHTS
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.outlines import is_own
 from headstart.features.cluster.nodes import why_other_features
-from headstart.features.cluster.probe import NodeError, NodeMemoryError, is_seen, require_store_seen
+from headstart.features.cluster.probe import NodeError, is_seen, require_store_seen
 from headstart.features.cluster.stream import Finished, UnitStream
 from headstart.features.cluster.unit_job import UnitJob
 from headstart.features.cluster.worker import Built, Job
@@ -146,8 +145,6 @@ class ExtractionJob:
         require_store_seen(task.extraction.store, task.nonce)
         sees_images = not task.sample or any(map(is_seen, task.sample))
         read_kept(task.kept)
-        if isinstance(before, ExtractionJob):
-            before.close()
         if isinstance(before, ExtractionJob) and before.has_network_of(task):
             self._network, self._backbone, self._built = before._network, before._backbone, before._built
         else:
@@ -164,19 +161,18 @@ class ExtractionJob:
         return self._built is not None and (own.config, own.extraction) == (task.config, task.extraction)
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the network, unless the job before had it. A lack of memory raises a NodeMemoryError."""
+        """Build the network, unless the job before had it."""
         from headstart.features.device import start_tensorflow
 
         task = self._task
-        with _memory_errors_told():
-            if self._built is None:
-                built = Built(device=start_tensorflow(), processor=processor())
-                size = task.extraction.batch_size or batch_sizes.get(built.kind, 0)
-                self._network = replace(self._network, extraction=replace(task.extraction, batch_size=size))
-                self._backbone = self._network.freeze(keep=True)
-                self._built = replace(built, batch_size=self._backbone.batch_size, features=self._of_sample())
-            stores = self._network.stores(task.view)
-            self._stream = UnitStream(self._backbone, stores, self._network.images, task.view, task.images)
+        if self._built is None:
+            built = Built(device=start_tensorflow(), processor=processor())
+            size = task.extraction.batch_size or batch_sizes.get(built.kind, 0)
+            self._network = replace(self._network, extraction=replace(task.extraction, batch_size=size))
+            self._backbone = self._network.freeze(keep=True)
+            self._built = replace(built, batch_size=self._backbone.batch_size, features=self._of_sample())
+        stores = self._network.stores(task.view)
+        self._stream = UnitStream(self._backbone, stores, self._network.images, task.view, task.images)
         return self._built
 
     def _of_sample(self) -> dict[str, np.ndarray]:
@@ -200,12 +196,11 @@ class ExtractionJob:
     def extract(self, unit: int, items: Given, backwards: bool) -> Finished:
         """Extract the features of the unit with the number `unit`; see `UnitStream.extract`.
 
-        A store that is gone here raises a NodeError, a lack of memory a NodeMemoryError.
+        A store that is gone here raises a NodeError.
         """
         stream = self._in_use()
         try:
-            with _memory_errors_told():
-                return stream.extract(unit, items.images, items.again, backwards)
+            return stream.extract(unit, items.images, items.again, backwards)
         except OSError as error:
             folders = [store.folder for store in stream.stores.values()]
             gone = [folder for folder in folders if not (folder / "fingerprint.json").exists()]
@@ -244,18 +239,6 @@ def _with_built_model(network: Network, others: Sequence[Network]) -> Network:
         if same == (own.weights_digest, own.image_size, own.precision, own.shapes):
             return replace(network, backbone=replace(own, load=other.load))
     return network
-
-
-@contextmanager
-def _memory_errors_told() -> Iterator[None]:
-    """Raise a NodeMemoryError if the memory of the machine, or of a GPU, is not enough."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
-            said = " ".join(str(error).split())[:200]
-            raise NodeMemoryError(f"its memory is not enough ({said or type(error).__name__})") from error
-        raise
 
 
 def absolute(images: Images) -> Images:

@@ -30,6 +30,18 @@ class NodeMemoryError(NodeError):
     """A worker whose memory is not enough."""
 
 
+@contextmanager
+def memory_errors_told() -> Iterator[None]:
+    """Raise a NodeMemoryError if the memory of the machine, or of a GPU, is not enough."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+            said = " ".join(str(error).split())[:200]
+            raise NodeMemoryError(f"its memory is not enough ({said or type(error).__name__})") from error
+        raise
+
+
 def is_seen(image: ImageFile) -> bool:
     """Return whether this process can read an image in the state that the scan found. The image is read.
 

@@ -25,7 +25,7 @@ class UnitJob(ABC):
 
     def __init__(self) -> None:
         self._tried, self._unit, self._stopped = 0, -1, False
-        self._to_stop = self._shared = -1
+        self._to_stop = -1
 
     @abstractmethod
     def meet(self) -> Any:
@@ -56,8 +56,10 @@ class UnitJob(ABC):
         self._stopped |= unit == self._unit
 
     def share(self, unit: int) -> None:
-        """Go on: each worker does the whole unit."""
-        self._shared = unit
+        """Do nothing: each worker does the whole unit."""
+
+    def close(self) -> None:
+        """Do nothing: between units, nothing runs."""
 
     def advance(self, count: int) -> None:
         """Tell that `count` more items are done."""

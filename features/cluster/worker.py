@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any, Protocol
 
 import numpy as np
+from headstart.features.cluster.probe import memory_errors_told
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class Job(Protocol):
     def share(self, unit: int) -> None:
         """Tell that from now on another worker has the same unit."""
 
+    def close(self) -> None:
+        """End what runs for the job, as it gets no more units. The next job may still take its network."""
+
 
 class Worker:
     """Does a job. The driver calls `hello`, then `meet` and `build` for each task, then `extract` for each unit.
@@ -91,16 +95,21 @@ class Worker:
     def meet(self, task: Task) -> Any:
         """Begin a task. See `Job.meet`."""
         self._starting.join()  # two threads that import the same can fail
-        self._job = task.job(self._job)
+        before = self._job
+        self._job = task.job(before)
+        if before:
+            before.close()
         return self._job.meet()
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """See `Job.build`."""
-        return self._present.build(batch_sizes)
+        """See `Job.build`. A lack of memory raises a NodeMemoryError."""
+        with memory_errors_told():
+            return self._present.build(batch_sizes)
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Any:
-        """See `Job.extract`."""
-        return self._present.extract(unit, items, backwards)
+        """See `Job.extract`. A lack of memory raises a NodeMemoryError."""
+        with memory_errors_told():
+            return self._present.extract(unit, items, backwards)
 
     def tell(self, unit: int) -> int:
         """See `Job.tell`."""
