@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -277,3 +278,14 @@ def test_the_thread_of_an_extraction_ends_with_its_job(
         worker.meet(Plain(MemoryError()))
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_a_unit_that_failed_is_not_ended_again(tmp_path: Path, network: Network, frozen: FrozenBackbone) -> None:
+    stream = stream_of(network, frozen, tmp_path)
+    unit = stream_module._Unit(1, Images.of([]), again=False, backwards=False, last=0)
+    stream._begun = deque([unit])
+    stream._ended = 0.0
+    end = stream._ending(1)
+    unit.over.set_exception(OSError("the disk is full"))
+    end()
+    stream.close()
