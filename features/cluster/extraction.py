@@ -30,6 +30,7 @@ from headstart.features.frozen.network import Network, are_known
 from headstart.features.images.augment import View
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.inspected import Elsewhere
+from headstart.features.images.faults import UNREAD
 from headstart.features.images.files.fetched import kept_folder
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.claims import Claims
@@ -40,7 +41,6 @@ from headstart.features.terminal import console, progress
 _SAMPLE = 5
 _PREPARED_SECONDS = 120.0  # for a worker to build the network, so that the driver need not
 _CLAIM_BYTES = 32  # of a claim's name: no portion has so long a one
-_UNREAD = ("vanished", "unreadable")
 
 
 @dataclass
@@ -169,7 +169,7 @@ def _extracted(
     work = defaultdict[Member, NodeWork](NodeWork)
 
     def unread(positions: Sequence[int], result: Finished) -> Sequence[int]:
-        return [positions[at] for at, reason, _ in result.rejects if reason in _UNREAD]
+        return [positions[at] for at, reason, _ in result.rejects if reason in UNREAD]
 
     def blind(positions: Sequence[int], result: Finished) -> str:
         gone = unread(positions, result)
