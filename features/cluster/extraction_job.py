@@ -22,7 +22,6 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.device import processor
 from headstart.features.images.augment import View
 from headstart.features.images.columns.images import Images
-from headstart.features.images.files.fetched import read_kept
 from headstart.features.images.files.paths import is_url
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.fingerprint import Fingerprint
@@ -54,6 +53,7 @@ class ExtractionTask:
     images: int  # the number of images that lack features
     fingerprints: Sequence[Fingerprint]  # that the driver has for the cuts of the network
     kept: Path | None = None  # the folder in which the driver keeps bytes of remote images; see `fetched`
+    takes_network = True
 
     @property
     def tries_batch_sizes(self) -> bool:
@@ -80,7 +80,8 @@ class FactsTask:
 
     config: FeatureConfig
     extraction: ExtractionConfig
-    tries_batch_sizes = False
+    tries_batch_sizes = takes_network = False
+    kept = None
 
     def job(self, before: Job | None) -> FactsJob:
         """Return the job of a worker."""
@@ -144,7 +145,6 @@ class ExtractionJob:
         task, before, self._before = self._task, self._before, None
         require_store_seen(task.extraction.store, task.nonce)
         sees_images = not task.sample or any(map(is_seen, task.sample))
-        read_kept(task.kept)
         if isinstance(before, ExtractionJob) and before.has_network_of(task):
             self._network, self._backbone, self._built = before._network, before._backbone, before._built
         else:

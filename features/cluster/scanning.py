@@ -33,7 +33,8 @@ class ScanTask:
     max_pixels: int
     pages: Pages
     sample: Sequence[tuple[str, tuple[int, int]]]  # some of the files, with their `size_and_time`
-    tries_batch_sizes = False
+    tries_batch_sizes = takes_network = False
+    kept = None  # its files are local
 
     def job(self, before: Job | None) -> ScanJob:
         """Return the job of a worker."""

@@ -55,10 +55,10 @@ class UnitJob(ABC):
         self._to_stop = unit
         self._stopped |= unit == self._unit
 
-    def share(self, unit: int) -> None:
+    def share(self, unit: int) -> None:  # noqa: B027 a job may override it
         """Do nothing: each worker does the whole unit."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 a job may override it
         """Do nothing: between units, nothing runs."""
 
     def advance(self, count: int) -> None:

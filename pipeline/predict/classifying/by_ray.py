@@ -20,7 +20,7 @@ from headstart.features.cluster.sharing import Sharing
 from headstart.features.cluster.unit_job import Outcome, UnitJob
 from headstart.features.cluster.worker import Built, Job
 from headstart.features.images.faults import UNREAD
-from headstart.features.images.files.fetched import bytes_kept
+from headstart.features.images.files.fetched import bytes_kept, kept_folder
 from headstart.features.images.files.paths import is_url
 from headstart.features.images.files.urls import one_of_each_place, require_credentials
 from headstart.features.images.pixels import Pages
@@ -57,7 +57,8 @@ class PredictTask:
     fingerprints: Sequence[str]  # the folders that the driver sees in the store; a store has features that are used
     sample: Sequence[tuple[str, tuple[int, int]]]  # see `require_seen`
     urls: Sequence[str] = ()  # some of the files; see `require_credentials`
-    tries_batch_sizes = False
+    kept: Path | None = None
+    tries_batch_sizes = takes_network = False
 
     def job(self, before: Job | None) -> PredictJob:
         """Return the job of a worker."""
@@ -167,7 +168,7 @@ def classified_by(
     here = os.getcwd()
     every = [file if is_url(file) else os.path.join(here, file) for file in files]
     sample = drawn([path for path in every if not is_url(path)])
-    crew.begin(replace(task, sample=sample, urls=one_of_each_place(every)))
+    crew.begin(replace(task, sample=sample, urls=one_of_each_place(every), kept=kept_folder()))
 
     def unit(positions: Sequence[int], again: bool) -> list[tuple[str, bool]]:
         return [(every[at], files[at] in sources.named) for at in positions]

@@ -63,6 +63,8 @@ class Task:
     """A task without demands."""
 
     tries_batch_sizes: bool = True
+    takes_network = False
+    kept = None
 
     def job(self, before: Any) -> Any:
         raise NotImplementedError

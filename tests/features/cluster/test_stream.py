@@ -23,6 +23,7 @@ from headstart.features.frozen.network import Network, load_network
 from headstart.features.images.augment import View
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.inspected import inspect_images
+from headstart.features.images.files import fetched
 from headstart.features.images.scan import ImageFile
 from headstart.tests.conftest import SMALL
 
@@ -237,11 +238,11 @@ class ResourceExhaustedError(Exception):
 class Plain(UnitJob):
     """A job with a fault, which any kind of job may have. It is its own task."""
 
-    tries_batch_sizes = False
+    tries_batch_sizes = takes_network = False
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, kept: Path | None = None) -> None:
         super().__init__()
-        self.error = error
+        self.error, self.kept = error, kept
 
     def job(self, before: Job | None) -> Job:
         return self
@@ -289,3 +290,25 @@ def test_a_unit_that_failed_is_not_ended_again(tmp_path: Path, network: Network,
     unit.over.set_exception(OSError("the disk is full"))
     end()
     stream.close()
+
+
+def test_what_was_prepared_stays_for_the_task_that_takes_it(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[object]()
+
+    class Taking(Plain):
+        takes_network = True
+
+        def job(self, before: Job | None) -> Job:
+            given.append(before)
+            return self
+
+    monkeypatch.setattr(fetched, "_of_another", None)
+    facts, taking = Plain(MemoryError()), Taking(MemoryError())
+    worker.prepare(facts)
+    worker.meet(Plain(MemoryError(), tmp_path))
+    assert fetched._of_another == tmp_path  # each kind of task reads what the driver kept
+    for _ in range(2):
+        worker.meet(taking)
+    assert given == [facts, taking]
