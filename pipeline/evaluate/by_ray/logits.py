@@ -11,7 +11,7 @@ import numpy as np
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.cluster.crew import Crew
 from headstart.features.cluster.extraction_job import absolute, absolute_settings
-from headstart.features.cluster.probe import NodeError
+from headstart.features.cluster.probe import NodeError, is_seen
 from headstart.features.cluster.scanning import drawn, require_seen
 from headstart.features.cluster.sharing import Sharing
 from headstart.features.cluster.unit_job import Outcome, UnitJob
@@ -106,7 +106,7 @@ def logits_by(
 
     def blind(positions: Sequence[int], outcome: Outcome) -> str:
         lost = np.delete(np.array(positions), outcome.result[0])
-        if 2 * len(lost) <= len(positions) or not images[int(lost[0])].is_unchanged():
+        if 2 * len(lost) <= len(positions) or not is_seen(images[int(lost[0])]):
             return ""
         # Most images of a unit may well be broken. Only a decoder knows, so this is rare and slow.
         from headstart.features.images.batches import why_undecodable
