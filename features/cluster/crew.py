@@ -52,7 +52,7 @@ class Crew:
         """Let one worker on the driver's node, if there is any, begin `task` before all others; see `prepared`."""
         for member in self.members.values():
             if member.node == self.here:
-                self._prepared = member.actor.meet.remote(task)
+                self._prepared = member.actor.prepare.remote(task)
                 break
 
     def prepared(self, seconds: float) -> None:

@@ -30,6 +30,7 @@ from headstart.features.frozen.network import Network, are_known
 from headstart.features.images.augment import View
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.inspected import Elsewhere
+from headstart.features.images.faults import UNREAD
 from headstart.features.images.files.fetched import kept_folder
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.features.store.claims import Claims
@@ -40,7 +41,6 @@ from headstart.features.terminal import console, progress
 _SAMPLE = 5
 _PREPARED_SECONDS = 120.0  # for a worker to build the network, so that the driver need not
 _CLAIM_BYTES = 32  # of a claim's name, which is longer than the name of any portion
-_UNREAD = ("vanished", "unreadable")
 
 
 @dataclass
@@ -170,12 +170,13 @@ def _extracted(
     work = defaultdict[Member, NodeWork](NodeWork)
 
     def unread(positions: Sequence[int], result: Finished) -> Sequence[int]:
-        return [positions[at] for at, reason, _ in result.rejects if reason in _UNREAD]
+        return [positions[at] for at, reason, _ in result.rejects if reason in UNREAD]
 
     def blind(positions: Sequence[int], result: Finished) -> str:
         gone = unread(positions, result)
-        seen_here = 2 * len(gone) > len(positions) and any(is_seen(missing[one]) for one in gone[:_SAMPLE])
-        return f"it can't read {missing[gone[0]].file}, which the driver can" if seen_here else ""
+        most = gone[:_SAMPLE] if 2 * len(gone) > len(positions) else ()
+        seen_here = next((missing[one] for one in most if is_seen(missing[one])), None)
+        return f"it can't read {seen_here.file}, which the driver can" if seen_here else ""
 
     def worked(member: Member, result: Finished) -> None:
         work[member] += NodeWork(result.extracted, result.seconds)
@@ -188,6 +189,7 @@ def _extracted(
         blind,
         unread,
         worked,
+        lambda positions, result: result.extracted + len(result.rejects),
         tick=renew_claims,
         ahead=True,
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from headstart.features.backbones.cuts import KNOWN_WEIGHTS
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.outlines import is_own
 from headstart.features.cluster.nodes import why_other_features
-from headstart.features.cluster.probe import NodeError, NodeMemoryError, is_seen, require_store_seen
+from headstart.features.cluster.probe import NodeError, is_seen, require_store_seen
 from headstart.features.cluster.stream import Finished, UnitStream
 from headstart.features.cluster.unit_job import UnitJob
 from headstart.features.cluster.worker import Built, Job
@@ -23,7 +22,6 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.device import processor
 from headstart.features.images.augment import View
 from headstart.features.images.columns.images import Images
-from headstart.features.images.files.fetched import read_kept
 from headstart.features.images.files.paths import is_url
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.fingerprint import Fingerprint
@@ -55,6 +53,7 @@ class ExtractionTask:
     images: int  # the number of images that lack features
     fingerprints: Sequence[Fingerprint]  # the driver's, for the cuts of the network
     kept: Path | None = None  # the folder in which the driver keeps bytes of remote images; see `fetched`
+    takes_network = True
 
     @property
     def tries_batch_sizes(self) -> bool:
@@ -81,7 +80,8 @@ class FactsTask:
 
     config: FeatureConfig
     extraction: ExtractionConfig
-    tries_batch_sizes = False
+    tries_batch_sizes = takes_network = False
+    kept = None
 
     def job(self, before: Job | None) -> FactsJob:
         """Return the job of a worker."""
@@ -145,9 +145,6 @@ class ExtractionJob:
         task, before, self._before = self._task, self._before, None
         require_store_seen(task.extraction.store, task.nonce)
         sees_images = not task.sample or any(map(is_seen, task.sample))
-        read_kept(task.kept)
-        if isinstance(before, ExtractionJob):
-            before.close()
         if isinstance(before, ExtractionJob) and before.has_network_of(task):
             self._network, self._backbone, self._built = before._network, before._backbone, before._built
         else:
@@ -164,19 +161,18 @@ class ExtractionJob:
         return self._built is not None and (own.config, own.extraction) == (task.config, task.extraction)
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the network, unless the job before had it. A lack of memory raises a NodeMemoryError."""
+        """Build the network, unless the job before had it."""
         from headstart.features.device import start_tensorflow
 
         task = self._task
-        with _memory_errors_told():
-            if self._built is None:
-                built = Built(device=start_tensorflow(), processor=processor())
-                size = task.extraction.batch_size or batch_sizes.get(built.kind, 0)
-                self._network = replace(self._network, extraction=replace(task.extraction, batch_size=size))
-                self._backbone = self._network.freeze(keep=True)
-                self._built = replace(built, batch_size=self._backbone.batch_size, features=self._of_sample())
-            stores = self._network.stores(task.view)
-            self._stream = UnitStream(self._backbone, stores, self._network.images, task.view, task.images)
+        if self._built is None:
+            built = Built(device=start_tensorflow(), processor=processor())
+            size = task.extraction.batch_size or batch_sizes.get(built.kind, 0)
+            self._network = replace(self._network, extraction=replace(task.extraction, batch_size=size))
+            self._backbone = self._network.freeze(keep=True)
+            self._built = replace(built, batch_size=self._backbone.batch_size, features=self._of_sample())
+        stores = self._network.stores(task.view)
+        self._stream = UnitStream(self._backbone, stores, self._network.images, task.view, task.images)
         return self._built
 
     def _of_sample(self) -> dict[str, np.ndarray]:
@@ -201,12 +197,11 @@ class ExtractionJob:
     def extract(self, unit: int, items: Given, backwards: bool) -> Finished:
         """Extract the features of the unit with the number `unit`; see `UnitStream.extract`.
 
-        Raise a NodeError if this node no longer sees a store, and a NodeMemoryError if the memory is not enough.
+        A store that is gone here raises a NodeError.
         """
         stream = self._in_use()
         try:
-            with _memory_errors_told():
-                return stream.extract(unit, items.images, items.again, backwards)
+            return stream.extract(unit, items.images, items.again, backwards)
         except OSError as error:
             folders = [store.folder for store in stream.stores.values()]
             gone = [folder for folder in folders if not (folder / "fingerprint.json").exists()]
@@ -245,18 +240,6 @@ def _with_built_model(network: Network, others: Sequence[Network]) -> Network:
         if same == (own.weights_digest, own.image_size, own.precision, own.shapes):
             return replace(network, backbone=replace(own, load=other.load))
     return network
-
-
-@contextmanager
-def _memory_errors_told() -> Iterator[None]:
-    """Raise a NodeMemoryError if the memory of the machine, or of a GPU, is not enough."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
-            said = " ".join(str(error).split())[:200]
-            raise NodeMemoryError(f"its memory is not enough ({said or type(error).__name__})") from error
-        raise
 
 
 def absolute(images: Images) -> Images:

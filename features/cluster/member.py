@@ -29,7 +29,6 @@ class Member:
     number: int = 0  # of the last job
     began: float = 0.0  # when the worker began with its present job
     tried: int = 0  # images of the present job that are done
-    speed: float | None = None  # images per second
     died: bool = False
     _asked: tuple[Any, int] | None = None  # a call of `tell`, and the job that it asks about
 

@@ -30,15 +30,26 @@ class NodeMemoryError(NodeError):
     """A worker whose memory is not enough."""
 
 
-def is_seen(image: ImageFile) -> bool:
-    """Return whether this process can read an image in the state that the scan found.
-
-    If an image is on a server that reports no version of it, the image is read.
-    """
-    if image.is_unchanged():
-        return True
+@contextmanager
+def memory_errors_told() -> Iterator[None]:
+    """Raise a NodeMemoryError if the memory of the machine, or of a GPU, is not enough."""
     try:
-        return is_url(image.file) and image.mtime_ns == 0 and bool(bytes_of(image))
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+            said = " ".join(str(error).split())[:200]
+            raise NodeMemoryError(f"its memory is not enough ({said or type(error).__name__})") from error
+        raise
+
+
+def is_seen(image: ImageFile) -> bool:
+    """Return whether this process can read an image in the state that the scan found. The image is read.
+
+    If the server of an image does not say which state it is in, the bytes alone count.
+    """
+    stateless = is_url(image.file) and image.mtime_ns == 0
+    try:
+        return (stateless or image.is_unchanged()) and bool(bytes_of(image))
     except OSError:
         return False
 

@@ -16,12 +16,14 @@ from headstart.features.cluster.worker import Job
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.inspected import Inspected, inspect_part
 from headstart.features.images.columns.paths import Paths
+from headstart.features.images.faults import UNREAD, Fault
+from headstart.features.images.files.paths import is_local
+from headstart.features.images.files.reading import content_elsewhere
 from headstart.features.images.pixels import Pages
-from headstart.features.images.scan import Reject, size_and_time
+from headstart.features.images.scan import Reject, content_of, size_and_time
 from headstart.features.terminal import progress
 
 _SAMPLE = 5
-_UNREAD = ("vanished", "unreadable")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class ScanTask:
     max_pixels: int
     pages: Pages
     sample: Sequence[tuple[str, tuple[int, int]]]  # some of the files, with their `size_and_time`
-    tries_batch_sizes = False
+    tries_batch_sizes = takes_network = False
+    kept = None  # its files are local
 
     def job(self, before: Job | None) -> ScanJob:
         """Return the job of a worker."""
@@ -73,6 +76,22 @@ def drawn(files: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
     return [(path, size_and_time(path)) for path in files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]]
 
 
+def why_blind(unread: Sequence[str], files: int) -> str:
+    """Return why a node must be refused that could not read `unread` of a number of `files`; "" if it need not be."""
+    some = unread[:_SAMPLE] if 2 * len(unread) > files else ()
+    seen_here = next(filter(_is_readable, some), "")
+    return f"it can't read {seen_here}, which the driver can" if seen_here else ""
+
+
+def _is_readable(path: str) -> bool:
+    """Return whether this process can read a file. The file is read."""
+    try:
+        found = content_of(path, os.stat(path)) if is_local(path) else content_elsewhere(path)[0]
+    except OSError:
+        return False
+    return not isinstance(found, Fault)
+
+
 def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Iterator[tuple[np.ndarray, Inspected]]:
     """Let the workers of `crew` inspect local `files`; see `Elsewhere`.
 
@@ -84,9 +103,8 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
     def blind(positions: Sequence[int], outcome: Outcome) -> str:
         found: Inspected = outcome.result
-        unread = [at for at, one in zip(found.of_reject, found.rejects, strict=True) if one.reason in _UNREAD]
-        seen_here = 2 * len(unread) > len(positions) and os.access(every[positions[unread[0]]], os.R_OK)
-        return f"it can't read {every[positions[unread[0]]]}, which the driver can" if seen_here else ""
+        unread = [at for at, one in zip(found.of_reject, found.rejects, strict=True) if one.reason in UNREAD]
+        return why_blind([every[positions[at]] for at in unread], len(positions))
 
     with progress("looking at files", len(files), "files") as advance:
         sharing = Sharing(crew, len(files), lambda at, again: every[np.array(at)], advance, blind)
@@ -108,7 +126,7 @@ def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected,
     `found` comes with the paths in `sent`. The result has no rejects for unread files.
     """
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
-    unread = sorted({at for at, one in pairs if one.reason in _UNREAD})
+    unread = sorted({at for at, one in pairs if one.reason in UNREAD})
     kept = [(at, one) for at, one in pairs if at not in unread]
     rejects = [replace(one, path=files[at] + one.path.removeprefix(sent[at])) for at, one in kept]
     images = found.images.at(files[found.of_image])

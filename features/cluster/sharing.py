@@ -44,11 +44,13 @@ class Sharing:
         items: returns the items at some positions, in the form in which they are sent to a worker. Its second argument
             tells whether these items were sent before.
         advance: takes the number of items that were just finished.
-        blind: takes the positions and the result of a unit. Returns why the worker's node must be refused, or "" if
-            the result is good.
-        unread: takes the positions and the result of a unit. Returns the positions that the worker could not read.
-            Another node, if there is one, gets these positions once more.
-        worked: takes a member and one of its results. It is called for every result.
+        blind: takes positions and a result; returns why its node must be refused, or "" if the result is good. It is
+            not asked about items that another node could not read before.
+        unread: takes positions and a result; returns the positions that the worker could not read. Another node gets
+            them once more, if there is one.
+        worked: takes a member and each of its results.
+        tried: takes positions and a result; returns the number of items that took the worker time, by default all. The
+            worker's speed is measured by units of which at least half did.
         tick: called several times a second.
         ahead: whether a worker gets its next unit before the last one has ended.
         largest: how many items a unit should have at most.
@@ -62,6 +64,7 @@ class Sharing:
     blind: Callable[[Sequence[int], Any], str] = lambda positions, result: ""
     unread: Callable[[Sequence[int], Any], Sequence[int]] = lambda positions, result: ()
     worked: Callable[[Member, Any], None] = lambda member, result: None
+    tried: Callable[[Sequence[int], Any], int] = lambda positions, result: len(positions)
     tick: Callable[[], None] = lambda: None
     ahead: bool = False
     largest: int = 1 << 16
@@ -147,12 +150,13 @@ class Sharing:
             return
         if result.stopped:
             self._units.give_back(member, unit)
-        elif reason := self.blind(unit.positions, result):
+        elif not unit.looked_twice and (reason := self.blind(unit.positions, result)):
             self.crew.refuse(member, reason)
             self._units.give_back(member)
         else:
-            if not unit.again and len(unit.holders) == 1:
-                self._speeds[member] = len(unit) / max(result.seconds, 1e-3)
+            tried = self.tried(unit.positions, result)
+            if not unit.again and len(unit.holders) == 1 and 2 * tried >= len(unit):
+                self._speeds[member] = tried / max(result.seconds, 1e-3)
             yield from self._finished(member, unit, result)
 
     def _finished(self, member: Member, unit: Unit[Member], result: Result) -> Iterator[Piece]:

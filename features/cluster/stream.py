@@ -6,7 +6,8 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -54,11 +55,17 @@ class _Unit:
     shared: bool = False
     stopped: bool = False
     last: int | None = None  # the number of its last image in the stream; None as long as images may be added
-    tried: int = 0
+    skipped: int = 0  # images that have features already; counted by the thread that decodes
+    passed: int = 0  # images that went through the network; counted by the stream's thread
     extracted: int = 0
     undecoded: list[int] = field(default_factory=list)  # positions in the unit
     seconds: float = 0.0
     over: Future[None] = field(default_factory=Future)  # ends when its features are on disk
+
+    @property
+    def tried(self) -> int:
+        """The number of images that are done."""
+        return self.skipped + self.passed
 
 
 class _Images(Sequence[ImageFile]):
@@ -172,7 +179,7 @@ class UnitStream:
 
     def _fail(self, error: Exception) -> None:
         for unit in list(self._units.values()):
-            if not unit.over.done():
+            with suppress(InvalidStateError):  # it is over
                 unit.over.set_exception(error)
 
     def _run(self, first: _Unit) -> None:
@@ -211,7 +218,7 @@ class UnitStream:
     def _portions_of(self, unit: _Unit) -> Iterator[np.ndarray]:
         digests = unit.images.digests
         positions = np.flatnonzero(self._writer.extend(digests, at_once=unit.again))
-        unit.tried = len(digests) - len(positions)
+        unit.skipped = len(digests) - len(positions)
         parts = [positions[start : start + _PORTION] for start in range(0, len(positions), _PORTION)]
         for part in reversed(parts) if unit.backwards else parts:
             if unit.stopped:
@@ -219,7 +226,7 @@ class UnitStream:
             lacking = np.ones(len(part), bool)
             if unit.shared:
                 lacking = self._writer.still_lacking(hex_digests(digests[part]), at_once=False)
-                unit.tried += len(part) - int(lacking.sum())
+                unit.skipped += len(part) - int(lacking.sum())
             if lacking.any():
                 yield self._images.add(unit, part[lacking])
 
@@ -237,7 +244,7 @@ class UnitStream:
         images = [self._images[number] for number in numbers.tolist()]
         unchanged = np.array([image.is_unchanged_since_read() for image in images])
         digests = [image.digest for image, same in zip(images, unchanged, strict=True) if same]
-        shared = any(unit.shared for unit in self._begun)
+        shared = any(unit.shared for unit in tuple(self._begun))  # another thread appends to it
         rows = {cut: of_all[unchanged] for cut, of_all in features.items()}
         full = self._writer.add(digests, rows, _SHARED_SECONDS if shared else SHARD_SECONDS)
         after = int(numbers[-1]) + 1
@@ -254,7 +261,7 @@ class UnitStream:
         done = set(extracted.tolist())
         for number in range(self._passed, after):
             unit, position = self._images.rows.pop(number)
-            unit.tried += 1
+            unit.passed += 1
             if number in done:
                 unit.extracted += 1
             else:
@@ -273,6 +280,7 @@ class UnitStream:
 
         def end() -> None:
             for unit in ended:
-                unit.over.set_result(None)
+                with suppress(InvalidStateError):  # it failed
+                    unit.over.set_result(None)
 
         return end

@@ -25,7 +25,7 @@ class UnitJob(ABC):
 
     def __init__(self) -> None:
         self._tried, self._unit, self._stopped = 0, -1, False
-        self._to_stop = self._shared = -1
+        self._to_stop = -1
 
     @abstractmethod
     def meet(self) -> Any:
@@ -59,9 +59,11 @@ class UnitJob(ABC):
         self._to_stop = unit
         self._stopped |= unit == self._unit
 
-    def share(self, unit: int) -> None:
-        """Change nothing: each worker does the whole unit."""
-        self._shared = unit
+    def share(self, unit: int) -> None:  # noqa: B027 a job may override it
+        """Do nothing: each worker does the whole unit."""
+
+    def close(self) -> None:  # noqa: B027 a job may override it
+        """Do nothing: between units, nothing runs."""
 
     def advance(self, count: int) -> None:
         """Record that `count` more items are done."""

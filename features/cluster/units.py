@@ -114,10 +114,12 @@ class Units(Generic[Worker]):
         left = self._images - self._next
         if not left or self._next >= self.limit:
             return None
-        wanted = min(UNIT_SECONDS * speed if speed else FIRST_UNIT, self._largest, left / (2 * max(1, workers)))
-        shortest = max(_SMALLEST_UNIT, _SHORTEST_SECONDS * (speed or 0.0))
+        share = left / max(1, workers)
+        wanted = min(UNIT_SECONDS * speed if speed else FIRST_UNIT, share / 2)
+        shortest = max(_SMALLEST_UNIT, min(_SHORTEST_SECONDS * (speed or 0.0), max(FIRST_UNIT, share)))
         size = min(left, round(max(wanted, shortest)))
-        start, self._next = self._next, self._next + (left if left - size < shortest / 2 else size)
+        size = min(left if left - size < shortest / 2 else size, self._largest)
+        start, self._next = self._next, self._next + size
         return Unit(range(start, self._next))
 
     def _slow(self, worker: Worker, now: float, speed: float | None) -> Unit[Worker] | None:

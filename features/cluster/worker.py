@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from threading import Thread
+from pathlib import Path
+from threading import Lock, Thread
 from typing import Any, Protocol
 
 import numpy as np
+from headstart.features.cluster.probe import memory_errors_told
+from headstart.features.images.files.fetched import read_kept
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,14 @@ class Task(Protocol):
 
         If so, one worker on a GPU makes the trials, and other workers on GPUs wait for its batch size.
         """
+
+    @property
+    def takes_network(self) -> bool:
+        """Whether the job may take a network from that of `Worker.prepare`."""
+
+    @property
+    def kept(self) -> Path | None:
+        """The folder in which the driver keeps bytes of remote images; see `fetched`."""
 
     def job(self, before: Job | None) -> Job:
         """Return the job that a worker does for this task. This method is called in the worker's process.
@@ -77,6 +88,9 @@ class Job(Protocol):
     def share(self, unit: int) -> None:
         """Take note that, from now on, another worker also has the unit with the number `unit`."""
 
+    def close(self) -> None:
+        """End what runs for the job, as it gets no more units. The next job may still take its network."""
+
 
 class Worker:
     """The process that does the jobs of one task after the other.
@@ -89,6 +103,8 @@ class Worker:
     def __init__(self, cpus: int, libraries: bool = True) -> None:
         os.environ["HEADSTART_CPUS"] = str(cpus)  # before TensorFlow starts, which takes its number of threads once
         self._job: Job | None = None
+        self._prepared: Job | None = None
+        self._preparing, self._meeting = Lock(), Lock()
         self._starting = Thread(target=_start_libraries if libraries else str, daemon=True)
         self._starting.start()
 
@@ -98,17 +114,33 @@ class Worker:
 
     def meet(self, task: Task) -> Any:
         """Begin a task. See `Job.meet`."""
-        self._starting.join()  # an import can fail if two threads import the same module
-        self._job = task.job(self._job)
-        return self._job.meet()
+        self._starting.join()  # two threads that import the same can fail
+        with self._meeting, self._preparing if task.takes_network else nullcontext():
+            before = self._job
+            self._job = job = task.job(self._prepared if task.takes_network and self._prepared else before)
+            if task.takes_network:
+                self._prepared = None
+            if before:
+                before.close()
+            read_kept(task.kept)
+            return job.meet()
+
+    def prepare(self, task: Task) -> Any:
+        """Meet a task without units, beside the present one. The next job that takes a network gets that of its job."""
+        self._starting.join()
+        with self._preparing:
+            self._prepared = task.job(None)
+            return self._prepared.meet()
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """See `Job.build`."""
-        return self._present.build(batch_sizes)
+        """See `Job.build`. A lack of memory raises a NodeMemoryError."""
+        with memory_errors_told():
+            return self._present.build(batch_sizes)
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Any:
-        """See `Job.extract`."""
-        return self._present.extract(unit, items, backwards)
+        """See `Job.extract`. A lack of memory raises a NodeMemoryError."""
+        with memory_errors_told():
+            return self._present.extract(unit, items, backwards)
 
     def tell(self, unit: int) -> int:
         """See `Job.tell`."""

@@ -7,6 +7,8 @@ Reason = Literal[
     "empty", "not-an-image", "truncated", "corrupt", "unsupported", "too-large", "unreadable", "vanished", "crashed"
 ]
 
+UNREAD: tuple[Reason, ...] = ("vanished", "unreadable")  # reasons that another machine, or a later try, may not find
+
 MAX_PIXELS = 100_000_000  # the default of `--max-pixels`
 MAX_FILE_BYTES = 1 << 30
 

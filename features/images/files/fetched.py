@@ -47,17 +47,18 @@ class _Kept:
     def open(self) -> Path:
         """Make the folder, if it is missing, and return it. Now and then, mark the folder as used by this process."""
         with self.lock:
-            if self.folder is None:
-                self.folder = self._made()
-                held = sum(one.stat().st_size for one in self.folder.glob("*/*"))
-                most = MOST_BYTES if self.parent else MOST_TEMPORARY_BYTES
-                free = shutil.disk_usage(self.folder).free
-                self.left = min(most, int(_FREE_SHARE * (free + held))) - held
+            is_new = self.folder is None
+            self.folder = self.folder or self._made()
             if time.monotonic() - self.told > _TOLD_SECONDS or not self.told:
                 self.told = time.monotonic()
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / f"{_USER}{this_process()}").write_bytes(b"")
                 os.utime(self.folder)
+            if is_new:
+                held = _bytes_in(self.folder)
+                most = MOST_BYTES if self.parent else MOST_TEMPORARY_BYTES
+                free = shutil.disk_usage(self.folder).free
+                self.left = min(most, int(_FREE_SHARE * (free + held))) - held
             return self.folder
 
     def _made(self) -> Path:
@@ -194,6 +195,15 @@ def drop(url: str) -> None:
 def _file(folder: Path, url: str) -> Path:
     key = hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()
     return folder / key[:2] / key[2:]
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the size of the bytes that are kept in `folder`, which other processes may remove meanwhile."""
+    size = 0
+    for one in folder.glob("*/*"):
+        with suppress(OSError):
+            size += 0 if one.name.startswith(".") else one.stat().st_size
+    return size
 
 
 def _digest(version: Version, content: bytes) -> bytes:

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import BoundedSemaphore
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -99,6 +100,26 @@ def require_access(paths: Iterable[str]) -> None:
         raise DataError(refused[0])
     if refused:
         console.print(f"{len(refused)} of {len(places)} buckets and hosts can't be read, {refused[0]}")
+
+
+def one_of_each_place(paths: Iterable[str]) -> list[str]:
+    """Return the first URL of each bucket and host that `paths` name."""
+    places: dict[tuple[str, str], str] = {}
+    for url in filter(is_url, paths):
+        places.setdefault(urlsplit(url)[:2], url)
+    return list(places.values())
+
+
+def require_credentials(urls: Sequence[str]) -> None:
+    """Ask for each of `urls`. Raise a DataError if a package or the credentials are missing here."""
+
+    def ask(url: str) -> None:
+        _reader_of(url).require_package(url)
+        with suppress(OSError):
+            version_of_url(url)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(ask, urls))
 
 
 def _why_refused(urls: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.cluster.crew import Crew
 from headstart.features.cluster.extraction_job import absolute, absolute_settings
-from headstart.features.cluster.probe import NodeError
+from headstart.features.cluster.probe import NodeError, is_seen
 from headstart.features.cluster.scanning import drawn, require_seen
 from headstart.features.cluster.sharing import Sharing
 from headstart.features.cluster.unit_job import Outcome, UnitJob
@@ -21,6 +21,7 @@ from headstart.features.errors import DataError
 from headstart.features.files import sha256_of
 from headstart.features.frozen.network import Network
 from headstart.features.images.columns.images import Images
+from headstart.features.images.files.fetched import kept_folder
 from headstart.features.images.files.paths import is_url
 from headstart.pipeline.runs import Run
 
@@ -39,6 +40,8 @@ class LogitsTask:
     extraction: ExtractionConfig
     digest: str  # of the driver's classifier
     sample: Sequence[tuple[str, tuple[int, int]]]  # see `require_seen`
+    kept: Path | None = None
+    takes_network = False
 
     @property
     def tries_batch_sizes(self) -> bool:
@@ -99,11 +102,11 @@ def logits_by(
     every = absolute(images)
     sample = drawn([path for path in every.files if not is_url(path)])
     settings = absolute_settings(network.config, network.extraction)
-    crew.begin(LogitsTask(run.path.absolute(), *settings, sha256_of(run.classifier_file), sample))
+    crew.begin(LogitsTask(run.path.absolute(), *settings, sha256_of(run.classifier_file), sample, kept_folder()))
 
     def blind(positions: Sequence[int], outcome: Outcome) -> str:
         lost = np.delete(np.array(positions), outcome.result[0])
-        if 2 * len(lost) <= len(positions) or not images[int(lost[0])].is_unchanged():
+        if 2 * len(lost) <= len(positions) or not is_seen(images[int(lost[0])]):
             return ""
         # Most images of a unit may well be broken. Only a decoder knows, so this is rare and slow.
         from headstart.features.images.batches import why_undecodable

@@ -7,7 +7,8 @@ same folders as the driver.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,12 +16,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from headstart.features.cluster.crew import Crew
 from headstart.features.cluster.probe import NodeError
-from headstart.features.cluster.scanning import drawn, require_seen
+from headstart.features.cluster.scanning import drawn, require_seen, why_blind
 from headstart.features.cluster.sharing import Sharing
 from headstart.features.cluster.unit_job import Outcome, UnitJob
 from headstart.features.cluster.worker import Built, Job
-from headstart.features.images.files.fetched import bytes_kept
+from headstart.features.images.faults import UNREAD
+from headstart.features.images.files.fetched import bytes_kept, kept_folder
 from headstart.features.images.files.paths import is_url
+from headstart.features.images.files.urls import one_of_each_place, require_credentials
 from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_image
 from headstart.pipeline.locating import known_store
@@ -38,7 +41,6 @@ from headstart.pipeline.runs import Run
 _LARGEST = 4096  # files in a unit
 _HELD_BYTES = 256 << 20  # of results that wait until all results before them have come
 _ITEM_BYTES = 300  # besides the probabilities
-_UNREAD = ("vanished", "unreadable")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class PredictTask:
     name: str  # the driver's `Answers.name`
     fingerprints: Sequence[str]  # the folders that the driver sees in the store, whose features are used
     sample: Sequence[tuple[str, tuple[int, int]]]  # see `require_seen`
-    tries_batch_sizes = False
+    urls: Sequence[str] = ()  # some of the files; see `require_credentials`
+    kept: Path | None = None
+    tries_batch_sizes = takes_network = False
 
     def job(self, before: Job | None) -> PredictJob:
         """Return the job of a worker."""
@@ -85,6 +89,7 @@ class PredictJob(UnitJob):
         """
         task = self._task
         require_seen(task.sample)
+        require_credentials(task.urls)
         run = Run.open(task.run)
         choice = choose_model(run, task.choice.model, task.config.threshold)
         trust = make_trust(run, choice, task.config)
@@ -166,15 +171,14 @@ def classified_by(
         return
     here = os.getcwd()
     every = [file if is_url(file) else os.path.join(here, file) for file in files]
-    crew.begin(replace(task, sample=drawn([path for path in every if not is_url(path)])))
+    sample = drawn([path for path in every if not is_url(path)])
+    crew.begin(replace(task, sample=sample, urls=one_of_each_place(every), kept=kept_folder()))
 
     def unit(positions: Sequence[int], again: bool) -> list[tuple[str, bool]]:
         return [(every[at], files[at] in sources.named) for at in positions]
 
     def blind(positions: Sequence[int], outcome: Outcome) -> str:
-        gone = _unread(outcome.result)
-        is_blind = 2 * len(gone) > len(positions) and os.access(gone[0], os.R_OK)
-        return f"it can't read {gone[0]}, which the driver can" if is_blind else ""
+        return why_blind(_unread(outcome.result), len(positions))
 
     window = max(4 * _LARGEST, _HELD_BYTES // (_ITEM_BYTES + 8 * len(answers.run.class_names())))
     sharing = Sharing(crew, len(files), unit, lambda count: None, blind, largest=_LARGEST, window=window)
@@ -182,38 +186,48 @@ def classified_by(
         if outcome is None:
             yield 0, 0, [Reject(files[positions[0]], "crashed", "three workers died while they classified it")]
             continue
-        items: list[Item] = outcome.result
-        given = {every[at]: files[at] for at in positions}
-        others = len(positions) - len({_file(item.path, given) for item in items})
-        found = _with_unread(answers, task, sources, [replace(one, path=_renamed(one.path, given)) for one in items])
+        given = [(every[at], files[at]) for at in positions]
+        items, others = _renamed(outcome.result, given)
+        found = _with_unread(answers, task, Sources([name for _, name in given], sources.named), items)
         fresh = [item for item in found if not is_done(item.path)]
         yield len(found) - len(fresh), others, fresh
 
 
 def _with_unread(answers: Answers, task: PredictTask, sources: Sources, items: Sequence[Item]) -> list[Item]:
-    """Return `items`. A file that a worker could not read, and this process can, is classified in this process."""
-    found = list[Item]()
-    unread = {path for path in _unread(items) if os.access(path, os.R_OK)}
-    for item in items:
-        if item.path in unread:
-            alone = Sources([item.path], sources.named)
-            for _, _, piece in classified(answers, alone, task.max_pixels, task.pages):
-                found += piece
-        else:
-            found.append(item)
-    return found
+    """Classify here the files of `sources` that are in `items` as files that a worker could not read."""
+    unread = dict.fromkeys(_unread(items)).keys() & set(sources.files)
+    if not unread:
+        return list(items)
+    found = defaultdict[str, list[Item]](list)
+    for _, _, piece in classified(answers, Sources(sorted(unread), sources.named), task.max_pixels, task.pages):
+        for one in piece:
+            found[_file(one.path, unread)].append(one)
+    return [one for item in items for one in (found[item.path] if item.path in unread else [item])]
 
 
 def _unread(items: Sequence[Item]) -> list[str]:
-    """Return the paths of local files that could not be read."""
-    return [one.path for one in items if isinstance(one, Reject) and one.reason in _UNREAD and not is_url(one.path)]
+    """Return the paths of files that could not be read."""
+    return [one.path for one in items if isinstance(one, Reject) and one.reason in UNREAD]
 
 
-def _file(path: str, files: dict[str, str]) -> str:
-    """Return the file of the image at `path`, which may name a page. `files` has the files as keys."""
+def _file(path: str, files: Container[str]) -> str:
+    """Return the file, one of `files`, of the image at `path`, which may name a page."""
     return path if path in files else path.rpartition("#")[0]
 
 
-def _renamed(path: str, given: dict[str, str]) -> str:
-    file = _file(path, given)
-    return given[file] + path.removeprefix(file)
+def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
+    """Return `items` with the names of their files, and the number of files that have no item.
+
+    `given` has the path and the name of each file, in the order of `items`. Several names may mean one file: each has
+    as many of the items at its path.
+    """
+    names = defaultdict[str, list[str]](list)
+    for path, name in given:
+        names[path].append(name)
+    files = [_file(item.path, names) for item in items]
+    counts, seen, found = Counter(files), Counter[str](), list[Item]()
+    for item, file in zip(items, files, strict=True):
+        name = names[file][seen[file] * len(names[file]) // counts[file]]
+        seen[file] += 1
+        found.append(replace(item, path=name + item.path.removeprefix(file)))
+    return found, len(given) - sum(len(names[file]) for file in counts)

@@ -63,6 +63,8 @@ class Task:
     """A task without demands."""
 
     tries_batch_sizes: bool = True
+    takes_network = False
+    kept = None
 
     def job(self, before: Any) -> Any:
         raise NotImplementedError
@@ -304,3 +306,32 @@ def test_what_is_left_decides_who_gets_the_next_unit(crew_of: Make) -> None:
         member.tried = 100 if member.node == "a" else 480
     sharing._give_out()
     assert [node for node, _ in given[2:]] == ["b"]
+
+
+@pytest.mark.parametrize("count", [1, 2000])
+def test_an_item_that_no_node_can_read_refuses_none(crew_of: Make, count: int) -> None:
+    class Unable(Plain):
+        def extract(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
+            return Done([one for one in items if one == 0])
+
+    def blind(positions: Sequence[int], result: Done) -> str:
+        return "blind" if 2 * len(result.items) > len(positions) and count > 1 else ""
+
+    crew, _ = crew_of(Unable, a=ONE, b=ONE)
+    until(crew, lambda: len(crew.working()) == 2)
+    done, crashed = shared(crew, count, blind=blind, unread=lambda _, result: result.items)
+    assert set(done) == set(range(count))
+    assert done.count(0) == 2
+    assert not crashed
+    assert not crew.refused
+
+
+def test_items_that_were_done_before_tell_nothing_of_a_speed(crew_of: Make) -> None:
+    crew, _ = crew_of(Plain, a=ONE)
+    until(crew, lambda: len(crew.working()) == 1)
+    for tried, speeds in ((10, []), (300, [300.0])):
+        sharing = Sharing(
+            crew, 500, lambda positions, again: positions, lambda count: None, tried=lambda *_, tried=tried: tried
+        )
+        assert sum(len(piece.positions) for piece in sharing.run()) == 500
+        assert list(sharing._speeds.values()) == speeds

@@ -11,11 +11,13 @@ import pytest
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import connected
 from headstart.features.cluster.nodes import slots, why_other_features
-from headstart.features.cluster.probe import NodeError, probe_file, require_store_seen
+from headstart.features.cluster.probe import NodeError, is_seen, probe_file, require_store_seen
 from headstart.features.device import cpu_count
 from headstart.features.errors import HeadstartError, OptionError
+from headstart.features.images.scan import ImageFile, inspect_image
 from headstart.features.processes import host, this_process
 from headstart.features.store.fingerprint import Fingerprint
+from PIL import Image
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,19 @@ def test_a_store_that_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("headstart.features.cluster.probe.unwritable", lambda _: "Read-only file system")
         with pytest.raises(NodeError, match=r"can't write there \(Read-only"):
             require_store_seen(tmp_path, nonce)
+
+
+def test_an_image_that_can_be_found_but_not_read_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "1.png")
+    (image,) = inspect_image(tmp_path / "1.png")
+    assert isinstance(image, ImageFile)
+    assert is_seen(image)
+
+    def fail(image: ImageFile) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("headstart.features.cluster.probe.bytes_of", fail)
+    assert not is_seen(image)
 
 
 def test_probe_files_that_killed_drivers_left_are_removed(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,15 @@ from headstart.features.cluster import stream as stream_module
 from headstart.features.cluster.extraction_job import ExtractionJob, ExtractionTask, Given, Met
 from headstart.features.cluster.probe import NodeError, NodeMemoryError, probe_file
 from headstart.features.cluster.stream import UnitStream
+from headstart.features.cluster.unit_job import UnitJob
+from headstart.features.cluster.worker import Built, Job, Worker
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.frozen.frozen import FrozenBackbone, Pass
 from headstart.features.frozen.network import Network, load_network
 from headstart.features.images.augment import View
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.inspected import inspect_images
+from headstart.features.images.files import fetched
 from headstart.features.images.scan import ImageFile
 from headstart.tests.conftest import SMALL
 
@@ -184,11 +188,15 @@ def test_the_network_stays_for_the_next_view(
     job = None
     with probe_file(tmp_path) as nonce:
         for view in (None, View("flip", 0, 1)):
-            task = task_of(nonce, view)
-            job = ExtractionJob(task, job)
+            task, before = task_of(nonce, view), job
+            job = ExtractionJob(task, before)
+            if before:
+                before.close()
             task.require_same(job.meet())
             built = job.build({})
             assert job.extract(1, Given(images, False), False).extracted == 40
+    assert job
+    job.close()
     assert len(frozen) == 1
     assert built.batch_size == 8
     assert list(built.features) == ["", images[0].digest]  # image 41 can't be decoded
@@ -203,6 +211,7 @@ def test_an_image_that_the_worker_can_not_read_is_left_out_of_the_comparison(
         job = ExtractionJob(task_of(nonce, sample=[gone]))
         assert not job.meet().sees_images
         assert list(job.build({}).features) == [""]
+        job.close()
 
 
 def test_images_that_the_driver_does_not_see_either_refuse_no_node(
@@ -216,20 +225,90 @@ def test_images_that_the_driver_does_not_see_either_refuse_no_node(
     replace(task, sample=[gone]).require_same(Met(prints, sees_images=False))
 
 
-def test_a_lack_of_memory_is_told_as_one(
-    tmp_path: Path, task_of: Callable[..., ExtractionTask], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
+    monkeypatch.setenv("HEADSTART_CPUS", "1")  # it is set back at the end
+    return Worker(1, libraries=False)
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's."""
+
+
+class Plain(UnitJob):
+    """A job with a fault, which any kind of job may have. It is its own task."""
+
+    tries_batch_sizes = takes_network = False
+
+    def __init__(self, error: Exception, kept: Path | None = None) -> None:
+        super().__init__()
+        self.error, self.kept = error, kept
+
+    def job(self, before: Job | None) -> Job:
+        return self
+
+    def require_same(self, met: object) -> None:
+        pass
+
+    def meet(self) -> None:
+        pass
+
+    def build(self, batch_sizes: Mapping[str, int]) -> Built:
+        raise self.error
+
+    def do(self, items: object) -> object:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ResourceExhaustedError("OOM when allocating")])
+def test_a_lack_of_memory_is_told_as_one(worker: Worker, error: Exception) -> None:
+    worker.meet(Plain(error))
+    with pytest.raises(NodeMemoryError, match="its memory is not enough"):
+        worker.build({})
+    with pytest.raises(NodeMemoryError, match="its memory is not enough"):
+        worker.extract(1, [], False)
+
+
+def test_the_thread_of_an_extraction_ends_with_its_job(
+    tmp_path: Path, task_of: Callable[..., ExtractionTask], worker: Worker
 ) -> None:
-    class ResourceExhaustedError(Exception):
-        """As TensorFlow's."""
+    with probe_file(tmp_path) as nonce:
+        worker.meet(task_of(nonce))
+        worker.build({})
+        (thread,) = (one for one in threading.enumerate() if one.name == "headstart-stream")
+        worker.meet(Plain(MemoryError()))
+        thread.join(20)
+        assert not thread.is_alive()
 
-    for error in (MemoryError(), ResourceExhaustedError("OOM when allocating")):
 
-        def fail(self: Network, keep: bool = False, error: Exception = error) -> None:
-            raise error
+def test_a_unit_that_failed_is_not_ended_again(tmp_path: Path, network: Network, frozen: FrozenBackbone) -> None:
+    stream = stream_of(network, frozen, tmp_path)
+    unit = stream_module._Unit(1, Images.of([]), again=False, backwards=False, last=0)
+    stream._begun = deque([unit])
+    stream._ended = 0.0
+    end = stream._ending(1)
+    unit.over.set_exception(OSError("the disk is full"))
+    end()
+    stream.close()
 
-        monkeypatch.setattr(Network, "freeze", fail)
-        with probe_file(tmp_path) as nonce:
-            job = ExtractionJob(task_of(nonce))
-            job.meet()
-            with pytest.raises(NodeMemoryError, match="its memory is not enough"):
-                job.build({})
+
+def test_what_was_prepared_stays_for_the_task_that_takes_it(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[object]()
+
+    class Taking(Plain):
+        takes_network = True
+
+        def job(self, before: Job | None) -> Job:
+            given.append(before)
+            return self
+
+    monkeypatch.setattr(fetched, "_of_another", None)
+    facts, taking = Plain(MemoryError()), Taking(MemoryError())
+    worker.prepare(facts)
+    worker.meet(Plain(MemoryError(), tmp_path))
+    assert fetched._of_another == tmp_path  # each kind of task reads what the driver kept
+    for _ in range(2):
+        worker.meet(taking)
+    assert given == [facts, taking]

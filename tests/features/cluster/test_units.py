@@ -33,6 +33,15 @@ def test_units_get_smaller_near_the_end() -> None:
     assert 100 <= sizes[-1] < 300
 
 
+@pytest.mark.parametrize(
+    ("images", "largest", "expected"), [(40_000, 1 << 16, 10_000), (40_000, 4096, 4096), (40, 32, 32)]
+)
+def test_no_speed_brings_a_worker_all_that_is_left(images: int, largest: int, expected: int) -> None:
+    unit = Units[str](images, largest).take("a", 0.0, 1e9, 4)
+    assert unit is not None
+    assert len(unit) == expected
+
+
 def test_an_idle_worker_repeats_the_oldest_unit_that_takes_too_long() -> None:
     units = Units[str](100)
     slow = units.take("slow", 0.0, 50.0, 1)

@@ -464,3 +464,14 @@ def test_an_object_that_could_not_be_read_is_not_tried_again_for_its_reason(monk
     reading.read_references(np.array([reading.reference_of(image)], object))
     assert why_all_undecodable([image])[0].reason == "corrupt"
     assert why_all_undecodable([image] * 3, lambda: True) == []
+
+
+def test_bytes_that_another_process_removes_meanwhile_are_not_counted(tmp_path: Path) -> None:
+    with fetched.bytes_kept(tmp_path, "data"):
+        fetched.keep("s3://a/1.jpg", Version(3, 17), b"abc")
+        folder = fetched.kept_folder()
+        assert folder
+        (kept,) = folder.glob("*/*")
+        (kept.parent / "gone").symlink_to("nowhere")
+        kept.with_name(".1-2-partial").write_bytes(b"partial")
+        assert fetched._bytes_in(folder) == kept.stat().st_size
