@@ -285,10 +285,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if the classes, train or val of `data` have changed since an earlier scan.
-
-    `then` is the `list_digests` of that scan.
-    """
+    """Return a check that raises DataError if classes, train or val have changed since the `list_digests` `then`."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)
