@@ -17,6 +17,7 @@ from headstart.features.images.columns import inspected
 from headstart.features.images.columns.paths import Paths
 from headstart.pipeline.data.examples import Scan, scan, scan_memory
 from headstart.tests.features.cluster.scan_workers import DEADLY, BlindWorker, DeadlyWorker, HalfBlindWorker
+from headstart.tests.ray_nodes import two_ray_nodes
 from PIL import Image
 
 IMAGES = 120
@@ -46,20 +47,10 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     monkeypatch.setattr(inspected, "MANY_FILES", 10)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("COUNTED", str(tmp_path / "counted"))
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster as Nodes
-
-    size = {"object_store_memory": 80 << 20}
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **size})
-    for _ in range(2):
-        nodes.add_node(num_cpus=1, **size)
-    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-    with cluster(ClusterConfig(ray="auto")) as found:
+    with two_ray_nodes(), cluster(ClusterConfig(ray="auto")) as found:
         assert found
         found.begun().libraries = False  # workers start sooner
         yield found
-    ray.shutdown()
-    nodes.shutdown()
 
 
 def scanned(data: Path, folder: Path, workers: Cluster | None = None) -> Scan:

@@ -19,6 +19,7 @@ from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.predict import predict_to_file, predicting
 from headstart.pipeline.runs import Run
 from headstart.tests.features.cluster.scan_workers import DEADLY, DeadlyPredictor
+from headstart.tests.ray_nodes import two_ray_nodes
 
 TWO = ClusterConfig(ray="auto", ray_cpus=1)
 
@@ -38,17 +39,8 @@ def two_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two nodes of one CPU, besides a head without any."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    size = {"object_store_memory": 80 << 20}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **size})
-    for _ in range(2):
-        nodes.add_node(num_cpus=1, **size)
-    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-    nodes.shutdown()
+    with two_ray_nodes():
+        yield
 
 
 def rows(file: Path) -> list[dict[str, str]]:

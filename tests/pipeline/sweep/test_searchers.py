@@ -18,6 +18,7 @@ from headstart.pipeline.sweep.space import Space, read_choices
 from headstart.pipeline.sweep.study import Study
 from headstart.tests.pipeline.sweep.test_sweep import SMALL_SPACE, material, of_two
 from headstart.tests.pipeline.sweep.trial_workers import LethalWorker, OldWorker, SlowWorker
+from headstart.tests.ray_nodes import two_ray_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own
 ON_ONE = ClusterConfig(ray="auto", ray_cpus=1)
@@ -28,17 +29,8 @@ def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A cluster of two nodes of one CPU, besides a head without any. This process is connected to it."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("LETHAL", str(tmp_path / "lethal"))
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    size = {"object_store_memory": 80 << 20}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **size})
-    for _ in range(2):
-        nodes.add_node(num_cpus=1, **size)
-    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-    yield ray
-    ray.shutdown()
-    nodes.shutdown()
+    with two_ray_nodes() as ray:
+        yield ray
 
 
 @pytest.fixture
