@@ -97,6 +97,7 @@ def logits_by(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Let the workers of `crew` compute logits; see `FrozenClassifier.logits`. `network` is the network of `run`.
 
+    An image that one node could not decode is sent to another node, if there is one.
     Raises DataError if an image has killed three workers.
     """
     every = absolute(images)
@@ -104,20 +105,26 @@ def logits_by(
     settings = absolute_settings(network.config, network.extraction)
     crew.begin(LogitsTask(run.path.absolute(), *settings, sha256_of(run.classifier_file), sample, kept_folder()))
 
+    def lost_of(positions: Sequence[int], outcome: Outcome) -> list[int]:
+        found: list[int] = np.delete(np.array(positions), outcome.result[0]).tolist()
+        return found
+
     def blind(positions: Sequence[int], outcome: Outcome) -> str:
-        lost = np.delete(np.array(positions), outcome.result[0])
-        if 2 * len(lost) <= len(positions) or not is_seen(images[int(lost[0])]):
+        lost = lost_of(positions, outcome)
+        if 2 * len(lost) <= len(positions) or not is_seen(images[lost[0]]):
             return ""
         # Most images of a unit may well be broken. Only a decoder knows, so this is rare and slow.
         from headstart.features.images.batches import why_undecodable
 
-        image = every[int(lost[0])]
+        image = every[lost[0]]
         return (
             f"it can't read {image.file}, which the driver can" if why_undecodable(image).reason == "vanished" else ""
         )
 
     positions, rows = list[np.ndarray](), list[np.ndarray]()
-    sharing = Sharing(crew, len(images), lambda at, again: every[np.array(at)], advance, blind, largest=_LARGEST)
+    sharing = Sharing(
+        crew, len(images), lambda at, again: every[np.array(at)], advance, blind, lost_of, largest=_LARGEST
+    )
     for piece in sharing.run():
         if piece.result is None:
             path = images[piece.positions[0]].path
