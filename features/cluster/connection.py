@@ -66,10 +66,11 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
 
 @contextmanager
 def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -> Iterator[Callable[[], T]]:
-    """Connect to the Ray cluster at `address`, and call `begin`. At the end, give its result to `end`, and disconnect.
+    """Connect to the Ray cluster at `address`, and call `begin`. Yield a function that returns the result of `begin`.
 
-    Yield a function that returns the result of `begin`. A local cluster takes seconds to start. So a thread starts it
-    while the caller goes on, and the yielded function waits for this thread. For errors, see `connected`.
+    At the end of the context, call `end` with the result of `begin`, and disconnect. A local cluster takes seconds to
+    start. Therefore a thread starts it while the caller goes on, and the yielded function waits for this thread. For
+    errors, see `connected`.
     """
     if address != "local" or importlib.util.find_spec("ray") is None:
         with connected(address):
