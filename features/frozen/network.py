@@ -1,6 +1,6 @@
-"""Networks. A network is a backbone with its cuts and settings, which decide its fast form and its stores.
+"""Networks. A network is a backbone with its cuts and settings. They decide the network's fast form and its stores.
 
-This module imports no TensorFlow. A command whose features are all in the store needs no more than a network.
+This module imports no TensorFlow. If a command finds all features in the store, it needs no fast form of a network.
 """
 
 from __future__ import annotations
@@ -192,10 +192,11 @@ def load_networks(
 
 
 def are_known(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
-    """Return whether it would save no time to let another process build the networks of `config`.
+    """Return whether this process should load the networks of `config` by itself.
 
-    It saves no time if the store has the facts of all these networks. It also saves none if this process must time the
-    arithmetic itself, must read the weights again, or uses a `.keras` file.
+    If the result is false, time is saved by letting another process build the networks first. The result is true if the
+    store has the facts of all these networks already. The result is also true if this process must time the arithmetic
+    itself, must read the weights again, or uses a `.keras` file.
     """
     untimed = config.precision == "auto" and stored_verdict(extraction.store) is None
     if untimed or extraction.rehash or any(map(is_own, chosen_weights(config))):

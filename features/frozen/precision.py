@@ -78,7 +78,10 @@ def _file(store: Path) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    """Return, by name, what the timing depends on (processor, cores, GPU, version of TensorFlow), and the date."""
+    """Return a description of this machine, by name, and the date.
+
+    The result of the timing depends on what is described: processor, cores, GPU, and version of TensorFlow.
+    """
     gpu = {"gpu": start_tensorflow().removeprefix("GPU, ")} if on_gpu() else {}
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {"processor": processor(), "cores": cpu_count(), **gpu, "tensorflow": version("tensorflow"), "date": date}

@@ -21,7 +21,7 @@ class Fault:
     detail: str
 
 
-NO_IMAGE = Fault("not-an-image", "neither its name nor its content is that of an image")  # of a file that a list names
+NO_IMAGE = Fault("not-an-image", "neither its name nor its content is that of an image")  # for a file that a list names
 
 
 def why_damaged(error: Exception) -> Fault:
@@ -31,7 +31,7 @@ def why_damaged(error: Exception) -> Fault:
 
 
 class UnreadableError(OSError):
-    """A file that can't be read, and the fault that says why."""
+    """Raised if a file can't be read. The attribute `fault` says why."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.detail)
