@@ -93,7 +93,7 @@ def prepare(
 
 @command(app)
 def check(data: Data, config: CheckConfig, reading: DataConfig, seed: int = 0) -> Result:
-    """Find problems in DATA. Exits with 1 if training would fail, and on leaks, near-duplicates and label conflicts."""
+    """Find problems in DATA. Exits with 1 on leaks, near-duplicates and label conflicts, and if training would fail."""
     from headstart.pipeline.check.check import check
 
     return check(data, config, seed, reading)
@@ -125,7 +125,7 @@ def labels(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Find likely label errors by cached features, in all splits but test. With --apply, change labels by a file."""
+    """Find likely label errors by cached features, in all splits but test. With --apply FILE, change labels."""
     from headstart.pipeline.labels.labels import labels
 
     return labels(data, features, extraction, config, seed, reading)
@@ -249,7 +249,7 @@ def report(
     places: Places,
     split: AnySplit = "auto",
 ) -> Result:
-    """Write a page about a run: figures, curves, mistakes each beside its nearest training images, data, settings."""
+    """Write a page about a run: figures, curves, mistakes beside the nearest training images, data, settings."""
     from headstart.pipeline.report.report import report
 
     return report(runs, config, split, places)
@@ -319,7 +319,7 @@ def backbones(
 def doctor(
     store: Annotated[Path, typer.Option(help="Store whose disk is tried.", envvar="HEADSTART_STORE")] = Path("store"),
 ) -> Result:
-    """Describe this machine on one screen, for a bug report. Exits with 1 if a command would fail."""
+    """Describe this machine on one screen, for a bug report. Exits with 1 if a command would fail here."""
     from headstart.pipeline.doctor.doctor import doctor
 
     return doctor(store)

@@ -233,9 +233,9 @@ class _Extraction:
                     self._taken.append(portion)
                     self._state[left] = _TRIED
                     yield left
-                elif len(left):  # the other process failed, or wrote features that were not looked for since
+                elif len(left):  # the other process failed, or wrote features after the last search
                     self._open.append(portion)
-        except Exception as error:  # TensorFlow would turn it into an error of its own
+        except Exception as error:  # TensorFlow would raise another error in its place
             self._error = error
 
     def _left(self, portion: int, at_once: bool) -> np.ndarray:

@@ -37,7 +37,7 @@ class Backbone:
 
     @property
     def model(self) -> keras.Model:
-        """The model, without a classifier. `--from-layer` takes an index into `model.operations`; see `graph`."""
+        """The Keras model, without a classifier. The option `--from-layer` is an index into `model.operations`."""
         return self.load()
 
     @property

@@ -16,7 +16,7 @@ from headstart.features.tensorflow import keras
 _ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU)
 _POOLINGS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
 _DOWNSAMPLES = 0.6  # an output with less than this share of the input's height has passed a stride of 2 or more
-TOP = "top_activation"  # the cut at the end of a network whose last layer has no name of its own
+TOP = "top_activation"  # the cut at the end of a network for whose last layer Keras made up a name
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Graph:
         return len(keras.tree.flatten(operation.input)) > 1 and type(operation).__name__ != "Multiply"
 
     def gates(self, index: int) -> bool:
-        """Return whether the output of the operation at `index` only enters a gate.
+        """Return whether the output of the operation at `index` is used only by a gate.
 
         A gate multiplies a tensor by a factor that is computed from this tensor, as in squeeze-and-excitation
         (arXiv:1709.01507).

@@ -37,9 +37,9 @@ def load_ray() -> Any:
 def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
     """Connect to the Ray cluster at `address`, and disconnect at the end. For `address`, see `ClusterConfig.ray`.
 
-    If this process is connected already, that connection is used. If no cluster answers at `address`, a HeadstartError
-    is raised within seconds. `object_bytes` is the size of the largest object that `ray.put` will get. A local cluster
-    gets enough memory for this object.
+    If this process is connected to Ray already, this connection is used, and stays open. If no cluster answers at
+    `address`, a HeadstartError is raised within seconds. `object_bytes` is the size of the largest object that
+    `ray.put` will get. A local cluster gets enough memory for this object.
     """
     ray = load_ray()
     if ray.is_initialized():

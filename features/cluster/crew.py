@@ -125,7 +125,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_some(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """Raise a HeadstartError if `count`, the number of usable slots, is 0 after a refusal or for a minute."""
+        """If `count`, the number of usable slots, is 0, raise a HeadstartError after a refusal or a minute."""
         if count:
             self._alone_since = None
             return
@@ -235,7 +235,7 @@ class Crew:
     def blame(self, member: Member, why: str = "") -> None:
         """Count a death of `member` against its node. After three deaths in a row, start no other worker there.
 
-        A node that alone has workers is not given up for the death of a worker that was ready.
+        If no other node has workers, the node stays in use after the death of a ready worker.
         """
         self._failures[member.node] += 1
         others = {other.node for other in self.members.values()} - {member.node}
@@ -274,7 +274,7 @@ class Crew:
                     member.take_step("build", self._reference.batch_sizes)
 
     def refuse(self, member: Member, reason: str, slot_alone: bool = False) -> None:
-        """Kill a member, print why, and start no other worker on its node (with `slot_alone`: on its slot)."""
+        """Kill a member, and print why. Start no other worker on its node or, if `slot_alone`, on its slot."""
         self._tell_refused(member, reason, slot_alone)
         self.lose(member)  # other workers of the node stay: each of them meets the fault by itself
 

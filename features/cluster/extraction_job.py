@@ -98,7 +98,7 @@ class FactsTask:
 
 
 class FactsJob(UnitJob):
-    """Builds networks, which an `ExtractionJob` takes over. It has no units."""
+    """Builds networks, which an `ExtractionJob` then takes over. A `FactsJob` has no units."""
 
     def __init__(self, task: FactsTask) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.worker import Built, Task
 from headstart.features.store.fingerprint import Fingerprint
 
-_PATIENT_SECONDS = 120.0  # a worker that chooses the batch size for longer is not waited for
+_PATIENT_SECONDS = 120.0  # after this time, others no longer wait for a worker that tries batch sizes
 
 
 def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int, float]]:

@@ -32,10 +32,7 @@ class NodeMemoryError(NodeError):
 
 @contextmanager
 def memory_errors_told() -> Iterator[None]:
-    """Turn an error that means too little memory into a NodeMemoryError.
-
-    Such an error may concern the memory of the machine or of a GPU.
-    """
+    """Raise a NodeMemoryError in place of an error that reports too little memory of the machine or of a GPU."""
     try:
         yield
     except Exception as error:

@@ -52,7 +52,7 @@ class ScanJob(UnitJob):
         self._task = task
 
     def meet(self) -> None:
-        """Raise a NodeError if this node does not see the files."""
+        """Raise a NodeError if this node sees none of the files in the task's `sample`."""
         require_seen(self._task.sample)
 
     def do(self, items: Paths) -> Inspected:

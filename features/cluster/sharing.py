@@ -13,8 +13,8 @@ from headstart.features.cluster.units import Unit, Units
 
 _TICK_SECONDS = 0.2
 _TELL_SECONDS = 1.0
-_LAST_SECONDS = 5.0  # that a unit may still take after it is stopped
-_AHEAD_SECONDS = 5.0  # of work that a worker has left when it gets its next unit
+_LAST_SECONDS = 5.0  # the longest time that a stopped unit may still take
+_AHEAD_SECONDS = 5.0  # a worker gets its next unit when it has less work left than this
 
 
 class Result(Protocol):

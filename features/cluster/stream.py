@@ -69,7 +69,7 @@ class _Unit:
 
 
 class _Images(Sequence[ImageFile]):
-    """The images that are being extracted. The index of an image is its number in the stream; see `add`."""
+    """The images that are being extracted. An image's index is its number in the stream: `add` counts from 0."""
 
     def __init__(self) -> None:
         self.size = 0  # images so far
@@ -218,7 +218,7 @@ class UnitStream:
                 yield from self._portions_of(unit)
                 unit.last = len(self._images) - 1
                 unit = self._waiting_unit()
-        except Exception as error:  # TensorFlow would turn it into an error of its own
+        except Exception as error:  # TensorFlow would raise another error in its place
             self._error = error
 
     def _portions_of(self, unit: _Unit) -> Iterator[np.ndarray]:

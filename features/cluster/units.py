@@ -76,10 +76,11 @@ class Units(Generic[Worker]):
     ) -> Unit[Worker] | None:
         """Choose a unit for `worker`, and return it. Return None if there is nothing for `worker` to do at `now`.
 
-        The first choice is a unit that came back. The second choice is a new unit of about a minute's work. New units
-        get smaller when fewer than two units of this size are left per worker. If there is neither, and `worker` has no
-        unit, the third choice is a unit that another worker has had for long. This unit is chosen only if `worker`
-        would need less time for it than the other worker has already taken. The unit then has two holders.
+        The first choice is a unit that was taken back from a worker. The second choice is a new unit of about a
+        minute's work. New units get smaller when fewer than two units of this size are left per worker. If there is
+        neither, and `worker` has no unit, the third choice is a unit that another worker has had for long. This unit is
+        chosen only if `worker` would need less time for it than the other worker has already taken. The unit then has
+        two holders.
 
         A unit is under suspicion if a worker has died with it. `worker` gets no second unit if one of the two would be
         under suspicion, because the death of `worker` would not show which unit was the cause. `worker` also gets no
@@ -166,7 +167,7 @@ class Units(Generic[Worker]):
             return
         middle = len(unit) // 2
         for part in (unit.positions[middle:], unit.positions[:middle]):
-            # A half is halved at the next death. A single image is given up only for deaths of its own.
+            # A half is halved at the next death. A single image is given up only after three more deaths.
             deaths = _MOST_DEATHS - 1 if len(part) > 1 else 0
             self._back.appendleft(Unit(part, deaths, unit.failed_at, again=True, looked_twice=unit.looked_twice))
 

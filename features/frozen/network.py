@@ -1,4 +1,4 @@
-"""Networks. A network is a backbone with its cuts and settings. They decide the network's fast form and its stores.
+"""Networks. A network is a backbone with its cuts and settings. These decide the network's fast form and its stores.
 
 This module imports no TensorFlow. If a command finds all features in the store, it needs no fast form of a network.
 """
@@ -52,7 +52,7 @@ class Network:
         return ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
-        """Return the fingerprint of features at `cut`. With a `view`, they are features of augmented images."""
+        """Return the fingerprint of features at `cut`. If `view` is given, the images are augmented first."""
         plain = Fingerprint(
             **self._shared(),
             cut=cut.name,
@@ -120,7 +120,7 @@ class Network:
         return freeze(self.backbone, self.cuts, batch_size, asked, kept if keep else None)
 
     def _kept(self, batch_size: int) -> KeptNetwork:
-        """Return the place of the converted network in the store. The settings of decoding do not decide this place."""
+        """Return the place of the converted network in the store. It does not depend on the settings of decoding."""
         arithmetic = ("weights", "image_size", "rescale", "precision", "forward_version")
         identity = {name: value for name, value in self._shared().items() if name in arithmetic}
         identity |= {"cuts": [cut.name for cut in self.cuts], "engine": engine(self.backbone), "batch_size": batch_size}

@@ -78,9 +78,9 @@ def _file(store: Path) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    """Return a description of this machine, by name, and the date.
+    """Return, by name, everything on which the result of the timing depends, and the date.
 
-    The result of the timing depends on what is described: processor, cores, GPU, and version of TensorFlow.
+    The result depends on the processor, the number of cores, the GPU, and the version of TensorFlow.
     """
     gpu = {"gpu": start_tensorflow().removeprefix("GPU, ")} if on_gpu() else {}
     date = datetime.now(UTC).isoformat(timespec="seconds")

@@ -112,7 +112,7 @@ def _is_local(files: tf.Tensor) -> tf.Tensor:
 
 
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of `files`. Some are b"": local files, and others that `read_references` leaves out.
+    """Return the contents of `files`. Local files, and others that `read_references` leaves out, get b"".
 
     The argument and the result are strings [b].
     """
@@ -191,7 +191,7 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
 def decoded_bytes(data: bytes, image: ImageFile, config: ImageConfig) -> np.ndarray | None:
     """Decode `image`, whose file has the bytes `data`. Return uint8 [size, size, 3].
 
-    If the image can't be decoded, return None; see `fault_in`. The pixels are the same as those of `decoded_batches`.
+    If the image can't be decoded, return None; see `fault_in`. The pixels are the same as from `decoded_batches`.
     Threads may call this function at the same time. The first call with a `config` takes half a second longer, because
     it traces a graph.
     """

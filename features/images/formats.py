@@ -130,9 +130,10 @@ def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pix
 def may_be_too_large(
     width: np.ndarray, height: np.ndarray, tile_pixels: np.ndarray, scans: np.ndarray, max_pixels: int
 ) -> np.ndarray:
-    """Return for each image whether `why_too_large` may find a fault, bool [N]. False is certain.
+    """Return bool [N]: for each image, whether `why_too_large` may find a fault.
 
-    The arguments before `max_pixels` are int [N].
+    If the value of an image is false, `why_too_large` certainly finds no fault. The arguments before `max_pixels` are
+    int [N].
     """
     pixels = width.astype(float) * height
     often = scans * pixels > _MOST_SCANS * float(max_pixels) * _NEARLY

@@ -24,7 +24,7 @@ from headstart.features.images.scan import size_and_time
 from headstart.features.terminal import console
 
 _AT_A_TIME = 4096
-# The columns of the array `numbers` in the files of earlier versions. Now each column is an array of its own.
+# The columns of the array `numbers` in the files of earlier versions. Now each column is a separate array.
 _NUMBERS_BEFORE = [name for name in NUMBERS if name != "format"]
 # NumPy and zipfile raise these errors if a file is not a valid archive.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, BadZipFile, zlib.error)

@@ -107,7 +107,7 @@ _of_another: Path | None = None  # a folder in which another process keeps bytes
 
 @contextmanager
 def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
-    """Keep on disk the bytes of all objects that are read within the context. Remove these bytes at its end.
+    """Keep on disk the bytes of all objects that are read within the context. Remove them when the context ends.
 
     If the context ends with an error, the bytes stay for the next command with the same `store` and `data`. The bytes
     also stay as long as another process uses them. If `store` is None, the bytes lie in a temporary folder, and are
@@ -202,7 +202,7 @@ def _file(folder: Path, url: str) -> Path:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the size of the bytes that are kept in `folder`, which other processes may remove meanwhile."""
+    """Return the size of the bytes that are kept in `folder`. Other processes may remove files meanwhile."""
     size = 0
     for one in folder.glob("*/*"):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Reading the bytes of image files: local files, objects, and members of a tar. All such reading goes through here."""
+"""Reading the bytes of image files: of local files, of objects, and of members of a tar."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MARK = b"\0"  # no path of a local file begins with it
 UNREAD = b"\0"  # no image has this content
-MOST_AHEAD_BYTES = 128 << 20  # of the files of a batch that are read before the first is decoded
+MOST_AHEAD_BYTES = 128 << 20  # the most that is read of a batch's files before the first file is decoded
 _CHANGED = Fault("vanished", "changed since it was scanned")
 _failures = deque[str](maxlen=1)
 _ends = deque[DataError](maxlen=1)  # an error that ends all reading, such as lost credentials
@@ -128,8 +128,7 @@ def require_access_kept() -> None:
 def known_fault(image: ImageFile) -> Fault | None:
     """Return the fault with which `read_references` last failed to read an object, and forget this fault.
 
-    Return None for any other file. If a server does not answer, new tries would take long. So the reason is not looked
-    for again.
+    Return None for any other file. A caller then need not try again, which would take long if a server does not answer.
     """
     return _faults.pop(reference_of(image), None)
 

@@ -15,7 +15,7 @@ from headstart.features.images.files import fetched, objects, web
 from headstart.features.images.files.paths import is_url
 from headstart.features.terminal import console
 
-THREADS = 32  # that read at the same time: they wait for a network most of the time
+THREADS = 32  # threads that read at the same time; they mostly wait for a network
 TRIES = 6
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 10.0  # seconds
 _PROBED = 3  # objects of a bucket that must all be refused before the bucket counts as refused
@@ -112,7 +112,10 @@ def one_of_each_place(paths: Iterable[str]) -> list[str]:
 
 
 def require_credentials(urls: Sequence[str]) -> None:
-    """Ask for each of `urls`. Raise a DataError if a package or the credentials are missing on this machine."""
+    """Ask for the version of each of `urls`. Errors of reading are ignored.
+
+    If a package or the credentials are missing on this machine, a DataError is raised.
+    """
 
     def ask(url: str) -> None:
         _reader_of(url).require_package(url)

@@ -47,7 +47,7 @@ def require_package(url: str) -> None:
 
 
 def version_of(url: str) -> Version:
-    """Return the version of an object from the headers of its server. Raises StatusError, or an error of urllib3."""
+    """Return the version of an object from its server's headers. Raises StatusError, or an error of urllib3."""
     try:
         return _version(url, "HEAD")
     except StatusError as error:
