@@ -1,4 +1,4 @@
-"""Checks of a `.keras` file before Keras reads it. They cover the archive's members, `config.json` and the weights."""
+"""Checks of a `.keras` file before Keras reads it. They cover the archive's files, `config.json` and the weights."""
 
 import json
 import zipfile

@@ -56,7 +56,10 @@ def uses_openvino(precision: Precision, engine: str | None) -> bool:
 
 
 def openvino_batch_size(multiply_adds: int) -> int:
-    """Return the number of images per pass with OpenVINO, for a network with these `multiply_adds` per image."""
+    """Return the number of images per forward pass with OpenVINO.
+
+    `multiply_adds` is the network's number of multiplications per image; see `graph.multiply_adds`.
+    """
     return _BATCH_SIZE_OF_LARGE if multiply_adds > _LARGE else BATCH_SIZE
 
 

@@ -50,7 +50,7 @@ class FrozenBackbone:
 
     @property
     def images_per_pass(self) -> int:
-        """The maximum number of images in one pass."""
+        """The maximum number of images in one forward pass."""
         return len(self._slots)
 
     def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
@@ -238,7 +238,7 @@ def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> flo
 
 
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
-    """Return the fastest batch size on a GPU. `seconds` times one pass with a given batch size.
+    """Return the fastest batch size on a GPU. `seconds` returns the time of a forward pass with a given batch size.
 
     Start at 48. Double the batch size, up to 1536, while each doubling fits into memory and gives at least 10 % more
     images per second.
