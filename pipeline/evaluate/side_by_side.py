@@ -79,7 +79,7 @@ def write_comparison(path: Path, sides: Sequence[Compared], test: McNemar, score
 
 
 def comparison(sides: Sequence[Compared], test: McNemar, scored: str) -> list[str]:
-    """Return HTML of the test of the two best models, a chart of the accuracies with intervals, and the table."""
+    """Return three pieces of HTML: the test of the two best models, a chart of all accuracies, and the table."""
     cells = [side.cells() for side in sides]
     rows = [[escaped(name), *(isolated(one[name]) for one in cells)] for name in cells[0]]
     best = f"<p class=summary>On {test.n:,} images of {escaped(scored)}, {isolated(test.first)} is the most accurate."
