@@ -70,8 +70,8 @@ class Early:
     """Extracts features while the scan of a large data folder goes on, so that each file is read from disk only once.
 
     Images that can't be decoded are left to `extract_all`, which tries them again. The early extraction ends at the
-    first image to which `--bits` applies, because the whole folder decides which features such an image gets. Features
-    that are extracted by then stay in the store.
+    first image to which `--bits` applies, because the whole folder decides which features such an image gets. The
+    features that were extracted before stay in the store.
     """
 
     def __init__(self, config: FeatureConfig, extraction: ExtractionConfig) -> None:
@@ -97,9 +97,9 @@ def extract_all(
 ) -> tuple[Scan, list[Extractor], Stores, Extracted]:
     """Extract the missing features of the scanned examples with each network in turn.
 
-    `earlier` is the time in seconds that an `Early` took with these networks. The store then keeps the weights of the
-    networks; see `remember_weights`. Returns four things: a scan in which images that can't be decoded are rejects, the
-    extractor of each network, the store of each cut, and the totals of the extraction.
+    `earlier` is the time in seconds that an `Early` took with these networks. Afterwards, the store remembers which
+    weights were used; see `remember_weights`. Returns four things: a scan in which images that can't be decoded are
+    rejects, the extractor of each network, the store of each cut, and the totals of the extraction.
     """
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:

@@ -246,7 +246,7 @@ def networks_for(
 ) -> list[Network]:
     """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    If `bits` of 16 gives all scanned images the same pixels as `config.bits`, the networks get 16.
+    If `--bits 16` gives all scanned images the same pixels as the value `config.bits`, the networks get the value 16.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)

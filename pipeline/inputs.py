@@ -72,7 +72,7 @@ def features_dataset(
 ) -> tf.data.Dataset:
     """Make a dataset of batches (features [b, *shape] in the stored dtype, labels int64 [b]), read from disk.
 
-    All features need not fit in memory. Shards are read in random order, and examples are shuffled within a buffer of
+    The features need not fit in memory. Shards are read in random order, and examples are shuffled within a buffer of
     `buffer_bytes`. Memory use is about three times `buffer_bytes`. `seed`, the epoch's number and the store's shards
     decide the order. If all examples fit into one buffer, the order is the same as in `train_dataset`. Raises
     StoreError if an example has no features.
@@ -112,8 +112,8 @@ def _shuffled(
 ) -> Iterator[_Piece]:
     """Shuffle each of `pieces`, and yield batches (rows [b, *shape], labels [b]).
 
-    A piece is (positions in `labels` int64 [n], rows [n, *shape]). Rows of a piece that don't fill a batch are added to
-    the next piece.
+    A piece is a pair: positions in `labels`, int64 [n], and rows, [n, *shape]. Rows of a piece that don't fill a batch
+    are added to the next piece.
     """
     left: _Piece | None = None
     for piece in pieces:

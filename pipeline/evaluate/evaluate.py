@@ -52,7 +52,7 @@ def evaluate(
     classifier runs in float32. Raises RunError if there is no run, if a model's outputs are not finite, or if the
     features can't be extracted as they were for training. Raises DataError if the split has no usable images, if an
     image can't be decoded, or if the data have a class that the run does not know. Raises OptionError if `threshold`
-    does not fit the run's classes, or if it must be chosen on val and `places` name other data.
+    does not fit the run's classes, or if the threshold is to be chosen on val while `places` name other data.
 
     Args:
         split: `train`, `val`, `test`, or `all` for all three. `auto` means `all` if `places` name other data that have
@@ -108,8 +108,8 @@ def evaluate_cached(
 def _told(run: Run, cached: FeaturedExamples, taken: Taken, places: Places) -> Seen | None:
     """Find the scored images that training has seen, and print a warning about them.
 
-    Returns None if the user asked to score the run's own training images. Two more lines may be printed: how many
-    images are scored, if the data have no splits, and how many images can't be used.
+    Returns None if the user asked to score the run's own training images. If the data have no splits, also prints how
+    many images are scored. If some images can't be used, also prints their number.
     """
     if taken.whole:
         console.print(f"{places.data}: has no splits, so all of its {len(taken.examples)} images are scored")
@@ -139,7 +139,7 @@ def _thresholds(
     finetuned: bool,
     workers: Cluster | None,
 ) -> dict[str, Threshold]:
-    """Return the thresholds by the models' names. A model without a threshold is left out.
+    """Return a dict from the name of each model to its threshold. A model without a threshold is left out.
 
     A threshold is given by an option, chosen on val, or kept in the run since an earlier evaluation.
     """
@@ -166,9 +166,10 @@ def _thresholds(
 def _outputs(
     run: Run, cached: FeaturedExamples, examples: Examples, finetuned: bool, workers: Cluster | None
 ) -> dict[str, _Output]:
-    """Return the outputs of `head` and, if `finetuned` is true, of `finetuned`, the classifier. The keys are the names.
+    """Return a dict from the name of each model to its outputs.
 
-    Raises RunError if an output is not finite.
+    The names are `head` and, if `finetuned` is true, `finetuned` for the fine-tuned classifier. Raises RunError if an
+    output is not finite.
     """
     features = cached.labelled(examples).features
     model = run.load_model(run.head_file, features.shape[1:])

@@ -45,7 +45,7 @@ class _Method:
 
 
 def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), seed: int = 0) -> CrossValidated:
-    """Estimate the accuracy of heads with the settings of the run at `path`, on all its usable images.
+    """Estimate the accuracy of heads with the settings of the run at `path`, by cross-validation on all usable images.
 
     Each image is scored once per repeat. The head that scores an image was trained without this image, its
     near-duplicates and the images of its group. For each fold, a head is trained on the other folds. If the run has a
@@ -107,8 +107,8 @@ def _head_config(run: Run) -> HeadConfig:
 def _anew(model: keras.Model, run: Run) -> Build:
     """Return a function that builds the user's own layers in the head `model` again, with new weights.
 
-    The function copies these layers from `model`, so the user's code is not run. Raises RunError if `model` has no
-    layers of the user's own.
+    The function copies these layers from `model`, so the user's code is not run. Raises RunError if `model` has no such
+    layers.
     """
     from headstart.features.tensorflow import keras
 

@@ -1,4 +1,4 @@
-"""Find the images of a split that the head saw in training, as equal files or as near-duplicates."""
+"""Find the scored images that the head saw in training, either as equal files or as near-duplicates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -56,7 +56,7 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
 
 
 def _own_examples(run: Run, cached: FeaturedExamples) -> Sequence[Example] | None:
-    """Return the examples in the run's own data. Return None if the data are gone, or can't be read as before."""
+    """Return the examples in the run's own data. Return None if the data are gone, or can no longer be read."""
     settings, (config, extraction) = run.config(), run.configs()
     try:
         own = run_data(run)

@@ -47,7 +47,7 @@ def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> No
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
     """Return the threshold that `--threshold` gives.
 
-    If no option sets a threshold, return the threshold that the run keeps for `model`. If there is none, return None.
+    If no option sets a threshold, return the threshold that the run keeps for `model`. Otherwise, return None.
     """
     if config.threshold is not None and positive is not None:
         return Threshold(positive, config.threshold, "given by --threshold")

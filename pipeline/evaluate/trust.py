@@ -42,11 +42,11 @@ def score_trust(
 
 
 def accuracy_at_coverage(chances: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers.
+    """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers, in one dict each.
 
-    `chances` is float [N, C], and `labels` is int [N]. Each dict has `coverage`, `accuracy` and `probability`. The
-    `probability` is the lowest one among these answers. With this number as `--abstain`, `headstart predict` would mark
-    the other answers as unsure.
+    `chances` is float [N, C], and `labels` is int [N]. Each dict has three values. `coverage` is the share of answers,
+    `accuracy` is the accuracy on these answers, and `probability` is the lowest probability among these answers. With
+    `--abstain` set to `probability`, `headstart predict` would mark all other answers as unsure.
     """
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     order = np.argsort(-confidence, kind="stable")

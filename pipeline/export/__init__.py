@@ -1,1 +1,1 @@
-"""`headstart export`: write a model of a run for another runtime, and compare its answers there with the run's."""
+"""`headstart export`: write a model of a run for another runtime, and compare the export's answers with the run's."""

@@ -1,4 +1,4 @@
-"""`headstart export`: write a model of a run for elsewhere, run it in its own runtime, and compare it with the run."""
+"""`headstart export`: write a model of a run for another runtime, and compare the export's answers with the run's."""
 
 import importlib
 import math
@@ -62,7 +62,7 @@ def export(
 ) -> ExportResult:
     """Write a model of the run at `path` to the folder `out`. `out` appears only if the model answers like the run.
 
-    The precision of the run's features has no influence: The export is made of the model in float32, and is compared
+    The precision of the run's features has no influence. The export is made from the model in float32, and compared
     with the run in float32. Raises ExportError if `out` exists, if the format can't hold the network, if the format's
     runtime is missing, or if the export differs too much; see `Comparison.require_close`. Raises RunError or DataError
     if the run, its data or its weights are gone.

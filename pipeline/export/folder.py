@@ -19,7 +19,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def require_free(out: Path, overwrite: bool) -> None:
-    """Raise ExportError if `out` exists. With `overwrite`, raise it only if `out` exists and is no export."""
+    """Raise ExportError if `out` exists. With `overwrite`, raise it only if `out` exists and is no valid export."""
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:
@@ -41,7 +41,7 @@ def write_beside(folder: Path, format: Format, labels: Mapping[str, Any], card: 
 def ascii_where_needed(text: str) -> str:
     """Return the JSON `text` with escapes in place of lone surrogates.
 
-    A lone surrogate stands for a byte in a name that is not UTF-8.
+    In the name of a file, a lone surrogate stands for a byte that is not UTF-8.
     """
     return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 

@@ -74,10 +74,10 @@ def train_epochs(
 
 
 def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference] | None:
-    """Return the calibration of the model on val, and its reference. Return None if the features are not finite.
+    """Return the model's calibration on val and its `Reference`. Return None if the features are not finite.
 
-    The features are the inputs of the head. In a model that nearly diverged, they may be infinite or NaN although the
-    logits are finite: ReLU can hide NaN.
+    The features are the inputs of the head. In a model that nearly diverged, the features can be infinite or NaN even
+    if the logits are finite, because ReLU can hide NaN.
     """
     kept = [built.scored.predict_on_batch(inputs)[0] for inputs, _ in batches.reference]
     reference = Reference.of(np.concatenate(kept).astype(np.float32))

@@ -31,7 +31,10 @@ class Plan:
 
 
 def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> Plan:
-    """Return the plan of a call with `config`. Raises RunError, unless `overwrite` is true; see `require_resumable`."""
+    """Return the plan of a call with `config`.
+
+    Without `overwrite`, raises the errors of `require_resumable`. For other errors, see `resolve`.
+    """
     state = state_of(run, overwrite)
     start = None if overwrite else state.start()  # an old state that is overwritten may be damaged
     config, choose_by = resolve(run, config, start)
@@ -42,7 +45,7 @@ def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> P
 
 
 def state_of(run: Run, overwrite: bool) -> FinetuneState:
-    """Return the state to go on from. With `overwrite`, return the place for a new state.
+    """Return the state to go on from. With `overwrite`, return the state that the call is to replace.
 
     The state of an unfinished fine-tuning is preferred to the state of a finished fine-tuning. Raises RunError if the
     `start.json` of an unfinished fine-tuning is damaged.

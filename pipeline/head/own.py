@@ -250,7 +250,7 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
 
 
 def _probabilities(output: Any) -> str:
-    """Return the activation that turned a model's `output` into probabilities. Return "" if `output` holds logits."""
+    """Return the name of the activation that made probabilities of a model's `output`. Return "" for logits."""
     made, _, index = output._keras_history
     if hasattr(made, "outputs") and hasattr(made, "layers"):  # a nested model
         return _probabilities(made.outputs[index])

@@ -63,7 +63,10 @@ def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
 
 
 def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: Path) -> set[str]:
-    """Complete the moves of an earlier call, and then move the images of `rows`. Return the old paths of all images."""
+    """Complete the moves of an earlier call, then move the images of `rows`. Return the old paths of all moved images.
+
+    The earlier call may have been cut off before it made all its moves.
+    """
     moved = move_all(data, log, path)
     if moved:
         console.print(f"{path}: {len(moved)} moves of an earlier call were left, and were made now")

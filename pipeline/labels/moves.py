@@ -110,7 +110,7 @@ def _left(data: Path, pairs: Iterable[tuple[str, str]], path: Path) -> list[tupl
 
 
 def require_writable(data: Path, names: Iterable[str]) -> None:
-    """Check the nearest existing folder above each of `names`. Raise a DataError if a folder can't be written.
+    """Check the nearest existing folder above each of `names`. Raise a DataError if a folder can't be written to.
 
     `names` are paths relative to `data`.
     """

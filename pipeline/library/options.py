@@ -24,7 +24,7 @@ def keyword(field: Field[Any]) -> str:
 
 
 def require_known(given: Mapping[str, Any], *kinds: Any) -> None:
-    """Raise an OptionError if a name in `given` is the keyword of no field of the dataclasses `kinds`."""
+    """Raise an OptionError if a name in `given` is not the keyword of any field of the dataclasses `kinds`."""
     known = [keyword(field) for kind in kinds for field in fields(kind)]
     for name in given:
         if name not in known:

@@ -32,7 +32,7 @@ def freeze_classifier(
     Args:
         file: the file of the classifier.
         load: loads the classifier from `file`.
-        outputs: the number of the classifier's outputs: 1 for logits, 2 for the features of the head and logits.
+        outputs: the number of the classifier's outputs. 1 means logits; 2 means the head's inputs, and logits.
         image_size: height and width of the classifier's input, in pixels.
         batch_size: images per forward pass. 0 means `openvino_batch_size` with OpenVINO, else `default_batch_size`.
         store: a store that keeps the fast form for OpenVINO, so that the next command need not build it again.

@@ -60,7 +60,7 @@ class _Lines:
 def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
     """Read the paths in the lines of earlier commands. Remove an unfinished last line, and write a missing header.
 
-    Raises DataError if a line does not have this form.
+    Raises DataError if a line does not have the form `form`.
     """
     done, end = Done(), len(form.header)
     file.seek(0)

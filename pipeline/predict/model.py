@@ -273,7 +273,7 @@ def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageCo
 
 
 def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Merge several iterators over rows, which all are sorted by the positions of images.
+    """Merge several iterators over pairs of an image's position and its row. All are sorted by position.
 
     Yields pairs: a position that occurs in all `parts`, and a list with the row of each part at this position. A
     position is missing in a part if the image could not be decoded there.

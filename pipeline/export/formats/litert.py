@@ -122,7 +122,7 @@ def _in_float32(deployable: "Deployable") -> str:
     layers = list(nested_layers(deployable.model.layers))
     last = max((at for at, layer in enumerate(layers) if layer.weights), default=0)
     names = "|".join(re.escape(layer.name) for layer in layers[last:])
-    return rf"(^|[/;])({names})(_\d+)?/|PartitionedCall"  # the last: the name of the model's output
+    return rf"(^|[/;])({names})(_\d+)?/|PartitionedCall"  # the last one is the name of the model's output
 
 
 def _quantised(content: bytes, calibration: np.ndarray, in_float32: str) -> bytes:
@@ -132,6 +132,6 @@ def _quantised(content: bytes, calibration: np.ndarray, in_float32: str) -> byte
     for kind in _QUANTISED:
         quantizer.add_static_config(f"^(?!.*({in_float32}))", kinds[kind], activation_num_bits=8, weight_num_bits=8)
     with warnings.catch_warnings(), silent_libraries(), redirect_stdout(StringIO()):
-        warnings.simplefilter("ignore")  # it keeps all tensors, and warns of that
+        warnings.simplefilter("ignore")  # the quantizer keeps all tensors, and warns about this
         found = quantizer.calibrate({_SIGNATURE: [{_INPUT: image[np.newaxis]} for image in calibration]})
         return bytes(quantizer.quantize(found).quantized_model)

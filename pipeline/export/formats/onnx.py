@@ -72,7 +72,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _convert(deployable: "Deployable", file: Path) -> None:
-    """Write the float32 model to `file`."""
+    """Convert the model to ONNX in float32, and write the result to `file`."""
     package("tf2onnx", _EXTRA)
     model, size = deployable.model, deployable.image_size
     try:

@@ -35,7 +35,7 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
     try:
         model = converted(traced_model(deployable.model, compiled=False))
     except ConversionError as error:
-        said = str(error.__cause__ or error).rpartition("Summary:")[2]  # before it, the same at length
+        said = str(error.__cause__ or error).rpartition("Summary:")[2]  # the text before says the same at length
         raise refusal("openvino", "OpenVINO", ValueError(said)) from error
     model.input(0).get_node().set_friendly_name(_INPUT)
     model.input(0).get_tensor().set_names({_INPUT})
